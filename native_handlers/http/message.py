@@ -1,0 +1,122 @@
+"""Requests and responses as native handlers and the forwarder see them.
+
+A request head is complete and validated when it gets here; its body is read on demand. A response says how its
+body is to be sent, and the connection driver sends it: handlers never see a socket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote_to_bytes
+
+from native_handlers.http.headers import Headers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+
+class Listener(Enum):
+    """Which public socket a request came in on."""
+
+    ADMIN = "admin"
+    PUBLIC = "public"
+
+
+class RequestBody(Protocol):
+    """The body of a request, read at the handler's pace."""
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The declared Content-Length, 0 when there is no body, None when the body is chunked."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """The next piece, never empty before the end; b"" at the end and ever after.
+
+        Raises:
+            BodyError: the peer broke off, went silent past the deadline, or sent bad framing. The connection
+                will be closed after the response.
+        """
+        ...
+
+
+class BodyError(Exception):
+    """The request body cannot be read to its end; the fault is the client's or the network's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. `target` is the request target as sent; `peer_host` is the TCP peer, never a header."""
+
+    method: str
+    target: str
+    headers: Headers
+    body: RequestBody
+    listener: Listener
+    peer_host: str
+    peer_port: int
+    request_id: str
+    is_tls: bool = False
+    http_version: str = "1.1"
+
+    @property
+    def raw_path(self) -> str:
+        """The target's path as sent, percent escapes kept."""
+        return self.target.partition("?")[0]
+
+    @property
+    def path(self) -> str:
+        """The target's path with percent escapes decoded once (undecodable UTF-8 as surrogate escapes)."""
+        return unquote_to_bytes(self.raw_path).decode("utf-8", "surrogateescape")
+
+    @property
+    def raw_query(self) -> str:
+        """What follows the first `?`, undecoded; empty when there is none."""
+        return self.target.partition("?")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """`length` bytes of an open file from `offset`; the descriptor stays valid until the response's `close`."""
+
+    fd: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileBody:
+    """A body made of pieces, in order: bytes from memory and slices of files (sent by sendfile where possible)."""
+
+    parts: Sequence[bytes | FileSlice]
+
+    @property
+    def length_bytes(self) -> int:
+        return sum(part.length_bytes if isinstance(part, FileSlice) else len(part) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBody:
+    """A body produced on the go. With `length_bytes` None it is sent chunked. Closed by the driver in every case."""
+
+    chunks: AsyncIterator[bytes]
+    length_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer. Framing headers: the driver adds Content-Length for a known length unless a handler set one (HEAD).
+
+    Args:
+        close: called once after the last byte was sent or the attempt was given up; releases what the body holds.
+        close_connection: no further request is read from this connection.
+    """
+
+    status: int
+    headers: Headers = field(default_factory=Headers)
+    body: bytes | FileBody | StreamBody = b""
+    reason: str | None = None
+    close: Callable[[], None] | None = None
+    close_connection: bool = False

@@ -1,0 +1,81 @@
+"""The address form that SeaweedFS passes around: ``host:port`` or ``host:port.grpcPort``.
+
+Without a suffix the gRPC port is the HTTP port + 10000. IPv6 hosts are written in brackets.
+Source: weed/pb/server_address.go.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Self
+
+GRPC_PORT_DELTA = 10000
+MAX_PORT = 65535
+
+
+class BadServerAddress(ValueError):
+    """The text is not ``host:port`` or ``host:port.grpcPort``."""
+
+    def __init__(self, text: str, why: str) -> None:
+        super().__init__(f"{text!r} is not a server address ({why}); expected host:port or host:port.grpcPort")
+        self.text = text
+
+
+def join_host_port(host: str, port: int) -> str:
+    """``host:port``, with brackets around an IPv6 host that has none."""
+    if ":" in host and not host.startswith("["):
+        return f"[{host}]:{port}"
+    return f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """One server's HTTP and gRPC endpoint. `host` has no brackets. Equal addresses compare equal in either form."""
+
+    host: str
+    port: int
+    grpc_port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the address in `text`, which may carry a scheme-less trailing slash but nothing else.
+
+        Raises:
+            BadServerAddress: naming what is wrong with it.
+        """
+        host, colon, ports = text.strip().rpartition(":")
+        if not colon or not host:
+            raise BadServerAddress(text, "there is no host or no port")
+        host = host.removeprefix("[").removesuffix("]")
+        port_text, dot, grpc_text = ports.partition(".")
+        port = _parse_port(text, port_text)
+        grpc_port = _parse_port(text, grpc_text) if dot else port + GRPC_PORT_DELTA
+        return cls(host, port, grpc_port)
+
+    @property
+    def http(self) -> str:
+        return join_host_port(self.host, self.port)
+
+    @property
+    def grpc(self) -> str:
+        return join_host_port(self.host, self.grpc_port)
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        """``host:port``, with the ``.grpcPort`` suffix only where it is not port + 10000."""
+        return self.http if self.grpc_port == self.port + GRPC_PORT_DELTA else f"{self.http}.{self.grpc_port}"
+
+
+def _parse_port(text: str, port_text: str) -> int:
+    if not (port_text.isascii() and port_text.isdigit()) or int(port_text) > MAX_PORT:
+        raise BadServerAddress(text, f"{port_text!r} is not a port")
+    return int(port_text)
