@@ -1,0 +1,109 @@
+"""gRPC channels to masters, peers and the backend, with upstream's limits and client TLS.
+
+Upstream's clients verify the peer's certificate chain but not its host name (weed/security/tls.go: LoadClientTLS uses
+CertVerification), and operators run one certificate on many hosts because of it. grpcio always checks the name, so
+the name is first read from the verified certificate and then given to grpcio as the one to expect: same outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import grpc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from supervisor.cli.config import TlsFiles
+    from supervisor.wire.server_address import ServerAddress
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 1 << 30
+KEEPALIVE_TIME_MS = 60_000
+KEEPALIVE_TIMEOUT_MS = 20_000
+NAME_LOOKUP_TIMEOUT_S = 5.0
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Source: weed/pb/grpc_client_server.go. A channel of its own per caller, so that closing one closes its socket."""
+
+
+def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:
+    """A channel to `address`: mutual TLS when cert, key and ca are all configured and readable, else plaintext.
+
+    Blocks up to NAME_LOOKUP_TIMEOUT_S in the TLS case. Never raises for an unreachable peer: calls on the channel do.
+    """
+    material = _client_material(tls)
+    if material is None:
+        return grpc.insecure_channel(address.grpc, CHANNEL_OPTIONS)
+    ca, cert, key = material
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), cert.read_bytes())
+    options: list[tuple[str, int | str]] = list(CHANNEL_OPTIONS)
+    name = _verified_name(address, ca, cert, key)
+    if name is not None:
+        options.append(("grpc.ssl_target_name_override", name))
+    return grpc.secure_channel(address.grpc, credentials, options)
+
+
+def _client_material(tls: TlsFiles) -> tuple[Path, Path, Path] | None:
+    """client_cert/client_key count only as a pair. Source: weed/security/tls.go, LoadClientTLS."""
+    cert, key = tls.cert, tls.key
+    if tls.client_cert is not None and tls.client_key is not None:
+        cert, key = tls.client_cert, tls.client_key
+    if cert is None or key is None or tls.ca is None:
+        return None
+    for path in (tls.ca, cert, key):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            log.warning("gRPC client TLS is off: %s cannot be read: %s", path, error)
+            return None
+    return tls.ca, cert, key
+
+
+def _verified_name(address: ServerAddress, ca: Path, cert: Path, key: Path) -> str | None:
+    """A name in the certificate that `address` shows, once its chain is verified; None where that cannot be learnt."""
+    context = ssl.create_default_context(cafile=str(ca))
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_cert_chain(cert, key)
+        with (
+            socket.create_connection((address.host, address.grpc_port), NAME_LOOKUP_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as secured,
+        ):
+            peer = secured.getpeercert() or {}
+    except OSError as error:
+        log.debug("certificate of %s could not be read: %s", address, error)
+        return None
+    return name_in_certificate(peer)
+
+
+def name_in_certificate(peer: dict[str, object]) -> str | None:
+    """The first usable DNS or IP subject alternative name, else the common name, of `ssl.getpeercert()`'s dict."""
+    alternatives = peer.get("subjectAltName", ())
+    assert isinstance(alternatives, tuple)
+    for kind, value in alternatives:
+        if kind == "DNS":
+            return str(value).replace("*", "any", 1)
+        if kind == "IP Address":
+            return str(value)
+    subject = peer.get("subject", ())
+    assert isinstance(subject, tuple)
+    for relative_name in subject:
+        for key, value in relative_name:
+            if key == "commonName":
+                return str(value)
+    return None
