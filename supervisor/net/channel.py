@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from supervisor.cli.config import TlsFiles
@@ -91,7 +92,7 @@ def _verified_name(address: ServerAddress, ca: Path, cert: Path, key: Path) -> s
     return name_in_certificate(peer)
 
 
-def name_in_certificate(peer: dict[str, object]) -> str | None:
+def name_in_certificate(peer: Mapping[str, object]) -> str | None:
     """The first usable DNS or IP subject alternative name, else the common name, of `ssl.getpeercert()`'s dict."""
     alternatives = peer.get("subjectAltName", ())
     assert isinstance(alternatives, tuple)

@@ -1,0 +1,67 @@
+"""Signals and the order of stopping. What is stopped is the composition root's business (`supervisor.app`).
+
+TERM, INT and ALRM ask for a drain, as upstream does (weed/util/grace); a second TERM or INT ends the wait at once.
+HUP reloads. Source of the order: weed/command/volume.go, grace.OnInterrupt.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+DRAIN_HTTP_S = 30.0
+"""Upstream waits 30 s for requests in flight on the admin port. Source: weed/command/volume.go, startClusterHttpService."""
+DRAIN_GRPC_S = 30.0
+
+
+class StopRequest:
+    """Says that the process is to end: `gently` first, `at_once` when asked a second time."""
+
+    def __init__(self) -> None:
+        self._gently = trio.Event()
+        self._at_once = trio.Event()
+        self.reason = ""
+
+    def ask(self, reason: str) -> None:
+        """The first call starts the drain, the second ends its waits."""
+        if self._gently.is_set():
+            log.warning("%s again: not waiting for what is in flight", reason)
+            self._at_once.set()
+            return
+        self.reason = reason
+        self._gently.set()
+
+    @property
+    def is_asked(self) -> bool:
+        return self._gently.is_set()
+
+    async def wait(self) -> None:
+        await self._gently.wait()
+
+    async def sleep_unless_hurried(self, duration_s: float) -> None:
+        """Waits `duration_s`, or until a second request."""
+        with trio.move_on_after(duration_s):
+            await self._at_once.wait()
+
+
+async def serve_signals(
+    stop: StopRequest, reload: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Turns signals into `stop` and `reload` until cancelled; started() once they are caught."""
+    with trio.open_signal_receiver(*STOP_SIGNALS, signal.SIGHUP) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                log.info("SIGHUP: reloading")
+                await reload()
+            else:
+                stop.ask(signal.Signals(number).name)
