@@ -1,0 +1,55 @@
+"""A gRPC channel to the child that follows its restarts."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import grpc
+
+if TYPE_CHECKING:
+    from supervisor.backend.handle import BackendHandle
+
+MAX_MESSAGE_BYTES = 1 << 30
+MAX_METADATA_BYTES = 8 << 20
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Upstream's limits (weed/pb/grpc_client_server.go); no proxy, for the child is on loopback; no retries, for what may
+have been executed is not repeated; an own connection, so that a dead child's back-off is not shared."""
+
+
+class BackendChannel:
+    """Hands out the channel to the running child; thread-safe.
+
+    A channel that lost its peer waits out a growing back-off before it connects again, so each start of the child gets
+    a fresh one. The old one is let go, not closed: closing would end calls that still have a true status to deliver.
+    """
+
+    def __init__(self, handle: BackendHandle) -> None:
+        self._handle = handle
+        self._lock = threading.Lock()  # protects _channel and _made_for
+        self._channel: grpc.Channel | None = None
+        self._made_for: tuple[str, int] | None = None
+
+    def get(self) -> grpc.Channel:
+        """The channel of the present child. Calls on it fail with UNAVAILABLE at once while none is running."""
+        wanted = (self._handle.grpc_address, self._handle.generation)
+        with self._lock:
+            if self._channel is None or self._made_for != wanted:
+                self._channel = grpc.insecure_channel(wanted[0], options=CHANNEL_OPTIONS)
+                self._made_for = wanted
+            return self._channel
+
+    def close(self) -> None:
+        """Ends the channel and every call on it."""
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()
+            self._channel = self._made_for = None

@@ -1,0 +1,243 @@
+"""Keeps one backend running: start, probe, log, restart within a budget, stop. See docs/policy/backend.md.
+
+`serve_backend` is the only task that starts or ends the child; everybody else looks at the `BackendHandle`. Everything
+it does happens in one loop of runs; what a run can do to the supervisor is confined to one named error at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from supervisor.backend.errors import BackendError, BackendGaveUp, BackendStartFailed
+from supervisor.backend.handle import BackendHandle, BackendState
+from supervisor.backend.log_lines import LevelParser, LineSplitter
+from supervisor.backend.ports import PortReservation
+from supervisor.backend.probe import is_serving
+from supervisor.backend.process import start_child
+from supervisor.backend.restart_policy import Exit, GiveUp, RestartPolicy, next_step, relevant_exits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from supervisor.backend.ports import BackendPorts
+    from supervisor.backend.process import ChildProcess
+
+LOG = logging.getLogger(__name__)
+OUTPUT_LOG = logging.getLogger("supervisor.backend.output")
+
+READ_BYTES = 65536
+FIRST_PROBE_PAUSE_S = 0.02
+MAX_PROBE_PAUSE_S = 0.5
+PROBE_LIMIT_S = 5.0
+LAST_WORDS_S = 2.0
+"""How long the output may still be read after the exit; the pipe ends sooner unless something else holds it."""
+KILL_LIMIT_S = 5.0
+"""How long a killed process may take to go: only one stuck in the kernel needs longer, and nothing helps against it."""
+REMEMBERED_LINES = 20
+EXIT_CANNOT_EXECUTE = 126
+"""As a shell and the launcher say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """What to run. `command` gets the ports and returns the argument vector, the program's path first.
+
+    Args:
+        environment: of the child; None passes ours on.
+        stop_grace_s: how long a child that was asked to stop may take before it is killed.
+    """
+
+    name: str
+    command: Callable[[BackendPorts], Sequence[str]]
+    environment: Mapping[str, str] | None = None
+    directory: Path | None = None
+    stop_grace_s: float = 30.0
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+async def serve_backend(
+    spec: BackendSpec, *, task_status: trio.TaskStatus[BackendHandle] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Runs the backend until `request_stop`; started(handle) is called when it is ready for the first time.
+
+    No process, port or descriptor is left when this is over, however it ends.
+
+    Raises:
+        BackendStartFailed: the program cannot be executed.
+        BackendGaveUp: the restart policy's budget is used up.
+
+    Cancellation: stops the child as `request_stop` does (asked, and killed after the grace), then ends.
+    """
+    with PortReservation() as reservation:
+        handle = BackendHandle(spec.name, reservation.ports)
+        try:
+            failure = await _supervise(spec, handle, reservation, task_status)
+        finally:
+            handle.enter(BackendState.STOPPED)
+        if failure is not None:
+            handle.enter(BackendState.FATAL)
+            raise failure
+
+
+async def _supervise(
+    spec: BackendSpec,
+    handle: BackendHandle,
+    reservation: PortReservation,
+    task_status: trio.TaskStatus[BackendHandle],
+) -> BackendError | None:
+    """Runs the loop; an error that ends it is returned, since out of the nursery it would come wrapped in a group."""
+    failure: BackendError | None = None
+    async with trio.open_nursery() as nursery:
+        shield = trio.CancelScope(shield=True)
+        nursery.start_soon(_stop_when_cancelled, spec, handle, shield)
+        with shield:
+            try:
+                await _Runner(spec, handle, reservation, task_status).run()
+            except BackendError as error:
+                failure = error
+        nursery.cancel_scope.cancel()
+    return failure
+
+
+async def _stop_when_cancelled(spec: BackendSpec, handle: BackendHandle, shield: trio.CancelScope) -> None:
+    """Turns a cancellation from outside into an orderly stop, and gives the shield around that stop its deadline."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        shield.deadline = trio.current_time() + spec.stop_grace_s + KILL_LIMIT_S + LAST_WORDS_S
+        handle.request_stop()
+
+
+class _Runner:
+    """The loop of runs and what it remembers between them."""
+
+    def __init__(
+        self,
+        spec: BackendSpec,
+        handle: BackendHandle,
+        reservation: PortReservation,
+        task_status: trio.TaskStatus[BackendHandle],
+    ) -> None:
+        self._spec = spec
+        self._handle = handle
+        self._reservation = reservation
+        self._task_status = task_status
+        self._has_started = False
+        self._exits: list[Exit] = []
+        self._last_lines: deque[str] = deque(maxlen=REMEMBERED_LINES)
+
+    async def run(self) -> None:
+        handle = self._handle
+        while not handle.is_stop_requested:
+            handle.last_exit = await self._run_once()
+            if not handle.is_stop_requested:
+                await self._pause_after(handle.last_exit)
+
+    async def _run_once(self) -> Exit:
+        """One life of the child, from its start to its being reaped."""
+        handle = self._handle
+        if self._reservation.refresh():
+            LOG.warning("backend %s: a port was taken by another program, using others", handle.name)
+        handle.ports = self._reservation.ports
+        handle.enter(BackendState.STARTING)
+        began_s = trio.current_time()
+        try:
+            child = start_child(
+                self._spec.command(handle.ports), environment=self._spec.environment, directory=self._spec.directory
+            )
+        except BackendStartFailed as error:
+            if not self._has_started:
+                raise
+            LOG.error("%s", error)  # it ran before: its file may be in the middle of being replaced
+            return Exit(at_s=began_s, status=EXIT_CANNOT_EXECUTE, was_ready=False, lifetime_s=0.0)
+        handle.generation += 1
+        handle.attach(child)
+        LOG.info("backend %s started: pid %d, http port %d", handle.name, child.pid, handle.ports.http)
+        try:
+            await self._accompany(child)
+        finally:
+            was_ready = handle.is_ready or handle.state is BackendState.STOPPING
+            handle.attach(None)
+            status = child.reap()
+        now_s = trio.current_time()
+        return Exit(at_s=now_s, status=status, was_ready=was_ready, lifetime_s=now_s - began_s)
+
+    async def _accompany(self, child: ChildProcess) -> None:
+        """Logs, probes and, when asked, stops the child; returns after it ended and its output was read."""
+        async with child.output, trio.open_nursery() as nursery:
+            nursery.start_soon(self._log_output, child)
+            async with trio.open_nursery() as while_alive:
+                while_alive.start_soon(self._announce_ready)
+                while_alive.start_soon(self._stop_when_asked, child)
+                await child.wait_exit()
+                while_alive.cancel_scope.cancel()
+            child.kill_group()
+            nursery.cancel_scope.deadline = trio.current_time() + LAST_WORDS_S
+
+    async def _announce_ready(self) -> None:
+        pause_s, handle = FIRST_PROBE_PAUSE_S, self._handle
+        while not await self._is_serving():
+            await trio.sleep(pause_s)
+            pause_s = min(MAX_PROBE_PAUSE_S, pause_s * 1.5)
+        if handle.is_stop_requested:
+            return
+        LOG.info("backend %s is ready", handle.name)
+        handle.enter(BackendState.READY)
+        handle.deliver_reload()
+        if not self._has_started:
+            self._has_started = True
+            self._task_status.started(handle)
+
+    async def _is_serving(self) -> bool:
+        with trio.move_on_after(PROBE_LIMIT_S):
+            return await is_serving(self._handle.ports)
+        return False
+
+    async def _stop_when_asked(self, child: ChildProcess) -> None:
+        """Asks the child alone, whose own children it should end itself; then ends the whole group."""
+        await self._handle.wait_stop_requested()
+        self._handle.enter(BackendState.STOPPING)
+        child.send_signal(signal.SIGTERM)
+        await trio.sleep(self._spec.stop_grace_s)
+        LOG.warning("backend %s did not stop within %g s: killed", self._handle.name, self._spec.stop_grace_s)
+        child.kill_group()
+
+    async def _log_output(self, child: ChildProcess) -> None:
+        splitter, levels = LineSplitter(), LevelParser()
+        while data := await child.output.receive_some(READ_BYTES):
+            for line in splitter.feed(data):
+                self._log_line(levels, line)
+        for line in splitter.flush():
+            self._log_line(levels, line)
+
+    def _log_line(self, levels: LevelParser, line: str) -> None:
+        parsed = levels.parse(line)
+        OUTPUT_LOG.log(parsed.level, "%s", parsed.text, extra={"backend": self._handle.name})
+        self._last_lines.append(parsed.text)
+
+    async def _pause_after(self, ended: Exit) -> None:
+        """Waits out the delay before the next start.
+
+        Raises:
+            BackendGaveUp: there is to be no next start.
+        """
+        now_s, handle = trio.current_time(), self._handle
+        self._exits = relevant_exits(self._spec.policy, [*self._exits, ended], now_s)
+        step = next_step(self._spec.policy, self._exits, now_s, random.random())
+        if isinstance(step, GiveUp):
+            raise BackendGaveUp(handle.name, step.why, self._exits, tuple(self._last_lines))
+        LOG.error(
+            "backend %s ended with %s after %.1f s; next start in %.2f s",
+            *(handle.name, ended.description, ended.lifetime_s, step.seconds),
+        )
+        handle.enter(BackendState.BACKOFF)
+        with trio.move_on_after(step.seconds):
+            await handle.wait_stop_requested()

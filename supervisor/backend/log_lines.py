@@ -1,0 +1,81 @@
+"""The child's output as log records: bytes in, bounded lines with a level out. No I/O, no logging here.
+
+Upstream writes glog headers, `I0823 10:11:12.123456 volume.go:123 text`, with I, W, E or F in front. A line without one
+(a panic and its stacks, a wrapped message) belongs to the line before it and takes its level.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINE_BYTES = 8192
+"""Longer lines are cut here and the rest is dropped: one log record is not a place for a payload."""
+
+_GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +(?:\d+ )?(.*)", re.DOTALL)
+_FATAL_STARTS = ("panic:", "fatal error:", "Traceback (most recent call last)", "launcher:")
+_LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": logging.CRITICAL}
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLine:
+    """One line: its `logging` level and its text without the time stamp, which our own record carries."""
+
+    level: int
+    text: str
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines of at most MAX_LINE_BYTES, without holding more than that."""
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._pending = bytearray()
+        self._overflow_bytes = 0
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """Yields each line that `data` completes."""
+        *complete, rest = data.split(b"\n")
+        for piece in complete:
+            self._add(piece)
+            yield self._take()
+        self._add(rest)
+
+    def flush(self) -> Iterator[str]:
+        """Yields the unfinished last line, if there is one."""
+        if self._pending:
+            yield self._take()
+
+    def _add(self, piece: bytes) -> None:
+        room = self._max_line_bytes - len(self._pending)
+        self._pending += piece[:room]
+        self._overflow_bytes += max(0, len(piece) - room)
+
+    def _take(self) -> str:
+        text = self._pending.decode("utf-8", "backslashreplace").rstrip("\r")
+        if self._overflow_bytes:
+            text += f" ... ({self._overflow_bytes} more bytes)"
+        self._pending.clear()
+        self._overflow_bytes = 0
+        return text
+
+
+class LevelParser:
+    """Gives each line its level. Remembers the level of the last header for the lines that continue it."""
+
+    def __init__(self) -> None:
+        self._level = logging.INFO
+
+    def parse(self, line: str) -> ChildLine:
+        header = _GLOG.fullmatch(line)
+        if header is not None:
+            self._level = _LEVELS[header[1]]
+            return ChildLine(self._level, header[2])
+        if line.startswith(_FATAL_STARTS):
+            self._level = logging.ERROR
+        return ChildLine(self._level, line)

@@ -1,0 +1,212 @@
+"""The supervision loop against a real child: a small program that behaves as told. Real clock, polled states."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+import trio
+
+from supervisor.backend.channel import BackendChannel
+from supervisor.backend.child import BackendSpec, serve_backend
+from supervisor.backend.errors import BackendGaveUp, BackendStartFailed
+from supervisor.backend.handle import BackendNotRunning, BackendState
+from supervisor.backend.restart_policy import RestartPolicy
+
+FAKE = Path(__file__).with_name("fake_backend.py")
+EAGER = RestartPolicy(first_delay_s=0.01, max_delay_s=0.02)
+
+
+def spec_of(*words, policy=EAGER, stop_grace_s=5.0):
+    def command(ports):
+        return [sys.executable, "-S", "-E", str(FAKE), str(ports.http), str(ports.grpc), *words]
+
+    return BackendSpec("fake", command, stop_grace_s=stop_grace_s, policy=policy)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+async def until(condition, limit_s=10):
+    with trio.fail_after(limit_s):
+        while not condition():  # noqa: ASYNC110  processes and log lines set no event
+            await trio.sleep(0.005)
+
+
+async def test_started_means_that_it_answers_and_a_stop_leaves_nothing(caplog):
+    caplog.set_level(logging.INFO)
+    before = set(os.listdir("/proc/self/fd"))
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of())
+        assert handle.state is BackendState.READY
+        pid = handle.pid
+        with socket.create_connection(("127.0.0.1", handle.ports.http)) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+        assert handle.http_address == f"127.0.0.1:{handle.ports.http}"
+        handle.request_stop()
+    assert handle.state is BackendState.STOPPED
+    assert handle.last_exit is not None
+    assert handle.last_exit.status == 0
+    assert not is_alive(pid)
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert "volume.go:4 stopped" in caplog.text
+
+
+async def test_a_killed_child_comes_back_on_the_same_ports():
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of())
+        first_pid, ports = handle.pid, handle.ports
+        os.kill(first_pid, signal.SIGKILL)
+        await until(lambda: not handle.is_ready)
+        with trio.fail_after(10):
+            await handle.wait_ready()
+        assert handle.pid != first_pid
+        assert handle.ports == ports
+        assert (handle.restarts, handle.generation) == (1, 2)
+        assert handle.last_exit.description == "SIGKILL"
+        handle.request_stop()
+    with pytest.raises(BackendNotRunning, match="stopped and will not be ready"):
+        await handle.wait_ready()
+
+
+async def test_a_child_that_never_gets_ready_ends_in_one_named_error_with_its_last_words():
+    with pytest.raises(BackendGaveUp, match="4 starts in a row") as raised:
+        await serve_backend(spec_of("crash"))
+    assert "volume.go:2 cannot go on" in str(raised.value)
+    assert [ended.status for ended in raised.value.exits] == [3, 3, 3, 3]
+
+
+async def test_the_budget_counts_crashes_after_ready_too():
+    policy = RestartPolicy(first_delay_s=0.01, max_delay_s=0.02, max_exits_in_window=2)
+    handles = []
+
+    async def serve_and_crash_twice():
+        async with trio.open_nursery() as nursery:
+            handles.append(await nursery.start(serve_backend, spec_of(policy=policy)))
+            for generation in (1, 2):
+                await until(lambda wanted=generation: handles[0].is_ready and handles[0].generation == wanted)
+                os.kill(handles[0].pid, signal.SIGKILL)
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await serve_and_crash_twice()
+    assert raised.group_contains(BackendGaveUp, match="ended 2 times within 120 s")
+    assert handles[0].state is BackendState.FATAL
+
+
+async def test_a_program_that_is_not_there_is_one_sentence(tmp_path):
+    spec = BackendSpec("gone", lambda _: [str(tmp_path / "no-such-program")])
+    with pytest.raises(BackendStartFailed, match=r"cannot start the backend .*no-such-program.*No such file"):
+        await serve_backend(spec)
+
+
+async def test_a_program_that_cannot_be_executed_is_one_sentence(tmp_path):
+    (tmp_path / "plain").write_text("text")
+    with pytest.raises(BackendStartFailed, match="not an executable file"):
+        await serve_backend(BackendSpec("plain", lambda _: [str(tmp_path / "plain")]))
+
+
+async def test_a_child_that_ignores_the_request_is_killed_after_the_grace(caplog):
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of("stubborn", stop_grace_s=0.1))
+        pid = handle.pid
+        handle.request_stop()
+    assert handle.last_exit.description == "SIGKILL"
+    assert not is_alive(pid)
+    assert "did not stop within 0.1 s" in caplog.text
+
+
+async def test_cancelling_stops_the_child_in_good_order():
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of())
+        pid = handle.pid
+        nursery.cancel_scope.cancel()
+    assert handle.state is BackendState.STOPPED
+    assert handle.last_exit.status == 0
+    assert not is_alive(pid)
+
+
+async def test_cancelling_during_the_start_leaves_no_child():
+    found = []
+
+    def command(ports):
+        found.append(ports)
+        return spec_of("unready").command(ports)
+
+    with trio.move_on_after(0.3):
+        await serve_backend(BackendSpec("fake", command, policy=EAGER))
+    assert len(found) == 1
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", found[0].http))
+
+
+async def test_a_hang_up_is_forwarded_even_when_it_comes_before_the_child_is_ready(caplog):
+    caplog.set_level(logging.INFO)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of())
+        handle.signal_reload()
+        await until(lambda: "volume.go:3 reload" in caplog.text)
+        os.kill(handle.pid, signal.SIGKILL)
+        await until(lambda: not handle.is_ready)
+        caplog.clear()
+        handle.signal_reload()
+        await until(lambda: "volume.go:3 reload" in caplog.text)
+        assert [r.levelno for r in caplog.records if "reload" in r.message] == [logging.WARNING]
+        handle.request_stop()
+
+
+async def test_a_child_that_writes_a_lot_is_never_blocked_by_us(caplog):
+    caplog.set_level(logging.INFO)
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(10):
+            handle = await nursery.start(serve_backend, spec_of("chatty"))
+        handle.request_stop()
+    assert max(len(record.getMessage()) for record in caplog.records) < 9000
+
+
+async def test_what_the_child_started_ends_with_it(caplog):
+    caplog.set_level(logging.INFO)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of("parent"))
+        await until(lambda: "grandchild " in caplog.text)
+        grandchild = int(caplog.text.partition("grandchild ")[2].split()[0])
+        assert is_alive(grandchild)
+        handle.request_stop()
+    await until(lambda: not is_alive(grandchild))
+
+
+async def test_the_channel_follows_a_restart():
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of())
+        channels = BackendChannel(handle)
+        first = channels.get()
+        assert channels.get() is first
+        os.kill(handle.pid, signal.SIGKILL)
+        await until(lambda: handle.is_ready and handle.generation == 2)
+        assert channels.get() is not first
+        channels.close()
+        handle.request_stop()
+
+
+async def test_a_call_without_a_child_fails_at_once():
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of())
+        handle.request_stop()
+    channels = BackendChannel(handle)
+    call = partial(channels.get().unary_unary("/x/y"), b"", timeout=10)
+    try:
+        with pytest.raises(grpc.RpcError) as raised:
+            await trio.to_thread.run_sync(call)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        channels.close()

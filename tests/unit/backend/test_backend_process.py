@@ -1,0 +1,111 @@
+"""What ties a child to us, shown with real processes: each way for the parent to vanish ends the child."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from supervisor.backend import launcher
+from supervisor.backend.process import LAUNCHER, start_child
+
+SLEEP = ["/bin/sleep", "600"]
+PARENT = """
+import signal, trio
+from supervisor.backend.process import start_child
+async def main():
+    child = start_child(["/bin/sleep", "600"], environment=None, directory=None)
+    print(child.pid, flush=True)
+    signal.pause()
+trio.run(main)
+"""
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(condition, limit_s=10):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        threading.Event().wait(0.005)
+
+
+async def ended_with(child, limit_s=10):
+    with trio.fail_after(limit_s):
+        await child.wait_exit()
+    await child.output.aclose()
+    return child.reap()
+
+
+def test_no_orphan_after_the_supervisor_is_killed():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep"))
+        parent.kill()
+    wait_until(lambda: not is_alive(pid))
+
+
+async def test_the_tie_is_to_the_thread_that_forks():
+    """Hence the fork in the thread that runs trio: out of a worker thread the child would die with that worker."""
+    started, may_end = [], threading.Event()
+
+    def fork_and_wait():
+        started.append(start_child(SLEEP, environment=None, directory=None))
+        may_end.wait()
+
+    worker = threading.Thread(target=fork_and_wait)
+    worker.start()
+    wait_until(lambda: started and Path(f"/proc/{started[0].pid}/cmdline").read_bytes().startswith(b"/bin/sleep"))
+    may_end.set()
+    worker.join()
+    assert await ended_with(started[0]) == -signal.SIGKILL
+
+
+async def test_a_child_of_this_thread_lives_on_and_gets_signals():
+    child = start_child(SLEEP, environment=None, directory=None)
+    await trio.to_thread.run_sync(lambda: None)
+    assert os.getpgid(child.pid) == child.pid
+    child.send_signal(signal.SIGTERM)
+    assert await ended_with(child) == -signal.SIGTERM
+    child.kill_group()
+
+
+async def test_a_parent_that_was_gone_before_the_tie_is_noticed():
+    command = [sys.executable, "-I", "-S", "-E", str(LAUNCHER), "1", *SLEEP]
+    ended = await trio.run_process(command, check=False)
+    assert ended.returncode == launcher.EXIT_PARENT_GONE
+
+
+@pytest.mark.parametrize(("program", "code"), [("/nowhere/x", launcher.EXIT_NOT_FOUND), ("/", 126)])
+async def test_the_launcher_says_why_it_cannot_execute(program, code):
+    command = [sys.executable, "-I", "-S", "-E", str(LAUNCHER), str(os.getpid()), program]
+    ended = await trio.run_process(command, check=False, capture_stderr=True)
+    assert ended.returncode == code
+    assert ended.stderr.startswith(f"launcher: {program}: ".encode())
+
+
+async def test_the_child_gets_ordinary_signal_dispositions():
+    show = ["/bin/grep", "-E", "Sig(Ign|Blk)", "/proc/self/status"]
+    child = start_child(show, environment=None, directory=None)
+    seen = b""
+    while data := await child.output.receive_some(4096):
+        seen += data
+    assert await ended_with(child) == 0
+    assert [int(line.split()[1], 16) for line in seen.splitlines()] == [0, 0]
+
+
+async def test_environment_and_directory_are_as_told(tmp_path):
+    child = start_child(["/usr/bin/env"], environment={"ONLY": "this"}, directory=tmp_path)
+    assert b"ONLY=this" in await child.output.receive_some(4096)
+    assert await ended_with(child) == 0
