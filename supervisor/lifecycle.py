@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 DRAIN_HTTP_S = 30.0
-"""Upstream waits 30 s for requests in flight on the admin port. Source: weed/command/volume.go, startClusterHttpService."""
+"""As upstream on the admin port. Source: weed/command/volume.go, startClusterHttpService."""
 DRAIN_GRPC_S = 30.0
 
 
