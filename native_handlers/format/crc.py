@@ -1,0 +1,38 @@
+"""Checksums of needle payloads: CRC-32C as stored, and the form that old servers stored.
+
+Source: weed/storage/needle/crc.go.
+"""
+
+from __future__ import annotations
+
+import google_crc32c
+
+from native_handlers.format.types import UINT32_MASK
+
+_LEGACY_ADDEND = 0xA282EAD8
+_PIECE_BYTES = 1 << 20
+
+
+def crc32c(data: bytes | memoryview) -> int:
+    """CRC-32C (Castagnoli) of `data`."""
+    return crc32c_extend(0, data)
+
+
+def crc32c_extend(crc: int, data: bytes | memoryview) -> int:
+    """CRC-32C of what gave `crc` followed by `data`; start with 0."""
+    if isinstance(data, bytes):
+        return int(google_crc32c.extend(crc, data))
+    # The C routine takes only bytes: a view is copied, a piece at a time.
+    for start in range(0, len(data), _PIECE_BYTES):
+        crc = int(google_crc32c.extend(crc, bytes(data[start : start + _PIECE_BYTES])))
+    return crc
+
+
+def legacy_form(crc: int) -> int:
+    """What servers before 3.09 stored for a payload whose CRC-32C is `crc`. Some RPCs still speak it."""
+    return ((crc >> 15 | crc << 17) + _LEGACY_ADDEND) & UINT32_MASK
+
+
+def matches(stored: int, computed: int) -> bool:
+    """Whether a stored checksum is that of a payload whose CRC-32C is `computed`, in either form."""
+    return stored in (computed, legacy_form(computed))

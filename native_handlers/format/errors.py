@@ -1,0 +1,112 @@
+"""What can be wrong with bytes or text that claim to be one of the formats here.
+
+Raised by codecs only; nothing here says what a server does about it.
+"""
+
+from __future__ import annotations
+
+
+class FormatError(ValueError):
+    """Bytes or text that do not follow their format. Base of all errors of this package."""
+
+
+class Truncated(FormatError):
+    """There are fewer bytes than the format needs. Not for bytes that are present but wrong."""
+
+    def __init__(self, what: str, needed_bytes: int, got_bytes: int) -> None:
+        super().__init__(f"{what} needs {needed_bytes} bytes, there are {got_bytes}")
+        self.what = what
+        self.needed_bytes = needed_bytes
+        self.got_bytes = got_bytes
+
+
+class Corrupt(FormatError):
+    """The bytes are all there and contradict themselves. Not for a failed read."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what = what
+        self.why = why
+
+
+class SizeMismatch(Corrupt):
+    """A record is not the one that an index entry announced."""
+
+    def __init__(self, needle_id: int, expected: int, got: int) -> None:
+        super().__init__("size mismatch", f"needle {needle_id:x} has size {got} on disk, the index says {expected}")
+        self.needle_id = needle_id
+        self.expected = expected
+        self.got = got
+
+
+class ChecksumMismatch(Corrupt):
+    """The payload does not have the checksum stored with it, in neither the current nor the legacy form."""
+
+    def __init__(self, needle_id: int, expected: int, got: int) -> None:
+        why = f"got {got:08x}, want {expected:08x}, data on disk corrupted"
+        super().__init__(f"invalid CRC for needle {needle_id:x}", why)
+        self.needle_id = needle_id
+        self.expected = expected
+        self.got = got
+
+
+class UnsupportedVersion(FormatError):
+    """A volume version other than 1, 2 and 3."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"volume version {version} is not supported; 1, 2 and 3 are")
+        self.version = version
+
+
+class UnsupportedOffsetWidth(FormatError):
+    """An index offset width other than 4 and 5 bytes."""
+
+    def __init__(self, width_bytes: int) -> None:
+        super().__init__(f"index offsets of {width_bytes} bytes are not supported; 4 and 5 are")
+        self.width_bytes = width_bytes
+
+
+class NeedleTooWide(FormatError):
+    """A needle whose metadata does not fit the length field that the record has for it."""
+
+    def __init__(self, field: str, length: int, limit: int) -> None:
+        super().__init__(f"needle {field} is {length} bytes, a record holds at most {limit}")
+        self.field = field
+        self.length = length
+        self.limit = limit
+
+
+class BadFileId(FormatError):
+    """Text that is no file id. The message is upstream's, for clients match it."""
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class BadTtl(FormatError):
+    """Text that is no time to live."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"{text!r} is not a TTL; expected a count and one of m h d w M y, as in 3d")
+        self.text = text
+
+
+class BadReplicaPlacement(FormatError):
+    """Text that is no replica placement. The message is upstream's."""
+
+    def __init__(self, text: str, message: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class BadVolumeName(FormatError):
+    """A file base name that is not ``<volume id>`` or ``<collection>_<volume id>``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is no volume file name; expected <id> or <collection>_<id>")
+        self.name = name
+
+
+class BadVolumeInfo(FormatError):
+    """The text of a .vif file that is in neither the current nor the old form."""

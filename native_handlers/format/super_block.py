@@ -1,0 +1,80 @@
+"""The first bytes of every .dat file: what kind of volume it is.
+
+Layout: version (1), replica placement (1), TTL (2), compaction revision (2, big endian), length of what follows
+(2, big endian), then that many bytes. Source: weed/storage/super_block. Upstream reads the length of the extra
+part but not its bytes; here they are kept as they are.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from native_handlers.format.errors import Corrupt, Truncated, UnsupportedVersion
+from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
+from native_handlers.format.ttl import EMPTY_TTL, Ttl
+from native_handlers.format.types import CURRENT_VERSION, SUPPORTED_VERSIONS, VERSION_1
+
+SUPER_BLOCK_BYTES = 8
+MAX_EXTRA_BYTES = 256 * 256 - 2
+_LAYOUT = struct.Struct(">BB2sHH")
+
+
+@dataclass(frozen=True, slots=True)
+class SuperBlock:
+    """`extra` is an opaque protobuf message. `compaction_revision` counts the vacuums, 16 bits."""
+
+    version: int = CURRENT_VERSION
+    replica_placement: ReplicaPlacement = NO_REPLICATION
+    ttl: Ttl = EMPTY_TTL
+    compaction_revision: int = 0
+    extra: bytes = b""
+
+    @property
+    def size_bytes(self) -> int:
+        """Where the first needle record starts. Version 1 has no extra part."""
+        return SUPER_BLOCK_BYTES if self.version == VERSION_1 else SUPER_BLOCK_BYTES + len(self.extra)
+
+    def encode(self) -> bytes:
+        """The block as it stands in the file.
+
+        Raises:
+            UnsupportedVersion: `version` is not 1, 2 or 3.
+            Corrupt: `extra` is too long.
+        """
+        if self.version not in SUPPORTED_VERSIONS:
+            raise UnsupportedVersion(self.version)
+        if len(self.extra) > MAX_EXTRA_BYTES:
+            raise Corrupt("super block", f"extra is {len(self.extra)} bytes, the most is {MAX_EXTRA_BYTES}")
+        ttl = self.ttl.to_bytes()
+        revision = self.compaction_revision & 0xFFFF
+        head = _LAYOUT.pack(self.version, self.replica_placement.to_byte(), ttl, revision, len(self.extra))
+        return head + self.extra
+
+
+def super_block_size(head: bytes | memoryview) -> int:
+    """How many bytes of a file hold its super block, by the block's first 8 bytes.
+
+    Raises:
+        Truncated: `head` has fewer than 8 bytes.
+    """
+    if len(head) < SUPER_BLOCK_BYTES:
+        raise Truncated("super block", SUPER_BLOCK_BYTES, len(head))
+    return SUPER_BLOCK_BYTES if head[0] == VERSION_1 else SUPER_BLOCK_BYTES + int.from_bytes(head[6:8], "big")
+
+
+def parse_super_block(raw: bytes | memoryview) -> SuperBlock:
+    """The super block at the start of `raw`; what follows it is ignored.
+
+    Raises:
+        Truncated: `raw` ends within the block.
+        UnsupportedVersion: the version byte is not 1, 2 or 3.
+    """
+    size_bytes = super_block_size(raw)
+    version, placement, ttl, revision, _ = _LAYOUT.unpack_from(raw)
+    if version not in SUPPORTED_VERSIONS:
+        raise UnsupportedVersion(version)
+    if len(raw) < size_bytes:
+        raise Truncated("super block with its extra part", size_bytes, len(raw))
+    extra = bytes(raw[SUPER_BLOCK_BYTES:size_bytes])
+    return SuperBlock(version, ReplicaPlacement.from_byte(placement), Ttl.from_bytes(ttl), revision, extra)

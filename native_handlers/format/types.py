@@ -1,0 +1,67 @@
+"""Numbers that every volume file is made of, and the distinct integer types that keep their units apart.
+
+Source: weed/storage/types (needle_types.go, needle_id_type.go, offset_4bytes.go, offset_5bytes.go).
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+VolumeId = NewType("VolumeId", int)
+"""32 bits; its text form is decimal."""
+NeedleId = NewType("NeedleId", int)
+"""64 bits; its text form is hex."""
+Cookie = NewType("Cookie", int)
+"""32 random bits that make file ids unguessable."""
+ByteOffset = NewType("ByteOffset", int)
+"""A position in a .dat file, in bytes."""
+StoredOffset = NewType("StoredOffset", int)
+"""A position in a .dat file as index rows hold it, in units of 8 bytes. 0 means: no record."""
+
+ALIGNMENT_BYTES = 8
+"""Every needle record starts at a multiple of this."""
+NEEDLE_HEADER_BYTES = 16
+CHECKSUM_BYTES = 4
+TIMESTAMP_BYTES = 8
+DATA_LENGTH_BYTES = 4
+"""The payload length in front of the payload, in versions 2 and 3."""
+
+TOMBSTONE_SIZE = -1
+"""The size that an index row of a deletion carries."""
+
+MAX_NEEDLE_ID = 2**64 - 1
+UINT32_MASK = 2**32 - 1
+
+OFFSET_WIDTHS_BYTES = (4, 5)
+DEFAULT_OFFSET_WIDTH_BYTES = 4
+
+VERSION_1 = 1
+VERSION_2 = 2
+VERSION_3 = 3
+CURRENT_VERSION = VERSION_3
+SUPPORTED_VERSIONS = (VERSION_1, VERSION_2, VERSION_3)
+
+
+def max_volume_size_bytes(offset_width_bytes: int) -> int:
+    """The size that offsets of this width can address: 32 GiB for 4 bytes, 8 TiB for 5."""
+    return ALIGNMENT_BYTES << (8 * offset_width_bytes)
+
+
+def to_stored(offset: int) -> StoredOffset:
+    """`offset` in bytes, a multiple of 8, in units of 8."""
+    return StoredOffset(offset // ALIGNMENT_BYTES)
+
+
+def to_bytes_offset(offset: int) -> ByteOffset:
+    """`offset` in units of 8, in bytes."""
+    return ByteOffset(offset * ALIGNMENT_BYTES)
+
+
+def is_deleted(size: int) -> bool:
+    """Whether an index entry's size says deleted. Size 0 is a live, empty needle."""
+    return size < 0
+
+
+def align_up(offset: int) -> int:
+    """The first multiple of 8 that is not below `offset`."""
+    return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

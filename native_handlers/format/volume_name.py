@@ -1,0 +1,30 @@
+"""Base names of volume files: ``7`` or ``pictures_7``. Source: weed/storage/disk_location.go, volume.go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import BadFileId, BadVolumeName
+from native_handlers.format.fid import parse_volume_id
+
+if TYPE_CHECKING:
+    from native_handlers.format.types import VolumeId
+
+
+def format_volume_name(collection: str, volume_id: int) -> str:
+    """The base name, without extension; the default collection has no prefix."""
+    return f"{collection}_{volume_id}" if collection else str(volume_id)
+
+
+def parse_volume_name(name: str) -> tuple[str, VolumeId]:
+    """Collection and volume id of a base name, split at the last underscore.
+
+    Raises:
+        BadVolumeName: what should be the id is not a decimal number.
+    """
+    underscore = name.rfind("_")
+    collection, id_text = (name[:underscore], name[underscore + 1 :]) if underscore > 0 else ("", name)
+    try:
+        return collection, parse_volume_id(id_text)
+    except BadFileId as error:
+        raise BadVolumeName(name) from error

@@ -1,0 +1,137 @@
+"""The .vif text and the heartbeat hash, whose vectors come from upstream's implementation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from native_handlers.format.errors import BadVolumeInfo
+from native_handlers.format.replica_placement import ReplicaPlacement
+from native_handlers.format.report_hash import report_hash, report_hash_of_message
+from native_handlers.format.ttl import EMPTY_TTL, Ttl
+from native_handlers.format.vif import EcShardConfig, RemoteFile, VolumeInfo, encode_volume_info, parse_volume_info
+from native_handlers.pb import master_pb2
+
+FULL = VolumeInfo(
+    files=(RemoteFile("s3", "default", "k/1.dat", 0, 2**40, 1700000000, ".dat"),),
+    version=3,
+    replication="001",
+    bytes_offset=5,
+    dat_file_size=2**40,
+    expire_at_s=1700000000,
+    read_only=True,
+    ec_shard_config=EcShardConfig(10, 4, 1_700_000_000_000_000_000),
+    read_only_can_delete=True,
+)
+
+
+@pytest.mark.parametrize("info", [VolumeInfo(), VolumeInfo(version=3, bytes_offset=4), FULL])
+def test_vif_round_trip(info):
+    assert parse_volume_info(encode_volume_info(info)) == info
+
+
+def test_vif_text_has_upstreams_names_and_kinds():
+    fields = json.loads(encode_volume_info(VolumeInfo(version=3, bytes_offset=4)))
+    assert fields == {
+        "files": [],
+        "version": 3,
+        "replication": "",
+        "bytesOffset": 4,
+        "datFileSize": "0",
+        "expireAtSec": "0",
+        "readOnly": False,
+        "ecShardConfig": None,
+        "readOnlyCanDelete": False,
+    }
+
+
+def test_backend_name():
+    assert FULL.files[0].backend_name == "s3.default"
+
+
+@pytest.mark.parametrize(
+    ("text", "info"),
+    [
+        ("{}", VolumeInfo()),
+        ('{"bytes_offset": 4, "datFileSize": 7}', VolumeInfo(bytes_offset=4, dat_file_size=7)),
+        ('{"BytesOffset": 5, "DestroyTime": "9"}', VolumeInfo(bytes_offset=5, expire_at_s=9)),
+        ('{"version": 2, "BytesOffset": 4, "readOnly": true}', VolumeInfo(version=2, bytes_offset=4, read_only=True)),
+    ],
+)
+def test_vif_other_spellings(text, info):
+    assert parse_volume_info(text) == info
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"version": "x"}', b'{"nosuch": 1}', b"\xff\xfe", b"[]"])
+def test_vif_that_is_none(text):
+    with pytest.raises(BadVolumeInfo, match="oldFormat"):
+        parse_volume_info(text)
+
+
+@dataclass(frozen=True)
+class Report:
+    id: int = 0
+    size_bytes: int = 0
+    collection: str = ""
+    file_count: int = 0
+    delete_count: int = 0
+    deleted_byte_count: int = 0
+    read_only: bool = False
+    replica_placement: ReplicaPlacement = ReplicaPlacement()  # noqa: RUF009  frozen
+    version: int = 0
+    ttl: Ttl = EMPTY_TTL
+    compact_revision: int = 0
+    modified_at_s: int = 0
+    disk_type: str = ""
+    disk_id: int = 0
+    remote_storage_name: str = ""
+
+
+FULL_REPORT = Report(
+    42, 1 << 30, "c", 7, 2, 99, True, ReplicaPlacement(0, 1, 0), 3, Ttl(3, 0), 5, 1700000000, "ssd", 2, "s3"
+)
+FULL_MESSAGE = master_pb2.VolumeInformationMessage(
+    id=42,
+    size=1 << 30,
+    collection="c",
+    file_count=7,
+    delete_count=2,
+    deleted_byte_count=99,
+    read_only=True,
+    replica_placement=10,
+    version=3,
+    ttl=3 << 8,
+    compact_revision=5,
+    modified_at_second=1700000000,
+    remote_storage_name="s3",
+    remote_storage_key="k/1.dat",
+    disk_type="ssd",
+    disk_id=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("report", "message", "expected"),
+    [
+        (Report(), master_pb2.VolumeInformationMessage(), 10988706248825469653),
+        (Report(id=1), master_pb2.VolumeInformationMessage(id=1), 2035849960016744285),
+        (FULL_REPORT, FULL_MESSAGE, 2748844479819636032),
+    ],
+)
+def test_report_hash_vectors(report, message, expected):
+    assert report_hash(report) == expected
+    assert report_hash_of_message(message) == expected
+
+
+def test_a_ttl_unit_without_count_is_dropped():
+    plain = report_hash_of_message(master_pb2.VolumeInformationMessage(id=1))
+    assert report_hash_of_message(master_pb2.VolumeInformationMessage(id=1, ttl=3)) == plain
+    assert report_hash(Report(id=1, ttl=Ttl(0, 3))) == plain
+
+
+def test_counts_are_pinned_at_32_bits():
+    pinned = master_pb2.VolumeInformationMessage(id=1, file_count=2**32 - 1, delete_count=2**32 - 1)
+    beyond = master_pb2.VolumeInformationMessage(id=1, file_count=2**40, delete_count=2**40)
+    assert report_hash_of_message(beyond) == report_hash_of_message(pinned)
