@@ -1,0 +1,85 @@
+"""What a request path says: volume, file id and name.
+
+Paths here are wire text: percent escapes decoded, one character for each byte.
+Paths are clean when they get here: the router redirects others. Source of the rules: weed/server/common.go
+parseURLPath.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+if TYPE_CHECKING:
+    from native_handlers.http.message import Request
+
+STATIC_PREFIX = "/seaweedfsstatic/"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPath:
+    """The texts in an object path, none of them checked, as wire text.
+
+    `ext` has its dot; `filename` is "" unless it is a segment of its own; the ids are "" where the path has none.
+    """
+
+    volume_id: str
+    file_id: str
+    filename: str = ""
+    ext: str = ""
+
+
+def wire_path(request: Request) -> str:
+    """The request's path decoded to wire text."""
+    return unquote_to_bytes(request.raw_path).decode("latin-1")
+
+
+def parse_object_path(path: str) -> ObjectPath:
+    """Splits `/vid,fid[.ext]`, `/vid/fid[.ext]` and `/vid/fid/name.ext`.
+
+    Deeper paths name nothing: upstream's server breaks the connection on them, this one refuses the volume id "".
+    """
+    segments = path.split("/")[1:]
+    if len(segments) == 3:
+        return ObjectPath(segments[0], segments[1], segments[2], extension(segments[2]))
+    if len(segments) == 2:
+        file_id, ext = _split_ext(segments[1])
+        return ObjectPath(segments[0], file_id, "", ext)
+    if len(segments) != 1:
+        return ObjectPath("", "")
+    volume_id, comma, rest = segments[0].rpartition(",")
+    if not comma:
+        return ObjectPath(segments[0], "")
+    file_id, ext = _split_ext(rest)
+    return ObjectPath(volume_id, file_id, "", ext)
+
+
+def upload_file_id(path: str) -> str:
+    """The file id that an upload to `path` writes: what follows the last comma, up to the last dot after it.
+
+    So `/vid/fid`, which reads and deletes understand, names no file id here.
+    Source: weed/storage/needle/needle.go CreateNeedleFromRequest.
+    """
+    file_id = path[path.rfind(",") + 1 :]
+    head, dot, _ = file_id.rpartition(".")
+    return head if dot else file_id
+
+
+def extension(name: str) -> str:
+    """From the last dot of the last segment on, "" when there is none. Unlike os.path, ".png" is all extension."""
+    base = name.rpartition("/")[2]
+    _, dot, ext = base.rpartition(".")
+    return dot + ext
+
+
+def base_name(path: str) -> str:
+    """The last segment of `path` without trailing slashes; "." for "", "/" for slashes alone. Source: Go path.Base."""
+    if not path:
+        return "."
+    return path.rstrip("/").rpartition("/")[2] or "/"
+
+
+def _split_ext(file_id: str) -> tuple[str, str]:
+    head, dot, ext = file_id.rpartition(".")
+    return (head, dot + ext) if dot and head else (file_id, "")

@@ -1,0 +1,47 @@
+"""The static files under /seaweedfsstatic/ and /favicon.ico, read once and kept in memory: a few kilobytes.
+
+Paths are looked up in a fixed table, so no path of a request ever reaches the file system.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from native_handlers.http.headers import Headers
+from native_handlers.http.message import Response
+from native_handlers.http.paths import STATIC_PREFIX, wire_path
+from native_handlers.http.reply import text_error
+
+if TYPE_CHECKING:
+    from native_handlers.http.context import HttpContext
+    from native_handlers.http.message import Request
+
+_FAVICON = "favicon.ico"
+_TYPES = {
+    _FAVICON: "image/x-icon",
+    "seaweed50x50.png": "image/png",
+    "volume.css": "text/css; charset=utf-8",
+}
+"""Every asset there is. The name of the icon is upstream's, which monitoring pages link to."""
+
+
+async def handle_favicon(context: HttpContext, request: Request) -> Response:
+    return _asset(_FAVICON)
+
+
+async def handle_static(context: HttpContext, request: Request) -> Response:
+    """The asset, or the 404 page of Go's file server. Directories are not listed."""
+    name = wire_path(request).removeprefix(STATIC_PREFIX)
+    return _asset(name) if name in _TYPES else text_error(404, "404 page not found")
+
+
+def _asset(name: str) -> Response:
+    headers = Headers([("Cache-Control", "max-age=3600"), ("Content-Type", _TYPES[name])])
+    return Response(200, headers, _read_asset(name))
+
+
+@cache
+def _read_asset(name: str) -> bytes:
+    return files("native_handlers.http").joinpath("assets", name).read_bytes()
