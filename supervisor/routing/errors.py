@@ -1,0 +1,34 @@
+"""What can be wrong with a routing table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: where (`line` from 1; None for the file as a whole), what, and what may be meant."""
+
+    file: Path | None
+    line: int | None
+    text: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        where = str(self.file) if self.file else "the routing table"
+        if self.line is not None:
+            where += f":{self.line}"
+        return f"{where}: {self.text}" + (f"; {self.suggestion}" if self.suggestion else "")
+
+
+class TableError(Exception):
+    """A routing table was refused as a whole, for all of `problems`. What was in force before stays in force."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)

@@ -1,0 +1,160 @@
+"""The table in force, replaced as a whole when its file changes or on SIGHUP.
+
+A file that is refused changes nothing: the old table stays and the reasons are logged, once for each change of the
+file. A table that moves the volumes to the other engine is refused too, for that takes a restart.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from supervisor.cli.config import Mode
+from supervisor.routing.errors import Problem, TableError
+from supervisor.routing.table import Table, default_table_path, load_table, table_forwarding_all, table_native
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+POLL_INTERVAL_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What tells one version of a file from another."""
+
+    inode: int
+    size_bytes: int
+    modified_ns: int
+
+
+class LiveTable:
+    """Holds the current table. Every method may be called from any thread.
+
+    A LiveTable without a file never changes.
+    """
+
+    def __init__(
+        self, table: Table, *, file: Path | None = None, native_names: Collection[str] = (), has_backend: bool = True
+    ) -> None:
+        self._table = table
+        self._file = file
+        self._native_names = frozenset(native_names)
+        self._has_backend = has_backend
+        # Protects _stamp and makes one reload at a time; readers of _table need no lock, it is replaced in one store.
+        self._lock = threading.Lock()
+        self._stamp = self._read_stamp()
+
+    @classmethod
+    def open(cls, file: Path | None, *, native_names: Collection[str], has_backend: bool = True) -> LiveTable:
+        """The table in `file`, or the shipped one, ready to follow its changes.
+
+        Raises:
+            TableError: as `load_table`.
+        """
+        path = file if file is not None else default_table_path()
+        table = load_table(path, native_names=native_names, has_backend=has_backend)
+        return cls(table, file=path, native_names=native_names, has_backend=has_backend)
+
+    def current(self) -> Table:
+        """The table in force now."""
+        return self._table
+
+    def reload(self) -> None:
+        """Reads the file now, changed or not. Never raises for what is in it: the log says why it was refused."""
+        with self._lock:
+            self._stamp = self._read_stamp()
+            self._load()
+
+    def reload_if_changed(self) -> bool:
+        """Reads the file if it is another one, longer or newer than at the last look; whether it was read."""
+        with self._lock:
+            stamp = self._read_stamp()
+            if stamp == self._stamp:
+                return False
+            self._stamp = stamp
+            self._load()
+            return True
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether there is a file to follow."""
+        return self._file is not None
+
+    def _load(self) -> None:
+        if self._file is None:
+            return
+        try:
+            table = load_table(self._file, native_names=self._native_names, has_backend=self._has_backend)
+            self._refuse_moving_volumes(table)
+        except TableError as error:
+            for problem in error.problems:
+                _log.error("routing table refused, the old one stays: %s", problem)
+            return
+        changes = _changes(self._table, table)
+        self._table = table
+        _log.info("routing table %s loaded: %s", self._file, ", ".join(changes) or "nothing changed")
+
+    def _refuse_moving_volumes(self, table: Table) -> None:
+        if table.is_data_native == self._table.is_data_native:
+            return
+        here, there = ("this process", "the backend") if self._table.is_data_native else ("the backend", "this process")
+        text = f"it would move the volumes, which {here} has open, to {there}, and they cannot be handed over yet"
+        raise TableError([Problem(self._file, None, text, "restart to put it in force")])
+
+    def _read_stamp(self) -> _Stamp | None:
+        """None while the file cannot be looked at, which is a change like any other."""
+        if self._file is None:
+            return None
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
+        return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def open_live_table(mode: Mode, routes_file: Path | None, *, native_names: Collection[str]) -> LiveTable:
+    """The table for `mode`: only mixed mode reads a file; in proxy and native mode the mode itself is the table.
+
+    Raises:
+        TableError: as `load_table`.
+        ValueError: for exec mode, where this process answers nothing.
+    """
+    match mode:
+        case Mode.PROXY:
+            return LiveTable(table_forwarding_all())
+        case Mode.NATIVE:
+            return LiveTable(table_native(native_names))
+        case Mode.MIXED:
+            return LiveTable.open(routes_file, native_names=native_names)
+        case Mode.EXEC:
+            raise ValueError("exec mode routes nothing")
+
+
+async def serve_table_reload(live: LiveTable, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Puts each new version of the table's file in force within a second or so; runs until cancelled.
+
+    The file is looked at rather than watched: that also works for files on network mounts and for those that are
+    replaced by a rename or a changed symbolic link.
+    """
+    task_status.started()
+    if not live.is_followed:
+        await trio.sleep_forever()
+    while True:
+        await trio.sleep(POLL_INTERVAL_S)
+        await trio.to_thread.run_sync(live.reload_if_changed)
+
+
+def _changes(old: Table, new: Table) -> list[str]:
+    return [
+        f"{name} {old.states[name].value} -> {state.value}"
+        for name, state in new.states.items()
+        if old.states[name] is not state
+    ]
