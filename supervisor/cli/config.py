@@ -6,7 +6,7 @@ names. Defaults live with the flags, so every field here is required except wher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -70,16 +70,19 @@ class DiskProbeConfig:
     interval_s: float
     slow_s: float
     timeout_s: float
-    fail_ratio: float
-    sliding_window: int
-    probe_size_bytes: int
+    window_s: float
+    min_samples: int
+    slow_percent: float
+    error_percent: float
+    max_stat_failures: int
+    recovery_coefficient: float
 
 
 @dataclass(frozen=True, slots=True)
 class JwtKey:
     """A signing key; an empty `key` means that no token is asked for."""
 
-    key: bytes
+    key: bytes = field(repr=False)
     expires_after_s: int
 
 
@@ -203,3 +206,30 @@ class Config:
     """The upstream `weed volume` flags that were set, by their Go names, in order: what exec and proxy pass on."""
     given_global_flags: tuple[tuple[str, str], ...]
     """The flags of the `weed` program itself that were set (config_dir, v, logdir, ...)."""
+    warnings: tuple[str, ...] = ()
+    """Sentences to be logged once logging works: what was read but means nothing, or not what it seems."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterOptions:
+    """The embedded master, of `quickstart` and of the `master` subcommand. See docs/cluster.md for what it can do.
+
+    `directory` is None where it keeps its state in memory only.
+    """
+
+    ip: str
+    bind_ip: str
+    port: int
+    port_grpc: int
+    volume_size_limit_mb: int
+    default_replication: str
+    directory: Path | None
+    log: LogConfig
+
+
+@dataclass(frozen=True, slots=True)
+class QuickstartConfig:
+    """A native server and its own master in one process. `config.masters` names that master."""
+
+    config: Config
+    master: MasterOptions

@@ -1,0 +1,52 @@
+"""What can be wrong with what the operator asked for. Nothing has been started when one of these is raised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+class CliError(Exception):
+    """Base of the errors of this layer."""
+
+
+class UsageError(CliError):
+    """The command line, the environment or a directory it names cannot be used. The process exits with 2.
+
+    `problems` are complete sentences, one each, all that could be found in one go.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        assert problems
+        super().__init__("\n".join(problems))
+        self.problems: tuple[str, ...] = problems
+
+
+class BadValue(CliError):
+    """A value cannot be read as what it should be. `expected` completes the sentence "expected ..."."""
+
+    def __init__(self, text: str, expected: str) -> None:
+        super().__init__(f"{text!r} cannot be used; expected {expected}")
+        self.text = text
+        self.expected = expected
+
+
+class BadConfigFile(CliError):
+    """A TOML file exists but cannot be read. At start-up that is a warning, at a reload the old values stay."""
+
+    def __init__(self, path: Path, cause: Exception) -> None:
+        super().__init__(f"{path} cannot be read: {cause}")
+        self.path = path
+        self.cause = cause
+
+
+class BackendProbeFailed(CliError):
+    """The backend program did not answer a question about itself (its flags, its version)."""
+
+    def __init__(self, command: Sequence[str], why: str) -> None:
+        super().__init__(f"{' '.join(command)!r} gave no usable answer: {why}")
+        self.command = tuple(command)
+        self.why = why

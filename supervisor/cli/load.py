@@ -1,0 +1,211 @@
+"""From an argument list to one checked `Config`. Reads files and asks the kernel, but starts nothing.
+
+`load_config` collects everything that is wrong before it raises, so that an operator corrects it in one go. Rules
+between flags are upstream's (weed/command/volume.go); what a single flag demands is in flag_table.py and values.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor.cli.addresses import Addresses, read_addresses, read_masters
+from supervisor.cli.backend_flags import ask_backend_flags, pass_through
+from supervisor.cli.config import Config, LogConfig, ReadMode
+from supervisor.cli.directories import read_directories, read_idx_directory
+from supervisor.cli.engine_choice import EngineChoice, choose_engine, table_forwards_anything
+from supervisor.cli.errors import BadValue, UsageError
+from supervisor.cli.flag_table import VOLUME_FLAGS
+from supervisor.cli.flags import Flag, Kind, Owner
+from supervisor.cli.gather import CommandInput, gather
+from supervisor.cli.go_values import parse_bool
+from supervisor.cli.home_paths import absolute_or_none
+from supervisor.cli.host_address import detect_host_address
+from supervisor.cli.security import disk_probe_from_tree, security_from_tree, split_list
+from supervisor.cli.toml_config import ConfigSources, ConfigTree, load_config_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from supervisor.cli.go_flags import Given
+    from supervisor.cli.values import FlagValues
+
+_MIB = 1 << 20
+_COMMAND_WORD = "volume"
+_INDEX_KINDS = ("memory", "leveldb", "leveldbMedium", "leveldbLarge")
+_QUICKSTART_DEFAULTS = {"dir": "data", "ip": "127.0.0.1", "mode": "native", "preStopSeconds": "0", "max": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What loading needs to know of the machine, replaceable in tests."""
+
+    detect_address: Callable[[], str] = detect_host_address
+    table_forwards: Callable[[Path | None], bool] = table_forwards_anything
+    ask_backend_flags: Callable[[Path], Mapping[str, bool]] | None = None
+
+
+def load_config(
+    argv: Sequence[str], environ: Mapping[str, str], cwd: Path, surroundings: Surroundings | None = None
+) -> Config:
+    """The configuration of ``weed-volume-py [weed's flags] [volume] [flags]``; `argv` is without the program name.
+
+    Raises:
+        UsageError: with every problem found. Nothing has been created or started.
+    """
+    parts = gather(argv, environ, cwd, VOLUME_FLAGS, {})
+    return volume_config(parts, environ, cwd, surroundings or Surroundings())
+
+
+def volume_config(parts: CommandInput, environ: Mapping[str, str], cwd: Path, surroundings: Surroundings) -> Config:
+    """The configuration that `parts` asks for. Raises UsageError with the problems that are noted in it as well."""
+    values = parts.values
+    choice = choose_engine(values, environ, cwd, surroundings.table_forwards)
+    passed = _handle_unknown(parts, choice, environ, surroundings)
+    addresses = read_addresses(values, surroundings.detect_address)
+    config_dir = absolute_or_none(values.text("config_dir"), cwd)
+    security_file = _security_file(values, cwd)
+    tree = load_config_tree(ConfigSources(config_dir, security_file, environ, cwd))
+    parts_of_config = _Loaded(choice, addresses, tree, config_dir, security_file, passed)
+    config = _assemble(parts, parts_of_config, environ, cwd)
+    _note_every_other_value(values)
+    if values.problems:
+        raise UsageError(*values.problems)
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    choice: EngineChoice
+    addresses: Addresses
+    tree: ConfigTree
+    config_dir: Path | None
+    security_file: Path | None
+    passed: list[tuple[str, str]]
+
+
+def _assemble(parts: CommandInput, loaded: _Loaded, environ: Mapping[str, str], cwd: Path) -> Config:
+    values, addresses, choice = parts.values, loaded.addresses, loaded.choice
+    directories = read_directories(values, environ, cwd)
+    white_list = split_list(values.text("whiteList"))
+    security = security_from_tree(loaded.tree, white_list, cwd)
+    probe = disk_probe_from_tree(loaded.tree, values.text("disk"), len(directories))
+    return Config(
+        mode=choice.mode,
+        backend=choice.backend,
+        backend_searched=choice.searched,
+        routes_file=choice.routes_file,
+        offset_width_bytes=values.integer("offset.bytes") or None,
+        ip=addresses.ip,
+        port=addresses.port,
+        port_grpc=addresses.port_grpc,
+        port_public=addresses.port_public,
+        bind_ip=addresses.bind_ip,
+        id=addresses.id,
+        public_url=addresses.public_url,
+        masters=read_masters(values),
+        data_center=values.text("dataCenter"),
+        rack=values.text("rack"),
+        directories=directories,
+        idx_directory=read_idx_directory(values, cwd),
+        index=_index(parts),
+        read_mode=ReadMode(values.text("readMode")),
+        pre_stop_s=values.integer("preStopSeconds"),
+        idle_timeout_s=values.integer("idleTimeout"),
+        fix_jpg_orientation=values.boolean("images.fix.orientation"),
+        file_size_limit_bytes=values.integer("fileSizeLimitMB") * _MIB,
+        compaction_bytes_per_s=values.integer("compactionMBps") * _MIB,
+        maintenance_bytes_per_s=values.integer("maintenanceMBps") * _MIB,
+        leveldb_timeout_h=values.integer("index.leveldbTimeout"),
+        concurrent_upload_limit_bytes=values.integer("concurrentUploadLimitMB") * _MIB,
+        concurrent_download_limit_bytes=values.integer("concurrentDownloadLimitMB") * _MIB,
+        inflight_upload_timeout_s=values.duration_s("inflightUploadDataTimeout"),
+        inflight_download_timeout_s=values.duration_s("inflightDownloadDataTimeout"),
+        has_slow_read=values.boolean("hasSlowRead"),
+        read_buffer_size_mb=values.integer("readBufferSizeMB"),
+        allow_untrusted_remote_endpoints=values.boolean("volume.allowUntrustedRemoteEndpoints"),
+        metrics_port=values.integer("metricsPort"),
+        metrics_ip=addresses.metrics_ip,
+        pprof=values.boolean("pprof"),
+        cpu_profile=_profile(values, "cpuprofile", cwd),
+        mem_profile=_profile(values, "memprofile", cwd),
+        debug=values.boolean("debug"),
+        debug_port=values.integer("debug.port"),
+        disk_probe=probe,
+        security=security,
+        log=_log_config(values, cwd),
+        config_dir=loaded.config_dir,
+        security_file=loaded.security_file,
+        white_list_flag=white_list,
+        given_flags=(*_go_flags(values, Owner.VOLUME), *loaded.passed),
+        given_global_flags=_go_flags(values, Owner.WEED),
+        warnings=(*parts.warnings, *loaded.tree.warnings),
+    )
+
+
+def _handle_unknown(
+    parts: CommandInput, choice: EngineChoice, environ: Mapping[str, str], surroundings: Surroundings
+) -> list[tuple[str, str]]:
+    ask = surroundings.ask_backend_flags or (lambda program: ask_backend_flags(program, environ))
+    passed, warnings, problems = pass_through(parts.unknown, choice, VOLUME_FLAGS, ask)
+    parts.warnings.extend(warnings)
+    parts.values.problems[:0] = problems
+    return passed
+
+
+def _security_file(values: FlagValues, cwd: Path) -> Path | None:
+    path = absolute_or_none(values.text("securityFile"), cwd)
+    if path is not None and not path.is_file():
+        values.note("securityFile", f"{path} is not a file; expected a security.toml")
+    return path
+
+
+def _index(parts: CommandInput) -> str:
+    index = parts.values.text("index")
+    if index in _INDEX_KINDS:
+        return index
+    parts.warnings.append(f"{parts.values.origin('index')}: unknown index kind; memory is used, as weed does")
+    return "memory"
+
+
+def _profile(values: FlagValues, name: str, cwd: Path) -> Path | None:
+    """-pprof precludes the profile files."""
+    return None if values.boolean("pprof") else absolute_or_none(values.text(name), cwd)
+
+
+def _log_config(values: FlagValues, cwd: Path) -> LogConfig:
+    return LogConfig(
+        verbosity=values.integer("v"),
+        json_lines=values.boolean("log.json") or values.boolean("log_json"),
+        directory=absolute_or_none(values.text("logdir"), cwd),
+    )
+
+
+def _go_flags(values: FlagValues, owner: Owner) -> tuple[tuple[str, str], ...]:
+    """What was set, in Go's spelling; -options is left out because what it says is in here."""
+    rows = ((VOLUME_FLAGS[given.name], given) for given in values.given if given.name in VOLUME_FLAGS)
+    return tuple(
+        (row.name, _go_text(row, given)) for row, given in rows if row.owner is owner and row.name != "options"
+    )
+
+
+def _go_text(row: Flag, given: Given) -> str:
+    if row.kind is not Kind.BOOL:
+        return given.text
+    try:
+        return "true" if parse_bool(given.text) else "false"
+    except BadValue:
+        return given.text  # a problem is noted for it
+
+
+def _note_every_other_value(values: FlagValues) -> None:
+    """Reads the values that no field was made from (of flags that only a Go backend uses), for their problems."""
+    for given in values.given:
+        if given.name not in VOLUME_FLAGS:
+            continue
+        kind = VOLUME_FLAGS[given.name].kind
+        if kind is Kind.BOOL:
+            values.boolean(given.name)
+        elif kind is Kind.INT:
+            values.integer(given.name)
