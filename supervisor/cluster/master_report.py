@@ -1,0 +1,171 @@
+"""What one master connection has been told, and the next heartbeat that it needs. No I/O, no clock.
+
+A report lives as long as its stream: a new stream starts from nothing, since it may reach a master that knows
+nothing. Every beat made here must be sent, in order; where one is lost the stream and this object are dropped.
+
+Three kinds of beat: *volume beats* on each pulse (the full list until the master compares digests, then only what
+changed, always with the digest), *EC lists* now and then, and *deltas* at once when volumes or shards come or go.
+A delta names departures, for a changed-only beat says nothing by silence. A volume that moves between disks is not
+a departure: masters drop the location when it is named as one.
+
+Source: weed/server/volume_grpc_client_to_master.go, weed/storage/store.go (CollectHeartbeat),
+weed/storage/store_volume_report.go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format.report_hash import report_hash_of_message
+from native_handlers.pb import master_pb2
+from supervisor.cluster.messages import layout_of, shard_sizes, short_of, volume_from_short, with_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from native_handlers.pb import volume_server_pb2
+    from supervisor.cluster.identity import NodeIdentity
+    from supervisor.cluster.messages import VolumeKey
+    from supervisor.cluster.node_model import NodeSnapshot
+    from supervisor.cluster.source_feed import NodeFacts
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What the master holds of one volume copy."""
+
+    hash: int
+    short: master_pb2.VolumeShortInformationMessage
+
+
+class MasterReport:
+    """The state of one heartbeat stream's sending side. Not thread-safe: one writer owns it."""
+
+    def __init__(self, identity: NodeIdentity) -> None:
+        self._identity = identity
+        self._volumes: dict[VolumeKey, _Told] = {}
+        self._ec_shards: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage] | None = None
+        self._state: volume_server_pb2.VolumeServerState | None = None
+        self._limits: Mapping[str, int] | None = None
+        self._compared_version = -1
+        self.is_digest_supported = False
+        """Set once the master has said that it compares digests."""
+        self.is_full_list_wanted = True
+        """Set when the master asks for the full list; cleared by the volume beat that carries it."""
+
+    def volume_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat:
+        """The regular beat: full or changed volumes, departures, limits, disks, the digest."""
+        is_full = self.is_full_list_wanted or not self.is_digest_supported
+        beat = master_pb2.Heartbeat(volume_digest=snapshot.digest)
+        self._identity.stamp(beat)
+        _stamp_facts(beat, snapshot.facts)
+        self._limits = snapshot.facts.max_volume_counts
+        if is_full:
+            self._volumes = {key: _Told(held.hash, short_of(held.message)) for key, held in snapshot.volumes.items()}
+            beat.volumes.extend(held.message for held in snapshot.volumes.values())
+            beat.has_no_volumes = not snapshot.volumes and snapshot.has_all_volumes
+            self.is_full_list_wanted = False
+            return beat
+        beat.deleted_volumes.extend(self._take_departures(snapshot))
+        for key, held in snapshot.volumes.items():
+            told = self._volumes.get(key)
+            if told is None or told.hash != held.hash:
+                beat.changed_volumes.append(held.message)
+                self._volumes[key] = _Told(held.hash, short_of(held.message))
+        return beat
+
+    def ec_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat | None:
+        """The full EC list; None while a source has not given its own, for a partial list unregisters the rest."""
+        if not snapshot.has_all_ec_shards:
+            return None
+        self._ec_shards = snapshot.ec_shards
+        return master_pb2.Heartbeat(ec_shards=snapshot.ec_shards.values(), has_no_ec_shards=not snapshot.ec_shards)
+
+    def needs_volume_beat(self, snapshot: NodeSnapshot) -> bool:
+        """Whether a changed limit should be told before the next pulse, so that growth is not refused for it."""
+        return self._limits is not None and dict(self._limits) != dict(snapshot.facts.max_volume_counts)
+
+    def delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:
+        """What came or went since the last beat, departures first; empty when nothing did."""
+        if snapshot.version == self._compared_version:
+            return []
+        self._compared_version = snapshot.version
+        beats = [
+            master_pb2.Heartbeat(deleted_volumes=self._take_departures(snapshot)),
+            master_pb2.Heartbeat(new_volumes=self._take_arrivals(snapshot)),
+            *self._ec_delta_beats(snapshot),
+        ]
+        beats = [beat for beat in beats if beat.ByteSize()]
+        if snapshot.state is not None and snapshot.state != self._state:
+            self._state = snapshot.state
+            beats.append(master_pb2.Heartbeat(state=snapshot.state))
+        for beat in beats:
+            self._identity.stamp_short(beat)
+        return beats
+
+    def final_beat(self) -> master_pb2.Heartbeat:
+        """The last word before leaving: this server has no volumes."""
+        beat = master_pb2.Heartbeat(has_no_volumes=True)
+        self._identity.stamp_short(beat)
+        beat.public_url = self._identity.public_url
+        return beat
+
+    def _take_departures(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
+        """Forgets copies that are gone; returns those whose volume left the node, or its place in the layout."""
+        held_ids = snapshot.volume_ids
+        departed = []
+        for key, told in list(self._volumes.items()):
+            held = snapshot.volumes.get(key)
+            if held is None:
+                del self._volumes[key]
+                if key[1] not in held_ids:
+                    departed.append(told.short)
+            elif held.hash != told.hash and layout_of(held.message) != layout_of(told.short):
+                del self._volumes[key]
+                departed.append(told.short)
+        return departed
+
+    def _take_arrivals(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
+        told_ids = {volume_id for _, volume_id in self._volumes}
+        arrived = []
+        for key, held in snapshot.volumes.items():
+            if key not in self._volumes and key[1] not in told_ids:
+                short = short_of(held.message)
+                self._volumes[key] = _Told(report_hash_of_message(volume_from_short(short)), short)
+                arrived.append(short)
+        return arrived
+
+    def _ec_delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:
+        """New and deleted shards against what was told; only the bits that changed, with their sizes."""
+        told = self._ec_shards or {}
+        if told is snapshot.ec_shards:
+            return []
+        self._ec_shards = snapshot.ec_shards
+        gone = _shards_missing_in(snapshot.ec_shards, told)
+        new = _shards_missing_in(told, snapshot.ec_shards)
+        return [master_pb2.Heartbeat(deleted_ec_shards=gone), master_pb2.Heartbeat(new_ec_shards=new)]
+
+
+def _shards_missing_in(
+    base: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage],
+    other: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage],
+) -> list[master_pb2.VolumeEcShardInformationMessage]:
+    """The shards of `other` that `base` lacks."""
+    missing = []
+    for key, message in other.items():
+        held = base.get(key)
+        held_bits = 0 if held is None else held.ec_index_bits
+        sizes = {shard: size for shard, size in shard_sizes(message).items() if not held_bits >> shard & 1}
+        if sizes:
+            missing.append(message if held is None else with_shards(message, sizes))
+    return missing
+
+
+def _stamp_facts(beat: master_pb2.Heartbeat, facts: NodeFacts) -> None:
+    beat.max_volume_counts.update(facts.max_volume_counts)
+    beat.disk_total_bytes.update(facts.disk_total_bytes)
+    beat.disk_free_bytes.update(facts.disk_free_bytes)
+    beat.location_uuids.extend(facts.location_uuids)
+    beat.disk_tags.extend(facts.disk_tags)
+    beat.max_file_key = facts.max_file_key

@@ -1,0 +1,240 @@
+"""The gRPC server on loopback that the child takes for its master.
+
+It keeps the child's heartbeats for itself (into the node model: only we are registered with the real master), changes
+addresses in what passes (relay_rewrite.py), and forwards every other RPC as bytes to the leader. All four call
+shapes are one to it: on the wire a unary message is a stream of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from native_handlers.pb import master_pb2
+from native_handlers.pb.methods import MASTER_METHODS
+from supervisor.cluster.channels import ChannelCache
+from supervisor.cluster.child_heartbeat import ChildStream, absorb, is_leave, needs_full_list
+from supervisor.cluster.dial import SERVER_OPTIONS
+from supervisor.cluster.identity import NodeIdentity, parse_address
+from supervisor.cluster.peer_check import is_own_user
+from supervisor.cluster.relay_rewrite import REWRITES, RelayNames, Rewrite, RpcRewrite, configuration_for_child
+from supervisor.wire.server_address import ServerAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from supervisor.cluster.dial import Dial
+    from supervisor.cluster.master_view import MasterSettings, MasterView
+    from supervisor.cluster.node_model import NodeModel
+
+_log = logging.getLogger(__name__)
+_HOST = "127.0.0.1"
+_MAX_CALLS = 64  # a child has one heartbeat stream and a few look-ups; each call holds a thread
+_STOP_GRACE_S = 1.0
+_HEARTBEAT = MASTER_METHODS["SendHeartbeat"].path
+_CONFIGURATION = MASTER_METHODS["GetMasterConfiguration"].path
+_NO_REWRITE = RpcRewrite()
+_HOP_METADATA = frozenset({"user-agent", "grpc-accept-encoding", "grpc-encoding", "grpc-timeout"})
+
+
+class MasterRelay:
+    """One relay for one child. `start` before the child, `stop` after it."""
+
+    def __init__(
+        self,
+        model: NodeModel,
+        identity: NodeIdentity,
+        view: MasterView,
+        dial: Dial,
+        *,
+        source_name: str = "child",
+        on_child_leave: Callable[[], None] = lambda: None,
+        is_allowed_peer: Callable[[str, int], bool] = is_own_user,
+    ) -> None:
+        """
+        Args:
+            identity: ours, as the cluster knows us.
+            source_name: the model's source that the child's heartbeats feed.
+            on_child_leave: called, from a thread, when the child says goodbye to its master. Its volumes stay in the
+                model: whether the node leaves is for the supervisor to decide.
+            is_allowed_peer: (grpc peer, relay port) -> whether to serve it.
+        """
+        self._model = model
+        self._feed = model.feed(source_name)
+        self._identity = identity
+        self._view = view
+        self._channels = ChannelCache(dial)
+        self._on_child_leave = on_child_leave
+        self._is_allowed_peer = is_allowed_peer
+        self._lock = threading.Lock()  # protects _stream and _child
+        self._stream: ChildStream | None = None
+        self._child: NodeIdentity | None = None
+        self._executor = ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="master-relay")
+        self._server = grpc.server(
+            self._executor,
+            handlers=[_RelayHandler(self)],
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=_MAX_CALLS,
+        )
+        self._port = 0
+
+    def start(self) -> int:
+        """Listens on a free loopback port and returns it. What the child's -master should say is `address`."""
+        self._port = self._server.add_insecure_port(f"{_HOST}:0")
+        self._server.start()
+        self._view.add_settings_listener(self._pass_on_settings)
+        return self._port
+
+    def stop(self) -> None:
+        """Ends all calls and the listener. Blocks for about a second at most."""
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            stream.end()
+        self._server.stop(_STOP_GRACE_S).wait(_STOP_GRACE_S * 2)
+        self._channels.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def address(self) -> ServerAddress:
+        """The one master address that the child ever learns. There is no HTTP behind it; the child asks for none."""
+        return ServerAddress(_HOST, self._port, self._port)
+
+    @property
+    def child(self) -> NodeIdentity | None:
+        """The child as it names itself; None until its first heartbeat."""
+        with self._lock:
+            return self._child
+
+    @property
+    def is_child_connected(self) -> bool:
+        """Whether the child's heartbeat stream is open."""
+        with self._lock:
+            return self._stream is not None
+
+    def absorb_deletions(self, volume_ids: Collection[int]) -> AbstractContextManager[None]:
+        """While inside, `volume_ids` stay part of the node although an engine closes them: for a hand-over.
+
+        A volume that no engine has when the context ends is reported as deleted then.
+        """
+        return self._model.hold(volume_ids)
+
+    def _names(self) -> RelayNames:
+        return RelayNames(ours=self._identity, child=self.child, relay=self.address)
+
+    def _pass_on_settings(self, _settings: MasterSettings) -> None:
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            stream.answer()
+
+    # -- the child's heartbeat
+
+    def serve_heartbeat_stream(
+        self, beats: Iterator[master_pb2.Heartbeat], context: grpc.ServicerContext
+    ) -> Iterator[master_pb2.HeartbeatResponse]:
+        """Takes one SendHeartbeat stream; it replaces the one before it."""
+        self._refuse_strangers(context)
+        stream = ChildStream(beats, lambda: self._view.settings, self._take)
+        with self._lock:
+            previous, self._stream = self._stream, stream
+        if previous is not None:
+            previous.end()
+        context.add_callback(stream.end)
+        try:
+            yield from stream.responses()
+        finally:
+            with self._lock:
+                if self._stream is stream:
+                    self._stream = None
+
+    def _take(self, stream: ChildStream, beat: master_pb2.Heartbeat) -> bool:
+        with self._lock:
+            if stream is not self._stream:
+                return False  # the last words of a stream that was replaced
+            if beat.ip and beat.grpc_port:
+                self._child = NodeIdentity.of_heartbeat(beat)
+        if is_leave(beat):
+            _log.info("the backend takes its leave; its volumes stay registered")
+            self._on_child_leave()
+            return False
+        absorb(self._feed, beat)
+        return needs_full_list(self._feed, beat)
+
+    # -- everything else
+
+    def forward(self, path: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Passes one call on to the leader, whatever its shape, with metadata, deadline, status and trailers."""
+        self._refuse_strangers(context)
+        rewrite = REWRITES.get(path, _NO_REWRITE)
+        target = self._view.leader
+        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channels.to(target).stream_stream(path)
+        call = method(
+            self._rewritten(requests, rewrite.request),
+            timeout=context.time_remaining(),
+            metadata=_forwardable(context.invocation_metadata()),
+        )
+        context.add_callback(lambda: _cancel(call))
+        try:
+            context.send_initial_metadata(_forwardable(call.initial_metadata()))
+            for message in call:
+                if path == _CONFIGURATION:
+                    self._note_configuration(message)
+                yield rewrite.response(message, self._names()) if rewrite.response else message
+            context.set_trailing_metadata(_forwardable(call.trailing_metadata()))
+        except grpc.RpcError as failure:
+            if failure.code() is grpc.StatusCode.UNAVAILABLE:
+                self._view.note_unreachable(target)
+            known = self._view.configuration
+            if path == _CONFIGURATION and known is not None and failure.code() is grpc.StatusCode.UNAVAILABLE:
+                # A child that starts while no master can be reached would wait for one, and serve nobody meanwhile.
+                yield configuration_for_child(known, self._names()).SerializeToString()
+                return
+            context.set_trailing_metadata(_forwardable(call.trailing_metadata()))
+            context.abort(failure.code(), failure.details() or "")
+
+    def _rewritten(self, requests: Iterator[bytes], rewrite: Rewrite | None) -> Iterator[bytes]:
+        return requests if rewrite is None else (rewrite(request, self._names()) for request in requests)
+
+    def _note_configuration(self, message: bytes) -> None:
+        response = master_pb2.GetMasterConfigurationResponse.FromString(message)
+        self._view.note_configuration(response)
+        leader = parse_address(response.leader)
+        if leader is not None:
+            self._view.note_leader(leader)
+
+    def _refuse_strangers(self, context: grpc.ServicerContext) -> None:
+        if not self._is_allowed_peer(context.peer(), self._port):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this master relay serves its own backend only")
+
+
+class _RelayHandler(grpc.GenericRpcHandler):
+    """Finds a handler for each call: the heartbeat's own, or the forwarder."""
+
+    def __init__(self, relay: MasterRelay) -> None:
+        self._relay = relay
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        path = handler_call_details.method
+        if path == _HEARTBEAT:
+            return grpc.stream_stream_rpc_method_handler(
+                self._relay.serve_heartbeat_stream,
+                request_deserializer=master_pb2.Heartbeat.FromString,
+                response_serializer=master_pb2.HeartbeatResponse.SerializeToString,
+            )
+        return grpc.stream_stream_rpc_method_handler(partial(self._relay.forward, path))
+
+
+def _cancel(call: grpc.Call) -> None:
+    call.cancel()
+
+
+def _forwardable(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[tuple[str, str | bytes], ...]:
+    """Metadata without what belongs to one hop."""
+    return tuple((key, value) for key, value in metadata or () if key not in _HOP_METADATA)
