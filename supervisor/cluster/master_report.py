@@ -68,6 +68,7 @@ class MasterReport:
             self.is_full_list_wanted = False
             return beat
         beat.deleted_volumes.extend(self._take_departures(snapshot))
+        self._volumes = {key: told for key, told in self._volumes.items() if key in snapshot.volumes}
         for key, held in snapshot.volumes.items():
             told = self._volumes.get(key)
             if told is None or told.hash != held.hash:
@@ -112,21 +113,20 @@ class MasterReport:
         return beat
 
     def _take_departures(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
-        """Forgets copies that are gone; returns those whose volume left the node, or its place in the layout."""
+        """Forgets volumes that left the node, or their place in the layout; returns what names them."""
         held_ids = snapshot.volume_ids
         departed = []
         for key, told in list(self._volumes.items()):
             held = snapshot.volumes.get(key)
-            if held is None:
-                del self._volumes[key]
-                if key[1] not in held_ids:
-                    departed.append(told.short)
-            elif held.hash != told.hash and layout_of(held.message) != layout_of(told.short):
-                del self._volumes[key]
-                departed.append(told.short)
+            is_gone = held is None and key[1] not in held_ids
+            if is_gone or (held and held.hash != told.hash and layout_of(held.message) != layout_of(told.short)):
+                departed.append(self._volumes.pop(key).short)
         return departed
 
     def _take_arrivals(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
+        """Volumes the master knows nothing of. One that moved to another disk waits for the next volume beat, whose
+        message is complete: a short one would make it empty and writable in the master's eyes.
+        """
         told_ids = {volume_id for _, volume_id in self._volumes}
         arrived = []
         for key, held in snapshot.volumes.items():

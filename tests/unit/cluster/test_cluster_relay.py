@@ -116,7 +116,7 @@ async def test_it_is_answered_at_once_and_whenever_the_real_master_speaks(view, 
     await until(lambda: child.responses)
     assert child.responses[0].volume_digest_supported
     view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=77, preallocate=True, leader="other:1"))
-    await until(lambda: child.responses[-1].volume_size_limit == 77)
+    await until(lambda: child.responses and child.responses[-1].volume_size_limit == 77)
     assert child.responses[-1].preallocate
     assert all(not response.leader for response in child.responses)
 
@@ -143,7 +143,7 @@ async def test_a_digest_that_differs_makes_it_ask_for_the_full_list(model, child
     await until(lambda: held(model) == {1})
     child.say(volume_digest=model.snapshot().digest)
     child.say(volume_digest=12345)
-    await until(lambda: child.responses[-1].resend_full_volume_list)
+    await until(lambda: child.responses and child.responses[-1].resend_full_volume_list)
     assert sum(response.resend_full_volume_list for response in child.responses) == 1
 
 
@@ -185,7 +185,7 @@ async def test_a_newer_stream_replaces_the_old_one(model, relay, child):
     newer = Child(relay.address).connect()
     newer.beat(volume(2))
     await until(lambda: held(model) == {2})
-    await until(lambda: child.responses[-1] is None)
+    await until(lambda: child.responses and child.responses[-1] is None)
     assert relay.is_child_connected
     newer.close()
 

@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import pytest
+from cluster_fake_master import Books
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from native_handlers.pb import master_pb2, volume_server_pb2
+from supervisor.cluster.child_heartbeat import absorb
+from supervisor.cluster.identity import NodeIdentity
+from supervisor.cluster.master_report import MasterReport
+from supervisor.cluster.messages import short_of
+from supervisor.cluster.node_model import NodeModel
+from supervisor.cluster.source_feed import NodeFacts
+
+IDENTITY = NodeIdentity("10.0.0.9", 8080, 18080, "10.0.0.9:8080")
+Beat = master_pb2.Heartbeat
+Shards = master_pb2.VolumeEcShardInformationMessage
+
+
+def volume(volume_id, **fields):
+    return master_pb2.VolumeInformationMessage(id=volume_id, version=3, **fields)
+
+
+def ids(model):
+    return model.snapshot().volume_ids
+
+
+@pytest.fixture
+def model():
+    return NodeModel(["native", "child"])
+
+
+# -- any sequence of messages leaves the master with what the sources have
+
+volume_ids = st.integers(1, 5)
+fields = st.fixed_dictionaries(
+    {
+        "size": st.integers(0, 3),
+        "disk_id": st.integers(0, 1),
+        "collection": st.sampled_from(["", "pics"]),
+        "read_only": st.booleans(),
+        "remote_storage_key": st.sampled_from(["", "k"]),
+    }
+)
+steps = st.one_of(
+    st.tuples(st.just("mount"), volume_ids, fields),
+    st.tuples(st.just("unmount"), volume_ids),
+    st.tuples(st.just("change"), volume_ids, fields),
+    st.tuples(st.just("restart"), st.dictionaries(volume_ids, fields)),
+    st.tuples(st.just("shards"), volume_ids, st.integers(0, 7)),
+    st.tuples(st.just("deltas")),
+    st.tuples(st.just("pulse")),
+    st.tuples(st.just("ec_list")),
+    st.tuples(st.just("reconnect")),
+)
+
+
+class HonestChild:
+    """A volume server that tells each change as upstream does; `volumes` and `shards` are the truth."""
+
+    def __init__(self, feed):
+        self.feed = feed
+        self.volumes = {}
+        self.shards = {}
+        self.restart({})
+
+    def restart(self, rows):
+        self.volumes = {volume_id: volume(volume_id, **row) for volume_id, row in rows.items()}
+        absorb(self.feed, Beat(volumes=self.volumes.values(), has_no_volumes=not rows))
+        absorb(self.feed, Beat(ec_shards=self.shards.values(), has_no_ec_shards=not self.shards))
+
+    def mount(self, volume_id, row):
+        self.unmount(volume_id)
+        self.volumes[volume_id] = volume(volume_id, **row)
+        absorb(self.feed, Beat(new_volumes=[short_of(self.volumes[volume_id])]))
+        absorb(self.feed, Beat(changed_volumes=[self.volumes[volume_id]]))
+
+    def unmount(self, volume_id):
+        gone = self.volumes.pop(volume_id, None)
+        if gone is not None:
+            absorb(self.feed, Beat(deleted_volumes=[short_of(gone)]))
+
+    def change(self, volume_id, row):
+        if volume_id in self.volumes:
+            row = row | {"disk_id": self.volumes[volume_id].disk_id}
+            self.volumes[volume_id] = volume(volume_id, **row)
+            absorb(self.feed, Beat(changed_volumes=[self.volumes[volume_id]]))
+
+    def set_shards(self, volume_id, bits):
+        before = self.shards[volume_id].ec_index_bits if volume_id in self.shards else 0
+        self.shards.pop(volume_id, None)
+        if bits:
+            self.shards[volume_id] = Shards(id=volume_id, ec_index_bits=bits)
+        absorb(self.feed, Beat(new_ec_shards=[Shards(id=volume_id, ec_index_bits=bits & ~before)]))
+        absorb(self.feed, Beat(deleted_ec_shards=[Shards(id=volume_id, ec_index_bits=before & ~bits)]))
+
+
+class HonestMaster:
+    """A master and the stream to it."""
+
+    def __init__(self, model):
+        self.model = model
+        self.connect()
+
+    def connect(self):
+        self.books = Books()
+        self.report = MasterReport(IDENTITY)
+        self.pulse()
+        self.ec_list()
+        self.report.is_digest_supported = True
+
+    def pulse(self):
+        if self.books.apply(self.report.volume_beat(self.model.snapshot())):
+            raise AssertionError("the master had to ask for the full list")
+
+    def ec_list(self):
+        self.books.apply(self.report.ec_beat(self.model.snapshot()))
+
+    def deltas(self):
+        for beat in self.report.delta_beats(self.model.snapshot()):
+            assert not self.books.apply(beat)
+
+
+@settings(max_examples=200)
+@given(st.lists(steps, max_size=25))
+def test_the_master_ends_up_with_the_truth_and_never_has_to_ask(script):
+    model = NodeModel(["child"])
+    child = HonestChild(model.feed("child"))
+    master = HonestMaster(model)
+    for name, *args in script:
+        match name:
+            case "mount":
+                child.mount(*args)
+            case "unmount":
+                child.unmount(*args)
+            case "change":
+                child.change(*args)
+            case "restart":
+                child.restart(*args)
+            case "shards":
+                child.set_shards(*args)
+            case "deltas":
+                master.deltas()
+            case "pulse":
+                master.pulse()
+            case "ec_list":
+                master.ec_list()
+            case "reconnect":
+                master.connect()
+    master.deltas()
+    assert master.books.volume_ids == set(child.volumes)
+    assert master.books.ec_shards == {(0, key): shards.ec_index_bits for key, shards in child.shards.items()}
+    master.pulse()
+    for held in master.books.volumes.values():
+        held.remote_storage_key = child.volumes[held.id].remote_storage_key  # the master does not keep it
+    assert {held.id: held for held in master.books.volumes.values()} == child.volumes
+
+
+# -- what a beat may and may not say
+
+
+def test_a_partial_node_is_never_called_empty(model):
+    model.feed("native").replace_volumes([])
+    model.feed("native").replace_ec_shards([])
+    report = MasterReport(IDENTITY)
+    assert not report.volume_beat(model.snapshot()).has_no_volumes
+    assert report.ec_beat(model.snapshot()) is None
+    model.feed("child").replace_volumes([])
+    model.feed("child").replace_ec_shards([])
+    report.is_full_list_wanted = True
+    assert report.volume_beat(model.snapshot()).has_no_volumes
+    assert report.ec_beat(model.snapshot()).has_no_ec_shards
+
+
+def test_shards_known_before_the_lists_are_whole_go_out_as_deltas(model):
+    model.feed("native").add_ec_shards([Shards(id=1, ec_index_bits=0b101, shard_sizes=[7, 9])])
+    report = MasterReport(IDENTITY)
+    (beat,) = report.delta_beats(model.snapshot())
+    assert list(beat.new_ec_shards) == [Shards(id=1, ec_index_bits=0b101, shard_sizes=[7, 9])]
+    assert report.delta_beats(model.snapshot()) == []
+
+
+def test_only_the_shards_that_changed_are_named(model):
+    feed = model.feed("native")
+    feed.add_ec_shards([Shards(id=1, ec_index_bits=0b111, shard_sizes=[1, 2, 3], encode_ts_ns=5)])
+    report = MasterReport(IDENTITY)
+    report.delta_beats(model.snapshot())
+    feed.remove_ec_shards([Shards(id=1, ec_index_bits=0b010)])
+    feed.add_ec_shards([Shards(id=1, ec_index_bits=0b1000, shard_sizes=[4], encode_ts_ns=5)])
+    deleted, new = report.delta_beats(model.snapshot())
+    assert list(deleted.deleted_ec_shards) == [Shards(id=1, ec_index_bits=0b010, shard_sizes=[2], encode_ts_ns=5)]
+    assert list(new.new_ec_shards) == [Shards(id=1, ec_index_bits=0b1000, shard_sizes=[4], encode_ts_ns=5)]
+    assert list(model.snapshot().ec_shards.values()) == [
+        Shards(id=1, ec_index_bits=0b1101, shard_sizes=[1, 3, 4], encode_ts_ns=5)
+    ]
+
+
+def test_a_volume_that_moves_between_disks_is_no_departure(model):
+    feed = model.feed("native")
+    feed.replace_volumes([volume(1, disk_id=0)])
+    report = MasterReport(IDENTITY)
+    report.volume_beat(model.snapshot())
+    report.is_digest_supported = True
+    feed.replace_volumes([volume(1, disk_id=1)])
+    assert report.delta_beats(model.snapshot()) == []
+    beat = report.volume_beat(model.snapshot())
+    assert not beat.deleted_volumes
+    assert [held.disk_id for held in beat.changed_volumes] == [1]
+
+
+def test_a_volume_in_a_new_layout_is_taken_off_the_old_one(model):
+    feed = model.feed("native")
+    feed.replace_volumes([volume(1, replica_placement=0)])
+    report = MasterReport(IDENTITY)
+    report.volume_beat(model.snapshot())
+    feed.replace_volumes([volume(1, replica_placement=1)])
+    gone, new = report.delta_beats(model.snapshot())
+    assert [(short.id, short.replica_placement) for short in gone.deleted_volumes] == [(1, 0)]
+    assert [(short.id, short.replica_placement) for short in new.new_volumes] == [(1, 1)]
+
+
+def test_unknown_fields_and_both_copies_of_a_doubled_volume_are_kept(model):
+    strange = volume(1).SerializeToString() + b"\xf8\x07\x2a"
+    twins = [master_pb2.VolumeInformationMessage.FromString(strange), volume(1, disk_id=1)]
+    model.feed("native").replace_volumes(twins)
+    beat = MasterReport(IDENTITY).volume_beat(model.snapshot())
+    assert [held.SerializeToString() for held in beat.volumes] == [strange, twins[1].SerializeToString()]
+
+
+def test_the_state_is_told_once_per_connection(model):
+    model.feed("child").set_state(volume_server_pb2.VolumeServerState(maintenance=True, version=3))
+    report = MasterReport(IDENTITY)
+    assert [beat.state.maintenance for beat in report.delta_beats(model.snapshot())] == [True]
+    model.feed("child").set_facts(NodeFacts(max_file_key=1))
+    assert report.delta_beats(model.snapshot()) == []
+    assert len(MasterReport(IDENTITY).delta_beats(model.snapshot())) == 1
+
+
+# -- merging
+
+
+def test_the_higher_source_owns_a_volume_that_two_claim(model):
+    model.feed("native").replace_volumes([volume(1, size=1)])
+    model.feed("child").replace_volumes([volume(1, size=2, disk_id=1), volume(2, size=3)])
+    snapshot = model.snapshot()
+    assert {key: held.message.size for key, held in snapshot.volumes.items()} == {(0, 1): 1, (0, 2): 3}
+
+
+def test_disks_that_both_engines_see_are_counted_once(model):
+    tag = master_pb2.DiskTag
+    model.feed("native").set_facts(
+        NodeFacts({"": 5}, (tag(disk_id=0, max_volume_count=5),), ("u1",), {"": 100}, {"": 40}, 8)
+    )
+    model.feed("child").set_facts(
+        NodeFacts({"": 7, "ssd": 2}, (tag(disk_id=0, max_volume_count=7), tag(disk_id=1)), ("u1", "u2"),
+                  {"": 100, "ssd": 50}, {"": 41, "ssd": 9}, 6)
+    )  # fmt: skip
+    assert model.snapshot().facts == NodeFacts(
+        {"": 7, "ssd": 2}, (tag(disk_id=0, max_volume_count=7), tag(disk_id=1)), ("u1", "u2"),
+        {"": 100, "ssd": 50}, {"": 40, "ssd": 9}, 8,
+    )  # fmt: skip
+
+
+def test_the_state_of_the_highest_version_counts(model):
+    model.feed("native").set_state(volume_server_pb2.VolumeServerState(version=1))
+    model.feed("child").set_state(volume_server_pb2.VolumeServerState(maintenance=True, version=2))
+    assert model.snapshot().state.maintenance
+
+
+def test_a_retired_source_leaves_nothing_and_is_not_waited_for(model):
+    model.feed("native").replace_volumes([volume(1)])
+    model.feed("child").change_volumes([volume(2)])
+    assert not model.has_all_volumes
+    model.feed("child").retire()
+    assert model.has_all_volumes
+    assert ids(model) == {1}
+
+
+def test_a_short_message_does_not_wipe_what_is_known(model):
+    feed = model.feed("child")
+    feed.replace_volumes([volume(1, size=9, collection="c")])
+    feed.add_volumes([master_pb2.VolumeShortInformationMessage(id=1, version=3, collection="c")])
+    assert model.snapshot().volumes[0, 1].message.size == 9
+    feed.add_volumes([master_pb2.VolumeShortInformationMessage(id=1, version=3, collection="d")])
+    assert model.snapshot().volumes[0, 1].message == volume(1, collection="d")
+
+
+def test_a_removal_with_a_wrong_disk_id_removes_every_copy(model):
+    feed = model.feed("child")
+    feed.replace_volumes([volume(1, disk_id=1), volume(2, disk_id=1)])
+    feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=1)])
+    assert ids(model) == {2}
+    feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=3)])
+    assert ids(model) == {2}
+
+
+def test_holds_nest_and_cover_every_source(model):
+    model.feed("native").replace_volumes([volume(1)])
+    with model.hold([1]):
+        with model.hold([1, 2]):
+            model.feed("native").remove_volumes([short_of(volume(1))])
+        assert ids(model) == {1}
+        model.feed("child").add_volumes([short_of(volume(1))])
+    assert ids(model) == {1}
+    model.feed("child").remove_volumes([short_of(volume(1))])
+    assert ids(model) == set()
+
+
+def test_a_hold_ends_when_its_block_fails(model):
+    model.feed("child").replace_volumes([volume(1)])
+
+    def fail_to_hand_over():
+        with model.hold([1]):
+            model.feed("child").retire()
+            assert ids(model) == {1}
+            raise ValueError("hand-over failed")
+
+    with pytest.raises(ValueError, match="hand-over"):
+        fail_to_hand_over()
+    assert ids(model) == set()
+
+
+def test_listeners_hear_of_changes_until_removed(model):
+    heard = []
+    remove = model.add_listener(lambda: heard.append(model.snapshot().version))
+    model.feed("child").set_facts(NodeFacts(max_file_key=1))
+    model.feed("child").set_facts(NodeFacts(max_file_key=1))
+    assert len(heard) == 1
+    remove()
+    remove()
+    model.feed("child").replace_volumes([])
+    assert len(heard) == 1
+
+
+def test_snapshots_do_not_change_afterwards(model):
+    model.feed("child").replace_volumes([volume(1)])
+    model.feed("child").add_ec_shards([Shards(id=1, ec_index_bits=1)])
+    before = model.snapshot()
+    model.feed("child").change_volumes([volume(2)])
+    model.feed("child").add_ec_shards([Shards(id=2, ec_index_bits=1)])
+    assert (len(before.volumes), len(before.ec_shards)) == (1, 1)
