@@ -1,0 +1,59 @@
+"""docs/dependencies.md gives the reason for each dependency of pyproject.toml, and for nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGE = (ROOT / "docs" / "dependencies.md").read_text()
+MODULES = {
+    "grpc": "grpcio",
+    "yaml": "PyYAML",
+    "jwt": "PyJWT",
+    "google": "protobuf",
+    "grpc_reflection": "grpcio_reflection",
+}
+"""Import names that are not the distribution's name. google.protobuf; google_crc32c is its own."""
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]
+
+
+def sections() -> dict[str, str]:
+    """Heading -> what is below it, up to the next heading."""
+    parts = re.split(r"^### (.+)$", PAGE, flags=re.MULTILINE)
+    return {title.strip(): text.split("\n## ")[0].strip() for title, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def test_each_dependency_has_its_reason_and_each_reason_its_dependency():
+    extras = PROJECT["optional-dependencies"].values()
+    declared = {name_of(item) for group in [PROJECT["dependencies"], *extras] for item in group}
+    declared -= {PROJECT["name"]}
+    documented = {name for title in sections() for name in title.split(", ")}
+    assert documented == declared
+
+
+def test_no_reason_is_empty():
+    assert not [title for title, text in sections().items() if len(text) < 10]
+
+
+def test_what_is_imported_is_declared_as_a_runtime_dependency():
+    declared = {name_of(item).replace("-", "_").lower() for item in PROJECT["dependencies"]}
+    own = {"native_handlers", "supervisor"}
+    for package in own:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(node, ast.Import):
+                    tops = {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    tops = {node.module.split(".")[0]}
+                else:
+                    continue
+                for top in tops - own - sys.stdlib_module_names:
+                    assert MODULES.get(top, top).lower() in declared, f"{path}:{node.lineno} imports {top}"
