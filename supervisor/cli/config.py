@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from supervisor.wire.server_address import ServerAddress
@@ -132,6 +133,8 @@ class SecurityConfig:
     tls_max_version: str = ""
     tls_cipher_suites: str = ""
     loaded_from: tuple[Path, ...] = ()
+    file_data: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    """The merged files as they were read, keys in lower case; backend/child_config.py derives the child's from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """From an argument list to one checked `Config`. Reads files and asks the kernel, but starts nothing.
 
 `load_config` collects everything that is wrong before it raises, so that an operator corrects it in one go. Rules
-between flags are upstream's (weed/command/volume.go); what a single flag demands is in flag_table.py and values.py.
+between flags are upstream's (weed/command/volume.go); what a single flag demands is in flags.py and values.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from supervisor.cli.config import Config, LogConfig, ReadMode
 from supervisor.cli.directories import read_directories, read_idx_directory
 from supervisor.cli.engine_choice import EngineChoice, choose_engine, table_forwards_anything
 from supervisor.cli.errors import BadValue, UsageError
-from supervisor.cli.flag_table import VOLUME_FLAGS
-from supervisor.cli.flags import Flag, Kind, Owner
+from supervisor.cli.flags import VOLUME_FLAGS, Flag, Kind, Owner
 from supervisor.cli.gather import CommandInput, gather
 from supervisor.cli.go_values import parse_bool
 from supervisor.cli.home_paths import absolute_or_none

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from supervisor.cli.addresses import read_grpc_port
 from supervisor.cli.config import LogConfig, MasterOptions, Mode, QuickstartConfig
 from supervisor.cli.errors import UsageError
-from supervisor.cli.flag_table import MASTER_FLAGS, QUICKSTART_FLAGS
+from supervisor.cli.flags import MASTER_FLAGS, QUICKSTART_FLAGS
 from supervisor.cli.gather import gather
 from supervisor.cli.go_flags import unknown_flag_message
 from supervisor.cli.home_paths import absolute, absolute_or_none

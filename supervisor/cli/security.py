@@ -49,18 +49,21 @@ def security_from_tree(tree: ConfigTree, white_list_flag: tuple[str, ...], cwd: 
         tls_max_version=tree.text("tls.max_version"),
         tls_cipher_suites=tree.text("tls.cipher_suites"),
         loaded_from=tree.loaded_from,
+        file_data=tree.data,
     )
 
 
-def reload_security(config: Config, environ: Mapping[str, str], cwd: Path) -> tuple[SecurityConfig, ConfigTree]:
+def reload_security(config: Config, environ: Mapping[str, str], cwd: Path) -> tuple[SecurityConfig, tuple[str, ...]]:
     """Reads the same files again, as one snapshot. Keys that are gone from a file are gone from the snapshot.
+
+    Returns the snapshot and the warnings to log.
 
     Raises:
         BadConfigFile: a file cannot be parsed; the caller keeps what it has.
     """
     sources = ConfigSources(config.config_dir, config.security_file, environ, cwd)
     tree = load_config_tree(sources, strict=True)
-    return security_from_tree(tree, config.white_list_flag, cwd), tree
+    return security_from_tree(tree, config.white_list_flag, cwd), tuple(tree.warnings)
 
 
 def disk_probe_from_tree(tree: ConfigTree, disk_flag: str, directory_count: int) -> DiskProbeConfig:

@@ -1,0 +1,112 @@
+"""The child's command line: what the operator asked for, with everything replaced that is ours to own.
+
+Listeners, identity, masters, white list and the waiting before a stop belong to this process; the child listens on
+loopback and takes our relay for its master. Limits, directories and everything else are passed on.
+
+The child binds to the *name* localhost on purpose: weed makes a literal bind IP the source address of every outgoing
+connection (weed/util/outbound_dial.go), so 127.0.0.1 would cut it off from peers on other hosts, while a name leaves
+the choice to the kernel. It listens on 127.0.0.1 all the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from supervisor.backend.child_config import DERIVED_KEYS
+from supervisor.backend.ports import LOOPBACK
+from supervisor.cli.config import NativeBackend
+from supervisor.cli.flags import VOLUME_FLAGS, weed_variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from supervisor.backend.ports import BackendPorts
+    from supervisor.cli.config import Config
+    from supervisor.wire.server_address import ServerAddress
+
+BIND_NAME = "localhost"
+IDLE_MARGIN_S = 60
+"""The child keeps idle connections this much longer than we do, and so never closes one that we are about to use."""
+
+_OURS = frozenset(
+    {"port", "port.grpc", "port.public", "ip", "ip.bind", "publicUrl", "id", "master", "mserver", "preStopSeconds"}
+    | {"idleTimeout", "whiteList", "metricsPort", "metricsIp", "debug", "debug.port", "options", "dir", "dir.idx"}
+    | {"cpuprofile", "memprofile"}
+)
+"""`weed volume` flags of which the child does not see what the operator gave."""
+_OUR_LOGGING = frozenset({"config_dir", "logdir", "logtostderr", "alsologtostderr", "stderrthreshold", "log_json"})
+_OUR_VARIABLES = frozenset(
+    {"VOLUME_SERVER_PY_MODE", "VOLUME_SERVER_PY_ROUTES", "VOLUME_SERVER_RUST_MODE", "WEED_BINARY"}
+    | {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
+)
+
+
+def child_command(config: Config, ports: BackendPorts, relay_address: ServerAddress, config_dir: Path) -> list[str]:
+    """The argument list to start the child with; the first entry is the program.
+
+    `relay_address` is where our relay listens; `config_dir` holds the derived configuration (child_config.py).
+    `config.backend` must not be None.
+    """
+    program, *prefix = _program(config)
+    weed_flags = [f"-{name}={text}" for name, text in _weed_flags(config, config_dir)]
+    flags = [f"-{name}={text}" for name, text in _volume_flags(config, ports, relay_address)]
+    return [program, *prefix, *weed_flags, "volume", *flags]
+
+
+def child_environment(environ: Mapping[str, str], backend: Path | NativeBackend) -> dict[str, str]:
+    """`environ` without what would override the derived flags and files, or what is meant for this process only."""
+    removed = _OUR_VARIABLES | {variable for row in VOLUME_FLAGS.values() for variable in row.environment}
+    removed |= {weed_variable(key) for key in DERIVED_KEYS}
+    kept = {name: text for name, text in environ.items() if name not in removed}
+    if backend is NativeBackend.NATIVE:
+        root = str(Path(__file__).resolve().parents[2])
+        kept["PYTHONPATH"] = f"{root}:{kept['PYTHONPATH']}" if kept.get("PYTHONPATH") else root
+    return kept
+
+
+def _program(config: Config) -> list[str]:
+    if config.backend is NativeBackend.NATIVE:
+        # -P: a directory `supervisor` where we happen to run must not be taken for ours.
+        return [sys.executable, "-P", "-m", "supervisor.cli.main", "-mode=native", *_native_only(config)]
+    assert config.backend is not None, "no backend was configured"
+    return [str(config.backend)]
+
+
+def _native_only(config: Config) -> list[str]:
+    return [f"-offset.bytes={config.offset_width_bytes}"] if config.offset_width_bytes else []
+
+
+def _weed_flags(config: Config, config_dir: Path) -> Iterator[tuple[str, str]]:
+    """Log files only where -logdir asks for them; standard error, which we read, in any case."""
+    yield "config_dir", str(config_dir)
+    if config.log.directory is None:
+        yield "logtostderr", "true"
+    else:
+        yield "logdir", str(config.log.directory)
+        yield "alsologtostderr", "true"
+    yield from ((name, text) for name, text in config.given_global_flags if name not in _OUR_LOGGING)
+
+
+def _volume_flags(config: Config, ports: BackendPorts, relay_address: ServerAddress) -> Iterator[tuple[str, str]]:
+    has_public_port = config.port_public != config.port
+    yield "ip", LOOPBACK
+    yield "ip.bind", BIND_NAME
+    yield "port", str(ports.http)
+    yield "port.grpc", str(ports.grpc)
+    yield "port.public", str(ports.public if has_public_port else ports.http)
+    yield "publicUrl", f"{LOOPBACK}:{ports.public if has_public_port else ports.http}"
+    yield "master", f"{relay_address.http}.{relay_address.grpc_port}"
+    yield "preStopSeconds", "0"
+    yield "idleTimeout", str(config.idle_timeout_s + IDLE_MARGIN_S)
+    yield "dir", ",".join(str(directory.path) for directory in config.directories)
+    if config.idx_directory is not None:
+        yield "dir.idx", str(config.idx_directory)
+    if config.metrics_port:
+        yield "metricsPort", str(ports.metrics)
+        yield "metricsIp", BIND_NAME
+    for name, path in (("cpuprofile", config.cpu_profile), ("memprofile", config.mem_profile)):
+        if path is not None:
+            yield name, str(path)
+    yield from ((name, text) for name, text in config.given_flags if name not in _OURS)

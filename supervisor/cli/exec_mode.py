@@ -1,0 +1,47 @@
+"""exec mode: the argument list with which this process becomes `weed volume`. Imports nothing that starts slowly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from supervisor.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from supervisor.cli.config import Config
+
+_SECURITY_FILE_NAME = "security.toml"
+
+
+def go_command(config: Config) -> list[str]:
+    """The Go program's argument list, flags in Go's spelling and every value where it was said to win.
+
+    Raises:
+        UsageError: -securityFile names a file that the Go program has no way of being told about.
+    """
+    assert isinstance(config.backend, Path), "exec mode has a program"
+    weed_flags = list(config.given_global_flags)
+    if config.security_file is not None:
+        weed_flags = [flag for flag in weed_flags if flag[0] != "config_dir"]
+        weed_flags.append(("config_dir", str(_config_dir_for(config.security_file, config.config_dir))))
+    return [str(config.backend), *_spelled(weed_flags), "volume", *_spelled(config.given_flags)]
+
+
+def _spelled(flags: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> list[str]:
+    return [f"-{name}={text}" for name, text in flags]
+
+
+def _config_dir_for(security_file: Path, config_dir: Path | None) -> Path:
+    """weed takes a directory and looks for the name security.toml in it."""
+    directory = security_file.parent
+    if security_file.name != _SECURITY_FILE_NAME:
+        raise UsageError(
+            f"-securityFile={security_file}: in exec mode the Go program looks for {_SECURITY_FILE_NAME} in a"
+            f" directory; rename the file to {_SECURITY_FILE_NAME}, or use another mode"
+        )
+    if config_dir is not None and config_dir.resolve() != directory.resolve():
+        raise UsageError(
+            f"-securityFile={security_file} and -config_dir={config_dir}: the Go program knows one directory only;"
+            " put both files there and give -config_dir alone"
+        )
+    return directory
