@@ -1,0 +1,163 @@
+"""Calls handed on to the backend as bytes: no message is decoded, in none of the four shapes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from native_handlers.grpc.context import RequestsBroken, RpcFailure
+from supervisor.gateway.grpc_metadata import forwarded_answer_metadata, forwarded_request_metadata, with_request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from supervisor.gateway.grpc_call import Call, RequestStream
+
+UNAVAILABLE_TEXT = "the backend volume server is unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedCall:
+    """A call that the backend answered with OK. The messages are None where they were a stream."""
+
+    route_name: str
+    request: bytes | None
+    response: bytes | None
+
+
+class BackendEngine:
+    """Forwards calls on the channel that `channel` gives. A call is tried once: the backend may have executed it.
+
+    Args:
+        channel: asked for each call, so that a restarted backend can get a new channel.
+        after_forward: by route name, what else is to happen once the backend has said OK, before the client hears it.
+            If it raises, the client gets INTERNAL.
+    """
+
+    name = "backend"
+
+    def __init__(
+        self, channel: Callable[[], grpc.Channel], after_forward: Mapping[str, Callable[[ForwardedCall], None]]
+    ) -> None:
+        self._channel = channel
+        self._after_forward = after_forward
+
+    def respond(self, call: Call) -> bytes:
+        request = None if call.method.client_streaming else call.requests.only()
+        rpc = self._start(call, request)
+        # Blocks until the call is over, in whatever way.
+        if rpc.code() is not grpc.StatusCode.OK:
+            raise _failure_of(rpc, call)
+        response: bytes = rpc.result()
+        self._finish(rpc, call, request, response)
+        initial = forwarded_answer_metadata(rpc.initial_metadata())
+        if initial:
+            _send_headers(call, rpc)
+        return response
+
+    def stream(self, call: Call) -> Iterator[bytes]:
+        request = None if call.method.client_streaming else call.requests.only()
+        rpc = self._start(call, request)
+        try:
+            rpc.initial_metadata()  # Blocks until the headers are there or the call is over.
+            if not rpc.done():
+                _send_headers(call, rpc)
+            # Each step asks the backend for one message, so its pace is the client's.
+            yield from _messages(rpc)
+            if rpc.code() is not grpc.StatusCode.OK:
+                raise _failure_of(rpc, call)
+            self._finish(rpc, call, request, None)
+        finally:
+            rpc.cancel()
+
+    def _start(self, call: Call, request: bytes | None) -> Any:  # noqa: ANN401  grpcio types its calls by shape
+        """Begins the call; it ends with the client's, at the latest."""
+        metadata = with_request_id(forwarded_request_metadata(call.metadata), call.request_id)
+        outgoing: bytes | _OutgoingRequests = _OutgoingRequests(call.requests) if request is None else request
+        try:
+            rpc = _invoke(self._channel(), call, outgoing, metadata)
+        except ValueError as error:  # what grpcio raises for a closed channel
+            rpc = None
+            raise RpcFailure(f"{UNAVAILABLE_TEXT}: {error}", grpc.StatusCode.UNAVAILABLE) from error
+        finally:
+            if isinstance(outgoing, _OutgoingRequests):
+                outgoing.started(rpc)
+        if not call.context.add_callback(rpc.cancel):
+            rpc.cancel()
+        return rpc
+
+    def _finish(self, rpc: Any, call: Call, request: bytes | None, response: bytes | None) -> None:  # noqa: ANN401
+        hook = self._after_forward.get(call.route_name)
+        if hook is not None:
+            hook(ForwardedCall(call.route_name, request, response))
+        call.set_trailing(forwarded_answer_metadata(rpc.trailing_metadata()))
+
+
+def _invoke(channel: grpc.Channel, call: Call, outgoing: object, metadata: object) -> Any:  # noqa: ANN401
+    path, timeout_s = call.method.path, call.time_remaining_s
+    if call.method.server_streaming:
+        open_stream: Any = channel.stream_stream if call.method.client_streaming else channel.unary_stream
+        return open_stream(path)(outgoing, timeout=timeout_s, metadata=metadata)
+    open_unary: Any = channel.stream_unary if call.method.client_streaming else channel.unary_unary
+    return open_unary(path).future(outgoing, timeout=timeout_s, metadata=metadata)
+
+
+def _messages(rpc: Any) -> Iterator[bytes]:  # noqa: ANN401
+    try:
+        yield from rpc
+    except grpc.RpcError:
+        return  # The call says why it ended.
+
+
+def _send_headers(call: Call, rpc: Any) -> None:  # noqa: ANN401
+    try:
+        call.context.send_initial_metadata(forwarded_answer_metadata(rpc.initial_metadata()))
+    except grpc.RpcError as error:
+        raise RequestsBroken from error
+
+
+def _failure_of(rpc: Any, call: Call) -> RpcFailure:  # noqa: ANN401
+    """The backend's status, its trailers set to go with it.
+
+    Where there is no backend, grpcio makes up an UNAVAILABLE that no server sent: without headers and trailers. (The Go
+    server sends both with each status of a unary call, and UNAVAILABLE never.)
+    """
+    code: grpc.StatusCode = rpc.code()
+    details: str = rpc.details() or ""
+    trailing = forwarded_answer_metadata(rpc.trailing_metadata())
+    if code is grpc.StatusCode.UNAVAILABLE and not trailing and not rpc.initial_metadata():
+        details = f"{UNAVAILABLE_TEXT}: {details}"
+    call.set_trailing(trailing)
+    return RpcFailure(details, code)
+
+
+class _OutgoingRequests:
+    """The client's stream, for grpcio to send on from a thread of its own, one message at a time.
+
+    If the client breaks off, the backend's call is cancelled *before* this iterator ends, else grpcio would tell the
+    backend that the stream is complete.
+    """
+
+    def __init__(self, requests: RequestStream) -> None:
+        self._requests = requests
+        self._rpc: Any = None
+        self._is_started = threading.Event()
+
+    def started(self, rpc: Any) -> None:  # noqa: ANN401
+        self._rpc = rpc
+        self._is_started.set()
+
+    def __iter__(self) -> _OutgoingRequests:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._requests)
+        except RequestsBroken:
+            self._is_started.wait()
+            if self._rpc is not None:
+                self._rpc.cancel()
+            raise StopIteration from None

@@ -1,0 +1,45 @@
+"""Which client certificates may open a gRPC connection, beyond being signed by the CA.
+
+Source: weed/security/tls.go, Authenticator. Wilful difference: with only a wildcard domain configured, upstream also
+lets in certificates without a common name (its empty list of names holds the empty name); here they are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class ClientNames:
+    """grpc.volume.allowed_commonNames and grpc.allowed_wildcard_domain. With neither, every name is allowed."""
+
+    allowed: tuple[str, ...] = ()
+    wildcard_domain: str = ""
+
+    def allows(self, common_name: str | None) -> bool:
+        if not self.allowed and not self.wildcard_domain:
+            return True
+        if not common_name:
+            return False
+        return common_name in self.allowed or (
+            bool(self.wildcard_domain) and common_name.endswith(self.wildcard_domain)
+        )
+
+
+def common_name_of(certificate: Mapping[str, object] | None) -> str | None:
+    """The subject's common name in what ``SSLObject.getpeercert()`` gives; the last one if there are several.
+
+    None when there is no certificate or no common name in it.
+    """
+    name = None
+    subject = (certificate or {}).get("subject", ())
+    assert isinstance(subject, tuple)
+    for relative_name in subject:
+        for key, value in relative_name:
+            if key == "commonName":
+                name = str(value)
+    return name

@@ -1,0 +1,84 @@
+"""A gateway before a fake backend: a grpc server of which a test says, RPC by RPC, what it does with bytes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from supervisor.net.grpc_peers import Peer, PeerRegistry
+
+if TYPE_CHECKING:
+    from supervisor.gateway.grpc import GrpcGateway
+
+DEADLINE_S = 20.0
+
+
+class EveryoneIsKnown(PeerRegistry):
+    """Takes each connection for one that the relay opened for `peer`."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__()
+        self.peer = peer
+
+    def find(self, _grpc_peer: str) -> Peer | None:
+        return self.peer
+
+
+class FakeBackend(grpc.GenericRpcHandler):
+    """Behaviours by RPC name, shaped as the RPC is. `seen` holds each call's (name, metadata, seconds left)."""
+
+    def __init__(self) -> None:
+        self.behaviors: dict[str, object] = {}
+        self.seen: list[tuple[str, dict[str, object], float | None]] = []
+        self.cancelled = threading.Event()
+        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+        self.server = grpc.server(ThreadPoolExecutor(600), handlers=[self], options=options)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def on(self, name: str):
+        def register(behavior):
+            self.behaviors[name] = behavior
+            return behavior
+
+        return register
+
+    def service(self, details):
+        name = details.method.rpartition("/")[2]
+        method, behavior = VOLUME_SERVER_METHODS[name], self.behaviors.get(name)
+        if behavior is None:
+            return None
+
+        def run(requests, context):
+            self.seen.append((name, dict(context.invocation_metadata()), context.time_remaining()))
+            return behavior(requests, context)
+
+        shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+        return getattr(grpc, f"{shape}_rpc_method_handler")(run)
+
+
+@dataclass
+class Client:
+    """Calls of bytes on the gateway, by RPC name."""
+
+    channel: grpc.Channel
+    gateway: GrpcGateway
+    counted: list[tuple[str, str, str]]
+
+    def call(self, name: str):
+        method = VOLUME_SERVER_METHODS[name]
+        shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+        return getattr(self.channel, shape)(method.path)
+
+
+def wait_until(condition, what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not so in time: {what}"
+        threading.Event().wait(0.002)

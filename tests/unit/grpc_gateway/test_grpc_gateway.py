@@ -1,0 +1,379 @@
+"""What the gateway decides itself: who may call, which engine serves, what is refused and how."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import grpc
+import pytest
+from grpc_gateway_fakes import EveryoneIsKnown, wait_until
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+
+from native_handlers.grpc.context import RequestsBroken, RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from supervisor.gateway.grpc import unknown_text
+from supervisor.gateway.grpc_gate import GATED, OPEN_TO_ALL, OPEN_TO_PEERS
+from supervisor.gateway.grpc_limits import CallLimits
+from supervisor.gateway.grpc_native import native_engines
+from supervisor.net.grpc_peers import Peer, PeerRegistry
+from supervisor.routing.registry import REFLECTION_PATHS
+from supervisor.routing.table import table_forwarding_all, table_native
+
+T = 20
+
+
+def failure_of(invoke) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        invoke()
+    return caught.value
+
+
+def serve(open_gateway, name, handler, **more):
+    """A client of a gateway that serves `name` natively with `handler(context, request)`."""
+    engines = native_engines(None, {name: lambda _node, context, request: handler(context, request)})
+    return open_gateway(native=engines, table=table_native([f"grpc.{name}"]), **more)
+
+
+class TestPeers:
+    def test_a_connection_past_the_relay_is_refused_on_each_call(self, backend, open_gateway):
+        client = open_gateway(backend=backend, peers=PeerRegistry())
+        for name in ("Ping", "VolumeTailSender", "ReceiveFile"):
+            argument = iter([b""]) if name == "ReceiveFile" else b""
+            error = failure_of(lambda name=name, argument=argument: list(client.call(name)(argument, timeout=T)))
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert error.details().startswith("no peer info")
+        assert backend.seen == []
+
+    def test_native_handlers_see_the_true_peer(self, open_gateway):
+        seen = []
+
+        def handler(context, request):
+            seen.append((context.peer_host, context.peer_port, context.is_active(), context.time_remaining_s()))
+            return pb.PingResponse()
+
+        client = serve(open_gateway, "Ping", handler, peers=EveryoneIsKnown(Peer("192.0.2.7", 4711)))
+        client.call("Ping")(b"", timeout=T)
+        [(host, port, is_active, remaining_s)] = seen
+        assert (host, port, is_active) == ("192.0.2.7", 4711, True)
+        assert 1 < remaining_s < T + 1
+
+
+class TestAdminGate:
+    def test_the_sets_are_upstreams(self):
+        assert len(VOLUME_SERVER_METHODS) == 49
+        assert len(GATED) == 30
+        assert set(VOLUME_SERVER_METHODS) >= OPEN_TO_ALL | OPEN_TO_PEERS
+        assert not OPEN_TO_ALL & OPEN_TO_PEERS
+
+    def test_gated_rpcs_are_refused_for_either_engine_and_the_others_are_not(self, backend, open_gateway):
+        native = open_gateway(native={}, allows=lambda host: host != "10.1.2.3")
+        forwarding = open_gateway(backend=backend, allows=lambda host: host != "10.1.2.3")
+        for name, method in VOLUME_SERVER_METHODS.items():
+            for client in (native, forwarding):
+                argument = iter([b""]) if method.client_streaming else b""
+                error = failure_of(lambda client=client, name=name, a=argument: list(client.call(name)(a, timeout=T)))
+                if name in GATED:
+                    assert (error.code(), error.details()) == (
+                        grpc.StatusCode.PERMISSION_DENIED,
+                        "not authorized: 10.1.2.3",
+                    )
+                else:
+                    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert not {name for name, _, _ in backend.seen} & GATED
+
+    def test_a_refused_unary_call_returns_its_request_id(self, open_gateway):
+        client = open_gateway(native={}, allows=lambda host: False)
+        error = failure_of(lambda: client.call("SetState")(b"", timeout=T, metadata=(("x-amz-request-id", "mine"),)))
+        assert dict(error.trailing_metadata())["x-amz-request-id"] == "mine"
+
+    def test_refusals_are_logged_once_per_peer_and_method(self, open_gateway, caplog):
+        client = open_gateway(native={}, allows=lambda host: False)
+        for name in ("SetState", "SetState", "VolumeDelete", "SetState"):
+            failure_of(lambda name=name: client.call(name)(b"", timeout=T))
+        texts = [record.getMessage() for record in caplog.records if "not whitelisted" in record.getMessage()]
+        assert texts == [
+            "gRPC admin auth failed: 10.1.2.3 is not whitelisted (remote: 10.1.2.3:777, SetState)",
+            "gRPC admin auth failed: 10.1.2.3 is not whitelisted (remote: 10.1.2.3:777, VolumeDelete)",
+        ]
+
+    def test_a_reloaded_white_list_counts_at_once(self, backend, open_gateway):
+        allowed = [False]
+        client = open_gateway(backend=backend, allows=lambda host: allowed[0])
+        backend.on("SetState")(lambda request, context: b"")
+        failure_of(lambda: client.call("SetState")(b"", timeout=T))
+        allowed[0] = True
+        assert client.call("SetState")(b"", timeout=T) == b""
+
+    def test_the_gate_closes_before_a_message_is_read(self, open_gateway):
+        """The refusal comes though the client has not sent, and may never send, the request."""
+        client = open_gateway(native={}, allows=lambda host: False)
+        slow = client.channel.stream_unary("/volume_server_pb.VolumeServer/VolumeDelete")
+        error = failure_of(lambda: slow(iter(threading.Event().wait, "never"), timeout=T))
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+class TestEngines:
+    def test_the_table_decides(self, backend, open_gateway):
+        backend.on("Ping")(lambda request, context: pb.PingResponse(start_time_ns=1).SerializeToString())
+        engines = native_engines(None, {"Ping": lambda node, context, request: pb.PingResponse(start_time_ns=2)})
+        for table, answer in ((table_forwarding_all(), 1), (table_native(["grpc.Ping"]), 2)):
+            client = open_gateway(backend=backend, native=engines, table=table)
+            assert pb.PingResponse.FromString(client.call("Ping")(b"", timeout=T)).start_time_ns == answer
+
+    def test_what_nobody_serves_is_unimplemented_and_says_so(self, open_gateway):
+        for table in (table_native(["grpc.Ping"]), table_forwarding_all()):
+            client = open_gateway(native={}, table=table)
+            error = failure_of(lambda client=client: client.call("VolumeConfigure")(b"", timeout=T))
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert "grpc.VolumeConfigure is not served natively yet" in error.details()
+
+    @pytest.mark.parametrize(
+        ("path", "text"),
+        [
+            ("/volume_server_pb.VolumeServer/Nope", "unknown method Nope for service volume_server_pb.VolumeServer"),
+            ("/master_pb.Seaweed/Ping", "unknown service master_pb.Seaweed"),
+            ("/a/b/c", "unknown service a/b"),
+            ("/", 'malformed method name: "/"'),
+        ],
+    )
+    def test_unknown_methods(self, open_gateway, path, text):
+        client = open_gateway(native={})
+        for shape in ("unary_unary", "unary_stream"):
+            call = getattr(client.channel, shape)(path)
+            error = failure_of(lambda call=call: list(call(b"", timeout=T)))
+            assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, text)
+
+    def test_text_for_a_path_without_a_slash(self):
+        assert unknown_text("Ping") == 'malformed method name: "Ping"'
+
+
+class TestNative:
+    def test_failures_carry_their_code_and_text(self, open_gateway):
+        def handler(context, request):
+            context.set_trailing("tail", "1")
+            raise RpcFailure("volume 3 not found")
+
+        client = serve(open_gateway, "VolumeStatus", handler)
+        error = failure_of(lambda: client.call("VolumeStatus")(b"", timeout=T))
+        assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "volume 3 not found")
+        assert dict(error.trailing_metadata())["tail"] == "1"
+        assert "x-amz-request-id" in dict(error.trailing_metadata())
+
+    def test_bugs_are_internal_and_logged(self, open_gateway, caplog):
+        def handler(context, request):
+            raise ZeroDivisionError("a bug")
+
+        client = serve(open_gateway, "VolumeStatus", handler)
+        error = failure_of(lambda: client.call("VolumeStatus")(b"", timeout=T))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "a bug" in caplog.text
+
+    def test_bytes_that_are_no_message(self, open_gateway):
+        client = serve(open_gateway, "VolumeStatus", lambda context, request: pb.VolumeStatusResponse())
+        error = failure_of(lambda: client.call("VolumeStatus")(b"\xff\xff\xff", timeout=T))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert error.details().startswith("grpc: error unmarshalling request:")
+
+    def test_a_unary_call_without_its_message(self, open_gateway):
+        client = serve(open_gateway, "VolumeStatus", lambda context, request: pb.VolumeStatusResponse())
+        call = client.channel.stream_unary("/volume_server_pb.VolumeServer/VolumeStatus")
+        assert failure_of(lambda: call(iter(()), timeout=T)).code() is grpc.StatusCode.INTERNAL
+
+    def test_streams_of_answers(self, open_gateway):
+        def handler(context, request):
+            for _ in range(3):
+                yield pb.CopyFileResponse(file_content=request.collection.encode())
+            raise RpcFailure("broke")
+
+        client = serve(open_gateway, "CopyFile", handler)
+        call = client.call("CopyFile")(pb.CopyFileRequest(collection="c").SerializeToString(), timeout=T)
+        assert [pb.CopyFileResponse.FromString(next(call)).file_content for _ in range(3)] == [b"c"] * 3
+        assert failure_of(lambda: next(call)).details() == "broke"
+
+    def test_streams_of_requests(self, open_gateway):
+        client = serve(
+            open_gateway,
+            "ReceiveFile",
+            lambda context, requests: pb.ReceiveFileResponse(
+                bytes_written=sum(len(request.file_content) for request in requests)
+            ),
+        )
+        parts = [pb.ReceiveFileRequest(file_content=b"x" * size).SerializeToString() for size in (1, 2, 3)]
+        answer = client.call("ReceiveFile")(iter(parts), timeout=T)
+        assert pb.ReceiveFileResponse.FromString(answer).bytes_written == 6
+
+    def test_a_broken_off_upload_is_an_error_in_the_handler(self, open_gateway):
+        ended = []
+
+        def handler(context, requests):
+            try:
+                ended.append(sum(1 for _ in requests))
+            except RequestsBroken as error:
+                ended.append(error)
+                raise
+            return pb.ReceiveFileResponse()
+
+        client = serve(open_gateway, "ReceiveFile", handler)
+        for _ in range(40):
+            go_on = threading.Event()
+            requests = iter([b"", go_on])
+            stream = (item if isinstance(item, bytes) else item.wait(T) for item in requests)
+            call = client.call("ReceiveFile").future(stream, timeout=0.02)
+            assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            go_on.set()
+        wait_until(lambda: client.gateway.running_calls == 0, "every handler has ended")
+        assert {type(end) for end in ended} == {RequestsBroken}
+
+    def test_a_handler_hears_that_its_client_is_gone(self, open_gateway):
+        begun, gone = threading.Event(), threading.Event()
+
+        def handler(context, request):
+            assert context.add_callback(gone.set)
+            begun.set()
+            assert gone.wait(T)
+            assert not context.is_active()
+            return pb.VolumeStatusResponse()
+
+        client = serve(open_gateway, "VolumeStatus", handler)
+        call = client.call("VolumeStatus").future(b"", timeout=T)
+        assert begun.wait(T)
+        call.cancel()
+        assert gone.wait(T)
+
+
+class TestReflection:
+    @pytest.mark.parametrize("path", REFLECTION_PATHS)
+    def test_both_versions_know_the_service(self, open_gateway, path):
+        client = open_gateway(native={}, allows=lambda host: False)
+        ask = client.channel.stream_stream(
+            path, ServerReflectionRequest.SerializeToString, ServerReflectionResponse.FromString
+        )
+        requests = [
+            ServerReflectionRequest(list_services=""),
+            ServerReflectionRequest(file_containing_symbol="volume_server_pb.VolumeServer"),
+            ServerReflectionRequest(file_containing_symbol="no.such.Thing"),
+        ]
+        listed, found, missing = ask(iter(requests), timeout=T)
+        assert [service.name for service in listed.list_services_response.service] == [
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+            "volume_server_pb.VolumeServer",
+        ]
+        assert len(found.file_descriptor_response.file_descriptor_proto) >= 1
+        assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+        assert client.counted == [("grpc.reflection", "native", "OK")]
+
+    def test_bytes_that_are_no_message(self, open_gateway):
+        call = open_gateway(native={}).channel.stream_stream(REFLECTION_PATHS[0])
+        assert failure_of(lambda: list(call(iter([b"\xff"]), timeout=T))).code() is grpc.StatusCode.INTERNAL
+
+
+class TestLimits:
+    @pytest.mark.slow
+    def test_hundreds_of_idle_streams_do_not_keep_a_ping_waiting(self, backend, open_gateway):
+        """Slow because it opens hundreds of streams, on both engines' worth of threads."""
+        done = threading.Event()
+
+        @backend.on("VolumeTailSender")
+        def behavior(request, context):
+            yield b"open"
+            done.wait(T)
+
+        limits = CallLimits(unary=8, streaming=300)
+        client = open_gateway(backend=backend, limits=limits)
+        backend.on("Ping")(lambda request, context: b"pong")
+        streams = [client.call("VolumeTailSender")(b"", timeout=60) for _ in range(limits.streaming)]
+        assert [next(stream) for stream in streams] == [b"open"] * len(streams)
+
+        started_s = time.monotonic()
+        for _ in range(20):
+            assert client.call("Ping")(b"", timeout=T) == b"pong"
+        assert (time.monotonic() - started_s) / 20 < 0.25
+
+        error = failure_of(lambda: next(client.call("VolumeTailSender")(b"", timeout=T)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "300 streaming calls are in progress; try again later"
+
+        done.set()
+        assert [list(stream) for stream in streams] == [[]] * len(streams)
+        wait_until(lambda: client.gateway.running_calls == 0, "every thread is free again")
+        assert next(client.call("VolumeTailSender")(b"", timeout=T)) == b"open"
+
+    def test_unary_calls_past_their_bound_are_refused_and_streams_go_on(self, backend, open_gateway):
+        begun, done = threading.Semaphore(0), threading.Event()
+
+        @backend.on("VacuumVolumeCommit")
+        def behavior(request, context):
+            begun.release()
+            assert done.wait(T)
+            return b""
+
+        backend.on("CopyFile")(lambda request, context: iter([b"file"]))
+        client = open_gateway(backend=backend, limits=CallLimits(unary=2, streaming=2))
+        calls = [client.call("VacuumVolumeCommit").future(b"", timeout=T) for _ in range(2)]
+        for _ in calls:
+            assert begun.acquire(timeout=T)
+        assert failure_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert list(client.call("CopyFile")(b"", timeout=T)) == [b"file"]
+        done.set()
+        assert [call.result() for call in calls] == [b"", b""]
+
+    def test_silent_clients_do_not_take_threads_for_ever(self, backend, open_gateway):
+        """A call whose request never comes holds its place until its client goes, and no longer."""
+        client = open_gateway(backend=backend, limits=CallLimits(unary=1, streaming=1))
+        backend.on("Ping")(lambda request, context: b"pong")
+        silent = client.channel.stream_unary("/volume_server_pb.VolumeServer/Ping")
+        call = silent.future(iter(threading.Event().wait, "never"), timeout=T)
+        wait_until(lambda: client.gateway.running_calls == 1, "the silent call has its thread")
+        assert failure_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        call.cancel()
+        wait_until(lambda: client.gateway.running_calls == 0, "the thread is free again")
+        assert client.call("Ping")(b"", timeout=T) == b"pong"
+
+
+class TestDrain:
+    def test_running_calls_finish_and_new_ones_are_refused(self, backend, open_gateway):
+        begun, go_on = threading.Event(), threading.Event()
+
+        @backend.on("Ping")
+        def behavior(request, context):
+            begun.set()
+            assert go_on.wait(T)
+            return b"pong"
+
+        client = open_gateway(backend=backend)
+        call = client.call("Ping").future(b"", timeout=T)
+        assert begun.wait(T)
+        drain = threading.Thread(target=client.gateway.drain, args=(T,))
+        drain.start()
+        wait_until(lambda: is_refused(client), "new calls are refused")
+        go_on.set()
+        assert call.result() == b"pong"
+        drain.join(T)
+        assert not drain.is_alive()
+
+    def test_what_does_not_finish_is_cancelled(self, backend, open_gateway):
+        ended = threading.Event()
+
+        @backend.on("VolumeTailSender")
+        def behavior(request, context):
+            context.add_callback(ended.set)
+            yield b"1"
+            assert ended.wait(T)
+
+        client = open_gateway(backend=backend)
+        call = client.call("VolumeTailSender")(b"", timeout=T)
+        assert next(call) == b"1"
+        client.gateway.drain(0.05)
+        assert failure_of(lambda: next(call)).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        assert ended.wait(T)
+
+
+def is_refused(client) -> bool:
+    try:
+        client.call("GetState")(b"", timeout=T)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return False
