@@ -1,0 +1,101 @@
+"""Fixtures of the contract and chaos suites: one description of behaviour, run against each server of this machine.
+
+`server` is the long-lived one of an implementation, shared by its tests, so a test leaves it as it found it: other
+volume ids, no state changed for good. `fresh_server` makes one for a test that kills, stops or configures it.
+Without a `weed` the Go implementations skip and say so, and the embedded master plays the master's part.
+
+    VOLUME_SERVER_IMPL=go,proxy-go pytest tests/contract      these alone (see harness/implementations.py)
+    VOLUME_SERVER_BINARY=/path/to/x pytest tests/contract     any program that takes the flags of upstream's Rust server
+"""
+
+import shutil
+
+import pytest
+from harness import implementations
+from harness.master import Master
+from harness.server import VolumeServer
+
+IMPLEMENTATIONS = implementations.chosen()
+
+
+def pytest_generate_tests(metafunc):
+    if "implementation" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("only")
+        wanted = [
+            pytest.param(one, id=one.name) for one in IMPLEMENTATIONS if marker is None or marker.args[0](one)
+        ] or [pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))]
+        metafunc.parametrize("implementation", wanted, indirect=True, scope="session")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "only(predicate): runs for those implementations that the predicate accepts")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows the ends of the logs of the servers that the test used."""
+    report = yield
+    if report.when != "teardown" and report.failed:
+        for name, fixture in item.funcargs.items():
+            for one in fixture.made if name == "fresh_server" else [fixture]:
+                if isinstance(one, VolumeServer | Master):
+                    report.sections.append((f"log of {name} {one.process.log_path}", one.process.log_tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def weed():
+    """The Go program's path, or None."""
+    return implementations.find_weed()[0]
+
+
+@pytest.fixture(scope="session")
+def implementation(request, weed):
+    """The implementation that the test runs against."""
+    if request.param.needs_weed and weed is None:
+        pytest.skip(implementations.find_weed()[1])
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def master(weed, tmp_path_factory):
+    """The master of this run."""
+    made = Master(tmp_path_factory.mktemp("master"), weed)
+    yield made
+    made.process.end()
+
+
+@pytest.fixture(scope="session")
+def server(implementation, master, weed, tmp_path_factory):
+    """The shared server of the implementation."""
+    base = tmp_path_factory.mktemp(implementation.name)
+    made = VolumeServer(implementation, base, master, weed)
+    yield made
+    made.stop()
+    shutil.rmtree(base / "data")
+
+
+class ServerFactory:
+    """Starts servers of the test's implementation that nobody else uses."""
+
+    def __init__(self, implementation, tmp_path, master, weed):
+        self._implementation = implementation
+        self._tmp_path = tmp_path
+        self._master = master
+        self._weed = weed
+        self.made = []
+
+    def __call__(self, *extra_flags, master=None):
+        base = self._tmp_path / f"server{len(self.made)}"
+        made = VolumeServer(self._implementation, base, master or self._master, self._weed, extra_flags)
+        self.made.append(made)
+        return made
+
+
+@pytest.fixture
+def fresh_server(implementation, tmp_path, master, weed):
+    """A factory: fresh_server(*extra_flags, master=None) -> VolumeServer, ended with the test."""
+    factory = ServerFactory(implementation, tmp_path, master, weed)
+    yield factory
+    for made in factory.made:
+        made.end()

@@ -1,0 +1,125 @@
+"""The servers that the suite runs against, as data: a name, a command line, and what may be expected of it."""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.ports import LOOPBACK
+
+OURS = (sys.executable, "-m", "supervisor.cli.main")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one server is to be: its ports, its directory and its configuration."""
+
+    http_port: int
+    grpc_port: int
+    public_port: int
+    data_dirs: tuple
+    config_dir: Path
+    master: object
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One server under test.
+
+    Args:
+        mode: of our own program; None for any other.
+        backend: what our own program is given as the child.
+        needs_weed: it cannot run without the Go program.
+    """
+
+    name: str
+    mode: str | None = None
+    backend: str | None = None
+    needs_weed: bool = False
+    is_go: bool = False
+    binary: str | None = None
+
+    @property
+    def is_supervised(self):
+        """It has a child whose death it survives."""
+        return self.mode in {"proxy", "mixed"}
+
+    @property
+    def is_front(self):
+        """Our own front-end parses what comes in."""
+        return self.mode in {"proxy", "mixed", "native"}
+
+    def command(self, layout, weed, extra=()):
+        if self.binary:
+            return [self.binary, *_rust_flags(layout), *extra]
+        if self.is_go:
+            return [weed, "-logtostderr=true", f"-config_dir={layout.config_dir}", "volume", *_go_flags(layout), *extra]
+        backend = [f"-backend={weed if self.backend == 'go' else self.backend}"] if self.backend else []
+        common = ["-logtostderr=true", f"-config_dir={layout.config_dir}"]
+        return [*OURS, *common, f"-mode={self.mode}", *backend, *_go_flags(layout), *extra]
+
+
+def _go_flags(layout):
+    return [
+        f"-master={layout.master.address}",
+        f"-dir={','.join(map(str, layout.data_dirs))}",
+        f"-port={layout.http_port}",
+        f"-port.grpc={layout.grpc_port}",
+        f"-port.public={layout.public_port}",
+        f"-ip={LOOPBACK}",
+        "-max=16",
+        "-preStopSeconds=0",
+    ]
+
+
+def _rust_flags(layout):
+    """As upstream's suite starts its Rust server. Source: test/volume_server/framework/cluster_rust.go."""
+    words = {
+        "--port": layout.http_port,
+        "--port.grpc": layout.grpc_port,
+        "--port.public": layout.public_port,
+        "--ip": LOOPBACK,
+        "--ip.bind": LOOPBACK,
+        "--dir": ",".join(map(str, layout.data_dirs)),
+        "--max": 16,
+        "--master": f"{LOOPBACK}:{layout.master.http_port}",
+        "--securityFile": layout.config_dir / "security.toml",
+        "--preStopSeconds": 0,
+    }
+    return [str(word) for pair in words.items() for word in pair]
+
+
+ALL = (
+    Implementation("native", mode="native"),
+    Implementation("proxy-native", mode="proxy", backend="native"),
+    Implementation("mixed-native", mode="mixed", backend="native"),
+    Implementation("go", needs_weed=True, is_go=True),
+    Implementation("proxy-go", mode="proxy", backend="go", needs_weed=True),
+    Implementation("mixed-go", mode="mixed", backend="go", needs_weed=True),
+    Implementation("exec-go", mode="exec", backend="go", needs_weed=True),
+)
+
+
+def find_weed():
+    """The Go program's path, or None; and the sentence that says why not."""
+    named = os.environ.get("WEED_BINARY")
+    if named:
+        found = shutil.which(named)
+        return found, f"WEED_BINARY={named} is not an executable file"
+    return shutil.which("weed"), "no weed: WEED_BINARY is not set and PATH has none"
+
+
+def chosen():
+    """The implementations that VOLUME_SERVER_BINARY or VOLUME_SERVER_IMPL leaves; all when neither is set."""
+    binary = os.environ.get("VOLUME_SERVER_BINARY")
+    if binary:
+        return (Implementation("binary", binary=str(Path(binary).resolve())),)
+    wanted = os.environ.get("VOLUME_SERVER_IMPL")
+    if not wanted:
+        return ALL
+    known = {implementation.name: implementation for implementation in ALL}
+    unknown = [name for name in wanted.split(",") if name not in known]
+    if unknown:
+        raise ValueError(f"VOLUME_SERVER_IMPL names {unknown[0]!r}; known are {', '.join(known)}")
+    return tuple(known[name] for name in wanted.split(","))

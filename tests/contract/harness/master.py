@@ -1,0 +1,67 @@
+"""The master that the servers under test register with: the real one where there is a `weed`, else the embedded one."""
+
+import sys
+from pathlib import Path
+
+from harness.http1 import fetch
+from harness.ports import LOOPBACK, free_master_ports
+from harness.processes import ServerProcess
+from harness.waiting import wait_until
+
+
+class Master:
+    """A running master; `address` is the form that servers are given."""
+
+    def __init__(self, base, weed):
+        self.http_port, self.grpc_port = free_master_ports()
+        self.directory = Path(base)
+        (self.directory / "mdir").mkdir(parents=True)
+        self.is_embedded = weed is None
+        self._command = self._embedded_command() if weed is None else self._go_command(weed)
+        self.start()
+
+    def start(self):
+        self.process = ServerProcess(self._command, self.directory / "master.log", self.directory)
+        wait_until(self._is_ready, f"the master to name a leader; its log:\n{self.process.log_tail()}")
+
+    @property
+    def address(self):
+        return f"{LOOPBACK}:{self.http_port}.{self.grpc_port}"
+
+    @property
+    def http(self):
+        return (LOOPBACK, self.http_port)
+
+    def get(self, target):
+        reply = fetch(self.http, "GET", target)
+        return reply.json()
+
+    def registered_urls(self):
+        """host:port of each volume server that is registered."""
+        topology = self.get("/dir/status").get("Topology", {})
+        return [
+            node["Url"]
+            for center in topology.get("DataCenters") or []
+            for rack in center.get("Racks") or []
+            for node in rack.get("DataNodes") or []
+        ]
+
+    def _is_ready(self):
+        if self.process.exit_code is not None:
+            raise RuntimeError(f"the master ended:\n{self.process.log_tail()}")
+        try:
+            return bool(self.get("/cluster/status").get("Leader"))
+        except (OSError, ValueError):
+            return False
+
+    def _flags(self):
+        return [f"-ip={LOOPBACK}", f"-port={self.http_port}", f"-port.grpc={self.grpc_port}"]
+
+    def _go_command(self, weed):
+        config_dir = self.directory / "config"
+        config_dir.mkdir()
+        tail = ["-mdir=mdir", "-peers=none", "-volumeSizeLimitMB=1024", "-defaultReplication=000", "-telemetry=false"]
+        return [weed, f"-config_dir={config_dir}", "master", *self._flags(), *tail]
+
+    def _embedded_command(self):
+        return [sys.executable, "-m", "supervisor.cli.main", "master", *self._flags()]

@@ -1,0 +1,128 @@
+"""Programs under test: started in their own process group, logged to a file, ended in every case.
+
+They are started through the project's own launcher, which ties them to this process, so that nothing is left behind
+even when the test run itself is killed.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from supervisor.backend.process import LAUNCHER
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+STOP_LIMIT_S = 20.0
+LOG_TAIL_BYTES = 6000
+_RUNNING = set()
+
+
+class ServerProcess:
+    """One program. `log_path` has its output, of this run and of those before it."""
+
+    def __init__(self, command, log_path, directory):
+        self.command = [str(word) for word in command]
+        self.log_path = log_path
+        temporary = directory / "tmp"
+        temporary.mkdir(exist_ok=True)
+        environment = clean_environment() | {"HOME": str(directory), "TMPDIR": str(temporary)}
+        with log_path.open("ab") as log:
+            log.write(f"--- {' '.join(self.command)}\n".encode())
+            log.flush()
+            self._popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-E", str(LAUNCHER), str(os.getpid()), *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=directory,
+                env=environment,
+                process_group=0,
+            )
+        _RUNNING.add(self)
+
+    @property
+    def pid(self):
+        return self._popen.pid
+
+    @property
+    def exit_code(self):
+        """None while it runs."""
+        return self._popen.poll()
+
+    def send_signal(self, number):
+        self._popen.send_signal(number)
+
+    def kill(self):
+        """SIGKILL to this one process, as the kernel does when memory is short; returns when it is gone."""
+        self._popen.kill()
+        self._popen.wait(STOP_LIMIT_S)
+
+    def stop(self):
+        """Asks it to end and returns its exit code; kills what is left of its process group in every case."""
+        try:
+            if self.exit_code is None:
+                self._popen.terminate()
+            return self._popen.wait(STOP_LIMIT_S)
+        finally:
+            self.end()
+
+    def end(self):
+        """Ends the whole process group at once. Idempotent."""
+        if self in _RUNNING:
+            _RUNNING.discard(self)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+            self._popen.wait(STOP_LIMIT_S)
+
+    def log_tail(self):
+        data = self.log_path.read_bytes()[-LOG_TAIL_BYTES:]
+        return data.decode("utf-8", "replace")
+
+
+def clean_environment():
+    """Ours without what would steer a server: its mode, its configuration, a proxy."""
+    steering = ("WEED_", "VOLUME_SERVER_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
+    return kept | {"PYTHONPATH": str(REPOSITORY)}
+
+
+def children_of(pid):
+    """The process ids whose parent is `pid`, zombies too."""
+    numbered = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [int(entry.name) for entry in numbered if (fields := _stat_fields(entry)) and int(fields[1]) == pid]
+
+
+def is_alive(pid):
+    """Whether the process exists and is no zombie."""
+    fields = _stat_fields(Path("/proc") / str(pid))
+    return bool(fields) and fields[0] != "Z"
+
+
+def _stat_fields(entry):
+    """State, parent and so on of a process; empty when it is gone."""
+    try:
+        return (entry / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def memory_bytes(pid, field):
+    """A line of /proc/PID/status such as VmRSS or VmHWM."""
+    for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(f"process {pid} has no {field}")
+
+
+def reset_peak_memory(pid):
+    """Makes VmHWM start again from the present VmRSS."""
+    (Path("/proc") / str(pid) / "clear_refs").write_text("5")
+
+
+@atexit.register
+def _end_all():
+    for process in tuple(_RUNNING):
+        process.end()

@@ -1,0 +1,159 @@
+"""A volume server under test, whoever it is: started, addressed, restarted, ended, and asked the everyday things."""
+
+import itertools
+from pathlib import Path
+
+import grpc
+from harness.http1 import Disconnected, fetch
+from harness.implementations import Layout
+from harness.ports import LOOPBACK, free_port
+from harness.processes import ServerProcess, children_of
+from harness.waiting import wait_until
+
+from native_handlers.pb import methods, volume_server_pb2
+
+_VOLUME_IDS = itertools.count(2000)
+_NEEDLE_IDS = itertools.count(1)
+COOKIE = 0x637037D6
+RPC_LIMIT_S = 10.0
+
+
+class VolumeServer:
+    """A running server. `admin` and `public` are (host, port); `rpc` is a client of its gRPC service."""
+
+    def __init__(self, implementation, base, master, weed, extra_flags=()):
+        self.implementation = implementation
+        self.base = Path(base)
+        self.master = master
+        config_dir, data_dir = self.base / "config", self.base / "data"
+        config_dir.mkdir(parents=True)
+        data_dir.mkdir()
+        (config_dir / "security.toml").touch()
+        self.layout = Layout(free_port(), free_port(), free_port(), (data_dir,), config_dir, master)
+        self._command = implementation.command(self.layout, weed, extra_flags)
+        self._channel = None
+        self._volume_id = None
+        self.start()
+
+    def start(self):
+        """Starts the program and returns when it serves and the master knows it."""
+        self.process = ServerProcess(self._command, self.base / "server.log", self.base)
+        try:
+            wait_until(self._serves, f"{self.implementation.name} to serve")
+            wait_until(self.is_registered, f"{self.implementation.name} to be registered with the master")
+        except (TimeoutError, RuntimeError) as error:
+            self.process.end()
+            raise RuntimeError(f"{error}; its log:\n{self.process.log_tail()}") from error
+
+    @property
+    def name(self):
+        return self.implementation.name
+
+    @property
+    def admin(self):
+        return (LOOPBACK, self.layout.http_port)
+
+    @property
+    def public(self):
+        return (LOOPBACK, self.layout.public_port)
+
+    @property
+    def url(self):
+        """host:port as the master hands it out."""
+        return f"{LOOPBACK}:{self.layout.http_port}"
+
+    @property
+    def data_dir(self):
+        return self.layout.data_dirs[0]
+
+    @property
+    def channel(self):
+        if self._channel is None:
+            self._channel = self.open_channel()
+        return self._channel
+
+    @property
+    def rpc(self):
+        return methods.volume_server(self.channel)
+
+    def open_channel(self):
+        """A channel of its own connection, with no memory of earlier failures."""
+        options = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_receive_message_length", -1),
+        ]
+        return grpc.insecure_channel(f"{LOOPBACK}:{self.layout.grpc_port}", options=options)
+
+    def http(self, method, target, headers=(), body=None):
+        """One request to the admin port, on a connection of its own."""
+        return fetch(self.admin, method, target, headers, body)
+
+    def new_volume(self, **fields):
+        """Allocates an empty volume here and returns its id."""
+        volume_id = next(_VOLUME_IDS)
+        request = volume_server_pb2.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3, **fields)
+        self.rpc.AllocateVolume(request, timeout=RPC_LIMIT_S)
+        return volume_id
+
+    @property
+    def volume_id(self):
+        """A volume that the tests share."""
+        if self._volume_id is None:
+            self._volume_id = self.new_volume()
+        return self._volume_id
+
+    def new_fid(self, volume_id=None):
+        """A file id that no test has used."""
+        return f"{volume_id or self.volume_id},{next(_NEEDLE_IDS):04x}{COOKIE:08x}"
+
+    def store(self, data, headers=(), *, fid=None, query=""):
+        """Uploads `data` as a raw body and returns its file id."""
+        fid = fid or self.new_fid()
+        reply = self.http("PUT", f"/{fid}{query}", headers, data)
+        assert reply.status == 201, reply
+        return fid
+
+    def read(self, fid):
+        return self.http("GET", f"/{fid}")
+
+    def is_registered(self):
+        return self.url in self.master.registered_urls()
+
+    def child_pids(self):
+        """Its child processes."""
+        return children_of(self.process.pid)
+
+    def restart(self):
+        """Starts it again after it has ended."""
+        self.close_channel()
+        self.process.end()
+        self.start()
+
+    def close_channel(self):
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def stop(self):
+        """Ends it in good order and returns its exit code."""
+        self.close_channel()
+        return self.process.stop()
+
+    def end(self):
+        """Ends it in every case."""
+        self.close_channel()
+        self.process.end()
+
+    def _serves(self):
+        if self.process.exit_code is not None:
+            raise RuntimeError(f"{self.name} ended with {self.process.exit_code}")
+        try:
+            if self.http("GET", "/healthz").status != 200:
+                return False
+            fetch(self.public, "GET", "/favicon.ico")
+            with self.open_channel() as channel:
+                grpc.channel_ready_future(channel).result(timeout=1.0)
+        except (OSError, Disconnected, grpc.FutureTimeoutError):
+            return False
+        return True

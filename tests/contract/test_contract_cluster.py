@@ -1,0 +1,95 @@
+"""What the master and the other servers see: registration, assignment, look-up, replication."""
+
+import pytest
+from harness.master import Master
+from harness.waiting import wait_until
+
+ASSIGN = "/dir/assign?writableVolumeCount=1"
+
+
+def topology_node(server):
+    """What the master says of the server."""
+    topology = server.master.get("/dir/status")["Topology"]
+    nodes = [
+        node
+        for center in topology["DataCenters"]
+        for rack in center["Racks"]
+        for node in rack["DataNodes"]
+        if node["Url"] == server.url
+    ]
+    return nodes[0]
+
+
+@pytest.fixture
+def own_master(tmp_path, weed):
+    """A master for one test, which may end it."""
+    made = Master(tmp_path / "own-master", weed)
+    yield made
+    made.process.end()
+
+
+def test_the_master_knows_one_server_at_our_address(server):
+    node = topology_node(server)
+    assert node["PublicUrl"] == f"{server.public[0]}:{server.public[1]}"
+    assert node["Max"] == 16
+    assert server.master.registered_urls().count(server.url) == 1
+
+
+def test_an_assigned_id_can_be_written_looked_up_and_read(server):
+    assigned = server.master.get(f"{ASSIGN}&dataNode={server.url}")
+    assert assigned["url"] == server.url, assigned
+    server.store(b"through the master", fid=assigned["fid"])
+    volume_id = assigned["fid"].split(",")[0]
+    (location,) = server.master.get(f"/dir/lookup?volumeId={volume_id}")["locations"]
+    assert location["url"] == server.url
+    assert location["publicUrl"] == f"{server.public[0]}:{server.public[1]}"
+    assert server.read(assigned["fid"]).body == b"through the master"
+
+
+def test_a_new_volume_is_known_to_the_master_soon(server):
+    before = topology_node(server)["Volumes"]
+    volume_id = server.new_volume()
+
+    def is_known():
+        found = server.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
+        return [one["url"] for one in found] == [server.url]
+
+    wait_until(is_known, "the master to know the new volume")
+    assert topology_node(server)["Volumes"] >= before + 1
+
+
+def test_replication_writes_and_deletes_on_both(fresh_server, own_master):
+    first, second = fresh_server(master=own_master), fresh_server(master=own_master)
+    assigned = own_master.get(f"{ASSIGN}&replication=001")
+    fid = assigned["fid"]
+    located = own_master.get(f"/dir/lookup?volumeId={fid.split(',')[0]}")["locations"]
+    assert {one["url"] for one in located} == {first.url, second.url}
+    for writer, reader in ((first, second), (second, first)):
+        writer.store(b"on both, by " + writer.url.encode(), fid=fid)
+        for server in (writer, reader):
+            assert server.read(fid).body == b"on both, by " + writer.url.encode()
+    assert second.http("DELETE", f"/{fid}").status == 202
+    assert [first.read(fid).status, second.read(fid).status] == [404, 404]
+
+
+def test_a_read_of_a_volume_that_is_elsewhere_is_proxied(fresh_server):
+    holder, other = fresh_server(), fresh_server()
+    fid = holder.store(b"from the other side", [("Content-Type", "text/plain")])
+    volume_id = fid.split(",")[0]
+    wait_until(
+        lambda: holder.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations"), "the master to know the volume"
+    )
+    reply = wait_until(lambda: one if (one := other.read(fid)).status == 200 else None, "the proxied read")
+    assert (reply.body, reply.get("Content-Type")) == (b"from the other side", "text/plain")
+    assert len(reply.get_all("Server")) == 1
+
+
+def test_a_master_that_restarts_finds_the_server_again(fresh_server, own_master):
+    server = fresh_server(master=own_master)
+    fid = server.store(b"unmoved")
+    own_master.process.kill()
+    assert server.read(fid).body == b"unmoved"
+    assert server.http("GET", "/healthz").status == 200
+    own_master.start()
+    wait_until(server.is_registered, "the server to register again", limit_s=40)
+    assert server.read(fid).body == b"unmoved"
