@@ -23,8 +23,13 @@ class ChannelCache:
         self._lock = threading.Lock()  # protects _channels
         self._channels: OrderedDict[ServerAddress, grpc.Channel] = OrderedDict()
 
+    def known(self, address: ServerAddress) -> grpc.Channel | None:
+        """The channel to `address` if there is one; never blocks for long."""
+        with self._lock:
+            return self._channels.get(address)
+
     def to(self, address: ServerAddress) -> grpc.Channel:
-        """The channel to `address`. It may be closed under calls that outlast seven other addresses."""
+        """The channel to `address`; making it may block. Calls that outlast seven other addresses lose it."""
         with self._lock:
             channel = self._channels.get(address)
             if channel is None:

@@ -197,7 +197,7 @@ class _HeartbeatLoop:
 
     async def _talk_to(self, master: ServerAddress) -> SessionEnd:
         _log.info("heartbeat to master %s", master)
-        channel = self._dial(master)
+        channel = await trio.to_thread.run_sync(self._dial, master)
         try:
             session = HeartbeatSession(self._model, self._identity, master, channel, self._view, self._timings)
             self.handle._begin(session)

@@ -19,10 +19,10 @@ from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import MASTER_METHODS
 from supervisor.cluster.channels import ChannelCache
 from supervisor.cluster.child_heartbeat import ChildStream, absorb, is_leave, needs_full_list
-from supervisor.cluster.dial import SERVER_OPTIONS
 from supervisor.cluster.identity import NodeIdentity, parse_address
 from supervisor.cluster.peer_check import is_own_user
 from supervisor.cluster.relay_rewrite import REWRITES, RelayNames, Rewrite, RpcRewrite, configuration_for_child
+from supervisor.gateway.grpc_limits import SERVER_OPTIONS
 from supervisor.wire.server_address import ServerAddress
 
 if TYPE_CHECKING:

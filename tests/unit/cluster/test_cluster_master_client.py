@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import trio
+
+from native_handlers.http.context import Location, LookupFailed
+from native_handlers.pb import master_pb2
+from supervisor.cluster.dial import dial_insecure
+from supervisor.cluster.master_client import MasterClient
+from supervisor.cluster.master_view import MasterView
+from supervisor.wire.server_address import ServerAddress
+
+DEAD = ServerAddress("127.0.0.1", 1, 1)
+ROW = master_pb2.Location(url="10.0.0.7:8080", public_url="pub:80", grpc_port=18080)
+
+
+@pytest.fixture
+def clock():
+    class Clock:
+        now_s = 0.0
+
+        def __call__(self):
+            return self.now_s
+
+    return Clock()
+
+
+@pytest.fixture
+def client(fake_master, clock):
+    client = MasterClient(MasterView([fake_master.address]), dial_insecure, clock_s=clock)
+    yield client
+    client.close()
+
+
+def know(master, **answers):
+    """Makes `master` answer look-ups: v<id>=locations or error text."""
+
+    def answer(requests, context):
+        request = master_pb2.LookupVolumeRequest.FromString(next(requests))
+        response = master_pb2.LookupVolumeResponse()
+        for volume_id in request.volume_or_file_ids:
+            row = answers[f"v{volume_id}"]
+            known = {"error": row} if isinstance(row, str) else {"locations": row}
+            response.volume_id_locations.add(volume_or_file_id=volume_id, **known)
+        yield response.SerializeToString()
+
+    master.answers["LookupVolume"] = answer
+
+
+def look_ups(master):
+    return sum(name == "LookupVolume" for name, _ in master.requests)
+
+
+async def test_locations_are_cached_for_ten_minutes(fake_master, client, clock):
+    know(fake_master, v3=[ROW])
+    expected = [Location("10.0.0.7:8080", "pub:80", 18080)]
+    assert await client.locations(3) == expected
+    clock.now_s = 599
+    assert await client.locations(3) == expected
+    assert look_ups(fake_master) == 1
+    clock.now_s = 601
+    assert await client.locations(3) == expected
+    assert look_ups(fake_master) == 2
+
+
+async def test_refresh_and_invalidate_ask_again(fake_master, client):
+    know(fake_master, v3=[ROW])
+    await client.locations(3)
+    know(fake_master, v3=[])
+    assert await client.locations(3, refresh=True) == []
+    client.invalidate(3)
+    await client.locations(3)
+    assert look_ups(fake_master) == 3
+
+
+async def test_what_a_caller_does_to_its_list_does_not_reach_the_cache(fake_master, client):
+    know(fake_master, v3=[ROW])
+    (await client.locations(3)).clear()
+    assert len(await client.locations(3)) == 1
+
+
+async def test_the_masters_error_text_is_passed_on_and_not_cached(fake_master, client):
+    know(fake_master, v9="volume id 9 not found")
+    for _ in range(2):
+        with pytest.raises(LookupFailed, match=r"^volume id 9 not found$"):
+            await client.locations(9)
+    assert look_ups(fake_master) == 2
+
+
+async def test_the_next_seed_answers_when_the_first_is_dead(fake_master):
+    know(fake_master, v3=[ROW])
+    view = MasterView([DEAD, fake_master.address])
+    client = MasterClient(view, dial_insecure)
+    assert len(await client.locations(3)) == 1
+    assert view.leader == fake_master.address
+    client.close()
+
+
+async def test_no_master_at_all_is_a_failed_look_up():
+    client = MasterClient(MasterView([DEAD]), dial_insecure)
+    with pytest.raises(LookupFailed, match="UNAVAILABLE"):
+        await client.locations(3)
+    client.close()
+
+
+async def test_a_cancelled_look_up_ends_at_once(fake_master, client):
+    arrived = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def hang(requests, context):
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        token.run_sync_soon(arrived.set)
+        ended.wait(10)
+        yield b""
+
+    fake_master.answers["LookupVolume"] = hang
+    with trio.fail_after(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.locations, 3)
+            await arrived.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_it_waits_until_some_seed_gives_its_configuration(fake_master, second_master, autojump_clock):
+    fake_master.configuration.leader = str(second_master.address)
+    fake_master.configuration.metrics_address = "push:9091"
+    view = MasterView([DEAD, fake_master.address])
+    client = MasterClient(view, dial_insecure)
+    response = await client.wait_for_configuration()
+    assert response.volume_size_limit_m_b == 30
+    assert view.leader == second_master.address
+    assert view.settings.metrics_address == "push:9091"
+    assert view.configuration == response
+    client.close()
+
+
+async def test_it_asks_again_after_a_pause(fake_master):
+    view = MasterView([DEAD])
+    client = MasterClient(view, dial_insecure)
+    with trio.move_on_after(0.3) as scope:
+        await client.wait_for_configuration()
+    assert scope.cancelled_caught
+    client.close()
