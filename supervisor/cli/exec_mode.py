@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from supervisor.cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.cli.config import Config
 
 _SECURITY_FILE_NAME = "security.toml"
@@ -45,3 +47,23 @@ def _config_dir_for(security_file: Path, config_dir: Path | None) -> Path:
             " put both files there and give -config_dir alone"
         )
     return directory
+
+
+def check_offset_width(config: Config, environ: Mapping[str, str]) -> None:
+    """Compares -offset.bytes with the program, which cannot be told; asks nothing where the flag is not set.
+
+    Raises:
+        UsageError: they differ, or the program does not say its version.
+    """
+    if config.offset_width_bytes is None:
+        return
+    from supervisor.backend.errors import BackendError  # noqa: PLC0415  (only with this flag)
+    from supervisor.backend.version import ask_version, resolve_offset_width  # noqa: PLC0415
+
+    assert isinstance(config.backend, Path), "exec mode has a program"
+    directories = [directory.path for directory in config.directories]
+    try:
+        version = ask_version(config.backend, environ)
+        resolve_offset_width(config.offset_width_bytes, config.backend, version, directories)
+    except BackendError as error:
+        raise UsageError(str(error)) from error

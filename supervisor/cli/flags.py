@@ -33,7 +33,7 @@ class Owner(Enum):
 class Group(Enum):
     """The headings of the usage text, in their order."""
 
-    MODE = "Engine: who answers"
+    MODE = "Engine"
     ADDRESS = "Addresses"
     CLUSTER = "Cluster"
     STORAGE = "Directories and volumes"

@@ -16,7 +16,6 @@ COMMANDS = {
     "master": "start that small master alone; production uses `weed master`",
     "routes": "show or validate the routing table",
     "explain": "say which engine would answer a request, and why",
-    "check": "verify the volumes in a directory without changing them",
     "version": "print versions, the backend's too where there is one",
 }
 _SYNTAX = (
