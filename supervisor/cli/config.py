@@ -135,6 +135,8 @@ class SecurityConfig:
     loaded_from: tuple[Path, ...] = ()
     file_data: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
     """The merged files as they were read, keys in lower case; backend/child_config.py derives the child's from it."""
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """Sentences to be logged about what was read: in `Config.warnings` at the start, here after a reload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from supervisor.cli.config import SecurityConfig
     from supervisor.cli.go_flags import Given
     from supervisor.cli.values import FlagValues
 
@@ -55,6 +56,16 @@ def load_config(
     """
     parts = gather(argv, environ, cwd, VOLUME_FLAGS, {})
     return volume_config(parts, environ, cwd, surroundings or Surroundings())
+
+
+def reload_security(config: Config, environ: Mapping[str, str], cwd: Path) -> SecurityConfig:
+    """Reads the same files again, as one snapshot. Keys that are gone from a file are gone from the snapshot.
+
+    Raises:
+        BadConfigFile: a file cannot be parsed; the caller keeps what it has.
+    """
+    sources = ConfigSources(config.config_dir, config.security_file, environ, cwd)
+    return security_from_tree(load_config_tree(sources, strict=True), config.white_list_flag, cwd)
 
 
 def volume_config(parts: CommandInput, environ: Mapping[str, str], cwd: Path, surroundings: Surroundings) -> Config:

@@ -10,13 +10,11 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from supervisor.cli.config import DiskProbeConfig, HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
-from supervisor.cli.toml_config import ConfigSources, ConfigTree, load_config_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from supervisor.cli.config import Config
+    from supervisor.cli.toml_config import ConfigTree
 
 _WRITE_TOKEN_S = 10
 _READ_TOKEN_S = 60
@@ -24,10 +22,10 @@ _SLOW_S = {"hdd": 0.5, "ssd": 0.1, "nvme": 0.05}
 
 
 def security_from_tree(tree: ConfigTree, white_list_flag: tuple[str, ...], cwd: Path) -> SecurityConfig:
-    """Never fails; what weed would ignore is a warning in `tree.warnings`. Relative paths are taken from `cwd`."""
+    """Never fails; what weed would ignore is a warning, in `tree` as well. Relative paths are taken from `cwd`."""
     grpc = _grpc_files(tree, cwd)
     _warn_of_unusable_grpc(tree, grpc)
-    return SecurityConfig(
+    security = SecurityConfig(
         write_key=_jwt_key(tree, "jwt.signing", _WRITE_TOKEN_S),
         read_key=_jwt_key(tree, "jwt.signing.read", _READ_TOKEN_S),
         ui_access=tree.boolean("access.ui"),
@@ -51,19 +49,7 @@ def security_from_tree(tree: ConfigTree, white_list_flag: tuple[str, ...], cwd: 
         loaded_from=tree.loaded_from,
         file_data=tree.data,
     )
-
-
-def reload_security(config: Config, environ: Mapping[str, str], cwd: Path) -> tuple[SecurityConfig, tuple[str, ...]]:
-    """Reads the same files again, as one snapshot. Keys that are gone from a file are gone from the snapshot.
-
-    Returns the snapshot and the warnings to log.
-
-    Raises:
-        BadConfigFile: a file cannot be parsed; the caller keeps what it has.
-    """
-    sources = ConfigSources(config.config_dir, config.security_file, environ, cwd)
-    tree = load_config_tree(sources, strict=True)
-    return security_from_tree(tree, config.white_list_flag, cwd), tuple(tree.warnings)
+    return dataclasses.replace(security, warnings=tuple(tree.warnings))
 
 
 def disk_probe_from_tree(tree: ConfigTree, disk_flag: str, directory_count: int) -> DiskProbeConfig:
