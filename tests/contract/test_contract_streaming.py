@@ -1,40 +1,11 @@
 """Large bodies: whole, in order, and never gathered in the memory of what only passes them on."""
 
-import hashlib
-
 import pytest
 from harness.http1 import Connection
 from harness.processes import memory_bytes, reset_peak_memory
+from harness.transfer import MIB, download, upload
 
-MIB = 1 << 20
 ALLOWED_GROWTH_BYTES = 32 * MIB
-BLOCK = bytes(range(256)) * (MIB // 256)
-
-
-def upload(connection, fid, size_mib):
-    """Sends `size_mib` blocks, each different in its first bytes; returns the digest of it all."""
-    connection.send(f"PUT /{fid} HTTP/1.1\r\nHost: a\r\nContent-Length: {size_mib * MIB}\r\n\r\n".encode())
-    digest = hashlib.sha256()
-    for at in range(size_mib):
-        block = at.to_bytes(8, "big") + BLOCK[8:]
-        digest.update(block)
-        connection.send(block)
-    assert connection.read_reply().status == 201
-    return digest.hexdigest()
-
-
-def download(connection, fid):
-    """Reads a file piece by piece; returns its length and digest."""
-    connection.send(f"GET /{fid} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-    status_line, headers = connection.read_head()
-    assert status_line.startswith("HTTP/1.1 200")
-    length = int(dict(headers)["Content-Length"])
-    digest, left = hashlib.sha256(), length
-    while left:
-        piece = connection.read_exactly(min(left, MIB))
-        digest.update(piece)
-        left -= len(piece)
-    return length, digest.hexdigest()
 
 
 def test_a_large_file_comes_back_whole(server):
