@@ -1,0 +1,112 @@
+"""The way of a HTTP request: name its route, guard it, decide the engine, have it answered, count it.
+
+Which engine answers is decided by `supervisor.routing` alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from native_handlers.http.reply import dress, json_error, without_body
+from supervisor.net.http_forward import bad_gateway
+from supervisor.routing.decision import Decision, Engine, decide
+from supervisor.routing.match import match_http
+from supervisor.routing.paths import volume_id_in_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from native_handlers.http.context import HttpContext, HttpHandler
+    from native_handlers.http.message import Request, Response
+    from supervisor.gateway.guard import Guard
+    from supervisor.net.http_forward import Forwarder
+    from supervisor.routing.live import LiveTable
+    from supervisor.routing.registry import Route
+
+access_log = logging.getLogger("supervisor.access")
+"""One line for each answer, at debug level."""
+
+
+class HttpGateway:
+    """Answers every request of the HTTP listeners.
+
+    Args:
+        native: handlers by route name.
+        forwarder: None where there is no backend; then a route that is to be forwarded gets a 502.
+
+    Attributes:
+        counts: answers so far by (route name, engine).
+    """
+
+    def __init__(
+        self,
+        table: LiveTable,
+        native: Mapping[str, HttpHandler],
+        context: HttpContext,
+        forwarder: Forwarder | None,
+        guard: Guard,
+    ) -> None:
+        self._table = table
+        self._native = native
+        self._context = context
+        self._forwarder = forwarder
+        self._guard = guard
+        self.counts: Counter[tuple[str, Engine]] = Counter()
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to `request`.
+
+        Raises:
+            BodyError, PeerError: the client broke off while its request was read.
+        """
+        started_at_s = monotonic()
+        route = match_http(request.listener, request.method, request.raw_path)
+        decision = decide(route, _volume_id(route, request), self._table.current())
+        self.counts[route.name, decision.engine] += 1
+        response = await self._answer(decision, request)
+        if access_log.isEnabledFor(logging.DEBUG):
+            self._log(request, decision, response, monotonic() - started_at_s)
+        return response
+
+    async def _answer(self, decision: Decision, request: Request) -> Response:
+        refusal = self._guard.refuse_host(decision.route, request)
+        if refusal is not None:
+            return self._dressed(request, refusal)
+        if decision.engine is Engine.BACKEND:
+            if self._forwarder is None:
+                return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
+            return await self._forwarder.forward(request)
+        return await self._answer_natively(decision, request)
+
+    async def _answer_natively(self, decision: Decision, request: Request) -> Response:
+        refusal = self._guard.refuse_token(decision.route, request)
+        if refusal is not None:
+            return self._dressed(request, refusal)
+        handler = self._native.get(decision.route.name)
+        if handler is None or decision.is_absent:
+            return self._dressed(request, json_error(request, 501, f"{decision.route.name}: {decision.why}"))
+        return await handler(self._context, request)
+
+    def _dressed(self, request: Request, response: Response) -> Response:
+        response = dress(self._context.settings, request, response, with_cors=True)
+        return without_body(response) if request.method == "HEAD" else response
+
+    def _log(self, request: Request, decision: Decision, response: Response, duration_s: float) -> None:
+        access_log.debug(
+            "%s:%d %s %s %d %s %s %.6f",
+            request.peer_host,
+            request.peer_port,
+            request.method,
+            request.target,
+            response.status,
+            decision.route.name,
+            decision.engine.value,
+            duration_s,
+        )
+
+
+def _volume_id(route: Route, request: Request) -> int | None:
+    return volume_id_in_path(request.path) if route.access.volume_id_in == "path" else None

@@ -1,0 +1,276 @@
+"""Byte transports under HTTP: a plain socket, driven without a layer between, or any trio stream (TLS, tests).
+
+A plain socket is tried first and waited for only where the kernel has nothing, which spares two trips through the
+scheduler for each request that finds its bytes there; every few such calls yield to other tasks all the same.
+
+Cancellation: a cancelled receive has taken nothing and may be repeated; a cancelled send poisons the connection.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from supervisor.net.errors import PeerGone
+
+if TYPE_CHECKING:
+    from supervisor.net.pace import Pace
+
+RECEIVE_BYTES = 256 * 1024
+"""The most that one receive takes: large enough for one copy to outweigh the calls around it."""
+
+SEND_WINDOW_BYTES = 1024 * 1024
+"""How much of a file is looked up in the page cache, and sent, in one go."""
+
+CLEANUP_S = 2.0
+"""The most that a polite close may take."""
+
+_UNYIELDING_CALLS = 16
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Transport(Protocol):
+    """What the HTTP drivers need of a connection. All waits keep to `pace`."""
+
+    pace: Pace
+    sent_bytes: int
+    """How many bytes the kernel, or the stream, has taken so far."""
+
+    async def receive_some(self, max_bytes: int = RECEIVE_BYTES, *, is_patient: bool = False) -> bytes:
+        """What has arrived, at least one byte; b"" at the end of the stream. `is_patient` waits without limit.
+
+        Raises:
+            PeerError: see supervisor.net.errors.
+        """
+        ...
+
+    async def send_all(self, data: bytes, *, more: bool = False) -> None:
+        """Returns when all of `data` is on its way. `more` says that more follows at once.
+
+        Raises:
+            PeerError: see supervisor.net.errors; how much went out is unknown.
+        """
+        ...
+
+    async def send_file(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        """Sends a range of an open file.
+
+        Raises:
+            EOFError: the file ends early; less went out than was asked for.
+            PeerError, OSError: the peer's fault, the disk's.
+        """
+        ...
+
+    async def send_eof(self) -> None:
+        """Ends our direction where the transport can do that; the other stays open."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes politely, within CLEANUP_S."""
+        ...
+
+    async def abort(self) -> None:
+        """Closes at once, even when cancelled. The peer sees a reset, so it takes no torn message for a whole one."""
+        ...
+
+
+class SocketTransport:
+    """A connected, non-blocking TCP socket, which this object owns."""
+
+    __slots__ = ("_calls", "_sock", "pace", "sent_bytes")
+
+    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+        self._sock = sock
+        self._calls = 0
+        self.pace = pace
+        self.sent_bytes = 0
+
+    async def receive_some(self, max_bytes: int = RECEIVE_BYTES, *, is_patient: bool = False) -> bytes:
+        await self._breathe()
+        while True:
+            try:
+                data = self._sock.recv(max_bytes)
+            except BlockingIOError:
+                await self._wait_readable(is_patient=is_patient)
+            except OSError as error:
+                raise PeerGone(str(error)) from error
+            else:
+                self.pace.moved(self.pace.receiving, len(data))
+                return data
+
+    async def send_all(self, data: bytes, *, more: bool = False) -> None:
+        flags = socket.MSG_MORE if more else 0
+        view: bytes | memoryview = data
+        while True:
+            try:
+                sent = self._sock.send(view, flags)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise PeerGone(str(error)) from error
+            self._has_sent(sent)
+            if sent == len(view):
+                return
+            view = memoryview(view)[sent:]
+            await self._wait_writable()
+
+    async def send_file(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        end = offset_bytes + length_bytes
+        while offset_bytes < end:
+            window = min(SEND_WINDOW_BYTES, end - offset_bytes)
+            await _bring_into_cache(fd, offset_bytes, window)
+            await self._breathe()
+            offset_bytes += await self._send_window(fd, offset_bytes, window)
+
+    async def _send_window(self, fd: int, offset_bytes: int, length_bytes: int) -> int:
+        while True:
+            try:
+                sent = os.sendfile(self._sock.fileno(), fd, offset_bytes, length_bytes)
+            except BlockingIOError:
+                await self._wait_writable()
+            except (BrokenPipeError, ConnectionError) as error:
+                raise PeerGone(str(error)) from error
+            else:
+                if sent == 0:
+                    raise EOFError(f"the file ends {length_bytes} bytes before the end of the body")
+                self._has_sent(sent)
+                return sent
+
+    async def send_eof(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise PeerGone(str(error)) from error
+
+    async def aclose(self) -> None:
+        self._close()
+
+    async def abort(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._close()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the peer has neither sent anything nor closed: what an unused connection must be."""
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _close(self) -> None:
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    def _has_sent(self, count: int) -> None:
+        self.sent_bytes += count
+        self.pace.moved(self.pace.sending, count)
+
+    async def _wait_readable(self, *, is_patient: bool) -> None:
+        if is_patient:
+            await trio.lowlevel.wait_readable(self._sock)
+        else:
+            await self.pace.wait(self.pace.receiving, trio.lowlevel.wait_readable, self._sock)
+
+    async def _wait_writable(self) -> None:
+        await self.pace.wait(self.pace.sending, trio.lowlevel.wait_writable, self._sock)
+
+    async def _breathe(self) -> None:
+        self._calls += 1
+        if self._calls % _UNYIELDING_CALLS == 0:
+            await trio.lowlevel.checkpoint()
+
+
+class StreamTransport:
+    """Any trio stream; files are read in a thread and sent from memory. A TLS stream is one of these."""
+
+    __slots__ = ("_stream", "pace", "sent_bytes")
+
+    def __init__(self, stream: trio.abc.Stream, pace: Pace) -> None:
+        self._stream = stream
+        self.pace = pace
+        self.sent_bytes = 0
+
+    async def receive_some(self, max_bytes: int = RECEIVE_BYTES, *, is_patient: bool = False) -> bytes:
+        try:
+            if is_patient:
+                data = await self._stream.receive_some(max_bytes)
+            else:
+                data = await self.pace.wait(self.pace.receiving, self._stream.receive_some, max_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerGone(str(error) or "the connection broke") from error
+        self.pace.moved(self.pace.receiving, len(data))
+        return bytes(data)
+
+    async def send_all(self, data: bytes, *, more: bool = False) -> None:  # noqa: ARG002
+        view = memoryview(data)
+        while view:
+            # In pieces, so that a slow peer counts as moving.
+            piece = view[:RECEIVE_BYTES]
+            try:
+                await self.pace.wait(self.pace.sending, self._stream.send_all, piece)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise PeerGone(str(error) or "the connection broke") from error
+            self.sent_bytes += len(piece)
+            self.pace.moved(self.pace.sending, len(piece))
+            view = view[len(piece) :]
+
+    async def send_file(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
+        end = offset_bytes + length_bytes
+        while offset_bytes < end:
+            count = min(RECEIVE_BYTES, end - offset_bytes)
+            data = await trio.to_thread.run_sync(os.pread, fd, count, offset_bytes)
+            if not data:
+                raise EOFError(f"the file ends {end - offset_bytes} bytes before the end of the body")
+            await self.send_all(data)
+            offset_bytes += len(data)
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            try:
+                await self.pace.wait(self.pace.sending, self._stream.send_eof)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise PeerGone(str(error) or "the connection broke") from error
+
+    async def aclose(self) -> None:
+        with trio.move_on_after(CLEANUP_S, shield=True):
+            try:
+                await self._stream.aclose()
+            except trio.BrokenResourceError:
+                return  # it is closed all the same, only not politely
+
+    async def abort(self) -> None:
+        inner = self._stream
+        while isinstance(inner, trio.SSLStream):
+            inner = inner.transport_stream
+        if isinstance(inner, trio.SocketStream):
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        with trio.move_on_after(CLEANUP_S, shield=True):
+            await trio.aclose_forcefully(self._stream)
+
+
+async def _bring_into_cache(fd: int, offset_bytes: int, length_bytes: int) -> None:
+    """Reads the window in a thread first where the page cache lacks it, so that sendfile does not stall the loop."""
+    last = offset_bytes + length_bytes - 1
+    try:
+        for at in (offset_bytes, last):
+            os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT)
+    except (BlockingIOError, OSError):
+        await trio.to_thread.run_sync(_read_through, fd, offset_bytes, length_bytes)
+
+
+def _read_through(fd: int, offset_bytes: int, length_bytes: int) -> None:
+    end = offset_bytes + length_bytes
+    while offset_bytes < end:
+        count = len(os.pread(fd, min(RECEIVE_BYTES, end - offset_bytes), offset_bytes))
+        if count == 0:
+            return
+        offset_bytes += count
