@@ -35,7 +35,7 @@ OUTPUT_LOG = logging.getLogger("supervisor.backend.output")
 
 READ_BYTES = 65536
 FIRST_PROBE_PAUSE_S = 0.02
-MAX_PROBE_PAUSE_S = 0.5
+MAX_PROBE_PAUSE_S = 0.2
 PROBE_LIMIT_S = 5.0
 LAST_WORDS_S = 2.0
 """How long the output may still be read after the exit; the pipe ends sooner unless something else holds it."""
