@@ -30,7 +30,10 @@ def test_a_stack_keeps_the_level_of_its_panic_until_the_next_header():
     assert [parser.parse(line).level for line in lines] == [40, 40, 20, 20]
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=20), max_size=8), st.integers(1, 7))
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=20), max_size=8),
+    st.integers(1, 7),
+)
 def test_lines_do_not_depend_on_how_the_pipe_cuts_them(lines, step):
     data = "".join(line + "\n" for line in lines).encode()
     splitter = LineSplitter()
