@@ -16,6 +16,8 @@ from supervisor.backend.channel import BackendChannel
 from supervisor.backend.child import BackendSpec, serve_backend
 from supervisor.backend.errors import BackendGaveUp, BackendStartFailed
 from supervisor.backend.handle import BackendNotRunning, BackendState
+from supervisor.backend.ports import BackendPorts
+from supervisor.backend.probe import is_serving
 from supervisor.backend.restart_policy import RestartPolicy
 
 FAKE = Path(__file__).with_name("fake_backend.py")
@@ -210,3 +212,62 @@ async def test_a_call_without_a_child_fails_at_once():
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     finally:
         channels.close()
+
+
+async def test_a_port_that_was_taken_meanwhile_is_given_up(caplog):
+    policy = RestartPolicy(first_delay_s=0.3, max_delay_s=0.3)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec_of(policy=policy))
+        taken = handle.ports.http
+        os.kill(handle.pid, signal.SIGKILL)
+        await until(lambda: handle.state is BackendState.BACKOFF)
+        with socket.create_server(("127.0.0.1", taken)):
+            await handle.wait_ready()
+            assert handle.ports.http != taken
+        assert "a port was taken by another program" in caplog.text
+        handle.request_stop()
+
+
+async def test_a_stop_ends_the_wait_for_the_next_start():
+    policy = RestartPolicy(first_delay_s=60, max_delay_s=60)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            handle = await nursery.start(serve_backend, spec_of(policy=policy))
+            os.kill(handle.pid, signal.SIGKILL)
+            await until(lambda: handle.state is BackendState.BACKOFF)
+            handle.signal_reload()
+            handle.request_stop()
+    assert handle.state is BackendState.STOPPED
+    assert handle.pid is None
+
+
+async def test_a_program_that_is_being_replaced_is_tried_again(tmp_path, caplog):
+    program = tmp_path / "program"
+    hidden = tmp_path / "hidden"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {FAKE} "$@"\n')
+    program.chmod(0o755)
+    patient = RestartPolicy(first_delay_s=0.1, max_delay_s=0.1)
+    spec = BackendSpec("fake", lambda ports: [str(program), str(ports.http), str(ports.grpc)], policy=patient)
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(serve_backend, spec)
+        program.rename(hidden)
+        os.kill(handle.pid, signal.SIGKILL)
+        await until(lambda: "cannot start the backend" in caplog.text)
+        hidden.rename(program)
+        await until(lambda: handle.is_ready)
+        assert handle.generation == 2
+        handle.request_stop()
+
+
+async def test_what_closes_without_an_answer_or_answers_something_else_does_not_serve():
+    async def answer(stream, *, said):
+        await stream.receive_some()
+        await stream.send_all(said)
+        await stream.aclose()
+
+    for said in (b"", b"HTTP/1.1 503 No\r\n\r\n", b"SSH-2.0-x\r\n", b"x" * 5000):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, partial(answer, said=said), 0, host="127.0.0.1"))
+            port = listener.socket.getsockname()[1]
+            assert not await is_serving(BackendPorts(http=port, grpc=port, public=port, metrics=port))
+            nursery.cancel_scope.cancel()
