@@ -32,10 +32,10 @@ class Disconnected(Exception):
 
 
 class Connection:
-    """A TCP connection to `address` (host, port); a context manager."""
+    """A TCP connection to `address` (host, port), from the loopback address `source` if given; a context manager."""
 
-    def __init__(self, address, limit_s=LIMIT_S):
-        self.socket = socket.create_connection(address, timeout=limit_s)
+    def __init__(self, address, limit_s=LIMIT_S, source=None):
+        self.socket = socket.create_connection(address, timeout=limit_s, source_address=source and (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
 
@@ -129,9 +129,9 @@ def request_bytes(method, target, headers=(), body=None, host="test"):
     return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + (body or b"")
 
 
-def fetch(address, method, target, headers=(), body=None):
+def fetch(address, method, target, headers=(), body=None, source=None):
     """One request on a connection of its own."""
-    with Connection(address) as connection:
+    with Connection(address, source=source) as connection:
         return connection.request(method, target, headers, body)
 
 

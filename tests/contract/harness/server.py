@@ -21,14 +21,15 @@ RPC_LIMIT_S = 10.0
 class VolumeServer:
     """A running server. `admin` and `public` are (host, port); `rpc` is a client of its gRPC service."""
 
-    def __init__(self, implementation, base, master, weed, extra_flags=()):
+    def __init__(self, implementation, base, master, weed, extra_flags=(), security=""):
         self.implementation = implementation
         self.base = Path(base)
         self.master = master
         config_dir, data_dir = self.base / "config", self.base / "data"
         config_dir.mkdir(parents=True)
         data_dir.mkdir()
-        (config_dir / "security.toml").touch()
+        self.security_file = config_dir / "security.toml"
+        self.security_file.write_text(security)
         self.layout = Layout(free_port(), free_port(), free_port(), (data_dir,), config_dir, master)
         self._command = implementation.command(self.layout, weed, extra_flags)
         self._channel = None
