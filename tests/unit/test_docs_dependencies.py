@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGE = (ROOT / "docs" / "dependencies.md").read_text()
+OWN = {"native_handlers", "supervisor"}
 MODULES = {
     "grpc": "grpcio",
     "yaml": "PyYAML",
@@ -45,15 +46,22 @@ def test_no_reason_is_empty():
 
 def test_what_is_imported_is_declared_as_a_runtime_dependency():
     declared = {name_of(item).replace("-", "_").lower() for item in PROJECT["dependencies"]}
-    own = {"native_handlers", "supervisor"}
-    for package in own:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_bytes())):
-                if isinstance(node, ast.Import):
-                    tops = {alias.name.split(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and node.module:
-                    tops = {node.module.split(".")[0]}
-                else:
-                    continue
-                for top in tops - own - sys.stdlib_module_names:
-                    assert MODULES.get(top, top).lower() in declared, f"{path}:{node.lineno} imports {top}"
+    missing = {
+        f"{path.relative_to(ROOT)} imports {top}"
+        for package in OWN
+        for path in (ROOT / package).rglob("*.py")
+        for top in foreign_imports(path)
+        if MODULES.get(top, top).lower() not in declared
+    }
+    assert not missing, "\n".join(sorted(missing))
+
+
+def foreign_imports(path: Path) -> set[str]:
+    """The first words of what `path` imports from outside the project and the standard library."""
+    tops = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            tops.add(node.module.split(".")[0])
+    return tops - OWN - sys.stdlib_module_names
