@@ -187,7 +187,11 @@ def _read_toml(path: Path) -> Tree:
 
 
 def _lower_keys(node: Tree) -> Tree:
-    return {key.lower(): _lower_keys(value) if isinstance(value, dict) else value for key, value in node.items()}
+    """Tables whose names differ in case only are one table."""
+    lowered: Tree = {}
+    for key, value in node.items():
+        _merge(lowered, {key.lower(): _lower_keys(value) if isinstance(value, dict) else value})
+    return lowered
 
 
 def _merge(into: Tree, other: Tree) -> None:
