@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import grpc
-
     from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
     from native_handlers.pb.volume_server_pb2 import MemStatus, VolumeServerState
     from native_handlers.storage.store import Store
@@ -30,8 +28,8 @@ class StateKeeper(Protocol):
         """
         ...
 
-    def update(self, state: VolumeServerState | None) -> VolumeServerState:
-        """Replaces the flags and counts their version up; None changes nothing. Returns what holds now.
+    def update(self, state: VolumeServerState) -> VolumeServerState:
+        """Replaces the flags and counts their version up; returns what holds now.
 
         Raises:
             RpcFailure: the version in `state` is not the present one, or they cannot be kept; nothing has changed.
@@ -39,14 +37,22 @@ class StateKeeper(Protocol):
         ...
 
 
-class KnownMasters(Protocol):
-    """The masters that this server was told of, and the one that it follows."""
+class Masters(Protocol):
+    """The masters that this server was told of, and the one that it follows. Thread-safe; calls block."""
 
-    def is_known(self, http_address: str) -> bool:
-        """Whether `http_address` (host:port, no gRPC suffix) is one of them."""
+    def is_known(self, target: str) -> bool:
+        """Whether `target` (host:port, with or without a gRPC port) is one of them."""
         ...
 
-    def mark_readonly(self, request: VolumeMarkReadonlyRequest) -> None:
+    def ping(self, target: str, timeout_s: float | None) -> int:
+        """Asks `target` for its time, in ns since the epoch.
+
+        Raises:
+            RpcFailure: it did not answer; the message is what Go says of the call's error.
+        """
+        ...
+
+    def mark_readonly(self, request: VolumeMarkReadonlyRequest, timeout_s: float | None) -> None:
         """Tells the present master of a volume's read-only state; asks who leads and retries when it does not.
 
         Raises:
@@ -57,9 +63,14 @@ class KnownMasters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What does not change while the server runs. `version` is upstream's text, "30GB 4.44 <commit>"."""
+    """What does not change while the server runs. `directories` are absolute paths.
+
+    `version` is upstream's text: the volume size limit, the version and the commit, "30GB 4.44 ".
+    """
 
     id: str
+    ip: str
+    port: int
     version: str
     data_center: str
     rack: str
@@ -72,14 +83,13 @@ class GrpcNode:
 
     Args:
         leave: stops the heartbeats for good; harmless when repeated.
-        dial: a channel to a gRPC address (host:port); the caller closes it.
+        memory: the memory figures of this server, over both engines where there are two.
     """
 
     store: Store | None
     state: StateKeeper
     facts: NodeFacts
-    masters: KnownMasters
+    masters: Masters
     leave: Callable[[], None]
-    dial: Callable[[str], grpc.Channel]
     memory: Callable[[], MemStatus] = field(default=own_memory_status)
     clock_ns: Callable[[], int] = time.time_ns

@@ -1,0 +1,48 @@
+"""What handlers check before they act, and how the store's errors become upstream's answers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import FormatError
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.store import Store
+    from native_handlers.storage.volume import Volume
+
+
+def check_maintenance(node: GrpcNode) -> None:
+    """Raises RpcFailure while the server is in maintenance mode. Source: weed/server/volume_server.go."""
+    if node.state.state().maintenance:
+        raise RpcFailure(f"volume server {node.facts.id} is in maintenance mode")
+
+
+def store_of(node: GrpcNode) -> Store:
+    """The store; a table that serves these routes natively without one is a mistake in how the server was put
+    together.
+    """
+    assert node.store is not None, "no store is open in this process"
+    return node.store
+
+
+def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volume id %d") -> Volume:
+    """The mounted volume, or RpcFailure with `absent_text`, for upstream words it differently from RPC to RPC."""
+    volume = store_of(node).find_volume(volume_id)
+    if volume is None:
+        raise RpcFailure(absent_text % volume_id)
+    return volume
+
+
+@contextmanager
+def errors_as_upstream() -> Iterator[None]:
+    """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel."""
+    try:
+        yield
+    except (StorageError, FormatError) as error:
+        raise RpcFailure(str(error)) from error

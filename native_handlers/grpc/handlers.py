@@ -1,0 +1,33 @@
+"""The RPCs that this package serves, by name. What is not here has no native handler yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from native_handlers.grpc import control, needles, volumes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from native_handlers.grpc.context import GrpcHandler
+
+GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
+    "AllocateVolume": volumes.allocate_volume,
+    "BatchDelete": needles.batch_delete,
+    "DeleteCollection": volumes.delete_collection,
+    "GetState": control.get_state,
+    "Ping": control.ping,
+    "ReadVolumeFileStatus": volumes.read_volume_file_status,
+    "SetState": control.set_state,
+    "VacuumVolumeCheck": volumes.vacuum_volume_check,
+    "VolumeDelete": volumes.volume_delete,
+    "VolumeMarkReadonly": volumes.volume_mark_readonly,
+    "VolumeMarkWritable": volumes.volume_mark_writable,
+    "VolumeMount": volumes.volume_mount,
+    "VolumeNeedleStatus": needles.volume_needle_status,
+    "VolumeServerLeave": control.volume_server_leave,
+    "VolumeServerStatus": control.volume_server_status,
+    "VolumeStatus": volumes.volume_status,
+    "VolumeSyncStatus": volumes.volume_sync_status,
+    "VolumeUnmount": volumes.volume_unmount,
+}

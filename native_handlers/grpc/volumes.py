@@ -1,0 +1,217 @@
+"""RPCs that create, open, close, delete and describe volumes. Checks in upstream's order: maintenance, then lookup
+(but the lookup first for marking a volume). The admin gate has passed before.
+
+Source: weed/server/volume_grpc_admin.go, volume_grpc_vacuum.go, volume_grpc_copy.go, volume_grpc_copy_incremental.go.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from google.protobuf import json_format
+
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
+
+if TYPE_CHECKING:
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.report import VolumeReport
+    from native_handlers.storage.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+def allocate_volume(
+    node: GrpcNode, _context: RpcContext, request: pb.AllocateVolumeRequest
+) -> pb.AllocateVolumeResponse:
+    """Creates an empty volume on the least loaded disk of the wanted type.
+
+    The request has to name the version: upstream's master always does, and upstream refuses 0.
+    """
+    check_maintenance(node)
+    store = store_of(node)
+    if not request.version and store.find_volume(request.volume_id) is None:
+        raise RpcFailure("volume super block version 0 is not supported")
+    with errors_as_upstream():
+        store.allocate_volume(
+            request.volume_id,
+            collection=request.collection,
+            replication=request.replication,
+            ttl=request.ttl,
+            preallocate_bytes=request.preallocate,
+            disk_type=request.disk_type,
+            version=request.version,
+        )
+    return pb.AllocateVolumeResponse()
+
+
+def volume_mount(node: GrpcNode, _context: RpcContext, request: pb.VolumeMountRequest) -> pb.VolumeMountResponse:
+    """Opens a volume whose files are on a disk."""
+    with errors_as_upstream():
+        store_of(node).mount_volume(request.volume_id)
+    return pb.VolumeMountResponse()
+
+
+def volume_unmount(node: GrpcNode, _context: RpcContext, request: pb.VolumeUnmountRequest) -> pb.VolumeUnmountResponse:
+    """Closes a volume and keeps its files; one that is not open is no error."""
+    with errors_as_upstream():
+        store_of(node).unmount_volume(request.volume_id)
+    return pb.VolumeUnmountResponse()
+
+
+def volume_delete(node: GrpcNode, _context: RpcContext, request: pb.VolumeDeleteRequest) -> pb.VolumeDeleteResponse:
+    """Deletes a volume and its files."""
+    check_maintenance(node)
+    with errors_as_upstream():
+        store_of(node).delete_volume(
+            request.volume_id, only_empty=request.only_empty, keep_remote_data=request.keep_remote_data
+        )
+    log.info("volume %d deleted", request.volume_id)
+    return pb.VolumeDeleteResponse()
+
+
+def delete_collection(
+    node: GrpcNode, _context: RpcContext, request: pb.DeleteCollectionRequest
+) -> pb.DeleteCollectionResponse:
+    """Deletes every volume of a collection; "" is the default collection, not all of them."""
+    with errors_as_upstream():
+        store_of(node).delete_collection(request.collection)
+    log.info("collection %r deleted", request.collection)
+    return pb.DeleteCollectionResponse()
+
+
+def volume_mark_readonly(
+    node: GrpcNode, context: RpcContext, request: pb.VolumeMarkReadonlyRequest
+) -> pb.VolumeMarkReadonlyResponse:
+    """Stops writes. The master hears of it first, so that it sends none here, and again afterwards, for a heartbeat in
+    between may have told it otherwise.
+    """
+    volume = volume_of(node, request.volume_id, "volume %d not found")
+    check_maintenance(node)
+    _tell_master(node, context, volume, is_read_only=True)
+    with errors_as_upstream():
+        store_of(node).mark_readonly(request.volume_id, can_delete=request.can_delete, persist=request.persist)
+    _tell_master(node, context, volume, is_read_only=True)
+    return pb.VolumeMarkReadonlyResponse()
+
+
+def volume_mark_writable(
+    node: GrpcNode, context: RpcContext, request: pb.VolumeMarkWritableRequest
+) -> pb.VolumeMarkWritableResponse:
+    """Allows writes again. The master hears of it only once it is so."""
+    volume = volume_of(node, request.volume_id, "volume %d not found")
+    check_maintenance(node)
+    with errors_as_upstream():
+        store_of(node).mark_writable(request.volume_id)
+    _tell_master(node, context, volume, is_read_only=False)
+    return pb.VolumeMarkWritableResponse()
+
+
+def volume_status(node: GrpcNode, _context: RpcContext, request: pb.VolumeStatusRequest) -> pb.VolumeStatusResponse:
+    """Size, counts and whether it takes writes."""
+    report = _report_of(node, request.volume_id)
+    return pb.VolumeStatusResponse(
+        is_read_only=report.read_only,
+        volume_size=report.size_bytes,
+        file_count=report.file_count,
+        file_deleted_count=report.delete_count,
+    )
+
+
+def volume_sync_status(
+    node: GrpcNode, _context: RpcContext, request: pb.VolumeSyncStatusRequest
+) -> pb.VolumeSyncStatusResponse:
+    """What a follower compares before it copies."""
+    report = _report_of(node, request.volume_id)
+    return pb.VolumeSyncStatusResponse(
+        volume_id=report.id,
+        collection=report.collection,
+        replication=str(report.replica_placement),
+        ttl=str(report.ttl),
+        tail_offset=report.size_bytes,
+        compact_revision=report.compact_revision,
+        idx_file_size=report.index_size_bytes,
+        version=report.version,
+    )
+
+
+def read_volume_file_status(
+    node: GrpcNode, _context: RpcContext, request: pb.ReadVolumeFileStatusRequest
+) -> pb.ReadVolumeFileStatusResponse:
+    """What a copier must know of the files. Both times are the .dat file's, as upstream has it."""
+    volume = volume_of(node, request.volume_id)
+    report = _report_of(node, request.volume_id)
+    return pb.ReadVolumeFileStatusResponse(
+        volume_id=report.id,
+        idx_file_timestamp_seconds=report.modified_at_s,
+        idx_file_size=report.index_size_bytes,
+        dat_file_timestamp_seconds=report.modified_at_s,
+        dat_file_size=report.size_bytes,
+        file_count=report.file_count,
+        compaction_revision=report.compact_revision,
+        collection=report.collection,
+        disk_type=report.disk_type,
+        volume_info=_volume_info_of(volume),
+        version=report.version,
+    )
+
+
+def vacuum_volume_check(
+    node: GrpcNode, _context: RpcContext, request: pb.VacuumVolumeCheckRequest
+) -> pb.VacuumVolumeCheckResponse:
+    """The share of the content that was deleted."""
+    report = _report_of(node, request.volume_id, "volume id %d is not found during check compact")
+    return pb.VacuumVolumeCheckResponse(garbage_ratio=garbage_ratio(report))
+
+
+def garbage_ratio(report: VolumeReport) -> float:
+    """Deleted bytes by content bytes; where deletions are known but not their sizes, by what the .dat has beyond the
+    content. Source: weed/storage/volume_vacuum.go, garbageLevel.
+    """
+    if not report.content_size_bytes:
+        return 0.0
+    if report.delete_count and not report.deleted_byte_count:
+        return (report.size_bytes - report.content_size_bytes - SUPER_BLOCK_BYTES) / report.size_bytes
+    return report.deleted_byte_count / report.content_size_bytes
+
+
+def _report_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volume id %d") -> VolumeReport:
+    report = volume_of(node, volume_id, absent_text).report()
+    if report is None:
+        # It was closed after it was found.
+        raise RpcFailure(absent_text % volume_id)
+    return report
+
+
+def _volume_info_of(volume: Volume) -> pb.VolumeInfo:
+    """What the volume's .vif says: the file is protobuf's own JSON form of the message."""
+    path = volume.paths.file(".vif")
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return pb.VolumeInfo(version=volume.version)
+    except OSError as error:
+        raise RpcFailure(f"read {path}: {error.strerror}") from error
+    try:
+        return json_format.Parse(text, pb.VolumeInfo(), ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        raise RpcFailure(f"parse {path}: {error}") from error
+
+
+def _tell_master(node: GrpcNode, context: RpcContext, volume: Volume, *, is_read_only: bool) -> None:
+    request = VolumeMarkReadonlyRequest(
+        ip=node.facts.ip,
+        port=node.facts.port,
+        volume_id=volume.id,
+        collection=volume.collection,
+        replica_placement=volume.replica_placement.to_byte(),
+        ttl=volume.ttl.to_uint32(),
+        disk_type=volume.disk_type,
+        is_readonly=is_read_only,
+    )
+    node.masters.mark_readonly(request, context.time_remaining_s())

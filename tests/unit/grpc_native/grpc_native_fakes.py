@@ -1,0 +1,66 @@
+"""What handlers are given in these tests in place of a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from native_handlers.grpc.context import RpcContext, RpcFailure
+from native_handlers.grpc.node import GrpcNode, NodeFacts
+from native_handlers.pb.volume_server_pb2 import VolumeServerState
+
+
+class FakeState:
+    """A state keeper in memory."""
+
+    def __init__(self) -> None:
+        self.now = VolumeServerState()
+
+    def state(self) -> VolumeServerState:
+        return self.now
+
+    def update(self, state: VolumeServerState) -> VolumeServerState:
+        self.now = VolumeServerState(maintenance=state.maintenance, version=state.version + 1)
+        return self.now
+
+
+@dataclass
+class FakeMasters:
+    """Knows one master; `marks` has what it was told; `failure` is what it answers instead."""
+
+    known: str = "127.0.0.1:9333"
+    marks: list = field(default_factory=list)
+    failure: RpcFailure | None = None
+    on_mark: object = None
+
+    def is_known(self, target: str) -> bool:
+        return target == self.known
+
+    def ping(self, target: str, timeout_s: float | None) -> int:
+        if self.failure is not None:
+            raise self.failure
+        return 1234
+
+    def mark_readonly(self, request, timeout_s: float | None) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.marks.append(request)
+        if self.on_mark is not None:
+            self.on_mark()
+
+
+def make_node(tmp_path, store=None, **more) -> GrpcNode:
+    facts = NodeFacts(
+        id="node-1",
+        ip="127.0.0.1",
+        port=8080,
+        version="30GB 4.44 ",
+        data_center="dc1",
+        rack="r1",
+        directories=(tmp_path,),
+    )
+    settings = {"state": FakeState(), "masters": FakeMasters(), "leave": lambda: None, "facts": facts, **more}
+    return GrpcNode(store=store, **settings)
+
+
+def make_context() -> RpcContext:
+    return RpcContext("10.0.0.1", 5, (), "id", lambda: True, lambda callback: True, lambda: None)

@@ -1,0 +1,288 @@
+"""RPCs on volumes, against a real store."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import grpc
+import pytest
+
+from native_handlers.format.needle import Needle
+from native_handlers.grpc import control, needles, volumes
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.handlers import GRPC_HANDLERS
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+
+COOKIE = 0x637037D6
+
+
+def allocate(node, context, volume_id=7, **more):
+    request = {"volume_id": volume_id, "version": 3, "replication": "000", **more}
+    return volumes.allocate_volume(node, context, pb.AllocateVolumeRequest(**request))
+
+
+def write(store, volume_id, needle_id, data=b"payload", **more):
+    needle = Needle(cookie=COOKIE, needle_id=needle_id, data=data, **more)
+    store.write_needle(volume_id, needle)
+
+
+def failure_of(invoke) -> RpcFailure:
+    with pytest.raises(RpcFailure) as caught:
+        invoke()
+    return caught.value
+
+
+def test_handlers_are_rpcs():
+    assert set(GRPC_HANDLERS) <= set(VOLUME_SERVER_METHODS)
+
+
+class TestState:
+    def test_it_is_kept_and_versioned(self, node, store, context):
+        answer = control.set_state(node, context, pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)))
+        assert answer.state == pb.VolumeServerState(maintenance=True, version=1)
+        assert control.get_state(node, context, pb.GetStateRequest()).state == answer.state
+        assert store.state.maintenance
+        stale = pb.SetStateRequest(state=pb.VolumeServerState(version=3))
+        failure = failure_of(lambda: control.set_state(node, context, stale))
+        assert failure.message == "version mismatch for VolumeServerState (got 1, want 3)"
+        assert failure.code is grpc.StatusCode.UNKNOWN
+        assert store.state.maintenance
+
+    @pytest.mark.parametrize(
+        ("handler", "request_message"),
+        [
+            (volumes.allocate_volume, pb.AllocateVolumeRequest(volume_id=8, version=3)),
+            (volumes.volume_delete, pb.VolumeDeleteRequest(volume_id=7)),
+            (volumes.volume_mark_readonly, pb.VolumeMarkReadonlyRequest(volume_id=7)),
+            (volumes.volume_mark_writable, pb.VolumeMarkWritableRequest(volume_id=7)),
+            (needles.batch_delete, pb.BatchDeleteRequest(file_ids=["7,01637037d6"])),
+        ],
+    )
+    def test_maintenance_blocks(self, node, context, handler, request_message):
+        allocate(node, context)
+        control.set_state(node, context, pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)))
+        failure = failure_of(lambda: handler(node, context, request_message))
+        assert failure.message == "volume server node-1 is in maintenance mode"
+        assert failure.code is grpc.StatusCode.UNKNOWN
+        assert node.masters.marks == []
+
+    def test_maintenance_does_not_block(self, node, context):
+        allocate(node, context, collection="c")
+        control.set_state(node, context, pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)))
+        volumes.volume_unmount(node, context, pb.VolumeUnmountRequest(volume_id=7))
+        volumes.volume_mount(node, context, pb.VolumeMountRequest(volume_id=7))
+        volumes.delete_collection(node, context, pb.DeleteCollectionRequest(collection="c"))
+        assert node.store.find_volume(7) is None
+
+    def test_marking_looks_the_volume_up_before_it_asks_for_maintenance(self, node, context):
+        control.set_state(node, context, pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)))
+        for handler, message in (
+            (volumes.volume_mark_readonly, pb.VolumeMarkReadonlyRequest(volume_id=9)),
+            (volumes.volume_mark_writable, pb.VolumeMarkWritableRequest(volume_id=9)),
+        ):
+            failure = failure_of(lambda handler=handler, message=message: handler(node, context, message))
+            assert failure.message == "volume 9 not found"
+
+
+class TestLife:
+    def test_allocate(self, node, store, context):
+        allocate(node, context, collection="pics", replication="001", ttl="3d")
+        volume = store.find_volume(7)
+        assert (volume.collection, str(volume.replica_placement), str(volume.ttl)) == ("pics", "001", "3d")
+        assert failure_of(lambda: allocate(node, context)).message == "Volume Id 7 already exists!"
+        assert failure_of(lambda: allocate(node, context, 8, disk_type="ssd")).message == "No more free space left"
+        assert failure_of(lambda: allocate(node, context, 8, replication="zz")).code is grpc.StatusCode.UNKNOWN
+        zero = failure_of(lambda: allocate(node, context, 8, version=0))
+        assert zero.message == "volume super block version 0 is not supported"
+        assert store.find_volume(8) is None
+
+    def test_hdd_is_the_type_without_a_name(self, node, store, context):
+        allocate(node, context, disk_type="HDD")
+        assert store.find_volume(7).disk_type == ""
+
+    def test_unmount_and_mount(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        for _ in range(2):
+            volumes.volume_unmount(node, context, pb.VolumeUnmountRequest(volume_id=7))
+            assert store.find_volume(7) is None
+        for _ in range(2):
+            volumes.volume_mount(node, context, pb.VolumeMountRequest(volume_id=7))
+            assert store.find_volume(7).report().file_count == 1
+        failure = failure_of(lambda: volumes.volume_mount(node, context, pb.VolumeMountRequest(volume_id=9)))
+        assert failure.message == "volume 9 not found on disk"
+
+    def test_delete(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        only_empty = pb.VolumeDeleteRequest(volume_id=7, only_empty=True)
+        failure = failure_of(lambda: volumes.volume_delete(node, context, only_empty))
+        assert failure.message == "DeleteVolume 7: volume not empty"
+        volumes.volume_delete(node, context, pb.VolumeDeleteRequest(volume_id=7))
+        failure = failure_of(lambda: volumes.volume_delete(node, context, pb.VolumeDeleteRequest(volume_id=7)))
+        assert failure.message == "delete volume 7 not found on disk"
+
+    def test_delete_collection(self, node, store, context):
+        allocate(node, context, 7, collection="a")
+        allocate(node, context, 8)
+        for _ in range(2):
+            volumes.delete_collection(node, context, pb.DeleteCollectionRequest(collection="a"))
+        assert [volume.id for volume in store.volumes()] == [8]
+        volumes.delete_collection(node, context, pb.DeleteCollectionRequest())
+        assert store.volumes() == []
+
+
+class TestMarking:
+    def test_the_master_hears_first_and_again(self, node, store, context):
+        allocate(node, context, collection="c", replication="010", ttl="1h")
+        seen = []
+        node.masters.on_mark = lambda: seen.append(store.find_volume(7).is_read_only)
+        volumes.volume_mark_readonly(node, context, pb.VolumeMarkReadonlyRequest(volume_id=7))
+        volumes.volume_mark_writable(node, context, pb.VolumeMarkWritableRequest(volume_id=7))
+        assert seen == [False, True, False]
+        first, _, last = node.masters.marks
+        assert (first.ip, first.port, first.volume_id, first.collection) == ("127.0.0.1", 8080, 7, "c")
+        volume = store.find_volume(7)
+        assert (first.replica_placement, first.ttl) == (volume.replica_placement.to_byte(), volume.ttl.to_uint32())
+        assert (first.is_readonly, last.is_readonly) == (True, False)
+
+    def test_nothing_is_marked_when_the_master_refuses(self, node, store, context):
+        allocate(node, context)
+        node.masters.failure = RpcFailure("grpc VolumeMarkReadonly with master m: no")
+        failure_of(lambda: volumes.volume_mark_readonly(node, context, pb.VolumeMarkReadonlyRequest(volume_id=7)))
+        assert not store.find_volume(7).is_read_only
+
+    def test_deletes_may_go_on(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        request = pb.VolumeMarkReadonlyRequest(volume_id=7, can_delete=True)
+        volumes.volume_mark_readonly(node, context, request)
+        assert volumes.volume_status(node, context, pb.VolumeStatusRequest(volume_id=7)).is_read_only
+        answer = needles.batch_delete(node, context, pb.BatchDeleteRequest(file_ids=[f"7,01{COOKIE:08x}"]))
+        assert answer.results[0].status == 202
+
+
+class TestStatus:
+    def test_all_of_them(self, node, store, context):
+        allocate(node, context, collection="c", ttl="3d")
+        for needle_id in (1, 2):
+            write(store, 7, needle_id)
+        store.delete_needle(7, 1, COOKIE)
+        report = store.find_volume(7).report()
+        status = volumes.volume_status(node, context, pb.VolumeStatusRequest(volume_id=7))
+        assert status == pb.VolumeStatusResponse(
+            volume_size=report.size_bytes, file_count=report.file_count, file_deleted_count=1
+        )
+        sync = volumes.volume_sync_status(node, context, pb.VolumeSyncStatusRequest(volume_id=7))
+        assert sync == pb.VolumeSyncStatusResponse(
+            volume_id=7, collection="c", replication="000", ttl="3d", tail_offset=report.size_bytes, idx_file_size=48,
+            version=3,
+        )  # fmt: skip
+        files = volumes.read_volume_file_status(node, context, pb.ReadVolumeFileStatusRequest(volume_id=7))
+        assert files.dat_file_size == report.size_bytes
+        assert files.idx_file_size == 48
+        assert files.dat_file_timestamp_seconds == files.idx_file_timestamp_seconds == report.modified_at_s
+        assert (files.version, files.collection, files.volume_info.version) == (3, "c", 3)
+        assert files.volume_info.bytes_offset == 4
+        assert files.volume_info.expire_at_sec > report.modified_at_s
+        vacuum = volumes.vacuum_volume_check(node, context, pb.VacuumVolumeCheckRequest(volume_id=7))
+        assert vacuum.garbage_ratio == report.deleted_byte_count / report.content_size_bytes
+
+    @pytest.mark.parametrize(
+        ("handler", "message", "text"),
+        [
+            (volumes.volume_status, pb.VolumeStatusRequest(volume_id=9), "not found volume id 9"),
+            (volumes.volume_sync_status, pb.VolumeSyncStatusRequest(volume_id=9), "not found volume id 9"),
+            (volumes.read_volume_file_status, pb.ReadVolumeFileStatusRequest(volume_id=9), "not found volume id 9"),
+            (
+                volumes.vacuum_volume_check,
+                pb.VacuumVolumeCheckRequest(volume_id=9),
+                "volume id 9 is not found during check compact",
+            ),
+            (needles.volume_needle_status, pb.VolumeNeedleStatusRequest(volume_id=9), "volume not found 9"),
+        ],
+    )
+    def test_of_an_absent_volume(self, node, context, handler, message, text):
+        failure = failure_of(lambda: handler(node, context, message))
+        assert (failure.message, failure.code) == (text, grpc.StatusCode.UNKNOWN)
+
+    def test_without_a_vif(self, node, store, context):
+        allocate(node, context)
+        store.find_volume(7).paths.file(".vif").unlink()
+        files = volumes.read_volume_file_status(node, context, pb.ReadVolumeFileStatusRequest(volume_id=7))
+        assert files.volume_info == pb.VolumeInfo(version=3)
+        store.find_volume(7).paths.file(".vif").write_text("no JSON")
+        request = pb.ReadVolumeFileStatusRequest(volume_id=7)
+        assert "parse" in failure_of(lambda: volumes.read_volume_file_status(node, context, request)).message
+
+    def test_garbage_of_deletions_whose_sizes_are_unknown(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        report = store.find_volume(7).report()
+        assert volumes.garbage_ratio(report) == 0
+        lost = dataclasses.replace(report, delete_count=1, deleted_byte_count=0, content_size_bytes=50, size_bytes=100)
+        assert volumes.garbage_ratio(lost) == 0.42
+        assert volumes.garbage_ratio(dataclasses.replace(lost, content_size_bytes=0)) == 0
+
+
+class TestNeedles:
+    def test_needle_status(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 5, b"x" * 100, last_modified_s=77)
+        answer = needles.volume_needle_status(node, context, pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=5))
+        read = store.read_needle(7, 5, cookie=None)
+        assert (answer.needle_id, answer.cookie, answer.size) == (5, COOKIE, read.needle.size)
+        assert answer.crc == read.needle.checksum
+        assert answer.ttl == ""
+        for needle_id, text in ((6, "not found"), (5, "already deleted")):
+            store.delete_needle(7, 5, COOKIE)
+            request = pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=needle_id)
+            failure = failure_of(lambda request=request: needles.volume_needle_status(node, context, request))
+            assert failure.message == text
+
+    def test_batch_delete(self, node, store, context):
+        allocate(node, context)
+        for needle_id in (1, 2, 3):
+            write(store, 7, needle_id)
+        manifest = Needle(cookie=COOKIE, needle_id=4, data=b"{}")
+        manifest.is_chunk_manifest = True
+        store.write_needle(7, manifest)
+        cookie = f"{COOKIE:08x}"
+        cases = [
+            (f"7,01{COOKIE + 1:08x}", 400, "File Random Cookie does not match."),
+            ("nonsense", 400, "Wrong fid format."),
+            (",x", 400, "Wrong fid format."),
+            ("7,1", 400, "Invalid fid: 1"),
+            (f"7,zz{cookie}", 400, None),
+            (f"7,05{cookie}", 404, "not found"),
+            (f"77,05{cookie}", 404, "volume 77 not found"),
+            (f"x,05{cookie}", 404, "volume 0 not found"),
+            (f"7,04{cookie}", 406, "ChunkManifest: not allowed in batch delete mode."),
+            (f"7,01{cookie}", 202, ""),
+            (f"7,01{cookie}", 404, "already deleted"),
+            (f"7,01{cookie}_1", 202, ""),
+        ]
+        answer = needles.batch_delete(node, context, pb.BatchDeleteRequest(file_ids=[fid for fid, _, _ in cases]))
+        assert [result.file_id for result in answer.results] == [fid for fid, _, _ in cases]
+        for result, (_, status, text) in zip(answer.results, cases, strict=True):
+            assert result.status == status
+            assert text is None or result.error == text
+            assert bool(result.size) == (status == 202)
+
+    def test_batch_delete_without_looking_at_cookies(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 2)
+        ids = ["7,0200000000_1", "7,02", "7,0200000000", "7,0200000000", "7,0900000000", "77,0200000000"]
+        answer = needles.batch_delete(node, context, pb.BatchDeleteRequest(file_ids=ids, skip_cookie_check=True))
+        assert [result.status for result in answer.results] == [400, 400, 202, 304, 304, 500]
+        assert "invalid syntax" in answer.results[0].error
+        assert answer.results[1].error == "KeyHash is too short."
+        assert answer.results[5].error == "volume 77 not found on 127.0.0.1:8080"
+
+    def test_batch_delete_of_a_read_only_volume(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 2)
+        store.mark_readonly(7)
+        answer = needles.batch_delete(node, context, pb.BatchDeleteRequest(file_ids=[f"7,02{COOKIE:08x}"]))
+        assert (answer.results[0].status, answer.results[0].error) == (500, "volume 7 is read only")
