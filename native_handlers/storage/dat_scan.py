@@ -1,0 +1,153 @@
+"""Walks the records of a .dat file in order, each verified, until its end or until something is no record.
+
+Used where the index cannot be trusted: after a crash, and by `check`. Memory stays bounded whatever a file says of
+itself. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not verify.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from native_handlers.format import crc
+from native_handlers.format.needle import NeedleHeader, actual_size, parse_needle_header, tail_size
+from native_handlers.format.types import (
+    ALIGNMENT_BYTES,
+    CHECKSUM_BYTES,
+    DATA_LENGTH_BYTES,
+    NEEDLE_HEADER_BYTES,
+    VERSION_1,
+    VERSION_3,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from native_handlers.storage.files import Files
+
+_PIECE_BYTES = 1 << 20
+_MAX_META_BYTES = 1 + 256 + 256 + 5 + 2 + 2 + 65535
+"""The most that can follow the payload in a body."""
+
+
+class DatRecord(NamedTuple):
+    """A whole record. `offset_bytes` is where it starts, `end_bytes` where the next one does."""
+
+    header: NeedleHeader
+    offset_bytes: int
+    end_bytes: int
+    append_at_ns: int
+
+
+class ScanEnd(Enum):
+    """Why a scan ended."""
+
+    COMPLETE = "every byte belongs to a record"
+    TORN = "the last record is not all there"
+    GARBAGE = "there is something that is no record"
+
+
+class DatScan:
+    """One pass over ``[start, end)`` of an open .dat file. After iteration `result` and `stopped_at_bytes` are set."""
+
+    def __init__(self, files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> None:
+        self._files, self._fd, self._version = files, fd, version
+        self._end_bytes = end_bytes
+        self.stopped_at_bytes = start_bytes
+        self.result = ScanEnd.COMPLETE
+        self.why = ""
+
+    def __iter__(self) -> Iterator[DatRecord]:
+        """The records; raises OSError when a read fails."""
+        while self.stopped_at_bytes < self._end_bytes:
+            record = self._next()
+            if record is None:
+                return
+            yield record
+            self.stopped_at_bytes = record.end_bytes
+
+    def _next(self) -> DatRecord | None:
+        offset, room = self.stopped_at_bytes, self._end_bytes - self.stopped_at_bytes
+        head = self._files.read(self._fd, min(NEEDLE_HEADER_BYTES, room), offset)
+        if len(head) < NEEDLE_HEADER_BYTES:
+            self._stop(ScanEnd.TORN, f"{len(head)} bytes of a header")
+            return None
+        if head == bytes(NEEDLE_HEADER_BYTES):
+            self._stop(*self._judge_zeros(offset))
+            return None
+        header = parse_needle_header(head)
+        length = actual_size(header.size, self._version)
+        if header.size < 0:
+            self._stop(ScanEnd.GARBAGE, f"size {header.size}")
+            return None
+        if length > room:
+            self._stop(ScanEnd.TORN, f"{room} bytes of a record of {length}")
+            return None
+        tail = self._files.read(self._fd, tail_size(self._version), offset + NEEDLE_HEADER_BYTES + header.size)
+        if header.size and not self._fits(offset, header.size, int.from_bytes(tail[:CHECKSUM_BYTES], "big")):
+            self._stop(ScanEnd.GARBAGE, f"needle {header.needle_id:x} has a wrong checksum")
+            return None
+        append_at_ns = int.from_bytes(tail[CHECKSUM_BYTES:], "big") if self._version == VERSION_3 else 0
+        return DatRecord(header, offset, offset + length, append_at_ns)
+
+    def _stop(self, result: ScanEnd, why: str) -> None:
+        self.result = result
+        self.why = f"{why} at {self.stopped_at_bytes}"
+
+    def _judge_zeros(self, offset: int) -> tuple[ScanEnd, str]:
+        """Nothing but zeros to the end is what a file system leaves of an append after a power cut."""
+        while offset < self._end_bytes:
+            piece = self._files.read(self._fd, min(_PIECE_BYTES, self._end_bytes - offset), offset)
+            if piece.strip(b"\0") or not piece:
+                return ScanEnd.GARBAGE, "zeros where a header should be"
+            offset += len(piece)
+        return ScanEnd.TORN, "zeros to the end"
+
+    def _fits(self, offset: int, size: int, stored: int) -> bool:
+        start, length = offset + NEEDLE_HEADER_BYTES, size
+        if self._version != VERSION_1:
+            length = int.from_bytes(self._files.read(self._fd, DATA_LENGTH_BYTES, start), "big")
+            start += DATA_LENGTH_BYTES
+            if DATA_LENGTH_BYTES + length > size:
+                return False
+        return crc.matches(stored, self._crc(start, length))
+
+    def _crc(self, start: int, length: int) -> int:
+        value = 0
+        for position in range(start, start + length, _PIECE_BYTES):
+            piece = self._files.read(self._fd, min(_PIECE_BYTES, start + length - position), position)
+            value = crc.crc32c_extend(value, piece)
+        return value
+
+
+def holds_record(files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> bool:
+    """Whether any whole record with a payload and the right checksum starts in ``[start, end)`` at a multiple of 8.
+
+    For versions 2 and 3: in version 1 a record cannot be told from other bytes cheaply, and the answer is True
+    unless the range is shorter than a record. Raises OSError when a read fails.
+    """
+    if version == VERSION_1:
+        return end_bytes - start_bytes > actual_size(0, version)
+    for piece_start in range(start_bytes, end_bytes, _PIECE_BYTES):
+        piece = files.read(fd, min(_PIECE_BYTES + 24, end_bytes - piece_start), piece_start)
+        for position in _candidates(piece, end_bytes - piece_start):
+            scan = DatScan(files, fd, version, piece_start + position, end_bytes)
+            if next(iter(scan), None) is not None:
+                return True
+    return False
+
+
+def _candidates(piece: bytes, room: int) -> list[int]:
+    """Offsets in `piece` where the lengths of a record with a payload would be plausible."""
+    count = (len(piece) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES) // ALIGNMENT_BYTES
+    if count <= 0:
+        return []
+    words = np.frombuffer(piece, ">u4", len(piece) // 4).astype(np.int64)
+    # A word is 4 bytes: a header's size is its fourth word, the payload length follows it.
+    size, data_length = words[3 : 3 + 2 * count : 2], words[4 : 4 + 2 * count : 2]
+    meta = size - data_length - DATA_LENGTH_BYTES
+    fits = (data_length > 0) & (meta >= 0) & (meta <= _MAX_META_BYTES)
+    fits &= size <= room - np.arange(count) * ALIGNMENT_BYTES
+    return [int(index) * ALIGNMENT_BYTES for index in np.flatnonzero(fits)]

@@ -1,0 +1,53 @@
+"""Keeps two servers from serving one directory: an exclusive lock on a file in it that names who holds it.
+
+The kernel frees the lock when the process ends, however it ends. Upstream has no such lock and ignores the file.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.errors import DirectoryLocked
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from native_handlers.storage.files import Files
+
+LOCK_FILE_NAME = ".weed-volume-py.lock"
+_MAX_HOLDER_BYTES = 256
+
+
+class DirectoryLock:
+    """A lock that is held. `release` it, or end the process."""
+
+    def __init__(self, files: Files, fd: int) -> None:
+        self._files = files
+        self._fd: int | None = fd
+
+    def release(self) -> None:
+        """Frees the directory. May be called again."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._files.close(fd)
+
+
+def lock_directory(files: Files, directory: Path, holder: str) -> DirectoryLock:
+    """Locks `directory` and writes `holder` into the lock file.
+
+    Raises:
+        DirectoryLocked: somebody holds it; names them.
+        OSError: the lock file cannot be opened or written.
+    """
+    fd = files.open(directory / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT)
+    try:
+        if not files.lock(fd):
+            current = files.read(fd, _MAX_HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
+            raise DirectoryLocked(directory, current)
+        files.truncate(fd, 0)
+        files.write(fd, [f"{holder}\n".encode()], 0)
+    except BaseException:
+        files.close(fd)
+        raise
+    return DirectoryLock(files, fd)

@@ -1,0 +1,249 @@
+"""The seam to the file system: every open, read, write, fsync, rename and unlink of the store goes through `Files`.
+
+A fault injector stands in for it in tests. Above it: `replace_file`, the one way a file is replaced, and
+`SharedFile`, a descriptor that outlives its owner while somebody reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_FALLOC_KEEP_SIZE = 1
+_MAX_IOVECS = 512
+"""Below Linux' 1024 buffers a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is known of a file. `is_*_by_owner` are mode bits, which upstream goes by even for root."""
+
+    size_bytes: int
+    modified_at_s: int
+    is_readable_by_owner: bool
+    is_writable_by_owner: bool
+    is_directory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpace:
+    """A file system's space. `free_bytes` is what an unprivileged user can still take."""
+
+    all_bytes: int
+    free_bytes: int
+
+
+class Files(Protocol):
+    """The file operations of the store. All raise OSError; none retries."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int: ...
+    def close(self, fd: int) -> None: ...
+    def read(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
+        """The bytes at `offset_bytes`; fewer than asked for only at the end of the file."""
+        ...
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
+        """Writes all of `parts`, one after the other. A failure may leave some of them written."""
+        ...
+
+    def truncate(self, fd: int, length_bytes: int) -> None: ...
+    def allocate(self, fd: int, length_bytes: int) -> None:
+        """Reserves space without changing the file's size."""
+        ...
+
+    def sync(self, fd: int) -> None: ...
+    def sync_directory(self, path: Path) -> None: ...
+    def rename(self, source: Path, target: Path) -> None: ...
+    def unlink(self, path: Path) -> None:
+        """Removes a file, or a directory with all in it. Nothing happens when there is none."""
+        ...
+
+    def facts(self, path: Path) -> FileFacts | None:
+        """None only when there is no such file: any other failure raises."""
+        ...
+
+    def facts_of(self, fd: int) -> FileFacts: ...
+    def list_directory(self, path: Path) -> list[str]: ...
+    def lock(self, fd: int) -> bool:
+        """Takes an exclusive lock for as long as the descriptor is open; False when someone else holds it."""
+        ...
+
+    def disk_space(self, path: Path) -> DiskSpace: ...
+
+
+class OsFiles:
+    """The real file system."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def read(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
+        data = os.pread(fd, length_bytes, offset_bytes)
+        if len(data) == length_bytes or not data:
+            return data
+        pieces = [data]
+        missing = length_bytes - len(data)
+        while missing and (data := os.pread(fd, missing, offset_bytes + length_bytes - missing)):
+            pieces.append(data)
+            missing -= len(data)
+        return b"".join(pieces)
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
+        left = [memoryview(part) for part in parts if len(part)]
+        while left:
+            written = os.pwritev(fd, left[:_MAX_IOVECS], offset_bytes)
+            offset_bytes += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left and written:
+                left[0] = left[0][written:]
+
+    def truncate(self, fd: int, length_bytes: int) -> None:
+        os.ftruncate(fd, length_bytes)
+
+    def allocate(self, fd: int, length_bytes: int) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        length = ctypes.c_longlong(length_bytes)
+        if libc.fallocate(fd, _FALLOC_KEEP_SIZE, ctypes.c_longlong(0), length) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def sync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except IsADirectoryError:
+            shutil.rmtree(path)
+
+    def facts(self, path: Path) -> FileFacts | None:
+        try:
+            return _facts(os.stat(path))
+        except FileNotFoundError:
+            return None
+
+    def facts_of(self, fd: int) -> FileFacts:
+        return _facts(os.fstat(fd))
+
+    def list_directory(self, path: Path) -> list[str]:
+        return os.listdir(path)
+
+    def lock(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def disk_space(self, path: Path) -> DiskSpace:
+        vfs = os.statvfs(path)
+        return DiskSpace(vfs.f_blocks * vfs.f_frsize, vfs.f_bavail * vfs.f_frsize)
+
+
+def _facts(stat: os.stat_result) -> FileFacts:
+    is_directory = (stat.st_mode & 0o170000) == 0o040000
+    readable, writable = bool(stat.st_mode & 0o400), bool(stat.st_mode & 0o200)
+    return FileFacts(stat.st_size, int(stat.st_mtime), readable, writable, is_directory)
+
+
+OS_FILES: Files = OsFiles()
+
+
+def read_file(files: Files, path: Path) -> bytes | None:
+    """All of a small file, or None when there is none."""
+    try:
+        fd = files.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return files.read(fd, files.facts_of(fd).size_bytes, 0)
+    finally:
+        files.close(fd)
+
+
+def replace_file(files: Files, path: Path, data: bytes) -> None:
+    """Makes `path` hold `data`, durably, or leaves it as it was.
+
+    A crash leaves the old content or the new one, and maybe a file with ``.tmp`` behind its name, which the next
+    replacement overwrites. Raises OSError; the old content then still stands.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        files.write(fd, [data], 0)
+        files.sync(fd)
+    finally:
+        files.close(fd)
+    files.rename(temporary, path)
+    files.sync_directory(path.parent)
+
+
+class FileRetired(Exception):
+    """The file was closed by its owner before the caller could hold on to it."""
+
+
+class SharedFile:
+    """An open file that is closed when its owner and every reader have released it.
+
+    So a volume can be closed, deleted or swapped under readers, and none of them finds its descriptor gone, or
+    worse, given to another file.
+    """
+
+    __slots__ = ("_files", "_lock", "_users", "fd", "path")
+
+    def __init__(self, files: Files, path: Path, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        self._files = files
+        self._users = 1
+        # Protects _users.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, files: Files, path: Path, flags: int) -> SharedFile:
+        """Opens `path`; the caller is the owner. Raises OSError."""
+        return cls(files, path, files.open(path, flags))
+
+    def retain(self) -> None:
+        """Keeps the file open until a matching `release`.
+
+        Raises:
+            FileRetired: it is closed already.
+        """
+        with self._lock:
+            if not self._users:
+                raise FileRetired(str(self.path))
+            self._users += 1
+
+    def release(self) -> None:
+        """Lets go; the last one to do so closes the file."""
+        with self._lock:
+            self._users -= 1
+            is_last = not self._users
+        if is_last:
+            self._files.close(self.fd)

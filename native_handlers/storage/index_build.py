@@ -1,0 +1,134 @@
+"""Makes a needle index from the rows of an .idx file, all at once: 10 million rows in about a second.
+
+The result, counters included, is what replaying the rows one by one in upstream's memory map gives.
+Source: weed/storage/needle_map_memory.go:doLoading, needle_map_metric.go, volume_checking.go:findDatTailEntryOffset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from native_handlers.format.idx import IdxEntry
+from native_handlers.format.needle import tail_size
+from native_handlers.format.types import (
+    ALIGNMENT_BYTES,
+    NEEDLE_HEADER_BYTES,
+    TOMBSTONE_SIZE,
+    NeedleId,
+    StoredOffset,
+)
+from native_handlers.storage.needle_index import Base, Counters, NeedleIndex, empty_base
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROW_4 = np.dtype([("key", ">u8"), ("low", ">u4"), ("size", ">i4")])
+_ROW_5 = np.dtype([("key", ">u8"), ("low", ">u4"), ("high", "u1"), ("size", ">i4")])
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIndex:
+    """An index and what its rows say of the .dat file.
+
+    `last_row` is the row whose record is last in the .dat file, None when no row has an offset. `max_end_bytes` is
+    how long the .dat file must be to hold every live record that any row names.
+    """
+
+    index: NeedleIndex
+    row_count: int
+    last_row: IdxEntry | None
+    max_end_bytes: int
+
+
+class _Columns(NamedTuple):
+    keys: NDArray[np.uint64]
+    low: NDArray[np.uint32]
+    high: NDArray[np.uint8] | None
+    sizes: NDArray[np.int32]
+
+    def take(self, which: NDArray[np.intp]) -> _Columns:
+        high = None if self.high is None else self.high[which]
+        return _Columns(self.keys[which], self.low[which], high, self.sizes[which])
+
+    def has_offset(self) -> NDArray[np.bool_]:
+        some = self.low.astype(np.bool_)
+        return some if self.high is None else some | self.high.astype(np.bool_)
+
+    def offsets(self) -> NDArray[np.int64]:
+        offsets = self.low.astype(np.int64)
+        return offsets if self.high is None else offsets | self.high.astype(np.int64) << 32
+
+
+def build_index(rows: bytes | memoryview, offset_width_bytes: int, version: int) -> BuiltIndex:
+    """The index that `rows` lead to. A partial row at the end is ignored; `rows` is not referred to afterwards."""
+    columns = _columns(rows, offset_width_bytes)
+    if not len(columns.keys):
+        return BuiltIndex(NeedleIndex(empty_base(has_high=offset_width_bytes == 5), Counters()), 0, None, 0)
+    counters = Counters()
+    counters.max_needle_id = int(columns.keys.max())
+    last_row, max_end_bytes = _extent(columns, version)
+    base = _replay(columns, counters)
+    return BuiltIndex(NeedleIndex(base, counters), len(columns.keys), last_row, max_end_bytes)
+
+
+def _columns(rows: bytes | memoryview, offset_width_bytes: int) -> _Columns:
+    kind = _ROW_5 if offset_width_bytes == 5 else _ROW_4
+    table = np.frombuffer(rows, kind, len(rows) // kind.itemsize)
+    high = np.ascontiguousarray(table["high"]) if offset_width_bytes == 5 else None
+    keys, low, sizes = (table[name].astype(native) for name, native in (("key", "u8"), ("low", "u4"), ("size", "i4")))
+    return _Columns(keys, low, high, sizes)
+
+
+def _extent(columns: _Columns, version: int) -> tuple[IdxEntry | None, int]:
+    offsets = columns.offsets()
+    last = int(offsets.argmax())
+    last_row = None
+    if offsets[last]:
+        row = (int(columns.keys[last]), int(offsets[last]), int(columns.sizes[last]))
+        last_row = IdxEntry(NeedleId(row[0]), StoredOffset(row[1]), row[2])
+    counted = (offsets != 0) & (columns.sizes > 0)
+    if not counted.any():
+        return last_row, 0
+    ends = offsets[counted] * ALIGNMENT_BYTES + columns.sizes[counted] + NEEDLE_HEADER_BYTES + tail_size(version)
+    # Padding is 1 to 8 bytes, so an aligned end moves by 8.
+    return last_row, int((ends // ALIGNMENT_BYTES + 1).max()) * ALIGNMENT_BYTES
+
+
+def _replay(columns: _Columns, counters: Counters) -> Base:
+    live = columns.has_offset() & (columns.sizes >= 0)
+    counters.file_count = int(live.sum())
+    counters.content_bytes = int(columns.sizes[live].sum(dtype=np.int64))
+    counters.deleted_count = len(live) - counters.file_count
+    is_increasing = bool((columns.keys[1:] > columns.keys[:-1]).all())
+    if is_increasing:
+        # No id occurs twice: what every volume looks like that was only written to, as ids are handed out in order.
+        kept = columns if live.all() else columns.take(np.flatnonzero(live))
+        return Base(*kept)
+    order = np.argsort(columns.keys, kind="stable")
+    return _replay_sorted(columns.take(order), live[order], counters)
+
+
+def _replay_sorted(columns: _Columns, live: NDArray[np.bool_], counters: Counters) -> Base:
+    """Rows sorted by id, those of one id in file order: the last live one places the needle, one after it deletes."""
+    starts = np.ones(len(live), np.bool_)
+    starts[1:] = columns.keys[1:] != columns.keys[:-1]
+    replaces = ~starts
+    replaces[1:] &= live[:-1]
+    counters.deleted_count += int((replaces & live).sum())
+    counters.deleted_bytes = int(columns.sizes[:-1][replaces[1:]].sum(dtype=np.int64))
+
+    position = np.arange(len(live))
+    last_live = np.maximum.accumulate(np.where(live, position, -1))
+    group_starts = np.flatnonzero(starts)
+    group_ends = np.append(group_starts[1:], len(live)) - 1
+    placed = last_live[group_ends]
+    is_known = placed >= group_starts
+    placed, group_ends = placed[is_known], group_ends[is_known]
+    result = columns.take(placed)
+    is_deleted = placed != group_ends
+    sizes = result.sizes
+    sizes[is_deleted] = np.where(sizes[is_deleted] == 0, TOMBSTONE_SIZE, -sizes[is_deleted])
+    return Base(result.keys, result.low, result.high, sizes)

@@ -1,0 +1,153 @@
+"""Reads one needle's record: whole with one pread, or, when large, its metadata and the place of its payload.
+
+Source: weed/storage/needle/needle_read.go, needle_read_page.go, weed/storage/volume_read.go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format import crc
+from native_handlers.format.errors import Corrupt, SizeMismatch, Truncated
+from native_handlers.format.needle import (
+    Needle,
+    actual_size,
+    parse_needle,
+    parse_needle_header,
+    parse_needle_meta,
+    parse_needle_tail,
+    tail_size,
+)
+from native_handlers.format.types import (
+    DATA_LENGTH_BYTES,
+    NEEDLE_HEADER_BYTES,
+    VERSION_1,
+    max_volume_size_bytes,
+    to_bytes_offset,
+)
+
+if TYPE_CHECKING:
+    from native_handlers.storage.files import Files, SharedFile
+    from native_handlers.storage.needle_index import Location
+
+WHOLE_READ_LIMIT_BYTES = 1 << 20
+"""A body longer than this is not read whole, unless the payload must be transformed anyway."""
+_MAX_META_BYTES = 128 * 1024
+
+
+class PayloadSlice:
+    """Where in an open file a payload lies. The descriptor stays open until `release`."""
+
+    __slots__ = ("_file", "fd", "length_bytes", "offset_bytes")
+
+    def __init__(self, file: SharedFile, offset_bytes: int, length_bytes: int) -> None:
+        file.retain()
+        self._file: SharedFile | None = file
+        self.fd = file.fd
+        self.offset_bytes = offset_bytes
+        self.length_bytes = length_bytes
+
+    def release(self) -> None:
+        """Lets the file go; `fd` must not be used afterwards. May be called again."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.release()
+
+
+@dataclass(slots=True)
+class NeedleRead:
+    """A needle that was read. Call `release` when done with it, in every case.
+
+    `payload` is set instead of `needle.data` when the payload was left on disk; its checksum was then not verified.
+    """
+
+    needle: Needle
+    payload: PayloadSlice | None = None
+
+    @property
+    def verify(self) -> int:
+        """The stored checksum, to hold against that of a streamed payload. See `fits`."""
+        return self.needle.checksum
+
+    def fits(self, computed_crc: int) -> bool:
+        """Whether the whole payload, whose CRC-32C is `computed_crc`, is what was stored."""
+        return crc.matches(self.needle.checksum, computed_crc)
+
+    def release(self) -> None:
+        if self.payload is not None:
+            self.payload.release()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReader:
+    """Reads records of one open .dat file."""
+
+    files: Files
+    dat: SharedFile
+    version: int
+    offset_width_bytes: int
+
+    def read(self, needle_id: int, location: Location, *, want_data: bool) -> NeedleRead:
+        """The needle at `location`, whose size is positive.
+
+        Without `want_data` a large payload is neither read nor made available.
+
+        Raises:
+            FormatError: the record is not what the index says, or is corrupt.
+            OSError: a read failed.
+        """
+        offset = to_bytes_offset(location.offset)
+        try:
+            return self._read_at(needle_id, location.size, offset, want_data=want_data)
+        except SizeMismatch:
+            if self.offset_width_bytes != 4:
+                raise
+            # Old servers let 4-byte offsets wrap around.
+            wrapped = offset + max_volume_size_bytes(4)
+            return self._read_at(needle_id, location.size, wrapped, want_data=want_data)
+
+    def _read_at(self, needle_id: int, size: int, offset: int, *, want_data: bool) -> NeedleRead:
+        if size <= WHOLE_READ_LIMIT_BYTES:
+            return NeedleRead(self._read_whole(needle_id, size, offset))
+        needle, payload_offset = self._read_meta(needle_id, size, offset)
+        if not want_data:
+            return NeedleRead(needle)
+        if needle.is_compressed or needle.is_chunk_manifest:
+            return NeedleRead(self._read_whole(needle_id, size, offset))
+        return NeedleRead(needle, PayloadSlice(self.dat, payload_offset, needle.data_size))
+
+    def _read_whole(self, needle_id: int, size: int, offset: int) -> Needle:
+        record = self.files.read(self.dat.fd, actual_size(size, self.version), offset)
+        self._check_header(record, needle_id, size)
+        return parse_needle(record, self.version)
+
+    def _check_header(self, record: bytes, needle_id: int, size: int) -> int:
+        header = parse_needle_header(record)
+        if header.size != size:
+            raise SizeMismatch(needle_id, size, header.size)
+        if header.needle_id != needle_id:
+            raise Corrupt(f"needle {needle_id:x}", f"its index entry leads to needle {header.needle_id:x}")
+        return header.cookie
+
+    def _read_meta(self, needle_id: int, size: int, offset: int) -> tuple[Needle, int]:
+        head = self.files.read(self.dat.fd, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
+        cookie = self._check_header(head, needle_id, size)
+        if len(head) < NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES:
+            raise Truncated(f"needle {needle_id:x}", actual_size(size, self.version), len(head))
+        needle = Needle(needle_id=needle_id, cookie=cookie, size=size, data_size=size)
+        start, meta_bytes = NEEDLE_HEADER_BYTES, 0
+        if self.version != VERSION_1:
+            needle.data_size = int.from_bytes(head[NEEDLE_HEADER_BYTES:], "big")
+            start += DATA_LENGTH_BYTES
+            meta_bytes = size - DATA_LENGTH_BYTES - needle.data_size
+            if not 0 <= meta_bytes <= _MAX_META_BYTES:
+                why = (
+                    f"invalid needle meta size {meta_bytes}: DataSize={needle.data_size}, size={size}, offset={offset}"
+                )
+                raise Corrupt(f"needle {needle_id:x}", why)
+        tail_bytes = tail_size(self.version)
+        rest = self.files.read(self.dat.fd, meta_bytes + tail_bytes, offset + start + needle.data_size)
+        parse_needle_tail(needle, memoryview(rest)[meta_bytes:], self.version)
+        parse_needle_meta(needle, memoryview(rest)[:meta_bytes])
+        return needle, offset + start

@@ -1,0 +1,509 @@
+"""All volumes of one server: several disk locations, looked up by volume id.
+
+Synchronous and safe from any thread. Needle operations take no lock of the store; what changes the set of volumes is
+serialised. Events are delivered outside all locks. Source: weed/storage/store.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format.replica_placement import ReplicaPlacement
+from native_handlers.format.super_block import SuperBlock
+from native_handlers.format.ttl import parse_ttl
+from native_handlers.format.types import CURRENT_VERSION
+from native_handlers.storage.disk_location import DiskLocation, LocationConfig
+from native_handlers.storage.errors import (
+    DeleteFailed,
+    NoFreeSpace,
+    StorageError,
+    StoreClosed,
+    VolumeExists,
+    VolumeNotEmpty,
+    VolumeNotFound,
+)
+from native_handlers.storage.files import OS_FILES
+from native_handlers.storage.offset_width import find_offset_width
+from native_handlers.storage.report import VolumeEvent, VolumeEventKind
+from native_handlers.storage.store_state import ServerState, StateFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from native_handlers.format.needle import Needle
+    from native_handlers.storage.files import Files
+    from native_handlers.storage.needle_read import NeedleRead
+    from native_handlers.storage.report import DiskStatus, Finding, VolumeReport
+    from native_handlers.storage.volume import Volume, WriteResult
+
+_log = logging.getLogger(__name__)
+_MIN_LOADERS = 10
+"""Opening a volume waits for the disk more than it computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """What a store is made from. `offset_width_bytes` None: as the volumes found say, else 4."""
+
+    locations: tuple[LocationConfig, ...]
+    offset_width_bytes: int | None = None
+    file_size_limit_bytes: int = 256 << 20
+    ip: str = "localhost"
+    port: int = 8080
+    grpc_port: int = 18080
+    public_url: str = ""
+    id: str = ""
+    data_center: str = ""
+    rack: str = ""
+
+
+def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_ns, files: Files = OS_FILES) -> Store:
+    """Locks the directories and opens every volume in them, several at a time.
+
+    Volumes that cannot be opened are left alone and named in `Store.findings`.
+
+    Raises:
+        DirectoryLocked, DirectoryUnusable: a directory cannot be served.
+        OffsetWidthMismatch: a volume was written with another offset width than the store is to run with.
+        BadState: state.pb is unreadable.
+        OSError: a directory cannot be listed.
+        In every case nothing stays open or locked.
+    """
+    holder = f"pid {os.getpid()}, {config.ip}:{config.port}"
+    locations: list[DiskLocation] = []
+    try:
+        for disk_id, wanted in enumerate(config.locations):
+            locations.append(DiskLocation(wanted, disk_id, holder, files, clock_ns))  # noqa: PERF401  released below
+        width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
+        state = StateFile(files, config.locations[0].idx_path)
+        _load_all(locations, width)
+    except BaseException:
+        for location in locations:
+            _release(location)
+        raise
+    return Store(config, tuple(locations), width, state)
+
+
+def _release(location: DiskLocation) -> None:
+    """Closes what a failed start had opened; the failure that ended the start is the one worth telling."""
+    for volume in list(location.volumes.values()):
+        try:
+            location.unload(volume)
+        except StorageError as error:
+            _log.warning("volume %d: %s", volume.id, error)
+    location.release()
+
+
+def _load_all(locations: Sequence[DiskLocation], width: int) -> list[Volume]:
+    """Loads all disks at once, and on each disk several volumes at once."""
+    with (
+        ThreadPoolExecutor(max(os.cpu_count() or 1, _MIN_LOADERS), "volume-loader") as volumes,
+        ThreadPoolExecutor(max(len(locations), 1), "disk-loader") as disks,
+    ):
+        jobs = [disks.submit(location.load, width, volumes) for location in locations]
+        return [volume for job in jobs for volume in job.result()]
+
+
+class Store:
+    """An open store; make it with `open_store`."""
+
+    def __init__(
+        self, config: StoreConfig, locations: tuple[DiskLocation, ...], offset_width_bytes: int, state: StateFile
+    ) -> None:
+        self.config = config
+        self.locations = locations
+        self.offset_width_bytes = offset_width_bytes
+        self.volume_size_limit_bytes = 0
+        """What the master says a volume should not outgrow; 0 until it does."""
+        self.is_preallocating = False
+        self.is_stopping = False
+        self._state = state
+        self._listeners: tuple[Callable[[VolumeEvent], None], ...] = ()
+        self._is_closed = False
+        # Serialises everything that adds or removes volumes.
+        self._admin_lock = threading.Lock()
+
+    # ---- facts
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was out of the ordinary about volumes opened so far, or not opened."""
+        return [finding for location in self.locations for finding in list(location.findings)]
+
+    def find_volume(self, vid: int) -> Volume | None:
+        for location in self.locations:
+            volume = location.volumes.get(vid)
+            if volume is not None:
+                return volume
+        return None
+
+    def volumes(self) -> list[Volume]:
+        """Every mounted volume, by id."""
+        found = [volume for location in self.locations for volume in list(location.volumes.values())]
+        return sorted(found, key=lambda volume: volume.id)
+
+    def volume_reports(self) -> list[VolumeReport]:
+        """The facts of every mounted volume, by id; heartbeats leave out those that are not announced."""
+        reports = []
+        for volume in self.volumes():
+            report = volume.report(self.volume_size_limit_bytes)
+            if report is not None:
+                reports.append(report)
+        return reports
+
+    def disk_statuses(self) -> list[DiskStatus]:
+        """The space of every location, asked for now."""
+        return [location.status() for location in self.locations]
+
+    def max_volume_counts(self) -> dict[str, int]:
+        """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
+        counts: dict[str, int] = {}
+        for location in self.locations:
+            if not location.is_unavailable:
+                slots = location.effective_max_volumes
+                counts[location.disk_type] = counts.get(location.disk_type, 0) + slots
+        return counts
+
+    def location_uuids(self) -> list[str]:
+        return [location.uuid for location in self.locations]
+
+    def disk_tags(self) -> list[tuple[int, str, tuple[str, ...], int]]:
+        """For each location its disk id, disk type, tags and volume slots."""
+        return [
+            (location.disk_id, location.disk_type, location.tags, location.effective_max_volumes)
+            for location in self.locations
+        ]
+
+    def set_volume_size_limit(self, size_bytes: int) -> None:
+        self.volume_size_limit_bytes = size_bytes
+
+    def set_preallocate(self, is_preallocating: bool) -> None:  # noqa: FBT001  a setter
+        self.is_preallocating = is_preallocating
+
+    def adjust_max_volumes(self) -> bool:
+        """Sizes the locations that size themselves; returns whether any number changed. Waits for a size limit."""
+        limit = self.volume_size_limit_bytes
+        if not limit:
+            return False
+        changed = [
+            location.adjust_max_volumes(limit, is_preallocating=self.is_preallocating) for location in self.locations
+        ]
+        return any(changed)
+
+    # ---- needles
+
+    def write_needle(self, vid: int, needle: Needle, *, check_cookie: bool = True, fsync: bool = False) -> WriteResult:
+        """Stores `needle`; see `Volume.write`.
+
+        Raises:
+            VolumeNotFound: no such volume here. Other errors are those of `Volume.write`.
+        """
+        volume = self.find_volume(vid)
+        if volume is None:
+            raise VolumeNotFound(vid, self._on_this_server)
+        return volume.write(needle, check_cookie=check_cookie, fsync=fsync)
+
+    def read_needle(
+        self, vid: int, needle_id: int, *, cookie: int | None, read_deleted: bool = False, data: bool = True
+    ) -> NeedleRead:
+        """The needle, to be released by the caller; see `Volume.read`.
+
+        Raises:
+            VolumeNotFound: no such volume here. Other errors are those of `Volume.read`.
+        """
+        volume = self.find_volume(vid)
+        if volume is None:
+            raise VolumeNotFound(vid)
+        return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data)
+
+    def delete_needle(self, vid: int, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
+        """Deletes a needle and returns its size; see `Volume.delete`.
+
+        Raises:
+            VolumeNotFound: no such volume here. Other errors are those of `Volume.delete`.
+        """
+        volume = self.find_volume(vid)
+        if volume is None:
+            raise VolumeNotFound(vid, self._on_this_server)
+        return volume.delete(needle_id, cookie, checksum=checksum)
+
+    @property
+    def _on_this_server(self) -> str:
+        return f" on {self.config.ip}:{self.config.port}"
+
+    # ---- volumes
+
+    def allocate_volume(  # noqa: PLR0913  the fields of the RPC
+        self,
+        vid: int,
+        *,
+        collection: str = "",
+        replication: str = "",
+        ttl: str = "",
+        preallocate_bytes: int = 0,
+        disk_type: str = "",
+        version: int = CURRENT_VERSION,
+        disk_id: int = 0,
+    ) -> Volume:
+        """Makes a volume where the fewest are, among the locations of its disk type that have room.
+
+        Args:
+            version: 0 means the current one.
+            disk_id: unused, as upstream: the location is chosen here.
+
+        Raises:
+            FormatError: bad replication, TTL or version.
+            VolumeExists: there is one of that id.
+            NoFreeSpace: no location has room.
+            VolumeLoadFailed: its files cannot be made.
+        """
+        del disk_id
+        placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
+        block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
+        block.encode()
+        with self._changing():
+            if self.find_volume(vid) is not None:
+                raise VolumeExists(vid)
+            wanted = normal_disk_type(disk_type)
+            free = [loc for loc in self.locations if loc.disk_type == wanted and loc.has_free_slot]
+            if not free:
+                raise NoFreeSpace(wanted)
+            location = min(free, key=lambda candidate: candidate.local_volume_count)
+            volume = location.create(vid, collection, block, preallocate_bytes)
+        _log.info("volume %d (collection %r) added in %s", vid, collection, location.path)
+        self._emit([_event(VolumeEventKind.ADDED, volume)])
+        return volume
+
+    def mount_volume(self, vid: int) -> None:
+        """Opens a volume whose files are here; one that is open is announced again.
+
+        Raises:
+            VolumeNotFound: no location has it, or none whose files can be served (see `findings`).
+            OffsetWidthMismatch: it was written with another offset width.
+        """
+        with self._changing():
+            for location in self.locations:
+                volume = location.load_one(vid)
+                if volume is not None:
+                    break
+            else:
+                raise VolumeNotFound(vid, " on disk")
+        self._emit([_event(VolumeEventKind.ADDED, volume)])
+
+    def unmount_volume(self, vid: int) -> None:
+        """Closes every copy of a volume; none here is a success.
+
+        Raises:
+            DeleteFailed: a copy could not be synced. All are closed.
+        """
+        events, failures = [], []
+        with self._changing():
+            for location, volume in self._copies(vid):
+                try:
+                    location.unload(volume)
+                except StorageError as error:
+                    failures.append(str(error))
+                events.append(_event(VolumeEventKind.REMOVED, volume))
+        self._emit(events)
+        if failures:
+            raise DeleteFailed(f"UnmountVolume {vid}", failures)
+
+    def delete_volume(self, vid: int, *, only_empty: bool, keep_remote_data: bool = False) -> None:
+        """Deletes every copy of a volume here.
+
+        Args:
+            keep_remote_data: unused until volumes in remote storage can be served.
+
+        Raises:
+            VolumeNotEmpty: `only_empty`, and a copy is not; it and copies after it are kept.
+            VolumeNotFound: there is none.
+            DeleteFailed: a copy could not be removed whole.
+        """
+        del keep_remote_data
+        with self._changing():
+            copies = self._copies(vid)
+            if not copies:
+                raise VolumeNotFound(vid, " on disk", prefix="delete volume")
+            if only_empty and not all(volume.is_empty for _, volume in copies):
+                raise VolumeNotEmpty(vid)
+            events, failures = self._destroy(copies)
+        self._emit(events)
+        if failures:
+            raise DeleteFailed(f"DeleteVolume {vid}", failures)
+
+    def delete_collection(self, name: str) -> None:
+        """Deletes every volume of a collection; "" is the default collection, and none is a success.
+
+        Raises:
+            DeleteFailed: some could not be removed whole; the others are gone.
+        """
+        with self._changing():
+            copies = [
+                (location, volume)
+                for location in self.locations
+                for volume in list(location.volumes.values())
+                if volume.collection == name
+            ]
+            events, failures = self._destroy(copies)
+        self._emit(events)
+        if failures:
+            raise DeleteFailed(f"DeleteCollection {name}", failures)
+
+    def remove_expired_volumes(self) -> list[int]:
+        """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids."""
+        limit = self.volume_size_limit_bytes
+        with self._changing():
+            copies = [
+                (location, volume)
+                for location in self.locations
+                for volume in list(location.volumes.values())
+                if volume.is_expired(limit) and volume.is_expired_long_enough
+            ]
+            events, failures = self._destroy(copies)
+        for failure in failures:
+            _log.warning("deleting an expired volume: %s", failure)
+        self._emit(events)
+        return [event.volume_id for event in events]
+
+    def _copies(self, vid: int) -> list[tuple[DiskLocation, Volume]]:
+        """Every copy of a volume: a disk that came back may bring a second one."""
+        return [(location, location.volumes[vid]) for location in self.locations if vid in location.volumes]
+
+    def _destroy(self, copies: list[tuple[DiskLocation, Volume]]) -> tuple[list[VolumeEvent], list[str]]:
+        events, failures = [], []
+        for location, volume in copies:
+            try:
+                location.destroy(volume)
+            except OSError as error:
+                failures.append(str(error))
+            events.append(_event(VolumeEventKind.REMOVED, volume))
+            _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
+        return events, failures
+
+    def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
+        """Makes a volume refuse writes; see `Volume.mark_read_only`.
+
+        Raises:
+            VolumeNotFound, VolumeClosed, WriteFailed: nothing changed.
+        """
+        volume = self._get_volume(vid)
+        volume.mark_read_only(can_delete=can_delete, persist=persist)
+        self._emit([_event(VolumeEventKind.CHANGED, volume)])
+
+    def mark_writable(self, vid: int) -> None:
+        """Makes a volume take writes; see `Volume.mark_writable`.
+
+        Raises:
+            VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: it takes none.
+        """
+        volume = self._get_volume(vid)
+        for finding in volume.mark_writable():
+            _log.warning("%s", finding)
+        self._emit([_event(VolumeEventKind.CHANGED, volume)])
+
+    def _get_volume(self, vid: int) -> Volume:
+        volume = self.find_volume(vid)
+        if volume is None:
+            raise VolumeNotFound(vid)
+        return volume
+
+    def load_new_volumes(self) -> None:
+        """Opens volumes whose files have appeared since. Errors are those of `DiskLocation.load`."""
+        with self._changing():
+            added = _load_all(self.locations, self.offset_width_bytes)
+        self._emit([_event(VolumeEventKind.ADDED, volume) for volume in added])
+
+    # ---- state, events, life
+
+    @property
+    def state(self) -> ServerState:
+        return self._state.current
+
+    def set_state(self, new: ServerState | None) -> ServerState:
+        """Changes the persistent state and returns what it then is; see `StateFile.change` for the errors."""
+        return self._state.change(new)
+
+    def add_listener(self, callback: Callable[[VolumeEvent], None]) -> Callable[[], None]:
+        """Has `callback` called with each event, by the thread that caused it, outside all locks, in no lock's order.
+
+        Returns what removes it again. A callback must not raise.
+        """
+        with self._admin_lock:
+            self._listeners = (*self._listeners, callback)
+
+        def remove() -> None:
+            with self._admin_lock:
+                self._listeners = tuple(listener for listener in self._listeners if listener is not callback)
+
+        return remove
+
+    def _emit(self, events: list[VolumeEvent]) -> None:
+        for event in events:
+            for listener in self._listeners:
+                listener(event)
+
+    def set_stopping(self) -> None:
+        """The server is about to stop: puts everything on disk. Reads and writes go on."""
+        self.is_stopping = True
+        self.sync()
+
+    def sync(self) -> None:
+        """Puts every volume on disk. A volume that fails is logged: the others matter too."""
+        for volume in self.volumes():
+            try:
+                volume.sync()
+            except StorageError as error:
+                _log.error("volume %d: %s", volume.id, error)
+
+    def close(self) -> None:
+        """Closes every volume and frees the directories. May be called again."""
+        with self._admin_lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            for location in self.locations:
+                _release(location)
+
+    def _changing(self) -> _Changing:
+        return _Changing(self._admin_lock, lambda: self._is_closed)
+
+
+class _Changing:
+    """Holds the admin lock of a store that is open."""
+
+    def __init__(self, lock: threading.Lock, is_closed: Callable[[], bool]) -> None:
+        self._lock, self._is_closed = lock, is_closed
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._is_closed():
+            self._lock.release()
+            raise StoreClosed
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def normal_disk_type(text: str) -> str:
+    """The wire form of a disk type: lower case, "" for hdd. Source: weed/storage/types/volume_disk_type.go."""
+    lowered = text.lower()
+    return "" if lowered == "hdd" else lowered
+
+
+def _event(kind: VolumeEventKind, volume: Volume) -> VolumeEvent:
+    return VolumeEvent(
+        kind,
+        volume.id,
+        volume.collection,
+        volume.replica_placement,
+        volume.version,
+        volume.ttl,
+        volume.disk_type,
+        volume.disk_id,
+    )

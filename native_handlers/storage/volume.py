@@ -1,0 +1,603 @@
+"""One volume: append, read and delete needles in a .dat file through its index.
+
+Writers hold the volume's one lock from the look at the old needle to the published index entry. An append writes
+.dat, then the .idx row, then enters the needle in the index; it is acknowledged after that, and with `fsync` after
+both files are on disk. A failed append takes back what it wrote; if that fails too the volume stops writing.
+
+Readers take no lock: they look the needle up and read its record with one pread. They hold on to the open files
+while they do, so closing, deleting or swapping the volume waits for nobody and disturbs nobody.
+
+Source: weed/storage/volume_write.go, volume_read.go, volume.go.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from native_handlers.format import crc
+from native_handlers.format.errors import FormatError
+from native_handlers.format.idx import encode_entry
+from native_handlers.format.needle import Needle, actual_size, encode_needle_parts, parse_needle_header
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.format.types import (
+    NEEDLE_HEADER_BYTES,
+    TOMBSTONE_SIZE,
+    max_volume_size_bytes,
+    to_bytes_offset,
+    to_stored,
+)
+from native_handlers.storage.errors import (
+    AppendOffsetExceeded,
+    CookieMismatch,
+    Deleted,
+    ExistingNeedleUnreadable,
+    NeedleTooLarge,
+    NotFound,
+    ReadFailed,
+    ReadOnly,
+    SizeLimitExceeded,
+    VolumeClosed,
+    VolumeLoadFailed,
+    WriteFailed,
+)
+from native_handlers.storage.files import FileRetired
+from native_handlers.storage.io_health import IoHealth
+from native_handlers.storage.needle_read import NeedleRead, RecordReader
+from native_handlers.storage.report import ReadOnlyReasons, VolumeReport
+from native_handlers.storage.volume_info_file import save_volume_info
+from native_handlers.storage.volume_open import OpenRequest, open_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from native_handlers.format.replica_placement import ReplicaPlacement
+    from native_handlers.format.ttl import Ttl
+    from native_handlers.storage.files import Files
+    from native_handlers.storage.needle_index import Location
+    from native_handlers.storage.report import Finding
+    from native_handlers.storage.volume_open import Opened
+    from native_handlers.storage.volume_paths import VolumePaths
+
+_MAX_BODY_BYTES = 2**31 - 1
+_COMPARE_BYTES = 1 << 20
+_NS = 10**9
+_PHANTOM_CHECK_NS = 30 * _NS
+MAX_REMOVAL_DELAY_MINUTES = 10
+
+
+class VolumeHome(Protocol):
+    """What a volume asks of the disk location that it lies in."""
+
+    @property
+    def disk_type(self) -> str: ...
+    @property
+    def disk_id(self) -> int: ...
+    @property
+    def is_space_low(self) -> bool: ...
+    @property
+    def is_unavailable(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """`offset` is the record's, in bytes; `size_bytes` is the payload's length. Unchanged: nothing was written."""
+
+    offset: int
+    size_bytes: int
+    is_unchanged: bool
+
+
+class Volume:
+    """An open volume. Every method may be called from any thread."""
+
+    def __init__(self, opened: Opened, home: VolumeHome, request: OpenRequest, clock_ns: Callable[[], int]) -> None:
+        self.id = opened.paths.volume_id
+        self.collection = opened.paths.collection
+        self._home = home
+        self._request = replace(request, create=None, preallocate_bytes=0)
+        self._files: Files = request.files
+        self._clock_ns = clock_ns
+        self._width = request.offset_width_bytes
+        self._health = IoHealth()
+        self._opened: Opened | None = opened
+        self._info = opened.info
+        self._super_block = opened.super_block
+        self._no_write_or_delete = opened.damage
+        self._no_write_can_delete: str | None = None
+        if opened.info.read_only and opened.info.read_only_can_delete:
+            self._no_write_can_delete = "marked read-only"
+        elif opened.info.read_only:
+            self._no_write_or_delete = self._no_write_or_delete or "marked read-only"
+        self._last_modified_s = opened.modified_at_s
+        self._present_at_ns = -_PHANTOM_CHECK_NS
+        # Serialises appends, deletes, and everything that changes or replaces _opened or the read-only state.
+        self._lock = threading.Lock()
+
+    # ---- facts
+
+    @property
+    def paths(self) -> VolumePaths:
+        return self._request.paths
+
+    @property
+    def version(self) -> int:
+        return self._super_block.version
+
+    @property
+    def ttl(self) -> Ttl:
+        return self._super_block.ttl
+
+    @property
+    def replica_placement(self) -> ReplicaPlacement:
+        return self._super_block.replica_placement
+
+    @property
+    def compaction_revision(self) -> int:
+        return self._super_block.compaction_revision
+
+    @property
+    def disk_type(self) -> str:
+        return self._home.disk_type
+
+    @property
+    def disk_id(self) -> int:
+        return self._home.disk_id
+
+    @property
+    def needs_replication(self) -> bool:
+        return self.replica_placement.copy_count > 1
+
+    @property
+    def is_closed(self) -> bool:
+        return self._opened is None
+
+    @property
+    def has_remote_file(self) -> bool:
+        """Whether its data is in remote storage; no such volume can be open yet."""
+        return bool(self._info.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of .dat; 0 when closed."""
+        opened = self._opened
+        return opened.dat_end_bytes if opened else 0
+
+    @property
+    def index_size_bytes(self) -> int:
+        """The length of .idx; 0 when closed."""
+        opened = self._opened
+        return opened.idx_end_bytes if opened else 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has never held a needle."""
+        opened = self._opened
+        return opened is None or (opened.dat_end_bytes <= SUPER_BLOCK_BYTES and not opened.index.counters.content_bytes)
+
+    @property
+    def read_only_reasons(self) -> ReadOnlyReasons:
+        """Why it refuses writes now; `is_read_only` of the result is False when it takes them."""
+        no_write_or_delete, no_write_can_delete = self._no_write_or_delete, self._no_write_can_delete
+        is_low = self._home.is_space_low
+        if self._health.is_quarantined:
+            no_write_or_delete = no_write_or_delete or "repeated I/O errors"
+        text = no_write_or_delete or no_write_can_delete or ("low disk space" if is_low else "")
+        return ReadOnlyReasons(no_write_or_delete is not None, no_write_can_delete is not None, is_low, text)
+
+    @property
+    def is_read_only(self) -> bool:
+        return self.read_only_reasons.is_read_only
+
+    def report(self, size_limit_bytes: int = 0) -> VolumeReport | None:
+        """What a heartbeat and /status say of it; None when it is closed. The limit matters for expiry only."""
+        opened = self._opened
+        if opened is None:
+            return None
+        counters = opened.index.counters
+        storage = self._info.files[0] if self._info.files else None
+        return VolumeReport(
+            id=self.id,
+            size_bytes=opened.dat_end_bytes,
+            content_size_bytes=counters.content_bytes,
+            collection=self.collection,
+            file_count=counters.file_count,
+            delete_count=counters.deleted_count,
+            deleted_byte_count=counters.deleted_bytes,
+            read_only=self.is_read_only,
+            replica_placement=self.replica_placement,
+            version=self.version,
+            ttl=self.ttl,
+            compact_revision=self.compaction_revision,
+            modified_at_s=opened.modified_at_s,
+            disk_type=self.disk_type,
+            disk_id=self.disk_id,
+            remote_storage_name=storage.backend_name if storage else "",
+            remote_storage_key=storage.key if storage else "",
+            max_needle_id=counters.max_needle_id,
+            is_announced=not self._is_to_be_hidden(opened, size_limit_bytes),
+            index_size_bytes=opened.idx_end_bytes,
+        )
+
+    def _is_to_be_hidden(self, opened: Opened, size_limit_bytes: int) -> bool:
+        is_out = self._health.is_quarantined or self._home.is_unavailable
+        return is_out or self.is_expired(size_limit_bytes) or self._is_phantom(opened)
+
+    def _is_phantom(self, opened: Opened) -> bool:
+        """Whether .dat was unlinked while open: it still serves, and is lost with the next restart."""
+        now_ns = self._clock_ns()
+        if not opened.index.counters.file_count or now_ns - self._present_at_ns <= _PHANTOM_CHECK_NS:
+            return False
+        try:
+            if self._files.facts(opened.dat.path) is None:
+                return True
+        except OSError:
+            # Only a definite "no such file" counts as gone.
+            return False
+        self._present_at_ns = now_ns
+        return False
+
+    def is_expired(self, size_limit_bytes: int) -> bool:
+        """Whether its TTL has passed since the last modification. Never while the size limit is unknown (0)."""
+        if not size_limit_bytes or self.size_bytes <= SUPER_BLOCK_BYTES or not self.ttl:
+            return False
+        lived_minutes = (self._clock_ns() // _NS - self._last_modified_s) // 60
+        return lived_minutes > self.ttl.minutes
+
+    @property
+    def is_expired_long_enough(self) -> bool:
+        """Whether it expired so long ago (a tenth of its TTL, at most 10 minutes) that it is to be deleted."""
+        minutes = self.ttl.minutes
+        if not minutes:
+            return False
+        delay_minutes = min(minutes // 10, MAX_REMOVAL_DELAY_MINUTES)
+        return (minutes + delay_minutes) * 60 + self._last_modified_s < self._clock_ns() // _NS
+
+    # ---- reading
+
+    def read(
+        self, needle_id: int, *, cookie: int | None = None, read_deleted: bool = False, data: bool = True
+    ) -> NeedleRead:
+        """The needle. The caller releases what it gets.
+
+        A needle with an empty payload is found whatever `cookie` says: its record is not read.
+
+        Args:
+            cookie: None does not compare.
+            read_deleted: finds a needle that was deleted since the volume was opened.
+            data: False leaves out a large payload.
+
+        Raises:
+            NotFound: no such needle, an expired one, or the volume is closed.
+            Deleted: it was deleted.
+            CookieMismatch: it has another cookie.
+            FormatError: its record is corrupt.
+            ReadFailed: the disk failed.
+        """
+        while True:
+            opened = self._opened
+            if opened is None:
+                raise NotFound(self.id, needle_id)
+            try:
+                opened.dat.retain()
+            except FileRetired:
+                # Swapped or closed in between: look again.
+                continue
+            try:
+                return self._read(opened, needle_id, cookie, read_deleted=read_deleted, data=data)
+            finally:
+                opened.dat.release()
+
+    def _read(
+        self, opened: Opened, needle_id: int, cookie: int | None, *, read_deleted: bool, data: bool
+    ) -> NeedleRead:
+        location = opened.index.get(needle_id)
+        if location is None:
+            raise NotFound(self.id, needle_id)
+        if location.size < 0:
+            if not read_deleted or location.size == TOMBSTONE_SIZE:
+                raise Deleted(self.id, needle_id)
+            location = location._replace(size=-location.size)
+        if not location.size:
+            return NeedleRead(Needle(needle_id=needle_id, cookie=cookie or 0))
+        read = self._read_record(opened, needle_id, location, want_data=data)
+        try:
+            self._check(read.needle, cookie)
+        except BaseException:
+            read.release()
+            raise
+        return read
+
+    def _read_record(self, opened: Opened, needle_id: int, location: Location, *, want_data: bool) -> NeedleRead:
+        reader = RecordReader(self._files, opened.dat, opened.super_block.version, self._width)
+        try:
+            read = reader.read(needle_id, location, want_data=want_data)
+        except OSError as error:
+            self._health.failed(error)
+            raise ReadFailed(opened.dat.path, to_bytes_offset(location.offset), error) from error
+        self._health.succeeded()
+        return read
+
+    def _check(self, needle: Needle, cookie: int | None) -> None:
+        if needle.has_ttl and needle.ttl and needle.has_last_modified:
+            expires_at_ns = needle.append_at_ns + needle.ttl.seconds * _NS
+            if self._clock_ns() >= expires_at_ns:
+                raise NotFound(self.id, needle.needle_id)
+        if cookie is not None and needle.cookie != cookie:
+            raise CookieMismatch(needle.cookie, cookie)
+
+    # ---- writing
+
+    def write(self, needle: Needle, *, check_cookie: bool = True, fsync: bool = False) -> WriteResult:
+        """Stores `needle`, computing its checksum and append time and giving it the volume's TTL if it has none.
+
+        Returns after both files hold it; with `fsync` after both are on disk. The same payload again under the same
+        cookie is not written again (unless the volume has a TTL).
+
+        Args:
+            check_cookie: False lets a needle with cookie 0 take over the cookie of the one it replaces.
+
+        Raises:
+            VolumeClosed, ReadOnly, SizeLimitExceeded, AppendOffsetExceeded, NeedleTooLarge: nothing was written.
+            NeedleTooWide: its metadata does not fit a record; nothing was written.
+            CookieMismatch: a needle of that id with another cookie exists, or existed since the volume was opened.
+            ExistingNeedleUnreadable: that could not be found out.
+            WriteFailed: the disk failed; what was written was taken back, or the volume is read-only from now on.
+        """
+        if len(needle.data) > _MAX_BODY_BYTES - 2**17:
+            raise NeedleTooLarge(len(needle.data), _MAX_BODY_BYTES - 2**17)
+        if not needle.ttl and self.ttl:
+            needle.ttl = self.ttl
+            needle.has_ttl = True
+        needle.checksum = crc.crc32c(needle.data)
+        with self._lock:
+            reasons = self.read_only_reasons
+            if reasons.is_read_only:
+                raise ReadOnly(self.id, reasons.text)
+            opened = self._get_opened()
+            location = opened.index.get(needle.needle_id)
+            if location is not None and self._settle_cookie(opened, needle, location, check_cookie=check_cookie):
+                if fsync:
+                    self._sync_both(opened)
+                return WriteResult(to_bytes_offset(location.offset), len(needle.data), is_unchanged=True)
+            offset = self._append(opened, needle, fsync=fsync)
+            self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
+            return WriteResult(offset, len(needle.data), is_unchanged=False)
+
+    def delete(self, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
+        """Deletes a needle and returns the size of its body; 0 when it is not there or was deleted before.
+
+        The cookie is recorded, not compared: callers compare by reading first. `checksum` goes into the record of
+        the deletion, where upstream leaves that of the needle it read.
+
+        Raises:
+            VolumeClosed, ReadOnly: nothing was written. Low disk space does not forbid deleting.
+            WriteFailed: as with `write`.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            reasons = self.read_only_reasons
+            if reasons.no_write_or_delete:
+                raise ReadOnly(self.id, reasons.text)
+            location = opened.index.get(needle_id)
+            if location is None or location.size < 0:
+                return 0
+            self._append(opened, Needle(needle_id=needle_id, cookie=cookie, checksum=checksum), is_deletion=True)
+            return location.size
+
+    def _get_opened(self) -> Opened:
+        if self._opened is None:
+            raise VolumeClosed(self.id)
+        return self._opened
+
+    def _settle_cookie(self, opened: Opened, needle: Needle, location: Location, *, check_cookie: bool) -> bool:
+        """Compares with the needle that is to be replaced; True when that is the same already."""
+        offset = to_bytes_offset(location.offset)
+        try:
+            existing = parse_needle_header(self._files.read(opened.dat.fd, NEEDLE_HEADER_BYTES, offset))
+        except (OSError, FormatError) as error:
+            raise ExistingNeedleUnreadable(self.id, error) from error
+        may_be_same = existing.cookie == needle.cookie and location.size > 0 and not self.ttl
+        if may_be_same and self._holds(opened, needle, location):
+            return True
+        if not needle.cookie and not check_cookie:
+            needle.cookie = existing.cookie
+        if existing.cookie != needle.cookie:
+            raise CookieMismatch(existing.cookie, needle.cookie)
+        return False
+
+    def _holds(self, opened: Opened, needle: Needle, location: Location) -> bool:
+        """Whether the record at `location` has the payload of `needle`. An unreadable one has not."""
+        try:
+            read = self._read_record(opened, needle.needle_id, location, want_data=True)
+        except (ReadFailed, FormatError):
+            return False
+        try:
+            if read.needle.data_size != len(needle.data) or not read.fits(needle.checksum):
+                return False
+            if read.payload is None:
+                return read.needle.data == needle.data
+            return self._payload_equals(read.payload.fd, read.payload.offset_bytes, memoryview(needle.data))
+        except OSError:
+            return False
+        finally:
+            read.release()
+
+    def _payload_equals(self, fd: int, offset: int, data: memoryview) -> bool:
+        for start in range(0, len(data), _COMPARE_BYTES):
+            piece = data[start : start + _COMPARE_BYTES]
+            if self._files.read(fd, len(piece), offset + start) != piece:
+                return False
+        return True
+
+    def _append(self, opened: Opened, needle: Needle, *, fsync: bool = False, is_deletion: bool = False) -> int:
+        offset = opened.dat_end_bytes
+        limit = max_volume_size_bytes(self._width)
+        needle.append_at_ns = max(self._clock_ns(), opened.last_append_at_ns + 1)
+        parts = encode_needle_parts(needle, opened.super_block.version)
+        length = actual_size(needle.size, opened.super_block.version)
+        content = opened.index.counters.content_bytes
+        if offset >= limit:
+            raise AppendOffsetExceeded(offset, limit)
+        if not is_deletion and content + length > limit:
+            raise SizeLimitExceeded(limit, content)
+        size = TOMBSTONE_SIZE if is_deletion else needle.size
+        row = encode_entry(needle.needle_id, to_stored(offset), size, self._width)
+        self._write_both(opened, parts, row, fsync=fsync)
+        # From here on both files hold it: the ends move first, so that nothing can be written over it.
+        opened.dat_end_bytes = offset + length
+        opened.idx_end_bytes += len(row)
+        opened.last_append_at_ns = needle.append_at_ns
+        opened.modified_at_s = self._clock_ns() // _NS
+        if is_deletion:
+            opened.index.delete(needle.needle_id)
+        else:
+            opened.index.put(needle.needle_id, to_stored(offset), needle.size)
+        if fsync:
+            self._sync_idx(opened)
+        return offset
+
+    def _write_both(self, opened: Opened, parts: Sequence[bytes | memoryview], row: bytes, *, fsync: bool) -> None:
+        dat, idx = opened.dat, opened.idx
+        file, at = dat, opened.dat_end_bytes
+        try:
+            self._files.write(dat.fd, parts, opened.dat_end_bytes)
+            if fsync:
+                self._files.sync(dat.fd)
+            file, at = idx, opened.idx_end_bytes
+            self._files.write(idx.fd, [row], opened.idx_end_bytes)
+        except OSError as error:
+            self._health.failed(error)
+            self._take_back(opened, idx_too=file is idx)
+            raise WriteFailed(file.path, at, error) from error
+        self._health.succeeded()
+
+    def _take_back(self, opened: Opened, *, idx_too: bool) -> None:
+        try:
+            if idx_too:
+                self._files.truncate(opened.idx.fd, opened.idx_end_bytes)
+            self._files.truncate(opened.dat.fd, opened.dat_end_bytes)
+        except OSError as error:
+            self._no_write_or_delete = f"a failed append could not be taken back: {error}"
+
+    def _sync_idx(self, opened: Opened) -> None:
+        try:
+            self._files.sync(opened.idx.fd)
+        except OSError as error:
+            self._health.failed(error)
+            self._no_write_or_delete = f"{opened.idx.path} cannot be synced: {error}"
+            raise WriteFailed(opened.idx.path, opened.idx_end_bytes, error) from error
+
+    def _sync_both(self, opened: Opened) -> None:
+        try:
+            self._files.sync(opened.dat.fd)
+        except OSError as error:
+            self._health.failed(error)
+            raise WriteFailed(opened.dat.path, opened.dat_end_bytes, error) from error
+        self._sync_idx(opened)
+
+    # ---- state
+
+    def mark_read_only(self, *, can_delete: bool, persist: bool) -> None:
+        """Refuses writes from now on, and deletes too unless `can_delete`; with `persist` also after a restart.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            WriteFailed: the .vif could not be written; the state is as before.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            if persist:
+                self._save_info(opened, read_only=True, can_delete=can_delete)
+            self._no_write_or_delete = None if can_delete else "marked read-only"
+            self._no_write_can_delete = "marked read-only" if can_delete else None
+
+    def mark_writable(self) -> list[Finding]:
+        """Takes writes again, and forgets I/O errors. Returns what was found if the files had to be opened anew.
+
+        An operator's word stands above what is known of damage, as upstream has it.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            VolumeLoadFailed: its files cannot be opened for writing; it is as before.
+            WriteFailed: the .vif could not be written; it stays read-only.
+        """
+        findings: list[Finding] = []
+        with self._lock:
+            opened = self._get_opened()
+            if opened.damage is not None or not opened.is_writable:
+                opened = self._reopen(opened, findings)
+            self._save_info(opened, read_only=False, can_delete=False)
+            opened.damage = None
+            self._no_write_or_delete = self._no_write_can_delete = None
+            self._health.reset()
+        return findings
+
+    def _reopen(self, old: Opened, findings: list[Finding]) -> Opened:
+        request = replace(self._request, now_s=self._clock_ns() // _NS, force_repair=True, forced_reason=None)
+        opened = open_volume(request, findings)
+        if not opened.is_writable:
+            opened.release()
+            raise VolumeLoadFailed(old.dat.path.with_suffix(""), opened.damage or "its files cannot be written")
+        self._opened = opened
+        self._super_block = opened.super_block
+        self._info = opened.info
+        old.release()
+        return opened
+
+    def _save_info(self, opened: Opened, *, read_only: bool, can_delete: bool) -> None:
+        info = replace(self._info, read_only=read_only, read_only_can_delete=read_only and can_delete)
+        path = opened.paths.file(".vif")
+        try:
+            self._info = save_volume_info(self._files, path, info, self.ttl, self._clock_ns() // _NS)
+        except OSError as error:
+            raise WriteFailed(path, 0, error) from error
+
+    def sync(self) -> None:
+        """Puts both files on disk. Nothing happens when the volume is closed.
+
+        Raises:
+            WriteFailed: they may not be there.
+        """
+        with self._lock:
+            if self._opened is not None:
+                self._sync_both(self._opened)
+
+    def close(self) -> None:
+        """Syncs and closes. Readers under way finish; whoever comes later is told that it is closed.
+
+        Raises:
+            WriteFailed: the sync failed; it is closed all the same.
+        """
+        with self._lock:
+            opened, self._opened = self._opened, None
+            if opened is None:
+                return
+            try:
+                if opened.is_writable:
+                    self._sync_both(opened)
+            finally:
+                opened.release()
+
+    def destroy(self, *, keep_vif: bool) -> None:
+        """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
+
+        Raises:
+            OSError: some files could not be removed; the volume is closed.
+        """
+        with self._lock:
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                opened.release()
+            for path in self._request.paths.owned(keep_vif=keep_vif):
+                self._files.unlink(path)
+            for directory in dict.fromkeys((self._request.paths.data_dir, self._request.paths.index_dir)):
+                self._files.sync_directory(directory)
+
+
+def open_existing(
+    request: OpenRequest, home: VolumeHome, clock_ns: Callable[[], int], findings: list[Finding]
+) -> Volume:
+    """The volume that `request` describes, open. Errors and `findings` are those of `open_volume`."""
+    return Volume(open_volume(request, findings), home, request, clock_ns)

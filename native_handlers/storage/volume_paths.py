@@ -1,0 +1,50 @@
+"""Which file of a volume lies where. Source: weed/storage/volume.go (FileName), disk_location.go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from native_handlers.format.volume_name import format_volume_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_INDEX_SIDE = frozenset((".idx", ".cpx", ".ldb", ".cpldb", ".rdb", ".sdx"))
+"""Extensions that follow the index directory; all others stay with the data."""
+_OWNED = (".dat", ".idx", ".vif", ".sdx", ".cpd", ".cpx", ".cpc", ".ldb", ".rdb", ".note")
+"""What a destroyed volume leaves nothing of. No erasure coding file is among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePaths:
+    """The files of one volume in one location. `index_dir` is `data_dir` unless -dir.idx says otherwise."""
+
+    data_dir: Path
+    index_dir: Path
+    collection: str
+    volume_id: int
+
+    @property
+    def name(self) -> str:
+        return format_volume_name(self.collection, self.volume_id)
+
+    def file(self, extension: str) -> Path:
+        """The path of ``.dat``, ``.idx`` and so on."""
+        directory = self.index_dir if extension in _INDEX_SIDE else self.data_dir
+        return directory / (self.name + extension)
+
+    def beside_data(self) -> VolumePaths:
+        """The same volume with its index in the data directory."""
+        return replace(self, index_dir=self.data_dir)
+
+    def owned(self, *, keep_vif: bool) -> list[Path]:
+        """Every file that belongs to the volume alone, in both directories, in the order to remove them in."""
+        directories = dict.fromkeys((self.data_dir, self.index_dir))
+        extensions = [extension for extension in _OWNED if not (keep_vif and extension == ".vif")]
+        return [directory / (self.name + extension) for directory in directories for extension in extensions]
+
+    def sidecars(self, extension: str) -> list[Path]:
+        """Where a file that may lie on either side can be found, data side first."""
+        directories = dict.fromkeys((self.data_dir, self.index_dir))
+        return [directory / (self.name + extension) for directory in directories]
