@@ -85,16 +85,17 @@ class ServerFactory:
         self._weed = weed
         self.made = []
 
-    def __call__(self, *extra_flags, master=None, security=""):
+    def __call__(self, *extra_flags, master=None, security="", tls=None):
         base = self._tmp_path / f"server{len(self.made)}"
-        made = VolumeServer(self._implementation, base, master or self._master, self._weed, extra_flags, security)
+        master = master or self._master
+        made = VolumeServer(self._implementation, base, master, self._weed, extra_flags, security, tls)
         self.made.append(made)
         return made
 
 
 @pytest.fixture
 def fresh_server(implementation, tmp_path, master, weed):
-    """A factory: fresh_server(*extra_flags, master=None, security=TOML) -> VolumeServer, ended with the test."""
+    """A factory: fresh_server(*extra_flags, master=, security=, tls=) -> VolumeServer, ended with the test."""
     factory = ServerFactory(implementation, tmp_path, master, weed)
     yield factory
     for made in factory.made:

@@ -32,11 +32,18 @@ class Disconnected(Exception):
 
 
 class Connection:
-    """A TCP connection to `address` (host, port), from the loopback address `source` if given; a context manager."""
+    """A TCP connection to `address` (host, port), a context manager.
 
-    def __init__(self, address, limit_s=LIMIT_S, source=None):
+    Args:
+        source: the loopback address to come from.
+        tls: an ssl.SSLContext, to speak TLS.
+    """
+
+    def __init__(self, address, limit_s=LIMIT_S, source=None, tls=None):
         self.socket = socket.create_connection(address, timeout=limit_s, source_address=source and (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=address[0])
         self._buffer = bytearray()
 
     def __enter__(self):
@@ -129,9 +136,9 @@ def request_bytes(method, target, headers=(), body=None, host="test"):
     return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + (body or b"")
 
 
-def fetch(address, method, target, headers=(), body=None, source=None):
-    """One request on a connection of its own."""
-    with Connection(address, source=source) as connection:
+def fetch(address, method, target, headers=(), body=None, **options):
+    """One request on a connection of its own; `options` are the connection's."""
+    with Connection(address, **options) as connection:
         return connection.request(method, target, headers, body)
 
 

@@ -12,10 +12,12 @@ from harness.waiting import wait_until
 class Master:
     """A running master; `address` is the form that servers are given."""
 
-    def __init__(self, base, weed):
+    def __init__(self, base, weed, security=""):
         self.http_port, self.grpc_port = free_master_ports()
         self.directory = Path(base)
         (self.directory / "mdir").mkdir(parents=True)
+        (self.directory / "config").mkdir()
+        (self.directory / "config" / "security.toml").write_text(security)
         self.is_embedded = weed is None
         self._command = self._embedded_command() if weed is None else self._go_command(weed)
         self.start()
@@ -59,7 +61,6 @@ class Master:
 
     def _go_command(self, weed):
         config_dir = self.directory / "config"
-        config_dir.mkdir()
         tail = ["-mdir=mdir", "-peers=none", "-volumeSizeLimitMB=1024", "-defaultReplication=000", "-telemetry=false"]
         return [weed, f"-config_dir={config_dir}", "master", *self._flags(), *tail]
 

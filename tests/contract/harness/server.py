@@ -19,10 +19,14 @@ RPC_LIMIT_S = 10.0
 
 
 class VolumeServer:
-    """A running server. `admin` and `public` are (host, port); `rpc` is a client of its gRPC service."""
+    """A running server. `admin` and `public` are (host, port); `rpc` is a client of its gRPC service.
 
-    def __init__(self, implementation, base, master, weed, extra_flags=(), security=""):
+    `tls` (see certificates.py) says that it was configured for TLS and how a client has to speak to it.
+    """
+
+    def __init__(self, implementation, base, master, weed, extra_flags=(), security="", tls=None):
         self.implementation = implementation
+        self.tls = tls
         self.base = Path(base)
         self.master = master
         config_dir, data_dir = self.base / "config", self.base / "data"
@@ -84,11 +88,14 @@ class VolumeServer:
             ("grpc.enable_http_proxy", 0),
             ("grpc.max_receive_message_length", -1),
         ]
-        return grpc.insecure_channel(f"{LOOPBACK}:{self.layout.grpc_port}", options=options)
+        target = f"{LOOPBACK}:{self.layout.grpc_port}"
+        if self.tls is None:
+            return grpc.insecure_channel(target, options=options)
+        return grpc.secure_channel(target, self.tls.grpc_credentials, options=options)
 
     def http(self, method, target, headers=(), body=None):
         """One request to the admin port, on a connection of its own."""
-        return fetch(self.admin, method, target, headers, body)
+        return fetch(self.admin, method, target, headers, body, tls=self.tls and self.tls.context)
 
     def new_volume(self, **fields):
         """Allocates an empty volume here and returns its id."""

@@ -1,0 +1,93 @@
+"""A certificate authority for one test, and what a client needs in order to speak with what it signed."""
+
+import datetime
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from harness.ports import LOOPBACK
+
+DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, as PEM files."""
+
+    cert: Path
+    key: Path
+
+
+class Authority:
+    """Signs certificates for the loopback address; `ca` is its own certificate's file."""
+
+    def __init__(self, directory):
+        directory.mkdir()
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name("test authority")
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        signed = _builder(self._name, self._name, self._key).add_extension(constraints, critical=True)
+        self.ca = directory / "ca.crt"
+        self.ca.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
+
+    def issue(self, common_name, file_name=None):
+        """A new key and certificate; with `file_name` it replaces an earlier pair of that name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(LOOPBACK)), x509.DNSName("localhost")])
+        signed = _builder(_name(common_name), self._name, key).add_extension(names, critical=False)
+        stem = self._directory / (file_name or common_name)
+        pair = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key"))
+        pair.cert.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
+        pair.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return pair
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """How a client that holds `pair` speaks to servers that `ca` signed."""
+
+    ca: Path
+    pair: Pair
+
+    @cached_property
+    def context(self):
+        return ssl.create_default_context(cafile=self.ca)
+
+    @cached_property
+    def grpc_credentials(self):
+        return grpc.ssl_channel_credentials(
+            self.ca.read_bytes(), self.pair.key.read_bytes(), self.pair.cert.read_bytes()
+        )
+
+
+def _name(common_name):
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _builder(subject, issuer, key):
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - DAY)
+        .not_valid_after(now + DAY)
+    )
+
+
+def _pem(certificate):
+    return certificate.public_bytes(serialization.Encoding.PEM)
