@@ -186,6 +186,12 @@ def test_package_files_have_no_logic():
             assert is_docstring or is_all or isinstance(node, ast.Import | ast.ImportFrom), f"{path}:{node.lineno}"
 
 
+def test_nothing_is_left_to_do_later():
+    """What is not done is an issue, not a comment."""
+    mark = re.compile(r"\b(TO" + r"DO|FIX" + r"ME)\b")
+    assert not [str(path) for path in [*sources(), *(ROOT / "tests").rglob("*.py")] if mark.search(path.read_text())]
+
+
 def test_no_module_is_a_bag():
     assert not [str(path) for path in sources() if path.stem in {"util", "utils", "helpers", "misc", "common"}]
 
