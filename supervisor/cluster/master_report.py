@@ -8,6 +8,8 @@ changed, always with the digest), *EC lists* now and then, and *deltas* at once 
 A delta names departures, for a changed-only beat says nothing by silence. A volume that moves between disks is not
 a departure: masters drop the location when it is named as one.
 
+Wilful difference: a delta that names a new volume carries its full message as well, to masters that take changes.
+
 Source: weed/server/volume_grpc_client_to_master.go, weed/storage/store.go (CollectHeartbeat),
 weed/storage/store_volume_report.go.
 """
@@ -94,7 +96,7 @@ class MasterReport:
         self._compared_version = snapshot.version
         beats = [
             master_pb2.Heartbeat(deleted_volumes=self._take_departures(snapshot)),
-            master_pb2.Heartbeat(new_volumes=self._take_arrivals(snapshot)),
+            self._arrivals_beat(snapshot),
             *self._ec_delta_beats(snapshot),
         ]
         beats = [beat for beat in beats if beat.ByteSize()]
@@ -123,18 +125,24 @@ class MasterReport:
                 departed.append(self._volumes.pop(key).short)
         return departed
 
-    def _take_arrivals(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
-        """Volumes the master knows nothing of. One that moved to another disk waits for the next volume beat, whose
-        message is complete: a short one would make it empty and writable in the master's eyes.
+    def _arrivals_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat:
+        """Names the volumes the master knows nothing of, and tells at once what the short form leaves out.
+
+        A short message alone stands for an empty, writable volume, and files would be assigned to one that is full or
+        read-only until the next pulse. For the same reason a volume that moved to another disk is not named here.
         """
+        beat = master_pb2.Heartbeat()
         told_ids = {volume_id for _, volume_id in self._volumes}
-        arrived = []
         for key, held in snapshot.volumes.items():
             if key not in self._volumes and key[1] not in told_ids:
                 short = short_of(held.message)
-                self._volumes[key] = _Told(report_hash_of_message(volume_from_short(short)), short)
-                arrived.append(short)
-        return arrived
+                told_hash = report_hash_of_message(volume_from_short(short))
+                beat.new_volumes.append(short)
+                if told_hash != held.hash and self.is_digest_supported:
+                    beat.changed_volumes.append(held.message)
+                    told_hash = held.hash
+                self._volumes[key] = _Told(told_hash, short)
+        return beat
 
     def _ec_delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:
         """New and deleted shards against what was told; only the bits that changed, with their sizes."""

@@ -180,7 +180,8 @@ class MasterRelay:
             timeout=context.time_remaining(),
             metadata=_forwardable(context.invocation_metadata()),
         )
-        context.add_callback(lambda: _cancel(call))
+        if not context.add_callback(lambda: _cancel(call)):
+            call.cancel()  # the child has hung up already
         try:
             context.send_initial_metadata(_forwardable(call.initial_metadata()))
             for message in call:
@@ -189,6 +190,8 @@ class MasterRelay:
                 yield rewrite.response(message, self._names()) if rewrite.response else message
             context.set_trailing_metadata(_forwardable(call.trailing_metadata()))
         except grpc.RpcError as failure:
+            if not isinstance(failure, grpc.Call):
+                raise  # it is the child that ended the call
             if failure.code() is grpc.StatusCode.UNAVAILABLE:
                 self._view.note_unreachable(target)
             known = self._view.configuration

@@ -357,8 +357,8 @@ async def test_deadline_and_cancellation_reach_the_master(fake_master, child):
     left_s, ended = [], threading.Event()
 
     def hang(requests, context):
-        left_s.append(context.time_remaining())
         context.add_callback(ended.set)
+        left_s.append(context.time_remaining())
         ended.wait(DEADLINE_S)
         yield b""
 

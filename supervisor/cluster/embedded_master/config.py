@@ -1,0 +1,63 @@
+"""What an embedded master is told at its start, and its errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
+from supervisor.cli.config import JwtKey
+from supervisor.cluster.dial import Dial, dial_insecure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_KEY = JwtKey(b"", 0)
+DEFAULT_VOLUME_SIZE_LIMIT_BYTES = 30_000 << 20  # weed master -volumeSizeLimitMB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedMasterConfig:
+    """Ports 0 are chosen by the system. `ip` is what clients are told; `bind_ip` is where it listens.
+
+    Args:
+        directory: keeps the sequence of file ids; made if missing, used by one master at a time.
+        volumes_per_growth: how many volumes are made when none is writable, as far as there are free slots.
+        write_key, read_key: sign the tokens that assign and look-up hand out; an empty key means no token.
+        dial: makes channels to volume servers.
+    """
+
+    directory: Path
+    ip: str = "127.0.0.1"
+    bind_ip: str = "127.0.0.1"
+    port: int = 9333
+    grpc_port: int = 19333
+    volume_size_limit_bytes: int = DEFAULT_VOLUME_SIZE_LIMIT_BYTES
+    default_replication: ReplicaPlacement = NO_REPLICATION
+    volumes_per_growth: int = 3
+    write_key: JwtKey = field(default=NO_KEY)
+    read_key: JwtKey = field(default=NO_KEY)
+    dial: Dial = dial_insecure
+
+
+class MasterDirectoryInUse(Exception):
+    """Another embedded master has the directory. Nothing was changed."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"another embedded master is using {directory}; stop it, or choose another directory")
+        self.directory = directory
+
+
+class BadMasterState(Exception):
+    """The state file cannot be understood. It is left as it is: file ids made without it could be given out twice."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path} is not the state of an embedded master ({why}); restore it, or move it away once the volumes' "
+            "servers are registered again: their highest file keys are then taken from heartbeats"
+        )
+        self.path = path
+
+
+class AssignRefused(Exception):
+    """No file id can be given out now; the text says why, in upstream's words."""

@@ -1,0 +1,158 @@
+"""The volume servers that are registered with an embedded master, and what each holds.
+
+A server's volumes live in the same model that the heartbeat client reports from, fed by the same function that
+absorbs a child's heartbeats: what one side says is what the other understands.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from supervisor.cluster.child_heartbeat import absorb, needs_full_list
+from supervisor.cluster.identity import NodeIdentity
+from supervisor.cluster.messages import shard_sizes
+from supervisor.cluster.node_model import NodeModel
+
+if TYPE_CHECKING:
+    from native_handlers.pb import master_pb2
+    from supervisor.cluster.node_model import NodeSnapshot
+
+DEFAULT_DATA_CENTER = "DefaultDataCenter"
+DEFAULT_RACK = "DefaultRack"
+EC_SHARDS_PER_SLOT = 10  # weed/topology: as many shards as a volume has data shards take one volume's slot
+_SOURCE = "heartbeat"
+
+
+class DirectoriesTaken(Exception):
+    """Another registered server has one of these directories already."""
+
+    def __init__(self, uuids: list[str]) -> None:
+        super().__init__(f"directories {', '.join(uuids)} are registered by another volume server")
+        self.uuids = uuids
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VolumeNode:
+    """One registered volume server; its stream, by identity, is who may speak for it."""
+
+    identity: NodeIdentity
+    model: NodeModel
+    stream: object
+
+    @property
+    def held(self) -> NodeSnapshot:
+        return self.model.snapshot()
+
+    def free_slots(self, disk_type: str) -> int:
+        """How many more volumes fit on disks of that type."""
+        held = self.held
+        used = sum(
+            volume.message.disk_type == disk_type and not volume.message.remote_storage_name
+            for volume in held.volumes.values()
+        )
+        shards = sum(len(shard_sizes(row)) for row in held.ec_shards.values() if row.disk_type == disk_type)
+        return held.facts.max_volume_counts.get(disk_type, 0) - used - -(-shards // EC_SHARDS_PER_SLOT)
+
+
+class Topology:
+    """All registered servers by ``ip:port``. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # protects everything below
+        self._nodes: dict[str, VolumeNode] = {}
+        self._version = 0
+
+    def register(self, beat: master_pb2.Heartbeat, stream: object) -> VolumeNode:
+        """Takes in the sender of a stream's first beat; a server that is here already is replaced.
+
+        Raises:
+            DirectoriesTaken: another server has the same directories. Nothing is changed.
+        """
+        identity = NodeIdentity.of_heartbeat(beat)
+        identity = replace(
+            identity,
+            grpc_port=identity.grpc_port or identity.port + 10000,
+            public_url=identity.public_url or identity.http,
+            data_center=identity.data_center or DEFAULT_DATA_CENTER,
+            rack=identity.rack or DEFAULT_RACK,
+        )
+        node = VolumeNode(identity, NodeModel([_SOURCE]), stream)
+        with self._changed:
+            taken = [
+                uuid
+                for name, other in self._nodes.items()
+                for uuid in other.held.facts.location_uuids
+                if name != identity.http and uuid in beat.location_uuids
+            ]
+            if taken:
+                raise DirectoriesTaken(taken)
+            self._nodes[identity.http] = node
+            self._bump()
+        return node
+
+    def apply(self, node: VolumeNode, beat: master_pb2.Heartbeat) -> bool:
+        """Takes over what `beat` says of `node`; returns whether the full list is needed."""
+        feed = node.model.feed(_SOURCE)
+        absorb(feed, beat)
+        self.touch()
+        return needs_full_list(feed, beat)
+
+    def unregister(self, node: VolumeNode) -> None:
+        """Forgets `node`, unless a newer stream of the same server has taken its place."""
+        with self._changed:
+            if self._nodes.get(node.identity.http) is node:
+                del self._nodes[node.identity.http]
+            self._bump()
+
+    def add_volume(self, node: VolumeNode, volume: master_pb2.VolumeInformationMessage) -> None:
+        """Notes a volume that was just made, or changed, on `node`, ahead of its next heartbeat."""
+        node.model.feed(_SOURCE).change_volumes([volume])
+        self.touch()
+
+    def nodes(self) -> list[VolumeNode]:
+        """The registered servers, in the order of their names."""
+        with self._changed:
+            return [node for _, node in sorted(self._nodes.items())]
+
+    def node_at(self, http: str) -> VolumeNode | None:
+        with self._changed:
+            return self._nodes.get(http)
+
+    def holders(self, volume_id: int, collection: str = "") -> list[VolumeNode]:
+        """The servers that have the volume, or any EC shard of it where none has the volume itself."""
+        whole = [node for node in self.nodes() if _has_volume(node, volume_id, collection)]
+        return whole or [node for node in self.nodes() if any(key[1] == volume_id for key in node.held.ec_shards)]
+
+    def shard_holders(self, volume_id: int) -> dict[int, list[VolumeNode]]:
+        """EC shard id -> the servers that have it."""
+        found: defaultdict[int, list[VolumeNode]] = defaultdict(list)
+        for node in self.nodes():
+            rows = [row for key, row in node.held.ec_shards.items() if key[1] == volume_id]
+            for shard in sorted({shard for row in rows for shard in shard_sizes(row)}):
+                found[shard].append(node)
+        return dict(sorted(found.items()))
+
+    def touch(self) -> None:
+        """Wakes those who wait for a change."""
+        with self._changed:
+            self._bump()
+
+    def wait_for_change(self, version: int, timeout_s: float) -> int:
+        """Returns the version once it is not `version` any more, or `timeout_s` has passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, timeout_s)
+            return self._version
+
+    def _bump(self) -> None:
+        self._version += 1
+        self._changed.notify_all()
+
+
+def _has_volume(node: VolumeNode, volume_id: int, collection: str) -> bool:
+    return any(
+        key[1] == volume_id and (not collection or volume.message.collection == collection)
+        for key, volume in node.held.volumes.items()
+    )

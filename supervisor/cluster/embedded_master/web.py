@@ -1,0 +1,213 @@
+"""The HTTP side of an embedded master: paths, status codes and JSON as `weed master` answers them.
+
+Source: weed/server/master_server_handlers.go, master_server_handlers_admin.go, raft_server_handlers.go.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+from starlette.applications import Starlette
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from native_handlers.http.go_json import encode_json
+from native_handlers.http.query import parse_query
+from native_handlers.http.request_id import REQUEST_ID_HEADER, new_request_id
+from supervisor.cluster.embedded_master.config import AssignRefused
+from supervisor.cluster.embedded_master.options import VolumeOptions
+from supervisor.cluster.embedded_master.topology_info import status_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+    from supervisor.cluster.embedded_master.assign import Assigner
+    from supervisor.cluster.embedded_master.config import EmbeddedMasterConfig
+    from supervisor.cluster.embedded_master.state_file import MasterState
+    from supervisor.cluster.embedded_master.topology import Topology, VolumeNode
+
+WHAT_IT_IS = "embedded master of weed-volume-py, for quickstart and tests; production uses weed master"
+_HEADER = "X-Embedded-Master"
+_MAX_FORM_BYTES = 64 << 10
+_MAX_WAITING = 16  # requests that may block on a growth or a disk write at once
+
+
+class MasterWeb:
+    """The handlers. Everything that may block runs in a bounded number of threads."""
+
+    def __init__(
+        self, config: EmbeddedMasterConfig, state: MasterState, topology: Topology, assigner: Assigner, leader: str
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._topology = topology
+        self._assigner = assigner
+        self._leader = leader
+        self._limiter = trio.CapacityLimiter(_MAX_WAITING)
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        both = ["GET", "POST", "PUT"]
+        return Starlette(
+            routes=[
+                Route("/cluster/status", self._cluster_status),
+                Route("/healthz", self._health),
+                Route("/readyz", self._health),
+                Route("/dir/status", self._dir_status),
+                Route("/dir/assign", self._assign, methods=both),
+                Route("/dir/lookup", self._look_up, methods=both),
+                Route("/vol/grow", self._grow, methods=both),
+                Route("/{file_id}", self._redirect),
+            ]
+        )
+
+    async def _cluster_status(self, request: Request) -> Response:
+        rows: dict[str, object] = {"IsLeader": True, "Leader": self._leader}
+        if self._state.max_volume_id:
+            rows["MaxVolumeId"] = self._state.max_volume_id
+        return _json(request, rows)
+
+    async def _health(self, _request: Request) -> Response:
+        return Response(headers=_own_headers())
+
+    async def _dir_status(self, request: Request) -> Response:
+        rows = {
+            "Topology": status_rows(self._topology.nodes(), self._config.volume_size_limit_bytes),
+            "TopologyId": self._state.topology_id,
+            "Version": WHAT_IT_IS,
+        }
+        return _json(request, rows)
+
+    async def _assign(self, request: Request) -> Response:
+        form = await _form(request)
+        try:
+            options = self._options(form)
+            count = _number(form.get("count", "")) or 1
+            assigned = await trio.to_thread.run_sync(
+                partial(self._assigner.assign, options, count), limiter=self._limiter
+            )
+        except AssignRefused as refusal:
+            return _json(request, {"error": str(refusal)}, 406)
+        identity = assigned.nodes[0].identity
+        rows = {
+            "fid": str(assigned.fid),
+            "url": identity.http,
+            "publicUrl": identity.public_url,
+            "count": assigned.count,
+        }
+        return _with_token(_json(request, rows), assigned.token)
+
+    async def _look_up(self, request: Request) -> Response:
+        form = await _form(request)
+        file_id = form.get("fileId", "")
+        volume_text = (file_id if "," in file_id else form.get("volumeId", "")).partition(",")[0]
+        nodes, error = self._holders(volume_text, form.get("collection", ""))
+        rows: dict[str, object] = {"volumeOrFileId": volume_text, "error": error}
+        if error:
+            return _json(request, {name: value for name, value in rows.items() if value}, 404)
+        rows = {"volumeOrFileId": volume_text, "locations": [_location_row(node) for node in nodes]}
+        if not file_id:
+            return _json(request, rows)
+        is_read = form.get("read") == "yes"
+        token = self._assigner.read_token(file_id) if is_read else self._assigner.write_token(file_id)
+        return _with_token(_json(request, rows), token)
+
+    async def _grow(self, request: Request) -> Response:
+        form = await _form(request)
+        count = _number(form.get("count", ""))
+        if count is None:
+            return _json(request, {"error": f"can not parse parameter count {form.get('count', '')}"}, 406)
+        try:
+            options = self._options(form)
+            self._refuse_too_many(options, count)
+            made = await trio.to_thread.run_sync(partial(self._assigner.grow, options, count), limiter=self._limiter)
+        except AssignRefused as refusal:
+            return _json(request, {"error": str(refusal)}, 406)
+        return _json(request, {"count": made * options.replication.copy_count})
+
+    async def _redirect(self, request: Request) -> Response:
+        file_id: str = request.path_params["file_id"]
+        volume_text = file_id.partition(",")[0]
+        nodes, error = self._holders(volume_text, "")
+        if error:
+            return _json(request, {"error": f"volume id {volume_text} not found: {error}"}, 404)
+        target = f"http://{random.choice(nodes).identity.public_url}{request.url.path}"
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"{target}{query}", 308, _own_headers())
+
+    def _holders(self, volume_text: str, collection: str) -> tuple[list[VolumeNode], str]:
+        number = _number(volume_text)
+        if number is None:
+            return [], f"Unknown volume id {volume_text}"
+        nodes = self._topology.holders(number, collection)
+        return nodes, "" if nodes else f"volume id {volume_text} not found"
+
+    def _options(self, form: Mapping[str, str]) -> VolumeOptions:
+        return VolumeOptions.parse(
+            form.get("collection", ""),
+            form.get("replication", ""),
+            form.get("ttl", ""),
+            form.get("disk", ""),
+            form.get("dataCenter", ""),
+            form.get("rack", ""),
+            form.get("dataNode", ""),
+            self._config.default_replication,
+        )
+
+    def _refuse_too_many(self, options: VolumeOptions, count: int) -> None:
+        free = self._assigner.free_slots(options)
+        wanted = count * options.replication.copy_count
+        if free < wanted:
+            raise AssignRefused(f"only {free} volumes left, not enough for {wanted}")
+
+
+async def _form(request: Request) -> Mapping[str, str]:
+    """The first value of each field: those of a form body first, then those of the query."""
+    body = b""
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > _MAX_FORM_BYTES:
+                    body = b""
+                    break
+    fields: dict[str, str] = {}
+    for raw in (body.decode("latin-1"), request.url.query):
+        for name, value in parse_query(raw).pairs:
+            fields.setdefault(name, value.encode("latin-1").decode("utf-8", "replace"))
+    return fields
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+
+
+def _location_row(node: VolumeNode) -> Mapping[str, object]:
+    return {
+        "url": node.identity.http,
+        "publicUrl": node.identity.public_url,
+        "dataCenter": node.identity.data_center,
+        "grpcPort": node.identity.grpc_port,
+    }
+
+
+def _json(request: Request, rows: Mapping[str, object], status: int = 200) -> Response:
+    body = encode_json(rows, is_pretty=bool(request.query_params.get("pretty")))
+    headers = {"X-Content-Type-Options": "nosniff"} | _own_headers()
+    return Response(body, status, headers, "application/json")
+
+
+def _own_headers() -> dict[str, str]:
+    return {_HEADER: WHAT_IT_IS, REQUEST_ID_HEADER: new_request_id()}
+
+
+def _with_token(response: Response, token: str) -> Response:
+    if token:
+        response.headers["Authorization"] = f"Bearer {token}"
+    return response
