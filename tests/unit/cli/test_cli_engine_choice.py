@@ -37,8 +37,8 @@ class TestEngine:
         (problem,) = machine.problems(mode="proxy", PATH="bin1:bin2")
         assert problem == (
             "-mode=proxy needs a backend and none was found; looked at WEED_BINARY (not set);"
-            " 'weed' in PATH (bin1:bin2). Give -backend=/path/to/weed, or -backend=native to put this program behind itself, or -mode=native to run"
-            " without a backend"
+            " 'weed' in PATH (bin1:bin2). Give -backend=/path/to/weed, or -backend=native to put this program behind"
+            " itself, or -mode=native to run without a backend"
         )
         (problem,) = machine.problems(mode="proxy", WEED_BINARY="/nowhere/weed")
         assert "looked at WEED_BINARY=/nowhere/weed (does not exist)." in problem
