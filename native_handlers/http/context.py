@@ -35,6 +35,7 @@ class HttpSettings:
         version: size limit and version as the Server header shows them, "30GB 4.44" or "8000GB 4.44".
         commit: what /status appends to the version; upstream's release builds have a commit id here.
         self_url: the advertised ip:port, by which look-ups name this server.
+        peer_scheme: "https" where this server reaches others by HTTPS (https.client.enabled).
         has_ui: false where a write key is configured and access.ui is not set; /ui/index.html then is no page.
     """
 
@@ -45,6 +46,7 @@ class HttpSettings:
     read_mode: ReadMode = ReadMode.PROXY
     fix_jpg_orientation: bool = False
     has_ui: bool = True
+    peer_scheme: str = "http"
 
 
 class ReplicaPlacementStatus(TypedDict, total=False):

@@ -40,8 +40,8 @@ def format_float32(value: float) -> str:
         raise ValueError(f"{value} has no JSON form")
     digits = next(text for count in range(1, 18) if _same(text := f"{single:.{count}g}", single))
     if single != 0 and not _SMALLEST_PLAIN <= abs(single) < 1e21:
-        mantissa, _, exponent = f"{float(digits):e}".partition("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent):+03d}".replace("e-0", "e-")
+        mantissa, _, exponent = f"{Decimal(digits):e}".partition("e")
+        return f"{mantissa}e{int(exponent):+03d}".replace("e-0", "e-")
     plain = format(Decimal(digits), "f")
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 

@@ -11,6 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from native_handlers.http.delete import handle_delete
 from native_handlers.http.health import handle_health
 from native_handlers.http.message import StreamBody
 from native_handlers.http.options import (
@@ -19,11 +20,13 @@ from native_handlers.http.options import (
     handle_public_options,
     handle_public_other,
 )
+from native_handlers.http.read import handle_read
 from native_handlers.http.reply import close_chunks, dress, without_body
 from native_handlers.http.static import handle_favicon, handle_static
 from native_handlers.http.stats import handle_stats
 from native_handlers.http.status import handle_status
 from native_handlers.http.ui import handle_ui
+from native_handlers.http.write import handle_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,10 +73,14 @@ _ROWS = {
     "http.static": _Row(handle_static, Dress.NONE),
     "http.stats": _Row(handle_stats, Dress.CORS),
     "http.options": _Row(handle_options, Dress.CORS),
+    "http.read": _Row(handle_read, Dress.CORS),
+    "http.write": _Row(handle_write, Dress.CORS),
+    "http.delete": _Row(handle_delete, Dress.CORS),
     "http.invalid": _Row(handle_invalid, Dress.CORS),
     "http.public.options": _Row(handle_public_options, Dress.CORS),
     "http.public.static": _Row(handle_static, Dress.NONE),
     "http.public.favicon": _Row(handle_favicon, Dress.NONE),
+    "http.public.read": _Row(handle_read, Dress.CORS),
     "http.public.other": _Row(handle_public_other, Dress.CORS),
 }
 

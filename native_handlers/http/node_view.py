@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from native_handlers.http.context import DiskStatusRow, NodeDetails, ReplicaPlacementStatus, VolumeStatus
-    from native_handlers.storage.store import DiskStatus, Store, VolumeReport
+    from native_handlers.storage.report import DiskStatus, VolumeReport
+    from native_handlers.storage.store import Store
 
 
 class StoreNodeView:
@@ -71,7 +72,7 @@ def volume_status(report: VolumeReport) -> VolumeStatus:
         "DiskType": report.disk_type,
         "RemoteStorageName": report.remote_storage_name,
         "ReplicaPlacement": replicas,
-        "Ttl": {"Count": ttl.count, "Unit": int(ttl.unit)},
+        "Ttl": {"Count": ttl.count, "Unit": ttl.unit},
         "Size": report.content_size_bytes,
         "DeletedByteCount": report.deleted_byte_count,
         "ModifiedAtSecond": report.modified_at_s,
@@ -88,7 +89,7 @@ def volume_status(report: VolumeReport) -> VolumeStatus:
 def disk_status_row(status: DiskStatus) -> DiskStatusRow:
     """The /status form of one disk, without the keys whose value is zero."""
     row: DiskStatusRow = {
-        "dir": str(status.dir),
+        "dir": status.dir,
         "all": status.all,
         "used": status.used,
         "free": status.free,

@@ -69,8 +69,8 @@ def upload_file_id(path: str) -> str:
 def extension(name: str) -> str:
     """From the last dot of the last segment on, "" when there is none. Unlike os.path, ".png" is all extension."""
     base = name.rpartition("/")[2]
-    _, dot, ext = base.rpartition(".")
-    return dot + ext
+    dot = base.rfind(".")
+    return base[dot:] if dot >= 0 else ""
 
 
 def base_name(path: str) -> str:

@@ -1,0 +1,196 @@
+"""Content that is spread over chunks, read one after the other from wherever they are.
+
+A chunk that cannot be read breaks the answer off: a client must never take a part for the whole.
+Source: weed/operation/chunked_file.go ChunkedFileReader.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from native_handlers.http.content import OpenedBody
+from native_handlers.http.context import LookupFailed, PeerFailed
+from native_handlers.http.errors import BadManifest
+from native_handlers.http.failures import STORE_FAILURES
+from native_handlers.http.gzip_data import BadGzip, decompress
+from native_handlers.http.headers import Headers
+from native_handlers.http.message import StreamBody
+from native_handlers.http.ranges import ByteRange
+from native_handlers.http.reply import close_chunks
+from native_handlers.http.sniff import SNIFF_BYTES
+from native_handlers.http.tokens import bearer, sign_file_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+    from native_handlers.http.chunk_manifest import Chunk, ChunkManifest
+    from native_handlers.http.content import Piece
+    from native_handlers.http.context import HttpContext, Location, PeerHttp, VolumeLookup
+    from native_handlers.storage.store import Store
+
+
+_READ_BYTES = 1 << 20
+
+
+class ChunkUnreadable(Exception):
+    """A chunk of a file cannot be had from any holder, or is not what the manifest says."""
+
+    def __init__(self, fid: str, reason: str) -> None:
+        super().__init__(f"chunk {fid}: {reason}")
+        self.fid = fid
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedContent:
+    """`Content` of a manifest that has passed `check_readable`."""
+
+    context: HttpContext
+    manifest: ChunkManifest
+
+    @property
+    def size_bytes(self) -> int:
+        return self.manifest.content_bytes
+
+    async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
+        """The body, its first bytes already fetched.
+
+        Raises:
+            ChunkUnreadable: the chunk that they are in cannot be read; nothing was sent yet.
+        """
+        stream = self._stream(pieces)
+        try:
+            first = await anext(stream, b"")
+        except BaseException:
+            await stream.aclose()
+            raise
+        length = sum(len(piece) if isinstance(piece, bytes) else piece.length for piece in pieces)
+        return OpenedBody(first[:SNIFF_BYTES], StreamBody(_resumed(first, stream), length))
+
+    async def _stream(self, pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                yield piece
+                continue
+            start, end = piece.start, piece.start + piece.length
+            for chunk in self.manifest.chunks_from(start):
+                if chunk.offset_bytes >= end:
+                    break
+                first = max(start - chunk.offset_bytes, 0)
+                last = min(end - chunk.offset_bytes, chunk.size_bytes)
+                data = read_chunk(self.context, chunk, ByteRange(first, last - first))
+                try:
+                    async for some in data:
+                        yield some
+                finally:
+                    await data.aclose()
+
+
+async def read_chunk(context: HttpContext, chunk: Chunk, wanted: ByteRange) -> AsyncGenerator[bytes, None]:
+    """The bytes `wanted` of a chunk, exactly so many, from the local store or else from some holder.
+
+    Raises:
+        ChunkUnreadable: at any point of the iteration.
+    """
+    volume_id = chunk.file_id.volume_id
+    if context.store is not None and context.store.find_volume(volume_id) is not None:
+        stream = _read_local(context, context.store, chunk, wanted)
+    elif context.lookup is not None and context.peers is not None:
+        stream = _read_remote(context, context.lookup, context.peers, chunk, wanted)
+    else:
+        raise ChunkUnreadable(chunk.fid, f"volume {volume_id} is not here, and there is no master to ask")
+    left = wanted.length
+    try:
+        async for some in stream:
+            left -= len(some)
+            if left < 0:
+                break
+            yield some
+    except (*STORE_FAILURES, BadGzip, BadManifest, PeerFailed, LookupFailed) as failure:
+        raise ChunkUnreadable(chunk.fid, str(failure)) from failure
+    finally:
+        await stream.aclose()
+    if left:
+        raise ChunkUnreadable(chunk.fid, f"it has {wanted.length - left} bytes, not the {wanted.length} it should")
+
+
+async def _read_local(
+    context: HttpContext, store: Store, chunk: Chunk, wanted: ByteRange
+) -> AsyncGenerator[bytes, None]:
+    file_id = chunk.file_id
+    read_needle = partial(store.read_needle, file_id.volume_id, file_id.needle_id, cookie=file_id.cookie)
+    read = await trio.to_thread.run_sync(read_needle)
+    try:
+        needle, payload = read.needle, read.payload
+        if needle.is_chunk_manifest:
+            raise BadManifest("it is a manifest itself")
+        if payload is None:
+            data = needle.data
+            if needle.is_compressed:
+                limit = context.settings.file_size_limit_bytes
+                data = await trio.to_thread.run_sync(decompress, data, limit)
+            yield bytes(data[wanted.start : wanted.start + wanted.length])
+            return
+        start = payload.offset_bytes + wanted.start
+        end = min(start + wanted.length, payload.offset_bytes + payload.length_bytes)
+        while start < end:
+            some = await trio.to_thread.run_sync(os.pread, payload.fd, min(_READ_BYTES, end - start), start)
+            if not some:
+                return
+            start += len(some)
+            yield some
+    finally:
+        read.release()
+
+
+async def _read_remote(
+    context: HttpContext, lookup: VolumeLookup, peers: PeerHttp, chunk: Chunk, wanted: ByteRange
+) -> AsyncGenerator[bytes, None]:
+    """Asks one holder after the other until one begins to answer."""
+    keys = context.auth()
+    token = sign_file_id(keys.read_key, chunk.fid, expires_after_s=keys.read_expires_after_s, now_s=time.time())
+    headers = Headers(bearer(token))
+    if wanted.length != chunk.size_bytes:
+        headers = headers.plus(("Range", f"bytes={wanted.start}-{wanted.start + wanted.length - 1}"))
+    reason = "the master knows no holder"
+    for location in await lookup.locations(chunk.file_id.volume_id):
+        response, reason = await _ask(peers, location, chunk, headers)
+        if response is not None:
+            try:
+                async for some in response:
+                    yield some
+            finally:
+                await close_chunks(response)
+            return
+    raise ChunkUnreadable(chunk.fid, reason)
+
+
+async def _ask(
+    peers: PeerHttp, location: Location, chunk: Chunk, headers: Headers
+) -> tuple[AsyncIterator[bytes] | None, str]:
+    """The holder's content, or None and why not."""
+    try:
+        response = await peers.request("GET", location.url, f"/{chunk.fid}", headers, b"")
+    except PeerFailed as failure:
+        return None, str(failure)
+    expected = 206 if "Range" in headers else 200
+    if response.status == expected:
+        return response.chunks, ""
+    await close_chunks(response.chunks)
+    return None, f"{location.url} answers {response.status}"
+
+
+async def _resumed(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    try:
+        if first:
+            yield first
+        async for some in rest:
+            yield some
+    finally:
+        await rest.aclose()

@@ -1,0 +1,50 @@
+"""Dates and the two conditions that reads know: If-Modified-Since and If-None-Match.
+
+Source: weed/server/volume_server_handlers_read.go GetOrHeadHandler.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange, timegm
+from datetime import UTC, datetime
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_LAST_SECOND = 253402300799
+"""The end of the year 9999."""
+_DATE = re.compile(
+    rf"(?:{'|'.join(_DAYS)}), ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
+    "([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def format_http_date(seconds: int) -> str:
+    """`seconds` since 1970 as HTTP writes dates. Years beyond 9999 (a record may claim one) are cut to 9999."""
+    when = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
+    month = _MONTHS[when.month - 1].title()
+    return f"{_DAYS[when.weekday()]}, {when.day:02} {month} {when.year:04} {when:%H:%M:%S} GMT"
+
+
+def parse_http_date(text: str) -> int | None:
+    """Seconds since 1970, or None for anything but the one preferred form. The weekday is not checked."""
+    found = _DATE.fullmatch(text)
+    if found is None:
+        return None
+    day, year, hour, minute, second = (int(found.group(index)) for index in (1, 3, 4, 5, 6))
+    month = _MONTHS.index(found.group(2).lower()) + 1
+    if year == 0 or not 1 <= day <= monthrange(year, month)[1] or hour > 23 or minute > 59 or second > 59:
+        return None
+    return timegm((year, month, day, hour, minute, second))
+
+
+def is_not_modified_since(condition: str | None, last_modified_s: int) -> bool:
+    """Whether the client's copy is as new. A date that cannot be read is no condition."""
+    since = parse_http_date(condition) if condition else None
+    return since is not None and since >= last_modified_s
+
+
+def is_same_etag(condition: str | None, etag: str) -> bool:
+    """Whether the condition is exactly the quoted tag: lists, weak tags and `*` never match, as upstream."""
+    return condition == f'"{etag}"'

@@ -1,0 +1,45 @@
+"""Response headers while they are being decided: one value for each name, the last one set wins.
+
+Names are put into canonical case (``Content-Md5``), in which upstream sends them. Source: Go's textproto.
+"""
+
+from __future__ import annotations
+
+import re
+
+from native_handlers.http.headers import Headers
+
+_NAME = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z|~]+")
+_LINE_BREAKS = str.maketrans("\r\n\0", "   ")
+
+
+def canonical_name(name: str) -> str:
+    """`name` with each word capitalised; unchanged where it is no header name."""
+    return "-".join(word.capitalize() for word in name.split("-")) if is_header_name(name) else name
+
+
+def is_header_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+class HeaderMap:
+    """Canonical names to wire text values. What is no header name is left out, line breaks become spaces."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[str, str] = {}
+
+    def set(self, name: str, value: str) -> None:
+        if is_header_name(name):
+            self._values[canonical_name(name)] = value.translate(_LINE_BREAKS).strip(" \t")
+
+    def get(self, name: str) -> str:
+        """The value, "" when there is none."""
+        return self._values.get(canonical_name(name), "")
+
+    def drop(self, name: str) -> None:
+        self._values.pop(canonical_name(name), None)
+
+    def to_headers(self) -> Headers:
+        return Headers(self._values.items())

@@ -1,0 +1,160 @@
+"""Content-Type and Content-Disposition values, read and written as upstream's library does.
+
+Everything is wire text. Sources: RFC 2045, RFC 2231, RFC 6266; Go's mime.ParseMediaType and FormatMediaType, whose
+leniency (one backslash rule for file paths) and whose error texts are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from native_handlers.http.errors import BadMediaType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SPACE = " \t\n\v\f\r"
+_TSPECIALS = frozenset('()<>@,;:\\"/[]?=')
+_TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+")
+_TOKEN_OR_PAIR = re.compile(rf"(?:{_TOKEN.pattern})(?:/{_TOKEN.pattern})?")
+_ESCAPED = re.compile("%([0-9a-fA-F]{2})")
+_BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2})")
+_BAD_PARAMETER = "mime: invalid media parameter"
+
+
+def parse_media_type(value: str) -> tuple[str, dict[str, str]]:
+    """The type in lower case and its parameters, names in lower case; RFC 2231 forms are decoded and joined.
+
+    Raises:
+        BadMediaType: with upstream's text.
+    """
+    base = value.partition(";")[0]
+    media_type = base.strip(_SPACE).lower()
+    _check_type(media_type)
+    parameters: dict[str, str] = {}
+    pieces: dict[str, dict[str, str]] = {}
+    rest = value[len(base) :].lstrip(_SPACE)
+    while rest:
+        found = _take_parameter(rest)
+        if found is None:
+            if rest.strip(_SPACE) == ";":
+                break
+            raise BadMediaType(_BAD_PARAMETER)
+        name, text, rest = found
+        rest = rest.lstrip(_SPACE)
+        target = pieces.setdefault(name.partition("*")[0], {}) if "*" in name else parameters
+        if target.setdefault(name, text) != text:
+            raise BadMediaType("mime: duplicate parameter name")
+    for name, parts in pieces.items():
+        joined = _join_pieces(name, parts)
+        if joined is not None:
+            parameters[name] = joined
+    return media_type, parameters
+
+
+def format_media_type(media_type: str, parameters: Mapping[str, str]) -> str:
+    """The value, parameters sorted by name; "" where a name is no token. Bytes beyond ASCII go out by RFC 2231."""
+    if not _TOKEN_OR_PAIR.fullmatch(media_type) or not all(map(is_token, parameters)):
+        return ""
+    shown = [media_type.lower()]
+    for name in sorted(parameters):
+        value = parameters[name]
+        if any(not (" " <= char <= "~" or char == "\t") for char in value):
+            shown.append(f"{name.lower()}*=utf-8''{_percent_encode(value)}")
+        elif is_token(value):
+            shown.append(f"{name.lower()}={value}")
+        else:
+            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+            shown.append(f'{name.lower()}="{quoted}"')
+    return "; ".join(shown)
+
+
+def is_token(text: str) -> bool:
+    return _TOKEN.fullmatch(text) is not None
+
+
+def _check_type(media_type: str) -> None:
+    main = _TOKEN.match(media_type)
+    if main is None:
+        raise BadMediaType("mime: no media type")
+    rest = media_type[main.end() :]
+    if not rest:
+        return
+    if not rest.startswith("/"):
+        raise BadMediaType("mime: expected slash after first token")
+    sub = _TOKEN.match(rest, 1)
+    if sub is None:
+        raise BadMediaType("mime: expected token after slash")
+    if sub.end() < len(rest):
+        raise BadMediaType("mime: unexpected content after media subtype")
+
+
+def _take_parameter(text: str) -> tuple[str, str, str] | None:
+    """One `; name=value` off the front of `text`: name in lower case, value, what follows; None if there is none."""
+    if not text.startswith(";"):
+        return None
+    rest = text[1:].lstrip(_SPACE)
+    name = _TOKEN.match(rest)
+    if name is None:
+        return None
+    rest = rest[name.end() :].lstrip(_SPACE)
+    if not rest.startswith("="):
+        return None
+    taken = _take_value(rest[1:].lstrip(_SPACE))
+    return None if taken is None else (name.group().lower(), *taken)
+
+
+def _take_value(text: str) -> tuple[str, str] | None:
+    if not text.startswith('"'):
+        token = _TOKEN.match(text)
+        return None if token is None else (token.group(), text[token.end() :])
+    value: list[str] = []
+    index = 1
+    while index < len(text):
+        char = text[index]
+        if char == '"':
+            return "".join(value), text[index + 1 :]
+        if char in "\r\n":
+            return None
+        # Only special characters can be escaped: Windows clients send whole paths without doubling backslashes.
+        if char == "\\" and text[index + 1 : index + 2] in _TSPECIALS:
+            index += 1
+        value.append(text[index])
+        index += 1
+    return None
+
+
+def _join_pieces(name: str, parts: Mapping[str, str]) -> str | None:
+    if f"{name}*" in parts:
+        return _decode_2231(parts[f"{name}*"])
+    joined: list[str] = []
+    while True:
+        plain, encoded = f"{name}*{len(joined)}", f"{name}*{len(joined)}*"
+        if plain in parts:
+            joined.append(parts[plain])
+        elif encoded in parts:
+            text = parts[encoded]
+            joined.append((_decode_2231(text) if not joined else _percent_decode(text)) or "")
+        else:
+            return "".join(joined) if joined else None
+
+
+def _decode_2231(text: str) -> str | None:
+    charset, _, rest = text.partition("'")
+    _, mark, value = rest.partition("'")
+    if not mark or charset.lower() not in {"us-ascii", "utf-8"}:
+        return None
+    return _percent_decode(value)
+
+
+def _percent_decode(text: str) -> str | None:
+    if _BAD_ESCAPE.search(text):
+        return None
+    return _ESCAPED.sub(lambda found: chr(int(found.group(1), 16)), text)
+
+
+def _percent_encode(text: str) -> str:
+    return "".join(
+        f"%{ord(char):02X}" if not "!" <= char <= "~" or char in "*'%" or char in _TSPECIALS else char for char in text
+    )

@@ -1,0 +1,167 @@
+"""GET and HEAD of an object. Source: weed/server/volume_server_handlers_read.go GetOrHeadHandler."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from native_handlers.format.errors import BadFileId
+from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
+from native_handlers.format.needle import etag
+from native_handlers.http.chunk_manifest import load_manifest
+from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable
+from native_handlers.http.conditional import format_http_date, is_not_modified_since, is_same_etag
+from native_handlers.http.content import FileContent, Labels, MemoryContent, send_content
+from native_handlers.http.errors import BadManifest
+from native_handlers.http.failures import STORE_FAILURES, read_failure_status
+from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
+from native_handlers.http.header_map import HeaderMap
+from native_handlers.http.message import FileBody, FileSlice, Response
+from native_handlers.http.paths import ObjectPath, parse_object_path, wire_path
+from native_handlers.http.query import Query, parse_query
+from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
+from native_handlers.http.reply import empty_reply, text_error
+from native_handlers.storage.errors import NotFound
+
+if TYPE_CHECKING:
+    from native_handlers.format.needle import Needle
+    from native_handlers.http.chunk_manifest import ChunkManifest
+    from native_handlers.http.context import HttpContext
+    from native_handlers.http.message import Request
+    from native_handlers.storage.needle_read import NeedleRead
+
+_INLINE_BYTES = 1 << 12
+"""What is decompressed without a thread: even a bomb of this size costs only some milliseconds."""
+_OCTETS = b"application/octet-stream"
+
+
+async def handle_read(context: HttpContext, request: Request) -> Response:
+    """The object, some of it, or a status without a body."""
+    path = parse_object_path(wire_path(request))
+    try:
+        volume_id = parse_volume_id(path.volume_id)
+        needle_id, cookie = parse_needle_id_cookie(path.file_id)
+    except BadFileId:
+        return empty_reply(400)
+    query = parse_query(request.raw_query)
+    store = context.store
+    if store is None or store.find_volume(volume_id) is None:
+        return await read_elsewhere(context, request, path, volume_id, query)
+    read_needle = partial(
+        store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=query.is_true("readDeleted")
+    )
+    try:
+        read = await trio.to_thread.run_sync(read_needle)
+    except STORE_FAILURES as failure:
+        return _failed(context, failure)
+    try:
+        response = await _respond(context, request, query, path, read)
+    except BaseException:
+        read.release()
+        raise
+    if isinstance(response.body, FileBody):
+        response.close = read.release
+    else:
+        read.release()
+    return response
+
+
+def _failed(context: HttpContext, failure: Exception) -> Response:
+    if isinstance(failure, NotFound):
+        context.metrics.count_read_invalid_needle()
+    return not_found(context) if read_failure_status(failure) == 404 else internal_error(context)
+
+
+async def _respond(
+    context: HttpContext, request: Request, query: Query, path: ObjectPath, read: NeedleRead
+) -> Response:
+    needle, headers = read.needle, HeaderMap()
+    if needle.last_modified_s:
+        headers.set("Last-Modified", format_http_date(needle.last_modified_s))
+        if is_not_modified_since(request.headers.get("If-Modified-Since"), needle.last_modified_s):
+            return Response(304, headers.to_headers())
+    if is_same_etag(request.headers.get("If-None-Match"), etag(needle)):
+        return Response(304, headers.to_headers())
+    headers.set("Etag", f'"{etag(needle)}"')
+    _set_pairs(headers, needle)
+    if needle.is_chunk_manifest and query.get("cm") != "false":
+        manifest = await _manifest_of(needle)
+        if manifest is not None:
+            return await _send_chunks(context, request, query, path, headers, manifest)
+    filename = path.filename or needle.name.decode("latin-1")
+    mime = "" if needle.mime.startswith(_OCTETS) else needle.mime.decode("latin-1")
+    content: FileContent | MemoryContent
+    if read.payload is not None:
+        payload = read.payload
+        content = FileContent(FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes))
+    else:
+        content = MemoryContent(await _clear_data(context, request, headers, needle))
+    return await send_content(request, query, headers, content, Labels(filename, mime))
+
+
+def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
+    """The headers that were stored with the file. Pairs that are not JSON are as good as none."""
+    if not needle.has_pairs:
+        return
+    try:
+        pairs = json.loads(needle.pairs)
+    except ValueError:
+        return
+    if isinstance(pairs, dict):
+        for name, value in pairs.items():
+            if isinstance(value, str):
+                headers.set(name, value.encode("utf-8", "replace").decode("latin-1"))
+
+
+async def _clear_data(context: HttpContext, request: Request, headers: HeaderMap, needle: Needle) -> bytes | memoryview:
+    """The needle's data as this client can take it: as stored with Content-Encoding gzip, or decompressed.
+
+    What cannot be decompressed is sent as it is. What would exceed the file size limit when decompressed is sent
+    compressed and labelled so, whatever the client accepts: a small file must not cost any amount of memory.
+    """
+    if not needle.is_compressed or not is_gzip(needle.data):
+        return needle.data
+    limit_bytes = context.settings.file_size_limit_bytes
+    if "gzip" in (request.headers.get("Accept-Encoding") or ""):
+        headers.set("Content-Encoding", "gzip")
+        return needle.data
+    try:
+        if len(needle.data) <= _INLINE_BYTES:
+            return decompress(needle.data, limit_bytes)
+        return await trio.to_thread.run_sync(decompress, needle.data, limit_bytes)
+    except TooMuchData:
+        headers.set("Content-Encoding", "gzip")
+        return needle.data
+    except BadGzip:
+        return needle.data
+
+
+async def _manifest_of(needle: Needle) -> ChunkManifest | None:
+    """The manifest, or None when the content is none; it is then sent like any other."""
+    try:
+        return await trio.to_thread.run_sync(load_manifest, needle)
+    except BadManifest:
+        return None
+
+
+async def _send_chunks(
+    context: HttpContext,
+    request: Request,
+    query: Query,
+    path: ObjectPath,
+    headers: HeaderMap,
+    manifest: ChunkManifest,
+) -> Response:
+    headers.set("X-File-Store", "chunked")
+    filename = path.filename or manifest.name.encode("utf-8", "replace").decode("latin-1")
+    mime = manifest.mime.encode("utf-8", "replace").decode("latin-1")
+    labels = Labels(filename, "" if mime.startswith(_OCTETS.decode()) else mime)
+    try:
+        manifest.check_readable()
+        return await send_content(request, query, headers, ChunkedContent(context, manifest), labels)
+    except (BadManifest, ChunkUnreadable) as failure:
+        headers.drop("Content-Length")
+        return text_error(500, str(failure), headers.to_headers())

@@ -1,0 +1,104 @@
+"""Reads of a volume that is not here: refused, fetched from a holder, or sent there, as -readMode says.
+
+Source: weed/server/volume_server_handlers_read.go proxyReqToTargetServer.
+"""
+
+from __future__ import annotations
+
+import random
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from native_handlers.http.context import LookupFailed, PeerFailed, ReadMode
+from native_handlers.http.headers import Headers
+from native_handlers.http.message import Response, StreamBody
+from native_handlers.http.query import encode_query
+from native_handlers.http.reply import empty_reply, redirect
+
+if TYPE_CHECKING:
+    from native_handlers.http.context import HttpContext, PeerHttp
+    from native_handlers.http.message import Request
+    from native_handlers.http.paths import ObjectPath
+    from native_handlers.http.query import Query
+
+PROXIED = "proxied"
+"""The query field that marks a read as passed on already."""
+
+_NOT_PASSED_ON = ("Host", "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding",
+                  "Upgrade", "Content-Length", "Expect")  # fmt: skip
+_NOT_RELAYED = ("Server", "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Date")
+
+
+async def read_elsewhere(
+    context: HttpContext, request: Request, path: ObjectPath, volume_id: int, query: Query
+) -> Response:
+    """The answer for a volume that this server does not have.
+
+    A read that was passed on once is not passed on again (upstream does, and two servers that both miss a volume
+    then ask each other in circles).
+    """
+    metrics = context.metrics
+    if context.settings.read_mode is ReadMode.LOCAL or query.is_true(PROXIED):
+        metrics.count_read_invalid_needle()
+        return not_found(context)
+    target = await _some_holder(context, volume_id)
+    if target is None:
+        metrics.count_read_invalid_needle()
+        metrics.count_handler("emptyReadProxyLocaction")
+        return not_found(context)
+    if context.settings.read_mode is ReadMode.REDIRECT:
+        metrics.count_handler("readRedirectRequest")
+        return _redirect(context, request, path, query, target)
+    if context.peers is None:
+        return internal_error(context)
+    metrics.count_handler("readProxyRequest")
+    return await _proxy(context, context.peers, request, query, target)
+
+
+def not_found(context: HttpContext) -> Response:
+    """404 without a body, counted."""
+    context.metrics.count_read_failure()
+    context.metrics.count_handler("errorGetNotFound")
+    return empty_reply(404)
+
+
+def internal_error(context: HttpContext) -> Response:
+    """500 without a body, counted."""
+    context.metrics.count_read_failure()
+    context.metrics.count_handler("errorGetInternal")
+    return empty_reply(500)
+
+
+async def _some_holder(context: HttpContext, volume_id: int) -> str | None:
+    """host:port of a holder other than this server, by chance; None if there is none."""
+    if context.lookup is None:
+        return None
+    try:
+        locations = await context.lookup.locations(volume_id)
+    except LookupFailed:
+        return None
+    others = [location.url for location in locations if location.url != context.settings.self_url]
+    return random.choice(others) if others else None  # noqa: S311  spreading load, not a secret
+
+
+def _redirect(context: HttpContext, request: Request, path: ObjectPath, query: Query, target: str) -> Response:
+    kept = [("collection", query.get("collection"))] if query.get("collection") else []
+    fields = encode_query([*kept, (PROXIED, "true")])
+    location = f"{context.settings.peer_scheme}://{target}/{path.volume_id},{path.file_id}?{fields}"
+    return redirect(request, HTTPStatus.MOVED_PERMANENTLY, location)
+
+
+async def _proxy(context: HttpContext, peers: PeerHttp, request: Request, query: Query, target: str) -> Response:
+    fields = [(key, value) for key, value in query.pairs if key != PROXIED]
+    passed_on = f"{request.raw_path}?{encode_query([*fields, (PROXIED, 'true')])}"
+    headers = request.headers.without(_NOT_PASSED_ON)
+    try:
+        answer = await peers.request("GET", target, passed_on, headers, b"")
+    except PeerFailed:
+        context.metrics.count_handler("failedReadProxyRequest")
+        return internal_error(context)
+    length = answer.headers.get("Content-Length") or ""
+    relayed = Headers(answer.headers.without(_NOT_RELAYED))
+    if length.isascii() and length.isdigit():
+        return Response(answer.status, relayed, StreamBody(answer.chunks, int(length)))
+    return Response(answer.status, relayed.without(["Content-Length"]), StreamBody(answer.chunks))

@@ -1,0 +1,82 @@
+"""Compression: what is worth it, what comes back, and bombs."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from native_handlers.http import gzip_data
+from native_handlers.http.gzip_data import (
+    BadGzip,
+    TooMuchData,
+    compress,
+    compress_if_smaller,
+    decompress,
+    is_gzip,
+    is_worth_compressing,
+    measure,
+)
+
+
+@given(st.binary(max_size=3000), st.binary(max_size=50))
+def test_round_trip_of_several_members(first, second):
+    packed = compress(first) + gzip.compress(second)
+    assert is_gzip(packed)
+    assert decompress(packed, 10_000) == first + second
+    facts = measure(memoryview(packed))
+    assert facts.size_bytes == len(first + second)
+    assert facts.md5 == hashlib.md5(first + second, usedforsecurity=False).digest()
+
+
+def test_content_longer_than_every_buffer():
+    data = bytes(range(256)) * 20_000 + b"\0" * 5_000_000
+    assert decompress(compress(data), len(data)) == data
+
+
+def test_bombs_stop_at_the_limit(monkeypatch):
+    bomb = compress(b"\0" * 20_000_000)
+    with pytest.raises(TooMuchData, match="more than 1000 bytes come out of"):
+        decompress(bomb, 1000)
+    monkeypatch.setattr(gzip_data, "MAX_COUNTED_BYTES", 1000)
+    with pytest.raises(TooMuchData):
+        measure(bomb)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x1f\x8b", b"plain text", compress(b"abc")[:-1], compress(b"abc") + b"zz", compress(b"a" * 99)[:14]]
+)
+def test_damaged_data(data):
+    with pytest.raises(BadGzip):
+        decompress(data, 1000)
+    with pytest.raises(BadGzip):
+        measure(data)
+
+
+def test_only_a_real_gain_counts():
+    assert compress_if_smaller(b"a" * 1000) is not None
+    assert compress_if_smaller(b"ab") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mime", "expected"),
+    [
+        ("a.txt", "text/plain", True),
+        ("a.json", "application/json", False),
+        (".json", "", True),
+        ("a.svg", "image/svg+xml", False),
+        (".svg", "image/svg+xml", True),
+        ("a", "application/xml", True),
+        ("a", "application/javascript", True),
+        ("a", "application/zstd", False),
+        (".zip", "application/xml", False),
+        ("a.wav", "audio/wav", True),
+        ("a.mp3", "audio/mpeg", False),
+        ("a", "", False),
+    ],
+)
+def test_what_is_worth_compressing(name, mime, expected):
+    assert is_worth_compressing(name, mime) is expected

@@ -1,0 +1,128 @@
+"""The multipart reader: whole and in pieces, well formed and not."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from http_native_kit import MemoryBody
+from hypothesis import given
+from hypothesis import strategies as st
+
+from native_handlers.http.errors import BadUpload
+from native_handlers.http.message import BodyError
+from native_handlers.http.multipart import MAX_LINE_BYTES, MultipartReader
+
+LIMIT = 1000
+
+
+def in_pieces(data, step):
+    return MemoryBody(*[data[at : at + step] for at in range(0, len(data), step)])
+
+
+async def parse(data, step=None, boundary="x", limit=LIMIT, breaks=False):
+    body = MemoryBody(data, breaks=breaks) if step is None else in_pieces(data, step)
+    reader = MultipartReader(body, boundary)
+    parts = []
+    while (part := await reader.next_part()) is not None:
+        parts.append((part.filename, await reader.read_content(part, limit)))
+    return parts
+
+
+BODY = (
+    b"a preamble\r\n--x  \r\nContent-Disposition: form-data; name=a; filename=f.txt\r\nA: b\r\n c\r\n\r\n"
+    b"hello\r\n--xy\r\n--\r\n--x\r\n\r\n--x\t\r\nContent-Disposition: form-data; name=z\r\n\r\n\r\n--x--\r\nepilogue"
+)
+PARTS = [("f.txt", b"hello\r\n--xy\r\n--"), ("", b""), ("", b"")]
+
+
+@pytest.mark.parametrize("step", [None, 1, 2, 3, 7])
+async def test_parts_do_not_depend_on_how_bytes_arrive(step):
+    assert await parse(BODY, step) == PARTS
+
+
+@pytest.mark.parametrize("step", [None, 1, 5])
+async def test_bare_line_feeds(step):
+    parts = await parse(BODY.replace(b"\r\n", b"\n"), step)
+    assert parts == [("f.txt", b"hello\n--xy\n--"), ("", b""), ("", b"")]
+
+
+async def test_the_last_line_break_may_be_missing():
+    assert await parse(b"--x\r\n\r\nab\r\n--x--") == [("", b"ab")]
+
+
+async def test_a_body_without_parts():
+    assert await parse(b"--x--") == []
+
+
+async def test_unread_content_is_passed_over():
+    reader = MultipartReader(MemoryBody(b"--x\r\n\r\n" + b"a" * 5000 + b"\r\n--x\r\n\r\nb\r\n--x--"), "x")
+    await reader.next_part()
+    part = await reader.next_part()
+    assert await reader.read_content(part, 1) == b"b"
+
+
+async def test_quoted_printable_is_decoded():
+    head = b"--x\r\nContent-Transfer-Encoding: Quoted-Printable\r\n\r\n"
+    assert await parse(head + b"a=3Db=\r\nc\r\n--x--") == [("", b"a=bc")]
+
+
+@pytest.mark.parametrize(
+    ("filename", "expected"),
+    [(b'"a/b.txt"', "b.txt"), (b"a/b.txt", ""), (b'"C:\\\\d\\e.txt"', "C:\\d\\e.txt"), (b'""', ""), (b'"x', "")],
+)
+async def test_file_names_lose_their_folder(filename, expected):
+    parts = await parse(b"--x\r\nContent-Disposition: form-data; filename=" + filename + b"\r\n\r\n\r\n--x--")
+    assert parts[0][0] == expected
+
+
+async def test_the_limit_holds_while_reading():
+    body = in_pieces(b"--x\r\n\r\n" + b"a" * 100_000 + b"\r\n--x--", 1000)
+    reader = MultipartReader(body, "x")
+    part = await reader.next_part()
+    with pytest.raises(BadUpload, match="file over the limited 5000 bytes"):
+        await reader.read_content(part, 5000)
+    assert body.left_bytes > 90_000
+
+
+@pytest.mark.parametrize("size", [999, 1000])
+async def test_content_up_to_the_limit(size):
+    assert await parse(b"--x\r\n\r\n" + b"a" * size + b"\r\n--x--", limit=1000) == [("", b"a" * size)]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "multipart: NextPart: EOF"),
+        (b"abc", "multipart: NextPart: EOF"),
+        (b"--x\r\n", "multipart: NextPart: EOF"),
+        (b"--x\r\nbad\r\n\r\n", 'malformed MIME header line: "bad"'),
+        (b"--x\r\n: v\r\n\r\n", 'malformed MIME header line: ": v"'),
+        (b"--x\r\n\r\nabc", "unexpected EOF"),
+        (b"--x\r\n\r\nabc\r\n--x -\r\n--x--", "expecting a new Part"),
+        (b"y" * (MAX_LINE_BYTES + 1), "buffer full"),
+        (b"--x\r\n" + b"A: b\r\n" * 300_000 + b"\r\n--x--", "message too large"),
+    ],
+)
+async def test_bad_bodies(data, message):
+    with pytest.raises(BadUpload, match=message):
+        await parse(data)
+
+
+async def test_an_empty_boundary():
+    with pytest.raises(BadUpload, match="boundary is empty"):
+        MultipartReader(MemoryBody(b""), "")
+
+
+async def test_a_vanished_client_is_not_the_end_of_the_body():
+    with pytest.raises(BodyError):
+        await parse(b"--x\r\n\r\nabc", breaks=True)
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4), st.integers(1, 20))
+def test_any_content_comes_through(contents, step):
+    """Contents are shielded from the boundary by construction: it is longer than they are."""
+    boundary = "b" * 61
+    data = b"".join(b"--%s\r\nA: b\r\n\r\n%s\r\n" % (boundary.encode(), content) for content in contents)
+    data += b"--%s--\r\n" % boundary.encode()
+    parts = trio.run(parse, data, step, boundary)
+    assert [content for _, content in parts] == contents
