@@ -8,6 +8,7 @@ import trio
 
 from native_handlers.http.message import BodyError
 from supervisor.net.errors import PeerError
+from supervisor.net.transport import RECEIVE_BYTES
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_events import NO_HEADERS, Data, EndOfMessage, Event, RequestHead, ResponseHead, Signal
 
@@ -39,7 +40,7 @@ class HttpChannel:
             event = self.codec.next_event()
             if event is not Signal.NEED_DATA:
                 return event
-            self.codec.receive_data(await self.transport.receive_some())
+            self.codec.receive_data(await self.transport.receive_some(RECEIVE_BYTES))
 
 
 class ServerBody:
@@ -54,7 +55,7 @@ class ServerBody:
     def __init__(self, channel: HttpChannel, head: RequestHead) -> None:
         self._channel = channel
         self._length_bytes = head.body_length_bytes
-        self._is_over = False
+        self._is_over = head.body_length_bytes == 0 and isinstance(channel.codec.next_event(), EndOfMessage)
         self._awaits_continue = head.expects_continue
         self.received_bytes = 0
         self.trailers = NO_HEADERS

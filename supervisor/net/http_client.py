@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 from dataclasses import dataclass
-from ipaddress import ip_address
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.net.http_link import ClientLink, LinkBroken
-from supervisor.net.pace import Pace, PaceLimits
-from supervisor.net.transport import SocketTransport, StreamTransport
+from supervisor.net.http_connect import Address, CannotConnect, TcpConnector
+from supervisor.net.http_link import ClientLink
 from supervisor.wire.http1 import ClientConnection
 
 if TYPE_CHECKING:
-    import ssl
+    from supervisor.net.http_connect import Connect
 
-
-class Address(NamedTuple):
-    """Where a server is. `host` has no brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+__all__ = ["Address", "CannotConnect", "HttpPool", "PoolLimits", "TcpConnector"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,39 +28,24 @@ class PoolLimits:
         max_idle_s: older ones are not used again; shorter than the servers' own idle time-out, so that they are not
             the ones to close just as a request goes out.
         connect_timeout_s: for the connection alone, TLS included; the answer takes as long as it takes.
-        idle_timeout_s: how long a server may say and take nothing; inf leaves that to whoever watches the server.
     """
 
     max_connections: int = 4096
     max_idle: int = 128
     max_idle_s: float = 10.0
     connect_timeout_s: float = 10.0
-    idle_timeout_s: float = inf
-
-
-class CannotConnect(LinkBroken):
-    """There is no connection, so nothing can have been executed."""
-
-    def __init__(self, reason: str, *, is_refused: bool = False) -> None:
-        super().__init__(reason)
-        self.is_refused = is_refused
 
 
 class HttpPool:
     """Connections to HTTP servers, kept for reuse. For the tasks of one event loop.
 
     Args:
-        tls: how to speak to the servers; None is plain TCP.
-        source_host: the local address to connect from, "" leaves it to the kernel. Loopback servers and those of
-            the other address family are connected to without. Source: weed/util/outbound_dial.go.
+        connect: makes a new connection; plain TCP unless told otherwise.
     """
 
-    def __init__(
-        self, limits: PoolLimits | None = None, *, tls: ssl.SSLContext | None = None, source_host: str = ""
-    ) -> None:
+    def __init__(self, limits: PoolLimits | None = None, *, connect: Connect | None = None) -> None:
         self._limits = limits or PoolLimits()
-        self._tls = tls
-        self._source_host = source_host
+        self._connect = connect or TcpConnector()
         self._idle: dict[Address, list[ClientLink]] = {}
         self._slots = trio.Semaphore(self._limits.max_connections)
         self._pruned_at_s = -inf
@@ -91,7 +64,7 @@ class HttpPool:
             if link is not None:
                 return link
             with trio.fail_after(self._limits.connect_timeout_s):
-                return await self._connect(address)
+                return ClientLink(await self._connect(address), ClientConnection())
         except trio.TooSlowError as error:
             self._slots.release()
             raise CannotConnect(f"no connection within {self._limits.connect_timeout_s:g} s") from error
@@ -140,46 +113,3 @@ class HttpPool:
                 return link
             await link.abort()
         return None
-
-    async def _connect(self, address: Address) -> ClientLink:
-        pace = Pace(PaceLimits(self._limits.idle_timeout_s))
-        try:
-            stream = await trio.open_tcp_stream(
-                address.host, address.port, local_address=source_address(self._source_host, address.host)
-            )
-        except OSError as error:
-            raise CannotConnect(_reason(error), is_refused=_is_refused(error)) from error
-        if self._tls is None:
-            sock = socket.socket(fileno=stream.socket.detach())
-            sock.setblocking(False)
-            return ClientLink(SocketTransport(sock, pace), ClientConnection())
-        tls_stream = trio.SSLStream(stream, self._tls, server_hostname=address.host, https_compatible=True)
-        try:
-            await tls_stream.do_handshake()
-        except BaseException as error:
-            await trio.aclose_forcefully(stream)
-            if isinstance(error, trio.BrokenResourceError):
-                raise CannotConnect(f"no TLS: {error.__cause__ or error}") from error
-            raise
-        return ClientLink(StreamTransport(tls_stream, pace), ClientConnection())
-
-
-def source_address(source_host: str, target_host: str) -> str | None:
-    """The local address to bind before connecting, None to leave it to the kernel."""
-    try:
-        source, target = ip_address(source_host), ip_address(target_host)
-    except ValueError:
-        return None
-    is_usable = not (source.is_unspecified or source.is_loopback or target.is_loopback)
-    return source_host if is_usable and source.version == target.version else None
-
-
-def _is_refused(error: OSError) -> bool:
-    causes = (
-        error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else (error.__cause__ or error,)
-    )
-    return any(isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED for cause in causes)
-
-
-def _reason(error: OSError) -> str:
-    return "connection refused" if _is_refused(error) else str(error)

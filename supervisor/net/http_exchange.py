@@ -14,7 +14,7 @@ import trio
 
 from native_handlers.http.message import BodyError
 from supervisor.net.errors import BackendUnavailable, PeerError
-from supervisor.net.http_link import ClientLink, LinkBroken, receive_final_head
+from supervisor.net.http_link import ClientLink, LinkBroken, NotYet, receive_final_head
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -179,9 +179,14 @@ class Exchange:
     async def _patient_head(self, link: ClientLink) -> ResponseHead:
         if self._origin is None:
             return await receive_final_head(link, _ignore_interim)
-        with trio.move_on_after(WATCH_AFTER_S):
+        link.expect_head_by(trio.current_time() + WATCH_AFTER_S)
+        try:
             return await receive_final_head(link, self._origin.on_interim)
-        return await _head_while_watching(link, self._origin)
+        except NotYet:
+            link.expect_head_by()
+            return await _head_while_watching(link, self._origin)
+        finally:
+            link.expect_head_by()
 
 
 class _StaleLink(Exception):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.net.errors import PeerError
-from supervisor.net.transport import SocketTransport
+from supervisor.net.errors import PeerError, PeerTooSlow
+from supervisor.net.transport import HEAD_BYTES, RECEIVE_BYTES, SocketTransport
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_events import (
     NO_HEADERS,
@@ -35,6 +36,10 @@ _MAX_INTERIM = 32
 
 class LinkBroken(Exception):
     """The exchange cannot be completed: the server closed, broke off, or does not speak HTTP/1."""
+
+
+class NotYet(Exception):
+    """What was waited for has not come by the deadline; nothing is lost."""
 
 
 class ClientLink:
@@ -123,15 +128,20 @@ class ClientLink:
 
         Raises:
             LinkBroken: `received_bytes` says whether the answer had begun.
+            NotYet: the deadline that `expect_head_by` has set is over; it may be asked for again.
         """
-        event = await self._next_event()
+        event = await self._next_event(HEAD_BYTES)
         if not isinstance(event, ResponseHead):
             raise LinkBroken("the server closed the connection without an answer")
         return event
 
+    def expect_head_by(self, deadline: float = inf) -> None:
+        """Makes receiving end with NotYet at `deadline` (trio time). One timer then serves where two would be."""
+        self._transport.pace.receiving.deadline = deadline
+
     async def receive_data(self) -> bytes:
         """The next piece of the body, b"" at its end, when `trailers` are complete. Raises LinkBroken."""
-        event = await self._next_event()
+        event = await self._next_event(RECEIVE_BYTES)
         if isinstance(event, Data):
             return event.data
         if isinstance(event, EndOfMessage):
@@ -166,10 +176,12 @@ class ClientLink:
             self.is_spent = True
             raise
 
-    async def _next_event(self) -> Event | Signal:
+    async def _next_event(self, max_bytes: int) -> Event | Signal:
         while (event := self._take_event()) is Signal.NEED_DATA:
             try:
-                data = await self._transport.receive_some()
+                data = await self._transport.receive_some(max_bytes)
+            except PeerTooSlow as error:
+                raise NotYet from error
             except PeerError as error:
                 raise LinkBroken(str(error)) from error
             self.received_bytes += len(data)

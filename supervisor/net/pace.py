@@ -87,8 +87,10 @@ class Pace:
         if self._is_interrupted and direction is self.receiving:
             raise Interrupted
         started_at = trio.current_time()
-        idle_deadline = started_at + self._limits.idle_timeout_s
-        with trio.CancelScope(deadline=min(idle_deadline, direction.deadline)) as scope:
+        deadline = min(started_at + self._limits.idle_timeout_s, direction.deadline)
+        if deadline == inf:
+            return await wait(*args)
+        with trio.CancelScope(deadline=deadline) as scope:
             direction.scope = scope
             try:
                 result = await wait(*args)

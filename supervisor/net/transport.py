@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 RECEIVE_BYTES = 256 * 1024
 """The most that one receive takes: large enough for one copy to outweigh the calls around it."""
 
+HEAD_BYTES = 32 * 1024
+"""The same where a head is due; less is cheaper then, for the buffer is made anew each time."""
+
 SEND_WINDOW_BYTES = 1024 * 1024
 """How much of a file is looked up in the page cache, and sent, in one go."""
 
@@ -40,7 +43,7 @@ class Transport(Protocol):
     sent_bytes: int
     """How many bytes the kernel, or the stream, has taken so far."""
 
-    async def receive_some(self, max_bytes: int = RECEIVE_BYTES, *, is_patient: bool = False) -> bytes:
+    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, is_patient: bool = False) -> bytes:
         """What has arrived, at least one byte; b"" at the end of the stream. `is_patient` waits without limit.
 
         Raises:
@@ -89,7 +92,7 @@ class SocketTransport:
         self.pace = pace
         self.sent_bytes = 0
 
-    async def receive_some(self, max_bytes: int = RECEIVE_BYTES, *, is_patient: bool = False) -> bytes:
+    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, is_patient: bool = False) -> bytes:
         await self._breathe()
         while True:
             try:
@@ -199,7 +202,7 @@ class StreamTransport:
         self.pace = pace
         self.sent_bytes = 0
 
-    async def receive_some(self, max_bytes: int = RECEIVE_BYTES, *, is_patient: bool = False) -> bytes:
+    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, is_patient: bool = False) -> bytes:
         try:
             if is_patient:
                 data = await self._stream.receive_some(max_bytes)

@@ -30,7 +30,6 @@ from supervisor.wire.http1_target import normalised_target
 from supervisor.wire.http1_write import encode_request_head, encode_response_head
 
 _NEEDS_H11 = re.compile(r"\r\n(?:content-length|transfer-encoding|expect|upgrade):", re.IGNORECASE)
-_FRAMING_NAMES = ("Transfer-Encoding", "Connection", "Keep-Alive", "Proxy-Connection", "Upgrade")
 _BODYLESS_STATUSES = frozenset({204, 304})
 _METHODS_THAT_DECLARE_NOTHING = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
@@ -203,7 +202,7 @@ class ServerConnection(_Receiver):
         elif version == "1.0":
             lines += "Connection: keep-alive\r\n"
         self._writer = BodyWriter(framing, head.body_length_bytes or 0 if framing is Framing.LENGTH else 0)
-        return encode_response_head(version, head.status, reason, head.headers.without(_FRAMING_NAMES), lines)
+        return encode_response_head(version, head.status, reason, head.headers, lines)
 
     def _framing_of(self, head: ResponseHead, version: str) -> tuple[Framing, str]:
         declared = head.headers.get("Content-Length")
@@ -290,7 +289,7 @@ class ClientConnection(_Receiver):
         return ResponseHead(status, headers, reason, length, self._keep_alive)
 
     def _length_of(self, status: int, version: str, headers: Headers) -> int | None:
-        length = declared_length(headers)
+        length = declared_length(headers.get_all("Content-Length")) if "Content-Length" in headers else None
         if "Transfer-Encoding" in headers and (length is not None or version != "1.1"):
             raise RemoteProtocolError(502, "a Transfer-Encoding with a Content-Length, or in HTTP/1.0")
         return 0 if status in _BODYLESS_STATUSES or self._method == "HEAD" else length
@@ -312,7 +311,7 @@ def _request_head(method: str, target: str, version: str, fields: Fields, author
     hosts = headers.get_all("Host")
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise RemoteProtocolError(400, "there must be one Host header")
-    length = declared_length(fields) if "Content-Length" in headers else 0
+    length = declared_length(headers.get_all("Content-Length")) if "Content-Length" in headers else 0
     if "Transfer-Encoding" in headers:
         if "Content-Length" in headers or version != "1.1":
             raise RemoteProtocolError(400, "Transfer-Encoding together with Content-Length or in HTTP/1.0")

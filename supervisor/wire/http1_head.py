@@ -25,7 +25,6 @@ _STATUS_LINE = re.compile(r"HTTP/(\d\.\d) ([1-9]\d\d)(?: ([\t\x20-\x7e\x80-\xff]
 _FIELD = re.compile(rf"{_TOKEN}:[\t\x20-\x7e\x80-\xff]*+\r\n")
 _FIELD_BLOCK = re.compile(rf"(?:{_TOKEN}:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
 _FIELD_PAIR = re.compile(r"([^:\r\n]++):[ \t]*+([^\r\n]*+)\r\n")
-_PADDED_END = re.compile(r"[ \t]\r\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _SHOWN_CHARS = 60
@@ -109,15 +108,15 @@ def is_field_block(block: str) -> bool:
     return match is not None and match.end() == len(block)
 
 
-def declared_length(fields: Iterable[tuple[str, str]]) -> int | None:
-    """The Content-Length in `fields`, None without one. Equal repetitions count once, as in RFC 9110 section 8.6.
+def declared_length(values: Iterable[str]) -> int | None:
+    """The length that Content-Length headers of these `values` declare, None without any.
+
+    Equal repetitions count once, as in RFC 9110 section 8.6.
 
     Raises:
         RemoteProtocolError: 400 for one that is no number, or for several that differ.
     """
-    lengths = {
-        part.strip(" \t") for name, value in fields if name.lower() == "content-length" for part in value.split(",")
-    }
+    lengths = {part.strip(" \t") for value in values for part in value.split(",")}
     if not lengths:
         return None
     if len(lengths) > 1:
@@ -135,7 +134,7 @@ def _split_fields(head: str, start: int, limits: HeadLimits) -> Fields:
     fields = _FIELD_PAIR.findall(head, start)
     if len(fields) > limits.max_fields:
         raise RemoteProtocolError(431, f"there are more than {limits.max_fields} header fields")
-    if _PADDED_END.search(head, start):
+    if " \r\n" in head or "\t\r\n" in head:
         return [(name, value.rstrip(" \t")) for name, value in fields]
     return fields
 

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"[\x21-\x7e]+")
+_CONNECTION_FIELDS = frozenset({"transfer-encoding", "connection", "keep-alive", "proxy-connection", "upgrade"})
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def encode_response_head(version: str, status: int, reason: str, headers: Headers, framing: str) -> bytes:
-    """A complete response head. `framing` has whole lines, each with its end, that go behind `headers`."""
+    """A complete response head. `framing` has whole lines, each with its end, that go behind `headers`.
+
+    Fields that concern the connection alone are left out of `headers`; those are in `framing`.
+    """
     return _encode(f"HTTP/{version} {status} {_UNSAFE.sub(' ', reason)}\r\n", headers, framing)
 
 
@@ -37,6 +41,8 @@ def encode_request_head(method: str, target: str, headers: Headers, framing: str
 
 
 def _encode(start_line: str, headers: Headers, framing: str) -> bytes:
+    if not _CONNECTION_FIELDS.isdisjoint([name.lower() for name, _ in headers]):
+        headers = headers.without(_CONNECTION_FIELDS)
     block = "".join([f"{name}: {value}\r\n" for name, value in headers])
     try:
         if is_field_block(f"{block}\r\n"):

@@ -1,0 +1,107 @@
+"""Tokens: where they are looked for, and what makes one good. PyJWT makes the tokens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import warnings
+
+import jwt
+import pytest
+
+from native_handlers.http.headers import Headers
+from native_handlers.http.message import Listener, Request
+from supervisor.wire.jwt import BadToken, check_token, token_of
+
+KEY = b"key"
+NOW_S = 1_000_000.5
+FID = "3,01637037d6"
+
+
+def request(target="/3,01637037d6", *fields):
+    return Request("GET", target, Headers(fields), None, Listener.ADMIN, "10.0.0.1", 1, "ID")
+
+
+def make(key=KEY, algorithm="HS256", **claims):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return jwt.encode({"fid": FID, **claims}, key, algorithm)
+
+
+@pytest.mark.parametrize(
+    ("req", "token"),
+    [
+        (request(), ""),
+        (request("/a?jwt=Q&jwt=R", ("Authorization", "Bearer B"), ("Cookie", "AT=C")), "Q"),
+        (request("/a?jwt=", ("Authorization", "Bearer B"), ("Cookie", "AT=C")), "B"),
+        (request("/a", ("Authorization", "bEaReR B")), "B"),
+        (request("/a", ("Authorization", "BearerXB")), "B"),
+        (request("/a", ("Authorization", "Bearer ")), ""),
+        (request("/a", ("Authorization", "Basic abc"), ("Cookie", "AT=C")), "C"),
+        (request("/a", ("Cookie", "a=1; AT=C; AT=D")), "C"),
+        (request("/a", ("Cookie", "at=C")), ""),
+        (request("/a", ("Cookie", "a=1"), ("Cookie", 'AT="C"')), "C"),
+        (request("/a?x=jwt=&jwt=a%2Eb"), "a.b"),
+    ],
+)
+def test_where_a_token_is_looked_for(req, token):
+    assert token_of(req) == token
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+@pytest.mark.parametrize("file_id", [FID, FID + "_1"])
+def test_a_good_token_passes(algorithm, file_id):
+    check_token(make(algorithm=algorithm, exp=NOW_S + 1, nbf=NOW_S - 1), KEY, file_id, NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ({"fid": "3,01637037d7"}, "the token is for"),
+        ({"fid": FID + "_1"}, "the token is for"),
+        ({"fid": None}, "the token is for None"),
+        ({"fid": 7}, "claim fid is no text"),
+        ({"exp": NOW_S - 1}, "expired"),
+        ({"exp": 1_000_000.9}, "expired"),
+        ({"exp": 0}, "expired"),
+        ({"nbf": NOW_S + 1}, "not valid yet"),
+        ({"exp": "never"}, "claim exp is no number"),
+        ({"exp": True}, "claim exp is no number"),
+    ],
+)
+def test_a_token_for_something_else_or_another_time_does_not(claims, why):
+    token = _unchecked(claims)
+    with pytest.raises(BadToken, match=why):
+        check_token(token, KEY, FID, NOW_S)
+
+
+def _unchecked(claims):
+    """PyJWT refuses to sign claims of the wrong type; the signature over these is right all the same."""
+    from hmac import digest  # noqa: PLC0415
+
+    parts = [json.dumps({"alg": "HS256"}).encode(), json.dumps({"fid": FID, **claims}).encode()]
+    text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = base64.urlsafe_b64encode(digest(KEY, text, "sha256")).rstrip(b"=")
+    return (text + b"." + signature).decode()
+
+
+def test_a_time_counts_in_whole_seconds():
+    check_token(make(nbf=1_000_000.9, exp=1_000_001), KEY, FID, NOW_S)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "", "a.b", "a.b.c.d", "a.b.c", "....", "é.b.c", make(key=b"other"), make() + "x", make()[:-3],
+        jwt.encode({"fid": FID}, None, "none"), make().replace(".", "=.", 1), "W10.W10.W10",
+    ],
+)  # fmt: skip
+def test_what_is_no_token_of_ours_does_not_pass(token):
+    with pytest.raises(BadToken):
+        check_token(token, KEY, FID, NOW_S)
+
+
+def test_an_rsa_header_over_an_hmac_signature_does_not_pass():
+    header = base64.urlsafe_b64encode(b'{"alg":"RS256"}').rstrip(b"=").decode()
+    with pytest.raises(BadToken, match="RS256"):
+        check_token(header + make()[make().index(".") :], KEY, FID, NOW_S)
