@@ -47,6 +47,10 @@ class StopRequest:
     async def wait(self) -> None:
         await self._gently.wait()
 
+    async def wait_hurried(self) -> None:
+        """Returns once a stop was asked for twice."""
+        await self._at_once.wait()
+
     async def sleep_unless_hurried(self, duration_s: float) -> None:
         """Waits `duration_s`, or until a second request."""
         with trio.move_on_after(duration_s):

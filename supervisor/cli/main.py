@@ -6,7 +6,6 @@ Exit status: 0 done, 1 failed while working, 2 the command line or the environme
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -77,27 +76,27 @@ def _volume(argv: list[str]) -> int:
     config = load_config(argv, os.environ, _current_directory())
     if config.mode is Mode.EXEC:
         return _become_backend(config)
-    app = importlib.import_module("supervisor.app")  # grpc and trio
+    from supervisor.app import run  # noqa: PLC0415  (grpc and trio)
 
-    return int(app.run(config))
+    return run(config)
 
 
 def _quickstart(argv: list[str]) -> int:
     if _printed_help("quickstart", QUICKSTART_FLAGS, argv):
         return EXIT_OK
-    app = importlib.import_module("supervisor.app")
     from supervisor.cli.load_small import load_quickstart  # noqa: PLC0415
+    from supervisor.quickstart import run_quickstart  # noqa: PLC0415
 
-    return int(app.run_quickstart(load_quickstart(argv, os.environ, _current_directory())))
+    return run_quickstart(load_quickstart(argv, os.environ, _current_directory()))
 
 
 def _master(argv: list[str]) -> int:
     if _printed_help("master", MASTER_FLAGS, argv):
         return EXIT_OK
-    app = importlib.import_module("supervisor.app")
     from supervisor.cli.load_small import load_master  # noqa: PLC0415
+    from supervisor.quickstart import run_master  # noqa: PLC0415
 
-    return int(app.run_master(load_master(argv, os.environ, _current_directory())))
+    return run_master(load_master(argv, os.environ, _current_directory()))
 
 
 def _routes(argv: list[str]) -> int:

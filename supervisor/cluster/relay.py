@@ -23,6 +23,7 @@ from supervisor.cluster.identity import NodeIdentity, parse_address
 from supervisor.cluster.peer_check import is_own_user
 from supervisor.cluster.relay_rewrite import REWRITES, RelayNames, Rewrite, RpcRewrite, configuration_for_child
 from supervisor.gateway.grpc_limits import SERVER_OPTIONS
+from supervisor.net.grpc_deadline import remaining_s
 from supervisor.wire.server_address import ServerAddress
 
 if TYPE_CHECKING:
@@ -83,16 +84,24 @@ class MasterRelay:
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
         self._port = 0
+        self._remove_listener: Callable[[], None] = lambda: None
 
-    def start(self) -> int:
-        """Listens on a free loopback port and returns it. What the child's -master should say is `address`."""
-        self._port = self._server.add_insecure_port(f"{_HOST}:0")
+    def start(self, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listens on a free loopback port and returns it. What the child's -master should say is `address`.
+
+        A child that has client certificates dials its masters with TLS, the relay too; then `credentials` are needed.
+        """
+        if credentials is None:
+            self._port = self._server.add_insecure_port(f"{_HOST}:0")
+        else:
+            self._port = self._server.add_secure_port(f"{_HOST}:0", credentials)
         self._server.start()
-        self._view.add_settings_listener(self._pass_on_settings)
+        self._remove_listener = self._view.add_settings_listener(self._pass_on_settings)
         return self._port
 
     def stop(self) -> None:
         """Ends all calls and the listener. Blocks for about a second at most."""
+        self._remove_listener()
         with self._lock:
             stream = self._stream
         if stream is not None:
@@ -177,7 +186,7 @@ class MasterRelay:
         method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channels.to(target).stream_stream(path)
         call = method(
             self._rewritten(requests, rewrite.request),
-            timeout=context.time_remaining(),
+            timeout=remaining_s(context),
             metadata=_forwardable(context.invocation_metadata()),
         )
         if not context.add_callback(lambda: _cancel(call)):

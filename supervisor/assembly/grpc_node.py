@@ -1,0 +1,41 @@
+"""What the native RPC handlers of one node are given."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from native_handlers.grpc.memory import own_memory_status
+from native_handlers.grpc.node import GrpcNode, NodeFacts
+from native_handlers.grpc.state_keeper import StoreStateKeeper
+from supervisor.gateway.grpc_backend_state import BackendStateKeeper, memory_with_backend
+from supervisor.gateway.grpc_masters import ClusterMasters
+
+if TYPE_CHECKING:
+    from native_handlers.storage.store import Store
+    from supervisor.assembly.backend import ManagedBackend
+    from supervisor.assembly.node import Node
+
+
+def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | None) -> GrpcNode:
+    """The seams for native RPCs: over the store where the volumes are here, else over the backend that has them."""
+    config = node.config
+    facts = NodeFacts(
+        id=config.id,
+        ip=config.ip,
+        port=config.port,
+        version=f"{node.version_text} {node.commit_text}",
+        data_center=config.data_center,
+        rack=config.rack,
+        directories=tuple(directory.path for directory in config.directories),
+    )
+    masters = ClusterMasters(node.masters, node.dial)
+
+    def leave() -> None:
+        node.leave()
+
+    if store is not None:
+        return GrpcNode(store, StoreStateKeeper(store), facts, masters, leave, own_memory_status)
+    assert backend is not None, "a node has a store or a backend"
+    channel = backend.channel.get
+    return GrpcNode(None, BackendStateKeeper(channel), facts, masters, leave, partial(memory_with_backend, channel))

@@ -1,0 +1,102 @@
+"""What the native HTTP handlers of one node are given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails, ReadMode
+from native_handlers.http.node_view import StoreNodeView
+from native_handlers.version import own_version
+from supervisor.cluster.master_client import MasterClient
+from supervisor.gateway.backend_view import BackendNodeView
+from supervisor.net.http_client import HttpPool
+from supervisor.net.http_connect import TcpConnector
+from supervisor.net.http_peer import PeerClient
+from supervisor.net.tls import client_context
+
+if TYPE_CHECKING:
+    import ssl
+
+    from native_handlers.http.context import NodeView
+    from native_handlers.storage.store import Store
+    from supervisor.assembly.backend import ManagedBackend
+    from supervisor.assembly.node import Node
+    from supervisor.cli.config import HttpsClientConfig
+    from supervisor.gateway.guard import Guard
+
+
+def make_http_context(node: Node, store: Store | None, backend: ManagedBackend | None, guard: Guard) -> HttpContext:
+    """The context for handlers that run while the node serves."""
+    security = node.security.current()
+    return HttpContext(
+        settings=HttpSettings(
+            version=node.version_text,
+            commit=node.commit_text,
+            self_url=node.identity.http,
+            file_size_limit_bytes=node.config.file_size_limit_bytes,
+            read_mode=ReadMode(node.config.read_mode.value),
+            fix_jpg_orientation=node.config.fix_jpg_orientation,
+            has_ui=not security.write_key.key or security.ui_access,
+        ),
+        node=make_node_view(node, store, backend),
+        store=store,
+        lookup=MasterClient(node.masters, node.dial),
+        peers=make_peer_client(node),
+        auth=guard.auth_keys,
+    )
+
+
+def make_node_view(node: Node, store: Store | None, backend: ManagedBackend | None) -> NodeView:
+    """The store's word where this process has the volumes open, else the child's."""
+
+    def details() -> NodeDetails:
+        return node_details(node, backend)
+
+    if store is not None:
+        return StoreNodeView(
+            store,
+            details=details,
+            is_heartbeating=lambda: node.is_heartbeating,
+            is_stopping=lambda: node.stop.is_asked,
+        )
+    assert backend is not None, "a node has a store or a backend"
+    return BackendNodeView(
+        PeerClient(HttpPool()),
+        address=lambda: backend.handle.http_address,
+        details=details,
+        is_heartbeating=lambda: node.is_heartbeating,
+        is_stopping=lambda: node.stop.is_asked,
+    )
+
+
+def node_details(node: Node, backend: ManagedBackend | None) -> NodeDetails:
+    """What the status page shows beyond volumes and disks."""
+    config, table = node.config, node.table.current()
+    facts = [
+        ("Mode", config.mode.value),
+        ("Version", f"weed-volume-py {own_version()}, answers as {node.version_text}"),
+        ("Routing", f"phase {table.phase}" + (f" of {table.source}" if table.source else "")),
+        ("Offsets", f"{node.offset_width.width_bytes} bytes ({node.offset_width.source})"),
+    ]
+    if backend is not None:
+        handle = backend.handle
+        name = str(node.backend_version or "native")
+        facts.append(("Backend", f"{config.backend} ({name}): {handle.state.value}, restarts: {handle.restarts}"))
+    return NodeDetails(
+        started_at_s=node.started_at_s,
+        masters=tuple(str(master) for master in config.masters),
+        facts=tuple(facts),
+    )
+
+
+def make_peer_client(node: Node) -> PeerClient:
+    """How this node talks to other volume servers: over TLS where https.client.enabled says so."""
+    tls = https_client_context(node.config.security.https_client)
+    return PeerClient(HttpPool(connect=TcpConnector(tls=tls, source_host=node.config.bind_ip)))
+
+
+def https_client_context(https: HttpsClientConfig) -> ssl.SSLContext | None:
+    """Raises BadCertificate where the configured files cannot be used."""
+    if not https.enabled:
+        return None
+    return client_context(https.cert, https.key, https.ca, verifies=not https.insecure_skip_verify)

@@ -1,0 +1,90 @@
+"""The native store of a node whose volumes this process has open, tied to the cluster's settings."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.store import StoreConfig, open_store
+from supervisor.assembly.node import NATIVE_SOURCE
+from supervisor.cluster.master_client import MasterClient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from native_handlers.storage.store import Store
+    from supervisor.assembly.node import Node
+    from supervisor.cli.config import Config
+
+log = logging.getLogger(__name__)
+CLOSE_S = 60.0
+"""How long syncing and closing all volumes may take before the process ends without."""
+
+
+@asynccontextmanager
+async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
+    """The store, open and reporting to the node model; None where the volumes are the backend's.
+
+    As upstream, a master is asked for its configuration before the disks are loaded.
+    """
+    if not node.table.current().is_data_native:
+        yield None
+        return
+    from supervisor.cluster.store_source import serve_store_source
+
+    await wait_for_master(node)
+    store = await trio.to_thread.run_sync(open_store, store_config(node.config))
+    node.reload_callbacks.append(store.load_new_volumes)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
+            try:
+                yield store
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(CLOSE_S, shield=True) as closing:
+            await trio.to_thread.run_sync(store.close)
+        if closing.cancelled_caught:
+            log.error("the store was not closed within %g s", CLOSE_S)
+
+
+async def wait_for_master(node: Node) -> None:
+    """Returns once a master has given its configuration."""
+    client = MasterClient(node.masters, node.dial)
+    try:
+        await client.wait_for_configuration()
+    finally:
+        client.close()
+
+
+def store_config(config: Config) -> StoreConfig:
+    """The store's part of the configuration."""
+    return StoreConfig(
+        locations=tuple(
+            LocationConfig(
+                path=directory.path,
+                idx_path=config.idx_directory or directory.path,
+                max_volumes=directory.max_volumes,
+                disk_type=directory.disk_type,
+                tags=directory.tags,
+                min_free_percent=directory.min_free_space.percent,
+                min_free_bytes=directory.min_free_space.size_bytes,
+            )
+            for directory in config.directories
+        ),
+        offset_width_bytes=config.offset_width_bytes,
+        file_size_limit_bytes=config.file_size_limit_bytes,
+        ip=config.ip,
+        port=config.port,
+        grpc_port=config.port_grpc,
+        public_url=config.public_url,
+        id=config.id,
+        data_center=config.data_center,
+        rack=config.rack,
+    )

@@ -1,0 +1,116 @@
+"""`weed-volume-py quickstart` and `weed-volume-py master`: the embedded master, alone or with a native server.
+
+The embedded master is for trying things out and for tests; production uses `weed master`.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import trio
+
+from native_handlers.format.replica_placement import ReplicaPlacement
+from supervisor.app import reload, run_until_stopped, serve_until_stopped
+from supervisor.assembly.front import check_ports
+from supervisor.assembly.node import make_node
+from supervisor.cli.config import TlsFiles
+from supervisor.cluster.embedded_master import EmbeddedMasterConfig, serve_embedded_master
+from supervisor.cluster.embedded_master.config import NO_KEY
+from supervisor.lifecycle import serve_signals
+from supervisor.logs.setup import set_up_logging
+from supervisor.net.channel import open_channel
+from supervisor.wire.server_address import join_host_port
+
+if TYPE_CHECKING:
+    from supervisor.cli.config import MasterOptions, QuickstartConfig, SecurityConfig
+    from supervisor.lifecycle import StopRequest
+
+MASTER_DIRECTORY = "master"
+"""Below the first data directory: where the embedded master of quickstart keeps its sequence of file ids."""
+
+log = logging.getLogger(__name__)
+
+
+def run_quickstart(quickstart: QuickstartConfig) -> int:
+    """Runs master and server until Ctrl-C. Returns the exit status."""
+    set_up_logging(quickstart.config.log)
+    return run_until_stopped(partial(_serve_quickstart, quickstart))
+
+
+def run_master(options: MasterOptions) -> int:
+    """Runs the embedded master alone. Returns the exit status."""
+    set_up_logging(options.log)
+    return run_until_stopped(partial(_serve_master, options))
+
+
+async def _serve_quickstart(quickstart: QuickstartConfig, stop: StopRequest) -> None:
+    config = quickstart.config
+    check_ports(config)
+    node = await trio.to_thread.run_sync(make_node, config, stop)
+    async with trio.open_nursery() as outer:
+        await outer.start(serve_signals, stop, partial(reload, node))
+        directory = config.directories[0].path / MASTER_DIRECTORY
+        await outer.start(serve_embedded_master, master_config(quickstart.master, directory, config.security))
+        await serve_until_stopped(node, on_serving=partial(print_welcome, quickstart))
+        outer.cancel_scope.cancel()
+
+
+async def _serve_master(options: MasterOptions, stop: StopRequest) -> None:
+    async with trio.open_nursery() as outer:
+        await outer.start(serve_signals, stop, _nothing_to_reload)
+        with nullcontext(options.directory) if options.directory else TemporaryDirectory() as directory:
+            async with trio.open_nursery() as inner:
+                await inner.start(serve_embedded_master, master_config(options, Path(directory), None))
+                await stop.wait()
+                inner.cancel_scope.cancel()
+        outer.cancel_scope.cancel()
+
+
+async def _nothing_to_reload() -> None:
+    log.info("the embedded master has no configuration to reload")
+
+
+def master_config(options: MasterOptions, directory: Path, security: SecurityConfig | None) -> EmbeddedMasterConfig:
+    """The embedded master's configuration; with signing keys it signs what it assigns and looks up."""
+    return EmbeddedMasterConfig(
+        directory=directory,
+        ip=options.ip,
+        bind_ip=options.bind_ip,
+        port=options.port,
+        grpc_port=options.port_grpc,
+        volume_size_limit_bytes=options.volume_size_limit_mb << 20,
+        default_replication=ReplicaPlacement.parse(options.default_replication or "000"),
+        write_key=security.write_key if security else NO_KEY,
+        read_key=security.read_key if security else NO_KEY,
+        dial=partial(open_channel, tls=security.grpc if security else TlsFiles()),
+    )
+
+
+def print_welcome(quickstart: QuickstartConfig) -> None:
+    """Prints where everything is, and three lines to try."""
+    config, master = quickstart.config, quickstart.master
+    volume_url = f"http://{join_host_port(config.ip, config.port)}"
+    master_url = f"http://{join_host_port(master.ip, master.port)}"
+    directories = ", ".join(str(directory.path) for directory in config.directories)
+    print(
+        f"""
+weed-volume-py is running, data in {directories}
+
+  volume server  {volume_url}  (status page {volume_url}/ui/index.html)
+  master         {master_url}  (embedded, for trying things out; production uses `weed master`)
+
+Assign a file id, upload to it, read it back:
+
+  fid=$(curl -s '{master_url}/dir/assign' | sed 's/.*"fid":"\\([^"]*\\)".*/\\1/'); echo "$fid"
+  curl -F 'file=Hello from weed-volume-py;filename=hello.txt;type=text/plain' "{volume_url}/$fid"
+  curl "{volume_url}/$fid"
+
+Ctrl-C stops it.
+""",
+        flush=True,
+    )
