@@ -34,7 +34,7 @@ class BadValue(CliError):
         self.expected = expected
 
 
-class BadConfigFile(CliError):
+class BadConfigFile(UsageError):
     """A TOML file exists but cannot be read. At start-up that is a warning, at a reload the old values stay."""
 
     def __init__(self, path: Path, cause: Exception) -> None:

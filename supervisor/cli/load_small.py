@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from supervisor.cli.addresses import read_grpc_port
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from supervisor.cli.values import FlagValues
 
+_REPLICATION = re.compile("[0-2]{3}")
 _QUICKSTART_DEFAULTS = {"dir": "data", "ip": "127.0.0.1", "mode": "native", "preStopSeconds": "0", "max": "0"}
 
 
@@ -41,6 +43,7 @@ def load_quickstart(
         if values.origin(name).startswith(f"-{name}="):
             values.note(name, "quickstart starts a master of its own; use the volume command to join another")
     values.force("mserver", join_host_port(ip, port) + f".{port_grpc}")
+    _check_replication(values, "master.defaultReplication")
     _make_directories(values, cwd)
     config = volume_config(parts, environ, cwd, surroundings or Surroundings())
     if config.mode is Mode.EXEC:
@@ -75,9 +78,15 @@ def load_master(argv: Sequence[str], environ: Mapping[str, str], cwd: Path) -> M
         directory=absolute_or_none(values.text("mdir"), cwd),
         log=LogConfig(values.integer("v"), values.boolean("log.json"), None),
     )
+    _check_replication(values, "defaultReplication")
     if values.problems:
         raise UsageError(*values.problems)
     return options
+
+
+def _check_replication(values: FlagValues, name: str) -> None:
+    if not _REPLICATION.fullmatch(values.text(name)):
+        values.note(name, f"{values.text(name)!r} is no replication; expected three digits from 0 to 2, such as 001")
 
 
 def _make_directories(values: FlagValues, cwd: Path) -> None:

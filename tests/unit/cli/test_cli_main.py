@@ -223,6 +223,10 @@ class TestQuickstart:
         with pytest.raises(UsageError, match="cannot become another program"):
             self.load(machine, "-mode=exec", f"-backend={machine.program()}")
 
+    def test_a_bad_replication_is_refused_before_anything_is_made(self, machine):
+        with pytest.raises(UsageError, match="three digits"):
+            self.load(machine, "-master.defaultReplication=two")
+
     def test_a_directory_that_cannot_be_made(self, machine):
         (machine.cwd / "data").touch()
         with pytest.raises(UsageError, match="cannot be created"):
@@ -234,8 +238,8 @@ def test_master_options(machine):
     assert (master.ip, master.bind_ip, master.port, master.port_grpc) == ("127.0.0.1", "127.0.0.1", 71, 10071)
     assert (master.directory, master.log.verbosity) == (machine.cwd / "m", 1)
     with pytest.raises(UsageError) as caught:
-        load_master(["-prot=1", "-port=x"], {}, machine.cwd)
-    assert len(caught.value.problems) == 2
+        load_master(["-prot=1", "-port=x", "-defaultReplication=3"], {}, machine.cwd)
+    assert len(caught.value.problems) == 3
 
 
 class TestVersion:
