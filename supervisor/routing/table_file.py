@@ -125,7 +125,7 @@ class _Reader:
         matched: dict[str, Override] = {}
         for name, (key, value) in self.mapping(node, "routes").items():
             is_pattern = "*" in name or "?" in name
-            routes = [known for known in ROUTES_BY_NAME if fnmatchcase(known, name)] if is_pattern else [name]
+            routes = _matching(name) if is_pattern else [name]
             if not is_pattern and name not in ROUTES_BY_NAME:
                 self.problem(key, f"there is no route {name!r}", _did_you_mean(name, ROUTES_BY_NAME))
             elif not routes:
@@ -172,6 +172,11 @@ class _Reader:
             )
             return None
         return state
+
+
+def _matching(pattern: str) -> list[str]:
+    """The routes that `pattern` covers; those that are always native are no table's business."""
+    return [name for name, route in ROUTES_BY_NAME.items() if fnmatchcase(name, pattern) and not route.is_always_native]
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -91,6 +91,12 @@ def test_a_pattern_covers_routes_and_a_name_wins_over_it(load, tmp_path):
     assert table.reasons["http.ui"] == f"{tmp_path}/table.yaml:4 says http.*: forward"
 
 
+def test_a_pattern_leaves_alone_what_is_always_native(load):
+    table = load('phase: 1\nroutes:\n  "grpc.*": forward\n')
+    assert table.states["grpc.reflection"] is State.NATIVE
+    assert table.states["grpc.Ping"] is State.FORWARD
+
+
 def test_the_shipped_table_is_valid_and_is_the_default():
     table = load_table(None, native_names=CONTROL_NAMES)
     assert table.source == default_table_path()
