@@ -84,12 +84,21 @@ class MasterView:
         with self._lock:
             return self._configuration
 
-    def add_settings_listener(self, callback: Callable[[MasterSettings], None]) -> None:
-        """Calls `callback` with the settings now and after each change, from the thread that brings it."""
+    def add_settings_listener(self, callback: Callable[[MasterSettings], None]) -> Callable[[], None]:
+        """Calls `callback` with the settings now and after each change, from the thread that brings it.
+
+        Returns: a function that ends this.
+        """
         with self._lock:
-            self._listeners.append(callback)
+            self._listeners = [*self._listeners, callback]
             settings = self._settings
         callback(settings)
+
+        def remove() -> None:
+            with self._lock:
+                self._listeners = [listener for listener in self._listeners if listener is not callback]
+
+        return remove
 
     def set_connected(self, master: ServerAddress | None) -> None:
         """The heartbeat stream reached `master`, or broke. A master that accepts heartbeats outdates older hints."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NO_KEY = JwtKey(b"", 0)
-DEFAULT_VOLUME_SIZE_LIMIT_BYTES = 30_000 << 20  # weed master -volumeSizeLimitMB
+DEFAULT_VOLUME_SIZE_LIMIT_BYTES = 30 << 30  # weed master -volumeSizeLimitMB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -336,7 +336,7 @@ async def test_the_volume_list_has_the_tree_and_its_sums(nursery, master, web, c
     names = calls.CollectionList(master_pb2.CollectionListRequest(include_normal_volumes=True), timeout=DEADLINE_S)
     assert [row.name for row in names.collections] == ["c"]
     used = calls.Statistics(master_pb2.StatisticsRequest(collection="c"), timeout=DEADLINE_S)
-    assert (used.used_size, used.total_size) == (9, 8 * (30_000 << 20))
+    assert (used.used_size, used.total_size) == (9, 8 * (30 << 30))
     other.stop()
 
 

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from cluster_fake_master import until
+
+from native_handlers.format.needle import Needle
+from native_handlers.pb import master_pb2
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.store_state import ServerState
+from supervisor.cluster.dial import dial_insecure
+from supervisor.cluster.heartbeat import serve_heartbeat
+from supervisor.cluster.identity import NodeIdentity
+from supervisor.cluster.master_view import MasterView
+from supervisor.cluster.node_model import NodeModel
+from supervisor.cluster.store_source import serve_store_source
+from supervisor.wire.server_address import ServerAddress
+
+SIZE_LIMIT = 30 << 20
+
+
+@pytest.fixture
+def clock():
+    class Clock:
+        now_ns = time.time_ns()
+
+        def __call__(self):
+            return self.now_ns
+
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path, clock):
+    locations = (
+        LocationConfig(tmp_path, tmp_path, 8, "", ("fast",)),
+        LocationConfig(tmp_path / "ssd", tmp_path / "ssd", 3, "ssd"),
+    )
+    locations[1].path.mkdir()
+    store = open_store(StoreConfig(locations), clock_ns=clock)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def model():
+    return NodeModel(["native"])
+
+
+@pytest.fixture
+def view():
+    return MasterView([ServerAddress("127.0.0.1", 1, 1)])
+
+
+def add(store, vid, **wanted):
+    defaults = {
+        "collection": "",
+        "replication": "000",
+        "ttl": "",
+        "preallocate_bytes": 0,
+        "disk_type": "",
+        "version": 3,
+    }
+    return store.allocate_volume(vid, **(defaults | wanted))
+
+
+def messages(model):
+    return {held.message.id: held.message for held in model.snapshot().volumes.values()}
+
+
+async def start(nursery, store, model, view, **options):
+    return await nursery.start(
+        lambda task_status: serve_store_source(store, model.feed("native"), view, task_status=task_status, **options)
+    )
+
+
+async def test_the_first_look_is_complete(nursery, store, model, view):
+    add(store, 3, collection="pics", replication="001", ttl="3d", disk_type="ssd")
+    store.write_needle(3, Needle(cookie=1, needle_id=99, data=b"x" * 100))
+    await start(nursery, store, model, view)
+    snapshot = model.snapshot()
+    message = messages(model)[3]
+    (report,) = store.volume_reports()
+    assert (message.collection, message.replica_placement, message.disk_type, message.disk_id) == ("pics", 1, "ssd", 1)
+    assert (message.ttl, message.version, message.file_count, message.size) == (
+        report.ttl.to_uint32(), 3, 1, report.size_bytes,
+    )  # fmt: skip
+    assert snapshot.has_all_volumes
+    assert snapshot.has_all_ec_shards
+    assert dict(snapshot.facts.max_volume_counts) == {"": 8, "ssd": 3}
+    assert list(snapshot.facts.location_uuids) == store.location_uuids()
+    assert snapshot.facts.disk_tags[0] == master_pb2.DiskTag(disk_id=0, tags=["fast"], max_volume_count=8)
+    assert snapshot.facts.disk_total_bytes["ssd"] > snapshot.facts.disk_free_bytes["ssd"] > 0
+    assert snapshot.facts.max_file_key == 99
+    assert not snapshot.state.maintenance
+    nursery.cancel_scope.cancel()
+
+
+async def test_changes_arrive_without_waiting_for_the_next_look(nursery, store, model, view):
+    add(store, 1)
+    source = await start(nursery, store, model, view, refresh_s=600)
+    add(store, 2)
+    await until(lambda: set(messages(model)) == {1, 2})
+    store.mark_readonly(2)
+    await until(lambda: messages(model)[2].read_only)
+    store.delete_volume(1, only_empty=False)
+    await until(lambda: set(messages(model)) == {2})
+    store.set_state(ServerState(maintenance=True, version=0))
+    source.refresh_soon()
+    await until(lambda: model.snapshot().state.maintenance)
+    nursery.cancel_scope.cancel()
+
+
+async def test_growth_is_seen_at_the_next_look(nursery, store, model, view):
+    add(store, 1)
+    await start(nursery, store, model, view, refresh_s=0.01)
+    before = messages(model)[1].size
+    store.write_needle(1, Needle(cookie=1, needle_id=2, data=b"x"))
+    await until(lambda: messages(model)[1].size > before)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_quiet_store_changes_nothing(nursery, store, model, view):
+    add(store, 1)
+    source = await start(nursery, store, model, view, refresh_s=600)
+    held = model.snapshot().volumes
+    source.refresh_soon()
+    add(store, 2)
+    await until(lambda: 2 in messages(model))
+    assert model.snapshot().volumes[0, 1] is held[0, 1]
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_masters_options_reach_the_store(nursery, store, model, view):
+    view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=SIZE_LIMIT, preallocate=True))
+    await start(nursery, store, model, view)
+    assert (store.volume_size_limit_bytes, store.is_preallocating) == (SIZE_LIMIT, True)
+    view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=2 * SIZE_LIMIT))
+    assert (store.volume_size_limit_bytes, store.is_preallocating) == (2 * SIZE_LIMIT, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_expired_volume_is_left_out_and_later_deleted(nursery, store, model, view, clock):
+    view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=SIZE_LIMIT))
+    add(store, 1, ttl="20m")
+    store.write_needle(1, Needle(cookie=1, needle_id=2, data=b"x"))
+    source = await start(nursery, store, model, view, refresh_s=600)
+    assert set(messages(model)) == {1}
+    clock.now_ns += (21 * 60 + 30) * 10**9
+    source.refresh_soon()
+    await until(lambda: not messages(model))
+    assert store.find_volume(1) is not None
+    clock.now_ns += 60 * 10**9
+    source.refresh_soon()
+    await until(lambda: store.find_volume(1) is None)
+    nursery.cancel_scope.cancel()
+
+
+async def test_volumes_of_the_other_engine_are_left_out(nursery, store, model, view):
+    add(store, 1)
+    add(store, 2)
+    await start(nursery, store, model, view, is_owned=lambda volume_id: volume_id == 2)
+    assert set(messages(model)) == {2}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path, nursery, fake_master, model):
+    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 0),)))
+    view = MasterView([fake_master.address])
+    await start(nursery, store, model, view, refresh_s=600)
+    identity = NodeIdentity("10.0.0.9", 8080, 18080, "")
+    await nursery.start(
+        lambda task_status: serve_heartbeat(
+            model, identity, [fake_master.address], dial_insecure, view=view, task_status=task_status
+        )
+    )
+    await until(lambda: fake_master.books.limits.get("", 0) > 0)
+    nursery.cancel_scope.cancel()
+    store.close()
