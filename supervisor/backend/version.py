@@ -47,6 +47,17 @@ class OffsetWidthMismatch(BackendError):
         self.second = second
 
 
+class OffsetWidthUnknown(BackendError):
+    """The backend's size limit tells no width and nobody else said one. Nothing was opened."""
+
+    def __init__(self, program: Path | None, version: BackendVersion) -> None:
+        super().__init__(
+            f"offset width: the backend {program} ({version}) has a size limit that tells none; give -offset.bytes=4 or 5"
+        )
+        self.program = program
+        self.version = version
+
+
 @dataclass(frozen=True, slots=True)
 class BackendVersion:
     """`offset_width_bytes` is None where the size limit is not one that we know."""
@@ -117,7 +128,10 @@ def resolve_offset_width(
 
     Raises:
         OffsetWidthMismatch: two of them differ.
+        OffsetWidthUnknown: the backend's is not known and the flag is not set.
     """
+    if version is not None and version.offset_width_bytes is None and flag_bytes is None:
+        raise OffsetWidthUnknown(program, version)
     said = [OffsetWidth(flag_bytes, "-offset.bytes")] if flag_bytes else []
     if version is not None and version.offset_width_bytes is not None:
         said.append(OffsetWidth(version.offset_width_bytes, f"the backend {program} ({version})"))

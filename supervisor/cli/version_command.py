@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import sys
 from typing import TYPE_CHECKING
 
+from native_handlers.version import UPSTREAM_COMPATIBLE_VERSION, own_version
 from supervisor.backend.errors import BackendError
 from supervisor.backend.version import ask_version
 from supervisor.cli.config import Mode, NativeBackend
@@ -19,20 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-DISTRIBUTION = "weed-volume-py"
-
-
-def own_version() -> str:
-    """The version of the installed package; "unknown" when run from files that were never installed."""
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
 
 def run_version(argv: Sequence[str], environ: Mapping[str, str], cwd: Path) -> int:
     """Prints two lines; takes -backend and -mode. Returns 1 where a backend is found but does not answer."""
-    print(f"{DISTRIBUTION} {own_version()} (Python {platform.python_version()}, {sys.platform})")
+    facts = f"behaves as SeaweedFS {UPSTREAM_COMPATIBLE_VERSION}, Python {platform.python_version()}, {sys.platform}"
+    print(f"weed-volume-py {own_version()} ({facts})")
     parts = gather(argv, environ, cwd, VOLUME_FLAGS, {"mode": Mode.PROXY.value})
     choice = choose_engine(parts.values, environ, cwd, lambda _: True)
     if parts.values.is_given("backend") and parts.values.problems:

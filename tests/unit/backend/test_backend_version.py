@@ -12,6 +12,7 @@ from supervisor.backend.version import (
     BackendVersionUnknown,
     OffsetWidth,
     OffsetWidthMismatch,
+    OffsetWidthUnknown,
     ask_version,
     parse_version,
     resolve_offset_width,
@@ -98,6 +99,13 @@ def test_every_pair_must_agree(tmp_path):
     vif(tmp_path / "e", "2.vif", bytesOffset=4)
     with pytest.raises(OffsetWidthMismatch):
         resolve_offset_width(None, None, None, [tmp_path / "d", tmp_path / "e"])
+
+
+def test_a_size_limit_that_tells_no_width_needs_the_flag():
+    strange = BackendVersion("9.00", "1EB", "", "linux/amd64")
+    with pytest.raises(OffsetWidthUnknown, match=r"1EB 9\.00\) has a size limit that tells none; give -offset\.bytes"):
+        resolve_offset_width(None, PROGRAM, strange, [])
+    assert resolve_offset_width(5, PROGRAM, strange, []).width_bytes == 5
 
 
 def test_vifs_that_do_not_tell_are_passed_over(tmp_path):
