@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from native_handlers.format import crc
 from native_handlers.format.errors import BadFileId, FormatError
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
@@ -22,7 +23,7 @@ _COOKIE_DIGITS = 8
 def volume_needle_status(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeNeedleStatusRequest
 ) -> pb.VolumeNeedleStatusResponse:
-    """A needle's metadata. `size` is that of its record's body, not of its payload."""
+    """A needle's metadata. `size` is that of its record's body, not of its payload; `crc` is in the old form."""
     volume_of(node, request.volume_id, "volume not found %d")
     with errors_as_upstream():
         read = store_of(node).read_needle(request.volume_id, request.needle_id, cookie=None, data=False)
@@ -33,7 +34,7 @@ def volume_needle_status(
             cookie=needle.cookie,
             size=needle.size,
             last_modified=needle.last_modified_s,
-            crc=needle.checksum,
+            crc=crc.legacy_form(crc.crc32c(needle.data) if needle.data else needle.checksum),
             ttl=str(needle.ttl) if needle.has_ttl and needle.ttl else "",
         )
     finally:

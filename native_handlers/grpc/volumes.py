@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from google.protobuf import json_format
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.format.types import SUPPORTED_VERSIONS
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
@@ -31,12 +32,13 @@ def allocate_volume(
 ) -> pb.AllocateVolumeResponse:
     """Creates an empty volume on the least loaded disk of the wanted type.
 
-    The request has to name the version: upstream's master always does, and upstream refuses 0.
+    The request has to name the version: upstream's master always does, and upstream refuses 0. Wilful difference: an
+    old version is kept to; upstream writes it into the super block and goes on with the present one.
     """
     check_maintenance(node)
     store = store_of(node)
-    if not request.version and store.find_volume(request.volume_id) is None:
-        raise RpcFailure("volume super block version 0 is not supported")
+    if request.version not in SUPPORTED_VERSIONS and store.find_volume(request.volume_id) is None:
+        raise RpcFailure(f"volume super block version {request.version} is not supported")
     with errors_as_upstream():
         store.allocate_volume(
             request.volume_id,

@@ -17,6 +17,24 @@ if TYPE_CHECKING:
     from supervisor.gateway.grpc_call import Call, RequestStream
 
 UNAVAILABLE_TEXT = "the backend volume server is unavailable"
+_OF_GRPC_ITSELF = (
+    "Broken pipe",
+    "Channel ",
+    "Connection ",
+    "Endpoint ",
+    "GOAWAY",
+    "Socket closed",
+    "Stream removed",
+    "empty address list",
+    "failed to connect",
+    "ipv4:",
+    "keepalive",
+    "ping timeout",
+    "recvmsg:",
+    "sendmsg:",
+)
+"""How an UNAVAILABLE begins that no server sent: grpcio makes it up when the connection is what failed, and says so in
+no other way. The backend may send one too, about a third server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +138,11 @@ def _send_headers(call: Call, rpc: Any) -> None:  # noqa: ANN401
 
 
 def _failure_of(rpc: Any, call: Call) -> RpcFailure:  # noqa: ANN401
-    """The backend's status, its trailers set to go with it.
-
-    Where there is no backend, grpcio makes up an UNAVAILABLE that no server sent: without headers and trailers. (The Go
-    server sends both with each status of a unary call, and UNAVAILABLE never.)
-    """
+    """The backend's status, its trailers set to go with it."""
     code: grpc.StatusCode = rpc.code()
     details: str = rpc.details() or ""
     trailing = forwarded_answer_metadata(rpc.trailing_metadata())
-    if code is grpc.StatusCode.UNAVAILABLE and not trailing and not rpc.initial_metadata():
+    if code is grpc.StatusCode.UNAVAILABLE and not trailing and details.startswith(_OF_GRPC_ITSELF):
         details = f"{UNAVAILABLE_TEXT}: {details}"
     call.set_trailing(trailing)
     return RpcFailure(details, code)

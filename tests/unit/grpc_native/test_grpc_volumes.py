@@ -7,6 +7,7 @@ import dataclasses
 import grpc
 import pytest
 
+from native_handlers.format.crc import legacy_form
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import control, needles, volumes
 from native_handlers.grpc.context import RpcFailure
@@ -93,8 +94,9 @@ class TestLife:
         assert failure_of(lambda: allocate(node, context)).message == "Volume Id 7 already exists!"
         assert failure_of(lambda: allocate(node, context, 8, disk_type="ssd")).message == "No more free space left"
         assert failure_of(lambda: allocate(node, context, 8, replication="zz")).code is grpc.StatusCode.UNKNOWN
-        zero = failure_of(lambda: allocate(node, context, 8, version=0))
-        assert zero.message == "volume super block version 0 is not supported"
+        for version in (0, 4):
+            failure = failure_of(lambda version=version: allocate(node, context, 8, version=version))
+            assert failure.message == f"volume super block version {version} is not supported"
         assert store.find_volume(8) is None
 
     def test_hdd_is_the_type_without_a_name(self, node, store, context):
@@ -233,7 +235,7 @@ class TestNeedles:
         answer = needles.volume_needle_status(node, context, pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=5))
         read = store.read_needle(7, 5, cookie=None)
         assert (answer.needle_id, answer.cookie, answer.size) == (5, COOKIE, read.needle.size)
-        assert answer.crc == read.needle.checksum
+        assert answer.crc == legacy_form(read.needle.checksum)
         assert answer.ttl == ""
         for needle_id, text in ((6, "not found"), (5, "already deleted")):
             store.delete_needle(7, 5, COOKIE)

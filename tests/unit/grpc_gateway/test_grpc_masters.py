@@ -1,0 +1,135 @@
+"""The masters as handlers see them, before fake ones."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import master_pb2 as pb
+from native_handlers.pb.methods import MASTER_METHODS
+from supervisor.cluster.dial import dial_insecure
+from supervisor.cluster.master_view import MasterView
+from supervisor.gateway.grpc_masters import ClusterMasters
+from supervisor.wire.server_address import ServerAddress
+
+
+class FakeMaster(grpc.GenericRpcHandler):
+    """`answers` by RPC name: a message, or the text of an error."""
+
+    def __init__(self, **answers) -> None:
+        self.answers = answers
+        self.marks: list[pb.VolumeMarkReadonlyRequest] = []
+        self.server = grpc.server(ThreadPoolExecutor(4), handlers=[self], options=[("grpc.so_reuseport", 0)])
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+        self.address = ServerAddress("127.0.0.1", self.port - 1, self.port)
+
+    def service(self, details):
+        method = MASTER_METHODS[details.method.rpartition("/")[2]]
+
+        def run(request, context):
+            answer = self.answers.get(method.name, method.response_class())
+            if isinstance(answer, str):
+                context.abort(grpc.StatusCode.UNKNOWN, answer)
+            if method.name == "VolumeMarkReadonly":
+                self.marks.append(request)
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(
+            run, method.request_class.FromString, method.response_class.SerializeToString
+        )
+
+
+@pytest.fixture
+def start():
+    """Makes fake masters, and a ClusterMasters over some of them."""
+    closing = []
+
+    class Start:
+        def master(self, **answers) -> FakeMaster:
+            fake = FakeMaster(**answers)
+            closing.append(lambda: fake.server.stop(None).wait())
+            return fake
+
+        def masters(self, seeds, connected=None) -> ClusterMasters:
+            view = MasterView([seed.address for seed in seeds])
+            view.set_connected(connected.address if connected else None)
+            masters = ClusterMasters(view, dial_insecure)
+            closing.insert(0, masters.close)
+            return masters
+
+    yield Start()
+    for close in closing:
+        close()
+
+
+REQUEST = pb.VolumeMarkReadonlyRequest(volume_id=3, is_readonly=True)
+
+
+def failure_of(invoke) -> str:
+    with pytest.raises(RpcFailure) as caught:
+        invoke()
+    assert caught.value.code is grpc.StatusCode.UNKNOWN
+    return caught.value.message
+
+
+def test_seeds_and_the_connected_master_are_known(start):
+    seed, other, stranger = start.master(), start.master(), start.master()
+    masters = start.masters([seed], connected=other)
+    assert masters.is_known(str(seed.address))
+    assert masters.is_known(seed.address.http)
+    assert masters.is_known(other.address.http)
+    assert not masters.is_known(stranger.address.http)
+    for junk in ("", "junk", "127.0.0.1:", "::", "127.0.0.1:99999"):
+        assert not masters.is_known(junk)
+
+
+def test_ping(start):
+    seed = start.master(Ping=pb.PingResponse(start_time_ns=77))
+    masters = start.masters([seed])
+    assert masters.ping(str(seed.address), 5) == 77
+    seed.answers["Ping"] = "tired"
+    assert failure_of(lambda: masters.ping(str(seed.address), None)) == "rpc error: code = Unknown desc = tired"
+    seed.server.stop(None).wait()
+    assert failure_of(lambda: masters.ping(str(seed.address), 5)).startswith("rpc error: code = Unavailable desc = ")
+
+
+def test_the_connected_master_is_told(start):
+    seed, other = start.master(), start.master()
+    start.masters([seed], connected=other).mark_readonly(REQUEST, None)
+    assert (seed.marks, other.marks) == ([], [REQUEST])
+
+
+def test_a_master_that_does_not_lead_sends_us_on(start):
+    leader = start.master()
+    answer = pb.GetMasterConfigurationResponse(leader=str(leader.address))
+    follower = start.master(VolumeMarkReadonly="Not current leader", GetMasterConfiguration=answer)
+    start.masters([follower], connected=follower).mark_readonly(REQUEST, 5)
+    assert leader.marks == [REQUEST]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "why"),
+    [
+        (pb.GetMasterConfigurationResponse(), "returned empty leader"),
+        ("still electing", "rpc error: code = Unknown desc = still electing"),
+    ],
+)
+def test_a_cluster_without_a_leader(start, configuration, why):
+    follower = start.master(VolumeMarkReadonly="Not current leader", GetMasterConfiguration=configuration)
+    masters = start.masters([follower], connected=follower)
+    text = failure_of(lambda: masters.mark_readonly(REQUEST, 5))
+    assert text.startswith(f"heartbeat master {follower.address.http} rejected mark-readonly and leader lookup failed:")
+    assert why in text
+
+
+def test_other_refusals_are_passed_on(start):
+    seed = start.master(VolumeMarkReadonly="no such volume")
+    text = failure_of(lambda: start.masters([seed]).mark_readonly(REQUEST, 5))
+    assert text == (
+        f"grpc VolumeMarkReadonly with master {seed.address.http}: set volume 3 to read only on master: "
+        "rpc error: code = Unknown desc = no such volume"
+    )
