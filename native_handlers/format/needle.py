@@ -206,7 +206,7 @@ def _encode_body(needle: Needle) -> list[bytes | memoryview]:
     if needle.has_last_modified:
         meta += (needle.last_modified_s & (1 << 8 * LAST_MODIFIED_BYTES) - 1).to_bytes(LAST_MODIFIED_BYTES, "big")
     if needle.has_ttl:
-        meta += (needle.ttl or EMPTY_TTL).to_bytes()
+        meta += (EMPTY_TTL if needle.ttl is None else needle.ttl).to_bytes()
     if needle.has_pairs:
         meta += len(needle.pairs).to_bytes(2, "big")
         meta += needle.pairs

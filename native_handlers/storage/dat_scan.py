@@ -55,6 +55,7 @@ class DatScan:
     def __init__(self, files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> None:
         self._files, self._fd, self._version = files, fd, version
         self._end_bytes = end_bytes
+        self._window, self._window_start = b"", 0
         self.stopped_at_bytes = start_bytes
         self.result = ScanEnd.COMPLETE
         self.why = ""
@@ -70,7 +71,7 @@ class DatScan:
 
     def _next(self) -> DatRecord | None:
         offset, room = self.stopped_at_bytes, self._end_bytes - self.stopped_at_bytes
-        head = self._files.read(self._fd, min(NEEDLE_HEADER_BYTES, room), offset)
+        head = self._read(min(NEEDLE_HEADER_BYTES, room), offset)
         if len(head) < NEEDLE_HEADER_BYTES:
             self._stop(ScanEnd.TORN, f"{len(head)} bytes of a header")
             return None
@@ -85,12 +86,20 @@ class DatScan:
         if length > room:
             self._stop(ScanEnd.TORN, f"{room} bytes of a record of {length}")
             return None
-        tail = self._files.read(self._fd, tail_size(self._version), offset + NEEDLE_HEADER_BYTES + header.size)
+        tail = self._read(tail_size(self._version), offset + NEEDLE_HEADER_BYTES + header.size)
         if header.size and not self._fits(offset, header.size, int.from_bytes(tail[:CHECKSUM_BYTES], "big")):
             self._stop(ScanEnd.GARBAGE, f"needle {header.needle_id:x} has a wrong checksum")
             return None
         append_at_ns = int.from_bytes(tail[CHECKSUM_BYTES:], "big") if self._version == VERSION_3 else 0
         return DatRecord(header, offset, offset + length, append_at_ns)
+
+    def _read(self, length_bytes: int, offset_bytes: int) -> bytes:
+        """Reads through a window, so that small records do not cost several system calls each."""
+        start = offset_bytes - self._window_start
+        if not 0 <= start <= len(self._window) - length_bytes:
+            wanted = min(max(length_bytes, _PIECE_BYTES), self._end_bytes - offset_bytes)
+            self._window, self._window_start, start = self._files.read(self._fd, wanted, offset_bytes), offset_bytes, 0
+        return self._window[start : start + length_bytes]
 
     def _stop(self, result: ScanEnd, why: str) -> None:
         self.result = result
@@ -99,7 +108,7 @@ class DatScan:
     def _judge_zeros(self, offset: int) -> tuple[ScanEnd, str]:
         """Nothing but zeros to the end is what a file system leaves of an append after a power cut."""
         while offset < self._end_bytes:
-            piece = self._files.read(self._fd, min(_PIECE_BYTES, self._end_bytes - offset), offset)
+            piece = self._read(min(_PIECE_BYTES, self._end_bytes - offset), offset)
             if piece.strip(b"\0") or not piece:
                 return ScanEnd.GARBAGE, "zeros where a header should be"
             offset += len(piece)
@@ -108,7 +117,7 @@ class DatScan:
     def _fits(self, offset: int, size: int, stored: int) -> bool:
         start, length = offset + NEEDLE_HEADER_BYTES, size
         if self._version != VERSION_1:
-            length = int.from_bytes(self._files.read(self._fd, DATA_LENGTH_BYTES, start), "big")
+            length = int.from_bytes(self._read(DATA_LENGTH_BYTES, start), "big")
             start += DATA_LENGTH_BYTES
             if DATA_LENGTH_BYTES + length > size:
                 return False
@@ -117,7 +126,7 @@ class DatScan:
     def _crc(self, start: int, length: int) -> int:
         value = 0
         for position in range(start, start + length, _PIECE_BYTES):
-            piece = self._files.read(self._fd, min(_PIECE_BYTES, start + length - position), position)
+            piece = self._read(min(_PIECE_BYTES, start + length - position), position)
             value = crc.crc32c_extend(value, piece)
         return value
 

@@ -175,7 +175,8 @@ class _Opening:
 
     def _load_super_block(self, dat: SharedFile, size_bytes: int, info: VolumeInfo) -> SuperBlock:
         if size_bytes < SUPER_BLOCK_BYTES:
-            if size_bytes or self._request.create is None:
+            # A new volume may find what a crash left of its first 8 bytes.
+            if self._request.create is None:
                 raise VolumeLoadFailed(self._base, f"volume {self._base}.dat not initialized: it has no super block")
             self._files.write(dat.fd, [self._request.create.encode()], 0)
             self._files.sync(dat.fd)

@@ -1,0 +1,376 @@
+"""The store against a plain dict: any run of operations, reopenings, crashes at any file operation, failing disks.
+
+A crash ends every file operation at a chosen point, a write half done; what stays is what the kernel had, as after
+`kill -9`. Acknowledged needles must then be there, unacknowledged ones whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from native_handlers.format.idx import IdxEntry, encode_entry
+from native_handlers.format.needle import Needle
+from native_handlers.storage import needle_index
+from native_handlers.storage.check import check_directory
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import Deleted, NotFound, ReadOnly, StorageError
+from native_handlers.storage.files import OsFiles
+from native_handlers.storage.index_build import build_index
+from native_handlers.storage.store import StoreConfig, open_store
+
+COOKIE = 0xC0FFEE
+VID = 7
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class UnreliableFiles(OsFiles):
+    """Counts operations that change something; the one at `remaining` crashes, or fails with `error`."""
+
+    def __init__(self) -> None:
+        self.remaining: int | None = None
+        self.error: int | None = None
+        self.is_dead = False
+        self.half = 0.5
+        self._open_fds: set[int] = set()
+
+    def _step(self) -> bool:
+        """Whether this operation is the one; a dead process does nothing any more."""
+        if self.is_dead:
+            raise Crash
+        if self.remaining is None:
+            return False
+        self.remaining -= 1
+        if self.remaining > 0:
+            return False
+        self.remaining = None
+        return True
+
+    def _end(self) -> None:
+        if self.error is not None:
+            raise OSError(self.error, "injected")
+        self.is_dead = True
+        raise Crash
+
+    def open(self, path, flags, mode=0o644):
+        fd = super().open(path, flags, mode)
+        self._open_fds.add(fd)
+        return fd
+
+    def close(self, fd):
+        self._open_fds.discard(fd)
+        super().close(fd)
+
+    def bury(self) -> None:
+        """What the kernel does for a dead process: its descriptors, and with them its locks, go."""
+        for fd in list(self._open_fds):
+            self.close(fd)
+
+    def write(self, fd, parts, offset_bytes):
+        if self._step():
+            whole = b"".join(parts)
+            super().write(fd, [whole[: int(len(whole) * self.half)]], offset_bytes)
+            self._end()
+        super().write(fd, parts, offset_bytes)
+
+    def truncate(self, fd, length_bytes):
+        if self._step():
+            self._end()
+        super().truncate(fd, length_bytes)
+
+    def sync(self, fd):
+        if self._step():
+            self._end()
+
+    def sync_directory(self, path):
+        if self._step():
+            self._end()
+
+    def rename(self, source, target):
+        if self._step():
+            self._end()
+        super().rename(source, target)
+
+    def unlink(self, path):
+        if self._step():
+            self._end()
+        super().unlink(path)
+
+
+needle_ids = st.integers(1, 6)
+payloads = st.one_of(
+    st.binary(max_size=40), st.integers(0, 255).map(lambda byte: bytes([byte]) * 5000), st.just(b"\xab" * 1_100_000)
+)
+MISSING = object()
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`model` maps needle ids to what reading must give; `unsure` to what it may give instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="store-machine-"))
+        self.model: dict[int, bytes | object] = {}
+        self.unsure: dict[int, list[bytes | object]] = {}
+        self.files = UnreliableFiles()
+
+    @initialize(version=st.sampled_from([2, 3]), width=st.sampled_from([4, 5]))
+    def start(self, version, width):
+        self.width = width
+        self.open()
+        self.store.allocate_volume(VID, version=version)
+
+    def open(self) -> None:
+        location = LocationConfig(self.directory, self.directory, 8)
+        self.store = open_store(StoreConfig((location,), offset_width_bytes=self.width), files=self.files)
+
+    def teardown(self):
+        if hasattr(self, "store"):
+            self.store.close()
+            report = check_directory(self.directory)
+            assert report.is_healthy, str(report)
+        self.files.bury()
+        shutil.rmtree(self.directory)
+
+    def _write(self, needle_id, data, fsync):
+        self.store.write_needle(VID, Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
+
+    @rule(needle_id=needle_ids, data=payloads, fsync=st.booleans())
+    def write(self, needle_id, data, fsync):
+        self._write(needle_id, data, fsync)
+        self.model[needle_id] = data
+
+    @rule(needle_id=needle_ids)
+    def delete(self, needle_id):
+        freed = self.store.delete_needle(VID, needle_id, COOKIE)
+        was = self.model.get(needle_id, MISSING)
+        assert (freed > 0) == (was is not MISSING and was != b"")
+        self.model[needle_id] = MISSING
+
+    @rule()
+    def reopen(self):
+        self.store.close()
+        self.open()
+        assert self.store.findings == []
+
+    @rule(needle_id=needle_ids, data=payloads, step=st.integers(1, 5), half=st.floats(0, 1), is_write=st.booleans())
+    def crash(self, needle_id, data, step, half, is_write):
+        """Dies at the `step`-th file operation of a write or a deletion, then starts again, maybe dying once more."""
+        before = self.model.get(needle_id, MISSING)
+        self.files.remaining, self.files.half = step, half
+        try:
+            if is_write:
+                self._write(needle_id, data, fsync=True)
+            else:
+                self.store.delete_needle(VID, needle_id, COOKIE)
+            self.model[needle_id] = data if is_write else MISSING
+        except Crash:
+            self.unsure[needle_id] = [before, data if is_write else MISSING]
+        self._die_and_restart(again_at=step)
+
+    def _die_and_restart(self, again_at: int) -> None:
+        for remaining in (again_at, None):
+            self.files.is_dead = True
+            self.files.bury()
+            self.files = UnreliableFiles()
+            self.files.remaining = remaining
+            try:
+                self.open()
+            except Crash:
+                continue
+            self.files.remaining = None
+            break
+        assert not self.store.find_volume(VID).is_read_only
+        for needle_id, choices in self.unsure.items():
+            found = self._read(needle_id)
+            # An empty needle whose row was lost cannot be told from a deletion.
+            assert any(
+                found is choice or found == choice for choice in [*choices, *([MISSING] if b"" in choices else [])]
+            )
+            self.model[needle_id] = found
+        self.unsure.clear()
+
+    @rule(needle_id=needle_ids, data=payloads, step=st.integers(1, 4), code=st.sampled_from([errno.EIO, errno.ENOSPC]))
+    def failing_write(self, needle_id, data, step, code):
+        """One file operation of a write fails; the store goes on, and the needle is as before or written."""
+        before = self.model.get(needle_id, MISSING)
+        self.files.remaining, self.files.error = step, code
+        with contextlib.suppress(StorageError):
+            self._write(needle_id, data, fsync=True)
+        found = self._read(needle_id)
+        self.files.remaining = self.files.error = None
+        assert found is before or found in (before, data)
+        self.model[needle_id] = found
+        if self.store.find_volume(VID).is_read_only:
+            self.store.mark_writable(VID)
+
+    def _read(self, needle_id) -> bytes | object:
+        try:
+            read = self.store.read_needle(VID, needle_id, cookie=COOKIE)
+        except (NotFound, Deleted):
+            return MISSING
+        try:
+            if read.payload is not None:
+                return self.files.read(read.payload.fd, read.payload.length_bytes, read.payload.offset_bytes)
+            return read.needle.data
+        finally:
+            read.release()
+
+    @invariant()
+    def everything_acknowledged_is_there(self):
+        for needle_id, expected in self.model.items():
+            found = self._read(needle_id)
+            assert found is expected or found == expected
+
+
+StoreMachine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestStore = StoreMachine.TestCase
+
+
+def test_a_crash_at_each_step_of_a_first_allocation_leaves_a_usable_directory(tmp_path):
+    step = 0
+    while True:
+        step += 1
+        directory = tmp_path / str(step)
+        directory.mkdir()
+        files = UnreliableFiles()
+        config = StoreConfig((LocationConfig(directory, directory, 8),))
+        files.remaining = step
+        try:
+            store = open_store(config, files=files)
+            store.allocate_volume(VID)
+            is_whole = True
+        except Crash:
+            is_whole = False
+        files.remaining = None
+        files.bury()
+        store = open_store(config)
+        if store.find_volume(VID) is None:
+            store.allocate_volume(VID)
+        store.write_needle(VID, Needle(needle_id=1, cookie=COOKIE, data=b"x"))
+        store.close()
+        assert check_directory(directory).is_healthy
+        if is_whole:
+            break
+    assert step > 8
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_disk_that_refuses_to_take_back_stops_the_volume(tmp_path, step):
+    """Each failing step of a write, with everything after it failing too."""
+    files = UnreliableFiles()
+    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+    store.allocate_volume(VID)
+    store.write_needle(VID, Needle(needle_id=1, cookie=COOKIE, data=b"kept"))
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "injected")
+
+    files.remaining, files.error = step, errno.EIO
+    files.truncate = fail
+    with pytest.raises(StorageError):
+        store.write_needle(VID, Needle(needle_id=2, cookie=COOKIE, data=b"x"), fsync=True)
+    with pytest.raises(ReadOnly):
+        store.write_needle(VID, Needle(needle_id=3, cookie=COOKIE, data=b"x"))
+    assert store.read_needle(VID, 1, cookie=COOKIE).needle.data == b"kept"
+    files.bury()
+
+
+rows_of_index = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(0, 4) | st.just(2**32 + 1), st.integers(0, 3) | st.just(-1)), max_size=30
+)
+
+
+class ModelMap:
+    """The index as a dict: upstream's rules for loading and for changing, written down once more."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, tuple[int, int]] = {}
+        self.file_count = self.content_bytes = self.deleted_count = self.deleted_bytes = self.max_id = 0
+
+    def load(self, needle_id, offset, size):
+        self.max_id = max(self.max_id, needle_id)
+        old = self.entries.get(needle_id)
+        is_replacing = old is not None and old[1] >= 0
+        if offset and size >= 0:
+            self.file_count += 1
+            self.content_bytes += size
+            self.entries[needle_id] = (offset, size)
+            if not is_replacing:
+                return
+        elif is_replacing:
+            self.entries[needle_id] = (old[0], -old[1] or -1)
+        self.deleted_count += 1
+        self.deleted_bytes += old[1] if is_replacing else 0
+
+
+def numbers(index):
+    c = index.counters
+    return (c.file_count, c.content_bytes, c.deleted_count, c.deleted_bytes, c.max_needle_id)
+
+
+@given(rows_of_index, st.sampled_from([4, 5]))
+def test_an_index_built_at_once_is_that_of_a_replay(rows, width):
+    rows = [row for row in rows if width == 5 or row[1] < 2**32]
+    model = ModelMap()
+    for row in rows:
+        model.load(*row)
+    raw = b"".join(encode_entry(*row, width) for row in rows)
+    built = build_index(raw + raw[:3], width, 3)
+    assert dict(built.index.ascending()) == model.entries
+    assert {key: built.index.get(key) for key in range(7)} == {key: model.entries.get(key) for key in range(7)}
+    expected = (model.file_count, model.content_bytes, model.deleted_count, model.deleted_bytes, model.max_id)
+    assert numbers(built.index) == expected
+    placed = [row for row in rows if row[1]]
+    assert (built.last_row is None) == (not placed)
+    if placed:
+        assert built.last_row.offset == max(offset for _, offset, _ in placed)
+        assert tuple(built.last_row) in [tuple(IdxEntry(*row)) for row in placed]
+    # 16 header + size + 12 tail + padding to the next multiple of 8, in version 3.
+    ends = [offset * 8 + (28 + size) // 8 * 8 + 8 for _, offset, size in placed if size > 0]
+    assert built.max_end_bytes == max(ends, default=0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**33), st.integers(0, 99), st.booleans()), max_size=80))
+def test_an_index_with_merges_is_a_dict(changes):
+    original = needle_index._MIN_MERGE
+    needle_index._MIN_MERGE = 7
+    try:
+        index = build_index(encode_entry(3, 1, 10, 5), 5, 3).index
+        model = {3: (1, 10)}
+        for needle_id, offset, size, is_deletion in changes:
+            old = model.get(needle_id)
+            if not is_deletion:
+                index.put(needle_id, offset, size)
+                model[needle_id] = (offset, size)
+            elif old is not None and old[1] >= 0:
+                assert index.delete(needle_id) == old[1]
+                model[needle_id] = (old[0], -old[1] or -1)
+            else:
+                assert index.delete(needle_id) == 0
+        assert dict(index.ascending()) == model
+        assert [key for key, _ in index.ascending()] == sorted(model)
+    finally:
+        needle_index._MIN_MERGE = original
+
+
+def test_an_index_takes_16_bytes_a_needle():
+    rows = np.zeros(100_000, np.dtype([("key", ">u8"), ("low", ">u4"), ("size", ">i4")]))
+    rows["key"], rows["low"], rows["size"] = np.arange(1, 100_001), np.arange(1, 100_001), 10
+    built = build_index(rows.tobytes(), 4, 3)
+    assert built.index.size_bytes == 16 * 100_000
+    assert built.index.get(77_777) == (77_777, 10)
