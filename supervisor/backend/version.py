@@ -52,7 +52,8 @@ class OffsetWidthUnknown(BackendError):
 
     def __init__(self, program: Path | None, version: BackendVersion) -> None:
         super().__init__(
-            f"offset width: the backend {program} ({version}) has a size limit that tells none; give -offset.bytes=4 or 5"
+            f"offset width: the backend {program} ({version}) has a size limit that tells none;"
+            " give -offset.bytes=4 or 5"
         )
         self.program = program
         self.version = version

@@ -304,7 +304,15 @@ _MASTER = (
     ),
 )
 
+_CHECK = _group(
+    Group.STORAGE,
+    Owner.OURS,
+    _text("dir.idx", "", "directory of the .idx files; empty means beside the volumes"),
+    Flag("offset.bytes", Kind.INT, "0", "width of stored offsets; 0 learns it from a .vif", choices=("0", "4", "5")),
+)
+
 VOLUME_FLAGS = _table(_MODE, _ADDRESS, _CLUSTER, _STORAGE, _REQUESTS, _MAINTENANCE, _SECURITY, _METRICS, _LOG)
 """What `weed-volume-py [volume]` takes, by name, in the order of the usage text."""
 QUICKSTART_FLAGS = _table(tuple(VOLUME_FLAGS.values()), _QUICKSTART_MASTER)
 MASTER_FLAGS = _table(_MASTER)
+CHECK_FLAGS = _table(_CHECK)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from supervisor.cli.config import Mode
 from supervisor.cli.errors import UsageError
 from supervisor.cli.exec_mode import check_offset_width, go_command
-from supervisor.cli.flags import MASTER_FLAGS, QUICKSTART_FLAGS, VOLUME_FLAGS
+from supervisor.cli.flags import CHECK_FLAGS, MASTER_FLAGS, QUICKSTART_FLAGS, VOLUME_FLAGS
 from supervisor.cli.go_flags import nearest, scan
 from supervisor.cli.load import load_config
 from supervisor.cli.usage import COMMANDS, command_usage, volume_usage
@@ -111,6 +111,14 @@ def _explain(argv: list[str]) -> int:
     return run_explain(argv)
 
 
+def _check(argv: list[str]) -> int:
+    if _printed_help("check", CHECK_FLAGS, argv):
+        return EXIT_OK
+    from supervisor.cli.check_command import run_check  # noqa: PLC0415  (numpy)
+
+    return run_check(argv, _current_directory())
+
+
 def _version(argv: list[str]) -> int:
     from supervisor.cli.version_command import run_version  # noqa: PLC0415
 
@@ -119,7 +127,7 @@ def _version(argv: list[str]) -> int:
 
 def _help(argv: list[str]) -> int:
     command = argv[0] if argv else _DEFAULT_COMMAND
-    tables = {"quickstart": QUICKSTART_FLAGS, "master": MASTER_FLAGS}
+    tables = {"quickstart": QUICKSTART_FLAGS, "master": MASTER_FLAGS, "check": CHECK_FLAGS}
     if command in tables:
         print(command_usage(command, tables[command]), end="")
     elif command in {"routes", "explain"}:
@@ -135,6 +143,7 @@ _RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "master": _master,
     "routes": _routes,
     "explain": _explain,
+    "check": _check,
     "version": _version,
     "help": _help,
 }

@@ -16,6 +16,7 @@ COMMANDS = {
     "master": "start that small master alone; production uses `weed master`",
     "routes": "show or validate the routing table",
     "explain": "say which engine would answer a request, and why",
+    "check": "examine the volumes in directories without changing them",
     "version": "print versions, the backend's too where there is one",
 }
 _SYNTAX = (
@@ -46,7 +47,8 @@ def volume_usage(table: Mapping[str, Flag]) -> str:
 
 def command_usage(command: str, table: Mapping[str, Flag]) -> str:
     """For one of the smaller commands."""
-    lines = [f"Usage: weed-volume-py {command} [flags]", "", f"{COMMANDS[command]}.", *_flag_lines(table)]
+    words = " DIR..." if command == "check" else ""
+    lines = [f"Usage: weed-volume-py {command} [flags]{words}", "", f"{COMMANDS[command]}.", *_flag_lines(table)]
     return "\n".join(lines) + "\n"
 
 
