@@ -39,12 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         command, rest = split_command(tokens)
-        return _RUNNERS[command](rest)
+        status = _RUNNERS[command](rest)
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         for problem in error.problems:
             print(f"{_PROGRAM}: {problem}", file=sys.stderr)
         print(f"{_PROGRAM}: nothing was started; {_PROGRAM} -h explains every flag", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:
+        # The reader of our output (head, a pager) has gone; what is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
 
 
 def split_command(tokens: Sequence[str]) -> tuple[str, list[str]]:

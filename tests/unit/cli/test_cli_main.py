@@ -1,6 +1,7 @@
 """The program as a whole: subcommands, help, exec mode, exit statuses, what gets imported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,22 @@ def test_a_bad_table_is_a_usage_error(machine):
     assert done.returncode == 2
     assert f"{machine.cwd}/r.yaml" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_traceback(machine):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "supervisor.cli.main", "-h"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+            cwd=machine.cwd,
+            env=machine.environ | {"PYTHONPATH": str(ROOT)},
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_current_directory_that_has_gone(machine):
