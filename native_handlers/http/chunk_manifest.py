@@ -93,7 +93,8 @@ def load_manifest(needle: Needle) -> ChunkManifest:
         raise BadManifest(f"not JSON: {failure}") from failure
     if not isinstance(fields, dict):
         raise BadManifest("not a JSON object")
-    chunks = fields.get("chunks") or []
+    chunks = fields.get("chunks")
+    chunks = [] if chunks is None else chunks
     if not isinstance(chunks, list):
         raise BadManifest("chunks is not a list")
     return ChunkManifest(

@@ -15,7 +15,7 @@ _LAST_SECOND = 253402300799
 """The end of the year 9999."""
 _DATE = re.compile(
     rf"(?:{'|'.join(_DAYS)}), ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
-    "([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT",
+    "([0-9]{1,2}):([0-9]{2}):([0-9]{2}) GMT",
     re.IGNORECASE | re.ASCII,
 )
 

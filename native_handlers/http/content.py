@@ -134,7 +134,7 @@ async def _send(headers: HeaderMap, content: Content, status: int, pieces: Seque
     headers.set("Content-Length", str(length))
     opened = await content.open(pieces)
     # An encoded body is not looked into: its type would be that of the encoding.
-    if opened.head and not headers.get("Content-Type") and not headers.get("Content-Encoding"):
+    if opened.head and "Content-Type" not in headers and not headers.get("Content-Encoding"):
         headers.set("Content-Type", sniff(opened.head))
     return Response(status, headers.to_headers(), opened.body)
 

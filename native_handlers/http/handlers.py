@@ -1,6 +1,8 @@
 """The native HTTP handlers by route name. This table is the whole public surface of the package.
 
-`serve` wraps each handler with what all answers share: the headers of this server, and no body for HEAD.
+`serve` wraps each handler with what all answers share: redirects to the canonical path (without
+which `DELETE /3,01…/../4,02…` would be one volume's to the router and another's to the handler), the headers of this
+server, and no body for HEAD.
 Handlers raise nothing that a client can cause; what they do raise is a bug of ours.
 """
 
@@ -9,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from native_handlers.http.delete import handle_delete
@@ -20,8 +23,9 @@ from native_handlers.http.options import (
     handle_public_options,
     handle_public_other,
 )
+from native_handlers.http.paths import canonical_target
 from native_handlers.http.read import handle_read
-from native_handlers.http.reply import close_chunks, dress, without_body
+from native_handlers.http.reply import close_chunks, dress, redirect, without_body
 from native_handlers.http.static import handle_favicon, handle_static
 from native_handlers.http.stats import handle_stats
 from native_handlers.http.status import handle_status
@@ -52,6 +56,9 @@ class _Row:
 
 async def serve(row: _Row, context: HttpContext, request: Request) -> Response:
     """The complete answer to `request`, whose body may be left unread."""
+    target = canonical_target(request)
+    if target is not None:
+        return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, target)
     response = await row.handler(context, request)
     if row.dress is not Dress.NONE:
         response = dress(context.settings, request, response, with_cors=row.dress is Dress.CORS)

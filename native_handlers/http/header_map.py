@@ -38,6 +38,10 @@ class HeaderMap:
         """The value, "" when there is none."""
         return self._values.get(canonical_name(name), "")
 
+    def __contains__(self, name: str) -> bool:
+        """Whether it is set, if only to ""."""
+        return canonical_name(name) in self._values
+
     def drop(self, name: str) -> None:
         self._values.pop(canonical_name(name), None)
 

@@ -7,6 +7,7 @@ boundary line has one, the end may lack its line break. Source: RFC 2046; Go's m
 from __future__ import annotations
 
 import binascii
+import re
 from typing import TYPE_CHECKING
 
 from native_handlers.http.errors import BadMediaType, BadUpload, quote
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from native_handlers.http.message import RequestBody
 
 _BLANKS = " \t"
+_NAME = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z|~ ]+")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_LINE_BYTES = 4096
 """A line between parts that is longer is no boundary and no preamble that anyone sends."""
 MAX_HEADER_BYTES = 1 << 20
@@ -173,7 +176,9 @@ class MultipartReader:
                 pairs.append((last_name, f"{last_value} {line.strip(_BLANKS)}"))
                 continue
             name, colon, value = line.partition(":")
-            if not colon or not name:
+            if not colon:
+                raise BadUpload(f"malformed MIME header: missing colon: {quote(line)}")
+            if not _NAME.fullmatch(name) or _CONTROLS.search(value):
                 raise BadUpload(f"malformed MIME header line: {quote(line)}")
             pairs.append((name.strip(_BLANKS), value.strip(_BLANKS)))
         return Headers(pairs)

@@ -1,20 +1,20 @@
-"""What a request path says: volume, file id and name.
+"""What a request path says: volume, file id and name, and whether it is in its canonical form.
 
 Paths here are wire text: percent escapes decoded, one character for each byte.
-Paths are clean when they get here: the router redirects others. Source of the rules: weed/server/common.go
-parseURLPath.
+Source of the rules: weed/server/common.go parseURLPath.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 if TYPE_CHECKING:
     from native_handlers.http.message import Request
 
 STATIC_PREFIX = "/seaweedfsstatic/"
+_LOCATION_SAFE = "/%!$&'()*+,;=:@~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,36 @@ def base_name(path: str) -> str:
     if not path:
         return "."
     return path.rstrip("/").rpartition("/")[2] or "/"
+
+
+def canonical_target(request: Request) -> str | None:
+    """Where a request has to go instead, or None when its path is canonical: without empty, `.` and `..` segments.
+
+    Escapes are text here: `/a/%2e%2e/b` is canonical. They are kept as they are (upstream escapes their percent signs
+    once more, which makes another object of it). Source: Go's ServeMux.
+    """
+    raw = request.raw_path
+    if raw != STATIC_PREFIX[:-1]:
+        if ("//" not in raw and "/." not in raw) or not raw.startswith("/") or request.method == "CONNECT":
+            return None
+        cleaned = _clean(raw)
+        if cleaned == raw:
+            return None
+        raw = cleaned
+    if raw == STATIC_PREFIX[:-1]:
+        raw = STATIC_PREFIX
+    location = quote(raw.encode("latin-1"), safe=_LOCATION_SAFE)
+    return f"{location}?{request.raw_query}" if request.raw_query else location
+
+
+def _clean(path: str) -> str:
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in {"", "."}:
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
 
 
 def _split_ext(file_id: str) -> tuple[str, str]:

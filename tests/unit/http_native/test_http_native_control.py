@@ -159,7 +159,7 @@ async def test_static_files(name, content_type, start):
     assert answer.body.startswith(start)
 
 
-@pytest.mark.parametrize("name", ["", "nope", "../handlers.py", "%2e%2e/handlers.py", "assets/volume.css"])
+@pytest.mark.parametrize("name", ["", "nope", "%2e%2e/handlers.py", "..%2fhandlers.py", "assets/volume.css"])
 async def test_static_knows_no_other_file(name):
     answer = await fetch("http.static", target=f"/seaweedfsstatic/{name}")
     assert (answer.status, answer.body) == (404, b"404 page not found\n")
@@ -229,6 +229,35 @@ async def test_style_follows_the_dark_mode_and_the_width():
     style = (await fetch("http.static", target="/seaweedfsstatic/volume.css")).body
     assert b"prefers-color-scheme: dark" in style
     assert b"max-width: 40rem" in style
+
+
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        ("//status", "/status"),
+        ("/a//b/?c=d//e", "/a/b/?c=d//e"),
+        ("/a/./b/../c", "/a/c"),
+        ("/..", "/"),
+        ("/3,01637037d6/../4,02637037d6", "/4,02637037d6"),
+        ("/a%2f%2fb//c%20d", "/a%2f%2fb/c%20d"),
+        ('//\xe4"<', "/%E4%22%3C"),
+        ("/seaweedfsstatic", "/seaweedfsstatic/"),
+        ("//seaweedfsstatic?x", "/seaweedfsstatic/?x"),
+    ],
+)
+async def test_unclean_paths_are_redirected_by_every_handler(target, location):
+    for route in ("http.read", "http.delete", "http.public.other", "http.static"):
+        answer = await fetch(route, target=target)
+        assert (answer.status, answer.headers.get("Location")) == (307, location)
+        assert "Server" not in answer.headers
+    assert answer.body == f'<a href="{location.replace("&", "&amp;")}">Temporary Redirect</a>.\n\n'.encode()
+    posted = await fetch("http.write", method="POST", target=target)
+    assert (posted.status, posted.body, list(posted.headers)) == (307, b"", [("Location", location)])
+
+
+@pytest.mark.parametrize("target", ["/", "/a/", "/.a", "/a..b/..c", "/%2e%2e/x", "*", "/a?//"])
+async def test_clean_paths_are_not(target):
+    assert (await fetch("http.public.other", method="PATCH", target=target)).status == 200
 
 
 def test_each_handler_is_known_to_the_router():
