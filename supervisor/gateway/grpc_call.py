@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,15 +9,13 @@ import grpc
 
 from native_handlers.grpc.context import Metadata, RequestsBroken, RpcFailure
 from supervisor.gateway.grpc_metadata import with_request_id
+from supervisor.net.grpc_deadline import remaining_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from native_handlers.pb.methods import RpcMethod
     from supervisor.net.grpc_peers import Peer
-
-NO_DEADLINE_S = 10 * 365 * 86400.0
-"""grpcio reports "no deadline" as one in the far future."""
 
 
 class RequestStream:
@@ -81,8 +78,7 @@ class Call:
 
     @property
     def time_remaining_s(self) -> float | None:
-        remaining = self.context.time_remaining()
-        return None if remaining is None or math.isinf(remaining) or remaining > NO_DEADLINE_S else remaining
+        return remaining_s(self.context)
 
     def set_trailing(self, metadata: Metadata) -> None:
         """Says what ends the call, with the request id where the call has one to return."""
