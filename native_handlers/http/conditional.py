@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from calendar import monthrange, timegm
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -20,6 +21,7 @@ _DATE = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def format_http_date(seconds: int) -> str:
     """`seconds` since 1970 as HTTP writes dates. Years beyond 9999 (a record may claim one) are cut to 9999."""
     when = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)

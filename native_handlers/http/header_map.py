@@ -6,6 +6,7 @@ Names are put into canonical case (``Content-Md5``), in which upstream sends the
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from native_handlers.http.headers import Headers
 
@@ -15,11 +16,15 @@ _LINE_BREAKS = str.maketrans("\r\n\0", "   ")
 
 def canonical_name(name: str) -> str:
     """`name` with each word capitalised; unchanged where it is no header name."""
-    return "-".join(word.capitalize() for word in name.split("-")) if is_header_name(name) else name
+    return _canonical(name) or name
 
 
-def is_header_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
+@lru_cache(maxsize=512)
+def _canonical(name: str) -> str:
+    """As `canonical_name`, with "" for what is no header name. Cached: an answer asks for the same ten names."""
+    if _NAME.fullmatch(name) is None:
+        return ""
+    return "-".join(word.capitalize() for word in name.split("-"))
 
 
 class HeaderMap:
@@ -31,8 +36,9 @@ class HeaderMap:
         self._values: dict[str, str] = {}
 
     def set(self, name: str, value: str) -> None:
-        if is_header_name(name):
-            self._values[canonical_name(name)] = value.translate(_LINE_BREAKS).strip(" \t")
+        canonical = _canonical(name)
+        if canonical:
+            self._values[canonical] = value.translate(_LINE_BREAKS).strip(" \t")
 
     def get(self, name: str) -> str:
         """The value, "" when there is none."""

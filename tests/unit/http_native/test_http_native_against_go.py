@@ -110,7 +110,8 @@ TYPES = (
     "application/octet-stream; x=y",
 )
 NAMES = (
-    "", "a.txt", "a.TXT", "a.bin", "a.json", "a b.png", "\xc3\xa4.pdf", "dir/x.gz", "C:\\d\\e.jpg", ".txt", "none", "x.",
+    "", "a.txt", "a.TXT", "a.bin", "a.json", "a b.png", "\xc3\xa4.pdf", "dir/x.gz", "C:\\d\\e.jpg", ".txt",
+    "none", "x.",
 )  # fmt: skip
 
 
