@@ -197,7 +197,10 @@ class _HeartbeatLoop:
 
     async def _talk_to(self, master: ServerAddress) -> SessionEnd:
         _log.info("heartbeat to master %s", master)
-        channel = await trio.to_thread.run_sync(self._dial, master)
+        try:
+            channel = await trio.to_thread.run_sync(self._dial, master)
+        except OSError as error:  # a certificate that is being replaced, perhaps
+            return Broken(f"no channel: {error}")
         try:
             session = HeartbeatSession(self._model, self._identity, master, channel, self._view, self._timings)
             self.handle._begin(session)

@@ -121,7 +121,10 @@ class MasterClient:
     async def _call(self, address: ServerAddress, name: str, request: Message) -> Any:  # noqa: ANN401
         channel = self._channels.known(address)
         if channel is None:
-            channel = await trio.to_thread.run_sync(self._channels.to, address)
+            try:
+                channel = await trio.to_thread.run_sync(self._channels.to, address)
+            except OSError as error:
+                raise MasterUnavailable(address, name, f"no channel: {error}") from error
         future = getattr(master_client(channel), name).future(request, timeout=_CALL_S)
         done = trio.Event()
         future.add_done_callback(partial(_set_soon, trio.lowlevel.current_trio_token(), done))

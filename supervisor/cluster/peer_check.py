@@ -15,6 +15,7 @@ _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LOCAL_ADDRESS_COLUMN = 1
 _REMOTE_ADDRESS_COLUMN = 2
 _UID_COLUMN = 7
+_READS = 3  # the kernel writes the table in pieces, and a row may slip from one to the next in between
 
 
 class _Peer(NamedTuple):
@@ -34,8 +35,11 @@ def is_own_user(peer: str, server_port: int) -> bool:
     if parsed is None or parsed.host not in {"127.0.0.1", "::1"}:
         return False
     tables = [table for table in _TABLES if table.exists()]
-    owner = _owner_of([table.read_text() for table in tables], parsed.port, server_port)
-    return not tables or owner in {os.geteuid(), 0}
+    for _ in range(_READS):
+        owner = _owner_of([table.read_text() for table in tables], parsed.port, server_port)
+        if owner is not None:
+            return owner in {os.geteuid(), 0}
+    return not tables
 
 
 def _parse_peer(peer: str) -> _Peer | None:

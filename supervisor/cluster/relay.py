@@ -183,7 +183,7 @@ class MasterRelay:
         self._refuse_strangers(context)
         rewrite = REWRITES.get(path, _NO_REWRITE)
         target = self._view.leader
-        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channels.to(target).stream_stream(path)
+        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel(target, context).stream_stream(path)
         call = method(
             self._rewritten(requests, rewrite.request),
             timeout=remaining_s(context),
@@ -210,6 +210,12 @@ class MasterRelay:
                 return
             context.set_trailing_metadata(_forwardable(call.trailing_metadata()))
             context.abort(failure.code(), failure.details() or "")
+
+    def _channel(self, target: ServerAddress, context: grpc.ServicerContext) -> grpc.Channel:
+        try:
+            return self._channels.to(target)
+        except OSError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, f"the relay cannot make a channel to master {target}: {error}")
 
     def _rewritten(self, requests: Iterator[bytes], rewrite: Rewrite | None) -> Iterator[bytes]:
         return requests if rewrite is None else (rewrite(request, self._names()) for request in requests)

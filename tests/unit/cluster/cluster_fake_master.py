@@ -26,6 +26,12 @@ async def until(condition, timeout_s=10):
             await trio.sleep(0.005)
 
 
+_SERVER_OPTIONS = [
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10),  # tests ping far more often than a product does
+]
+
+
 class Books:
     """What a master holds of one volume server. Volumes are keyed by disk type and id, as upstream keys them."""
 
@@ -100,7 +106,7 @@ class FakeMaster:
         self.answers = {}
         self.outbox = None
         self.executor = ThreadPoolExecutor(16)
-        self.server = grpc.server(self.executor, handlers=[self], options=[("grpc.so_reuseport", 0)])
+        self.server = grpc.server(self.executor, handlers=[self], options=_SERVER_OPTIONS)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         self.address = ServerAddress("127.0.0.1", self.port, self.port)
         self.configuration.leader = str(self.address)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import partial
+
+import grpc
 import pytest
 import trio
 from cluster_fake_master import until
@@ -73,11 +76,7 @@ async def test_a_new_stream_starts_with_the_volumes_and_then_the_ec_shards(nurse
 
 async def test_an_empty_node_says_so_in_full_lists_only(nursery, fake_master, model):
     model.feed("native").replace_volumes([])
-    await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 8)
     assert fake_master.beats[0].has_no_volumes
     assert fake_master.beats[1].has_no_ec_shards
@@ -101,9 +100,7 @@ async def test_it_waits_for_every_source(nursery, fake_master):
 
 async def test_arrivals_departures_and_state_are_told_at_once(nursery, fake_master, model):
     await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE, task_status=task_status
-        )
+        partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE)
     )
     await waited(fake_master, lambda: fake_master.books.volume_ids == {1})
     feed = model.feed("native")
@@ -126,9 +123,7 @@ async def test_arrivals_departures_and_state_are_told_at_once(nursery, fake_mast
 
 async def test_a_larger_limit_is_told_before_the_next_pulse(nursery, fake_master, model):
     await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE, task_status=task_status
-        )
+        partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE)
     )
     await waited(fake_master, lambda: fake_master.books.limits == {"": 7, "ssd": 3})
     model.feed("native").set_facts(NodeFacts(max_volume_counts={"": 9, "ssd": 3}))
@@ -137,11 +132,7 @@ async def test_a_larger_limit_is_told_before_the_next_pulse(nursery, fake_master
 
 
 async def test_only_changes_are_sent_once_the_master_compares_digests(nursery, fake_master, model):
-    await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 6)
     model.feed("native").change_volumes([volume(1, size=200, read_only=True)])
     await waited(fake_master, lambda: fake_master.books.volumes["", 1].size == 200)
@@ -153,22 +144,14 @@ async def test_only_changes_are_sent_once_the_master_compares_digests(nursery, f
 
 async def test_a_master_without_digests_gets_the_full_list_each_time(nursery, fake_master, model):
     fake_master.supports_digest = False
-    await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: sum(bool(beat.volumes) for beat in fake_master.beats) >= 4)
     assert not any(beat.changed_volumes for beat in fake_master.beats)
     nursery.cancel_scope.cancel()
 
 
 async def test_the_full_list_is_sent_again_when_asked_for(nursery, fake_master, model):
-    await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 6)
     with fake_master.changed:
         fake_master.books.volumes.clear()
@@ -199,9 +182,7 @@ async def test_cancelling_sends_the_last_beat_too(fake_master, model):
 async def test_a_named_leader_is_followed(nursery, fake_master, second_master, model):
     fake_master.leader = str(second_master.address)
     handle = await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
+        partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK)
     )
     await waited(second_master, lambda: second_master.books.volume_ids == {1})
     await until(lambda: handle.view.connected == second_master.address)
@@ -211,11 +192,7 @@ async def test_a_named_leader_is_followed(nursery, fake_master, second_master, m
 
 
 async def test_a_leader_in_the_other_spelling_is_no_redirect(nursery, fake_master, model):
-    await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: fake_master.books.has_registered)
     fake_master.push(leader=f"127.0.0.1:{fake_master.port}")
     count = len(fake_master.beats)
@@ -227,9 +204,7 @@ async def test_a_leader_in_the_other_spelling_is_no_redirect(nursery, fake_maste
 async def test_the_next_seed_is_tried_when_one_is_dead(nursery, fake_master, model):
     dead = ServerAddress("127.0.0.1", 1, 1)
     handle = await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [dead, fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
+        partial(serve_heartbeat, model, IDENTITY, [dead, fake_master.address], dial_insecure, timings=QUICK)
     )
     await waited(fake_master, lambda: fake_master.books.volume_ids == {1})
     assert handle.disconnections == {"127.0.0.1:1": 1}
@@ -238,24 +213,60 @@ async def test_the_next_seed_is_tried_when_one_is_dead(nursery, fake_master, mod
 
 async def test_it_stays_heartbeating_without_a_master_and_leaves_quickly(nursery, model):
     dead = ServerAddress("127.0.0.1", 1, 1)
-    handle = await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [dead], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    handle = await nursery.start(partial(serve_heartbeat, model, IDENTITY, [dead], dial_insecure, timings=QUICK))
     await until(lambda: handle.disconnections.get("127.0.0.1:1", 0) >= 3)
     assert handle.is_heartbeating
     assert not handle.is_connected
     handle.leave()
 
 
+@pytest.mark.slow
+async def test_a_master_that_hangs_is_noticed_and_left(nursery, fake_master, second_master, model):
+    """Slow: it takes a keep-alive ping and its time-out, here a second instead of the product's 80."""
+    frozen = trio.Event()
+
+    async def relay(client):
+        async with client, await trio.open_tcp_stream("127.0.0.1", fake_master.port) as server:
+            async with trio.open_nursery() as both:
+                both.start_soon(copy, client, server)
+                both.start_soon(copy, server, client)
+                await frozen.wait()
+                both.cancel_scope.cancel()
+            await trio.sleep_forever()
+
+    async def copy(source, target):
+        async for chunk in source:
+            await target.send_all(chunk)
+
+    def dial(address):
+        # keepalive_timeout_ms alone does nothing: grpc waits ping_timeout_ms, a minute unless told otherwise
+        ping = [("grpc.keepalive_time_ms", 300), ("grpc.http2.ping_timeout_ms", 300)]
+        return grpc.insecure_channel(address.grpc, [*ping, ("grpc.http2.max_pings_without_data", 0)])
+
+    (listener,) = await nursery.start(partial(trio.serve_tcp, relay, 0, host="127.0.0.1"))
+    port = listener.socket.getsockname()[1]
+    hanging = ServerAddress("127.0.0.1", port, port)
+    handle = await nursery.start(
+        partial(serve_heartbeat, model, IDENTITY, [hanging, second_master.address], dial, timings=QUICK)
+    )
+    await until(lambda: handle.view.connected == hanging)
+    frozen.set()
+    await waited(second_master, lambda: second_master.books.volume_ids == {1})
+    assert handle.disconnections == {hanging.http: 1}
+    nursery.cancel_scope.cancel()
+
+
 async def test_changes_made_while_disconnected_are_not_lost(nursery, fake_master, second_master, model):
     await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address, second_master.address], dial_insecure,
-            timings=QUICK, task_status=task_status,
+        partial(
+            serve_heartbeat,
+            model,
+            IDENTITY,
+            [fake_master.address, second_master.address],
+            dial_insecure,
+            timings=QUICK,
         )
-    )  # fmt: skip
+    )
     await waited(fake_master, lambda: fake_master.books.has_registered)
     fake_master.stop()
     model.feed("native").remove_volumes([short(1)])
@@ -274,11 +285,7 @@ async def test_duplicate_directories_are_retried_and_then_fatal(fake_master, mod
 
 async def test_a_false_alarm_about_directories_heals(nursery, fake_master, model):
     fake_master.refuse_uuids = 2
-    await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
-    )
+    await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: fake_master.books.volume_ids == {1})
     nursery.cancel_scope.cancel()
 
@@ -286,9 +293,7 @@ async def test_a_false_alarm_about_directories_heals(nursery, fake_master, model
 async def test_the_masters_options_are_noted(nursery, fake_master, model):
     seen = []
     handle = await nursery.start(
-        lambda task_status: serve_heartbeat(
-            model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK, task_status=task_status
-        )
+        partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK)
     )
     handle.view.add_settings_listener(seen.append)
     await waited(fake_master, lambda: fake_master.books.has_registered)
@@ -299,4 +304,35 @@ async def test_the_masters_options_are_noted(nursery, fake_master, model):
     fake_master.push(volume_size_limit=0)
     await until(lambda: not seen[-1].preallocate)
     assert seen[-1].volume_size_limit_bytes == 30 << 20
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_certificate_that_is_missing_for_a_moment_is_no_end(nursery, fake_master, model):
+    failures = [FileNotFoundError("client.pem")]
+
+    def dial(address):
+        if failures:
+            raise failures.pop()
+        return dial_insecure(address)
+
+    handle = await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial, timings=QUICK))
+    await waited(fake_master, lambda: fake_master.books.volume_ids == {1})
+    assert handle.disconnections == {fake_master.address.http: 1}
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_error_of_our_own_ends_it_loudly(fake_master, model):
+    model.snapshot = lambda: 1 / 0
+    with pytest.RaisesGroup(ZeroDivisionError):
+        await serve_heartbeat(model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK)
+
+
+async def test_a_leader_that_is_no_address_is_an_error(nursery, fake_master, model):
+    handle = await nursery.start(
+        partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK)
+    )
+    await waited(fake_master, lambda: fake_master.books.has_registered)
+    fake_master.push(leader="nonsense")
+    await until(lambda: handle.disconnections.get(fake_master.address.http) == 1)
+    await waited(fake_master, lambda: fake_master.streams_opened == 2)
     nursery.cancel_scope.cancel()

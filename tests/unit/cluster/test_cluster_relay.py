@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import queue
 import threading
 
 import grpc
 import pytest
 from cluster_fake_master import until
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from native_handlers.pb import master_pb2, volume_server_pb2
 from native_handlers.pb.methods import master as master_client
@@ -392,4 +397,37 @@ async def test_strangers_are_refused(model, view):
     assert failure.value.code() is grpc.StatusCode.PERMISSION_DENIED
     await until(lambda: child.responses == [None])
     child.close()
+    relay.stop()
+
+
+@pytest.fixture
+def key_pair():
+    """A private key and a certificate that is its own authority, both as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "volume")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return pem, certificate.public_bytes(serialization.Encoding.PEM)
+
+
+async def test_with_mutual_tls_only_a_child_with_a_certificate_is_served(fake_master, model, view, key_pair):
+    key, certificate = key_pair
+    relay = MasterRelay(model, OURS, view, dial_insecure)
+    relay.start(grpc.ssl_server_credentials([key_pair], certificate, require_client_auth=True))
+    request = master_pb2.GetMasterConfigurationRequest()
+    with grpc.secure_channel(
+        relay.address.grpc, grpc.ssl_channel_credentials(certificate, key, certificate)
+    ) as channel:
+        assert master_client(channel).GetMasterConfiguration(request, timeout=DEADLINE_S).leader == str(relay.address)
+    without = grpc.ssl_channel_credentials(certificate)
+    with grpc.secure_channel(relay.address.grpc, without) as channel, pytest.raises(grpc.RpcError):
+        master_client(channel).GetMasterConfiguration(request, timeout=DEADLINE_S)
     relay.stop()
