@@ -13,6 +13,7 @@ from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.assembly.node import NATIVE_SOURCE
 from supervisor.cluster.master_client import MasterClient
+from supervisor.cluster.store_source import serve_store_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,8 +36,6 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     if not node.table.current().is_data_native:
         yield None
         return
-    from supervisor.cluster.store_source import serve_store_source
-
     await wait_for_master(node)
     store = await trio.to_thread.run_sync(open_store, store_config(node.config))
     node.reload_callbacks.append(store.load_new_volumes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from native_handlers.http.reply import dress, json_error, without_body
 from supervisor.net.http_forward import bad_gateway
 from supervisor.routing.decision import Decision, Engine, decide
-from supervisor.routing.match import match_http
+from supervisor.routing.match import match_http, match_object
 from supervisor.routing.paths import volume_id_in_path
 
 if TYPE_CHECKING:
@@ -63,13 +63,19 @@ class HttpGateway:
             BodyError, PeerError: the client broke off while its request was read.
         """
         started_at_s = monotonic()
-        route = match_http(request.listener, request.method, request.raw_path)
+        route = self._route(request)
         decision = decide(route, _volume_id(route, request), self._table.current())
         self.counts[route.name, decision.engine] += 1
         response = await self._answer(decision, request)
         if access_log.isEnabledFor(logging.DEBUG):
             self._log(request, decision, response, monotonic() - started_at_s)
         return response
+
+    def _route(self, request: Request) -> Route:
+        route = match_http(request.listener, request.method, request.raw_path)
+        if route.name == "http.ui" and not self._context.settings.has_ui:
+            return match_object(request.listener, request.method)
+        return route
 
     async def _answer(self, decision: Decision, request: Request) -> Response:
         refusal = self._guard.refuse_host(decision.route, request)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     Connect = Callable[["Address"], Awaitable[Transport]]
 
 
+LOOPBACK_RECEIVE_BYTES = 256 * 1024
+"""What the kernel may hold of a backend's answer before we read it. Left alone it grows to megabytes, and a backend
+that limits its downloads in flight would take an answer for delivered that no client has read."""
+
+
 class Address(NamedTuple):
     """Where a server is. `host` has no brackets."""
 
@@ -73,6 +78,8 @@ class TcpConnector:
             return StreamTransport(await _with_tls(stream, self._tls, address.host), Pace(self._pace))
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
+        if ip_address(sock.getpeername()[0]).is_loopback:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
         return SocketTransport(sock, Pace(self._pace))
 
 
@@ -98,12 +105,15 @@ def source_address(source_host: str, target_host: str) -> str | None:
     return source_host if is_usable and source.version == target.version else None
 
 
+def _causes(error: OSError) -> tuple[BaseException, ...]:
+    """What went wrong for each address that was tried; trio puts that into a group."""
+    cause = error.__cause__
+    return cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)
+
+
 def _is_refused(error: OSError) -> bool:
-    causes = (
-        error.__cause__.exceptions if isinstance(error.__cause__, BaseExceptionGroup) else (error.__cause__ or error,)
-    )
-    return any(isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED for cause in causes)
+    return any(isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED for cause in _causes(error))
 
 
 def _reason(error: OSError) -> str:
-    return "connection refused" if _is_refused(error) else str(error)
+    return "connection refused" if _is_refused(error) else str(_causes(error)[-1])

@@ -94,6 +94,15 @@ def match_http(listener: Listener, method: str, path: str) -> Route:
         route = _match_segments(mux, method, path)
         if route is not None:
             return route
+    return match_object(listener, method)
+
+
+def match_object(listener: Listener, method: str) -> Route:
+    """The route of `method` where the path is no fixed one: what answers for the status page where it is switched off.
+
+    Source: weed/server/volume_server.go registers /ui/index.html only without a write key, or with access.ui.
+    """
+    mux = _ADMIN if listener is Listener.ADMIN else _PUBLIC
     return mux.by_method.get(method, mux.otherwise)
 
 
