@@ -82,7 +82,7 @@ class HttpPool:
             link.is_reused = True
             kept.append(link)
         else:
-            await link.abort()
+            await link.close()
         if now_s - self._pruned_at_s > self._limits.max_idle_s:
             self._pruned_at_s = now_s
             await self._prune(now_s - self._limits.max_idle_s)
@@ -92,7 +92,7 @@ class HttpPool:
         kept, self._idle = self._idle, {}
         for links in kept.values():
             for link in links:
-                await link.abort()
+                await link.close()
 
     async def _prune(self, oldest_s: float) -> None:
         """Closes what is too old, of every server: a backend that was restarted listens elsewhere now."""
@@ -102,7 +102,7 @@ class HttpPool:
             if not self._idle[address]:
                 del self._idle[address]
             for link in old:
-                await link.abort()
+                await link.close()
 
     async def _take_idle(self, address: Address) -> ClientLink | None:
         kept = self._idle.get(address)
@@ -111,5 +111,5 @@ class HttpPool:
             link = kept.pop()
             if link.idle_since_s >= oldest_s and link.is_quiet:
                 return link
-            await link.abort()
+            await link.close()
         return None

@@ -161,10 +161,12 @@ class ClientLink:
             pieces.append(event.data)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def abort(self) -> None:
-        """Closes the connection at once."""
-        self.is_spent = True
-        await self._transport.abort()
+    async def close(self) -> None:
+        """Closes the connection: politely after a complete exchange, else so that the server notices at once."""
+        if self._codec.is_exchange_over and not self.is_spent:
+            await self._transport.aclose()
+        else:
+            await self._transport.abort()
 
     async def _send(self, data: bytes, *, more: bool = False) -> None:
         try:

@@ -253,12 +253,12 @@ class ClientConnection(_Receiver):
     @property
     def can_reuse(self) -> bool:
         """Whether another request may follow: both messages over, both sides willing, nothing unasked received."""
-        is_over = self._is_done and self._writer is not None and self._writer.is_over
-        return is_over and self._keep_alive and not self._incoming and not self._is_eof
+        return self.is_exchange_over and self._keep_alive and not self._incoming and not self._is_eof
 
     @property
-    def is_request_over(self) -> bool:
-        return self._writer is not None and self._writer.is_over
+    def is_exchange_over(self) -> bool:
+        """Whether both messages of the last exchange are complete."""
+        return self._is_done and self._writer is not None and self._writer.is_over
 
     def _send_head(self, head: RequestHead) -> bytes:
         if self._writer is not None:

@@ -135,7 +135,7 @@ def test_a_body_is_framed(method, length, expected):
     assert b"".join(bytes(event.data) for event in events if isinstance(event, h11.Data)) == (
         b"hi" if length != 0 else b""
     )
-    assert connection.is_request_over
+    assert not connection.is_exchange_over
 
 
 def test_trailers_of_a_request_are_sent():

@@ -1,0 +1,148 @@
+"""What the HTTP tests share: a server connection over memory streams, h11 as the client, a scripted backend."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import h11
+import trio
+from trio.testing import memory_stream_pair
+
+from native_handlers.http.headers import Headers
+from native_handlers.http.message import Listener, Request, Response
+from supervisor.net.http_client import HttpPool, PoolLimits
+from supervisor.net.http_connection import Client, HttpConnection
+from supervisor.net.http_limits import HttpLimits
+from supervisor.net.pace import Pace, PaceLimits
+from supervisor.net.transport import StreamTransport
+
+LIMITS = HttpLimits()
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    trailers: dict[str, str] = field(default_factory=dict)
+    interim: list[int] = field(default_factory=list)
+
+
+class Peer:
+    """A client on the raw stream; reads answers through h11."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self._left = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def ask(self, raw: bytes) -> Answer:
+        await self.send(raw)
+        return await self.answer(raw.split(b" ")[0])
+
+    async def answer(self, method: bytes = b"GET") -> Answer:
+        parser = h11.Connection(h11.CLIENT)
+        parser.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+        parser.send(h11.EndOfMessage())
+        if self._left:
+            parser.receive_data(self._left)
+        answer = Answer(0, {}, b"")
+        while True:
+            event = parser.next_event()
+            if event is h11.NEED_DATA:
+                parser.receive_data(await self.stream.receive_some())
+            elif isinstance(event, h11.InformationalResponse):
+                answer.interim.append(event.status_code)
+            elif isinstance(event, h11.Response):
+                answer.status = event.status_code
+                answer.headers = {n.decode(): v.decode("latin-1") for n, v in event.headers}
+            elif isinstance(event, h11.Data):
+                answer.body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                answer.trailers = {n.decode(): v.decode() for n, v in event.headers}
+                self._left = parser.trailing_data[0]
+                return answer
+            else:
+                raise AssertionError(f"no answer but {event}")
+
+    async def read_to_end(self) -> bytes:
+        """Everything up to the server's close."""
+        pieces = [self._left]
+        self._left = b""
+        while data := await self.stream.receive_some():
+            pieces.append(bytes(data))
+        return b"".join(pieces)
+
+    async def is_closed(self) -> bool:
+        return await self.read_to_end() == b""
+
+
+@asynccontextmanager
+async def serving(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN):
+    """A connection of a client to `handle`; ends with the server's side closed. Yields (peer, connection)."""
+    ours, theirs = memory_stream_pair()
+    transport = StreamTransport(ours, Pace(limits.pace))
+    connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.serve)
+        yield Peer(theirs), connection
+        nursery.cancel_scope.cancel()
+
+
+def limits(**changes) -> HttpLimits:
+    return replace(LIMITS, **changes)
+
+
+async def echo(request: Request) -> Response:
+    """Answers with method, target and body."""
+    body = b""
+    while data := await request.body.receive_some():
+        body += data
+    return Response(200, Headers([("X-Saw", f"{request.method} {request.target}")]), body)
+
+
+class Backend:
+    """A server behind the forwarder, scripted: each connection runs `script(peer_stream)`. Counts connections."""
+
+    def __init__(self, nursery: trio.Nursery, script) -> None:
+        self._nursery = nursery
+        self._script = script
+        self.connections = 0
+        self.is_refusing = False
+
+    async def connect(self, address):
+        from supervisor.net.http_client import CannotConnect  # noqa: PLC0415
+
+        if self.is_refusing:
+            raise CannotConnect("connection refused", is_refused=True)
+        self.connections += 1
+        ours, theirs = memory_stream_pair()
+        self._nursery.start_soon(self._script, theirs)
+        return StreamTransport(ours, Pace(PaceLimits()))
+
+    def pool(self, **changes) -> HttpPool:
+        return HttpPool(replace(PoolLimits(), **changes), connect=self.connect)
+
+
+async def read_head(stream) -> tuple[bytes, bytes]:
+    """A request head as raw bytes, and what came behind it; b"" for both when the peer closed instead."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        some = await stream.receive_some()
+        if not some:
+            assert not data, f"closed after {data!r}"
+            return b"", b""
+        data += some
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return head + b"\r\n\r\n", rest
+
+
+async def read_exactly(stream, count: int, data: bytes = b"") -> bytes:
+    while len(data) < count:
+        some = await stream.receive_some()
+        assert some, f"closed after {len(data)} of {count} bytes"
+        data += some
+    return data

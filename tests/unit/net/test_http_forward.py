@@ -1,0 +1,492 @@
+"""Forwarding, against a scripted backend over memory streams: what goes through, and what is never sent twice."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from http_harness import Backend, limits, read_exactly, read_head, serving
+
+from supervisor.net.http_client import Address
+from supervisor.net.http_forward import Forwarder
+
+GET = b"GET /3,01?a=%20 HTTP/1.1\r\nhOST: front:1\r\nB-b: 1\r\nConnection: x-hop\r\nX-Hop: 1\r\nA: 2\r\n\r\n"
+FORWARDED = b"GET /3,01?a=%20 HTTP/1.1\r\nhOST: front:1\r\nB-b: 1\r\nA: 2\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nok"
+ADDRESS = Address("127.0.0.1", 1)
+
+
+def post(length: int, *fields: bytes) -> bytes:
+    lines = b"".join(field + b"\r\n" for field in fields)
+    return b"POST /p HTTP/1.1\r\nHost: f\r\n%bContent-Length: %d\r\n\r\n" % (lines, length)
+
+
+@asynccontextmanager
+async def forwarding(script, **pool_limits):
+    """A client of a forwarder whose backend runs `script` for each connection. Yields (client, backend)."""
+    async with trio.open_nursery() as nursery:
+        backend = Backend(nursery, script)
+        forwarder = Forwarder(backend.pool(**pool_limits), lambda: ADDRESS)
+        async with serving(forwarder.forward, limits()) as (client, _):
+            yield client, backend
+        nursery.cancel_scope.cancel()
+
+
+def answering(*answers: bytes, seen: list | None = None):
+    """A script that reads a request head and its declared body for each answer, then waits for the close."""
+
+    async def script(stream):
+        for answer in answers:
+            head, body = await read_head(stream)
+            if not head:
+                return
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+            body = await read_exactly(stream, length, body)
+            if seen is not None:
+                seen.append(head + body)
+            await stream.send_all(answer)
+        await stream.receive_some()
+        await stream.aclose()
+
+    return script
+
+
+async def test_a_request_goes_through_with_order_and_case_and_without_hop_by_hop():
+    seen = []
+    async with forwarding(answering(OK, seen=seen)) as (client, _):
+        await client.send(GET)
+        assert await read_exactly(client.stream, len(OK)) == OK
+    assert seen == [FORWARDED]
+
+
+async def test_the_answers_hop_by_hop_headers_end_here():
+    hop_by_hop = b"Connection: keep-alive, x-own\r\nX-Own: 1\r\nKeep-Alive: 5\r\n"
+    raw = OK.replace(b"Date: D", b"X-B: 1\r\n" + hop_by_hop + b"a: 2\r\nDate: D")
+    async with forwarding(answering(raw)) as (client, _):
+        await client.send(GET)
+        expected = OK.replace(b"Date: D", b"X-B: 1\r\na: 2\r\nDate: D")
+        assert await read_exactly(client.stream, len(expected)) == expected
+
+
+async def test_one_backend_connection_serves_many_requests():
+    async with forwarding(answering(OK, OK, OK)) as (client, backend):
+        for _ in range(3):
+            assert (await client.ask(GET)).body == b"ok"
+        assert backend.connections == 1
+
+
+@pytest.mark.parametrize("method", [b"PROPFIND", b"TRACE", b"DELETE", b"CONNECT"])
+async def test_any_method_goes_through(method):
+    seen = []
+    target = b"a:1" if method == b"CONNECT" else b"/3,01?a=%20"
+    async with forwarding(answering(OK.replace(b"200 OK", b"400 Bad Request"), seen=seen)) as (client, _):
+        raw = GET.replace(b"GET", method).replace(b"/3,01?a=%20", target)
+        assert (await client.ask(raw)).status == 400
+        assert seen[0].startswith(method + b" " + target)
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 1_000_000])
+async def test_a_body_of_declared_length_goes_through(size):
+    seen = []
+    body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    async with forwarding(answering(OK, OK, seen=seen)) as (client, _):
+        assert (await client.ask(post(size) + body)).body == b"ok"
+        assert (await client.ask(GET)).body == b"ok"
+    head, _, got = seen[0].partition(b"\r\n\r\n")
+    assert head.endswith(b"Content-Length: %d" % size)
+    assert got == body
+
+
+async def test_a_chunked_body_goes_through_with_its_trailers():
+    async def script(stream):
+        raw = b""
+        while not raw.endswith(b"Sum: 1\r\n\r\n"):
+            raw += await stream.receive_some()
+        assert raw == (
+            b"PUT / HTTP/1.1\r\nHost: f\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nSum: 1\r\n\r\n"
+        )
+        await stream.send_all(OK)
+
+    async with forwarding(script) as (client, _):
+        await client.send(b"PUT / HTTP/1.1\r\nHost: f\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await client.send(b"2;ext=1\r\nde\r\n0\r\nSum: 1\r\n\r\n")
+        assert (await client.answer()).body == b"ok"
+
+
+async def test_a_chunked_answer_goes_through_with_its_trailers():
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\nSum: 1\r\n\r\n"
+    async with forwarding(answering(raw, OK)) as (client, backend):
+        answer = await client.ask(GET)
+        assert (answer.body, answer.trailers) == (b"abcd", {"sum": "1"})
+        assert (await client.ask(GET)).body == b"ok"
+        assert backend.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "status"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n", 200),
+        (b"HEAD", b"HTTP/1.1 404 Not Found\r\n\r\n", 404),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\nEtag: x\r\n\r\n", 304),
+        (b"DELETE", b"HTTP/1.1 204 No Content\r\n\r\n", 204),
+    ],
+)
+async def test_answers_without_a_body(method, raw, status):
+    async with forwarding(answering(raw, OK)) as (client, backend):
+        answer = await client.ask(GET.replace(b"GET", method))
+        assert (answer.status, answer.body) == (status, b"")
+        assert answer.headers.get("content-length") == ("500" if b"500" in raw else None)
+        assert (await client.ask(GET)).body == b"ok"
+        assert backend.connections == 1
+
+
+async def test_an_answer_that_ends_with_the_connection_is_passed_on_in_chunks():
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.0 200 OK\r\n\r\nhello")
+        await stream.aclose()
+
+    async with forwarding(script) as (client, backend):
+        assert (await client.ask(GET)).body == b"hello"
+        assert (await client.ask(GET)).body == b"hello"
+        assert backend.connections == 2
+
+
+async def test_100_continue_is_asked_for_by_the_backend_and_passed_on():
+    async def script(stream):
+        head, rest = await read_head(stream)
+        assert b"Expect: 100-continue" in head
+        assert rest == b""
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert await read_exactly(stream, 5) == b"hello"
+        await stream.send_all(OK)
+
+    async with forwarding(script) as (client, _):
+        await client.send(post(5, b"Expect: 100-continue"))
+        assert await read_exactly(client.stream, 25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(b"hello")
+        assert (await client.answer()).body == b"ok"
+
+
+async def test_a_refusal_instead_of_100_continue_is_passed_on_and_no_body_is_asked_for():
+    async with forwarding(answering(OK.replace(b"200 OK", b"401 Unauthorized"))) as (client, _):
+        await client.send(post(5, b"Expect: 100-continue").replace(b"Length: 5", b"Length: 0"))
+        assert (await client.answer()).status == 401
+
+    async def refuse(stream):
+        await read_head(stream)
+        await stream.send_all(OK.replace(b"200 OK", b"401 Unauthorized"))
+        assert await stream.receive_some() == b""
+
+    async with forwarding(refuse) as (client, _):
+        await client.send(post(5, b"Expect: 100-continue"))
+        answer = await client.answer()
+        assert (answer.status, answer.interim, answer.headers["connection"]) == (401, [], "close")
+
+
+async def test_other_interim_answers_are_passed_on():
+    async with forwarding(answering(b"HTTP/1.1 103 Early Hints\r\nL: 1\r\n\r\n" + OK)) as (client, _):
+        answer = await client.ask(GET)
+        assert (answer.interim, answer.body) == ([103], b"ok")
+
+
+async def test_an_early_answer_stops_the_upload_and_reaches_the_client(autojump_clock):
+    closed = trio.Event()
+
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(OK.replace(b"200 OK", b"413 Too Large"))
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+        closed.set()
+
+    async with forwarding(script) as (client, _):
+        await client.send(post(1_000_000_000) + b"x" * 100_000)
+        answer = await client.answer()
+        assert (answer.status, answer.body, answer.headers["connection"]) == (413, b"ok", "close")
+        await closed.wait()
+
+
+async def test_a_client_that_breaks_off_its_upload_ends_the_backends_request():
+    ended = trio.Event()
+
+    async def script(stream):
+        await read_head(stream)
+        while await stream.receive_some():
+            pass
+        ended.set()
+
+    async with forwarding(script) as (client, _):
+        await client.send(post(1_000_000) + b"x" * 1000)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.stream.aclose()
+        await ended.wait()
+
+
+async def test_a_client_that_breaks_off_its_download_ends_the_backends_request():
+    ended = trio.Event()
+
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        try:
+            while True:
+                await stream.send_all(b"x" * 100_000)
+                await trio.lowlevel.checkpoint()
+        except trio.BrokenResourceError:
+            ended.set()
+
+    async with forwarding(script) as (client, _):
+        await client.send(GET)
+        await client.stream.receive_some()
+        await client.stream.aclose()
+        await ended.wait()
+
+
+async def test_a_client_that_stops_sending_while_it_waits_has_that_passed_on(autojump_clock):
+    async def script(stream):
+        await read_head(stream)
+        assert await stream.receive_some() == b""
+        await stream.send_all(OK)
+
+    async with forwarding(script) as (client, _):
+        await client.send(GET)
+        await trio.sleep(1)
+        await client.stream.send_eof()
+        assert (await client.answer()).body == b"ok"
+
+
+async def test_a_slow_answer_is_waited_for(autojump_clock):
+    async def script(stream):
+        await read_head(stream)
+        await trio.sleep(1000)
+        await stream.send_all(OK)
+
+    async with forwarding(script) as (client, _):
+        assert (await client.ask(GET)).body == b"ok"
+
+
+@pytest.mark.parametrize("raw", [GET, post(3) + b"abc", post(100_000) + b"x" * 100_000])
+async def test_no_backend_connection_is_a_502_that_says_so(raw):
+    async with forwarding(answering()) as (client, backend):
+        backend.is_refusing = True
+        answer = await client.ask(raw)
+        assert answer.status == 502
+        assert "connection refused" in json.loads(answer.body)["error"]
+
+
+async def test_a_backend_that_is_not_there_is_a_502_that_says_so():
+    forwarder = Forwarder(Backend(None, None).pool(), lambda: None)
+    async with serving(forwarder.forward) as (client, _):
+        assert json.loads((await client.ask(GET)).body) == {"error": "the backend is not running"}
+
+
+@pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\nA: b\n\n", b"nonsense\r\n\r\n"])
+async def test_a_backend_that_breaks_off_or_talks_nonsense_is_a_502(raw):
+    async def script(stream):
+        await read_head(stream)
+        if raw:
+            await stream.send_all(raw)
+        await stream.aclose()
+
+    async with forwarding(script) as (client, backend):
+        assert (await client.ask(GET)).status == 502
+        assert backend.connections == 1
+
+
+async def test_a_backend_that_breaks_off_its_body_has_the_client_cut_off():
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegin")
+        await stream.aclose()
+
+    async with forwarding(script) as (client, _):
+        await client.send(GET)
+        assert (await client.read_to_end()).endswith(b"\r\n\r\nbegin")
+
+
+def dying_after(served: int, reads: int):
+    """Serves `served` requests on its first connection, then reads `reads` bytes of the next and closes."""
+    first = True
+
+    async def script(stream):
+        nonlocal first
+        if not first:
+            await answering(OK)(stream)
+            return
+        first = False
+        for _ in range(served):
+            await read_head(stream)
+            await stream.send_all(OK)
+        if reads:
+            await read_exactly(stream, reads)
+        await stream.aclose()
+
+    return script
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_a_read_on_a_kept_connection_that_died_unanswered_is_sent_again_once(method):
+    async with forwarding(dying_after(served=1, reads=5)) as (client, backend):
+        assert (await client.ask(GET)).status == 200
+        assert (await client.ask(GET.replace(b"GET", method))).status == 200
+        assert backend.connections == 2
+
+
+async def test_a_read_on_a_fresh_connection_is_not_sent_again():
+    async with forwarding(dying_after(served=0, reads=5)) as (client, backend):
+        assert (await client.ask(GET)).status == 502
+        assert backend.connections == 1
+
+
+DELETE = GET.replace(b"GET", b"DELETE")
+LONG = post(100_000) + b"x" * 100_000
+
+
+@pytest.mark.parametrize("raw", [DELETE, post(0), post(3) + b"abc", LONG])
+async def test_what_may_have_been_executed_is_not_sent_again(raw):
+    async with forwarding(dying_after(served=1, reads=5)) as (client, backend):
+        assert (await client.ask(GET)).status == 200
+        assert (await client.ask(raw)).status == 502
+        assert backend.connections == 1
+
+
+async def test_a_read_whose_answer_had_begun_is_not_sent_again():
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(OK)
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 2")
+        await stream.aclose()
+
+    async with forwarding(script) as (client, backend):
+        assert (await client.ask(GET)).status == 200
+        assert (await client.ask(GET)).status == 502
+        assert backend.connections == 1
+
+
+@pytest.mark.parametrize("raw", [DELETE, post(3) + b"abc", LONG])
+async def test_what_never_left_is_sent_on_a_fresh_connection(raw):
+    async with forwarding(dying_after(served=1, reads=0)) as (client, backend):
+        assert (await client.ask(GET)).status == 200
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await client.ask(raw)).status == 200
+        assert backend.connections == 2
+
+
+async def test_no_more_connections_than_allowed_and_the_rest_waits(autojump_clock):
+    running = most = 0
+
+    async def script(stream):
+        nonlocal running, most
+        await read_head(stream)
+        running += 1
+        most = max(most, running)
+        await trio.sleep(1)
+        running -= 1
+        await stream.send_all(OK)
+
+    async with trio.open_nursery() as nursery:
+        backend = Backend(nursery, script)
+        forwarder = Forwarder(backend.pool(max_connections=2, max_idle=0), lambda: ADDRESS)
+
+        async def ask():
+            async with serving(forwarder.forward) as (client, _):
+                assert (await client.ask(GET)).body == b"ok"
+
+        async with trio.open_nursery() as clients:
+            for _ in range(6):
+                clients.start_soon(ask)
+        nursery.cancel_scope.cancel()
+    assert (most, backend.connections) == (2, 6)
+
+
+async def test_a_connection_that_was_kept_too_long_is_not_used_again(autojump_clock):
+    async with forwarding(answering(OK, OK), max_idle_s=5) as (client, backend):
+        await client.ask(GET)
+        await trio.sleep(6)
+        await client.ask(GET)
+        assert backend.connections == 2
+
+
+async def test_kept_connections_of_a_backend_that_moved_are_closed(autojump_clock):
+    closed = []
+
+    async def script(stream):
+        await answering(OK)(stream)
+        closed.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        backend = Backend(nursery, script)
+        address = Address("127.0.0.1", 1)
+        forwarder = Forwarder(backend.pool(max_idle_s=5), lambda: address)
+        async with serving(forwarder.forward) as (client, _):
+            await client.ask(GET)
+            address = Address("127.0.0.1", 2)
+            await trio.sleep(6)
+            await client.ask(GET)
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(closed) == 1
+
+
+@pytest.mark.parametrize("is_upload", [False, True])
+async def test_cancelling_a_forward_closes_the_backends_connection(is_upload):
+    began, ended = trio.Event(), trio.Event()
+
+    async def script(stream):
+        await read_head(stream)
+        began.set()
+        while await stream.receive_some():
+            pass
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        backend = Backend(nursery, script)
+        forwarder = Forwarder(backend.pool(), lambda: ADDRESS)
+        async with serving(forwarder.forward) as (client, _):
+            await client.send(post(1_000_000) + b"x" if is_upload else GET)
+            await began.wait()
+        await ended.wait()
+
+
+async def test_backpressure_holds_a_download_back():
+    sent = 0
+
+    async def script(stream):
+        nonlocal sent
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        while sent < 100_000_000:
+            await stream.send_all(b"x" * 100_000)
+            sent += 100_000
+
+    async with trio.open_nursery() as nursery:
+        backend = Backend(nursery, script)
+        response = await Forwarder(backend.pool(), lambda: ADDRESS).forward(_plain_get())
+        await anext(response.body.chunks)
+        await trio.testing.wait_all_tasks_blocked()
+        at_rest = sent
+        await trio.testing.wait_all_tasks_blocked()
+        assert sent == at_rest
+        await response.body.chunks.aclose()
+        nursery.cancel_scope.cancel()
+
+
+def _plain_get():
+    from native_handlers.http.headers import Headers  # noqa: PLC0415
+    from native_handlers.http.message import Listener, Request  # noqa: PLC0415
+
+    class Empty:
+        length_bytes = 0
+
+        async def receive_some(self):
+            return b""
+
+    return Request("GET", "/", Headers([("Host", "x")]), Empty(), Listener.ADMIN, "10.0.0.1", 1, "ID")
