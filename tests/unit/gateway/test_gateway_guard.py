@@ -1,0 +1,135 @@
+"""The guard over HTTP: white list for writes only, tokens per kind of access, swapped as one."""
+
+from __future__ import annotations
+
+import warnings
+
+import jwt
+import pytest
+
+from native_handlers.http.headers import Headers
+from native_handlers.http.message import Listener, Request
+from supervisor.cli.config import HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
+from supervisor.gateway.guard import Guard
+from supervisor.routing.match import match_http
+
+FID = "3,01637037d6"
+
+
+def security(*, write=b"", read=b"", white_list=()):
+    return SecurityConfig(
+        write_key=JwtKey(write, 10),
+        read_key=JwtKey(read, 60),
+        ui_access=False,
+        white_list=tuple(white_list),
+        grpc=TlsFiles(),
+        https=TlsFiles(),
+        https_client=HttpsClientConfig(),
+    )
+
+
+def request(method="GET", target=f"/{FID}", *fields, host="10.0.0.1"):
+    return Request(method, target, Headers(fields), None, Listener.ADMIN, host, 1, "ID")
+
+
+def route_of(req):
+    return match_http(req.listener, req.method, req.raw_path)
+
+
+def token(key, fid=FID, **claims):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return jwt.encode({"fid": fid, **claims}, key, "HS256")
+
+
+def host_status(guard, req):
+    refusal = guard.refuse_host(route_of(req), req)
+    return refusal and (refusal.status, refusal.body)
+
+
+def token_status(guard, req):
+    refusal = guard.refuse_token(route_of(req), req)
+    return refusal and (refusal.status, refusal.body)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_a_host_that_is_not_in_the_list_may_not_write(method):
+    guard = Guard(security(white_list=["10.0.0.0/24"]))
+    assert host_status(guard, request(method)) is None
+    assert host_status(guard, request(method, host="10.0.1.1")) == (401, b"")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_a_header_cannot_put_a_host_into_the_list(method):
+    guard = Guard(security(white_list=["10.0.0.1"]))
+    req = request(method, f"/{FID}", ("X-Forwarded-For", "10.0.0.1"), ("X-Real-Ip", "10.0.0.1"), host="10.0.0.2")
+    assert host_status(guard, req) == (401, b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [("GET", f"/{FID}"), ("HEAD", f"/{FID}"), ("OPTIONS", f"/{FID}"), ("PATCH", f"/{FID}"), ("POST", "/status")],
+)
+def test_the_list_is_about_writes_alone(method, target):
+    assert host_status(Guard(security(white_list=["10.0.0.9"])), request(method, target)) is None
+
+
+def test_an_empty_list_lets_everybody_write_also_with_a_key():
+    assert host_status(Guard(security(write=b"key")), request("POST")) is None
+
+
+def test_a_bad_network_is_logged_and_left_out(caplog):
+    guard = Guard(security(white_list=["10.0.0.0/99"]))
+    assert guard.allows("8.8.8.8")
+    assert "'10.0.0.0/99' is no network" in caplog.text
+    assert "every host may write" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "is_asked"),
+    [
+        ("POST", "write", True), ("PUT", "write", True), ("DELETE", "write", True),
+        ("GET", "read", True), ("HEAD", "read", True),
+        ("GET", "write", False), ("HEAD", "write", False), ("POST", "read", False), ("DELETE", "read", False),
+        ("OPTIONS", "write", False), ("PATCH", "write", False),
+    ],
+)  # fmt: skip
+def test_each_key_guards_its_own_methods(method, key, is_asked):
+    guard = Guard(security(**{key: b"secret"}), now_s=lambda: 100.0)
+    refusal = (401, b'{"error":"wrong jwt"}')
+    assert token_status(guard, request(method)) == (refusal if is_asked else None)
+    good = f"/{FID}?jwt={token(b'secret', exp=200)}"
+    assert token_status(guard, request(method, good)) is None
+    late = f"/{FID}?jwt={token(b'secret', exp=100)}"
+    assert token_status(guard, request(method, late)) == (refusal if is_asked else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_allowed"),
+    [
+        (f"/{FID}", True),
+        (f"/{FID}.jpg", True),
+        (f"/{FID}_1", True),
+        (f"/{FID}_1.jpg", True),
+        ("/3/01637037d6", True),
+        ("/3/01637037d6/name.txt", True),
+        ("/3%2C01637037d6", True),
+        ("/3,01637037d7", False),
+        ("/4,01637037d6", False),
+        ("/status/3,01637037d6", False),
+    ],
+)
+def test_a_token_is_for_the_file_that_the_path_names(path, is_allowed):
+    guard = Guard(security(read=b"secret"))
+    req = request("GET", path, ("Authorization", f"Bearer {token(b'secret')}"))
+    assert (token_status(guard, req) is None) is is_allowed
+
+
+def test_list_and_keys_change_together():
+    guard = Guard(security(write=b"old", white_list=["10.0.0.1"]))
+    assert (guard.auth_keys().write_key, guard.allows("10.0.0.2")) == (b"old", False)
+    guard.update(security(read=b"new", white_list=["10.0.0.2"]))
+    keys = guard.auth_keys()
+    assert (keys.write_key, keys.read_key, keys.read_expires_after_s) == (b"", b"new", 60)
+    assert guard.allows("10.0.0.2")
+    assert not guard.allows("10.0.0.1")
