@@ -17,6 +17,7 @@ import grpc
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS, RpcMethod
 from supervisor.gateway.grpc_call import Call, CallEngine, Refusal, RequestStream
+from supervisor.gateway.grpc_forward import PingForwarder
 from supervisor.gateway.grpc_limits import SERVER_OPTIONS, CallLimits, CountedPool
 from supervisor.gateway.grpc_metadata import new_request_id, request_id_of
 from supervisor.gateway.grpc_reflection import REFLECTION_METHODS, ReflectionEngine
@@ -77,6 +78,7 @@ class GrpcGateway(grpc.GenericRpcHandler):
         self._peers = peers
         self._gate = gate
         self._backend = backend
+        self._ping = PingForwarder(backend, self._native["Ping"]) if backend and "Ping" in self._native else backend
         self._count = count
         self._reflection = ReflectionEngine()
         self._unary = CountedPool(limits.unary, "grpc-unary")
@@ -131,7 +133,9 @@ class GrpcGateway(grpc.GenericRpcHandler):
             return self._refusal(_unknown_method(path), RpcFailure(unknown_text(path), grpc.StatusCode.UNIMPLEMENTED))
         method = VOLUME_SERVER_METHODS[path.rpartition("/")[2]]
         decision = decide(route, None, self._table.current())
-        engine = self._backend if decision.engine is Engine.BACKEND else self._native.get(method.name)
+        engine: CallEngine | None = self._native.get(method.name)
+        if decision.engine is Engine.BACKEND:
+            engine = self._ping if method.name == "Ping" else self._backend
         if engine is None:
             text = f"{route.name} is not served natively yet, and there is no backend for it ({decision.why})"
             engine = Refusal(RpcFailure(text, grpc.StatusCode.UNIMPLEMENTED))

@@ -32,11 +32,15 @@ class RequestStream:
     def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
         self._requests = requests
         self._context = context
+        self._given_back: bytes | None = None
 
     def __iter__(self) -> RequestStream:
         return self
 
     def __next__(self) -> bytes:
+        if self._given_back is not None:
+            message, self._given_back = self._given_back, None
+            return message
         try:
             return next(self._requests)
         except grpc.RpcError as error:
@@ -54,6 +58,10 @@ class RequestStream:
         except StopIteration:
             return self._context.is_active()
         raise AssertionError("grpcio gave a message after the end of the stream")
+
+    def give_back(self, message: bytes) -> None:
+        """Makes `message`, just taken, the next one again."""
+        self._given_back = message
 
     def only(self) -> bytes:
         """The one message of a unary request."""

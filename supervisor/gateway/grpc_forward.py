@@ -1,4 +1,4 @@
-"""Calls handed on to the backend as bytes: no message is decoded, in none of the four shapes."""
+"""Calls handed on to the backend as bytes: no message is decoded, in none of the four shapes, save that of Ping."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
+from native_handlers.pb.volume_server_pb2 import PingRequest
 from supervisor.gateway.grpc_metadata import forwarded_answer_metadata, forwarded_request_metadata, with_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from supervisor.gateway.grpc_call import Call, RequestStream
+    from supervisor.gateway.grpc_call import Call, CallEngine, RequestStream
 
 UNAVAILABLE_TEXT = "the backend volume server is unavailable"
 _OF_GRPC_ITSELF = (
@@ -127,6 +129,31 @@ class BackendEngine:
         if hook is not None:
             hook(ForwardedCall(call.route_name, request, response))
         call.set_trailing(forwarded_answer_metadata(rpc.trailing_metadata()))
+
+
+class PingForwarder:
+    """Forwards Ping, but not one that names a target.
+
+    The only master that the backend was told of is our relay, so it would refuse to ask the real ones.
+    """
+
+    name = BackendEngine.name
+
+    def __init__(self, backend: CallEngine, native: CallEngine) -> None:
+        self._backend = backend
+        self._native = native
+
+    def respond(self, call: Call) -> bytes:
+        request = call.requests.only()
+        call.requests.give_back(request)
+        try:
+            has_target = bool(PingRequest.FromString(request).target)
+        except DecodeError:
+            has_target = False
+        return (self._native if has_target else self._backend).respond(call)
+
+    def stream(self, call: Call) -> Iterator[bytes]:
+        raise AssertionError("Ping is a unary call")
 
 
 def _invoke(channel: grpc.Channel, call: Call, outgoing: object, metadata: object) -> Any:  # noqa: ANN401

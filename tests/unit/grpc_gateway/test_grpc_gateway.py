@@ -122,6 +122,33 @@ class TestEngines:
             client = open_gateway(backend=backend, native=engines, table=table)
             assert pb.PingResponse.FromString(client.call("Ping")(b"", timeout=T)).start_time_ns == answer
 
+    def test_a_ping_of_someone_else_is_never_forwarded(self, backend, open_gateway):
+        """The backend knows no master but our relay."""
+        backend.on("Ping")(lambda request, context: pb.PingResponse(start_time_ns=1).SerializeToString())
+        engines = native_engines(
+            None, {"Ping": lambda node, context, request: pb.PingResponse(remote_time_ns=len(request.target))}
+        )
+        client = open_gateway(backend=backend, native=engines, table=table_forwarding_all())
+        for request, start_ns, remote_ns in (
+            (pb.PingRequest(target="four", target_type="master"), 0, 4),
+            (pb.PingRequest(target_type="master"), 1, 0),
+        ):
+            answer = pb.PingResponse.FromString(client.call("Ping")(request.SerializeToString(), timeout=T))
+            assert (answer.start_time_ns, answer.remote_time_ns) == (start_ns, remote_ns)
+        assert client.call("Ping")(b"\xff", timeout=T)
+        assert len(backend.seen) == 2
+
+    def test_headers_far_beyond_grpcs_default_limit(self, open_gateway):
+        sizes = []
+
+        def handler(context, request):
+            sizes.append(sum(len(value) for key, value in context.metadata if key == "big"))
+            return pb.VolumeStatusResponse()
+
+        client = serve(open_gateway, "VolumeStatus", handler)
+        client.call("VolumeStatus")(b"", timeout=T, metadata=[("big", "x" * 1000)] * 1000)
+        assert sizes == [1_000_000]
+
     def test_what_nobody_serves_is_unimplemented_and_says_so(self, open_gateway):
         for table in (table_native(["grpc.Ping"]), table_forwarding_all()):
             client = open_gateway(native={}, table=table)
