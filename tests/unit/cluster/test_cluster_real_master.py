@@ -183,7 +183,7 @@ async def supervised(nursery, tmp_path, real_master):
     await trio.to_thread.run_sync(ours.relay.stop)
 
 
-async def allocate(supervised, volume_id):
+async def allocate(supervised, volume_id, process):
     request = volume_server_pb2.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3)
     with trio.fail_after(READY_S):
         while True:
@@ -193,6 +193,7 @@ async def allocate(supervised, volume_id):
             except grpc.RpcError as failure:
                 if failure.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
+            assert process.poll() is None, (supervised.home / "log").read_text()[-2000:]
             await trio.sleep(0.05)
 
 
@@ -201,7 +202,7 @@ async def test_a_real_child_is_seen_at_our_address_and_may_die_unseen(supervised
         return [(node["Url"], node["Volumes"]) for node in nodes(rows)] == [(OURS.http, 1)]
 
     with supervised.child_process() as child:
-        await allocate(supervised, 7)
+        await allocate(supervised, 7, child)
         await eventually(real_master, "/dir/status", has_volume)
         assert supervised.relay.child.http == supervised.child.http
         mark = volume_server_pb2.VolumeMarkReadonlyRequest(volume_id=7)
@@ -213,9 +214,9 @@ async def test_a_real_child_is_seen_at_our_address_and_may_die_unseen(supervised
     await until(lambda: not supervised.relay.is_child_connected)
     await trio.sleep(4 * PULSE.pulse_s)  # time in which an unregistration would arrive
     assert has_volume(await http_json(real_master, "/dir/status"))
-    with supervised.child_process():
+    with supervised.child_process() as child:
         await until(lambda: supervised.relay.is_child_connected, READY_S)
-        await allocate(supervised, 8)
+        await allocate(supervised, 8, child)
         await eventually(real_master, "/dir/status", lambda rows: nodes(rows) and nodes(rows)[0]["Volumes"] == 2)
         unmount = volume_server_pb2.VolumeUnmountRequest(volume_id=8)
         with supervised.relay.absorb_deletions([8]):
