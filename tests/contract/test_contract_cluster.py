@@ -58,38 +58,27 @@ def test_a_new_volume_is_known_to_the_master_soon(server):
     assert topology_node(server)["Volumes"] >= before + 1
 
 
-def test_replication_writes_and_deletes_on_both(fresh_server, own_master):
+def test_a_read_of_a_volume_that_is_elsewhere_is_proxied(server, fresh_server):
+    other = fresh_server()
+    fid = server.store(b"from the other side", [("Content-Type", "text/plain")])
+    reply = wait_until(lambda: one if (one := other.read(fid)).status == 200 else None, "the proxied read")
+    assert (reply.body, reply.get("Content-Type")) == (b"from the other side", "text/plain")
+    assert len(reply.get_all("Server")) == 1
+
+
+def test_replication_goes_to_both_and_a_new_master_finds_both(fresh_server, own_master):
     first, second = fresh_server(master=own_master), fresh_server(master=own_master)
-    assigned = own_master.get(f"{ASSIGN}&replication=001")
-    fid = assigned["fid"]
+    fid = own_master.get(f"{ASSIGN}&replication=001")["fid"]
     located = own_master.get(f"/dir/lookup?volumeId={fid.split(',')[0]}")["locations"]
     assert {one["url"] for one in located} == {first.url, second.url}
     for writer, reader in ((first, second), (second, first)):
         writer.store(b"on both, by " + writer.url.encode(), fid=fid)
         for server in (writer, reader):
             assert server.read(fid).body == b"on both, by " + writer.url.encode()
-    assert second.http("DELETE", f"/{fid}").status == 202
-    assert [first.read(fid).status, second.read(fid).status] == [404, 404]
-
-
-def test_a_read_of_a_volume_that_is_elsewhere_is_proxied(fresh_server):
-    holder, other = fresh_server(), fresh_server()
-    fid = holder.store(b"from the other side", [("Content-Type", "text/plain")])
-    volume_id = fid.split(",")[0]
-    wait_until(
-        lambda: holder.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations"), "the master to know the volume"
-    )
-    reply = wait_until(lambda: one if (one := other.read(fid)).status == 200 else None, "the proxied read")
-    assert (reply.body, reply.get("Content-Type")) == (b"from the other side", "text/plain")
-    assert len(reply.get_all("Server")) == 1
-
-
-def test_a_master_that_restarts_finds_the_server_again(fresh_server, own_master):
-    server = fresh_server(master=own_master)
-    fid = server.store(b"unmoved")
     own_master.process.kill()
-    assert server.read(fid).body == b"unmoved"
-    assert server.http("GET", "/healthz").status == 200
+    assert first.read(fid).status == second.read(fid).status == 200
+    assert first.http("GET", "/healthz").status == 200
     own_master.start()
-    wait_until(server.is_registered, "the server to register again", limit_s=40)
-    assert server.read(fid).body == b"unmoved"
+    wait_until(lambda: len(own_master.registered_urls()) == 2, "both servers to register again", limit_s=40)
+    wait_until(lambda: second.http("DELETE", f"/{fid}").status in {202, 404}, "the delete to reach both")
+    assert [first.read(fid).status, second.read(fid).status] == [404, 404]

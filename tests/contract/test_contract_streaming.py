@@ -29,14 +29,11 @@ def test_a_client_that_leaves_in_the_middle_hurts_nobody(server):
 
 
 @pytest.mark.only(lambda implementation: implementation.is_supervised)
-def test_forwarding_a_large_file_costs_little_memory(fresh_server):
+def test_forwarding_a_large_file_costs_little_memory(server):
     """slow: 256 MiB up and down through the supervisor, whose peak must not follow."""
-    server = fresh_server()
-    fid, pid = server.new_fid(), server.process.pid
+    pid, fid = server.process.pid, server.new_fid()
     with Connection(server.admin, limit_s=60) as connection:
-        upload(connection, fid, 1)
-        server.read(fid)
-        fid = server.new_fid()
+        upload(connection, server.new_fid(), 1)
         reset_peak_memory(pid)
         before = memory_bytes(pid, "VmRSS")
         digest = upload(connection, fid, 256)

@@ -8,6 +8,7 @@ Without a `weed` the Go implementations skip and say so, and the embedded master
     VOLUME_SERVER_BINARY=/path/to/x pytest tests/contract     any program that takes the flags of upstream's Rust server
 """
 
+import os
 import shutil
 
 import pytest
@@ -21,10 +22,22 @@ IMPLEMENTATIONS = implementations.chosen()
 def pytest_generate_tests(metafunc):
     if "implementation" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("only")
-        wanted = [
-            pytest.param(one, id=one.name) for one in IMPLEMENTATIONS if marker is None or marker.args[0](one)
-        ] or [pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))]
+        candidates = without_duplicates() if "fresh_server" in metafunc.fixturenames else IMPLEMENTATIONS
+        wanted = [pytest.param(one, id=one.name) for one in candidates if marker is None or marker.args[0](one)] or [
+            pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))
+        ]
         metafunc.parametrize("implementation", wanted, indirect=True, scope="session")
+
+
+def without_duplicates():
+    """Fewer for tests that start servers: our own as the child only where there is no Go program for that part.
+
+    Starting two Python processes for each such test would take most of the suite's time. Naming them in
+    VOLUME_SERVER_IMPL runs them all the same.
+    """
+    if "VOLUME_SERVER_IMPL" in os.environ or implementations.find_weed()[0] is None:
+        return IMPLEMENTATIONS
+    return [one for one in IMPLEMENTATIONS if one.backend != "native"]
 
 
 def pytest_configure(config):

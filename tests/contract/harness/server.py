@@ -16,6 +16,7 @@ _VOLUME_IDS = itertools.count(2000)
 _NEEDLE_IDS = itertools.count(1)
 COOKIE = 0x637037D6
 RPC_LIMIT_S = 10.0
+START_LIMIT_S = 60.0
 
 
 class VolumeServer:
@@ -44,8 +45,10 @@ class VolumeServer:
         """Starts the program and returns when it serves and the master knows it."""
         self.process = ServerProcess(self._command, self.base / "server.log", self.base)
         try:
-            wait_until(self._serves, f"{self.implementation.name} to serve")
-            wait_until(self.is_registered, f"{self.implementation.name} to be registered with the master")
+            wait_until(self._serves, f"{self.implementation.name} to serve", START_LIMIT_S)
+            wait_until(
+                self.is_registered, f"{self.implementation.name} to be registered with the master", START_LIMIT_S
+            )
         except (TimeoutError, RuntimeError) as error:
             self.process.end()
             raise RuntimeError(f"{error}; its log:\n{self.process.log_tail()}") from error
