@@ -10,9 +10,12 @@ import os
 from dataclasses import replace
 
 import pytest
-from http_native_kit import SETTINGS, MemoryBody, fetch, make_context
+from http_native_kit import SETTINGS, MemoryBody, fetch, make_context, make_request
 
+from native_handlers.format.needle import Needle
+from native_handlers.http import upload_body
 from native_handlers.http.gzip_data import compress
+from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import BodyError
 from native_handlers.http.upload_body import MAX_FORM_BYTES
 
@@ -237,6 +240,16 @@ async def test_pairs_are_kept_and_come_back_as_headers(context, store):
     assert "X-Other" not in answer.headers
 
 
+@pytest.mark.parametrize("pairs", [b"no json", b"[1]", b'{"A":5}'])
+async def test_stored_pairs_that_are_none_do_no_harm(context, store, pairs):
+    needle = Needle(needle_id=2, cookie=0x12345678, data=HELLO, pairs=pairs)
+    needle.has_pairs = True
+    store.write_needle(3, needle)
+    answer = await get(context, FID)
+    assert (answer.status, answer.body) == (200, HELLO)
+    assert "A" not in answer.headers
+
+
 async def test_pairs_of_64_kib_and_more_are_dropped(context, store):
     await put(context, FID, HELLO, {"Seaweed-A": "x" * 65536})
     assert not store.read_needle(3, 2, cookie=0x12345678).needle.has_pairs
@@ -324,6 +337,19 @@ async def test_a_refused_body_is_read_to_its_end(context):
     body = MemoryBody(*[b"a" * 600] * 10)
     assert (await put(context, FID, body)).status == 400
     assert body.left_bytes == 0
+
+
+async def respond_to_refused(context, body):
+    request = make_request("PUT", "/3,0112", {}, body)
+    return await HTTP_HANDLERS["http.write"](context, request)
+
+
+async def test_a_refused_body_without_an_end_closes_the_connection(context, monkeypatch):
+    context = make_context(store=context.store, settings=replace(SETTINGS, file_size_limit_bytes=1000))
+    assert (await respond_to_refused(context, MemoryBody(*[b"a" * 600] * 9))).close_connection is False
+    assert (await respond_to_refused(context, MemoryBody(*[b"a" * 600] * 9, breaks=True))).close_connection
+    monkeypatch.setattr(upload_body, "MAX_DRAIN_BYTES", 2000)
+    assert (await respond_to_refused(context, MemoryBody(*[b"a" * 600] * 9))).close_connection
 
 
 async def test_a_client_that_vanishes_stores_nothing(context):
