@@ -153,10 +153,9 @@ class _VolumeChecker:
         loaded = load_volume_info(self._files, self._paths.file(".vif"))
         if loaded.error is not None:
             self._check.add(f".vif cannot be parsed: {loaded.error}")
-        if loaded.info.bytes_offset not in (0, self._width):
-            self._check.add(
-                f".vif says {loaded.info.bytes_offset}-byte offsets, the others have {self._width}-byte ones"
-            )
+        width = loaded.info.bytes_offset
+        if width not in (0, self._width):
+            self._check.add(f".vif says {width}-byte offsets, the check runs with {self._width}-byte ones")
 
     def _check_data(self, dat: SharedFile) -> None:
         size = self._check.dat_bytes = self._files.facts_of(dat.fd).size_bytes

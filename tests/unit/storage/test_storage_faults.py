@@ -1,0 +1,339 @@
+"""Failing disks, readers and writers at once, and the pieces that make both harmless."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from native_handlers.format.needle import Needle
+from native_handlers.storage import errors
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.disk_space import MinFree
+from native_handlers.storage.files import (
+    OS_FILES,
+    DiskSpace,
+    FileRetired,
+    OsFiles,
+    SharedFile,
+    read_file,
+    replace_file,
+)
+from native_handlers.storage.io_health import TOLERATED, IoHealth
+from native_handlers.storage.store import StoreConfig, open_store
+
+COOKIE = 0xC0FFEE
+
+
+class FailingFiles(OsFiles):
+    """Fails what it is told to, as often as it is told to: name of the operation -> (calls to let pass, error)."""
+
+    def __init__(self) -> None:
+        self.plan: dict[str, tuple[int, int]] = {}
+
+    def _step(self, name: str) -> None:
+        if name in self.plan:
+            left, code = self.plan[name]
+            self.plan[name] = (left - 1, code)
+            if left <= 0:
+                raise OSError(code, os.strerror(code))
+
+    def read(self, fd, length_bytes, offset_bytes):
+        self._step("read")
+        return super().read(fd, length_bytes, offset_bytes)
+
+    def write(self, fd, parts, offset_bytes):
+        try:
+            self._step("write")
+        except OSError:
+            super().write(fd, [b"".join(parts)[:5]], offset_bytes)
+            raise
+        super().write(fd, parts, offset_bytes)
+
+    def sync(self, fd):
+        self._step("sync")
+
+    def truncate(self, fd, length_bytes):
+        self._step("truncate")
+        super().truncate(fd, length_bytes)
+
+    def rename(self, source, target):
+        self._step("rename")
+        super().rename(source, target)
+
+    def disk_space(self, path):
+        self._step("disk_space")
+        return super().disk_space(path)
+
+
+@pytest.fixture
+def files():
+    return FailingFiles()
+
+
+@pytest.fixture
+def store(tmp_path, files):
+    opened = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+    opened.allocate_volume(7)
+    write(opened, 1, b"first")
+    yield opened
+    files.plan = {}
+    opened.close()
+
+
+def write(store, needle_id, data, **how):
+    return store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
+
+
+def read(store, needle_id):
+    return store.read_needle(7, needle_id, cookie=COOKIE).needle.data
+
+
+class TestFailedAppends:
+    @pytest.mark.parametrize(
+        ("plan", "file"),
+        [
+            pytest.param({"write": (0, errno.ENOSPC)}, "7.dat", id="dat-write"),
+            pytest.param({"sync": (0, errno.EIO)}, "7.dat", id="dat-sync"),
+            pytest.param({"write": (1, errno.ENOSPC)}, "7.idx", id="idx-write"),
+        ],
+    )
+    @pytest.mark.parametrize("needle_id", [1, 2])
+    def test_they_are_taken_back(self, store, files, tmp_path, plan, file, needle_id):
+        before = {name: (tmp_path / name).read_bytes() for name in ("7.dat", "7.idx")}
+        files.plan = dict(plan)
+        with pytest.raises(errors.WriteFailed, match=file):
+            write(store, needle_id, b"second", fsync=True)
+        files.plan = {}
+        assert {name: (tmp_path / name).read_bytes() for name in before} == before
+        assert read(store, 1) == b"first"
+        if needle_id == 2:
+            with pytest.raises(errors.NotFound):
+                read(store, 2)
+        write(store, needle_id, b"second")
+        assert read(store, needle_id) == b"second"
+
+    def test_a_failed_deletion_leaves_the_needle(self, store, files):
+        files.plan = {"write": (0, errno.EIO)}
+        with pytest.raises(errors.WriteFailed):
+            store.delete_needle(7, 1, COOKIE)
+        files.plan = {}
+        assert read(store, 1) == b"first"
+
+    def test_an_index_that_cannot_be_synced_stops_writing(self, store, files):
+        files.plan = {"sync": (1, errno.EIO)}
+        with pytest.raises(errors.WriteFailed, match=r"7\.idx"):
+            write(store, 2, b"second", fsync=True)
+        files.plan = {}
+        with pytest.raises(errors.ReadOnly):
+            write(store, 3, b"third")
+        assert "cannot be synced" in store.find_volume(7).read_only_reasons.text
+
+    def test_what_cannot_be_taken_back_stops_writing(self, store, files):
+        files.plan = {"write": (0, errno.EIO), "truncate": (0, errno.EIO)}
+        with pytest.raises(errors.WriteFailed):
+            write(store, 2, b"second")
+        files.plan = {}
+        with pytest.raises(errors.ReadOnly) as caught:
+            write(store, 3, b"third")
+        assert "could not be taken back" in caught.value.reason
+
+    def test_the_same_again_with_fsync_is_acknowledged_only_when_synced(self, store, files):
+        files.plan = {"sync": (0, errno.EIO)}
+        with pytest.raises(errors.WriteFailed):
+            write(store, 1, b"first", fsync=True)
+
+    def test_the_old_needle_must_be_readable_to_be_replaced(self, store, files):
+        files.plan = {"read": (0, errno.EIO)}
+        with pytest.raises(errors.ExistingNeedleUnreadable, match="reading existing needle"):
+            write(store, 1, b"second")
+
+
+class TestQuarantine:
+    def test_three_io_errors_in_a_row_take_a_volume_out_until_an_operator_puts_it_back(self, store, files):
+        files.plan = {"read": (0, errno.EIO)}
+        for _ in range(TOLERATED):
+            assert store.volume_reports()[0].is_announced
+            with pytest.raises(errors.ReadFailed):
+                read(store, 1)
+        files.plan = {}
+        assert read(store, 1) == b"first"
+        report = store.volume_reports()[0]
+        assert (report.is_announced, report.read_only) == (False, True)
+        with pytest.raises(errors.ReadOnly):
+            write(store, 2, b"second")
+        with pytest.raises(errors.ReadOnly):
+            store.delete_needle(7, 1, COOKIE)
+        store.mark_writable(7)
+        write(store, 2, b"second")
+        assert store.volume_reports()[0].is_announced
+
+    def test_only_eio_counts_and_a_success_ends_the_run(self):
+        health = IoHealth()
+        for code in (errno.EIO, errno.EIO, errno.ENOSPC, errno.EIO, errno.EIO):
+            health.failed(OSError(code, "x"))
+        health.succeeded()
+        health.failed(OSError(errno.EIO, "x"))
+        assert not health.is_quarantined
+
+    def test_a_failed_marking_changes_nothing(self, store, files):
+        files.plan = {"rename": (0, errno.EIO)}
+        with pytest.raises(errors.WriteFailed, match=r"7\.vif"):
+            store.mark_readonly(7, persist=True)
+        assert not store.find_volume(7).is_read_only
+        files.plan = {}
+        store.mark_readonly(7)
+        files.plan = {"rename": (0, errno.EIO)}
+        with pytest.raises(errors.WriteFailed):
+            store.mark_writable(7)
+        assert store.find_volume(7).is_read_only
+
+    def test_a_failed_state_change_changes_nothing(self, store, files):
+        files.plan = {"rename": (0, errno.EIO)}
+        with pytest.raises(errors.WriteFailed):
+            store.set_state(type(store.state)(maintenance=True, version=0))
+        assert not store.state.maintenance
+
+
+class TestDisk:
+    def test_one_that_cannot_be_asked_is_unavailable(self, tmp_path, files):
+        store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+        store.allocate_volume(7)
+        files.plan = {"disk_space": (0, errno.EIO)}
+        store.disk_statuses()
+        assert not store.volume_reports()[0].is_announced
+        assert store.max_volume_counts() == {}
+        with pytest.raises(errors.NoFreeSpace):
+            store.allocate_volume(8)
+        files.plan = {}
+        store.disk_statuses()
+        assert store.volume_reports()[0].is_announced
+        store.close()
+
+    @pytest.mark.parametrize(
+        ("min_free", "is_low", "available"),
+        [
+            (MinFree(10.0, None), False, 0),
+            (MinFree(10.5, None), True, 0),
+            (MinFree(None, 100), False, 0),
+            (MinFree(None, 101), True, 0),
+            (MinFree(None, 40), False, 60),
+            (MinFree(99.0, 40), False, 60),
+            (MinFree(None, None), False, 100),
+        ],
+    )
+    def test_low_means_strictly_below_the_reserve(self, min_free, is_low, available):
+        space = DiskSpace(1000, 100)
+        assert min_free.is_low(space) is is_low
+        assert min_free.available_bytes(space) == available
+
+    def test_a_disk_without_size_is_empty(self):
+        assert MinFree(1.0, None).is_low(DiskSpace(0, 0))
+
+
+class TestFiles:
+    def test_a_shared_file_is_closed_by_the_last(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"x")
+        shared = SharedFile.open(OS_FILES, tmp_path / "f", os.O_RDONLY)
+        shared.retain()
+        shared.release()
+        assert os.fstat(shared.fd).st_size == 1
+        shared.release()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(shared.fd)
+        with pytest.raises(FileRetired):
+            shared.retain()
+
+    def test_replacing_is_all_or_nothing(self, tmp_path, files):
+        path = tmp_path / "f"
+        replace_file(files, path, b"old")
+        for plan in ({"write": (0, errno.ENOSPC)}, {"sync": (0, errno.EIO)}, {"rename": (0, errno.EIO)}):
+            files.plan = plan
+            with pytest.raises(OSError, match=r"No space|Input/output"):
+                replace_file(files, path, b"new content")
+            files.plan = {}
+            assert read_file(files, path) == b"old"
+        assert read_file(files, tmp_path / "none") is None
+
+    def test_reads_stop_at_the_end_and_writes_go_on_until_all_is_written(self, tmp_path, monkeypatch):
+        fd = OS_FILES.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
+        real_write, real_read = os.pwritev, os.pread
+        monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: real_write(fd, [parts[0][:3]], at))
+        OS_FILES.write(fd, [b"abcdefgh", b"", memoryview(b"ijk")], 2)
+        monkeypatch.setattr(os, "pread", lambda fd, length, at: real_read(fd, min(length, 4), at))
+        assert OS_FILES.read(fd, 100, 0) == b"\0\0abcdefghijk"
+        assert OS_FILES.read(fd, 5, 2) == b"abcde"
+        assert OS_FILES.read(fd, 5, 99) == b""
+        OS_FILES.close(fd)
+
+    def test_only_a_missing_file_is_missing(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"")
+        assert OS_FILES.facts(tmp_path / "none") is None
+        with pytest.raises(NotADirectoryError):
+            OS_FILES.facts(tmp_path / "f" / "below")
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "f").write_bytes(b"")
+        OS_FILES.unlink(tmp_path / "d")
+        OS_FILES.unlink(tmp_path / "d")
+        assert not (tmp_path / "d").exists()
+
+
+def test_readers_and_writers_at_once(store):
+    """Every reader always finds one of the payloads that were ever written under an id, whole."""
+    is_done = threading.Event()
+
+    def payload(needle_id: int, turn: int) -> bytes:
+        return bytes([needle_id, turn]) * (100 + turn)
+
+    def read_all() -> int:
+        count = 0
+        while not is_done.is_set():
+            for needle_id in range(10, 20):
+                data = read(store, needle_id)
+                assert data == payload(needle_id, data[1])
+                count += 1
+        return count
+
+    def write_all(needle_id: int) -> None:
+        for turn in range(1, 60):
+            write(store, needle_id, payload(needle_id, turn))
+
+    for needle_id in range(10, 20):
+        write(store, needle_id, payload(needle_id, 0))
+    with ThreadPoolExecutor(12) as threads:
+        readers = [threads.submit(read_all) for _ in range(2)]
+        writers = [threads.submit(write_all, needle_id) for needle_id in range(10, 20)]
+        try:
+            for job in writers:
+                job.result(timeout=60)
+        finally:
+            is_done.set()
+        assert all(job.result(timeout=60) for job in readers)
+    assert store.volume_reports()[0].file_count == 1 + 10 * 60
+
+
+def test_unmounting_under_readers_gives_them_the_needle_or_not_found(store):
+    outcomes: set[object] = set()
+    is_done = threading.Event()
+
+    def reader() -> None:
+        while not is_done.is_set():
+            try:
+                outcomes.add(bytes(read(store, 1)))
+            except (errors.NotFound, errors.VolumeNotFound) as error:
+                outcomes.add(type(error))
+
+    threads = [threading.Thread(target=reader) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        store.unmount_volume(7)
+        store.mount_volume(7)
+    is_done.set()
+    for thread in threads:
+        thread.join()
+    assert b"first" in outcomes
+    assert outcomes <= {b"first", errors.NotFound, errors.VolumeNotFound}
