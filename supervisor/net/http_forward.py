@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from math import inf
 from typing import TYPE_CHECKING
+
+import trio
 
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import Request, Response, StreamBody
@@ -25,6 +28,9 @@ GATHER_BYTES = 64 * 1024
 no backend connection, and head and body go out in one call."""
 
 
+NOTE_INTERVAL_S = 5.0
+
+
 class Forwarder:
     """Forwards to one backend.
 
@@ -35,6 +41,8 @@ class Forwarder:
     def __init__(self, pool: HttpPool, address: Callable[[], Address | None]) -> None:
         self._pool = pool
         self._address = address
+        self._noted_at_s = -inf
+        self._unnoted = 0
 
     async def forward(self, request: Request) -> Response:
         """The backend's answer; 502 with a JSON error that says why when there is none.
@@ -50,9 +58,19 @@ class Forwarder:
         try:
             answer = await self._exchange(request, address)
         except LinkBroken as error:
-            log.warning("%s %s: the backend at %s failed: %s", request.method, request.target, address, error)
+            self._note_failure(request, address, error)
             return bad_gateway(f"the backend at {address} failed: {error}")
         return _response(answer)
+
+    def _note_failure(self, request: Request, address: Address, error: LinkBroken) -> None:
+        """Logs a failure, but no more than one each NOTE_INTERVAL_S: a dead backend fails every request."""
+        now_s = trio.current_time()
+        if now_s - self._noted_at_s < NOTE_INTERVAL_S:
+            self._unnoted += 1
+            return
+        more = f" ({self._unnoted} failures since the last such line)" if self._unnoted else ""
+        self._noted_at_s, self._unnoted = now_s, 0
+        log.warning("%s %s: the backend at %s failed: %s%s", request.method, request.target, address, error, more)
 
     async def _exchange(self, request: Request, address: Address) -> Answer:
         body = request.body

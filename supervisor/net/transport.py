@@ -20,8 +20,9 @@ from supervisor.net.errors import PeerGone
 if TYPE_CHECKING:
     from supervisor.net.pace import Pace
 
-RECEIVE_BYTES = 256 * 1024
-"""The most that one receive takes: large enough for one copy to outweigh the calls around it."""
+RECEIVE_BYTES = 64 * 1024
+"""The most that one receive takes. Measured: twice as fast for chunked bodies as 256 KiB, for which the allocator asks
+the kernel for fresh pages each time; a tenth slower for plain ones."""
 
 HEAD_BYTES = 32 * 1024
 """The same where a head is due; less is cheaper then, for the buffer is made anew each time."""

@@ -38,7 +38,7 @@ class ChunkGate:
         self._limits = limits
         self._state = _State.SIZE
         self._left = 0
-        self._held = bytearray()
+        self._held = b""
 
     @property
     def is_done(self) -> bool:
@@ -54,17 +54,18 @@ class ChunkGate:
         Raises:
             RemoteProtocolError: bad framing; the connection cannot be used any more.
         """
-        self._held += data
+        # No copy is made where all of `data` passes, which is what happens inside large chunks.
+        held = self._held + data if self._held else data
+        self._held = held
         passed = 0
         while (step := self._step(passed)) is not None:
             passed += step
-        out = bytes(self._held[:passed])
-        del self._held[:passed]
+        rest = held[passed:]
         if self._state is not _State.DONE:
-            return out, b""
-        rest = bytes(self._held)
-        self._held.clear()
-        return out, rest
+            self._held = rest
+            return held[:passed], b""
+        self._held = b""
+        return held[:passed], rest
 
     def _step(self, start: int) -> int | None:
         """How many bytes from `start` on pass next; None when more are needed or the body is over."""

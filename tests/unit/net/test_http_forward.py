@@ -10,7 +10,7 @@ import trio
 from http_harness import Backend, limits, read_exactly, read_head, serving
 
 from supervisor.net.http_client import Address
-from supervisor.net.http_forward import Forwarder
+from supervisor.net.http_forward import NOTE_INTERVAL_S, Forwarder
 
 GET = b"GET /3,01?a=%20 HTTP/1.1\r\nhOST: front:1\r\nB-b: 1\r\nConnection: x-hop\r\nX-Hop: 1\r\nA: 2\r\n\r\n"
 FORWARDED = b"GET /3,01?a=%20 HTTP/1.1\r\nhOST: front:1\r\nB-b: 1\r\nA: 2\r\n\r\n"
@@ -279,6 +279,18 @@ async def test_no_backend_connection_is_a_502_that_says_so(raw):
         answer = await client.ask(raw)
         assert answer.status == 502
         assert "connection refused" in json.loads(answer.body)["error"]
+
+
+async def test_a_dead_backend_is_logged_now_and_then_not_for_every_request(autojump_clock, caplog):
+    async with forwarding(answering()) as (client, backend):
+        backend.is_refusing = True
+        for _ in range(10):
+            await client.ask(GET)
+        await trio.sleep(NOTE_INTERVAL_S)
+        await client.ask(GET)
+    first, second = [record.getMessage() for record in caplog.records if "backend" in record.getMessage()]
+    assert first == "GET /3,01?a=%20: the backend at 127.0.0.1:1 failed: connection refused"
+    assert second == first + " (9 failures since the last such line)"
 
 
 async def test_a_backend_that_is_not_there_is_a_502_that_says_so():
