@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 WHOLE_READ_LIMIT_BYTES = 1 << 20
 """A body longer than this is not read whole, unless the payload must be transformed anyway."""
 _MAX_META_BYTES = 128 * 1024
+_COMPARE_BYTES = 1 << 20
 
 
 class PayloadSlice:
@@ -73,6 +74,19 @@ class NeedleRead:
     def fits(self, computed_crc: int) -> bool:
         """Whether the whole payload, whose CRC-32C is `computed_crc`, is what was stored."""
         return crc.matches(self.needle.checksum, computed_crc)
+
+    def holds(self, needle: Needle, files: Files) -> bool:
+        """Whether this has the payload of `needle`, whose checksum is set. Raises OSError when a read fails."""
+        if self.needle.data_size != len(needle.data) or not self.fits(needle.checksum):
+            return False
+        if self.payload is None:
+            return self.needle.data == needle.data
+        data = memoryview(needle.data)
+        for start in range(0, len(data), _COMPARE_BYTES):
+            piece = data[start : start + _COMPARE_BYTES]
+            if files.read(self.payload.fd, len(piece), self.payload.offset_bytes + start) != piece:
+                return False
+        return True
 
     def release(self) -> None:
         if self.payload is not None:

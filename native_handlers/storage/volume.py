@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from native_handlers.format import crc
 from native_handlers.format.errors import FormatError
-from native_handlers.format.idx import encode_entry
-from native_handlers.format.needle import Needle, actual_size, encode_needle_parts, parse_needle_header
+from native_handlers.format.needle import Needle, parse_needle_header
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import (
     NEEDLE_HEADER_BYTES,
     TOMBSTONE_SIZE,
-    max_volume_size_bytes,
     to_bytes_offset,
-    to_stored,
 )
+from native_handlers.storage import expiry
+from native_handlers.storage.append import Appender
 from native_handlers.storage.errors import (
-    AppendOffsetExceeded,
     CookieMismatch,
     Deleted,
     ExistingNeedleUnreadable,
@@ -37,7 +35,6 @@ from native_handlers.storage.errors import (
     NotFound,
     ReadFailed,
     ReadOnly,
-    SizeLimitExceeded,
     VolumeClosed,
     VolumeLoadFailed,
     WriteFailed,
@@ -50,7 +47,7 @@ from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
@@ -61,10 +58,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume_paths import VolumePaths
 
 _MAX_BODY_BYTES = 2**31 - 1
-_COMPARE_BYTES = 1 << 20
 _NS = 10**9
 _PHANTOM_CHECK_NS = 30 * _NS
-MAX_REMOVAL_DELAY_MINUTES = 10
 
 
 class VolumeHome(Protocol):
@@ -101,6 +96,7 @@ class Volume:
         self._clock_ns = clock_ns
         self._width = request.offset_width_bytes
         self._health = IoHealth()
+        self._appender = Appender(self._files, self._width, clock_ns, self._health, self._stop_writing)
         self._opened: Opened | None = opened
         self._info = opened.info
         self._super_block = opened.super_block
@@ -114,6 +110,9 @@ class Volume:
         self._present_at_ns = -_PHANTOM_CHECK_NS
         # Serialises appends, deletes, and everything that changes or replaces _opened or the read-only state.
         self._lock = threading.Lock()
+
+    def _stop_writing(self, reason: str) -> None:
+        self._no_write_or_delete = reason
 
     # ---- facts
 
@@ -240,19 +239,14 @@ class Volume:
 
     def is_expired(self, size_limit_bytes: int) -> bool:
         """Whether its TTL has passed since the last modification. Never while the size limit is unknown (0)."""
-        if not size_limit_bytes or self.size_bytes <= SUPER_BLOCK_BYTES or not self.ttl:
+        if not size_limit_bytes or self.size_bytes <= SUPER_BLOCK_BYTES:
             return False
-        lived_minutes = (self._clock_ns() // _NS - self._last_modified_s) // 60
-        return lived_minutes > self.ttl.minutes
+        return expiry.is_expired(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 
     @property
     def is_expired_long_enough(self) -> bool:
-        """Whether it expired so long ago (a tenth of its TTL, at most 10 minutes) that it is to be deleted."""
-        minutes = self.ttl.minutes
-        if not minutes:
-            return False
-        delay_minutes = min(minutes // 10, MAX_REMOVAL_DELAY_MINUTES)
-        return (minutes + delay_minutes) * 60 + self._last_modified_s < self._clock_ns() // _NS
+        """Whether it expired so long ago that it is to be deleted."""
+        return expiry.is_expired_long_enough(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 
     # ---- reading
 
@@ -359,9 +353,9 @@ class Volume:
             location = opened.index.get(needle.needle_id)
             if location is not None and self._settle_cookie(opened, needle, location, check_cookie=check_cookie):
                 if fsync:
-                    self._sync_both(opened)
+                    self._appender.sync(opened)
                 return WriteResult(to_bytes_offset(location.offset), len(needle.data), is_unchanged=True)
-            offset = self._append(opened, needle, fsync=fsync)
+            offset = self._appender.append(opened, needle, fsync=fsync, is_deletion=False)
             self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
             return WriteResult(offset, len(needle.data), is_unchanged=False)
 
@@ -383,7 +377,8 @@ class Volume:
             location = opened.index.get(needle_id)
             if location is None or location.size < 0:
                 return 0
-            self._append(opened, Needle(needle_id=needle_id, cookie=cookie, checksum=checksum), is_deletion=True)
+            deletion = Needle(needle_id=needle_id, cookie=cookie, checksum=checksum)
+            self._appender.append(opened, deletion, fsync=False, is_deletion=True)
             return location.size
 
     def _get_opened(self) -> Opened:
@@ -399,7 +394,7 @@ class Volume:
         except (OSError, FormatError) as error:
             raise ExistingNeedleUnreadable(self.id, error) from error
         may_be_same = existing.cookie == needle.cookie and location.size > 0 and not self.ttl
-        if may_be_same and self._holds(opened, needle, location):
+        if may_be_same and self._is_same(opened, needle, location):
             return True
         if not needle.cookie and not check_cookie:
             needle.cookie = existing.cookie
@@ -407,95 +402,18 @@ class Volume:
             raise CookieMismatch(existing.cookie, needle.cookie)
         return False
 
-    def _holds(self, opened: Opened, needle: Needle, location: Location) -> bool:
+    def _is_same(self, opened: Opened, needle: Needle, location: Location) -> bool:
         """Whether the record at `location` has the payload of `needle`. An unreadable one has not."""
         try:
             read = self._read_record(opened, needle.needle_id, location, want_data=True)
         except (ReadFailed, FormatError):
             return False
         try:
-            if read.needle.data_size != len(needle.data) or not read.fits(needle.checksum):
-                return False
-            if read.payload is None:
-                return read.needle.data == needle.data
-            return self._payload_equals(read.payload.fd, read.payload.offset_bytes, memoryview(needle.data))
+            return read.holds(needle, self._files)
         except OSError:
             return False
         finally:
             read.release()
-
-    def _payload_equals(self, fd: int, offset: int, data: memoryview) -> bool:
-        for start in range(0, len(data), _COMPARE_BYTES):
-            piece = data[start : start + _COMPARE_BYTES]
-            if self._files.read(fd, len(piece), offset + start) != piece:
-                return False
-        return True
-
-    def _append(self, opened: Opened, needle: Needle, *, fsync: bool = False, is_deletion: bool = False) -> int:
-        offset = opened.dat_end_bytes
-        limit = max_volume_size_bytes(self._width)
-        needle.append_at_ns = max(self._clock_ns(), opened.last_append_at_ns + 1)
-        parts = encode_needle_parts(needle, opened.super_block.version)
-        length = actual_size(needle.size, opened.super_block.version)
-        content = opened.index.counters.content_bytes
-        if offset >= limit:
-            raise AppendOffsetExceeded(offset, limit)
-        if not is_deletion and content + length > limit:
-            raise SizeLimitExceeded(limit, content)
-        size = TOMBSTONE_SIZE if is_deletion else needle.size
-        row = encode_entry(needle.needle_id, to_stored(offset), size, self._width)
-        self._write_both(opened, parts, row, fsync=fsync)
-        # From here on both files hold it: the ends move first, so that nothing can be written over it.
-        opened.dat_end_bytes = offset + length
-        opened.idx_end_bytes += len(row)
-        opened.last_append_at_ns = needle.append_at_ns
-        opened.modified_at_s = self._clock_ns() // _NS
-        if is_deletion:
-            opened.index.delete(needle.needle_id)
-        else:
-            opened.index.put(needle.needle_id, to_stored(offset), needle.size)
-        if fsync:
-            self._sync_idx(opened)
-        return offset
-
-    def _write_both(self, opened: Opened, parts: Sequence[bytes | memoryview], row: bytes, *, fsync: bool) -> None:
-        dat, idx = opened.dat, opened.idx
-        file, at = dat, opened.dat_end_bytes
-        try:
-            self._files.write(dat.fd, parts, opened.dat_end_bytes)
-            if fsync:
-                self._files.sync(dat.fd)
-            file, at = idx, opened.idx_end_bytes
-            self._files.write(idx.fd, [row], opened.idx_end_bytes)
-        except OSError as error:
-            self._health.failed(error)
-            self._take_back(opened, idx_too=file is idx)
-            raise WriteFailed(file.path, at, error) from error
-        self._health.succeeded()
-
-    def _take_back(self, opened: Opened, *, idx_too: bool) -> None:
-        try:
-            if idx_too:
-                self._files.truncate(opened.idx.fd, opened.idx_end_bytes)
-            self._files.truncate(opened.dat.fd, opened.dat_end_bytes)
-        except OSError as error:
-            self._no_write_or_delete = f"a failed append could not be taken back: {error}"
-
-    def _sync_idx(self, opened: Opened) -> None:
-        try:
-            self._files.sync(opened.idx.fd)
-        except OSError as error:
-            self._health.failed(error)
-            self._no_write_or_delete = f"{opened.idx.path} cannot be synced: {error}"
-            raise WriteFailed(opened.idx.path, opened.idx_end_bytes, error) from error
-
-    def _sync_both(self, opened: Opened) -> None:
-        try:
-            self._files.sync(opened.dat.fd)
-        except OSError as error:
-            self._health.failed(error)
-            raise WriteFailed(opened.dat.path, opened.dat_end_bytes, error) from error
-        self._sync_idx(opened)
 
     # ---- state
 
@@ -562,7 +480,7 @@ class Volume:
         """
         with self._lock:
             if self._opened is not None:
-                self._sync_both(self._opened)
+                self._appender.sync(self._opened)
 
     def close(self) -> None:
         """Syncs and closes. Readers under way finish; whoever comes later is told that it is closed.
@@ -576,7 +494,7 @@ class Volume:
                 return
             try:
                 if opened.is_writable:
-                    self._sync_both(opened)
+                    self._appender.sync(opened)
             finally:
                 opened.release()
 
