@@ -277,6 +277,9 @@ def _parse_body(needle: Needle, body: memoryview) -> None:
     if len(body) < DATA_LENGTH_BYTES:
         raise Corrupt(f"needle {needle.needle_id:x}", f"body of {len(body)} bytes has no room for a payload length")
     data_end = DATA_LENGTH_BYTES + int.from_bytes(body[:DATA_LENGTH_BYTES], "big")
+    if data_end == DATA_LENGTH_BYTES:
+        # No writer makes one: a needle without payload has no body. Accepting it would skip the checksum.
+        raise Corrupt(f"needle {needle.needle_id:x}", f"body of {len(body)} bytes says that its payload is empty")
     if data_end > len(body):
         raise Corrupt(f"needle {needle.needle_id:x}", "index out of range 1: the payload exceeds the body")
     needle.data = bytes(body[DATA_LENGTH_BYTES:data_end])

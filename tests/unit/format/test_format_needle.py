@@ -175,6 +175,7 @@ def corrupt_body(position: int, value: int) -> bytes:
     ("record", "message"),
     [
         pytest.param(corrupt_body(19, 200), "index out of range 1", id="payload"),
+        pytest.param(corrupt_body(19, 0), "says that its payload is empty", id="no-payload"),
         pytest.param(corrupt_body(26, 200), "index out of range 2", id="name"),
         pytest.param(corrupt_body(32, 200), "index out of range 3", id="mime"),
         pytest.param(corrupt_body(50, 200), "index out of range 7", id="pairs"),
