@@ -15,6 +15,7 @@ from supervisor.net.http_forward import bad_gateway
 from supervisor.routing.decision import Decision, Engine, decide
 from supervisor.routing.match import match_http, match_object
 from supervisor.routing.paths import volume_id_in_path
+from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext, HttpHandler
     from native_handlers.http.message import Request, Response
     from supervisor.gateway.guard import Guard
+    from supervisor.gateway.throttle import Throttle
     from supervisor.net.http_forward import Forwarder
     from supervisor.routing.live import LiveTable
     from supervisor.routing.registry import Route
+
+_UPLOADS = frozenset({"POST", "PUT"})
 
 access_log = logging.getLogger("supervisor.access")
 """One line for each answer, at debug level."""
@@ -36,6 +40,7 @@ class HttpGateway:
     Args:
         native: handlers by route name.
         forwarder: None where there is no backend; then a route that is to be forwarded gets a 502.
+        throttle: bounds what is in flight natively; None bounds nothing.
 
     Attributes:
         counts: answers so far by (route name, engine).
@@ -48,12 +53,14 @@ class HttpGateway:
         context: HttpContext,
         forwarder: Forwarder | None,
         guard: Guard,
+        throttle: Throttle | None = None,
     ) -> None:
         self._table = table
         self._native = native
         self._context = context
         self._forwarder = forwarder
         self._guard = guard
+        self._throttle = throttle
         self.counts: Counter[tuple[str, Engine]] = Counter()
 
     async def handle(self, request: Request) -> Response:
@@ -94,7 +101,29 @@ class HttpGateway:
         handler = self._native.get(decision.route.name)
         if handler is None or decision.is_absent:
             return self._dressed(request, json_error(request, 501, f"{decision.route.name}: {decision.why}"))
-        return await handler(self._context, request)
+        if self._throttle is None:
+            return await handler(self._context, request)
+        return await self._answer_throttled(self._throttle, handler, decision.route, request)
+
+    async def _answer_throttled(
+        self, throttle: Throttle, handler: HttpHandler, route: Route, request: Request
+    ) -> Response:
+        if route.access.kind is AccessKind.VOLUME_READ:
+            refusal = await throttle.refuse_download(request)
+            if refusal is not None:
+                return self._dressed(request, refusal)
+            return throttle.count_download(await handler(self._context, request))
+        if request.method not in _UPLOADS or route.access.kind is not AccessKind.VOLUME_WRITE:
+            return await handler(self._context, request)
+        refusal = await throttle.refuse_upload(request)
+        if refusal is not None:
+            return self._dressed(request, refusal)
+        count = request.body.length_bytes or 0
+        throttle.uploads.add(count)
+        try:
+            return await handler(self._context, request)
+        finally:
+            throttle.uploads.remove(count)
 
     def _dressed(self, request: Request, response: Response) -> Response:
         response = dress(self._context.settings, request, response, with_cors=True)
