@@ -236,7 +236,10 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+    settings(),
+    max_examples=max(settings().max_examples // 4, 1),
+    stateful_step_count=15,
+    suppress_health_check=list(HealthCheck),
 )
 TestStore = StoreMachine.TestCase
 
