@@ -58,7 +58,11 @@ class HttpPool:
 
         Cancellation: safe.
         """
-        await self._slots.acquire()
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            # Not tried first because it always goes through the scheduler, which costs more than all the rest here.
+            await self._slots.acquire()
         try:
             link = None if is_fresh else await self._take_idle(address)
             if link is not None:

@@ -33,11 +33,15 @@ server decides access on."""
 
 def end_to_end(headers: Headers) -> Headers:
     """`headers` without those that concern one connection only: the table's, and those that Connection names."""
-    named: set[str] = set()
-    if "Connection" in headers:
-        tokens = {token.strip().lower() for value in headers.get_all("Connection") for token in value.split(",")}
-        named = tokens - _NEVER_NAMED
-    return Headers([pair for pair in headers if (low := pair[0].lower()) not in HOP_BY_HOP and low not in named])
+    names = [name.lower() for name, _ in headers]
+    if HOP_BY_HOP.isdisjoint(names):
+        return headers
+    dropped = HOP_BY_HOP | (_named_by_connection(headers) - _NEVER_NAMED)
+    return Headers([pair for pair, name in zip(headers, names, strict=True) if name not in dropped])
+
+
+def _named_by_connection(headers: Headers) -> set[str]:
+    return {token.strip().lower() for value in headers.get_all("Connection") for token in value.split(",")}
 
 
 def forwarded_request(request: Request, *, keeps_expect: bool) -> RequestHead:

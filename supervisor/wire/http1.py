@@ -133,9 +133,11 @@ class ServerConnection(_Receiver):
         method, target, version, fields = split_request_head(text, self._limits.head)
         target, authority = normalised_target(method, target)
         parser = None
-        if _NEEDS_H11.search(text) or version != "1.1":
+        if _NEEDS_H11.search(text) or version != "1.1" or authority is not None:
             parser, fields = _parse_with_h11(method, target, version, fields, self._limits.head)
-        request = _request_head(method, target, version, fields, authority)
+            request = _request_head(method, target, version, fields, authority)
+        else:
+            request = _bodiless_request_head(method, target, fields)
         self._body = self._body_reader(request, parser)
         self._request = request
         return request
@@ -306,11 +308,22 @@ class ClientConnection(_Receiver):
         return ChunkedReader(parser, self._limits.head, None), True
 
 
-def _request_head(method: str, target: str, version: str, fields: Fields, authority: str | None) -> RequestHead:
+def _bodiless_request_head(method: str, target: str, fields: Fields) -> RequestHead:
+    """The same for a head that has nothing about a body, in fewer steps."""
     headers = Headers(fields)
+    _check_host(headers, "1.1")
+    return RequestHead(method, target, headers, "1.1", 0, False, _keeps_alive("1.1", headers))
+
+
+def _check_host(headers: Headers, version: str) -> None:
     hosts = headers.get_all("Host")
     if len(hosts) > 1 or (not hosts and version == "1.1"):
         raise RemoteProtocolError(400, "there must be one Host header")
+
+
+def _request_head(method: str, target: str, version: str, fields: Fields, authority: str | None) -> RequestHead:
+    headers = Headers(fields)
+    _check_host(headers, version)
     length = declared_length(headers.get_all("Content-Length")) if "Content-Length" in headers else 0
     if "Transfer-Encoding" in headers:
         if "Content-Length" in headers or version != "1.1":

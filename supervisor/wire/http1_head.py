@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from supervisor.wire.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 Fields = list[tuple[str, str]]
 
@@ -108,7 +108,7 @@ def is_field_block(block: str) -> bool:
     return match is not None and match.end() == len(block)
 
 
-def declared_length(values: Iterable[str]) -> int | None:
+def declared_length(values: Sequence[str]) -> int | None:
     """The length that Content-Length headers of these `values` declare, None without any.
 
     Equal repetitions count once, as in RFC 9110 section 8.6.
@@ -116,6 +116,8 @@ def declared_length(values: Iterable[str]) -> int | None:
     Raises:
         RemoteProtocolError: 400 for one that is no number, or for several that differ.
     """
+    if len(values) == 1 and _DIGITS.fullmatch(values[0]):
+        return int(values[0])
     lengths = {part.strip(" \t") for value in values for part in value.split(",")}
     if not lengths:
         return None
