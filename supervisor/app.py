@@ -139,4 +139,4 @@ async def reload(node: Node) -> None:
         log.error("the security configuration was not reloaded, the old one stays: %s", error)
     await trio.to_thread.run_sync(node.table.reload)
     for callback in node.reload_callbacks:
-        await trio.to_thread.run_sync(callback)
+        await callback()

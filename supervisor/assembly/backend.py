@@ -57,6 +57,11 @@ async def open_backend(node: Node) -> AsyncIterator[ManagedBackend]:
             async with trio.open_nursery() as nursery:
                 handle = await nursery.start(serve_backend, _spec(node, relay, directory))
                 channel = BackendChannel(handle)
+
+                async def reload_child() -> None:
+                    handle.signal_reload()
+
+                node.reload_callbacks.append(reload_child)
                 try:
                     yield ManagedBackend(handle, relay, channel)
                 finally:

@@ -36,6 +36,7 @@ def make_http_context(node: Node, store: Store | None, backend: ManagedBackend |
             file_size_limit_bytes=node.config.file_size_limit_bytes,
             read_mode=ReadMode(node.config.read_mode.value),
             fix_jpg_orientation=node.config.fix_jpg_orientation,
+            peer_scheme="https" if security.https_client.enabled else "http",
             has_ui=not security.write_key.key or security.ui_access,
         ),
         node=make_node_view(node, store, backend),

@@ -19,7 +19,7 @@ from supervisor.routing.live import open_live_table
 from supervisor.routing.native import native_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import grpc
 
@@ -72,8 +72,8 @@ class Node:
     heartbeat: HeartbeatHandle | None = None
     is_serving: bool = False
     started_at_s: float = field(default_factory=time.time)
-    reload_callbacks: list[Callable[[], object]] = field(default_factory=list)
-    """What else SIGHUP is to do; called in a thread, after the security files and the table were read."""
+    reload_callbacks: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+    """What else SIGHUP is to do, after the security files and the table were read."""
 
     def dial(self, address: ServerAddress) -> grpc.Channel:
         """A new channel to a master or peer, with the client certificates in force now."""

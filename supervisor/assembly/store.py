@@ -38,7 +38,7 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
         return
     await wait_for_master(node)
     store = await trio.to_thread.run_sync(open_store, store_config(node.config))
-    node.reload_callbacks.append(store.load_new_volumes)
+    node.reload_callbacks.append(partial(trio.to_thread.run_sync, store.load_new_volumes))
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))

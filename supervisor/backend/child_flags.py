@@ -93,6 +93,8 @@ def _volume_flags(config: Config, ports: BackendPorts, relay_address: ServerAddr
     has_public_port = config.port_public != config.port
     yield "ip", LOOPBACK
     yield "ip.bind", BIND_NAME
+    # The child names itself by its id in error texts; the relay replaces it in all that goes to the master.
+    yield "id", config.id
     yield "port", str(ports.http)
     yield "port.grpc", str(ports.grpc)
     yield "port.public", str(ports.public if has_public_port else ports.http)

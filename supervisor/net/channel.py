@@ -33,12 +33,13 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""Source: weed/pb/grpc_client_server.go. A channel of its own per caller, so that closing one closes its socket."""
+"""Source: weed/pb/grpc_client_server.go. The ping timeout is what grpcio waits in fact, whatever the one above says. A channel of its own per caller, so that closing one closes its socket."""
 
 
 def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:

@@ -43,6 +43,7 @@ def test_what_the_child_gets_of_its_own(command, tmp_path):
     program, flags = command()
     assert program == [f"{tmp_path}/weed", f"-config_dir={tmp_path}/conf", "-logtostderr=true"]
     assert flags == {
+        "id": "192.0.2.7:8080",
         "ip": "127.0.0.1",
         "ip.bind": "localhost",
         "port": "1001",
@@ -70,7 +71,7 @@ def test_what_is_ours_is_not_passed_on(command):
     own += ("-mserver=n:2", "-preStopSeconds=30", "-idleTimeout=300", "-whiteList=10.0.0.9", "-debug", "-debug.port=83")
     _, plain = command()
     _, flags = command(*own)
-    assert flags == plain | {"idleTimeout": "360"}
+    assert flags == plain | {"idleTimeout": "360", "id": "me"}
 
 
 def test_every_flag_is_either_replaced_or_passed_on(command):
