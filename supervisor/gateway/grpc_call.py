@@ -64,11 +64,11 @@ class RequestStream:
         self._given_back = message
 
     def only(self) -> bytes:
-        """The one message of a unary request."""
+        """The one message of a unary request. Without one the call fails as it does in Go."""
         try:
             return next(self)
         except StopIteration:
-            raise RpcFailure("the call has no request message", grpc.StatusCode.INTERNAL) from None
+            raise RpcFailure("EOF") from None
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ def open_gateway():
     def start(
         *, backend=None, native=None, table=None, allows=lambda host: True, peers=None, hooks=None, limits=None
     ) -> Client:
-        engine = None
+        engine = backend_channel = None
         if backend is not None:
             backend_channel = grpc.insecure_channel(
                 f"127.0.0.1:{backend.port}",
@@ -57,7 +57,7 @@ def open_gateway():
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
         closing[:0] = [channel.close, lambda: gateway.drain(0)]
-        return Client(channel, gateway, counted)
+        return Client(channel, gateway, counted, backend_channel)
 
     yield start
     for close in closing:

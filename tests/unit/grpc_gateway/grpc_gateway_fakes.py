@@ -72,6 +72,7 @@ class Client:
     channel: grpc.Channel
     gateway: GrpcGateway
     counted: list[tuple[str, str, str]]
+    backend_channel: grpc.Channel | None = None
 
     def call(self, name: str):
         method = VOLUME_SERVER_METHODS[name]

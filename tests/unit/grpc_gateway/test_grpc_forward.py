@@ -359,6 +359,17 @@ def test_no_backend_is_unavailable_and_says_so(backend, forwarding, name):
     assert error.details().startswith("the backend volume server is unavailable: ")
 
 
+@pytest.mark.parametrize("name", [UNARY, DOWN, UP])
+def test_a_channel_that_was_closed(backend, open_gateway, name):
+    client = open_gateway(backend=backend)
+    client.backend_channel.close()
+    argument = iter([b""]) if name == UP else b""
+    error = failure_of(lambda: list(client.call(name)(argument, timeout=T)))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert error.details().startswith("the backend volume server is unavailable: ")
+    wait_until(lambda: client.gateway.running_calls == 0, "the gateway's thread is free again")
+
+
 @pytest.mark.parametrize("name", [UNARY, DOWN])
 def test_a_backend_that_dies_during_a_call(backend, open_gateway, name):
     begun, go_on = threading.Event(), threading.Event()
