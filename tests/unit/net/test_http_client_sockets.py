@@ -14,9 +14,12 @@ from http_harness import echo, limits, read_head
 from native_handlers.http.context import PeerFailed, PeerFailureKind
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import Response, StreamBody
+from supervisor.net import http_exchange
+from supervisor.net.errors import BadCertificate
 from supervisor.net.http_client import Address, HttpPool, TcpConnector
 from supervisor.net.http_connect import source_address
 from supervisor.net.http_exchange import Exchange
+from supervisor.net.http_forward import Forwarder
 from supervisor.net.http_peer import PeerClient
 from supervisor.net.http_server import serve_http
 from supervisor.net.listeners import open_listener
@@ -198,3 +201,58 @@ async def test_an_answer_that_is_given_up_closes_its_connection():
 )
 def test_the_address_to_connect_from(source, target, expected):
     assert source_address(source, target) == expected
+
+
+async def test_a_client_that_resets_while_it_waits_ends_the_backends_request(monkeypatch):
+    monkeypatch.setattr(http_exchange, "WATCH_AFTER_S", 0.01)
+    asked, ended = trio.Event(), trio.Event()
+
+    async def script(stream):
+        await read_head(stream)
+        asked.set()
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+        ended.set()
+
+    async with (
+        scripted(script) as (backend, _),
+        serving_on(Forwarder(HttpPool(), lambda: backend).forward) as address,
+    ):
+        host, port = address.split(":")
+        client = await trio.open_tcp_stream(host, int(port))
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        await client.aclose()
+        await ended.wait()
+
+
+async def test_a_server_that_speaks_no_tls_is_no_peer_over_tls():
+    async def script(stream):
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    async with scripted(script) as (address, _):
+        pool = HttpPool(connect=TcpConnector(tls=client_context(None, None, None)))
+        with pytest.raises(PeerFailed, match="no TLS"):
+            await PeerClient(pool).request("GET", str(address), "/", Headers(), b"")
+
+
+async def test_a_certificate_need_not_be_verified_where_that_is_asked_for(tmp_path):
+    certificate, key = Authority(tmp_path).issue("server")
+    tls = TlsContextSource(TlsSettings(cert=certificate, key=key), trio.current_time)
+    async with serving_on(echo, tls) as address:
+        pool = HttpPool(connect=TcpConnector(tls=client_context(None, None, None, verifies=False)))
+        response = await PeerClient(pool).request("GET", address, "/x", Headers(), b"")
+        assert response.headers.get("X-Saw") == "GET /x"
+        await pool.drop_idle()
+        with pytest.raises(PeerFailed, match="no TLS"):
+            await PeerClient(HttpPool(connect=TcpConnector(tls=client_context(None, None, None)))).request(
+                "GET", address, "/x", Headers(), b""
+            )
+
+
+def test_a_certificate_to_show_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BadCertificate, match=r"gone\.pem"):
+        client_context(tmp_path / "gone.pem", tmp_path / "gone.key", None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 from http_harness import Backend, limits, read_exactly, read_head, serving
 
-from supervisor.net.http_client import Address
+from supervisor.net.http_client import Address, HttpPool, PoolLimits
 from supervisor.net.http_forward import NOTE_INTERVAL_S, Forwarder
 
 GET = b"GET /3,01?a=%20 HTTP/1.1\r\nhOST: front:1\r\nB-b: 1\r\nConnection: x-hop\r\nX-Hop: 1\r\nA: 2\r\n\r\n"
@@ -502,3 +503,95 @@ def _plain_get():
             return b""
 
     return Request("GET", "/", Headers([("Host", "x")]), Empty(), Listener.ADMIN, "10.0.0.1", 1, "ID")
+
+
+async def test_a_backend_that_dies_while_it_is_waited_for_is_a_502(autojump_clock):
+    async def script(stream):
+        await read_head(stream)
+        await trio.sleep(10)
+        await stream.aclose()
+
+    async with forwarding(script) as (client, _):
+        assert (await client.ask(GET)).status == 502
+
+
+async def test_a_backend_that_dies_in_the_middle_of_an_upload_is_a_502(autojump_clock):
+    async def script(stream):
+        await read_head(stream)
+        await stream.aclose()
+
+    async with forwarding(script) as (client, _):
+        await client.send(post(10_000_000) + b"x" * 100_000)
+        assert (await client.answer()).status == 502
+
+
+async def test_interim_answers_during_an_upload_are_passed_on():
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nL: 1\r\n\r\n")
+        await read_exactly(stream, 100_000)
+        await stream.send_all(OK)
+
+    async with forwarding(script) as (client, _):
+        await client.send(post(100_000))
+        assert await read_exactly(client.stream, 34) == b"HTTP/1.1 103 Early Hints\r\nL: 1\r\n\r\n"
+        await client.send(b"x" * 100_000)
+        assert (await client.answer()).body == b"ok"
+
+
+async def test_a_server_that_sends_interim_answers_without_end_is_a_502():
+    async def script(stream):
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100)
+
+    async with forwarding(script) as (client, _):
+        answer = await client.ask(GET)
+        assert (answer.status, len(answer.interim)) == (502, 32)
+
+
+async def test_a_half_close_behind_an_upload_is_passed_on(autojump_clock):
+    async def script(stream):
+        await read_head(stream)
+        await read_exactly(stream, 100_000)
+        assert await stream.receive_some() == b""
+        await stream.send_all(OK)
+
+    async with forwarding(script) as (client, _):
+        await client.send(LONG)
+        await trio.sleep(1)
+        await client.stream.send_eof()
+        assert (await client.answer()).body == b"ok"
+
+
+async def test_a_body_that_is_no_client_connections_is_sent_in_chunks_too():
+    async def script(stream):
+        raw = b""
+        while not raw.endswith(b"0\r\n\r\n"):
+            raw += await stream.receive_some()
+        assert raw.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        await stream.send_all(OK)
+
+    class Body:
+        length_bytes = None
+
+        def __init__(self):
+            self.pieces = [b"abc"]
+
+        async def receive_some(self):
+            return self.pieces.pop() if self.pieces else b""
+
+    async with trio.open_nursery() as nursery:
+        forwarder = Forwarder(Backend(nursery, script).pool(), lambda: ADDRESS)
+        response = await forwarder.forward(replace(_plain_get(), method="POST", body=Body()))
+        assert response.body == b"ok"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_takes_too_long_to_make_is_a_502(autojump_clock):
+    async def never(address):
+        await trio.sleep_forever()
+
+    forwarder = Forwarder(HttpPool(PoolLimits(connect_timeout_s=3), connect=never), lambda: ADDRESS)
+    response = await forwarder.forward(_plain_get())
+    assert response.status == 502
+    assert b"no connection within 3 s" in response.body
