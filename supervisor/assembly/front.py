@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.grpc.control import ping
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import Listener
-from native_handlers.pb.volume_server_pb2 import PingRequest
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import make_http_context
 from supervisor.backend.ports import LOOPBACK
@@ -23,7 +21,7 @@ from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
 from supervisor.gateway.grpc_forward import BackendEngine, ForwardedCall
 from supervisor.gateway.grpc_gate import AdminGate
-from supervisor.gateway.grpc_native import native_engines, rpc_context
+from supervisor.gateway.grpc_native import native_engines
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
     from supervisor.cli.config import Config, SecurityConfig, TlsFiles
-    from supervisor.gateway.grpc_call import Call
     from supervisor.net.http_server import Handle
 
 log = logging.getLogger(__name__)
@@ -248,22 +245,16 @@ def make_grpc_gateway(  # noqa: PLR0913, PLR0917  the composition root's own wir
 
 def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend) -> BackendEngine:
     """Forwards to the child. A leave that it was told is a leave of the whole node, and a state that it was given is
-    remembered for the time when it is away. A ping of a master is answered here: the child knows none but the relay.
+    remembered for the time when it is away.
     """
 
     def leave_too(_call: ForwardedCall) -> None:
         node.leave()
 
-    def ping_master(call: Call, message: bytes) -> bytes | None:
-        request = PingRequest.FromString(message)
-        if request.target_type != "master" or not grpc_node.masters.is_known(request.target):
-            return None
-        return ping(grpc_node, rpc_context(call), request).SerializeToString()
-
     after: dict[str, Callable[[ForwardedCall], None]] = {"grpc.VolumeServerLeave": leave_too}
     if isinstance(grpc_node.state, BackendStateKeeper):
         after["grpc.SetState"] = grpc_node.state.note_forwarded
-    return BackendEngine(backend.channel.get, after, {"grpc.Ping": ping_master})
+    return BackendEngine(backend.channel.get, after)
 
 
 def make_relay_settings(node: Node, target_port: int, peers: PeerRegistry) -> RelaySettings:

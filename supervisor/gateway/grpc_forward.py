@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -40,9 +39,6 @@ _OF_GRPC_ITSELF = (
 no other way. The backend may send one too, about a third server."""
 
 
-_NOTHING_HERE: Mapping[str, Callable[[Call, bytes], bytes | None]] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class ForwardedCall:
     """A call that the backend answered with OK. The messages are None where they were a stream."""
@@ -59,29 +55,18 @@ class BackendEngine:
         channel: asked for each call, so that a restarted backend can get a new channel.
         after_forward: by route name, what else is to happen once the backend has said OK, before the client hears it.
             If it raises, the client gets INTERNAL.
-        answered_here: by route name, for unary RPCs: asked with each request; bytes are the answer, None lets it be
-            forwarded. For the few requests that the backend cannot answer because it is supervised.
     """
 
     name = "backend"
 
     def __init__(
-        self,
-        channel: Callable[[], grpc.Channel],
-        after_forward: Mapping[str, Callable[[ForwardedCall], None]],
-        answered_here: Mapping[str, Callable[[Call, bytes], bytes | None]] = _NOTHING_HERE,
+        self, channel: Callable[[], grpc.Channel], after_forward: Mapping[str, Callable[[ForwardedCall], None]]
     ) -> None:
         self._channel = channel
         self._after_forward = after_forward
-        self._answered_here = answered_here
 
     def respond(self, call: Call) -> bytes:
         request = None if call.method.client_streaming else call.requests.only()
-        answer_here = self._answered_here.get(call.route_name)
-        if answer_here is not None and request is not None:
-            answer = answer_here(call, request)
-            if answer is not None:
-                return answer
         rpc = self._start(call, request)
         # Blocks until the call is over, in whatever way.
         if rpc.code() is not grpc.StatusCode.OK:

@@ -30,7 +30,7 @@ class NativeEngine:
         self._handler = handler
 
     def respond(self, call: Call) -> bytes:
-        context = rpc_context(call)
+        context = _context_of(call)
         try:
             response: Message = self._handler(self._node, context, _requests_of(call))
             return response.SerializeToString()
@@ -38,7 +38,7 @@ class NativeEngine:
             call.set_trailing(tuple(context.trailing))
 
     def stream(self, call: Call) -> Iterator[bytes]:
-        context = rpc_context(call)
+        context = _context_of(call)
         try:
             responses: Iterator[Message] = self._handler(self._node, context, _requests_of(call))
             for response in responses:
@@ -60,8 +60,7 @@ def _parse(method: RpcMethod, request: bytes) -> Message:
         raise RpcFailure(f"grpc: error unmarshalling request: {error}", grpc.StatusCode.INTERNAL) from error
 
 
-def rpc_context(call: Call) -> RpcContext:
-    """What a native handler is to know of `call`."""
+def _context_of(call: Call) -> RpcContext:
     return RpcContext(
         peer_host=call.peer.host,
         peer_port=call.peer.port,

@@ -39,7 +39,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
-"""Source: weed/pb/grpc_client_server.go. The ping timeout is what grpcio waits in fact, whatever the one above says. A channel of its own per caller, so that closing one closes its socket."""
+"""Source: weed/pb/grpc_client_server.go. The ping timeout is what grpcio waits in fact, whatever the one above it says.
+A channel of its own per caller, so that closing one closes its socket."""
 
 
 def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:
