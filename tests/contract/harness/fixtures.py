@@ -23,9 +23,9 @@ def pytest_generate_tests(metafunc):
     if "implementation" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("only")
         candidates = without_duplicates() if "fresh_server" in metafunc.fixturenames else IMPLEMENTATIONS
-        wanted = [pytest.param(one, id=one.name) for one in candidates if marker is None or marker.args[0](one)] or [
-            pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))
-        ]
+        meant = [one for one in candidates if marker is None or marker.args[0](one)]
+        nothing = pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))
+        wanted = [pytest.param(one, id=one.name) for one in with_one_skip(meant)] or [nothing]
         metafunc.parametrize("implementation", wanted, indirect=True, scope="session")
 
 
@@ -38,6 +38,12 @@ def without_duplicates():
     if "VOLUME_SERVER_IMPL" in os.environ or implementations.find_weed()[0] is None:
         return IMPLEMENTATIONS
     return [one for one in IMPLEMENTATIONS if one.backend != "native"]
+
+
+def with_one_skip(meant):
+    """Without a `weed`, the first that needs it is left to skip and say why; the others would only repeat it."""
+    skipping = [one for one in meant if one.needs_weed] if implementations.find_weed()[0] is None else []
+    return [one for one in meant if one not in skipping[1:]]
 
 
 def pytest_configure(config):

@@ -12,7 +12,7 @@ from harness.waiting import wait_until
 
 from native_handlers.pb import methods, volume_server_pb2
 
-_VOLUME_IDS = itertools.count(1_000_000, -1)  # downwards, for the master gives out the highest it knows plus one
+_VOLUME_IDS = itertools.count(900_000, -1)  # downwards, for the master gives out the highest it knows plus one
 _NEEDLE_IDS = itertools.count(1)
 COOKIE = 0x637037D6
 RPC_LIMIT_S = 10.0
