@@ -75,7 +75,7 @@ def node_details(node: Node, backend: ManagedBackend | None) -> NodeDetails:
     config, table = node.config, node.table.current()
     facts = [
         ("Mode", config.mode.value),
-        ("Version", f"weed-volume-py {own_version()}, answers as {node.version_text}"),
+        ("Program", f"weed-volume-py {own_version()}"),
         ("Routing", f"phase {table.phase}" + (f" of {table.source}" if table.source else "")),
         ("Offsets", f"{node.offset_width.width_bytes} bytes ({node.offset_width.source})"),
     ]
