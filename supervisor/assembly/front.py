@@ -17,6 +17,7 @@ from native_handlers.http.message import Listener
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import make_http_context
 from supervisor.backend.ports import LOOPBACK
+from supervisor.control.metrics import HttpCountCollector
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
 from supervisor.gateway.grpc_forward import BackendEngine, ForwardedCall
@@ -39,6 +40,8 @@ from supervisor.routing.match import match_http
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from prometheus_client import CollectorRegistry
 
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.http.context import HttpContext
@@ -108,7 +111,7 @@ async def open_front(
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
     context = make_http_context(node, store, backend, guard)
-    handle = make_http_handle(node, backend, context, guard)
+    handle = make_http_handle(node, backend, context, guard, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
     peers = PeerRegistry()
     grpc_gateway = make_grpc_gateway(node, store, backend, tasks, guard, peers)
@@ -192,13 +195,17 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
     )
 
 
-def make_http_handle(node: Node, backend: ManagedBackend | None, context: HttpContext, guard: Guard) -> Handle:
+def make_http_handle(
+    node: Node, backend: ManagedBackend | None, context: HttpContext, guard: Guard, registry: CollectorRegistry
+) -> Handle:
     """What answers every HTTP request: one gateway per listener, for the child has two ports as well."""
     pool = HttpPool()
     gateways = {
         listener: HttpGateway(node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard)
         for listener in Listener
     }
+
+    registry.register(HttpCountCollector(gateway.counts for gateway in gateways.values()))
 
     async def handle(request: Request) -> Response:
         if node.stop.is_asked and match_http(request.listener, request.method, request.raw_path).name in HEALTH_ROUTES:
@@ -239,7 +246,7 @@ def make_grpc_gateway(  # noqa: PLR0913, PLR0917  the composition root's own wir
         peers=peers,
         gate=AdminGate(guard.allows),
         backend=engine,
-        count=tasks.metrics.count_request,
+        count=tasks.metrics.count_rpc,
     )
 
 

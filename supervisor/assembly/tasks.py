@@ -34,6 +34,7 @@ class Tasks:
     """What the running tasks offer to the front."""
 
     metrics: SupervisorMetrics
+    registry: CollectorRegistry
 
 
 @asynccontextmanager
@@ -52,7 +53,7 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
         heartbeat = partial(serve_heartbeat, view=node.masters)
         node.heartbeat = await nursery.start(heartbeat, node.model, node.identity, node.config.masters, node.dial)
         try:
-            yield Tasks(metrics)
+            yield Tasks(metrics, registry)
         finally:
             node.leave()
             nursery.cancel_scope.cancel()

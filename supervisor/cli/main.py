@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+"""As a shell says it: 128 + SIGINT."""
 _PROGRAM = "weed-volume-py"
 _VERSION_FLAGS = frozenset({"-version", "--version", "-V"})
 _DEFAULT_COMMAND = "volume"
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{_PROGRAM}: {problem}", file=sys.stderr)
         print(f"{_PROGRAM}: nothing was started; {_PROGRAM} -h explains every flag", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED  # nothing was served yet, so there was nothing to drain
     except BrokenPipeError:
         # The reader of our output (head, a pager) has gone; what is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

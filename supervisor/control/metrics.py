@@ -6,15 +6,18 @@ work, so a dashboard that sums by label never counts a request twice.
 
 from __future__ import annotations
 
+from collections import Counter as Counting
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
+
+    from supervisor.routing.decision import Engine
 
 NAMESPACE = "SeaweedFS"
 SUBSYSTEM = "volumeSupervisor"
@@ -23,21 +26,40 @@ SECONDS_BUCKETS = tuple(0.0001 * 2**exponent for exponent in range(24))
 
 
 class SupervisorMetrics:
-    """Counts requests by route and engine. Thread-safe (prometheus_client locks each child)."""
+    """Counts RPCs by route and engine. Thread-safe (prometheus_client locks each child)."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
-            "requests", "Requests by route, engine and answer code.", ("route", "engine", "code"),
+            "rpcs", "RPCs by route, engine and status code.", ("route", "engine", "code"),
             namespace=NAMESPACE, subsystem=SUBSYSTEM, registry=registry,
         )  # fmt: skip
         self._seconds = Histogram(
-            "request_seconds", "Time from the request head to the answer's last byte.", ("route", "engine"),
+            "rpc_seconds", "Time from a call's headers to its end.", ("route", "engine"),
             namespace=NAMESPACE, subsystem=SUBSYSTEM, registry=registry, buckets=SECONDS_BUCKETS,
         )  # fmt: skip
 
-    def count_request(self, route: str, engine: str, code: str, duration_s: float) -> None:
+    def count_rpc(self, route: str, engine: str, code: str, duration_s: float) -> None:
         self._requests.labels(route, engine, code).inc()
         self._seconds.labels(route, engine).observe(duration_s)
+
+
+class HttpCountCollector:
+    """HTTP answers by route and engine, read from the gateways' own counts: the data path pays for no metric."""
+
+    def __init__(self, counts: Iterable[Mapping[tuple[str, Engine], int]]) -> None:
+        self._counts = tuple(counts)
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            f"{NAMESPACE}_{SUBSYSTEM}_http_requests", "HTTP requests by route and engine.", labels=("route", "engine")
+        )
+        total: Counting[tuple[str, str]] = Counting()
+        for counts in self._counts:
+            for (route, engine), count in dict(counts).items():
+                total[route, str(engine.value)] += count
+        for labels, count in total.items():
+            family.add_metric(labels, count)
+        yield family
 
 
 class StateCollector:
