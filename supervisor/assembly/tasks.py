@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from supervisor.assembly.metrics import node_collectors, scrape_child
 from supervisor.cluster.heartbeat import serve_heartbeat
 from supervisor.control.metrics import SupervisorMetrics
-from supervisor.control.metrics_app import metrics_app, serve_metrics
+from supervisor.control.metrics_app import exposition, metrics_app, serve_metrics
+from supervisor.control.push import PushTarget, serve_push
 from supervisor.net.http_client import HttpPool
 from supervisor.net.http_peer import PeerClient
 from supervisor.routing.live import serve_table_reload
@@ -46,8 +47,11 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
         registry.register(collector)
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_table_reload, node.table)
+        http = PeerClient(HttpPool())
+        scrape = partial(scrape_child, backend, http) if backend else None
+        push = PushTarget(node.masters, node.identity.http)
+        nursery.start_soon(serve_push, push, partial(exposition, registry, scrape), http)
         if node.config.metrics_port:
-            scrape = partial(scrape_child, backend, PeerClient(HttpPool())) if backend else None
             app = metrics_app(registry, scrape)
             await nursery.start(serve_metrics, app, node.config.metrics_ip, node.config.metrics_port)
         heartbeat = partial(serve_heartbeat, view=node.masters)

@@ -105,9 +105,9 @@ def _volume_flags(config: Config, ports: BackendPorts, relay_address: ServerAddr
     yield "dir", ",".join(str(directory.path) for directory in config.directories)
     if config.idx_directory is not None:
         yield "dir.idx", str(config.idx_directory)
-    if config.metrics_port:
-        yield "metricsPort", str(ports.metrics)
-        yield "metricsIp", BIND_NAME
+    # Always, for the master may name a push gateway later, and then the child's metrics are pushed with ours.
+    yield "metricsPort", str(ports.metrics)
+    yield "metricsIp", BIND_NAME
     for name, path in (("cpuprofile", config.cpu_profile), ("memprofile", config.mem_profile)):
         if path is not None:
             yield name, str(path)

@@ -120,8 +120,6 @@ class ChildStream:
         return master_pb2.HeartbeatResponse(
             volume_size_limit=settings.volume_size_limit_bytes,
             preallocate=settings.preallocate,
-            metrics_address=settings.metrics_address,
-            metrics_interval_seconds=settings.metrics_interval_s,
             storage_backends=settings.storage_backends,
             volume_digest_supported=True,
             resend_full_volume_list=wants_full_list,

@@ -98,11 +98,15 @@ def _mark_readonly_request(data: bytes, names: RelayNames) -> bytes:
 def configuration_for_child(
     response: master_pb2.GetMasterConfigurationResponse, names: RelayNames
 ) -> master_pb2.GetMasterConfigurationResponse:
-    """A copy of `response` that names the relay wherever it names a leader."""
+    """A copy of `response` that names the relay wherever it names a leader, and no push gateway: under the child's
+    loopback address its metrics would be another instance's. They are pushed with ours.
+    """
     copy = master_pb2.GetMasterConfigurationResponse()
     copy.CopyFrom(response)
     if copy.leader:
         copy.leader = str(names.relay)
+    copy.ClearField("metrics_address")
+    copy.ClearField("metrics_interval_seconds")
     return copy
 
 

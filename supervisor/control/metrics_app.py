@@ -7,6 +7,7 @@ Source of the port's behaviour: weed/stats/metrics.go, StartMetricsServer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import hypercorn.config
@@ -19,8 +20,6 @@ from starlette.routing import Route
 from supervisor.wire.server_address import join_host_port
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     import trio
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
@@ -29,14 +28,23 @@ log = logging.getLogger(__name__)
 GRACEFUL_TIMEOUT_S = 2.0
 
 
-def metrics_app(registry: CollectorRegistry, scrape_backend: Callable[[], Awaitable[bytes]] | None) -> Starlette:
-    """An ASGI application. `scrape_backend` returns the child's exposition, b"" when it has none to give now."""
+ScrapeBackend = Callable[[], Awaitable[bytes]] | None
+"""Returns the child's exposition, b"" when it has none to give now; None where there is no child."""
+
+
+async def exposition(registry: CollectorRegistry, scrape_backend: ScrapeBackend) -> bytes:
+    """All series of the node in the text format: the child's, then this process's own."""
+    backend_text = await scrape_backend() if scrape_backend else b""
+    if backend_text and not backend_text.endswith(b"\n"):
+        backend_text += b"\n"
+    return backend_text + generate_latest(registry)
+
+
+def metrics_app(registry: CollectorRegistry, scrape_backend: ScrapeBackend) -> Starlette:
+    """The ASGI application of the metrics port."""
 
     async def metrics(_request: Request) -> Response:
-        backend_text = await scrape_backend() if scrape_backend else b""
-        if backend_text and not backend_text.endswith(b"\n"):
-            backend_text += b"\n"
-        return Response(backend_text + generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await exposition(registry, scrape_backend), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(routes=[Route("/metrics", metrics)])
 

@@ -54,6 +54,8 @@ def test_what_the_child_gets_of_its_own(command, tmp_path):
         "preStopSeconds": "0",
         "idleTimeout": "90",
         "dir": f"{tmp_path}/data",
+        "metricsPort": "1004",
+        "metricsIp": "localhost",
     }
 
 

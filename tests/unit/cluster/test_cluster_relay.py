@@ -370,7 +370,7 @@ async def test_deadline_and_cancellation_reach_the_master(fake_master, child):
     fake_master.answers["VolumeList"] = hang
     call = child.master.VolumeList.future(master_pb2.VolumeListRequest(), timeout=DEADLINE_S)
     await until(lambda: left_s)
-    assert 0 < left_s[0] <= DEADLINE_S
+    assert 0 < left_s[0] <= DEADLINE_S * 1.02  # grpc rounds a timeout up, to two or three digits, at each hop
     call.cancel()
     await until(ended.is_set)
 
