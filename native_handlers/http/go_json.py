@@ -47,7 +47,10 @@ def format_float32(value: float) -> str:
 
 
 def _same(text: str, single: float) -> bool:
-    return bool(struct.unpack("<f", struct.pack("<f", float(text)))[0] == single)
+    try:
+        return bool(struct.unpack("<f", struct.pack("<f", float(text)))[0] == single)
+    except OverflowError:
+        return False  # rounded up beyond the largest float32
 
 
 def _encode(value: object, newline: str) -> str:

@@ -49,7 +49,7 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
         await nursery.start(serve_table_reload, node.table)
         http = PeerClient(HttpPool())
         scrape = partial(scrape_child, backend, http) if backend else None
-        push = PushTarget(node.masters, node.identity.http)
+        push = PushTarget(partial(push_settings, node), node.identity.http)
         nursery.start_soon(serve_push, push, partial(exposition, registry, scrape), http)
         if node.config.metrics_port:
             app = metrics_app(registry, scrape)
@@ -61,3 +61,9 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
         finally:
             node.leave()
             nursery.cancel_scope.cancel()
+
+
+def push_settings(node: Node) -> tuple[str, int]:
+    """The push gateway's address and the seconds between two pushes, as the master said them last."""
+    settings = node.masters.settings
+    return settings.metrics_address, settings.metrics_interval_s

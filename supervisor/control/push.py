@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from native_handlers.http.context import PeerHttp
-    from supervisor.cluster.master_view import MasterView
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +31,24 @@ PUSH_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """Where to push: what the master said last, grouped by `instance`, this node's ip:port."""
+    """Where to push, grouped by `instance`, this node's ip:port.
 
-    masters: MasterView
+    `asked_for` gives the gateway's address and the seconds between two pushes, as the master said them last.
+    """
+
+    asked_for: Callable[[], tuple[str, int]]
     instance: str
 
     def interval_s(self) -> float:
         """Seconds to the next push, or to the next look whether there is a gateway by then."""
-        interval_s = self.masters.settings.metrics_interval_s
+        _, interval_s = self.asked_for()
         return interval_s if interval_s > 0 else DEFAULT_INTERVAL_S
 
     def gateway(self) -> tuple[str, str] | None:
         """(host:port, path) to PUT to; None while no gateway is named, or an interval of 0 switches it off."""
-        settings = self.masters.settings
-        if not settings.metrics_address or settings.metrics_interval_s == 0:
+        address, interval_s = self.asked_for()
+        if not address or interval_s == 0:
             return None
-        address = settings.metrics_address
         url = urlsplit(address if "://" in address else f"http://{address}")
         host = url.netloc if url.port is not None else f"{url.netloc}:80"
         return host, f"{url.path.rstrip('/')}/metrics/job/{JOB}/instance/{quote(self.instance, safe=':[]')}"

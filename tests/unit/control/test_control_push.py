@@ -3,18 +3,11 @@ import trio
 
 from native_handlers.http.context import PeerFailed, PeerFailureKind, PeerResponse
 from native_handlers.http.headers import Headers
-from native_handlers.pb import master_pb2
-from supervisor.cluster.master_view import MasterView
 from supervisor.control.push import PushTarget, serve_push
-from supervisor.wire.server_address import ServerAddress
 
 
 def target(address="push:9091", interval_s=5):
-    view = MasterView([ServerAddress("127.0.0.1", 9333, 19333)])
-    view.note_configuration(
-        master_pb2.GetMasterConfigurationResponse(metrics_address=address, metrics_interval_seconds=interval_s)
-    )
-    return PushTarget(view, "10.0.0.1:8080")
+    return PushTarget(lambda: (address, interval_s), "10.0.0.1:8080")
 
 
 @pytest.mark.parametrize(
