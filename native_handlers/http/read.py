@@ -25,6 +25,7 @@ from native_handlers.http.query import Query, parse_query
 from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
 from native_handlers.http.reply import empty_reply, text_error
 from native_handlers.storage.errors import NotFound
+from native_handlers.storage.files import NotCached
 
 if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
@@ -54,7 +55,10 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
         store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=query.is_true("readDeleted")
     )
     try:
-        read = await trio.to_thread.run_sync(read_needle)
+        try:
+            read = read_needle(cached_only=True)
+        except NotCached:
+            read = await trio.to_thread.run_sync(read_needle)
     except STORE_FAILURES as failure:
         return _failed(context, failure)
     try:
