@@ -95,7 +95,7 @@ class NeedleRead:
             self.payload.release()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecordReader:
     """Reads records of one open .dat file. `read_bytes` is a read of `Files`, and decides what is waited for."""
 
