@@ -1,4 +1,5 @@
-"""Makes a needle index from the rows of an .idx file, all at once: 10 million rows in a fraction of a second when ids ascend, in one or two when not.
+"""Makes a needle index from the rows of an .idx file, all at once, 10 million rows in a fraction
+of a second where ids ascend and in one or two where they do not.
 
 The result, counters included, is what replaying the rows one by one in upstream's memory map gives.
 Source: weed/storage/needle_map_memory.go:doLoading, needle_map_metric.go, volume_checking.go:findDatTailEntryOffset.

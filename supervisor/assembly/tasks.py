@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from supervisor.assembly.metrics import node_collectors, scrape_child
 from supervisor.cluster.heartbeat import serve_heartbeat
 from supervisor.control.metrics import SupervisorMetrics
-from supervisor.control.metrics_app import metrics_app, serve_metrics
 from supervisor.net.http_client import HttpPool
 from supervisor.net.http_peer import PeerClient
 from supervisor.routing.live import serve_table_reload
@@ -46,6 +45,9 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_table_reload, node.table)
         if node.config.metrics_port:
+            # hypercorn and starlette take a tenth of the start, and most nodes have no such port.
+            from supervisor.control.metrics_app import metrics_app, serve_metrics  # noqa: PLC0415
+
             scrape = partial(scrape_child, backend, PeerClient(HttpPool())) if backend else None
             app = metrics_app(registry, scrape)
             await nursery.start(serve_metrics, app, node.config.metrics_ip, node.config.metrics_port)

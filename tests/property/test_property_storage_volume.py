@@ -384,9 +384,9 @@ def test_an_index_takes_16_bytes_a_needle():
 @pytest.mark.parametrize("width", [4, 5])
 def test_an_index_of_many_rows_in_any_order_is_a_dict(first_key, width):
     random = Random(7)
-    pool = (
-        [random.getrandbits(64) for _ in range(20_000)] if first_key is None else range(first_key, first_key + 20_000)
-    )
+    count = 20_000
+    wide = [random.getrandbits(64) for _ in range(count)]
+    pool = wide if first_key is None else range(first_key, first_key + count)
     model, rows = {}, []
     for offset in range(1, 50_000):
         key = random.choice(pool)
