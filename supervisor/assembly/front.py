@@ -217,8 +217,7 @@ def make_http_handle(
     if context.store is None:
         return handle, None
     quick_reads = {
-        listener: QuickReads(listener, node.table, context, guard, gateway.counts)
-        for listener, gateway in gateways.items()
+        listener: QuickReads(listener, node.table, context, guard, gateway) for listener, gateway in gateways.items()
     }
     return handle, lambda listener, data: quick_reads[listener].answer(data)
 

@@ -19,12 +19,11 @@ from supervisor.routing.states import State
 from supervisor.wire.http1_quick import PlainGets
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from native_handlers.http.context import HttpContext
     from native_handlers.http.message import Listener
     from native_handlers.storage.store import Store
     from supervisor.gateway.guard import Guard
+    from supervisor.gateway.http import HttpGateway
     from supervisor.routing.live import LiveTable
     from supervisor.routing.table import Table
 
@@ -33,7 +32,7 @@ class QuickReads:
     """Answers plain GETs of one listener.
 
     Args:
-        counts: of the gateway whose requests these are.
+        gateway: the long way. It counts what is answered here too.
     """
 
     def __init__(
@@ -42,13 +41,13 @@ class QuickReads:
         table: LiveTable,
         context: HttpContext,
         guard: Guard,
-        counts: Counter[tuple[str, Engine]],
+        gateway: HttpGateway,
     ) -> None:
         self._route = match_object(listener, "GET").name
         self._table = table
         self._context = context
         self._guard = guard
-        self._counts = counts
+        self._gateway = gateway
         self._gets = PlainGets()
 
     def answer(self, data: bytes) -> bytes | None:
@@ -63,10 +62,12 @@ class QuickReads:
         return None if file_id is None else self._read(store, *file_id)
 
     def _is_open(self, table: Table) -> bool:
-        """Whether each read is the native handler's, is open to everybody, and leaves no line in the log."""
+        """Whether each read is the native handler's, is open to all at any time, and leaves no line in the log."""
         if table.states[self._route] is not State.NATIVE or self._route in table.absent:
             return False
-        return not self._guard.auth_keys().read_key and not access_log.isEnabledFor(logging.DEBUG)
+        if self._guard.auth_keys().read_key or self._gateway.limits_downloads:
+            return False
+        return not access_log.isEnabledFor(logging.DEBUG)
 
     def _read(self, store: Store, volume_id: int, needle_id: int, cookie: int) -> bytes | None:
         needle = quick_read(store, volume_id, needle_id, cookie)
@@ -75,5 +76,5 @@ class QuickReads:
         version = self._context.settings.version
         response = quick_response(needle, version=version, request_id=new_request_id(), date=http_date())
         if response is not None:
-            self._counts[self._route, Engine.NATIVE] += 1
+            self._gateway.counts[self._route, Engine.NATIVE] += 1
         return response

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -43,7 +42,7 @@ def node(tmp_path_factory):
     context = HttpContext(settings=SETTINGS, node=None, store=store)
     table = LiveTable(table_native(HTTP_HANDLERS))
     gateway = HttpGateway(table, HTTP_HANDLERS, context, None, OPEN_TO_ALL)
-    quick = QuickReads(Listener.ADMIN, table, context, OPEN_TO_ALL, Counter())
+    quick = QuickReads(Listener.ADMIN, table, context, OPEN_TO_ALL, gateway)
     yield SimpleNamespace(store=store, gateway=gateway, quick=quick)
     store.close()
 

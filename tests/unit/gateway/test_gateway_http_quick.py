@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,9 @@ from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.files import NotCached, OsFiles
 from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.gateway.guard import Guard
+from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.http_quick import QuickReads
+from supervisor.gateway.throttle import FlightLimit, Throttle
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_forwarding_all, table_native
@@ -40,16 +41,18 @@ def write(store, needle_id=1, **fields):
     store.write_needle(3, Needle(needle_id=needle_id, cookie=0x637037D6, **fields))
 
 
-def quick_reads(store, *, table=NATIVE, listener=Listener.ADMIN, counts=None):
+def quick_reads(store, *, table=NATIVE, listener=Listener.ADMIN, guard=None, throttle=None):
+    """The short way, and the gateway that counts its answers."""
     context = HttpContext(settings=SETTINGS, node=None, store=store)
-    counts = Counter() if counts is None else counts
-    return QuickReads(listener, LiveTable(table), context, Guard(security()), counts)
+    live, guard = LiveTable(table), guard or Guard(security())
+    gateway = HttpGateway(live, HTTP_HANDLERS, context, None, guard, throttle)
+    return QuickReads(listener, live, context, guard, gateway), gateway.counts
 
 
 @pytest.mark.parametrize(("listener", "route"), [(Listener.ADMIN, "http.read"), (Listener.PUBLIC, "http.public.read")])
 def test_a_plain_get_is_answered_and_counted(store, listener, route):
-    counts = Counter()
-    answer = quick_reads(store, listener=listener, counts=counts).answer(GET)
+    reads, counts = quick_reads(store, listener=listener)
+    answer = reads.answer(GET)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b"\r\n\r\nhello")
     assert counts == {(route, Engine.NATIVE): 1}
@@ -74,8 +77,8 @@ def test_a_plain_get_is_answered_and_counted(store, listener, route):
     ],
 )
 def test_the_rest_is_left_to_the_long_way(store, data):
-    counts = Counter()
-    assert quick_reads(store, counts=counts).answer(data) is None
+    reads, counts = quick_reads(store)
+    assert reads.answer(data) is None
     assert not counts
 
 
@@ -83,7 +86,7 @@ def test_what_is_not_plain_or_not_in_memory_is_left_too(store, monkeypatch):
     write(store, needle_id=2, data=b"x" * 2_000_000)
     write(store, needle_id=3, data=b"x", flags=0x01)
     write(store, needle_id=4, data=b"")
-    reads = quick_reads(store)
+    reads, _ = quick_reads(store)
     for needle_id in (b"2", b"3", b"4"):
         assert reads.answer(GET.replace(b",01", b",0" + needle_id)) is None
 
@@ -96,27 +99,41 @@ def test_what_is_not_plain_or_not_in_memory_is_left_too(store, monkeypatch):
 
 
 def test_a_read_key_closes_it_at_once(store):
-    context = HttpContext(settings=SETTINGS, node=None, store=store)
     guard = Guard(security())
-    reads = QuickReads(Listener.ADMIN, LiveTable(NATIVE), context, guard, Counter())
+    reads, _ = quick_reads(store, guard=guard)
     assert reads.answer(GET)
     guard.update(security(read=b"secret"))
     assert reads.answer(GET) is None
 
 
-def test_the_table_closes_it(store):
-    assert quick_reads(store, table=table_forwarding_all()).answer(GET) is None
-    assert quick_reads(store, table=replace(NATIVE, absent=frozenset({"http.read"}))).answer(GET) is None
-    assert quick_reads(None).answer(GET) is None
+@pytest.mark.parametrize(
+    "closing",
+    [
+        pytest.param({"table": table_forwarding_all()}, id="forwarded"),
+        pytest.param({"table": replace(NATIVE, absent=frozenset({"http.read"}))}, id="absent"),
+        pytest.param({"throttle": Throttle(FlightLimit(), FlightLimit(10**9))}, id="download-limit"),
+    ],
+)
+def test_what_closes_it(store, closing):
+    reads, counts = quick_reads(store, **closing)
+    assert reads.answer(GET) is None
+    assert not counts
+
+
+def test_without_a_store_and_with_an_upload_limit(store):
+    assert quick_reads(None)[0].answer(GET) is None
+    assert quick_reads(store, throttle=Throttle(FlightLimit(10**9), FlightLimit()))[0].answer(GET)
 
 
 def test_a_log_of_every_access_closes_it(store, caplog):
+    reads, _ = quick_reads(store)
     with caplog.at_level(logging.DEBUG, "supervisor.access"):
-        assert quick_reads(store).answer(GET) is None
+        assert reads.answer(GET) is None
+    assert reads.answer(GET)
 
 
 def test_any_number_of_different_heads_is_known_in_bounded_memory(store):
-    reads = quick_reads(store)
+    reads, _ = quick_reads(store)
     for number in range(600):
         assert reads.answer(GET.replace(b"Host: x", b"Host: x\r\nTraceparent: %d" % number))
     assert len(reads._gets._blocks) <= 256
