@@ -35,4 +35,4 @@ def legacy_form(crc: int) -> int:
 
 def matches(stored: int, computed: int) -> bool:
     """Whether a stored checksum is that of a payload whose CRC-32C is `computed`, in either form."""
-    return stored in (computed, legacy_form(computed))
+    return stored == computed or stored == legacy_form(computed)

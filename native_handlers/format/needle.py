@@ -49,6 +49,9 @@ MAX_NAME_BYTES = 255
 MAX_MIME_BYTES = 255
 MAX_PAIRS_BYTES = 65535
 _HEADER = struct.Struct(">IQi")
+_DATA_LENGTH = struct.Struct(">I")
+_TAIL = struct.Struct(">I")
+_TAIL_3 = struct.Struct(">IQ")
 
 
 class NeedleHeader(NamedTuple):
@@ -253,14 +256,12 @@ def parse_needle(record: bytes | memoryview, version: int) -> Needle:
     if len(record) < end + tail_size(version):
         raise Truncated(f"needle {header.needle_id:x}", end + tail_size(version), len(record))
     needle = Needle(needle_id=header.needle_id, cookie=header.cookie, size=header.size)
-    view = memoryview(record)
-    body = view[NEEDLE_HEADER_BYTES:end]
     if version == VERSION_1:
-        needle.data = bytes(body)
-    elif len(body):
-        _parse_body(needle, body)
+        needle.data = bytes(record[NEEDLE_HEADER_BYTES:end])
+    elif header.size:
+        _parse_body(needle, memoryview(record)[NEEDLE_HEADER_BYTES:end])
     needle.data_size = len(needle.data)
-    _parse_tail(needle, view[end:], version)
+    _parse_tail(needle, record, end, version)
     if needle.data:
         _verify(needle)
     return needle
@@ -276,7 +277,7 @@ def _verify(needle: Needle) -> None:
 def _parse_body(needle: Needle, body: memoryview) -> None:
     if len(body) < DATA_LENGTH_BYTES:
         raise Corrupt(f"needle {needle.needle_id:x}", f"body of {len(body)} bytes has no room for a payload length")
-    data_end = DATA_LENGTH_BYTES + int.from_bytes(body[:DATA_LENGTH_BYTES], "big")
+    data_end = DATA_LENGTH_BYTES + _DATA_LENGTH.unpack_from(body)[0]
     if data_end == DATA_LENGTH_BYTES:
         # No writer makes one: a needle without payload has no body. Accepting it would skip the checksum.
         raise Corrupt(f"needle {needle.needle_id:x}", f"body of {len(body)} bytes says that its payload is empty")
@@ -338,10 +339,11 @@ def parse_needle_tail(needle: Needle, tail: bytes | memoryview, version: int) ->
     """
     if len(tail) < tail_size(version):
         raise Truncated(f"tail of needle {needle.needle_id:x}", tail_size(version), len(tail))
-    _parse_tail(needle, memoryview(tail), version)
+    _parse_tail(needle, tail, 0, version)
 
 
-def _parse_tail(needle: Needle, tail: memoryview, version: int) -> None:
-    needle.checksum = int.from_bytes(tail[:CHECKSUM_BYTES], "big")
+def _parse_tail(needle: Needle, buffer: bytes | memoryview, start: int, version: int) -> None:
     if version == VERSION_3:
-        needle.append_at_ns = int.from_bytes(tail[CHECKSUM_BYTES : CHECKSUM_BYTES + TIMESTAMP_BYTES], "big")
+        needle.checksum, needle.append_at_ns = _TAIL_3.unpack_from(buffer, start)
+    else:
+        (needle.checksum,) = _TAIL.unpack_from(buffer, start)

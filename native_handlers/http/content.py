@@ -30,6 +30,9 @@ Piece = bytes | ByteRange
 """A piece of a body to be: literal bytes, or a range of the content."""
 
 
+_OCTETS = b"application/octet-stream"
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedBody:
     """A body ready to be sent. `head` is how it begins, at most 512 bytes."""
@@ -99,12 +102,26 @@ class Labels:
     filename: str
     mime: str
 
+    @property
+    def content_type(self) -> str:
+        """The type that these say, "" when the content has to be looked at."""
+        return self.mime or mime_of_extension(extension(self.filename))
+
+
+def labels_of(filename: str, name: bytes, mime: bytes) -> Labels:
+    """What a needle with `name` and `mime` is called; `filename` is what the request calls it, "" for nothing.
+
+    The one type that says nothing counts as none.
+    """
+    shown = "" if mime.startswith(_OCTETS) else mime.decode("latin-1")
+    return Labels(filename or name.decode("latin-1"), shown)
+
 
 async def send_content(
     request: Request, query: Query, headers: HeaderMap, content: Content, labels: Labels
 ) -> Response:
     """The answer to a GET or HEAD of `content`; `headers` so far are kept, those of the content are added."""
-    mime = labels.mime or mime_of_extension(extension(labels.filename))
+    mime = labels.content_type
     if mime:
         headers.set("Content-Type", mime)
     headers.set("Accept-Ranges", "bytes")

@@ -14,7 +14,7 @@ from native_handlers.format.needle import etag
 from native_handlers.http.chunk_manifest import load_manifest
 from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable
 from native_handlers.http.conditional import format_http_date, is_not_modified_since, is_same_etag
-from native_handlers.http.content import FileContent, Labels, MemoryContent, send_content
+from native_handlers.http.content import FileContent, MemoryContent, labels_of, send_content
 from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES, read_failure_status
 from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
@@ -25,6 +25,7 @@ from native_handlers.http.query import Query, parse_query
 from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
 from native_handlers.http.reply import empty_reply, text_error
 from native_handlers.storage.errors import NotFound
+from native_handlers.storage.files import NotCached
 
 if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 _INLINE_BYTES = 1 << 12
 """What is decompressed without a thread: even a bomb of this size costs only some milliseconds."""
-_OCTETS = b"application/octet-stream"
 
 
 async def handle_read(context: HttpContext, request: Request) -> Response:
@@ -54,7 +54,10 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
         store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=query.is_true("readDeleted")
     )
     try:
-        read = await trio.to_thread.run_sync(read_needle)
+        try:
+            read = read_needle(cached_only=True)
+        except NotCached:
+            read = await trio.to_thread.run_sync(read_needle)
     except STORE_FAILURES as failure:
         return _failed(context, failure)
     try:
@@ -91,15 +94,13 @@ async def _respond(
         manifest = await _manifest_of(needle)
         if manifest is not None:
             return await _send_chunks(context, request, query, path, headers, manifest)
-    filename = path.filename or needle.name.decode("latin-1")
-    mime = "" if needle.mime.startswith(_OCTETS) else needle.mime.decode("latin-1")
     content: FileContent | MemoryContent
     if read.payload is not None:
         payload = read.payload
         content = FileContent(FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes))
     else:
         content = MemoryContent(await _clear_data(context, request, headers, needle))
-    return await send_content(request, query, headers, content, Labels(filename, mime))
+    return await send_content(request, query, headers, content, labels_of(path.filename, needle.name, needle.mime))
 
 
 def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
@@ -156,9 +157,8 @@ async def _send_chunks(
     manifest: ChunkManifest,
 ) -> Response:
     headers.set("X-File-Store", "chunked")
-    filename = path.filename or manifest.name.encode("utf-8", "replace").decode("latin-1")
-    mime = manifest.mime.encode("utf-8", "replace").decode("latin-1")
-    labels = Labels(filename, "" if mime.startswith(_OCTETS.decode()) else mime)
+    name, mime = manifest.name.encode("utf-8", "replace"), manifest.mime.encode("utf-8", "replace")
+    labels = labels_of(path.filename, name, mime)
     try:
         manifest.check_readable()
         return await send_content(request, query, headers, ChunkedContent(context, manifest), labels)

@@ -7,94 +7,93 @@ without a Content-Type and to decide on compression.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SNIFF_BYTES = 512
 """No more than this is looked at."""
 UNKNOWN = "application/octet-stream"
 
-_WHITESPACE = b"\t\n\x0c\r "
 _HTML_TAGS = (
     b"!DOCTYPE HTML", b"HTML", b"HEAD", b"SCRIPT", b"IFRAME", b"H1", b"DIV", b"FONT", b"TABLE", b"A", b"STYLE",
     b"TITLE", b"B", b"BODY", b"BR", b"P", b"!--",
 )  # fmt: skip
-_HTML = re.compile(rb"<(?:" + b"|".join(_HTML_TAGS) + rb")[ >]", re.IGNORECASE)
+_MARKUP = (
+    (rb"[\t\n\x0c\r ]*+(?i:<(?:" + b"|".join(_HTML_TAGS) + rb")[ >])", "text/html; charset=utf-8"),
+    (rb"[\t\n\x0c\r ]*+<\?xml", "text/xml; charset=utf-8"),
+    (rb"%PDF-", "application/pdf"),
+    (rb"%!PS-Adobe-", "application/postscript"),
+    (rb"\xfe\xff..", "text/plain; charset=utf-16be"),
+    (rb"\xff\xfe..", "text/plain; charset=utf-16le"),
+    (rb"\xef\xbb\xbf.", "text/plain; charset=utf-8"),
+)
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
-_SIGNATURES = (
-    (b"%PDF-", "application/pdf"),
-    (b"%!PS-Adobe-", "application/postscript"),
+_EARLY_MEDIA = (
+    (rb"\x00\x00[\x01\x02]\x00", "image/x-icon"),
+    (rb"BM", "image/bmp"),
+    (rb"GIF8[79]a", "image/gif"),
+    (rb"RIFF....WEBPVP", "image/webp"),
+    (rb"\x89PNG\r\n\x1a\n", "image/png"),
+    (rb"\xff\xd8\xff", "image/jpeg"),
+    (rb"FORM....AIFF", "audio/aiff"),
+    (rb"ID3", "audio/mpeg"),
+    (rb"OggS\x00", "application/ogg"),
+    (rb"MThd\x00\x00\x00\x06", "audio/midi"),
+    (rb"RIFF....AVI ", "video/avi"),
+    (rb"RIFF....WAVE", "audio/wave"),
 )
-_BYTE_ORDER_MARKS = (
-    (b"\xfe\xff", 4, "text/plain; charset=utf-16be"),
-    (b"\xff\xfe", 4, "text/plain; charset=utf-16le"),
-    (b"\xef\xbb\xbf", 4, "text/plain; charset=utf-8"),
+_LATE_MEDIA = (
+    (rb"\x1a\x45\xdf\xa3", "video/webm"),
+    (rb".{34}LP", "application/vnd.ms-fontobject"),
+    (rb"\x00\x01\x00\x00", "font/ttf"),
+    (rb"OTTO", "font/otf"),
+    (rb"ttcf", "font/collection"),
+    (rb"wOFF", "font/woff"),
+    (rb"wOF2", "font/woff2"),
+    (rb"\x1f\x8b\x08", "application/x-gzip"),
+    (rb"PK\x03\x04", "application/zip"),
+    (rb"Rar!\x1a\x07(?:\x00|\x01\x00)", "application/x-rar-compressed"),
+    (rb"\x00asm", "application/wasm"),
 )
-_PATTERNS = tuple(
-    (re.compile(pattern, re.DOTALL), mime)
-    for pattern, mime in (
-        (rb"\x00\x00[\x01\x02]\x00", "image/x-icon"),
-        (rb"BM", "image/bmp"),
-        (rb"GIF8[79]a", "image/gif"),
-        (rb"RIFF....WEBPVP", "image/webp"),
-        (rb"\x89PNG\r\n\x1a\n", "image/png"),
-        (rb"\xff\xd8\xff", "image/jpeg"),
-        (rb"FORM....AIFF", "audio/aiff"),
-        (rb"ID3", "audio/mpeg"),
-        (rb"OggS\x00", "application/ogg"),
-        (rb"MThd\x00\x00\x00\x06", "audio/midi"),
-        (rb"RIFF....AVI ", "video/avi"),
-        (rb"RIFF....WAVE", "audio/wave"),
-    )
-)
-_LATE_PATTERNS = tuple(
-    (re.compile(pattern, re.DOTALL), mime)
-    for pattern, mime in (
-        (rb"\x1a\x45\xdf\xa3", "video/webm"),
-        (rb".{34}LP", "application/vnd.ms-fontobject"),
-        (rb"\x00\x01\x00\x00", "font/ttf"),
-        (rb"OTTO", "font/otf"),
-        (rb"ttcf", "font/collection"),
-        (rb"wOFF", "font/woff"),
-        (rb"wOF2", "font/woff2"),
-        (rb"\x1f\x8b\x08", "application/x-gzip"),
-        (rb"PK\x03\x04", "application/zip"),
-        (rb"Rar!\x1a\x07(?:\x00|\x01\x00)", "application/x-rar-compressed"),
-        (rb"\x00asm", "application/wasm"),
-    )
-)
+
+
+class _Signatures:
+    """Patterns for how content begins, in the order in which they are tried, as one expression."""
+
+    def __init__(self, rows: Sequence[tuple[bytes, str]]) -> None:
+        self._pattern = re.compile(b"|".join(b"(%b)" % pattern for pattern, _ in rows), re.DOTALL)
+        self._mimes = ("", *(mime for _, mime in rows))
+
+    def mime_of(self, head: bytes) -> str:
+        """The type of the first that fits, "" when none does."""
+        match = self._pattern.match(head)
+        return "" if match is None else self._mimes[match.lastindex or 0]
+
+
+_BEFORE_MP4 = _Signatures(_MARKUP + _EARLY_MEDIA)
+_AFTER_MP4 = _Signatures(_LATE_MEDIA)
 
 
 def sniff(data: bytes | memoryview) -> str:
     """The MIME type that the beginning of `data` looks like; `UNKNOWN` for what looks like nothing. Never empty."""
     head = bytes(data[:SNIFF_BYTES])
-    return _sniff_markup(head) or _sniff_media(head) or _sniff_text(head)
-
-
-def _sniff_markup(head: bytes) -> str:
-    text = head.lstrip(_WHITESPACE)
-    if _HTML.match(text):
-        return "text/html; charset=utf-8"
-    if text.startswith(b"<?xml"):
-        return "text/xml; charset=utf-8"
-    return next((mime for start, mime in _SIGNATURES if head.startswith(start)), "")
-
-
-def _sniff_media(head: bytes) -> str:
-    for mark, needed, mime in _BYTE_ORDER_MARKS:
-        if head.startswith(mark) and len(head) >= needed:
-            return mime
-    found = next((mime for pattern, mime in _PATTERNS if pattern.match(head)), "")
+    found = _BEFORE_MP4.mime_of(head)
     if found or _is_mp4(head):
         return found or "video/mp4"
-    return next((mime for pattern, mime in _LATE_PATTERNS if pattern.match(head)), "")
+    return _AFTER_MP4.mime_of(head) or _sniff_text(head)
 
 
 def _sniff_text(head: bytes) -> str:
-    return UNKNOWN if _BINARY.search(head.lstrip(_WHITESPACE)) else "text/plain; charset=utf-8"
+    return UNKNOWN if _BINARY.search(head) else "text/plain; charset=utf-8"
 
 
 def _is_mp4(head: bytes) -> bool:
     """A first box of type ftyp that lies within `head` and names an mp4 brand anywhere but as the minor version."""
+    if head[4:8] != b"ftyp" or len(head) < 12:
+        return False
     box_bytes = int.from_bytes(head[:4], "big")
-    if len(head) < 12 or len(head) < box_bytes or box_bytes % 4 or head[4:8] != b"ftyp":
+    if len(head) < box_bytes or box_bytes % 4:
         return False
     return any(head[at : at + 3] == b"mp4" for at in range(8, box_bytes, 4) if at != 12)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 
-import jwt
-
 from native_handlers.http.query import parse_query
 
 if TYPE_CHECKING:
@@ -39,6 +37,9 @@ def sign_file_id(key: bytes, file_id: str, *, expires_after_s: int, now_s: float
     """A token for `file_id`, "" when there is no key. It never expires where `expires_after_s` is 0."""
     if not key:
         return ""
+    # Only where there is a key: it brings the whole of a cryptography library.
+    import jwt  # noqa: PLC0415
+
     claims: dict[str, str | int] = {"fid": file_id}
     if expires_after_s > 0:
         claims["exp"] = int(now_s) + expires_after_s

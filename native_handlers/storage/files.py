@@ -42,6 +42,10 @@ class DiskSpace:
     free_bytes: int
 
 
+class NotCached(Exception):
+    """What is to be read is not in memory: whoever must not wait for a disk has to read it elsewhere."""
+
+
 class Files(Protocol):
     """The file operations of the store. All raise OSError; none retries."""
 
@@ -49,6 +53,10 @@ class Files(Protocol):
     def close(self, fd: int) -> None: ...
     def read(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         """The bytes at `offset_bytes`; fewer than asked for only at the end of the file."""
+        ...
+
+    def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
+        """The same without waiting for a disk. Raises NotCached where memory does not hold all of it."""
         ...
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
@@ -99,6 +107,17 @@ class OsFiles:
             pieces.append(data)
             missing -= len(data)
         return b"".join(pieces)
+
+    def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
+        buffer = bytearray(length_bytes)
+        try:
+            count = os.preadv(fd, [buffer], offset_bytes, os.RWF_NOWAIT)
+        except OSError as error:
+            # Not in the page cache, no such call on this file system, or a failing disk, which `read` will meet too.
+            raise NotCached from error
+        if count != length_bytes:
+            raise NotCached
+        return bytes(buffer)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
         left = [memoryview(part) for part in parts if len(part)]

@@ -1,4 +1,5 @@
-"""Makes a needle index from the rows of an .idx file, all at once: 10 million rows in about a second.
+"""Makes a needle index from the rows of an .idx file, all at once, 10 million rows in a fraction
+of a second where ids ascend and in one or two where they do not.
 
 The result, counters included, is what replaying the rows one by one in upstream's memory map gives.
 Source: weed/storage/needle_map_memory.go:doLoading, needle_map_metric.go, volume_checking.go:findDatTailEntryOffset.
@@ -25,6 +26,7 @@ from native_handlers.storage.needle_index import Base, Counters, NeedleIndex, em
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_PIECE_ROWS = 1 << 14
 _ROW_4 = np.dtype([("key", ">u8"), ("low", ">u4"), ("size", ">i4")])
 _ROW_5 = np.dtype([("key", ">u8"), ("low", ">u4"), ("high", "u1"), ("size", ">i4")])
 
@@ -53,6 +55,10 @@ class _Columns(NamedTuple):
         high = None if self.high is None else self.high[which]
         return _Columns(self.keys[which], self.low[which], high, self.sizes[which])
 
+    def rows(self, start: int, end: int) -> _Columns:
+        high = None if self.high is None else self.high[start:end]
+        return _Columns(self.keys[start:end], self.low[start:end], high, self.sizes[start:end])
+
     def has_offset(self) -> NDArray[np.bool_]:
         some = self.low.astype(np.bool_)
         return some if self.high is None else some | self.high.astype(np.bool_)
@@ -77,24 +83,35 @@ def build_index(rows: bytes | memoryview, offset_width_bytes: int, version: int)
 def _columns(rows: bytes | memoryview, offset_width_bytes: int) -> _Columns:
     kind = _ROW_5 if offset_width_bytes == 5 else _ROW_4
     table = np.frombuffer(rows, kind, len(rows) // kind.itemsize)
-    high = np.ascontiguousarray(table["high"]) if offset_width_bytes == 5 else None
-    keys, low, sizes = (table[name].astype(native) for name, native in (("key", "u8"), ("low", "u4"), ("size", "i4")))
-    return _Columns(keys, low, high, sizes)
+    count = len(table)
+    high = np.empty(count, np.uint8) if offset_width_bytes == 5 else None
+    columns = _Columns(np.empty(count, np.uint64), np.empty(count, np.uint32), high, np.empty(count, np.int32))
+    # In pieces that the processor's cache holds, for every row is read once for each column.
+    for start in range(0, count, _PIECE_ROWS):
+        piece = slice(start, start + _PIECE_ROWS)
+        columns.keys[piece], columns.low[piece] = table["key"][piece], table["low"][piece]
+        columns.sizes[piece] = table["size"][piece]
+        if high is not None:
+            high[piece] = table["high"][piece]
+    return columns
 
 
 def _extent(columns: _Columns, version: int) -> tuple[IdxEntry | None, int]:
-    offsets = columns.offsets()
-    last = int(offsets.argmax())
-    last_row = None
-    if offsets[last]:
-        row = (int(columns.keys[last]), int(offsets[last]), int(columns.sizes[last]))
-        last_row = IdxEntry(NeedleId(row[0]), StoredOffset(row[1]), row[2])
-    counted = (offsets != 0) & (columns.sizes > 0)
-    if not counted.any():
+    last_offset, last_row, max_end_bytes = 0, None, 0
+    for start in range(0, len(columns.keys), _PIECE_ROWS):
+        piece = columns.rows(start, start + _PIECE_ROWS)
+        offsets = piece.offsets()
+        last = int(offsets.argmax())
+        if offsets[last] > last_offset:
+            last_offset = int(offsets[last])
+            last_row = IdxEntry(NeedleId(int(piece.keys[last])), StoredOffset(last_offset), int(piece.sizes[last]))
+        ends = np.where((offsets != 0) & (piece.sizes > 0), offsets * ALIGNMENT_BYTES + piece.sizes, 0)
+        max_end_bytes = max(max_end_bytes, int(ends.max()))
+    if not max_end_bytes:
         return last_row, 0
-    ends = offsets[counted] * ALIGNMENT_BYTES + columns.sizes[counted] + NEEDLE_HEADER_BYTES + tail_size(version)
     # Padding is 1 to 8 bytes, so an aligned end moves by 8.
-    return last_row, int((ends // ALIGNMENT_BYTES + 1).max()) * ALIGNMENT_BYTES
+    max_end_bytes += NEEDLE_HEADER_BYTES + tail_size(version)
+    return last_row, (max_end_bytes // ALIGNMENT_BYTES + 1) * ALIGNMENT_BYTES
 
 
 def _replay(columns: _Columns, counters: Counters) -> Base:
@@ -102,13 +119,37 @@ def _replay(columns: _Columns, counters: Counters) -> Base:
     counters.file_count = int(live.sum())
     counters.content_bytes = int(columns.sizes[live].sum(dtype=np.int64))
     counters.deleted_count = len(live) - counters.file_count
-    is_increasing = bool((columns.keys[1:] > columns.keys[:-1]).all())
-    if is_increasing:
-        # No id occurs twice: what every volume looks like that was only written to, as ids are handed out in order.
-        kept = columns if live.all() else columns.take(np.flatnonzero(live))
-        return Base(*kept)
-    order = np.argsort(columns.keys, kind="stable")
-    return _replay_sorted(columns.take(order), live[order], counters)
+    is_all_live = counters.file_count == len(live)
+    if not _is_increasing(columns.keys):
+        order = _stable_order(columns.keys)
+        columns = columns.take(order)
+        live = live if is_all_live else live[order]
+        if not _is_increasing(columns.keys):
+            return _replay_sorted(columns, live, counters)
+    # No id occurs twice: what every volume looks like that was only written to.
+    return Base(*(columns if is_all_live else columns.take(np.flatnonzero(live))))
+
+
+def _is_increasing(keys: NDArray[np.uint64]) -> bool:
+    return bool((keys[1:] > keys[:-1]).all())
+
+
+def _stable_order(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """The positions of `keys` in ascending order, those of equal keys in order of position.
+
+    Sorting numbers is several times faster than sorting positions by numbers, so where both fit into 64 bits the
+    position goes into the low bits of the key.
+    """
+    low = keys.min()
+    position_bits = np.uint64(len(keys).bit_length())
+    if int(keys.max() - low).bit_length() + int(position_bits) > 64:
+        return np.argsort(keys, kind="stable")
+    packed = (keys - low) << position_bits
+    packed |= np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    packed &= (np.uint64(1) << position_bits) - np.uint64(1)
+    order: NDArray[np.intp] = packed.view(np.intp)
+    return order
 
 
 def _replay_sorted(columns: _Columns, live: NDArray[np.bool_], counters: Counters) -> Base:

@@ -13,7 +13,7 @@ Source of the counting rules: weed/storage/needle_map_metric.go, needle_map_memo
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", bound=np.generic)
 
+_STRIDE = 512
 _MIN_MERGE = 1 << 15
 _MERGE_FRACTION = 8
 """The delta is merged when it reaches 1/8 of the base: each needle is then moved a small constant number of times."""
@@ -40,9 +41,13 @@ class Location(NamedTuple):
 
 
 class Base:
-    """Sorted parallel arrays. `high` holds the fifth offset byte and is None with 4-byte offsets."""
+    """Sorted parallel arrays. `high` holds the fifth offset byte and is None with 4-byte offsets.
 
-    __slots__ = ("_highs", "_keys", "_lows", "_sizes", "high", "keys", "low", "sizes")
+    Every 512th key is kept as an int as well, 0.1 bytes a needle: most of a bisection then goes over a list, in a
+    third of the time.
+    """
+
+    __slots__ = ("_highs", "_keys", "_lows", "_milestones", "_sizes", "high", "keys", "low", "sizes")
 
     def __init__(
         self,
@@ -55,13 +60,18 @@ class Base:
         # Items of memoryviews are plain ints, which compare and convert several times faster than numpy's scalars.
         self._keys, self._lows, self._sizes = keys.data, low.data, sizes.data
         self._highs = None if high is None else high.data
+        self._milestones: list[int] = keys[::_STRIDE].tolist()
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def get(self, needle_id: int) -> Location | None:
-        index = bisect_left(self._keys, needle_id)
-        if index == len(self._keys) or self._keys[index] != needle_id:
+        keys = self._keys
+        end = bisect_right(self._milestones, needle_id) * _STRIDE
+        if not end:
+            return None
+        index = bisect_left(keys, needle_id, end - _STRIDE, min(end, len(keys)))
+        if index == len(keys) or keys[index] != needle_id:
             return None
         return self.at(index)
 

@@ -28,6 +28,8 @@ from native_handlers.format.types import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from native_handlers.storage.files import Files, SharedFile
     from native_handlers.storage.needle_index import Location
 
@@ -93,11 +95,11 @@ class NeedleRead:
             self.payload.release()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecordReader:
-    """Reads records of one open .dat file."""
+    """Reads records of one open .dat file. `read_bytes` is a read of `Files`, and decides what is waited for."""
 
-    files: Files
+    read_bytes: Callable[[int, int, int], bytes]
     dat: SharedFile
     version: int
     offset_width_bytes: int
@@ -132,7 +134,7 @@ class RecordReader:
         return NeedleRead(needle, PayloadSlice(self.dat, payload_offset, needle.data_size))
 
     def _read_whole(self, needle_id: int, size: int, offset: int) -> Needle:
-        record = self.files.read(self.dat.fd, actual_size(size, self.version), offset)
+        record = self.read_bytes(self.dat.fd, actual_size(size, self.version), offset)
         self._check_header(record, needle_id, size)
         return parse_needle(record, self.version)
 
@@ -145,7 +147,7 @@ class RecordReader:
         return header.cookie
 
     def _read_meta(self, needle_id: int, size: int, offset: int) -> tuple[Needle, int]:
-        head = self.files.read(self.dat.fd, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
+        head = self.read_bytes(self.dat.fd, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
         cookie = self._check_header(head, needle_id, size)
         if len(head) < NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES:
             raise Truncated(f"needle {needle_id:x}", actual_size(size, self.version), len(head))
@@ -161,7 +163,7 @@ class RecordReader:
                 )
                 raise Corrupt(f"needle {needle_id:x}", why)
         tail_bytes = tail_size(self.version)
-        rest = self.files.read(self.dat.fd, meta_bytes + tail_bytes, offset + start + needle.data_size)
+        rest = self.read_bytes(self.dat.fd, meta_bytes + tail_bytes, offset + start + needle.data_size)
         parse_needle_tail(needle, memoryview(rest)[meta_bytes:], self.version)
         parse_needle_meta(needle, memoryview(rest)[:meta_bytes])
         return needle, offset + start

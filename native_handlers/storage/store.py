@@ -210,7 +210,14 @@ class Store:
         return volume.write(needle, check_cookie=check_cookie, fsync=fsync)
 
     def read_needle(
-        self, vid: int, needle_id: int, *, cookie: int | None, read_deleted: bool = False, data: bool = True
+        self,
+        vid: int,
+        needle_id: int,
+        *,
+        cookie: int | None,
+        read_deleted: bool = False,
+        data: bool = True,
+        cached_only: bool = False,
     ) -> NeedleRead:
         """The needle, to be released by the caller; see `Volume.read`.
 
@@ -220,7 +227,7 @@ class Store:
         volume = self.find_volume(vid)
         if volume is None:
             raise VolumeNotFound(vid)
-        return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data)
+        return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data, cached_only=cached_only)
 
     def delete_needle(self, vid: int, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
         """Deletes a needle and returns its size; see `Volume.delete`.

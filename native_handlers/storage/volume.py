@@ -39,7 +39,7 @@ from native_handlers.storage.errors import (
     VolumeLoadFailed,
     WriteFailed,
 )
-from native_handlers.storage.files import FileRetired
+from native_handlers.storage.files import FileRetired, NotCached
 from native_handlers.storage.io_health import IoHealth
 from native_handlers.storage.needle_read import NeedleRead, RecordReader
 from native_handlers.storage.report import ReadOnlyReasons, VolumeReport
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 _MAX_BODY_BYTES = 2**31 - 1
 _NS = 10**9
 _PHANTOM_CHECK_NS = 30 * _NS
+_PASSING_BYTES = 128 * 1024
+"""What is copied and checked in passing: some tens of microseconds."""
 
 
 class VolumeHome(Protocol):
@@ -251,7 +253,13 @@ class Volume:
     # ---- reading
 
     def read(
-        self, needle_id: int, *, cookie: int | None = None, read_deleted: bool = False, data: bool = True
+        self,
+        needle_id: int,
+        *,
+        cookie: int | None = None,
+        read_deleted: bool = False,
+        data: bool = True,
+        cached_only: bool = False,
     ) -> NeedleRead:
         """The needle. The caller releases what it gets.
 
@@ -261,8 +269,10 @@ class Volume:
             cookie: None does not compare.
             read_deleted: finds a needle that was deleted since the volume was opened.
             data: False leaves out a large payload.
+            cached_only: never waits for a disk, nor works long; for who must not block.
 
         Raises:
+            NotCached: with `cached_only`, the needle is not in memory, or is too large to be checked in passing.
             NotFound: no such needle, an expired one, or the volume is closed.
             Deleted: it was deleted.
             CookieMismatch: it has another cookie.
@@ -279,12 +289,20 @@ class Volume:
                 # Swapped or closed in between: look again.
                 continue
             try:
-                return self._read(opened, needle_id, cookie, read_deleted=read_deleted, data=data)
+                reader = self._reader(opened, cached_only=cached_only)
+                return self._read(opened, reader, needle_id, cookie, read_deleted=read_deleted, data=data)
             finally:
                 opened.dat.release()
 
     def _read(
-        self, opened: Opened, needle_id: int, cookie: int | None, *, read_deleted: bool, data: bool
+        self,
+        opened: Opened,
+        reader: RecordReader,
+        needle_id: int,
+        cookie: int | None,
+        *,
+        read_deleted: bool,
+        data: bool,
     ) -> NeedleRead:
         location = opened.index.get(needle_id)
         if location is None:
@@ -295,7 +313,7 @@ class Volume:
             location = location._replace(size=-location.size)
         if not location.size:
             return NeedleRead(Needle(needle_id=needle_id, cookie=cookie or 0))
-        read = self._read_record(opened, needle_id, location, want_data=data)
+        read = self._read_record(opened, reader, needle_id, location, want_data=data)
         try:
             self._check(read.needle, cookie)
         except BaseException:
@@ -303,8 +321,18 @@ class Volume:
             raise
         return read
 
-    def _read_record(self, opened: Opened, needle_id: int, location: Location, *, want_data: bool) -> NeedleRead:
-        reader = RecordReader(self._files, opened.dat, opened.super_block.version, self._width)
+    def _reader(self, opened: Opened, *, cached_only: bool) -> RecordReader:
+        read_bytes = self._read_in_passing if cached_only else self._files.read
+        return RecordReader(read_bytes, opened.dat, opened.super_block.version, self._width)
+
+    def _read_in_passing(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
+        if length_bytes > _PASSING_BYTES:
+            raise NotCached
+        return self._files.read_cached(fd, length_bytes, offset_bytes)
+
+    def _read_record(
+        self, opened: Opened, reader: RecordReader, needle_id: int, location: Location, *, want_data: bool
+    ) -> NeedleRead:
         try:
             read = reader.read(needle_id, location, want_data=want_data)
         except OSError as error:
@@ -405,7 +433,8 @@ class Volume:
     def _is_same(self, opened: Opened, needle: Needle, location: Location) -> bool:
         """Whether the record at `location` has the payload of `needle`. An unreadable one has not."""
         try:
-            read = self._read_record(opened, needle.needle_id, location, want_data=True)
+            reader = self._reader(opened, cached_only=False)
+            read = self._read_record(opened, reader, needle.needle_id, location, want_data=True)
         except (ReadFailed, FormatError):
             return False
         try:

@@ -25,6 +25,7 @@ from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.gateway.grpc_native import native_engines
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
+from supervisor.gateway.http_quick import QuickReads
 from supervisor.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
 from supervisor.net.errors import BackendUnavailable, BadCertificate
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
     from supervisor.cli.config import Config, SecurityConfig, TlsFiles
-    from supervisor.net.http_server import Handle
+    from supervisor.net.http_server import Handle, Quick
 
 log = logging.getLogger(__name__)
 HEALTH_ROUTES = frozenset({"http.healthz", "http.readyz"})
@@ -111,7 +112,7 @@ async def open_front(
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
     context = make_http_context(node, store, backend, guard)
-    handle = make_http_handle(node, backend, context, guard, tasks.registry)
+    handle, quick = make_http_handle(node, backend, context, guard, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
     peers = PeerRegistry()
     grpc_gateway = make_grpc_gateway(node, store, backend, tasks, guard, peers)
@@ -120,7 +121,7 @@ async def open_front(
         relayed.start_soon(_hurry, node, grpc_gateway, relayed.cancel_scope)
         async with trio.open_nursery() as servers:
             listeners = [listener for listener in (sockets.admin, sockets.public) if listener]
-            http_scope = await servers.start(partial(serve_http, listeners, handle, limits=limits))
+            http_scope = await servers.start(partial(serve_http, listeners, handle, limits=limits, quick=quick))
             grpc_scope = await servers.start(_serve_relay, sockets.grpc, relay, relayed)
             try:
                 yield
@@ -197,8 +198,10 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 
 def make_http_handle(
     node: Node, backend: ManagedBackend | None, context: HttpContext, guard: Guard, registry: CollectorRegistry
-) -> Handle:
-    """What answers every HTTP request: one gateway per listener, for the child has two ports as well."""
+) -> tuple[Handle, Quick | None]:
+    """What answers every HTTP request: one gateway per listener, for the child has two ports as well. And what
+    answers before it, see `QuickReads`: None where the store is the child's.
+    """
     pool = HttpPool()
     gateways = {
         listener: HttpGateway(node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard)
@@ -216,7 +219,12 @@ def make_http_handle(
         except BackendUnavailable as error:
             return bad_gateway(str(error))
 
-    return handle
+    if context.store is None:
+        return handle, None
+    quick_reads = {
+        listener: QuickReads(listener, node.table, context, guard, gateway) for listener, gateway in gateways.items()
+    }
+    return handle, lambda listener, data: quick_reads[listener].answer(data)
 
 
 def make_forwarder(backend: ManagedBackend | None, pool: HttpPool, listener: Listener) -> Forwarder | None:

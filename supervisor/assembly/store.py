@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.assembly.node import NATIVE_SOURCE
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.store_source import serve_store_source
@@ -18,7 +16,7 @@ from supervisor.cluster.store_source import serve_store_source
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from native_handlers.storage.store import Store
+    from native_handlers.storage.store import Store, StoreConfig
     from supervisor.assembly.node import Node
     from supervisor.cli.config import Config
 
@@ -36,6 +34,9 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     if not node.table.current().is_data_native:
         yield None
         return
+    # Only here: the storage core brings numpy, and a node whose volumes are the backend's needs neither.
+    from native_handlers.storage.store import open_store  # noqa: PLC0415
+
     await wait_for_master(node)
     store = await trio.to_thread.run_sync(open_store, store_config(node.config))
     node.reload_callbacks.append(partial(trio.to_thread.run_sync, store.load_new_volumes))
@@ -64,6 +65,9 @@ async def wait_for_master(node: Node) -> None:
 
 def store_config(config: Config) -> StoreConfig:
     """The store's part of the configuration."""
+    from native_handlers.storage.disk_location import LocationConfig  # noqa: PLC0415  (numpy)
+    from native_handlers.storage.store import StoreConfig  # noqa: PLC0415
+
     return StoreConfig(
         locations=tuple(
             LocationConfig(

@@ -12,8 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from supervisor.assembly.metrics import node_collectors, scrape_child
 from supervisor.cluster.heartbeat import serve_heartbeat
-from supervisor.control.metrics import SupervisorMetrics
-from supervisor.control.metrics_app import exposition, metrics_app, serve_metrics
+from supervisor.control.metrics import SupervisorMetrics, exposition
 from supervisor.control.push import PushTarget, serve_push
 from supervisor.net.http_client import HttpPool
 from supervisor.net.http_peer import PeerClient
@@ -52,6 +51,9 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
         push = PushTarget(partial(push_settings, node), node.identity.http)
         nursery.start_soon(serve_push, push, partial(exposition, registry, scrape), http)
         if node.config.metrics_port:
+            # hypercorn and starlette take a tenth of the start, and most nodes have no such port.
+            from supervisor.control.metrics_app import metrics_app, serve_metrics  # noqa: PLC0415
+
             app = metrics_app(registry, scrape)
             await nursery.start(serve_metrics, app, node.config.metrics_ip, node.config.metrics_port)
         heartbeat = partial(serve_heartbeat, view=node.masters)

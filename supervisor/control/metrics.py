@@ -7,13 +7,14 @@ work, so a dashboard that sums by label never counts a request twice.
 from __future__ import annotations
 
 from collections import Counter as Counting
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
 
@@ -85,3 +86,15 @@ class Gauge:
         self.help_text = help_text
         self.labels = labels
         self.read = read
+
+
+ScrapeBackend = Callable[[], Awaitable[bytes]] | None
+"""Returns the child's exposition, b"" when it has none to give now; None where there is no child."""
+
+
+async def exposition(registry: CollectorRegistry, scrape_backend: ScrapeBackend) -> bytes:
+    """All series of the node in the text format: the child's, then this process's own."""
+    backend_text = await scrape_backend() if scrape_backend else b""
+    if backend_text and not backend_text.endswith(b"\n"):
+        backend_text += b"\n"
+    return backend_text + generate_latest(registry)

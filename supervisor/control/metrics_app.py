@@ -7,16 +7,16 @@ Source of the port's behaviour: weed/stats/metrics.go, StartMetricsServer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import hypercorn.config
 import hypercorn.trio
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
+from supervisor.control.metrics import ScrapeBackend, exposition
 from supervisor.wire.server_address import join_host_port
 
 if TYPE_CHECKING:
@@ -26,18 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 GRACEFUL_TIMEOUT_S = 2.0
-
-
-ScrapeBackend = Callable[[], Awaitable[bytes]] | None
-"""Returns the child's exposition, b"" when it has none to give now; None where there is no child."""
-
-
-async def exposition(registry: CollectorRegistry, scrape_backend: ScrapeBackend) -> bytes:
-    """All series of the node in the text format: the child's, then this process's own."""
-    backend_text = await scrape_backend() if scrape_backend else b""
-    if backend_text and not backend_text.endswith(b"\n"):
-        backend_text += b"\n"
-    return backend_text + generate_latest(registry)
 
 
 def metrics_app(registry: CollectorRegistry, scrape_backend: ScrapeBackend) -> Starlette:

@@ -63,6 +63,11 @@ class HttpGateway:
         self._throttle = throttle
         self.counts: Counter[tuple[str, Engine]] = Counter()
 
+    @property
+    def limits_downloads(self) -> bool:
+        """Whether a read may have to wait for others, and counts as in flight itself."""
+        return self._throttle is not None and self._throttle.downloads.is_bounded
+
     async def handle(self, request: Request) -> Response:
         """The answer to `request`.
 

@@ -37,6 +37,10 @@ class Flight:
         self.bytes = 0
 
     @property
+    def is_bounded(self) -> bool:
+        return self._limit.max_bytes > 0
+
+    @property
     def is_over(self) -> bool:
         """Whether there is no room: more is in flight than allowed, not counting who asks."""
         return 0 < self._limit.max_bytes < self.bytes

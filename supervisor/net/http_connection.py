@@ -45,16 +45,22 @@ class Client:
 class HttpConnection:
     """One client's connection, owned by the task that runs `serve`. `drain` may be called from any task."""
 
-    __slots__ = ("_channel", "_client", "_handle", "_is_draining", "_is_idle", "_limits", "_transport")
+    __slots__ = ("_channel", "_client", "_handle", "_is_draining", "_is_idle", "_limits", "_quick", "_transport")
 
     def __init__(
-        self, transport: Transport, client: Client, handle: Callable[[Request], Awaitable[Response]], limits: HttpLimits
+        self,
+        transport: Transport,
+        client: Client,
+        handle: Callable[[Request], Awaitable[Response]],
+        limits: HttpLimits,
+        quick: Callable[[Listener, bytes], bytes | None] | None = None,
     ) -> None:
         self._transport = transport
         self._channel = HttpChannel(ServerConnection(limits.wire), transport)
         self._client = client
         self._handle = handle
         self._limits = limits
+        self._quick = quick
         self._is_draining = False
         self._is_idle = True
 
@@ -102,6 +108,8 @@ class HttpConnection:
         """The next request head, None when the client closed instead."""
         channel, pace = self._channel, self._transport.pace
         codec = channel.codec
+        if self._quick is not None and not codec.buffered_bytes and not codec.is_eof:
+            await self._serve_quick(self._quick)
         self._is_idle = codec.buffered_bytes == 0
         pace.receiving.start_message(inf if self._is_idle else self._head_deadline())
         event = codec.next_event()
@@ -116,6 +124,25 @@ class HttpConnection:
         pace.receiving.start_message()
         pace.sending.start_message()
         return event if isinstance(event, RequestHead) else None
+
+    async def _serve_quick(self, quick: Callable[[Listener, bytes], bytes | None]) -> None:
+        """Answers requests as long as `quick` knows the answer; what came instead of one is in the codec then."""
+        transport, listener = self._transport, self._client.listener
+        pace = transport.pace
+        while not self._is_draining:
+            self._is_idle = True
+            pace.receiving.start_message()
+            data = await self._receive_head_data()
+            if data:
+                self._is_idle = False
+                pace.resume()
+            answer = quick(listener, data)
+            if answer is None:
+                self._channel.codec.receive_data(data)
+                return
+            pace.sending.start_message()
+            await transport.send_all(answer)
+        raise Interrupted
 
     def _head_deadline(self) -> float:
         return trio.current_time() + self._limits.head_timeout_s

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Sequence
 
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http.message import Listener, Request, Response
     from supervisor.net.http_limits import HttpLimits
 
     Handle = Callable[[Request], Awaitable[Response]]
+    Quick = Callable[[Listener, bytes], bytes | None]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ async def serve_http(
     handle: Handle,
     *,
     limits: HttpLimits,
+    quick: Quick | None = None,
     task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until the reported scope is cancelled, then drains and returns.
@@ -38,9 +40,12 @@ async def serve_http(
     `started` gives the accept scope. Cancelling it closes the listeners and the idle connections at once; running
     requests get `limits.drain_s` to finish, what then still runs is cut.
 
+    `quick` is shown what arrives on an idle connection, before it is parsed. The bytes that it returns are sent as the
+    whole answer to a whole request that leaves the connection open; with None the request goes to `handle`.
+
     Cancellation: cuts everything at once.
     """
-    server = _Server(handle, limits)
+    server = _Server(handle, limits, quick)
     async with trio.open_nursery() as connections:
         try:
             with trio.CancelScope() as accept_scope:
@@ -60,8 +65,9 @@ async def serve_http(
 class _Server:
     """What the listeners of one server share. Used by the tasks of one `serve_http` only."""
 
-    def __init__(self, handle: Handle, limits: HttpLimits) -> None:
+    def __init__(self, handle: Handle, limits: HttpLimits, quick: Quick | None) -> None:
         self._handle = handle
+        self._quick = quick
         self._limits = limits
         self._connections: set[HttpConnection] = set()
         self._is_draining = False
@@ -97,7 +103,7 @@ class _Server:
         host, port = peer_of(sock)
         client = Client(host, port, listener.kind, listener.tls is not None)
         transport = await self._transport_for(sock, listener)
-        connection = HttpConnection(transport, client, self._handle, self._limits)
+        connection = HttpConnection(transport, client, self._handle, self._limits, self._quick)
         self._connections.add(connection)
         if self._is_draining:
             connection.drain()

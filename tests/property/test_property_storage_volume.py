@@ -11,6 +11,7 @@ import errno
 import shutil
 import tempfile
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -377,3 +378,22 @@ def test_an_index_takes_16_bytes_a_needle():
     built = build_index(rows.tobytes(), 4, 3)
     assert built.index.size_bytes == 16 * 100_000
     assert built.index.get(77_777) == (77_777, 10)
+
+
+@pytest.mark.parametrize("first_key", [1, 2**33, None], ids=["small", "narrow", "wide"])
+@pytest.mark.parametrize("width", [4, 5])
+def test_an_index_of_many_rows_in_any_order_is_a_dict(first_key, width):
+    random = Random(7)
+    count = 20_000
+    wide = [random.getrandbits(64) for _ in range(count)]
+    pool = wide if first_key is None else range(first_key, first_key + count)
+    model, rows = {}, []
+    for offset in range(1, 50_000):
+        key = random.choice(pool)
+        size = -1 if key in model and random.random() < 0.2 else random.randrange(1, 99)
+        rows.append(encode_entry(key, offset, size, width))
+        model[key] = (offset, size) if size > 0 else (model[key][0], -abs(model[key][1]))
+    index = build_index(b"".join(rows), width, 3).index
+    assert dict(index.ascending()) == model
+    for key in [*pool, 0, 2**64 - 1, *(key + 1 for key in pool)]:
+        assert index.get(key) == model.get(key)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,3 +262,11 @@ def test_no_file_names_one_machine(word):
     """Paths of a particular machine and hosts of registries make a project work in one place only."""
     holders = [str(path.relative_to(ROOT)) for path in project_files() if word.encode() in path.read_bytes()]
     assert not holders
+
+
+def test_a_node_without_a_store_of_its_own_starts_without_what_that_needs():
+    """The composition root loads the storage core, and what only some nodes need, when a node needs it."""
+    unwanted = ["numpy", "jwt", "cryptography", "hypercorn", "starlette", "native_handlers.storage.volume"]
+    code = f"import sys, supervisor.app; print([name for name in {unwanted} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"

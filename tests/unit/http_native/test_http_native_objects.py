@@ -18,6 +18,7 @@ from native_handlers.http.gzip_data import compress
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import BodyError
 from native_handlers.http.upload_body import MAX_FORM_BYTES
+from native_handlers.storage.files import NotCached, OsFiles
 
 FID = "/3,0212345678"
 HELLO = b"hello world, hello world"
@@ -705,3 +706,12 @@ async def test_a_server_without_a_store_has_nothing():
     assert (await get(context, FID)).status == 404
     assert (await delete(context, FID)).status == 404
     assert (await put(context, FID, HELLO)).status == 500
+
+
+async def test_what_is_not_in_memory_is_read_in_a_thread(stored, monkeypatch):
+    def read_cached(_files, _fd, _length_bytes, _offset_bytes):
+        raise NotCached
+
+    monkeypatch.setattr(OsFiles, "read_cached", read_cached)
+    answer = await get(stored, FID)
+    assert (answer.status, answer.body) == (200, HELLO)

@@ -81,11 +81,11 @@ class Peer:
 
 
 @asynccontextmanager
-async def serving(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN):
+async def serving(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN, quick=None):
     """A connection of a client to `handle`; ends with the server's side closed. Yields (peer, connection)."""
     ours, theirs = memory_stream_pair()
     transport = StreamTransport(ours, Pace(limits.pace))
-    connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits)
+    connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, quick)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.serve)
         yield Peer(theirs), connection

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -17,6 +18,7 @@ from native_handlers.storage.files import (
     OS_FILES,
     DiskSpace,
     FileRetired,
+    NotCached,
     OsFiles,
     SharedFile,
     read_file,
@@ -337,3 +339,42 @@ def test_unmounting_under_readers_gives_them_the_needle_or_not_found(store):
         thread.join()
     assert b"first" in outcomes
     assert outcomes <= {b"first", errors.NotFound, errors.VolumeNotFound}
+
+
+class ColdFiles(OsFiles):
+    """A page cache that is always empty."""
+
+    def read_cached(self, fd, length_bytes, offset_bytes):
+        raise NotCached
+
+
+class TestReadsInPassing:
+    def test_what_memory_holds(self, store):
+        write(store, 2, b"x" * 1000)
+        assert store.read_needle(7, 2, cookie=COOKIE, cached_only=True).needle.data == b"x" * 1000
+
+    def test_too_large_to_check(self, store):
+        write(store, 2, b"x" * 200_000)
+        with pytest.raises(NotCached):
+            store.read_needle(7, 2, cookie=COOKIE, cached_only=True)
+        assert read(store, 2) == b"x" * 200_000
+
+    def test_a_cold_cache_says_nothing_of_the_disk(self, tmp_path):
+        with closing(open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=ColdFiles())) as cold:
+            cold.allocate_volume(7)
+            write(cold, 1, b"first")
+            for _ in range(TOLERATED + 1):
+                with pytest.raises(NotCached):
+                    cold.read_needle(7, 1, cookie=COOKIE, cached_only=True)
+            assert read(cold, 1) == b"first"
+            assert not cold.find_volume(7).is_read_only
+
+    def test_what_ends_early_is_for_the_other_read(self, tmp_path):
+        (tmp_path / "f").write_bytes(b"abcdef")
+        with (tmp_path / "f").open("rb") as file:
+            assert OS_FILES.read_cached(file.fileno(), 4, 1) == b"bcde"
+            for length, offset in ((6, 1), (1, 99)):
+                with pytest.raises(NotCached):
+                    OS_FILES.read_cached(file.fileno(), length, offset)
+        with pytest.raises(NotCached):
+            OS_FILES.read_cached(-1, 1, 0)
