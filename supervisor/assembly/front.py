@@ -24,6 +24,7 @@ from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.gateway.grpc_native import native_engines
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
+from supervisor.gateway.throttle import FlightLimit, Throttle
 from supervisor.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
 from supervisor.net.errors import BackendUnavailable, BadCertificate
@@ -195,8 +196,11 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 def make_http_handle(node: Node, backend: ManagedBackend | None, context: HttpContext, guard: Guard) -> Handle:
     """What answers every HTTP request: one gateway per listener, for the child has two ports as well."""
     pool = HttpPool()
+    throttle = make_throttle(node.config)
     gateways = {
-        listener: HttpGateway(node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard)
+        listener: HttpGateway(
+            node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard, throttle
+        )
         for listener in Listener
     }
 
@@ -210,6 +214,14 @@ def make_http_handle(node: Node, backend: ManagedBackend | None, context: HttpCo
             return bad_gateway(str(error))
 
     return handle
+
+
+def make_throttle(config: Config) -> Throttle:
+    """The bounds on bytes in flight that the flags set, for both listeners together."""
+    return Throttle(
+        upload=FlightLimit(config.concurrent_upload_limit_bytes, config.inflight_upload_timeout_s),
+        download=FlightLimit(config.concurrent_download_limit_bytes, config.inflight_download_timeout_s),
+    )
 
 
 def make_forwarder(backend: ManagedBackend | None, pool: HttpPool, listener: Listener) -> Forwarder | None:
