@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, WebPImagePlugin
 
 MAX_PIXELS = 50_000_000
-"""Of an image that is decoded or made: 200 MB in memory while it is worked on, twice that with transparency. A photo of
-48 megapixels is within; a file of some kilobytes that unfolds to gigabytes is not."""
+"""Of an image that is decoded or made: 200 MB in memory, and converting makes up to three copies. A photo of 48
+megapixels is within; a file of some kilobytes that unfolds to gigabytes is not."""
 MAX_SCANS = 200
 """Of a JPEG: each goes over all pixels again, and a small file has room for thousands. Real ones have about 10."""
 JPEG_QUALITY = 75
@@ -66,7 +66,8 @@ def as_true_colour(image: Image.Image) -> Image.Image:
         if image.mode.startswith("I"):
             # 16 bits of grey: the high byte counts.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return image.convert("RGBA" if image.has_transparency_data else "RGB")
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        return image if image.mode == mode else image.convert(mode)
     except Exception as failure:
         raise BadImage(f"its colours cannot be converted from {image.mode}: {failure}") from failure
 

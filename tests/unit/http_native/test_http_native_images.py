@@ -150,6 +150,13 @@ def test_of_an_animation_the_first_picture_is_taken():
     assert edited(moving, "width=30", ".webp") is moving
 
 
+def test_of_a_gif_whose_picture_is_smaller_than_itself_the_picture_is_taken():
+    data = bytearray(encoded(picture(), "GIF"))
+    data[6:10] = b"\x50\0\x32\0"
+    assert decoded(data).size == (80, 50)
+    assert decoded(edited(bytes(data), "width=30", ".gif")).size == (30, 20)
+
+
 def test_the_gif_palette_has_its_corners():
     palette = plan9_palette()
     assert (palette[:3], palette[-3:], len({palette[i : i + 3] for i in range(0, 768, 3)})) == (

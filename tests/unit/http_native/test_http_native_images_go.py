@@ -30,6 +30,9 @@ QUERIES = (
     "crop_x1=5&crop_y1=6&crop_x2=25&crop_y2=16", "crop_x2=61&crop_y2=10", "crop_x2=60&crop_y2=40",
     "crop_x1=9&crop_x2=3&crop_y2=3", "crop_x2=40&crop_y2=40&width=20", "crop_x2=61&crop_y2=10&width=30",
 )  # fmt: skip
+_GIF = encoded(picture(), "GIF")
+SMALL_FRAME = _GIF[:6] + b"\x50\0\x32\0" + _GIF[10:]
+"""A GIF of 80x50 whose picture has 60x40."""
 PICTURES = {
     "rgb": encoded(picture()),
     "grey": encoded(picture(mode="L")),
@@ -40,6 +43,7 @@ PICTURES = {
     "cmyk": encoded(picture(mode="CMYK"), "JPEG"),
     "gif": encoded(picture(), "GIF"),
     "animation": encoded(picture(), "GIF", save_all=True, append_images=[picture().rotate(90)]),
+    "small frame": SMALL_FRAME,
     "webp": encoded(picture(), "WEBP", quality=95),
     "animated webp": encoded(picture(), "WEBP", save_all=True, append_images=[picture().rotate(90)]),
     "bmp": encoded(picture(), "BMP"),
