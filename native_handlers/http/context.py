@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
+import trio
+
+from native_handlers.http.images import MAX_AT_ONCE
 from native_handlers.http.message import Request, Response
 
 if TYPE_CHECKING:
@@ -280,6 +283,11 @@ class NoMetrics:
     ) -> None: ...
 
 
+def image_threads() -> trio.CapacityLimiter:
+    """A limiter for the threads in which images are worked on."""
+    return trio.CapacityLimiter(MAX_AT_ONCE)
+
+
 def no_auth_keys() -> AuthKeys:
     """The keys of a server without any."""
     return AuthKeys()
@@ -298,6 +306,7 @@ class HttpContext:
     peers: PeerHttp | None = None
     auth: Callable[[], AuthKeys] = no_auth_keys
     metrics: HttpMetrics = field(default_factory=NoMetrics)
+    image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

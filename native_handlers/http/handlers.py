@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http.delete import handle_delete
 from native_handlers.http.health import handle_health
-from native_handlers.http.message import StreamBody
 from native_handlers.http.options import (
     handle_invalid,
     handle_options,
@@ -25,7 +24,7 @@ from native_handlers.http.options import (
 )
 from native_handlers.http.paths import canonical_target
 from native_handlers.http.read import handle_read
-from native_handlers.http.reply import close_chunks, dress, redirect, without_body
+from native_handlers.http.reply import bodiless, dress, redirect
 from native_handlers.http.static import handle_favicon, handle_static
 from native_handlers.http.stats import handle_stats
 from native_handlers.http.status import handle_status
@@ -62,13 +61,7 @@ async def serve(row: _Row, context: HttpContext, request: Request) -> Response:
     response = await row.handler(context, request)
     if row.dress is not Dress.NONE:
         response = dress(context.settings, request, response, with_cors=row.dress is Dress.CORS)
-    return response if request.method != "HEAD" else await _bodiless(response)
-
-
-async def _bodiless(response: Response) -> Response:
-    if isinstance(response.body, StreamBody):
-        await close_chunks(response.body.chunks)
-    return without_body(response)
+    return response if request.method != "HEAD" else await bodiless(response)
 
 
 _ROWS = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.format.needle import etag
@@ -19,11 +21,14 @@ from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES, read_failure_status
 from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
 from native_handlers.http.header_map import HeaderMap
-from native_handlers.http.message import FileBody, FileSlice, Response
-from native_handlers.http.paths import ObjectPath, parse_object_path, wire_path
+from native_handlers.http.images import edit_image
+from native_handlers.http.images_edit import wanted_edit
+from native_handlers.http.message import FileBody, FileSlice, Response, StreamBody
+from native_handlers.http.paths import ObjectPath, extension, parse_object_path, wire_path
 from native_handlers.http.query import Query, parse_query
+from native_handlers.http.ranges import ByteRange
 from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
-from native_handlers.http.reply import empty_reply, text_error
+from native_handlers.http.reply import close_chunks, empty_reply, text_error
 from native_handlers.storage.errors import NotFound
 from native_handlers.storage.files import NotCached
 
@@ -31,11 +36,14 @@ if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import ChunkManifest
     from native_handlers.http.context import HttpContext
+    from native_handlers.http.images_edit import ImageEdit
     from native_handlers.http.message import Request
     from native_handlers.storage.needle_read import NeedleRead
 
 _INLINE_BYTES = 1 << 12
 """What is decompressed without a thread: even a bomb of this size costs only some milliseconds."""
+MAX_CHUNKED_IMAGE_BYTES = 64 << 20
+"""Of a file in chunks that is collected in memory to be edited as an image; a larger one is sent as it is."""
 
 
 async def handle_read(context: HttpContext, request: Request) -> Response:
@@ -94,13 +102,22 @@ async def _respond(
         manifest = await _manifest_of(needle)
         if manifest is not None:
             return await _send_chunks(context, request, query, path, headers, manifest)
+    labels = labels_of(path.filename, needle.name, needle.mime)
+    ext = path.ext or extension(labels.filename)
+    edit = _edit_of(request, query, path, ext, read)
+    if edit is not None:
+        clear = await _clear_data(context, request, headers, needle, is_edited=wanted_edit(ext, query) is not None)
+        edited = await _edited(context, read, clear, edit)
+        if edited is None:
+            return internal_error(context)
+        return await send_content(request, query, headers, MemoryContent(edited), labels)
     content: FileContent | MemoryContent
     if read.payload is not None:
         payload = read.payload
         content = FileContent(FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes))
     else:
         content = MemoryContent(await _clear_data(context, request, headers, needle))
-    return await send_content(request, query, headers, content, labels_of(path.filename, needle.name, needle.mime))
+    return await send_content(request, query, headers, content, labels)
 
 
 def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
@@ -117,16 +134,44 @@ def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
                 headers.set(name, value.encode("utf-8", "replace").decode("latin-1"))
 
 
-async def _clear_data(context: HttpContext, request: Request, headers: HeaderMap, needle: Needle) -> bytes | memoryview:
+def _edit_of(request: Request, query: Query, path: ObjectPath, ext: str, read: NeedleRead) -> ImageEdit | None:
+    """What to do to the content as an image. A large one is only looked at as such if the URL names its extension."""
+    if request.method == "HEAD" or (read.payload is not None and not path.ext):
+        return None
+    return wanted_edit(ext.lower(), query)
+
+
+async def _edited(
+    context: HttpContext, read: NeedleRead, clear: bytes | memoryview, edit: ImageEdit
+) -> bytes | memoryview | None:
+    """The content after `edit`, None where it cannot be read whole and sound."""
+
+    def work() -> bytes | memoryview | None:
+        payload = read.payload
+        if payload is None:
+            return edit_image(clear, edit)
+        data = os.pread(payload.fd, payload.length_bytes, payload.offset_bytes)
+        return edit_image(data, edit) if read.fits(crc32c(data)) else None
+
+    try:
+        return await trio.to_thread.run_sync(work, limiter=context.image_threads)
+    except OSError:
+        return None
+
+
+async def _clear_data(
+    context: HttpContext, request: Request, headers: HeaderMap, needle: Needle, *, is_edited: bool = False
+) -> bytes | memoryview:
     """The needle's data as this client can take it: as stored with Content-Encoding gzip, or decompressed.
 
     What cannot be decompressed is sent as it is. What would exceed the file size limit when decompressed is sent
-    compressed and labelled so, whatever the client accepts: a small file must not cost any amount of memory.
+    compressed and labelled so, whatever the client accepts: a small file must not cost any amount of memory. What is to
+    be edited as an image is decompressed for everyone.
     """
     if not needle.is_compressed or not is_gzip(needle.data):
         return needle.data
     limit_bytes = context.settings.file_size_limit_bytes
-    if "gzip" in (request.headers.get("Accept-Encoding") or ""):
+    if not is_edited and "gzip" in (request.headers.get("Accept-Encoding") or ""):
         headers.set("Content-Encoding", "gzip")
         return needle.data
     try:
@@ -159,9 +204,26 @@ async def _send_chunks(
     headers.set("X-File-Store", "chunked")
     name, mime = manifest.name.encode("utf-8", "replace"), manifest.mime.encode("utf-8", "replace")
     labels = labels_of(path.filename, name, mime)
+    edit = wanted_edit((path.ext or extension(labels.filename)).lower(), query)
+    content = ChunkedContent(context, manifest)
     try:
         manifest.check_readable()
-        return await send_content(request, query, headers, ChunkedContent(context, manifest), labels)
+        if edit is not None and content.size_bytes <= MAX_CHUNKED_IMAGE_BYTES:
+            edited = MemoryContent(await _edit_chunks(context, content, edit))
+            return await send_content(request, query, headers, edited, labels)
+        return await send_content(request, query, headers, content, labels)
     except (BadManifest, ChunkUnreadable) as failure:
         headers.drop("Content-Length")
         return text_error(500, str(failure), headers.to_headers())
+
+
+async def _edit_chunks(context: HttpContext, content: ChunkedContent, edit: ImageEdit) -> bytes | memoryview:
+    """All of `content` after `edit`. Waits before it collects, so that few are in memory. Raises ChunkUnreadable."""
+    async with context.image_threads:
+        opened = await content.open([ByteRange(0, content.size_bytes)])
+        assert isinstance(opened.body, StreamBody)
+        try:
+            data = b"".join([some async for some in opened.body.chunks])
+        finally:
+            await close_chunks(opened.body.chunks)
+        return await trio.to_thread.run_sync(edit_image, data, edit)

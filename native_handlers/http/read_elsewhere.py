@@ -9,11 +9,14 @@ import random
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from native_handlers.format.errors import BadFileId
+from native_handlers.format.fid import parse_volume_id
 from native_handlers.http.context import LookupFailed, PeerFailed, ReadMode
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import Response, StreamBody
-from native_handlers.http.query import encode_query
-from native_handlers.http.reply import empty_reply, redirect
+from native_handlers.http.paths import parse_object_path, wire_path
+from native_handlers.http.query import encode_query, parse_query
+from native_handlers.http.reply import bodiless, empty_reply, redirect
 
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext, PeerHttp
@@ -46,12 +49,41 @@ async def read_elsewhere(
         metrics.count_read_invalid_needle()
         metrics.count_handler("emptyReadProxyLocaction")
         return not_found(context)
-    if context.settings.read_mode is ReadMode.REDIRECT:
-        metrics.count_handler("readRedirectRequest")
+    return await _from_holder(context, request, path, query, target)
+
+
+async def hand_over(context: HttpContext, request: Request) -> Response | None:
+    """Another replica's answer to a read that finds no room here; None where this server has to answer it itself.
+
+    So it is for volumes with one copy, for a read that was handed over already, and where the master knows no other
+    holder (upstream then answers 404 for a file that is here). Without -readMode=proxy the client is sent there.
+    Source: weed/server/volume_server_handlers.go tryProxyToReplica.
+    """
+    query = parse_query(request.raw_query)
+    if query.is_true(PROXIED):
+        return None
+    path = parse_object_path(wire_path(request))
+    try:
+        volume_id = parse_volume_id(path.volume_id)
+    except BadFileId:
+        return empty_reply(400)
+    volume = context.store.find_volume(volume_id) if context.store is not None else None
+    if volume is None or volume.replica_placement.copy_count < 2:
+        return None
+    target = await _some_holder(context, volume_id)
+    if target is None:
+        return None
+    response = await _from_holder(context, request, path, query, target)
+    return await bodiless(response) if request.method == "HEAD" else response
+
+
+async def _from_holder(context: HttpContext, request: Request, path: ObjectPath, query: Query, target: str) -> Response:
+    if context.settings.read_mode is not ReadMode.PROXY:
+        context.metrics.count_handler("readRedirectRequest")
         return _redirect(context, request, path, query, target)
     if context.peers is None:
         return internal_error(context)
-    metrics.count_handler("readProxyRequest")
+    context.metrics.count_handler("readProxyRequest")
     return await _proxy(context, context.peers, request, query, target)
 
 

@@ -83,6 +83,13 @@ def without_body(response: Response) -> Response:
     return replace(response, headers=headers, body=b"")
 
 
+async def bodiless(response: Response) -> Response:
+    """As `without_body`, with a body that is produced on the go given up."""
+    if isinstance(response.body, StreamBody):
+        await close_chunks(response.body.chunks)
+    return without_body(response)
+
+
 async def close_chunks(chunks: AsyncIterator[bytes]) -> None:
     """Gives up an iteration that was not run to its end; an async generator then runs its clean-up."""
     aclose = getattr(chunks, "aclose", None)

@@ -26,6 +26,7 @@ from supervisor.gateway.grpc_native import native_engines
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.http_quick import QuickReads
+from supervisor.gateway.throttle import FlightLimit, Throttle
 from supervisor.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
 from supervisor.net.errors import BackendUnavailable, BadCertificate
@@ -203,8 +204,11 @@ def make_http_handle(
     answers before it, see `QuickReads`: None where the store is the child's.
     """
     pool = HttpPool()
+    throttle = make_throttle(node.config)
     gateways = {
-        listener: HttpGateway(node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard)
+        listener: HttpGateway(
+            node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard, throttle
+        )
         for listener in Listener
     }
 
@@ -225,6 +229,14 @@ def make_http_handle(
         listener: QuickReads(listener, node.table, context, guard, gateway) for listener, gateway in gateways.items()
     }
     return handle, lambda listener, data: quick_reads[listener].answer(data)
+
+
+def make_throttle(config: Config) -> Throttle:
+    """The bounds on bytes in flight that the flags set, for both listeners together."""
+    return Throttle(
+        upload=FlightLimit(config.concurrent_upload_limit_bytes, config.inflight_upload_timeout_s),
+        download=FlightLimit(config.concurrent_download_limit_bytes, config.inflight_download_timeout_s),
+    )
 
 
 def make_forwarder(backend: ManagedBackend | None, pool: HttpPool, listener: Listener) -> Forwarder | None:

@@ -10,6 +10,7 @@ from collections import Counter
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from native_handlers.http.read_elsewhere import hand_over
 from native_handlers.http.reply import dress, json_error, without_body
 from supervisor.net.http_forward import bad_gateway
 from supervisor.routing.decision import Decision, Engine, decide
@@ -90,45 +91,53 @@ class HttpGateway:
         return route
 
     async def _answer(self, decision: Decision, request: Request) -> Response:
+        if decision.engine is not Engine.BACKEND:
+            if self._throttle is None:
+                return await self._answer_natively(decision, request)
+            return await self._answer_throttled(self._throttle, decision, request)
         refusal = self._guard.refuse_host(decision.route, request)
         if refusal is not None:
             return self._dressed(request, refusal)
-        if decision.engine is Engine.BACKEND:
-            if self._forwarder is None:
-                return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
-            return await self._forwarder.forward(request)
-        return await self._answer_natively(decision, request)
+        if self._forwarder is None:
+            return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
+        return await self._forwarder.forward(request)
 
     async def _answer_natively(self, decision: Decision, request: Request) -> Response:
-        refusal = self._guard.refuse_token(decision.route, request)
+        refusal = self._guard.refuse_host(decision.route, request) or self._guard.refuse_token(decision.route, request)
         if refusal is not None:
             return self._dressed(request, refusal)
         handler = self._native.get(decision.route.name)
         if handler is None or decision.is_absent:
             return self._dressed(request, json_error(request, 501, f"{decision.route.name}: {decision.why}"))
-        if self._throttle is None:
-            return await handler(self._context, request)
-        return await self._answer_throttled(self._throttle, handler, decision.route, request)
+        return await handler(self._context, request)
 
-    async def _answer_throttled(
-        self, throttle: Throttle, handler: HttpHandler, route: Route, request: Request
-    ) -> Response:
-        if route.access.kind is AccessKind.VOLUME_READ:
-            refusal = await throttle.refuse_download(request)
+    async def _answer_throttled(self, throttle: Throttle, decision: Decision, request: Request) -> Response:
+        """Waits for room before anything else is asked, as upstream does: who may not write waits as well."""
+        access = decision.route.access.kind
+        if access is AccessKind.VOLUME_READ:
+            refusal = await self._refuse_download(throttle, request)
             if refusal is not None:
                 return self._dressed(request, refusal)
-            return throttle.count_download(await handler(self._context, request))
-        if request.method not in _UPLOADS or route.access.kind is not AccessKind.VOLUME_WRITE:
-            return await handler(self._context, request)
+            return throttle.count_download(await self._answer_natively(decision, request))
+        if request.method not in _UPLOADS or access is not AccessKind.VOLUME_WRITE:
+            return await self._answer_natively(decision, request)
         refusal = await throttle.refuse_upload(request)
         if refusal is not None:
             return self._dressed(request, refusal)
         count = request.body.length_bytes or 0
         throttle.uploads.add(count)
         try:
-            return await handler(self._context, request)
+            return await self._answer_natively(decision, request)
         finally:
             throttle.uploads.remove(count)
+
+    async def _refuse_download(self, throttle: Throttle, request: Request) -> Response | None:
+        """Another replica's answer, or 429 after the wait, for a read that finds no room; None lets it begin."""
+        if not throttle.downloads.is_over:
+            return None
+        self._context.metrics.count_handler("downloadLimitCondition")
+        answer = await hand_over(self._context, request)
+        return answer if answer is not None else await throttle.refuse_download(request)
 
     def _dressed(self, request: Request, response: Response) -> Response:
         response = dress(self._context.settings, request, response, with_cors=True)

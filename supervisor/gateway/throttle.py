@@ -2,8 +2,8 @@
 
 What is forwarded is bounded by the backend, which gets the same flags. Sizes: an upload counts its Content-Length, none
 when it is chunked; a download counts the length of its answer from the moment it is known until it was sent.
-Source: weed/server/volume_server_handlers.go, checkUploadLimit and checkDownloadLimit. Wilful difference: a replicated
-volume's reads wait here too, where upstream hands them to another replica first.
+A read of a replicated volume is handed to another replica before it waits here; the gateway does that.
+Source: weed/server/volume_server_handlers.go, checkUploadLimit and checkDownloadLimit.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ PAGE = (ROOT / "docs" / "dependencies.md").read_text()
 OWN = {"native_handlers", "supervisor"}
 MODULES = {
     "grpc": "grpcio",
+    "PIL": "pillow",
     "yaml": "PyYAML",
     "jwt": "PyJWT",
     "google": "protobuf",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import trio
 from test_gateway_guard import security
 
-from native_handlers.http.context import HttpContext, HttpSettings
+from native_handlers.http.context import HttpContext, HttpSettings, Location, PeerResponse, ReadMode
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import FileBody, Listener, Request, Response, StreamBody
 from supervisor.gateway.guard import Guard
@@ -31,16 +34,17 @@ def request(method, length=0, target=FID):
 class Front:
     """A gateway whose handler waits until it is let go."""
 
-    def __init__(self, *, upload=0, download=0, body=b"12345"):
+    def __init__(self, *, upload=0, download=0, body=b"12345", white_list=(), **context):
         self.let_go = trio.Event()
         self.body = body
         self.running = 0
         self.throttle = Throttle(FlightLimit(upload, 10.0), FlightLimit(download, 10.0))
         settings = HttpSettings(version="V", self_url="", file_size_limit_bytes=1)
         table = LiveTable(table_native(ROUTES))
-        context = HttpContext(settings=settings, node=None)
+        context = HttpContext(**{"settings": settings, "node": None, **context})
         handlers = dict.fromkeys(ROUTES, self.handle_one)
-        self.gateway = HttpGateway(table, handlers, context, None, Guard(security()), self.throttle)
+        guard = Guard(security(white_list=white_list))
+        self.gateway = HttpGateway(table, handlers, context, None, guard, self.throttle)
         self.handle = self.gateway.handle
 
     async def handle_one(self, context, req):
@@ -138,3 +142,100 @@ async def test_a_cancelled_wait_leaves_nothing_behind(autojump_clock):
     first.close()
     assert front.throttle.downloads.bytes == 0
     assert (await front.handle(request("GET"))).status == 200
+
+
+async def test_who_may_not_write_waits_as_well(autojump_clock):
+    """Upstream looks at the white list after the wait."""
+    front = Front(upload=10, white_list=("10.0.0.1",))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(front.handle, request("POST", 11))
+        await trio.testing.wait_all_tasks_blocked()
+        stranger = replace(request("POST", 1), peer_host="10.0.0.2")
+        assert (await front.handle(stranger)).status == 429
+        front.let_go.set()
+    assert (await front.handle(stranger)).status == 401
+
+
+class Replicated:
+    """A store whose volume 3 has `copy_count` copies, and the master's word on who holds it."""
+
+    def __init__(self, copy_count):
+        self.replica_placement = SimpleNamespace(copy_count=copy_count)
+
+    def find_volume(self, vid):
+        return self if vid == 3 else None
+
+
+class Holders:
+    def __init__(self, *urls):
+        self.urls = urls
+
+    async def locations(self, vid, *, refresh=False):
+        return [Location(url, url) for url in self.urls]
+
+
+class Replica:
+    """A peer that answers every read."""
+
+    def __init__(self):
+        self.asked = []
+        self.closed = 0
+
+    async def request(self, method, url, target, headers, body):
+        self.asked.append((method, url, target))
+        return PeerResponse(200, Headers([("Content-Length", "4")]), self._chunks())
+
+    async def _chunks(self):
+        try:
+            yield b"peer"
+        finally:
+            self.closed += 1
+
+
+def crowded(*, copies=2, holders=("10.0.0.8:80", "10.0.0.9:80"), mode=ReadMode.PROXY):
+    """A front of 10.0.0.8:80 with no room for another download."""
+    settings = HttpSettings(version="V", self_url="10.0.0.8:80", file_size_limit_bytes=1, read_mode=mode)
+    context = {"settings": settings, "store": Replicated(copies), "lookup": Holders(*holders), "peers": Replica()}
+    front = Front(download=4, **context)
+    front.throttle.downloads.add(5)
+    return front, context["peers"]
+
+
+async def test_a_read_without_room_is_handed_to_another_replica():
+    front, replica = crowded()
+    response = await front.handle(request("GET", target=FID + "?a=1"))
+    assert (response.status, response.headers.get("Server")) == (200, "SeaweedFS Volume V")
+    assert [some async for some in response.body.chunks] == [b"peer"]
+    assert replica.asked == [("GET", "10.0.0.9:80", FID + "?a=1&proxied=true")]
+    assert (front.running, front.throttle.downloads.bytes) == (0, 5)
+
+
+async def test_a_head_that_is_handed_over_leaves_no_body_open():
+    front, replica = crowded()
+    response = await front.handle(request("HEAD"))
+    assert (response.status, response.body, response.headers.get("Content-Length")) == (200, b"", "4")
+    assert len(replica.asked) == 1
+
+
+@pytest.mark.parametrize("mode", [ReadMode.REDIRECT, ReadMode.LOCAL])
+async def test_without_proxying_the_client_is_sent_to_the_replica(mode):
+    front, replica = crowded(mode=mode)
+    response = await front.handle(request("GET"))
+    assert response.status == 301
+    assert response.headers.get("Location") == f"http://10.0.0.9:80{FID}?proxied=true"
+    assert replica.asked == []
+
+
+@pytest.mark.parametrize(
+    ("target", "facts"),
+    [(FID + "?proxied=true", {}), (FID, {"copies": 1}), (FID, {"holders": ("10.0.0.8:80",)}), ("/9,01637037d6", {})],
+)
+async def test_what_cannot_be_handed_over_waits(autojump_clock, target, facts):
+    front, replica = crowded(**facts)
+    assert (await front.handle(request("GET", target=target))).status == 429
+    assert replica.asked == []
+
+
+async def test_what_names_no_volume_is_no_reason_to_wait():
+    front, _ = crowded()
+    assert (await front.handle(request("GET", target="/x,01637037d6"))).status == 400

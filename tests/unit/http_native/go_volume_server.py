@@ -27,7 +27,7 @@ def find_weed():
 
 
 @contextmanager
-def go_volume_server(weed, folder, volume_id):
+def go_volume_server(weed, folder, volume_id, *flags):
     """Yields (admin port, public port) of a server with one empty volume; both processes end with the block."""
     master, master_grpc, admin, volume_grpc, public = _free_ports(5)
     config = folder / "config"
@@ -46,8 +46,10 @@ def go_volume_server(weed, folder, volume_id):
     }
     with ExitStack() as stack:
         log = stack.enter_context((folder / "weed.log").open("wb"))
-        stack.enter_context(_running([*head, "master", *_flags({**common, "mdir": folder / "master"})], log))
-        stack.enter_context(_running([*head, "volume", *_flags(volume)], log))
+        stack.enter_context(
+            _running([*head, "master", "-telemetry=false", *_flags({**common, "mdir": folder / "master"})], log)
+        )
+        stack.enter_context(_running([*head, "volume", *_flags(volume), *flags], log))
         _wait_until_healthy(admin)
         with grpc.insecure_channel(f"127.0.0.1:{volume_grpc}") as channel:
             allocation = AllocateVolumeRequest(volume_id=volume_id, version=3)
