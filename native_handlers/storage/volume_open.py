@@ -64,6 +64,7 @@ class Opened:
     """A volume's open files and what is known of them. Replaced as a whole when the volume is opened anew.
 
     `damage` is why the files as they are take no writes; None when they do. `is_writable` says how they were opened.
+    What is in .dat before `doubtful_end_bytes` may not be on disk, and a sync would not tell: one has failed.
     """
 
     paths: VolumePaths
@@ -78,6 +79,7 @@ class Opened:
     modified_at_s: int
     is_writable: bool
     damage: str | None
+    doubtful_end_bytes: int = 0
 
     def release(self) -> None:
         self.dat.release()
