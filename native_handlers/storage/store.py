@@ -90,6 +90,8 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         state = StateFile(files, config.locations[0].idx_path)
         load_all(locations, width)
+        for location in locations:
+            location.begin_session()
     except BaseException:
         for location in locations:
             release(location)
