@@ -1,21 +1,26 @@
 """Appends records to an open volume: .dat, then .idx, then the index; and takes back what fails on the way.
 
-The volume's lock is held by whoever calls. Source: weed/storage/volume_write.go (syncWrite, doWriteRequest,
-doDeleteRequest), weed/storage/needle/needle_write.go:Append.
+Records are staged into a batch, which is in .dat and nowhere else, and committed together: one sync of .dat, one
+write of all rows, one sync of .idx. So an index row, in memory or on disk, never leads to a record that is less
+durable than was asked for. The volume's lock is held by whoever calls, from `begin` to the end of `commit`.
+
+Source: weed/storage/volume_write.go (syncWrite, startWorker, doWriteRequest, doDeleteRequest),
+weed/storage/needle/needle_write.go:Append.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import actual_size, encode_needle_parts
 from native_handlers.format.types import TOMBSTONE_SIZE, max_volume_size_bytes, to_stored
 from native_handlers.storage.errors import AppendOffsetExceeded, SizeLimitExceeded, WriteFailed
+from native_handlers.storage.needle_index import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from native_handlers.format.needle import Needle
     from native_handlers.storage.files import Files
@@ -23,6 +28,30 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume_open import Opened
 
 _NS = 10**9
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records that are in .dat and in no index yet. The volume's own ends do not move before the commit."""
+
+    opened: Opened
+    end_bytes: int
+    last_append_at_ns: int
+    entries: list[tuple[int, Location]] = field(default_factory=list)
+    _staged: dict[int, Location] = field(default_factory=dict)
+
+    @property
+    def staged_bytes(self) -> int:
+        return self.end_bytes - self.opened.dat_end_bytes
+
+    def find(self, needle_id: int) -> Location | None:
+        """Where the needle will be when this is committed; negative sizes are deletions."""
+        return self._staged.get(needle_id) or self.opened.index.get(needle_id)
+
+    def add(self, needle_id: int, entry: Location, end_bytes: int, append_at_ns: int) -> None:
+        self.entries.append((needle_id, entry))
+        self._staged[needle_id] = entry
+        self.end_bytes, self.last_append_at_ns = end_bytes, append_at_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,62 +64,109 @@ class Appender:
     health: IoHealth
     stop: Callable[[str], None]
 
-    def append(self, opened: Opened, needle: Needle, *, fsync: bool, is_deletion: bool) -> int:
+    def append(self, opened: Opened, needle: Needle, *, is_deletion: bool) -> int:
         """Appends a needle, or the record of its deletion, and returns the record's offset in bytes.
 
         Raises:
-            AppendOffsetExceeded, SizeLimitExceeded, NeedleTooWide: nothing was written.
-            WriteFailed: it was taken back, or `stop` was called; with a failed sync of .idx it stays readable.
+            As `stage` and `commit`.
         """
-        offset = opened.dat_end_bytes
-        needle.append_at_ns = max(self.clock_ns(), opened.last_append_at_ns + 1)
-        parts = encode_needle_parts(needle, opened.super_block.version)
-        length = actual_size(needle.size, opened.super_block.version)
-        self._check_room(opened, offset, 0 if is_deletion else length)
-        size = TOMBSTONE_SIZE if is_deletion else needle.size
-        row = encode_entry(needle.needle_id, to_stored(offset), size, self.offset_width_bytes)
-        self._write_both(opened, parts, row, fsync=fsync)
-        # From here on both files hold it: the ends move first, so that nothing can be written over it.
-        opened.dat_end_bytes = offset + length
-        opened.idx_end_bytes += len(row)
-        opened.last_append_at_ns = needle.append_at_ns
-        opened.modified_at_s = self.clock_ns() // _NS
-        if is_deletion:
-            opened.index.delete(needle.needle_id)
-        else:
-            opened.index.put(needle.needle_id, to_stored(offset), needle.size)
-        if fsync:
-            self._sync_idx(opened)
+        batch = self.begin(opened)
+        offset = self.stage(batch, needle, is_deletion=is_deletion)
+        self.commit(batch, fsync=False)
         return offset
 
-    def _check_room(self, opened: Opened, offset: int, length: int) -> None:
-        limit = max_volume_size_bytes(self.offset_width_bytes)
-        if offset >= limit:
-            raise AppendOffsetExceeded(offset, limit)
-        content = opened.index.counters.content_bytes
-        if content + length > limit:
-            raise SizeLimitExceeded(limit, content)
+    def begin(self, opened: Opened) -> Batch:
+        """A batch without records."""
+        return Batch(opened, opened.dat_end_bytes, opened.last_append_at_ns)
 
-    def _write_both(self, opened: Opened, parts: Sequence[bytes | memoryview], row: bytes, *, fsync: bool) -> None:
-        dat, idx = opened.dat, opened.idx
-        file, at = dat, opened.dat_end_bytes
+    def stage(self, batch: Batch, needle: Needle, *, is_deletion: bool) -> int:
+        """Writes the record of a needle, or of its deletion, to .dat only, and returns its offset in bytes.
+
+        Raises:
+            AppendOffsetExceeded, SizeLimitExceeded, NeedleTooWide: nothing was written.
+            WriteFailed: it was taken back, or `stop` was called. What else is in the batch stays in it.
+        """
+        opened, offset = batch.opened, batch.end_bytes
+        needle.append_at_ns = max(self.clock_ns(), batch.last_append_at_ns + 1)
+        parts = encode_needle_parts(needle, opened.super_block.version)
+        length = actual_size(needle.size, opened.super_block.version)
+        self._check_room(batch, 0 if is_deletion else length)
         try:
-            self.files.write(dat.fd, parts, opened.dat_end_bytes)
-            if fsync:
-                self.files.sync(dat.fd)
-            file, at = idx, opened.idx_end_bytes
-            self.files.write(idx.fd, [row], opened.idx_end_bytes)
+            self.files.write(opened.dat.fd, parts, offset)
         except OSError as error:
             self.health.failed(error)
-            self._take_back(opened, idx_too=file is idx)
-            raise WriteFailed(file.path, at, error) from error
-        self.health.succeeded()
+            self._cut(opened, idx_too=False, dat_end_bytes=offset)
+            raise WriteFailed(opened.dat.path, offset, error) from error
+        entry = Location(to_stored(offset), TOMBSTONE_SIZE if is_deletion else needle.size)
+        batch.add(needle.needle_id, entry, offset + length, needle.append_at_ns)
+        return offset
 
-    def _take_back(self, opened: Opened, *, idx_too: bool) -> None:
+    def _check_room(self, batch: Batch, length: int) -> None:
+        limit = max_volume_size_bytes(self.offset_width_bytes)
+        if batch.end_bytes >= limit:
+            raise AppendOffsetExceeded(batch.end_bytes, limit)
+        content = batch.opened.index.counters.content_bytes
+        if content + batch.staged_bytes + length > limit:
+            raise SizeLimitExceeded(limit, content)
+
+    def commit(self, batch: Batch, *, fsync: bool) -> None:
+        """Makes the records of `batch` the volume's; with `fsync` they, and all before them, are then on disk.
+
+        Raises:
+            WriteFailed: all of them were taken back, or `stop` was called; with a failed sync of .idx they stay
+                readable.
+        """
+        opened = batch.opened
+        if fsync:
+            self._sync_dat(batch)
+        if batch.entries:
+            self._publish(batch, self._write_rows(batch))
+        if fsync:
+            self._sync_idx(opened)
+
+    def _sync_dat(self, batch: Batch) -> None:
+        opened = batch.opened
+        try:
+            self.files.sync(opened.dat.fd)
+        except OSError as error:
+            self.health.failed(error)
+            # The kernel may have dropped what it could not write, and the next sync would not say so.
+            opened.doubtful_end_bytes = opened.dat_end_bytes
+            if batch.entries:
+                self._cut(opened, idx_too=False, dat_end_bytes=opened.dat_end_bytes)
+            raise WriteFailed(opened.dat.path, opened.dat_end_bytes, error) from error
+
+    def _write_rows(self, batch: Batch) -> int:
+        """Returns how many bytes of rows were written."""
+        opened = batch.opened
+        rows = b"".join(encode_entry(key, at.offset, at.size, self.offset_width_bytes) for key, at in batch.entries)
+        try:
+            self.files.write(opened.idx.fd, [rows], opened.idx_end_bytes)
+        except OSError as error:
+            self.health.failed(error)
+            self._cut(opened, idx_too=True, dat_end_bytes=opened.dat_end_bytes)
+            raise WriteFailed(opened.idx.path, opened.idx_end_bytes, error) from error
+        self.health.succeeded()
+        return len(rows)
+
+    def _publish(self, batch: Batch, row_bytes: int) -> None:
+        opened = batch.opened
+        # Both files hold the records: the ends move first, so that nothing can be written over them.
+        opened.dat_end_bytes = batch.end_bytes
+        opened.idx_end_bytes += row_bytes
+        opened.last_append_at_ns = batch.last_append_at_ns
+        opened.modified_at_s = self.clock_ns() // _NS
+        for needle_id, entry in batch.entries:
+            if entry.size == TOMBSTONE_SIZE:
+                opened.index.delete(needle_id)
+            else:
+                opened.index.put(needle_id, entry.offset, entry.size)
+
+    def _cut(self, opened: Opened, *, idx_too: bool, dat_end_bytes: int) -> None:
         try:
             if idx_too:
                 self.files.truncate(opened.idx.fd, opened.idx_end_bytes)
-            self.files.truncate(opened.dat.fd, opened.dat_end_bytes)
+            self.files.truncate(opened.dat.fd, dat_end_bytes)
         except OSError as error:
             self.stop(f"a failed append could not be taken back: {error}")
 
@@ -100,12 +176,7 @@ class Appender:
         Raises:
             WriteFailed: they may not be there; `stop` was called if it was .idx.
         """
-        try:
-            self.files.sync(opened.dat.fd)
-        except OSError as error:
-            self.health.failed(error)
-            raise WriteFailed(opened.dat.path, opened.dat_end_bytes, error) from error
-        self._sync_idx(opened)
+        self.commit(self.begin(opened), fsync=True)
 
     def _sync_idx(self, opened: Opened) -> None:
         try:

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.types import TOMBSTONE_SIZE, to_stored
 from native_handlers.storage.dat_scan import DatScan, ScanEnd, holds_record
+from native_handlers.storage.files import copy_range
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from native_handlers.storage.files import Files, SharedFile
     from native_handlers.storage.needle_index import NeedleIndex
 
@@ -38,9 +41,14 @@ class CatchUp:
     cut_bytes: int = 0
     append_at_ns: int = 0
     problem: str | None = None
+    is_salvaged: bool = False
 
-    def run(self, start_bytes: int) -> None:
-        """Goes over .dat from `start_bytes` on. Raises OSError when a file operation fails."""
+    def run(self, start_bytes: int, *, salvage: Path | None = None) -> None:
+        """Goes over .dat from `start_bytes` on. Raises OSError when a file operation fails.
+
+        `salvage` is given when the machine went down: whatever ends the scan was then torn, and is cut. What may be
+        more than one record is put there before.
+        """
         scan = DatScan(self.files, self.dat.fd, self.version, start_bytes, self.dat_size_bytes)
         rows: list[bytes] = []
         for record in scan:
@@ -52,7 +60,7 @@ class CatchUp:
         if self.entered:
             self.files.sync(self.idx.fd)
         if scan.result is not ScanEnd.COMPLETE:
-            self._end(scan)
+            self._end(scan, salvage)
 
     def _enter(self, needle_id: int, offset: int, size: int) -> bytes:
         self.entered += 1
@@ -70,11 +78,15 @@ class CatchUp:
             self.idx_end_bytes += sum(len(row) for row in rows)
             rows.clear()
 
-    def _end(self, scan: DatScan) -> None:
+    def _end(self, scan: DatScan, salvage: Path | None) -> None:
         stop, end = scan.stopped_at_bytes, self.dat_size_bytes
-        if scan.result is ScanEnd.GARBAGE or holds_record(self.files, self.dat.fd, self.version, stop, end):
+        holds_more = holds_record(self.files, self.dat.fd, self.version, stop, end)
+        if salvage is None and (holds_more or scan.result is ScanEnd.GARBAGE):
             self.problem = f"data file actual {end} bytes expected {stop} bytes: {scan.why}"
             return
+        if salvage is not None and holds_more:
+            copy_range(self.files, self.dat.fd, stop, end, salvage)
+            self.is_salvaged = True
         self.files.truncate(self.dat.fd, stop)
         self.files.sync(self.dat.fd)
         self.cut_bytes = end - stop

@@ -52,8 +52,19 @@ class ScanEnd(Enum):
 class DatScan:
     """One pass over ``[start, end)`` of an open .dat file. After iteration `result` and `stopped_at_bytes` are set."""
 
-    def __init__(self, files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> None:
+    def __init__(  # noqa: PLR0913  a range of a file, and how to read it
+        self,
+        files: Files,
+        fd: int,
+        version: int,
+        start_bytes: int,
+        end_bytes: int,
+        *,
+        window_bytes: int = _PIECE_BYTES,
+    ) -> None:
+        """`window_bytes` is how much is read at once: little when only one record is wanted."""
         self._files, self._fd, self._version = files, fd, version
+        self._window_bytes = window_bytes
         self._end_bytes = end_bytes
         self._window, self._window_start = b"", 0
         self.stopped_at_bytes = start_bytes
@@ -97,7 +108,7 @@ class DatScan:
         """Reads through a window, so that small records do not cost several system calls each."""
         start = offset_bytes - self._window_start
         if not 0 <= start <= len(self._window) - length_bytes:
-            wanted = min(max(length_bytes, _PIECE_BYTES), self._end_bytes - offset_bytes)
+            wanted = min(max(length_bytes, self._window_bytes), self._end_bytes - offset_bytes)
             self._window, self._window_start, start = self._files.read(self._fd, wanted, offset_bytes), offset_bytes, 0
         return self._window[start : start + length_bytes]
 

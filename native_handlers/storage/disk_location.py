@@ -18,8 +18,9 @@ from native_handlers.storage.compact_recovery import recover_compactions
 from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
 from native_handlers.storage.disk_space import DiskGauge, MinFree
-from native_handlers.storage.errors import DirectoryUnusable, RemoteTierUnsupported, VolumeLoadFailed
+from native_handlers.storage.errors import DirectoryUnusable, RemoteTierUnsupported, VolumeLoadFailed, WriteFailed
 from native_handlers.storage.report import Finding, FindingKind
+from native_handlers.storage.session_mark import SessionMark
 from native_handlers.storage.volume import open_existing
 from native_handlers.storage.volume_info_file import load_volume_info
 from native_handlers.storage.volume_open import OpenRequest
@@ -74,6 +75,7 @@ class DiskLocation:
         self.ec_shard_count = 0
         self._files, self._clock_ns = files, clock_ns
         self._offset_width_bytes = 0
+        self._is_all_synced = True
         # Protects findings, which loading threads add to.
         self._findings_lock = threading.Lock()
         for directory in dict.fromkeys((config.path, config.idx_path)):
@@ -83,6 +85,7 @@ class DiskLocation:
         except OSError as error:
             raise DirectoryUnusable(config.path, str(error)) from error
         try:
+            self._session = SessionMark(files, config.path)
             self.uuid = load_directory_uuid(files, config.path)
         except OSError as error:
             self._lock.release()
@@ -241,6 +244,7 @@ class DiskLocation:
             create=create,
             preallocate_bytes=preallocate_bytes,
             forced_reason=forced_reason,
+            cut_since_s=self._session.cut_since_s,
         )
         findings: list[Finding] = []
         try:
@@ -288,7 +292,11 @@ class DiskLocation:
     def unload(self, volume: Volume) -> None:
         """Closes a volume and forgets it. Raises WriteFailed when its last sync failed; it is forgotten anyway."""
         self.volumes.pop(volume.id, None)
-        volume.close()
+        try:
+            volume.close()
+        except WriteFailed:
+            self._is_all_synced = False
+            raise
 
     def destroy(self, volume: Volume) -> None:
         """Deletes a volume's files and forgets it. Raises OSError when some could not be removed."""
@@ -296,8 +304,24 @@ class DiskLocation:
         self.volumes.pop(volume.id, None)
         volume.destroy(keep_vif=keep_vif)
 
+    def begin_session(self) -> None:
+        """To be called when the volumes found are loaded, and before anything is written to them.
+
+        Raises:
+            DirectoryUnusable: the directory cannot be written to.
+        """
+        try:
+            self._session.begin(self._clock_ns() // 10**9)
+        except OSError as error:
+            raise DirectoryUnusable(self.path, str(error)) from error
+
     def release(self) -> None:
         """Frees the directory for others. The volumes must be closed."""
+        try:
+            if self._is_all_synced:
+                self._session.end()
+        except OSError as error:
+            _log.warning("%s: %s; the next start will examine its volumes", self.path, error)
         self._lock.release()
 
 

@@ -142,6 +142,11 @@ class WriteFailed(StorageError):
         super().__init__(f"write {path} at {offset_bytes}: {cause.strerror}")
         self.path = path
         self.offset_bytes = offset_bytes
+        self.cause = cause
+
+    def copy(self) -> WriteFailed:
+        """The same for another thread: an exception that several raise gathers the tracebacks of all."""
+        return WriteFailed(self.path, self.offset_bytes, self.cause)
 
 
 class StoreClosed(StorageError):

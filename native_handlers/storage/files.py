@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FALLOC_KEEP_SIZE = 1
+_COPY_BYTES = 1 << 20
 _MAX_IOVECS = 512
 """Below Linux' 1024 buffers a call."""
 
@@ -220,6 +221,19 @@ def replace_file(files: Files, path: Path, data: bytes) -> None:
         files.close(fd)
     files.rename(temporary, path)
     files.sync_directory(path.parent)
+
+
+def copy_range(files: Files, fd: int, start_bytes: int, end_bytes: int, target: Path) -> None:
+    """Puts ``[start, end)`` of an open file into `target`, durably, in pieces. Raises OSError."""
+    copy = files.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        for position in range(start_bytes, end_bytes, _COPY_BYTES):
+            piece = files.read(fd, min(_COPY_BYTES, end_bytes - position), position)
+            files.write(copy, [piece], position - start_bytes)
+        files.sync(copy)
+    finally:
+        files.close(copy)
+    files.sync_directory(target.parent)
 
 
 class FileRetired(Exception):

@@ -98,6 +98,7 @@ class FindingKind(Enum):
     IDX_LOST = ".idx was lost and is rebuilt from .dat"
     IDX_BEHIND = ".idx was behind .dat and was caught up"
     DAT_TAIL_CUT = "an unfinished record at the end of .dat was cut"
+    TORN_ROWS_DROPPED = "rows whose records were lost when the machine went down were dropped"
     MADE_READ_ONLY = "made read-only"
     VIF_UNREADABLE = ".vif cannot be parsed and was left alone"
     VIF_NOT_WRITTEN = ".vif cannot be written"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,33 +16,42 @@ from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
+from native_handlers.storage.admin_lock import AdminLock
 from native_handlers.storage.disk_location import DiskLocation, LocationConfig
 from native_handlers.storage.errors import (
     DeleteFailed,
-    NoFreeSpace,
     StorageError,
-    StoreClosed,
     VolumeExists,
     VolumeNotEmpty,
     VolumeNotFound,
 )
 from native_handlers.storage.files import OS_FILES
+from native_handlers.storage.locations import (
+    choose_location,
+    copies_of,
+    copies_where,
+    count_slots,
+    destroy,
+    load_all,
+    release,
+    unload,
+)
 from native_handlers.storage.offset_width import find_offset_width
-from native_handlers.storage.report import VolumeEvent, VolumeEventKind
+from native_handlers.storage.report import VolumeEventKind
+from native_handlers.storage.store_events import Listeners, describe_event
 from native_handlers.storage.store_state import ServerState, StateFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from native_handlers.format.needle import Needle
     from native_handlers.storage.files import Files
+    from native_handlers.storage.group_commit import WriteResult
     from native_handlers.storage.needle_read import NeedleRead
-    from native_handlers.storage.report import DiskStatus, Finding, VolumeReport
-    from native_handlers.storage.volume import Volume, WriteResult
+    from native_handlers.storage.report import DiskStatus, Finding, VolumeEvent, VolumeReport
+    from native_handlers.storage.volume import Volume
 
 _log = logging.getLogger(__name__)
-_MIN_LOADERS = 10
-"""Opening a volume waits for the disk more than it computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +89,14 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
             locations.append(DiskLocation(wanted, disk_id, holder, files, clock_ns))  # noqa: PERF401  released below
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         state = StateFile(files, config.locations[0].idx_path)
-        _load_all(locations, width)
+        load_all(locations, width)
+        for location in locations:
+            location.begin_session()
     except BaseException:
         for location in locations:
-            _release(location)
+            release(location)
         raise
     return Store(config, tuple(locations), width, state)
-
-
-def _release(location: DiskLocation) -> None:
-    """Closes what a failed start had opened; the failure that ended the start is the one worth telling."""
-    for volume in list(location.volumes.values()):
-        try:
-            location.unload(volume)
-        except StorageError as error:
-            _log.warning("volume %d: %s", volume.id, error)
-    location.release()
-
-
-def _load_all(locations: Sequence[DiskLocation], width: int) -> list[Volume]:
-    """Loads all disks at once, and on each disk several volumes at once."""
-    with (
-        ThreadPoolExecutor(max(os.cpu_count() or 1, _MIN_LOADERS), "volume-loader") as volumes,
-        ThreadPoolExecutor(max(len(locations), 1), "disk-loader") as disks,
-    ):
-        jobs = [disks.submit(location.load, width, volumes) for location in locations]
-        return [volume for job in jobs for volume in job.result()]
 
 
 class Store:
@@ -124,10 +113,9 @@ class Store:
         self.is_preallocating = False
         self.is_stopping = False
         self._state = state
-        self._listeners: tuple[Callable[[VolumeEvent], None], ...] = ()
-        self._is_closed = False
-        # Serialises everything that adds or removes volumes.
-        self._admin_lock = threading.Lock()
+        self._listeners = Listeners()
+        # Held by everything that adds or removes volumes.
+        self._changing = AdminLock()
 
     # ---- facts
 
@@ -150,12 +138,8 @@ class Store:
 
     def volume_reports(self) -> list[VolumeReport]:
         """The facts of every mounted volume, by id; heartbeats leave out those that are not announced."""
-        reports = []
-        for volume in self.volumes():
-            report = volume.report(self.volume_size_limit_bytes)
-            if report is not None:
-                reports.append(report)
-        return reports
+        reports = [volume.report(self.volume_size_limit_bytes) for volume in self.volumes()]
+        return [report for report in reports if report is not None]
 
     def disk_statuses(self) -> list[DiskStatus]:
         """The space of every location, asked for now."""
@@ -163,12 +147,7 @@ class Store:
 
     def max_volume_counts(self) -> dict[str, int]:
         """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
-        counts: dict[str, int] = {}
-        for location in self.locations:
-            if not location.is_unavailable:
-                slots = location.effective_max_volumes
-                counts[location.disk_type] = counts.get(location.disk_type, 0) + slots
-        return counts
+        return count_slots(self.locations)
 
     def location_uuids(self) -> list[str]:
         return [location.uuid for location in self.locations]
@@ -204,10 +183,7 @@ class Store:
         Raises:
             VolumeNotFound: no such volume here. Other errors are those of `Volume.write`.
         """
-        volume = self.find_volume(vid)
-        if volume is None:
-            raise VolumeNotFound(vid, self._on_this_server)
-        return volume.write(needle, check_cookie=check_cookie, fsync=fsync)
+        return self._get_volume(vid, self._on_this_server).write(needle, check_cookie=check_cookie, fsync=fsync)
 
     def read_needle(
         self,
@@ -224,9 +200,7 @@ class Store:
         Raises:
             VolumeNotFound: no such volume here. Other errors are those of `Volume.read`.
         """
-        volume = self.find_volume(vid)
-        if volume is None:
-            raise VolumeNotFound(vid)
+        volume = self._get_volume(vid)
         return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data, cached_only=cached_only)
 
     def delete_needle(self, vid: int, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
@@ -235,10 +209,7 @@ class Store:
         Raises:
             VolumeNotFound: no such volume here. Other errors are those of `Volume.delete`.
         """
-        volume = self.find_volume(vid)
-        if volume is None:
-            raise VolumeNotFound(vid, self._on_this_server)
-        return volume.delete(needle_id, cookie, checksum=checksum)
+        return self._get_volume(vid, self._on_this_server).delete(needle_id, cookie, checksum=checksum)
 
     @property
     def _on_this_server(self) -> str:
@@ -274,17 +245,13 @@ class Store:
         placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
         block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
         block.encode()
-        with self._changing():
+        with self._changing:
             if self.find_volume(vid) is not None:
                 raise VolumeExists(vid)
-            wanted = normal_disk_type(disk_type)
-            free = [loc for loc in self.locations if loc.disk_type == wanted and loc.has_free_slot]
-            if not free:
-                raise NoFreeSpace(wanted)
-            location = min(free, key=lambda candidate: candidate.local_volume_count)
+            location = choose_location(self.locations, normal_disk_type(disk_type))
             volume = location.create(vid, collection, block, preallocate_bytes)
         _log.info("volume %d (collection %r) added in %s", vid, collection, location.path)
-        self._emit([_event(VolumeEventKind.ADDED, volume)])
+        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
         return volume
 
     def mount_volume(self, vid: int) -> None:
@@ -294,14 +261,14 @@ class Store:
             VolumeNotFound: no location has it, or none whose files can be served (see `findings`).
             OffsetWidthMismatch: it was written with another offset width.
         """
-        with self._changing():
+        with self._changing:
             for location in self.locations:
                 volume = location.load_one(vid)
                 if volume is not None:
                     break
             else:
                 raise VolumeNotFound(vid, " on disk")
-        self._emit([_event(VolumeEventKind.ADDED, volume)])
+        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
 
     def unmount_volume(self, vid: int) -> None:
         """Closes every copy of a volume; none here is a success.
@@ -309,15 +276,9 @@ class Store:
         Raises:
             DeleteFailed: a copy could not be synced. All are closed.
         """
-        events, failures = [], []
-        with self._changing():
-            for location, volume in self._copies(vid):
-                try:
-                    location.unload(volume)
-                except StorageError as error:
-                    failures.append(str(error))
-                events.append(_event(VolumeEventKind.REMOVED, volume))
-        self._emit(events)
+        with self._changing:
+            events, failures = unload(copies_of(self.locations, vid))
+        self._listeners.emit(events)
         if failures:
             raise DeleteFailed(f"UnmountVolume {vid}", failures)
 
@@ -333,14 +294,14 @@ class Store:
             DeleteFailed: a copy could not be removed whole.
         """
         del keep_remote_data
-        with self._changing():
-            copies = self._copies(vid)
+        with self._changing:
+            copies = copies_of(self.locations, vid)
             if not copies:
                 raise VolumeNotFound(vid, " on disk", prefix="delete volume")
             if only_empty and not all(volume.is_empty for _, volume in copies):
                 raise VolumeNotEmpty(vid)
-            events, failures = self._destroy(copies)
-        self._emit(events)
+            events, failures = destroy(copies)
+        self._listeners.emit(events)
         if failures:
             raise DeleteFailed(f"DeleteVolume {vid}", failures)
 
@@ -350,48 +311,24 @@ class Store:
         Raises:
             DeleteFailed: some could not be removed whole; the others are gone.
         """
-        with self._changing():
-            copies = [
-                (location, volume)
-                for location in self.locations
-                for volume in list(location.volumes.values())
-                if volume.collection == name
-            ]
-            events, failures = self._destroy(copies)
-        self._emit(events)
+        with self._changing:
+            events, failures = destroy(copies_where(self.locations, lambda volume: volume.collection == name))
+        self._listeners.emit(events)
         if failures:
             raise DeleteFailed(f"DeleteCollection {name}", failures)
 
     def remove_expired_volumes(self) -> list[int]:
         """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids."""
         limit = self.volume_size_limit_bytes
-        with self._changing():
-            copies = [
-                (location, volume)
-                for location in self.locations
-                for volume in list(location.volumes.values())
-                if volume.is_expired(limit) and volume.is_expired_long_enough
-            ]
-            events, failures = self._destroy(copies)
+        with self._changing:
+            expired = copies_where(
+                self.locations, lambda volume: volume.is_expired(limit) and volume.is_expired_long_enough
+            )
+            events, failures = destroy(expired)
         for failure in failures:
             _log.warning("deleting an expired volume: %s", failure)
-        self._emit(events)
+        self._listeners.emit(events)
         return [event.volume_id for event in events]
-
-    def _copies(self, vid: int) -> list[tuple[DiskLocation, Volume]]:
-        """Every copy of a volume: a disk that came back may bring a second one."""
-        return [(location, location.volumes[vid]) for location in self.locations if vid in location.volumes]
-
-    def _destroy(self, copies: list[tuple[DiskLocation, Volume]]) -> tuple[list[VolumeEvent], list[str]]:
-        events, failures = [], []
-        for location, volume in copies:
-            try:
-                location.destroy(volume)
-            except OSError as error:
-                failures.append(str(error))
-            events.append(_event(VolumeEventKind.REMOVED, volume))
-            _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
-        return events, failures
 
     def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
         """Makes a volume refuse writes; see `Volume.mark_read_only`.
@@ -401,7 +338,7 @@ class Store:
         """
         volume = self._get_volume(vid)
         volume.mark_read_only(can_delete=can_delete, persist=persist)
-        self._emit([_event(VolumeEventKind.CHANGED, volume)])
+        self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
 
     def mark_writable(self, vid: int) -> None:
         """Makes a volume take writes; see `Volume.mark_writable`.
@@ -412,19 +349,19 @@ class Store:
         volume = self._get_volume(vid)
         for finding in volume.mark_writable():
             _log.warning("%s", finding)
-        self._emit([_event(VolumeEventKind.CHANGED, volume)])
+        self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
 
-    def _get_volume(self, vid: int) -> Volume:
+    def _get_volume(self, vid: int, where: str = "") -> Volume:
         volume = self.find_volume(vid)
         if volume is None:
-            raise VolumeNotFound(vid)
+            raise VolumeNotFound(vid, where)
         return volume
 
     def load_new_volumes(self) -> None:
         """Opens volumes whose files have appeared since. Errors are those of `DiskLocation.load`."""
-        with self._changing():
-            added = _load_all(self.locations, self.offset_width_bytes)
-        self._emit([_event(VolumeEventKind.ADDED, volume) for volume in added])
+        with self._changing:
+            added = load_all(self.locations, self.offset_width_bytes)
+        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume) for volume in added])
 
     # ---- state, events, life
 
@@ -441,19 +378,7 @@ class Store:
 
         Returns what removes it again. A callback must not raise.
         """
-        with self._admin_lock:
-            self._listeners = (*self._listeners, callback)
-
-        def remove() -> None:
-            with self._admin_lock:
-                self._listeners = tuple(listener for listener in self._listeners if listener is not callback)
-
-        return remove
-
-    def _emit(self, events: list[VolumeEvent]) -> None:
-        for event in events:
-            for listener in self._listeners:
-                listener(event)
+        return self._listeners.add(callback)
 
     def set_stopping(self) -> None:
         """The server is about to stop: puts everything on disk. Reads and writes go on."""
@@ -470,47 +395,12 @@ class Store:
 
     def close(self) -> None:
         """Closes every volume and frees the directories. May be called again."""
-        with self._admin_lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
+        if self._changing.close():
             for location in self.locations:
-                _release(location)
-
-    def _changing(self) -> _Changing:
-        return _Changing(self._admin_lock, lambda: self._is_closed)
-
-
-class _Changing:
-    """Holds the admin lock of a store that is open."""
-
-    def __init__(self, lock: threading.Lock, is_closed: Callable[[], bool]) -> None:
-        self._lock, self._is_closed = lock, is_closed
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        if self._is_closed():
-            self._lock.release()
-            raise StoreClosed
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+                release(location)
 
 
 def normal_disk_type(text: str) -> str:
     """The wire form of a disk type: lower case, "" for hdd. Source: weed/storage/types/volume_disk_type.go."""
     lowered = text.lower()
     return "" if lowered == "hdd" else lowered
-
-
-def _event(kind: VolumeEventKind, volume: Volume) -> VolumeEvent:
-    return VolumeEvent(
-        kind,
-        volume.id,
-        volume.collection,
-        volume.replica_placement,
-        volume.version,
-        volume.ttl,
-        volume.disk_type,
-        volume.disk_id,
-    )

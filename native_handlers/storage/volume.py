@@ -13,77 +13,47 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from native_handlers.format import crc
-from native_handlers.format.errors import FormatError
-from native_handlers.format.needle import Needle, parse_needle_header
+from native_handlers.format.needle import Needle
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.format.types import (
-    NEEDLE_HEADER_BYTES,
-    TOMBSTONE_SIZE,
-    to_bytes_offset,
-)
+from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage import expiry
 from native_handlers.storage.append import Appender
 from native_handlers.storage.errors import (
-    CookieMismatch,
-    Deleted,
-    ExistingNeedleUnreadable,
     NeedleTooLarge,
     NotFound,
-    ReadFailed,
     ReadOnly,
     VolumeClosed,
     VolumeLoadFailed,
     WriteFailed,
 )
-from native_handlers.storage.files import FileRetired, NotCached
+from native_handlers.storage.files import FileRetired
+from native_handlers.storage.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
 from native_handlers.storage.io_health import IoHealth
-from native_handlers.storage.needle_read import NeedleRead, RecordReader
-from native_handlers.storage.report import ReadOnlyReasons, VolumeReport
 from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
+from native_handlers.storage.volume_read import VolumeReader
+from native_handlers.storage.volume_report import PhantomCheck, describe_volume
+from native_handlers.storage.write_gate import WriteGate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
+    from native_handlers.storage.append import Batch
     from native_handlers.storage.files import Files
-    from native_handlers.storage.needle_index import Location
-    from native_handlers.storage.report import Finding
+    from native_handlers.storage.needle_read import NeedleRead
+    from native_handlers.storage.report import Finding, ReadOnlyReasons, VolumeReport
     from native_handlers.storage.volume_open import Opened
     from native_handlers.storage.volume_paths import VolumePaths
+    from native_handlers.storage.write_gate import VolumeHome
 
 _MAX_BODY_BYTES = 2**31 - 1
 _NS = 10**9
-_PHANTOM_CHECK_NS = 30 * _NS
-_PASSING_BYTES = 128 * 1024
-"""What is copied and checked in passing: some tens of microseconds."""
-
-
-class VolumeHome(Protocol):
-    """What a volume asks of the disk location that it lies in."""
-
-    @property
-    def disk_type(self) -> str: ...
-    @property
-    def disk_id(self) -> int: ...
-    @property
-    def is_space_low(self) -> bool: ...
-    @property
-    def is_unavailable(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """`offset` is the record's, in bytes; `size_bytes` is the payload's length. Unchanged: nothing was written."""
-
-    offset: int
-    size_bytes: int
-    is_unchanged: bool
 
 
 class Volume:
@@ -98,23 +68,17 @@ class Volume:
         self._clock_ns = clock_ns
         self._width = request.offset_width_bytes
         self._health = IoHealth()
-        self._appender = Appender(self._files, self._width, clock_ns, self._health, self._stop_writing)
+        self._gate = WriteGate(opened, home, self._health)
+        self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health)
+        self._phantom = PhantomCheck(self._files)
+        self._appender = Appender(self._files, self._width, clock_ns, self._health, self._gate.stop)
+        self._commits = GroupCommit(self._commit)
         self._opened: Opened | None = opened
         self._info = opened.info
         self._super_block = opened.super_block
-        self._no_write_or_delete = opened.damage
-        self._no_write_can_delete: str | None = None
-        if opened.info.read_only and opened.info.read_only_can_delete:
-            self._no_write_can_delete = "marked read-only"
-        elif opened.info.read_only:
-            self._no_write_or_delete = self._no_write_or_delete or "marked read-only"
         self._last_modified_s = opened.modified_at_s
-        self._present_at_ns = -_PHANTOM_CHECK_NS
         # Serialises appends, deletes, and everything that changes or replaces _opened or the read-only state.
         self._lock = threading.Lock()
-
-    def _stop_writing(self, reason: str) -> None:
-        self._no_write_or_delete = reason
 
     # ---- facts
 
@@ -180,12 +144,7 @@ class Volume:
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
         """Why it refuses writes now; `is_read_only` of the result is False when it takes them."""
-        no_write_or_delete, no_write_can_delete = self._no_write_or_delete, self._no_write_can_delete
-        is_low = self._home.is_space_low
-        if self._health.is_quarantined:
-            no_write_or_delete = no_write_or_delete or "repeated I/O errors"
-        text = no_write_or_delete or no_write_can_delete or ("low disk space" if is_low else "")
-        return ReadOnlyReasons(no_write_or_delete is not None, no_write_can_delete is not None, is_low, text)
+        return self._gate.reasons
 
     @property
     def is_read_only(self) -> bool:
@@ -196,48 +155,9 @@ class Volume:
         opened = self._opened
         if opened is None:
             return None
-        counters = opened.index.counters
-        storage = self._info.files[0] if self._info.files else None
-        return VolumeReport(
-            id=self.id,
-            size_bytes=opened.dat_end_bytes,
-            content_size_bytes=counters.content_bytes,
-            collection=self.collection,
-            file_count=counters.file_count,
-            delete_count=counters.deleted_count,
-            deleted_byte_count=counters.deleted_bytes,
-            read_only=self.is_read_only,
-            replica_placement=self.replica_placement,
-            version=self.version,
-            ttl=self.ttl,
-            compact_revision=self.compaction_revision,
-            modified_at_s=opened.modified_at_s,
-            disk_type=self.disk_type,
-            disk_id=self.disk_id,
-            remote_storage_name=storage.backend_name if storage else "",
-            remote_storage_key=storage.key if storage else "",
-            max_needle_id=counters.max_needle_id,
-            is_announced=not self._is_to_be_hidden(opened, size_limit_bytes),
-            index_size_bytes=opened.idx_end_bytes,
-        )
-
-    def _is_to_be_hidden(self, opened: Opened, size_limit_bytes: int) -> bool:
-        is_out = self._health.is_quarantined or self._home.is_unavailable
-        return is_out or self.is_expired(size_limit_bytes) or self._is_phantom(opened)
-
-    def _is_phantom(self, opened: Opened) -> bool:
-        """Whether .dat was unlinked while open: it still serves, and is lost with the next restart."""
-        now_ns = self._clock_ns()
-        if not opened.index.counters.file_count or now_ns - self._present_at_ns <= _PHANTOM_CHECK_NS:
-            return False
-        try:
-            if self._files.facts(opened.dat.path) is None:
-                return True
-        except OSError:
-            # Only a definite "no such file" counts as gone.
-            return False
-        self._present_at_ns = now_ns
-        return False
+        is_out = self._health.is_quarantined or self._home.is_unavailable or self.is_expired(size_limit_bytes)
+        is_hidden = is_out or self._phantom.is_phantom(opened, self._clock_ns())
+        return describe_volume(self, opened, is_announced=not is_hidden)
 
     def is_expired(self, size_limit_bytes: int) -> bool:
         """Whether its TTL has passed since the last modification. Never while the size limit is unknown (0)."""
@@ -289,65 +209,11 @@ class Volume:
                 # Swapped or closed in between: look again.
                 continue
             try:
-                reader = self._reader(opened, cached_only=cached_only)
-                return self._read(opened, reader, needle_id, cookie, read_deleted=read_deleted, data=data)
+                return self._reader.read(
+                    opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
+                )
             finally:
                 opened.dat.release()
-
-    def _read(
-        self,
-        opened: Opened,
-        reader: RecordReader,
-        needle_id: int,
-        cookie: int | None,
-        *,
-        read_deleted: bool,
-        data: bool,
-    ) -> NeedleRead:
-        location = opened.index.get(needle_id)
-        if location is None:
-            raise NotFound(self.id, needle_id)
-        if location.size < 0:
-            if not read_deleted or location.size == TOMBSTONE_SIZE:
-                raise Deleted(self.id, needle_id)
-            location = location._replace(size=-location.size)
-        if not location.size:
-            return NeedleRead(Needle(needle_id=needle_id, cookie=cookie or 0))
-        read = self._read_record(opened, reader, needle_id, location, want_data=data)
-        try:
-            self._check(read.needle, cookie)
-        except BaseException:
-            read.release()
-            raise
-        return read
-
-    def _reader(self, opened: Opened, *, cached_only: bool) -> RecordReader:
-        read_bytes = self._read_in_passing if cached_only else self._files.read
-        return RecordReader(read_bytes, opened.dat, opened.super_block.version, self._width)
-
-    def _read_in_passing(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
-        if length_bytes > _PASSING_BYTES:
-            raise NotCached
-        return self._files.read_cached(fd, length_bytes, offset_bytes)
-
-    def _read_record(
-        self, opened: Opened, reader: RecordReader, needle_id: int, location: Location, *, want_data: bool
-    ) -> NeedleRead:
-        try:
-            read = reader.read(needle_id, location, want_data=want_data)
-        except OSError as error:
-            self._health.failed(error)
-            raise ReadFailed(opened.dat.path, to_bytes_offset(location.offset), error) from error
-        self._health.succeeded()
-        return read
-
-    def _check(self, needle: Needle, cookie: int | None) -> None:
-        if needle.has_ttl and needle.ttl and needle.has_last_modified:
-            expires_at_ns = needle.append_at_ns + needle.ttl.seconds * _NS
-            if self._clock_ns() >= expires_at_ns:
-                raise NotFound(self.id, needle.needle_id)
-        if cookie is not None and needle.cookie != cookie:
-            raise CookieMismatch(needle.cookie, cookie)
 
     # ---- writing
 
@@ -373,19 +239,43 @@ class Volume:
             needle.ttl = self.ttl
             needle.has_ttl = True
         needle.checksum = crc.crc32c(needle.data)
+        write = PendingWrite(needle, check_cookie=check_cookie)
+        if fsync:
+            return self._commits.write(write)
         with self._lock:
-            reasons = self.read_only_reasons
-            if reasons.is_read_only:
-                raise ReadOnly(self.id, reasons.text)
-            opened = self._get_opened()
-            location = opened.index.get(needle.needle_id)
-            if location is not None and self._settle_cookie(opened, needle, location, check_cookie=check_cookie):
-                if fsync:
-                    self._appender.sync(opened)
-                return WriteResult(to_bytes_offset(location.offset), len(needle.data), is_unchanged=True)
-            offset = self._appender.append(opened, needle, fsync=fsync, is_deletion=False)
-            self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
-            return WriteResult(offset, len(needle.data), is_unchanged=False)
+            batch = self._appender.begin(self._get_opened())
+            result = self._stage(batch, write, fsync=False)
+            self._appender.commit(batch, fsync=False)
+            return result
+
+    def _stage(self, batch: Batch, write: PendingWrite, *, fsync: bool) -> WriteResult:
+        reasons = self.read_only_reasons
+        if reasons.is_read_only:
+            raise ReadOnly(self.id, reasons.text)
+        needle, location = write.needle, batch.find(write.needle.needle_id)
+        if location is not None:
+            there = to_bytes_offset(location.offset)
+            may_be_same = not self.ttl and not (fsync and there < batch.opened.doubtful_end_bytes)
+            if self._reader.settle_cookie(
+                batch.opened, needle, location, check_cookie=write.check_cookie, may_be_same=may_be_same
+            ):
+                return WriteResult(there, len(needle.data), is_unchanged=True)
+        offset = self._appender.stage(batch, needle, is_deletion=False)
+        self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
+        return WriteResult(offset, len(needle.data), is_unchanged=False)
+
+    def _commit(self, writes: Sequence[PendingWrite]) -> None:
+        with self._lock:
+            if self._opened is None:
+                for write in writes:
+                    write.error = VolumeClosed(self.id)
+                return
+            batch = self._appender.begin(self._opened)
+            settle_together(
+                writes,
+                lambda write: self._stage(batch, write, fsync=True),
+                lambda: self._appender.commit(batch, fsync=True),
+            )
 
     def delete(self, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
         """Deletes a needle and returns the size of its body; 0 when it is not there or was deleted before.
@@ -406,43 +296,13 @@ class Volume:
             if location is None or location.size < 0:
                 return 0
             deletion = Needle(needle_id=needle_id, cookie=cookie, checksum=checksum)
-            self._appender.append(opened, deletion, fsync=False, is_deletion=True)
+            self._appender.append(opened, deletion, is_deletion=True)
             return location.size
 
     def _get_opened(self) -> Opened:
         if self._opened is None:
             raise VolumeClosed(self.id)
         return self._opened
-
-    def _settle_cookie(self, opened: Opened, needle: Needle, location: Location, *, check_cookie: bool) -> bool:
-        """Compares with the needle that is to be replaced; True when that is the same already."""
-        offset = to_bytes_offset(location.offset)
-        try:
-            existing = parse_needle_header(self._files.read(opened.dat.fd, NEEDLE_HEADER_BYTES, offset))
-        except (OSError, FormatError) as error:
-            raise ExistingNeedleUnreadable(self.id, error) from error
-        may_be_same = existing.cookie == needle.cookie and location.size > 0 and not self.ttl
-        if may_be_same and self._is_same(opened, needle, location):
-            return True
-        if not needle.cookie and not check_cookie:
-            needle.cookie = existing.cookie
-        if existing.cookie != needle.cookie:
-            raise CookieMismatch(existing.cookie, needle.cookie)
-        return False
-
-    def _is_same(self, opened: Opened, needle: Needle, location: Location) -> bool:
-        """Whether the record at `location` has the payload of `needle`. An unreadable one has not."""
-        try:
-            reader = self._reader(opened, cached_only=False)
-            read = self._read_record(opened, reader, needle.needle_id, location, want_data=True)
-        except (ReadFailed, FormatError):
-            return False
-        try:
-            return read.holds(needle, self._files)
-        except OSError:
-            return False
-        finally:
-            read.release()
 
     # ---- state
 
@@ -457,8 +317,7 @@ class Volume:
             opened = self._get_opened()
             if persist:
                 self._save_info(opened, read_only=True, can_delete=can_delete)
-            self._no_write_or_delete = None if can_delete else "marked read-only"
-            self._no_write_can_delete = "marked read-only" if can_delete else None
+            self._gate.mark_read_only(can_delete=can_delete)
 
     def mark_writable(self) -> list[Finding]:
         """Takes writes again, and forgets I/O errors. Returns what was found if the files had to be opened anew.
@@ -477,8 +336,7 @@ class Volume:
                 opened = self._reopen(opened, findings)
             self._save_info(opened, read_only=False, can_delete=False)
             opened.damage = None
-            self._no_write_or_delete = self._no_write_can_delete = None
-            self._health.reset()
+            self._gate.mark_writable()
         return findings
 
     def _reopen(self, old: Opened, findings: list[Finding]) -> Opened:

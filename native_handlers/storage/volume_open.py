@@ -21,6 +21,7 @@ from native_handlers.format.idx import row_bytes
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES, SuperBlock, parse_super_block, super_block_size
 from native_handlers.format.types import align_up
+from native_handlers.format.vif import VolumeInfo
 from native_handlers.storage.catch_up import CatchUp
 from native_handlers.storage.errors import OffsetWidthMismatch, RemoteTierUnsupported, VolumeLoadFailed
 from native_handlers.storage.files import SharedFile, replace_file
@@ -28,15 +29,20 @@ from native_handlers.storage.idx_head import restore_idx_head
 from native_handlers.storage.index_build import BuiltIndex, build_index
 from native_handlers.storage.last_record import check_last_record
 from native_handlers.storage.report import Finding, FindingKind
-from native_handlers.storage.volume_info_file import load_volume_info, save_volume_info
+from native_handlers.storage.torn_rows import drop_torn_rows
+from native_handlers.storage.volume_info_file import LoadedInfo, load_volume_info, save_volume_info
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.files import FileFacts, Files
     from native_handlers.storage.needle_index import NeedleIndex
     from native_handlers.storage.volume_paths import VolumePaths
+
+
+_CLOCK_SLACK_S = 2
+"""File times are of a coarser clock than the session's."""
+_MAX_NAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class OpenRequest:
         create: the super block of a new volume; None opens existing files only.
         force_repair: repair although the .vif says read-only, for the volume is about to be made writable.
         forced_reason: makes the volume read-only whatever its files say.
+        cut_since_s: the machine went down in a session that started then; what was not synced since may be torn.
     """
 
     files: Files
@@ -57,6 +64,7 @@ class OpenRequest:
     preallocate_bytes: int = 0
     force_repair: bool = False
     forced_reason: str | None = None
+    cut_since_s: int | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +72,7 @@ class Opened:
     """A volume's open files and what is known of them. Replaced as a whole when the volume is opened anew.
 
     `damage` is why the files as they are take no writes; None when they do. `is_writable` says how they were opened.
+    What is in .dat before `doubtful_end_bytes` may not be on disk, and a sync would not tell: one has failed.
     """
 
     paths: VolumePaths
@@ -78,6 +87,7 @@ class Opened:
     modified_at_s: int
     is_writable: bool
     damage: str | None
+    doubtful_end_bytes: int = 0
 
     def release(self) -> None:
         self.dat.release()
@@ -120,7 +130,7 @@ class _Opening:
         self._note(FindingKind.MADE_READ_ONLY, why)
 
     def run(self) -> Opened:
-        loaded = load_volume_info(self._files, self._paths.file(".vif"))
+        loaded = self._load_info()
         self._check_info(loaded.info)
         if loaded.error is not None:
             self._note(FindingKind.VIF_UNREADABLE, str(loaded.error))
@@ -137,6 +147,15 @@ class _Opening:
         if not loaded.is_present:
             self._write_first_info(opened)
         return opened
+
+    def _load_info(self) -> LoadedInfo:
+        loaded = load_volume_info(self._files, self._paths.file(".vif"))
+        info = loaded.info
+        is_other_volumes = self._request.create is not None and self._files.facts(self._paths.file(".dat")) is None
+        if is_other_volumes and loaded.error is None and not info.files and info.ec_shard_config is None:
+            # A volume of this name was being deleted when the server went down: what it was says nothing of this one.
+            return LoadedInfo(VolumeInfo(), is_present=False)
+        return loaded
 
     def _check_info(self, info: VolumeInfo) -> None:
         if info.bytes_offset not in (0, self._width):
@@ -174,7 +193,7 @@ class _Opening:
         return dat, self._files.facts_of(dat.fd)
 
     def _load_super_block(self, dat: SharedFile, size_bytes: int, info: VolumeInfo) -> SuperBlock:
-        if size_bytes < SUPER_BLOCK_BYTES:
+        if size_bytes < SUPER_BLOCK_BYTES or self._is_unwritten(dat, size_bytes):
             # A new volume may find what a crash left of its first 8 bytes.
             if self._request.create is None:
                 raise VolumeLoadFailed(self._base, f"volume {self._base}.dat not initialized: it has no super block")
@@ -188,6 +207,10 @@ class _Opening:
             # The .vif outranks the super block: VolumeConfigure writes only there.
             super_block = replace(super_block, replica_placement=ReplicaPlacement.parse(info.replication))
         return super_block
+
+    def _is_unwritten(self, dat: SharedFile, size_bytes: int) -> bool:
+        """Whether a power cut left a super block's length and not its bytes."""
+        return size_bytes == SUPER_BLOCK_BYTES and not any(self._files.read(dat.fd, SUPER_BLOCK_BYTES, 0))
 
     def _open_idx(self, dat_facts: FileFacts, super_block: SuperBlock) -> SharedFile:
         beside = self._paths.beside_data()
@@ -220,6 +243,8 @@ class _Opening:
             raise VolumeLoadFailed(self._base, f"{self._idx.path} is empty, and may not be rebuilt: {self._damage}")
         rows = self._whole_rows(self._idx, rows, may_repair=may_repair)
         if may_repair:
+            if self._may_be_torn(facts):
+                rows = self._drop_torn(dat, self._idx, rows, super_block, size_bytes)
             rows = self._restore_head(dat, self._idx, rows, super_block, size_bytes)
         built = build_index(rows, self._width, super_block.version)
         catch_up = CatchUp(
@@ -254,6 +279,34 @@ class _Opening:
         self._note(FindingKind.IDX_ROW_CUT, f"{excess} bytes")
         return rows[:-excess]
 
+    def _may_be_torn(self, facts: FileFacts) -> bool:
+        """Whether the volume was written to in a session that the machine did not survive."""
+        since_s = self._request.cut_since_s
+        return since_s is not None and facts.modified_at_s >= since_s - _CLOCK_SLACK_S
+
+    def _drop_torn(
+        self, dat: SharedFile, idx: SharedFile, rows: bytes, super_block: SuperBlock, size_bytes: int
+    ) -> bytes:
+        left = drop_torn_rows(
+            self._files,
+            dat.fd,
+            rows,
+            version=super_block.version,
+            start_bytes=super_block.size_bytes,
+            dat_size_bytes=size_bytes,
+            width=self._width,
+        )
+        if left.dropped:
+            self._replace_idx(idx, left.rows)
+            named = ", ".join(f"{needle_id:x}" for needle_id in left.needle_ids[:_MAX_NAMED])
+            self._note(FindingKind.TORN_ROWS_DROPPED, f"{left.dropped} rows, needles {named or 'unknown'}")
+        return left.rows
+
+    def _replace_idx(self, old: SharedFile, rows: bytes) -> None:
+        replace_file(self._files, old.path, rows)
+        self._idx = SharedFile.open(self._files, old.path, os.O_RDWR)
+        old.release()
+
     def _restore_head(
         self, dat: SharedFile, idx: SharedFile, rows: bytes, super_block: SuperBlock, size_bytes: int
     ) -> bytes:
@@ -268,10 +321,8 @@ class _Opening:
         )
         if restored is rows:
             return rows
-        replace_file(self._files, idx.path, restored)
+        self._replace_idx(idx, restored)
         self._note(FindingKind.IDX_HEAD_REPAIRED, f"{(len(restored) - len(rows)) // row_bytes(self._width)} rows")
-        self._idx = SharedFile.open(self._files, idx.path, os.O_RDWR)
-        idx.release()
         return restored
 
     def _reconcile(self, catch_up: CatchUp, built: BuiltIndex, super_block: SuperBlock, *, may_repair: bool) -> None:
@@ -294,11 +345,13 @@ class _Opening:
             self._damage = f"{catch_up.dat_size_bytes - start_bytes} bytes of .dat are not in .idx"
             self._note(FindingKind.NOT_REPAIRED, self._damage)
             return
-        catch_up.run(start_bytes)
+        salvage = self._paths.file(".cut") if self._request.cut_since_s is not None else None
+        catch_up.run(start_bytes, salvage=salvage)
         if catch_up.entered:
             self._note(FindingKind.IDX_BEHIND, f"{catch_up.entered} rows entered")
         if catch_up.cut_bytes:
-            self._note(FindingKind.DAT_TAIL_CUT, f"{catch_up.cut_bytes} bytes at {catch_up.dat_size_bytes}")
+            where = f"{catch_up.cut_bytes} bytes at {catch_up.dat_size_bytes}"
+            self._note(FindingKind.DAT_TAIL_CUT, f"{where}, kept in {salvage}" if catch_up.is_salvaged else where)
         if catch_up.problem is not None:
             self._make_read_only(catch_up.problem)
 

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 _INDEX_SIDE = frozenset((".idx", ".cpx", ".ldb", ".cpldb", ".rdb", ".sdx"))
 """Extensions that follow the index directory; all others stay with the data."""
-_OWNED = (".dat", ".idx", ".vif", ".sdx", ".cpd", ".cpx", ".cpc", ".ldb", ".rdb", ".note")
-"""What a destroyed volume leaves nothing of. No erasure coding file is among them."""
+_OWNED = (".idx", ".dat", ".vif", ".sdx", ".cpd", ".cpx", ".cpc", ".ldb", ".rdb", ".cut", ".note")
+"""What a destroyed volume leaves nothing of, in the order of removal. No erasure coding file is among them.
+
+A crash after .idx leaves the volume whole, for .idx is made anew; one after .dat leaves nothing that hinders a new
+volume of that name. The other way round there would be an .idx without its .dat, which is refused as damage.
+"""
 
 
 @dataclass(frozen=True, slots=True)

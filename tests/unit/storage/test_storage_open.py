@@ -356,8 +356,8 @@ class TestStrangeDirectories:
         (made / "7.note").write_text("copying")
         store = open_at(made)
         assert kinds(store) == [FindingKind.COPY_REMOVED]
-        assert sorted(path.name for path in made.iterdir()) == [".weed-volume-py.lock", "vol_dir.uuid"]
         store.close()
+        assert sorted(path.name for path in made.iterdir()) == [".weed-volume-py.lock", "vol_dir.uuid"]
 
     def test_but_not_the_vif_that_shards_share(self, made):
         (made / "7.note").write_text("copying")

@@ -359,7 +359,7 @@ class TestVolumes:
         with pytest.raises(errors.VolumeNotFound, match=r"^delete volume 3 not found on disk$"):
             store.delete_volume(3, only_empty=False)
         left = {path.name for path in (tmp_path / "d0").iterdir()}
-        assert left == {"vol_dir.uuid", ".weed-volume-py.lock"}
+        assert left == {"vol_dir.uuid", ".weed-volume-py.lock", ".weed-volume-py.session"}
 
     def test_delete_collection(self, store):
         for vid, collection in ((1, "a"), (2, "b"), (3, "a"), (4, "")):

@@ -1,0 +1,147 @@
+"""Lets many writers that each want their needle on disk share one pair of syncs.
+
+There is no thread for it: a writer that finds nobody committing commits what is waiting, its own needle first, and
+hands over to the next one waiting. While a batch is synced the next one gathers, so the batch size follows the load,
+and a lone writer waits for nobody.
+
+Source of the bounds: weed/storage/volume_write.go:startWorker.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import FormatError
+from native_handlers.storage.errors import StorageError, WriteFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from native_handlers.format.needle import Needle
+
+MAX_WRITES = 128
+MAX_BYTES = 4 << 20
+"""A batch is closed at the write that reaches either: whoever came first is not to wait long for the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """`offset` is the record's, in bytes; `size_bytes` is the payload's length. Unchanged: nothing was written."""
+
+    offset: int
+    size_bytes: int
+    is_unchanged: bool
+
+
+class BatchAborted(Exception):
+    """Another thread died of a defect while it committed the batch: whether the needle was stored is not known."""
+
+
+class PendingWrite:
+    """One writer's needle. Who commits it sets `result` or `error`."""
+
+    __slots__ = ("_is_awake", "check_cookie", "error", "needle", "result")
+
+    def __init__(self, needle: Needle, *, check_cookie: bool) -> None:
+        self.needle = needle
+        self.check_cookie = check_cookie
+        self.result: WriteResult | None = None
+        self.error: BaseException | None = None
+        self._is_awake = threading.Event()
+
+    @property
+    def is_settled(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def wake(self) -> None:
+        """Its outcome is known, or it is its turn to commit."""
+        self._is_awake.set()
+
+    def wait(self) -> None:
+        self._is_awake.wait()
+
+    def outcome(self) -> WriteResult:
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+
+def settle_together(
+    writes: Sequence[PendingWrite], stage: Callable[[PendingWrite], WriteResult], commit: Callable[[], None]
+) -> None:
+    """Stages each of `writes`, then commits once. One that cannot be staged does not harm the others.
+
+    What was found stored already is committed too: it is to be on disk as well.
+    """
+    staged: list[tuple[PendingWrite, WriteResult]] = []
+    for write in writes:
+        try:
+            staged.append((write, stage(write)))
+        except (StorageError, FormatError) as error:
+            write.error = error
+    if not staged:
+        return
+    try:
+        commit()
+    except WriteFailed as error:
+        for write, _ in staged:
+            write.error = error.copy()
+    else:
+        for write, result in staged:
+            write.result = result
+
+
+class GroupCommit:
+    """The writers of one volume that wait for the disk. `commit` settles every write that it is given."""
+
+    def __init__(self, commit: Callable[[Sequence[PendingWrite]], None]) -> None:
+        self._commit = commit
+        self._waiting: deque[PendingWrite] = deque()
+        self._is_committing = False
+        # Protects _waiting and _is_committing.
+        self._lock = threading.Lock()
+
+    def write(self, write: PendingWrite) -> WriteResult:
+        """The outcome of `write`, which is settled when this returns; raises its error."""
+        with self._lock:
+            self._waiting.append(write)
+            is_leader, self._is_committing = not self._is_committing, True
+        if not is_leader:
+            write.wait()
+        if not write.is_settled:
+            self._lead()
+        return write.outcome()
+
+    def _lead(self) -> None:
+        """Commits one batch. The caller's own write is the oldest, so it is in it."""
+        with self._lock:
+            batch = self._take()
+        try:
+            self._commit(batch)
+        except BaseException as error:
+            for write in batch[1:]:
+                write.error = write.error or BatchAborted(repr(error))
+            raise
+        finally:
+            self._hand_over()
+            for write in batch[1:]:
+                write.wake()
+
+    def _take(self) -> list[PendingWrite]:
+        batch: list[PendingWrite] = []
+        size_bytes = 0
+        while self._waiting and len(batch) < MAX_WRITES and size_bytes < MAX_BYTES:
+            batch.append(self._waiting.popleft())
+            size_bytes += len(batch[-1].needle.data)
+        return batch
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            self._is_committing = bool(self._waiting)
+            heir = self._waiting[0] if self._waiting else None
+        if heir is not None:
+            heir.wake()

@@ -1,0 +1,106 @@
+"""What is done to all disk locations of a store at once: loading, finding copies, choosing a place, removing.
+
+Whoever calls serialises what changes the set of volumes. Source: weed/storage/store.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.errors import NoFreeSpace, StorageError
+from native_handlers.storage.report import VolumeEventKind
+from native_handlers.storage.store_events import describe_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from native_handlers.storage.disk_location import DiskLocation
+    from native_handlers.storage.report import VolumeEvent
+    from native_handlers.storage.volume import Volume
+
+    Copies = list[tuple[DiskLocation, Volume]]
+
+_log = logging.getLogger(__name__)
+_MIN_LOADERS = 10
+"""Opening a volume waits for the disk more than it computes."""
+
+
+def load_all(locations: Sequence[DiskLocation], offset_width_bytes: int) -> list[Volume]:
+    """Loads all disks at once, and on each disk several volumes at once. Errors are those of `DiskLocation.load`."""
+    with (
+        ThreadPoolExecutor(max(os.cpu_count() or 1, _MIN_LOADERS), "volume-loader") as volumes,
+        ThreadPoolExecutor(max(len(locations), 1), "disk-loader") as disks,
+    ):
+        jobs = [disks.submit(location.load, offset_width_bytes, volumes) for location in locations]
+        return [volume for job in jobs for volume in job.result()]
+
+
+def release(location: DiskLocation) -> None:
+    """Closes a location's volumes and frees its directory. A volume that cannot be synced is logged: all must go."""
+    for volume in list(location.volumes.values()):
+        try:
+            location.unload(volume)
+        except StorageError as error:
+            _log.warning("volume %d: %s", volume.id, error)
+    location.release()
+
+
+def copies_of(locations: Sequence[DiskLocation], vid: int) -> Copies:
+    """Every copy of a volume: a disk that came back may bring a second one."""
+    return [(location, location.volumes[vid]) for location in locations if vid in location.volumes]
+
+
+def copies_where(locations: Sequence[DiskLocation], is_wanted: Callable[[Volume], bool]) -> Copies:
+    """Every mounted volume that `is_wanted`, with where it lies."""
+    return [
+        (location, volume) for location in locations for volume in list(location.volumes.values()) if is_wanted(volume)
+    ]
+
+
+def choose_location(locations: Sequence[DiskLocation], disk_type: str) -> DiskLocation:
+    """Where the fewest volumes are, among the locations of a disk type that have room.
+
+    Raises:
+        NoFreeSpace: none has.
+    """
+    free = [location for location in locations if location.disk_type == disk_type and location.has_free_slot]
+    if not free:
+        raise NoFreeSpace(disk_type)
+    return min(free, key=lambda candidate: candidate.local_volume_count)
+
+
+def count_slots(locations: Sequence[DiskLocation]) -> dict[str, int]:
+    """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
+    counts: dict[str, int] = {}
+    for location in locations:
+        if not location.is_unavailable:
+            counts[location.disk_type] = counts.get(location.disk_type, 0) + location.effective_max_volumes
+    return counts
+
+
+def unload(copies: Copies) -> tuple[list[VolumeEvent], list[str]]:
+    """Closes all of `copies`. Returns what is to be announced, and what failed."""
+    events, failures = [], []
+    for location, volume in copies:
+        try:
+            location.unload(volume)
+        except StorageError as error:
+            failures.append(str(error))
+        events.append(describe_event(VolumeEventKind.REMOVED, volume))
+    return events, failures
+
+
+def destroy(copies: Copies) -> tuple[list[VolumeEvent], list[str]]:
+    """Deletes all of `copies`. Returns what is to be announced, and what failed."""
+    events, failures = [], []
+    for location, volume in copies:
+        try:
+            location.destroy(volume)
+        except OSError as error:
+            failures.append(str(error))
+        events.append(describe_event(VolumeEventKind.REMOVED, volume))
+        _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
+    return events, failures

@@ -1,0 +1,301 @@
+"""The store and power cuts: at every file operation, with everything that the disk may then hold.
+
+A scenario runs once on a `PowerCutFiles`, which keeps what is on disk at each step together with what had been
+promised by then. From each of those the directories that a cut may leave are made and opened.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from power_cut_files import Disk, PowerCutFiles, after_cut, all_after_cut
+
+from native_handlers.format import crc
+from native_handlers.format.needle import Needle
+from native_handlers.storage.check import check_directory
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import Deleted, NotFound
+from native_handlers.storage.files import OsFiles
+from native_handlers.storage.group_commit import PendingWrite
+from native_handlers.storage.session_mark import SESSION_FILE_NAME
+from native_handlers.storage.store import StoreConfig, open_store
+
+COOKIE = 0xC0FFEE
+VID = 7
+MISSING = None
+OTHER_BOOT = b"00000000-0000-0000-0000-000000000000"
+
+
+@dataclass
+class Promise:
+    """`allowed` maps a needle id to all that reading it may give. `is_whole`: the volume itself must be there."""
+
+    allowed: dict[int, set[bytes | None]] = field(default_factory=dict)
+    is_whole: bool = False
+    is_dropping: bool = False
+
+    def copy(self) -> Promise:
+        allowed = {needle_id: set(choices) for needle_id, choices in self.allowed.items()}
+        return Promise(allowed, self.is_whole, self.is_dropping)
+
+
+class Scenario:
+    """Runs operations and gathers a (disk, promise) for each point at which the power may go."""
+
+    def __init__(self, directory: Path, width: int) -> None:
+        self.directory, self.width = directory, width
+        self.files = PowerCutFiles(directory)
+        self.promise = Promise()
+        self.now: dict[int, bytes | None] = {}
+        self.points: list[tuple[Disk, Promise]] = []
+        self.files.on_step = self._record
+        self.store = open_store(config(directory, width), files=self.files)
+
+    def _record(self) -> None:
+        self.points.append((self.files.disk.copy(), self.promise.copy()))
+
+    def allocate(self, version: int) -> None:
+        self.store.allocate_volume(VID, version=version)
+        self.promise.is_whole = True
+
+    def write(self, needle_id: int, data: bytes, *, fsync: bool) -> None:
+        self._may_become(needle_id, data)
+        write(self.store, needle_id, data, fsync=fsync)
+        if fsync:
+            self._all_is_synced()
+
+    def write_together(self, needles: dict[int, bytes]) -> None:
+        """As threads that wait for the disk at the same time."""
+        writes = []
+        for needle_id, data in needles.items():
+            self._may_become(needle_id, data)
+            needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, checksum=crc.crc32c(data))
+            writes.append(PendingWrite(needle, check_cookie=True))
+        self.store.find_volume(VID)._commit(writes)
+        assert all(not write.outcome().is_unchanged for write in writes)
+        self._all_is_synced()
+
+    def delete(self, needle_id: int) -> None:
+        self._may_become(needle_id, MISSING)
+        self.store.delete_needle(VID, needle_id, COOKIE)
+
+    def sync(self) -> None:
+        self.store.sync()
+        self._all_is_synced()
+
+    def drop(self) -> None:
+        self.promise.is_dropping = True
+        self.store.delete_volume(VID, only_empty=False)
+        self.promise = Promise()
+
+    def _may_become(self, needle_id: int, data: bytes | None) -> None:
+        self.promise.allowed.setdefault(needle_id, {MISSING}).add(data)
+        self.now[needle_id] = data
+
+    def _all_is_synced(self) -> None:
+        self.promise.allowed = {needle_id: {data} for needle_id, data in self.now.items()}
+
+    def end(self) -> None:
+        self._record()
+        self.store.close()
+        self._record()
+
+
+class FastFiles(OsFiles):
+    """For directories that no power cut comes to."""
+
+    def sync(self, fd):
+        pass
+
+    def sync_directory(self, path):
+        pass
+
+
+def config(directory: Path, width: int) -> StoreConfig:
+    return StoreConfig((LocationConfig(directory, directory, 8),), offset_width_bytes=width)
+
+
+def write(store, needle_id, data, *, fsync):
+    store.write_needle(VID, Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
+
+
+def read(store, needle_id) -> bytes | None:
+    try:
+        return store.read_needle(VID, needle_id, cookie=COOKIE).needle.data
+    except (NotFound, Deleted):
+        return MISSING
+
+
+def make(directory: Path, contents: dict[str, bytes]) -> None:
+    directory.mkdir()
+    for name, content in contents.items():
+        if name == SESSION_FILE_NAME and content:
+            # The machine has been started again.
+            (directory / name).write_bytes(OTHER_BOOT + content[len(OTHER_BOOT) :])
+        else:
+            (directory / name).write_bytes(content)
+
+
+def examine(directory: Path, width: int, promise: Promise) -> None:
+    """Opens what a cut left, and holds it against `promise`; it must take writes again, and open a second time."""
+    store = open_store(config(directory, width), files=FastFiles())
+    volume = store.find_volume(VID)
+    if promise.is_whole and not promise.is_dropping:
+        assert volume is not None, store.findings
+    if volume is None:
+        volume = store.allocate_volume(VID)
+        found = {}
+    else:
+        found = {needle_id: read(store, needle_id) for needle_id in promise.allowed}
+        for needle_id, data in found.items():
+            assert data in promise.allowed[needle_id], (needle_id, data, promise.allowed[needle_id], store.findings)
+    assert not volume.is_read_only, volume.read_only_reasons.text
+    had_findings = bool(store.findings)
+    write(store, 99, b"after the cut", fsync=True)
+    store.close()
+    report = check_directory(directory, offset_width_bytes=width)
+    assert report.is_healthy or had_findings, str(report)
+    store = open_store(config(directory, width), files=FastFiles())
+    assert store.findings == []
+    assert {needle_id: read(store, needle_id) for needle_id in found} == found
+    assert read(store, 99) == b"after the cut"
+    store.close()
+
+
+def examine_all(tmp_path: Path, scenario: Scenario) -> int:
+    """Every cut of `scenario` with everything that may be left; the same directory is examined once."""
+    seen = set()
+    for disk, promise in scenario.points:
+        for contents in all_after_cut(disk):
+            key = (tuple(sorted(contents.items())), str(sorted(promise.allowed.items())), promise.is_whole)
+            if key in seen:
+                continue
+            seen.add(key)
+            directory = tmp_path / str(len(seen))
+            make(directory, contents)
+            try:
+                examine(directory, scenario.width, promise)
+            except BaseException as error:
+                error.add_note(f"case {len(seen)}: { {name: len(data) for name, data in contents.items()} }")
+                raise
+            shutil.rmtree(directory)
+    return len(seen)
+
+
+def scenario_of(tmp_path: Path, width: int = 4) -> Scenario:
+    directory = tmp_path / "live"
+    directory.mkdir()
+    return Scenario(directory, width)
+
+
+@pytest.mark.slow
+def test_a_first_allocation(tmp_path):
+    """Slow: hundreds of directories are made and opened."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 10
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("width", [4, 5])
+@pytest.mark.slow
+def test_synced_writes(tmp_path, version, width):
+    """Slow: hundreds of directories are made and opened."""
+    scenario = scenario_of(tmp_path, width)
+    scenario.allocate(version)
+    scenario.points.clear()
+    scenario.write(1, b"a" * 700, fsync=True)
+    scenario.write(1, b"b" * 1200, fsync=True)
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 10
+
+
+@pytest.mark.slow
+def test_a_batch_of_synced_writes(tmp_path):
+    """Slow: hundreds of directories are made and opened."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.write(1, b"a" * 700, fsync=True)
+    scenario.points.clear()
+    scenario.write_together({1: b"b" * 500, 2: b"c" * 900, 3: b"d"})
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 30
+
+
+@pytest.mark.slow
+def test_synced_and_other_writes(tmp_path):
+    """Slow: hundreds of directories are made and opened."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.points.clear()
+    scenario.write(1, b"a" * 700, fsync=True)
+    scenario.write(1, b"b" * 500, fsync=False)
+    scenario.write(2, b"c" * 100, fsync=False)
+    scenario.write(3, b"d" * 10, fsync=True)
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 50
+
+
+@pytest.mark.slow
+def test_deletions(tmp_path):
+    """A deletion is on disk with the next sync. Slow: hundreds of directories are made and opened."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.points.clear()
+    scenario.write(1, b"a" * 700, fsync=True)
+    scenario.delete(1)
+    scenario.write(2, b"c" * 600, fsync=True)
+    scenario.delete(2)
+    scenario.sync()
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 30
+
+
+def test_a_volume_that_is_deleted(tmp_path):
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.write(1, b"a" * 700, fsync=True)
+    scenario.points.clear()
+    scenario.drop()
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 5
+
+
+needle_ids = st.integers(1, 4)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), needle_ids, st.binary(min_size=1, max_size=8), st.integers(1, 300), st.booleans()),
+        st.tuples(st.just("delete"), needle_ids),
+        st.tuples(st.just("sync")),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@given(operations, st.sampled_from([2, 3]), st.sampled_from([4, 5]), st.data())
+def test_any_run_of_operations(steps, version, width, data):
+    with tempfile.TemporaryDirectory() as name:
+        scenario = scenario_of(Path(name), width)
+        scenario.allocate(version)
+        for what, *how in steps:
+            if what == "write":
+                needle_id, unit, times, fsync = how
+                scenario.write(needle_id, unit * times, fsync=fsync)
+            elif what == "delete":
+                scenario.delete(*how)
+            else:
+                scenario.sync()
+        scenario.end()
+        disk, promise = scenario.points[data.draw(st.integers(0, len(scenario.points) - 1), "cut")]
+        contents = after_cut(disk, lambda options: options[data.draw(st.integers(0, len(options) - 1))])
+        make(Path(name) / "cut", contents)
+        examine(Path(name) / "cut", width, promise)

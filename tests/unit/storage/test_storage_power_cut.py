@@ -1,0 +1,176 @@
+"""What is repaired after the machine went down, and that nothing of it happens otherwise."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from native_handlers.format.errors import FormatError
+from native_handlers.format.idx import encode_entry
+from native_handlers.format.needle import Needle
+from native_handlers.storage import errors, session_mark
+from native_handlers.storage.check import check_directory
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.files import OsFiles
+from native_handlers.storage.report import FindingKind
+from native_handlers.storage.session_mark import SESSION_FILE_NAME, SessionMark
+from native_handlers.storage.store import StoreConfig, open_store
+
+COOKIE = 0xC0FFEE
+
+
+def open_at(path, files=None):
+    return open_store(StoreConfig((LocationConfig(path, path, 8),)), files=files or OsFiles())
+
+
+def write(store, needle_id, data):
+    store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=data))
+
+
+def read(store, needle_id):
+    return store.read_needle(7, needle_id, cookie=COOKIE).needle.data
+
+
+def kinds(store):
+    return [finding.kind for finding in store.findings]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Needles 1, 1 again, 2 and 3, cleanly closed."""
+    store = open_at(tmp_path)
+    store.allocate_volume(7)
+    for needle_id, data in ((1, b"old"), (1, b"new" * 300), (2, b"two"), (3, b"three" * 300)):
+        write(store, needle_id, data)
+    store.close()
+    return tmp_path
+
+
+def cut_power(directory, *, boot=b"another-boot", since_s=0):
+    (directory / SESSION_FILE_NAME).write_bytes(b"%s %d\n" % (boot, since_s))
+
+
+def damage(directory, payload):
+    """Puts zeros in the place of a payload in .dat."""
+    data = (directory / "7.dat").read_bytes()
+    assert payload in data
+    (directory / "7.dat").write_bytes(data.replace(payload, bytes(len(payload)), 1))
+
+
+class TestMark:
+    def test_it_is_there_while_the_store_is_open(self, made):
+        store = open_at(made)
+        assert (made / SESSION_FILE_NAME).read_text().split()[0] == session_mark._BOOT_ID.read_text().strip()
+        store.close()
+        assert not (made / SESSION_FILE_NAME).exists()
+
+    def test_a_killed_server_is_no_power_cut(self, made):
+        """The mark names this boot: a record that is damaged then is not taken for one that was never written."""
+        cut_power(made, boot=session_mark._BOOT_ID.read_bytes().strip())
+        damage(made, b"new" * 300)
+        store = open_at(made)
+        assert kinds(store) == []
+        with pytest.raises(FormatError):
+            read(store, 1)
+        store.close()
+
+    @pytest.mark.parametrize("text", [b"", b"nonsense", b"x y z", b"\xff\xfe"])
+    def test_one_that_says_nothing_sensible_counts(self, made, text):
+        (made / SESSION_FILE_NAME).write_bytes(text)
+        assert SessionMark(OsFiles(), made).cut_since_s == 0
+
+    def test_without_a_boot_id_any_mark_counts(self, made, monkeypatch):
+        monkeypatch.setattr(session_mark, "_BOOT_ID", made / "absent")
+        mark = SessionMark(OsFiles(), made)
+        assert mark.cut_since_s is None
+        mark.begin(5)
+        assert SessionMark(OsFiles(), made).cut_since_s == 5
+
+    def test_a_start_that_fails_leaves_it(self, made):
+        cut_power(made)
+        (made / "state.pb").write_bytes(b"\xff")
+        with pytest.raises(errors.BadState):
+            open_at(made)
+        assert (made / SESSION_FILE_NAME).read_bytes() == b"another-boot 0\n"
+
+    def test_a_last_sync_that_fails_leaves_it(self, made):
+        class Failing(OsFiles):
+            is_failing = False
+
+            def sync(self, fd):
+                if self.is_failing:
+                    raise OSError(errno.EIO, "injected")
+                super().sync(fd)
+
+        files = Failing()
+        store = open_at(made, files)
+        files.is_failing = True
+        store.close()
+        assert (made / SESSION_FILE_NAME).exists()
+
+
+class TestRepair:
+    def test_a_torn_record_gives_way_to_the_one_before(self, made):
+        cut_power(made)
+        damage(made, b"new" * 300)
+        store = open_at(made)
+        assert kinds(store) == [FindingKind.TORN_ROWS_DROPPED]
+        assert "1 rows, needles 1" in str(store.findings[0])
+        assert (read(store, 1), read(store, 2), read(store, 3)) == (b"old", b"two", b"three" * 300)
+        write(store, 4, b"four")
+        store.close()
+        assert not check_directory(made).is_healthy, "the torn record stays in .dat, and is told of"
+        store = open_at(made)
+        assert kinds(store) == []
+        store.close()
+
+    def test_rows_beyond_the_data_go(self, made):
+        cut_power(made)
+        size = (made / "7.dat").stat().st_size
+        with (made / "7.idx").open("ab") as idx:
+            idx.write(encode_entry(9, size // 8, 10, 4) + bytes(16))
+        store = open_at(made)
+        assert "2 rows, needles 9" in str(store.findings[0])
+        assert not store.find_volume(7).is_read_only
+        store.close()
+        assert check_directory(made).is_healthy
+
+    def test_without_a_cut_they_make_it_read_only(self, made):
+        size = (made / "7.dat").stat().st_size
+        with (made / "7.idx").open("ab") as idx:
+            idx.write(encode_entry(9, size // 8, 10, 4))
+        store = open_at(made)
+        assert store.find_volume(7).is_read_only
+        store.close()
+
+    def test_whole_records_behind_a_torn_one_are_put_aside(self, made):
+        """None of them was ever synced; what is a record cannot be known for sure once one is torn."""
+        cut_power(made)
+        os.truncate(made / "7.idx", 32)
+        damage(made, b"two")
+        before = (made / "7.dat").read_bytes()
+        store = open_at(made)
+        assert kinds(store) == [FindingKind.DAT_TAIL_CUT]
+        assert "kept in" in str(store.findings[0])
+        assert read(store, 1) == b"new" * 300
+        assert (made / "7.dat").read_bytes() + (made / "7.cut").read_bytes() == before
+        write(store, 2, b"again")
+        store.close()
+        assert check_directory(made).is_healthy
+
+    def test_a_volume_that_was_not_written_to_is_not_examined(self, made):
+        cut_power(made, since_s=2**40)
+        damage(made, b"new" * 300)
+        store = open_at(made)
+        assert kinds(store) == []
+        store.close()
+
+    def test_what_is_old_is_not_examined(self, made, monkeypatch):
+        monkeypatch.setattr("native_handlers.storage.torn_rows.SUSPECT_BYTES", 100)
+        cut_power(made)
+        damage(made, b"new" * 300)
+        store = open_at(made)
+        assert kinds(store) == []
+        store.close()
