@@ -49,10 +49,18 @@ _MIN_LOADERS = 10
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """What a store is made from. `offset_width_bytes` None: as the volumes found say, else 4."""
+    """What a store is made from. `offset_width_bytes` None: as the volumes found say, else 4.
+
+    Args:
+        opens_volumes: False for a store that divides the directories with another engine, which has all the volumes at
+            first; volumes are then opened by `Store.mount_volume` alone.
+        lock_owner_pid: see `lock_directory`.
+    """
 
     locations: tuple[LocationConfig, ...]
     offset_width_bytes: int | None = None
+    opens_volumes: bool = True
+    lock_owner_pid: int | None = None
     file_size_limit_bytes: int = 256 << 20
     ip: str = "localhost"
     port: int = 8080
@@ -79,10 +87,16 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
     locations: list[DiskLocation] = []
     try:
         for disk_id, wanted in enumerate(config.locations):
-            locations.append(DiskLocation(wanted, disk_id, holder, files, clock_ns))  # noqa: PERF401  released below
+            locations.append(  # noqa: PERF401  released below
+                DiskLocation(wanted, disk_id, holder, files, clock_ns, config.lock_owner_pid)
+            )
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         state = StateFile(files, config.locations[0].idx_path)
-        _load_all(locations, width)
+        if config.opens_volumes:
+            _load_all(locations, width)
+        else:
+            for location in locations:
+                location.set_offset_width(width)
     except BaseException:
         for location in locations:
             _release(location)
@@ -169,6 +183,11 @@ class Store:
                 slots = location.effective_max_volumes
                 counts[location.disk_type] = counts.get(location.disk_type, 0) + slots
         return counts
+
+    def lock_descriptors(self) -> list[int]:
+        """What a child process is to inherit, so that the directories are locked while either process lives."""
+        descriptors = [location.lock_descriptor for location in self.locations]
+        return [descriptor for descriptor in descriptors if descriptor is not None]
 
     def location_uuids(self) -> list[str]:
         return [location.uuid for location in self.locations]
