@@ -6,6 +6,7 @@ The supervisor builds one `HttpContext` and passes it to every handler; handlers
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypedDict
@@ -285,10 +286,18 @@ def no_auth_keys() -> AuthKeys:
     return AuthKeys()
 
 
+def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[None]:
+    """For a node whose every volume is native."""
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpContext:
     """Everything a handler may use. `store` is None where no volume is native; `lookup` and `peers` are None where
     the node stands alone, and then what needs another server fails as if the master knew none.
+
+    A request's own volume may be used freely. Whoever changes another one does so inside `changing` of it, and looks
+    for it there; LookupFailed says that it cannot be had.
     """
 
     settings: HttpSettings
@@ -298,6 +307,7 @@ class HttpContext:
     peers: PeerHttp | None = None
     auth: Callable[[], AuthKeys] = no_auth_keys
     metrics: HttpMetrics = field(default_factory=NoMetrics)
+    changing: Callable[[int], AbstractAsyncContextManager[None]] = every_volume_is_ours
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

@@ -66,15 +66,15 @@ class Authority:
 
     # ---- operations
 
-    async def enter(self, volume_id: int, engine: Engine, kind: AccessKind) -> Ticket:
-        """Returns when `engine` may work on the volume; to be given back by `leave`.
+    async def enter(self, volume_id: int, engine: Engine, kind: AccessKind, *, is_nested: bool = False) -> Ticket:
+        """Returns when `engine` may work on the volume; to be given back by `leave`. `is_nested`: see `Ticket`.
 
         Raises:
             AccessRefused: it does not get it.
 
         Cancellation: safe; the operation then no longer waits.
         """
-        ticket = Ticket(volume_id, engine, kind)
+        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested)
         granted = trio.Event()
         token = trio.lowlevel.current_trio_token()
         if self._ask(ticket, partial(_set_in_trio, token, granted)):

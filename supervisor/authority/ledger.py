@@ -33,13 +33,18 @@ class TicketState(Enum):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One operation on one volume. `refusal` says why it was refused. Changed by the ledger alone."""
+    """One operation on one volume. `refusal` says why it was refused. Changed by the ledger alone.
+
+    `is_nested`: part of another operation of the same engine, which will not end before this one. On a volume on which
+    the engine works already it waits for nobody, for they might wait for it.
+    """
 
     volume_id: int
     engine: Engine
     kind: AccessKind
     state: TicketState = TicketState.WAITING
     refusal: str = ""
+    is_nested: bool = False
 
     @property
     def is_change(self) -> bool:
@@ -131,7 +136,10 @@ class Ledger:
     def ask(self, ticket: Ticket) -> Effects:
         """A new operation. Unless `ticket` is settled right away, it waits."""
         volume = self._volumes.setdefault(ticket.volume_id, _Volume())
-        volume.waiting.append(ticket)
+        if ticket.is_nested and volume.running and ticket.engine is volume.owner:
+            volume.waiting.appendleft(ticket)
+        else:
+            volume.waiting.append(ticket)
         return self._advanced(ticket.volume_id)
 
     def end(self, ticket: Ticket) -> Effects:

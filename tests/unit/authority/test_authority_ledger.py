@@ -67,6 +67,17 @@ def test_all_who_wait_for_an_engine_are_served_by_one_hand_over():
     assert between.state is TicketState.WAITING
 
 
+def test_a_part_of_an_operation_does_not_wait_for_those_who_wait_for_the_whole():
+    ledger = Ledger()
+    whole, _ = ask(ledger, BACKEND)
+    wanting, _ = ask(ledger, NATIVE)
+    part = Ticket(3, BACKEND, WRITE, is_nested=True)
+    assert ledger.ask(part).settled == [part]
+    ledger.end(part)
+    assert len(ledger.end(whole).hand_overs) == 1
+    assert wanting.state is TicketState.WAITING
+
+
 def test_one_who_gives_up_holds_nobody_up():
     ledger = Ledger()
     ask(ledger, BACKEND)
@@ -151,9 +162,14 @@ class LedgerMachine(RuleBasedStateMachine):
         for ticket in effects.settled:
             assert ticket.state in {TicketState.GRANTED, TicketState.REFUSED}
 
-    @rule(volume_id=st.integers(1, 3), engine=st.sampled_from(Engine), kind=st.sampled_from([READ, WRITE, EXCLUSIVE]))
-    def ask(self, volume_id, engine, kind):
-        ticket = Ticket(volume_id, engine, kind)
+    @rule(
+        volume_id=st.integers(1, 3),
+        engine=st.sampled_from(Engine),
+        kind=st.sampled_from([READ, WRITE, EXCLUSIVE]),
+        is_nested=st.booleans(),
+    )
+    def ask(self, volume_id, engine, kind, is_nested):
+        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested)
         self.tickets.append(ticket)
         self.note(self.ledger.ask(ticket))
 
