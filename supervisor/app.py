@@ -1,6 +1,6 @@
 """The composition root: builds one server from a `Config`, runs it, and takes it down in order.
 
-The contexts nest from outside in (signals, backend, store, sockets, tasks, front); read backwards it is the order of
+The contexts nest from outside in (signals, engines, sockets, tasks, front); read backwards it is the order of
 stopping. See docs/architecture.md. Everything is made here or in `supervisor.assembly`; nothing here decides about a
 request.
 """
@@ -8,17 +8,15 @@ request.
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.version import own_version
-from supervisor.assembly.backend import open_backend
+from supervisor.assembly.engines import open_engines
 from supervisor.assembly.front import check_ports, open_front, open_sockets
 from supervisor.assembly.node import make_node
-from supervisor.assembly.store import open_node_store
 from supervisor.assembly.tasks import open_tasks
 from supervisor.backend.errors import BackendError
 from supervisor.backend.version import OffsetWidthMismatch
@@ -91,14 +89,15 @@ async def serve_node(config: Config, stop: StopRequest) -> None:
 async def serve_until_stopped(node: Node, on_serving: Callable[[], object] = lambda: None) -> None:
     """Starts everything, serves until `node.stop`, drains. A stop that comes before it serves ends the start."""
     check_ports(node.config)
+    for warning in node.table.current().warnings:
+        log.warning("routing table: %s", warning)
     async with trio.open_nursery() as watcher:
         watcher.start_soon(_abandon_start, node, watcher.cancel_scope)
         async with (
-            open_backend(node) if node.table.current().forwards_anything else nullcontext() as backend,
-            open_node_store(node) as store,
+            open_engines(node) as engines,
             open_sockets(node) as sockets,
-            open_tasks(node, store, backend) as tasks,
-            open_front(node, sockets, store, backend, tasks),
+            open_tasks(node, engines.store, engines.backend) as tasks,
+            open_front(node, sockets, engines, tasks),
         ):
             node.is_serving = True
             log.info("%s", start_line(node.config, version=own_version(), routing=routing_text(node.table.current())))

@@ -46,12 +46,13 @@ async def delete_chunks(context: HttpContext, manifest: ChunkManifest) -> None:
 async def _delete_chunk(context: HttpContext, chunk: Chunk) -> None:
     file_id = chunk.file_id
     store = context.store
-    volume = store.find_volume(file_id.volume_id) if store is not None else None
-    if store is not None and volume is not None:
-        with suppress(NotFound, Deleted):
-            await trio.to_thread.run_sync(_delete_here, store, file_id)
-        if volume.replica_placement.copy_count == 1:
-            return
+    async with context.changing(file_id.volume_id):
+        volume = store.find_volume(file_id.volume_id) if store is not None else None
+        if store is not None and volume is not None:
+            with suppress(NotFound, Deleted):
+                await trio.to_thread.run_sync(_delete_here, store, file_id)
+            if volume.replica_placement.copy_count == 1:
+                return
     if context.lookup is None or context.peers is None:
         raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id}: there is no master to ask")
     locations = await context.lookup.locations(file_id.volume_id)

@@ -6,13 +6,13 @@ The supervisor builds one `HttpContext` and passes it to every handler; handlers
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import trio
 
-from native_handlers.http.images import MAX_AT_ONCE
 from native_handlers.http.message import Request, Response
 
 if TYPE_CHECKING:
@@ -283,9 +283,13 @@ class NoMetrics:
     ) -> None: ...
 
 
+MAX_IMAGES_AT_ONCE = 2
+"""Images worked on at the same time in one process; the memory that one may take, times this, is the bound."""
+
+
 def image_threads() -> trio.CapacityLimiter:
     """A limiter for the threads in which images are worked on."""
-    return trio.CapacityLimiter(MAX_AT_ONCE)
+    return trio.CapacityLimiter(MAX_IMAGES_AT_ONCE)
 
 
 def no_auth_keys() -> AuthKeys:
@@ -293,10 +297,18 @@ def no_auth_keys() -> AuthKeys:
     return AuthKeys()
 
 
+def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[None]:
+    """For a node whose every volume is native."""
+    return nullcontext()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpContext:
     """Everything a handler may use. `store` is None where no volume is native; `lookup` and `peers` are None where
     the node stands alone, and then what needs another server fails as if the master knew none.
+
+    A request's own volume may be used freely. Whoever changes another one does so inside `changing` of it, and looks
+    for it there; LookupFailed says that it cannot be had.
     """
 
     settings: HttpSettings
@@ -307,6 +319,7 @@ class HttpContext:
     auth: Callable[[], AuthKeys] = no_auth_keys
     metrics: HttpMetrics = field(default_factory=NoMetrics)
     image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
+    changing: Callable[[int], AbstractAsyncContextManager[None]] = every_volume_is_ours
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

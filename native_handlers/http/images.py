@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_AT_ONCE = 2
-"""Images worked on at the same time in one process; what MAX_PIXELS says of memory, times this, is the bound."""
 _HEAD_BYTES = 1 << 20
 """How far into a JPEG its EXIF is looked for; cameras write it first."""
 _ORIENTATION_TAG = 0x0112
@@ -64,11 +62,6 @@ def _scaled(image: Image.Image, scaling: Scaling) -> Image.Image:
     if image.size != scaling.size:
         image = image.resize(scaling.size, Image.Resampling.LANCZOS)
     return image.crop(scaling.after) if scaling.after else image
-
-
-def is_jpeg_upload(name: str, mime: str) -> bool:
-    """Whether an upload of this name and type is looked at for its orientation."""
-    return mime == "image/jpeg" or name.lower().endswith((".jpg", ".jpeg"))
 
 
 def fix_orientation(data: bytes | memoryview) -> bytes | memoryview:

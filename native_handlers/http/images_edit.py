@@ -113,3 +113,8 @@ def _fill(source: Size, width: int, height: int) -> Scaling:
 def _centre(source: Size, cut: Size) -> Box:
     left, top = (source[0] - cut[0]) // 2, (source[1] - cut[1]) // 2
     return left, top, left + cut[0], top + cut[1]
+
+
+def is_jpeg_upload(name: str, mime: str) -> bool:
+    """Whether an upload of this name and type is looked at for its orientation."""
+    return mime == "image/jpeg" or name.lower().endswith((".jpg", ".jpeg"))

@@ -21,7 +21,6 @@ from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES, read_failure_status
 from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
 from native_handlers.http.header_map import HeaderMap
-from native_handlers.http.images import edit_image
 from native_handlers.http.images_edit import wanted_edit
 from native_handlers.http.message import FileBody, FileSlice, Response, StreamBody
 from native_handlers.http.paths import ObjectPath, extension, parse_object_path, wire_path
@@ -141,6 +140,12 @@ def _edit_of(request: Request, query: Query, path: ObjectPath, ext: str, read: N
     return wanted_edit(ext.lower(), query)
 
 
+def _edited_image(data: bytes | memoryview, edit: ImageEdit) -> bytes | memoryview:
+    from native_handlers.http.images import edit_image  # noqa: PLC0415  Pillow, which few servers ever need
+
+    return edit_image(data, edit)
+
+
 async def _edited(
     context: HttpContext, read: NeedleRead, clear: bytes | memoryview, edit: ImageEdit
 ) -> bytes | memoryview | None:
@@ -149,9 +154,9 @@ async def _edited(
     def work() -> bytes | memoryview | None:
         payload = read.payload
         if payload is None:
-            return edit_image(clear, edit)
+            return _edited_image(clear, edit)
         data = os.pread(payload.fd, payload.length_bytes, payload.offset_bytes)
-        return edit_image(data, edit) if read.fits(crc32c(data)) else None
+        return _edited_image(data, edit) if read.fits(crc32c(data)) else None
 
     try:
         return await trio.to_thread.run_sync(work, limiter=context.image_threads)
@@ -226,4 +231,4 @@ async def _edit_chunks(context: HttpContext, content: ChunkedContent, edit: Imag
             data = b"".join([some async for some in opened.body.chunks])
         finally:
             await close_chunks(opened.body.chunks)
-        return await trio.to_thread.run_sync(edit_image, data, edit)
+        return await trio.to_thread.run_sync(_edited_image, data, edit)

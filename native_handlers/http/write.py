@@ -20,7 +20,7 @@ from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.finish import run_to_end
 from native_handlers.http.go_json import text_of_wire
 from native_handlers.http.header_map import HeaderMap
-from native_handlers.http.images import fix_orientation, is_jpeg_upload
+from native_handlers.http.images_edit import is_jpeg_upload
 from native_handlers.http.message import BodyError, Response
 from native_handlers.http.paths import parse_object_path, upload_file_id, wire_path
 from native_handlers.http.peers import on_each, other_holders
@@ -66,6 +66,8 @@ async def handle_write(context: HttpContext, request: Request) -> Response:
         upload = make() if is_short else await trio.to_thread.run_sync(make)
         if context.settings.fix_jpg_orientation and is_jpeg_upload(body.name, body.mime):
             # After size and MD5 were taken: they are of the file as sent.
+            from native_handlers.http.images import fix_orientation  # noqa: PLC0415  loads Pillow
+
             turn = partial(fix_orientation, upload.needle.data)
             upload.needle.data = await trio.to_thread.run_sync(turn, limiter=context.image_threads)
         needle_id, cookie = parse_needle_id_cookie(upload_file_id(wire_path(request)))

@@ -26,6 +26,11 @@ class DirectoryLock:
         self._files = files
         self._fd: int | None = fd
 
+    @property
+    def descriptor(self) -> int | None:
+        """What the lock is bound to: a process that inherits it keeps the directory locked. None once released."""
+        return self._fd
+
     def release(self) -> None:
         """Frees the directory. May be called again."""
         fd, self._fd = self._fd, None
@@ -33,8 +38,11 @@ class DirectoryLock:
             self._files.close(fd)
 
 
-def lock_directory(files: Files, directory: Path, holder: str) -> DirectoryLock:
-    """Locks `directory` and writes `holder` into the lock file.
+def lock_directory(files: Files, directory: Path, holder: str, *, owner_pid: int | None = None) -> DirectoryLock:
+    """Locks `directory` and writes `holder` into the lock file, which begins with "pid N,".
+
+    Args:
+        owner_pid: a process that may hold the lock for us: one that started us, and that divides the volumes with us.
 
     Raises:
         DirectoryLocked: somebody holds it; names them.
@@ -44,6 +52,8 @@ def lock_directory(files: Files, directory: Path, holder: str) -> DirectoryLock:
     try:
         if not files.lock(fd):
             current = files.read(fd, _MAX_HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
+            if owner_pid is not None and current.startswith(f"pid {owner_pid},"):
+                return DirectoryLock(files, fd)
             raise DirectoryLocked(directory, current)
         files.truncate(fd, 0)
         files.write(fd, [f"{holder}\n".encode()], 0)

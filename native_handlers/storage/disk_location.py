@@ -58,10 +58,16 @@ class LocationConfig:
 class DiskLocation:
     """An open data directory. Volumes are looked up without a lock; the store serialises what changes their set."""
 
-    def __init__(
-        self, config: LocationConfig, disk_id: int, holder: str, files: Files, clock_ns: Callable[[], int]
+    def __init__(  # noqa: PLR0913, PLR0917  made by open_store alone
+        self,
+        config: LocationConfig,
+        disk_id: int,
+        holder: str,
+        files: Files,
+        clock_ns: Callable[[], int],
+        lock_owner_pid: int | None = None,
     ) -> None:
-        """Locks the directory. No volume is loaded yet.
+        """Locks the directory. No volume is loaded yet. `lock_owner_pid`: see `lock_directory`.
 
         Raises:
             DirectoryLocked: another server has it.
@@ -81,7 +87,7 @@ class DiskLocation:
         for directory in dict.fromkeys((config.path, config.idx_path)):
             _check_directory(files, directory)
         try:
-            self._lock = lock_directory(files, config.path, holder)
+            self._lock = lock_directory(files, config.path, holder, owner_pid=lock_owner_pid)
         except OSError as error:
             raise DirectoryUnusable(config.path, str(error)) from error
         try:
@@ -167,7 +173,16 @@ class DiskLocation:
         old, self.max_volumes = self.max_volumes, max(slots, 1)
         return self.max_volumes != old
 
+    @property
+    def lock_descriptor(self) -> int | None:
+        """See `DirectoryLock.descriptor`."""
+        return self._lock.descriptor
+
     # ---- loading
+
+    def set_offset_width(self, offset_width_bytes: int) -> None:
+        """For a directory whose volumes are opened one by one: the width that all of them must have."""
+        self._offset_width_bytes = offset_width_bytes
 
     def load(self, offset_width_bytes: int, executor: Executor) -> list[Volume]:
         """Opens every volume in the directory that is not open yet, and returns those.

@@ -56,10 +56,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """What a store is made from. `offset_width_bytes` None: as the volumes found say, else 4."""
+    """What a store is made from. `offset_width_bytes` None: as the volumes found say, else 4.
+
+    Args:
+        opens_volumes: False for a store that divides the directories with another engine, which has all the volumes at
+            first; volumes are then opened by `Store.mount_volume` alone.
+        lock_owner_pid: see `lock_directory`.
+    """
 
     locations: tuple[LocationConfig, ...]
     offset_width_bytes: int | None = None
+    opens_volumes: bool = True
+    lock_owner_pid: int | None = None
     file_size_limit_bytes: int = 256 << 20
     ip: str = "localhost"
     port: int = 8080
@@ -86,10 +94,16 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
     locations: list[DiskLocation] = []
     try:
         for disk_id, wanted in enumerate(config.locations):
-            locations.append(DiskLocation(wanted, disk_id, holder, files, clock_ns))  # noqa: PERF401  released below
+            locations.append(  # noqa: PERF401  released below
+                DiskLocation(wanted, disk_id, holder, files, clock_ns, config.lock_owner_pid)
+            )
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         state = StateFile(files, config.locations[0].idx_path)
-        load_all(locations, width)
+        if config.opens_volumes:
+            load_all(locations, width)
+        else:
+            for location in locations:
+                location.set_offset_width(width)
         for location in locations:
             location.begin_session()
     except BaseException:
@@ -148,6 +162,11 @@ class Store:
     def max_volume_counts(self) -> dict[str, int]:
         """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
         return count_slots(self.locations)
+
+    def lock_descriptors(self) -> list[int]:
+        """What a child process is to inherit, so that the directories are locked while either process lives."""
+        descriptors = [location.lock_descriptor for location in self.locations]
+        return [descriptor for descriptor in descriptors if descriptor is not None]
 
     def location_uuids(self) -> list[str]:
         return [location.uuid for location in self.locations]

@@ -15,10 +15,11 @@ from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import Listener
 from supervisor.assembly.grpc_node import make_grpc_node
-from supervisor.assembly.http_context import make_http_context
+from supervisor.assembly.http_context import make_http_authority, make_http_context
 from supervisor.backend.ports import LOOPBACK
 from supervisor.control.metrics import HttpCountCollector
 from supervisor.gateway.grpc import GrpcGateway
+from supervisor.gateway.grpc_authority import GrpcAuthority
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
 from supervisor.gateway.grpc_forward import BackendEngine, ForwardedCall
 from supervisor.gateway.grpc_gate import AdminGate
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.http.context import HttpContext
     from native_handlers.http.message import Request, Response
-    from native_handlers.storage.store import Store
     from supervisor.assembly.backend import ManagedBackend
+    from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
     from supervisor.cli.config import Config, SecurityConfig, TlsFiles
@@ -106,17 +107,15 @@ async def open_sockets(node: Node) -> AsyncIterator[Sockets]:
 
 
 @asynccontextmanager
-async def open_front(
-    node: Node, sockets: Sockets, store: Store | None, backend: ManagedBackend | None, tasks: Tasks
-) -> AsyncIterator[None]:
+async def open_front(node: Node, sockets: Sockets, engines: Engines, tasks: Tasks) -> AsyncIterator[None]:
     """Serves while inside. On leaving, what is in flight is drained, for half a minute at most."""
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
-    context = make_http_context(node, store, backend, guard)
-    handle, quick = make_http_handle(node, backend, context, guard, tasks.registry)
+    context = make_http_context(node, engines, guard)
+    handle, quick = make_http_handle(node, engines, context, guard, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
     peers = PeerRegistry()
-    grpc_gateway = make_grpc_gateway(node, store, backend, tasks, guard, peers)
+    grpc_gateway = make_grpc_gateway(node, engines, tasks, guard, peers)
     relay = make_relay_settings(node, grpc_gateway.start(), peers)
     async with trio.open_nursery() as relayed:
         relayed.start_soon(_hurry, node, grpc_gateway, relayed.cancel_scope)
@@ -198,16 +197,22 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 
 
 def make_http_handle(
-    node: Node, backend: ManagedBackend | None, context: HttpContext, guard: Guard, registry: CollectorRegistry
+    node: Node, engines: Engines, context: HttpContext, guard: Guard, registry: CollectorRegistry
 ) -> tuple[Handle, Quick | None]:
     """What answers every HTTP request: one gateway per listener, for the child has two ports as well. And what
     answers before it, see `QuickReads`: None where the store is the child's.
     """
-    pool = HttpPool()
+    pool, authority = HttpPool(), make_http_authority(node, engines)
     throttle = make_throttle(node.config)
     gateways = {
         listener: HttpGateway(
-            node.table, HTTP_HANDLERS, context, make_forwarder(backend, pool, listener), guard, throttle
+            node.table,
+            HTTP_HANDLERS,
+            context,
+            make_forwarder(engines.backend, pool, listener),
+            guard,
+            throttle,
+            authority=authority,
         )
         for listener in Listener
     }
@@ -249,16 +254,10 @@ def make_forwarder(backend: ManagedBackend | None, pool: HttpPool, listener: Lis
     return Forwarder(pool, lambda: Address(LOOPBACK, handle.ports.http))
 
 
-def make_grpc_gateway(  # noqa: PLR0913, PLR0917  the composition root's own wiring
-    node: Node,
-    store: Store | None,
-    backend: ManagedBackend | None,
-    tasks: Tasks,
-    guard: Guard,
-    peers: PeerRegistry,
-) -> GrpcGateway:
+def make_grpc_gateway(node: Node, engines: Engines, tasks: Tasks, guard: Guard, peers: PeerRegistry) -> GrpcGateway:
     """The gRPC gateway over both engines."""
-    grpc_node = make_grpc_node(node, store, backend)
+    backend = engines.backend
+    grpc_node = make_grpc_node(node, engines.store, backend)
     engine = make_backend_engine(node, grpc_node, backend) if backend else None
     return GrpcGateway(
         table=node.table,
@@ -267,6 +266,7 @@ def make_grpc_gateway(  # noqa: PLR0913, PLR0917  the composition root's own wir
         gate=AdminGate(guard.allows),
         backend=engine,
         count=tasks.metrics.count_rpc,
+        authority=GrpcAuthority(engines.authority, node.model) if engines.authority else None,
     )
 
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | None) -> GrpcNode:
-    """The seams for native RPCs: over the store where the volumes are here, else over the backend that has them."""
+    """The seams for native RPCs: over the store where the volumes are here, else over the backend.
+
+    Where there is a backend it owns state.pb, also where both have volumes.
+    """
     config = node.config
     facts = NodeFacts(
         id=config.id,
@@ -34,8 +37,8 @@ def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | No
     def leave() -> None:
         node.leave()
 
-    if store is not None:
+    if store is not None and backend is None:
         return GrpcNode(store, StoreStateKeeper(store), facts, masters, leave, own_memory_status)
     assert backend is not None, "a node has a store or a backend"
     channel = backend.channel.get
-    return GrpcNode(None, BackendStateKeeper(channel), facts, masters, leave, partial(memory_with_backend, channel))
+    return GrpcNode(store, BackendStateKeeper(channel), facts, masters, leave, partial(memory_with_backend, channel))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails, ReadMode
+from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails, ReadMode, every_volume_is_ours
 from native_handlers.http.node_view import StoreNodeView
 from native_handlers.version import own_version
+from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.cluster.master_client import MasterClient
 from supervisor.gateway.backend_view import BackendNodeView
+from supervisor.gateway.http_authority import HttpAuthority
+from supervisor.gateway.shared_view import SharedNodeView
 from supervisor.net.http_client import HttpPool
 from supervisor.net.http_connect import TcpConnector
 from supervisor.net.http_peer import PeerClient
@@ -18,15 +21,23 @@ if TYPE_CHECKING:
     import ssl
 
     from native_handlers.http.context import NodeView
-    from native_handlers.storage.store import Store
     from supervisor.assembly.backend import ManagedBackend
+    from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
     from supervisor.cli.config import HttpsClientConfig
     from supervisor.gateway.guard import Guard
 
 
-def make_http_context(node: Node, store: Store | None, backend: ManagedBackend | None, guard: Guard) -> HttpContext:
+def make_http_authority(node: Node, engines: Engines) -> HttpAuthority | None:
+    """What asks for the volumes of HTTP requests, where both engines have some."""
+    if engines.authority is None:
+        return None
+    return HttpAuthority(engines.authority, node.model.feed(CHILD_SOURCE).has_ec_shards)
+
+
+def make_http_context(node: Node, engines: Engines, guard: Guard) -> HttpContext:
     """The context for handlers that run while the node serves."""
+    authority = make_http_authority(node, engines)
     security = node.security.current()
     return HttpContext(
         settings=HttpSettings(
@@ -39,32 +50,43 @@ def make_http_context(node: Node, store: Store | None, backend: ManagedBackend |
             peer_scheme="https" if security.https_client.enabled else "http",
             has_ui=not security.write_key.key or security.ui_access,
         ),
-        node=make_node_view(node, store, backend),
-        store=store,
+        node=make_node_view(node, engines),
+        store=engines.store,
         lookup=MasterClient(node.masters, node.dial),
         peers=make_peer_client(node),
         auth=guard.auth_keys,
+        changing=authority.changing if authority is not None else every_volume_is_ours,
     )
 
 
-def make_node_view(node: Node, store: Store | None, backend: ManagedBackend | None) -> NodeView:
-    """The store's word where this process has the volumes open, else the child's."""
+def make_node_view(node: Node, engines: Engines) -> NodeView:
+    """What the engines say: the one that has the volumes, or both together."""
+    natively = make_store_view(node, engines) if engines.store is not None else None
+    at_backend = make_backend_view(node, engines.backend) if engines.backend is not None else None
+    if natively is not None and at_backend is not None:
+        return SharedNodeView(natively, at_backend)
+    view = natively or at_backend
+    assert view is not None, "a node has a store or a backend"
+    return view
 
-    def details() -> NodeDetails:
-        return node_details(node, backend)
 
-    if store is not None:
-        return StoreNodeView(
-            store,
-            details=details,
-            is_heartbeating=lambda: node.is_heartbeating,
-            is_stopping=lambda: node.stop.is_asked,
-        )
-    assert backend is not None, "a node has a store or a backend"
+def make_store_view(node: Node, engines: Engines) -> StoreNodeView:
+    """The native store's word."""
+    assert engines.store is not None
+    return StoreNodeView(
+        engines.store,
+        details=lambda: node_details(node, engines.backend),
+        is_heartbeating=lambda: node.is_heartbeating,
+        is_stopping=lambda: node.stop.is_asked,
+    )
+
+
+def make_backend_view(node: Node, backend: ManagedBackend) -> BackendNodeView:
+    """The child's word."""
     return BackendNodeView(
         PeerClient(HttpPool()),
         address=lambda: backend.handle.http_address,
-        details=details,
+        details=lambda: node_details(node, backend),
         is_heartbeating=lambda: node.is_heartbeating,
         is_stopping=lambda: node.stop.is_asked,
     )

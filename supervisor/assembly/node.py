@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from supervisor.cluster.heartbeat import HeartbeatHandle
     from supervisor.lifecycle import StopRequest
     from supervisor.routing.live import LiveTable
+    from supervisor.routing.table import Table
     from supervisor.wire.server_address import ServerAddress
 
 NATIVE_SOURCE = "native"
@@ -102,6 +103,13 @@ class Node:
         self.security.replace(reload_security(self.config, os.environ, Path.cwd()))
 
 
+def _sources(table: Table) -> list[str]:
+    """By rank: what is native is so whatever a restarted backend says it has."""
+    if table.shares_volumes:
+        return [NATIVE_SOURCE, CHILD_SOURCE]
+    return [NATIVE_SOURCE] if table.is_data_native else [CHILD_SOURCE]
+
+
 def make_node(config: Config, stop: StopRequest) -> Node:
     """The node that `config` describes. Asks the backend for its version (may take a second); starts nothing.
 
@@ -128,7 +136,7 @@ def make_node(config: Config, stop: StopRequest) -> Node:
             data_center=config.data_center,
             rack=config.rack,
         ),
-        model=NodeModel([NATIVE_SOURCE] if table.current().is_data_native else [CHILD_SOURCE]),
+        model=NodeModel(_sources(table.current())),
         masters=MasterView(config.masters),
         offset_width=width,
         backend_version=version,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from supervisor.assembly.node import NATIVE_SOURCE
+from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.store_source import serve_store_source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from native_handlers.storage.store import Store, StoreConfig
     from supervisor.assembly.node import Node
@@ -27,7 +30,8 @@ CLOSE_S = 60.0
 
 @asynccontextmanager
 async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
-    """The store, open and reporting to the node model; None where the volumes are the backend's.
+    """The store, open and reporting to the node model; None where the volumes are the backend's. Where both engines
+    have volumes it has none open at first.
 
     As upstream, a master is asked for its configuration before the disks are loaded.
     """
@@ -38,8 +42,13 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     from native_handlers.storage.store import open_store  # noqa: PLC0415
 
     await wait_for_master(node)
-    store = await trio.to_thread.run_sync(open_store, store_config(node.config))
-    node.reload_callbacks.append(partial(trio.to_thread.run_sync, store.load_new_volumes))
+    is_shared = node.table.current().shares_volumes
+    config = replace(
+        store_config(node.config), opens_volumes=not is_shared, lock_owner_pid=lock_owner(os.environ, os.getppid())
+    )
+    store = await trio.to_thread.run_sync(open_store, config)
+    if not is_shared:
+        node.reload_callbacks.append(partial(trio.to_thread.run_sync, store.load_new_volumes))
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
@@ -52,6 +61,11 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
             await trio.to_thread.run_sync(store.close)
         if closing.cancelled_caught:
             log.error("the store was not closed within %g s", CLOSE_S)
+
+
+def lock_owner(environ: Mapping[str, str], parent_pid: int) -> int | None:
+    """The process that holds the directories' locks for this one: the supervisor of which this is the backend."""
+    return parent_pid if environ.get(LOCK_OWNER_VARIABLE) == str(parent_pid) else None
 
 
 async def wait_for_master(node: Node) -> None:

@@ -24,7 +24,7 @@ from supervisor.backend.process import start_child
 from supervisor.backend.restart_policy import Exit, GiveUp, RestartPolicy, next_step, relevant_exits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from supervisor.backend.ports import BackendPorts
@@ -53,6 +53,9 @@ class BackendSpec:
     Args:
         environment: of the child; None passes ours on.
         stop_grace_s: how long a child that was asked to stop may take before it is killed.
+        descriptors: files that each child inherits.
+        before_start: awaited before each start.
+        before_ready: awaited when a child serves, before it is READY. Cancelled when the child ends.
     """
 
     name: str
@@ -61,6 +64,9 @@ class BackendSpec:
     directory: Path | None = None
     stop_grace_s: float = 30.0
     policy: RestartPolicy = field(default_factory=RestartPolicy)
+    descriptors: Sequence[int] = ()
+    before_start: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    before_ready: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
 
 async def serve_backend(
@@ -148,10 +154,16 @@ class _Runner:
             LOG.warning("backend %s: a port was taken by another program, using others", handle.name)
         handle.ports = self._reservation.ports
         handle.enter(BackendState.STARTING)
+        await self._wait_for_leave_to_start()
         began_s = trio.current_time()
+        if handle.is_stop_requested:
+            return Exit(at_s=began_s, status=0, was_ready=False, lifetime_s=0.0)
         try:
             child = start_child(
-                self._spec.command(handle.ports), environment=self._spec.environment, directory=self._spec.directory
+                self._spec.command(handle.ports),
+                environment=self._spec.environment,
+                directory=self._spec.directory,
+                descriptors=self._spec.descriptors,
             )
         except BackendStartFailed as error:
             if not self._has_started:
@@ -170,6 +182,18 @@ class _Runner:
         now_s = trio.current_time()
         return Exit(at_s=now_s, status=status, was_ready=was_ready, lifetime_s=now_s - began_s)
 
+    async def _wait_for_leave_to_start(self) -> None:
+        """Returns when `before_start` has, or when the child is not wanted any more."""
+        async with trio.open_nursery() as nursery:
+
+            async def cancel_when_stopped() -> None:
+                await self._handle.wait_stop_requested()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(cancel_when_stopped)
+            await self._spec.before_start()
+            nursery.cancel_scope.cancel()
+
     async def _accompany(self, child: ChildProcess) -> None:
         """Logs, probes and, when asked, stops the child; returns after it ended and its output was read."""
         async with child.output, trio.open_nursery() as nursery:
@@ -187,6 +211,7 @@ class _Runner:
         while not await self._is_serving():
             await trio.sleep(pause_s)
             pause_s = min(MAX_PROBE_PAUSE_S, pause_s * 1.5)
+        await self._spec.before_ready()
         if handle.is_stop_requested:
             return
         LOG.info("backend %s is ready", handle.name)

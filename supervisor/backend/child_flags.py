@@ -37,8 +37,11 @@ _OURS = frozenset(
 )
 """`weed volume` flags of which the child does not see what the operator gave."""
 _OUR_LOGGING = frozenset({"config_dir", "logdir", "logtostderr", "alsologtostderr", "stderrthreshold", "log_json"})
+LOCK_OWNER_VARIABLE = "VOLUME_SERVER_PY_LOCK_OWNER"
+"""Tells a native child which process holds the locks of its directories for it: the one that started it, or it lies."""
 _OUR_VARIABLES = frozenset(
     {"VOLUME_SERVER_PY_MODE", "VOLUME_SERVER_PY_ROUTES", "VOLUME_SERVER_RUST_MODE", "WEED_BINARY"}
+    | {LOCK_OWNER_VARIABLE}
     | {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"}
 )
 

@@ -80,9 +80,14 @@ class ChildProcess:
 
 
 def start_child(
-    command: Sequence[str], *, environment: Mapping[str, str] | None, directory: Path | None
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None,
+    directory: Path | None,
+    descriptors: Sequence[int] = (),
 ) -> ChildProcess:
-    """Starts `command` (its first word a path) tied to the calling thread, which must outlive it.
+    """Starts `command` (its first word a path) tied to the calling thread, which must outlive it. `descriptors` are
+    inherited under their numbers.
 
     Raises:
         BackendStartFailed: the program is not there or cannot be executed; nothing runs.
@@ -99,6 +104,7 @@ def start_child(
             cwd=directory,
             env=environment,
             process_group=0,
+            pass_fds=tuple(descriptors),
         )
     except OSError as error:
         os.close(read_end)

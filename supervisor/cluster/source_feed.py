@@ -154,6 +154,14 @@ class SourceFeed:
         """The hashes of the volumes that the source itself claims to have, for comparison with its own digest."""
         return [volume.hash for volume in list(self.volumes.values())]
 
+    def has_volume(self, volume_id: int) -> bool:
+        """Whether the source itself claims a copy of the volume now."""
+        return any(held == volume_id for _, held in list(self.volumes))
+
+    def has_ec_shards(self, volume_id: int) -> bool:
+        """Whether the source claims erasure coding shards of the volume now."""
+        return any(held == volume_id for _, held in list(self.ec_shards))
+
     @contextmanager
     def hold(self, volume_ids: Collection[int]) -> Iterator[None]:
         """While inside, a removal of one of `volume_ids` by this source is not a removal from the node.

@@ -27,6 +27,7 @@ from supervisor.routing.match import match_grpc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from supervisor.gateway.grpc_authority import GrpcAuthority
     from supervisor.gateway.grpc_gate import AdminGate
     from supervisor.net.grpc_peers import PeerRegistry
     from supervisor.routing.live import LiveTable
@@ -59,9 +60,10 @@ class GrpcGateway(grpc.GenericRpcHandler):
         gate: the admin gate, for both engines.
         backend: None where no backend is configured.
         count: called at the end of each call with route, engine, code name and seconds.
+        authority: asked for the volumes before an engine works on them; None where one engine has them all.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  every seam has its name
         self,
         *,
         table: LiveTable,
@@ -71,7 +73,9 @@ class GrpcGateway(grpc.GenericRpcHandler):
         backend: CallEngine | None = None,
         limits: CallLimits | None = None,
         count: Callable[[str, str, str, float], None] | None = None,
+        authority: GrpcAuthority | None = None,
     ) -> None:
+        self._authority = authority
         limits = limits or CallLimits()
         self._table = table
         self._native = dict(native)
@@ -139,6 +143,8 @@ class GrpcGateway(grpc.GenericRpcHandler):
         if engine is None:
             text = f"{route.name} is not served natively yet, and there is no backend for it ({decision.why})"
             engine = Refusal(RpcFailure(text, grpc.StatusCode.UNIMPLEMENTED))
+        elif self._authority is not None:
+            engine = self._authority.guarded(route, decision.engine, engine)
         is_unary = not (method.client_streaming or method.server_streaming)
         return _Plan(route.name, method, engine, self._unary if is_unary else self._streaming)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from native_handlers.http.read_elsewhere import hand_over
 from native_handlers.http.reply import dress, json_error, without_body
+from supervisor.authority.errors import AccessRefused
 from supervisor.net.http_forward import bad_gateway
 from supervisor.routing.decision import Decision, Engine, decide
 from supervisor.routing.match import match_http, match_object
@@ -19,17 +21,20 @@ from supervisor.routing.paths import volume_id_in_path
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from native_handlers.http.context import HttpContext, HttpHandler
     from native_handlers.http.message import Request, Response
     from supervisor.gateway.guard import Guard
+    from supervisor.gateway.http_authority import HttpAuthority
     from supervisor.gateway.throttle import Throttle
     from supervisor.net.http_forward import Forwarder
     from supervisor.routing.live import LiveTable
     from supervisor.routing.registry import Route
 
 _UPLOADS = frozenset({"POST", "PUT"})
+RETRY_AFTER_S = "1"
+"""A hand-over takes milliseconds, a restart of the backend a second or so."""
 
 access_log = logging.getLogger("supervisor.access")
 """One line for each answer, at debug level."""
@@ -42,6 +47,7 @@ class HttpGateway:
         native: handlers by route name.
         forwarder: None where there is no backend; then a route that is to be forwarded gets a 502.
         throttle: bounds what is in flight natively; None bounds nothing.
+        authority: asked for the volume before an engine works on it; None where one engine has them all.
 
     Attributes:
         counts: answers so far by (route name, engine).
@@ -55,8 +61,10 @@ class HttpGateway:
         forwarder: Forwarder | None,
         guard: Guard,
         throttle: Throttle | None = None,
+        authority: HttpAuthority | None = None,
     ) -> None:
         self._table = table
+        self._authority = authority
         self._native = native
         self._context = context
         self._forwarder = forwarder
@@ -77,7 +85,10 @@ class HttpGateway:
         """
         started_at_s = monotonic()
         route = self._route(request)
-        decision = decide(route, _volume_id(route, request), self._table.current())
+        volume_id = _volume_id(route, request)
+        decision = decide(route, volume_id, self._table.current())
+        if self._authority is not None and volume_id is not None:
+            decision = self._authority.where_it_can_be_done(decision, volume_id)
         self.counts[route.name, decision.engine] += 1
         response = await self._answer(decision, request)
         if access_log.isEnabledFor(logging.DEBUG):
@@ -100,7 +111,21 @@ class HttpGateway:
             return self._dressed(request, refusal)
         if self._forwarder is None:
             return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
-        return await self._forwarder.forward(request)
+        return await self._with_access(decision, request, partial(self._forwarder.forward, request))
+
+    async def _with_access(
+        self, decision: Decision, request: Request, answer: Callable[[], Awaitable[Response]]
+    ) -> Response:
+        """The answer, made while the engine has the volume; 503 where it does not get it."""
+        volume_id = _volume_id(decision.route, request)
+        if self._authority is None or volume_id is None:
+            return await answer()
+        try:
+            return await self._authority.answer(decision, volume_id, answer)
+        except AccessRefused as refusal:
+            response = json_error(request, 503, str(refusal))
+            response.headers = response.headers.plus(("Retry-After", RETRY_AFTER_S))
+            return self._dressed(request, response)
 
     async def _answer_natively(self, decision: Decision, request: Request) -> Response:
         refusal = self._guard.refuse_host(decision.route, request) or self._guard.refuse_token(decision.route, request)
@@ -109,7 +134,7 @@ class HttpGateway:
         handler = self._native.get(decision.route.name)
         if handler is None or decision.is_absent:
             return self._dressed(request, json_error(request, 501, f"{decision.route.name}: {decision.why}"))
-        return await handler(self._context, request)
+        return await self._with_access(decision, request, partial(handler, self._context, request))
 
     async def _answer_throttled(self, throttle: Throttle, decision: Decision, request: Request) -> Response:
         """Waits for room before anything else is asked, as upstream does: who may not write waits as well."""

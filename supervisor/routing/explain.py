@@ -108,6 +108,8 @@ def _routes(options: argparse.Namespace, native_names: Collection[str], out: Tex
         table = load_table(options.file or options.routes, native_names=native_names)
         forwarded = sum(state == "forward" for state in _shown_states(table).values())
         print(f"{table.source}: valid; {forwarded} of {len(ROUTES)} routes are forwarded", file=out)
+        for warning in table.warnings:
+            print(f"{table.source}: warning: {warning}", file=out)
         return EXIT_OK
     table = table_for(options.mode, options.routes, native_names)
     if options.json:

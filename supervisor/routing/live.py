@@ -1,7 +1,8 @@
 """The table in force, replaced as a whole when its file changes or on SIGHUP.
 
 A file that is refused changes nothing: the old table stays and the reasons are logged, once for each change of the
-file. A table that moves the volumes to the other engine is refused too, for that takes a restart.
+file. A table that gives volumes to an engine that has none, or takes them all from one, is refused too, for that takes
+a restart. Where both engines have volumes they are handed over as requests come, so any route may be flipped.
 """
 
 from __future__ import annotations
@@ -100,13 +101,15 @@ class LiveTable:
             return
         changes = _changes(self._table, table)
         self._table = table
+        for warning in table.warnings:
+            _log.warning("routing table %s: %s", self._file, warning)
         _log.info("routing table %s loaded: %s", self._file, ", ".join(changes) or "nothing changed")
 
     def _refuse_moving_volumes(self, table: Table) -> None:
-        if table.is_data_native == self._table.is_data_native:
+        if _engines_with_volumes(table) == _engines_with_volumes(self._table):
             return
-        here, there = ("this process", "the backend") if self._table.is_data_native else ("the backend", "this process")
-        text = f"it would move the volumes, which {here} has open, to {there}, and they cannot be handed over yet"
+        now, then = _engines_with_volumes(self._table), _engines_with_volumes(table)
+        text = f"the volumes would be served by {then}, and now they are by {now}"
         raise TableError([Problem(self._file, None, text, "restart to put it in force")])
 
     def _read_stamp(self) -> _Stamp | None:
@@ -150,6 +153,12 @@ async def serve_table_reload(live: LiveTable, *, task_status: trio.TaskStatus[No
     while True:
         await trio.sleep(POLL_INTERVAL_S)
         await trio.to_thread.run_sync(live.reload_if_changed)
+
+
+def _engines_with_volumes(table: Table) -> str:
+    if table.shares_volumes:
+        return "both engines"
+    return "this process" if table.is_data_native else "the backend"
 
 
 def _changes(old: Table, new: Table) -> list[str]:

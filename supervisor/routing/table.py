@@ -3,9 +3,9 @@
 Three ways to one: `load_table` for a file, `table_forwarding_all` for proxy mode and `table_native` for native
 mode. A table with any problem is refused; all its problems are reported at once.
 
-Until volumes can be handed from one engine to the other, all routes that work on volumes must be served by one
-engine: the other has its own index of the same files in memory, so it would answer from the past and write over
-what it does not know of.
+Where both engines work on volumes, a volume is handed over whenever the other engine needs it (docs/authority.md).
+`Table.warnings` says what such a table costs. What tells of the whole store must then be native: only this process
+knows what both engines have.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from supervisor.routing.errors import Problem, TableError
-from supervisor.routing.registry import MAX_PHASE, ROUTES, Route
+from supervisor.routing.registry import MAX_PHASE, ROUTES, AccessKind, Route
 from supervisor.routing.states import State
 from supervisor.routing.table_file import MAX_TABLE_BYTES, Override, parse_table
 
@@ -50,8 +50,41 @@ class Table:
 
     @property
     def is_data_native(self) -> bool:
-        """Whether the volumes are open in this process rather than in the backend."""
+        """Whether this process works on volumes: all of them, or those that it is handed."""
         return any(route.is_data and self.states[route.name] is State.NATIVE for route in ROUTES)
+
+    @property
+    def shares_volumes(self) -> bool:
+        """Whether both engines work on volumes, so that these have to be handed over."""
+        return self.is_data_native and self.forwards_anything
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and costs: volumes that go back and forth between routes of one kind."""
+        if not self.shares_volumes:
+            return []
+        sides: dict[State, list[str]] = {State.NATIVE: [], State.FORWARD: []}
+        for route in ROUTES:
+            if route.is_data and route.name not in self.absent:
+                sides[self.states[route.name]].append(route.name)
+        if not sides[State.FORWARD]:
+            return []
+        text = (
+            f"{_some(sides[State.NATIVE])} are native while {_some(sides[State.FORWARD])} are forwarded: a volume that "
+            "both are used on goes back and forth, a few milliseconds each time"
+        )
+        split = [pair for pair in _PAIRS if len({self.states[name] for name in pair}) > 1]
+        return [
+            text,
+            *(f"flip together: {', '.join(pair)} are used on the same volumes all the time" for pair in split),
+        ]
+
+
+_PAIRS = (("http.read", "http.public.read", "http.write", "http.delete"),)
+"""Routes that come in each other's company."""
+_VACUUM = ("grpc.VacuumVolumeCompact", "grpc.VacuumVolumeCommit", "grpc.VacuumVolumeCleanup")
+_MERGED = frozenset({"http.status", "http.ui"})
+"""Answers over all volumes, which this process puts together."""
 
 
 def default_table_path() -> Path:
@@ -143,8 +176,7 @@ def _problems_of(
         *_handler_problems(table, overrides, native_names),
         *_forward_problems(table, overrides, has_backend),
     ]
-    split = _split_problem(table, overrides)
-    return [*problems, split] if split else problems
+    return [*problems, *(_sharing_problems(table, overrides) if has_backend else ())]
 
 
 def _handler_problems(table: Table, overrides: Mapping[str, Override], native_names: Collection[str]) -> list[Problem]:
@@ -186,24 +218,27 @@ def _forward_problems(table: Table, overrides: Mapping[str, Override], has_backe
     return problems
 
 
-def _split_problem(table: Table, overrides: Mapping[str, Override]) -> Problem | None:
-    """One engine must own the volumes: see the module's docstring."""
-    native = [route.name for route in ROUTES if route.is_data and table.states[route.name] is State.NATIVE]
-    if not native:
-        return None
-    forwarded = [name for name, state in table.states.items() if state is State.FORWARD and name != "grpc.reflection"]
-    if not forwarded:
-        return None
-    fewer = min(native, forwarded, key=len)
-    target = State.FORWARD if fewer is native else State.NATIVE
-    line = next((overrides[name].line for name in fewer if name in overrides), None)
-    return Problem(
-        table.source,
-        line,
-        f"{_some(native)} would be native while {_some(forwarded)} would be forwarded: both engines would have the "
-        "same volumes open and write them, and volumes cannot be handed over yet",
-        f"flip together: set {', '.join(fewer)} to {target.value}",
-    )
+def _sharing_problems(table: Table, overrides: Mapping[str, Override]) -> list[Problem]:
+    """What must not be forwarded where both engines have volumes: see the module's docstring."""
+    if not table.shares_volumes:
+        return []
+    problems = []
+    whole = [route.name for route in ROUTES if route.access.kind is AccessKind.STORE and not route.is_data]
+    hidden = [name for name in whole if name in _MERGED and table.states[name] is State.FORWARD]
+    if hidden:
+        line = next((overrides[name].line for name in hidden if name in overrides), None)
+        text = f"{_some(hidden)} would be forwarded, and the backend does not know of the volumes that are native"
+        problems.append(Problem(table.source, line, text, f"set {', '.join(hidden)} to native"))
+    torn = [name for name in _VACUUM if table.states[name] is not table.states[_VACUUM[0]]]
+    if torn:
+        line = next((overrides[name].line for name in _VACUUM if name in overrides), None)
+        text = f"{', '.join(_VACUUM)} must be in one state: the engine that compacted a volume must commit it"
+        problems.append(Problem(table.source, line, text, "flip them together"))
+    if table.states["grpc.DeleteCollection"] is State.NATIVE:
+        line = overrides["grpc.DeleteCollection"].line if "grpc.DeleteCollection" in overrides else None
+        text = "grpc.DeleteCollection would be native, and erasure-coded volumes are the backend's"
+        problems.append(Problem(table.source, line, text, "set grpc.DeleteCollection to forward"))
+    return problems
 
 
 def _some(names: list[str]) -> str:

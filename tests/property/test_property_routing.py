@@ -130,9 +130,12 @@ def test_no_accepted_table_breaks_a_rule(file, phase, states, unserved, has_back
     assert has_backend or not table.forwards_anything
     assert decisions["grpc.reflection"].engine is Engine.NATIVE
     data = {decisions[route.name].engine for route in ROUTES if route.is_data}
-    assert len(data) == 1
-    if data == {Engine.NATIVE}:
-        assert State.FORWARD not in table.states.values()
+    assert table.shares_volumes == (Engine.NATIVE in data and State.FORWARD in table.states.values())
+    if table.shares_volumes:
+        assert decisions["http.status"].engine is Engine.NATIVE
+        assert decisions["grpc.DeleteCollection"].engine is Engine.BACKEND
+    else:
+        assert len(data) == 1
     for name, decision in decisions.items():
         assert decision.is_absent == (decision.engine is Engine.NATIVE and name in unserved - {"grpc.reflection"})
     for name, state in states.items():

@@ -48,7 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor.routing": FACTS | {"native_handlers.http", "native_handlers.grpc"},
     "supervisor.backend": FACTS | {"supervisor.net", "supervisor.logs"},
     "supervisor.cluster": FACTS | {"supervisor.net"} | EVERYTHING_NATIVE,
-    "supervisor.gateway": FACTS | {"supervisor.net", "supervisor.routing", "supervisor.cluster"} | EVERYTHING_NATIVE,
+    "supervisor.authority": FACTS | {"supervisor.routing", "supervisor.cluster"} | EVERYTHING_NATIVE,
+    "supervisor.gateway": FACTS
+    | {"supervisor.net", "supervisor.routing", "supervisor.cluster", "supervisor.authority"}
+    | EVERYTHING_NATIVE,
     "supervisor.control": FACTS | {"supervisor.net", "supervisor.routing"} | EVERYTHING_NATIVE,
 }
 """What a layer may import besides itself. The top layers may import everything and are imported by nobody below."""

@@ -112,6 +112,18 @@ def test_volumes_are_not_moved_to_the_other_engine_live(file, caplog, first, sec
     assert "restart to put it in force" in errors_in(caplog)[0]
 
 
+def test_routes_on_volumes_flip_live_where_both_engines_have_volumes(file):
+    shared = 'phase: 2\nroutes:\n  "grpc.*": forward\n'
+    file.write_text(shared)
+    live = LiveTable.open(file, native_names=EVERY_NAME)
+    rewrite(file, shared + "  http.read: forward\n")
+    live.reload()
+    assert live.current().states["http.read"] is State.FORWARD
+    rewrite(file, "phase: 1\n")
+    live.reload()
+    assert live.current().phase == 2
+
+
 def test_a_file_that_is_bad_at_the_start_is_an_error(file):
     file.write_text("phase: 9")
     with pytest.raises(TableError):

@@ -235,26 +235,43 @@ def test_without_a_backend_nothing_may_be_forwarded(refuse):
     )
 
 
-@pytest.mark.parametrize("phase", [2, 0])
-def test_volumes_have_one_engine(refuse, phase):
-    text = f"phase: {phase}" if phase else "phase: 0\nroutes:\n  http.read: native\n  http.public.read: native"
-    problems = refuse(text)
-    assert len(problems) == 1
-    assert "both engines would have the same volumes open and write them" in problems[0]
+HTTP_NATIVE = 'phase: 2\nroutes:\n  "grpc.*": forward'
 
 
-def test_the_smaller_side_is_advised_to_flip(refuse):
-    few_native = refuse("phase: 1\nroutes:\n  http.read: native")[0]
-    assert few_native.startswith("3: http.read would be native while ")
-    assert few_native.endswith("flip together: set http.read to forward")
-    few_forwarded = refuse("phase: 4\nroutes:\n  http.delete: forward\n  grpc.Query: forward")[0]
-    assert few_forwarded.startswith("3: ")
-    assert few_forwarded.endswith("flip together: set http.delete, grpc.Query to native")
+def test_both_engines_may_work_on_volumes_and_the_price_is_told(load):
+    table = load(HTTP_NATIVE)
+    assert table.shares_volumes
+    (warning,) = table.warnings
+    assert "goes back and forth" in warning
+    assert warning.startswith("http.read, http.write, http.delete and 1 more are native while ")
 
 
-def test_a_control_route_may_not_keep_a_backend_beside_native_volumes(refuse):
-    problem = refuse("phase: 4\nroutes:\n  http.status: forward")[0]
-    assert problem.endswith("flip together: set http.status to native")
+def test_routes_that_go_together_are_named(load):
+    warnings = load(HTTP_NATIVE + "\n  http.read: forward").warnings
+    assert warnings[1].startswith(
+        "flip together: http.read, http.public.read, http.write, http.delete are used on the same volumes"
+    )
+
+
+def test_a_table_with_one_engine_for_the_volumes_has_no_warning(load):
+    assert load("phase: 1").warnings == []
+    assert load("phase: 4").warnings == []
+    assert not load("phase: 1").shares_volumes
+
+
+@pytest.mark.parametrize(
+    ("more", "text", "advice"),
+    [
+        ("http.status: forward", "does not know of the volumes that are native", "set http.status to native"),
+        ("grpc.DeleteCollection: native", "erasure-coded volumes are the backend's", "to forward"),
+        ("grpc.VacuumVolumeCommit: native", "must be in one state", "flip them together"),
+    ],
+)
+def test_what_must_not_be_divided(refuse, more, text, advice):
+    (problem,) = refuse(f"{HTTP_NATIVE}\n  {more}")
+    assert problem.startswith("4: ") or more.startswith("grpc.Vacuum")
+    assert text in problem
+    assert problem.endswith(advice)
 
 
 def test_control_routes_are_free_while_volumes_are_the_backends(load):

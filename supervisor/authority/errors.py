@@ -1,0 +1,31 @@
+"""How getting a volume from one engine to the other can fail."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class After(Enum):
+    """What is known of an engine after it failed to close or open a volume."""
+
+    UNTOUCHED = "it did nothing"
+    FAILED = "it tried, and the volume may be closed"
+    UNKNOWN = "it gave no answer: it may have done it, or be about to"
+
+
+class HolderFailed(Exception):
+    """An engine did not close or open a volume."""
+
+    def __init__(self, volume_id: int, doing: str, why: str, after: After = After.FAILED) -> None:
+        super().__init__(f"{doing} volume {volume_id}: {why}")
+        self.volume_id = volume_id
+        self.after = after
+
+
+class AccessRefused(Exception):
+    """An operation does not get its volume, which stays with the engine that has it. The client may try again."""
+
+    def __init__(self, volume_id: int, why: str) -> None:
+        super().__init__(f"volume {volume_id} cannot be handed over to serve this request: {why}")
+        self.volume_id = volume_id
+        self.why = why

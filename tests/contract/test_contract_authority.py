@@ -1,0 +1,265 @@
+"""Both engines on the same volumes: HTTP native, RPCs forwarded, each volume handed over whenever the other is used."""
+
+import fcntl
+import itertools
+import os
+import signal
+import threading
+
+import grpc
+import pytest
+from harness.implementations import Implementation, find_weed
+from harness.processes import is_alive
+from harness.server import VolumeServer
+from harness.waiting import wait_until
+
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.directory_lock import LOCK_FILE_NAME
+
+TABLE = """
+phase: 2
+routes:
+  "grpc.*": forward
+"""
+LIMIT_S = 20.0
+
+
+@pytest.fixture(scope="module", params=["native", "go"])
+def shared(request, master, weed, tmp_path_factory):
+    """A server whose HTTP is native and whose RPCs go to a child."""
+    if request.param == "go" and weed is None:
+        pytest.skip(find_weed()[1])
+    base = tmp_path_factory.mktemp(f"shared-{request.param}")
+    table = base / "routes.yaml"
+    table.write_text(TABLE)
+    server = VolumeServer(
+        Implementation(f"shared-{request.param}", mode="mixed", backend=request.param),
+        base / "server",
+        master,
+        weed,
+        [f"-routes={table}"],
+    )
+    server.table = table
+    assert server.volume_id, "the volume that the tests share is made while the child lives"
+    yield server
+    assert server.stop() == 0
+    assert "Traceback" not in (server.base / "server.log").read_text()
+
+
+def status_of(server, fid):
+    """What the child says of a needle, once it has the volume."""
+    volume_id, _, rest = fid.partition(",")
+    request = pb.VolumeNeedleStatusRequest(volume_id=int(volume_id), needle_id=int(rest[:-8], 16))
+    return server.rpc.VolumeNeedleStatus(request, timeout=LIMIT_S)
+
+
+def kill_child(server):
+    (pid,) = server.child_pids()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(pid), "the child to be gone")
+
+
+def wait_for_child(server):
+    """Returns when volumes can be handed over again, both ways."""
+    fid = server.new_fid()
+    wait_until(lambda: server.http("PUT", f"/{fid}", [], b"x").status == 201, "native writes to work again")
+    wait_until(lambda: code_of_call(server, fid) is None, "forwarded calls to work again")
+
+
+def code_of_call(server, fid):
+    """How a forwarded call about `fid` fails; None where it does not."""
+    try:
+        status_of(server, fid)
+    except grpc.RpcError as error:
+        return error.code()
+    return None
+
+
+def is_known(server, volume_id):
+    """Whether the master knows that the server has the volume."""
+    locations = server.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
+    return server.url in [location["url"] for location in locations]
+
+
+def is_locked(directory):
+    with (directory / LOCK_FILE_NAME).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_file_goes_through_both_engines(shared):
+    fid = shared.new_fid(shared.new_volume())
+    shared.store(b"first", fid=fid)
+    assert status_of(shared, fid).size > 0
+    assert shared.read(fid).body == b"first"
+    shared.store(b"second", fid=fid)
+    assert status_of(shared, fid).size > 0
+    assert shared.read(fid).body == b"second"
+    results = shared.rpc.BatchDelete(pb.BatchDeleteRequest(file_ids=[fid]), timeout=LIMIT_S).results
+    assert [result.status for result in results] == [202]
+    assert shared.read(fid).status == 404
+    again = shared.new_fid(int(fid.partition(",")[0]))
+    shared.store(b"third", fid=again)
+    assert shared.http("DELETE", f"/{again}").status == 202
+    with pytest.raises(grpc.RpcError):
+        status_of(shared, again)
+
+
+def test_a_volume_that_was_deleted_by_rpc_is_gone_for_both(shared):
+    fid = shared.new_fid(shared.new_volume())
+    shared.store(b"x", fid=fid)
+    shared.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=int(fid.partition(",")[0])), timeout=LIMIT_S)
+    assert shared.read(fid).status == 404
+    assert shared.http("PUT", f"/{fid}", [], b"x").status != 201
+
+
+def test_a_collection_that_was_deleted_by_rpc_is_gone_for_both(shared):
+    volumes = [shared.new_volume(collection="doomed") for _ in range(2)]
+    fid = shared.store(b"x", fid=shared.new_fid(volumes[0]))
+    shared.rpc.DeleteCollection(pb.DeleteCollectionRequest(collection="doomed"), timeout=LIMIT_S)
+    assert shared.read(fid).status == 404
+    assert not list(shared.data_dir.glob("doomed_*.dat"))
+
+
+def test_a_volume_that_was_unmounted_by_rpc_stays_so(shared):
+    fid = shared.store(b"x", fid=shared.new_fid(shared.new_volume()))
+    volume_id = int(fid.partition(",")[0])
+    shared.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=volume_id), timeout=LIMIT_S)
+    assert shared.read(fid).status == 404
+    shared.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=volume_id), timeout=LIMIT_S)
+    assert shared.read(fid).body == b"x"
+
+
+def test_the_status_has_the_volumes_of_both(shared):
+    here, there = shared.new_volume(), shared.new_volume()
+    shared.store(b"x", fid=shared.new_fid(here))
+    listed = [volume["Id"] for volume in shared.http("GET", "/status").json()["Volumes"]]
+    assert {here, there} <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def test_the_master_hears_of_no_hand_over(shared):
+    fid = shared.new_fid(shared.new_volume())
+    volume_id = int(fid.partition(",")[0])
+    wait_until(lambda: is_known(shared, volume_id), "the master to know the volume")
+    done, gaps = threading.Event(), []
+
+    def watch():
+        while not done.wait(0.005):
+            gaps.append(not is_known(shared, volume_id))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for number in range(10):
+            shared.store(b"%d" % number, fid=fid)
+            assert status_of(shared, fid).size > 0
+        wait_until(lambda: len(gaps) > 20, "the master to be asked often enough")
+    finally:
+        done.set()
+        watcher.join()
+    assert not any(gaps)
+
+
+def test_nothing_is_lost_between_writers_of_both_engines(shared):
+    volume_id = shared.new_volume()
+    kept, failures = [], []
+
+    def write():
+        for _ in range(25):
+            fid = shared.new_fid(volume_id)
+            reply = shared.http("PUT", f"/{fid}", [], fid.encode())
+            (kept if reply.status == 201 else failures).append(fid)
+
+    def delete_and_look():
+        for _ in range(15):
+            fid = shared.new_fid(volume_id)
+            shared.store(b"short-lived", fid=fid)
+            results = shared.rpc.BatchDelete(pb.BatchDeleteRequest(file_ids=[fid]), timeout=LIMIT_S).results
+            if results[0].status != 202 or shared.read(fid).status != 404:
+                failures.append(fid)
+
+    threads = [threading.Thread(target=target) for target in (write, write, delete_and_look)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert all(shared.read(fid).body == fid.encode() for fid in kept)
+    assert len(kept) == 50
+
+
+def test_a_child_that_is_killed_among_hand_overs_costs_no_acknowledged_write(shared):
+    fids = [shared.new_fid(shared.new_volume()) for _ in range(3)]
+    kept, codes = {}, set()
+    stop = threading.Event()
+
+    def write():
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            volume = fids[number % 3].partition(",")[0]
+            fid = shared.new_fid(int(volume))
+            if shared.http("PUT", f"/{fid}", [], fid.encode()).status == 201:
+                kept[fid] = fid.encode()
+
+    def look():
+        while not stop.is_set():
+            for fid in list(kept)[-3:]:
+                codes.add(code_of_call(shared, fid))
+
+    threads = [threading.Thread(target=write), threading.Thread(target=look)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(kept) > 10, "some writes")
+    kill_child(shared)
+    wait_for_child(shared)
+    before = len(kept)
+    wait_until(lambda: len(kept) > before + 10, "writes to go on")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert codes <= {None, grpc.StatusCode.UNAVAILABLE}
+    for fid, data in kept.items():
+        assert shared.read(fid).body == data
+        assert status_of(shared, fid).size > 0
+
+
+def test_native_volumes_are_read_while_the_child_is_away(shared):
+    fid = shared.store(b"still here", fid=shared.new_fid(shared.new_volume()))
+    assert shared.read(fid).body == b"still here"
+    kill_child(shared)
+    assert shared.read(fid).body == b"still here"
+    wait_for_child(shared)
+    assert shared.http("PUT", f"/{fid}", [], b"changed").status == 201
+    assert shared.read(fid).body == b"changed"
+
+
+def test_an_unknown_volume_is_unknown_to_both(shared):
+    assert shared.read("4000000000,01637037d6").status == 404
+    with pytest.raises(grpc.RpcError) as caught:
+        status_of(shared, "4000000000,01637037d6")
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+
+
+def test_the_directory_is_locked_whoever_of_the_two_lives(shared):
+    assert is_locked(shared.data_dir)
+    kill_child(shared)
+    assert is_locked(shared.data_dir)
+    wait_for_child(shared)
+    assert is_locked(shared.data_dir)
+
+
+def test_routes_are_flipped_while_it_serves(shared):
+    fid = shared.store(b"before", fid=shared.new_fid(shared.new_volume()))
+    shared.table.write_text(TABLE + "  http.read: forward\n  http.public.read: forward\n")
+    wait_until(lambda: "http.read native -> forward" in shared.process.log_tail(), "the table to be read")
+    assert shared.read(fid).body == b"before"
+    shared.store(b"after", fid=fid)
+    assert shared.read(fid).body == b"after"
+    shared.table.write_text(TABLE)
+    wait_until(lambda: "http.read forward -> native" in shared.process.log_tail(), "the table to be read again")
+    assert shared.read(fid).body == b"after"

@@ -1,0 +1,248 @@
+"""The rules of authority: single steps by hand, and whole histories by machine."""
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from supervisor.authority.ledger import HandOver, Ledger, Outcome, Ticket, TicketState
+from supervisor.routing.decision import Engine
+from supervisor.routing.registry import AccessKind
+
+NATIVE, BACKEND = Engine.NATIVE, Engine.BACKEND
+READ, WRITE, EXCLUSIVE = AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE, AccessKind.VOLUME_EXCLUSIVE
+
+
+def ask(ledger, engine, kind=READ, volume_id=3):
+    ticket = Ticket(volume_id, engine, kind)
+    return ticket, ledger.ask(ticket)
+
+
+def native_ledger():
+    """A ledger whose volume 3 is native, with nothing under way."""
+    ledger = Ledger()
+    ticket, effects = ask(ledger, NATIVE)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE))
+    ledger.end(ticket)
+    return ledger
+
+
+def test_the_backend_has_every_volume_at_first():
+    ledger = Ledger()
+    ticket, effects = ask(ledger, BACKEND, WRITE)
+    assert ticket.state is TicketState.GRANTED
+    assert effects.settled == [ticket]
+    assert effects.hand_overs == []
+
+
+def test_the_other_engine_gets_a_volume_by_hand_over():
+    ledger = Ledger()
+    ticket, effects = ask(ledger, NATIVE)
+    assert effects.hand_overs == [HandOver(3, BACKEND, NATIVE)]
+    assert ticket.state is TicketState.WAITING
+    assert ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE)).settled == [ticket]
+    assert ticket.state is TicketState.GRANTED
+    assert ledger.native_volumes() == [3]
+
+
+def test_operations_under_way_are_let_finish_and_new_ones_wait_behind():
+    ledger = Ledger()
+    running, _ = ask(ledger, BACKEND)
+    wanting, effects = ask(ledger, NATIVE)
+    assert effects.hand_overs == []
+    late, _ = ask(ledger, BACKEND)
+    assert late.state is TicketState.WAITING
+    (hand_over,) = ledger.end(running).hand_overs
+    back = ledger.hand_over_ended(hand_over, Outcome(NATIVE))
+    assert (wanting.state, late.state, back.hand_overs) == (TicketState.GRANTED, TicketState.WAITING, [])
+    assert ledger.end(wanting).hand_overs == [HandOver(3, NATIVE, BACKEND)]
+
+
+def test_all_who_wait_for_an_engine_are_served_by_one_hand_over():
+    ledger = Ledger()
+    first, effects = ask(ledger, NATIVE)
+    between, _ = ask(ledger, BACKEND)
+    second, _ = ask(ledger, NATIVE)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE))
+    assert (first.state, second.state) == (TicketState.GRANTED, TicketState.GRANTED)
+    assert between.state is TicketState.WAITING
+
+
+def test_a_part_of_an_operation_does_not_wait_for_those_who_wait_for_the_whole():
+    ledger = Ledger()
+    whole, _ = ask(ledger, BACKEND)
+    wanting, _ = ask(ledger, NATIVE)
+    part = Ticket(3, BACKEND, WRITE, is_nested=True)
+    assert ledger.ask(part).settled == [part]
+    ledger.end(part)
+    assert len(ledger.end(whole).hand_overs) == 1
+    assert wanting.state is TicketState.WAITING
+
+
+def test_one_who_gives_up_holds_nobody_up():
+    ledger = Ledger()
+    ask(ledger, BACKEND)
+    wanting, _ = ask(ledger, NATIVE)
+    late, _ = ask(ledger, BACKEND)
+    assert ledger.end(wanting).settled == [late]
+    assert wanting.state is TicketState.OVER
+
+
+def test_a_failed_hand_over_refuses_who_wanted_it_and_leaves_the_volume_with_its_owner():
+    ledger = Ledger()
+    wanting, effects = ask(ledger, NATIVE)
+    late, _ = ask(ledger, BACKEND)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(BACKEND, refusal="no"))
+    assert (wanting.state, wanting.refusal) == (TicketState.REFUSED, "no")
+    assert late.state is TicketState.GRANTED
+    assert ledger.owner_of(3) is BACKEND
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_a_volume_left_closed_is_opened_before_anything_else(engine):
+    ledger = Ledger()
+    _, effects = ask(ledger, NATIVE)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(BACKEND, is_open=False, refusal="no"))
+    ticket, effects = ask(ledger, engine)
+    assert effects.hand_overs == [HandOver(3, BACKEND, engine, is_reopening=True)]
+    assert ticket.state is TicketState.WAITING
+
+
+def test_a_started_backend_has_opened_what_was_left_closed():
+    ledger = Ledger()
+    _, effects = ask(ledger, NATIVE)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(BACKEND, is_open=False, refusal="no"))
+    ledger.freeze()
+    ledger.thaw()
+    ticket, _ = ask(ledger, BACKEND)
+    assert ticket.state is TicketState.GRANTED
+
+
+def test_while_frozen_native_volumes_are_read_and_not_written():
+    ledger = native_ledger()
+    writing, _ = ask(ledger, NATIVE, WRITE)
+    ledger.freeze()
+    assert not ledger.is_quiet
+    ledger.end(writing)
+    assert ledger.is_quiet
+    held, _ = ask(ledger, NATIVE, WRITE)
+    read, _ = ask(ledger, NATIVE, READ)
+    assert (held.state, read.state) == (TicketState.WAITING, TicketState.GRANTED)
+    assert ledger.thaw().settled == [held]
+
+
+def test_volumes_that_do_not_exist_leave_no_trace():
+    ledger = Ledger()
+    for volume_id in range(100):
+        ticket, effects = ask(ledger, NATIVE, WRITE, volume_id)
+        ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE, is_vacant=True))
+        ledger.end(ticket)
+    assert ledger.native_volumes() == []
+
+
+def test_a_volume_that_was_made_natively_stays_native():
+    ledger = Ledger()
+    ticket, effects = ask(ledger, NATIVE, EXCLUSIVE)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE, is_vacant=True))
+    ledger.end(ticket)
+    assert ledger.native_volumes() == [3]
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Operations, hand-overs with every outcome, and restarts, in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.ledger = Ledger()
+        self.tickets: list[Ticket] = []
+        self.moves: list[HandOver] = []
+        self.is_frozen = False
+
+    def note(self, effects):
+        self.moves += effects.hand_overs
+        for ticket in effects.settled:
+            assert ticket.state in {TicketState.GRANTED, TicketState.REFUSED}
+
+    @rule(
+        volume_id=st.integers(1, 3),
+        engine=st.sampled_from(Engine),
+        kind=st.sampled_from([READ, WRITE, EXCLUSIVE]),
+        is_nested=st.booleans(),
+    )
+    def ask(self, volume_id, engine, kind, is_nested):
+        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested)
+        self.tickets.append(ticket)
+        self.note(self.ledger.ask(ticket))
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def end(self, data):
+        ticket = data.draw(st.sampled_from(self.tickets))
+        self.tickets.remove(ticket)
+        self.note(self.ledger.end(ticket))
+
+    @precondition(lambda self: self.moves)
+    @rule(data=st.data(), owner=st.sampled_from(Engine), is_open=st.booleans(), is_vacant=st.booleans())
+    def finish(self, data, owner, is_open, is_vacant):
+        move = data.draw(st.sampled_from(self.moves))
+        self.moves.remove(move)
+        if owner is move.target and is_open:
+            outcome = Outcome(owner, is_vacant=is_vacant)
+        else:
+            outcome = Outcome(owner, is_open=is_open, refusal="failed")
+        self.note(self.ledger.hand_over_ended(move, outcome))
+
+    @rule()
+    def freeze(self):
+        self.is_frozen = True
+        self.note(self.ledger.freeze())
+
+    @rule()
+    def thaw(self):
+        self.is_frozen = False
+        self.note(self.ledger.thaw())
+
+    def running(self):
+        return [ticket for ticket in self.tickets if ticket.state is TicketState.GRANTED]
+
+    def waiting(self, volume_id):
+        return [t for t in self.tickets if t.state is TicketState.WAITING and t.volume_id == volume_id]
+
+    @invariant()
+    def only_the_owner_works_on_a_volume(self):
+        for ticket in self.running():
+            assert ticket.engine is self.ledger.owner_of(ticket.volume_id)
+
+    @invariant()
+    def nobody_works_on_a_volume_that_moves(self):
+        moving = [move.volume_id for move in self.moves]
+        assert len(moving) == len(set(moving))
+        assert not {ticket.volume_id for ticket in self.running()} & set(moving)
+
+    @invariant()
+    def who_waits_waits_for_something(self):
+        busy = {ticket.volume_id for ticket in self.running()} | {move.volume_id for move in self.moves}
+        for volume_id in range(1, 4):
+            for ticket in self.waiting(volume_id):
+                is_held = self.is_frozen and ticket.engine is NATIVE and ticket.is_change
+                assert volume_id in busy or is_held
+
+    @invariant()
+    def quiet_means_quiet(self):
+        changes = [t for t in self.running() if t.engine is NATIVE and t.is_change]
+        assert self.ledger.is_quiet == (not changes and not self.moves)
+
+    def teardown(self):
+        """From wherever it is: if every hand-over works and every operation ends, everybody gets his turn."""
+        self.note(self.ledger.thaw())
+        while self.tickets:
+            for move in list(self.moves):
+                self.moves.remove(move)
+                self.note(self.ledger.hand_over_ended(move, Outcome(move.target)))
+            done = [ticket for ticket in self.tickets if ticket.state is not TicketState.WAITING]
+            assert done or self.moves, "somebody waits for ever"
+            for ticket in done:
+                self.tickets.remove(ticket)
+                self.note(self.ledger.end(ticket))
+
+
+TestLedgerHistories = LedgerMachine.TestCase
