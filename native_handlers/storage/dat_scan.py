@@ -130,7 +130,8 @@ class DatScan:
         if self._version != VERSION_1:
             length = int.from_bytes(self._read(DATA_LENGTH_BYTES, start), "big")
             start += DATA_LENGTH_BYTES
-            if DATA_LENGTH_BYTES + length > size:
+            # A body without a payload is what zeros look like, whose checksum is zero too; no writer makes one.
+            if not length or DATA_LENGTH_BYTES + length > size:
                 return False
         return crc.matches(stored, self._crc(start, length))
 

@@ -126,6 +126,20 @@ class TestRepair:
         assert kinds(store) == []
         store.close()
 
+    def test_a_record_of_which_only_the_header_is_there_is_torn(self, made):
+        """A body of zeros has the checksum of an empty payload."""
+        cut_power(made)
+        size = (made / "7.dat").stat().st_size
+        with (made / "7.dat").open("ab") as dat:
+            dat.write(bytes.fromhex("00c0ffee 0000000000000001 00000006") + bytes(24))
+        with (made / "7.idx").open("ab") as idx:
+            idx.write(encode_entry(1, size // 8, 6, 4))
+        store = open_at(made)
+        assert kinds(store) == [FindingKind.TORN_ROWS_DROPPED, FindingKind.DAT_TAIL_CUT]
+        assert read(store, 1) == b"new" * 300
+        store.close()
+        assert check_directory(made).is_healthy
+
     def test_rows_beyond_the_data_go(self, made):
         cut_power(made)
         size = (made / "7.dat").stat().st_size
