@@ -68,7 +68,10 @@ BANNED_MODULES: dict[str, set[str]] = {
 }
 """Foreign modules by the packages that may not import them; a rule holds for all that is below it too."""
 
-LARGE_MODULES: dict[str, str] = {}
+LARGE_MODULES = {
+    "native_handlers/storage/store.py": "the one face of the storage core: many short methods, each a delegation",
+    "native_handlers/storage/volume.py": "the states of one volume and the lock that orders them; its jobs live beside it",
+}
 """Modules over MAX_MODULE_LINES, each with its reason. Generated code is not counted."""
 
 LATE_DEADLINES = {
