@@ -15,7 +15,7 @@ import trio
 
 from native_handlers.version import own_version
 from supervisor.assembly.engines import open_engines
-from supervisor.assembly.front import check_ports, open_front, open_sockets
+from supervisor.assembly.front import hold_ports, open_front, open_sockets
 from supervisor.assembly.node import make_node
 from supervisor.assembly.tasks import open_tasks
 from supervisor.backend.errors import BackendError
@@ -88,23 +88,25 @@ async def serve_node(config: Config, stop: StopRequest) -> None:
 
 async def serve_until_stopped(node: Node, on_serving: Callable[[], object] = lambda: None) -> None:
     """Starts everything, serves until `node.stop`, drains. A stop that comes before it serves ends the start."""
-    check_ports(node.config)
-    for warning in node.table.current().warnings:
-        log.warning("routing table: %s", warning)
-    async with trio.open_nursery() as watcher:
-        watcher.start_soon(_abandon_start, node, watcher.cancel_scope)
-        async with (
-            open_engines(node) as engines,
-            open_sockets(node) as sockets,
-            open_tasks(node, engines.store, engines.backend) as tasks,
-            open_front(node, sockets, engines, tasks),
-        ):
-            node.is_serving = True
-            log.info("%s", start_line(node.config, version=own_version(), routing=routing_text(node.table.current())))
-            on_serving()
-            await node.stop.wait()
-            await say_goodbye(node)
-        watcher.cancel_scope.cancel()
+    with hold_ports(node.config):
+        for warning in node.table.current().warnings:
+            log.warning("routing table: %s", warning)
+        async with trio.open_nursery() as watcher:
+            watcher.start_soon(_abandon_start, node, watcher.cancel_scope)
+            async with (
+                open_engines(node) as engines,
+                open_sockets(node) as sockets,
+                open_tasks(node, engines.store, engines.backend) as tasks,
+                open_front(node, sockets, engines, tasks),
+            ):
+                node.is_serving = True
+                log.info(
+                    "%s", start_line(node.config, version=own_version(), routing=routing_text(node.table.current()))
+                )
+                on_serving()
+                await node.stop.wait()
+                await say_goodbye(node)
+            watcher.cancel_scope.cancel()
 
 
 async def _abandon_start(node: Node, scope: trio.CancelScope) -> None:

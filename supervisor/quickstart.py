@@ -16,7 +16,7 @@ import trio
 
 from native_handlers.format.replica_placement import ReplicaPlacement
 from supervisor.app import reload, run_until_stopped, serve_until_stopped
-from supervisor.assembly.front import check_ports
+from supervisor.assembly.front import hold_ports
 from supervisor.assembly.node import make_node
 from supervisor.cli.config import TlsFiles
 from supervisor.cluster.embedded_master import EmbeddedMasterConfig, serve_embedded_master
@@ -50,8 +50,8 @@ def run_master(options: MasterOptions) -> int:
 
 async def _serve_quickstart(quickstart: QuickstartConfig, stop: StopRequest) -> None:
     config = quickstart.config
-    check_ports(config)
-    node = await trio.to_thread.run_sync(make_node, config, stop)
+    with hold_ports(config):  # a taken port is said before a master is started
+        node = await trio.to_thread.run_sync(make_node, config, stop)
     async with trio.open_nursery() as outer:
         await outer.start(serve_signals, stop, partial(reload, node))
         directory = config.directories[0].path / MASTER_DIRECTORY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,12 +37,12 @@ from supervisor.net.http_client import Address, HttpPool
 from supervisor.net.http_forward import Forwarder, bad_gateway
 from supervisor.net.http_limits import HttpLimits
 from supervisor.net.http_server import serve_http
-from supervisor.net.listeners import BoundListener, open_listener
+from supervisor.net.listeners import BoundListener, hold_port, open_listener
 from supervisor.net.tls import TlsContextSource, TlsSettings
 from supervisor.routing.match import match_http
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from prometheus_client import CollectorRegistry
 
@@ -71,14 +71,17 @@ class Sockets:
     grpc: BoundListener
 
 
-def check_ports(config: Config) -> None:
-    """Refuses to start where a port is taken, before anything else is started.
+@contextmanager
+def hold_ports(config: Config) -> Iterator[None]:
+    """Keeps our ports ours while the rest is started: the child's free ports are asked of the same kernel.
 
     Raises:
-        CannotListen: naming the port.
+        CannotListen: one is taken, before anything else was started.
     """
-    for port in {config.port, config.port_public, config.port_grpc}:
-        open_listener(config.bind_ip, port).close()
+    with ExitStack() as held:
+        for port in {config.port, config.port_public, config.port_grpc}:
+            held.enter_context(hold_port(config.bind_ip, port))
+        yield
 
 
 @asynccontextmanager

@@ -77,6 +77,24 @@ def open_listener(
     return BoundListener(sock, kind, tls)
 
 
+def hold_port(host: str, port: int) -> socket.socket:
+    """A socket that is bound like that of `open_listener` and never listens: nobody else is given the port meanwhile.
+
+    Linux lets a second socket listen there all the same, as long as both set SO_REUSEADDR.
+
+    Raises:
+        CannotListen: somebody listens there already, or the address cannot be had.
+    """
+    open_listener(host, port).close()
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        return (
+            _bind_wildcard(port, listens=False) if host in _WILDCARDS else _bind(*_resolve(host, port), listens=False)
+        )
+    except OSError as error:
+        raise CannotListen(host, port, _reason(error)) from error
+
+
 async def accept(listener: BoundListener) -> socket.socket:
     """The next connection, non-blocking, with small segments sent at once.
 
@@ -118,23 +136,26 @@ def peer_of(sock: socket.socket) -> tuple[str, int]:
     return (host.removeprefix(_MAPPED_PREFIX) if "." in host else host), int(name[1])
 
 
-def _bind_wildcard(port: int) -> socket.socket:
+def _bind_wildcard(port: int, *, listens: bool = True) -> socket.socket:
     try:
-        return _bind(socket.AF_INET6, ("::", port), is_dual_stack=True)
+        return _bind(socket.AF_INET6, ("::", port), is_dual_stack=True, listens=listens)
     except OSError as error:
         if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
             raise
-    return _bind(socket.AF_INET, ("0.0.0.0", port))
+    return _bind(socket.AF_INET, ("0.0.0.0", port), listens=listens)
 
 
-def _bind(family: socket.AddressFamily, address: tuple[Any, ...], *, is_dual_stack: bool = False) -> socket.socket:
+def _bind(
+    family: socket.AddressFamily, address: tuple[Any, ...], *, is_dual_stack: bool = False, listens: bool = True
+) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family is socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if is_dual_stack else 1)
         sock.bind(address)
-        sock.listen(BACKLOG)
+        if listens:
+            sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
