@@ -10,9 +10,11 @@ from native_handlers.grpc.memory import own_memory_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
+    from native_handlers.pb.methods import ServiceClient
     from native_handlers.pb.volume_server_pb2 import MemStatus, VolumeServerState
     from native_handlers.storage.store import Store
 
@@ -61,11 +63,26 @@ class Masters(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Other volume servers. Thread-safe; calls block."""
+
+    def open_volume_server(self, address: str) -> AbstractContextManager[ServiceClient]:
+        """A client of the volume server at `address` (host:port, or host:port.grpcPort) on a connection of its own.
+
+        The connection is closed on leaving, and calls on it that are under way end.
+
+        Raises:
+            RpcFailure: `address` is none.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """What does not change while the server runs. `directories` are absolute paths.
 
     `version` is upstream's text: the volume size limit, the version and the commit, "30GB 4.44 ".
+    `maintenance_bytes_per_s` is the pace of copies whose request names none; 0 is no bound.
     """
 
     id: str
@@ -75,6 +92,7 @@ class NodeFacts:
     data_center: str
     rack: str
     directories: tuple[Path, ...]
+    maintenance_bytes_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,7 @@ class GrpcNode:
     state: StateKeeper
     facts: NodeFacts
     masters: Masters
+    peers: Peers
     leave: Callable[[], None]
     memory: Callable[[], MemStatus] = field(default=own_memory_status)
     clock_ns: Callable[[], int] = time.time_ns

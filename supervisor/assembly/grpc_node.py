@@ -10,6 +10,7 @@ from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper, memory_with_backend
 from supervisor.gateway.grpc_masters import ClusterMasters
+from supervisor.gateway.grpc_volume_servers import VolumeServerPeers
 
 if TYPE_CHECKING:
     from native_handlers.storage.store import Store
@@ -31,14 +32,17 @@ def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | No
         data_center=config.data_center,
         rack=config.rack,
         directories=tuple(directory.path for directory in config.directories),
+        maintenance_bytes_per_s=config.maintenance_bytes_per_s,
     )
-    masters = ClusterMasters(node.masters, node.dial)
+    masters, peers = ClusterMasters(node.masters, node.dial), VolumeServerPeers(node.dial)
 
     def leave() -> None:
         node.leave()
 
     if store is not None and backend is None:
-        return GrpcNode(store, StoreStateKeeper(store), facts, masters, leave, own_memory_status)
+        return GrpcNode(store, StoreStateKeeper(store), facts, masters, peers, leave, own_memory_status)
     assert backend is not None, "a node has a store or a backend"
     channel = backend.channel.get
-    return GrpcNode(store, BackendStateKeeper(channel), facts, masters, leave, partial(memory_with_backend, channel))
+    return GrpcNode(
+        store, BackendStateKeeper(channel), facts, masters, peers, leave, partial(memory_with_backend, channel)
+    )

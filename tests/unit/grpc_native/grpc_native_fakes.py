@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import grpc
 
 from native_handlers.grpc.context import RpcContext, RpcFailure
 from native_handlers.grpc.node import GrpcNode, NodeFacts
+from native_handlers.pb.methods import volume_server
 from native_handlers.pb.volume_server_pb2 import VolumeServerState
 
 
@@ -48,6 +52,17 @@ class FakeMasters:
             self.on_mark()
 
 
+class LoopbackPeers:
+    """Dials peers without TLS."""
+
+    @contextmanager
+    def open_volume_server(self, address: str):
+        host, _, ports = address.rpartition(":")
+        port, _, grpc_port = ports.partition(".")
+        with grpc.insecure_channel(f"{host}:{grpc_port or int(port) + 10000}") as channel:
+            yield volume_server(channel)
+
+
 def make_node(tmp_path, store=None, **more) -> GrpcNode:
     facts = NodeFacts(
         id="node-1",
@@ -58,7 +73,14 @@ def make_node(tmp_path, store=None, **more) -> GrpcNode:
         rack="r1",
         directories=(tmp_path,),
     )
-    settings = {"state": FakeState(), "masters": FakeMasters(), "leave": lambda: None, "facts": facts, **more}
+    settings = {
+        "state": FakeState(),
+        "masters": FakeMasters(),
+        "peers": LoopbackPeers(),
+        "leave": lambda: None,
+        "facts": facts,
+        **more,
+    }
     return GrpcNode(store=store, **settings)
 
 
