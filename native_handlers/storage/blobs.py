@@ -21,6 +21,7 @@ from native_handlers.format.needle import (
     tail_size,
 )
 from native_handlers.format.types import (
+    CHECKSUM_BYTES,
     DATA_LENGTH_BYTES,
     NEEDLE_HEADER_BYTES,
     SUPPORTED_VERSIONS,
@@ -142,7 +143,9 @@ def parse_blob(needle_id: int, blob: bytes, size: int, version: int) -> Needle:
     if header.size != size:
         raise BlobRefused(f"needle {needle_id} size {size} does not match its blob header size {header.size}")
     if size < 0:
-        raise BlobRefused(f"invalid needle size {size}")
+        at = NEEDLE_HEADER_BYTES + size + CHECKSUM_BYTES
+        why = f" results in negative timestamp offset {at}" if at < 0 else ""
+        raise BlobRefused(f"invalid needle size {size}{why}")
     tail_end, end = NEEDLE_HEADER_BYTES + size + tail_size(version), actual_size(size, version)
     if len(blob) < end:
         needed = tail_end if len(blob) < tail_end else end

@@ -5,8 +5,8 @@ deleted costs nothing but its header. It follows the growth of .dat: a needle th
 on is met again at its new place, so each needle that is there all the time is yielded, at least once.
 
 Source: weed/storage/volume_read.go (ScanVolumeFileFrom), weed/storage/volume_read_all.go. Wilful differences:
-upstream yields deleted needles too until the volume is next opened, and payloads with a wrong checksum as if they were
-right.
+upstream yields deleted needles as if they were live, for its map remembers where they were, and payloads with a wrong
+checksum as if they were right.
 """
 
 from __future__ import annotations
