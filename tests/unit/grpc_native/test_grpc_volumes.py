@@ -9,7 +9,7 @@ import pytest
 
 from native_handlers.format.crc import legacy_form
 from native_handlers.format.needle import Needle
-from native_handlers.grpc import control, needles, volumes
+from native_handlers.grpc import configure, control, needle_blobs, needles, volumes
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
@@ -58,6 +58,9 @@ class TestState:
             (volumes.volume_mark_readonly, pb.VolumeMarkReadonlyRequest(volume_id=7)),
             (volumes.volume_mark_writable, pb.VolumeMarkWritableRequest(volume_id=7)),
             (needles.batch_delete, pb.BatchDeleteRequest(file_ids=["7,01637037d6"])),
+            (needle_blobs.write_needle_blob, pb.WriteNeedleBlobRequest(volume_id=99)),
+            (configure.volume_configure, pb.VolumeConfigureRequest(volume_id=7, replication="zz")),
+            (configure.volume_consolidate_index, pb.VolumeConsolidateIndexRequest(volume_id=99)),
         ],
     )
     def test_maintenance_blocks(self, node, context, handler, request_message):
