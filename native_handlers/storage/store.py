@@ -16,6 +16,7 @@ from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
+from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.admin_lock import AdminLock
 from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.disk_location import DiskLocation, LocationConfig
@@ -263,7 +264,7 @@ class Store:
             disk_id: unused, as upstream: the location is chosen here.
 
         Raises:
-            FormatError: bad replication, TTL or version.
+            FormatError: bad collection, replication, TTL or version.
             VolumeExists: there is one of that id.
             NoFreeSpace: no location has room.
             VolumeLoadFailed: its files cannot be made.
@@ -272,6 +273,7 @@ class Store:
         placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
         block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
         block.encode()
+        format_volume_name(collection, vid)
         with self._changing:
             if self.find_volume(vid) is not None:
                 raise VolumeExists(vid)

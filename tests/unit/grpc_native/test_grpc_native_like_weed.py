@@ -394,6 +394,19 @@ def calls_that_make_and_delete():
         {"volume_id": 13, "version": 3, "collection": "d", "disk_type": "hdd"},
     ):
         yield "AllocateVolume", pb.AllocateVolumeRequest(**fields)
+    for fields in (
+        *({"collection": name} for name in ("..", ".", "a\\b", "a b", "ä", "a_1", "_", "7_", "a.b", "a\nb", "-")),
+        {"volume_id": 0},
+        {"volume_id": 2**32 - 1},
+        {"preallocate": -5},
+        {"ttl": "-1d"},
+        {"replication": "-01"},
+        {"disk_type": "../x"},
+    ):
+        request = pb.AllocateVolumeRequest(**{"volume_id": 14, "version": 3} | fields)
+        yield "AllocateVolume", request
+        for name in ("VolumeSyncStatus", "VolumeUnmount", "VolumeMount", "VolumeStatus", "VolumeDelete"):
+            yield name, getattr(pb, f"{name}Request")(volume_id=request.volume_id)
     for volume_id in (8, 9, 13):
         yield "VolumeSyncStatus", pb.VolumeSyncStatusRequest(volume_id=volume_id)
     yield "VolumeDelete", pb.VolumeDeleteRequest(volume_id=7, only_empty=True)

@@ -102,6 +102,14 @@ class TestLife:
             assert failure.message == f"volume super block version {version} is not supported"
         assert store.find_volume(8) is None
 
+    @pytest.mark.parametrize("collection", ["../evil", "a/b", "/evil", "a\0b"])
+    def test_a_collection_never_leads_out_of_the_directory(self, node, store, context, tmp_path, collection):
+        before = sorted(tmp_path.rglob("*"))
+        failure = failure_of(lambda: allocate(node, context, collection=collection))
+        assert failure.message.startswith("invalid collection ")
+        assert sorted(tmp_path.rglob("*")) == before
+        assert store.find_volume(7) is None
+
     def test_hdd_is_the_type_without_a_name(self, node, store, context):
         allocate(node, context, disk_type="HDD")
         assert store.find_volume(7).disk_type == ""
