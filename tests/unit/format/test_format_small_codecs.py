@@ -236,5 +236,5 @@ class TestVolumeName:
 
     @pytest.mark.parametrize("collection", ["../x", "a/b", "/x", "/", "a\0b"])
     def test_no_name_leads_out_of_its_directory(self, collection):
-        with pytest.raises(BadCollection, match="^invalid collection "):
+        with pytest.raises(BadCollection, match=r"^invalid collection "):
             format_volume_name(collection, 7)
