@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc import control, needles, volumes
+from native_handlers.grpc import configure, control, needle_blobs, needles, read_all, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,9 +17,14 @@ GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "DeleteCollection": volumes.delete_collection,
     "GetState": control.get_state,
     "Ping": control.ping,
+    "ReadAllNeedles": read_all.read_all_needles,
+    "ReadNeedleBlob": needle_blobs.read_needle_blob,
+    "ReadNeedleMeta": needle_blobs.read_needle_meta,
     "ReadVolumeFileStatus": volumes.read_volume_file_status,
     "SetState": control.set_state,
     "VacuumVolumeCheck": volumes.vacuum_volume_check,
+    "VolumeConfigure": configure.volume_configure,
+    "VolumeConsolidateIndex": configure.volume_consolidate_index,
     "VolumeDelete": volumes.volume_delete,
     "VolumeMarkReadonly": volumes.volume_mark_readonly,
     "VolumeMarkWritable": volumes.volume_mark_writable,
@@ -30,4 +35,5 @@ GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "VolumeStatus": volumes.volume_status,
     "VolumeSyncStatus": volumes.volume_sync_status,
     "VolumeUnmount": volumes.volume_unmount,
+    "WriteNeedleBlob": needle_blobs.write_needle_blob,
 }

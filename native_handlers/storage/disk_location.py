@@ -212,6 +212,11 @@ class DiskLocation:
         collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
         return self._load_first(volume_id, collections) if collections else None
 
+    def locate(self, volume_id: int) -> VolumePaths | None:
+        """Where a volume's files are, by their names; None when there are none. Raises OSError."""
+        collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
+        return VolumePaths(self.path, self.idx_path, collections[0], volume_id) if collections else None
+
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
             paths = VolumePaths(self.path, self.idx_path, collection, volume_id)

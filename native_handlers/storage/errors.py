@@ -149,6 +149,36 @@ class WriteFailed(StorageError):
         return WriteFailed(self.path, self.offset_bytes, self.cause)
 
 
+class BadRange(StorageError):
+    """The caller named a place in .dat where no such record can be. The messages are Go's of its failed reads."""
+
+
+class BlobRefused(StorageError):
+    """A record that was to be stored as it is, is none. Nothing was written."""
+
+
+class IndexMoveFailed(StorageError):
+    """The .idx file could not be moved; it is where it was and the volume goes on with it."""
+
+    def __init__(self, volume_id: int, cause: OSError) -> None:
+        super().__init__(f"relocate index for volume {volume_id}: move .idx: {cause.strerror}")
+        self.volume_id = volume_id
+        self.cause = cause
+
+
+class ConfigureFailed(StorageError):
+    """A volume's settings could not be changed. `step` says when: "unmount", "" for the change itself, or "mount".
+
+    `restore_failure` says why the volume could not be opened again, where it could not.
+    """
+
+    def __init__(self, step: str, why: str, restore_failure: str | None = None) -> None:
+        super().__init__(why)
+        self.step = step
+        self.why = why
+        self.restore_failure = restore_failure
+
+
 class StoreClosed(StorageError):
     """The store was closed; it does nothing any more."""
 

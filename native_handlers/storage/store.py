@@ -16,7 +16,9 @@ from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
+from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.admin_lock import AdminLock
+from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.disk_location import DiskLocation, LocationConfig
 from native_handlers.storage.errors import (
     DeleteFailed,
@@ -33,6 +35,7 @@ from native_handlers.storage.locations import (
     count_slots,
     destroy,
     load_all,
+    mount,
     release,
     unload,
 )
@@ -110,14 +113,19 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
         for location in locations:
             release(location)
         raise
-    return Store(config, tuple(locations), width, state)
+    return Store(config, tuple(locations), width, state, files)
 
 
 class Store:
     """An open store; make it with `open_store`."""
 
     def __init__(
-        self, config: StoreConfig, locations: tuple[DiskLocation, ...], offset_width_bytes: int, state: StateFile
+        self,
+        config: StoreConfig,
+        locations: tuple[DiskLocation, ...],
+        offset_width_bytes: int,
+        state: StateFile,
+        files: Files,
     ) -> None:
         self.config = config
         self.locations = locations
@@ -126,6 +134,7 @@ class Store:
         """What the master says a volume should not outgrow; 0 until it does."""
         self.is_preallocating = False
         self.is_stopping = False
+        self._files = files
         self._state = state
         self._listeners = Listeners()
         # Held by everything that adds or removes volumes.
@@ -255,7 +264,7 @@ class Store:
             disk_id: unused, as upstream: the location is chosen here.
 
         Raises:
-            FormatError: bad replication, TTL or version.
+            FormatError: bad collection, replication, TTL or version.
             VolumeExists: there is one of that id.
             NoFreeSpace: no location has room.
             VolumeLoadFailed: its files cannot be made.
@@ -264,6 +273,7 @@ class Store:
         placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
         block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
         block.encode()
+        format_volume_name(collection, vid)
         with self._changing:
             if self.find_volume(vid) is not None:
                 raise VolumeExists(vid)
@@ -281,13 +291,8 @@ class Store:
             OffsetWidthMismatch: it was written with another offset width.
         """
         with self._changing:
-            for location in self.locations:
-                volume = location.load_one(vid)
-                if volume is not None:
-                    break
-            else:
-                raise VolumeNotFound(vid, " on disk")
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
+            event = mount(self.locations, vid)
+        self._listeners.emit([event])
 
     def unmount_volume(self, vid: int) -> None:
         """Closes every copy of a volume; none here is a success.
@@ -300,6 +305,34 @@ class Store:
         self._listeners.emit(events)
         if failures:
             raise DeleteFailed(f"UnmountVolume {vid}", failures)
+
+    def configure_volume(self, vid: int, replication: str) -> None:
+        """Changes a volume's replica placement; see `configure.configure_volume`.
+
+        Raises:
+            BadReplicaPlacement: nothing was done.
+            ConfigureFailed: see there.
+        """
+        ReplicaPlacement.parse(replication)
+        events: list[VolumeEvent] = []
+        try:
+            with self._changing:
+                configure_volume(self.locations, self._files, vid, replication, events)
+        finally:
+            self._listeners.emit(events)
+
+    def consolidate_index(self, vid: int) -> None:
+        """Moves a volume's .idx from beside its data to the index directory, where there is one.
+
+        Raises:
+            VolumeNotFound: no such volume is open here.
+            VolumeClosed, IndexMoveFailed: nothing was moved.
+        """
+        copies = copies_of(self.locations, vid)
+        if not copies:
+            raise VolumeNotFound(vid, " on disk")
+        location, volume = copies[0]
+        volume.move_index(location.idx_path)
 
     def delete_volume(self, vid: int, *, only_empty: bool, keep_remote_data: bool = False) -> None:
         """Deletes every copy of a volume here.

@@ -13,6 +13,7 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage import expiry
 from native_handlers.storage.append import Appender
+from native_handlers.storage.blobs import is_stored, parse_blob, read_blob, read_meta
 from native_handlers.storage.errors import (
     NeedleTooLarge,
     NotFound,
@@ -32,7 +34,9 @@ from native_handlers.storage.errors import (
 )
 from native_handlers.storage.files import FileRetired
 from native_handlers.storage.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
+from native_handlers.storage.index_place import move_index
 from native_handlers.storage.io_health import IoHealth
+from native_handlers.storage.live_needles import walk_live_needles
 from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 from native_handlers.storage.volume_read import VolumeReader
@@ -40,7 +44,8 @@ from native_handlers.storage.volume_report import PhantomCheck, describe_volume
 from native_handlers.storage.write_gate import WriteGate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
 
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
@@ -199,21 +204,56 @@ class Volume:
             FormatError: its record is corrupt.
             ReadFailed: the disk failed.
         """
+        opened = self._hold()
+        if opened is None:
+            raise NotFound(self.id, needle_id)
+        try:
+            return self._reader.read(
+                opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
+            )
+        finally:
+            opened.dat.release()
+
+    def _hold(self) -> Opened | None:
+        """The open files, whose .dat stays open until the caller releases it; None when the volume is closed."""
         while True:
             opened = self._opened
             if opened is None:
-                raise NotFound(self.id, needle_id)
+                return None
             try:
                 opened.dat.retain()
             except FileRetired:
                 # Swapped or closed in between: look again.
                 continue
-            try:
-                return self._reader.read(
-                    opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
-                )
-            finally:
-                opened.dat.release()
+            return opened
+
+    @contextmanager
+    def _held(self) -> Iterator[Opened]:
+        opened = self._hold()
+        if opened is None:
+            raise VolumeClosed(self.id)
+        try:
+            yield opened
+        finally:
+            opened.dat.release()
+
+    def read_blob(self, offset_bytes: int, size: int) -> bytes:
+        """What lies at a place of .dat; see `blobs.read_blob`. Raises VolumeClosed as well."""
+        with self._held() as opened:
+            return read_blob(self._reader, opened, offset_bytes, size)
+
+    def read_meta(self, offset_bytes: int, size: int) -> Needle:
+        """The needle at a place of .dat, without its payload; see `blobs.read_meta`. Raises VolumeClosed as well."""
+        with self._held() as opened:
+            return read_meta(self._reader, opened, offset_bytes, size)
+
+    def live_needles(self, is_wanted: Callable[[], bool]) -> Generator[Needle]:
+        """Every live needle; see `walk_live_needles`. The volume may be closed or deleted meanwhile: nobody waits.
+
+        Close the iterator when it is not taken to its end. Raises VolumeClosed as well.
+        """
+        with self._held() as opened:
+            yield from walk_live_needles(self._reader, opened, is_wanted)
 
     # ---- writing
 
@@ -263,6 +303,30 @@ class Volume:
         offset = self._appender.stage(batch, needle, is_deletion=False)
         self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
         return WriteResult(offset, len(needle.data), is_unchanged=False)
+
+    def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
+        """Stores a record as it is, but for its append time, under `needle_id`, whatever was there before.
+
+        The cookie is not compared. A record that is there already is not written again.
+
+        Raises:
+            VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
+            WriteFailed: as with `write`.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            reasons = self.read_only_reasons
+            if reasons.is_read_only:
+                raise ReadOnly(self.id, reasons.text)
+            needle = parse_blob(needle_id, blob, size, self.version)
+            location = opened.index.get(needle_id)
+            if location is not None and is_stored(self._reader, opened, needle, location):
+                return WriteResult(to_bytes_offset(location.offset), needle.data_size, is_unchanged=True)
+            batch = self._appender.begin(opened)
+            offset = self._appender.stage_record(batch, needle_id, size, blob)
+            self._appender.commit(batch, fsync=False)
+            self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
+            return WriteResult(offset, needle.data_size, is_unchanged=False)
 
     def _commit(self, writes: Sequence[PendingWrite]) -> None:
         with self._lock:
@@ -358,6 +422,16 @@ class Volume:
             self._info = save_volume_info(self._files, path, info, self.ttl, self._clock_ns() // _NS)
         except OSError as error:
             raise WriteFailed(path, 0, error) from error
+
+    def move_index(self, directory: Path) -> None:
+        """Has .idx lie in `directory` from now on; see `index_place.move_index`.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            IndexMoveFailed: it is where it was.
+        """
+        with self._lock:
+            move_index(self._files, self._get_opened(), directory)
 
     def sync(self) -> None:
         """Puts both files on disk. Nothing happens when the volume is closed.
