@@ -71,7 +71,7 @@ class HandOverSteps:
         return Outcome(target, mark=taken)
 
     def _take(self, hand_over: HandOver) -> Mark | Outcome:
-        """Has the source close the volume; gives its mark, or the end of the hand-over where nothing is to be opened."""
+        """Has the source close the volume; gives its mark, or how the hand-over ended where nothing is to be opened."""
         volume_id, holder = hand_over.volume_id, self._holders[hand_over.source]
         if hand_over.source is hand_over.target:
             return hand_over.mark

@@ -100,7 +100,7 @@ class BackendHolder:
         self._has_ec_shards = has_ec_shards
 
     def mark_of(self, volume_id: int) -> Mark | None:
-        """As `VolumeHolder`. Which marks it was given the ledger knows: the backend does not tell why it writes nothing."""
+        """As `VolumeHolder`. The ledger knows the marks that it was given: it does not say why it writes nothing."""
         if self._has_ec_shards(volume_id):
             raise HolderFailed(volume_id, "looking at", "it is erasure-coded")
         try:

@@ -2,14 +2,11 @@
 
 import fcntl
 import itertools
-import os
-import signal
 import threading
 
 import grpc
 import pytest
 from harness.implementations import Implementation, find_weed
-from harness.processes import is_alive
 from harness.server import VolumeServer
 from harness.waiting import wait_until
 
@@ -53,12 +50,6 @@ def status_of(server, fid):
     return server.rpc.VolumeNeedleStatus(request, timeout=LIMIT_S)
 
 
-def kill_child(server):
-    (pid,) = server.child_pids()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), "the child to be gone")
-
-
 def wait_for_child(server):
     """Returns when volumes can be handed over again, both ways."""
     fid = server.new_fid()
@@ -73,12 +64,6 @@ def code_of_call(server, fid):
     except grpc.RpcError as error:
         return error.code()
     return None
-
-
-def is_known(server, volume_id):
-    """Whether the master knows that the server has the volume."""
-    locations = server.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
-    return server.url in [location["url"] for location in locations]
 
 
 def is_locked(directory):
@@ -144,12 +129,12 @@ def test_the_status_has_the_volumes_of_both(shared):
 def test_the_master_hears_of_no_hand_over(shared):
     fid = shared.new_fid(shared.new_volume())
     volume_id = int(fid.partition(",")[0])
-    wait_until(lambda: is_known(shared, volume_id), "the master to know the volume")
+    wait_until(lambda: shared.is_known(volume_id), "the master to know the volume")
     done, gaps = threading.Event(), []
 
     def watch():
         while not done.wait(0.005):
-            gaps.append(not is_known(shared, volume_id))
+            gaps.append(not shared.is_known(volume_id))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -215,7 +200,7 @@ def test_a_child_that_is_killed_among_hand_overs_costs_no_acknowledged_write(sha
     for thread in threads:
         thread.start()
     wait_until(lambda: len(kept) > 10, "some writes")
-    kill_child(shared)
+    shared.kill_child()
     wait_for_child(shared)
     before = len(kept)
     wait_until(lambda: len(kept) > before + 10, "writes to go on")
@@ -231,7 +216,7 @@ def test_a_child_that_is_killed_among_hand_overs_costs_no_acknowledged_write(sha
 def test_native_volumes_are_read_while_the_child_is_away(shared):
     fid = shared.store(b"still here", fid=shared.new_fid(shared.new_volume()))
     assert shared.read(fid).body == b"still here"
-    kill_child(shared)
+    shared.kill_child()
     assert shared.read(fid).body == b"still here"
     wait_for_child(shared)
     assert shared.http("PUT", f"/{fid}", [], b"changed").status == 201
@@ -247,7 +232,7 @@ def test_an_unknown_volume_is_unknown_to_both(shared):
 
 def test_the_directory_is_locked_whoever_of_the_two_lives(shared):
     assert is_locked(shared.data_dir)
-    kill_child(shared)
+    shared.kill_child()
     assert is_locked(shared.data_dir)
     wait_for_child(shared)
     assert is_locked(shared.data_dir)
