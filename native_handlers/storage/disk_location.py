@@ -212,6 +212,12 @@ class DiskLocation:
         collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
         return self._load_first(volume_id, collections) if collections else None
 
+    def volume_ids_on_disk(self) -> list[int]:
+        """The volumes whose data is in the directory, open or not. Raises OSError when it cannot be read."""
+        names = self._files.list_directory(self.path)
+        with_data = {name[:-4] for name in names if name.endswith(".dat")}
+        return [vid for vid, found in _candidates(names).items() if not with_data.isdisjoint(_file_names(found, vid))]
+
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
             paths = VolumePaths(self.path, self.idx_path, collection, volume_id)
@@ -351,6 +357,10 @@ def _check_directory(files: Files, directory: Path) -> None:
         raise DirectoryUnusable(directory, "it is not a directory")
     if not facts.is_writable_by_owner:
         raise DirectoryUnusable(directory, "its owner may not write to it")
+
+
+def _file_names(collections: list[str], volume_id: int) -> list[str]:
+    return [f"{collection}_{volume_id}" if collection else str(volume_id) for collection in collections]
 
 
 def _candidates(names: list[str]) -> dict[int, list[str]]:

@@ -163,6 +163,10 @@ class Store:
         """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
         return count_slots(self.locations)
 
+    def volume_ids_on_disk(self) -> list[int]:
+        """Every volume whose data is in one of the directories, open or not. Raises OSError."""
+        return sorted({volume_id for location in self.locations for volume_id in location.volume_ids_on_disk()})
+
     def lock_descriptors(self) -> list[int]:
         """What a child process is to inherit, so that the directories are locked while either process lives."""
         descriptors = [location.lock_descriptor for location in self.locations]

@@ -2,6 +2,8 @@
 
 import fcntl
 import itertools
+import shutil
+import signal
 import threading
 
 import grpc
@@ -236,6 +238,24 @@ def test_the_directory_is_locked_whoever_of_the_two_lives(shared):
     assert is_locked(shared.data_dir)
     wait_for_child(shared)
     assert is_locked(shared.data_dir)
+
+
+def test_a_hang_up_opens_new_volumes_and_leaves_native_ones_alone(shared):
+    fid = shared.store(b"native", fid=shared.new_fid(shared.new_volume()))
+    source, _, rest = fid.partition(",")
+    assert status_of(shared, fid).size > 0
+    copied = int(source) - 100_000
+    for extension in (".dat", ".idx", ".vif"):
+        shutil.copy(shared.data_dir / f"{source}{extension}", shared.data_dir / f"{copied}{extension}")
+    assert shared.read(fid).body == b"native"
+    shared.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: f"new volumes: {copied}" in shared.process.log_tail(), "the copy to be found")
+    assert shared.read(f"{copied},{rest}").body == b"native"
+    assert code_of_call(shared, f"{copied},{rest}") is None
+    wait_until(lambda: shared.is_known(copied), "the master to know the copy")
+    assert shared.read(fid).body == b"native"
+    shared.store(b"changed", fid=fid)
+    assert shared.read(fid).body == b"changed"
 
 
 def test_routes_are_flipped_while_it_serves(shared):
