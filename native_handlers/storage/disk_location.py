@@ -91,7 +91,7 @@ class DiskLocation:
         except OSError as error:
             raise DirectoryUnusable(config.path, str(error)) from error
         try:
-            self._session = SessionMark(files, config.path)
+            self._session = SessionMark(files, config.path, is_borrowed=self._lock.is_borrowed)
             self.uuid = load_directory_uuid(files, config.path)
         except OSError as error:
             self._lock.release()
@@ -325,22 +325,29 @@ class DiskLocation:
         self.volumes.pop(volume.id, None)
         volume.destroy(keep_vif=keep_vif)
 
-    def begin_session(self) -> None:
-        """To be called when the volumes found are loaded, and before anything is written to them.
+    def begin_session(self, *, has_loaded_all: bool = True) -> None:
+        """To be called when the volumes found are loaded, and before anything is written to them; or where they will be
+        loaded one by one (not `has_loaded_all`).
 
         Raises:
             DirectoryUnusable: the directory cannot be written to.
         """
         try:
-            self._session.begin(self._clock_ns() // 10**9)
+            self._session.begin(self._clock_ns() // 10**9, has_examined_all=has_loaded_all)
         except OSError as error:
             raise DirectoryUnusable(self.path, str(error)) from error
+
+    def keep_session_mark(self) -> None:
+        """Another process that wrote to the directory may have left it unsynced."""
+        self._is_all_synced = False
 
     def release(self) -> None:
         """Frees the directory for others. The volumes must be closed."""
         try:
             if self._is_all_synced:
                 self._session.end()
+            else:
+                self._session.note_unsynced()
         except OSError as error:
             _log.warning("%s: %s; the next start will examine its volumes", self.path, error)
         self._lock.release()

@@ -68,6 +68,12 @@ class _Link:
             raise ValueError("it has not been started yet")
         return self.backend.channel.get()
 
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether the backend is gone and has put on disk what it had."""
+        ended = self.backend.handle.last_exit if self.backend is not None else None
+        return ended is not None and ended.status == 0
+
     def is_ready(self) -> bool:
         return self.backend is not None and self.backend.handle.is_ready
 
@@ -91,13 +97,17 @@ async def _open_both(node: Node) -> AsyncIterator[Engines]:
         )
         reload = partial(_reload, partial(open_new_volumes, store, authority, holders[Engine.BACKEND]))
         node.reload_callbacks.append(reload)
-        async with open_backend(node, hooks) as backend:
-            link.backend = backend
-            try:
-                yield Engines(store, backend, authority)
-            finally:
-                with trio.move_on_after(HAND_OVERS_END_S, shield=True):
-                    await trio.to_thread.run_sync(authority.close, abandon_on_cancel=True)
+        try:
+            async with open_backend(node, hooks) as backend:
+                link.backend = backend
+                try:
+                    yield Engines(store, backend, authority)
+                finally:
+                    with trio.move_on_after(HAND_OVERS_END_S, shield=True):
+                        await trio.to_thread.run_sync(authority.close, abandon_on_cancel=True)
+        finally:
+            if not link.has_ended_well:
+                store.keep_session_marks()
         nursery.cancel_scope.cancel()
 
 
