@@ -74,7 +74,7 @@ class HandOverSteps:
         """Has the source close the volume; gives its mark, or how the hand-over ended where nothing is to be opened."""
         volume_id, holder = hand_over.volume_id, self._holders[hand_over.source]
         if hand_over.source is hand_over.target:
-            return hand_over.mark
+            return self._close_what_is_broken(hand_over)
         try:
             if hand_over.is_reopening and hand_over.source is Engine.BACKEND:
                 self._settle(holder, hand_over)
@@ -91,6 +91,15 @@ class HandOverSteps:
                 return _as_before(hand_over, str(failure))
             return self._back_to(hand_over.source, volume_id, mark, failure)
         return mark
+
+    def _close_what_is_broken(self, hand_over: HandOver) -> Mark | Outcome:
+        """The backend opens nothing anew that it holds to be open; closing what is not open changes nothing."""
+        if hand_over.target is Engine.BACKEND:
+            try:
+                self._holders[hand_over.target].close_volume(hand_over.volume_id)
+            except HolderFailed as failure:
+                return _as_before(hand_over, str(failure))
+        return hand_over.mark
 
     def _settle(self, backend: VolumeHolder, hand_over: HandOver) -> None:
         """Raises HolderFailed where the backend still gives no answer; that it cannot open the volume is one."""

@@ -109,10 +109,12 @@ class Left:
     Args:
         pin: whether there is something that a hand-over would spoil.
         mark: the mark that the volume has from now on.
+        is_broken: the volume has to be closed and opened before it can be used.
     """
 
     pin: bool | None = None
     mark: Mark | None = None
+    is_broken: bool = False
 
 
 @dataclass(slots=True)
@@ -206,6 +208,7 @@ class Ledger:
             if left is not None and ticket.engine is Engine.BACKEND:
                 volume.is_pinned = volume.is_pinned if left.pin is None else left.pin
                 volume.mark = left.mark or volume.mark
+                volume.is_open = volume.is_open and not left.is_broken
         return self._advanced(ticket.volume_id)
 
     # ---- hand-overs

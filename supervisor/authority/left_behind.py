@@ -44,7 +44,9 @@ def left_behind(route_name: str, code: grpc.StatusCode, first_message: bytes) ->
     is_ok = code is grpc.StatusCode.OK
     if route_name == COMPACT:
         return Left(pin=is_ok or code in _UNSURE)
-    if route_name in {COMMIT, "grpc.VacuumVolumeCleanup"}:
+    if route_name == COMMIT:
+        return Left(pin=False, is_broken=not is_ok)
+    if route_name == "grpc.VacuumVolumeCleanup":
         return Left(pin=False)
     if route_name in _FORGETS and (is_ok or code in _UNSURE):
         return Left(pin=False, mark=Mark.WRITABLE)

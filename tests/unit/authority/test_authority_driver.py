@@ -140,7 +140,7 @@ async def test_a_volume_that_nobody_could_open_is_tried_again(scene):
         await use(scene, NATIVE)
     scene.log.clear()
     await use(scene, BACKEND)
-    assert scene.log == ["backend open 3"]
+    assert scene.log == ["backend close 3", "backend open 3"]
 
 
 async def test_nothing_is_begun_while_the_backend_is_away(scene):
@@ -290,3 +290,12 @@ async def test_a_native_volume_that_was_left_closed_is_not_opened_while_a_backen
         assert scene.log == []
         await scene.authority.before_backend_ready()
     assert scene.log == ["native open 3"]
+
+
+@pytest.mark.parametrize("engine", Engine)
+async def test_a_volume_that_the_backend_broke_is_opened_anew_before_its_next_use(scene, engine):
+    ticket = await scene.authority.enter(3, BACKEND, WRITE)
+    scene.authority.leave(ticket, Left(pin=False, is_broken=True))
+    await use(scene, engine)
+    closed = scene.log.index("backend close 3")
+    assert scene.log[closed:] == ["backend close 3", f"{engine.value} open 3"]
