@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MAX_HAND_OVERS = 8
 """Hand-overs at one time; they wait for disks more than they compute."""
+PATIENCE_S = 1.0
+"""How long a native operation waits for what the backend has under way, before it is the backend's too."""
 RETRY_S = 0.5
 """Between attempts to have a started backend close what is native."""
 
@@ -87,6 +89,9 @@ class Authority:
         token = trio.lowlevel.current_trio_token()
         if self._ask(ticket, partial(_set_in_trio, token, granted)):
             try:
+                with trio.move_on_after(PATIENCE_S):
+                    await granted.wait()
+                self._lose_patience(ticket)
                 await granted.wait()
             except BaseException:
                 self.leave(ticket)
@@ -104,7 +109,7 @@ class Authority:
         """
         ticket = Ticket(volume_id, engine, kind, is_long=is_long)
         granted = threading.Event()
-        if self._ask(ticket, granted.set) and not granted.wait(timeout_s):
+        if self._ask(ticket, granted.set) and not self._wait_in_thread(ticket, granted, timeout_s):
             with self._lock:
                 if ticket.state is TicketState.WAITING:
                     self._apply(self._ledger.end(ticket))
@@ -143,6 +148,17 @@ class Authority:
                 self.leave(ticket)
             raise
         return tickets
+
+    def _wait_in_thread(self, ticket: Ticket, granted: threading.Event, timeout_s: float) -> bool:
+        patience_s = min(PATIENCE_S, timeout_s)
+        if granted.wait(patience_s):
+            return True
+        self._lose_patience(ticket)
+        return granted.wait(timeout_s - patience_s)
+
+    def _lose_patience(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._apply(self._ledger.lose_patience(ticket))
 
     def _ask(self, ticket: Ticket, wake: Callable[[], None]) -> bool:
         """Whether there is something to wait for."""

@@ -211,6 +211,21 @@ class Ledger:
                 volume.is_open = volume.is_open and not left.is_broken
         return self._advanced(ticket.volume_id)
 
+    def lose_patience(self, ticket: Ticket) -> Effects:
+        """A native operation has waited for a while: where it waits for what the backend has under way, it goes there,
+        for whoever keeps that going may take his time. Nothing happens where it waits for anything else.
+        """
+        volume = self._volumes.get(ticket.volume_id)
+        if volume is None or ticket.state is not TicketState.WAITING or ticket.engine is not Engine.NATIVE:
+            return Effects()
+        if volume.owner is not Engine.BACKEND or not volume.is_open or not volume.running or volume.moving:
+            return Effects()
+        volume.waiting.remove(ticket)
+        ticket.state = TicketState.ELSEWHERE
+        effects = Effects(settled=[ticket])
+        self._advance(ticket.volume_id, volume, effects)
+        return effects
+
     # ---- hand-overs
 
     def hand_over_ended(self, hand_over: HandOver, outcome: Outcome) -> Effects:

@@ -5,15 +5,18 @@ import itertools
 import shutil
 import signal
 import threading
+from contextlib import contextmanager
 
 import grpc
 import pytest
+from harness.http1 import Connection
 from harness.implementations import Implementation, find_weed
 from harness.server import VolumeServer
 from harness.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory_lock import LOCK_FILE_NAME
+from native_handlers.storage.session_mark import SESSION_FILE_NAME
 
 TABLE = """
 phase: 2
@@ -43,6 +46,7 @@ def shared(request, master, weed, tmp_path_factory):
     yield server
     assert server.stop() == 0
     assert "Traceback" not in (server.base / "server.log").read_text()
+    assert not (server.data_dir / SESSION_FILE_NAME).exists(), "both have ended in good order"
 
 
 def status_of(server, fid):
@@ -258,13 +262,40 @@ def test_a_hang_up_opens_new_volumes_and_leaves_native_ones_alone(shared):
     assert shared.read(fid).body == b"changed"
 
 
+@contextmanager
+def forwarded_reads(shared):
+    """Inside, reads are forwarded too."""
+    put_in_force(shared, TABLE + "  http.read: forward\n  http.public.read: forward\n", "http.read native -> forward")
+    try:
+        yield
+    finally:
+        put_in_force(shared, TABLE, "http.read forward -> native")
+
+
+def put_in_force(shared, table, change):
+    """Returns when the log says `change` once more."""
+    before = shared.process.log_path.read_text().count(change)
+    shared.table.write_text(table)
+    wait_until(lambda: shared.process.log_path.read_text().count(change) > before, f"the table to be read: {change}")
+
+
 def test_routes_are_flipped_while_it_serves(shared):
     fid = shared.store(b"before", fid=shared.new_fid(shared.new_volume()))
-    shared.table.write_text(TABLE + "  http.read: forward\n  http.public.read: forward\n")
-    wait_until(lambda: "http.read native -> forward" in shared.process.log_tail(), "the table to be read")
-    assert shared.read(fid).body == b"before"
-    shared.store(b"after", fid=fid)
+    with forwarded_reads(shared):
+        assert shared.read(fid).body == b"before"
+        shared.store(b"after", fid=fid)
+        assert shared.read(fid).body == b"after"
     assert shared.read(fid).body == b"after"
-    shared.table.write_text(TABLE)
-    wait_until(lambda: "http.read forward -> native" in shared.process.log_tail(), "the table to be read again")
-    assert shared.read(fid).body == b"after"
+
+
+def test_a_client_that_reads_slowly_keeps_nobody_from_writing(shared):
+    large = bytes(48 << 20)
+    fid = shared.store(large, fid=shared.new_fid(shared.new_volume()))
+    other = shared.new_fid(int(fid.partition(",")[0]))
+    with forwarded_reads(shared), Connection(shared.admin) as connection:
+        connection.send(f"GET /{fid} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        connection.read_head()
+        shared.store(b"meanwhile", fid=other)
+        assert shared.read(other).body == b"meanwhile"
+        assert connection.read_exactly(len(large)) == large
+    assert shared.read(other).body == b"meanwhile"

@@ -212,6 +212,25 @@ def test_a_vacuum_goes_through_while_clients_write_and_read(with_go):
     assert_stored(with_go, files)
 
 
+def test_an_endless_forwarded_stream_keeps_no_native_request_waiting(with_go):
+    volume_id, files = volume_with_garbage(with_go)
+    request = pb.VolumeTailSenderRequest(volume_id=volume_id, since_ns=0, idle_timeout_seconds=0)
+    stream = with_go.rpc.VolumeTailSender(request, timeout=LIMIT_S)
+    assert next(stream).needle_header
+    try:
+        for number in range(5):
+            fid = with_go.new_fid(volume_id)
+            files[fid] = b"%d while it is tailed" % number
+            with_go.store(files[fid], fid=fid)
+        assert_stored(with_go, files)
+    finally:
+        stream.cancel()
+    fid = with_go.new_fid(volume_id)
+    files[fid] = b"and afterwards"
+    with_go.store(files[fid], fid=fid)
+    assert_stored(with_go, files)
+
+
 @pytest.mark.parametrize("can_delete", [False, True])
 def test_a_mark_that_was_not_persisted_holds_on_both_sides(shared, can_delete):
     volume_id = shared.new_volume()

@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from supervisor.authority import authority as authority_module
 from supervisor.authority.authority import Authority
 from supervisor.authority.errors import AccessRefused, After, HolderFailed, ServedElsewhere
 from supervisor.authority.ledger import Left, Mark
@@ -186,12 +187,25 @@ async def test_threads_and_tasks_share_it(scene):
 
 
 async def test_a_thread_that_waits_in_vain_is_refused(scene):
-    ticket = await scene.authority.enter(3, BACKEND, READ)
+    await use(scene, NATIVE)
+    scene.log.clear()
+    ticket = await scene.authority.enter(3, NATIVE, READ)
     with pytest.raises(AccessRefused, match="in use"):
-        await trio.to_thread.run_sync(scene.authority.enter_blocking, 3, NATIVE, READ, 0.01)
+        await trio.to_thread.run_sync(scene.authority.enter_blocking, 3, BACKEND, READ, 0.01)
     scene.authority.leave(ticket)
-    await use(scene, BACKEND)
+    await use(scene, NATIVE)
     assert scene.log == []
+
+
+async def test_whoever_waits_natively_for_too_long_goes_elsewhere(scene, monkeypatch):
+    monkeypatch.setattr(authority_module, "PATIENCE_S", 0.001)
+    ticket = await scene.authority.enter(3, BACKEND, READ)
+    with pytest.raises(ServedElsewhere):
+        await use(scene, NATIVE, WRITE)
+    with pytest.raises(ServedElsewhere):
+        await trio.to_thread.run_sync(scene.authority.enter_blocking, 3, NATIVE, READ, LIMIT_S)
+    scene.authority.leave(ticket)
+    await use(scene, NATIVE)
 
 
 async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them(scene):

@@ -200,6 +200,26 @@ def test_while_frozen_a_native_volume_that_was_left_closed_is_not_opened():
     assert ledger.thaw().hand_overs == [HandOver(3, NATIVE, NATIVE, is_reopening=True)]
 
 
+def test_who_loses_patience_goes_where_the_volume_is_and_lets_others_pass():
+    ledger = Ledger()
+    ask(ledger, BACKEND)
+    native, _ = ask(ledger, NATIVE)
+    behind, _ = ask(ledger, BACKEND)
+    assert ledger.lose_patience(native).settled == [native, behind]
+    assert (native.state, behind.state) == (TicketState.ELSEWHERE, TicketState.GRANTED)
+    assert ledger.lose_patience(native).settled == []
+
+
+def test_nobody_goes_elsewhere_while_the_volume_is_on_its_way():
+    ledger = Ledger()
+    native, effects = ask(ledger, NATIVE)
+    assert ledger.lose_patience(native).settled == []
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE))
+    backend, _ = ask(ledger, BACKEND)
+    assert ledger.lose_patience(backend).settled == []
+    assert (native.state, backend.state) == (TicketState.GRANTED, TicketState.WAITING)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Operations, hand-overs with every outcome, and restarts, in any order."""
 
@@ -245,6 +265,11 @@ class LedgerMachine(RuleBasedStateMachine):
         if pin is not None and ticket.state is TicketState.GRANTED and ticket.engine is BACKEND:
             (self.pinned.add if pin else self.pinned.discard)(ticket.volume_id)
         self.note(self.ledger.end(ticket, Left(pin=pin)))
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def lose_patience(self, data):
+        self.note(self.ledger.lose_patience(data.draw(st.sampled_from(self.tickets))))
 
     @precondition(lambda self: self.moves)
     @rule(data=st.data(), owner=st.sampled_from(Engine), is_open=st.booleans(), is_vacant=st.booleans())
