@@ -91,7 +91,7 @@ class DiskLocation:
         except OSError as error:
             raise DirectoryUnusable(config.path, str(error)) from error
         try:
-            self._session = SessionMark(files, config.path)
+            self._session = SessionMark(files, config.path, is_borrowed=self._lock.is_borrowed)
             self.uuid = load_directory_uuid(files, config.path)
         except OSError as error:
             self._lock.release()
@@ -217,6 +217,12 @@ class DiskLocation:
         collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
         return VolumePaths(self.path, self.idx_path, collections[0], volume_id) if collections else None
 
+    def volume_ids_on_disk(self) -> list[int]:
+        """The volumes whose data is in the directory, open or not. Raises OSError when it cannot be read."""
+        names = self._files.list_directory(self.path)
+        with_data = {name[:-4] for name in names if name.endswith(".dat")}
+        return [vid for vid, found in _candidates(names).items() if not with_data.isdisjoint(_file_names(found, vid))]
+
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
             paths = VolumePaths(self.path, self.idx_path, collection, volume_id)
@@ -324,22 +330,29 @@ class DiskLocation:
         self.volumes.pop(volume.id, None)
         volume.destroy(keep_vif=keep_vif)
 
-    def begin_session(self) -> None:
-        """To be called when the volumes found are loaded, and before anything is written to them.
+    def begin_session(self, *, has_loaded_all: bool = True) -> None:
+        """To be called when the volumes found are loaded, and before anything is written to them; or where they will be
+        loaded one by one (not `has_loaded_all`).
 
         Raises:
             DirectoryUnusable: the directory cannot be written to.
         """
         try:
-            self._session.begin(self._clock_ns() // 10**9)
+            self._session.begin(self._clock_ns() // 10**9, has_examined_all=has_loaded_all)
         except OSError as error:
             raise DirectoryUnusable(self.path, str(error)) from error
+
+    def keep_session_mark(self) -> None:
+        """Another process that wrote to the directory may have left it unsynced."""
+        self._is_all_synced = False
 
     def release(self) -> None:
         """Frees the directory for others. The volumes must be closed."""
         try:
             if self._is_all_synced:
                 self._session.end()
+            else:
+                self._session.note_unsynced()
         except OSError as error:
             _log.warning("%s: %s; the next start will examine its volumes", self.path, error)
         self._lock.release()
@@ -356,6 +369,10 @@ def _check_directory(files: Files, directory: Path) -> None:
         raise DirectoryUnusable(directory, "it is not a directory")
     if not facts.is_writable_by_owner:
         raise DirectoryUnusable(directory, "its owner may not write to it")
+
+
+def _file_names(collections: list[str], volume_id: int) -> list[str]:
+    return [f"{collection}_{volume_id}" if collection else str(volume_id) for collection in collections]
 
 
 def _candidates(names: list[str]) -> dict[int, list[str]]:

@@ -108,7 +108,7 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
             for location in locations:
                 location.set_offset_width(width)
         for location in locations:
-            location.begin_session()
+            location.begin_session(has_loaded_all=config.opens_volumes)
     except BaseException:
         for location in locations:
             release(location)
@@ -171,6 +171,17 @@ class Store:
     def max_volume_counts(self) -> dict[str, int]:
         """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
         return count_slots(self.locations)
+
+    def volume_ids_on_disk(self) -> list[int]:
+        """Every volume whose data is in one of the directories, open or not. Raises OSError."""
+        return sorted({volume_id for location in self.locations for volume_id in location.volume_ids_on_disk()})
+
+    def keep_session_marks(self) -> None:
+        """The engine with which this store divides the directories has not ended in good order: what it wrote may not
+        be on disk, and the next start is to know if the machine goes down before it is.
+        """
+        for location in self.locations:
+            location.keep_session_mark()
 
     def lock_descriptors(self) -> list[int]:
         """What a child process is to inherit, so that the directories are locked while either process lives."""

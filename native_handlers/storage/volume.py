@@ -155,6 +155,11 @@ class Volume:
     def is_read_only(self) -> bool:
         return self.read_only_reasons.is_read_only
 
+    @property
+    def is_marked_on_disk(self) -> bool:
+        """Whether its .vif says that it is read-only, so that whoever opens it next knows."""
+        return self._info.read_only
+
     def report(self, size_limit_bytes: int = 0) -> VolumeReport | None:
         """What a heartbeat and /status say of it; None when it is closed. The limit matters for expiry only."""
         opened = self._opened

@@ -69,6 +69,7 @@ def _context_of(call: Call) -> RpcContext:
         is_active=call.context.is_active,
         add_callback=call.context.add_callback,
         time_remaining_s=lambda: call.time_remaining_s,
+        pausing=call.pausing,
     )
 
 

@@ -95,6 +95,12 @@ def children_of(pid):
     return [int(entry.name) for entry in numbered if (fields := _stat_fields(entry)) and int(fields[1]) == pid]
 
 
+def argument_of(pid, flag):
+    """The value of `-flag=value` in a process's command line."""
+    words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
+    return next(word.partition("=")[2] for word in words if word.lstrip("-").startswith(f"{flag}="))
+
+
 def is_alive(pid):
     """Whether the process exists and is no zombie."""
     fields = _stat_fields(Path("/proc") / str(pid))
