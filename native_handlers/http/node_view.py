@@ -96,5 +96,6 @@ def disk_status_row(status: DiskStatus) -> DiskStatusRow:
         "percent_free": status.percent_free,
         "percent_used": status.percent_used,
         "disk_type": status.disk_type,
+        "error": status.error,
     }
     return {key: value for key, value in row.items() if value}  # type: ignore[return-value]

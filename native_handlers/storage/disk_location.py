@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
@@ -17,8 +17,17 @@ from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.compact_recovery import recover_compactions
 from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
-from native_handlers.storage.disk_space import DiskGauge, MinFree
-from native_handlers.storage.errors import DirectoryUnusable, RemoteTierUnsupported, VolumeLoadFailed, WriteFailed
+from native_handlers.storage.disk_probe import ProbeConfig
+from native_handlers.storage.disk_space import STATFS_TIMEOUT_S, DiskGauge, MinFree
+from native_handlers.storage.disk_watch import DiskWatch
+from native_handlers.storage.errors import (
+    DirectoryUnusable,
+    DiskUnavailable,
+    RemoteTierUnsupported,
+    VolumeLoadFailed,
+    WriteFailed,
+)
+from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
 from native_handlers.storage.volume import open_existing
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.files import FileFacts, Files
     from native_handlers.storage.report import DiskStatus
     from native_handlers.storage.volume import Volume
 
@@ -53,6 +62,7 @@ class LocationConfig:
     tags: tuple[str, ...] = ()
     min_free_percent: float | None = None
     min_free_bytes: int | None = None
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
 class DiskLocation:
@@ -97,7 +107,10 @@ class DiskLocation:
             self._lock.release()
             raise DirectoryUnusable(config.path, str(error)) from error
         min_free = MinFree(config.min_free_percent, config.min_free_bytes)
-        self._gauge = DiskGauge(files, config.path, min_free, clock_ns)
+        self._gauge = DiskGauge(files, config.path, min_free)
+        self._patience = Patience(f"looking at files in {config.path}", STATFS_TIMEOUT_S)
+        self.watch = DiskWatch(files, config.path, self._gauge, config.probe)
+        self.watch.look()
 
     # ---- facts
 
@@ -123,12 +136,22 @@ class DiskLocation:
 
     @property
     def is_unavailable(self) -> bool:
-        return self._gauge.is_unavailable
+        """Whether the disk is out of service: its volumes are not announced, and refuse reads and writes."""
+        return bool(self.watch.problem)
 
-    @property
-    def available_bytes(self) -> int:
-        """Free space above the reserve."""
-        return self._gauge.available_bytes
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while the disk is out of service."""
+        problem = self.watch.problem
+        if problem:
+            raise DiskUnavailable(self.path, problem)
+
+    def facts_in_time(self, path: Path) -> FileFacts | None:
+        """`Files.facts` with a time limit, for reports, which a hung disk must not hang.
+
+        Raises:
+            NoAnswer: the disk did not answer in time, or still owes the answer to an earlier question.
+        """
+        return self._patience.ask(lambda: self._files.facts(path))
 
     @property
     def local_volume_count(self) -> int:
@@ -142,27 +165,32 @@ class DiskLocation:
 
     @property
     def effective_max_volumes(self) -> int:
-        """What the master is told: a full disk has no more slots than it uses."""
+        """What the master is told: a full disk has no more slots than it uses, one out of service has none."""
+        if self.is_unavailable:
+            return 0
         if self.is_space_low:
             return self.local_volume_count + self.ec_slots
         return max(self.max_volumes, 0)
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a new volume may be put here. 0 slots mean that there is no limit yet."""
-        if self.is_space_low or self.is_unavailable:
+        """Whether a new volume may be put here. 0 slots mean that there is no limit yet.
+
+        Not on a disk that did not answer when it was last asked, also before it is taken out of service.
+        """
+        if self.is_space_low or self.is_unavailable or not self._gauge.is_answering:
             return False
         return self.max_volumes == 0 or len(self.volumes) < self.max_volumes
 
     def status(self) -> DiskStatus:
-        return self._gauge.status(self.disk_type)
+        return self._gauge.status(self.disk_type, self.watch.problem)
 
     def adjust_max_volumes(self, size_limit_bytes: int, *, is_preallocating: bool) -> bool:
         """Sizes a location configured with 0 slots by its free space; returns whether the number changed.
 
         Free space that existing volumes will still grow into is not counted, unless it is reserved already.
         """
-        if self.config.max_volumes != 0:
+        if self.config.max_volumes != 0 or not self._gauge.is_answering:
             return False
         unclaimed = self.status().free
         volumes = list(self.volumes.values())

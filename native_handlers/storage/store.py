@@ -341,7 +341,8 @@ class Store:
         limit = self.volume_size_limit_bytes
         with self._changing:
             expired = copies_where(
-                self.locations, lambda volume: volume.is_expired(limit) and volume.is_expired_long_enough
+                self.locations,
+                lambda volume: volume.is_in_service and volume.is_expired(limit) and volume.is_expired_long_enough,
             )
             events, failures = destroy(expired)
         for failure in failures:
@@ -405,17 +406,20 @@ class Store:
         self.sync()
 
     def sync(self) -> None:
-        """Puts every volume on disk. A volume that fails is logged: the others matter too."""
-        for volume in self.volumes():
+        """Puts every volume on disk. A volume that fails is logged: the others matter too.
+
+        Disks out of service come last, for they may hang.
+        """
+        for volume in sorted(self.volumes(), key=lambda volume: not volume.is_in_service):
             try:
                 volume.sync()
             except StorageError as error:
                 _log.error("volume %d: %s", volume.id, error)
 
     def close(self) -> None:
-        """Closes every volume and frees the directories. May be called again."""
+        """Closes every volume and frees the directories, those of disks out of service last. May be called again."""
         if self._changing.close():
-            for location in self.locations:
+            for location in sorted(self.locations, key=lambda location: location.is_unavailable):
                 release(location)
 
 

@@ -619,6 +619,10 @@ async def test_status_of_a_store(store, tmp_path):
     assert disk["dir"] == str(tmp_path)
     assert "disk_type" not in disk
     assert disk["all"] > disk["used"] > 0
+    assert "error" not in disk
+    store.locations[0].watch.problem = "why"
+    assert json.loads((await fetch("http.status", context)).body)["DiskStatuses"][0]["error"] == "why"
+    store.locations[0].watch.problem = ""
     assert (await fetch("http.healthz", context)).status == 200
 
 
