@@ -135,7 +135,7 @@ class _VolumeChecker:
         self._files, self._width = files, width
         beside = paths.beside_data()
         self._paths = beside if files.facts(beside.file(".idx")) is not None else paths
-        self._check = VolumeCheck(paths.data_dir / paths.name)
+        self._check = VolumeCheck(paths.base)
 
     def run(self) -> VolumeCheck:
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from native_handlers.storage.errors import (
     VolumeLoadFailed,
     WriteFailed,
 )
+from native_handlers.storage.findings import Findings
 from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
@@ -87,13 +87,11 @@ class DiskLocation:
         self.disk_id = disk_id
         self.max_volumes = config.max_volumes
         self.volumes: dict[int, Volume] = {}
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         self.ec_shard_count = 0
         self._files, self._clock_ns = files, clock_ns
         self._offset_width_bytes = 0
         self._is_all_synced = True
-        # Protects findings, which loading threads add to.
-        self._findings_lock = threading.Lock()
         for directory in dict.fromkeys((config.path, config.idx_path)):
             _check_directory(files, directory)
         try:
@@ -223,11 +221,13 @@ class DiskLocation:
             OSError: the directory cannot be read.
         """
         self._offset_width_bytes = offset_width_bytes
-        for finding in recover_compactions(self._files, self.path, self.idx_path, set(self.volumes)):
-            self._find(finding)
+        recovered = recover_compactions(self._files, self.path, self.idx_path, set(self.volumes))
         names = self._files.list_directory(self.path)
         self.ec_shard_count = sum(_SHARD_FILE.search(name) is not None for name in names)
         missing = {vid: found for vid, found in _candidates(names).items() if vid not in self.volumes}
+        for vid, collections in missing.items():
+            self._forget_findings(vid, collections)
+        self.findings.add(recovered)
         jobs = [executor.submit(self._load_first, vid, collections) for vid, collections in sorted(missing.items())]
         loaded = [job.result() for job in jobs]
         return [volume for volume in loaded if volume is not None]
@@ -237,8 +237,13 @@ class DiskLocation:
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
-        collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
-        return self._load_first(volume_id, collections) if collections else None
+        collections = _candidates(self._files.list_directory(self.path)).get(volume_id, [])
+        self._forget_findings(volume_id, collections)
+        return self._load_first(volume_id, collections)
+
+    def _forget_findings(self, volume_id: int, collections: list[str]) -> None:
+        for collection in collections:
+            self.findings.forget(VolumePaths(self.path, self.idx_path, collection, volume_id).base)
 
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
@@ -246,7 +251,7 @@ class DiskLocation:
             try:
                 volume = self._load_existing(paths)
             except (OSError, VolumeLoadFailed) as error:
-                self._find(Finding(FindingKind.NOT_LOADED, self.path / paths.name, str(error)))
+                self.findings.add([Finding(FindingKind.NOT_LOADED, paths.base, str(error))])
                 continue
             if volume is not None:
                 self.volumes[volume_id] = volume
@@ -264,7 +269,7 @@ class DiskLocation:
             info = load_volume_info(self._files, paths.file(".vif")).info
             if info.files and not is_coded:
                 storage = info.files[0]
-                raise RemoteTierUnsupported(self.path / paths.name, storage.backend_name, storage.key)
+                raise RemoteTierUnsupported(paths.base, storage.backend_name, storage.key)
             return None
         if dat.size_bytes <= SUPER_BLOCK_BYTES and self._is_coded_elsewhere(paths):
             return None
@@ -293,8 +298,7 @@ class DiskLocation:
         try:
             return open_existing(request, self, self._clock_ns, findings)
         finally:
-            for finding in findings:
-                self._find(finding)
+            self.findings.add(findings)
 
     def create(self, volume_id: int, collection: str, super_block: SuperBlock, preallocate_bytes: int) -> Volume:
         """A new, empty volume; files that an earlier volume of the same name left are opened instead.
@@ -315,7 +319,7 @@ class DiskLocation:
         # The marker goes last: a crash on the way leaves it to be found again.
         for path in paths.sidecars(".note"):
             self._files.unlink(path)
-        self._find(Finding(FindingKind.COPY_REMOVED, self.path / paths.name, "its .note was still there"))
+        self.findings.add([Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")])
 
     def _is_coded_elsewhere(self, paths: VolumePaths) -> bool:
         return any(
@@ -324,11 +328,6 @@ class DiskLocation:
 
     def _exists(self, paths: list[Path]) -> bool:
         return any(self._files.facts(path) is not None for path in paths)
-
-    def _find(self, finding: Finding) -> None:
-        _log.warning("%s", finding)
-        with self._findings_lock:
-            self.findings.append(finding)
 
     # ---- removing
 
@@ -345,6 +344,7 @@ class DiskLocation:
         """Deletes a volume's files and forgets it. Raises OSError when some could not be removed."""
         keep_vif = self._exists(volume.paths.sidecars(".ecx"))
         self.volumes.pop(volume.id, None)
+        self.findings.forget(volume.paths.base)
         volume.destroy(keep_vif=keep_vif)
 
     def begin_session(self) -> None:

@@ -136,7 +136,7 @@ class Store:
     @property
     def findings(self) -> list[Finding]:
         """What was out of the ordinary about volumes opened so far, or not opened."""
-        return [finding for location in self.locations for finding in list(location.findings)]
+        return [finding for location in self.locations for finding in location.findings.all()]
 
     def find_volume(self, vid: int) -> Volume | None:
         for location in self.locations:
@@ -367,8 +367,8 @@ class Store:
             VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: it takes none.
         """
         volume = self._get_volume(vid)
-        for finding in volume.mark_writable():
-            _log.warning("%s", finding)
+        findings = self.locations[volume.disk_id].findings
+        findings.replace(volume.paths.base, volume.mark_writable())
         self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
 
     def _get_volume(self, vid: int, where: str = "") -> Volume:
