@@ -134,6 +134,7 @@ class TestFailedAppends:
             write(store, 3, b"third")
         assert "cannot be synced" in store.find_volume(7).read_only_reasons.text
 
+    @pytest.mark.damage("half a record stays")
     def test_what_cannot_be_taken_back_stops_writing(self, store, files):
         files.plan = {"write": (0, errno.EIO), "truncate": (0, errno.EIO)}
         with pytest.raises(errors.WriteFailed):
