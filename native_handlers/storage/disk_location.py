@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
@@ -17,8 +16,18 @@ from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.compact_recovery import recover_compactions
 from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
-from native_handlers.storage.disk_space import DiskGauge, MinFree
-from native_handlers.storage.errors import DirectoryUnusable, RemoteTierUnsupported, VolumeLoadFailed, WriteFailed
+from native_handlers.storage.disk_probe import ProbeConfig
+from native_handlers.storage.disk_space import STATFS_TIMEOUT_S, DiskGauge, MinFree
+from native_handlers.storage.disk_watch import DiskWatch
+from native_handlers.storage.errors import (
+    DirectoryUnusable,
+    DiskUnavailable,
+    RemoteTierUnsupported,
+    VolumeLoadFailed,
+    WriteFailed,
+)
+from native_handlers.storage.findings import Findings
+from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
 from native_handlers.storage.volume import open_existing
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.files import FileFacts, Files
     from native_handlers.storage.report import DiskStatus
     from native_handlers.storage.volume import Volume
 
@@ -53,6 +62,7 @@ class LocationConfig:
     tags: tuple[str, ...] = ()
     min_free_percent: float | None = None
     min_free_bytes: int | None = None
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
 class DiskLocation:
@@ -77,13 +87,11 @@ class DiskLocation:
         self.disk_id = disk_id
         self.max_volumes = config.max_volumes
         self.volumes: dict[int, Volume] = {}
-        self.findings: list[Finding] = []
+        self.findings = Findings()
         self.ec_shard_count = 0
         self._files, self._clock_ns = files, clock_ns
         self._offset_width_bytes = 0
         self._is_all_synced = True
-        # Protects findings, which loading threads add to.
-        self._findings_lock = threading.Lock()
         for directory in dict.fromkeys((config.path, config.idx_path)):
             _check_directory(files, directory)
         try:
@@ -97,7 +105,10 @@ class DiskLocation:
             self._lock.release()
             raise DirectoryUnusable(config.path, str(error)) from error
         min_free = MinFree(config.min_free_percent, config.min_free_bytes)
-        self._gauge = DiskGauge(files, config.path, min_free, clock_ns)
+        self._gauge = DiskGauge(files, config.path, min_free)
+        self._patience = Patience(f"looking at files in {config.path}", STATFS_TIMEOUT_S)
+        self.watch = DiskWatch(files, config.path, self._gauge, config.probe)
+        self.watch.look()
 
     # ---- facts
 
@@ -123,12 +134,22 @@ class DiskLocation:
 
     @property
     def is_unavailable(self) -> bool:
-        return self._gauge.is_unavailable
+        """Whether the disk is out of service: its volumes are not announced, and refuse reads and writes."""
+        return bool(self.watch.problem)
 
-    @property
-    def available_bytes(self) -> int:
-        """Free space above the reserve."""
-        return self._gauge.available_bytes
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while the disk is out of service."""
+        problem = self.watch.problem
+        if problem:
+            raise DiskUnavailable(self.path, problem)
+
+    def facts_in_time(self, path: Path) -> FileFacts | None:
+        """`Files.facts` with a time limit, for reports, which a hung disk must not hang.
+
+        Raises:
+            NoAnswer: the disk did not answer in time, or still owes the answer to an earlier question.
+        """
+        return self._patience.ask(lambda: self._files.facts(path))
 
     @property
     def local_volume_count(self) -> int:
@@ -142,27 +163,32 @@ class DiskLocation:
 
     @property
     def effective_max_volumes(self) -> int:
-        """What the master is told: a full disk has no more slots than it uses."""
+        """What the master is told: a full disk has no more slots than it uses, one out of service has none."""
+        if self.is_unavailable:
+            return 0
         if self.is_space_low:
             return self.local_volume_count + self.ec_slots
         return max(self.max_volumes, 0)
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a new volume may be put here. 0 slots mean that there is no limit yet."""
-        if self.is_space_low or self.is_unavailable:
+        """Whether a new volume may be put here. 0 slots mean that there is no limit yet.
+
+        Not on a disk that did not answer when it was last asked, also before it is taken out of service.
+        """
+        if self.is_space_low or self.is_unavailable or not self._gauge.is_answering:
             return False
         return self.max_volumes == 0 or len(self.volumes) < self.max_volumes
 
     def status(self) -> DiskStatus:
-        return self._gauge.status(self.disk_type)
+        return self._gauge.status(self.disk_type, self.watch.problem)
 
     def adjust_max_volumes(self, size_limit_bytes: int, *, is_preallocating: bool) -> bool:
         """Sizes a location configured with 0 slots by its free space; returns whether the number changed.
 
         Free space that existing volumes will still grow into is not counted, unless it is reserved already.
         """
-        if self.config.max_volumes != 0:
+        if self.config.max_volumes != 0 or not self._gauge.is_answering:
             return False
         unclaimed = self.status().free
         volumes = list(self.volumes.values())
@@ -195,11 +221,13 @@ class DiskLocation:
             OSError: the directory cannot be read.
         """
         self._offset_width_bytes = offset_width_bytes
-        for finding in recover_compactions(self._files, self.path, self.idx_path, set(self.volumes)):
-            self._find(finding)
+        recovered = recover_compactions(self._files, self.path, self.idx_path, set(self.volumes))
         names = self._files.list_directory(self.path)
         self.ec_shard_count = sum(_SHARD_FILE.search(name) is not None for name in names)
         missing = {vid: found for vid, found in _candidates(names).items() if vid not in self.volumes}
+        for vid, collections in missing.items():
+            self._forget_findings(vid, collections)
+        self.findings.add(recovered)
         jobs = [executor.submit(self._load_first, vid, collections) for vid, collections in sorted(missing.items())]
         loaded = [job.result() for job in jobs]
         return [volume for volume in loaded if volume is not None]
@@ -209,8 +237,13 @@ class DiskLocation:
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
-        collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
-        return self._load_first(volume_id, collections) if collections else None
+        collections = _candidates(self._files.list_directory(self.path)).get(volume_id, [])
+        self._forget_findings(volume_id, collections)
+        return self._load_first(volume_id, collections)
+
+    def _forget_findings(self, volume_id: int, collections: list[str]) -> None:
+        for collection in collections:
+            self.findings.forget(VolumePaths(self.path, self.idx_path, collection, volume_id).base)
 
     def locate(self, volume_id: int) -> VolumePaths | None:
         """Where a volume's files are, by their names; None when there are none. Raises OSError."""
@@ -229,7 +262,7 @@ class DiskLocation:
             try:
                 volume = self._load_existing(paths)
             except (OSError, VolumeLoadFailed) as error:
-                self._find(Finding(FindingKind.NOT_LOADED, self.path / paths.name, str(error)))
+                self.findings.add([Finding(FindingKind.NOT_LOADED, paths.base, str(error))])
                 continue
             if volume is not None:
                 self.volumes[volume_id] = volume
@@ -247,7 +280,7 @@ class DiskLocation:
             info = load_volume_info(self._files, paths.file(".vif")).info
             if info.files and not is_coded:
                 storage = info.files[0]
-                raise RemoteTierUnsupported(self.path / paths.name, storage.backend_name, storage.key)
+                raise RemoteTierUnsupported(paths.base, storage.backend_name, storage.key)
             return None
         if dat.size_bytes <= SUPER_BLOCK_BYTES and self._is_coded_elsewhere(paths):
             return None
@@ -276,8 +309,7 @@ class DiskLocation:
         try:
             return open_existing(request, self, self._clock_ns, findings)
         finally:
-            for finding in findings:
-                self._find(finding)
+            self.findings.add(findings)
 
     def create(self, volume_id: int, collection: str, super_block: SuperBlock, preallocate_bytes: int) -> Volume:
         """A new, empty volume; files that an earlier volume of the same name left are opened instead.
@@ -298,7 +330,7 @@ class DiskLocation:
         # The marker goes last: a crash on the way leaves it to be found again.
         for path in paths.sidecars(".note"):
             self._files.unlink(path)
-        self._find(Finding(FindingKind.COPY_REMOVED, self.path / paths.name, "its .note was still there"))
+        self.findings.add([Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")])
 
     def _is_coded_elsewhere(self, paths: VolumePaths) -> bool:
         return any(
@@ -307,11 +339,6 @@ class DiskLocation:
 
     def _exists(self, paths: list[Path]) -> bool:
         return any(self._files.facts(path) is not None for path in paths)
-
-    def _find(self, finding: Finding) -> None:
-        _log.warning("%s", finding)
-        with self._findings_lock:
-            self.findings.append(finding)
 
     # ---- removing
 
@@ -328,6 +355,7 @@ class DiskLocation:
         """Deletes a volume's files and forgets it. Raises OSError when some could not be removed."""
         keep_vif = self._exists(volume.paths.sidecars(".ecx"))
         self.volumes.pop(volume.id, None)
+        self.findings.forget(volume.paths.base)
         volume.destroy(keep_vif=keep_vif)
 
     def begin_session(self, *, has_loaded_all: bool = True) -> None:

@@ -179,6 +179,15 @@ class ConfigureFailed(StorageError):
         self.restore_failure = restore_failure
 
 
+class DiskUnavailable(StorageError):
+    """The disk is out of service for now; it may be well again later. Other disks are served."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"disk {path} is out of service: {why}")
+        self.path = path
+        self.why = why
+
+
 class StoreClosed(StorageError):
     """The store was closed; it does nothing any more."""
 

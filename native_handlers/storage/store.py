@@ -145,7 +145,7 @@ class Store:
     @property
     def findings(self) -> list[Finding]:
         """What was out of the ordinary about volumes opened so far, or not opened."""
-        return [finding for location in self.locations for finding in list(location.findings)]
+        return [finding for location in self.locations for finding in location.findings.all()]
 
     def find_volume(self, vid: int) -> Volume | None:
         for location in self.locations:
@@ -385,7 +385,8 @@ class Store:
         limit = self.volume_size_limit_bytes
         with self._changing:
             expired = copies_where(
-                self.locations, lambda volume: volume.is_expired(limit) and volume.is_expired_long_enough
+                self.locations,
+                lambda volume: volume.is_in_service and volume.is_expired(limit) and volume.is_expired_long_enough,
             )
             events, failures = destroy(expired)
         for failure in failures:
@@ -410,8 +411,8 @@ class Store:
             VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: it takes none.
         """
         volume = self._get_volume(vid)
-        for finding in volume.mark_writable():
-            _log.warning("%s", finding)
+        findings = self.locations[volume.disk_id].findings
+        findings.replace(volume.paths.base, volume.mark_writable())
         self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
 
     def _get_volume(self, vid: int, where: str = "") -> Volume:
@@ -449,17 +450,20 @@ class Store:
         self.sync()
 
     def sync(self) -> None:
-        """Puts every volume on disk. A volume that fails is logged: the others matter too."""
-        for volume in self.volumes():
+        """Puts every volume on disk. A volume that fails is logged: the others matter too.
+
+        Disks out of service come last, for they may hang.
+        """
+        for volume in sorted(self.volumes(), key=lambda volume: not volume.is_in_service):
             try:
                 volume.sync()
             except StorageError as error:
                 _log.error("volume %d: %s", volume.id, error)
 
     def close(self) -> None:
-        """Closes every volume and frees the directories. May be called again."""
+        """Closes every volume and frees the directories, those of disks out of service last. May be called again."""
         if self._changing.close():
-            for location in self.locations:
+            for location in sorted(self.locations, key=lambda location: location.is_unavailable):
                 release(location)
 
 

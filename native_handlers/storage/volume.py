@@ -75,7 +75,7 @@ class Volume:
         self._health = IoHealth()
         self._gate = WriteGate(opened, home, self._health)
         self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health)
-        self._phantom = PhantomCheck(self._files)
+        self._phantom = PhantomCheck(home)
         self._appender = Appender(self._files, self._width, clock_ns, self._health, self._gate.stop)
         self._commits = GroupCommit(self._commit)
         self._opened: Opened | None = opened
@@ -114,6 +114,11 @@ class Volume:
     @property
     def disk_id(self) -> int:
         return self._home.disk_id
+
+    @property
+    def is_in_service(self) -> bool:
+        """False while its disk is out of service: it refuses reads and writes then."""
+        return not self._home.is_unavailable
 
     @property
     def needs_replication(self) -> bool:
@@ -208,6 +213,7 @@ class Volume:
             CookieMismatch: it has another cookie.
             FormatError: its record is corrupt.
             ReadFailed: the disk failed.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
         opened = self._hold()
         if opened is None:
@@ -220,7 +226,12 @@ class Volume:
             opened.dat.release()
 
     def _hold(self) -> Opened | None:
-        """The open files, whose .dat stays open until the caller releases it; None when the volume is closed."""
+        """The open files, whose .dat stays open until the caller releases it; None when the volume is closed.
+
+        Raises:
+            DiskUnavailable: the disk is out of service.
+        """
+        self._home.check_in_service()
         while True:
             opened = self._opened
             if opened is None:
@@ -277,7 +288,9 @@ class Volume:
             CookieMismatch: a needle of that id with another cookie exists, or existed since the volume was opened.
             ExistingNeedleUnreadable: that could not be found out.
             WriteFailed: the disk failed; what was written was taken back, or the volume is read-only from now on.
+            DiskUnavailable: the disk is out of service; nothing was written.
         """
+        self._home.check_in_service()
         if len(needle.data) > _MAX_BODY_BYTES - 2**17:
             raise NeedleTooLarge(len(needle.data), _MAX_BODY_BYTES - 2**17)
         if not needle.ttl and self.ttl:
@@ -355,7 +368,9 @@ class Volume:
         Raises:
             VolumeClosed, ReadOnly: nothing was written. Low disk space does not forbid deleting.
             WriteFailed: as with `write`.
+            DiskUnavailable: the disk is out of service; nothing was written.
         """
+        self._home.check_in_service()
         with self._lock:
             opened = self._get_opened()
             reasons = self.read_only_reasons
@@ -397,7 +412,9 @@ class Volume:
             VolumeClosed: the volume is not open.
             VolumeLoadFailed: its files cannot be opened for writing; it is as before.
             WriteFailed: the .vif could not be written; it stays read-only.
+            DiskUnavailable: the disk is out of service; nothing changed.
         """
+        self._home.check_in_service()
         findings: list[Finding] = []
         with self._lock:
             opened = self._get_opened()

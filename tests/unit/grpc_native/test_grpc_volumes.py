@@ -293,6 +293,26 @@ class TestNeedles:
         assert answer.results[1].error == "KeyHash is too short."
         assert answer.results[5].error == "volume 77 not found on 127.0.0.1:8080"
 
+    def test_a_disk_out_of_service(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        store.locations[0].watch.problem = "why"
+        for invoke in (
+            lambda: needles.volume_needle_status(node, context, pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=1)),
+            lambda: volumes.volume_mark_writable(node, context, pb.VolumeMarkWritableRequest(volume_id=7)),
+        ):
+            failure = failure_of(invoke)
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            assert failure.message.endswith("is out of service: why")
+        for skips in (True, False):
+            request = pb.BatchDeleteRequest(file_ids=["7,0100000001"], skip_cookie_check=skips)
+            [result] = needles.batch_delete(node, context, request).results
+            assert (result.status, result.size) == (503, 0)
+        [disk] = control.volume_server_status(node, context, pb.VolumeServerStatusRequest()).disk_statuses
+        assert disk.error == "why"
+        assert disk.all > disk.free > 0
+        store.locations[0].watch.problem = ""
+
     def test_batch_delete_of_a_read_only_volume(self, node, store, context):
         allocate(node, context)
         write(store, 7, 2)

@@ -35,6 +35,7 @@ def write(store, needle_id, data, **how):
 
 
 @pytest.mark.parametrize("data", [b"wrapped", b"w" * (1 << 21)], ids=["small", "large"])
+@pytest.mark.damage("nothing but a gap of 32 GiB in front, which would take minutes to examine")
 def test_a_record_beyond_what_4_byte_offsets_reach_is_found_32_gib_further_on(tmp_path, data):
     store = opened(tmp_path)
     store.allocate_volume(7)
@@ -75,6 +76,7 @@ def test_a_payload_beyond_the_size_field_is_refused(store, monkeypatch):
     write(store, 1, b"x" * 100)
 
 
+@pytest.mark.damage("records that lie")
 class TestRecordsThatLie:
     @pytest.fixture(params=[100, 2 << 20], ids=["small", "large"])
     def place(self, request, store, tmp_path):
