@@ -19,6 +19,7 @@ from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
 from native_handlers.storage.disk_space import DiskGauge, MinFree
 from native_handlers.storage.errors import DirectoryUnusable, RemoteTierUnsupported, VolumeLoadFailed, WriteFailed
+from native_handlers.storage.incoming import sweep_unfinished
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
 from native_handlers.storage.volume import open_existing
@@ -77,6 +78,8 @@ class DiskLocation:
         self.disk_id = disk_id
         self.max_volumes = config.max_volumes
         self.volumes: dict[int, Volume] = {}
+        self.arriving: set[int] = set()
+        """Ids of volumes that are being copied here: their files are not to be touched."""
         self.findings: list[Finding] = []
         self.ec_shard_count = 0
         self._files, self._clock_ns = files, clock_ns
@@ -199,7 +202,8 @@ class DiskLocation:
             self._find(finding)
         names = self._files.list_directory(self.path)
         self.ec_shard_count = sum(_SHARD_FILE.search(name) is not None for name in names)
-        missing = {vid: found for vid, found in _candidates(names).items() if vid not in self.volumes}
+        known = self.volumes.keys() | self.arriving
+        missing = {vid: found for vid, found in _candidates(names).items() if vid not in known}
         jobs = [executor.submit(self._load_first, vid, collections) for vid, collections in sorted(missing.items())]
         loaded = [job.result() for job in jobs]
         return [volume for volume in loaded if volume is not None]
@@ -209,8 +213,14 @@ class DiskLocation:
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
+        if volume_id in self.arriving:
+            return None
         collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
         return self._load_first(volume_id, collections) if collections else None
+
+    def load_arrived(self, volume_id: int, collection: str) -> Volume | None:
+        """Opens a volume that has been copied here; None when it cannot be served."""
+        return self._load_first(volume_id, [collection])
 
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
@@ -326,6 +336,8 @@ class DiskLocation:
             DirectoryUnusable: the directory cannot be written to.
         """
         try:
+            for directory in dict.fromkeys((self.path, self.idx_path)):
+                sweep_unfinished(self._files, directory)
             self._session.begin(self._clock_ns() // 10**9)
         except OSError as error:
             raise DirectoryUnusable(self.path, str(error)) from error
@@ -354,9 +366,11 @@ def _check_directory(files: Files, directory: Path) -> None:
 
 
 def _candidates(names: list[str]) -> dict[int, list[str]]:
-    """Volume ids that file names speak of, with their collections. A volume shows by its .idx or .vif."""
+    """Volume ids that file names speak of, with their collections. A volume shows by its .idx or .vif, an unfinished
+    copy by its .note: its .dat is there first, and must not stay for ever.
+    """
     found: dict[int, list[str]] = {}
-    for name in sorted({name[:-4] for name in names if name.endswith((".idx", ".vif"))}):
+    for name in sorted({name.rpartition(".")[0] for name in names if name.endswith((".idx", ".vif", ".note"))}):
         try:
             collection, volume_id = parse_volume_name(name)
         except BadVolumeName:
