@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc import control, needles, volumes
+from native_handlers.grpc import control, copy_file, needles, receive_file, volume_copy, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "AllocateVolume": volumes.allocate_volume,
     "BatchDelete": needles.batch_delete,
+    "CopyFile": copy_file.copy_file,
     "DeleteCollection": volumes.delete_collection,
     "GetState": control.get_state,
     "Ping": control.ping,
     "ReadVolumeFileStatus": volumes.read_volume_file_status,
+    "ReceiveFile": receive_file.receive_file,
     "SetState": control.set_state,
     "VacuumVolumeCheck": volumes.vacuum_volume_check,
+    "VolumeCopy": volume_copy.volume_copy,
     "VolumeDelete": volumes.volume_delete,
     "VolumeMarkReadonly": volumes.volume_mark_readonly,
     "VolumeMarkWritable": volumes.volume_mark_writable,
