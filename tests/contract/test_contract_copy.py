@@ -1,7 +1,9 @@
 """CopyFile, ReceiveFile and VolumeCopy as other servers and the shell use them, also between different makes."""
 
+import contextlib
 import os
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
@@ -82,17 +84,13 @@ def names(directory, volume_id):
 
 
 def open_descriptors(server):
-    """Descriptors of regular files in the data directory."""
-    folder = f"/proc/{server.process.pid}/fd"
+    """Descriptors of files in the data directory, the server's and its child's."""
     found = []
-    for fd in os.listdir(folder):
-        try:
-            target = os.readlink(f"{folder}/{fd}")
-        except FileNotFoundError:
-            continue
-        if target.startswith(str(server.data_dir)):
-            found.append(target)
-    return sorted(found)
+    for pid in (server.process.pid, *server.child_pids()):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(str(entry.readlink()))
+    return sorted(target for target in found if target.startswith(str(server.data_dir)))
 
 
 @pytest.fixture(scope="module")
