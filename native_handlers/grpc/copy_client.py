@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_messages import parse_copy_piece
 from native_handlers.grpc.file_names import os_error_text
 from native_handlers.grpc.status_text import go_error_text
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.copy_messages import CopyPiece
     from native_handlers.grpc.throttle import Throttle
     from native_handlers.pb import volume_server_pb2 as pb
     from native_handlers.pb.methods import ServiceClient
@@ -90,15 +93,15 @@ def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable
         RpcFailure: nothing of the file is there. UNKNOWN, but for the caller's own end.
     """
     source.end.check()
-    stream = source.client.CopyFile(request)
+    stream = source.client.open_undecoded("CopyFile")(request)
     source.end.guard(stream.cancel)
     file: IncomingFile | None = None
     modified_at_ns = 0
     try:
-        for message in _messages(source, stream, request):
-            modified_at_ns = modified_at_ns or message.modified_ts_ns
+        for piece in _pieces(source, stream, request):
+            modified_at_ns = modified_at_ns or piece.modified_at_ns
             file = file or _made(request, make)
-            yield from _write(source, request, file, message)
+            yield from _write(source, request, file, piece)
         if file is not None:
             _commit(request, file, modified_at_ns)
     finally:
@@ -107,29 +110,27 @@ def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable
             file.discard()
 
 
-def _messages(
-    source: CopySource, stream: Iterator[pb.CopyFileResponse], request: pb.CopyFileRequest
-) -> Iterator[pb.CopyFileResponse]:
+def _pieces(source: CopySource, stream: Iterator[bytes], request: pb.CopyFileRequest) -> Iterator[CopyPiece]:
     try:
-        yield from stream
+        yield from map(parse_copy_piece, stream)
     except grpc.RpcError as error:
         source.end.check()
         raise _failed(request, f"receiving {_name(request)}: {go_error_text(error)}") from error
+    except DecodeError as error:
+        raise _failed(request, f"receiving {_name(request)}: {error}") from error
 
 
-def _write(
-    source: CopySource, request: pb.CopyFileRequest, file: IncomingFile, message: pb.CopyFileResponse
-) -> Iterator[int]:
-    content = message.file_content
-    if file.size_bytes + len(content) > request.stop_offset:
+def _write(source: CopySource, request: pb.CopyFileRequest, file: IncomingFile, piece: CopyPiece) -> Iterator[int]:
+    count = len(piece.content)
+    if file.size_bytes + count > request.stop_offset:
         # A source that does not stop would fill the disk.
         raise _failed(request, f"the source sent more than the {request.stop_offset} bytes that were asked for")
     try:
-        file.write(content)
+        file.write(piece.content)
     except OSError as error:
         raise _failed(request, os_error_text("write file", file.target, error)) from error
     yield file.size_bytes
-    source.throttle.passed(len(content))
+    source.throttle.passed(count)
 
 
 def _made(request: pb.CopyFileRequest, make: Callable[[], IncomingFile]) -> IncomingFile:

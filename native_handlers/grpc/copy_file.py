@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_messages import encode_copy_piece
 from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
 from native_handlers.storage.errors import StorageError, VolumeClosed
 
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 
 ANY_REVISION = 2**32 - 1
 _INT64_LIMIT = 2**63
-_CONTENT_TAG, _MODIFIED_TAG = b"\x0a", b"\x10"
-"""Of CopyFileResponse: field 1, bytes; field 2, a number."""
 
 
 def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest) -> Iterator[bytes]:
@@ -35,8 +34,6 @@ def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest)
 
     That message is sent even where there is nothing to send, for no message at all means that there is no such file.
     The volume is put on disk first. The file stays open to the end, whatever becomes of the volume meanwhile.
-
-    Messages are put together here, around the bytes read: through protobuf each would be copied twice more.
     """
     check_extension(request.ext)
     check_collection(request.collection)
@@ -44,26 +41,16 @@ def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest)
     if file is None:
         return
     with file:
-        modified = _MODIFIED_TAG + varint(file.modified_at_ns)
+        modified_at_ns = file.modified_at_ns
         try:
             # Upstream counts in a signed number, for which the largest of the field's are below zero.
             for piece in file.pieces(request.stop_offset if request.stop_offset < _INT64_LIMIT else 0):
-                yield b"".join((_CONTENT_TAG, varint(len(piece)), piece, modified))
-                modified = b""
+                yield encode_copy_piece(piece, modified_at_ns)
+                modified_at_ns = 0
         except OSError as error:
             raise RpcFailure(os_error_text("read", file.path, error)) from error
-        if modified:
-            yield modified
-
-
-def varint(value: int) -> bytes:
-    """A number as protobuf writes it: 7 bits a byte, the lowest first."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+        if modified_at_ns:
+            yield encode_copy_piece(b"", modified_at_ns)
 
 
 def _open(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:

@@ -53,7 +53,7 @@ class IncomingFile:
         """Takes the space, if the file system knows how to; raises OSError where it does not, or has not as much."""
         self._files.allocate(self._open_fd, size_bytes)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Adds to the end. Raises OSError; the file is then to be discarded."""
         self._files.write(self._open_fd, [data], self.size_bytes)
         self.size_bytes += len(data)

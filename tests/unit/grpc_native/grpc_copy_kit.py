@@ -108,10 +108,15 @@ class Source:
         self.asked.append(request)
         return self.change_status(read_volume_file_status(self.node, None, request))
 
-    def CopyFile(self, request):
+    def open_undecoded(self, name):
+        assert name == "CopyFile"
+        return self._copy_file
+
+    def _copy_file(self, request):
         self.asked.append(request)
         messages = (pb.CopyFileResponse.FromString(one) for one in copy_file(self.node, None, request))
-        self.streams.append(Stream(self.change_stream(request, messages)))
+        changed = self.change_stream(request, messages)
+        self.streams.append(Stream(message.SerializeToString() for message in changed))
         return self.streams[-1]
 
 

@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.grpc.copy_file import ANY_REVISION, copy_file, varint
+from native_handlers.grpc.copy_file import ANY_REVISION, copy_file
+from native_handlers.grpc.copy_messages import encode_copy_piece, parse_copy_piece
 from native_handlers.grpc.file_names import check_collection, check_extension, quoted
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage import outgoing
@@ -94,10 +96,40 @@ class TestWhatIsSent:
     def test_a_missing_file_that_is_not_missed_is_no_message(self, node, context, volume, fields):
         assert copied(node, context, ext=".missing", **fields) == []
 
-    @given(st.integers(min_value=0, max_value=2**63 - 1))
-    def test_numbers_are_as_protobuf_has_them(self, value):
-        message = pb.CopyFileResponse.FromString(b"\x10" + varint(value))
-        assert message.modified_ts_ns == value
+
+class TestMessages:
+    @given(st.binary(max_size=300), st.integers(min_value=0, max_value=2**63 - 1))
+    def test_they_are_as_protobuf_has_them(self, content, modified_at_ns):
+        message = pb.CopyFileResponse(file_content=content, modified_ts_ns=modified_at_ns)
+        assert encode_copy_piece(content, modified_at_ns) == message.SerializeToString()
+        piece = parse_copy_piece(message.SerializeToString())
+        assert (bytes(piece.content), piece.modified_at_ns) == (content, modified_at_ns)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            pytest.param(b"\x10\x05\x0a\x01x", id="other-order"),
+            pytest.param(b"\x0a\x01x\x0a\x01y", id="twice"),
+            pytest.param(b"\x0a\x01x\x1a\x03abc", id="unknown-field"),
+            pytest.param(b"\x10" + b"\xff" * 9 + b"\x01", id="negative"),
+            pytest.param(b"\x0a\x81\x00x", id="long-length"),
+        ],
+    )
+    def test_unusual_ones(self, message):
+        parsed = pb.CopyFileResponse.FromString(message)
+        piece = parse_copy_piece(message)
+        assert (bytes(piece.content), piece.modified_at_ns) == (parsed.file_content, parsed.modified_ts_ns)
+
+    @given(st.binary(max_size=40))
+    def test_anything_at_all_is_read_as_protobuf_reads_it(self, message):
+        try:
+            parsed = pb.CopyFileResponse.FromString(message)
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                parse_copy_piece(message)
+            return
+        piece = parse_copy_piece(message)
+        assert (bytes(piece.content), piece.modified_at_ns) == (parsed.file_content, parsed.modified_ts_ns)
 
 
 class TestWhatIsRefused:
