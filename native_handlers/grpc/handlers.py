@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc import configure, control, needle_blobs, needles, read_all, volumes
+from native_handlers.grpc import (
+    configure,
+    control,
+    copy_file,
+    needle_blobs,
+    needles,
+    read_all,
+    receive_file,
+    volume_copy,
+    volumes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +24,7 @@ if TYPE_CHECKING:
 GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "AllocateVolume": volumes.allocate_volume,
     "BatchDelete": needles.batch_delete,
+    "CopyFile": copy_file.copy_file,
     "DeleteCollection": volumes.delete_collection,
     "GetState": control.get_state,
     "Ping": control.ping,
@@ -21,10 +32,12 @@ GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "ReadNeedleBlob": needle_blobs.read_needle_blob,
     "ReadNeedleMeta": needle_blobs.read_needle_meta,
     "ReadVolumeFileStatus": volumes.read_volume_file_status,
+    "ReceiveFile": receive_file.receive_file,
     "SetState": control.set_state,
     "VacuumVolumeCheck": volumes.vacuum_volume_check,
     "VolumeConfigure": configure.volume_configure,
     "VolumeConsolidateIndex": configure.volume_consolidate_index,
+    "VolumeCopy": volume_copy.volume_copy,
     "VolumeDelete": volumes.volume_delete,
     "VolumeMarkReadonly": volumes.volume_mark_readonly,
     "VolumeMarkWritable": volumes.volume_mark_writable,

@@ -83,6 +83,30 @@ class NoFreeSpace(StorageError):
         self.disk_type = disk_type
 
 
+class VolumeArriving(StorageError):
+    """The volume is being copied here already. Nothing was changed."""
+
+    def __init__(self, volume_id: int) -> None:
+        super().__init__(f"volume {volume_id} is being copied here already")
+        self.volume_id = volume_id
+
+
+class CopyIncomplete(StorageError):
+    """A copied volume is not what its source said it would be."""
+
+
+class ReceiveRefused(StorageError):
+    """A file that is sent here has no place, or one where it would do harm. Nothing was changed."""
+
+
+class NoSpaceForCopy(StorageError):
+    """No location of the wanted disk type has a free slot and room for the volume."""
+
+    def __init__(self, disk_type: str) -> None:
+        super().__init__(f"no space left for disk type {disk_type or 'hdd'}")
+        self.disk_type = disk_type
+
+
 class VolumeNotEmpty(StorageError):
     """The volume was to be deleted only if empty, and holds needles."""
 

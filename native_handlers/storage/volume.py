@@ -37,6 +37,7 @@ from native_handlers.storage.group_commit import GroupCommit, PendingWrite, Writ
 from native_handlers.storage.index_place import move_index
 from native_handlers.storage.io_health import IoHealth
 from native_handlers.storage.live_needles import walk_live_needles
+from native_handlers.storage.outgoing import open_volume_file
 from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 from native_handlers.storage.volume_read import VolumeReader
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.append import Batch
     from native_handlers.storage.files import Files
     from native_handlers.storage.needle_read import NeedleRead
+    from native_handlers.storage.outgoing import OutgoingFile
     from native_handlers.storage.report import Finding, ReadOnlyReasons, VolumeReport
     from native_handlers.storage.volume_open import Opened
     from native_handlers.storage.volume_paths import VolumePaths
@@ -185,7 +187,33 @@ class Volume:
         """Whether it expired so long ago that it is to be deleted."""
         return expiry.is_expired_long_enough(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 
+    def file_sizes(self) -> tuple[int, int]:
+        """The lengths of .dat and .idx at one moment: every row of the one leads to a whole record of the other.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            return opened.dat_end_bytes, opened.idx_end_bytes
+
     # ---- reading
+
+    def open_for_copy(self, extension: str) -> OutgoingFile:
+        """One of the volume's files, to be read from its start and closed by the caller. .dat and .idx are those that
+        are open now; a swap, a close or a removal of the volume does not disturb the reader.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            OSError: the file cannot be opened; FileNotFoundError when there is none.
+        """
+        while True:
+            opened = self._get_opened()
+            try:
+                return open_volume_file(self._files, opened, extension)
+            except FileRetired:
+                # Swapped or closed in between: look again.
+                continue
 
     def read(
         self,
