@@ -13,6 +13,7 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage import expiry
 from native_handlers.storage.append import Appender
+from native_handlers.storage.append_log import log_of
 from native_handlers.storage.errors import (
     NeedleTooLarge,
     NotFound,
@@ -40,11 +42,12 @@ from native_handlers.storage.volume_report import PhantomCheck, describe_volume
 from native_handlers.storage.write_gate import WriteGate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
     from native_handlers.storage.append import Batch
+    from native_handlers.storage.append_log import AppendLog
     from native_handlers.storage.files import Files
     from native_handlers.storage.needle_read import NeedleRead
     from native_handlers.storage.report import Finding, ReadOnlyReasons, VolumeReport
@@ -214,6 +217,24 @@ class Volume:
                 )
             finally:
                 opened.dat.release()
+
+    @contextmanager
+    def open_log(self) -> Iterator[AppendLog]:
+        """What was appended so far. Inside, the files stay open whatever becomes of the volume.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            log = log_of(self._files, opened, self._width)
+            opened.dat.retain()
+            opened.idx.retain()
+        try:
+            yield log
+        finally:
+            log.dat.release()
+            log.idx.release()
 
     # ---- writing
 
