@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc import control, needles, volumes
+from native_handlers.grpc import control, incremental_copy, needles, tail_receiver, tail_sender, volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +21,7 @@ GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "SetState": control.set_state,
     "VacuumVolumeCheck": volumes.vacuum_volume_check,
     "VolumeDelete": volumes.volume_delete,
+    "VolumeIncrementalCopy": incremental_copy.volume_incremental_copy,
     "VolumeMarkReadonly": volumes.volume_mark_readonly,
     "VolumeMarkWritable": volumes.volume_mark_writable,
     "VolumeMount": volumes.volume_mount,
@@ -29,5 +30,7 @@ GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "VolumeServerStatus": control.volume_server_status,
     "VolumeStatus": volumes.volume_status,
     "VolumeSyncStatus": volumes.volume_sync_status,
+    "VolumeTailReceiver": tail_receiver.volume_tail_receiver,
+    "VolumeTailSender": tail_sender.volume_tail_sender,
     "VolumeUnmount": volumes.volume_unmount,
 }
