@@ -55,7 +55,7 @@ def ids_with_data(names: Iterable[str]) -> list[int]:
 
 def _volume_names(names: Iterable[str], extensions: tuple[str, ...]) -> list[tuple[str, int]]:
     """Collection and volume id of each file name with one of `extensions`, once each, in order of the names."""
-    found = []
+    found: list[tuple[str, int]] = []
     for name in sorted({name.rpartition(".")[0] for name in names if name.endswith(extensions)}):
         try:
             found.append(parse_volume_name(name))

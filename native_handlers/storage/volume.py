@@ -23,6 +23,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage import expiry
 from native_handlers.storage.append import Appender
+from native_handlers.storage.append_log import log_of
 from native_handlers.storage.blobs import is_stored, parse_blob, read_blob, read_meta
 from native_handlers.storage.errors import (
     NeedleTooLarge,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
     from native_handlers.storage.append import Batch
+    from native_handlers.storage.append_log import AppendLog
     from native_handlers.storage.files import Files
     from native_handlers.storage.needle_read import NeedleRead
     from native_handlers.storage.outgoing import OutgoingFile
@@ -298,6 +300,24 @@ class Volume:
         """
         with self._held() as opened:
             yield from walk_live_needles(self._reader, opened, is_wanted)
+
+    @contextmanager
+    def open_log(self) -> Iterator[AppendLog]:
+        """What was appended so far. Inside, the files stay open whatever becomes of the volume.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            log = log_of(self._files, opened, self._width)
+            opened.dat.retain()
+            opened.idx.retain()
+        try:
+            yield log
+        finally:
+            log.dat.release()
+            log.idx.release()
 
     # ---- writing
 
