@@ -16,6 +16,7 @@ from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import Listener
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import make_http_authority, make_http_context
+from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.backend.ports import LOOPBACK
 from supervisor.control.metrics import HttpCountCollector
 from supervisor.gateway.grpc import GrpcGateway
@@ -269,8 +270,15 @@ def make_grpc_gateway(node: Node, engines: Engines, tasks: Tasks, guard: Guard, 
         gate=AdminGate(guard.allows),
         backend=engine,
         count=tasks.metrics.count_rpc,
-        authority=GrpcAuthority(engines.authority, node.model) if engines.authority else None,
+        authority=make_grpc_authority(node, engines),
     )
+
+
+def make_grpc_authority(node: Node, engines: Engines) -> GrpcAuthority | None:
+    """What asks for the volumes of calls, where both engines have some."""
+    if engines.authority is None:
+        return None
+    return GrpcAuthority(engines.authority, node.model, node.model.feed(CHILD_SOURCE).has_ec_shards)
 
 
 def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend) -> BackendEngine:

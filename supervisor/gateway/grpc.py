@@ -144,7 +144,7 @@ class GrpcGateway(grpc.GenericRpcHandler):
             text = f"{route.name} is not served natively yet, and there is no backend for it ({decision.why})"
             engine = Refusal(RpcFailure(text, grpc.StatusCode.UNIMPLEMENTED))
         elif self._authority is not None:
-            engine = self._authority.guarded(route, decision.engine, engine)
+            engine = self._authority.guarded(route, decision.engine, engine, self._backend)
         is_unary = not (method.client_streaming or method.server_streaming)
         return _Plan(route.name, method, engine, self._unary if is_unary else self._streaming)
 
