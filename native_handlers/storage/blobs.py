@@ -158,9 +158,9 @@ def parse_blob(needle_id: int, blob: bytes, size: int, version: int) -> Needle:
         raise BlobRefused(str(error)) from error
 
 
-def is_stored(reader: VolumeReader, opened: Opened, needle: Needle, location: Location | None) -> bool:
+def is_stored(reader: VolumeReader, opened: Opened, needle: Needle, location: Location) -> bool:
     """Whether the record at `location` has the size, cookie and payload of `needle`. An unreadable one has not."""
-    if location is None or location.size != needle.size:
+    if location.size != needle.size:
         return False
     try:
         read = reader.read_record(opened, needle.needle_id, location, want_data=True)

@@ -379,20 +379,25 @@ class Volume:
             VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
             WriteFailed: as with `write`.
         """
+        self._get_opened()
+        self._refuse_if_read_only()
+        # Before the lock is taken: a large record takes a while, and a bad one is to hold up nobody.
+        needle = parse_blob(needle_id, blob, size, self.version)
         with self._lock:
             opened = self._get_opened()
-            reasons = self.read_only_reasons
-            if reasons.is_read_only:
-                raise ReadOnly(self.id, reasons.text)
-            needle = parse_blob(needle_id, blob, size, self.version)
+            self._refuse_if_read_only()
             location = opened.index.get(needle_id)
             if location is not None and is_stored(self._reader, opened, needle, location):
                 return WriteResult(to_bytes_offset(location.offset), needle.data_size, is_unchanged=True)
             batch = self._appender.begin(opened)
             offset = self._appender.stage_record(batch, needle_id, size, blob)
             self._appender.commit(batch, fsync=False)
-            self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
             return WriteResult(offset, needle.data_size, is_unchanged=False)
+
+    def _refuse_if_read_only(self) -> None:
+        reasons = self._gate.reasons
+        if reasons.is_read_only:
+            raise ReadOnly(self.id, reasons.text)
 
     def _commit(self, writes: Sequence[PendingWrite]) -> None:
         with self._lock:

@@ -144,7 +144,7 @@ _GRPC_ROWS: tuple[tuple[str, Access, int, str], ...] = (
     ("VolumeIncrementalCopy", _COPY_OUT, 3, "what was appended since a time"),
     ("VolumeMount", _EXCLUSIVE, 2, "open a volume that is on disk"),
     ("VolumeUnmount", _EXCLUSIVE, 2, "close a volume, keep its files"),
-    ("VolumeConsolidateIndex", _EXCLUSIVE, 2, "rewrite the index without what is gone"),
+    ("VolumeConsolidateIndex", _EXCLUSIVE, 2, "bring the index into the index directory"),
     ("VolumeDelete", _EXCLUSIVE, 2, "delete a volume and its files"),
     ("VolumeMarkReadonly", _EXCLUSIVE, 2, "stop writes to a volume"),
     ("VolumeMarkWritable", _EXCLUSIVE, 2, "allow writes again"),

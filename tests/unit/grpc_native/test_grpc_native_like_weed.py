@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import grpc
 import pytest
@@ -16,11 +17,15 @@ from grpc_native_fakes import FakeMasters, make_node
 from grpc_native_weed import find_weed, running_weed
 
 from native_handlers.format.idx import iter_entries
+from native_handlers.format.needle import Needle
+from native_handlers.format.ttl import Ttl
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import volume_server
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.cluster.dial import dial_insecure
 from supervisor.cluster.master_view import MasterView
 from supervisor.gateway.grpc import GrpcGateway
@@ -230,9 +235,32 @@ def test_the_same_answers_of_odd_volumes(weed, both, store):
         assert_same(both, calls_on_an_odd_volume(volume_id, rows))
 
 
-def calls_on_an_odd_volume(volume_id, rows):
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_the_same_answers_of_old_volumes(weed, both, store, tmp_path, version):
+    """Written ten days ago, in each version; one needle has outlived its TTL."""
+    (tmp_path / "made").mkdir()
+    config = StoreConfig((LocationConfig(tmp_path / "made", tmp_path / "made", 8),))
+    ten_days_ago_ns = time.time_ns() - 10 * 86_400 * 10**9
+    with closing(open_store(config, clock_ns=lambda: ten_days_ago_ns)) as made:
+        volume = made.allocate_volume(50 + version, version=version)
+        for needle_id, ttl in ((1, None), (2, Ttl(3, 3)), (3, Ttl(9, 4))):
+            needle = Needle(needle_id=needle_id, cookie=0x637037D6, data=b"old" * 20, ttl=ttl, mime=b"m/x")
+            needle.has_last_modified = needle.has_mime = True
+            needle.has_ttl = ttl is not None
+            needle.last_modified_s = ten_days_ago_ns // 10**9
+            volume.write(needle)
+        volume.delete(1, 0x637037D6)
+    name = str(50 + version)
+    for path in (tmp_path / "made").glob(f"{name}.*"):
+        shutil.copy2(path, weed.volumes[0].directory)
+        shutil.copy2(path, store.locations[0].path)
+    rows = rows_of(weed, name) if version > 1 else []  # upstream reads metadata of version 1 as if it were 2
+    assert_same(both, calls_on_an_odd_volume(50 + version, rows, is_deleted_from=True))
+
+
+def calls_on_an_odd_volume(volume_id, rows, *, is_deleted_from=False):
     yield "VolumeMount", pb.VolumeMountRequest(volume_id=volume_id)
-    if not any(row.size < 0 for row in rows):
+    if not is_deleted_from and not any(row.size < 0 for row in rows):
         # Upstream sends what was deleted too.
         yield "ReadAllNeedles", pb.ReadAllNeedlesRequest(volume_ids=[volume_id])
     yield from descriptions(volume_id, rows)
