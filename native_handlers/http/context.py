@@ -98,6 +98,14 @@ class DiskStatusRow(TypedDict, total=False):
     error: str
 
 
+class FindingRow(TypedDict):
+    """Something out of the ordinary about a volume's files. `Kind` is for programs, `Text` for people."""
+
+    Path: str
+    Kind: str
+    Text: str
+
+
 @dataclass(frozen=True, slots=True)
 class EcVolumeRow:
     """One EC volume of this node for the status page; `shards` holds (shard id, size in bytes)."""
@@ -130,6 +138,10 @@ class NodeView(Protocol):
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
         """One row for each directory, in configuration order."""
+        ...
+
+    async def findings(self) -> Sequence[FindingRow]:
+        """What was found about volumes when they were opened; upstream has no such list."""
         ...
 
     async def details(self) -> NodeDetails: ...

@@ -40,6 +40,11 @@ class Part:
             self._disposition = {}
 
     @property
+    def name(self) -> str:
+        """The name of the form field (wire text), or ""."""
+        return self._disposition.get("name", "")
+
+    @property
     def filename(self) -> str:
         """The last segment of the filename parameter (wire text), or ""."""
         name = self._disposition.get("filename", "")

@@ -67,9 +67,9 @@ def make_upload(body: UploadBody, form: Query, headers: Headers, *, now_s: int) 
     if pairs and len(pairs) <= MAX_PAIRS_BYTES:
         needle.pairs, needle.has_pairs = pairs, True
     needle.is_compressed = content.is_gzipped
-    needle.last_modified_s = parse_uint_or_zero(form.get("ts")) or now_s
+    needle.last_modified_s = parse_uint_or_zero(form.get("ts") or body.fields.get("ts")) or now_s
     needle.has_last_modified = True
-    needle.ttl = _ttl(form.get("ttl"))
+    needle.ttl = _ttl(form.get("ttl") or body.fields.get("ttl"))
     needle.has_ttl = bool(needle.ttl)
     needle.is_chunk_manifest = body.is_manifest
     return Upload(needle, content.clear_size_bytes, content.content_md5)

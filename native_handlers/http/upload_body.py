@@ -13,7 +13,7 @@ from native_handlers.http.errors import BadMediaType, BadUpload
 from native_handlers.http.go_numbers import parse_bool
 from native_handlers.http.media_type import parse_media_type
 from native_handlers.http.mime_types import mime_of_extension
-from native_handlers.http.multipart import MultipartReader
+from native_handlers.http.multipart import MultipartReader, Part
 from native_handlers.http.paths import base_name, wire_path
 from native_handlers.http.query import Query, parse_query
 
@@ -22,16 +22,25 @@ if TYPE_CHECKING:
 
 MAX_FORM_BYTES = 10 << 20
 """Go's limit for a form body without a limit of its own."""
+MAX_FORM_FIELD_BYTES = 256
+"""Of a field beside the file; a longer one is passed over."""
 MAX_DRAIN_BYTES = 1 << 30
 """What is read of a refused body, so that its sender gets to read the answer; a longer one is cut off."""
 
 _OCTETS = "application/octet-stream"
 _FORM = "application/x-www-form-urlencoded"
+_FIELDS = frozenset({"ts", "ttl"})
+"""What a field of a multipart form may say. Upstream's Go server means to read them and cannot (its form parser finds
+the body consumed), its Rust server reads them; both let the query win."""
+_NO_FIELDS = Query()
 
 
 @dataclass(frozen=True, slots=True)
 class UploadBody:
-    """One file as sent. `name`, `mime` and `content_md5` are wire text; `data` is compressed if `is_gzipped`."""
+    """One file as sent. `name`, `mime` and `content_md5` are wire text; `data` is compressed if `is_gzipped`.
+
+    `fields` has what the form says beside the file.
+    """
 
     name: str
     mime: str
@@ -39,6 +48,7 @@ class UploadBody:
     is_gzipped: bool
     is_manifest: bool
     content_md5: str
+    fields: Query = _NO_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,7 @@ class _File:
     data: bytes
     is_gzipped: bool
     content_md5: str
+    fields: Query = _NO_FIELDS
 
 
 async def read_form(request: Request) -> Query:
@@ -91,7 +102,7 @@ async def read_upload(request: Request, form: Query, limit_bytes: int) -> Upload
         file = await _read_raw(request, content_type, limit_bytes)
     is_manifest = parse_bool(form.get("cm"))
     mime = file.mime if is_manifest else _stored_mime(file)
-    return UploadBody(file.name, mime, file.data, file.is_gzipped, is_manifest, file.content_md5)
+    return UploadBody(file.name, mime, file.data, file.is_gzipped, is_manifest, file.content_md5, file.fields)
 
 
 async def read_limited(body: RequestBody, limit_bytes: int) -> bytes | None:
@@ -122,17 +133,16 @@ async def _read_multipart(request: Request, content_type: str, limit_bytes: int)
     if part is None:
         raise BadUpload("EOF")
     data = await reader.read_content(part, limit_bytes)
-    later = part
-    while not later.filename:
-        try:
-            found = await reader.next_part()
-        except BadUpload:
-            break
-        if found is None:
-            break
-        later = found
-    if later.filename and later is not part:
-        part, data = later, await reader.read_content(later, limit_bytes)
+    fields: list[tuple[str, str]] = []
+    if not part.filename:
+        later = await _pass_fields(reader, fields)
+        if later is not None:
+            if part.name in _FIELDS:
+                fields.insert(0, (part.name, data[:MAX_FORM_FIELD_BYTES].decode("latin-1")))
+            part, data = later, await reader.read_content(later, limit_bytes)
+    if part.filename:
+        while await _pass_fields(reader, fields) is not None:
+            pass
     return _File(
         name=_file_name(part.filename),
         content_type=part.headers.get("Content-Type") or "",
@@ -140,7 +150,30 @@ async def _read_multipart(request: Request, content_type: str, limit_bytes: int)
         data=data,
         is_gzipped=part.headers.get("Content-Encoding") == "gzip",
         content_md5=part.headers.get("Content-MD5") or "",
+        fields=Query(tuple(fields)),
     )
+
+
+async def _pass_fields(reader: MultipartReader, fields: list[tuple[str, str]]) -> Part | None:
+    """The next part with a file name; None when there is none, or what follows is no form. Adds fields on the way."""
+    try:
+        while (part := await reader.next_part()) is not None:
+            if part.filename:
+                return part
+            if part.name in _FIELDS:
+                fields.extend(await _read_field(reader, part))
+    except BadUpload:
+        pass  # As upstream: what comes behind the file may be anything.
+    return None
+
+
+async def _read_field(reader: MultipartReader, part: Part) -> list[tuple[str, str]]:
+    """One field, or none when it is too long to be what it says; one that has no end fails again at the next part."""
+    try:
+        content = await reader.read_content(part, MAX_FORM_FIELD_BYTES)
+    except BadUpload:
+        return []
+    return [(part.name, content.decode("latin-1"))]
 
 
 async def _read_raw(request: Request, content_type: str, limit_bytes: int) -> _File:

@@ -40,9 +40,9 @@ class NativeEngine:
     def stream(self, call: Call) -> Iterator[bytes]:
         context = _context_of(call)
         try:
-            responses: Iterator[Message] = self._handler(self._node, context, _requests_of(call))
+            responses: Iterator[Message | bytes] = self._handler(self._node, context, _requests_of(call))
             for response in responses:
-                yield response.SerializeToString()
+                yield response if isinstance(response, bytes) else response.SerializeToString()
         finally:
             call.set_trailing(tuple(context.trailing))
 

@@ -115,6 +115,15 @@ def _stat_fields(entry):
         return []
 
 
+def open_files(pid):
+    """What the descriptors of a process lead to; a file that was deleted is named as before."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()).removesuffix(" (deleted)"))
+    return found
+
+
 def memory_bytes(pid, field):
     """A line of /proc/PID/status such as VmRSS or VmHWM."""
     for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():

@@ -159,6 +159,12 @@ class VolumeServer:
         self.process.end()
         self.start()
 
+    def become(self, implementation, weed, extra_flags=()):
+        """Another program in its place, on the same directory and ports. It must have ended."""
+        self.implementation = implementation
+        self._command = implementation.command(self.layout, weed, extra_flags)
+        self.restart()
+
     def close_channel(self):
         if self._channel is not None:
             self._channel.close()

@@ -130,13 +130,40 @@ async def test_a_type_that_the_name_says_is_stored_too(context):
 
 async def test_the_first_later_part_with_a_name_wins_with_its_own_headers(context, store):
     md5 = base64.b64encode(hashlib.md5(b"second").digest()).decode()
-    field = (('Content-Disposition: form-data; name="ts"', "Content-Type: text/plain", "Content-MD5: x"), b"12345")
+    field = (('Content-Disposition: form-data; name="x"', "Content-Type: text/plain", "Content-MD5: x"), b"12345")
     second = file_part(b"second", "s.bin", "Content-Type: a/b", f"Content-MD5: {md5}")
     answer = await post(context, FID, field, second, file_part(b"third", "t.txt"))
     assert json.loads(answer.body) == {
         "name": "s.bin", "size": 6, "eTag": json.loads(answer.body)["eTag"], "mime": "a/b", "contentMd5": md5,
     }  # fmt: skip
-    assert store.read_needle(3, 2, cookie=0x12345678).needle.last_modified_s != 12345
+
+
+def field_part(name, content):
+    return ((f'Content-Disposition: form-data; name="{name}"',), content)
+
+
+@pytest.mark.parametrize("is_file_first", [False, True])
+async def test_the_fields_of_a_form_set_time_and_ttl(context, store, is_file_first):
+    fields = [field_part("ts", b"1700000000"), field_part("x", b"y"), field_part("ttl", b"7d")]
+    file = file_part(b"content", "s.bin")
+    answer = await post(context, FID, *([file, *fields] if is_file_first else [*fields, file]))
+    assert answer.status == 201
+    needle = store.read_needle(3, 2, cookie=0x12345678).needle
+    assert (needle.data, needle.last_modified_s, str(needle.ttl)) == (b"content", 1700000000, "1w")
+
+
+async def test_the_query_wins_over_the_fields_of_a_form(context, store):
+    fields = [field_part("ts", b"1700000000"), field_part("ttl", b"7d")]
+    await post(context, f"{FID}?ts=1600000000&ttl=3h", *fields, file_part(b"content", "s.bin"))
+    needle = store.read_needle(3, 2, cookie=0x12345678).needle
+    assert (needle.last_modified_s, str(needle.ttl)) == (1600000000, "3h")
+
+
+async def test_a_field_that_is_too_long_is_passed_over(context, store):
+    fields = [field_part("x", b""), field_part("ts", b"1" * 1000), field_part("ttl", b"7d")]
+    await post(context, FID, *fields, file_part(b"content", "s.bin"))
+    needle = store.read_needle(3, 2, cookie=0x12345678).needle
+    assert (needle.data, str(needle.ttl)) == (b"content", "1w")
 
 
 async def test_without_any_name_the_first_part_counts(context):
@@ -649,6 +676,22 @@ async def test_damage_on_disk_is_500(context, store, tmp_path):
         dat.write(b"J")
     answer = await get(context, FID)
     assert (answer.status, answer.body) == (500, b"")
+
+
+async def test_a_disk_out_of_service_is_503_with_the_reason(context, store, tmp_path):
+    await put(context, FID, HELLO)
+    store.locations[0].watch.problem = "disk health check failed: statfs: Input/output error"
+    reason = f"disk {tmp_path} is out of service: disk health check failed: statfs: Input/output error"
+    answer = await get(context, FID)
+    assert (answer.status, answer.body) == (503, f"{reason}\n".encode())
+    assert (await get(context, FID, method="HEAD")).status == 503
+    assert (await get(context, "/77,0212345678")).status == 404
+    answer = await put(context, FID, b"other")
+    assert (answer.status, json.loads(answer.body)) == (503, {"error": reason})
+    answer = await delete(context, FID)
+    assert (answer.status, json.loads(answer.body)) == (503, {"error": f"Deletion Failed: {reason}"})
+    store.locations[0].watch.problem = ""
+    assert (await get(context, FID)).body == HELLO
 
 
 # ---- deleting

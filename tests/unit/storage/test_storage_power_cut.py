@@ -71,6 +71,7 @@ class TestMark:
         store.close()
         assert not (made / SESSION_FILE_NAME).exists()
 
+    @pytest.mark.damage("the record stays torn")
     def test_a_killed_server_is_no_power_cut(self, made):
         """The mark names this boot: a record that is damaged then is not taken for one that was never written."""
         cut_power(made, boot=session_mark._BOOT_ID.read_bytes().strip())
@@ -199,6 +200,7 @@ class TestMarkOfTwo:
 
 
 class TestRepair:
+    @pytest.mark.damage("torn records between whole ones stay")
     def test_a_torn_record_gives_way_to_the_one_before(self, made):
         cut_power(made)
         damage(made, b"new" * 300)
@@ -238,6 +240,7 @@ class TestRepair:
         store.close()
         assert check_directory(made).is_healthy
 
+    @pytest.mark.damage("they stay")
     def test_without_a_cut_they_make_it_read_only(self, made):
         size = (made / "7.dat").stat().st_size
         with (made / "7.idx").open("ab") as idx:
@@ -261,6 +264,7 @@ class TestRepair:
         store.close()
         assert check_directory(made).is_healthy
 
+    @pytest.mark.damage("the record stays torn")
     def test_a_volume_that_was_not_written_to_is_not_examined(self, made):
         cut_power(made, since_s=2**40)
         damage(made, b"new" * 300)
@@ -268,6 +272,7 @@ class TestRepair:
         assert kinds(store) == []
         store.close()
 
+    @pytest.mark.damage("the record stays torn")
     def test_what_is_old_is_not_examined(self, made, monkeypatch):
         monkeypatch.setattr("native_handlers.storage.torn_rows.SUSPECT_BYTES", 100)
         cut_power(made)
