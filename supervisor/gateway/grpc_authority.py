@@ -145,7 +145,7 @@ class _Guarded:
             self._engine, self._runner, self.name = Engine.BACKEND, self._backend, self._backend.name
             access = self._authority.enter(self._route, self._engine, call)
         if self._engine is Engine.NATIVE and self._route.access.holding is Holding.WHILE_WORKING:
-            call.pausing = access.pausing
+            call.pausing, access.is_wanted = access.pausing, call.context.is_active
         try:
             yield access
         except RpcFailure as failure:
