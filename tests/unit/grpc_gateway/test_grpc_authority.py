@@ -76,9 +76,13 @@ class Scene:
         holders = {NATIVE: self.native, BACKEND: self.child}
         self.authority = Authority(holders, lambda _: nullcontext(), lambda: True)
         self.backend = PlayedRunner("backend")
-        self.bound, self.is_active = set(), True
+        self.bound, self.is_active, self.is_in_maintenance = set(), True, False
         model = SimpleNamespace(snapshot=lambda: SimpleNamespace(volumes={}, volume_ids={3, 4}))
-        self.grpc = GrpcAuthority(self.authority, model, self.bound.__contains__, self.backend)
+        self.grpc = GrpcAuthority(self.authority, model, self.bound.__contains__, self.backend, self.check_maintenance)
+
+    def check_maintenance(self):
+        if self.is_in_maintenance:
+            raise RpcFailure("in maintenance")
 
     def run(self, name, request, runner, engine=NATIVE):
         """An iterator over the answers."""
@@ -242,7 +246,16 @@ def test_a_commit_of_nothing_does_not_reach_the_backend(scene):
     with pytest.raises(RpcFailure) as caught:
         scene.vacuum("Commit")
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    scene.is_in_maintenance = True
+    with pytest.raises(RpcFailure, match="in maintenance"):
+        scene.vacuum("Commit")
     assert scene.can_go_to(NATIVE)
+
+
+def test_a_commit_of_a_volume_that_is_not_there_says_so(scene):
+    request = pb.VacuumVolumeCommitRequest(volume_id=99)
+    with pytest.raises(RpcFailure, match="volume id 99 is not found during commit compact"):
+        list(scene.run("VacuumVolumeCommit", request, PlayedRunner("backend"), BACKEND))
 
 
 @pytest.mark.parametrize(
