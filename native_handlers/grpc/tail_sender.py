@@ -1,7 +1,8 @@
 """VolumeTailSender: what is appended to a volume, record by record, deletions too, for as long as the client wants it.
 
 A round sends what there is and then waits. Between rounds nothing of the volume is held open, so a deleted volume's
-space is free again; within one its files stay as they were, so the round ends where it began to end.
+space is free again; within one its files stay as they were, so the round ends where it began to end. So no other engine
+that works on the volume has to wait for the client (`RpcContext.pausing`).
 
 Source: weed/server/volume_grpc_tail.go.
 """
@@ -63,16 +64,19 @@ def volume_tail_sender(
         return
     rounds_left = request.idle_timeout_seconds
     while True:
-        has_news = yield from _round(node, follower)
-        if is_gone.wait(ROUND_S):
-            return
+        has_news = yield from _round(node, context, follower)
+        with context.pausing():
+            if is_gone.wait(ROUND_S):
+                return
         if request.idle_timeout_seconds:
             rounds_left = request.idle_timeout_seconds if has_news else rounds_left - 1
             if not rounds_left:
                 return
 
 
-def _round(node: GrpcNode, follower: _Follower) -> Generator[pb.VolumeTailSenderResponse, None, bool]:
+def _round(
+    node: GrpcNode, context: RpcContext, follower: _Follower
+) -> Generator[pb.VolumeTailSenderResponse, None, bool]:
     """Sends what is new, and returns whether anything was."""
     volume = store_of(node).find_volume(follower.volume_id)
     if volume is None:
@@ -84,9 +88,11 @@ def _round(node: GrpcNode, follower: _Follower) -> Generator[pb.VolumeTailSender
                 raise RpcFailure(f"streamFollow: volume {follower.volume_id} is compacted")
             _find_place(log, follower)
             if follower.next_row == log.row_count:
-                yield pb.VolumeTailSenderResponse(is_last_chunk=True, version=log.version)
+                with context.pausing():
+                    yield pb.VolumeTailSenderResponse(is_last_chunk=True, version=log.version)
                 return False
-            yield from _records(log, follower.next_row)
+            with context.pausing():
+                yield from _records(log, follower.next_row)
             _move_on(log, follower)
             return True
     except (StorageError, FormatError) as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.grpc.checks import check_maintenance
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import Listener
@@ -271,15 +272,19 @@ def make_grpc_gateway(node: Node, engines: Engines, tasks: Tasks, guard: Guard, 
         gate=AdminGate(guard.allows),
         backend=engine,
         count=tasks.metrics.count_rpc,
-        authority=make_grpc_authority(node, engines, engine),
+        authority=make_grpc_authority(node, engines, engine, grpc_node),
     )
 
 
-def make_grpc_authority(node: Node, engines: Engines, backend: BackendEngine | None) -> GrpcAuthority | None:
+def make_grpc_authority(
+    node: Node, engines: Engines, backend: BackendEngine | None, grpc_node: GrpcNode
+) -> GrpcAuthority | None:
     """What asks for the volumes of RPCs, where both engines have some."""
     if engines.authority is None or backend is None:
         return None
-    return GrpcAuthority(engines.authority, node.model, backend_alone(node), backend)
+    return GrpcAuthority(
+        engines.authority, node.model, backend_alone(node), backend, partial(check_maintenance, grpc_node)
+    )
 
 
 def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend) -> BackendEngine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import grpc
 
@@ -39,11 +39,18 @@ class GrpcAuthority:
         model: knows which volumes there are, for calls about all of them or about a collection.
         is_bound: whether the backend alone can serve a volume: an erasure-coded or a tiered one.
         backend: executes the native calls that the backend is to execute for now.
+        check_maintenance: raises what a call gets in maintenance mode.
     """
 
     def __init__(
-        self, authority: Authority, model: NodeModel, is_bound: Callable[[int], bool], backend: CallEngine
+        self,
+        authority: Authority,
+        model: NodeModel,
+        is_bound: Callable[[int], bool],
+        backend: CallEngine,
+        check_maintenance: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check_maintenance = check_maintenance
         self._authority = authority
         self._model = model
         self._is_bound = is_bound
@@ -88,10 +95,16 @@ class GrpcAuthority:
     def _note_what_is_left(self, access: VolumeAccess, route: Route, volume_ids: set[int], first: bytes) -> None:
         if route.name == COMMIT and not all(self._authority.is_pinned(volume_id) for volume_id in volume_ids):
             access.give_up()
-            # The backend would leave the volume without its files: see `supervisor.authority.left_behind`.
-            text = f"there is no compaction of volume {min(volume_ids)} to commit: compact it anew"
-            raise RpcFailure(text, grpc.StatusCode.FAILED_PRECONDITION)
+            self._refuse_commit(min(volume_ids))
         access.left_after = lambda code: left_behind(route.name, code, first)
+
+    def _refuse_commit(self, volume_id: int) -> NoReturn:
+        """In the backend's order of checks; it would leave the volume without its files, see `left_behind`."""
+        self._check_maintenance()
+        if volume_id not in self._model.snapshot().volume_ids:
+            raise RpcFailure(f"volume id {volume_id} is not found during commit compact")
+        text = f"there is no compaction of volume {volume_id} to commit: compact it anew"
+        raise RpcFailure(text, grpc.StatusCode.FAILED_PRECONDITION)
 
     def _volume_ids(self, route: Route, call: Call, first: bytes) -> set[int]:
         descriptor = cast("Descriptor", call.method.request_class.DESCRIPTOR)
@@ -145,7 +158,7 @@ class _Guarded:
             self._engine, self._runner, self.name = Engine.BACKEND, self._backend, self._backend.name
             access = self._authority.enter(self._route, self._engine, call)
         if self._engine is Engine.NATIVE and self._route.access.holding is Holding.WHILE_WORKING:
-            call.pausing = access.pausing
+            call.pausing, access.is_wanted = access.pausing, call.context.is_active
         try:
             yield access
         except RpcFailure as failure:

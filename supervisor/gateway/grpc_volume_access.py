@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
 
 TAKE_BACK_LIMIT_S = 30.0
 """How long a stream that paused waits for its volume."""
+LOOK_S = 0.1
+"""How often it asks for one that the backend keeps."""
 
 
 class VolumeAccess:
     """For the thread of one call. Whoever makes one calls `give_up` in the end.
 
     `code` is how the call ended: CANCELLED until its runner has said anything else. `left_after` is asked, with the
-    code, what the call leaves behind.
+    code, what the call leaves behind, `is_wanted` whether anyone still waits for the answer.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class VolumeAccess:
         self._tickets: list[Ticket] = []
         self.code = grpc.StatusCode.CANCELLED
         self.left_after: Callable[[grpc.StatusCode], Left | None] = lambda _code: None
+        self.is_wanted: Callable[[], bool] = lambda: True
 
     @property
     def is_of_one(self) -> bool:
@@ -67,7 +72,17 @@ class VolumeAccess:
         """
         self.give_up()
         yield
+        deadline_s = monotonic() + TAKE_BACK_LIMIT_S
+        while not self._is_taken_back(deadline_s):
+            threading.Event().wait(LOOK_S)
+
+    def _is_taken_back(self, deadline_s: float) -> bool:
         try:
-            self.take(TAKE_BACK_LIMIT_S)
-        except (AccessRefused, ServedElsewhere) as refusal:
+            self.take(max(0.0, deadline_s - monotonic()))
+        except AccessRefused as refusal:
             raise RpcFailure(str(refusal), grpc.StatusCode.UNAVAILABLE) from refusal
+        except ServedElsewhere as elsewhere:
+            if monotonic() > deadline_s or not self.is_wanted():
+                raise RpcFailure(str(elsewhere), grpc.StatusCode.UNAVAILABLE) from elsewhere
+            return False
+        return True

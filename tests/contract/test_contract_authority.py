@@ -263,13 +263,20 @@ def test_a_hang_up_opens_new_volumes_and_leaves_native_ones_alone(shared):
 
 
 @contextmanager
-def forwarded_reads(shared):
-    """Inside, reads are forwarded too."""
-    put_in_force(shared, TABLE + "  http.read: forward\n  http.public.read: forward\n", "http.read native -> forward")
+def flipped(shared, state, *routes):
+    """Inside, `routes` are in `state`; they are in the other one else."""
+    change = f"{routes[0]} {{}} -> {{}}"
+    other = "native" if state == "forward" else "forward"
+    put_in_force(shared, TABLE + "".join(f"  {route}: {state}\n" for route in routes), change.format(other, state))
     try:
         yield
     finally:
-        put_in_force(shared, TABLE, "http.read forward -> native")
+        put_in_force(shared, TABLE, change.format(state, other))
+
+
+def forwarded_reads(shared):
+    """Inside, reads are forwarded too."""
+    return flipped(shared, "forward", "http.read", "http.public.read")
 
 
 def put_in_force(shared, table, change):
@@ -299,3 +306,36 @@ def test_a_client_that_reads_slowly_keeps_nobody_from_writing(shared):
         assert shared.read(other).body == b"meanwhile"
         assert connection.read_exactly(len(large)) == large
     assert shared.read(other).body == b"meanwhile"
+
+
+def test_an_endless_native_stream_keeps_no_forwarded_call_waiting(shared):
+    """And it misses nothing of what the other engine does meanwhile."""
+    fids = [shared.new_fid(shared.new_volume())]
+    volume_id = int(fids[0].partition(",")[0])
+    fids += [shared.new_fid(volume_id) for _ in range(2)]
+    with flipped(shared, "native", "grpc.VolumeTailSender"):
+        request = pb.VolumeTailSenderRequest(volume_id=volume_id, since_ns=0, idle_timeout_seconds=0)
+        stream = shared.rpc.VolumeTailSender(request, timeout=60.0)
+        records = (message.needle_header for message in stream if message.needle_header)
+        shared.store(b"before", fid=fids[0])
+        assert needle_id_and_size(next(records)) == (needle_id_of(fids[0]), True)
+        for number in range(10):
+            assert status_of(shared, fids[0]).size > 0, number
+        results = shared.rpc.BatchDelete(pb.BatchDeleteRequest(file_ids=fids[:1]), timeout=LIMIT_S).results
+        assert [result.status for result in results] == [202]
+        shared.store(b"after", fid=fids[1])
+        assert status_of(shared, fids[1]).size > 0
+        assert needle_id_and_size(next(records)) == (needle_id_of(fids[0]), False)
+        assert needle_id_and_size(next(records)) == (needle_id_of(fids[1]), True)
+        stream.cancel()
+    shared.store(b"at last", fid=fids[2])
+    assert shared.read(fids[2]).body == b"at last"
+
+
+def needle_id_of(fid):
+    return int(fid.partition(",")[2][:-8], 16)
+
+
+def needle_id_and_size(header):
+    """Of a record's head; whether it has a size, which a deletion has not."""
+    return int.from_bytes(header[4:12]), bool(int.from_bytes(header[12:16]))

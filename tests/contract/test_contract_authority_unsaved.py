@@ -4,6 +4,7 @@ HTTP is native and RPCs are forwarded, so each step of a vacuum or an encoding m
 """
 
 import contextlib
+import subprocess
 import threading
 
 import grpc
@@ -102,6 +103,60 @@ def test_the_masters_own_vacuum_goes_through(with_go):
     wait_until(lambda: size_of(with_go, volume_id) < before, "the vacuum to be done", 4 * LIMIT_S)
     assert_stored(with_go, files)
     asking.join()
+
+
+def shell(weed, master, *commands):
+    """What `weed shell` says to `commands`."""
+    lines = "\n".join(["lock", *commands, "unlock", "exit", ""])
+    words = [weed, "shell", f"-master={master.address}"]
+    done = subprocess.run(
+        words, input=lines, capture_output=True, text=True, timeout=60, check=True, cwd=master.directory
+    )
+    return done.stdout + done.stderr
+
+
+def test_the_shells_vacuum_goes_through_under_native_writes(with_go, weed):
+    volume_id, files = volume_with_garbage(with_go)
+    wait_until(lambda: with_go.is_known(volume_id), "the master to know the volume")
+    with writing(with_go, volume_id, files) as refused:
+        wait_until(lambda: len(files) > 10, "some writes")
+        said = shell(weed, with_go.master, f"volume.vacuum -garbageThreshold=0.000001 -volumeId={volume_id}")
+    assert refused == []
+    request = pb.VolumeSyncStatusRequest(volume_id=volume_id)
+    assert with_go.rpc.VolumeSyncStatus(request, timeout=LIMIT_S).compact_revision == 1, said
+    assert_stored(with_go, files)
+
+
+@contextlib.contextmanager
+def writing(server, volume_id, files):
+    """Inside, a client writes new files without a pause, and enters them in `files`; gives those refused."""
+    stop, refused = threading.Event(), []
+
+    def write():
+        while not stop.is_set():
+            fid = server.new_fid(volume_id)
+            if server.http("PUT", f"/{fid}", [], fid.encode()).status == 201:
+                files[fid] = fid.encode()
+            else:
+                refused.append(fid)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield refused
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_the_shells_encoding_loses_nothing(with_go, weed):
+    volume_id, files = volume_with_garbage(with_go)
+    assert_stored(with_go, files)
+    wait_until(lambda: with_go.is_known(volume_id), "the master to know the volume")
+    said = shell(weed, with_go.master, f"ec.encode -volumeId={volume_id} -force")
+    assert list(with_go.data_dir.glob(f"{volume_id}.ec00")), repr(said)
+    assert not (with_go.data_dir / f"{volume_id}.dat").exists(), said
+    assert_stored(with_go, files)
 
 
 def ask_for_vacuum(master):
@@ -253,25 +308,12 @@ def test_an_encoding_loses_nothing_that_was_acknowledged(with_go):
     Until the shards are mounted: Go answers 201 to a write to a volume of which it has but shards, and stores nothing.
     """
     volume_id, files = volume_with_garbage(with_go)
-    stop = threading.Event()
-
-    def write():
-        while not stop.is_set():
-            fid = with_go.new_fid(volume_id)
-            if with_go.http("PUT", f"/{fid}", [], fid.encode()).status == 201:
-                files[fid] = fid.encode()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with writing(with_go, volume_id, files):
         wait_until(lambda: len(files) > 20, "some writes")
         with_go.rpc.VolumeMarkReadonly(pb.VolumeMarkReadonlyRequest(volume_id=volume_id), timeout=LIMIT_S)
         with_go.rpc.VolumeEcShardsGenerate(pb.VolumeEcShardsGenerateRequest(volume_id=volume_id), timeout=LIMIT_S)
         assert with_go.read(next(iter(files))).status == 200
         assert with_go.http("PUT", f"/{with_go.new_fid(volume_id)}", [], b"late").status != 201
-    finally:
-        stop.set()
-        writer.join()
     mount = pb.VolumeEcShardsMountRequest(volume_id=volume_id, shard_ids=range(14))
     with_go.rpc.VolumeEcShardsMount(mount, timeout=LIMIT_S)
     assert_stored(with_go, files)

@@ -340,3 +340,16 @@ def test_snapshots_do_not_change_afterwards(model):
     model.feed("child").change_volumes([volume(2)])
     model.feed("child").add_ec_shards([Shards(id=2, ec_index_bits=1)])
     assert (len(before.volumes), len(before.ec_shards)) == (1, 1)
+
+
+def test_tiered_volumes_are_known_while_they_are(model):
+    feed = model.feed("child")
+    feed.replace_volumes([volume(1), volume(2, remote_storage_name="s3.default", remote_storage_key="k")])
+    assert [feed.has_tiered(volume_id) for volume_id in (1, 2)] == [False, True]
+    feed.change_volumes([volume(1, remote_storage_name="s3.default"), volume(2)])
+    assert [feed.has_tiered(volume_id) for volume_id in (1, 2)] == [True, False]
+    feed.remove_volumes([short_of(volume(1))])
+    assert not feed.has_tiered(1)
+    feed.replace_volumes([volume(3, remote_storage_name="s3.default")])
+    feed.replace_volumes([])
+    assert not feed.has_tiered(3)

@@ -1,5 +1,6 @@
 """When a call has its volumes, when it lets them go, and when the backend is to execute it."""
 
+import threading
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.authority.authority import Authority
 from supervisor.authority.ledger import Mark
+from supervisor.gateway import grpc_volume_access
 from supervisor.gateway.grpc_authority import GrpcAuthority
 from supervisor.gateway.grpc_call import Call
 from supervisor.routing.decision import Engine
@@ -74,14 +76,18 @@ class Scene:
         holders = {NATIVE: self.native, BACKEND: self.child}
         self.authority = Authority(holders, lambda _: nullcontext(), lambda: True)
         self.backend = PlayedRunner("backend")
-        self.bound = set()
+        self.bound, self.is_active, self.is_in_maintenance = set(), True, False
         model = SimpleNamespace(snapshot=lambda: SimpleNamespace(volumes={}, volume_ids={3, 4}))
-        self.grpc = GrpcAuthority(self.authority, model, self.bound.__contains__, self.backend)
+        self.grpc = GrpcAuthority(self.authority, model, self.bound.__contains__, self.backend, self.check_maintenance)
+
+    def check_maintenance(self):
+        if self.is_in_maintenance:
+            raise RpcFailure("in maintenance")
 
     def run(self, name, request, runner, engine=NATIVE):
         """An iterator over the answers."""
         method = VOLUME_SERVER_METHODS[name]
-        context = SimpleNamespace(time_remaining=lambda: 5.0)
+        context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: self.is_active)
         route = ROUTES_BY_NAME[f"grpc.{name}"]
         call = Call(route.name, method, Requests(request.SerializeToString()), context, None, (), "")
         self.guarded = self.grpc.guarded(route, engine, runner)
@@ -151,10 +157,26 @@ def test_a_stream_that_waits_gives_the_volume_up_meanwhile(scene):
     assert seen == [True, {3}]
 
 
-def test_a_stream_whose_volume_is_kept_from_it_ends_with_unavailable(scene):
+def test_a_stream_that_waits_gets_a_volume_back_that_the_backend_kept(scene):
     def wait(call):
         with call.pausing():
             scene.vacuum("Compact")
+            commits.start()
+
+    commits = threading.Timer(0.05, scene.vacuum, ["Commit"])
+    list(scene.run("VolumeTailSender", pb.VolumeTailSenderRequest(volume_id=3), PlayedRunner("native", [b"1"], wait)))
+    assert scene.native.volumes == {3}
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 30.0])
+def test_a_stream_whose_volume_is_kept_from_it_ends_with_unavailable(scene, limit_s, monkeypatch):
+    """After a while, or as soon as nobody wants it any more."""
+    monkeypatch.setattr(grpc_volume_access, "TAKE_BACK_LIMIT_S", limit_s)
+
+    def wait(call):
+        with call.pausing():
+            scene.vacuum("Compact")
+            scene.is_active = limit_s == 0.0
 
     answers = scene.run(
         "VolumeTailSender", pb.VolumeTailSenderRequest(volume_id=3), PlayedRunner("native", [b"1"], wait)
@@ -224,7 +246,16 @@ def test_a_commit_of_nothing_does_not_reach_the_backend(scene):
     with pytest.raises(RpcFailure) as caught:
         scene.vacuum("Commit")
     assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    scene.is_in_maintenance = True
+    with pytest.raises(RpcFailure, match="in maintenance"):
+        scene.vacuum("Commit")
     assert scene.can_go_to(NATIVE)
+
+
+def test_a_commit_of_a_volume_that_is_not_there_says_so(scene):
+    request = pb.VacuumVolumeCommitRequest(volume_id=99)
+    with pytest.raises(RpcFailure, match="volume id 99 is not found during commit compact"):
+        list(scene.run("VacuumVolumeCommit", request, PlayedRunner("backend"), BACKEND))
 
 
 @pytest.mark.parametrize(

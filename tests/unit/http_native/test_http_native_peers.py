@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import jwt
@@ -588,6 +589,16 @@ async def test_a_chunk_that_stays_keeps_the_manifest(chunked):
     # Chunks that are gone by now are no obstacle to the next attempt.
     chunked.peers.answer = always(404, b"{}")
     assert (await fetch("http.delete", chunked, method="DELETE", target="/3,0112345678")).status == 202
+
+
+async def test_a_chunk_whose_volume_another_process_of_the_node_has_is_deleted_there(chunked, store):
+    """See `HttpContext.changing`: a request to our own address gets there."""
+    chunked.peers.answer = always(202, b'{"size":6}')
+    elsewhere = replace(chunked, changing=lambda volume_id: nullcontext(volume_id != 3))
+    assert (await fetch("http.delete", elsewhere, method="DELETE", target="/3,0112345678")).status == 202
+    asked = {(url, target) for _, url, target, *_ in chunked.peers.requests}
+    assert asked == {(OTHER.url, "/9,0a12345678?type=replicate"), (SELF.url, "/3,0212345678?type=replicate")}
+    assert store.read_needle(3, 2, cookie=0x12345678).needle.data == b"hello"
 
 
 async def test_a_made_up_manifest_deletes_nothing_whose_cookie_it_does_not_know(chunked, store):

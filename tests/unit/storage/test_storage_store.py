@@ -587,3 +587,15 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
         else:
             assert data_of(store, 3, needle_id) == b"x" * needle_id
     store.close()
+
+
+def test_volumes_on_disk_are_those_with_data_open_or_not(tmp_path):
+    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)))
+    for vid, collection in ((1, ""), (2, "pictures"), (3, "")):
+        store.allocate_volume(vid, collection=collection)
+    store.unmount_volume(2)
+    (tmp_path / "4.idx").touch()  # of a volume whose data is gone
+    assert store.volume_ids_on_disk() == [1, 2, 3]
+    store.delete_volume(1, only_empty=True)
+    assert store.volume_ids_on_disk() == [2, 3]
+    store.close()
