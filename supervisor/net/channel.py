@@ -28,6 +28,11 @@ KEEPALIVE_TIME_MS = 60_000
 KEEPALIVE_TIMEOUT_MS = 20_000
 NAME_LOOKUP_TIMEOUT_S = 5.0
 
+STREAM_WINDOW: tuple[tuple[str, int], ...] = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4 << 20))
+"""What a peer may send of a stream before it is asked for. Left to itself, grpcio widens it by what the connection
+carries, and held 60 MiB of a volume that it copied over loopback; 4 MiB were as fast there.
+"""
+
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -38,6 +43,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
+    *STREAM_WINDOW,
 )
 """Source: weed/pb/grpc_client_server.go. The ping timeout is what grpcio waits in fact, whatever the one above it says.
 A channel of its own per caller, so that closing one closes its socket."""
