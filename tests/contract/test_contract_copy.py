@@ -1,6 +1,7 @@
 """CopyFile, ReceiveFile and VolumeCopy as other servers and the shell use them, also between different makes."""
 
 import contextlib
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -392,4 +393,28 @@ class TestLargeVolumes:
         before = memory_bytes(server.process.pid, "VmRSS")
         call = server.rpc.CopyFile(copy_request(volume_id), timeout=120)
         assert sum(len(message.file_content) for message in call) == size_bytes
+        assert memory_bytes(server.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES
+
+    @pytest.mark.slow
+    def test_taking_one_in_costs_little_memory(self, fresh_server):
+        source, target = fresh_server(), fresh_server()
+        volume_id, _ = volume_with_needles(source, count=1, size_bytes=1000)
+        copy_volume(target, address_of(source), volume_id)
+        volume_id, _ = volume_with_needles(source, count=64, size_bytes=8 * MIB)
+        reset_peak_memory(target.process.pid)
+        before = memory_bytes(target.process.pid, "VmRSS")
+        *progress, _ = copy_volume(target, address_of(source), volume_id)
+        assert len(progress) >= 3
+        assert memory_bytes(target.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES
+
+    @pytest.mark.slow
+    def test_being_sent_one_costs_little_memory(self, fresh_server):
+        server = fresh_server()
+        volume_id, block = server.new_volume(), os.urandom(2 * MIB)
+        received(server, info(volume_id), content(block))
+        reset_peak_memory(server.process.pid)
+        before = memory_bytes(server.process.pid, "VmRSS")
+        messages = (content(block) for _ in range(256))
+        answer = server.rpc.ReceiveFile(itertools.chain([info(volume_id)], messages), timeout=120)
+        assert answer.bytes_written == 512 * MIB
         assert memory_bytes(server.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES
