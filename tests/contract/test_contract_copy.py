@@ -300,6 +300,70 @@ class TestVolumeCopy:
         assert refusal(lambda: received(server, info(1), content(b"x"))) == unknown(text)
 
 
+@only_native
+class TestCopiesThatAreCutOff:
+    """At a pace at which they would take hours. Upstream goes on without its client."""
+
+    @pytest.fixture
+    def servers(self, fresh_server):
+        source, target = fresh_server(), fresh_server()
+        volume_id, _ = volume_with_needles(source)
+        return source, target, volume_id
+
+    def start(self, servers, **options):
+        source, target, volume_id = servers
+        request = pb.VolumeCopyRequest(
+            volume_id=volume_id, source_data_node=address_of(source), io_byte_per_second=1000
+        )
+        call = target.rpc.VolumeCopy(request, **options)
+        wait_until(lambda: f"{volume_id}.dat" in names(target.data_dir, volume_id), "the copy to begin")
+        return call
+
+    def assert_gone(self, servers):
+        source, target, volume_id = servers
+        wait_until(lambda: names(target.data_dir, volume_id) == [], "what had been copied to be gone")
+        for server, extensions in ((source, (".dat", ".idx")), (target, ())):
+            expected = sorted(str(server.data_dir / f"{volume_id}{extension}") for extension in extensions)
+            wait_until(lambda: open_volume_files(server, volume_id) == expected, "files to be let go of")  # noqa: B023
+
+    def test_by_a_client_that_cancels(self, servers):
+        self.start(servers).cancel()
+        self.assert_gone(servers)
+
+    def test_by_the_deadline(self, servers):
+        call = self.start(servers, timeout=1.5)
+        assert refusal(lambda: list(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        self.assert_gone(servers)
+
+    def test_by_the_death_of_the_source(self, servers):
+        source, target, volume_id = servers
+        request = pb.VolumeCopyRequest(
+            volume_id=volume_id, source_data_node=address_of(source), io_byte_per_second=4 * MIB
+        )
+        call = target.rpc.VolumeCopy(request, timeout=LIMIT_S)
+        wait_until(lambda: f"{volume_id}.dat" in names(target.data_dir, volume_id), "the copy to begin")
+        source.process.kill()
+        code, text = refusal(lambda: list(call))
+        assert code is grpc.StatusCode.UNKNOWN
+        assert text.startswith(f"failed to copy {volume_id}.")
+        assert "rpc error: code = Unavailable" in text
+        assert names(target.data_dir, volume_id) == []
+        assert target.http("GET", "/healthz").status == 200
+
+    def test_by_the_death_of_the_target(self, servers):
+        """Its next start removes what there is."""
+        _, target, volume_id = servers
+        self.start(servers)
+        target.process.kill()
+        assert f"{volume_id}.note" in names(target.data_dir, volume_id)
+        target.restart()
+        assert names(target.data_dir, volume_id) == []
+
+
+def open_volume_files(server, volume_id):
+    return [path for path in open_descriptors(server) if Path(path).name.startswith(f"{volume_id}.")]
+
+
 MAKES = {one.name: one for one in implementations.ALL}
 PAIRS = [
     ("native", "native"),
