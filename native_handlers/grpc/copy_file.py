@@ -70,7 +70,7 @@ def _open_of_volume(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile
     volume = volume_of(node, request.volume_id)
     _check_revision(request, volume.compaction_revision)
     try:
-        volume.sync()
+        volume.sync_in_passing()
     except StorageError as error:
         # What was written can be read all the same, and a disk that fails is a good reason to copy from it.
         log.warning("volume %d is copied from without a sync: %s", request.volume_id, error)

@@ -6,6 +6,7 @@ Source: weed/server/volume_grpc_copy.go (CopyFile).
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from native_handlers.format.volume_name import format_volume_name
@@ -13,6 +14,7 @@ from native_handlers.storage.files import SharedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from native_handlers.storage.disk_location import DiskLocation
@@ -98,3 +100,19 @@ def open_coded_file(
                 continue
             return OutgoingFile(files, file, None)
     return None
+
+
+def write_back(files: Files, path: Path) -> None:
+    """Has most of a file written to disk while nobody waits, so that a sync under a lock has little left to do.
+
+    It is that sync that counts: an error here is met by it too, for each descriptor is told of it once.
+    """
+    try:
+        fd = files.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):
+            files.sync(fd)
+    finally:
+        files.close(fd)

@@ -38,7 +38,7 @@ from native_handlers.storage.group_commit import GroupCommit, PendingWrite, Writ
 from native_handlers.storage.index_place import move_index
 from native_handlers.storage.io_health import IoHealth
 from native_handlers.storage.live_needles import walk_live_needles
-from native_handlers.storage.outgoing import open_volume_file
+from native_handlers.storage.outgoing import open_volume_file, write_back
 from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 from native_handlers.storage.volume_read import VolumeReader
@@ -517,6 +517,14 @@ class Volume:
         with self._lock:
             if self._opened is not None:
                 self._appender.sync(self._opened)
+
+    def sync_in_passing(self) -> None:
+        """As `sync`, but what there is to write is written before writers have to wait. Errors as `sync`."""
+        opened = self._opened
+        if opened is not None:
+            for file in (opened.dat, opened.idx):
+                write_back(self._files, file.path)
+        self.sync()
 
     def close(self) -> None:
         """Syncs and closes. Readers under way finish; whoever comes later is told that it is closed.

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from supervisor.net.grpc_options import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS, METADATA_OPTIONS, Options
+from supervisor.net.grpc_options import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS, METADATA_OPTIONS, STREAM_WINDOW, Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ SERVER_OPTIONS: Options = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
     # A client that never sends its preface is let go after this.
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+    *STREAM_WINDOW,
     # Else another process of the same user could bind the same port and be handed some of our connections.
     ("grpc.so_reuseport", 0),
 )

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from supervisor.net.grpc_options import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS, OWN_CONNECTION_OPTIONS, Options
+from supervisor.net.grpc_options import (
+    KEEPALIVE_OPTIONS,
+    MESSAGE_OPTIONS,
+    OWN_CONNECTION_OPTIONS,
+    STREAM_WINDOW,
+    Options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +39,7 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     *OWN_CONNECTION_OPTIONS,
+    *STREAM_WINDOW,
 )
 """A channel of its own per caller, so that closing one closes its socket."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from copying import print_copies
 from harness import implementations
 from harness.http1 import Connection
 from harness.master import Master
@@ -41,6 +42,7 @@ def main():
         servers = start_servers(options.servers, base, master, weed, stack)
         targets = read_targets(servers, base, stack)
         print_rates(measure(targets, options), options)
+        print_copies(servers, BASELINE, options.rounds, options.copy_mib)
         print_memory([one for one in servers if one.name in FORWARDING], options)
 
 
@@ -52,6 +54,7 @@ def parse_options():
     parser.add_argument(
         "--mib", type=int, default=LARGE_FILE_MIB, help=f"of the large file ({LARGE_FILE_MIB}); 0: none"
     )
+    parser.add_argument("--copy-mib", type=int, default=512, help="of the file that is copied (512); 0: none")
     parser.add_argument(
         "--servers", default="go,proxy-go,mixed-go,native", help="of the contract suite's (go,proxy-go,mixed-go,native)"
     )

@@ -1,6 +1,7 @@
 """CopyFile, ReceiveFile and VolumeCopy as other servers and the shell use them, also between different makes."""
 
 import contextlib
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -299,6 +300,70 @@ class TestVolumeCopy:
         assert refusal(lambda: received(server, info(1), content(b"x"))) == unknown(text)
 
 
+@only_native
+class TestCopiesThatAreCutOff:
+    """At a pace at which they would take hours. Upstream goes on without its client."""
+
+    @pytest.fixture
+    def servers(self, fresh_server):
+        source, target = fresh_server(), fresh_server()
+        volume_id, _ = volume_with_needles(source)
+        return source, target, volume_id
+
+    def start(self, servers, **options):
+        source, target, volume_id = servers
+        request = pb.VolumeCopyRequest(
+            volume_id=volume_id, source_data_node=address_of(source), io_byte_per_second=1000
+        )
+        call = target.rpc.VolumeCopy(request, **options)
+        wait_until(lambda: f"{volume_id}.dat" in names(target.data_dir, volume_id), "the copy to begin")
+        return call
+
+    def assert_gone(self, servers):
+        source, target, volume_id = servers
+        wait_until(lambda: names(target.data_dir, volume_id) == [], "what had been copied to be gone")
+        for server, extensions in ((source, (".dat", ".idx")), (target, ())):
+            expected = sorted(str(server.data_dir / f"{volume_id}{extension}") for extension in extensions)
+            wait_until(lambda: open_volume_files(server, volume_id) == expected, "files to be let go of")  # noqa: B023
+
+    def test_by_a_client_that_cancels(self, servers):
+        self.start(servers).cancel()
+        self.assert_gone(servers)
+
+    def test_by_the_deadline(self, servers):
+        call = self.start(servers, timeout=1.5)
+        assert refusal(lambda: list(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        self.assert_gone(servers)
+
+    def test_by_the_death_of_the_source(self, servers):
+        source, target, volume_id = servers
+        request = pb.VolumeCopyRequest(
+            volume_id=volume_id, source_data_node=address_of(source), io_byte_per_second=4 * MIB
+        )
+        call = target.rpc.VolumeCopy(request, timeout=LIMIT_S)
+        wait_until(lambda: f"{volume_id}.dat" in names(target.data_dir, volume_id), "the copy to begin")
+        source.process.kill()
+        code, text = refusal(lambda: list(call))
+        assert code is grpc.StatusCode.UNKNOWN
+        assert text.startswith(f"failed to copy {volume_id}.")
+        assert "rpc error: code = Unavailable" in text
+        assert names(target.data_dir, volume_id) == []
+        assert target.http("GET", "/healthz").status == 200
+
+    def test_by_the_death_of_the_target(self, servers):
+        """Its next start removes what there is."""
+        _, target, volume_id = servers
+        self.start(servers)
+        target.process.kill()
+        assert f"{volume_id}.note" in names(target.data_dir, volume_id)
+        target.restart()
+        assert names(target.data_dir, volume_id) == []
+
+
+def open_volume_files(server, volume_id):
+    return [path for path in open_descriptors(server) if Path(path).name.startswith(f"{volume_id}.")]
+
+
 MAKES = {one.name: one for one in implementations.ALL}
 PAIRS = [
     ("native", "native"),
@@ -392,4 +457,28 @@ class TestLargeVolumes:
         before = memory_bytes(server.process.pid, "VmRSS")
         call = server.rpc.CopyFile(copy_request(volume_id), timeout=120)
         assert sum(len(message.file_content) for message in call) == size_bytes
+        assert memory_bytes(server.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES
+
+    @pytest.mark.slow
+    def test_taking_one_in_costs_little_memory(self, fresh_server):
+        source, target = fresh_server(), fresh_server()
+        volume_id, _ = volume_with_needles(source, count=1, size_bytes=1000)
+        copy_volume(target, address_of(source), volume_id)
+        volume_id, _ = volume_with_needles(source, count=64, size_bytes=8 * MIB)
+        reset_peak_memory(target.process.pid)
+        before = memory_bytes(target.process.pid, "VmRSS")
+        *progress, _ = copy_volume(target, address_of(source), volume_id)
+        assert len(progress) >= 3
+        assert memory_bytes(target.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES
+
+    @pytest.mark.slow
+    def test_being_sent_one_costs_little_memory(self, fresh_server):
+        server = fresh_server()
+        volume_id, block = server.new_volume(), os.urandom(2 * MIB)
+        received(server, info(volume_id), content(block))
+        reset_peak_memory(server.process.pid)
+        before = memory_bytes(server.process.pid, "VmRSS")
+        messages = (content(block) for _ in range(256))
+        answer = server.rpc.ReceiveFile(itertools.chain([info(volume_id)], messages), timeout=120)
+        assert answer.bytes_written == 512 * MIB
         assert memory_bytes(server.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES

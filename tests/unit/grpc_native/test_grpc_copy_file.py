@@ -213,14 +213,14 @@ class TestWhileOtherThingsHappen:
         assert open_files() == before
 
     def test_a_volume_that_is_being_unmounted_is_not_there(self, node, context, store, volume, monkeypatch):
-        monkeypatch.setattr(type(volume), "sync", lambda self: store.unmount_volume(7))
+        monkeypatch.setattr(type(volume), "sync_in_passing", lambda self: store.unmount_volume(7))
         assert failure_of(node, context) == "not found volume id 7"
 
     def test_a_disk_that_does_not_sync_can_be_copied_from(self, node, context, store, volume, monkeypatch):
         def fail(self):
             raise WriteFailed(path_of(store, "c_7.dat"), 0, OSError(errno.EIO, "Input/output error"))
 
-        monkeypatch.setattr(type(volume), "sync", fail)
+        monkeypatch.setattr(type(volume), "sync_in_passing", fail)
         assert copied(node, context)
 
     def test_a_disk_that_does_not_read(self, node, context, store, volume, monkeypatch):
@@ -230,3 +230,16 @@ class TestWhileOtherThingsHappen:
         monkeypatch.setattr(store._files, "read", fail, raising=False)
         path = path_of(store, "c_7.dat")
         assert failure_of(node, context) == f"read {path}: input/output error"
+
+    def test_what_is_dirty_is_written_before_writers_have_to_wait(self, node, context, store, volume, monkeypatch):
+        """With the volume's lock held there is little left to sync."""
+        synced, sync = [], store._files.sync
+
+        def watch(fd):
+            synced.append((os.readlink(f"/proc/self/fd/{fd}"), volume._lock.locked()))
+            sync(fd)
+
+        monkeypatch.setattr(store._files, "sync", watch, raising=False)
+        copied(node, context)
+        dat, idx = str(path_of(store, "c_7.dat")), str(path_of(store, "c_7.idx"))
+        assert synced == [(dat, False), (idx, False), (dat, True), (idx, True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 from grpc_native_fakes import FakeMasters, make_node
@@ -13,12 +14,15 @@ from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.grpc.receive_file import receive_file
 from native_handlers.grpc.state_keeper import StoreStateKeeper
+from native_handlers.pb import master_pb2 as pb_master
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.files import OsFiles
 from native_handlers.storage.incoming import RECEIVING, IncomingFile, sweep_unfinished
 from native_handlers.storage.store import StoreConfig, open_store
+from supervisor.assembly.grpc_node import _coded_disk_ids
+from supervisor.cluster.node_model import NodeModel
 
 
 class CountingFiles(OsFiles):
@@ -188,6 +192,13 @@ class TestCodedVolumes:
         assert answer.error == "ec volume 7 is mounted on disk_ids:[1 2]; unmount before ReceiveFile"
         assert (tmp_path / "a" / "7.ec00").read_bytes() == b"mounted"
         assert not self.put(node, context, volume_id=8).error
+
+    def test_what_the_backend_has_reported_counts_as_mounted(self):
+        model = NodeModel(["native", "child"])
+        shards = [pb_master.VolumeEcShardInformationMessage(id=7, disk_id=disk, ec_index_bits=1) for disk in (2, 0)]
+        model.feed("child").add_ec_shards([*shards, pb_master.VolumeEcShardInformationMessage(id=8, ec_index_bits=1)])
+        assert _coded_disk_ids(SimpleNamespace(model=model), 7) == [0, 2]
+        assert _coded_disk_ids(SimpleNamespace(model=model), 9) == []
 
     def test_no_room_anywhere(self, node, context, disks):
         for volume_id in range(100, 112):

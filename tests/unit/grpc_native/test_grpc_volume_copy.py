@@ -203,6 +203,24 @@ class TestWhatArrives:
         assert (failure.message, failure.code) == ("no space left for disk type tape", grpc.StatusCode.UNKNOWN)
         store.close()
 
+    @pytest.mark.parametrize("is_supported", [True, False])
+    def test_space_is_reserved_where_the_master_says_so(
+        self, node, caller, source_store, target, files, monkeypatch, is_supported
+    ):
+        data, reserved = fill(source_store), []
+
+        def allocate(fd, length):
+            reserved.append(length)
+            if not is_supported:
+                raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+        monkeypatch.setattr(files, "allocate", allocate, raising=False)
+        target.set_preallocate(True)
+        target.set_volume_size_limit(1 << 20)
+        list(copy(node, caller))
+        assert reserved == [1 << 20]
+        assert contents(target, data) == data
+
     def test_progress(self, node, caller, source_store, monkeypatch):
         monkeypatch.setattr(volume_copy, "PROGRESS_BYTES", 20_000)
         fill(source_store)

@@ -1,0 +1,70 @@
+"""What a copy of a volume costs: CopyFile as a client sees it, in MB/s and as a ratio to Go's in the same round; and
+how long small calls take beside it.
+"""
+
+import statistics
+import threading
+import time
+
+from native_handlers.pb import volume_server_pb2 as pb
+
+MB = 10**6
+PIECE_BYTES = 4 << 20
+METHOD = "/volume_server_pb.VolumeServer/CopyFile"
+PING_LIMIT_S = 10.0
+
+
+def print_copies(servers, baseline, rounds, mib):
+    """A table of all `servers`; nothing where `mib` is 0."""
+    if not mib:
+        return
+    volumes = {server.name: _volume_of(server, mib) for server in servers}
+    rates = {server.name: [] for server in servers}
+    pings_ms = {server.name: [] for server in servers}
+    for _ in range(rounds):
+        for server in servers:
+            rate, pings = _copy(server, volumes[server.name])
+            rates[server.name].append(rate)
+            pings_ms[server.name] += pings
+    print(f"\nCopyFile of {mib} MiB, {rounds} interleaved rounds; Ping meanwhile\n")
+    print(f"{'server':<14}{'MB/s':>8}{'spread':>14}{'of Go':>8}{'Ping median':>14}{'slowest':>11}")
+    for name, seen in rates.items():
+        row = f"{name:<14}{statistics.median(seen):>8,.0f}{f'{min(seen):,.0f}-{max(seen):,.0f}':>14}"
+        ratio = "-"
+        if baseline in rates:
+            ratio = f"{statistics.median(a / b for a, b in zip(seen, rates[baseline], strict=True)):.2f}"
+        pings = pings_ms[name] or [float("nan")]
+        print(f"{row}{ratio:>8}{f'{statistics.median(pings):.1f} ms':>14}{f'{max(pings):.1f} ms':>11}")
+
+
+def _volume_of(server, mib):
+    volume_id = server.new_volume()
+    with (server.data_dir / f"{volume_id}.bench").open("wb") as file:
+        for _ in range(mib * (1 << 20) // PIECE_BYTES):
+            file.write(bytes(PIECE_BYTES))
+    return volume_id
+
+
+def _copy(server, volume_id):
+    """MB/s of one copy, whose messages are not decoded, and how long each Ping took meanwhile, in ms."""
+    pings_ms, is_over = [], threading.Event()
+    with server.open_channel() as channel, server.open_channel() as other:
+        pinging = threading.Thread(target=_ping, args=(other, pings_ms, is_over))
+        pinging.start()
+        request = pb.CopyFileRequest(
+            volume_id=volume_id, ext=".bench", compaction_revision=2**32 - 1, stop_offset=2**63 - 1
+        )
+        started_s = time.monotonic()
+        count = sum(len(message) for message in channel.unary_stream(METHOD)(request.SerializeToString()))
+        taken_s = time.monotonic() - started_s
+        is_over.set()
+        pinging.join()
+    return count / taken_s / MB, pings_ms
+
+
+def _ping(channel, pings_ms, is_over):
+    call = channel.unary_unary("/volume_server_pb.VolumeServer/Ping")
+    while not is_over.wait(0.02):
+        started_s = time.monotonic()
+        call(b"", timeout=PING_LIMIT_S)
+        pings_ms.append((time.monotonic() - started_s) * 1000)
