@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import subprocess
 import threading
 from random import Random
 
@@ -151,6 +152,21 @@ def test_what_is_written_later_is_sent_too(server):
     heartbeats = itertools.takewhile(lambda one: not one.needle_header, stream)
     assert len(list(heartbeats)) < 5
     stream.cancel()
+
+
+def test_upstreams_backup_follows_a_volume(server, weed, tmp_path):
+    """It asks for what was appended since its own last record, and indexes that itself."""
+    if weed is None or server.master.is_embedded:
+        pytest.skip("the program that follows is upstream's")
+    volume_id = server.new_volume()
+    for size in (30, 3000, 30):
+        fids = [server.store(b"%d " % number * size, fid=server.new_fid(volume_id)) for number in range(5)]
+        delete(server, fids[2])
+        where = [f"-master={server.master.address}", f"-dir={tmp_path}", f"-volumeId={volume_id}"]
+        command = [weed, f"-config_dir={server.layout.config_dir}", "backup", *where]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=LIMIT_S)
+        for ext in (".dat", ".idx"):
+            assert (tmp_path / f"{volume_id}{ext}").read_bytes() == file_of(server, volume_id, ext).read_bytes()
 
 
 @NOT_EXEC
