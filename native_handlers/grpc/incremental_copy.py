@@ -14,6 +14,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.append_times import first_row_after
 from native_handlers.storage.errors import StorageError
+from native_handlers.storage.record_walk import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.append_log import AppendLog
-
-PIECE_BYTES = 2 << 20
 
 
 def volume_incremental_copy(

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import subprocess
 import threading
 from random import Random
 
@@ -31,6 +32,21 @@ def peer(master, weed, tmp_path_factory):
     yield made
     assert made.stop() == 0
     assert "Traceback" not in (made.base / "server.log").read_text()
+
+
+@pytest.fixture(autouse=True)
+def leave_as_found(request):
+    """Deletes the volumes that a test made, for a server has room for some only."""
+    names = {"server", "peer"} & set(request.fixturenames)
+    before = [(one, volumes_of(one)) for one in map(request.getfixturevalue, names)]
+    yield
+    for one, ids in before:
+        for volume_id in volumes_of(one) - ids - {one.volume_id}:
+            one.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)
+
+
+def volumes_of(server):
+    return {int(path.stem) for path in server.data_dir.glob("*.dat")}
 
 
 def peer_address(server):
@@ -136,6 +152,21 @@ def test_what_is_written_later_is_sent_too(server):
     heartbeats = itertools.takewhile(lambda one: not one.needle_header, stream)
     assert len(list(heartbeats)) < 5
     stream.cancel()
+
+
+def test_upstreams_backup_follows_a_volume(server, weed, tmp_path):
+    """It asks for what was appended since its own last record, and indexes that itself."""
+    if weed is None or server.master.is_embedded:
+        pytest.skip("the program that follows is upstream's")
+    volume_id = server.new_volume()
+    for size in (30, 3000, 30):
+        fids = [server.store(b"%d " % number * size, fid=server.new_fid(volume_id)) for number in range(5)]
+        delete(server, fids[2])
+        where = [f"-master={server.master.address}", f"-dir={tmp_path}", f"-volumeId={volume_id}"]
+        command = [weed, f"-config_dir={server.layout.config_dir}", "backup", *where]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=LIMIT_S)
+        for ext in (".dat", ".idx"):
+            assert (tmp_path / f"{volume_id}{ext}").read_bytes() == file_of(server, volume_id, ext).read_bytes()
 
 
 @NOT_EXEC
@@ -257,4 +288,3 @@ def test_a_source_that_is_killed_ends_its_receiver(fresh_server, peer):
     code, _ = refused(following.result)
     assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
     assert peer.read(fid).body == b"before the end"
-    peer.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)

@@ -367,12 +367,19 @@ class TestBadSources:
         assert facts_of(pair[1], 1) is None
 
     def test_a_silent_source_is_left_when_the_client_goes(self, pair):
-        hang = threading.Event()
-        with scripted([message(record(1))], lambda context: (context.add_callback(hang.set), hang.wait(T))) as address:
+        left = threading.Event()
+
+        def hang(context):
+            if context.add_callback(left.set):
+                left.wait(T)
+            else:
+                left.set()
+
+        with scripted([message(record(1))], hang) as address:
             call = receive(pair[1], address)
             wait_until(lambda: facts_of(pair[1], 1), "it has begun")
             call.cancel()
-            assert hang.wait(T)
+            assert left.wait(T)
 
     @pytest.mark.parametrize(
         ("messages", "text"),
