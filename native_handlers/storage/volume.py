@@ -115,6 +115,10 @@ class Volume:
         """False while its disk is out of service: it refuses reads and writes then."""
         return not self._home.is_unavailable
 
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while its disk is out of service."""
+        self._home.check_in_service()
+
     @property
     def needs_replication(self) -> bool:
         return self.replica_placement.copy_count > 1
