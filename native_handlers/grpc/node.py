@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from native_handlers.grpc.memory import own_memory_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -102,6 +102,7 @@ class GrpcNode:
     Args:
         leave: stops the heartbeats for good; harmless when repeated.
         memory: the memory figures of this server, over both engines where there are two.
+        coded_disk_ids: the disks on which shards of an erasure-coded volume are mounted, whichever engine did it.
     """
 
     store: Store | None
@@ -112,3 +113,4 @@ class GrpcNode:
     leave: Callable[[], None]
     memory: Callable[[], MemStatus] = field(default=own_memory_status)
     clock_ns: Callable[[], int] = time.time_ns
+    coded_disk_ids: Callable[[int], Sequence[int]] = field(default=lambda _volume_id: ())

@@ -310,9 +310,9 @@ def no_auth_keys() -> AuthKeys:
     return AuthKeys()
 
 
-def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[None]:
+def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[bool]:
     """For a node whose every volume is native."""
-    return nullcontext()
+    return nullcontext(enter_result=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +321,8 @@ class HttpContext:
     the node stands alone, and then what needs another server fails as if the master knew none.
 
     A request's own volume may be used freely. Whoever changes another one does so inside `changing` of it, and looks
-    for it there; LookupFailed says that it cannot be had.
+    for it there if it gives True: else another process of this node has the volume, and `settings.self_url` leads to
+    it. LookupFailed says that it cannot be had.
     """
 
     settings: HttpSettings
@@ -333,7 +334,7 @@ class HttpContext:
     metrics: HttpMetrics = field(default_factory=NoMetrics)
     image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
     disk_threads: DiskThreads = field(default_factory=DiskThreads)
-    changing: Callable[[int], AbstractAsyncContextManager[None]] = every_volume_is_ours
+    changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

@@ -10,12 +10,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.compact_recovery import recover_compactions
 from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
+from native_handlers.storage.directory_scan import check_directory, ids_with_data, volume_candidates
 from native_handlers.storage.disk_probe import ProbeConfig
 from native_handlers.storage.disk_space import STATFS_TIMEOUT_S, DiskGauge, MinFree
 from native_handlers.storage.disk_watch import DiskWatch
@@ -27,6 +26,7 @@ from native_handlers.storage.errors import (
     WriteFailed,
 )
 from native_handlers.storage.findings import Findings
+from native_handlers.storage.incoming import sweep_unfinished
 from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
@@ -88,18 +88,20 @@ class DiskLocation:
         self.max_volumes = config.max_volumes
         self.volumes: dict[int, Volume] = {}
         self.findings = Findings()
+        self.arriving: set[int] = set()
+        """Ids of volumes that are being copied here: their files are not to be touched."""
         self.ec_shard_count = 0
         self._files, self._clock_ns = files, clock_ns
         self._offset_width_bytes = 0
         self._is_all_synced = True
         for directory in dict.fromkeys((config.path, config.idx_path)):
-            _check_directory(files, directory)
+            check_directory(files, directory)
         try:
             self._lock = lock_directory(files, config.path, holder, owner_pid=lock_owner_pid)
         except OSError as error:
             raise DirectoryUnusable(config.path, str(error)) from error
         try:
-            self._session = SessionMark(files, config.path)
+            self._session = SessionMark(files, config.path, is_borrowed=self._lock.is_borrowed)
             self.uuid = load_directory_uuid(files, config.path)
         except OSError as error:
             self._lock.release()
@@ -180,6 +182,11 @@ class DiskLocation:
             return False
         return self.max_volumes == 0 or len(self.volumes) < self.max_volumes
 
+    @property
+    def available_bytes(self) -> int:
+        """Free space above the reserve, asked for now."""
+        return self.status().available
+
     def status(self) -> DiskStatus:
         return self._gauge.status(self.disk_type, self.watch.problem)
 
@@ -224,7 +231,8 @@ class DiskLocation:
         recovered = recover_compactions(self._files, self.path, self.idx_path, set(self.volumes))
         names = self._files.list_directory(self.path)
         self.ec_shard_count = sum(_SHARD_FILE.search(name) is not None for name in names)
-        missing = {vid: found for vid, found in _candidates(names).items() if vid not in self.volumes}
+        known = self.volumes.keys() | self.arriving
+        missing = {vid: found for vid, found in volume_candidates(names).items() if vid not in known}
         for vid, collections in missing.items():
             self._forget_findings(vid, collections)
         self.findings.add(recovered)
@@ -237,13 +245,29 @@ class DiskLocation:
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
-        collections = _candidates(self._files.list_directory(self.path)).get(volume_id, [])
+        if volume_id in self.arriving:
+            return None
+        collections = volume_candidates(self._files.list_directory(self.path)).get(volume_id, [])
         self._forget_findings(volume_id, collections)
         return self._load_first(volume_id, collections)
 
     def _forget_findings(self, volume_id: int, collections: list[str]) -> None:
         for collection in collections:
             self.findings.forget(VolumePaths(self.path, self.idx_path, collection, volume_id).base)
+
+    def locate(self, volume_id: int) -> VolumePaths | None:
+        """Where a volume's files are, by their names; None when there are none. Raises OSError."""
+        collections = volume_candidates(self._files.list_directory(self.path)).get(volume_id)
+        return VolumePaths(self.path, self.idx_path, collections[0], volume_id) if collections else None
+
+    def volume_ids_on_disk(self) -> list[int]:
+        """The volumes whose data is in the directory, open or not. Raises OSError when it cannot be read."""
+        with_data = ids_with_data(self._files.list_directory(self.path))
+        return [volume_id for volume_id in with_data if volume_id not in self.arriving]
+
+    def load_arrived(self, volume_id: int, collection: str) -> Volume | None:
+        """Opens a volume that has been copied here; None when it cannot be served."""
+        return self._load_first(volume_id, [collection])
 
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
@@ -347,47 +371,31 @@ class DiskLocation:
         self.findings.forget(volume.paths.base)
         volume.destroy(keep_vif=keep_vif)
 
-    def begin_session(self) -> None:
-        """To be called when the volumes found are loaded, and before anything is written to them.
+    def begin_session(self, *, has_loaded_all: bool = True) -> None:
+        """To be called when the volumes found are loaded, and before anything is written to them; or where they will be
+        loaded one by one (not `has_loaded_all`).
 
         Raises:
             DirectoryUnusable: the directory cannot be written to.
         """
         try:
-            self._session.begin(self._clock_ns() // 10**9)
+            for directory in dict.fromkeys((self.path, self.idx_path)):
+                sweep_unfinished(self._files, directory)
+            self._session.begin(self._clock_ns() // 10**9, has_examined_all=has_loaded_all)
         except OSError as error:
             raise DirectoryUnusable(self.path, str(error)) from error
+
+    def keep_session_mark(self) -> None:
+        """Another process that wrote to the directory may have left it unsynced."""
+        self._is_all_synced = False
 
     def release(self) -> None:
         """Frees the directory for others. The volumes must be closed."""
         try:
             if self._is_all_synced:
                 self._session.end()
+            else:
+                self._session.note_unsynced()
         except OSError as error:
             _log.warning("%s: %s; the next start will examine its volumes", self.path, error)
         self._lock.release()
-
-
-def _check_directory(files: Files, directory: Path) -> None:
-    try:
-        facts = files.facts(directory)
-    except OSError as error:
-        raise DirectoryUnusable(directory, str(error)) from error
-    if facts is None:
-        raise DirectoryUnusable(directory, "it does not exist; create it first")
-    if not facts.is_directory:
-        raise DirectoryUnusable(directory, "it is not a directory")
-    if not facts.is_writable_by_owner:
-        raise DirectoryUnusable(directory, "its owner may not write to it")
-
-
-def _candidates(names: list[str]) -> dict[int, list[str]]:
-    """Volume ids that file names speak of, with their collections. A volume shows by its .idx or .vif."""
-    found: dict[int, list[str]] = {}
-    for name in sorted({name[:-4] for name in names if name.endswith((".idx", ".vif"))}):
-        try:
-            collection, volume_id = parse_volume_name(name)
-        except BadVolumeName:
-            continue
-        found.setdefault(volume_id, []).append(collection)
-    return found

@@ -19,6 +19,7 @@ from supervisor.net.tls import client_context
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from native_handlers.http.context import NodeView
     from supervisor.assembly.backend import ManagedBackend
@@ -32,7 +33,13 @@ def make_http_authority(node: Node, engines: Engines) -> HttpAuthority | None:
     """What asks for the volumes of HTTP requests, where both engines have some."""
     if engines.authority is None:
         return None
-    return HttpAuthority(engines.authority, node.model.feed(CHILD_SOURCE).has_ec_shards)
+    return HttpAuthority(engines.authority, backend_alone(node))
+
+
+def backend_alone(node: Node) -> Callable[[int], bool]:
+    """Says whether the backend alone can serve a volume: the native engine has no erasure coding and no tiers yet."""
+    feed = node.model.feed(CHILD_SOURCE)
+    return lambda volume_id: feed.has_ec_shards(volume_id) or feed.has_tiered(volume_id)
 
 
 def make_http_context(node: Node, engines: Engines, guard: Guard) -> HttpContext:

@@ -35,12 +35,29 @@ SERVER_OPTIONS: Options = (
 """Source: weed/pb/grpc_client_server.go, NewGrpcServer."""
 
 
+LONG_UNARY = frozenset(
+    {
+        "FetchAndWriteNeedle",
+        "ScrubEcVolume",
+        "ScrubVolume",
+        "VolumeConsolidateIndex",
+        "VolumeEcShardsCopy",
+        "VolumeEcShardsGenerate",
+        "VolumeEcShardsRebuild",
+        "VolumeEcShardsToVolume",
+        "VolumeTailReceiver",
+    }
+)
+"""RPCs with one answer that may take as long as a stream: they follow other servers or go through whole volumes."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """How many calls run at once; each holds a thread (a client-streaming one that is forwarded holds two).
 
-    Unary and streaming calls are counted apart, so that open streams never keep a unary call waiting. A call past its
-    bound is refused with RESOURCE_EXHAUSTED. Threads start when they are first needed.
+    Unary and streaming calls are counted apart, so that open streams never keep a unary call waiting; `LONG_UNARY`
+    count as streams. A call past its bound is refused with RESOURCE_EXHAUSTED. Threads start when they are first
+    needed.
     """
 
     unary: int = 256

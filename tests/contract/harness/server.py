@@ -1,13 +1,15 @@
 """A volume server under test, whoever it is: started, addressed, restarted, ended, and asked the everyday things."""
 
 import itertools
+import os
+import signal
 from pathlib import Path
 
 import grpc
 from harness.http1 import Disconnected, fetch
 from harness.implementations import Layout
 from harness.ports import LOOPBACK, free_port
-from harness.processes import ServerProcess, children_of
+from harness.processes import ServerProcess, argument_of, children_of, is_alive
 from harness.waiting import wait_until
 
 from native_handlers.pb import methods, volume_server_pb2
@@ -134,6 +136,22 @@ class VolumeServer:
     def child_pids(self):
         """Its child processes."""
         return children_of(self.process.pid)
+
+    def kill_child(self):
+        """SIGKILL to its one child; returns when that is gone."""
+        (pid,) = self.child_pids()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(pid), "the child to be gone")
+
+    def open_child_channel(self):
+        """A channel to the child itself, past everything of ours."""
+        (pid,) = self.child_pids()
+        return grpc.insecure_channel(f"{LOOPBACK}:{argument_of(pid, 'port.grpc')}")
+
+    def is_known(self, volume_id):
+        """Whether the master knows that it has the volume."""
+        locations = self.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
+        return self.url in [location["url"] for location in locations]
 
     def restart(self):
         """Starts it again after it has ended."""
