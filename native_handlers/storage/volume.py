@@ -212,7 +212,9 @@ class Volume:
         Raises:
             VolumeClosed: the volume is not open.
             OSError: the file cannot be opened; FileNotFoundError when there is none.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        self._home.check_in_service()
         while True:
             opened = self._get_opened()
             try:
@@ -311,7 +313,9 @@ class Volume:
 
         Raises:
             VolumeClosed: the volume is not open.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        self._home.check_in_service()
         with self._lock:
             opened = self._get_opened()
             log = log_of(self._files, opened, self._width)
@@ -381,8 +385,9 @@ class Volume:
 
         Raises:
             VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
-            WriteFailed: as with `write`.
+            WriteFailed, DiskUnavailable: as with `write`.
         """
+        self._home.check_in_service()
         with self._lock:
             opened = self._get_opened()
             reasons = self.read_only_reasons
@@ -503,7 +508,9 @@ class Volume:
         Raises:
             VolumeClosed: the volume is not open.
             IndexMoveFailed: it is where it was.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        self._home.check_in_service()
         with self._lock:
             move_index(self._files, self._get_opened(), directory)
 
