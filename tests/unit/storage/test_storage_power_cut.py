@@ -141,6 +141,7 @@ class TestMarkOfTwo:
         parent.close()
         assert not (made / SESSION_FILE_NAME).exists()
 
+    @pytest.mark.damage("it stays as the test made it")
     def test_the_child_repairs_what_a_power_cut_left_although_the_parent_has_begun(self, made, open_parent, open_child):
         cut_power(made)
         damage(made, b"new" * 300)
@@ -155,6 +156,7 @@ class TestMarkOfTwo:
         assert not (made / SESSION_FILE_NAME).exists()
 
     @pytest.mark.parametrize("ends_well", [True, False])
+    @pytest.mark.damage("it stays as the test made it")
     def test_a_cut_is_remembered_until_every_volume_was_examined(self, made, open_parent, ends_well):
         """The other engine is one that repairs nothing, and the parent ends, or is killed."""
         cut_power(made, since_s=3)
