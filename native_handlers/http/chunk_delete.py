@@ -11,8 +11,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
 from native_handlers.http.context import LookupFailed, PeerFailed, PeerFailureKind
 from native_handlers.http.errors import ReplicationFailed
 from native_handlers.http.failures import STORE_FAILURES
@@ -50,7 +48,7 @@ async def _delete_chunk(context: HttpContext, chunk: Chunk) -> None:
         volume = store.find_volume(file_id.volume_id) if store is not None and is_here else None
         if store is not None and volume is not None:
             with suppress(NotFound, Deleted):
-                await trio.to_thread.run_sync(_delete_here, store, file_id)
+                await context.disk_threads.run(volume, partial(_delete_here, store, file_id))
             if volume.replica_placement.copy_count == 1:
                 return
     if context.lookup is None or context.peers is None:

@@ -25,6 +25,7 @@ from native_handlers.http.ranges import ByteRange
 from native_handlers.http.reply import close_chunks
 from native_handlers.http.sniff import SNIFF_BYTES
 from native_handlers.http.tokens import bearer, sign_file_id
+from native_handlers.storage.errors import VolumeNotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -125,7 +126,10 @@ async def _read_local(
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
     read_needle = partial(store.read_needle, file_id.volume_id, file_id.needle_id, cookie=file_id.cookie)
-    read = await trio.to_thread.run_sync(read_needle)
+    volume = store.find_volume(file_id.volume_id)
+    if volume is None:
+        raise VolumeNotFound(file_id.volume_id)
+    read = await context.disk_threads.run(volume, read_needle)
     try:
         needle, payload = read.needle, read.payload
         if needle.is_chunk_manifest:
@@ -140,7 +144,8 @@ async def _read_local(
         start = payload.offset_bytes + wanted.start
         end = min(start + wanted.length, payload.offset_bytes + payload.length_bytes)
         while start < end:
-            some = await trio.to_thread.run_sync(os.pread, payload.fd, min(_READ_BYTES, end - start), start)
+            read_some = partial(os.pread, payload.fd, min(_READ_BYTES, end - start), start)
+            some = await context.disk_threads.run(volume, read_some)
             if not some:
                 return
             start += len(some)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import trio
 
+from native_handlers.http.disk_threads import DiskThreads
 from native_handlers.http.message import Request, Response
 
 if TYPE_CHECKING:
@@ -332,6 +333,7 @@ class HttpContext:
     auth: Callable[[], AuthKeys] = no_auth_keys
     metrics: HttpMetrics = field(default_factory=NoMetrics)
     image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
+    disk_threads: DiskThreads = field(default_factory=DiskThreads)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext, Location, PeerHttp
     from native_handlers.http.message import Request, Response
     from native_handlers.storage.store import Store
+    from native_handlers.storage.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class _Delete:
     volume_id: int
     needle_id: int
     cookie: int
+    volume: Volume
 
 
 async def handle_delete(context: HttpContext, request: Request) -> Response:
@@ -56,11 +58,12 @@ async def handle_delete(context: HttpContext, request: Request) -> Response:
         volume_id = parse_volume_id(path.volume_id)
     except BadFileId:
         return _absent(request)
-    if context.store is None:
+    volume = context.store.find_volume(volume_id) if context.store is not None else None
+    if context.store is None or volume is None:
         return _absent(request)
-    delete = _Delete(request, context.store, volume_id, needle_id, cookie)
+    delete = _Delete(request, context.store, volume_id, needle_id, cookie, volume)
     try:
-        needle = await trio.to_thread.run_sync(_read, delete)
+        needle = await context.disk_threads.run(volume, partial(_read, delete))
     except CookieMismatch:
         return json_error(request, 400, "File Random Cookie does not match.")
     except DiskUnavailable as failure:
@@ -98,13 +101,12 @@ async def _delete_everywhere(context: HttpContext, delete: _Delete, checksum: in
     """
     others: list[Location] = []
     if parse_query(delete.request.raw_query).get("type") != "replicate":
-        volume = delete.store.find_volume(delete.volume_id)
-        copy_count = None if volume is None else volume.replica_placement.copy_count
-        others = await other_holders(context, delete.volume_id, copy_count)
+        others = await other_holders(context, delete.volume_id, delete.volume.replica_placement.copy_count)
     started = trio.current_time()
-    await trio.to_thread.run_sync(
-        partial(delete.store.delete_needle, delete.volume_id, delete.needle_id, delete.cookie, checksum=checksum)
+    delete_needle = partial(
+        delete.store.delete_needle, delete.volume_id, delete.needle_id, delete.cookie, checksum=checksum
     )
+    await context.disk_threads.run(delete.volume, delete_needle)
     failure = None
     if others:
         if context.peers is None:

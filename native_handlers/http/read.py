@@ -55,7 +55,8 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
         return empty_reply(400)
     query = parse_query(request.raw_query)
     store = context.store
-    if store is None or store.find_volume(volume_id) is None:
+    volume = store.find_volume(volume_id) if store is not None else None
+    if store is None or volume is None:
         return await read_elsewhere(context, request, path, volume_id, query)
     read_needle = partial(
         store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=query.is_true("readDeleted")
@@ -64,7 +65,7 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
         try:
             read = read_needle(cached_only=True)
         except NotCached:
-            read = await trio.to_thread.run_sync(read_needle)
+            read = await context.disk_threads.run(volume, read_needle)
     except STORE_FAILURES as failure:
         return _failed(context, failure)
     try:

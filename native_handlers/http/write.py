@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext, Location
     from native_handlers.http.message import Request
     from native_handlers.storage.store import Store
+    from native_handlers.storage.volume import Volume
 
 _INLINE_BYTES = 1 << 15
 """What is hashed and compressed without a thread: it takes about as long as changing threads twice."""
@@ -108,7 +109,7 @@ async def _store(context: HttpContext, write: _Write) -> bool:
     started = trio.current_time()
     is_unchanged = False
     if store is not None and volume is not None:
-        is_unchanged = await _write_here(context, store, write)
+        is_unchanged = await _write_here(context, store, volume, write)
     else:
         write.upload.needle.checksum = crc32c(write.upload.needle.data)
     failure = None
@@ -128,11 +129,11 @@ async def _store(context: HttpContext, write: _Write) -> bool:
     return is_unchanged
 
 
-async def _write_here(context: HttpContext, store: Store, write: _Write) -> bool:
+async def _write_here(context: HttpContext, store: Store, volume: Volume, write: _Write) -> bool:
     started = trio.current_time()
     write_needle = partial(store.write_needle, write.volume_id, write.upload.needle, fsync=write.is_fsync)
     try:
-        result = await trio.to_thread.run_sync(write_needle)
+        result = await context.disk_threads.run(volume, write_needle)
     except DiskUnavailable:
         context.metrics.count_handler("errorWriteToLocalDisk")
         raise

@@ -21,7 +21,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES, parse_super_bl
 from native_handlers.format.types import align_up, to_bytes_offset, to_stored
 from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.check_signs import SIGN_EXTENSIONS, directory_notes, find_signs, mode_problem
-from native_handlers.storage.dat_scan import DatScan, ScanEnd
+from native_handlers.storage.dat_scan import DatScan, OpenDat, ScanEnd
 from native_handlers.storage.files import OS_FILES, SharedFile, read_file
 from native_handlers.storage.idx_head import restore_idx_head
 from native_handlers.storage.offset_width import find_offset_width
@@ -185,10 +185,7 @@ class _VolumeChecker:
         block = parse_super_block(self._files.read(dat.fd, super_block_size(head), 0))
         self._check.version = block.version
         rows = self._read_rows()
-        head = restore_idx_head(
-            self._files, dat.fd, rows, version=block.version, start_bytes=block.size_bytes, dat_size_bytes=size,
-            width=self._width,
-        )  # fmt: skip
+        head = restore_idx_head(OpenDat(self._files, dat.fd, block.version, block.size_bytes, size, self._width), rows)
         if head is not rows:
             lost = (len(head) - len(rows)) // row_bytes(self._width)
             self._check.add(

@@ -6,6 +6,7 @@ itself. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not v
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +40,22 @@ class DatRecord(NamedTuple):
     offset_bytes: int
     end_bytes: int
     append_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDat:
+    """An open .dat file as whoever compares it with its index needs it. Records lie from `start_bytes` on."""
+
+    files: Files
+    fd: int
+    version: int
+    start_bytes: int
+    size_bytes: int
+    offset_width_bytes: int
+
+    def scan(self) -> DatScan:
+        """All of its records."""
+        return DatScan(self.files, self.fd, self.version, self.start_bytes, self.size_bytes)
 
 
 class ScanEnd(Enum):

@@ -26,7 +26,7 @@ from native_handlers.storage.errors import (
     WriteFailed,
 )
 from native_handlers.storage.findings import Findings
-from native_handlers.storage.incoming import sweep_unfinished
+from native_handlers.storage.incoming import remove_unfinished_copy, sweep_unfinished
 from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
@@ -287,7 +287,8 @@ class DiskLocation:
         dat = self._files.facts(paths.file(".dat"))
         is_coded = self._exists(paths.sidecars(".ecx"))
         if self._files.facts(paths.file(".note")) is not None:
-            self._remove_unfinished_copy(paths, keep_vif=is_coded)
+            remove_unfinished_copy(self._files, paths, keep_vif=is_coded)
+            self.findings.add([Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")])
             return None
         if dat is None:
             info = load_volume_info(self._files, paths.file(".vif")).info
@@ -334,16 +335,6 @@ class DiskLocation:
         volume = self._open(paths, create=super_block, preallocate_bytes=preallocate_bytes)
         self.volumes[volume_id] = volume
         return volume
-
-    def _remove_unfinished_copy(self, paths: VolumePaths, *, keep_vif: bool) -> None:
-        """A .note marks a volume that was being copied here: what there is of it is no volume."""
-        for path in paths.owned(keep_vif=keep_vif):
-            if not path.name.endswith(".note"):
-                self._files.unlink(path)
-        # The marker goes last: a crash on the way leaves it to be found again.
-        for path in paths.sidecars(".note"):
-            self._files.unlink(path)
-        self.findings.add([Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")])
 
     def _is_coded_elsewhere(self, paths: VolumePaths) -> bool:
         return any(

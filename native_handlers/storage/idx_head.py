@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.types import TOMBSTONE_SIZE, to_stored
-from native_handlers.storage.dat_scan import DatScan
 
 if TYPE_CHECKING:
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.dat_scan import OpenDat
 
 
-def restore_idx_head(
-    files: Files, dat_fd: int, rows: bytes, *, version: int, start_bytes: int, dat_size_bytes: int, width: int
-) -> bytes:
+def restore_idx_head(dat: OpenDat, rows: bytes) -> bytes:
     """`rows` with the lost ones in front, or `rows` itself when its head is healthy or nothing is to be restored.
 
-    `start_bytes` is where the first record of .dat starts. Raises OSError when .dat cannot be read.
+    Raises OSError when .dat cannot be read.
     """
+    width = dat.offset_width_bytes
     overwritten = _leading_tombstones(rows, width)
     if not overwritten:
         return rows
     lost: dict[int, tuple[int, int]] = {}
-    for count, record in enumerate(DatScan(files, dat_fd, version, start_bytes, dat_size_bytes), 1):
+    for count, record in enumerate(dat.scan(), 1):
         if record.header.size > 0:
             lost[record.header.needle_id] = (to_stored(record.offset_bytes), record.header.size)
         else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from native_handlers.storage.files import Files
+    from native_handlers.storage.volume_paths import VolumePaths
 
 _log = logging.getLogger(__name__)
 RECEIVING = ".receiving"
@@ -111,3 +112,15 @@ def sweep_unfinished(files: Files, directory: Path) -> None:
         if name.endswith(RECEIVING):
             _log.warning("%s was not received whole; removed", directory / name)
             files.unlink(directory / name)
+
+
+def remove_unfinished_copy(files: Files, paths: VolumePaths, *, keep_vif: bool) -> None:
+    """Removes a volume whose .note says that it was being copied here: what there is of it is no volume.
+
+    Raises OSError. The marker goes last: a crash on the way leaves it to be found again.
+    """
+    for path in paths.owned(keep_vif=keep_vif):
+        if not path.name.endswith(".note"):
+            files.unlink(path)
+    for path in paths.sidecars(".note"):
+        files.unlink(path)

@@ -19,7 +19,7 @@ from native_handlers.storage.dat_scan import DatScan
 
 if TYPE_CHECKING:
     from native_handlers.format.idx import IdxEntry
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.dat_scan import OpenDat
 
 SUSPECT_BYTES = 256 << 20
 """What is older than this is on disk long since: the kernel writes back within half a minute or so."""
@@ -35,17 +35,16 @@ class TornRows:
     dropped: int
 
 
-def drop_torn_rows(
-    files: Files, dat_fd: int, rows: bytes, *, version: int, start_bytes: int, dat_size_bytes: int, width: int
-) -> TornRows:
+def drop_torn_rows(dat: OpenDat, rows: bytes) -> TornRows:
     """What is left of `rows`, which are whole ones. Raises OSError when .dat cannot be read."""
-    suspect_from = max(start_bytes, dat_size_bytes - SUSPECT_BYTES)
+    width = dat.offset_width_bytes
+    suspect_from = max(dat.start_bytes, dat.size_bytes - SUSPECT_BYTES)
     trusted = _trusted_bytes(rows, suspect_from, width)
     kept: list[bytes] = []
     lost: list[int] = []
     step = row_bytes(width)
     for number, entry in enumerate(iter_entries(rows[trusted:], width)):
-        if _leads_to_record(files, dat_fd, entry, version, dat_size_bytes):
+        if _leads_to_record(dat, entry):
             at = trusted + number * step
             kept.append(rows[at : at + step])
         else:
@@ -69,14 +68,14 @@ def _trusted_bytes(rows: bytes, suspect_from: int, width: int) -> int:
     return 0
 
 
-def _leads_to_record(files: Files, fd: int, entry: IdxEntry, version: int, dat_size_bytes: int) -> bool:
+def _leads_to_record(dat: OpenDat, entry: IdxEntry) -> bool:
     if not entry.offset:
         # A deletion without a record is what old servers wrote; a row of zeros is none.
         return entry.size < 0 and entry.needle_id != 0
     offset = to_bytes_offset(entry.offset)
-    if offset >= dat_size_bytes:
+    if offset >= dat.size_bytes:
         return False
-    record = next(iter(DatScan(files, fd, version, offset, dat_size_bytes, window_bytes=1 << 16)), None)
+    record = next(iter(DatScan(dat.files, dat.fd, dat.version, offset, dat.size_bytes, window_bytes=1 << 16)), None)
     if record is None:
         return False
     return record.header.needle_id == entry.needle_id and record.header.size == max(entry.size, 0)

@@ -124,6 +124,10 @@ class Volume:
         """False while its disk is out of service: it refuses reads and writes then."""
         return not self._home.is_unavailable
 
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while its disk is out of service."""
+        self._home.check_in_service()
+
     @property
     def needs_replication(self) -> bool:
         return self.replica_placement.copy_count > 1
@@ -208,7 +212,9 @@ class Volume:
         Raises:
             VolumeClosed: the volume is not open.
             OSError: the file cannot be opened; FileNotFoundError when there is none.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        self._home.check_in_service()
         while True:
             opened = self._get_opened()
             try:
@@ -307,7 +313,9 @@ class Volume:
 
         Raises:
             VolumeClosed: the volume is not open.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        self._home.check_in_service()
         with self._lock:
             opened = self._get_opened()
             log = log_of(self._files, opened, self._width)
@@ -377,8 +385,9 @@ class Volume:
 
         Raises:
             VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
-            WriteFailed: as with `write`.
+            WriteFailed, DiskUnavailable: as with `write`.
         """
+        self._home.check_in_service()
         self._get_opened()
         self._refuse_if_read_only()
         # Before the lock is taken: a large record takes a while, and a bad one is to hold up nobody.
@@ -504,7 +513,9 @@ class Volume:
         Raises:
             VolumeClosed: the volume is not open.
             IndexMoveFailed: it is where it was.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        self._home.check_in_service()
         with self._lock:
             move_index(self._files, self._get_opened(), directory)
 

@@ -23,6 +23,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES, SuperBlock, pa
 from native_handlers.format.types import align_up
 from native_handlers.format.vif import VolumeInfo
 from native_handlers.storage.catch_up import CatchUp
+from native_handlers.storage.dat_scan import OpenDat
 from native_handlers.storage.errors import OffsetWidthMismatch, RemoteTierUnsupported, VolumeLoadFailed
 from native_handlers.storage.files import SharedFile, replace_file
 from native_handlers.storage.idx_head import restore_idx_head
@@ -243,9 +244,10 @@ class _Opening:
             raise VolumeLoadFailed(self._base, f"{self._idx.path} is empty, and may not be rebuilt: {self._damage}")
         rows = self._whole_rows(self._idx, rows, may_repair=may_repair)
         if may_repair:
+            records = OpenDat(self._files, dat.fd, super_block.version, super_block.size_bytes, size_bytes, self._width)
             if self._may_be_torn(facts):
-                rows = self._drop_torn(dat, self._idx, rows, super_block, size_bytes)
-            rows = self._restore_head(dat, self._idx, rows, super_block, size_bytes)
+                rows = self._drop_torn(records, self._idx, rows)
+            rows = self._restore_head(records, self._idx, rows)
         built = build_index(rows, self._width, super_block.version)
         catch_up = CatchUp(
             self._files, dat, self._idx, built.index, super_block.version, self._width, size_bytes, len(rows)
@@ -284,18 +286,8 @@ class _Opening:
         since_s = self._request.cut_since_s
         return since_s is not None and facts.modified_at_s >= since_s - _CLOCK_SLACK_S
 
-    def _drop_torn(
-        self, dat: SharedFile, idx: SharedFile, rows: bytes, super_block: SuperBlock, size_bytes: int
-    ) -> bytes:
-        left = drop_torn_rows(
-            self._files,
-            dat.fd,
-            rows,
-            version=super_block.version,
-            start_bytes=super_block.size_bytes,
-            dat_size_bytes=size_bytes,
-            width=self._width,
-        )
+    def _drop_torn(self, dat: OpenDat, idx: SharedFile, rows: bytes) -> bytes:
+        left = drop_torn_rows(dat, rows)
         if left.dropped:
             self._replace_idx(idx, left.rows)
             named = ", ".join(f"{needle_id:x}" for needle_id in left.needle_ids[:_MAX_NAMED])
@@ -307,18 +299,8 @@ class _Opening:
         self._idx = SharedFile.open(self._files, old.path, os.O_RDWR)
         old.release()
 
-    def _restore_head(
-        self, dat: SharedFile, idx: SharedFile, rows: bytes, super_block: SuperBlock, size_bytes: int
-    ) -> bytes:
-        restored = restore_idx_head(
-            self._files,
-            dat.fd,
-            rows,
-            version=super_block.version,
-            start_bytes=super_block.size_bytes,
-            dat_size_bytes=size_bytes,
-            width=self._width,
-        )
+    def _restore_head(self, dat: OpenDat, idx: SharedFile, rows: bytes) -> bytes:
+        restored = restore_idx_head(dat, rows)
         if restored is rows:
             return rows
         self._replace_idx(idx, restored)

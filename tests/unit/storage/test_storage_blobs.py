@@ -357,6 +357,7 @@ class TestWriteBlob:
         assert bytes(volume.read(1).needle.data) == b"payload"
 
 
+@pytest.mark.damage("the row leads to another needle")
 def test_a_record_is_found_under_the_id_that_the_caller_names(tmp_path):
     """As upstream, whose suite copies a needle so. `check` tells, for an index made anew would not know that id."""
     config = StoreConfig((LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8),))

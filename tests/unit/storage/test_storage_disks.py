@@ -327,6 +327,12 @@ class TestHangingDisk:
             lambda: write(store, 1, b"during", fsync=True),
             lambda: store.delete_needle(1, 1, COOKIE),
             lambda: store.mark_writable(1),
+            lambda: store.find_volume(1).read_blob(8, 15),
+            lambda: store.find_volume(1).write_blob(1, b"", 0),
+            lambda: store.find_volume(1).open_for_copy(".dat"),
+            lambda: store.find_volume(1).open_log().__enter__(),
+            lambda: store.find_volume(1).move_index(store.locations[1].path),
+            lambda: next(store.find_volume(1).live_needles(lambda: True)),
         ):
             with pytest.raises(errors.DiskUnavailable, match="is out of service: disk health check failed: statfs"):
                 refused()

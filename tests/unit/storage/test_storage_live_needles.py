@@ -160,6 +160,7 @@ def test_memory_is_that_of_a_window_or_one_needle(store, files, monkeypatch):
     assert files.longest_read < 9_100, "the body that was overwritten is passed over"
 
 
+@pytest.mark.damage("it stays as the test made it")
 def test_a_corrupt_needle_is_an_error_after_those_before_it(volume, tmp_path):
     write(volume, 1, b"first")
     offset = write(volume, 2, b"rotten")
@@ -173,6 +174,7 @@ def test_a_corrupt_needle_is_an_error_after_those_before_it(volume, tmp_path):
         next(needles)
 
 
+@pytest.mark.damage("it stays as the test made it")
 def test_a_corrupt_needle_that_was_deleted_matters_to_nobody(volume, tmp_path):
     offset = write(volume, 2, b"rotten")
     write(volume, 3, b"third")
@@ -184,6 +186,7 @@ def test_a_corrupt_needle_that_was_deleted_matters_to_nobody(volume, tmp_path):
 
 
 @pytest.mark.parametrize("garbage", [b"\x01" * 40, b"\xff" * 40, b"\x01" * 9])
+@pytest.mark.damage("it stays as the test made it")
 def test_garbage_at_the_end_of_a_damaged_volume_ends_the_walk(store, volume, tmp_path, garbage):
     write(volume, 1, b"first")
     store.unmount_volume(7)
@@ -195,6 +198,7 @@ def test_garbage_at_the_end_of_a_damaged_volume_ends_the_walk(store, volume, tmp
     assert walk(store.find_volume(7)) == [(1, b"first")]
 
 
+@pytest.mark.damage("it stays as the test made it")
 def test_a_live_record_whose_size_lies_is_an_error(volume, tmp_path):
     offset = write(volume, 1, b"first")
     dat = bytearray((tmp_path / "7.dat").read_bytes())
