@@ -64,14 +64,16 @@ class VolumeServer:
         self.security_file.write_text(security)
         http_port, grpc_port = free_port_pair()  # some tools take the gRPC port to be 10000 higher
         self.layout = Layout(http_port, grpc_port, free_port(), data_dirs, config_dir, master, ip)
-        self._command = implementation.command(self.layout, weed, extra_flags)
+        self._weed = weed
+        self.extra_flags = tuple(extra_flags)
         self._channel = None
         self._volume_id = None
         self.start()
 
     def start(self):
         """Starts the program and returns when it serves and the master knows it."""
-        self.process = ServerProcess(self._command, self.base / "server.log", self.base)
+        command = self.implementation.command(self.layout, self._weed, self.extra_flags)
+        self.process = ServerProcess(command, self.base / "server.log", self.base)
         try:
             wait_until(self._serves, f"{self.implementation.name} to serve", START_LIMIT_S)
             wait_until(
@@ -173,6 +175,13 @@ class VolumeServer:
         """Starts it again after it has ended."""
         self.close_channel()
         self.process.end()
+        self.start()
+
+    def become(self, implementation):
+        """Ends it in good order; another program then serves the same files at the same address."""
+        self.stop()
+        wait_until(lambda: not self.is_registered(), f"the master to forget {self.name}")
+        self.implementation = implementation
         self.start()
 
     def close_channel(self):
