@@ -1,4 +1,4 @@
-"""What the master knows of a server, fact by fact: of ours it must say what it says of upstream's with the same files."""
+"""What the master knows of a server: of ours it must say what it says of upstream's with the same files."""
 
 import shutil
 import time

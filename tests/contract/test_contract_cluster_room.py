@@ -1,4 +1,4 @@
-"""How much room a server says it has: slots that it counts itself, disks that are full, directories of somebody else."""
+"""How much room a server says it has: slots that it counts itself, full disks, directories of somebody else."""
 
 import shutil
 

@@ -118,9 +118,10 @@ class Cluster:
         )  # fmt: skip
         return ToolResult(done.stdout, done.returncode)
 
-    def shell(self, *commands):
-        """What `weed shell` prints for `commands`, between `lock` and `unlock`."""
-        text = "".join(f"{command}\n" for command in ("lock", *commands, "unlock", "exit"))
+    def shell(self, *commands, locks=True):
+        """What `weed shell` prints for `commands`, between `lock` and `unlock` unless `locks` is False."""
+        within = ("lock", *commands, "unlock") if locks else commands
+        text = "".join(f"{command}\n" for command in (*within, "exit"))
         return self.tool("shell", f"-master={self.tool_master.address}", text=text).output
 
     def start_tool(self, name, *arguments):
