@@ -181,7 +181,7 @@ class Cluster:
         options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
         if self.tls is None:
             return grpc.insecure_channel(target, options)
-        return grpc.secure_channel(target, self.tls.grpc_credentials, options)
+        return self.tls.open_channel(target, options)
 
     def _environment(self):
         return clean_environment() | {"HOME": str(self._tool_home), "TMPDIR": str(self._tool_home)}

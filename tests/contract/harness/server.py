@@ -33,6 +33,7 @@ class VolumeServer:
     Args:
         ip: what it tells the master; `host` is where it can be reached.
         directories: how many it is given.
+        waits: False returns while it starts.
         master: something with an `address`, and `registered_urls` of those that are registered there.
     """
 
@@ -49,6 +50,7 @@ class VolumeServer:
         ip=LOOPBACK,
         host=LOOPBACK,
         directories=1,
+        waits=True,
     ):
         self.implementation = implementation
         self.host = host
@@ -68,12 +70,22 @@ class VolumeServer:
         self.extra_flags = tuple(extra_flags)
         self._channel = None
         self._volume_id = None
-        self.start()
+        self.launch()
+        if waits:
+            self.wait_until_ready()
 
     def start(self):
         """Starts the program and returns when it serves and the master knows it."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self):
+        """Starts the program and does not wait."""
         command = self.implementation.command(self.layout, self._weed, self.extra_flags)
         self.process = ServerProcess(command, self.base / "server.log", self.base)
+
+    def wait_until_ready(self):
+        """Returns when it serves and the master knows it."""
         try:
             wait_until(self._serves, f"{self.implementation.name} to serve", START_LIMIT_S)
             wait_until(
@@ -124,7 +136,7 @@ class VolumeServer:
         target = join_host_port(self.host, self.layout.grpc_port)
         if self.tls is None:
             return grpc.insecure_channel(target, options=options)
-        return grpc.secure_channel(target, self.tls.grpc_credentials, options=options)
+        return self.tls.open_channel(target, options)
 
     def http(self, method, target, headers=(), body=None):
         """One request to the admin port, on a connection of its own."""
