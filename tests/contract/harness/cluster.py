@@ -85,12 +85,12 @@ class MasterGroup:
 class Cluster:
     """One master, or the one that is given, with the servers that `add` starts."""
 
-    def __init__(self, base, weed, *, master=None, security="", tls=None, master_flags=()):  # noqa: PLR0913
+    def __init__(self, base, weed, *, master=None, security="", tls=None, master_flags=(), master_ports=None):  # noqa: PLR0913
         self.base = Path(base)
         self.weed = weed
         self.security = security
         self.tls = tls
-        self.master = master or Master(self.base / "master", weed, security, flags=master_flags)
+        self.master = master or Master(self.base / "master", weed, security, flags=master_flags, ports=master_ports)
         self.servers = []
         self._tool_home = self.base / "tools"
         self._tool_home.mkdir(parents=True)

@@ -51,6 +51,7 @@ class VolumeServer:
         host=LOOPBACK,
         directories=1,
         waits=True,
+        grpc_port=None,
     ):
         self.implementation = implementation
         self.host = host
@@ -64,8 +65,8 @@ class VolumeServer:
             directory.mkdir()
         self.security_file = config_dir / "security.toml"
         self.security_file.write_text(security)
-        http_port, grpc_port = free_port_pair()  # some tools take the gRPC port to be 10000 higher
-        self.layout = Layout(http_port, grpc_port, free_port(), data_dirs, config_dir, master, ip)
+        http_port, usual_grpc_port = free_port_pair()  # some tools take the gRPC port to be 10000 higher
+        self.layout = Layout(http_port, grpc_port or usual_grpc_port, free_port(), data_dirs, config_dir, master, ip)
         self._weed = weed
         self.extra_flags = tuple(extra_flags)
         self._channel = None
