@@ -16,20 +16,20 @@ NATIVE, OTHER, GO, PROXY = "native", "another native", "go", "proxy-go"
 PAIRS = [(NATIVE, OTHER), (NATIVE, GO), (GO, NATIVE), (NATIVE, PROXY), (PROXY, NATIVE)]
 HAS_WEED = find_weed()[0] is not None
 NEEDS_WEED = pytest.mark.skipif(not HAS_WEED, reason=find_weed()[1])
-RACKS = {NATIVE: "-rack=r1", OTHER: "-rack=r1", GO: "-rack=r2", PROXY: "-rack=r3"}
 
 
 @pytest.fixture(scope="module")
 def cluster(weed, tmp_path_factory):
     """Two of ours in one rack, Go's in another, and Go's behind ours in another data center."""
     made = Cluster(tmp_path_factory.mktemp("replication"), weed)
-    made.by_role = {
-        NATIVE: made.add("native", "-rack=r1", "-dataCenter=dc1"),
-        OTHER: made.add("native", "-rack=r1", "-dataCenter=dc1"),
+    wanted = {
+        NATIVE: ["native", "-rack=r1", "-dataCenter=dc1"],
+        OTHER: ["native", "-rack=r1", "-dataCenter=dc1"],
+        GO: ["go", "-rack=r2", "-dataCenter=dc1"],
+        PROXY: ["proxy-go", "-rack=r3", "-dataCenter=dc2"],
     }
-    if weed is not None:
-        made.by_role[GO] = made.add("go", "-rack=r2", "-dataCenter=dc1")
-        made.by_role[PROXY] = made.add("proxy-go", "-rack=r3", "-dataCenter=dc2")
+    roles = list(wanted)[: 4 if weed else 2]
+    made.by_role = dict(zip(roles, made.add_all(*(wanted[role] for role in roles)), strict=True))
     yield made
     made.end()
 

@@ -33,7 +33,9 @@ ONE_VOLUME = "writableVolumeCount=1"
 def cluster(weed, tmp_path_factory):
     made = Cluster(tmp_path_factory.mktemp("shell"), weed, master_flags=["-volumeSizeLimitMB=1"])
     names = {OURS: "native", ALSO_OURS: "native", GO: "go", PROXY: "proxy-go"}
-    made.by_role = {role: made.add(name, "-max=60") for role, name in names.items()}
+    disks = {"native": ["-max=60,40", "-disk=hdd,ssd"]}
+    servers = made.add_all(*([name, *disks.get(name, ["-max=60"])] for name in names.values()))
+    made.by_role = dict(zip(names, servers, strict=True))
     yield made
     made.end()
 
@@ -230,10 +232,14 @@ def test_copies_that_differ_are_made_alike(cluster):
 
 
 def test_the_benchmark_has_no_failures(cluster):
-    done = cluster.tool("benchmark", f"-master={cluster.master.address}", "-n=2000", "-size=1024", "-c=8")
+    """Against ours alone, which alone have the kind of disk that it asks for, with a copy of each file on both."""
+    load = ["-n=2000", "-size=1024", "-c=8", "-disk=ssd", "-replication=001"]
+    done = cluster.tool("benchmark", f"-master={cluster.master.address}", *load)
     assert done.exit_code == 0, done.output
     assert re.findall(r"Completed requests: +(\d+)", done.output) == ["2000", "2000"], done.output
     assert re.findall(r"Failed requests: +(\d+)", done.output) == ["0", "0"], done.output
+    written = [server for server in cluster.servers if collection_ids(cluster, server, "benchmark")]
+    assert written == [cluster.by_role[OURS], cluster.by_role[ALSO_OURS]]
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def cluster(weed, tmp_path_factory):
     allowed = "master.test,volume.test,filer.test,client.test,tests.test"
     made = Cluster(base, weed, security=toml(authority, allowed=allowed), tls=tls)
     made.authority = authority
-    made.ours, made.other, made.go, made.proxy = (made.add(name) for name in ("native", "native", "go", "proxy-go"))
+    made.ours, made.other, made.go, made.proxy = made.add_all(["native"], ["native"], ["go"], ["proxy-go"])
     yield made
     made.end()
 

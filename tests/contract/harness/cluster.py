@@ -104,6 +104,16 @@ class Cluster:
         self.servers.append(made)
         return made
 
+    def add_all(self, *wanted):
+        """`add` for each (name, flag, ...), all at once. As many directories as -disk names."""
+        made = []
+        for name, *flags in wanted:
+            disks = next((flag for flag in flags if flag.startswith("-disk=")), "")
+            made.append(self.add(name, *flags, directories=disks.count(",") + 1, waits=False))
+        for server in made:
+            server.wait_until_ready()
+        return made
+
     @property
     def tool_master(self):
         """The master that tools are given."""
