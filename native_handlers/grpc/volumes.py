@@ -169,13 +169,14 @@ def vacuum_volume_check(
 ) -> pb.VacuumVolumeCheckResponse:
     """The share of the content that was deleted.
 
-    Wilful difference: fails where nothing here can compact. A master that hears of garbage takes the volume out of its
+    Wilful difference: where nothing here can compact, it fails instead of naming any. A master that hears of garbage takes the volume out of its
     writable ones first, waits half a minute, asks for the compaction, and does not put the volume back when that fails.
     """
     report = _report_of(node, request.volume_id, "volume id %d is not found during check compact")
-    if not node.can_compact:
-        raise RpcFailure("volumes cannot be compacted here", grpc.StatusCode.UNIMPLEMENTED)
-    return pb.VacuumVolumeCheckResponse(garbage_ratio=garbage_ratio(report))
+    ratio = garbage_ratio(report)
+    if ratio and not node.can_compact:
+        raise RpcFailure("there is garbage, but volumes cannot be compacted here", grpc.StatusCode.UNIMPLEMENTED)
+    return pb.VacuumVolumeCheckResponse(garbage_ratio=ratio)
 
 
 def garbage_ratio(report: VolumeReport) -> float:
