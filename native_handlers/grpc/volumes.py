@@ -169,8 +169,9 @@ def vacuum_volume_check(
 ) -> pb.VacuumVolumeCheckResponse:
     """The share of the content that was deleted.
 
-    Wilful difference: where nothing here can compact, it fails instead of naming any. A master that hears of garbage takes the volume out of its
-    writable ones first, waits half a minute, asks for the compaction, and does not put the volume back when that fails.
+    Wilful difference: where nothing here can compact, it fails instead of naming any. A master that hears of garbage
+    takes the volume out of its writable ones first, waits half a minute, asks for the compaction, and does not put the
+    volume back when that fails.
     """
     report = _report_of(node, request.volume_id, "volume id %d is not found during check compact")
     ratio = garbage_ratio(report)
