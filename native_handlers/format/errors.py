@@ -5,6 +5,8 @@ Raised by codecs only; nothing here says what a server does about it.
 
 from __future__ import annotations
 
+import json
+
 
 class FormatError(ValueError):
     """Bytes or text that do not follow their format. Base of all errors of this package."""
@@ -106,6 +108,14 @@ class BadVolumeName(FormatError):
     def __init__(self, name: str) -> None:
         super().__init__(f"{name!r} is no volume file name; expected <id> or <collection>_<id>")
         self.name = name
+
+
+class BadCollection(FormatError):
+    """A collection's name that cannot begin the name of a file: it would lead out of the directory, or to no file."""
+
+    def __init__(self, collection: str) -> None:
+        super().__init__(f"invalid collection {json.dumps(collection, ensure_ascii=False)}")
+        self.collection = collection
 
 
 class BadVolumeInfo(FormatError):

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import BadFileId, BadVolumeName
+from native_handlers.format.errors import BadCollection, BadFileId, BadVolumeName
 from native_handlers.format.fid import parse_volume_id
 
 if TYPE_CHECKING:
     from native_handlers.format.types import VolumeId
 
+_NOT_IN_COLLECTION = frozenset("/\0")
+
 
 def format_volume_name(collection: str, volume_id: int) -> str:
-    """The base name, without extension; the default collection has no prefix."""
+    """The base name, without extension; the default collection has no prefix.
+
+    Every path of a volume's file is made with it, so that no collection that a client names leads out of a data
+    directory. Wilful difference: upstream lets AllocateVolume make files elsewhere.
+
+    Raises:
+        BadCollection: `collection` has a slash or a zero byte. Dots and all else do no harm before an underscore.
+    """
+    if not _NOT_IN_COLLECTION.isdisjoint(collection):
+        raise BadCollection(collection)
     return f"{collection}_{volume_id}" if collection else str(volume_id)
 
 

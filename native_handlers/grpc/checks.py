@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import grpc
+
 from native_handlers.format.errors import FormatError
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.errors import StorageError
+from native_handlers.storage.errors import DiskUnavailable, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,8 +43,13 @@ def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volu
 
 @contextmanager
 def errors_as_upstream() -> Iterator[None]:
-    """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel."""
+    """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel.
+
+    A disk that is out of service, of which upstream has no word, is UNAVAILABLE.
+    """
     try:
         yield
+    except DiskUnavailable as error:
+        raise RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE) from error
     except (StorageError, FormatError) as error:
         raise RpcFailure(str(error)) from error

@@ -7,12 +7,15 @@ they return, yield and raise into an answer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from native_handlers.grpc.node import GrpcNode
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -46,6 +49,8 @@ class RpcContext:
         is_active: whether anyone still waits for the answer; long handlers ask between steps.
         add_callback: runs the argument when the call ends, in another thread; False when it has ended already.
         time_remaining_s: seconds to the client's deadline, None without one.
+        pausing: for a stream that waits for something to happen to a volume: inside, other engines may work on it;
+            afterwards it has to be looked up anew. Raises RpcFailure where it is not to be had again.
     """
 
     peer_host: str
@@ -56,6 +61,7 @@ class RpcContext:
     add_callback: Callable[[Callable[[], None]], bool]
     time_remaining_s: Callable[[], float | None]
     trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
+    pausing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def set_trailing(self, key: str, value: str | bytes) -> None:
         """Adds to the metadata that ends the call, whether it succeeds or fails."""
@@ -64,4 +70,5 @@ class RpcContext:
 
 GrpcHandler = Callable[["GrpcNode", RpcContext, Any], Any]
 """``handler(node, context, request)``; a client-streaming RPC gets an iterator of requests instead. Returns the
-response, or an iterator of them for a server-streaming RPC. Raises RpcFailure, or lets RequestsBroken through."""
+response, or an iterator of them for a server-streaming RPC, where bytes are a response that is serialized already.
+Raises RpcFailure, or lets RequestsBroken through."""

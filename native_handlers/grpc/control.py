@@ -6,19 +6,22 @@ Source: weed/server/volume_grpc_admin.go, volume_grpc_state.go.
 from __future__ import annotations
 
 import logging
-import os
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import grpc
 
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.disk_space import DiskGauge, MinFree
+from native_handlers.storage.files import OS_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.report import DiskStatus
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ def volume_server_status(
 ) -> pb.VolumeServerStatusResponse:
     """Disks, memory, version, place in the topology, flags."""
     return pb.VolumeServerStatusResponse(
-        disk_statuses=[_disk_status(directory) for directory in node.facts.directories],
+        disk_statuses=[_disk_status(status) for status in _disk_statuses(node)],
         memory_status=node.memory(),
         version=node.facts.version,
         data_center=node.facts.data_center,
@@ -89,23 +92,29 @@ def _remote_time_ns(node: GrpcNode, context: RpcContext, target: str) -> int:
     return node.masters.ping(target, context.time_remaining_s())
 
 
-def _disk_status(directory: Path) -> pb.DiskStatus:
-    """Sizes of the directory's file system; none where it cannot be asked. Source: weed/stats/disk_supported.go.
-
-    Free is what an unprivileged user may still take, used is all the rest.
-    """
-    try:
-        file_system = os.statvfs(directory)
-    except OSError as error:
-        log.warning("the file system of %s cannot be asked: %s", directory, error.strerror)
-        return pb.DiskStatus(dir=str(directory))
-    size_bytes = file_system.f_blocks * file_system.f_frsize
-    free_bytes = file_system.f_bavail * file_system.f_frsize
+def _disk_status(status: DiskStatus) -> pb.DiskStatus:
+    """Sizes of the directory's file system; none where it has never been answered. Upstream names no disk type here."""
+    if not status.all:
+        log.warning("the file system of %s cannot be asked for its size", status.dir)
     return pb.DiskStatus(
-        dir=str(directory),
-        all=size_bytes,
-        used=size_bytes - free_bytes,
-        free=free_bytes,
-        percent_free=100 * free_bytes / size_bytes if size_bytes else 0,
-        percent_used=100 * (size_bytes - free_bytes) / size_bytes if size_bytes else 0,
+        dir=status.dir,
+        all=status.all,
+        used=status.used,
+        free=status.free,
+        percent_free=status.percent_free,
+        percent_used=status.percent_used,
+        error=status.error,
     )
+
+
+def _disk_statuses(node: GrpcNode) -> list[DiskStatus]:
+    """Of each directory, waiting half a second at most for a file system that hangs."""
+    if node.store is not None:
+        return node.store.disk_statuses()
+    return [gauge.status("") for gauge in _gauges(node.facts.directories)]
+
+
+@lru_cache(maxsize=4)
+def _gauges(directories: tuple[Path, ...]) -> tuple[DiskGauge, ...]:
+    """Kept, so that a directory whose file system hangs has one question under way and not one for each call."""
+    return tuple(DiskGauge(OS_FILES, directory, MinFree(None, None)) for directory in directories)

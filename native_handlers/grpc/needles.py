@@ -10,7 +10,7 @@ from native_handlers.format.errors import BadFileId, FormatError
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.errors import StorageError
+from native_handlers.storage.errors import DiskUnavailable, StorageError
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -62,12 +62,16 @@ def _delete_one(node: GrpcNode, store: Store, file_id: str, *, check_cookie: boo
     if check_cookie:
         try:
             refusal, checksum = _look_at(store, volume_id, needle_id, cookie)
+        except DiskUnavailable as error:
+            return _result(file_id, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         except (StorageError, FormatError) as error:
             return _result(file_id, HTTPStatus.NOT_FOUND, str(error))
         if refusal is not None:
             return _result(file_id, *refusal)
     try:
         size = store.delete_needle(volume_id, needle_id, cookie, checksum=checksum)
+    except DiskUnavailable as error:
+        return _result(file_id, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
     except (StorageError, FormatError) as error:
         return _result(file_id, HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
     if not size:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from native_handlers.grpc.memory import own_memory_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -103,6 +103,7 @@ class GrpcNode:
         leave: stops the heartbeats for good; harmless when repeated.
         memory: the memory figures of this server, over both engines where there are two.
         can_compact: whether either engine serves VacuumVolumeCompact.
+        coded_disk_ids: the disks on which shards of an erasure-coded volume are mounted, whichever engine did it.
     """
 
     store: Store | None
@@ -114,3 +115,4 @@ class GrpcNode:
     memory: Callable[[], MemStatus] = field(default=own_memory_status)
     clock_ns: Callable[[], int] = time.time_ns
     can_compact: bool = True
+    coded_disk_ids: Callable[[int], Sequence[int]] = field(default=lambda _volume_id: ())

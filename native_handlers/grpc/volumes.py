@@ -18,6 +18,7 @@ from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, s
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
+from native_handlers.storage.errors import VolumeClosed
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -149,12 +150,16 @@ def read_volume_file_status(
     """What a copier must know of the files. Both times are the .dat file's, as upstream has it."""
     volume = volume_of(node, request.volume_id)
     report = _report_of(node, request.volume_id)
+    try:
+        dat_size_bytes, idx_size_bytes = volume.file_sizes()
+    except VolumeClosed as error:
+        raise RpcFailure(f"not found volume id {request.volume_id}") from error
     return pb.ReadVolumeFileStatusResponse(
         volume_id=report.id,
         idx_file_timestamp_seconds=report.modified_at_s,
-        idx_file_size=report.index_size_bytes,
+        idx_file_size=idx_size_bytes,
         dat_file_timestamp_seconds=report.modified_at_s,
-        dat_file_size=report.size_bytes,
+        dat_file_size=dat_size_bytes,
         file_count=report.file_count,
         compaction_revision=report.compact_revision,
         collection=report.collection,

@@ -46,8 +46,8 @@ async def delete_chunks(context: HttpContext, manifest: ChunkManifest) -> None:
 async def _delete_chunk(context: HttpContext, chunk: Chunk) -> None:
     file_id = chunk.file_id
     store = context.store
-    async with context.changing(file_id.volume_id):
-        volume = store.find_volume(file_id.volume_id) if store is not None else None
+    async with context.changing(file_id.volume_id) as is_here:
+        volume = store.find_volume(file_id.volume_id) if store is not None and is_here else None
         if store is not None and volume is not None:
             with suppress(NotFound, Deleted):
                 await trio.to_thread.run_sync(_delete_here, store, file_id)
@@ -56,7 +56,8 @@ async def _delete_chunk(context: HttpContext, chunk: Chunk) -> None:
     if context.lookup is None or context.peers is None:
         raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id}: there is no master to ask")
     locations = await context.lookup.locations(file_id.volume_id)
-    others = [one for one in locations if one.url != context.settings.self_url]
+    # Where another process has the volume, a request to ourselves gets there.
+    others = [one for one in locations if one.url != context.settings.self_url or not is_here]
     failure = await on_each(others, partial(_delete_there, context, context.peers, chunk))
     if failure is not None:
         raise failure

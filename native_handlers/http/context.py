@@ -98,6 +98,14 @@ class DiskStatusRow(TypedDict, total=False):
     error: str
 
 
+class FindingRow(TypedDict):
+    """Something out of the ordinary about a volume's files. `Kind` is for programs, `Text` for people."""
+
+    Path: str
+    Kind: str
+    Text: str
+
+
 @dataclass(frozen=True, slots=True)
 class EcVolumeRow:
     """One EC volume of this node for the status page; `shards` holds (shard id, size in bytes)."""
@@ -130,6 +138,10 @@ class NodeView(Protocol):
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
         """One row for each directory, in configuration order."""
+        ...
+
+    async def findings(self) -> Sequence[FindingRow]:
+        """What was found about volumes when they were opened; upstream has no such list."""
         ...
 
     async def details(self) -> NodeDetails: ...
@@ -297,9 +309,9 @@ def no_auth_keys() -> AuthKeys:
     return AuthKeys()
 
 
-def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[None]:
+def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[bool]:
     """For a node whose every volume is native."""
-    return nullcontext()
+    return nullcontext(enter_result=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +320,8 @@ class HttpContext:
     the node stands alone, and then what needs another server fails as if the master knew none.
 
     A request's own volume may be used freely. Whoever changes another one does so inside `changing` of it, and looks
-    for it there; LookupFailed says that it cannot be had.
+    for it there if it gives True: else another process of this node has the volume, and `settings.self_url` leads to
+    it. LookupFailed says that it cannot be had.
     """
 
     settings: HttpSettings
@@ -319,7 +332,7 @@ class HttpContext:
     auth: Callable[[], AuthKeys] = no_auth_keys
     metrics: HttpMetrics = field(default_factory=NoMetrics)
     image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
-    changing: Callable[[int], AbstractAsyncContextManager[None]] = every_volume_is_ours
+    changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

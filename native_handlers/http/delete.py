@@ -23,7 +23,7 @@ from native_handlers.http.peers import on_each, other_holders
 from native_handlers.http.query import parse_query
 from native_handlers.http.replicate import delete_replica
 from native_handlers.http.reply import json_error, json_reply
-from native_handlers.storage.errors import CookieMismatch
+from native_handlers.storage.errors import CookieMismatch, DiskUnavailable
 
 if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
@@ -42,7 +42,8 @@ class _Delete:
 
 
 async def handle_delete(context: HttpContext, request: Request) -> Response:
-    """202 with the size that is gone; 404 with size 0 for what cannot be read, 400 for another cookie, 500 else.
+    """202 with the size that is gone; 404 with size 0 for what cannot be read, 400 for another cookie, 500 else; 503
+    where the disk is out of service.
 
     Cancellation: once deleting has begun it is finished first, see `run_to_end`.
     """
@@ -62,6 +63,8 @@ async def handle_delete(context: HttpContext, request: Request) -> Response:
         needle = await trio.to_thread.run_sync(_read, delete)
     except CookieMismatch:
         return json_error(request, 400, "File Random Cookie does not match.")
+    except DiskUnavailable as failure:
+        return _failed(context, request, f"Deletion Failed: {failure}", status=503)
     except STORE_FAILURES:
         return _absent(request)
     return await run_to_end(partial(_delete, context, delete, needle))
@@ -81,7 +84,8 @@ async def _delete(context: HttpContext, delete: _Delete, needle: Needle) -> Resp
     try:
         await _delete_everywhere(context, delete, needle.checksum)
     except (*STORE_FAILURES, ReplicationFailed) as failure:
-        return _failed(context, request, f"Deletion Failed: {failure}")
+        status = 503 if isinstance(failure, DiskUnavailable) else 500
+        return _failed(context, request, f"Deletion Failed: {failure}", status=status)
     return json_reply(request, 202, {"size": size})
 
 
@@ -126,6 +130,6 @@ def _absent(request: Request) -> Response:
     return json_reply(request, 404, {"size": 0})
 
 
-def _failed(context: HttpContext, request: Request, reason: str) -> Response:
+def _failed(context: HttpContext, request: Request, reason: str, *, status: int = 500) -> Response:
     context.metrics.count_write_failure()
-    return json_error(request, 500, reason)
+    return json_error(request, status, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,13 +10,20 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from native_handlers.http.context import DiskStatusRow, NodeDetails, ReplicaPlacementStatus, VolumeStatus
-    from native_handlers.storage.report import DiskStatus, VolumeReport
+    from native_handlers.http.context import (
+        DiskStatusRow,
+        FindingRow,
+        NodeDetails,
+        ReplicaPlacementStatus,
+        VolumeStatus,
+    )
+    from native_handlers.storage.report import DiskStatus, Finding, VolumeReport
     from native_handlers.storage.store import Store
 
 
-class StoreNodeView:
-    """The view of one native store; the two flags belong to whoever runs the server.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """What belongs to whoever runs the server.
 
     Args:
         details: asked anew for each status page.
@@ -23,38 +31,47 @@ class StoreNodeView:
         is_stopping: true from the first stop signal on.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        details: Callable[[], NodeDetails],
-        is_heartbeating: Callable[[], bool],
-        is_stopping: Callable[[], bool],
-    ) -> None:
+    details: Callable[[], NodeDetails]
+    is_heartbeating: Callable[[], bool]
+    is_stopping: Callable[[], bool]
+
+
+class StatefulNodeView:
+    """The part of a `NodeView` that is the same whoever has the volumes."""
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+
+    async def details(self) -> NodeDetails:
+        return self._state.details()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._state.is_stopping()
+
+    @property
+    def is_heartbeating(self) -> bool:
+        return self._state.is_heartbeating()
+
+
+class StoreNodeView(StatefulNodeView):
+    """The view of one native store."""
+
+    def __init__(self, store: Store, state: NodeState) -> None:
+        super().__init__(state)
         self._store = store
-        self._details = details
-        self._is_heartbeating = is_heartbeating
-        self._is_stopping = is_stopping
 
     async def volumes(self) -> Sequence[VolumeStatus]:
         reports = await trio.to_thread.run_sync(self._store.volume_reports)
         return [volume_status(report) for report in reports]
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
-        """Measured now; a disk that hangs holds up this answer alone, in its thread."""
+        """Measured now; a disk that hangs costs half a second."""
         rows = await trio.to_thread.run_sync(self._store.disk_statuses)
         return [disk_status_row(row) for row in rows]
 
-    async def details(self) -> NodeDetails:
-        return self._details()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._is_stopping()
-
-    @property
-    def is_heartbeating(self) -> bool:
-        return self._is_heartbeating()
+    async def findings(self) -> Sequence[FindingRow]:
+        return [finding_row(finding) for finding in self._store.findings]
 
 
 def volume_status(report: VolumeReport) -> VolumeStatus:
@@ -96,5 +113,12 @@ def disk_status_row(status: DiskStatus) -> DiskStatusRow:
         "percent_free": status.percent_free,
         "percent_used": status.percent_used,
         "disk_type": status.disk_type,
+        "error": status.error,
     }
     return {key: value for key, value in row.items() if value}  # type: ignore[return-value]
+
+
+def finding_row(finding: Finding) -> FindingRow:
+    """The /status form of a finding."""
+    text = f"{finding.kind.value}: {finding.detail}"
+    return {"Path": str(finding.base), "Kind": finding.kind.name, "Text": text}

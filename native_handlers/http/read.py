@@ -82,7 +82,10 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
 def _failed(context: HttpContext, failure: Exception) -> Response:
     if isinstance(failure, NotFound):
         context.metrics.count_read_invalid_needle()
-    return not_found(context) if read_failure_status(failure) == 404 else internal_error(context)
+    status = read_failure_status(failure)
+    if status == 503:
+        return text_error(status, str(failure))
+    return not_found(context) if status == 404 else internal_error(context)
 
 
 async def _respond(

@@ -12,9 +12,15 @@ if TYPE_CHECKING:
 
 
 async def handle_status(context: HttpContext, request: Request) -> Response:
-    """Any method gets the same answer. Lists without an entry are null."""
+    """Any method gets the same answer. Lists without an entry are null.
+
+    Beyond upstream's: ``Findings``, where there are any.
+    """
     volumes = sorted(await context.node.volumes(), key=lambda row: row["Id"])
     disks = await context.node.disk_statuses()
     version = f"{context.settings.version} {context.settings.commit}"
-    answer = {"DiskStatuses": list(disks) or None, "Version": version, "Volumes": volumes or None}
+    answer: dict[str, object] = {"DiskStatuses": list(disks) or None, "Version": version, "Volumes": volumes or None}
+    findings = await context.node.findings()
+    if findings:
+        answer["Findings"] = list(findings)
     return json_reply(request, 200, answer)

@@ -28,6 +28,7 @@ from native_handlers.http.replicate import make_replica_write
 from native_handlers.http.reply import json_error, json_reply
 from native_handlers.http.upload import Upload, make_upload
 from native_handlers.http.upload_body import drain, read_form, read_upload
+from native_handlers.storage.errors import DiskUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +83,9 @@ async def handle_write(context: HttpContext, request: Request) -> Response:
     write = _Write(request, volume_id, upload, form.is_true("fsync"), is_replica)
     try:
         is_unchanged = await run_to_end(partial(_store, context, write))
-    except ReplicationFailed as failure:
+    except (ReplicationFailed, DiskUnavailable) as failure:
         context.metrics.count_write_failure()
-        return json_error(request, 500, str(failure))
+        return json_error(request, 503 if isinstance(failure, DiskUnavailable) else 500, str(failure))
     return _stored(request, upload, is_unchanged=is_unchanged)
 
 
@@ -93,6 +94,7 @@ async def _store(context: HttpContext, write: _Write) -> bool:
 
     Raises:
         ReplicationFailed: some holder has not written. Others, this server included, may have.
+        DiskUnavailable: nothing was written anywhere.
     """
     store = context.store
     volume = store.find_volume(write.volume_id) if store is not None else None
@@ -131,6 +133,9 @@ async def _write_here(context: HttpContext, store: Store, write: _Write) -> bool
     write_needle = partial(store.write_needle, write.volume_id, write.upload.needle, fsync=write.is_fsync)
     try:
         result = await trio.to_thread.run_sync(write_needle)
+    except DiskUnavailable:
+        context.metrics.count_handler("errorWriteToLocalDisk")
+        raise
     except STORE_FAILURES as failure:
         context.metrics.count_handler("errorWriteToLocalDisk")
         raise ReplicationFailed(f"failed to write to local disk: {failure}") from failure

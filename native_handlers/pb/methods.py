@@ -80,6 +80,12 @@ class ServiceClient:
         setattr(self, name, call)
         return call
 
+    def open_undecoded(self, name: str) -> Any:  # noqa: ANN401  see open_call
+        """The RPC `name` with answers that are the bytes of messages, for who can do without decoding them."""
+        method = self._methods[name]
+        shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+        return getattr(self._channel, shape)(method.path, request_serializer=method.request_class.SerializeToString)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._methods)
 

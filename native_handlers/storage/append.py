@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import actual_size, encode_needle_parts
-from native_handlers.format.types import TOMBSTONE_SIZE, max_volume_size_bytes, to_stored
+from native_handlers.format.types import (
+    CHECKSUM_BYTES,
+    NEEDLE_HEADER_BYTES,
+    TIMESTAMP_BYTES,
+    TOMBSTONE_SIZE,
+    VERSION_3,
+    max_volume_size_bytes,
+    to_stored,
+)
 from native_handlers.storage.errors import AppendOffsetExceeded, SizeLimitExceeded, WriteFailed
 from native_handlers.storage.needle_index import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from native_handlers.format.needle import Needle
     from native_handlers.storage.files import Files
@@ -86,19 +94,48 @@ class Appender:
             AppendOffsetExceeded, SizeLimitExceeded, NeedleTooWide: nothing was written.
             WriteFailed: it was taken back, or `stop` was called. What else is in the batch stays in it.
         """
-        opened, offset = batch.opened, batch.end_bytes
-        needle.append_at_ns = max(self.clock_ns(), batch.last_append_at_ns + 1)
-        parts = encode_needle_parts(needle, opened.super_block.version)
-        length = actual_size(needle.size, opened.super_block.version)
+        version = batch.opened.super_block.version
+        needle.append_at_ns = self._next_append_at_ns(batch)
+        parts = encode_needle_parts(needle, version)
+        length = actual_size(needle.size, version)
         self._check_room(batch, 0 if is_deletion else length)
+        size = TOMBSTONE_SIZE if is_deletion else needle.size
+        return self._put(batch, needle.needle_id, size, parts, length, needle.append_at_ns)
+
+    def stage_record(self, batch: Batch, needle_id: int, size: int, record: bytes) -> int:
+        """Writes `record`, whole and with a body of `size` bytes, as `stage` writes a needle; returns its offset.
+
+        It is written as it is, but for its append time, and will be found under `needle_id` whatever it says itself.
+        """
+        append_at_ns = self._next_append_at_ns(batch)
+        parts: list[bytes | memoryview] = [record]
+        if batch.opened.super_block.version == VERSION_3:
+            at = NEEDLE_HEADER_BYTES + size + CHECKSUM_BYTES
+            view = memoryview(record)
+            parts = [view[:at], append_at_ns.to_bytes(TIMESTAMP_BYTES, "big"), view[at + TIMESTAMP_BYTES :]]
+        self._check_room(batch, len(record))
+        return self._put(batch, needle_id, size, parts, len(record), append_at_ns)
+
+    def _next_append_at_ns(self, batch: Batch) -> int:
+        return max(self.clock_ns(), batch.last_append_at_ns + 1)
+
+    def _put(  # noqa: PLR0913, PLR0917  a record and its index entry
+        self,
+        batch: Batch,
+        needle_id: int,
+        size: int,
+        parts: Sequence[bytes | memoryview],
+        length: int,
+        append_at_ns: int,
+    ) -> int:
+        opened, offset = batch.opened, batch.end_bytes
         try:
             self.files.write(opened.dat.fd, parts, offset)
         except OSError as error:
             self.health.failed(error)
             self._cut(opened, idx_too=False, dat_end_bytes=offset)
             raise WriteFailed(opened.dat.path, offset, error) from error
-        entry = Location(to_stored(offset), TOMBSTONE_SIZE if is_deletion else needle.size)
-        batch.add(needle.needle_id, entry, offset + length, needle.append_at_ns)
+        batch.add(needle_id, Location(to_stored(offset), size), offset + length, append_at_ns)
         return offset
 
     def _check_room(self, batch: Batch, length: int) -> None:

@@ -20,8 +20,10 @@ from native_handlers.format.needle import actual_size
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES, parse_super_block, super_block_size
 from native_handlers.format.types import align_up, to_bytes_offset, to_stored
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.storage.check_signs import SIGN_EXTENSIONS, directory_notes, find_signs, mode_problem
 from native_handlers.storage.dat_scan import DatScan, ScanEnd
 from native_handlers.storage.files import OS_FILES, SharedFile, read_file
+from native_handlers.storage.idx_head import restore_idx_head
 from native_handlers.storage.offset_width import find_offset_width
 from native_handlers.storage.volume_info_file import load_volume_info
 from native_handlers.storage.volume_paths import VolumePaths
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.format.types import StoredOffset
+    from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.files import Files
 
 _MAX_PROBLEMS = 100
@@ -39,7 +42,7 @@ _MAX_PROBLEMS = 100
 
 @dataclass(slots=True)
 class VolumeCheck:
-    """What was found of one volume. `skipped_bytes` of .dat belong to no record."""
+    """What was found of one volume. `skipped_bytes` of .dat belong to no record; `notes` make it no less healthy."""
 
     base: Path
     version: int = 0
@@ -49,6 +52,7 @@ class VolumeCheck:
     skipped_bytes: int = 0
     problem_count: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_healthy(self) -> bool:
@@ -66,7 +70,9 @@ class VolumeCheck:
         )
         lines = [f"{self.base}: {verdict} ({facts})", *(f"  {problem}" for problem in self.problems)]
         unsaid = self.problem_count - len(self.problems)
-        return "\n".join([*lines, f"  and {unsaid} more"] if unsaid else lines)
+        if unsaid:
+            lines.append(f"  and {unsaid} more")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +80,15 @@ class Report:
     """What was found in a directory. As text it is for people, a paragraph a volume."""
 
     volumes: tuple[VolumeCheck, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_healthy(self) -> bool:
         return all(volume.is_healthy for volume in self.volumes)
 
     def __str__(self) -> str:
-        return "\n".join(str(volume) for volume in self.volumes) or "no volumes"
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([*notes, *(map(str, self.volumes) if self.volumes else ["no volumes"])])
 
 
 def check_directory(
@@ -96,7 +104,7 @@ def check_directory(
         OSError: the directory cannot be listed. Files that cannot be read are problems of their volume.
     """
     width = offset_width_bytes or find_offset_width(files, [path])
-    names = {name[:-4] for name in files.list_directory(path) if name.endswith(".dat")}
+    names = {os.path.splitext(name)[0] for name in files.list_directory(path) if name.endswith(SIGN_EXTENSIONS)}
     checks = []
     for name in sorted(names):
         try:
@@ -104,8 +112,10 @@ def check_directory(
         except BadVolumeName:
             continue
         paths = VolumePaths(path, index_path or path, collection, volume_id)
-        checks.append(_VolumeChecker(files, paths, width).run())
-    return Report(tuple(checks))
+        check = _VolumeChecker(files, paths, width).run()
+        if check is not None:
+            checks.append(check)
+    return Report(tuple(checks), directory_notes(files, path))
 
 
 class _Records:
@@ -135,11 +145,22 @@ class _VolumeChecker:
         self._files, self._width = files, width
         beside = paths.beside_data()
         self._paths = beside if files.facts(beside.file(".idx")) is not None else paths
-        self._check = VolumeCheck(paths.data_dir / paths.name)
+        self._check = VolumeCheck(paths.base)
 
-    def run(self) -> VolumeCheck:
+    def run(self) -> VolumeCheck | None:
+        """What was found, or None for files that are no volume: what erasure coding leaves, strays."""
         try:
-            self._check_info()
+            info = self._check_info()
+            signs = find_signs(self._files, self._paths, info)
+            self._check.notes += signs.notes
+            for problem in signs.problems:
+                self._check.add(problem)
+            facts = self._files.facts(self._paths.file(".dat"))
+            if facts is None or (info.ec_shard_config is not None and facts.size_bytes <= SUPER_BLOCK_BYTES):
+                return self._check if signs.problems or info.files else None
+            mode = mode_problem(self._files, self._paths.file(".dat"))
+            if mode is not None:
+                self._check.add(mode)
             dat = SharedFile.open(self._files, self._paths.file(".dat"), os.O_RDONLY)
             try:
                 self._check_data(dat)
@@ -149,13 +170,14 @@ class _VolumeChecker:
             self._check.add(str(error))
         return self._check
 
-    def _check_info(self) -> None:
+    def _check_info(self) -> VolumeInfo:
         loaded = load_volume_info(self._files, self._paths.file(".vif"))
         if loaded.error is not None:
             self._check.add(f".vif cannot be parsed: {loaded.error}")
         width = loaded.info.bytes_offset
         if width not in (0, self._width):
             self._check.add(f".vif says {width}-byte offsets, the check runs with {self._width}-byte ones")
+        return loaded.info
 
     def _check_data(self, dat: SharedFile) -> None:
         size = self._check.dat_bytes = self._files.facts_of(dat.fd).size_bytes
@@ -163,6 +185,15 @@ class _VolumeChecker:
         block = parse_super_block(self._files.read(dat.fd, super_block_size(head), 0))
         self._check.version = block.version
         rows = self._read_rows()
+        head = restore_idx_head(
+            self._files, dat.fd, rows, version=block.version, start_bytes=block.size_bytes, dat_size_bytes=size,
+            width=self._width,
+        )  # fmt: skip
+        if head is not rows:
+            lost = (len(head) - len(rows)) // row_bytes(self._width)
+            self._check.add(
+                f".idx: {lost} rows at its head were overwritten by deletions; the next start restores them"
+            )
         starts = sorted({entry.offset for entry in iter_entries(rows, self._width)})
         records = self._scan(dat, block, size, starts)
         self._check_rows(rows, records, block.version)

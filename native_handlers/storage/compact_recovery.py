@@ -41,12 +41,15 @@ def recover_compactions(files: Files, data_dir: Path, index_dir: Path, loaded: C
 
 
 def _names_with_traces(files: Files, data_dir: Path, index_dir: Path) -> list[str]:
-    names = {entry for directory in {data_dir, index_dir} for entry in files.list_directory(directory)}
-    return sorted({name[:-4] for name in names if name.endswith(_TRACES)})
+    """Of volumes that lie in `data_dir`: what else is in an index directory may be another data directory's."""
+    here = files.list_directory(data_dir)
+    names = [*here, *files.list_directory(index_dir)] if index_dir != data_dir else here
+    ours = {name[:-4] for name in here}
+    return sorted({name[:-4] for name in names if name.endswith(_TRACES)} & ours)
 
 
 def _recover(files: Files, paths: VolumePaths) -> list[Finding]:
-    base = paths.data_dir / paths.name
+    base = paths.base
     if files.facts(paths.file(".cpc")) is not None:
         done = _finish(files, paths)
         return [Finding(FindingKind.COMPACTION_FINISHED, base, done)]

@@ -20,11 +20,12 @@ _MAX_HOLDER_BYTES = 256
 
 
 class DirectoryLock:
-    """A lock that is held. `release` it, or end the process."""
+    """A lock that is held. `release` it, or end the process. `is_borrowed`: another process holds it for us."""
 
-    def __init__(self, files: Files, fd: int) -> None:
+    def __init__(self, files: Files, fd: int, *, is_borrowed: bool = False) -> None:
         self._files = files
         self._fd: int | None = fd
+        self.is_borrowed = is_borrowed
 
     @property
     def descriptor(self) -> int | None:
@@ -53,7 +54,7 @@ def lock_directory(files: Files, directory: Path, holder: str, *, owner_pid: int
         if not files.lock(fd):
             current = files.read(fd, _MAX_HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
             if owner_pid is not None and current.startswith(f"pid {owner_pid},"):
-                return DirectoryLock(files, fd)
+                return DirectoryLock(files, fd, is_borrowed=True)
             raise DirectoryLocked(directory, current)
         files.truncate(fd, 0)
         files.write(fd, [f"{holder}\n".encode()], 0)

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.compact_recovery import recover_compactions
 from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
-from native_handlers.storage.disk_space import DiskGauge, MinFree
-from native_handlers.storage.errors import DirectoryUnusable, RemoteTierUnsupported, VolumeLoadFailed, WriteFailed
+from native_handlers.storage.directory_scan import check_directory, ids_with_data, volume_candidates
+from native_handlers.storage.disk_probe import ProbeConfig
+from native_handlers.storage.disk_space import STATFS_TIMEOUT_S, DiskGauge, MinFree
+from native_handlers.storage.disk_watch import DiskWatch
+from native_handlers.storage.errors import (
+    DirectoryUnusable,
+    DiskUnavailable,
+    RemoteTierUnsupported,
+    VolumeLoadFailed,
+    WriteFailed,
+)
+from native_handlers.storage.findings import Findings
+from native_handlers.storage.incoming import sweep_unfinished
+from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
 from native_handlers.storage.volume import open_existing
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.files import FileFacts, Files
     from native_handlers.storage.report import DiskStatus
     from native_handlers.storage.volume import Volume
 
@@ -53,6 +62,7 @@ class LocationConfig:
     tags: tuple[str, ...] = ()
     min_free_percent: float | None = None
     min_free_bytes: int | None = None
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
 class DiskLocation:
@@ -77,27 +87,30 @@ class DiskLocation:
         self.disk_id = disk_id
         self.max_volumes = config.max_volumes
         self.volumes: dict[int, Volume] = {}
-        self.findings: list[Finding] = []
+        self.findings = Findings()
+        self.arriving: set[int] = set()
+        """Ids of volumes that are being copied here: their files are not to be touched."""
         self.ec_shard_count = 0
         self._files, self._clock_ns = files, clock_ns
         self._offset_width_bytes = 0
         self._is_all_synced = True
-        # Protects findings, which loading threads add to.
-        self._findings_lock = threading.Lock()
         for directory in dict.fromkeys((config.path, config.idx_path)):
-            _check_directory(files, directory)
+            check_directory(files, directory)
         try:
             self._lock = lock_directory(files, config.path, holder, owner_pid=lock_owner_pid)
         except OSError as error:
             raise DirectoryUnusable(config.path, str(error)) from error
         try:
-            self._session = SessionMark(files, config.path)
+            self._session = SessionMark(files, config.path, is_borrowed=self._lock.is_borrowed)
             self.uuid = load_directory_uuid(files, config.path)
         except OSError as error:
             self._lock.release()
             raise DirectoryUnusable(config.path, str(error)) from error
         min_free = MinFree(config.min_free_percent, config.min_free_bytes)
-        self._gauge = DiskGauge(files, config.path, min_free, clock_ns)
+        self._gauge = DiskGauge(files, config.path, min_free)
+        self._patience = Patience(f"looking at files in {config.path}", STATFS_TIMEOUT_S)
+        self.watch = DiskWatch(files, config.path, self._gauge, config.probe)
+        self.watch.look()
 
     # ---- facts
 
@@ -123,12 +136,22 @@ class DiskLocation:
 
     @property
     def is_unavailable(self) -> bool:
-        return self._gauge.is_unavailable
+        """Whether the disk is out of service: its volumes are not announced, and refuse reads and writes."""
+        return bool(self.watch.problem)
 
-    @property
-    def available_bytes(self) -> int:
-        """Free space above the reserve."""
-        return self._gauge.available_bytes
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while the disk is out of service."""
+        problem = self.watch.problem
+        if problem:
+            raise DiskUnavailable(self.path, problem)
+
+    def facts_in_time(self, path: Path) -> FileFacts | None:
+        """`Files.facts` with a time limit, for reports, which a hung disk must not hang.
+
+        Raises:
+            NoAnswer: the disk did not answer in time, or still owes the answer to an earlier question.
+        """
+        return self._patience.ask(lambda: self._files.facts(path))
 
     @property
     def local_volume_count(self) -> int:
@@ -142,27 +165,37 @@ class DiskLocation:
 
     @property
     def effective_max_volumes(self) -> int:
-        """What the master is told: a full disk has no more slots than it uses."""
+        """What the master is told: a full disk has no more slots than it uses, one out of service has none."""
+        if self.is_unavailable:
+            return 0
         if self.is_space_low:
             return self.local_volume_count + self.ec_slots
         return max(self.max_volumes, 0)
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a new volume may be put here. 0 slots mean that there is no limit yet."""
-        if self.is_space_low or self.is_unavailable:
+        """Whether a new volume may be put here. 0 slots mean that there is no limit yet.
+
+        Not on a disk that did not answer when it was last asked, also before it is taken out of service.
+        """
+        if self.is_space_low or self.is_unavailable or not self._gauge.is_answering:
             return False
         return self.max_volumes == 0 or len(self.volumes) < self.max_volumes
 
+    @property
+    def available_bytes(self) -> int:
+        """Free space above the reserve, asked for now."""
+        return self.status().available
+
     def status(self) -> DiskStatus:
-        return self._gauge.status(self.disk_type)
+        return self._gauge.status(self.disk_type, self.watch.problem)
 
     def adjust_max_volumes(self, size_limit_bytes: int, *, is_preallocating: bool) -> bool:
         """Sizes a location configured with 0 slots by its free space; returns whether the number changed.
 
         Free space that existing volumes will still grow into is not counted, unless it is reserved already.
         """
-        if self.config.max_volumes != 0:
+        if self.config.max_volumes != 0 or not self._gauge.is_answering:
             return False
         unclaimed = self.status().free
         volumes = list(self.volumes.values())
@@ -195,11 +228,14 @@ class DiskLocation:
             OSError: the directory cannot be read.
         """
         self._offset_width_bytes = offset_width_bytes
-        for finding in recover_compactions(self._files, self.path, self.idx_path, set(self.volumes)):
-            self._find(finding)
+        recovered = recover_compactions(self._files, self.path, self.idx_path, set(self.volumes))
         names = self._files.list_directory(self.path)
         self.ec_shard_count = sum(_SHARD_FILE.search(name) is not None for name in names)
-        missing = {vid: found for vid, found in _candidates(names).items() if vid not in self.volumes}
+        known = self.volumes.keys() | self.arriving
+        missing = {vid: found for vid, found in volume_candidates(names).items() if vid not in known}
+        for vid, collections in missing.items():
+            self._forget_findings(vid, collections)
+        self.findings.add(recovered)
         jobs = [executor.submit(self._load_first, vid, collections) for vid, collections in sorted(missing.items())]
         loaded = [job.result() for job in jobs]
         return [volume for volume in loaded if volume is not None]
@@ -209,8 +245,29 @@ class DiskLocation:
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
-        collections = _candidates(self._files.list_directory(self.path)).get(volume_id)
-        return self._load_first(volume_id, collections) if collections else None
+        if volume_id in self.arriving:
+            return None
+        collections = volume_candidates(self._files.list_directory(self.path)).get(volume_id, [])
+        self._forget_findings(volume_id, collections)
+        return self._load_first(volume_id, collections)
+
+    def _forget_findings(self, volume_id: int, collections: list[str]) -> None:
+        for collection in collections:
+            self.findings.forget(VolumePaths(self.path, self.idx_path, collection, volume_id).base)
+
+    def locate(self, volume_id: int) -> VolumePaths | None:
+        """Where a volume's files are, by their names; None when there are none. Raises OSError."""
+        collections = volume_candidates(self._files.list_directory(self.path)).get(volume_id)
+        return VolumePaths(self.path, self.idx_path, collections[0], volume_id) if collections else None
+
+    def volume_ids_on_disk(self) -> list[int]:
+        """The volumes whose data is in the directory, open or not. Raises OSError when it cannot be read."""
+        with_data = ids_with_data(self._files.list_directory(self.path))
+        return [volume_id for volume_id in with_data if volume_id not in self.arriving]
+
+    def load_arrived(self, volume_id: int, collection: str) -> Volume | None:
+        """Opens a volume that has been copied here; None when it cannot be served."""
+        return self._load_first(volume_id, [collection])
 
     def _load_first(self, volume_id: int, collections: list[str]) -> Volume | None:
         for collection in collections:
@@ -218,7 +275,7 @@ class DiskLocation:
             try:
                 volume = self._load_existing(paths)
             except (OSError, VolumeLoadFailed) as error:
-                self._find(Finding(FindingKind.NOT_LOADED, self.path / paths.name, str(error)))
+                self.findings.add([Finding(FindingKind.NOT_LOADED, paths.base, str(error))])
                 continue
             if volume is not None:
                 self.volumes[volume_id] = volume
@@ -236,7 +293,7 @@ class DiskLocation:
             info = load_volume_info(self._files, paths.file(".vif")).info
             if info.files and not is_coded:
                 storage = info.files[0]
-                raise RemoteTierUnsupported(self.path / paths.name, storage.backend_name, storage.key)
+                raise RemoteTierUnsupported(paths.base, storage.backend_name, storage.key)
             return None
         if dat.size_bytes <= SUPER_BLOCK_BYTES and self._is_coded_elsewhere(paths):
             return None
@@ -265,8 +322,7 @@ class DiskLocation:
         try:
             return open_existing(request, self, self._clock_ns, findings)
         finally:
-            for finding in findings:
-                self._find(finding)
+            self.findings.add(findings)
 
     def create(self, volume_id: int, collection: str, super_block: SuperBlock, preallocate_bytes: int) -> Volume:
         """A new, empty volume; files that an earlier volume of the same name left are opened instead.
@@ -287,7 +343,7 @@ class DiskLocation:
         # The marker goes last: a crash on the way leaves it to be found again.
         for path in paths.sidecars(".note"):
             self._files.unlink(path)
-        self._find(Finding(FindingKind.COPY_REMOVED, self.path / paths.name, "its .note was still there"))
+        self.findings.add([Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")])
 
     def _is_coded_elsewhere(self, paths: VolumePaths) -> bool:
         return any(
@@ -296,11 +352,6 @@ class DiskLocation:
 
     def _exists(self, paths: list[Path]) -> bool:
         return any(self._files.facts(path) is not None for path in paths)
-
-    def _find(self, finding: Finding) -> None:
-        _log.warning("%s", finding)
-        with self._findings_lock:
-            self.findings.append(finding)
 
     # ---- removing
 
@@ -317,49 +368,34 @@ class DiskLocation:
         """Deletes a volume's files and forgets it. Raises OSError when some could not be removed."""
         keep_vif = self._exists(volume.paths.sidecars(".ecx"))
         self.volumes.pop(volume.id, None)
+        self.findings.forget(volume.paths.base)
         volume.destroy(keep_vif=keep_vif)
 
-    def begin_session(self) -> None:
-        """To be called when the volumes found are loaded, and before anything is written to them.
+    def begin_session(self, *, has_loaded_all: bool = True) -> None:
+        """To be called when the volumes found are loaded, and before anything is written to them; or where they will be
+        loaded one by one (not `has_loaded_all`).
 
         Raises:
             DirectoryUnusable: the directory cannot be written to.
         """
         try:
-            self._session.begin(self._clock_ns() // 10**9)
+            for directory in dict.fromkeys((self.path, self.idx_path)):
+                sweep_unfinished(self._files, directory)
+            self._session.begin(self._clock_ns() // 10**9, has_examined_all=has_loaded_all)
         except OSError as error:
             raise DirectoryUnusable(self.path, str(error)) from error
+
+    def keep_session_mark(self) -> None:
+        """Another process that wrote to the directory may have left it unsynced."""
+        self._is_all_synced = False
 
     def release(self) -> None:
         """Frees the directory for others. The volumes must be closed."""
         try:
             if self._is_all_synced:
                 self._session.end()
+            else:
+                self._session.note_unsynced()
         except OSError as error:
             _log.warning("%s: %s; the next start will examine its volumes", self.path, error)
         self._lock.release()
-
-
-def _check_directory(files: Files, directory: Path) -> None:
-    try:
-        facts = files.facts(directory)
-    except OSError as error:
-        raise DirectoryUnusable(directory, str(error)) from error
-    if facts is None:
-        raise DirectoryUnusable(directory, "it does not exist; create it first")
-    if not facts.is_directory:
-        raise DirectoryUnusable(directory, "it is not a directory")
-    if not facts.is_writable_by_owner:
-        raise DirectoryUnusable(directory, "its owner may not write to it")
-
-
-def _candidates(names: list[str]) -> dict[int, list[str]]:
-    """Volume ids that file names speak of, with their collections. A volume shows by its .idx or .vif."""
-    found: dict[int, list[str]] = {}
-    for name in sorted({name[:-4] for name in names if name.endswith((".idx", ".vif"))}):
-        try:
-            collection, volume_id = parse_volume_name(name)
-        except BadVolumeName:
-            continue
-        found.setdefault(volume_id, []).append(collection)
-    return found

@@ -1,24 +1,23 @@
-"""How full a location's file system is, looked at no more than once a minute.
+"""How full a location's file system is. It is asked with a time limit, for one that hangs must hang nobody.
 
 Source: weed/storage/disk_location.go:CheckDiskSpace, weed/util/minfreespace.go, weed/stats/disk_supported.go.
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.files import DiskSpace
+from native_handlers.storage.patience import NoAnswer, Patience
 from native_handlers.storage.report import DiskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from native_handlers.storage.files import Files
 
-CHECK_INTERVAL_NS = 60 * 10**9
+STATFS_TIMEOUT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,61 +45,52 @@ def percent_of(part: int, whole: int) -> float:
 
 
 class DiskGauge:
-    """The space of one directory's file system; the last answer is kept for a minute. Safe from any thread."""
+    """The space of one directory's file system, as it was when it answered last. Safe from any thread.
 
-    def __init__(self, files: Files, path: Path, min_free: MinFree, clock_ns: Callable[[], int]) -> None:
-        self._files, self._path, self._min_free, self._clock_ns = files, path, min_free, clock_ns
+    The properties never wait. Before the first answer the disk counts as having room.
+    """
+
+    def __init__(self, files: Files, path: Path, min_free: MinFree) -> None:
+        self._files, self._path, self._min_free = files, path, min_free
+        self._patience = Patience("statfs", STATFS_TIMEOUT_S)
         self._space = DiskSpace(0, 0)
-        self._is_low = False
-        self._is_unavailable = False
-        # Held while the file system is asked, so that one that hangs keeps one thread only.
-        self._asking = threading.Lock()
-        self._asked_at_ns = -CHECK_INTERVAL_NS
-        self.check()
+        self.is_low = False
+        self.is_answering = True
+        """Whether it answered when it was asked last."""
 
-    def check(self) -> None:
-        """Asks the file system now, unless somebody else is asking."""
-        if not self._asking.acquire(blocking=False):
-            return
+    def ask(self) -> str:
+        """Asks the file system now, for half a second at most. Returns why it gave no answer, "" if it did."""
         try:
-            self._asked_at_ns = self._clock_ns()
-            self._space = self._files.disk_space(self._path)
-            self._is_low = self._min_free.is_low(self._space)
-            self._is_unavailable = False
-        except OSError:
-            # What cannot even be asked for its size is not there: reports leave its volumes out until it is back.
-            self._is_unavailable = True
-        finally:
-            self._asking.release()
-
-    def _current(self) -> None:
-        if self._clock_ns() - self._asked_at_ns > CHECK_INTERVAL_NS:
-            self.check()
-
-    @property
-    def is_low(self) -> bool:
-        self._current()
-        return self._is_low
-
-    @property
-    def is_unavailable(self) -> bool:
-        self._current()
-        return self._is_unavailable
-
-    @property
-    def space(self) -> DiskSpace:
-        self._current()
-        return self._space
+            space = self._patience.ask(lambda: self._files.disk_space(self._path))
+        except NoAnswer as failure:
+            self.is_answering = False
+            return str(failure)
+        except OSError as error:
+            self.is_answering = False
+            return error.strerror or str(error)
+        self._space = space
+        self.is_low = self._min_free.is_low(space)
+        self.is_answering = True
+        return ""
 
     @property
     def available_bytes(self) -> int:
-        return self._min_free.available_bytes(self.space)
+        """Free space above the reserve."""
+        return self._min_free.available_bytes(self._space)
 
-    def status(self, disk_type: str) -> DiskStatus:
-        """The space as of now. On failure, as of the last answer."""
-        self.check()
+    def status(self, disk_type: str, error: str = "") -> DiskStatus:
+        """The space as of now; where the file system gives no answer, as of the last one."""
+        self.ask()
         space = self._space
         used = space.all_bytes - space.free_bytes
-        free_percent, used_percent = percent_of(space.free_bytes, space.all_bytes), percent_of(used, space.all_bytes)
-        directory = str(self._path)
-        return DiskStatus(directory, space.all_bytes, used, space.free_bytes, free_percent, used_percent, disk_type)
+        return DiskStatus(
+            dir=str(self._path),
+            all=space.all_bytes,
+            used=used,
+            free=space.free_bytes,
+            percent_free=percent_of(space.free_bytes, space.all_bytes),
+            percent_used=percent_of(used, space.all_bytes),
+            disk_type=disk_type,
+            error=error,
+            available=self.available_bytes,
+        )

@@ -83,6 +83,30 @@ class NoFreeSpace(StorageError):
         self.disk_type = disk_type
 
 
+class VolumeArriving(StorageError):
+    """The volume is being copied here already. Nothing was changed."""
+
+    def __init__(self, volume_id: int) -> None:
+        super().__init__(f"volume {volume_id} is being copied here already")
+        self.volume_id = volume_id
+
+
+class CopyIncomplete(StorageError):
+    """A copied volume is not what its source said it would be."""
+
+
+class ReceiveRefused(StorageError):
+    """A file that is sent here has no place, or one where it would do harm. Nothing was changed."""
+
+
+class NoSpaceForCopy(StorageError):
+    """No location of the wanted disk type has a free slot and room for the volume."""
+
+    def __init__(self, disk_type: str) -> None:
+        super().__init__(f"no space left for disk type {disk_type or 'hdd'}")
+        self.disk_type = disk_type
+
+
 class VolumeNotEmpty(StorageError):
     """The volume was to be deleted only if empty, and holds needles."""
 
@@ -147,6 +171,45 @@ class WriteFailed(StorageError):
     def copy(self) -> WriteFailed:
         """The same for another thread: an exception that several raise gathers the tracebacks of all."""
         return WriteFailed(self.path, self.offset_bytes, self.cause)
+
+
+class BadRange(StorageError):
+    """The caller named a place in .dat where no such record can be. The messages are Go's of its failed reads."""
+
+
+class BlobRefused(StorageError):
+    """A record that was to be stored as it is, is none. Nothing was written."""
+
+
+class IndexMoveFailed(StorageError):
+    """The .idx file could not be moved; it is where it was and the volume goes on with it."""
+
+    def __init__(self, volume_id: int, cause: OSError) -> None:
+        super().__init__(f"relocate index for volume {volume_id}: move .idx: {cause.strerror}")
+        self.volume_id = volume_id
+        self.cause = cause
+
+
+class ConfigureFailed(StorageError):
+    """A volume's settings could not be changed. `step` says when: "unmount", "" for the change itself, or "mount".
+
+    `restore_failure` says why the volume could not be opened again, where it could not.
+    """
+
+    def __init__(self, step: str, why: str, restore_failure: str | None = None) -> None:
+        super().__init__(why)
+        self.step = step
+        self.why = why
+        self.restore_failure = restore_failure
+
+
+class DiskUnavailable(StorageError):
+    """The disk is out of service for now; it may be well again later. Other disks are served."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"disk {path} is out of service: {why}")
+        self.path = path
+        self.why = why
 
 
 class StoreClosed(StorageError):

@@ -33,6 +33,7 @@ class FileFacts:
     is_readable_by_owner: bool
     is_writable_by_owner: bool
     is_directory: bool
+    modified_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class Files(Protocol):
         ...
 
     def facts_of(self, fd: int) -> FileFacts: ...
+    def set_modified(self, fd: int, at_ns: int) -> None:
+        """Sets the times of last access and modification, in ns since the epoch."""
+        ...
+
     def list_directory(self, path: Path) -> list[str]: ...
     def lock(self, fd: int) -> bool:
         """Takes an exclusive lock for as long as the descriptor is open; False when someone else holds it."""
@@ -170,6 +175,9 @@ class OsFiles:
     def facts_of(self, fd: int) -> FileFacts:
         return _facts(os.fstat(fd))
 
+    def set_modified(self, fd: int, at_ns: int) -> None:
+        os.utime(fd, ns=(at_ns, at_ns))
+
     def list_directory(self, path: Path) -> list[str]:
         return os.listdir(path)
 
@@ -188,7 +196,7 @@ class OsFiles:
 def _facts(stat: os.stat_result) -> FileFacts:
     is_directory = (stat.st_mode & 0o170000) == 0o040000
     readable, writable = bool(stat.st_mode & 0o400), bool(stat.st_mode & 0o200)
-    return FileFacts(stat.st_size, int(stat.st_mtime), readable, writable, is_directory)
+    return FileFacts(stat.st_size, int(stat.st_mtime), readable, writable, is_directory, stat.st_mtime_ns)
 
 
 OS_FILES: Files = OsFiles()

@@ -10,7 +10,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.errors import NoFreeSpace, StorageError
+from native_handlers.storage.errors import NoFreeSpace, StorageError, VolumeNotFound
 from native_handlers.storage.report import VolumeEventKind
 from native_handlers.storage.store_events import describe_event
 
@@ -79,6 +79,20 @@ def count_slots(locations: Sequence[DiskLocation]) -> dict[str, int]:
         if not location.is_unavailable:
             counts[location.disk_type] = counts.get(location.disk_type, 0) + location.effective_max_volumes
     return counts
+
+
+def mount(locations: Sequence[DiskLocation], vid: int) -> VolumeEvent:
+    """Opens a volume whose files are on a disk, if it is not open, and returns what is to be announced.
+
+    Raises:
+        VolumeNotFound: no location has it, or none whose files can be served.
+        OffsetWidthMismatch: it was written with another offset width.
+    """
+    for location in locations:
+        volume = location.load_one(vid)
+        if volume is not None:
+            return describe_event(VolumeEventKind.ADDED, volume)
+    raise VolumeNotFound(vid, " on disk")
 
 
 def unload(copies: Copies) -> tuple[list[VolumeEvent], list[str]]:

@@ -30,6 +30,7 @@ from native_handlers.format.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from native_handlers.format.needle import NeedleHeader
     from native_handlers.storage.files import Files, SharedFile
     from native_handlers.storage.needle_index import Location
 
@@ -138,20 +139,21 @@ class RecordReader:
         self._check_header(record, needle_id, size)
         return parse_needle(record, self.version)
 
-    def _check_header(self, record: bytes, needle_id: int, size: int) -> int:
+    def _check_header(self, record: bytes, needle_id: int, size: int) -> NeedleHeader:
+        """As upstream has it the index decides which record a needle is: WriteNeedleBlob may enter a record under
+        another id than it carries.
+        """
         header = parse_needle_header(record)
         if header.size != size:
             raise SizeMismatch(needle_id, size, header.size)
-        if header.needle_id != needle_id:
-            raise Corrupt(f"needle {needle_id:x}", f"its index entry leads to needle {header.needle_id:x}")
-        return header.cookie
+        return header
 
     def _read_meta(self, needle_id: int, size: int, offset: int) -> tuple[Needle, int]:
         head = self.read_bytes(self.dat.fd, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
-        cookie = self._check_header(head, needle_id, size)
+        header = self._check_header(head, needle_id, size)
         if len(head) < NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES:
             raise Truncated(f"needle {needle_id:x}", actual_size(size, self.version), len(head))
-        needle = Needle(needle_id=needle_id, cookie=cookie, size=size, data_size=size)
+        needle = Needle(needle_id=header.needle_id, cookie=header.cookie, size=size, data_size=size)
         start, meta_bytes = NEEDLE_HEADER_BYTES, 0
         if self.version != VERSION_1:
             needle.data_size = int.from_bytes(head[NEEDLE_HEADER_BYTES:], "big")

@@ -79,7 +79,10 @@ class VolumeEvent:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatus:
-    """One location's file system. Sizes in bytes; `used` is what is not free to an unprivileged user."""
+    """One location's file system. Sizes in bytes; `used` is what is not free to an unprivileged user.
+
+    `error` is why the disk is out of service, "" when it is not; `available` is the free space above the reserve.
+    """
 
     dir: str
     all: int
@@ -88,6 +91,8 @@ class DiskStatus:
     percent_free: float
     percent_used: float
     disk_type: str
+    error: str = ""
+    available: int = 0
 
 
 class FindingKind(Enum):

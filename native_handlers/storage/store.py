@@ -16,16 +16,22 @@ from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
+from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.admin_lock import AdminLock
+from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.disk_location import DiskLocation, LocationConfig
+from native_handlers.storage.disk_type import normal_disk_type
 from native_handlers.storage.errors import (
     DeleteFailed,
+    NoSpaceForCopy,
     StorageError,
+    VolumeArriving,
     VolumeExists,
     VolumeNotEmpty,
     VolumeNotFound,
 )
 from native_handlers.storage.files import OS_FILES
+from native_handlers.storage.incoming_volume import IncomingVolume
 from native_handlers.storage.locations import (
     choose_location,
     copies_of,
@@ -33,13 +39,18 @@ from native_handlers.storage.locations import (
     count_slots,
     destroy,
     load_all,
+    mount,
     release,
     unload,
 )
 from native_handlers.storage.offset_width import find_offset_width
+from native_handlers.storage.outgoing import open_coded_file
+from native_handlers.storage.placement import roomiest
+from native_handlers.storage.received_files import receive_file
 from native_handlers.storage.report import VolumeEventKind
 from native_handlers.storage.store_events import Listeners, describe_event
 from native_handlers.storage.store_state import ServerState, StateFile
+from native_handlers.storage.volume_paths import VolumePaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +58,12 @@ if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
     from native_handlers.storage.files import Files
     from native_handlers.storage.group_commit import WriteResult
+    from native_handlers.storage.incoming import IncomingFile
     from native_handlers.storage.needle_read import NeedleRead
+    from native_handlers.storage.outgoing import OutgoingFile
     from native_handlers.storage.report import DiskStatus, Finding, VolumeEvent, VolumeReport
     from native_handlers.storage.volume import Volume
+    from native_handlers.storage.wanted_file import WantedFile
 
 _log = logging.getLogger(__name__)
 
@@ -105,19 +119,24 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
             for location in locations:
                 location.set_offset_width(width)
         for location in locations:
-            location.begin_session()
+            location.begin_session(has_loaded_all=config.opens_volumes)
     except BaseException:
         for location in locations:
             release(location)
         raise
-    return Store(config, tuple(locations), width, state)
+    return Store(config, tuple(locations), width, state, files)
 
 
 class Store:
     """An open store; make it with `open_store`."""
 
     def __init__(
-        self, config: StoreConfig, locations: tuple[DiskLocation, ...], offset_width_bytes: int, state: StateFile
+        self,
+        config: StoreConfig,
+        locations: tuple[DiskLocation, ...],
+        offset_width_bytes: int,
+        state: StateFile,
+        files: Files,
     ) -> None:
         self.config = config
         self.locations = locations
@@ -126,6 +145,7 @@ class Store:
         """What the master says a volume should not outgrow; 0 until it does."""
         self.is_preallocating = False
         self.is_stopping = False
+        self._files = files
         self._state = state
         self._listeners = Listeners()
         # Held by everything that adds or removes volumes.
@@ -136,7 +156,7 @@ class Store:
     @property
     def findings(self) -> list[Finding]:
         """What was out of the ordinary about volumes opened so far, or not opened."""
-        return [finding for location in self.locations for finding in list(location.findings)]
+        return [finding for location in self.locations for finding in location.findings.all()]
 
     def find_volume(self, vid: int) -> Volume | None:
         for location in self.locations:
@@ -162,6 +182,17 @@ class Store:
     def max_volume_counts(self) -> dict[str, int]:
         """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
         return count_slots(self.locations)
+
+    def volume_ids_on_disk(self) -> list[int]:
+        """Every volume whose data is in one of the directories, open or not. Raises OSError."""
+        return sorted({volume_id for location in self.locations for volume_id in location.volume_ids_on_disk()})
+
+    def keep_session_marks(self) -> None:
+        """The engine with which this store divides the directories has not ended in good order: what it wrote may not
+        be on disk, and the next start is to know if the machine goes down before it is.
+        """
+        for location in self.locations:
+            location.keep_session_mark()
 
     def lock_descriptors(self) -> list[int]:
         """What a child process is to inherit, so that the directories are locked while either process lives."""
@@ -255,7 +286,7 @@ class Store:
             disk_id: unused, as upstream: the location is chosen here.
 
         Raises:
-            FormatError: bad replication, TTL or version.
+            FormatError: bad collection, replication, TTL or version.
             VolumeExists: there is one of that id.
             NoFreeSpace: no location has room.
             VolumeLoadFailed: its files cannot be made.
@@ -264,8 +295,9 @@ class Store:
         placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
         block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
         block.encode()
+        format_volume_name(collection, vid)
         with self._changing:
-            if self.find_volume(vid) is not None:
+            if self.find_volume(vid) is not None or self._is_arriving(vid):
                 raise VolumeExists(vid)
             location = choose_location(self.locations, normal_disk_type(disk_type))
             volume = location.create(vid, collection, block, preallocate_bytes)
@@ -281,13 +313,8 @@ class Store:
             OffsetWidthMismatch: it was written with another offset width.
         """
         with self._changing:
-            for location in self.locations:
-                volume = location.load_one(vid)
-                if volume is not None:
-                    break
-            else:
-                raise VolumeNotFound(vid, " on disk")
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
+            event = mount(self.locations, vid)
+        self._listeners.emit([event])
 
     def unmount_volume(self, vid: int) -> None:
         """Closes every copy of a volume; none here is a success.
@@ -300,6 +327,34 @@ class Store:
         self._listeners.emit(events)
         if failures:
             raise DeleteFailed(f"UnmountVolume {vid}", failures)
+
+    def configure_volume(self, vid: int, replication: str) -> None:
+        """Changes a volume's replica placement; see `configure.configure_volume`.
+
+        Raises:
+            BadReplicaPlacement: nothing was done.
+            ConfigureFailed: see there.
+        """
+        ReplicaPlacement.parse(replication)
+        events: list[VolumeEvent] = []
+        try:
+            with self._changing:
+                configure_volume(self.locations, self._files, vid, replication, events)
+        finally:
+            self._listeners.emit(events)
+
+    def consolidate_index(self, vid: int) -> None:
+        """Moves a volume's .idx from beside its data to the index directory, where there is one.
+
+        Raises:
+            VolumeNotFound: no such volume is open here.
+            VolumeClosed, IndexMoveFailed: nothing was moved.
+        """
+        copies = copies_of(self.locations, vid)
+        if not copies:
+            raise VolumeNotFound(vid, " on disk")
+        location, volume = copies[0]
+        volume.move_index(location.idx_path)
 
     def delete_volume(self, vid: int, *, only_empty: bool, keep_remote_data: bool = False) -> None:
         """Deletes every copy of a volume here.
@@ -341,7 +396,8 @@ class Store:
         limit = self.volume_size_limit_bytes
         with self._changing:
             expired = copies_where(
-                self.locations, lambda volume: volume.is_expired(limit) and volume.is_expired_long_enough
+                self.locations,
+                lambda volume: volume.is_in_service and volume.is_expired(limit) and volume.is_expired_long_enough,
             )
             events, failures = destroy(expired)
         for failure in failures:
@@ -366,8 +422,8 @@ class Store:
             VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: it takes none.
         """
         volume = self._get_volume(vid)
-        for finding in volume.mark_writable():
-            _log.warning("%s", finding)
+        findings = self.locations[volume.disk_id].findings
+        findings.replace(volume.paths.base, volume.mark_writable())
         self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
 
     def _get_volume(self, vid: int, where: str = "") -> Volume:
@@ -381,6 +437,66 @@ class Store:
         with self._changing:
             added = load_all(self.locations, self.offset_width_bytes)
         self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume) for volume in added])
+
+    # ---- copies
+
+    def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> IncomingVolume:
+        """The place of a volume that is to be copied here. A copy of it that is mounted here is deleted first, but for
+        what it has in remote storage. End it with `mount_copy` or `abandon_copy`.
+
+        Raises:
+            VolumeArriving: it is being copied here already; nothing was deleted.
+            DeleteFailed: the copy that was here could not be removed whole.
+            NoSpaceForCopy: no disk of the type has a free slot and more than `needed_bytes`.
+        """
+        wanted = normal_disk_type(disk_type)
+        with self._changing:
+            if self._is_arriving(vid):
+                raise VolumeArriving(vid)
+            events, failures = destroy(copies_of(self.locations, vid))
+            location = roomiest(self.locations, wanted, lambda location: location.available_bytes > needed_bytes)
+            if location is not None and not failures:
+                location.arriving.add(vid)
+        self._listeners.emit(events)
+        if failures:
+            raise DeleteFailed(f"failed to delete existing volume {vid}: DeleteVolume {vid}", failures)
+        if location is None:
+            raise NoSpaceForCopy(wanted)
+        paths = VolumePaths(location.path, location.idx_path, collection, vid)
+        return IncomingVolume(self._files, paths, location, self.offset_width_bytes)
+
+    def mount_copy(self, incoming: IncomingVolume) -> None:
+        """Opens a volume whose files are all here and on disk.
+
+        Raises:
+            VolumeNotFound, OffsetWidthMismatch: they cannot be served (see `findings`).
+            OSError: its note could not be removed.
+            In every case it is to be abandoned.
+        """
+        vid, location = incoming.paths.volume_id, incoming.location
+        with self._changing:
+            incoming.finish()
+            volume = location.load_arrived(vid, incoming.paths.collection)
+            if volume is None:
+                raise VolumeNotFound(vid, " on disk")
+            location.arriving.discard(vid)
+        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
+
+    def abandon_copy(self, incoming: IncomingVolume) -> None:
+        """Removes what there is of a volume that was not mounted. May be called when the store is closed."""
+        incoming.remove()
+        incoming.location.arriving.discard(incoming.paths.volume_id)
+
+    def receive_file(self, wanted: WantedFile) -> IncomingFile:
+        """A file that is sent here, to be written and committed; see the function of that name in `received_files`."""
+        return receive_file(self._files, self.locations, self.find_volume(wanted.volume_id), wanted)
+
+    def _is_arriving(self, vid: int) -> bool:
+        return any(vid in location.arriving for location in self.locations)
+
+    def open_coded_file(self, collection: str, vid: int, extension: str) -> OutgoingFile | None:
+        """A file of an erasure-coded volume; see the function of that name in `outgoing`."""
+        return open_coded_file(self._files, self.locations, collection, vid, extension)
 
     # ---- state, events, life
 
@@ -405,21 +521,18 @@ class Store:
         self.sync()
 
     def sync(self) -> None:
-        """Puts every volume on disk. A volume that fails is logged: the others matter too."""
-        for volume in self.volumes():
+        """Puts every volume on disk. A volume that fails is logged: the others matter too.
+
+        Disks out of service come last, for they may hang.
+        """
+        for volume in sorted(self.volumes(), key=lambda volume: not volume.is_in_service):
             try:
                 volume.sync()
             except StorageError as error:
                 _log.error("volume %d: %s", volume.id, error)
 
     def close(self) -> None:
-        """Closes every volume and frees the directories. May be called again."""
+        """Closes every volume and frees the directories, those of disks out of service last. May be called again."""
         if self._changing.close():
-            for location in self.locations:
+            for location in sorted(self.locations, key=lambda location: location.is_unavailable):
                 release(location)
-
-
-def normal_disk_type(text: str) -> str:
-    """The wire form of a disk type: lower case, "" for hdd. Source: weed/storage/types/volume_disk_type.go."""
-    lowered = text.lower()
-    return "" if lowered == "hdd" else lowered

@@ -13,6 +13,7 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage import expiry
 from native_handlers.storage.append import Appender
+from native_handlers.storage.append_log import log_of
+from native_handlers.storage.blobs import is_stored, parse_blob, read_blob, read_meta
 from native_handlers.storage.errors import (
     NeedleTooLarge,
     NotFound,
@@ -32,7 +35,10 @@ from native_handlers.storage.errors import (
 )
 from native_handlers.storage.files import FileRetired
 from native_handlers.storage.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
+from native_handlers.storage.index_place import move_index
 from native_handlers.storage.io_health import IoHealth
+from native_handlers.storage.live_needles import walk_live_needles
+from native_handlers.storage.outgoing import open_volume_file
 from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 from native_handlers.storage.volume_read import VolumeReader
@@ -40,13 +46,16 @@ from native_handlers.storage.volume_report import PhantomCheck, describe_volume
 from native_handlers.storage.write_gate import WriteGate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
 
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
     from native_handlers.storage.append import Batch
+    from native_handlers.storage.append_log import AppendLog
     from native_handlers.storage.files import Files
     from native_handlers.storage.needle_read import NeedleRead
+    from native_handlers.storage.outgoing import OutgoingFile
     from native_handlers.storage.report import Finding, ReadOnlyReasons, VolumeReport
     from native_handlers.storage.volume_open import Opened
     from native_handlers.storage.volume_paths import VolumePaths
@@ -70,7 +79,7 @@ class Volume:
         self._health = IoHealth()
         self._gate = WriteGate(opened, home, self._health)
         self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health)
-        self._phantom = PhantomCheck(self._files)
+        self._phantom = PhantomCheck(home)
         self._appender = Appender(self._files, self._width, clock_ns, self._health, self._gate.stop)
         self._commits = GroupCommit(self._commit)
         self._opened: Opened | None = opened
@@ -109,6 +118,11 @@ class Volume:
     @property
     def disk_id(self) -> int:
         return self._home.disk_id
+
+    @property
+    def is_in_service(self) -> bool:
+        """False while its disk is out of service: it refuses reads and writes then."""
+        return not self._home.is_unavailable
 
     @property
     def needs_replication(self) -> bool:
@@ -150,6 +164,11 @@ class Volume:
     def is_read_only(self) -> bool:
         return self.read_only_reasons.is_read_only
 
+    @property
+    def is_marked_on_disk(self) -> bool:
+        """Whether its .vif says that it is read-only, so that whoever opens it next knows."""
+        return self._info.read_only
+
     def report(self, size_limit_bytes: int = 0) -> VolumeReport | None:
         """What a heartbeat and /status say of it; None when it is closed. The limit matters for expiry only."""
         opened = self._opened
@@ -170,7 +189,33 @@ class Volume:
         """Whether it expired so long ago that it is to be deleted."""
         return expiry.is_expired_long_enough(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 
+    def file_sizes(self) -> tuple[int, int]:
+        """The lengths of .dat and .idx at one moment: every row of the one leads to a whole record of the other.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            return opened.dat_end_bytes, opened.idx_end_bytes
+
     # ---- reading
+
+    def open_for_copy(self, extension: str) -> OutgoingFile:
+        """One of the volume's files, to be read from its start and closed by the caller. .dat and .idx are those that
+        are open now; a swap, a close or a removal of the volume does not disturb the reader.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            OSError: the file cannot be opened; FileNotFoundError when there is none.
+        """
+        while True:
+            opened = self._get_opened()
+            try:
+                return open_volume_file(self._files, opened, extension)
+            except FileRetired:
+                # Swapped or closed in between: look again.
+                continue
 
     def read(
         self,
@@ -198,22 +243,81 @@ class Volume:
             CookieMismatch: it has another cookie.
             FormatError: its record is corrupt.
             ReadFailed: the disk failed.
+            DiskUnavailable: the disk is out of service; nothing was tried.
         """
+        opened = self._hold()
+        if opened is None:
+            raise NotFound(self.id, needle_id)
+        try:
+            return self._reader.read(
+                opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
+            )
+        finally:
+            opened.dat.release()
+
+    def _hold(self) -> Opened | None:
+        """The open files, whose .dat stays open until the caller releases it; None when the volume is closed.
+
+        Raises:
+            DiskUnavailable: the disk is out of service.
+        """
+        self._home.check_in_service()
         while True:
             opened = self._opened
             if opened is None:
-                raise NotFound(self.id, needle_id)
+                return None
             try:
                 opened.dat.retain()
             except FileRetired:
                 # Swapped or closed in between: look again.
                 continue
-            try:
-                return self._reader.read(
-                    opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
-                )
-            finally:
-                opened.dat.release()
+            return opened
+
+    @contextmanager
+    def _held(self) -> Iterator[Opened]:
+        opened = self._hold()
+        if opened is None:
+            raise VolumeClosed(self.id)
+        try:
+            yield opened
+        finally:
+            opened.dat.release()
+
+    def read_blob(self, offset_bytes: int, size: int) -> bytes:
+        """What lies at a place of .dat; see `blobs.read_blob`. Raises VolumeClosed as well."""
+        with self._held() as opened:
+            return read_blob(self._reader, opened, offset_bytes, size)
+
+    def read_meta(self, offset_bytes: int, size: int) -> Needle:
+        """The needle at a place of .dat, without its payload; see `blobs.read_meta`. Raises VolumeClosed as well."""
+        with self._held() as opened:
+            return read_meta(self._reader, opened, offset_bytes, size)
+
+    def live_needles(self, is_wanted: Callable[[], bool]) -> Generator[Needle]:
+        """Every live needle; see `walk_live_needles`. The volume may be closed or deleted meanwhile: nobody waits.
+
+        Close the iterator when it is not taken to its end. Raises VolumeClosed as well.
+        """
+        with self._held() as opened:
+            yield from walk_live_needles(self._reader, opened, is_wanted)
+
+    @contextmanager
+    def open_log(self) -> Iterator[AppendLog]:
+        """What was appended so far. Inside, the files stay open whatever becomes of the volume.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            log = log_of(self._files, opened, self._width)
+            opened.dat.retain()
+            opened.idx.retain()
+        try:
+            yield log
+        finally:
+            log.dat.release()
+            log.idx.release()
 
     # ---- writing
 
@@ -232,7 +336,9 @@ class Volume:
             CookieMismatch: a needle of that id with another cookie exists, or existed since the volume was opened.
             ExistingNeedleUnreadable: that could not be found out.
             WriteFailed: the disk failed; what was written was taken back, or the volume is read-only from now on.
+            DiskUnavailable: the disk is out of service; nothing was written.
         """
+        self._home.check_in_service()
         if len(needle.data) > _MAX_BODY_BYTES - 2**17:
             raise NeedleTooLarge(len(needle.data), _MAX_BODY_BYTES - 2**17)
         if not needle.ttl and self.ttl:
@@ -264,6 +370,30 @@ class Volume:
         self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
         return WriteResult(offset, len(needle.data), is_unchanged=False)
 
+    def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
+        """Stores a record as it is, but for its append time, under `needle_id`, whatever was there before.
+
+        The cookie is not compared. A record that is there already is not written again.
+
+        Raises:
+            VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
+            WriteFailed: as with `write`.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            reasons = self.read_only_reasons
+            if reasons.is_read_only:
+                raise ReadOnly(self.id, reasons.text)
+            needle = parse_blob(needle_id, blob, size, self.version)
+            location = opened.index.get(needle_id)
+            if location is not None and is_stored(self._reader, opened, needle, location):
+                return WriteResult(to_bytes_offset(location.offset), needle.data_size, is_unchanged=True)
+            batch = self._appender.begin(opened)
+            offset = self._appender.stage_record(batch, needle_id, size, blob)
+            self._appender.commit(batch, fsync=False)
+            self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
+            return WriteResult(offset, needle.data_size, is_unchanged=False)
+
     def _commit(self, writes: Sequence[PendingWrite]) -> None:
         with self._lock:
             if self._opened is None:
@@ -286,7 +416,9 @@ class Volume:
         Raises:
             VolumeClosed, ReadOnly: nothing was written. Low disk space does not forbid deleting.
             WriteFailed: as with `write`.
+            DiskUnavailable: the disk is out of service; nothing was written.
         """
+        self._home.check_in_service()
         with self._lock:
             opened = self._get_opened()
             reasons = self.read_only_reasons
@@ -328,7 +460,9 @@ class Volume:
             VolumeClosed: the volume is not open.
             VolumeLoadFailed: its files cannot be opened for writing; it is as before.
             WriteFailed: the .vif could not be written; it stays read-only.
+            DiskUnavailable: the disk is out of service; nothing changed.
         """
+        self._home.check_in_service()
         findings: list[Finding] = []
         with self._lock:
             opened = self._get_opened()
@@ -358,6 +492,16 @@ class Volume:
             self._info = save_volume_info(self._files, path, info, self.ttl, self._clock_ns() // _NS)
         except OSError as error:
             raise WriteFailed(path, 0, error) from error
+
+    def move_index(self, directory: Path) -> None:
+        """Has .idx lie in `directory` from now on; see `index_place.move_index`.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            IndexMoveFailed: it is where it was.
+        """
+        with self._lock:
+            move_index(self._files, self._get_opened(), directory)
 
     def sync(self) -> None:
         """Puts both files on disk. Nothing happens when the volume is closed.

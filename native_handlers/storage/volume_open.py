@@ -104,7 +104,7 @@ def open_volume(request: OpenRequest, findings: list[Finding]) -> Opened:
     try:
         return _Opening(request, findings).run()
     except (OSError, FormatError) as error:
-        raise VolumeLoadFailed(request.paths.data_dir / request.paths.name, str(error)) from error
+        raise VolumeLoadFailed(request.paths.base, str(error)) from error
 
 
 class _Opening:
@@ -120,7 +120,7 @@ class _Opening:
 
     @property
     def _base(self) -> Path:
-        return self._paths.data_dir / self._paths.name
+        return self._paths.base
 
     def _note(self, kind: FindingKind, detail: str) -> None:
         self._findings.append(Finding(kind, self._base, detail))

@@ -33,6 +33,11 @@ class VolumePaths:
     def name(self) -> str:
         return format_volume_name(self.collection, self.volume_id)
 
+    @property
+    def base(self) -> Path:
+        """What findings and errors call the volume: its path on the data side, without extension."""
+        return self.data_dir / self.name
+
     def file(self, extension: str) -> Path:
         """The path of ``.dat``, ``.idx`` and so on."""
         directory = self.index_dir if extension in _INDEX_SIDE else self.data_dir

@@ -59,7 +59,7 @@ class VolumeReader:
             location = location._replace(size=-location.size)
         if not location.size:
             return NeedleRead(Needle(needle_id=needle_id, cookie=cookie or 0))
-        read = self._read_record(opened, needle_id, location, want_data=data, cached_only=cached_only)
+        read = self.read_record(opened, needle_id, location, want_data=data, cached_only=cached_only)
         try:
             self._check(read.needle, cookie)
         except BaseException:
@@ -72,9 +72,10 @@ class VolumeReader:
             raise NotCached
         return self.files.read_cached(fd, length_bytes, offset_bytes)
 
-    def _read_record(
+    def read_record(
         self, opened: Opened, needle_id: int, location: Location, *, want_data: bool, cached_only: bool = False
     ) -> NeedleRead:
+        """The record at `location`, to be released by the caller. Raises FormatError or ReadFailed."""
         read_bytes = self._read_in_passing if cached_only else self.files.read
         reader = RecordReader(read_bytes, opened.dat, opened.super_block.version, self.offset_width_bytes)
         try:
@@ -121,7 +122,7 @@ class VolumeReader:
     def _is_same(self, opened: Opened, needle: Needle, location: Location) -> bool:
         """Whether the record at `location` has the payload of `needle`. An unreadable one has not."""
         try:
-            read = self._read_record(opened, needle.needle_id, location, want_data=True)
+            read = self.read_record(opened, needle.needle_id, location, want_data=True)
         except (ReadFailed, FormatError):
             return False
         try:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from native_handlers.storage.patience import NoAnswer
 from native_handlers.storage.report import VolumeReport
 
 if TYPE_CHECKING:
-    from native_handlers.storage.files import Files
     from native_handlers.storage.volume import Volume
     from native_handlers.storage.volume_open import Opened
+    from native_handlers.storage.write_gate import VolumeHome
 
 _PHANTOM_CHECK_NS = 30 * 10**9
 
@@ -20,24 +21,29 @@ _PHANTOM_CHECK_NS = 30 * 10**9
 class PhantomCheck:
     """Notices that .dat was unlinked while open: it still serves, and is lost with the next restart."""
 
-    __slots__ = ("_files", "_present_at_ns")
+    __slots__ = ("_home", "_is_phantom", "_present_at_ns")
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    def __init__(self, home: VolumeHome) -> None:
+        self._home = home
+        self._is_phantom = False
         self._present_at_ns = -_PHANTOM_CHECK_NS
 
     def is_phantom(self, opened: Opened, now_ns: int) -> bool:
-        """Whether .dat is gone. The disk is asked now and then, and not for a volume without files."""
+        """Whether .dat is gone. The disk is asked now and then, and not for a volume without files.
+
+        Only a definite "no such file" counts as gone; where there is no answer, what was known stands.
+        """
         if not opened.index.counters.file_count or now_ns - self._present_at_ns <= _PHANTOM_CHECK_NS:
             return False
         try:
-            if self._files.facts(opened.dat.path) is None:
-                return True
+            self._is_phantom = self._home.facts_in_time(opened.dat.path) is None
         except OSError:
-            # Only a definite "no such file" counts as gone.
             return False
-        self._present_at_ns = now_ns
-        return False
+        except NoAnswer:
+            return self._is_phantom
+        if not self._is_phantom:
+            self._present_at_ns = now_ns
+        return self._is_phantom
 
 
 def describe_volume(volume: Volume, opened: Opened, *, is_announced: bool) -> VolumeReport:

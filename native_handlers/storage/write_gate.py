@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 from native_handlers.storage.report import ReadOnlyReasons
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from native_handlers.storage.files import FileFacts
     from native_handlers.storage.io_health import IoHealth
     from native_handlers.storage.volume_open import Opened
 
@@ -24,6 +27,13 @@ class VolumeHome(Protocol):
     def is_space_low(self) -> bool: ...
     @property
     def is_unavailable(self) -> bool: ...
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while the disk is out of service."""
+        ...
+
+    def facts_in_time(self, path: Path) -> FileFacts | None:
+        """`Files.facts`, or NoAnswer where the disk takes too long."""
+        ...
 
 
 class WriteGate:

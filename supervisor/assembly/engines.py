@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,11 +15,12 @@ from supervisor.assembly.node import CHILD_SOURCE, NATIVE_SOURCE
 from supervisor.assembly.store import open_node_store
 from supervisor.authority.authority import Authority
 from supervisor.authority.holders import BackendHolder, NativeHolder
+from supervisor.authority.new_volumes import open_new_volumes
 from supervisor.authority.report_hold import ReportHold
 from supervisor.routing.decision import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import grpc
 
@@ -66,6 +68,12 @@ class _Link:
             raise ValueError("it has not been started yet")
         return self.backend.channel.get()
 
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether the backend is gone and has put on disk what it had."""
+        ended = self.backend.handle.last_exit if self.backend is not None else None
+        return ended is not None and ended.status == 0
+
     def is_ready(self) -> bool:
         return self.backend is not None and self.backend.handle.is_ready
 
@@ -87,19 +95,28 @@ async def _open_both(node: Node) -> AsyncIterator[Engines]:
         hooks = BackendHooks(
             authority.before_backend_start, authority.before_backend_ready, tuple(store.lock_descriptors())
         )
-        node.reload_callbacks.append(_say_what_is_not_reloaded)
-        async with open_backend(node, hooks) as backend:
-            link.backend = backend
-            try:
-                yield Engines(store, backend, authority)
-            finally:
-                with trio.move_on_after(HAND_OVERS_END_S, shield=True):
-                    await trio.to_thread.run_sync(authority.close, abandon_on_cancel=True)
+        reload = partial(_reload, partial(open_new_volumes, store, authority, holders[Engine.BACKEND]))
+        node.reload_callbacks.append(reload)
+        try:
+            async with open_backend(node, hooks) as backend:
+                link.backend = backend
+                try:
+                    yield Engines(store, backend, authority)
+                finally:
+                    with trio.move_on_after(HAND_OVERS_END_S, shield=True):
+                        await trio.to_thread.run_sync(authority.close, abandon_on_cancel=True)
+        finally:
+            if not link.has_ended_well:
+                store.keep_session_marks()
         nursery.cancel_scope.cancel()
 
 
-async def _say_what_is_not_reloaded() -> None:
-    log.warning(
-        "new volumes are not looked for, and the backend keeps its keys: while both engines have volumes, a reload "
-        "would have it open all of them. Mount a volume with VolumeMount; restart for new keys"
-    )
+async def _reload(open_new: Callable[[], list[int]]) -> None:
+    """What SIGHUP does while both engines have volumes: told of it, the backend would open the native ones too."""
+    try:
+        opened = await trio.to_thread.run_sync(open_new)
+    except OSError as error:
+        log.error("new volumes were not looked for: %s", error)
+    else:
+        log.info("new volumes: %s", ", ".join(map(str, opened)) or "none")
+    log.warning("the backend keeps the signing keys that it was started with: restart where they have changed")

@@ -15,7 +15,8 @@ from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import Listener
 from supervisor.assembly.grpc_node import make_grpc_node
-from supervisor.assembly.http_context import make_http_authority, make_http_context
+from supervisor.assembly.http_context import backend_alone, make_http_authority, make_http_context
+from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.backend.ports import LOOPBACK
 from supervisor.control.metrics import HttpCountCollector
 from supervisor.gateway.grpc import GrpcGateway
@@ -24,6 +25,7 @@ from supervisor.gateway.grpc_backend_state import BackendStateKeeper
 from supervisor.gateway.grpc_forward import BackendEngine, ForwardedCall
 from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.gateway.grpc_native import native_engines
+from supervisor.gateway.grpc_new_shards import wait_until_reported
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.http_quick import QuickReads
@@ -269,8 +271,15 @@ def make_grpc_gateway(node: Node, engines: Engines, tasks: Tasks, guard: Guard, 
         gate=AdminGate(guard.allows),
         backend=engine,
         count=tasks.metrics.count_rpc,
-        authority=GrpcAuthority(engines.authority, node.model) if engines.authority else None,
+        authority=make_grpc_authority(node, engines, engine),
     )
+
+
+def make_grpc_authority(node: Node, engines: Engines, backend: BackendEngine | None) -> GrpcAuthority | None:
+    """What asks for the volumes of RPCs, where both engines have some."""
+    if engines.authority is None or backend is None:
+        return None
+    return GrpcAuthority(engines.authority, node.model, backend_alone(node), backend)
 
 
 def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend) -> BackendEngine:
@@ -282,6 +291,8 @@ def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend
         node.leave()
 
     after: dict[str, Callable[[ForwardedCall], None]] = {"grpc.VolumeServerLeave": leave_too}
+    if node.table.current().shares_volumes:
+        after["grpc.VolumeEcShardsMount"] = wait_until_reported(node.model.feed(CHILD_SOURCE).has_ec_shards)
     if isinstance(grpc_node.state, BackendStateKeeper):
         after["grpc.SetState"] = grpc_node.state.note_forwarded
     return BackendEngine(backend.channel.get, after)

@@ -47,5 +47,18 @@ def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | No
     assert backend is not None, "a node has a store or a backend"
     channel = backend.channel.get
     return GrpcNode(
-        store, BackendStateKeeper(channel), facts, masters, peers, leave, partial(memory_with_backend, channel)
+        store,
+        BackendStateKeeper(channel),
+        facts,
+        masters,
+        peers,
+        leave,
+        partial(memory_with_backend, channel),
+        coded_disk_ids=partial(_coded_disk_ids, node),
     )
+
+
+def _coded_disk_ids(node: Node, volume_id: int) -> list[int]:
+    """Erasure-coded volumes are the backend's; what it has mounted it has reported."""
+    shards = node.model.snapshot().ec_shards
+    return sorted(message.disk_id for key, message in shards.items() if key[1] == volume_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails, ReadMode, every_volume_is_ours
-from native_handlers.http.node_view import StoreNodeView
+from native_handlers.http.node_view import NodeState, StoreNodeView
 from native_handlers.version import own_version
 from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.cluster.master_client import MasterClient
@@ -19,6 +19,7 @@ from supervisor.net.tls import client_context
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from native_handlers.http.context import NodeView
     from supervisor.assembly.backend import ManagedBackend
@@ -32,7 +33,13 @@ def make_http_authority(node: Node, engines: Engines) -> HttpAuthority | None:
     """What asks for the volumes of HTTP requests, where both engines have some."""
     if engines.authority is None:
         return None
-    return HttpAuthority(engines.authority, node.model.feed(CHILD_SOURCE).has_ec_shards)
+    return HttpAuthority(engines.authority, backend_alone(node))
+
+
+def backend_alone(node: Node) -> Callable[[int], bool]:
+    """Says whether the backend alone can serve a volume: the native engine has no erasure coding and no tiers yet."""
+    feed = node.model.feed(CHILD_SOURCE)
+    return lambda volume_id: feed.has_ec_shards(volume_id) or feed.has_tiered(volume_id)
 
 
 def make_http_context(node: Node, engines: Engines, guard: Guard) -> HttpContext:
@@ -61,35 +68,23 @@ def make_http_context(node: Node, engines: Engines, guard: Guard) -> HttpContext
 
 def make_node_view(node: Node, engines: Engines) -> NodeView:
     """What the engines say: the one that has the volumes, or both together."""
-    natively = make_store_view(node, engines) if engines.store is not None else None
-    at_backend = make_backend_view(node, engines.backend) if engines.backend is not None else None
+    state = NodeState(
+        details=lambda: node_details(node, engines.backend),
+        is_heartbeating=lambda: node.is_heartbeating,
+        is_stopping=lambda: node.stop.is_asked,
+    )
+    natively = StoreNodeView(engines.store, state) if engines.store is not None else None
+    at_backend = make_backend_view(engines.backend, state) if engines.backend is not None else None
     if natively is not None and at_backend is not None:
-        return SharedNodeView(natively, at_backend)
+        return SharedNodeView(natively, at_backend, state)
     view = natively or at_backend
     assert view is not None, "a node has a store or a backend"
     return view
 
 
-def make_store_view(node: Node, engines: Engines) -> StoreNodeView:
-    """The native store's word."""
-    assert engines.store is not None
-    return StoreNodeView(
-        engines.store,
-        details=lambda: node_details(node, engines.backend),
-        is_heartbeating=lambda: node.is_heartbeating,
-        is_stopping=lambda: node.stop.is_asked,
-    )
-
-
-def make_backend_view(node: Node, backend: ManagedBackend) -> BackendNodeView:
+def make_backend_view(backend: ManagedBackend, state: NodeState) -> BackendNodeView:
     """The child's word."""
-    return BackendNodeView(
-        PeerClient(HttpPool()),
-        address=lambda: backend.handle.http_address,
-        details=lambda: node_details(node, backend),
-        is_heartbeating=lambda: node.is_heartbeating,
-        is_stopping=lambda: node.stop.is_asked,
-    )
+    return BackendNodeView(PeerClient(HttpPool()), state, address=lambda: backend.handle.http_address)
 
 
 def node_details(node: Node, backend: ManagedBackend | None) -> NodeDetails:

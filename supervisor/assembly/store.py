@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from supervisor.assembly.disks import serve_disk_watch
 from supervisor.assembly.node import NATIVE_SOURCE
 from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE
 from supervisor.cluster.master_client import MasterClient
@@ -51,6 +52,8 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
         node.reload_callbacks.append(partial(trio.to_thread.run_sync, store.load_new_volumes))
     try:
         async with trio.open_nursery() as nursery:
+            for location in store.locations:
+                nursery.start_soon(serve_disk_watch, location.watch)
             await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
             try:
                 yield store
@@ -80,8 +83,22 @@ async def wait_for_master(node: Node) -> None:
 def store_config(config: Config) -> StoreConfig:
     """The store's part of the configuration."""
     from native_handlers.storage.disk_location import LocationConfig  # noqa: PLC0415  (numpy)
+    from native_handlers.storage.disk_probe import ProbeConfig  # noqa: PLC0415  (with it)
     from native_handlers.storage.store import StoreConfig  # noqa: PLC0415
 
+    wanted = config.disk_probe
+    probe = ProbeConfig(
+        is_enabled=wanted.enabled,
+        interval_s=wanted.interval_s,
+        slow_s=wanted.slow_s,
+        timeout_s=wanted.timeout_s,
+        window_s=wanted.window_s,
+        min_samples=wanted.min_samples,
+        slow_percent=wanted.slow_percent,
+        error_percent=wanted.error_percent,
+        max_stat_failures=wanted.max_stat_failures,
+        recovery_coefficient=wanted.recovery_coefficient,
+    )
     return StoreConfig(
         locations=tuple(
             LocationConfig(
@@ -92,6 +109,7 @@ def store_config(config: Config) -> StoreConfig:
                 tags=directory.tags,
                 min_free_percent=directory.min_free_space.percent,
                 min_free_bytes=directory.min_free_space.size_bytes,
+                probe=probe,
             )
             for directory in config.directories
         ),

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.authority.errors import AccessRefused, HolderFailed
+from supervisor.authority.errors import AccessRefused, HolderFailed, ServedElsewhere
 from supervisor.authority.hand_over import HandOverSteps
-from supervisor.authority.ledger import Effects, HandOver, Ledger, Outcome, Ticket, TicketState
+from supervisor.authority.ledger import Effects, HandOver, Ledger, Left, Outcome, Ticket, TicketState
 from supervisor.routing.decision import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
     from supervisor.authority.holders import VolumeHolder
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 MAX_HAND_OVERS = 8
 """Hand-overs at one time; they wait for disks more than they compute."""
+PATIENCE_S = 1.0
+"""How long a native operation waits for what the backend has under way, before it is the backend's too."""
 RETRY_S = 0.5
 """Between attempts to have a started backend close what is native."""
 
@@ -64,47 +66,61 @@ class Authority:
         with self._lock:
             return self._ledger.native_volumes()
 
+    def is_pinned(self, volume_id: int) -> bool:
+        """Whether the volume is to stay with the backend: see `Left`."""
+        with self._lock:
+            return self._ledger.is_pinned(volume_id)
+
     # ---- operations
 
-    async def enter(self, volume_id: int, engine: Engine, kind: AccessKind, *, is_nested: bool = False) -> Ticket:
-        """Returns when `engine` may work on the volume; to be given back by `leave`. `is_nested`: see `Ticket`.
+    async def enter(
+        self, volume_id: int, engine: Engine, kind: AccessKind, *, is_nested: bool = False, is_long: bool = False
+    ) -> Ticket:
+        """Returns when `engine` may work on the volume; to be given back by `leave`. The flags: see `Ticket`.
 
         Raises:
             AccessRefused: it does not get it.
+            ServedElsewhere: the other engine is to do it.
 
         Cancellation: safe; the operation then no longer waits.
         """
-        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested)
+        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long)
         granted = trio.Event()
         token = trio.lowlevel.current_trio_token()
         if self._ask(ticket, partial(_set_in_trio, token, granted)):
             try:
+                with trio.move_on_after(PATIENCE_S):
+                    await granted.wait()
+                self._lose_patience(ticket)
                 await granted.wait()
             except BaseException:
                 self.leave(ticket)
                 raise
         return _granted(ticket)
 
-    def enter_blocking(self, volume_id: int, engine: Engine, kind: AccessKind, timeout_s: float) -> Ticket:
+    def enter_blocking(
+        self, volume_id: int, engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
+    ) -> Ticket:
         """The same for a thread.
 
         Raises:
             AccessRefused: also where the volume is not to be had within `timeout_s`.
+            ServedElsewhere: as `enter`.
         """
-        ticket = Ticket(volume_id, engine, kind)
+        ticket = Ticket(volume_id, engine, kind, is_long=is_long)
         granted = threading.Event()
-        if self._ask(ticket, granted.set) and not granted.wait(timeout_s):
+        if self._ask(ticket, granted.set) and not self._wait_in_thread(ticket, granted, timeout_s):
             with self._lock:
                 if ticket.state is TicketState.WAITING:
                     self._apply(self._ledger.end(ticket))
                     raise AccessRefused(volume_id, f"it is in use by the other engine, for {timeout_s:.1f} s by now")
         return _granted(ticket)
 
-    def leave(self, ticket: Ticket) -> None:
-        """The operation is over. Repeating it does nothing."""
+    def leave(self, ticket: Ticket, left: Left | None = None) -> None:
+        """The operation is over, and has `left` something behind. Repeating it does nothing."""
         with self._lock:
             self._wakers.pop(ticket, None)
-            self._apply(self._ledger.end(ticket))
+            self._apply(self._ledger.end(ticket, left))
 
     @asynccontextmanager
     async def access(self, volume_id: int, engine: Engine, kind: AccessKind) -> AsyncIterator[None]:
@@ -115,23 +131,34 @@ class Authority:
         finally:
             self.leave(ticket)
 
-    @contextmanager
-    def access_all(
-        self, volume_ids: Iterable[int], engine: Engine, kind: AccessKind, timeout_s: float
-    ) -> Iterator[None]:
+    def enter_all(
+        self, volume_ids: Iterable[int], engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
+    ) -> list[Ticket]:
         """For a thread, several volumes; taken by ascending id, so that two who do so never wait for each other.
 
         Raises:
-            AccessRefused: one of them is not to be had.
+            AccessRefused, ServedElsewhere: of one of them; none is had.
         """
         tickets: list[Ticket] = []
         try:
             for volume_id in sorted(set(volume_ids)):
-                tickets.append(self.enter_blocking(volume_id, engine, kind, timeout_s))  # noqa: PERF401  left below
-            yield
-        finally:
+                tickets.append(self.enter_blocking(volume_id, engine, kind, timeout_s, is_long=is_long))  # noqa: PERF401
+        except BaseException:
             for ticket in tickets:
                 self.leave(ticket)
+            raise
+        return tickets
+
+    def _wait_in_thread(self, ticket: Ticket, granted: threading.Event, timeout_s: float) -> bool:
+        patience_s = min(PATIENCE_S, timeout_s)
+        if granted.wait(patience_s):
+            return True
+        self._lose_patience(ticket)
+        return granted.wait(timeout_s - patience_s)
+
+    def _lose_patience(self, ticket: Ticket) -> None:
+        with self._lock:
+            self._apply(self._ledger.lose_patience(ticket))
 
     def _ask(self, ticket: Ticket, wake: Callable[[], None]) -> bool:
         """Whether there is something to wait for."""
@@ -171,7 +198,8 @@ class Authority:
     def _close_at_backend(self) -> bool:
         for volume_id in self.native_volumes():
             try:
-                self._backend.close_volume(volume_id)
+                if self._backend.mark_of(volume_id) is not None:
+                    self._backend.close_volume(volume_id)
             except HolderFailed as failure:
                 _log.warning("the backend has started and keeps a native volume open: %s; trying again", failure)
                 return False
@@ -198,12 +226,15 @@ class Authority:
             outcome = self._steps.carry_out(hand_over)
         except Exception as error:  # a bug: those who wait must hear of it, and nobody may rely on what was done
             _log.exception("handing volume %d over failed", hand_over.volume_id)
-            outcome = Outcome(hand_over.source, is_open=False, refusal=f"internal error: {error!r}")
+            why = f"internal error: {error!r}"
+            outcome = Outcome(hand_over.source, is_open=False, refusal=why, mark=hand_over.mark)
         with self._lock:
             self._apply(self._ledger.hand_over_ended(hand_over, outcome))
 
 
 def _granted(ticket: Ticket) -> Ticket:
+    if ticket.state is TicketState.ELSEWHERE:
+        raise ServedElsewhere(ticket.volume_id)
     if ticket.state is TicketState.REFUSED:
         raise AccessRefused(ticket.volume_id, ticket.refusal)
     return ticket

@@ -14,12 +14,13 @@ class After(Enum):
 
 
 class HolderFailed(Exception):
-    """An engine did not close or open a volume."""
+    """An engine did not close or open a volume. `details` is the backend's own text, where it gave one."""
 
-    def __init__(self, volume_id: int, doing: str, why: str, after: After = After.FAILED) -> None:
+    def __init__(self, volume_id: int, doing: str, why: str, after: After = After.FAILED, *, details: str = "") -> None:
         super().__init__(f"{doing} volume {volume_id}: {why}")
         self.volume_id = volume_id
         self.after = after
+        self.details = details
 
 
 class AccessRefused(Exception):
@@ -29,3 +30,11 @@ class AccessRefused(Exception):
         super().__init__(f"volume {volume_id} cannot be handed over to serve this request: {why}")
         self.volume_id = volume_id
         self.why = why
+
+
+class ServedElsewhere(Exception):
+    """The backend has the volume and keeps it for now: it is to execute the operation."""
+
+    def __init__(self, volume_id: int) -> None:
+        super().__init__(f"volume {volume_id} stays with the backend for now")
+        self.volume_id = volume_id

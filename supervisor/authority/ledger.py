@@ -5,6 +5,10 @@ volume with a `Ticket`. It is granted at once where its engine has the volume an
 in the order in which they came. When the first of them needs the other engine, the operations under way are let finish
 and a `HandOver` is asked for. Whoever executes it says how it ended.
 
+The backend can do whatever this process can, but not the other way round. So where the backend cannot give a volume up
+soon, or not without losing work, native operations are told to go `ELSEWHERE`, to the backend, rather than wait: while
+one of its long operations runs, and while the volume is pinned to it, as it is from a compaction to its commit.
+
 Every method returns `Effects`: what has to be told to others. Callers serialise the calls.
 """
 
@@ -23,11 +27,12 @@ if TYPE_CHECKING:
 
 
 class TicketState(Enum):
-    """WAITING leads to GRANTED, REFUSED or OVER; GRANTED to OVER."""
+    """WAITING leads to any other; GRANTED to OVER. ELSEWHERE: the backend has the volume and is to do it."""
 
     WAITING = "waiting"
     GRANTED = "granted"
     REFUSED = "refused"
+    ELSEWHERE = "elsewhere"
     OVER = "over"
 
 
@@ -37,6 +42,7 @@ class Ticket:
 
     `is_nested`: part of another operation of the same engine, which will not end before this one. On a volume on which
     the engine works already it waits for nobody, for they might wait for it.
+    `is_long`: it may take minutes.
     """
 
     volume_id: int
@@ -45,6 +51,7 @@ class Ticket:
     state: TicketState = TicketState.WAITING
     refusal: str = ""
     is_nested: bool = False
+    is_long: bool = False
 
     @property
     def is_change(self) -> bool:
@@ -52,18 +59,27 @@ class Ticket:
         return self.kind is not AccessKind.VOLUME_READ
 
 
+class Mark(Enum):
+    """A mark of a volume that its files do not tell, so that a hand-over has to carry it."""
+
+    WRITABLE = "none"
+    READ_ONLY = "read-only"
+    READ_ONLY_CAN_DELETE = "read-only, but for deletes"
+
+
 @dataclass(frozen=True, slots=True)
 class HandOver:
     """A volume is to be closed at `source` and opened at `target`; no operation is under way on it.
 
     `is_reopening`: an earlier hand-over left it closed. It must be opened at `target` in any case, which may be
-    `source` itself.
+    `source` itself. `mark`: what is known of the mark that it has, or had when it was open.
     """
 
     volume_id: int
     source: Engine
     target: Engine
     is_reopening: bool = False
+    mark: Mark = Mark.WRITABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +92,29 @@ class Outcome:
         is_open: False where the owner should have it open and may not have.
         is_vacant: nobody had such a volume open, so nothing was opened.
         refusal: why the volume did not get to the target; empty where it did.
+        mark: how it is marked, or was when it was open.
     """
 
     owner: Engine
     is_open: bool = True
     is_vacant: bool = False
     refusal: str = ""
+    mark: Mark = Mark.WRITABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What an operation of the backend leaves in its memory alone, lost when it starts anew. None: as it was.
+
+    Args:
+        pin: whether there is something that a hand-over would spoil.
+        mark: the mark that the volume has from now on.
+        is_broken: the volume has to be closed and opened before it can be used.
+    """
+
+    pin: bool | None = None
+    mark: Mark | None = None
+    is_broken: bool = False
 
 
 @dataclass(slots=True)
@@ -97,14 +130,23 @@ class _Volume:
     owner: Engine = Engine.BACKEND
     is_open: bool = True
     is_vacant: bool = False
+    is_pinned: bool = False
+    mark: Mark = Mark.WRITABLE
     running: int = 0
+    long_at_backend: int = 0
     waiting: deque[Ticket] = field(default_factory=deque)
     moving: HandOver | None = None
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it stays with the backend for now."""
+        return self.is_pinned or bool(self.long_at_backend)
+
+    @property
     def is_forgettable(self) -> bool:
         is_default = self.is_open and (self.owner is Engine.BACKEND or self.is_vacant)
-        return is_default and not (self.running or self.waiting or self.moving)
+        is_plain = self.mark is Mark.WRITABLE and not self.is_pinned
+        return is_default and is_plain and not (self.running or self.waiting or self.moving)
 
 
 class Ledger:
@@ -126,6 +168,11 @@ class Ledger:
         """The volumes that are not the backend's, by id."""
         return sorted(vid for vid, volume in self._volumes.items() if volume.owner is Engine.NATIVE)
 
+    def is_pinned(self, volume_id: int) -> bool:
+        """Whether the volume is to stay with the backend: see `end`."""
+        volume = self._volumes.get(volume_id)
+        return volume is not None and volume.is_pinned
+
     @property
     def is_quiet(self) -> bool:
         """Whether no native operation that writes and no hand-over is under way."""
@@ -142,8 +189,12 @@ class Ledger:
             volume.waiting.append(ticket)
         return self._advanced(ticket.volume_id)
 
-    def end(self, ticket: Ticket) -> Effects:
-        """The operation is over, or nobody waits for it any more. Repeating it does nothing."""
+    def end(self, ticket: Ticket, left: Left | None = None) -> Effects:
+        """The operation is over, or nobody waits for it any more. Repeating it does nothing.
+
+        Args:
+            left: what it left behind, where it was the backend's.
+        """
         state, ticket.state = ticket.state, TicketState.OVER
         if state not in {TicketState.GRANTED, TicketState.WAITING}:
             return Effects()
@@ -152,8 +203,28 @@ class Ledger:
             volume.waiting.remove(ticket)
         else:
             volume.running -= 1
+            volume.long_at_backend -= _is_long_at_backend(ticket)
             self._native_changes -= _is_native_change(ticket)
+            if left is not None and ticket.engine is Engine.BACKEND:
+                volume.is_pinned = volume.is_pinned if left.pin is None else left.pin
+                volume.mark = left.mark or volume.mark
+                volume.is_open = volume.is_open and not left.is_broken
         return self._advanced(ticket.volume_id)
+
+    def lose_patience(self, ticket: Ticket) -> Effects:
+        """A native operation has waited for a while: where it waits for what the backend has under way, it goes there,
+        for whoever keeps that going may take his time. Nothing happens where it waits for anything else.
+        """
+        volume = self._volumes.get(ticket.volume_id)
+        if volume is None or ticket.state is not TicketState.WAITING or ticket.engine is not Engine.NATIVE:
+            return Effects()
+        if volume.owner is not Engine.BACKEND or not volume.is_open or not volume.running or volume.moving:
+            return Effects()
+        volume.waiting.remove(ticket)
+        ticket.state = TicketState.ELSEWHERE
+        effects = Effects(settled=[ticket])
+        self._advance(ticket.volume_id, volume, effects)
+        return effects
 
     # ---- hand-overs
 
@@ -164,6 +235,8 @@ class Ledger:
         volume.moving = None
         self._hand_overs -= 1
         volume.owner, volume.is_open, volume.is_vacant = outcome.owner, outcome.is_open, outcome.is_vacant
+        # The native store knows the marks of what it has open.
+        volume.mark = Mark.WRITABLE if outcome.owner is Engine.NATIVE and outcome.is_open else outcome.mark
         effects = Effects()
         for ticket in [ticket for ticket in volume.waiting if ticket.engine is hand_over.target]:
             # All who wait for this engine go first, wherever they stand: the next hand-over is the dearer for them.
@@ -171,7 +244,7 @@ class Ledger:
                 volume.waiting.remove(ticket)
                 ticket.state, ticket.refusal = TicketState.REFUSED, outcome.refusal
                 effects.settled.append(ticket)
-            elif not self._is_held_back(ticket):
+            elif not self._is_held_back(volume, ticket):
                 self._grant(volume, ticket, effects)
         self._advance(hand_over.volume_id, volume, effects)
         return effects
@@ -179,18 +252,26 @@ class Ledger:
     # ---- the backend's restarts
 
     def freeze(self) -> Effects:
-        """The backend is about to start, and to open every volume, the native ones too: natively they are only read.
+        """The backend is about to start, and to open every volume, the native ones too: natively they are only read,
+        and none is opened, for opening repairs. What the last one left unfinished is lost.
 
         Wait for `is_quiet` then.
         """
         self._is_frozen = True
-        return Effects()
+        effects = Effects()
+        for volume_id, volume in list(self._volumes.items()):
+            volume.is_pinned = False
+            if volume.owner is Engine.BACKEND:
+                volume.mark = Mark.WRITABLE
+            self._advance(volume_id, volume, effects)
+        return effects
 
     def thaw(self) -> Effects:
         """The backend has started, and has no native volume open any more. It has all the others."""
         self._is_frozen = False
         effects = Effects()
         for volume_id, volume in list(self._volumes.items()):
+            volume.is_pinned = False
             if volume.owner is Engine.BACKEND:
                 volume.is_open = True
             self._advance(volume_id, volume, effects)
@@ -206,11 +287,18 @@ class Ledger:
     def _advance(self, volume_id: int, volume: _Volume, effects: Effects) -> None:
         """Does what can be done for those who wait, in their order; forgets a volume about which nothing is special."""
         for ticket in self._in_order(volume):
+            if ticket.engine is Engine.NATIVE and volume.is_bound:
+                volume.waiting.remove(ticket)
+                ticket.state = TicketState.ELSEWHERE
+                effects.settled.append(ticket)
+                continue
             if ticket.engine is volume.owner and volume.is_open:
                 self._grant(volume, ticket, effects)
                 continue
             if not volume.running:
-                volume.moving = HandOver(volume_id, volume.owner, ticket.engine, is_reopening=not volume.is_open)
+                volume.moving = HandOver(
+                    volume_id, volume.owner, ticket.engine, is_reopening=not volume.is_open, mark=volume.mark
+                )
                 self._hand_overs += 1
                 effects.hand_overs.append(volume.moving)
             break
@@ -220,14 +308,21 @@ class Ledger:
     def _in_order(self, volume: _Volume) -> Iterable[Ticket]:
         if volume.moving:
             return ()
-        return [ticket for ticket in volume.waiting if not self._is_held_back(ticket)]
+        return [ticket for ticket in volume.waiting if not self._is_held_back(volume, ticket)]
 
-    def _is_held_back(self, ticket: Ticket) -> bool:
-        return self._is_frozen and _is_native_change(ticket)
+    def _is_held_back(self, volume: _Volume, ticket: Ticket) -> bool:
+        """Natively nothing is written while frozen, nor is a native volume opened that was left closed.
+
+        (A volume that the backend has may be asked for: with the backend away, no hand-over of one is begun.)
+        """
+        if not self._is_frozen or ticket.engine is not Engine.NATIVE:
+            return False
+        return ticket.is_change or (volume.owner is Engine.NATIVE and not volume.is_open)
 
     def _grant(self, volume: _Volume, ticket: Ticket, effects: Effects) -> None:
         volume.waiting.remove(ticket)
         volume.running += 1
+        volume.long_at_backend += _is_long_at_backend(ticket)
         if ticket.kind is AccessKind.VOLUME_EXCLUSIVE:
             volume.is_vacant = False  # it may make the volume
         self._native_changes += _is_native_change(ticket)
@@ -237,3 +332,7 @@ class Ledger:
 
 def _is_native_change(ticket: Ticket) -> bool:
     return ticket.engine is Engine.NATIVE and ticket.is_change
+
+
+def _is_long_at_backend(ticket: Ticket) -> bool:
+    return ticket.engine is Engine.BACKEND and ticket.is_long

@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from supervisor.net.grpc_options import MESSAGE_OPTIONS, METADATA_OPTIONS, OWN_CONNECTION_OPTIONS, Options
+
 if TYPE_CHECKING:
     from supervisor.backend.handle import BackendHandle
 
-MAX_MESSAGE_BYTES = 1 << 30
-MAX_METADATA_BYTES = 8 << 20
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.enable_http_proxy", 0),
+CHANNEL_OPTIONS: Options = (
+    *MESSAGE_OPTIONS,
+    *METADATA_OPTIONS,
+    *OWN_CONNECTION_OPTIONS,
     ("grpc.enable_retries", 0),
-    ("grpc.use_local_subchannel_pool", 1),
 )
-"""Upstream's limits (weed/pb/grpc_client_server.go); no proxy, for the child is on loopback; no retries, for what may
-have been executed is not repeated; an own connection, so that a dead child's back-off is not shared."""
+"""No proxy, for the child is on loopback; no retries, for what may have been executed is not repeated; an own
+connection, so that a dead child's back-off is not shared."""
 
 
 class BackendChannel:

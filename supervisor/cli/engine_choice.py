@@ -154,10 +154,10 @@ def table_forwards_anything(path: Path | None) -> bool:
     """
     # Only the default mode needs the table here, and reading YAML would slow down the start of every other.
     from supervisor.routing.errors import TableError  # noqa: PLC0415
-    from supervisor.routing.registry import ROUTES_BY_NAME  # noqa: PLC0415
+    from supervisor.routing.native import native_names  # noqa: PLC0415
     from supervisor.routing.table import load_table  # noqa: PLC0415
 
     try:
-        return load_table(path, native_names=ROUTES_BY_NAME).forwards_anything
+        return load_table(path, native_names=native_names()).forwards_anything
     except TableError as error:
         raise UsageError(*(str(problem) for problem in error.problems)) from error

@@ -75,6 +75,7 @@ class SourceFeed:
         self.has_all_volumes = False
         self.has_all_ec_shards = False
         self._holds: Counter[int] = Counter()
+        self._tiered: set[int] = set()
 
     def replace_volumes(self, volumes: Iterable[master_pb2.VolumeInformationMessage]) -> None:
         """Takes `volumes` as the whole truth."""
@@ -162,6 +163,10 @@ class SourceFeed:
         """Whether the source claims erasure coding shards of the volume now."""
         return any(held == volume_id for _, held in list(self.ec_shards))
 
+    def has_tiered(self, volume_id: int) -> bool:
+        """Whether the source claims a copy of the volume whose data is in remote storage."""
+        return volume_id in self._tiered
+
     @contextmanager
     def hold(self, volume_ids: Collection[int]) -> Iterator[None]:
         """While inside, a removal of one of `volume_ids` by this source is not a removal from the node.
@@ -182,6 +187,11 @@ class SourceFeed:
         held = known.get(key)
         self.volumes[key] = held if held is not None and held.message == message else ReportedVolume.of(message)
         self.withheld.pop(key, None)
+        if message.remote_storage_name:
+            self._tiered.add(message.id)
+        else:
+            self._tiered.discard(message.id)
 
     def _withhold(self, gone: Mapping[VolumeKey, ReportedVolume]) -> None:
+        self._tiered -= {volume_id for _, volume_id in gone}
         self.withheld |= {key: volume for key, volume in gone.items() if self._holds[key[1]]}

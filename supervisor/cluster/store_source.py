@@ -134,7 +134,7 @@ def message_of(report: VolumeReport) -> master_pb2.VolumeInformationMessage:
 
 def _facts(store: Store, reports: Iterable[VolumeReport]) -> NodeFacts:
     counts = store.max_volume_counts()
-    statuses = [status for status in store.disk_statuses() if status.disk_type in counts]
+    statuses = [status for status in store.disk_statuses() if not status.error]
     return NodeFacts(
         max_volume_counts=counts,
         disk_tags=tuple(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from native_handlers.storage.report import VolumeReport
+    from native_handlers.storage.report import DiskStatus, VolumeReport
     from native_handlers.storage.store import Store
 
 PREFIX = "SeaweedFS_volumeServer_"
@@ -33,14 +33,18 @@ class StoreCollector:
         yield _gauge("total_disk_size", "Actual disk size used.", ("collection", "type"), _sizes(reports))
         limit = sum(self._store.max_volume_counts().values())
         yield _gauge("max_volumes", "Maximum number of volumes.", (), {(): limit})
-        yield self._resources()
+        disks = self._store.disk_statuses()
+        yield _gauge("resource", "Resource usage.", ("name", "type"), _resources(disks))
+        failing: dict[tuple[str, ...], float] = {(disk.dir, "error"): 1.0 if disk.error else 0.0 for disk in disks}
+        yield _gauge("disk_error_status", "1 while a disk is out of service.", ("name", "type"), failing)
 
-    def _resources(self) -> Metric:
-        values: dict[tuple[str, ...], float] = {}
-        for disk in self._store.disk_statuses():
-            for kind, size in (("all", disk.all), ("used", disk.used), ("free", disk.free)):
-                values[str(disk.dir), kind] = size
-        return _gauge("resource", "Resource usage.", ("name", "type"), values)
+
+def _resources(disks: Iterable[DiskStatus]) -> dict[tuple[str, ...], float]:
+    values: dict[tuple[str, ...], float] = {}
+    for disk in disks:
+        sizes = (("all", disk.all), ("used", disk.used), ("free", disk.free), ("avail", disk.available))
+        values |= {(disk.dir, kind): size for kind, size in sizes}
+    return values
 
 
 def _gauge(name: str, help_text: str, labels: tuple[str, ...], values: dict[tuple[str, ...], float]) -> Metric:

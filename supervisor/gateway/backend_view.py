@@ -10,12 +10,14 @@ import trio
 
 from native_handlers.http.context import PeerFailed
 from native_handlers.http.headers import Headers
+from native_handlers.http.node_view import StatefulNodeView
 from supervisor.net.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from native_handlers.http.context import DiskStatusRow, NodeDetails, PeerHttp, VolumeStatus
+    from native_handlers.http.context import DiskStatusRow, FindingRow, PeerHttp, VolumeStatus
+    from native_handlers.http.node_view import NodeState
 
 STATUS_TIMEOUT_S = 10.0
 SAME_PAGE_S = 1.0
@@ -23,7 +25,7 @@ MAX_STATUS_BYTES = 256 * 1024 * 1024
 """A volume takes some 300 bytes; upstream has been run with 600,000 of them on one server."""
 
 
-class BackendNodeView:
+class BackendNodeView(StatefulNodeView):
     """Asks the child.
 
     Its methods raise `BackendUnavailable` where the child gives no answer: an empty list would read as lost volumes.
@@ -32,20 +34,10 @@ class BackendNodeView:
         address: the child's admin host:port now.
     """
 
-    def __init__(
-        self,
-        http: PeerHttp,
-        *,
-        address: Callable[[], str],
-        details: Callable[[], NodeDetails],
-        is_heartbeating: Callable[[], bool],
-        is_stopping: Callable[[], bool],
-    ) -> None:
+    def __init__(self, http: PeerHttp, state: NodeState, *, address: Callable[[], str]) -> None:
+        super().__init__(state)
         self._http = http
         self._address = address
-        self._details = details
-        self._is_heartbeating = is_heartbeating
-        self._is_stopping = is_stopping
         self._last: Mapping[str, object] = {}
         self._asked_at_s = -inf
 
@@ -54,20 +46,15 @@ class BackendNodeView:
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
         """Those that came with the volumes asked for in the last second, if any: one page, one question."""
+        return cast("Sequence[DiskStatusRow]", (await self._same_status()).get("DiskStatuses") or [])
+
+    async def findings(self) -> Sequence[FindingRow]:
+        """Those of a child that is a server of ours; upstream's has none. Asked for as `disk_statuses`."""
+        return cast("Sequence[FindingRow]", (await self._same_status()).get("Findings") or [])
+
+    async def _same_status(self) -> Mapping[str, object]:
         is_fresh = trio.current_time() - self._asked_at_s < SAME_PAGE_S
-        status = self._last if is_fresh else await self._status()
-        return cast("Sequence[DiskStatusRow]", status.get("DiskStatuses") or [])
-
-    async def details(self) -> NodeDetails:
-        return self._details()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._is_stopping()
-
-    @property
-    def is_heartbeating(self) -> bool:
-        return self._is_heartbeating()
+        return self._last if is_fresh else await self._status()
 
     async def _status(self) -> Mapping[str, object]:
         address = self._address()

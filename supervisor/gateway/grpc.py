@@ -18,7 +18,7 @@ from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS, RpcMethod
 from supervisor.gateway.grpc_call import Call, CallEngine, Refusal, RequestStream
 from supervisor.gateway.grpc_forward import PingForwarder
-from supervisor.gateway.grpc_limits import SERVER_OPTIONS, CallLimits, CountedPool
+from supervisor.gateway.grpc_limits import LONG_UNARY, SERVER_OPTIONS, CallLimits, CountedPool
 from supervisor.gateway.grpc_metadata import new_request_id, request_id_of
 from supervisor.gateway.grpc_reflection import REFLECTION_METHODS, ReflectionEngine
 from supervisor.routing.decision import Engine, decide
@@ -145,8 +145,8 @@ class GrpcGateway(grpc.GenericRpcHandler):
             engine = Refusal(RpcFailure(text, grpc.StatusCode.UNIMPLEMENTED))
         elif self._authority is not None:
             engine = self._authority.guarded(route, decision.engine, engine)
-        is_unary = not (method.client_streaming or method.server_streaming)
-        return _Plan(route.name, method, engine, self._unary if is_unary else self._streaming)
+        is_short = _is_unary(method) and method.name not in LONG_UNARY
+        return _Plan(route.name, method, engine, self._unary if is_short else self._streaming)
 
     def _refusal(self, method: RpcMethod, failure: RpcFailure) -> _Plan:
         return _Plan("grpc.refused", method, Refusal(failure), self._refusing, is_gated=False)
@@ -185,7 +185,7 @@ class GrpcGateway(grpc.GenericRpcHandler):
             raise RpcFailure(text, grpc.StatusCode.PERMISSION_DENIED)
         metadata = tuple((key, value) for key, value in context.invocation_metadata())
         request_id = request_id_of(metadata)
-        if not request_id and plan.pool is self._unary:
+        if not request_id and _is_unary(plan.method) and plan.pool is not self._refusing:
             request_id = new_request_id()
         stream = RequestStream(requests, context)
         call = Call(plan.route_name, plan.method, stream, context, peer, metadata, request_id)
@@ -222,6 +222,10 @@ def failure_of(error: Exception, route_name: str) -> RpcFailure:
         case _:
             log.error("%s failed: %r", route_name, error, exc_info=error)
             return RpcFailure(f"internal error in {route_name}: {error!r}", grpc.StatusCode.INTERNAL)
+
+
+def _is_unary(method: RpcMethod) -> bool:
+    return not (method.client_streaming or method.server_streaming)
 
 
 def unknown_text(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +13,8 @@ from supervisor.gateway.grpc_metadata import with_request_id
 from supervisor.net.grpc_deadline import remaining_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from native_handlers.pb.methods import RpcMethod
     from supervisor.net.grpc_peers import Peer
@@ -73,7 +75,9 @@ class RequestStream:
 
 @dataclass(slots=True)
 class Call:
-    """A call that was let in. `request_id` is empty for streaming calls that brought none."""
+    """A call that was let in. `request_id` is empty for streaming calls that brought none; for `pausing` see
+    `RpcContext`.
+    """
 
     route_name: str
     method: RpcMethod
@@ -83,6 +87,7 @@ class Call:
     metadata: Metadata
     request_id: str
     trailing: Metadata = field(default=())
+    pausing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def time_remaining_s(self) -> float | None:

@@ -7,30 +7,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from supervisor.net.grpc_options import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS, METADATA_OPTIONS, Options
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MAX_MESSAGE_BYTES = 1 << 30
-MAX_METADATA_BYTES = 8 << 20
 MAX_STREAMS_PER_CONNECTION = 1000
-KEEPALIVE_TIME_MS = 60_000
-KEEPALIVE_TIMEOUT_MS = 20_000
 MIN_CLIENT_PING_MS = 20_000
 HANDSHAKE_TIMEOUT_MS = 20_000
 
-SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+SERVER_OPTIONS: Options = (
+    *MESSAGE_OPTIONS,
+    *METADATA_OPTIONS,
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    # What grpcio waits for a ping's answer in fact; its default is a minute.
-    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    *KEEPALIVE_OPTIONS,
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
@@ -42,12 +35,29 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 """Source: weed/pb/grpc_client_server.go, NewGrpcServer."""
 
 
+LONG_UNARY = frozenset(
+    {
+        "FetchAndWriteNeedle",
+        "ScrubEcVolume",
+        "ScrubVolume",
+        "VolumeConsolidateIndex",
+        "VolumeEcShardsCopy",
+        "VolumeEcShardsGenerate",
+        "VolumeEcShardsRebuild",
+        "VolumeEcShardsToVolume",
+        "VolumeTailReceiver",
+    }
+)
+"""RPCs with one answer that may take as long as a stream: they follow other servers or go through whole volumes."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """How many calls run at once; each holds a thread (a client-streaming one that is forwarded holds two).
 
-    Unary and streaming calls are counted apart, so that open streams never keep a unary call waiting. A call past its
-    bound is refused with RESOURCE_EXHAUSTED. Threads start when they are first needed.
+    Unary and streaming calls are counted apart, so that open streams never keep a unary call waiting; `LONG_UNARY`
+    count as streams. A call past its bound is refused with RESOURCE_EXHAUSTED. Threads start when they are first
+    needed.
     """
 
     unary: int = 256

@@ -40,9 +40,9 @@ class NativeEngine:
     def stream(self, call: Call) -> Iterator[bytes]:
         context = _context_of(call)
         try:
-            responses: Iterator[Message] = self._handler(self._node, context, _requests_of(call))
+            responses: Iterator[Message | bytes] = self._handler(self._node, context, _requests_of(call))
             for response in responses:
-                yield response.SerializeToString()
+                yield response if isinstance(response, bytes) else response.SerializeToString()
         finally:
             call.set_trailing(tuple(context.trailing))
 
@@ -69,6 +69,7 @@ def _context_of(call: Call) -> RpcContext:
         is_active=call.context.is_active,
         add_callback=call.context.add_callback,
         time_remaining_s=lambda: call.time_remaining_s,
+        pausing=call.pausing,
     )
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from native_handlers.http.read_elsewhere import hand_over
 from native_handlers.http.reply import dress, json_error, without_body
-from supervisor.authority.errors import AccessRefused
+from supervisor.authority.errors import AccessRefused, ServedElsewhere
 from supervisor.net.http_forward import bad_gateway
 from supervisor.routing.decision import Decision, Engine, decide
 from supervisor.routing.match import match_http, match_object
@@ -116,12 +117,17 @@ class HttpGateway:
     async def _with_access(
         self, decision: Decision, request: Request, answer: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """The answer, made while the engine has the volume; 503 where it does not get it."""
+        """The answer, made while the engine has the volume; the backend's where it keeps that for now, 503 where the
+        engine does not get it.
+        """
         volume_id = _volume_id(decision.route, request)
         if self._authority is None or volume_id is None:
             return await answer()
         try:
             return await self._authority.answer(decision, volume_id, answer)
+        except ServedElsewhere as elsewhere:
+            self.counts[decision.route.name, Engine.BACKEND] += 1
+            return await self._answer(replace(decision, engine=Engine.BACKEND, why=str(elsewhere)), request)
         except AccessRefused as refusal:
             response = json_error(request, 503, str(refusal))
             response.headers = response.headers.plus(("Retry-After", RETRY_AFTER_S))

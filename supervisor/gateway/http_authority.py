@@ -10,7 +10,7 @@ import trio
 
 from native_handlers.http.context import LookupFailed
 from native_handlers.http.message import StreamBody
-from supervisor.authority.errors import AccessRefused
+from supervisor.authority.errors import AccessRefused, ServedElsewhere
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
@@ -32,7 +32,7 @@ class HttpAuthority:
     """Asks `authority` for the volumes of requests.
 
     Args:
-        is_bound: whether the backend alone can serve a volume: the native engine has no erasure coding yet.
+        is_bound: whether the backend alone can serve a volume: an erasure-coded or a tiered one.
     """
 
     def __init__(self, authority: Authority, is_bound: Callable[[int], bool]) -> None:
@@ -42,7 +42,7 @@ class HttpAuthority:
     def where_it_can_be_done(self, decision: Decision, volume_id: int) -> Decision:
         """`decision`, or the backend for a volume that it alone can serve."""
         if decision.engine is Engine.NATIVE and not decision.is_absent and self._is_bound(volume_id):
-            return replace(decision, engine=Engine.BACKEND, why=f"volume {volume_id} is erasure-coded")
+            return replace(decision, engine=Engine.BACKEND, why=f"volume {volume_id} is the backend's alone")
         return decision
 
     async def answer(self, decision: Decision, volume_id: int, answer: Callable[[], Awaitable[Response]]) -> Response:
@@ -53,6 +53,7 @@ class HttpAuthority:
 
         Raises:
             AccessRefused: the engine did not get the volume.
+            ServedElsewhere: the backend is to answer; nothing was done.
         """
         ticket = await self._enter(decision, volume_id)
         is_kept = False
@@ -67,21 +68,30 @@ class HttpAuthority:
                 self._authority.leave(ticket)
 
     @asynccontextmanager
-    async def changing(self, volume_id: int) -> AsyncIterator[None]:
+    async def changing(self, volume_id: int) -> AsyncIterator[bool]:
         """For a native request that changes a volume besides its own: see `HttpContext.changing`.
 
         Raises:
             LookupFailed: the volume is not to be had.
         """
+        ticket = await self._enter_nested(volume_id)
+        try:
+            yield ticket is not None
+        finally:
+            if ticket is not None:
+                self._authority.leave(ticket)
+
+    async def _enter_nested(self, volume_id: int) -> Ticket | None:
+        """None where the backend is to do it."""
+        if self._is_bound(volume_id):
+            return None
         try:
             with trio.fail_after(NESTED_WAIT_LIMIT_S):
-                ticket = await self._authority.enter(volume_id, Engine.NATIVE, AccessKind.VOLUME_WRITE, is_nested=True)
+                return await self._authority.enter(volume_id, Engine.NATIVE, AccessKind.VOLUME_WRITE, is_nested=True)
+        except ServedElsewhere:
+            return None
         except (AccessRefused, trio.TooSlowError) as refusal:
             raise LookupFailed(volume_id, str(refusal) or f"volume {volume_id} is in use") from refusal
-        try:
-            yield
-        finally:
-            self._authority.leave(ticket)
 
     async def _enter(self, decision: Decision, volume_id: int) -> Ticket:
         with trio.move_on_after(WAIT_LIMIT_S):

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from native_handlers.http.node_view import StatefulNodeView
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from native_handlers.http.context import DiskStatusRow, NodeDetails, NodeView, VolumeStatus
+    from native_handlers.http.context import DiskStatusRow, FindingRow, NodeView, VolumeStatus
+    from native_handlers.http.node_view import NodeState
 
 
-class SharedNodeView:
+class SharedNodeView(StatefulNodeView):
     """Asks both engines; the disks are the same ones.
 
     Its methods raise `BackendUnavailable` where the child gives no answer: half a list would read as lost volumes.
     """
 
-    def __init__(self, natively: NodeView, at_backend: NodeView) -> None:
+    def __init__(self, natively: NodeView, at_backend: NodeView, state: NodeState) -> None:
+        super().__init__(state)
         self._natively = natively
         self._at_backend = at_backend
 
@@ -31,13 +35,5 @@ class SharedNodeView:
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
         return await self._natively.disk_statuses()
 
-    async def details(self) -> NodeDetails:
-        return await self._natively.details()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._natively.is_stopping
-
-    @property
-    def is_heartbeating(self) -> bool:
-        return self._natively.is_heartbeating
+    async def findings(self) -> Sequence[FindingRow]:
+        return [*await self._natively.findings(), *await self._at_backend.findings()]

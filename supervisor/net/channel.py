@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from supervisor.net.grpc_options import KEEPALIVE_OPTIONS, MESSAGE_OPTIONS, OWN_CONNECTION_OPTIONS, Options
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -23,24 +25,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 1 << 30
-KEEPALIVE_TIME_MS = 60_000
-KEEPALIVE_TIMEOUT_MS = 20_000
 NAME_LOOKUP_TIMEOUT_S = 5.0
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+CHANNEL_OPTIONS: Options = (
+    *MESSAGE_OPTIONS,
+    *KEEPALIVE_OPTIONS,
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_reconnect_backoff_ms", 5_000),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
+    *OWN_CONNECTION_OPTIONS,
 )
-"""Source: weed/pb/grpc_client_server.go. The ping timeout is what grpcio waits in fact, whatever the one above it says.
-A channel of its own per caller, so that closing one closes its socket."""
+"""A channel of its own per caller, so that closing one closes its socket."""
 
 
 def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:

@@ -43,14 +43,30 @@ class AccessKind(Enum):
     VOLUME_EXCLUSIVE = "volume exclusively"
 
 
+class Holding(Enum):
+    """How long a native RPC needs its volume, where both engines work on volumes.
+
+    TO_FIRST_MESSAGE: a stream that has opened all it reads when its first message is out, and holds on to it.
+    WHILE_WORKING: a stream that gives the volume up where it waits, with `RpcContext.pausing`, and looks it up anew.
+    """
+
+    TO_THE_END = "until the call is over"
+    TO_FIRST_MESSAGE = "until the first message is out"
+    WHILE_WORKING = "except while it waits"
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """`volume_id_in` says where the volume is named: "path" for HTTP, the request field for an RPC (dotted where it
     is inside a message; the fields `file_ids` and `from_file_ids` hold fids, not numbers). None without a volume.
+
+    `is_long`: it may take minutes; while the backend does it, nobody waits for the volume (docs/authority.md).
     """
 
     kind: AccessKind
     volume_id_in: str | None = None
+    is_long: bool = False
+    holding: Holding = Holding.TO_THE_END
 
     def __str__(self) -> str:
         return f"{self.kind.value} ({self.volume_id_in})" if self.volume_id_in else self.kind.value
@@ -89,6 +105,10 @@ _PATH_WRITE = Access(AccessKind.VOLUME_WRITE, "path")
 _READ = Access(AccessKind.VOLUME_READ, "volume_id")
 _WRITE = Access(AccessKind.VOLUME_WRITE, "volume_id")
 _EXCLUSIVE = Access(AccessKind.VOLUME_EXCLUSIVE, "volume_id")
+_LONG_EXCLUSIVE = Access(AccessKind.VOLUME_EXCLUSIVE, "volume_id", is_long=True)
+_LONG_WRITE = Access(AccessKind.VOLUME_WRITE, "volume_id", is_long=True)
+_COPY_OUT = Access(AccessKind.VOLUME_READ, "volume_id", is_long=True, holding=Holding.TO_FIRST_MESSAGE)
+_FOLLOW = Access(AccessKind.VOLUME_READ, "volume_id", is_long=True, holding=Holding.WHILE_WORKING)
 
 _ELSE = "any other path"
 
@@ -115,13 +135,13 @@ _HTTP_ROWS: tuple[tuple[str, Access, int, str, str], ...] = (
 _GRPC_ROWS: tuple[tuple[str, Access, int, str], ...] = (
     ("BatchDelete", Access(AccessKind.VOLUME_WRITE, "file_ids"), 2, "delete many objects"),
     ("VacuumVolumeCheck", _READ, 3, "the share of garbage"),
-    ("VacuumVolumeCompact", _EXCLUSIVE, 3, "copy what is live beside the volume"),
+    ("VacuumVolumeCompact", _LONG_EXCLUSIVE, 3, "copy what is live beside the volume"),
     ("VacuumVolumeCommit", _EXCLUSIVE, 3, "swap the compacted copy in"),
     ("VacuumVolumeCleanup", _EXCLUSIVE, 3, "drop the compacted copy"),
     ("DeleteCollection", _STORE, 2, "delete every volume of a collection"),
     ("AllocateVolume", _EXCLUSIVE, 2, "create a volume"),
     ("VolumeSyncStatus", _READ, 2, "sizes and revision for a follower"),
-    ("VolumeIncrementalCopy", _READ, 3, "what was appended since a time"),
+    ("VolumeIncrementalCopy", _COPY_OUT, 3, "what was appended since a time"),
     ("VolumeMount", _EXCLUSIVE, 2, "open a volume that is on disk"),
     ("VolumeUnmount", _EXCLUSIVE, 2, "close a volume, keep its files"),
     ("VolumeConsolidateIndex", _EXCLUSIVE, 2, "rewrite the index without what is gone"),
@@ -132,33 +152,48 @@ _GRPC_ROWS: tuple[tuple[str, Access, int, str], ...] = (
     ("VolumeStatus", _READ, 2, "size, counts, read-only"),
     ("GetState", _STORE, 1, "maintenance mode and its version"),
     ("SetState", _STORE, 1, "change maintenance mode"),
-    ("VolumeCopy", _EXCLUSIVE, 3, "fetch a volume from another server"),
+    ("VolumeCopy", _LONG_EXCLUSIVE, 3, "fetch a volume from another server"),
     ("ReadVolumeFileStatus", _READ, 2, "file sizes and times"),
-    ("CopyFile", _READ, 3, "stream a file of a volume out"),
-    ("ReceiveFile", Access(AccessKind.VOLUME_EXCLUSIVE, "info.volume_id"), 3, "take a file of a volume in"),
+    ("CopyFile", _COPY_OUT, 3, "stream a file of a volume out"),
+    (
+        "ReceiveFile",
+        Access(AccessKind.VOLUME_EXCLUSIVE, "info.volume_id", is_long=True),
+        3,
+        "take a file of a volume in",
+    ),
     ("ReadNeedleBlob", _READ, 2, "one record as it is on disk"),
     ("ReadNeedleMeta", _READ, 2, "what a record says of itself"),
     ("WriteNeedleBlob", _WRITE, 2, "append one record as it is"),
-    ("ReadAllNeedles", Access(AccessKind.VOLUME_READ, "volume_ids"), 2, "every live record"),
-    ("VolumeTailSender", _READ, 3, "follow what is appended"),
-    ("VolumeTailReceiver", _WRITE, 3, "follow another server's copy"),
-    ("VolumeEcShardsGenerate", _EXCLUSIVE, 3, "erasure-code a volume"),
-    ("VolumeEcShardsRebuild", _EXCLUSIVE, 3, "make lost shards anew"),
-    ("VolumeEcShardsCopy", _EXCLUSIVE, 3, "fetch shards from another server"),
+    (
+        "ReadAllNeedles",
+        Access(AccessKind.VOLUME_READ, "volume_ids", is_long=True, holding=Holding.TO_FIRST_MESSAGE),
+        2,
+        "every live record",
+    ),
+    ("VolumeTailSender", _FOLLOW, 3, "follow what is appended"),
+    ("VolumeTailReceiver", _LONG_WRITE, 3, "follow another server's copy"),
+    ("VolumeEcShardsGenerate", _LONG_EXCLUSIVE, 3, "erasure-code a volume"),
+    ("VolumeEcShardsRebuild", _LONG_EXCLUSIVE, 3, "make lost shards anew"),
+    ("VolumeEcShardsCopy", _LONG_EXCLUSIVE, 3, "fetch shards from another server"),
     ("VolumeEcShardsDelete", _EXCLUSIVE, 3, "delete shards"),
     ("VolumeEcShardsMount", _EXCLUSIVE, 3, "open shards"),
     ("VolumeEcShardsUnmount", _EXCLUSIVE, 3, "close shards"),
     ("VolumeEcShardRead", _READ, 3, "a range of a shard"),
     ("VolumeEcBlobDelete", _WRITE, 3, "delete an object of an erasure-coded volume"),
-    ("VolumeEcShardsToVolume", _EXCLUSIVE, 3, "decode shards into a volume"),
+    ("VolumeEcShardsToVolume", _LONG_EXCLUSIVE, 3, "decode shards into a volume"),
     ("VolumeEcShardsInfo", _READ, 3, "which shards are here"),
-    ("VolumeTierMoveDatToRemote", _EXCLUSIVE, 3, "move the data to a remote store"),
-    ("VolumeTierMoveDatFromRemote", _EXCLUSIVE, 3, "bring the data back"),
+    ("VolumeTierMoveDatToRemote", _LONG_EXCLUSIVE, 3, "move the data to a remote store"),
+    ("VolumeTierMoveDatFromRemote", _LONG_EXCLUSIVE, 3, "bring the data back"),
     ("VolumeServerStatus", _STORE, 1, "disks, memory, version, state"),
     ("VolumeServerLeave", _STORE, 1, "stop the heartbeat"),
     ("FetchAndWriteNeedle", _WRITE, 3, "store an object from a remote store"),
-    ("ScrubVolume", Access(AccessKind.VOLUME_WRITE, "volume_ids"), 3, "verify volumes, may mark them read-only"),
-    ("ScrubEcVolume", Access(AccessKind.VOLUME_READ, "volume_ids"), 3, "verify erasure-coded volumes"),
+    (
+        "ScrubVolume",
+        Access(AccessKind.VOLUME_WRITE, "volume_ids", is_long=True),
+        3,
+        "verify volumes, may mark them read-only",
+    ),
+    ("ScrubEcVolume", Access(AccessKind.VOLUME_READ, "volume_ids", is_long=True), 3, "verify erasure-coded volumes"),
     ("Query", Access(AccessKind.VOLUME_READ, "from_file_ids"), 3, "select rows out of JSON or CSV objects"),
     ("VolumeNeedleStatus", _READ, 2, "where an object is and how large"),
     ("Ping", _NOTHING, 1, "is a server there"),

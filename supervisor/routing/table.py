@@ -31,7 +31,8 @@ class Table:
     """What every route does now. `states` and `reasons` have every route's name.
 
     `absent` holds native routes that have no handler: they are answered 501 or UNIMPLEMENTED. There are some only
-    where nothing is forwarded (phase 4 and native mode), for otherwise a missing handler is an error.
+    where nothing is forwarded (phase 4 and native mode). `held_back` holds those that the preset says are native and
+    that are forwarded all the same, because the native engine cannot do them yet (phases 2 and 3).
     """
 
     phase: int
@@ -39,6 +40,7 @@ class Table:
     reasons: Mapping[str, str]
     absent: frozenset[str]
     source: Path | None
+    held_back: tuple[str, ...] = ()
 
     def state_of(self, route: Route) -> State:
         return self.states[route.name]
@@ -73,16 +75,31 @@ class Table:
             f"{_some(sides[State.NATIVE])} are native while {_some(sides[State.FORWARD])} are forwarded: a volume that "
             "both are used on goes back and forth, a few milliseconds each time"
         )
-        split = [pair for pair in _PAIRS if len({self.states[name] for name in pair}) > 1]
+        split = [(pair, why) for pair, why in _PAIRS if len({self.states[name] for name in pair}) > 1]
         return [
             text,
-            *(f"flip together: {', '.join(pair)} are used on the same volumes all the time" for pair in split),
+            *(f"flip together: {', '.join(pair)} are used on the same volumes {why}" for pair, why in split),
+            *self._held_back_text,
         ]
 
+    @property
+    def _held_back_text(self) -> list[str]:
+        if not self.held_back:
+            return []
+        return [f"forwarded although phase {self.phase} says native, until they can be: {', '.join(self.held_back)}"]
 
-_PAIRS = (("http.read", "http.public.read", "http.write", "http.delete"),)
+
+_PAIRS = (
+    (("http.read", "http.public.read", "http.write", "http.delete"), "all the time"),
+    (("http.delete", "grpc.BatchDelete"), "by filers, which delete with both"),
+    (("grpc.CopyFile", "grpc.VolumeTailSender"), "when one is moved away"),
+    (("grpc.VolumeCopy", "grpc.VolumeTailReceiver"), "when one is moved here"),
+)
 """Routes that come in each other's company."""
+_FALLING_BACK = (2, 3)
+"""Phases in which a data route without a native handler is forwarded. Before, there is none; after, no backend."""
 _VACUUM = ("grpc.VacuumVolumeCompact", "grpc.VacuumVolumeCommit", "grpc.VacuumVolumeCleanup")
+_WHOLE_COLLECTION = "grpc.DeleteCollection"
 _MERGED = frozenset({"http.status", "http.ui"})
 """Answers over all volumes, which this process puts together."""
 
@@ -146,10 +163,28 @@ def _compile(
     reasons: dict[str, str] = {}
     for route in ROUTES:
         states[route.name], reasons[route.name] = _state_and_reason(route, phase, overrides.get(route.name), source)
+    held_back = _held_back(phase, states, overrides, native_names) if phase in _FALLING_BACK else {}
+    for name, why in held_back.items():
+        states[name], reasons[name] = State.FORWARD, f"phase {phase} of {source} would serve it natively, but {why}"
     absent = frozenset(
         name for name, state in states.items() if state is State.NATIVE and not _is_served(name, native_names)
     )
-    return Table(phase, MappingProxyType(states), MappingProxyType(reasons), absent, source)
+    return Table(phase, MappingProxyType(states), MappingProxyType(reasons), absent, source, tuple(held_back))
+
+
+def _held_back(
+    phase: int, states: Mapping[str, State], overrides: Mapping[str, Override], native_names: Collection[str]
+) -> dict[str, str]:
+    """The routes that the preset makes native and that must be forwarded, with the reason: see `Table.held_back`."""
+    free = [route.name for route in ROUTES if route.is_data and route.phase <= phase and route.name not in overrides]
+    found = {name: "it has no native handler yet" for name in free if name not in native_names}
+    vacuum = [name for name in _VACUUM if states[name] is State.FORWARD or name in found]
+    if vacuum:
+        found |= {name: f"the engine that does {vacuum[0]} must do it too" for name in _VACUUM if name in free} | found
+    forwards = found or any(state is State.FORWARD for state in states.values())
+    if forwards and _WHOLE_COLLECTION in free:
+        found.setdefault(_WHOLE_COLLECTION, "erasure-coded volumes are the backend's")
+    return found
 
 
 def _is_served(name: str, native_names: Collection[str]) -> bool:
@@ -234,10 +269,10 @@ def _sharing_problems(table: Table, overrides: Mapping[str, Override]) -> list[P
         line = next((overrides[name].line for name in _VACUUM if name in overrides), None)
         text = f"{', '.join(_VACUUM)} must be in one state: the engine that compacted a volume must commit it"
         problems.append(Problem(table.source, line, text, "flip them together"))
-    if table.states["grpc.DeleteCollection"] is State.NATIVE:
-        line = overrides["grpc.DeleteCollection"].line if "grpc.DeleteCollection" in overrides else None
-        text = "grpc.DeleteCollection would be native, and erasure-coded volumes are the backend's"
-        problems.append(Problem(table.source, line, text, "set grpc.DeleteCollection to forward"))
+    if table.states[_WHOLE_COLLECTION] is State.NATIVE:
+        line = overrides[_WHOLE_COLLECTION].line if _WHOLE_COLLECTION in overrides else None
+        text = f"{_WHOLE_COLLECTION} would be native, and erasure-coded volumes are the backend's"
+        problems.append(Problem(table.source, line, text, f"set {_WHOLE_COLLECTION} to forward"))
     return problems
 
 

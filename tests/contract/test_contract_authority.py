@@ -2,19 +2,21 @@
 
 import fcntl
 import itertools
-import os
+import shutil
 import signal
 import threading
+from contextlib import contextmanager
 
 import grpc
 import pytest
+from harness.http1 import Connection
 from harness.implementations import Implementation, find_weed
-from harness.processes import is_alive
 from harness.server import VolumeServer
 from harness.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory_lock import LOCK_FILE_NAME
+from native_handlers.storage.session_mark import SESSION_FILE_NAME
 
 TABLE = """
 phase: 2
@@ -44,6 +46,7 @@ def shared(request, master, weed, tmp_path_factory):
     yield server
     assert server.stop() == 0
     assert "Traceback" not in (server.base / "server.log").read_text()
+    assert not (server.data_dir / SESSION_FILE_NAME).exists(), "both have ended in good order"
 
 
 def status_of(server, fid):
@@ -51,12 +54,6 @@ def status_of(server, fid):
     volume_id, _, rest = fid.partition(",")
     request = pb.VolumeNeedleStatusRequest(volume_id=int(volume_id), needle_id=int(rest[:-8], 16))
     return server.rpc.VolumeNeedleStatus(request, timeout=LIMIT_S)
-
-
-def kill_child(server):
-    (pid,) = server.child_pids()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not is_alive(pid), "the child to be gone")
 
 
 def wait_for_child(server):
@@ -73,12 +70,6 @@ def code_of_call(server, fid):
     except grpc.RpcError as error:
         return error.code()
     return None
-
-
-def is_known(server, volume_id):
-    """Whether the master knows that the server has the volume."""
-    locations = server.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
-    return server.url in [location["url"] for location in locations]
 
 
 def is_locked(directory):
@@ -144,12 +135,12 @@ def test_the_status_has_the_volumes_of_both(shared):
 def test_the_master_hears_of_no_hand_over(shared):
     fid = shared.new_fid(shared.new_volume())
     volume_id = int(fid.partition(",")[0])
-    wait_until(lambda: is_known(shared, volume_id), "the master to know the volume")
+    wait_until(lambda: shared.is_known(volume_id), "the master to know the volume")
     done, gaps = threading.Event(), []
 
     def watch():
         while not done.wait(0.005):
-            gaps.append(not is_known(shared, volume_id))
+            gaps.append(not shared.is_known(volume_id))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -215,7 +206,7 @@ def test_a_child_that_is_killed_among_hand_overs_costs_no_acknowledged_write(sha
     for thread in threads:
         thread.start()
     wait_until(lambda: len(kept) > 10, "some writes")
-    kill_child(shared)
+    shared.kill_child()
     wait_for_child(shared)
     before = len(kept)
     wait_until(lambda: len(kept) > before + 10, "writes to go on")
@@ -231,7 +222,7 @@ def test_a_child_that_is_killed_among_hand_overs_costs_no_acknowledged_write(sha
 def test_native_volumes_are_read_while_the_child_is_away(shared):
     fid = shared.store(b"still here", fid=shared.new_fid(shared.new_volume()))
     assert shared.read(fid).body == b"still here"
-    kill_child(shared)
+    shared.kill_child()
     assert shared.read(fid).body == b"still here"
     wait_for_child(shared)
     assert shared.http("PUT", f"/{fid}", [], b"changed").status == 201
@@ -247,19 +238,64 @@ def test_an_unknown_volume_is_unknown_to_both(shared):
 
 def test_the_directory_is_locked_whoever_of_the_two_lives(shared):
     assert is_locked(shared.data_dir)
-    kill_child(shared)
+    shared.kill_child()
     assert is_locked(shared.data_dir)
     wait_for_child(shared)
     assert is_locked(shared.data_dir)
 
 
+def test_a_hang_up_opens_new_volumes_and_leaves_native_ones_alone(shared):
+    fid = shared.store(b"native", fid=shared.new_fid(shared.new_volume()))
+    source, _, rest = fid.partition(",")
+    assert status_of(shared, fid).size > 0
+    copied = int(source) - 100_000
+    for extension in (".dat", ".idx", ".vif"):
+        shutil.copy(shared.data_dir / f"{source}{extension}", shared.data_dir / f"{copied}{extension}")
+    assert shared.read(fid).body == b"native"
+    shared.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: f"new volumes: {copied}" in shared.process.log_tail(), "the copy to be found")
+    assert shared.read(f"{copied},{rest}").body == b"native"
+    assert code_of_call(shared, f"{copied},{rest}") is None
+    wait_until(lambda: shared.is_known(copied), "the master to know the copy")
+    assert shared.read(fid).body == b"native"
+    shared.store(b"changed", fid=fid)
+    assert shared.read(fid).body == b"changed"
+
+
+@contextmanager
+def forwarded_reads(shared):
+    """Inside, reads are forwarded too."""
+    put_in_force(shared, TABLE + "  http.read: forward\n  http.public.read: forward\n", "http.read native -> forward")
+    try:
+        yield
+    finally:
+        put_in_force(shared, TABLE, "http.read forward -> native")
+
+
+def put_in_force(shared, table, change):
+    """Returns when the log says `change` once more."""
+    before = shared.process.log_path.read_text().count(change)
+    shared.table.write_text(table)
+    wait_until(lambda: shared.process.log_path.read_text().count(change) > before, f"the table to be read: {change}")
+
+
 def test_routes_are_flipped_while_it_serves(shared):
     fid = shared.store(b"before", fid=shared.new_fid(shared.new_volume()))
-    shared.table.write_text(TABLE + "  http.read: forward\n  http.public.read: forward\n")
-    wait_until(lambda: "http.read native -> forward" in shared.process.log_tail(), "the table to be read")
-    assert shared.read(fid).body == b"before"
-    shared.store(b"after", fid=fid)
+    with forwarded_reads(shared):
+        assert shared.read(fid).body == b"before"
+        shared.store(b"after", fid=fid)
+        assert shared.read(fid).body == b"after"
     assert shared.read(fid).body == b"after"
-    shared.table.write_text(TABLE)
-    wait_until(lambda: "http.read forward -> native" in shared.process.log_tail(), "the table to be read again")
-    assert shared.read(fid).body == b"after"
+
+
+def test_a_client_that_reads_slowly_keeps_nobody_from_writing(shared):
+    large = bytes(48 << 20)
+    fid = shared.store(large, fid=shared.new_fid(shared.new_volume()))
+    other = shared.new_fid(int(fid.partition(",")[0]))
+    with forwarded_reads(shared), Connection(shared.admin) as connection:
+        connection.send(f"GET /{fid} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        connection.read_head()
+        shared.store(b"meanwhile", fid=other)
+        assert shared.read(other).body == b"meanwhile"
+        assert connection.read_exactly(len(large)) == large
+    assert shared.read(other).body == b"meanwhile"

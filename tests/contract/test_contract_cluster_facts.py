@@ -79,13 +79,13 @@ def test_the_master_says_of_ours_what_it_says_of_upstreams(cluster, furnished):
     if furnished.implementation.is_go:
         pytest.skip("it is what the others are compared with")
     was = furnished.implementation
-    furnished.become(BY_NAME[was.name])  # so that both are told of the files as a start finds them
+    furnished.give_way_to(BY_NAME[was.name])  # so that both are told of the files as a start finds them
     wait_until(lambda: len(cluster.volumes(furnished)) == 5, "all volumes to be known")
     ours = described(cluster, furnished)
-    furnished.become(BY_NAME["go"])
+    furnished.give_way_to(BY_NAME["go"])
     wait_until(lambda: len(cluster.volumes(furnished)) == 5, "all volumes to be known")
     theirs = described(cluster, furnished)
-    furnished.become(was)
+    furnished.give_way_to(was)
     assert ours == theirs
 
 

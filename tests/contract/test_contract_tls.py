@@ -6,14 +6,15 @@ import grpc
 import pytest
 from harness.certificates import Authority, ClientTls
 from harness.http1 import Connection, fetch
+from harness.implementations import find_weed
 from harness.master import Master
 from harness.server import VolumeServer
 from harness.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
-WITH_WEED = pytest.mark.only(lambda implementation: implementation.needs_weed)
-"""The embedded master speaks no TLS."""
+WITH_WEED = pytest.mark.only(lambda implementation: implementation.needs_weed or implementation.name == "native")
+"""The embedded master speaks no TLS, so even our own server alone needs upstream's here."""
 
 
 class Secured:
@@ -37,13 +38,15 @@ class Secured:
 
 @pytest.fixture(scope="module")
 def server(implementation, weed, tmp_path_factory):
-    """A secured server that the tests of this module share; two common names may call it."""
+    """A secured server that the tests of this module share; three common names may call it, its own among them."""
+    if weed is None:
+        pytest.skip(find_weed()[1])
     base = tmp_path_factory.mktemp(f"tls-{implementation.name}")
     secured = Secured(base / "ca")
     master = Master(base / "master", weed, secured.toml())
     made = VolumeServer(
         *(implementation, base / "server", master, weed),
-        security=secured.toml("client.test,master.test"),
+        security=secured.toml("client.test,master.test,volume1.test"),
         tls=secured.tls,
     )
     made.secured = secured
@@ -84,6 +87,19 @@ def test_a_name_that_is_not_allowed_may_not_call(server):
         assert refusal(channel) in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}
 
 
+@WITH_WEED
+def test_volume_servers_call_each_other_over_tls(server):
+    """It follows its own volume, as whom its certificate says, and has everything already."""
+    volume_id = server.new_volume()
+    fid = server.store(b"mine", fid=server.new_fid(volume_id))
+    source = f"{server.url}.{server.layout.grpc_port}"
+    request = pb.VolumeTailReceiverRequest(volume_id=volume_id, idle_timeout_seconds=1, source_volume_server=source)
+    server.rpc.VolumeTailReceiver(request, timeout=30)
+    assert server.read(fid).body == b"mine"
+    status = server.rpc.VolumeStatus(pb.VolumeStatusRequest(volume_id=volume_id), timeout=10)
+    assert status.file_count == 1
+
+
 def refusal(channel):
     """The code that a Ping on the channel ends with."""
     with pytest.raises(grpc.RpcError) as raised:
@@ -91,7 +107,7 @@ def refusal(channel):
     return raised.value.code()
 
 
-@pytest.mark.only(lambda implementation: implementation.is_front and implementation.needs_weed)
+@pytest.mark.only(lambda implementation: implementation.is_front and implementation.backend != "native")
 def test_a_renewed_certificate_is_served_to_new_connections(server):
     def served():
         with Connection(server.admin, tls=server.tls.context) as connection:

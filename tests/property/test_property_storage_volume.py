@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from native_handlers.format import crc
 from native_handlers.format.idx import IdxEntry, encode_entry
-from native_handlers.format.needle import Needle
+from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
@@ -145,6 +146,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.files.bury()
         shutil.rmtree(self.directory)
 
+    def _write_blob(self, needle_id, data):
+        needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, checksum=crc.crc32c(data))
+        volume = self.store.find_volume(VID)
+        volume.write_blob(needle_id, encode_needle(needle, volume.version), needle.size)
+
     def _write(self, needle_id, data, fsync):
         self.store.write_needle(VID, Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
 
@@ -152,6 +158,24 @@ class StoreMachine(RuleBasedStateMachine):
     def write(self, needle_id, data, fsync):
         self._write(needle_id, data, fsync)
         self.model[needle_id] = data
+
+    @rule(needle_id=needle_ids, data=payloads)
+    def write_blob(self, needle_id, data):
+        self._write_blob(needle_id, data)
+        self.model[needle_id] = data
+
+    @rule()
+    def walk(self):
+        """The live needles are those of the model, in the order of .dat."""
+        found = {
+            needle.needle_id: bytes(needle.data) for needle in self.store.find_volume(VID).live_needles(lambda: True)
+        }
+        assert found == {needle_id: data for needle_id, data in self.model.items() if data is not MISSING}
+
+    @rule(replication=st.sampled_from(["000", "001", "010"]))
+    def configure(self, replication):
+        self.store.configure_volume(VID, replication)
+        assert str(self.store.find_volume(VID).replica_placement) == replication
 
     @rule(needle_id=needle_ids)
     def delete(self, needle_id):
@@ -166,19 +190,27 @@ class StoreMachine(RuleBasedStateMachine):
         self.open()
         assert self.store.findings == []
 
-    @rule(needle_id=needle_ids, data=payloads, step=st.integers(1, 5), half=st.floats(0, 1), is_write=st.booleans())
-    def crash(self, needle_id, data, step, half, is_write):
+    @rule(
+        needle_id=needle_ids,
+        data=payloads,
+        step=st.integers(1, 5),
+        half=st.floats(0, 1),
+        how=st.sampled_from(["write", "write_blob", "delete"]),
+    )
+    def crash(self, needle_id, data, step, half, how):
         """Dies at the `step`-th file operation of a write or a deletion, then starts again, maybe dying once more."""
         before = self.model.get(needle_id, MISSING)
         self.files.remaining, self.files.half = step, half
         try:
-            if is_write:
+            if how == "write":
                 self._write(needle_id, data, fsync=True)
+            elif how == "write_blob":
+                self._write_blob(needle_id, data)
             else:
                 self.store.delete_needle(VID, needle_id, COOKIE)
-            self.model[needle_id] = data if is_write else MISSING
+            self.model[needle_id] = MISSING if how == "delete" else data
         except Crash:
-            self.unsure[needle_id] = [before, data if is_write else MISSING]
+            self.unsure[needle_id] = [before, MISSING if how == "delete" else data]
         self._die_and_restart(again_at=step)
 
     def _die_and_restart(self, again_at: int) -> None:

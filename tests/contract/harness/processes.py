@@ -95,6 +95,12 @@ def children_of(pid):
     return [int(entry.name) for entry in numbered if (fields := _stat_fields(entry)) and int(fields[1]) == pid]
 
 
+def argument_of(pid, flag):
+    """The value of `-flag=value` in a process's command line."""
+    words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
+    return next(word.partition("=")[2] for word in words if word.lstrip("-").startswith(f"{flag}="))
+
+
 def is_alive(pid):
     """Whether the process exists and is no zombie."""
     fields = _stat_fields(Path("/proc") / str(pid))
@@ -107,6 +113,15 @@ def _stat_fields(entry):
         return (entry / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def open_files(pid):
+    """What the descriptors of a process lead to; a file that was deleted is named as before."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()).removesuffix(" (deleted)"))
+    return found
 
 
 def memory_bytes(pid, field):

@@ -1,13 +1,15 @@
 """A volume server under test, whoever it is: started, addressed, restarted, ended, and asked the everyday things."""
 
 import itertools
+import os
+import signal
 from pathlib import Path
 
 import grpc
 from harness.http1 import Disconnected, fetch
 from harness.implementations import Layout
 from harness.ports import LOOPBACK, free_port, free_port_pair
-from harness.processes import ServerProcess, children_of
+from harness.processes import ServerProcess, argument_of, children_of, is_alive
 from harness.waiting import wait_until
 
 from native_handlers.pb import methods, volume_server_pb2
@@ -184,18 +186,39 @@ class VolumeServer:
         """Its child processes."""
         return children_of(self.process.pid)
 
+    def kill_child(self):
+        """SIGKILL to its one child; returns when that is gone."""
+        (pid,) = self.child_pids()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_alive(pid), "the child to be gone")
+
+    def open_child_channel(self):
+        """A channel to the child itself, past everything of ours."""
+        (pid,) = self.child_pids()
+        return grpc.insecure_channel(f"{LOOPBACK}:{argument_of(pid, 'port.grpc')}")
+
+    def is_known(self, volume_id):
+        """Whether the master knows that it has the volume."""
+        locations = self.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
+        return self.url in [location["url"] for location in locations]
+
     def restart(self):
         """Starts it again after it has ended."""
         self.close_channel()
         self.process.end()
         self.start()
 
-    def become(self, implementation):
+    def give_way_to(self, implementation):
         """Ends it in good order; another program then serves the same files at the same address."""
         self.stop()
         wait_until(lambda: not self.is_registered(), f"the master to forget {self.name}")
+        self.become(implementation, self._weed, self.extra_flags)
+
+    def become(self, implementation, weed, extra_flags=()):
+        """Another program in its place, on the same directory and ports. It must have ended."""
         self.implementation = implementation
-        self.start()
+        self._weed, self.extra_flags = weed, tuple(extra_flags)
+        self.restart()
 
     def close_channel(self):
         if self._channel is not None:

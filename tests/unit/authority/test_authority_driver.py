@@ -7,8 +7,10 @@ import pytest
 import trio
 import trio.testing
 
+from supervisor.authority import authority as authority_module
 from supervisor.authority.authority import Authority
-from supervisor.authority.errors import AccessRefused, After, HolderFailed
+from supervisor.authority.errors import AccessRefused, After, HolderFailed, ServedElsewhere
+from supervisor.authority.ledger import Left, Mark
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
@@ -18,27 +20,37 @@ LIMIT_S = 10.0
 
 
 class PlayedEngine:
-    """Has `volumes` open. `failures` holds, by ("open" or "close"), what to raise next, one by one."""
+    """Has `volumes` open, some of them with `marks`. `failures` holds, by ("look", "open" or "close"), what to raise
+    next, one by one.
+    """
 
     def __init__(self, log, name, volumes=()):
-        self.log, self.name, self.volumes = log, name, set(volumes)
-        self.failures = {"open": [], "close": []}
+        self.log, self.name, self.volumes, self.marks = log, name, set(volumes), {}
+        self.failures = {"look": [], "open": [], "close": []}
         self.gate = threading.Event()
         self.gate.set()
 
+    def mark_of(self, volume_id):
+        self._fail("look", volume_id)
+        return self.marks.get(volume_id, Mark.WRITABLE) if volume_id in self.volumes else None
+
     def close_volume(self, volume_id):
         self._step("close", volume_id)
-        was_open = volume_id in self.volumes
         self.volumes.discard(volume_id)
-        return was_open
+        self.marks.pop(volume_id, None)
 
-    def open_volume(self, volume_id):
+    def open_volume(self, volume_id, mark):
         self._step("open", volume_id)
         self.volumes.add(volume_id)
+        if mark is not Mark.WRITABLE:
+            self.marks[volume_id] = mark
 
     def _step(self, verb, volume_id):
         assert self.gate.wait(LIMIT_S)
         self.log.append(f"{self.name} {verb} {volume_id}")
+        self._fail(verb, volume_id)
+
+    def _fail(self, verb, volume_id):
         if self.failures[verb]:
             raise HolderFailed(volume_id, verb, "played", self.failures[verb].pop(0))
 
@@ -87,7 +99,7 @@ async def test_a_volume_is_closed_here_and_opened_there(scene):
 
 async def test_a_volume_that_nobody_has_open_is_opened_by_nobody(scene):
     await use(scene, NATIVE, WRITE, 99)
-    assert scene.log == ["backend close 99"]
+    assert scene.log == []
     assert scene.authority.native_volumes() == []
 
 
@@ -109,7 +121,17 @@ async def test_a_backend_that_gives_no_answer_is_taken_to_have_the_volume(scene)
     assert scene.authority.owner_of(3) is BACKEND
     scene.log.clear()
     await use(scene, NATIVE)
-    assert scene.log == ["backend close 3", "native open 3"]
+    assert scene.log == ["backend open 3", "backend close 3", "native open 3"]
+
+
+async def test_a_backend_that_still_gives_no_answer_keeps_the_volume(scene):
+    await use(scene, NATIVE)
+    for engine in (BACKEND, NATIVE):
+        scene.backend.failures["open"] = [After.UNKNOWN]
+        with pytest.raises(AccessRefused):
+            await use(scene, engine)
+    assert scene.native.volumes == set()
+    await use(scene, BACKEND)
 
 
 async def test_a_volume_that_nobody_could_open_is_tried_again(scene):
@@ -119,7 +141,7 @@ async def test_a_volume_that_nobody_could_open_is_tried_again(scene):
         await use(scene, NATIVE)
     scene.log.clear()
     await use(scene, BACKEND)
-    assert scene.log == ["backend open 3"]
+    assert scene.log == ["backend close 3", "backend open 3"]
 
 
 async def test_nothing_is_begun_while_the_backend_is_away(scene):
@@ -153,8 +175,11 @@ async def test_who_is_cancelled_no_longer_waits(scene):
 
 async def test_threads_and_tasks_share_it(scene):
     def in_thread():
-        with scene.authority.access_all([4, 3, 4], NATIVE, READ, LIMIT_S):
-            return sorted(scene.native.volumes)
+        tickets = scene.authority.enter_all([4, 3, 4], NATIVE, READ, LIMIT_S)
+        found = sorted(scene.native.volumes)
+        for ticket in tickets:
+            scene.authority.leave(ticket)
+        return found
 
     assert await trio.to_thread.run_sync(in_thread) == [3, 4]
     await use(scene, BACKEND)
@@ -162,12 +187,25 @@ async def test_threads_and_tasks_share_it(scene):
 
 
 async def test_a_thread_that_waits_in_vain_is_refused(scene):
-    ticket = await scene.authority.enter(3, BACKEND, READ)
+    await use(scene, NATIVE)
+    scene.log.clear()
+    ticket = await scene.authority.enter(3, NATIVE, READ)
     with pytest.raises(AccessRefused, match="in use"):
-        await trio.to_thread.run_sync(scene.authority.enter_blocking, 3, NATIVE, READ, 0.01)
+        await trio.to_thread.run_sync(scene.authority.enter_blocking, 3, BACKEND, READ, 0.01)
     scene.authority.leave(ticket)
-    await use(scene, BACKEND)
+    await use(scene, NATIVE)
     assert scene.log == []
+
+
+async def test_whoever_waits_natively_for_too_long_goes_elsewhere(scene, monkeypatch):
+    monkeypatch.setattr(authority_module, "PATIENCE_S", 0.001)
+    ticket = await scene.authority.enter(3, BACKEND, READ)
+    with pytest.raises(ServedElsewhere):
+        await use(scene, NATIVE, WRITE)
+    with pytest.raises(ServedElsewhere):
+        await trio.to_thread.run_sync(scene.authority.enter_blocking, 3, NATIVE, READ, LIMIT_S)
+    scene.authority.leave(ticket)
+    await use(scene, NATIVE)
 
 
 async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them(scene):
@@ -190,10 +228,88 @@ async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them
 
 async def test_a_bug_in_an_engine_is_told_to_who_waits(scene, caplog):
 
-    def broken(_volume_id):
+    def broken(_volume_id, _mark):
         raise KeyError("a bug")
 
     scene.native.open_volume = broken
     with pytest.raises(AccessRefused, match="a bug"):
         await use(scene, NATIVE)
     assert "handing volume 3 over failed" in caplog.text
+
+
+async def test_an_engine_that_cannot_be_asked_keeps_the_volume(scene):
+    scene.backend.failures["look"] = [After.FAILED]
+    with pytest.raises(AccessRefused, match="played"):
+        await use(scene, NATIVE)
+    assert scene.log == []
+    await use(scene, BACKEND)
+
+
+async def test_a_mark_goes_with_the_volume_both_ways(scene):
+    ticket = await scene.authority.enter(3, BACKEND, WRITE)
+    scene.authority.leave(ticket, Left(mark=Mark.READ_ONLY_CAN_DELETE))
+    await use(scene, NATIVE)
+    assert scene.native.marks == {3: Mark.READ_ONLY_CAN_DELETE}
+    await use(scene, BACKEND)
+    assert scene.backend.marks == {3: Mark.READ_ONLY_CAN_DELETE}
+    await use(scene, NATIVE)
+    scene.native.marks.clear()
+    await use(scene, BACKEND)
+    assert scene.backend.marks == {}
+
+
+@pytest.mark.parametrize("second", [After.FAILED, After.UNKNOWN])
+async def test_a_mark_outlives_a_hand_over_that_failed(scene, second):
+    await use(scene, NATIVE)
+    scene.native.marks[3] = Mark.READ_ONLY
+    scene.backend.failures["open"] = [second]
+    with pytest.raises(AccessRefused):
+        await use(scene, BACKEND)
+    await use(scene, BACKEND)
+    assert scene.backend.marks == {3: Mark.READ_ONLY}
+
+
+async def test_a_pinned_volume_is_served_by_the_backend_until_it_says_otherwise(scene):
+    ticket = await scene.authority.enter(3, BACKEND, WRITE)
+    scene.authority.leave(ticket, Left(pin=True))
+    with pytest.raises(ServedElsewhere):
+        await use(scene, NATIVE)
+    with pytest.raises(ServedElsewhere):
+        await trio.to_thread.run_sync(scene.authority.enter_all, [4, 3], NATIVE, READ, LIMIT_S)
+    await use(scene, BACKEND, WRITE, 4)
+    ticket = await scene.authority.enter(3, BACKEND, WRITE)
+    scene.authority.leave(ticket, Left(pin=False))
+    await use(scene, NATIVE)
+
+
+async def test_who_waits_for_a_volume_that_a_long_operation_gets_goes_elsewhere(scene):
+    ticket = await scene.authority.enter(3, BACKEND, WRITE, is_long=True)
+    with pytest.raises(ServedElsewhere):
+        await use(scene, NATIVE)
+    await use(scene, BACKEND)
+    scene.authority.leave(ticket)
+    await use(scene, NATIVE)
+
+
+async def test_a_native_volume_that_was_left_closed_is_not_opened_while_a_backend_starts(scene):
+    await use(scene, NATIVE)
+    scene.native.failures = {"look": [], "close": [After.FAILED], "open": [After.FAILED]}
+    with pytest.raises(AccessRefused):
+        await use(scene, BACKEND)
+    await scene.authority.before_backend_start()
+    scene.log.clear()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(use, scene, NATIVE, READ)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.log == []
+        await scene.authority.before_backend_ready()
+    assert scene.log == ["native open 3"]
+
+
+@pytest.mark.parametrize("engine", Engine)
+async def test_a_volume_that_the_backend_broke_is_opened_anew_before_its_next_use(scene, engine):
+    ticket = await scene.authority.enter(3, BACKEND, WRITE)
+    scene.authority.leave(ticket, Left(pin=False, is_broken=True))
+    await use(scene, engine)
+    closed = scene.log.index("backend close 3")
+    assert scene.log[closed:] == ["backend close 3", f"{engine.value} open 3"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from supervisor.authority.ledger import HandOver, Ledger, Outcome, Ticket, TicketState
+from supervisor.authority.ledger import HandOver, Ledger, Left, Mark, Outcome, Ticket, TicketState
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
@@ -147,6 +147,79 @@ def test_a_volume_that_was_made_natively_stays_native():
     assert ledger.native_volumes() == [3]
 
 
+def test_what_was_left_closed_keeps_its_mark():
+    ledger = Ledger()
+    _, effects = ask(ledger, NATIVE)
+    outcome = Outcome(BACKEND, is_open=False, refusal="no", mark=Mark.READ_ONLY)
+    ledger.hand_over_ended(effects.hand_overs[0], outcome)
+    _, effects = ask(ledger, BACKEND)
+    assert effects.hand_overs[0].mark is Mark.READ_ONLY
+
+
+def test_a_pin_outlives_the_operation_and_ends_with_the_backend():
+    ledger = Ledger()
+    ticket, _ = ask(ledger, BACKEND, EXCLUSIVE)
+    ledger.end(ticket, Left(pin=True))
+    assert ledger.is_pinned(3)
+    assert ask(ledger, NATIVE)[0].state is TicketState.ELSEWHERE
+    assert ask(ledger, BACKEND)[0].state is TicketState.GRANTED
+    ledger.freeze()
+    assert not ledger.is_pinned(3)
+
+
+def test_what_a_native_operation_leaves_pins_nothing():
+    ledger = native_ledger()
+    ticket, _ = ask(ledger, NATIVE, EXCLUSIVE)
+    ledger.end(ticket, Left(pin=True, mark=Mark.READ_ONLY))
+    assert ask(ledger, NATIVE)[0].state is TicketState.GRANTED
+
+
+def test_those_behind_a_long_operation_are_told_when_it_begins():
+    ledger = native_ledger()
+    running, _ = ask(ledger, NATIVE)
+    long = Ticket(3, BACKEND, WRITE, is_long=True)
+    ledger.ask(long)
+    native, _ = ask(ledger, NATIVE)
+    short, _ = ask(ledger, BACKEND)
+    (hand_over,) = ledger.end(running).hand_overs
+    ledger.hand_over_ended(hand_over, Outcome(BACKEND))
+    assert [t.state for t in (long, native, short)] == [
+        TicketState.GRANTED,
+        TicketState.ELSEWHERE,
+        TicketState.GRANTED,
+    ]
+
+
+def test_while_frozen_a_native_volume_that_was_left_closed_is_not_opened():
+    ledger = native_ledger()
+    _, effects = ask(ledger, BACKEND)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE, is_open=False, refusal="no"))
+    ledger.freeze()
+    read, effects = ask(ledger, NATIVE, READ)
+    assert (read.state, effects.hand_overs) == (TicketState.WAITING, [])
+    assert ledger.thaw().hand_overs == [HandOver(3, NATIVE, NATIVE, is_reopening=True)]
+
+
+def test_who_loses_patience_goes_where_the_volume_is_and_lets_others_pass():
+    ledger = Ledger()
+    ask(ledger, BACKEND)
+    native, _ = ask(ledger, NATIVE)
+    behind, _ = ask(ledger, BACKEND)
+    assert ledger.lose_patience(native).settled == [native, behind]
+    assert (native.state, behind.state) == (TicketState.ELSEWHERE, TicketState.GRANTED)
+    assert ledger.lose_patience(native).settled == []
+
+
+def test_nobody_goes_elsewhere_while_the_volume_is_on_its_way():
+    ledger = Ledger()
+    native, effects = ask(ledger, NATIVE)
+    assert ledger.lose_patience(native).settled == []
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE))
+    backend, _ = ask(ledger, BACKEND)
+    assert ledger.lose_patience(backend).settled == []
+    assert (native.state, backend.state) == (TicketState.GRANTED, TicketState.WAITING)
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Operations, hand-overs with every outcome, and restarts, in any order."""
 
@@ -156,29 +229,47 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tickets: list[Ticket] = []
         self.moves: list[HandOver] = []
         self.is_frozen = False
+        self.pinned: set[int] = set()
 
     def note(self, effects):
+        for move in effects.hand_overs:
+            assert move.volume_id not in self.bound(), "it is to stay where it is"
+            assert not (self.is_frozen and move.source is move.target is NATIVE), "opened while a backend starts"
         self.moves += effects.hand_overs
         for ticket in effects.settled:
-            assert ticket.state in {TicketState.GRANTED, TicketState.REFUSED}
+            assert ticket.state in {TicketState.GRANTED, TicketState.REFUSED, TicketState.ELSEWHERE}
+            assert ticket.state is not TicketState.ELSEWHERE or ticket.engine is NATIVE
+
+    def bound(self):
+        """The volumes that the backend keeps: with what it has left there, or with something long under way."""
+        long = {t.volume_id for t in self.running() if t.is_long and t.engine is BACKEND}
+        return long | {volume_id for volume_id in self.pinned if self.ledger.owner_of(volume_id) is BACKEND}
 
     @rule(
         volume_id=st.integers(1, 3),
         engine=st.sampled_from(Engine),
         kind=st.sampled_from([READ, WRITE, EXCLUSIVE]),
         is_nested=st.booleans(),
+        is_long=st.booleans(),
     )
-    def ask(self, volume_id, engine, kind, is_nested):
-        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested)
+    def ask(self, volume_id, engine, kind, is_nested, is_long):
+        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long)
         self.tickets.append(ticket)
         self.note(self.ledger.ask(ticket))
 
     @precondition(lambda self: self.tickets)
-    @rule(data=st.data())
-    def end(self, data):
+    @rule(data=st.data(), pin=st.sampled_from([None, True, False]))
+    def end(self, data, pin):
         ticket = data.draw(st.sampled_from(self.tickets))
         self.tickets.remove(ticket)
-        self.note(self.ledger.end(ticket))
+        if pin is not None and ticket.state is TicketState.GRANTED and ticket.engine is BACKEND:
+            (self.pinned.add if pin else self.pinned.discard)(ticket.volume_id)
+        self.note(self.ledger.end(ticket, Left(pin=pin)))
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def lose_patience(self, data):
+        self.note(self.ledger.lose_patience(data.draw(st.sampled_from(self.tickets))))
 
     @precondition(lambda self: self.moves)
     @rule(data=st.data(), owner=st.sampled_from(Engine), is_open=st.booleans(), is_vacant=st.booleans())
@@ -194,11 +285,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def freeze(self):
         self.is_frozen = True
+        self.pinned.clear()
         self.note(self.ledger.freeze())
 
     @rule()
     def thaw(self):
         self.is_frozen = False
+        self.pinned.clear()
         self.note(self.ledger.thaw())
 
     def running(self):
@@ -222,9 +315,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def who_waits_waits_for_something(self):
         busy = {ticket.volume_id for ticket in self.running()} | {move.volume_id for move in self.moves}
         for volume_id in range(1, 4):
+            is_native = self.ledger.owner_of(volume_id) is NATIVE
             for ticket in self.waiting(volume_id):
-                is_held = self.is_frozen and ticket.engine is NATIVE and ticket.is_change
+                is_held = self.is_frozen and ticket.engine is NATIVE and (ticket.is_change or is_native)
                 assert volume_id in busy or is_held
+
+    @invariant()
+    def natively_nobody_waits_for_what_takes_long(self):
+        for volume_id in self.bound():
+            waiting = [t for t in self.waiting(volume_id) if t.engine is NATIVE and not self.is_frozen]
+            assert not waiting
 
     @invariant()
     def quiet_means_quiet(self):
@@ -233,6 +333,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self):
         """From wherever it is: if every hand-over works and every operation ends, everybody gets his turn."""
+        self.is_frozen = False
+        self.pinned.clear()
         self.note(self.ledger.thaw())
         while self.tickets:
             for move in list(self.moves):

@@ -71,14 +71,20 @@ def test_a_stores_gauges_have_upstreams_names(store):
     registry = CollectorRegistry()
     registry.register(StoreCollector(store, started_at_s=12.0))
 
-    def value(name, **labels):
-        return registry.get_sample_value(f"SeaweedFS_volumeServer_{name}", labels)
+    def value(series, **labels):
+        return registry.get_sample_value(f"SeaweedFS_volumeServer_{series}", labels)
 
     assert value("start_time_seconds") == 12
     assert value("volumes", collection="pics", type="volume") == 1
     assert value("read_only_volumes", collection="pics", type="IsReadOnly") == 1
     assert value("max_volumes") == 7
     assert value("total_disk_size", collection="pics", type="normal") > 100
+    directory = str(store.locations[0].path)
+    assert value("resource", name=directory, type="all") > value("resource", name=directory, type="avail") > 0
+    assert value("disk_error_status", name=directory, type="error") == 0
+    store.locations[0].watch.problem = "statfs: timeout"
+    assert value("disk_error_status", name=directory, type="error") == 1
+    store.locations[0].watch.problem = ""
     store.delete_volume(5, only_empty=False)
     assert value("volumes", collection="pics", type="volume") is None
 

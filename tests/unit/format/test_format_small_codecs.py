@@ -6,6 +6,7 @@ import pytest
 
 from native_handlers.format import types
 from native_handlers.format.errors import (
+    BadCollection,
     BadFileId,
     BadReplicaPlacement,
     BadTtl,
@@ -232,3 +233,8 @@ class TestVolumeName:
     def test_bad(self, name):
         with pytest.raises(BadVolumeName, match="no volume file name"):
             parse_volume_name(name)
+
+    @pytest.mark.parametrize("collection", ["../x", "a/b", "/x", "/", "a\0b"])
+    def test_no_name_leads_out_of_its_directory(self, collection):
+        with pytest.raises(BadCollection, match=r"^invalid collection "):
+            format_volume_name(collection, 7)

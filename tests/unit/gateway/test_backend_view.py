@@ -5,8 +5,10 @@ import trio
 
 from native_handlers.http.context import NodeDetails, PeerFailed, PeerFailureKind, PeerResponse
 from native_handlers.http.headers import Headers
+from native_handlers.http.node_view import NodeState
 from supervisor.gateway import backend_view
 from supervisor.gateway.backend_view import BackendNodeView
+from supervisor.gateway.shared_view import SharedNodeView
 from supervisor.net.errors import BackendUnavailable
 
 STATUS = {"DiskStatuses": [{"dir": "/data", "all": 9}], "Version": "30GB 4.44 ", "Volumes": [{"Id": 3}]}
@@ -55,10 +57,10 @@ def whole(status=STATUS):
 def view_of(child):
     return BackendNodeView(
         child,
+        NodeState(
+            details=lambda: NodeDetails(started_at_s=1.0), is_heartbeating=lambda: True, is_stopping=lambda: False
+        ),
         address=lambda: "127.0.0.1:1",
-        details=lambda: NodeDetails(started_at_s=1.0),
-        is_heartbeating=lambda: True,
-        is_stopping=lambda: False,
     )
 
 
@@ -67,10 +69,24 @@ async def test_one_page_is_one_question(autojump_clock):
     view = view_of(child)
     assert await view.volumes() == [{"Id": 3}]
     assert await view.disk_statuses() == STATUS["DiskStatuses"]
+    assert await view.findings() == []
     assert child.asked == [("GET", "127.0.0.1:1", "/status")]
     await trio.sleep(2)
     assert await view.disk_statuses() == STATUS["DiskStatuses"]
     assert len(child.asked) == 2
+
+
+async def test_findings_of_both_engines_are_one_list():
+    theirs = {"Path": "/d/4", "Kind": "IDX_LOST", "Text": "t"}
+    at_backend = view_of(Child(whole({**STATUS, "Findings": [theirs]})))
+
+    class Natively:
+        async def findings(self):
+            return [{**theirs, "Path": "/d/5"}]
+
+    shared = SharedNodeView(Natively(), at_backend, at_backend._state)
+    assert [row["Path"] for row in await shared.findings()] == ["/d/5", "/d/4"]
+    assert not shared.is_stopping
 
 
 async def test_null_lists_are_empty():

@@ -9,7 +9,7 @@ import pytest
 
 from native_handlers.format.crc import legacy_form
 from native_handlers.format.needle import Needle
-from native_handlers.grpc import control, needles, volumes
+from native_handlers.grpc import configure, control, needle_blobs, needles, volumes
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
@@ -58,6 +58,9 @@ class TestState:
             (volumes.volume_mark_readonly, pb.VolumeMarkReadonlyRequest(volume_id=7)),
             (volumes.volume_mark_writable, pb.VolumeMarkWritableRequest(volume_id=7)),
             (needles.batch_delete, pb.BatchDeleteRequest(file_ids=["7,01637037d6"])),
+            (needle_blobs.write_needle_blob, pb.WriteNeedleBlobRequest(volume_id=99)),
+            (configure.volume_configure, pb.VolumeConfigureRequest(volume_id=7, replication="zz")),
+            (configure.volume_consolidate_index, pb.VolumeConsolidateIndexRequest(volume_id=99)),
         ],
     )
     def test_maintenance_blocks(self, node, context, handler, request_message):
@@ -98,6 +101,14 @@ class TestLife:
             failure = failure_of(lambda version=version: allocate(node, context, 8, version=version))
             assert failure.message == f"volume super block version {version} is not supported"
         assert store.find_volume(8) is None
+
+    @pytest.mark.parametrize("collection", ["../evil", "a/b", "/evil", "a\0b"])
+    def test_a_collection_never_leads_out_of_the_directory(self, node, store, context, tmp_path, collection):
+        before = sorted(tmp_path.rglob("*"))
+        failure = failure_of(lambda: allocate(node, context, collection=collection))
+        assert failure.message.startswith("invalid collection ")
+        assert sorted(tmp_path.rglob("*")) == before
+        assert store.find_volume(7) is None
 
     def test_hdd_is_the_type_without_a_name(self, node, store, context):
         allocate(node, context, disk_type="HDD")
@@ -291,6 +302,26 @@ class TestNeedles:
         assert "invalid syntax" in answer.results[0].error
         assert answer.results[1].error == "KeyHash is too short."
         assert answer.results[5].error == "volume 77 not found on 127.0.0.1:8080"
+
+    def test_a_disk_out_of_service(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        store.locations[0].watch.problem = "why"
+        for invoke in (
+            lambda: needles.volume_needle_status(node, context, pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=1)),
+            lambda: volumes.volume_mark_writable(node, context, pb.VolumeMarkWritableRequest(volume_id=7)),
+        ):
+            failure = failure_of(invoke)
+            assert failure.code is grpc.StatusCode.UNAVAILABLE
+            assert failure.message.endswith("is out of service: why")
+        for skips in (True, False):
+            request = pb.BatchDeleteRequest(file_ids=["7,0100000001"], skip_cookie_check=skips)
+            [result] = needles.batch_delete(node, context, request).results
+            assert (result.status, result.size) == (503, 0)
+        [disk] = control.volume_server_status(node, context, pb.VolumeServerStatusRequest()).disk_statuses
+        assert disk.error == "why"
+        assert disk.all > disk.free > 0
+        store.locations[0].watch.problem = ""
 
     def test_batch_delete_of_a_read_only_volume(self, node, store, context):
         allocate(node, context)

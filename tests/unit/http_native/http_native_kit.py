@@ -58,6 +58,7 @@ def make_request(method="GET", target="/", headers=(), body=b"", listener=Listen
 class FakeNode:
     volume_rows: list = field(default_factory=list)
     disk_rows: list = field(default_factory=list)
+    finding_rows: list = field(default_factory=list)
     node_details: NodeDetails = field(default_factory=lambda: NodeDetails(started_at_s=0))
     is_stopping: bool = False
     is_heartbeating: bool = True
@@ -67,6 +68,9 @@ class FakeNode:
 
     async def disk_statuses(self):
         return self.disk_rows
+
+    async def findings(self):
+        return self.finding_rows
 
     async def details(self):
         return self.node_details

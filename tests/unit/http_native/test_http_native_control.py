@@ -67,6 +67,12 @@ async def test_status_sorts_volumes_by_id_and_says_null_for_none():
     assert empty["DiskStatuses"] is None
 
 
+async def test_findings_are_there_when_there_are_any():
+    row = {"Path": "/data/4", "Kind": "IDX_LOST", "Text": "why"}
+    answer = await fetch("http.status", make_context(node=FakeNode(finding_rows=[row])))
+    assert answer.body.endswith(b'"Findings":[{"Path":"/data/4","Kind":"IDX_LOST","Text":"why"}]}')
+
+
 @pytest.mark.parametrize("query", ["?pretty=1", "?pretty=false", "?a=b&pretty=x"])
 async def test_pretty_with_any_value_indents(query):
     answer = await fetch("http.status", target=f"/status{query}")

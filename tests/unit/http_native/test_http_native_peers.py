@@ -21,9 +21,10 @@ from native_handlers.http.context import (
 )
 from native_handlers.http.finish import CANCEL_GRACE_S, run_to_end
 from native_handlers.http.headers import Headers
-from native_handlers.http.node_view import StoreNodeView
+from native_handlers.http.node_view import NodeState, StoreNodeView
 from native_handlers.http.peers import MAX_ANSWER_BYTES
 from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.store import StoreConfig, open_store
 
 FID = "/4,0212345678"
@@ -607,7 +608,9 @@ async def test_a_broken_manifest_is_not_deleted(chunked):
 
 
 async def test_status_of_a_store(store, tmp_path):
-    view = StoreNodeView(store, details=lambda: None, is_heartbeating=lambda: True, is_stopping=lambda: False)
+    view = StoreNodeView(
+        store, NodeState(details=lambda: None, is_heartbeating=lambda: True, is_stopping=lambda: False)
+    )
     context = make_context(store=store, node=view)
     await put(context, "/3,0212345678", HELLO)
     answer = json.loads((await fetch("http.status", context)).body)
@@ -619,6 +622,15 @@ async def test_status_of_a_store(store, tmp_path):
     assert disk["dir"] == str(tmp_path)
     assert "disk_type" not in disk
     assert disk["all"] > disk["used"] > 0
+    assert "error" not in disk
+    store.locations[0].watch.problem = "why"
+    assert json.loads((await fetch("http.status", context)).body)["DiskStatuses"][0]["error"] == "why"
+    store.locations[0].watch.problem = ""
+    assert "Findings" not in answer
+    store.locations[0].findings.add([Finding(FindingKind.IDX_LOST, tmp_path / "3", "2 rows")])
+    assert json.loads((await fetch("http.status", context)).body)["Findings"] == [
+        {"Path": f"{tmp_path}/3", "Kind": "IDX_LOST", "Text": ".idx was lost and is rebuilt from .dat: 2 rows"}
+    ]
     assert (await fetch("http.healthz", context)).status == 200
 
 

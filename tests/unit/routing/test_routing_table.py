@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from supervisor.routing.errors import TableError
+from supervisor.routing.native import native_names
 from supervisor.routing.registry import CONTROL_PHASE, MAX_PHASE, ROUTES, ROUTES_BY_NAME
 from supervisor.routing.table import (
     State,
@@ -241,7 +242,7 @@ HTTP_NATIVE = 'phase: 2\nroutes:\n  "grpc.*": forward'
 def test_both_engines_may_work_on_volumes_and_the_price_is_told(load):
     table = load(HTTP_NATIVE)
     assert table.shares_volumes
-    (warning,) = table.warnings
+    warning, *_ = table.warnings
     assert "goes back and forth" in warning
     assert warning.startswith("http.read, http.write, http.delete and 1 more are native while ")
 
@@ -251,6 +252,8 @@ def test_routes_that_go_together_are_named(load):
     assert warnings[1].startswith(
         "flip together: http.read, http.public.read, http.write, http.delete are used on the same volumes"
     )
+    assert load(HTTP_NATIVE).warnings[1].startswith("flip together: http.delete, grpc.BatchDelete")
+    assert not [text for text in load("phase: 2").warnings if "flip together" in text]
 
 
 def test_a_table_with_one_engine_for_the_volumes_has_no_warning(load):
@@ -292,5 +295,54 @@ def test_an_unreadable_mark_still_makes_a_problem(monkeypatch, refuse):
 
 def test_every_route_has_a_reason_in_every_preset(load):
     for phase in range(MAX_PHASE + 1):
-        if phase != 2:
-            assert all(load(f"phase: {phase}").reasons.values())
+        assert all(load(f"phase: {phase}").reasons.values())
+
+
+VACUUM = {f"grpc.VacuumVolume{step}" for step in ("Compact", "Commit", "Cleanup")}
+
+
+@pytest.mark.parametrize("phase", [2, 3])
+def test_what_the_native_engine_cannot_do_yet_is_forwarded_in_the_phases_between(load, phase):
+    missing = {"grpc.VacuumVolumeCommit", "grpc.Query", "grpc.VolumeTierMoveDatToRemote"}
+    table = load(f"phase: {phase}", native_names=EVERY_NAME - missing)
+    assert not table.absent
+    held_back = {"grpc.DeleteCollection"} | (missing | VACUUM if phase == 3 else set())
+    assert set(table.held_back) == held_back
+    assert all(table.states[name] is State.FORWARD for name in held_back)
+    forwarded = {name for name, state in table.states.items() if state is State.FORWARD}
+    assert forwarded == held_back | {route.name for route in ROUTES if route.phase > phase}
+    assert table.warnings[-1].startswith(f"forwarded although phase {phase} says native, until they can be: ")
+    assert "grpc.DeleteCollection" in table.warnings[-1]
+    assert "erasure-coded volumes are the backend's" in table.reasons["grpc.DeleteCollection"]
+
+
+def test_all_that_has_a_handler_is_native_in_phase_3(load):
+    names = native_names()
+    table = load("phase: 3", native_names=names)
+    assert native_of(table) == names - {"grpc.DeleteCollection"} | {"grpc.reflection"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    ['"grpc.Vacuum*": forward', '"grpc.VolumeEc*": forward', "grpc.VolumeCopy: forward", "grpc.BatchDelete: forward"],
+)
+@pytest.mark.parametrize("phase", [2, 3])
+def test_tables_that_divide_the_rpcs_are_accepted(load, phase, more):
+    table = load(f"phase: {phase}\nroutes:\n  {more}")
+    assert table.shares_volumes
+    assert table.states["grpc.DeleteCollection"] is State.FORWARD
+
+
+def test_a_vacuum_of_which_one_step_is_forwarded_is_forwarded_whole(load):
+    table = load("phase: 3\nroutes:\n  grpc.VacuumVolumeCompact: forward")
+    assert {table.states[name] for name in VACUUM} == {State.FORWARD}
+
+
+def test_what_has_no_handler_needs_a_backend(refuse):
+    (problem,) = refuse("phase: 3", native_names=EVERY_NAME - {"grpc.Query"}, has_backend=False)
+    assert "would be forwarded, but there is no backend" in problem
+
+
+def test_a_pattern_that_says_native_of_what_has_no_handler_is_an_error(refuse):
+    (problem,) = refuse('phase: 3\nroutes:\n  "grpc.Q*": native', native_names=EVERY_NAME - {"grpc.Query"})
+    assert "grpc.Query" in problem

@@ -12,6 +12,8 @@ from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.store import StoreConfig, open_store
 
+pytestmark = pytest.mark.damage("it is what these tests are about")
+
 
 @pytest.fixture(params=[4, 5], ids=["4-byte", "5-byte"])
 def width(request):

@@ -134,6 +134,7 @@ class TestFailedAppends:
             write(store, 3, b"third")
         assert "cannot be synced" in store.find_volume(7).read_only_reasons.text
 
+    @pytest.mark.damage("half a record stays")
     def test_what_cannot_be_taken_back_stops_writing(self, store, files):
         files.plan = {"write": (0, errno.EIO), "truncate": (0, errno.EIO)}
         with pytest.raises(errors.WriteFailed):
@@ -201,20 +202,6 @@ class TestQuarantine:
 
 
 class TestDisk:
-    def test_one_that_cannot_be_asked_is_unavailable(self, tmp_path, files):
-        store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
-        store.allocate_volume(7)
-        files.plan = {"disk_space": (0, errno.EIO)}
-        store.disk_statuses()
-        assert not store.volume_reports()[0].is_announced
-        assert store.max_volume_counts() == {}
-        with pytest.raises(errors.NoFreeSpace):
-            store.allocate_volume(8)
-        files.plan = {}
-        store.disk_statuses()
-        assert store.volume_reports()[0].is_announced
-        store.close()
-
     @pytest.mark.parametrize(
         ("min_free", "is_low", "available"),
         [

@@ -68,7 +68,7 @@ def sample(number: int) -> Needle:
     return needle
 
 
-@pytest.fixture(params=[2, 3], ids=["v2", "v3"])
+@pytest.fixture(params=[1, 2, 3], ids=["v1", "v2", "v3"])
 def written(request, tmp_path):
     """A directory with volume 7: needles 1 to 64, some overwritten, some deleted."""
     path = tmp_path / "ours"
@@ -123,6 +123,7 @@ def test_upstream_rebuilds_an_index_that_is_read_here(written, tmp_path):
     store.close()
 
 
+@pytest.mark.damage("the vacuum is left before it is decided on")
 def test_upstream_encodes_every_record_to_the_same_bytes(written, tmp_path):
     """A vacuum by upstream decodes each live record and encodes it again; apart from order they must be ours."""
     weed("compact", f"-dir={written}", "-collection=c", "-volumeId=7", "-method=index", cwd=tmp_path)

@@ -151,6 +151,7 @@ class TestIndex:
         check_all(store)
         store.close()
 
+    @pytest.mark.damage("the row stays")
     def test_a_row_beyond_the_data_makes_it_read_only(self, made, width):
         row = encode_entry(1, 1 << 20, 100, width)
         content = (made / "7.idx").read_bytes()
@@ -166,6 +167,7 @@ class TestIndex:
         assert get(store, 50) == b"x" * 50
         store.close()
 
+    @pytest.mark.damage("the row stays")
     def test_a_last_row_that_lies_makes_it_read_only(self, made, width):
         content = (made / "7.idx").read_bytes()
         last = list(iter_entries(content, width))[-1]
@@ -236,6 +238,7 @@ class TestData:
             pytest.param(encode_needle(Needle(needle_id=1, data=b"wrong sum", checksum=5), 3), id="wrong-checksum"),
         ],
     )
+    @pytest.mark.damage("it stays")
     def test_what_is_no_record_is_kept_and_makes_it_read_only(self, made, tail):
         with (made / "7.dat").open("ab") as dat:
             dat.write(tail)
@@ -248,6 +251,7 @@ class TestData:
         assert (made / "7.dat").read_bytes() == content
         store.close()
 
+    @pytest.mark.damage("it stays")
     def test_a_torn_record_with_a_whole_one_behind_its_header_is_kept(self, made, width):
         """A header that lies about its length must not cost the records after it, index or no index."""
         rows = list(iter_entries((made / "7.idx").read_bytes(), width))
@@ -262,6 +266,7 @@ class TestData:
         assert get(store, 2) == b"xx"
         store.close()
 
+    @pytest.mark.damage("that volume cannot be read")
     def test_a_missing_super_block_and_a_bad_version_fail_that_volume_alone(self, made):
         store = open_at(made)
         store.allocate_volume(8)
@@ -301,6 +306,7 @@ class TestInfo:
         open_at(made, width=width).close()
         assert json.loads((made / "7.vif").read_text())["version"] == 3
 
+    @pytest.mark.damage("it stays")
     def test_one_that_cannot_be_parsed_is_left_alone(self, made, width):
         (made / "7.vif").write_bytes(b"{")
         store = open_at(made, width=width)
@@ -309,6 +315,7 @@ class TestInfo:
         store.close()
         assert (made / "7.vif").read_bytes() == b"{"
 
+    @pytest.mark.damage("the last one is no replication")
     def test_its_replication_outranks_the_super_block(self, made, width):
         (made / "7.vif").write_text(encode_volume_info(VolumeInfo(bytes_offset=width, replication="010")))
         store = open_at(made)
@@ -367,6 +374,7 @@ class TestStrangeDirectories:
         assert left == [".weed-volume-py.lock", "7.ecx", "7.vif", "vol_dir.uuid"]
 
     @pytest.mark.parametrize("name", ["9.vif", "9.idx", "c_9.vif", "x.vif", "9.dat", "notes.txt", "9.ecx", "9.ec00"])
+    @pytest.mark.damage("one of them is a .dat of two bytes")
     def test_strays_are_skipped_and_kept(self, made, name):
         (made / name).write_bytes(b"{}")
         store = open_at(made)
@@ -405,6 +413,7 @@ class TestStrangeDirectories:
         store.close()
         assert (made / "9.dat").exists()
 
+    @pytest.mark.damage("the corrupt one stays")
     def test_a_corrupt_volume_does_not_hide_another_collections_of_the_same_id(self, made, width):
         for extension in (".dat", ".idx", ".vif"):
             (made / f"b_7{extension}").write_bytes((made / f"7{extension}").read_bytes())
@@ -464,6 +473,7 @@ class TestInterruptedVacuum:
         assert not any((made / f"7{extension}").exists() for extension in (".cpc", ".cpd", ".cpx"))
         store.close()
 
+    @pytest.mark.damage("the interrupted vacuum stays")
     def test_that_of_a_loaded_volume_is_not_touched_on_a_rescan(self, made):
         store = open_at(made)
         (made / "7.cpd").write_bytes(b"in progress")

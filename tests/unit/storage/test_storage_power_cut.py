@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -21,8 +22,12 @@ from native_handlers.storage.store import StoreConfig, open_store
 COOKIE = 0xC0FFEE
 
 
+def config(path):
+    return StoreConfig((LocationConfig(path, path, 8),))
+
+
 def open_at(path, files=None):
-    return open_store(StoreConfig((LocationConfig(path, path, 8),)), files=files or OsFiles())
+    return open_store(config(path), files=files or OsFiles())
 
 
 def write(store, needle_id, data):
@@ -66,6 +71,7 @@ class TestMark:
         store.close()
         assert not (made / SESSION_FILE_NAME).exists()
 
+    @pytest.mark.damage("the record stays torn")
     def test_a_killed_server_is_no_power_cut(self, made):
         """The mark names this boot: a record that is damaged then is not taken for one that was never written."""
         cut_power(made, boot=session_mark._BOOT_ID.read_bytes().strip())
@@ -111,7 +117,90 @@ class TestMark:
         assert (made / SESSION_FILE_NAME).exists()
 
 
+class TestMarkOfTwo:
+    """A parent that owns the mark and a child that borrows it, on one directory."""
+
+    @pytest.fixture
+    def open_parent(self, made):
+        return lambda **options: open_store(replace(config(made), opens_volumes=False, **options))
+
+    @pytest.fixture
+    def open_child(self, made):
+        return lambda: open_store(replace(config(made), lock_owner_pid=os.getpid()))
+
+    def lines(self, made):
+        return (made / SESSION_FILE_NAME).read_text().splitlines()
+
+    def test_the_child_neither_writes_nor_removes_it(self, made, open_parent, open_child):
+        parent = open_parent()
+        before = self.lines(made)
+        child = open_child()
+        assert self.lines(made) == before
+        child.close()
+        assert self.lines(made) == before
+        parent.close()
+        assert not (made / SESSION_FILE_NAME).exists()
+
+    def test_the_child_repairs_what_a_power_cut_left_although_the_parent_has_begun(self, made, open_parent, open_child):
+        cut_power(made)
+        damage(made, b"new" * 300)
+        parent = open_parent()
+        assert self.lines(made)[1:] == ["cut 0"]
+        child = open_child()
+        assert kinds(child) == [FindingKind.TORN_ROWS_DROPPED]
+        assert read(child, 1) == b"old"
+        assert self.lines(made)[1:] == []
+        child.close()
+        parent.close()
+        assert not (made / SESSION_FILE_NAME).exists()
+
+    @pytest.mark.parametrize("ends_well", [True, False])
+    def test_a_cut_is_remembered_until_every_volume_was_examined(self, made, open_parent, ends_well):
+        """The other engine is one that repairs nothing, and the parent ends, or is killed."""
+        cut_power(made, since_s=3)
+        damage(made, b"new" * 300)
+        parent = open_parent()
+        killed = (made / SESSION_FILE_NAME).read_bytes()
+        parent.close()
+        if not ends_well:
+            (made / SESSION_FILE_NAME).write_bytes(killed)
+        alone = open_at(made)
+        assert kinds(alone) == [FindingKind.TORN_ROWS_DROPPED]
+        alone.close()
+        assert not (made / SESSION_FILE_NAME).exists()
+
+    def test_a_child_that_could_not_sync_leaves_word(self, made, open_parent):
+        class Failing(OsFiles):
+            is_failing = False
+
+            def sync(self, fd):
+                if self.is_failing and os.readlink(f"/proc/self/fd/{fd}").endswith((".dat", ".idx")):
+                    raise OSError(errno.EIO, "injected")
+                super().sync(fd)
+
+        files = Failing()
+        parent = open_parent()
+        child = open_store(replace(config(made), lock_owner_pid=os.getpid()), files=files)
+        files.is_failing = True
+        child.close()
+        parent.close()
+        assert self.lines(made)[1:] == ["unsynced"]
+
+    def test_a_child_that_did_not_end_well_leaves_the_mark(self, made, open_parent):
+        parent = open_parent()
+        parent.keep_session_marks()
+        parent.close()
+        assert len(self.lines(made)) == 1
+
+    def test_a_session_goes_on_from_the_time_of_one_that_was_killed(self, made):
+        cut_power(made, boot=session_mark._BOOT_ID.read_bytes().strip(), since_s=3)
+        store = open_at(made)
+        assert self.lines(made)[0].endswith(" 3")
+        store.close()
+
+
 class TestRepair:
+    @pytest.mark.damage("torn records between whole ones stay")
     def test_a_torn_record_gives_way_to_the_one_before(self, made):
         cut_power(made)
         damage(made, b"new" * 300)
@@ -151,6 +240,7 @@ class TestRepair:
         store.close()
         assert check_directory(made).is_healthy
 
+    @pytest.mark.damage("they stay")
     def test_without_a_cut_they_make_it_read_only(self, made):
         size = (made / "7.dat").stat().st_size
         with (made / "7.idx").open("ab") as idx:
@@ -174,6 +264,7 @@ class TestRepair:
         store.close()
         assert check_directory(made).is_healthy
 
+    @pytest.mark.damage("the record stays torn")
     def test_a_volume_that_was_not_written_to_is_not_examined(self, made):
         cut_power(made, since_s=2**40)
         damage(made, b"new" * 300)
@@ -181,6 +272,7 @@ class TestRepair:
         assert kinds(store) == []
         store.close()
 
+    @pytest.mark.damage("the record stays torn")
     def test_what_is_old_is_not_examined(self, made, monkeypatch):
         monkeypatch.setattr("native_handlers.storage.torn_rows.SUSPECT_BYTES", 100)
         cut_power(made)

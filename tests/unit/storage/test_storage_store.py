@@ -16,8 +16,9 @@ from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
 from native_handlers.storage import errors
 from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.disk_type import normal_disk_type
 from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store import Store, StoreConfig, normal_disk_type, open_store
+from native_handlers.storage.store import Store, StoreConfig, open_store
 from native_handlers.storage.store_state import ServerState
 
 if TYPE_CHECKING:

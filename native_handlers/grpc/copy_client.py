@@ -1,0 +1,155 @@
+"""The receiving side of CopyFile: one file of another volume server's volume, written as it arrives.
+
+Source: weed/server/volume_grpc_copy.go (doCopyFileWithThrottler, writeToFile).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_messages import parse_copy_piece
+from native_handlers.grpc.file_names import os_error_text
+from native_handlers.grpc.status_text import go_error_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.copy_messages import CopyPiece
+    from native_handlers.grpc.throttle import Throttle
+    from native_handlers.pb import volume_server_pb2 as pb
+    from native_handlers.pb.methods import ServiceClient
+    from native_handlers.storage.incoming import IncomingFile
+
+
+class CallEnd:
+    """The end of the caller's own call, as what is done for it has to hear of it: calls to others are cancelled then,
+    pauses end. Thread-safe.
+    """
+
+    def __init__(self, context: RpcContext) -> None:
+        self._ended = threading.Event()
+        self._lock = threading.Lock()  # protects _cancel
+        self._cancel: Callable[[], object] | None = None
+        if not context.add_callback(self._end):
+            self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        with self._lock:
+            cancel = self._cancel
+        if cancel is not None:
+            cancel()
+
+    def guard(self, cancel: Callable[[], object]) -> None:
+        """Has `cancel` called when the call ends, at once if it has ended. It takes the place of the one before."""
+        with self._lock:
+            self._cancel = cancel
+        if self._ended.is_set():
+            cancel()
+
+    def pause(self, seconds: float) -> None:
+        """Waits, but no longer than the call lasts.
+
+        Raises:
+            RpcFailure: the call has ended.
+        """
+        if self._ended.wait(seconds):
+            self.check()
+
+    def check(self) -> None:
+        """Raises RpcFailure if the call has ended."""
+        if self._ended.is_set():
+            raise ended()
+
+
+def ended() -> RpcFailure:
+    """What a call ends with that nobody waits for any more."""
+    return RpcFailure("the client is gone", grpc.StatusCode.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class CopySource:
+    """Where files come from, and how fast they may. Everything ends with `end`."""
+
+    client: ServiceClient
+    end: CallEnd
+    throttle: Throttle
+
+
+def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable[[], IncomingFile]) -> Iterator[int]:
+    """Writes the file that `request` asks for to one that `make` makes once the source has shown that it has it.
+
+    Yields, after each message, how many bytes there are. At the end the file is committed, with the source's time of
+    modification. A source that has no such file sends no message, and there is then no file.
+
+    Raises:
+        RpcFailure: nothing of the file is there. UNKNOWN, but for the caller's own end.
+    """
+    source.end.check()
+    stream = source.client.open_undecoded("CopyFile")(request)
+    source.end.guard(stream.cancel)
+    file: IncomingFile | None = None
+    modified_at_ns = 0
+    try:
+        for piece in _pieces(source, stream, request):
+            modified_at_ns = modified_at_ns or piece.modified_at_ns
+            file = file or _made(request, make)
+            yield from _write(source, request, file, piece)
+        if file is not None:
+            _commit(request, file, modified_at_ns)
+    finally:
+        stream.cancel()
+        if file is not None:
+            file.discard()
+
+
+def _pieces(source: CopySource, stream: Iterator[bytes], request: pb.CopyFileRequest) -> Iterator[CopyPiece]:
+    try:
+        yield from map(parse_copy_piece, stream)
+    except grpc.RpcError as error:
+        source.end.check()
+        raise _failed(request, f"receiving {_name(request)}: {go_error_text(error)}") from error
+    except DecodeError as error:
+        raise _failed(request, f"receiving {_name(request)}: {error}") from error
+
+
+def _write(source: CopySource, request: pb.CopyFileRequest, file: IncomingFile, piece: CopyPiece) -> Iterator[int]:
+    count = len(piece.content)
+    if file.size_bytes + count > request.stop_offset:
+        # A source that does not stop would fill the disk.
+        raise _failed(request, f"the source sent more than the {request.stop_offset} bytes that were asked for")
+    try:
+        file.write(piece.content)
+    except OSError as error:
+        raise _failed(request, os_error_text("write file", file.target, error)) from error
+    yield file.size_bytes
+    source.throttle.passed(count)
+
+
+def _made(request: pb.CopyFileRequest, make: Callable[[], IncomingFile]) -> IncomingFile:
+    try:
+        return make()
+    except OSError as error:
+        raise _failed(request, os_error_text("open file", error.filename or request.ext, error)) from error
+
+
+def _commit(request: pb.CopyFileRequest, file: IncomingFile, modified_at_ns: int) -> None:
+    try:
+        file.commit(modified_at_ns)
+    except OSError as error:
+        raise _failed(request, os_error_text("commit copied file", file.target, error)) from error
+
+
+def _name(request: pb.CopyFileRequest) -> str:
+    return f"{request.volume_id}{request.ext}"
+
+
+def _failed(request: pb.CopyFileRequest, why: str) -> RpcFailure:
+    return RpcFailure(f"failed to copy {_name(request)} file: {why}")

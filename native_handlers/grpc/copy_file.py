@@ -1,0 +1,104 @@
+"""CopyFile: a file of a volume, or of an erasure-coded one, streamed to whoever copies it.
+
+Source: weed/server/volume_grpc_copy.go (CopyFile).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from native_handlers.grpc.checks import store_of, volume_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_messages import encode_copy_piece
+from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
+from native_handlers.storage.errors import StorageError, VolumeClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.pb import volume_server_pb2 as pb
+    from native_handlers.storage.outgoing import OutgoingFile
+
+log = logging.getLogger(__name__)
+
+ANY_REVISION = 2**32 - 1
+_INT64_LIMIT = 2**63
+
+
+def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest) -> Iterator[bytes]:
+    """The file up to the stop offset, in messages of 2 MiB; the first one tells when it was modified.
+
+    That message is sent even where there is nothing to send, for no message at all means that there is no such file.
+    The volume is put on disk first. The file stays open to the end, whatever becomes of the volume meanwhile.
+    """
+    check_extension(request.ext)
+    check_collection(request.collection)
+    file = _open(node, request)
+    if file is None:
+        return
+    with file:
+        modified_at_ns = file.modified_at_ns
+        try:
+            # Upstream counts in a signed number, for which the largest of the field's are below zero.
+            for piece in file.pieces(request.stop_offset if request.stop_offset < _INT64_LIMIT else 0):
+                yield encode_copy_piece(piece, modified_at_ns)
+                modified_at_ns = 0
+        except OSError as error:
+            raise RpcFailure(os_error_text("read", file.path, error)) from error
+        if modified_at_ns:
+            yield encode_copy_piece(b"", modified_at_ns)
+
+
+def _open(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
+    """The file; None where a missing one is fine."""
+    try:
+        return _open_coded(node, request) if request.is_ec_volume else _open_of_volume(node, request)
+    except FileNotFoundError as error:
+        # Nothing of a missing file is what was asked for.
+        if request.ignore_source_file_not_found or request.stop_offset == 0:
+            return None
+        raise _failure(error) from error
+    except OSError as error:
+        raise _failure(error) from error
+
+
+def _open_of_volume(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile:
+    volume = volume_of(node, request.volume_id)
+    _check_revision(request, volume.compaction_revision)
+    try:
+        volume.sync()
+    except StorageError as error:
+        # What was written can be read all the same, and a disk that fails is a good reason to copy from it.
+        log.warning("volume %d is copied from without a sync: %s", request.volume_id, error)
+    try:
+        file = volume.open_for_copy(request.ext)
+    except VolumeClosed as error:
+        raise RpcFailure(f"not found volume id {request.volume_id}") from error
+    try:
+        _check_revision(request, file.revision)
+    except RpcFailure:
+        file.close()
+        raise
+    return file
+
+
+def _check_revision(request: pb.CopyFileRequest, revision: int | None) -> None:
+    if request.compaction_revision not in {ANY_REVISION, revision}:
+        raise RpcFailure(f"volume {request.volume_id} is compacted")
+
+
+def _open_coded(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
+    """From wherever it lies, whether the volume is mounted or not."""
+    file = store_of(node).open_coded_file(request.collection, request.volume_id, request.ext)
+    if file is None and not request.ignore_source_file_not_found:
+        raise RpcFailure(f"CopyFile not found ec volume id {request.volume_id}")
+    return file
+
+
+def _failure(error: OSError) -> RpcFailure:
+    path: Path | str = error.filename or "the file"
+    return RpcFailure(os_error_text("open", path, error))

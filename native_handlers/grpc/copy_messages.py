@@ -1,0 +1,76 @@
+"""CopyFileResponse as bytes, without a message object around them.
+
+A message of 2 MiB costs protobuf two more copies, each in memory that is asked of the kernel anew: encoding 512 MiB so
+took 1.0 s of a core, against 0.05 s here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from native_handlers.pb import volume_server_pb2 as pb
+
+_CONTENT, _MODIFIED = 0x0A, 0x10
+"""The tags: field 1, bytes; field 2, a number."""
+_MAX_VARINT_BYTES = 10
+
+
+class CopyPiece(NamedTuple):
+    """What a message holds. `content` shows into the message; `modified_at_ns` is 0 in all but the first."""
+
+    content: memoryview | bytes
+    modified_at_ns: int
+
+
+def encode_copy_piece(content: bytes, modified_at_ns: int = 0) -> bytes:
+    """A CopyFileResponse. Parts that are empty or 0 are left out, as protobuf leaves them out."""
+    parts = [bytes((_CONTENT,)), _varint(len(content)), content] if content else []
+    if modified_at_ns:
+        parts += [bytes((_MODIFIED,)), _varint(modified_at_ns)]
+    return b"".join(parts)
+
+
+def parse_copy_piece(message: bytes) -> CopyPiece:
+    """What a CopyFileResponse holds. One that is not written in the usual order is left to protobuf.
+
+    Raises:
+        google.protobuf.message.DecodeError: it is none.
+    """
+    at, content = 0, memoryview(message)[:0]
+    if message[:1] == bytes((_CONTENT,)):
+        length, at = _read_varint(message, 1)
+        content = memoryview(message)[at : at + length]
+        if len(content) != length:
+            return _parse_slowly(message)
+        at += length
+    modified_at_ns = 0
+    if message[at : at + 1] == bytes((_MODIFIED,)):
+        modified_at_ns, at = _read_varint(message, at + 1)
+    if at != len(message) or modified_at_ns >= 1 << 63:
+        return _parse_slowly(message)
+    return CopyPiece(content, modified_at_ns)
+
+
+def _parse_slowly(message: bytes) -> CopyPiece:
+    parsed = pb.CopyFileResponse.FromString(message)
+    return CopyPiece(parsed.file_content, parsed.modified_ts_ns)
+
+
+def _varint(value: int) -> bytes:
+    """A number as protobuf writes it: 7 bits a byte, the lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number at `at` and where it ends; the end of all things where there is none, which no message has."""
+    value = 0
+    for position, byte in enumerate(message[at : at + _MAX_VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * position
+        if byte < 0x80:
+            return value, at + position + 1
+    return 0, len(message) + 1

@@ -1,0 +1,85 @@
+"""RPCs that read and write records as they are on disk; tools that mend replicas copy needles with them.
+
+None is gated: whoever reaches the port may call them, with any offset and size. Source:
+weed/server/volume_grpc_read_write.go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+
+from native_handlers.format import crc
+from native_handlers.format.errors import FormatError
+from native_handlers.grpc.checks import check_maintenance, volume_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.blobs import blob_size
+from native_handlers.storage.errors import StorageError, VolumeClosed
+
+if TYPE_CHECKING:
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+
+_ABSENT = "not found volume id %d"
+_ABSENT_META = "not found volume id %d and read needle metadata at ec shards is not supported"
+_MAX_MESSAGE_BYTES = 1 << 30
+"""What one message may have: a longer record is refused before it is read, for it could not be sent."""
+
+
+def read_needle_blob(
+    node: GrpcNode, _context: RpcContext, request: pb.ReadNeedleBlobRequest
+) -> pb.ReadNeedleBlobResponse:
+    """What lies at the named place, whatever it is. Wilful difference: a size far below zero is refused; it ends
+    upstream's process.
+    """
+    volume = volume_of(node, request.volume_id, _ABSENT)
+    try:
+        length = blob_size(request.size, volume.version)
+        if length >= _MAX_MESSAGE_BYTES:
+            text = f"trying to send message larger than max ({length} vs. {_MAX_MESSAGE_BYTES})"
+            raise RpcFailure(text, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        return pb.ReadNeedleBlobResponse(needle_blob=volume.read_blob(request.offset, request.size))
+    except VolumeClosed as error:
+        raise RpcFailure(_ABSENT % request.volume_id) from error
+    except StorageError as error:
+        raise RpcFailure(f"read needle blob offset {request.offset} size {request.size}: {error}") from error
+
+
+def read_needle_meta(
+    node: GrpcNode, _context: RpcContext, request: pb.ReadNeedleMetaRequest
+) -> pb.ReadNeedleMetaResponse:
+    """What the record at the named place says of itself, a deletion's too; `needle_id` is not compared.
+
+    `crc` is in the old form.
+    """
+    volume = volume_of(node, request.volume_id, _ABSENT_META)
+    try:
+        needle = volume.read_meta(request.offset, request.size)
+    except VolumeClosed as error:
+        raise RpcFailure(_ABSENT_META % request.volume_id) from error
+    except (StorageError, FormatError) as error:
+        raise RpcFailure(str(error)) from error
+    return pb.ReadNeedleMetaResponse(
+        cookie=needle.cookie,
+        last_modified=needle.last_modified_s,
+        crc=crc.legacy_form(needle.checksum),
+        ttl=str(needle.ttl) if needle.has_ttl and needle.ttl else "",
+        append_at_ns=needle.append_at_ns,
+    )
+
+
+def write_needle_blob(
+    node: GrpcNode, _context: RpcContext, request: pb.WriteNeedleBlobRequest
+) -> pb.WriteNeedleBlobResponse:
+    """Appends a record as it is, under the named id. The same record again is not written again."""
+    check_maintenance(node)
+    volume = volume_of(node, request.volume_id, _ABSENT)
+    try:
+        volume.write_blob(request.needle_id, request.needle_blob, request.size)
+    except VolumeClosed as error:
+        raise RpcFailure(_ABSENT % request.volume_id) from error
+    except (StorageError, FormatError) as error:
+        raise RpcFailure(f"write blob needle {request.needle_id} size {request.size}: {error}") from error
+    return pb.WriteNeedleBlobResponse()

@@ -1,0 +1,119 @@
+"""VolumeTailSender: what is appended to a volume, record by record, deletions too, for as long as the client wants it.
+
+A round sends what there is and then waits. Between rounds nothing of the volume is held open, so a deleted volume's
+space is free again; within one its files stay as they were, so the round ends where it began to end.
+
+Source: weed/server/volume_grpc_tail.go.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import FormatError
+from native_handlers.grpc.checks import store_of, volume_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.append_times import append_time_ns, first_row_after
+from native_handlers.storage.errors import StorageError
+from native_handlers.storage.record_walk import walk_records
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.append_log import AppendLog
+    from native_handlers.storage.files import SharedFile
+
+ROUND_S = 2.0
+"""The wait between two looks. Upstream counts these rounds, not seconds, against the idle timeout; so do we, for tools
+give the timeout with that in mind."""
+
+
+@dataclass(slots=True)
+class _Follower:
+    """How far a client has been served: up to a row of an index file, or, in any other file, up to a time."""
+
+    volume_id: int
+    revision: int
+    since_ns: int
+    idx: SharedFile | None = None
+    next_row: int = 0
+
+
+def volume_tail_sender(
+    node: GrpcNode, context: RpcContext, request: pb.VolumeTailSenderRequest
+) -> Iterator[pb.VolumeTailSenderResponse]:
+    """Yields the records appended after `since_ns`, each in pieces of at most 2 MiB that repeat header and version, and
+    a message without a header in each round that found nothing, so that both sides know of a dead connection.
+
+    Ends after `idle_timeout_seconds` rounds without news, or never when that is 0; at once when the client goes.
+
+    Raises:
+        RpcFailure: there is no such volume, it cannot be read; or, wilfully unlike upstream, which then goes on and
+            sends nothing, it was unmounted, deleted or compacted meanwhile: the client has not had everything.
+    """
+    revision = volume_of(node, request.volume_id).compaction_revision
+    follower = _Follower(request.volume_id, revision, request.since_ns)
+    is_gone = threading.Event()
+    if not context.add_callback(is_gone.set):
+        return
+    rounds_left = request.idle_timeout_seconds
+    while True:
+        has_news = yield from _round(node, follower)
+        if is_gone.wait(ROUND_S):
+            return
+        if request.idle_timeout_seconds:
+            rounds_left = request.idle_timeout_seconds if has_news else rounds_left - 1
+            if not rounds_left:
+                return
+
+
+def _round(node: GrpcNode, follower: _Follower) -> Generator[pb.VolumeTailSenderResponse, None, bool]:
+    """Sends what is new, and returns whether anything was."""
+    volume = store_of(node).find_volume(follower.volume_id)
+    if volume is None:
+        raise RpcFailure(f"streamFollow: volume {follower.volume_id} is closed")
+    try:
+        with volume.open_log() as log:
+            if log.compaction_revision != follower.revision:
+                # Deletions that the client has not had may be gone from the files.
+                raise RpcFailure(f"streamFollow: volume {follower.volume_id} is compacted")
+            _find_place(log, follower)
+            if follower.next_row == log.row_count:
+                yield pb.VolumeTailSenderResponse(is_last_chunk=True, version=log.version)
+                return False
+            yield from _records(log, follower.next_row)
+            _move_on(log, follower)
+            return True
+    except (StorageError, FormatError) as error:
+        raise RpcFailure(f"streamFollow: {error}") from error
+
+
+def _find_place(log: AppendLog, follower: _Follower) -> None:
+    if follower.idx is log.idx:
+        return
+    try:
+        first = first_row_after(log, follower.since_ns)
+    except (StorageError, FormatError) as error:
+        raise RpcFailure(f"streamFollow: fail to locate by appendAtNs {follower.since_ns}: {error}") from error
+    follower.idx = log.idx
+    follower.next_row = log.row_count if first is None else first
+
+
+def _records(log: AppendLog, first_row: int) -> Iterator[pb.VolumeTailSenderResponse]:
+    for piece in walk_records(log, first_row):
+        yield pb.VolumeTailSenderResponse(
+            needle_header=piece.header, needle_body=piece.body, is_last_chunk=piece.is_last, version=log.version
+        )
+
+
+def _move_on(log: AppendLog, follower: _Follower) -> None:
+    """The time is what counts should the files be opened anew."""
+    follower.next_row = log.row_count
+    last = next(log.rows(log.row_count - 1))
+    if last.offset:
+        follower.since_ns = max(follower.since_ns, append_time_ns(log, last))

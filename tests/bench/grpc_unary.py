@@ -1,0 +1,62 @@
+"""Small unary RPCs: how many a second a server answers, to many callers at once and to one who waits for each answer.
+
+VolumeStatus of an empty volume: a look-up and a short message. Many callers are h2load (from nghttp2), for a client in
+Python would be the limit itself; one caller is grpcio's client, in the same process for each server.
+"""
+
+import re
+import shutil
+import struct
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from native_handlers.pb import methods, volume_server_pb2
+
+H2LOAD = shutil.which("h2load")
+CONNECTIONS, STREAMS_EACH = 4, 8
+SLACK_S = 20
+PATH = methods.VOLUME_SERVER_METHODS["VolumeStatus"].path
+
+
+@dataclass(frozen=True)
+class UnaryRates:
+    """Calls a second. `at_once` is None without h2load."""
+
+    at_once: float | None
+    in_turn: float
+
+
+def measure_unary(server, duration_s):
+    """What `server` answers, for `duration_s` of each kind."""
+    request = volume_server_pb2.VolumeStatusRequest(volume_id=server.volume_id)
+    at_once = _run_h2load(server.layout.grpc_port, request.SerializeToString(), duration_s) if H2LOAD else None
+    return UnaryRates(at_once, _call_in_turn(server, request, duration_s))
+
+
+def _run_h2load(port, message, duration_s):
+    with tempfile.NamedTemporaryFile() as body:
+        Path(body.name).write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
+        command = [H2LOAD, "-D", str(duration_s), "-c", str(CONNECTIONS), "-m", str(STREAMS_EACH), "-t", "1"]
+        command += ["-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
+        command.append(f"http://127.0.0.1:{port}{PATH}")
+        ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=duration_s + SLACK_S)
+    # gRPC's status is in the trailers, which h2load does not look at: a refused call has an empty body.
+    data = re.search(r"traffic: .*\(([\d]+)\) data", ended.stdout)
+    done, failed = re.search(r"(\d+) succeeded, (\d+) failed", ended.stdout).groups()
+    if int(failed) or not int(data[1]):
+        raise SystemExit(f"calls failed: the figures would mean nothing\n{ended.stdout}")
+    return int(done) / duration_s
+
+
+def _call_in_turn(server, request, duration_s):
+    with server.open_channel() as channel:
+        call = methods.volume_server(channel).VolumeStatus
+        call(request, timeout=SLACK_S)
+        began_s, done = time.monotonic(), 0
+        while (passed_s := time.monotonic() - began_s) < duration_s:
+            call(request, timeout=SLACK_S)
+            done += 1
+    return done / passed_s

@@ -1,0 +1,395 @@
+"""CopyFile, ReceiveFile and VolumeCopy as other servers and the shell use them, also between different makes."""
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+from harness import implementations
+from harness.fixtures import ServerFactory
+from harness.ports import LOOPBACK, free_port
+from harness.processes import memory_bytes, reset_peak_memory
+from harness.transfer import MIB
+from harness.waiting import wait_until
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.idx import encode_entry
+from native_handlers.format.needle import Needle, encode_needle_parts
+from native_handlers.format.types import to_stored
+from native_handlers.pb import volume_server_pb2 as pb
+
+LIMIT_S = 20.0
+ANY_REVISION = 2**32 - 1
+ALL = 2**63 - 1
+COPY_ROUTES = "phase: 1\nroutes:\n  grpc.CopyFile: native\n  grpc.ReceiveFile: native\n  grpc.VolumeCopy: native\n"
+
+
+only_native = pytest.mark.only(lambda implementation: implementation.mode == "native")
+
+
+def copy_request(volume_id, **fields):
+    settings = {"ext": ".dat", "compaction_revision": ANY_REVISION, "stop_offset": ALL, **fields}
+    return pb.CopyFileRequest(volume_id=volume_id, **settings)
+
+
+def copied(server, volume_id, **fields):
+    return list(server.rpc.CopyFile(copy_request(volume_id, **fields), timeout=LIMIT_S))
+
+
+def refusal(run):
+    with pytest.raises(grpc.RpcError) as raised:
+        run()
+    return raised.value.code(), raised.value.details()
+
+
+def unknown(text):
+    return grpc.StatusCode.UNKNOWN, text
+
+
+def info(volume_id, **fields):
+    return pb.ReceiveFileRequest(info=pb.ReceiveFileInfo(**{"volume_id": volume_id, "ext": ".tmprecv", **fields}))
+
+
+def content(data):
+    return pb.ReceiveFileRequest(file_content=data)
+
+
+def received(server, *messages):
+    return server.rpc.ReceiveFile(iter(messages), timeout=LIMIT_S)
+
+
+def volume_with_needles(server, count=5, size_bytes=1_500_000, **fields):
+    """A volume that has several CopyFile messages, and what is in it by file id."""
+    volume_id = server.new_volume(**fields)
+    fids = [server.new_fid(volume_id) for _ in range(count)]
+    data = {fid: os.urandom(size_bytes) for fid in fids}
+    for fid, payload in data.items():
+        server.store(payload, [("Content-Type", "application/octet-stream")], fid=fid)
+    return volume_id, data
+
+
+def copy_volume(target, source_address, volume_id, **fields):
+    request = pb.VolumeCopyRequest(volume_id=volume_id, source_data_node=source_address, **fields)
+    return list(target.rpc.VolumeCopy(request, timeout=60))
+
+
+def address_of(server):
+    return f"{server.url}.{server.layout.grpc_port}"
+
+
+def names(directory, volume_id):
+    return sorted(path.name for path in directory.iterdir() if path.name.startswith(f"{volume_id}."))
+
+
+def open_descriptors(server):
+    """Descriptors of files in the data directory, the server's and its child's."""
+    found = []
+    for pid in (server.process.pid, *server.child_pids()):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(str(entry.readlink()))
+    return sorted(target for target in found if target.startswith(str(server.data_dir)))
+
+
+@pytest.fixture(scope="module")
+def volume(server):
+    """A volume with several messages of CopyFile in it."""
+    return volume_with_needles(server)
+
+
+@pytest.fixture(scope="module")
+def volume_id(server):
+    """An empty volume."""
+    return server.new_volume()
+
+
+@pytest.fixture(scope="module")
+def source(implementation, master, weed, tmp_path_factory):
+    """Another server of the same implementation."""
+    factory = ServerFactory(implementation, tmp_path_factory.mktemp("source"), master, weed)
+    yield factory()
+    for made in factory.made:
+        made.end()
+
+
+class TestCopyFile:
+    @pytest.mark.parametrize("extension", [".dat", ".idx", ".vif"])
+    def test_a_file_comes_whole_and_tells_its_time_once(self, server, volume, extension):
+        messages = copied(server, volume[0], ext=extension)
+        path = server.data_dir / f"{volume[0]}{extension}"
+        assert b"".join(message.file_content for message in messages) == path.read_bytes()
+        assert [bool(message.modified_ts_ns) for message in messages] == [True] + [False] * (len(messages) - 1)
+        assert messages[0].modified_ts_ns == path.stat().st_mtime_ns
+        assert max(len(message.file_content) for message in messages) <= 2 * MIB
+
+    @pytest.mark.parametrize("stop", [1, 2 * MIB - 1, 2 * MIB, 2 * MIB + 1])
+    def test_it_stops_where_it_is_told_to(self, server, volume, stop):
+        messages = copied(server, volume[0], stop_offset=stop)
+        expected = (server.data_dir / f"{volume[0]}.dat").read_bytes()[:stop]
+        assert b"".join(message.file_content for message in messages) == expected
+
+    @pytest.mark.parametrize("stop", [0, 2**63, 2**64 - 1])
+    def test_nothing_of_a_file_is_a_message_with_its_time(self, server, volume, stop):
+        (message,) = copied(server, volume[0], stop_offset=stop)
+        assert (message.file_content, message.modified_ts_ns > 0) == (b"", True)
+
+    def test_the_revision_must_fit(self, server, volume):
+        assert copied(server, volume[0], compaction_revision=0)
+        refused = refusal(lambda: copied(server, volume[0], compaction_revision=1))
+        assert refused == unknown(f"volume {volume[0]} is compacted")
+
+    def test_a_missing_file(self, server, volume):
+        path = server.data_dir / f"{volume[0]}.missing"
+        refused = refusal(lambda: copied(server, volume[0], ext=".missing"))
+        assert refused == unknown(f"open {path}: no such file or directory")
+        assert copied(server, volume[0], ext=".missing", ignore_source_file_not_found=True) == []
+        assert copied(server, volume[0], ext=".missing", stop_offset=0) == []
+
+    def test_an_absent_volume(self, server):
+        assert refusal(lambda: copied(server, 999_999)) == unknown("not found volume id 999999")
+
+    @pytest.mark.parametrize(
+        ("extension", "shown"),
+        [("", '""'), ("dat", '"dat"'), ("./../x", '"./../x"'), (".d\n", '".d\\n"'), (".ä", '".ä"'), (".a.b", '".a.b"')],
+    )
+    def test_an_extension_that_is_none(self, server, volume, extension, shown):
+        refused = refusal(lambda: copied(server, volume[0], ext=extension))
+        assert refused == unknown(f"invalid file extension {shown}")
+
+    @pytest.mark.parametrize(
+        ("collection", "shown"), [("..", '".."'), ("../x", '"../x"'), ("a/b", '"a/b"'), ("a\\b", '"a\\\\b"')]
+    )
+    @pytest.mark.parametrize("is_coded", [False, True])
+    def test_a_collection_that_leads_elsewhere(self, server, volume, collection, shown, is_coded):
+        refused = refusal(lambda: copied(server, volume[0], collection=collection, is_ec_volume=is_coded))
+        assert refused == unknown(f"invalid collection {shown}")
+
+    def test_files_of_coded_volumes(self, server):
+        for extension in (".ec00", ".ecx", ".ecj", ".vif"):
+            (server.data_dir / f"coded_77{extension}").write_bytes(extension.encode())
+        fields = {"collection": "coded", "is_ec_volume": True}
+        for extension in (".ec00", ".ecx", ".ecj", ".vif"):
+            (message,) = copied(server, 77, ext=extension, **fields)
+            assert message.file_content == extension.encode()
+        refused = refusal(lambda: copied(server, 77, ext=".ec01", **fields))
+        assert refused == unknown("CopyFile not found ec volume id 77")
+        assert refusal(lambda: copied(server, 77, ext=".ec01", stop_offset=0, **fields)) == refused
+        assert copied(server, 77, ext=".ec01", ignore_source_file_not_found=True, **fields) == []
+
+    def test_a_client_that_goes_leaves_no_file_open(self, server, volume):
+        volume_id, data = volume
+        server.read(next(iter(data)))
+        before = open_descriptors(server)
+        for stop in range(10):
+            call = server.rpc.CopyFile(copy_request(volume_id, stop_offset=ALL - stop), timeout=LIMIT_S)
+            next(call)
+            call.cancel()
+        wait_until(lambda: open_descriptors(server) == before, "the files to be let go of")
+
+
+class TestReceiveFile:
+    def test_a_file_beside_a_volume(self, server, volume_id):
+        pieces = [os.urandom(size) for size in (1, 1_000_000, 3_000_000)]
+        sent = [info(volume_id, file_size=4_000_001), *map(content, pieces)]
+        assert received(server, *sent) == pb.ReceiveFileResponse(bytes_written=4_000_001)
+        assert (server.data_dir / f"{volume_id}.tmprecv").read_bytes() == b"".join(pieces)
+
+    def test_shards(self, server):
+        for extension in (".ec00", ".ecx", ".ecsum"):
+            answer = received(server, info(55, ext=extension, collection="pics", is_ec_volume=True), content(b"shard"))
+            assert answer == pb.ReceiveFileResponse(bytes_written=5)
+            assert (server.data_dir / f"pics_55{extension}").read_bytes() == b"shard"
+
+    def test_files_of_a_volume_that_is_to_come(self, server):
+        assert not received(server, info(66, ext=".dat", disk_type="hdd"), content(b"x")).error
+        assert names(server.data_dir, 66) == ["66.dat.copying"]
+
+    @pytest.mark.parametrize(
+        ("messages", "error"),
+        [
+            pytest.param([content(b"x")], "file info must be sent first", id="content-first"),
+            pytest.param([pb.ReceiveFileRequest()], "unknown message type", id="nothing"),
+            pytest.param([info(99)], "volume 99 not found", id="absent"),
+            pytest.param(
+                [info(99, disk_type="tape")], "no tape disk location with a free slot for volume 99", id="disk-type"
+            ),
+            pytest.param(
+                [info(99, ext=".ec00", is_ec_volume=True, disk_id=5)], "invalid disk_id 5: only have 1 disks", id="disk"
+            ),
+            pytest.param([info(99, ext="x")], 'invalid file extension "x"', id="extension"),
+            pytest.param([info(99, collection="../x")], 'invalid collection "../x"', id="collection"),
+        ],
+    )
+    def test_violations_are_told_within_the_answer(self, server, messages, error):
+        assert received(server, *messages) == pb.ReceiveFileResponse(error=error)
+        assert names(server.data_dir, 99) == []
+
+    def test_a_stream_that_breaks_leaves_nothing(self, server, volume_id):
+        before = names(server.data_dir, f"{volume_id}"), open_descriptors(server)
+        written = threading.Event()
+
+        def broken():
+            yield info(volume_id, ext=".broken")
+            yield content(bytes(100_000))
+            yield content(bytes(100_000))
+            written.set()
+            threading.Event().wait(LIMIT_S)
+
+        call = server.rpc.ReceiveFile.future(broken(), timeout=LIMIT_S)
+        assert written.wait(LIMIT_S)
+        wait_until(lambda: open_descriptors(server) != before[1], "the file to be opened")
+        call.cancel()
+        wait_until(lambda: (names(server.data_dir, volume_id), open_descriptors(server)) == before, "the clean-up")
+
+    @only_native
+    def test_what_a_volume_works_with_is_safe(self, server):
+        """Upstream writes it over in place."""
+        fid = server.store(b"safe")
+        volume_id = int(fid.split(",")[0])
+        for extension in (".dat", ".idx"):
+            answer = received(server, info(volume_id, ext=extension), content(b"x"))
+            text = f"volume {volume_id} is mounted and works with its {extension}; unmount before ReceiveFile"
+            assert answer.error == text
+        assert server.read(fid).body == b"safe"
+
+
+class TestVolumeCopy:
+    def test_a_volume_that_the_source_does_not_have(self, server, source):
+        text = "read volume file status failed, rpc error: code = Unknown desc = not found volume id 99"
+        fid = server.store(b"stays")
+        assert refusal(lambda: copy_volume(server, address_of(source), 99)) == unknown(text)
+        volume_id = int(fid.split(",")[0])
+        refused = refusal(lambda: copy_volume(server, address_of(source), volume_id))
+        assert refused == unknown(text.replace("99", str(volume_id)))
+        assert server.read(fid).body == b"stays"
+
+    def test_a_source_that_is_not_there(self, server):
+        fid = server.store(b"stays")
+        nowhere = f"{LOOPBACK}:{free_port()}.{free_port()}"
+        code, text = refusal(lambda: copy_volume(server, nowhere, int(fid.split(",")[0])))
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert text.startswith("read volume file status failed, rpc error: code = Unavailable desc = ")
+        assert server.read(fid).body == b"stays"
+
+    def test_it_takes_the_place_of_the_one_that_is_here(self, server, source):
+        volume_id, data = volume_with_needles(source, count=2, size_bytes=1000)
+        request = pb.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3)
+        server.rpc.AllocateVolume(request, timeout=LIMIT_S)
+        fid = server.store(b"goes", fid=f"{volume_id},aa637037d6")
+        *_, last = copy_volume(server, address_of(source), volume_id)
+        assert last.last_append_at_ns
+        assert {key: server.read(key).body for key in data} == data
+        assert server.read(fid).status == 404
+        assert names(server.data_dir, volume_id) == [
+            f"{volume_id}{extension}" for extension in (".dat", ".idx", ".vif")
+        ]
+
+    def test_no_disk_of_that_type(self, server, source):
+        volume_id = source.new_volume()
+        refused = refusal(lambda: copy_volume(server, address_of(source), volume_id, disk_type="tape"))
+        assert refused == unknown("no space left for disk type tape")
+
+    def test_in_maintenance(self, fresh_server):
+        server = fresh_server()
+        server.rpc.SetState(pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)), timeout=LIMIT_S)
+        text = f"volume server {server.url} is in maintenance mode"
+        assert refusal(lambda: copy_volume(server, "127.0.0.1:1", 1)) == unknown(text)
+        assert refusal(lambda: received(server, info(1), content(b"x"))) == unknown(text)
+
+
+MAKES = {one.name: one for one in implementations.ALL}
+PAIRS = [
+    ("native", "native"),
+    ("native", "go"),
+    ("go", "native"),
+    ("go", "go"),
+    ("native", "mixed-go"),
+    ("mixed-go", "native"),
+]
+
+
+class TestBetweenServersOfDifferentMakes:
+    """Source and target of each pair; mixed ones do natively what this is about."""
+
+    @pytest.fixture(params=PAIRS, ids="-to-".join)
+    def pair(self, request, tmp_path, master, weed):
+        factories = []
+        for position, name in enumerate(request.param):
+            make = MAKES[name]
+            if make.needs_weed and weed is None:
+                pytest.skip(implementations.find_weed()[1])
+            base = tmp_path / f"server{position}"
+            base.mkdir()
+            table = base / "routes.yaml"
+            table.write_text(COPY_ROUTES)
+            factories.append(ServerFactory(make, base, master, weed))
+            factories[-1](*([f"-routes={table}"] if make.mode == "mixed" else []))
+        yield [factory.made[0] for factory in factories]
+        for factory in factories:
+            for made in factory.made:
+                made.end()
+
+    def test_a_volume_arrives_whole(self, pair):
+        source, target = pair
+        volume_id, data = volume_with_needles(source, collection="pics", ttl="3d")
+        gone = data.popitem()[0]
+        assert source.http("DELETE", f"/{gone}").status == 202
+        *_, last = copy_volume(target, address_of(source), volume_id, collection="pics")
+        assert {key: target.read(key).body for key in data} == data
+        assert target.read(gone).status == 404
+        for extension in (".dat", ".idx"):
+            name = f"pics_{volume_id}{extension}"
+            here, there = target.data_dir / name, source.data_dir / name
+            assert here.read_bytes() == there.read_bytes()
+            assert here.stat().st_mtime_ns == there.stat().st_mtime_ns
+        appended = (target.data_dir / f"pics_{volume_id}.dat").read_bytes()[-32:]
+        assert last.last_append_at_ns == int.from_bytes(appended[20:28], "big"), "the deletion is the last record"
+        status = target.rpc.ReadVolumeFileStatus(pb.ReadVolumeFileStatusRequest(volume_id=volume_id), timeout=LIMIT_S)
+        assert status.collection == "pics"
+        fid = target.store(b"and it takes writes", fid=f"{volume_id},ff637037d6")
+        assert target.read(fid).body == b"and it takes writes"
+        wait_until(lambda: is_located(target, volume_id), "the master to know of the copy")
+
+
+def is_located(server, volume_id):
+    found = server.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
+    return server.url in [one["url"] for one in found]
+
+
+@only_native
+class TestLargeVolumes:
+    """Slow: gigabytes are read."""
+
+    ALLOWED_GROWTH_BYTES = 64 * MIB
+
+    @pytest.fixture
+    def sparse_volume(self, fresh_server):
+        """A volume of 4 GiB with two needles, one at each end, and holes in between."""
+        server = fresh_server()
+        volume_id = server.new_volume()
+        first = server.store(b"first", fid=f"{volume_id},01637037d6")
+        server.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=volume_id), timeout=LIMIT_S)
+        offset = 4096 * MIB
+        needle = Needle(needle_id=2, cookie=0x637037D6, data=b"last", checksum=crc32c(b"last"))
+        record = b"".join(encode_needle_parts(needle, 3))
+        with (server.data_dir / f"{volume_id}.dat").open("r+b") as dat:
+            dat.seek(offset)
+            dat.write(record)
+        with (server.data_dir / f"{volume_id}.idx").open("ab") as idx:
+            idx.write(encode_entry(2, to_stored(offset), needle.size, 4))
+        server.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=volume_id), timeout=LIMIT_S)
+        last = f"{volume_id},02637037d6"
+        assert [server.read(fid).body for fid in (first, last)] == [b"first", b"last"]
+        return server, volume_id, offset + len(record)
+
+    @pytest.mark.slow
+    def test_copying_one_costs_little_memory(self, sparse_volume):
+        server, volume_id, size_bytes = sparse_volume
+        copied(server, volume_id, stop_offset=16 * MIB)
+        reset_peak_memory(server.process.pid)
+        before = memory_bytes(server.process.pid, "VmRSS")
+        call = server.rpc.CopyFile(copy_request(volume_id), timeout=120)
+        assert sum(len(message.file_content) for message in call) == size_bytes
+        assert memory_bytes(server.process.pid, "VmHWM") - before < self.ALLOWED_GROWTH_BYTES

@@ -1,0 +1,369 @@
+"""Writes, deletions, copies, tails, faults and reopenings in any order: both sides end needle for needle equal.
+
+Two stores with a volume each. A mover copies the volume's files, or has the destination tail the source from where it
+last knew both equal; a backup follows the source by incremental copies. Streams break at any message, the source is
+written to at any message, the volume is closed at any message.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from native_handlers.format.needle import (
+    FLAG_HAS_LAST_MODIFIED,
+    FLAG_HAS_MIME,
+    FLAG_HAS_NAME,
+    FLAG_HAS_PAIRS,
+    FLAG_HAS_TTL,
+    FLAG_IS_CHUNK_MANIFEST,
+    FLAG_IS_COMPRESSED,
+    Needle,
+)
+from native_handlers.format.ttl import Ttl
+from native_handlers.grpc import tail_sender
+from native_handlers.grpc.context import RpcContext, RpcFailure
+from native_handlers.grpc.incremental_copy import volume_incremental_copy
+from native_handlers.grpc.node import GrpcNode
+from native_handlers.grpc.tail_receiver import volume_tail_receiver
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.append_times import append_time_ns
+from native_handlers.storage.check import check_directory
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import Deleted, NotFound
+from native_handlers.storage.files import OsFiles
+from native_handlers.storage.store import StoreConfig, open_store
+
+VID = 7
+NEEDLE_IDS = range(1, 6)
+
+needle_ids = st.sampled_from(NEEDLE_IDS)
+# An empty payload is left out: its record is that of a deletion, and a destination takes it for one.
+# A number stands for a payload of more than one message.
+payloads = st.one_of(*[st.binary(min_size=1, max_size=40)] * 4, st.integers(1, 3))
+LARGE_BYTES = (2 << 20) + 77
+all_flags = st.sets(
+    st.sampled_from(
+        [
+            FLAG_IS_COMPRESSED,
+            FLAG_HAS_NAME,
+            FLAG_HAS_MIME,
+            FLAG_HAS_LAST_MODIFIED,
+            FLAG_HAS_TTL,
+            FLAG_HAS_PAIRS,
+            FLAG_IS_CHUNK_MANIFEST,
+        ]
+    )
+).map(sum)
+changes = st.lists(st.tuples(needle_ids, st.none() | payloads, all_flags), min_size=1, max_size=6)
+
+
+class UnsyncedFiles(OsFiles):
+    """Nothing here is about power cuts, and syncing is most of the time."""
+
+    def sync(self, fd):
+        pass
+
+    def sync_directory(self, path):
+        pass
+
+
+class Broken(grpc.RpcError):
+    """What a client is told when the line to its peer is cut."""
+
+    def code(self):
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        return "Socket closed"
+
+
+class Line:
+    """A source's messages as the destination gets them; `at(number)` is called before each and may raise Broken.
+
+    `asked` is the number of the last that was asked for: when all is over, of the one that did not come.
+    """
+
+    def __init__(self, messages, at):
+        self._messages, self._at = messages, at
+        self._numbers = itertools.count()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.asked = next(self._numbers)
+        try:
+            self._at(self.asked)
+            return next(self._messages)
+        except RpcFailure as failure:
+            raise _told(failure) from failure
+
+    def cancel(self):
+        self._messages.close()
+
+
+def _told(failure):
+    told = Broken(failure.message)
+    told.code, told.details = lambda: failure.code, lambda: failure.message
+    return told
+
+
+class Side:
+    """One server: a store in a directory of its own."""
+
+    def __init__(self, name):
+        self.directory = Path(tempfile.mkdtemp(prefix=f"tail-{name}-"))
+        location = LocationConfig(self.directory, self.directory, 8)
+        self.store = open_store(StoreConfig((location,)), files=UnsyncedFiles())
+
+    @property
+    def volume(self):
+        return self.store.find_volume(VID)
+
+    @property
+    def dat(self):
+        return (self.directory / f"{VID}.dat").read_bytes()
+
+    def change(self, needle_id, data, flags):
+        """Writes a needle, or deletes it where there are no data."""
+        if data is None:
+            self.store.delete_needle(VID, needle_id, needle_id, checksum=flags)
+            return
+        if isinstance(data, int):
+            data = bytes([data]) * LARGE_BYTES
+        needle = Needle(needle_id, needle_id, data, flags, b"name", b"text/x", 1_700_000_000, Ttl(9, 6), b"{}")
+        self.store.write_needle(VID, needle)
+
+    def needles(self):
+        """What is stored, but for when."""
+        return {needle_id: self._facts(needle_id) for needle_id in NEEDLE_IDS}
+
+    def _facts(self, needle_id):
+        try:
+            read = self.store.read_needle(VID, needle_id, cookie=None)
+        except (NotFound, Deleted):
+            return None
+        try:
+            one = read.needle
+            meta = (one.flags, one.name, one.mime, one.last_modified_s, one.ttl, one.pairs)
+            return (one.cookie, bytes(one.data), one.checksum, one.size, *meta)
+        finally:
+            read.release()
+
+    def last_append_ns(self):
+        with self.volume.open_log() as log:
+            if not log.row_count:
+                return 0
+            return append_time_ns(log, next(log.rows(log.row_count - 1)))
+
+    def end(self):
+        self.store.close()
+        report = check_directory(self.directory)
+        assert report.is_healthy, str(report)
+        shutil.rmtree(self.directory)
+
+
+def node_of(store, peers=None):
+    return GrpcNode(store=store, state=None, facts=None, masters=None, peers=peers, leave=None)
+
+
+def context():
+    return RpcContext("127.0.0.1", 1, (), "", lambda: True, lambda _: True, lambda: None)
+
+
+class TailMachine(RuleBasedStateMachine):
+    """`since_ns` is up to when the destination is known to have everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(tail_sender, "ROUND_S", 0.0)
+        self.source, self.target = Side("source"), Side("target")
+        self.source.store.allocate_volume(VID)
+        self.target.store.allocate_volume(VID)
+        self.since_ns = 0
+        self.backup = self.source.dat
+        self.backup_ns, self.backup_needles = 0, self.source.needles()
+        self.at = lambda number: None
+
+    @contextmanager
+    def open_volume_server(self, address):
+        assert address == "source"
+        self.line = None
+
+        class Client:
+            def VolumeTailSender(_, request):  # noqa: N802, N805  as the RPC is called; `self` is the machine
+                messages = tail_sender.volume_tail_sender(node_of(self.source.store), context(), request)
+                self.line = Line(messages, self.at)
+                return self.line
+
+        try:
+            yield Client()
+        finally:
+            self.line.cancel()
+
+    def follow(self, at=lambda number: None):
+        """One VolumeTailReceiver from where both are known to be equal."""
+        self.at = at
+        request = pb.VolumeTailReceiverRequest(
+            volume_id=VID, since_ns=self.since_ns, idle_timeout_seconds=1, source_volume_server="source"
+        )
+        volume_tail_receiver(node_of(self.target.store, self), context(), request)
+
+    def end_of_follow(self, at):
+        """The code that it failed with, or None."""
+        try:
+            self.follow(at)
+        except RpcFailure as failure:
+            return failure.code
+        return None
+
+    def must_be_equal(self):
+        assert self.target.needles() == self.source.needles()
+        self.since_ns = self.source.last_append_ns()
+
+    @rule(ops=changes)
+    def change(self, ops):
+        for op in ops:
+            self.source.change(*op)
+
+    @rule()
+    def tail(self):
+        self.follow()
+        self.must_be_equal()
+
+    @rule(ops=changes, first=st.integers(0, 4))
+    def tail_while_it_is_written_to(self, ops, first):
+        """A change at each message from `first` on; the tail ends when there was nothing new."""
+        left = list(ops)
+        last = 0
+
+        def at(number):
+            nonlocal last
+            if number >= first and left:
+                self.source.change(*left.pop(0))
+                last = number
+
+        self.follow(at)
+        self.must_be_equal_unless_late(last, is_done=not left)
+
+    @rule(ops=changes, when=st.integers(0, 4))
+    def tail_while_the_source_is_opened_anew(self, ops, when):
+        def at(number):
+            if number == when:
+                self.reopen(is_source=True)
+                for op in ops:
+                    self.source.change(*op)
+
+        self.follow(at)
+        self.must_be_equal_unless_late(when, is_done=True)
+
+    def must_be_equal_unless_late(self, when, *, is_done):
+        """What is written after the last heartbeat comes too late."""
+        if when == self.line.asked or not is_done:
+            self.follow()
+        self.must_be_equal()
+
+    @rule(ops=changes, cut=st.integers(0, 5))
+    def tail_that_breaks(self, ops, cut):
+        """Nothing is promised then, but that a later tail from the same time makes good."""
+        for op in ops:
+            self.source.change(*op)
+
+        def at(number):
+            if number == cut:
+                raise Broken
+
+        code = self.end_of_follow(at)
+        assert code in {None, grpc.StatusCode.UNAVAILABLE}
+        if code is None:
+            self.must_be_equal()
+
+    @rule(ops=changes, when=st.integers(0, 5), is_source=st.booleans())
+    def tail_while_a_volume_is_closed(self, ops, when, is_source):
+        """It never ends as if it were complete."""
+        side = self.source if is_source else self.target
+        for op in ops:
+            self.source.change(*op)
+        was_closed = False
+
+        def at(number):
+            nonlocal was_closed
+            if number == when:
+                was_closed = True
+                side.store.unmount_volume(VID)
+
+        code = self.end_of_follow(at)
+        assert code in {None, grpc.StatusCode.UNKNOWN}
+        if was_closed:
+            side.store.mount_volume(VID)
+            assert side.store.findings == []
+        if code is None:
+            self.must_be_equal()
+
+    @rule(is_source=st.booleans())
+    def reopen(self, is_source):
+        side = self.source if is_source else self.target
+        side.store.unmount_volume(VID)
+        side.store.mount_volume(VID)
+        assert side.store.findings == []
+
+    @rule(ops=changes)
+    def copy(self, ops):
+        """The volume's files replace the destination's, while the source goes on: what came since is tailed."""
+        self.target.store.delete_volume(VID, only_empty=False)
+        with self.source.volume.open_log() as log:
+            for name, end in ((f"{VID}.dat", log.dat_end_bytes), (f"{VID}.idx", log.row_count * 16)):
+                data = (self.source.directory / name).read_bytes()[:end]
+                (self.target.directory / name).write_bytes(data)
+            last = list(log.rows(log.row_count - 1)) if log.row_count else []
+            self.since_ns = append_time_ns(log, last[0]) if last else 0
+            for op in ops:
+                self.source.change(*op)
+        shutil.copyfile(self.source.directory / f"{VID}.vif", self.target.directory / f"{VID}.vif")
+        self.target.store.mount_volume(VID)
+        assert self.target.store.findings == []
+
+    @rule(ops=changes, when=st.integers(0, 2))
+    def back_up(self, ops, when):
+        """What `weed backup` does: appends the bytes since the last time that it has."""
+        request = pb.VolumeIncrementalCopyRequest(volume_id=VID, since_ns=self.backup_ns)
+        self.backup_ns, self.backup_needles = self.source.last_append_ns(), self.source.needles()
+        end = self.source.volume.size_bytes
+        for number, piece in enumerate(volume_incremental_copy(node_of(self.source.store), context(), request)):
+            self.backup += piece.file_content
+            if number == when:
+                for op in ops:
+                    self.source.change(*op)
+        assert self.backup == self.source.dat[:end]
+
+    @rule()
+    def restore(self):
+        """The backup, without an index, opens as the volume that it was."""
+        restored = Side("backup")
+        (restored.directory / f"{VID}.dat").write_bytes(self.backup)
+        (restored.directory / f"{VID}.idx").touch()
+        restored.store.mount_volume(VID)
+        assert restored.needles() == self.backup_needles
+        restored.end()
+
+    def teardown(self):
+        self.follow()
+        self.must_be_equal()
+        self.source.end()
+        self.target.end()
+        self.patch.undo()
+
+
+TestTail = TailMachine.TestCase
+TestTail.settings = settings(stateful_step_count=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)

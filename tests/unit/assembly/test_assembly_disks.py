@@ -1,0 +1,57 @@
+"""The tasks that watch disks: each disk by itself, and none in the way of the server's end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+import trio
+
+from native_handlers.storage.disk_probe import ProbeConfig
+from supervisor.assembly.disks import serve_disk_watch
+
+
+@dataclass
+class FakeWatch:
+    """Counts, and hangs in `look` where it `hangs`."""
+
+    config: ProbeConfig
+    hangs: threading.Event | None = None
+    looks: int = 0
+    probes: int = 0
+    is_seen: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        self.looks += 1
+        if self.looks >= 3:
+            self.is_seen.set()
+        if self.hangs is not None:
+            self.hangs.wait(60)
+
+    def probe(self) -> None:
+        self.probes += 1
+        if self.probes >= 3:
+            self.is_seen.set()
+
+
+async def test_a_hung_disk_delays_neither_another_nor_the_end():
+    go_on = threading.Event()
+    hung, well = FakeWatch(ProbeConfig(), hangs=go_on), FakeWatch(ProbeConfig())
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for watch in (hung, well):
+                nursery.start_soon(lambda watch=watch: serve_disk_watch(watch, look_interval_s=0.001))
+            await trio.to_thread.run_sync(well.is_seen.wait, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+    assert (hung.looks, hung.probes, well.probes) == (1, 0, 0)
+    go_on.set()
+
+
+async def test_the_probe_is_on_where_it_is_wanted():
+    watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: serve_disk_watch(watch, min_probe_interval_s=0.001))
+            await trio.to_thread.run_sync(watch.is_seen.wait, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+    assert watch.looks == 1

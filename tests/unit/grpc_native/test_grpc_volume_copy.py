@@ -1,0 +1,523 @@
+"""VolumeCopy between two real stores: what arrives, what is told, and what is left when it fails at any point."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import threading
+
+import grpc
+import pytest
+from grpc_copy_kit import COOKIE, SOURCE, Caller, Source, contents, fill
+from grpc_native_fakes import FakeMasters, make_node
+
+from native_handlers.format.needle import Needle
+from native_handlers.grpc import copy_client, volume_copy
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.state_keeper import StoreStateKeeper
+from native_handlers.grpc.throttle import Throttle
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage import outgoing
+from native_handlers.storage.check import check_directory
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import VolumeArriving, VolumeExists
+from native_handlers.storage.files import DiskSpace, OsFiles
+from native_handlers.storage.report import VolumeEventKind
+from native_handlers.storage.store import StoreConfig, open_store
+
+OWN = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
+
+
+class FullFiles(OsFiles):
+    """The n-th write fails, as on a full disk. Counts what is open."""
+
+    def __init__(self):
+        self.writes_left = None
+        self.opened = set()
+        self.free_bytes = None
+
+    def open(self, path, flags, mode=0o644):
+        fd = super().open(path, flags, mode)
+        self.opened.add(fd)
+        return fd
+
+    def close(self, fd):
+        self.opened.discard(fd)
+        super().close(fd)
+
+    def write(self, fd, parts, offset_bytes):
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left < 0:
+                super().write(fd, [b"".join(parts)[:7]], offset_bytes)
+                raise OSError(errno.ENOSPC, "No space left on device")
+        super().write(fd, parts, offset_bytes)
+
+    def disk_space(self, path):
+        space = super().disk_space(path)
+        return space if self.free_bytes is None else DiskSpace(space.all_bytes, self.free_bytes)
+
+
+def open_at(path, files, **more):
+    path.mkdir(exist_ok=True)
+    location = LocationConfig(path, path, 8, min_free_percent=0.0, **more)
+    return open_store(StoreConfig((location,), offset_width_bytes=4), files=files)
+
+
+@pytest.fixture
+def files():
+    return FullFiles()
+
+
+@pytest.fixture
+def source_store(tmp_path):
+    store = open_at(tmp_path / "source", OsFiles())
+    yield store
+    store.close()
+    assert check_directory(tmp_path / "source").is_healthy
+
+
+@pytest.fixture
+def source(tmp_path, source_store):
+    return Source(make_node(tmp_path, source_store))
+
+
+@pytest.fixture
+def target(tmp_path, files):
+    store = open_at(tmp_path / "target", files)
+    yield store
+    files.writes_left = None
+    store.close()
+    assert check_directory(tmp_path / "target").is_healthy
+
+
+@pytest.fixture
+def node(tmp_path, target, source):
+    return make_node(tmp_path, target, state=StoreStateKeeper(target), masters=FakeMasters(), peers=source)
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch):
+    monkeypatch.setattr(outgoing, "PIECE_BYTES", 10_000)
+
+
+@pytest.fixture
+def caller():
+    return Caller()
+
+
+def copy(node, caller, **fields):
+    request = pb.VolumeCopyRequest(**{"volume_id": 7, "source_data_node": SOURCE, **fields})
+    return volume_copy.volume_copy(node, caller.context, request)
+
+
+def failure_of(node, caller, **fields):
+    with pytest.raises(RpcFailure) as caught:
+        list(copy(node, caller, **fields))
+    return caught.value
+
+
+def names(tmp_path, directory="target"):
+    return sorted(path.name for path in (tmp_path / directory).iterdir() if path.name not in OWN)
+
+
+class TestWhatArrives:
+    @pytest.mark.parametrize("fields", [{}, {"collection": "pics", "ttl": "3d", "replication": "001"}])
+    def test_the_volume(self, node, caller, source_store, target, tmp_path, fields):
+        data = fill(source_store, **fields)
+        source_store.sync()
+        (last,) = copy(node, caller)
+        assert contents(target, data) == data
+        volume, original = target.find_volume(7), source_store.find_volume(7)
+        assert last == pb.VolumeCopyResponse(last_append_at_ns=original._opened.last_append_at_ns)
+        assert (volume.collection, volume.ttl, str(volume.replica_placement)) == (
+            original.collection,
+            original.ttl,
+            str(original.replica_placement),
+        )
+        assert names(tmp_path) == names(tmp_path, "source")
+        for name in names(tmp_path):
+            here, there = tmp_path / "target" / name, tmp_path / "source" / name
+            assert here.read_bytes() == there.read_bytes()
+            assert here.stat().st_mtime_ns == there.stat().st_mtime_ns
+
+    def test_an_empty_volume(self, node, caller, source_store, target):
+        source_store.allocate_volume(7)
+        (last,) = copy(node, caller)
+        assert last.last_append_at_ns == source_store.find_volume(7).report().modified_at_s * 10**9
+        assert target.find_volume(7).is_empty
+        target.write_needle(7, Needle(cookie=COOKIE, needle_id=1, data=b"it takes writes"))
+
+    def test_in_place_of_the_one_that_is_here(self, node, caller, source_store, target, tmp_path):
+        fill(target, collection="old", seed=b"old")
+        data = fill(source_store)
+        events = []
+        target.add_listener(lambda event: events.append((event.kind, event.collection)))
+        list(copy(node, caller))
+        assert contents(target, data) == data
+        assert events == [(VolumeEventKind.REMOVED, "old"), (VolumeEventKind.ADDED, "")]
+        assert names(tmp_path) == ["7.dat", "7.idx", "7.vif"]
+
+    def test_what_lies_there_unmounted_goes(self, node, caller, source_store, target, tmp_path):
+        fill(target, seed=b"old")
+        target.unmount_volume(7)
+        (tmp_path / "target" / "7.cpd").touch()
+        data = fill(source_store)
+        list(copy(node, caller))
+        assert contents(target, data) == data
+        assert names(tmp_path) == ["7.dat", "7.idx", "7.vif"]
+
+    def test_nothing_that_is_written_meanwhile(self, node, caller, source, source_store, target):
+        data = fill(source_store)
+
+        def write_on(request, messages):
+            for number, message in enumerate(messages):
+                needle = Needle(cookie=COOKIE, needle_id=1000 + number, data=b"late" * 5000)
+                source_store.write_needle(7, needle)
+                yield message
+
+        source.change_stream = write_on
+        list(copy(node, caller))
+        assert contents(target, data) == data
+        assert not target.find_volume(7).is_read_only
+        assert target.find_volume(7).report().file_count == len(data) + 1
+
+    def test_a_source_without_vif(self, node, caller, source, source_store, target):
+        data = fill(source_store)
+        source.change_stream = lambda request, messages: iter(()) if request.ext == ".vif" else messages
+        list(copy(node, caller))
+        assert contents(target, data) == data
+
+    def test_the_disk_type_that_is_asked_for(self, tmp_path, source, source_store, caller):
+        data = fill(source_store)
+        for name in ("hdd", "ssd"):
+            (tmp_path / name).mkdir()
+        locations = tuple(LocationConfig(tmp_path / name, tmp_path / name, 8, kind) for name, kind in DISKS)
+        store = open_store(StoreConfig(locations, offset_width_bytes=4))
+        node = make_node(tmp_path, store, peers=source)
+        for disk_type, name in (("", "hdd"), ("SSD", "ssd"), ("hdd", "hdd")):
+            list(copy(node, caller, disk_type=disk_type))
+            assert contents(store, data) == data
+            assert (tmp_path / name / "7.dat").exists()
+        failure = failure_of(node, caller, disk_type="tape")
+        assert (failure.message, failure.code) == ("no space left for disk type tape", grpc.StatusCode.UNKNOWN)
+        store.close()
+
+    def test_progress(self, node, caller, source_store, monkeypatch):
+        monkeypatch.setattr(volume_copy, "PROGRESS_BYTES", 20_000)
+        fill(source_store)
+        *progress, last = copy(node, caller)
+        assert [message.processed_bytes for message in progress] == [30_000, 60_000]
+        assert not any(message.last_append_at_ns for message in progress)
+        assert last.last_append_at_ns
+
+    def test_what_is_asked_of_the_source(self, node, caller, source, source_store):
+        fill(source_store, collection="pics")
+        list(copy(node, caller, collection="pics"))
+        volume = source_store.find_volume(7)
+        dat, idx = volume.file_sizes()
+        assert source.asked == [
+            pb.ReadVolumeFileStatusRequest(volume_id=7),
+            pb.CopyFileRequest(
+                volume_id=7, ext=".dat", stop_offset=dat, collection="pics", ignore_source_file_not_found=True
+            ),
+            pb.CopyFileRequest(volume_id=7, ext=".idx", stop_offset=idx, collection="pics"),
+            pb.CopyFileRequest(
+                volume_id=7, ext=".vif", stop_offset=1 << 20, collection="pics", ignore_source_file_not_found=True
+            ),
+        ]
+
+
+DISKS = (("hdd", ""), ("ssd", "ssd"))
+
+
+class TestWhatIsRefused:
+    """Before anything here is touched."""
+
+    @pytest.fixture(autouse=True)
+    def _the_old_one_stays(self, target):
+        data = fill(target, seed=b"old")
+        yield
+        assert contents(target, data) == data
+
+    def test_in_maintenance(self, node, caller):
+        node.state.update(pb.VolumeServerState(maintenance=True))
+        assert failure_of(node, caller).message == "volume server node-1 is in maintenance mode"
+
+    def test_from_a_source_without_the_volume(self, node, caller, source):
+        failure = failure_of(node, caller)
+        text = "read volume file status failed, rpc error: code = Unknown desc = not found volume id 7"
+        assert (failure.message, failure.code) == (text, grpc.StatusCode.UNKNOWN)
+        assert not source.is_connected
+
+    def test_from_a_source_that_is_not_there(self, node, caller, source):
+        def fail(_status):
+            raise RpcFailure("connection refused", grpc.StatusCode.UNAVAILABLE)
+
+        source.change_status = fail
+        fill(source.node.store)
+        failure = failure_of(node, caller)
+        text = "read volume file status failed, rpc error: code = Unavailable desc = connection refused"
+        assert (failure.message, failure.code) == (text, grpc.StatusCode.UNAVAILABLE)
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:8080", "127.0.0.1:8080.18080"])
+    def test_from_itself(self, node, caller, address):
+        text = "volume server 127.0.0.1:8080 cannot copy a volume from itself"
+        assert failure_of(node, caller, source_data_node=address).message == text
+
+    def test_from_a_remote_tier(self, node, caller, source, source_store):
+        fill(source_store)
+
+        def tiered(status):
+            status.volume_info.files.add(backend_type="s3", backend_id="default", key="k")
+            return status
+
+        source.change_status = tiered
+        text = "volume 7 is in remote storage s3.default, which is not supported here yet"
+        assert failure_of(node, caller).message == text
+
+    @pytest.mark.parametrize("collection", ["../up", "a/b", ".."])
+    def test_from_a_source_that_points_elsewhere(self, node, caller, source, source_store, collection):
+        fill(source_store)
+
+        def elsewhere(status):
+            status.collection = collection
+            return status
+
+        source.change_status = elsewhere
+        assert failure_of(node, caller).message == f'invalid collection "{collection}"'
+
+    def test_twice_at_once(self, node, caller, source_store, target):
+        target.locations[0].arriving.add(7)
+        fill(source_store)
+        assert failure_of(node, caller).message == "volume 7 is being copied here already"
+        target.locations[0].arriving.discard(7)
+
+    def test_for_a_client_that_has_left(self, node, caller, source_store):
+        fill(source_store)
+        caller.leave()
+        assert failure_of(node, caller).code is grpc.StatusCode.CANCELLED
+
+
+def change_size(field, by):
+    def change(status):
+        setattr(status, field, getattr(status, field) + by)
+        return status
+
+    return change
+
+
+class TestWhatFails:
+    """On the way. Nothing of it is left, nothing is open, and the next attempt succeeds."""
+
+    @pytest.fixture
+    def data(self, source_store):
+        return fill(source_store)
+
+    @pytest.fixture(autouse=True)
+    def _nothing_is_left(self, data, node, source, source_store, target, files, tmp_path):
+        before = set(files.opened)
+        yield
+        assert names(tmp_path) == []
+        assert files.opened == before
+        assert not source.is_connected
+        assert not target.locations[0].arriving
+        assert target.find_volume(7) is None
+        files.writes_left = files.free_bytes = None
+        target.locations[0]._gauge.ask()
+        source.change_stream, source.change_status = lambda request, messages: messages, lambda status: status
+        list(copy(node, Caller()))
+        assert contents(target, data) == data
+
+    @pytest.mark.parametrize("extension", [".dat", ".idx", ".vif"])
+    @pytest.mark.parametrize("after", [0, 1])
+    def test_the_source_dies(self, node, caller, source, extension, after):
+        def die(request, messages):
+            for number, message in enumerate(messages):
+                if request.ext == extension and number == after:
+                    break
+                yield message
+            if request.ext == extension:
+                raise RpcFailure("Socket closed", grpc.StatusCode.UNAVAILABLE)
+
+        source.change_stream = die
+        failure = failure_of(node, caller)
+        text = f"receiving 7{extension}: rpc error: code = Unavailable desc = Socket closed"
+        assert failure.message == f"failed to copy 7{extension} file: {text}"
+        assert failure.code is grpc.StatusCode.UNKNOWN
+
+    @pytest.mark.parametrize("writes", range(10))
+    def test_the_disk_is_full(self, node, caller, files, source_store, writes):
+        """20 needles of 3000 bytes are 7 pieces of .dat, one of .idx and one of .vif; the note is first."""
+        files.writes_left = writes
+        failure = failure_of(node, caller)
+        assert failure.code is grpc.StatusCode.UNKNOWN
+        assert "no space left on device" in failure.message
+        what = "write .note for volume 7" if writes == 0 else "failed to copy 7."
+        assert failure.message.startswith(what)
+
+    def test_there_is_no_room_from_the_start(self, node, caller, files, source_store, target):
+        dat, _ = source_store.find_volume(7).file_sizes()
+        for free in (0, dat):
+            files.free_bytes = free
+            target.locations[0]._gauge.ask()
+            assert failure_of(node, caller).message == "no space left for disk type hdd"
+
+    @pytest.mark.parametrize("step", range(12))
+    def test_the_client_goes_before_a_message(self, node, caller, source, step):
+        """Before message `step` of the three files; the last ones come when all is here."""
+        count = iter(range(1000))
+
+        def leave(request, messages):
+            for message in messages:
+                if next(count) == step:
+                    caller.leave()
+                yield message
+            if next(count) == step:
+                caller.leave()
+
+        source.change_stream = leave
+        failure = failure_of(node, caller)
+        assert (failure.code, failure.message) == (grpc.StatusCode.CANCELLED, "the client is gone")
+
+    def test_the_client_takes_no_more_messages(self, node, caller, monkeypatch):
+        monkeypatch.setattr(volume_copy, "PROGRESS_BYTES", 20_000)
+        messages = copy(node, caller)
+        assert next(messages).processed_bytes == 30_000
+        messages.close()
+
+    @pytest.mark.parametrize(
+        ("change", "text"),
+        [
+            (change_size("dat_file_size", 8), "the dat file size [{dat}] is not same as origin file size [{more_dat}]"),
+            (
+                change_size("idx_file_size", 16),
+                "idx file {path}.idx size [{idx}] is not same as origin file size [{more_idx}]",
+            ),
+        ],
+    )
+    def test_sizes_are_not_as_said(self, node, caller, source, source_store, tmp_path, change, text):
+        dat, idx = source_store.find_volume(7).file_sizes()
+        source.change_status = change
+        expected = text.format(path=tmp_path / "target" / "7", dat=dat, more_dat=dat + 8, idx=idx, more_idx=idx + 16)
+        assert failure_of(node, caller).message == expected
+
+    @pytest.mark.parametrize(
+        ("extension", "text"),
+        [
+            (".dat", "get dat file info failed, stat {path}.dat: no such file or directory"),
+            (".idx", "stat idx file {path}.idx failed: stat {path}.idx: no such file or directory"),
+        ],
+    )
+    def test_the_source_has_no_such_file(self, node, caller, source, tmp_path, extension, text):
+        source.change_stream = lambda request, messages: iter(()) if request.ext == extension else messages
+        assert failure_of(node, caller).message == text.format(path=tmp_path / "target" / "7")
+
+    def test_the_source_does_not_stop(self, node, caller, source, source_store):
+        dat, _ = source_store.find_volume(7).file_sizes()
+
+        def endless(request, messages):
+            while True:
+                yield pb.CopyFileResponse(file_content=bytes(10_000), modified_ts_ns=1)
+
+        source.change_stream = endless
+        expected = f"failed to copy 7.dat file: the source sent more than the {dat} bytes that were asked for"
+        assert failure_of(node, caller).message == expected
+
+    def test_the_source_was_compacted_meanwhile(self, node, caller, source):
+        source.change_status = change_size("compaction_revision", 1)
+        text = "receiving 7.dat: rpc error: code = Unknown desc = volume 7 is compacted"
+        assert failure_of(node, caller).message == f"failed to copy 7.dat file: {text}"
+
+    def test_what_came_is_no_volume(self, node, caller, source):
+        def garbled(request, messages):
+            for message in messages:
+                message.file_content = bytes(len(message.file_content))
+                yield message
+
+        source.change_stream = garbled
+        assert failure_of(node, caller).message == "failed to mount volume 7: volume 7 not found on disk"
+
+
+class TestMeanwhile:
+    def test_nobody_else_touches_its_files(self, node, caller, source, source_store, target):
+        data = fill(source_store)
+        seen = []
+
+        def interfere(request, messages):
+            for message in messages:
+                target.load_new_volumes()
+                with pytest.raises(VolumeExists):
+                    target.allocate_volume(7)
+                with pytest.raises(VolumeArriving):
+                    target.begin_copy(7, "", "", 0)
+                target.unmount_volume(7)
+                seen.append(target.find_volume(7))
+                yield message
+
+        source.change_stream = interfere
+        list(copy(node, caller))
+        assert seen
+        assert not any(seen)
+        assert contents(target, data) == data
+
+    def test_the_store_closes(self, node, caller, source, source_store, target, tmp_path):
+        fill(source_store)
+
+        def close(request, messages):
+            yield from messages
+            if request.ext == ".vif":
+                target.close()
+
+        source.change_stream = close
+        assert failure_of(node, caller).message == "failed to mount volume 7: the store is closed"
+        assert names(tmp_path) == []
+
+
+class TestThrottle:
+    def test_it_keeps_the_pace(self):
+        now_ns, pauses = [0], []
+
+        def pause(seconds):
+            pauses.append(seconds)
+            now_ns[0] += round(seconds * 10**9)
+
+        throttle = Throttle(1000, pause, lambda: now_ns[0])
+        for _ in range(10):
+            throttle.passed(100)
+        assert sum(pauses) == pytest.approx(1.0, abs=0.02)
+
+    def test_a_slow_peer_is_not_made_up_for(self):
+        now_ns, pauses = [0], []
+        throttle = Throttle(1000, pauses.append, lambda: now_ns[0])
+        now_ns[0] = 60 * 10**9
+        throttle.passed(1000)
+        assert pauses == [pytest.approx(1.0, abs=0.02)]
+
+    @pytest.mark.parametrize("rate", [0, -1])
+    def test_no_bound(self, rate):
+        Throttle(rate, pytest.fail).passed(1 << 40)
+
+    @pytest.mark.parametrize(
+        ("asked", "own", "expected"), [(0, 0, 0), (0, 500, 500), (300, 500, 300), (-1, 500, 500), (300, 0, 300)]
+    )
+    def test_whose_pace_it_is(self, node, caller, source_store, monkeypatch, asked, own, expected):
+        rates = []
+
+        def throttle(rate, pause):
+            rates.append(rate)
+            return Throttle(0, pause)
+
+        monkeypatch.setattr(volume_copy, "Throttle", throttle)
+        source_store.allocate_volume(7)
+        node = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=own))
+        list(copy(node, caller, io_byte_per_second=asked))
+        assert rates == [expected]
+
+    def test_a_pause_ends_with_the_call(self, caller):
+        end = copy_client.CallEnd(caller.context)
+        thread = threading.Timer(0, caller.leave)
+        thread.start()
+        with pytest.raises(RpcFailure):
+            end.pause(3600)
+        thread.join()

@@ -1,0 +1,180 @@
+"""Large streams through the byte relay: nothing is lost or reordered on the way through the kernel, and ends and
+breaks are as on the ordinary way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from supervisor.net import bulk_pass, byte_relay
+from supervisor.net.bulk_pass import Pipes, pass_in_bulk
+from supervisor.net.byte_relay import _pass
+
+DEADLINE_S = 20.0
+BLOCK = os.urandom(1 << 20)
+
+
+@pytest.fixture(autouse=True)
+async def deadline():
+    with trio.fail_after(DEADLINE_S):
+        yield
+
+
+@asynccontextmanager
+async def connection():
+    """Both ends of a TCP connection."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        near = await trio.open_tcp_stream(*listener.socket.getsockname())
+        async with near, await listener.accept() as far:
+            yield near, far
+
+
+@asynccontextmanager
+async def relayed(pipes=None):
+    """(sender, receiver, pipes), with the relay's inner loop between them; `done` says how it ended."""
+    pipes = pipes or Pipes()
+    async with connection() as (sender, source), connection() as (sink, receiver), trio.open_nursery() as nursery:
+        done = []
+        ended = trio.Event()
+
+        async def run():
+            done.append(await _pass(source, sink, pipes, nursery.cancel_scope))
+            await sink.send_eof()
+            ended.set()
+
+        nursery.start_soon(run)
+        yield sender, receiver, (done, ended)
+        nursery.cancel_scope.cancel()
+
+
+async def send(sender, size_mib):
+    digest = hashlib.sha256()
+    for number in range(size_mib):
+        block = number.to_bytes(8, "big") + BLOCK[8:]
+        digest.update(block)
+        await sender.send_all(block)
+    return digest.hexdigest()
+
+
+async def receive(receiver):
+    digest = hashlib.sha256()
+    async for chunk in receiver:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def bulk_calls(monkeypatch):
+    """How each turn of bulk traffic ended."""
+    calls = []
+
+    async def counting(source, sink, pipes):
+        ended = await pass_in_bulk(source, sink, pipes)
+        calls.append(ended)
+        return ended
+
+    monkeypatch.setattr(byte_relay, "pass_in_bulk", counting)
+    return calls
+
+
+async def test_a_large_stream_arrives_whole_and_its_end_does(bulk_calls):
+    async with relayed() as (sender, receiver, (done, ended)), trio.open_nursery() as nursery:
+        digests = []
+
+        async def sending():
+            digests.append(await send(sender, 64))
+            await sender.send_eof()
+
+        nursery.start_soon(sending)
+        assert await receive(receiver) == (await _settled(digests))
+        await ended.wait()
+        assert done == [True]
+    assert bulk_calls[-1] is True, "it went through the pipe to its end"
+
+
+async def _settled(digests):
+    while not digests:  # noqa: ASYNC110  the sender is about to write it down
+        await trio.sleep(0.001)
+    return digests[0]
+
+
+@pytest.mark.parametrize("hindrance", ["none left", "no descriptors"])
+async def test_without_a_pipe_it_goes_the_ordinary_way(bulk_calls, monkeypatch, hindrance):
+    if hindrance == "no descriptors":
+
+        def fail(_flags):
+            raise OSError(24, "Too many open files")
+
+        monkeypatch.setattr(os, "pipe2", fail)
+    pipes = Pipes(0 if hindrance == "none left" else 8)
+    async with relayed(pipes) as (sender, receiver, _), trio.open_nursery() as nursery:
+        digests = []
+
+        async def sending():
+            digests.append(await send(sender, 16))
+            await sender.send_eof()
+
+        nursery.start_soon(sending)
+        assert await receive(receiver) == (await _settled(digests))
+    assert not any(bulk_calls)
+
+
+async def test_a_quiet_stream_gives_its_pipe_back(monkeypatch):
+    monkeypatch.setattr(bulk_pass, "QUIET_S", 0.0)
+    pipes = Pipes(1)
+    before = len(os.listdir("/proc/self/fd"))
+    async with connection() as (sender, source), connection() as (sink, receiver):
+        await sender.send_all(b"x" * 1000)
+        assert await pass_in_bulk(source, sink, pipes) is False
+        assert await receiver.receive_some(2000) == b"x" * 1000
+        with pipes.borrowed() as pipe:
+            assert pipe is not None, "it is back"
+            with pipes.borrowed() as another:
+                assert another is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_slow_reader_slows_the_sender():
+    async with relayed() as (sender, receiver, _):
+        sent = 0
+        with trio.move_on_after(0.5) as waiting:
+            while sent < 256:
+                await sender.send_all(BLOCK)
+                sent += 1
+        assert waiting.cancelled_caught, "what nobody reads piles up nowhere"
+        assert await receiver.receive_some(8) == BLOCK[:8]
+
+
+@pytest.mark.parametrize("side", ["source", "sink"])
+async def test_a_broken_side_breaks_the_turn(side):
+    async with connection() as (sender, source), connection() as (sink, receiver):
+        broken = sender if side == "source" else receiver
+        await sender.send_all(b"x" * 100_000)
+        if side == "source":
+            await source.receive_some(1)
+        broken.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        broken.socket.close()
+
+        async def go_on():
+            while True:
+                await pass_in_bulk(source, sink, Pipes())
+                await sender.send_all(b"more")
+
+        with pytest.raises(trio.BrokenResourceError):
+            await go_on()
+
+
+async def test_cancelling_gives_everything_back():
+    before = len(os.listdir("/proc/self/fd"))
+    async with connection() as (sender, source), connection() as (sink, _receiver):
+        await sender.send_all(b"x" * 100_000)
+        with trio.move_on_after(0.05):
+            await pass_in_bulk(source, sink, Pipes())
+    assert len(os.listdir("/proc/self/fd")) == before
