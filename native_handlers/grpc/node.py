@@ -102,6 +102,7 @@ class GrpcNode:
     Args:
         leave: stops the heartbeats for good; harmless when repeated.
         memory: the memory figures of this server, over both engines where there are two.
+        can_compact: whether either engine serves VacuumVolumeCompact.
         coded_disk_ids: the disks on which shards of an erasure-coded volume are mounted, whichever engine did it.
     """
 
@@ -113,4 +114,5 @@ class GrpcNode:
     leave: Callable[[], None]
     memory: Callable[[], MemStatus] = field(default=own_memory_status)
     clock_ns: Callable[[], int] = time.time_ns
+    can_compact: bool = True
     coded_disk_ids: Callable[[int], Sequence[int]] = field(default=lambda _volume_id: ())

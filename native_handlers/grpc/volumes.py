@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import grpc
 from google.protobuf import json_format
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
@@ -171,9 +172,17 @@ def read_volume_file_status(
 def vacuum_volume_check(
     node: GrpcNode, _context: RpcContext, request: pb.VacuumVolumeCheckRequest
 ) -> pb.VacuumVolumeCheckResponse:
-    """The share of the content that was deleted."""
+    """The share of the content that was deleted.
+
+    Wilful difference: where nothing here can compact, it fails instead of naming any. A master that hears of garbage
+    takes the volume out of its writable ones first, waits half a minute, asks for the compaction, and does not put the
+    volume back when that fails.
+    """
     report = _report_of(node, request.volume_id, "volume id %d is not found during check compact")
-    return pb.VacuumVolumeCheckResponse(garbage_ratio=garbage_ratio(report))
+    ratio = garbage_ratio(report)
+    if ratio and not node.can_compact:
+        raise RpcFailure("there is garbage, but volumes cannot be compacted here", grpc.StatusCode.UNIMPLEMENTED)
+    return pb.VacuumVolumeCheckResponse(garbage_ratio=ratio)
 
 
 def garbage_ratio(report: VolumeReport) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.memory import own_memory_status
 from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.grpc.state_keeper import StoreStateKeeper
@@ -40,7 +41,9 @@ def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | No
         node.leave()
 
     if store is not None and backend is None:
-        return GrpcNode(store, StoreStateKeeper(store), facts, masters, peers, leave, own_memory_status)
+        can_compact = "VacuumVolumeCompact" in GRPC_HANDLERS
+        keeper = StoreStateKeeper(store)
+        return GrpcNode(store, keeper, facts, masters, peers, leave, own_memory_status, can_compact=can_compact)
     assert backend is not None, "a node has a store or a backend"
     channel = backend.channel.get
     return GrpcNode(

@@ -135,6 +135,8 @@ class MasterClient:
         try:
             return future.result()
         except grpc.RpcError as failure:
+            if failure.code() is grpc.StatusCode.UNAVAILABLE:
+                self._channels.forget(address, channel)
             why = f"rpc error: code = {failure.code().name} desc = {failure.details()}"
             raise MasterUnavailable(address, name, why) from failure
 

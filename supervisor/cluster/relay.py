@@ -183,7 +183,8 @@ class MasterRelay:
         self._refuse_strangers(context)
         rewrite = REWRITES.get(path, _NO_REWRITE)
         target = self._view.leader
-        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel(target, context).stream_stream(path)
+        channel = self._channel(target, context)
+        method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(path)
         call = method(
             self._rewritten(requests, rewrite.request),
             timeout=remaining_s(context),
@@ -203,6 +204,7 @@ class MasterRelay:
                 raise  # it is the child that ended the call
             if failure.code() is grpc.StatusCode.UNAVAILABLE:
                 self._view.note_unreachable(target)
+                self._channels.forget(target, channel)
             known = self._view.configuration
             if path == _CONFIGURATION and known is not None and failure.code() is grpc.StatusCode.UNAVAILABLE:
                 # A child that starts while no master can be reached would wait for one, and serve nobody meanwhile.

@@ -46,9 +46,12 @@ class ClusterMasters:
         return any(is_same_server(address, each) for each in known)
 
     def ping(self, target: str, timeout_s: float | None) -> int:
-        channel = self._channels.to(ServerAddress.parse(target))
+        timeout_s = _bounded(timeout_s, PING_TIMEOUT_S)
         try:
-            response = master(channel).Ping(master_pb2.PingRequest(), timeout=_bounded(timeout_s, PING_TIMEOUT_S))
+            with self._channels.calling(ServerAddress.parse(target)) as channel:
+                response = master(channel).Ping(master_pb2.PingRequest(), timeout=timeout_s)
+        except OSError as error:
+            raise RpcFailure(f"no channel to master {target}: {error}") from error
         except grpc.RpcError as error:
             raise RpcFailure(go_error_text(error)) from error
         time_ns: int = response.start_time_ns
@@ -70,7 +73,10 @@ class ClusterMasters:
 
     def _mark_on(self, address: ServerAddress, request: master_pb2.VolumeMarkReadonlyRequest, timeout_s: float) -> None:
         try:
-            master(self._channels.to(address)).VolumeMarkReadonly(request, timeout=timeout_s)
+            with self._channels.calling(address) as channel:
+                master(channel).VolumeMarkReadonly(request, timeout=timeout_s)
+        except OSError as error:
+            raise RpcFailure(f"no channel to master {address.http}: {error}") from error
         except grpc.RpcError as error:
             raise RpcFailure(
                 f"grpc VolumeMarkReadonly with master {address.http}: "
@@ -81,10 +87,13 @@ class ClusterMasters:
         why = "no master peers configured"
         for seed in self._view.seeds:
             try:
-                response = master(self._channels.to(seed)).GetMasterConfiguration(
-                    master_pb2.GetMasterConfigurationRequest(), timeout=LEADER_TIMEOUT_S
-                )
+                with self._channels.calling(seed) as channel:
+                    response = master(channel).GetMasterConfiguration(
+                        master_pb2.GetMasterConfigurationRequest(), timeout=LEADER_TIMEOUT_S
+                    )
                 return ServerAddress.parse(response.leader)
+            except OSError as error:
+                why = f"no channel: {error}"
             except grpc.RpcError as error:
                 why = go_error_text(error)
             except BadServerAddress:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from harness.ports import free_master_ports, free_port
+from harness.ports import free_port, free_port_pair
 from harness.processes import ServerProcess
 from harness.waiting import wait_until
 
@@ -15,7 +15,7 @@ LIMIT_S = 20
 
 def start(directory):
     """A running quickstart, and the lines that it printed to be tried."""
-    master, master_grpc = free_master_ports()
+    master, master_grpc = free_port_pair()
     ports = (f"-port={free_port()}", f"-port.grpc={free_port()}")
     masters = (f"-master.port={master}", f"-master.port.grpc={master_grpc}")
     log = directory / f"log.{len(list(directory.glob('log.*')))}"

@@ -26,10 +26,10 @@ class Pair:
 
 
 class Authority:
-    """Signs certificates for the loopback address; `ca` is its own certificate's file."""
+    """Signs certificates; `ca` is its own certificate's file."""
 
     def __init__(self, directory):
-        directory.mkdir()
+        directory.mkdir(parents=True)
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("test authority")
@@ -38,11 +38,15 @@ class Authority:
         self.ca = directory / "ca.crt"
         self.ca.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
 
-    def issue(self, common_name, file_name=None):
-        """A new key and certificate; with `file_name` it replaces an earlier pair of that name."""
+    def issue(self, common_name, file_name=None, names=(LOOPBACK, "localhost")):
+        """A new key and certificate; with `file_name` it replaces an earlier pair of that name.
+
+        Args:
+            names: the addresses and DNS names that the certificate is for.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(LOOPBACK)), x509.DNSName("localhost")])
-        signed = _builder(_name(common_name), self._name, key).add_extension(names, critical=False)
+        alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
+        signed = _builder(_name(common_name), self._name, key).add_extension(alternatives, critical=False)
         stem = self._directory / (file_name or common_name)
         pair = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key"))
         pair.cert.write_bytes(_pem(signed.sign(self._key, hashes.SHA256())))
@@ -56,20 +60,35 @@ class Authority:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """How a client that holds `pair` speaks to servers that `ca` signed."""
+    """How a client that holds `pair` speaks to servers that `ca` signed.
+
+    `grpc_name` is the name that gRPC servers' certificates have, where that is not their address.
+    """
 
     ca: Path
     pair: Pair
+    grpc_name: str = ""
 
     @cached_property
     def context(self):
         return ssl.create_default_context(cafile=self.ca)
+
+    def open_channel(self, target, options):
+        name = [("grpc.ssl_target_name_override", self.grpc_name)] if self.grpc_name else []
+        return grpc.secure_channel(target, self.grpc_credentials, options=[*options, *name])
 
     @cached_property
     def grpc_credentials(self):
         return grpc.ssl_channel_credentials(
             self.ca.read_bytes(), self.pair.key.read_bytes(), self.pair.cert.read_bytes()
         )
+
+
+def _alternative(name):
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _name(common_name):

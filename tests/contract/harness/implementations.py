@@ -21,6 +21,7 @@ class Layout:
     data_dirs: tuple
     config_dir: Path
     master: object
+    ip: str = LOOPBACK
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _go_flags(layout):
         f"-port={layout.http_port}",
         f"-port.grpc={layout.grpc_port}",
         f"-port.public={layout.public_port}",
-        f"-ip={LOOPBACK}",
+        f"-ip={layout.ip}",
         "-max=16",
         "-preStopSeconds=0",
     ]

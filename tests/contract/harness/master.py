@@ -4,26 +4,42 @@ import sys
 from pathlib import Path
 
 from harness.http1 import fetch
-from harness.ports import LOOPBACK, free_master_ports
+from harness.ports import LOOPBACK, free_port_pair
 from harness.processes import ServerProcess
 from harness.waiting import wait_until
 
 
 class Master:
-    """A running master; `address` is the form that servers are given."""
+    """A running master; `address` is the form that servers are given.
 
-    def __init__(self, base, weed, security=""):
-        self.http_port, self.grpc_port = free_master_ports()
+    Args:
+        flags: of `weed master`, after ours; the last one counts.
+        ports: its HTTP and gRPC port; free ones when not given.
+        waits: False returns before there is a leader, as the first of several masters must.
+    """
+
+    def __init__(self, base, weed, security="", *, flags=(), ports=None, waits=True):  # noqa: PLR0913  a test's choices
+        self.http_port, self.grpc_port = ports or free_port_pair()
+        self._flags = tuple(flags)
         self.directory = Path(base)
         (self.directory / "mdir").mkdir(parents=True)
         (self.directory / "config").mkdir()
         (self.directory / "config" / "security.toml").write_text(security)
         self.is_embedded = weed is None
         self._command = self._embedded_command() if weed is None else self._go_command(weed)
-        self.start()
+        self.launch()
+        if waits:
+            self.wait_for_leader()
+
+    def launch(self):
+        """Starts the program and does not wait."""
+        self.process = ServerProcess(self._command, self.directory / "master.log", self.directory)
 
     def start(self):
-        self.process = ServerProcess(self._command, self.directory / "master.log", self.directory)
+        self.launch()
+        self.wait_for_leader()
+
+    def wait_for_leader(self):
         wait_until(self._is_ready, f"the master to name a leader; its log:\n{self.process.log_tail()}")
 
     @property
@@ -48,6 +64,13 @@ class Master:
             for node in rack.get("DataNodes") or []
         ]
 
+    def leader(self):
+        """host:port of who leads, as this master sees it; "" while it does not know or does not answer."""
+        try:
+            return str(self.get("/cluster/status").get("Leader") or "").rpartition(".")[0]
+        except (OSError, ValueError):
+            return ""
+
     def _is_ready(self):
         if self.process.exit_code is not None:
             raise RuntimeError(f"the master ended:\n{self.process.log_tail()}")
@@ -56,13 +79,13 @@ class Master:
         except (OSError, ValueError):
             return False
 
-    def _flags(self):
+    def _own_flags(self):
         return [f"-ip={LOOPBACK}", f"-port={self.http_port}", f"-port.grpc={self.grpc_port}"]
 
     def _go_command(self, weed):
         config_dir = self.directory / "config"
         tail = ["-mdir=mdir", "-peers=none", "-volumeSizeLimitMB=1024", "-defaultReplication=000", "-telemetry=false"]
-        return [weed, f"-config_dir={config_dir}", "master", *self._flags(), *tail]
+        return [weed, f"-config_dir={config_dir}", "master", *self._own_flags(), *tail, *self._flags]
 
     def _embedded_command(self):
-        return [sys.executable, "-m", "supervisor.cli.main", "master", *self._flags()]
+        return [sys.executable, "-m", "supervisor.cli.main", "master", *self._own_flags()]

@@ -16,7 +16,7 @@ def free_port():
     return _hold(0)
 
 
-def free_master_ports():
+def free_port_pair():
     """A port and the one that is 10000 higher, which is where an address without a suffix says that gRPC is."""
     for _ in range(1000):
         port = random.randint(20000, 32000)

@@ -8,11 +8,12 @@ from pathlib import Path
 import grpc
 from harness.http1 import Disconnected, fetch
 from harness.implementations import Layout
-from harness.ports import LOOPBACK, free_port
+from harness.ports import LOOPBACK, free_port, free_port_pair
 from harness.processes import ServerProcess, argument_of, children_of, is_alive
 from harness.waiting import wait_until
 
 from native_handlers.pb import methods, volume_server_pb2
+from supervisor.wire.server_address import join_host_port
 
 _VOLUME_IDS = itertools.count(900_000, -1)  # downwards, for the master gives out the highest it knows plus one
 _NEEDLE_IDS = itertools.count(1)
@@ -21,31 +22,73 @@ RPC_LIMIT_S = 10.0
 START_LIMIT_S = 60.0
 
 
+def new_volume_id():
+    """A volume id that no test has used."""
+    return next(_VOLUME_IDS)
+
+
 class VolumeServer:
     """A running server. `admin` and `public` are (host, port); `rpc` is a client of its gRPC service.
 
     `tls` (see certificates.py) says that it was configured for TLS and how a client has to speak to it.
+
+    Args:
+        ip: what it tells the master; `host` is where it can be reached.
+        directories: how many it is given.
+        waits: False returns while it starts.
+        master: something with an `address`, and `registered_urls` of those that are registered there.
     """
 
-    def __init__(self, implementation, base, master, weed, extra_flags=(), security="", tls=None):
+    def __init__(  # noqa: PLR0913, PLR0917  a test's choices
+        self,
+        implementation,
+        base,
+        master,
+        weed,
+        extra_flags=(),
+        security="",
+        tls=None,
+        *,
+        ip=LOOPBACK,
+        host=LOOPBACK,
+        directories=1,
+        waits=True,
+        grpc_port=None,
+    ):
         self.implementation = implementation
+        self.host = host
         self.tls = tls
         self.base = Path(base)
         self.master = master
-        config_dir, data_dir = self.base / "config", self.base / "data"
+        config_dir = self.base / "config"
         config_dir.mkdir(parents=True)
-        data_dir.mkdir()
+        data_dirs = tuple(self.base / f"data{number or ''}" for number in range(directories))
+        for directory in data_dirs:
+            directory.mkdir()
         self.security_file = config_dir / "security.toml"
         self.security_file.write_text(security)
-        self.layout = Layout(free_port(), free_port(), free_port(), (data_dir,), config_dir, master)
-        self._command = implementation.command(self.layout, weed, extra_flags)
+        http_port, usual_grpc_port = free_port_pair()  # some tools take the gRPC port to be 10000 higher
+        self.layout = Layout(http_port, grpc_port or usual_grpc_port, free_port(), data_dirs, config_dir, master, ip)
+        self._weed = weed
+        self.extra_flags = tuple(extra_flags)
         self._channel = None
         self._volume_id = None
-        self.start()
+        self.launch()
+        if waits:
+            self.wait_until_ready()
 
     def start(self):
         """Starts the program and returns when it serves and the master knows it."""
-        self.process = ServerProcess(self._command, self.base / "server.log", self.base)
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self):
+        """Starts the program and does not wait."""
+        command = self.implementation.command(self.layout, self._weed, self.extra_flags)
+        self.process = ServerProcess(command, self.base / "server.log", self.base)
+
+    def wait_until_ready(self):
+        """Returns when it serves and the master knows it."""
         try:
             wait_until(self._serves, f"{self.implementation.name} to serve", START_LIMIT_S)
             wait_until(
@@ -61,16 +104,16 @@ class VolumeServer:
 
     @property
     def admin(self):
-        return (LOOPBACK, self.layout.http_port)
+        return (self.host, self.layout.http_port)
 
     @property
     def public(self):
-        return (LOOPBACK, self.layout.public_port)
+        return (self.host, self.layout.public_port)
 
     @property
     def url(self):
         """host:port as the master hands it out."""
-        return f"{LOOPBACK}:{self.layout.http_port}"
+        return join_host_port(self.layout.ip, self.layout.http_port)
 
     @property
     def data_dir(self):
@@ -93,10 +136,10 @@ class VolumeServer:
             ("grpc.enable_http_proxy", 0),
             ("grpc.max_receive_message_length", -1),
         ]
-        target = f"{LOOPBACK}:{self.layout.grpc_port}"
+        target = join_host_port(self.host, self.layout.grpc_port)
         if self.tls is None:
             return grpc.insecure_channel(target, options=options)
-        return grpc.secure_channel(target, self.tls.grpc_credentials, options=options)
+        return self.tls.open_channel(target, options)
 
     def http(self, method, target, headers=(), body=None):
         """One request to the admin port, on a connection of its own."""
@@ -104,10 +147,16 @@ class VolumeServer:
 
     def new_volume(self, **fields):
         """Allocates an empty volume here and returns its id."""
-        volume_id = next(_VOLUME_IDS)
-        request = volume_server_pb2.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3, **fields)
-        self.rpc.AllocateVolume(request, timeout=RPC_LIMIT_S)
+        volume_id = new_volume_id()
+        self.allocate(volume_id, **fields)
         return volume_id
+
+    def allocate(self, volume_id, *, replication="000", version=3, **fields):
+        """Makes the volume here; the fields are the RPC's."""
+        request = volume_server_pb2.AllocateVolumeRequest(
+            volume_id=volume_id, replication=replication, version=version, **fields
+        )
+        self.rpc.AllocateVolume(request, timeout=RPC_LIMIT_S)
 
     @property
     def volume_id(self):
@@ -159,10 +208,16 @@ class VolumeServer:
         self.process.end()
         self.start()
 
+    def give_way_to(self, implementation):
+        """Ends it in good order; another program then serves the same files at the same address."""
+        self.stop()
+        wait_until(lambda: not self.is_registered(), f"the master to forget {self.name}")
+        self.become(implementation, self._weed, self.extra_flags)
+
     def become(self, implementation, weed, extra_flags=()):
         """Another program in its place, on the same directory and ports. It must have ended."""
         self.implementation = implementation
-        self._command = implementation.command(self.layout, weed, extra_flags)
+        self._weed, self.extra_flags = weed, tuple(extra_flags)
         self.restart()
 
     def close_channel(self):

@@ -202,6 +202,16 @@ class TestStatus:
         vacuum = volumes.vacuum_volume_check(node, context, pb.VacuumVolumeCheckRequest(volume_id=7))
         assert vacuum.garbage_ratio == report.deleted_byte_count / report.content_size_bytes
 
+    def test_no_garbage_is_announced_where_nothing_can_compact(self, node, context):
+        """The master would take the volume out of service for a compaction that cannot come."""
+        allocate(node, context)
+        unable, request = dataclasses.replace(node, can_compact=False), pb.VacuumVolumeCheckRequest(volume_id=7)
+        write(node.store, 7, 1)
+        assert volumes.vacuum_volume_check(unable, context, request).garbage_ratio == 0
+        node.store.delete_needle(7, 1, COOKIE)
+        failure = failure_of(lambda: volumes.vacuum_volume_check(unable, context, request))
+        assert failure.code is grpc.StatusCode.UNIMPLEMENTED
+
     @pytest.mark.parametrize(
         ("handler", "message", "text"),
         [
