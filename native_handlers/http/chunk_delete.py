@@ -1,7 +1,7 @@
 """Deleting what a manifest is made of, before the manifest itself: none of it may be left without a way to find it.
 
 Upstream asks each holder by RPC for the whole list; here each chunk is deleted by HTTP on each of its holders, this
-one directly. A chunk that is a manifest itself takes its own chunks with it, where upstream refuses.
+one directly. A chunk that is a manifest itself takes its own chunks with it, which upstream leaves behind.
 Source: weed/operation/chunked_file.go DeleteChunks, delete_content.go.
 """
 
