@@ -52,9 +52,13 @@ def ask(server, method, target, headers=(), body=None):
 
 
 def check(reply):
-    assert 200 <= reply.status <= 500, reply
-    if reply.status == 500:
+    if reply.status == 501:
+        assert b"Transfer-Encoding" in reply.body, reply
+    elif reply.status == 500 and reply.get("X-File-Store") is None:
         assert STORAGE_FAILURES.search(reply.body), reply
+    else:
+        # A file in chunks may have some that cannot be read; HEAD has no room to say which.
+        assert 200 <= reply.status <= 500, reply
     return reply
 
 
@@ -202,7 +206,7 @@ def test_manifests(server, manifest, before, wanted):
     headers = [("Range", wanted)] if wanted else []
     for target in (f"/{fid}", f"/{fid}.png?width=5"):
         assert status_of_a_read(server, target, headers) in {200, 206, 416, 500}
-        assert ask(server, "HEAD", target, headers).status == 200
+        assert ask(server, "HEAD", target, headers).status in {200, 500}
     assert ask(server, "DELETE", f"/{fid}").status in {202, 404, 500}
 
 
