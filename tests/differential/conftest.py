@@ -30,7 +30,7 @@ def both(tmp_path_factory):
             base = tmp_path_factory.mktemp(f"differential-{name}")
             master = Master(base / "master", weed)
             started.append(master.process)
-            server = VolumeServer(known[name], base / "server", master, weed, ["-fileSizeLimitMB=1"])
+            server = VolumeServer(known[name], base / "server", master, weed, ["-fileSizeLimitMB=2"])
             started.append(server)
             _make_volumes(server)
         yield started[1], started[3]

@@ -6,6 +6,7 @@ import gzip
 import itertools
 import re
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.http1 import Connection, Disconnected, request_bytes
@@ -63,8 +64,10 @@ class Pair:
 
     def _fetch(self, server, ask, raw):
         with Connection(server.public if ask.is_public else server.admin) as connection:
-            connection.send(raw)
             try:
+                # A server may answer and close while the body is still on its way.
+                with suppress(ConnectionResetError, BrokenPipeError):
+                    connection.send(raw)
                 return connection.read_reply(ask.method)
             except (Disconnected, ConnectionResetError):
                 return None
