@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from native_handlers.format.errors import BadFileId
+from native_handlers.format.go_quote import quote_wire
 from native_handlers.format.types import MAX_NEEDLE_ID, UINT32_MASK, Cookie, NeedleId, VolumeId
 
 _COOKIE_DIGITS = 8
@@ -73,7 +74,9 @@ def parse_needle_id_cookie(text: str) -> tuple[NeedleId, Cookie]:
         return needle_id, cookie
     step = _parse_decimal(delta)
     if step > MAX_NEEDLE_ID - needle_id:
-        raise BadFileId(text, f"delta {step} overflows needle id {needle_id:x}")
+        # Upstream's text: the hex digits of the hex digits.
+        shown = f"{needle_id:x}".encode().hex()
+        raise BadFileId(text, f"delta {step} overflows needle id {shown}")
     return NeedleId(needle_id + step), cookie
 
 
@@ -90,15 +93,15 @@ def _parse_digits(text: str) -> tuple[NeedleId, Cookie]:
 
 def _parse_hex(what: str, step: str, text: str) -> int:
     if not re.fullmatch(r"[0-9a-fA-F]+", text, re.ASCII):
-        why = f'strconv.ParseUint: parsing "{text}": invalid syntax'
+        why = f"strconv.ParseUint: parsing {quote_wire(text)}: invalid syntax"
         raise BadFileId(text, f"Parse {step} error: {what} {text} format error: {why}")
     return int(text, 16)
 
 
 def _parse_decimal(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise BadFileId(text, f'strconv.ParseUint: parsing "{text}": invalid syntax')
+        raise BadFileId(text, f"strconv.ParseUint: parsing {quote_wire(text)}: invalid syntax")
     # 20 digits hold 2^64 - 1; int() on hostile lengths is slow, so they are refused by length first.
     if len(text.lstrip("0")) > 20 or int(text) > _UINT64_MAX:
-        raise BadFileId(text, f'strconv.ParseUint: parsing "{text}": value out of range')
+        raise BadFileId(text, f"strconv.ParseUint: parsing {quote_wire(text)}: value out of range")
     return int(text)

@@ -21,10 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from native_handlers.format.needle import Needle
+    from native_handlers.http.headers import Headers
 
 MAX_MANIFEST_BYTES = 16 << 20
 """Room for about 200,000 chunks, a terabyte and more; a longer one would cost gigabytes to parse."""
 MAX_SIZE = (1 << 63) - 1
+MAX_DEPTH = 8
+"""How many manifests may lead to one another, so that one which contains itself comes to an end. Upstream has no
+bound.
+"""
+DEPTH_HEADER = "X-Manifest-Depth"
+"""Tells a holder of a chunk how many manifests have led to it. Servers that do not know it begin anew."""
+
+_MAX_DEPTH_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,22 @@ class ChunkManifest:
             if chunk.offset_bytes != end:
                 raise BadManifest(f"chunk {chunk.fid} begins at {chunk.offset_bytes}, the one before it ends at {end}")
             end = chunk.end_bytes
+
+
+def depth_of(headers: Headers) -> int:
+    """How many manifests have led to a request with these headers."""
+    text = headers.get(DEPTH_HEADER) or ""
+    return int(text) if len(text) <= _MAX_DEPTH_DIGITS and text.isascii() and text.isdigit() else 0
+
+
+def check_depth(depth: int) -> None:
+    """Makes sure that a manifest to which `depth` others lead may be followed.
+
+    Raises:
+        BadManifest: they are too many.
+    """
+    if depth >= MAX_DEPTH:
+        raise BadManifest(f"more than {MAX_DEPTH} manifests lead to one another")
 
 
 def load_manifest(needle: Needle) -> ChunkManifest:

@@ -1,12 +1,12 @@
 """Content that is spread over chunks, read one after the other from wherever they are.
 
-A chunk that cannot be read breaks the answer off: a client must never take a part for the whole.
+A chunk that cannot be read breaks the answer off: a client must never take a part for the whole. A chunk may be a
+manifest itself; it then is what that one is made of, which for a chunk elsewhere its holder sees to.
 Source: weed/operation/chunked_file.go ChunkedFileReader.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.format.crc import crc32c_extend
+from native_handlers.format.errors import ChecksumMismatch
+from native_handlers.http.chunk_manifest import DEPTH_HEADER, check_depth, load_manifest
 from native_handlers.http.content import OpenedBody
 from native_handlers.http.context import LookupFailed, PeerFailed
 from native_handlers.http.errors import BadManifest
@@ -30,10 +33,13 @@ from native_handlers.storage.errors import VolumeNotFound
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import Chunk, ChunkManifest
     from native_handlers.http.content import Piece
-    from native_handlers.http.context import HttpContext, Location, PeerHttp, VolumeLookup
+    from native_handlers.http.context import EcVolumes, HttpContext, Location, PeerHttp, VolumeLookup
+    from native_handlers.storage.needle_read import NeedleRead, PayloadSlice
     from native_handlers.storage.store import Store
+    from native_handlers.storage.volume import Volume
 
 
 _READ_BYTES = 1 << 20
@@ -54,6 +60,7 @@ class ChunkedContent:
 
     context: HttpContext
     manifest: ChunkManifest
+    depth: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -79,31 +86,53 @@ class ChunkedContent:
             if isinstance(piece, bytes):
                 yield piece
                 continue
-            start, end = piece.start, piece.start + piece.length
-            for chunk in self.manifest.chunks_from(start):
-                if chunk.offset_bytes >= end:
-                    break
-                first = max(start - chunk.offset_bytes, 0)
-                last = min(end - chunk.offset_bytes, chunk.size_bytes)
-                data = read_chunk(self.context, chunk, ByteRange(first, last - first))
-                try:
-                    async for some in data:
-                        yield some
-                finally:
-                    await data.aclose()
+            data = read_manifest(self.context, self.manifest, piece, self.depth)
+            try:
+                async for some in data:
+                    yield some
+            finally:
+                await data.aclose()
 
 
-async def read_chunk(context: HttpContext, chunk: Chunk, wanted: ByteRange) -> AsyncGenerator[bytes, None]:
-    """The bytes `wanted` of a chunk, exactly so many, from the local store or else from some holder.
+async def read_manifest(
+    context: HttpContext, manifest: ChunkManifest, wanted: ByteRange, depth: int
+) -> AsyncGenerator[bytes, None]:
+    """The bytes `wanted` of what a manifest that is readable describes; `depth` manifests lead to it.
 
     Raises:
         ChunkUnreadable: at any point of the iteration.
     """
-    volume_id = chunk.file_id.volume_id
+    start, end = wanted.start, wanted.start + wanted.length
+    for chunk in manifest.chunks_from(start):
+        if chunk.offset_bytes >= end:
+            break
+        first = max(start - chunk.offset_bytes, 0)
+        last = min(end - chunk.offset_bytes, chunk.size_bytes)
+        if first == last:
+            continue
+        data = read_chunk(context, chunk, ByteRange(first, last - first), depth)
+        try:
+            async for some in data:
+                yield some
+        finally:
+            await data.aclose()
+
+
+async def read_chunk(
+    context: HttpContext, chunk: Chunk, wanted: ByteRange, depth: int = 0
+) -> AsyncGenerator[bytes, None]:
+    """The bytes `wanted` of a chunk, exactly so many, from this server or else from some holder.
+
+    Raises:
+        ChunkUnreadable: at any point of the iteration.
+    """
+    volume_id, ec = chunk.file_id.volume_id, context.ec_volumes
     if context.store is not None and context.store.find_volume(volume_id) is not None:
-        stream = _read_local(context, context.store, chunk, wanted)
+        stream = _read_local(context, context.store, chunk, wanted, depth)
+    elif ec is not None and ec.has_volume(volume_id):
+        stream = _read_ec(context, ec, chunk, wanted, depth)
     elif context.lookup is not None and context.peers is not None:
-        stream = _read_remote(context, context.lookup, context.peers, chunk, wanted)
+        stream = _read_remote(context, context.lookup, context.peers, chunk, wanted, depth)
     else:
         raise ChunkUnreadable(chunk.fid, f"volume {volume_id} is not here, and there is no master to ask")
     left = wanted.length
@@ -122,7 +151,7 @@ async def read_chunk(context: HttpContext, chunk: Chunk, wanted: ByteRange) -> A
 
 
 async def _read_local(
-    context: HttpContext, store: Store, chunk: Chunk, wanted: ByteRange
+    context: HttpContext, store: Store, chunk: Chunk, wanted: ByteRange, depth: int
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
     read_needle = partial(store.read_needle, file_id.volume_id, file_id.needle_id, cookie=file_id.cookie)
@@ -131,36 +160,79 @@ async def _read_local(
         raise VolumeNotFound(file_id.volume_id)
     read = await context.disk_threads.run(volume, read_needle)
     try:
-        needle, payload = read.needle, read.payload
-        if needle.is_chunk_manifest:
-            raise BadManifest("it is a manifest itself")
-        if payload is None:
-            data = needle.data
-            if needle.is_compressed:
-                limit = context.settings.file_size_limit_bytes
-                data = await trio.to_thread.run_sync(decompress, data, limit)
-            yield bytes(data[wanted.start : wanted.start + wanted.length])
-            return
-        start = payload.offset_bytes + wanted.start
-        end = min(start + wanted.length, payload.offset_bytes + payload.length_bytes)
-        while start < end:
-            read_some = partial(os.pread, payload.fd, min(_READ_BYTES, end - start), start)
-            some = await context.disk_threads.run(volume, read_some)
-            if not some:
-                return
-            start += len(some)
-            yield some
+        if read.payload is None:
+            stream = _read_needle(context, read.needle, wanted, depth)
+        else:
+            stream = _read_payload(context, volume, read, read.payload, wanted)
+        try:
+            async for some in stream:
+                yield some
+        finally:
+            await stream.aclose()
     finally:
         read.release()
 
 
+async def _read_payload(
+    context: HttpContext, volume: Volume, read: NeedleRead, payload: PayloadSlice, wanted: ByteRange
+) -> AsyncGenerator[bytes, None]:
+    """Bytes of a chunk that was left on disk. When all of it is wanted, its end comes only if the checksum fits."""
+    at, end = wanted.start, min(wanted.start + wanted.length, payload.length_bytes)
+    is_whole = (at, end) == (0, payload.length_bytes)
+    computed = 0
+    while at < end:
+        some = await context.disk_threads.run(volume, partial(payload.read, at, min(_READ_BYTES, end - at)))
+        if not some:
+            return
+        at += len(some)
+        if is_whole:
+            computed = crc32c_extend(computed, some)
+            if at == end and not read.fits(computed):
+                raise ChecksumMismatch(read.needle.needle_id, read.needle.checksum, computed)
+        yield some
+
+
+async def _read_ec(
+    context: HttpContext, ec: EcVolumes, chunk: Chunk, wanted: ByteRange, depth: int
+) -> AsyncGenerator[bytes, None]:
+    file_id = chunk.file_id
+    needle = await ec.read_needle(file_id.volume_id, file_id.needle_id, file_id.cookie)
+    stream = _read_needle(context, needle, wanted, depth)
+    try:
+        async for some in stream:
+            yield some
+    finally:
+        await stream.aclose()
+
+
+async def _read_needle(
+    context: HttpContext, needle: Needle, wanted: ByteRange, depth: int
+) -> AsyncGenerator[bytes, None]:
+    """Bytes of what a needle in memory stands for: its data, decompressed, or what it describes as a manifest."""
+    if needle.is_chunk_manifest:
+        check_depth(depth + 1)
+        manifest = await trio.to_thread.run_sync(load_manifest, needle)
+        manifest.check_readable()
+        stream = read_manifest(context, manifest, wanted, depth + 1)
+        try:
+            async for some in stream:
+                yield some
+        finally:
+            await stream.aclose()
+        return
+    data = needle.data
+    if needle.is_compressed:
+        data = await trio.to_thread.run_sync(decompress, data, context.settings.file_size_limit_bytes)
+    yield bytes(data[wanted.start : wanted.start + wanted.length])
+
+
 async def _read_remote(
-    context: HttpContext, lookup: VolumeLookup, peers: PeerHttp, chunk: Chunk, wanted: ByteRange
+    context: HttpContext, lookup: VolumeLookup, peers: PeerHttp, chunk: Chunk, wanted: ByteRange, depth: int
 ) -> AsyncGenerator[bytes, None]:
     """Asks one holder after the other until one begins to answer."""
     keys = context.auth()
     token = sign_file_id(keys.read_key, chunk.fid, expires_after_s=keys.read_expires_after_s, now_s=time.time())
-    headers = Headers(bearer(token))
+    headers = Headers([*bearer(token), (DEPTH_HEADER, str(depth + 1))])
     if wanted.length != chunk.size_bytes:
         headers = headers.plus(("Range", f"bytes={wanted.start}-{wanted.start + wanted.length - 1}"))
     reason = "the master knows no holder"

@@ -12,8 +12,11 @@ from functools import lru_cache
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_CYCLE_YEARS = 400
+_CYCLE_S = 146097 * 86400
+"""Dates and weekdays repeat after this many seconds, which is 400 years."""
 _LAST_SECOND = 253402300799
-"""The end of the year 9999."""
+"""The end of the year 9999, the last that the library knows."""
 _DATE = re.compile(
     rf"(?:{'|'.join(_DAYS)}), ([0-9]{{2}}) ({'|'.join(_MONTHS)}) ([0-9]{{4}}) "
     "([0-9]{1,2}):([0-9]{2}):([0-9]{2}) GMT",
@@ -23,10 +26,11 @@ _DATE = re.compile(
 
 @lru_cache(maxsize=1024)
 def format_http_date(seconds: int) -> str:
-    """`seconds` since 1970 as HTTP writes dates. Years beyond 9999 (a record may claim one) are cut to 9999."""
-    when = datetime.fromtimestamp(min(max(seconds, 0), _LAST_SECOND), UTC)
-    month = _MONTHS[when.month - 1].title()
-    return f"{_DAYS[when.weekday()]}, {when.day:02} {month} {when.year:04} {when:%H:%M:%S} GMT"
+    """`seconds` since 1970 as HTTP writes dates, with more digits for years beyond 9999: a record may claim one."""
+    cycles = max(0, seconds - _LAST_SECOND + _CYCLE_S - 1) // _CYCLE_S
+    when = datetime.fromtimestamp(max(seconds, 0) - cycles * _CYCLE_S, UTC)
+    month, year = _MONTHS[when.month - 1].title(), when.year + cycles * _CYCLE_YEARS
+    return f"{_DAYS[when.weekday()]}, {when.day:02} {month} {year:04} {when:%H:%M:%S} GMT"
 
 
 def parse_http_date(text: str) -> int | None:

@@ -10,6 +10,8 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import trio
+
 from native_handlers.http.disposition import apply_overrides, set_disposition
 from native_handlers.http.errors import BadRange
 from native_handlers.http.message import FileBody, FileSlice, Response, StreamBody
@@ -87,7 +89,7 @@ class FileContent:
 
     async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
         parts = [self._part(piece) for piece in pieces]
-        return OpenedBody(_head_of(parts[0]), FileBody(parts))
+        return OpenedBody(await _head_of(parts[0]), FileBody(parts))
 
     def _part(self, piece: Piece) -> bytes | FileSlice:
         if isinstance(piece, bytes):
@@ -170,7 +172,16 @@ def _byteranges(headers: HeaderMap, ranges: Sequence[ByteRange], mime: str, size
     return pieces
 
 
-def _head_of(part: bytes | FileSlice) -> bytes:
+async def _head_of(part: bytes | FileSlice) -> bytes:
     if isinstance(part, bytes):
         return part[:SNIFF_BYTES]
-    return os.pread(part.fd, min(SNIFF_BYTES, part.length_bytes), part.offset_bytes)
+    length = min(SNIFF_BYTES, part.length_bytes)
+    buffer = bytearray(length)
+    try:
+        count = os.preadv(part.fd, [buffer], part.offset_bytes, os.RWF_NOWAIT)
+    except OSError:
+        count = 0
+    if count == length:
+        return bytes(buffer)
+    # Not in memory: it takes as long as the disk does.
+    return await trio.to_thread.run_sync(os.pread, part.fd, length, part.offset_bytes)

@@ -19,6 +19,7 @@ from native_handlers.http.message import Request, Response
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from native_handlers.format.needle import Needle
     from native_handlers.http.headers import Headers
     from native_handlers.storage.store import Store
 
@@ -238,6 +239,31 @@ class PeerHttp(Protocol):
         ...
 
 
+class EcVolumes(Protocol):
+    """The erasure-coded volumes of this server. Failures are those of the store, see `failures.STORE_FAILURES`."""
+
+    def has_volume(self, volume_id: int) -> bool:
+        """Whether shards of the volume are here, so that the rest of a needle is collected from here."""
+        ...
+
+    async def read_needle(self, volume_id: int, needle_id: int, cookie: int) -> Needle:
+        """The whole needle, its checksum verified; a TTL is not looked at, as upstream.
+
+        Raises:
+            NotFound, Deleted, CookieMismatch: it is not there, or not for this cookie.
+            StorageError, FormatError, OSError: too few shards can be read, or they are damaged.
+        """
+        ...
+
+    async def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
+        """Deletes the needle on every holder of its shards; the size of its body.
+
+        Raises:
+            As `read_needle`; a holder that could not be reached is a StorageError too, and others may have deleted.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AuthKeys:
     """The signing keys in force now; an empty key means that no token is asked for. Lifetimes 0 never expire."""
@@ -318,7 +344,8 @@ def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[bool]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpContext:
     """Everything a handler may use. `store` is None where no volume is native; `lookup` and `peers` are None where
-    the node stands alone, and then what needs another server fails as if the master knew none.
+    the node stands alone, and then what needs another server fails as if the master knew none. `ec_volumes` is None
+    where there is no erasure coding.
 
     A request's own volume may be used freely. Whoever changes another one does so inside `changing` of it, and looks
     for it there if it gives True: else another process of this node has the volume, and `settings.self_url` leads to
@@ -335,6 +362,7 @@ class HttpContext:
     image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
     disk_threads: DiskThreads = field(default_factory=DiskThreads)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
+    ec_volumes: EcVolumes | None = None
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

@@ -13,7 +13,7 @@ import trio
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.http.chunk_delete import delete_chunks
-from native_handlers.http.chunk_manifest import load_manifest
+from native_handlers.http.chunk_manifest import check_depth, depth_of, load_manifest
 from native_handlers.http.errors import BadManifest, ReplicationFailed
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.finish import run_to_end
@@ -27,7 +27,7 @@ from native_handlers.storage.errors import CookieMismatch, DiskUnavailable
 
 if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
-    from native_handlers.http.context import HttpContext, Location, PeerHttp
+    from native_handlers.http.context import EcVolumes, HttpContext, Location, PeerHttp
     from native_handlers.http.message import Request, Response
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume import Volume
@@ -58,6 +58,9 @@ async def handle_delete(context: HttpContext, request: Request) -> Response:
         volume_id = parse_volume_id(path.volume_id)
     except BadFileId:
         return _absent(request)
+    ec = context.ec_volumes
+    if ec is not None and ec.has_volume(volume_id):
+        return await run_to_end(partial(_delete_erasure_coded, context, ec, request, (volume_id, needle_id, cookie)))
     volume = context.store.find_volume(volume_id) if context.store is not None else None
     if context.store is None or volume is None:
         return _absent(request)
@@ -73,12 +76,25 @@ async def handle_delete(context: HttpContext, request: Request) -> Response:
     return await run_to_end(partial(_delete, context, delete, needle))
 
 
+async def _delete_erasure_coded(
+    context: HttpContext, ec: EcVolumes, request: Request, needle: tuple[int, int, int]
+) -> Response:
+    """Any failure is a 500, that there is no such needle as well: upstream knows no other here."""
+    try:
+        size = await ec.delete_needle(*needle)
+    except STORE_FAILURES as failure:
+        return _failed(context, request, f"Deletion Failed: {failure}")
+    return json_reply(request, 202, {"size": size})
+
+
 async def _delete(context: HttpContext, delete: _Delete, needle: Needle) -> Response:
     request, size = delete.request, needle.size
     if needle.is_chunk_manifest:
         try:
             manifest = await trio.to_thread.run_sync(load_manifest, needle)
-            await delete_chunks(context, manifest)
+            depth = depth_of(request.headers)
+            check_depth(depth)
+            await delete_chunks(context, manifest, depth)
         except BadManifest as failure:
             return _failed(context, request, f"Load chunks manifest error: {failure}")
         except ReplicationFailed as failure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from native_handlers.format.go_quote import quote_wire
+
 
 class BadNumber(ValueError):
     """A text is no number of the kind that is wanted; the message is the one that upstream's clients know."""
@@ -34,16 +36,4 @@ class ReplicationFailed(Exception):
 
 def quote(text: str) -> str:
     """Wire text in double quotes, with what cannot be printed escaped, as Go's strconv.Quote shows it."""
-    named = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\a": "\\a", "\b": "\\b"}
-    named |= {"\f": "\\f", "\v": "\\v"}
-    shown = []
-    for char in text.encode("latin-1", "replace").decode("utf-8", "surrogateescape"):
-        if char in named:
-            shown.append(named[char])
-        elif 0xDC80 <= ord(char) <= 0xDCFF:
-            shown.append(f"\\x{ord(char) - 0xDC00:02x}")
-        elif char.isprintable():
-            shown.append(char)
-        else:
-            shown.append(f"\\x{ord(char):02x}" if ord(char) < 0x80 else f"\\u{ord(char):04x}")
-    return '"' + "".join(shown) + '"'
+    return quote_wire(text).encode("latin-1").decode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -16,21 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SMALLEST_PLAIN: float = struct.unpack("<f", struct.pack("<f", 1e-6))[0]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def encode_json(value: object, *, is_pretty: bool = False) -> bytes:
     """`value` as UTF-8 JSON without a final newline; `is_pretty` indents by two spaces.
 
-    Text is proper text; surrogate escapes (bytes that are no UTF-8) become U+FFFD. Floats are rounded to 32 bits,
+    Surrogate escapes in text (bytes that are no UTF-8) become an escaped U+FFFD. Floats are rounded to 32 bits,
     the only width on this surface.
     """
     return _encode(value, "\n" if is_pretty else "").encode()
 
 
 def text_of_wire(wire: str) -> str:
-    """Wire text (one character for each byte) as text, with U+FFFD for each byte that is not UTF-8."""
-    return _without_surrogates(wire.encode("latin-1").decode("utf-8", "surrogateescape"))
+    """Wire text (one character for each byte) as text, with a surrogate escape for each byte that is not UTF-8."""
+    return wire.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def format_float32(value: float) -> str:
@@ -61,7 +63,7 @@ def _encode(value: object, newline: str) -> str:
     if isinstance(value, float):
         return format_float32(value)
     if isinstance(value, str):
-        return json.dumps(_without_surrogates(value), ensure_ascii=False).translate(_HTML)
+        return _SURROGATE.sub(r"\\ufffd", json.dumps(value, ensure_ascii=False)).translate(_HTML)
     if isinstance(value, dict):
         colon = ": " if newline else ":"
         rows = ((_encode(key, ""), _encode(item, _deeper(newline))) for key, item in value.items())
@@ -78,9 +80,3 @@ def _deeper(newline: str) -> str:
 def _wrap(brackets: str, items: Iterable[str], newline: str) -> str:
     inner = f",{_deeper(newline)}".join(items)
     return f"{brackets[0]}{_deeper(newline)}{inner}{newline}{brackets[1]}" if inner else brackets
-
-
-def _without_surrogates(text: str) -> str:
-    if text.isascii():
-        return text
-    return "".join("\ufffd" if 0xD800 <= ord(char) <= 0xDFFF else char for char in text)

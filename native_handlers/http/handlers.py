@@ -22,9 +22,9 @@ from native_handlers.http.options import (
     handle_public_options,
     handle_public_other,
 )
-from native_handlers.http.paths import canonical_target
+from native_handlers.http.paths import canonical_target, is_well_formed
 from native_handlers.http.read import handle_read
-from native_handlers.http.reply import bodiless, dress, redirect
+from native_handlers.http.reply import bad_request, bodiless, dress, redirect
 from native_handlers.http.static import handle_favicon, handle_static
 from native_handlers.http.stats import handle_stats
 from native_handlers.http.status import handle_status
@@ -55,6 +55,8 @@ class _Row:
 
 async def serve(row: _Row, context: HttpContext, request: Request) -> Response:
     """The complete answer to `request`, whose body may be left unread."""
+    if not is_well_formed(request):
+        return bad_request()
     target = canonical_target(request)
     if target is not None:
         return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, target)

@@ -41,6 +41,14 @@ class RequestBody(Protocol):
         """
         ...
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Puts the next piece at the front of `buffer`, which has room, and returns its length; 0 at the end.
+
+        Raises:
+            BodyError: as `receive_some`.
+        """
+        ...
+
 
 class BodyError(Exception):
     """The request body cannot be read to its end; the fault is the client's or the network's."""

@@ -6,7 +6,6 @@ boundary line has one, the end may lack its line break. Source: RFC 2046; Go's m
 
 from __future__ import annotations
 
-import binascii
 import re
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from native_handlers.http.errors import BadMediaType, BadUpload, quote
 from native_handlers.http.headers import Headers
 from native_handlers.http.media_type import parse_media_type
 from native_handlers.http.paths import base_name
+from native_handlers.http.quoted_printable import decode_quoted_printable
 
 if TYPE_CHECKING:
     from native_handlers.http.message import RequestBody
@@ -23,6 +23,8 @@ _NAME = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z|~ ]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_LINE_BYTES = 4096
 """A line between parts that is longer is no boundary and no preamble that anyone sends."""
+_ENCODED_TIMES = 4
+"""How much longer quoted-printable content may be than what it stands for: three times, and line ends."""
 MAX_HEADER_BYTES = 1 << 20
 """Of one part. Upstream takes ten times this."""
 
@@ -100,18 +102,24 @@ class MultipartReader:
         """The content of the part that `next_part` returned last.
 
         Raises:
-            BadUpload: it is longer than `limit_bytes`, or not ended by a boundary.
+            BadUpload: it is longer than `limit_bytes` (decoded), not ended by a boundary, or badly encoded.
             BodyError: the body cannot be read.
         """
+        is_encoded = part.is_quoted_printable
+        most = _ENCODED_TIMES * limit_bytes + MAX_LINE_BYTES if is_encoded else limit_bytes
         pieces, size = [], 0
         while self._is_in_part:
             piece = await self._take_content()
             size += len(piece)
-            if size > limit_bytes:
+            if size > most:
                 raise BadUpload(f"file over the limited {limit_bytes} bytes")
             pieces.append(piece)
         content = b"".join(pieces)
-        return binascii.a2b_qp(content) if part.is_quoted_printable else content
+        if is_encoded:
+            content = decode_quoted_printable(content)
+            if len(content) > limit_bytes:
+                raise BadUpload(f"file over the limited {limit_bytes} bytes")
+        return content
 
     async def _take_content(self) -> bytes:
         """Some content of the current part, maybe none; ends the part at its boundary."""
@@ -172,7 +180,7 @@ class MultipartReader:
     async def _read_headers(self) -> Headers:
         pairs: list[tuple[str, str]] = []
         size = 0
-        while line := (await self._read_line()).decode("latin-1").rstrip("\r\n"):
+        while line := (await self._read_header_line()).decode("latin-1").rstrip("\r\n"):
             size += len(line)
             if size > MAX_HEADER_BYTES:
                 raise BadUpload("multipart: message too large")
@@ -187,6 +195,16 @@ class MultipartReader:
                 raise BadUpload(f"malformed MIME header line: {quote(line)}")
             pairs.append((name.strip(_BLANKS), value.strip(_BLANKS)))
         return Headers(pairs)
+
+    async def _read_header_line(self) -> bytes:
+        """As `_read_line`, but the last line of the body may lack its end. Nothing but the end is an error."""
+        while b"\n" not in self._buffer and not self._has_ended and len(self._buffer) <= MAX_LINE_BYTES:
+            await self._fill_to(len(self._buffer) + 1)
+        if self._has_ended and b"\n" not in self._buffer:
+            if not self._buffer:
+                raise BadUpload("EOF")
+            return self._take(len(self._buffer))
+        return await self._read_line()
 
     async def _fill_to(self, size: int) -> None:
         """Receives until `size` bytes are buffered or the body has ended."""

@@ -6,6 +6,7 @@ Source of the rules: weed/server/common.go parseURLPath.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote_to_bytes
@@ -13,6 +14,8 @@ from urllib.parse import quote, unquote_to_bytes
 if TYPE_CHECKING:
     from native_handlers.http.message import Request
 
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+_ESCAPED = re.compile(r"[A-Za-z0-9\-_.~$&+,/:;=@!'()*\[\]%]*")
 STATIC_PREFIX = "/seaweedfsstatic/"
 _LOCATION_SAFE = "/%!$&'()*+,;=:@~"
 
@@ -32,13 +35,14 @@ class ObjectPath:
 
 def wire_path(request: Request) -> str:
     """The request's path decoded to wire text."""
-    return unquote_to_bytes(request.raw_path).decode("latin-1")
+    return unquote_to_bytes(request.raw_path.encode("latin-1")).decode("latin-1")
 
 
 def parse_object_path(path: str) -> ObjectPath:
     """Splits `/vid,fid[.ext]`, `/vid/fid[.ext]` and `/vid/fid/name.ext`.
 
-    Deeper paths name nothing: upstream's server breaks the connection on them, this one refuses the volume id "".
+    The last segment of a deeper path is all volume id; with a comma in it, it names nothing: upstream's server breaks
+    the connection there, this one refuses the volume id "".
     """
     segments = path.split("/")[1:]
     if len(segments) == 3:
@@ -46,11 +50,11 @@ def parse_object_path(path: str) -> ObjectPath:
     if len(segments) == 2:
         file_id, ext = _split_ext(segments[1])
         return ObjectPath(segments[0], file_id, "", ext)
-    if len(segments) != 1:
-        return ObjectPath("", "")
-    volume_id, comma, rest = segments[0].rpartition(",")
+    volume_id, comma, rest = segments[-1].rpartition(",")
     if not comma:
-        return ObjectPath(segments[0], "")
+        return ObjectPath(segments[-1], "")
+    if len(segments) > 1:
+        return ObjectPath("", "")
     file_id, ext = _split_ext(rest)
     return ObjectPath(volume_id, file_id, "", ext)
 
@@ -80,13 +84,18 @@ def base_name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2] or "/"
 
 
+def is_well_formed(request: Request) -> bool:
+    """Whether each percent sign in the path begins an escape. Go's server refuses other targets before any handler."""
+    return "%" not in request.target or _BAD_ESCAPE.search(request.raw_path) is None
+
+
 def canonical_target(request: Request) -> str | None:
     """Where a request has to go instead, or None when its path is canonical: without empty, `.` and `..` segments.
 
-    Escapes are text here: `/a/%2e%2e/b` is canonical. They are kept as they are (upstream escapes their percent signs
-    once more, which makes another object of it). Source: Go's ServeMux.
+    Escapes are text here: `/a/%2e%2e/b` is canonical, unless a byte beside them lacks one. They are kept as they are
+    (upstream escapes their percent signs once more, which makes another object of it). Source: Go's ServeMux.
     """
-    raw = request.raw_path
+    raw = _escaped(request.raw_path)
     if raw != STATIC_PREFIX[:-1]:
         if ("//" not in raw and "/." not in raw) or not raw.startswith("/") or request.method == "CONNECT":
             return None
@@ -98,6 +107,13 @@ def canonical_target(request: Request) -> str | None:
         raw = STATIC_PREFIX
     location = quote(raw.encode("latin-1"), safe=_LOCATION_SAFE)
     return f"{location}?{request.raw_query}" if request.raw_query else location
+
+
+def _escaped(raw: str) -> str:
+    """`raw`, or all of it escaped anew where a byte stands in it that has to be escaped. Source: Go's EscapedPath."""
+    if _ESCAPED.fullmatch(raw):
+        return raw
+    return quote(unquote_to_bytes(raw.encode("latin-1")), safe="/$&+,:;=@~")
 
 
 def _clean(path: str) -> str:

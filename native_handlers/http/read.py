@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.format.needle import etag
-from native_handlers.http.chunk_manifest import load_manifest
+from native_handlers.http.chunk_manifest import check_depth, depth_of, load_manifest
 from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable
 from native_handlers.http.conditional import format_http_date, is_not_modified_since, is_same_etag
 from native_handlers.http.content import FileContent, MemoryContent, labels_of, send_content
@@ -30,14 +30,19 @@ from native_handlers.http.read_elsewhere import internal_error, not_found, read_
 from native_handlers.http.reply import close_chunks, empty_reply, text_error
 from native_handlers.storage.errors import NotFound
 from native_handlers.storage.files import NotCached
+from native_handlers.storage.needle_read import NeedleRead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import ChunkManifest
     from native_handlers.http.context import HttpContext
     from native_handlers.http.images_edit import ImageEdit
     from native_handlers.http.message import Request
-    from native_handlers.storage.needle_read import NeedleRead
+    from native_handlers.storage.volume import Volume
+
+log = logging.getLogger(__name__)
 
 _INLINE_BYTES = 1 << 12
 """What is decompressed without a thread: even a bomb of this size costs only some milliseconds."""
@@ -54,18 +59,20 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
     except BadFileId:
         return empty_reply(400)
     query = parse_query(request.raw_query)
-    store = context.store
+    store, ec = context.store, context.ec_volumes
     volume = store.find_volume(volume_id) if store is not None else None
-    if store is None or volume is None:
-        return await read_elsewhere(context, request, path, volume_id, query)
-    read_needle = partial(
-        store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=query.is_true("readDeleted")
-    )
     try:
-        try:
-            read = read_needle(cached_only=True)
-        except NotCached:
-            read = await context.disk_threads.run(volume, read_needle)
+        if store is not None and volume is not None:
+            is_reading_deleted = query.is_true("readDeleted")
+            read = await _read(
+                context,
+                volume,
+                partial(store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=is_reading_deleted),
+            )
+        elif ec is not None and ec.has_volume(volume_id):
+            read = NeedleRead(await ec.read_needle(volume_id, needle_id, cookie))
+        else:
+            return await read_elsewhere(context, request, path, volume_id, query)
     except STORE_FAILURES as failure:
         return _failed(context, failure)
     try:
@@ -78,6 +85,14 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
     else:
         read.release()
     return response
+
+
+async def _read(context: HttpContext, volume: Volume, read_needle: Callable[..., NeedleRead]) -> NeedleRead:
+    """At once where memory holds the needle, else in a thread."""
+    try:
+        return read_needle(cached_only=True)
+    except NotCached:
+        return await context.disk_threads.run(volume, read_needle)
 
 
 def _failed(context: HttpContext, failure: Exception) -> Response:
@@ -117,10 +132,22 @@ async def _respond(
     content: FileContent | MemoryContent
     if read.payload is not None:
         payload = read.payload
+        if request.method != "HEAD" and not request.headers.get("Range") and not await _is_intact(read):
+            return internal_error(context)
         content = FileContent(FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes))
     else:
         content = MemoryContent(await _clear_data(context, request, headers, needle))
     return await send_content(request, query, headers, content, labels)
+
+
+async def _is_intact(read: NeedleRead) -> bool:
+    """Whether a payload that is to go out whole, straight from its file, is what was stored."""
+    try:
+        await trio.to_thread.run_sync(read.check_payload)
+    except STORE_FAILURES as failure:
+        log.error("not sent: %s", failure)
+        return False
+    return True
 
 
 def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
@@ -159,12 +186,12 @@ async def _edited(
         payload = read.payload
         if payload is None:
             return _edited_image(clear, edit)
-        data = os.pread(payload.fd, payload.length_bytes, payload.offset_bytes)
+        data = payload.read(0, payload.length_bytes)
         return _edited_image(data, edit) if read.fits(crc32c(data)) else None
 
     try:
         return await trio.to_thread.run_sync(work, limiter=context.image_threads)
-    except OSError:
+    except STORE_FAILURES:
         return None
 
 
@@ -214,8 +241,9 @@ async def _send_chunks(
     name, mime = manifest.name.encode("utf-8", "replace"), manifest.mime.encode("utf-8", "replace")
     labels = labels_of(path.filename, name, mime)
     edit = wanted_edit((path.ext or extension(labels.filename)).lower(), query)
-    content = ChunkedContent(context, manifest)
+    content = ChunkedContent(context, manifest, depth_of(request.headers))
     try:
+        check_depth(content.depth)
         manifest.check_readable()
         if edit is not None and content.size_bytes <= MAX_CHUNKED_IMAGE_BYTES:
             edited = MemoryContent(await _edit_chunks(context, content, edit))

@@ -53,6 +53,12 @@ def text_error(status: int, message: str, headers: Headers | None = None) -> Res
     return Response(status, kept, f"{message}\n".encode())
 
 
+def bad_request() -> Response:
+    """What Go's server itself says to a request that it cannot parse, before any handler; the connection closes."""
+    headers = Headers([("Content-Type", "text/plain; charset=utf-8")])
+    return Response(400, headers, b"400 Bad Request", close_connection=True)
+
+
 def redirect(request: Request, status: HTTPStatus, location: str) -> Response:
     """A redirect to `location` (ASCII), with a line of HTML for a GET."""
     headers = Headers([("Location", location)])

@@ -9,14 +9,15 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Response
+from native_handlers.http.content import Labels, MemoryContent, send_content
+from native_handlers.http.header_map import HeaderMap
 from native_handlers.http.paths import STATIC_PREFIX, wire_path
+from native_handlers.http.query import Query
 from native_handlers.http.reply import text_error
 
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.message import Request
+    from native_handlers.http.message import Request, Response
 
 _FAVICON = "favicon.ico"
 _TYPES = {
@@ -27,19 +28,23 @@ _TYPES = {
 """Every asset there is. The name of the icon is upstream's, which monitoring pages link to."""
 
 
+_NO_QUERY = Query()
+
+
 async def handle_favicon(context: HttpContext, request: Request) -> Response:
-    return _asset(_FAVICON)
+    return await _asset(request, _FAVICON)
 
 
 async def handle_static(context: HttpContext, request: Request) -> Response:
     """The asset, or the 404 page of Go's file server. Directories are not listed."""
     name = wire_path(request).removeprefix(STATIC_PREFIX)
-    return _asset(name) if name in _TYPES else text_error(404, "404 page not found")
+    return await _asset(request, name) if name in _TYPES else text_error(404, "404 page not found")
 
 
-def _asset(name: str) -> Response:
-    headers = Headers([("Cache-Control", "max-age=3600"), ("Content-Type", _TYPES[name])])
-    return Response(200, headers, _read_asset(name))
+async def _asset(request: Request, name: str) -> Response:
+    headers = HeaderMap()
+    headers.set("Cache-Control", "max-age=3600")
+    return await send_content(request, _NO_QUERY, headers, MemoryContent(_read_asset(name)), Labels("", _TYPES[name]))
 
 
 @cache

@@ -7,6 +7,7 @@ Source: weed/storage/needle/needle_parse_upload.go parseUpload; Go's Request.Par
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from native_handlers.http.errors import BadMediaType, BadUpload
@@ -26,6 +27,10 @@ MAX_FORM_FIELD_BYTES = 256
 """Of a field beside the file; a longer one is passed over."""
 MAX_DRAIN_BYTES = 1 << 30
 """What is read of a refused body, so that its sender gets to read the answer; a longer one is cut off."""
+
+_PIECEWISE_BYTES = 64 * 1024
+"""A shorter body comes in one or two pieces; joining them costs less than a buffer."""
+_FIRST_BUFFER_BYTES = 4 << 20
 
 _OCTETS = "application/octet-stream"
 _FORM = "application/x-www-form-urlencoded"
@@ -107,13 +112,44 @@ async def read_upload(request: Request, form: Query, limit_bytes: int) -> Upload
 
 async def read_limited(body: RequestBody, limit_bytes: int) -> bytes | None:
     """The whole body, or None as soon as it exceeds `limit_bytes`; the rest is then unread."""
-    pieces, size = [], 0
-    while piece := await body.receive_some():
+    length = body.length_bytes
+    if length is not None and length > limit_bytes:
+        return None
+    first = await body.receive_some()
+    if length is not None and length - len(first) > _PIECEWISE_BYTES:
+        return await _read_declared(body, first, length)
+    pieces, size, piece = [first], len(first), first
+    while piece and size <= limit_bytes:
+        piece = await body.receive_some()
         size += len(piece)
-        if size > limit_bytes:
-            return None
         pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    if size > limit_bytes:
+        return None
+    return first if size == len(first) else b"".join(pieces)
+
+
+async def _read_declared(body: RequestBody, first: bytes, length_bytes: int) -> bytes:
+    """A body of a declared length, of which `first` is here, received where it stays.
+
+    The buffer is of no more than twice what has come, or of `_FIRST_BUFFER_BYTES`: a length is only a promise.
+    """
+    buffer = BytesIO(bytes(min(length_bytes, max(_FIRST_BUFFER_BYTES, 2 * len(first)))))
+    buffer.write(first)
+    at = len(first)
+    while at < length_bytes:
+        with buffer.getbuffer() as room:
+            while at < len(room):
+                with room[at:] as rest:
+                    count = await body.receive_into(rest)
+                assert count, "a body of a declared length ends before it, and nobody says so"
+                at += count
+        if at < length_bytes:
+            buffer.seek(min(length_bytes, 2 * at) - 1)
+            buffer.write(b"\0")
+    after = await body.receive_some()
+    assert not after, "a body of a declared length goes on after it"
+    # Hands out the buffer itself, not a copy.
+    return buffer.getvalue()
 
 
 async def drain(body: RequestBody) -> bool:

@@ -270,6 +270,10 @@ class SharedFile:
         """Opens `path`; the caller is the owner. Raises OSError."""
         return cls(files, path, files.open(path, flags))
 
+    def read(self, length_bytes: int, offset_bytes: int) -> bytes:
+        """As `Files.read`; for who holds on to the file."""
+        return self._files.read(self.fd, length_bytes, offset_bytes)
+
     def retain(self) -> None:
         """Keeps the file open until a matching `release`.
 

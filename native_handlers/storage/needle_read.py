@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format import crc
-from native_handlers.format.errors import Corrupt, SizeMismatch, Truncated
+from native_handlers.format.errors import ChecksumMismatch, Corrupt, SizeMismatch, Truncated
 from native_handlers.format.needle import (
     Needle,
     actual_size,
@@ -26,6 +26,7 @@ from native_handlers.format.types import (
     max_volume_size_bytes,
     to_bytes_offset,
 )
+from native_handlers.storage.errors import ReadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,8 @@ WHOLE_READ_LIMIT_BYTES = 1 << 20
 """A body longer than this is not read whole, unless the payload must be transformed anyway."""
 _MAX_META_BYTES = 128 * 1024
 _COMPARE_BYTES = 1 << 20
+_CHECK_BYTES = 256 * 1024
+"""Fits a core's cache, so that what was just copied is summed up without going to memory again."""
 
 
 class PayloadSlice:
@@ -52,6 +55,19 @@ class PayloadSlice:
         self.offset_bytes = offset_bytes
         self.length_bytes = length_bytes
 
+    def read(self, start_bytes: int, length_bytes: int) -> bytes:
+        """Bytes of the payload from its byte `start_bytes` on; fewer only where the file has been cut short.
+
+        Raises:
+            ReadFailed: the disk failed.
+        """
+        assert self._file is not None, "read after release"
+        offset = self.offset_bytes + start_bytes
+        try:
+            return self._file.read(min(length_bytes, self.length_bytes - start_bytes), offset)
+        except OSError as error:
+            raise ReadFailed(self._file.path, offset, error) from error
+
     def release(self) -> None:
         """Lets the file go; `fd` must not be used afterwards. May be called again."""
         file, self._file = self._file, None
@@ -63,7 +79,8 @@ class PayloadSlice:
 class NeedleRead:
     """A needle that was read. Call `release` when done with it, in every case.
 
-    `payload` is set instead of `needle.data` when the payload was left on disk; its checksum was then not verified.
+    `payload` is set instead of `needle.data` when the payload was left on disk; its checksum was then not verified:
+    see `check_payload`.
     """
 
     needle: Needle
@@ -77,6 +94,29 @@ class NeedleRead:
     def fits(self, computed_crc: int) -> bool:
         """Whether the whole payload, whose CRC-32C is `computed_crc`, is what was stored."""
         return crc.matches(self.needle.checksum, computed_crc)
+
+    def check_payload(self) -> None:
+        """Reads a payload that was left on disk and compares its checksum; afterwards memory holds it, as a rule.
+
+        For a thread: takes as long as the disk does.
+
+        Raises:
+            ChecksumMismatch: the payload is not what was stored.
+            Truncated: the file ends before it does.
+            ReadFailed: the disk failed.
+        """
+        payload = self.payload
+        if payload is None:
+            return
+        computed, done = 0, 0
+        while done < payload.length_bytes:
+            piece = payload.read(done, _CHECK_BYTES)
+            if not piece:
+                raise Truncated(f"needle {self.needle.needle_id:x}", payload.length_bytes, done)
+            computed = crc.crc32c_extend(computed, piece)
+            done += len(piece)
+        if not self.fits(computed):
+            raise ChecksumMismatch(self.needle.needle_id, self.needle.checksum, computed)
 
     def holds(self, needle: Needle, files: Files) -> bool:
         """Whether this has the payload of `needle`, whose checksum is set. Raises OSError when a read fails."""

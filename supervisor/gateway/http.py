@@ -155,12 +155,8 @@ class HttpGateway:
         refusal = await throttle.refuse_upload(request)
         if refusal is not None:
             return self._dressed(request, refusal)
-        count = request.body.length_bytes or 0
-        throttle.uploads.add(count)
-        try:
-            return await self._answer_natively(decision, request)
-        finally:
-            throttle.uploads.remove(count)
+        with throttle.counting_upload(request) as counted:
+            return await self._answer_natively(decision, counted)
 
     async def _refuse_download(self, throttle: Throttle, request: Request) -> Response | None:
         """Another replica's answer, or 429 after the wait, for a read that finds no room; None lets it begin."""

@@ -50,13 +50,14 @@ class ServerBody:
         head: the request that this is the body of.
     """
 
-    __slots__ = ("_awaits_continue", "_channel", "_is_over", "_length_bytes", "received_bytes", "trailers")
+    __slots__ = ("_ahead", "_awaits_continue", "_channel", "_is_over", "_length_bytes", "received_bytes", "trailers")
 
     def __init__(self, channel: HttpChannel, head: RequestHead) -> None:
         self._channel = channel
         self._length_bytes = head.body_length_bytes
         self._is_over = head.body_length_bytes == 0 and isinstance(channel.codec.next_event(), EndOfMessage)
         self._awaits_continue = head.expects_continue
+        self._ahead = b""
         self.received_bytes = 0
         self.trailers = NO_HEADERS
 
@@ -75,6 +76,9 @@ class ServerBody:
         return self._is_over
 
     async def receive_some(self) -> bytes:
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            return ahead
         if self._is_over:
             return b""
         try:
@@ -90,6 +94,24 @@ class ServerBody:
         self.trailers = event.trailers
         self._is_over = True
         return b""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """A body of a declared length goes from the socket to `buffer`, past the codec, which only counts it."""
+        codec = self._channel.codec
+        left_bytes = codec.uncopied_body_bytes
+        if self._ahead or self._awaits_continue or not left_bytes:
+            piece = await self.receive_some()
+            count = min(len(piece), len(buffer))
+            buffer[:count] = piece[:count]
+            self._ahead = piece[count:]
+            return count
+        try:
+            count = await self._channel.transport.receive_into(buffer[:left_bytes])
+            codec.received_out_of_band(count)
+        except (PeerError, RemoteProtocolError) as error:
+            raise BodyError(f"the request body broke off: {error}") from error
+        self.received_bytes += count
+        return count
 
     async def _ask_for_body(self) -> None:
         self._awaits_continue = False

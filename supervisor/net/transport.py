@@ -52,6 +52,10 @@ class Transport(Protocol):
         """
         ...
 
+    async def receive_into(self, buffer: memoryview) -> int:
+        """The same, put at the front of `buffer`, with the same errors; 0 at the end of the stream."""
+        ...
+
     async def send_all(self, data: bytes, *, more: bool = False) -> None:
         """Returns when all of `data` is on its way. `more` says that more follows at once.
 
@@ -105,6 +109,19 @@ class SocketTransport:
             else:
                 self.pace.moved(self.pace.receiving, len(data))
                 return data
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        await self._breathe()
+        while True:
+            try:
+                count = self._sock.recv_into(buffer)
+            except BlockingIOError:
+                await self._wait_readable(is_patient=False)
+            except OSError as error:
+                raise PeerGone(str(error)) from error
+            else:
+                self.pace.moved(self.pace.receiving, count)
+                return count
 
     async def send_all(self, data: bytes, *, more: bool = False) -> None:
         flags = socket.MSG_MORE if more else 0
@@ -213,6 +230,11 @@ class StreamTransport:
             raise PeerGone(str(error) or "the connection broke") from error
         self.pace.moved(self.pace.receiving, len(data))
         return bytes(data)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        data = await self.receive_some(min(RECEIVE_BYTES, len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
 
     async def send_all(self, data: bytes, *, more: bool = False) -> None:  # noqa: ARG002
         view = memoryview(data)

@@ -40,6 +40,15 @@ class LengthReader:
     def __init__(self, length_bytes: int) -> None:
         self._left = length_bytes
 
+    @property
+    def left_bytes(self) -> int:
+        return self._left
+
+    def passed(self, count: int) -> None:
+        """Notes `count` bytes, no more than are left, that were received without coming by here."""
+        assert count <= self._left, "more than the body was received"
+        self._left -= count
+
     def next_event(self, data: bytes, *, is_eof: bool) -> tuple[BodyEvent, bytes]:
         if self._left == 0:
             return _NO_TRAILERS, data

@@ -23,10 +23,12 @@ from harness.server import VolumeServer
 from harness.transfer import MIB, download, upload
 from load import generator_name, run_load
 from nginx import NGINX, Nginx
+from transfers import measure_transfers, print_transfers
 
 PAYLOAD_BYTES = 1024
 LARGE_FILE_MIB = 1024
 BASELINE = "go"
+TRANSFERRING = ("go", "native")
 FORWARDING = ("proxy-go", "mixed-go", "proxy-native", "mixed-native")
 
 
@@ -43,6 +45,9 @@ def main():
         targets = read_targets(servers, base, stack)
         print_rates(measure(targets, options), options)
         print_copies(servers, BASELINE, options.rounds, options.copy_mib)
+        if options.transfer_rounds:
+            compared = [one for one in servers if one.name in TRANSFERRING]
+            print_transfers(measure_transfers(compared, options.transfer_rounds), BASELINE)
         print_memory([one for one in servers if one.name in FORWARDING], options)
 
 
@@ -51,6 +56,9 @@ def parse_options():
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
     parser.add_argument("--seconds", type=int, default=3, help="of load per server and round (3)")
     parser.add_argument("--connections", type=int, default=32, help="at once (32)")
+    parser.add_argument(
+        "--transfer-rounds", type=int, default=5, help="interleaved rounds of large and small transfers (5); 0: none"
+    )
     parser.add_argument(
         "--mib", type=int, default=LARGE_FILE_MIB, help=f"of the large file ({LARGE_FILE_MIB}); 0: none"
     )

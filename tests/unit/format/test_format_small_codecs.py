@@ -170,10 +170,12 @@ class TestFileId:
             ("3,37037d6", "Invalid fid: 37037d6"),
             ("3,637037d6_1", "KeyHash is too short."),
             ("3," + "0" * 25, "KeyHash is too long."),
+            ('3,"\x01637037d6', r'parsing "\"\x01": invalid syntax'),
+            ("3,\xc3\xa4\xff637037d6", 'parsing "\xc3\xa4\\xff": invalid syntax'),
             ("3,zz637037d6", "Parse needleId error: needle id zz format error"),
             ("3,01637037dz", "Parse cookie error: needle cookie 637037dz format error"),
             ("3,+1637037d6", "Parse needleId error"),
-            ("3,ffffffffffffffff00000001_1", "delta 1 overflows needle id ffffffffffffffff"),
+            ("3,ffffffffffffffff00000001_1", f"delta 1 overflows needle id {'66' * 16}"),
             ("3,01637037d6_x", 'strconv.ParseUint: parsing "x": invalid syntax'),
         ],
     )

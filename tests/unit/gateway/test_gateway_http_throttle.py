@@ -11,7 +11,7 @@ from test_gateway_guard import security
 
 from native_handlers.http.context import HttpContext, HttpSettings, Location, PeerResponse, ReadMode
 from native_handlers.http.headers import Headers
-from native_handlers.http.message import FileBody, Listener, Request, Response, StreamBody
+from native_handlers.http.message import BodyError, FileBody, Listener, Request, Response, StreamBody
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.throttle import FlightLimit, Throttle
@@ -91,10 +91,61 @@ async def test_replication_and_other_methods_do_not_wait_for_uploads(autojump_cl
         front.let_go.set()
 
 
-async def test_a_chunked_upload_counts_nothing():
+class ChunkedBody(Body):
+    """Comes in pieces of five bytes, one each time it is let."""
+
+    def __init__(self, pieces):
+        super().__init__(None)
+        self.let, self.coming = trio.open_memory_channel(pieces)
+
+    async def receive_some(self):
+        try:
+            return await self.coming.receive()
+        except trio.EndOfChannel:
+            return b""
+
+    async def receive_into(self, buffer):
+        piece = await self.receive_some()
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+async def test_a_chunked_upload_counts_what_has_arrived():
     front = Front(upload=1)
-    front.let_go.set()
-    await front.handle(request("POST", None))
+    flight = front.throttle.uploads
+    seen = []
+
+    async def read_all(_context, req):
+        assert req.body.length_bytes is None
+        seen.append(flight.bytes)
+        await req.body.receive_some()
+        seen.append(flight.bytes)
+        await req.body.receive_into(memoryview(bytearray(9)))
+        seen.append(flight.bytes)
+        assert await req.body.receive_some() == b""
+        return Response(200)
+
+    front.gateway._native = dict.fromkeys(ROUTES, read_all)
+    body = ChunkedBody(2)
+    for _ in range(2):
+        body.let.send_nowait(b"12345")
+    body.let.close()
+    await front.handle(Request("POST", FID, Headers(), body, Listener.ADMIN, "10.0.0.1", 1, "ID"))
+    assert (seen, flight.bytes) == ([0, 5, 10], 0)
+
+
+async def test_a_chunked_upload_that_breaks_off_is_not_in_flight():
+    front = Front(upload=1)
+
+    async def break_off(_context, req):
+        await req.body.receive_some()
+        raise BodyError("gone")
+
+    front.gateway._native = dict.fromkeys(ROUTES, break_off)
+    body = ChunkedBody(1)
+    body.let.send_nowait(b"12345")
+    with pytest.raises(BodyError):
+        await front.handle(Request("POST", FID, Headers(), body, Listener.ADMIN, "10.0.0.1", 1, "ID"))
     assert front.throttle.uploads.bytes == 0
 
 

@@ -37,6 +37,14 @@ class MemoryBody:
             raise BodyError("peer went away")
         return b""
 
+    async def receive_into(self, buffer):
+        piece = await self.receive_some()
+        count = min(len(piece), len(buffer))
+        buffer[:count] = piece[:count]
+        if piece[count:]:
+            self._chunks.insert(0, piece[count:])
+        return count
+
 
 def make_request(method="GET", target="/", headers=(), body=b"", listener=Listener.ADMIN):
     pairs = headers.items() if isinstance(headers, dict) else headers

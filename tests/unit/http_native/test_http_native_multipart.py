@@ -95,7 +95,9 @@ async def test_content_up_to_the_limit(size):
     [
         (b"", "multipart: NextPart: EOF"),
         (b"abc", "multipart: NextPart: EOF"),
-        (b"--x\r\n", "multipart: NextPart: EOF"),
+        (b"--x\r\n", "EOF"),
+        (b"--x\r\nA: b", "EOF"),
+        (b"--x\r\nbad", 'malformed MIME header: missing colon: "bad"'),
         (b"--x\r\nbad\r\n\r\n", 'malformed MIME header: missing colon: "bad"'),
         (b"--x\r\nA(b): v\r\n\r\n", "malformed MIME header line"),
         (b"--x\r\nA: v\x01\r\n\r\n", "malformed MIME header line"),
