@@ -17,7 +17,7 @@ from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import actual_size, encode_needle_parts
 from native_handlers.format.types import TOMBSTONE_SIZE, max_volume_size_bytes, to_stored
 from native_handlers.storage.errors import AppendOffsetExceeded, SizeLimitExceeded, WriteFailed
-from native_handlers.storage.needle_index import Location
+from native_handlers.storage.index_base import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable

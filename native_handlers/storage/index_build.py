@@ -21,7 +21,8 @@ from native_handlers.format.types import (
     NeedleId,
     StoredOffset,
 )
-from native_handlers.storage.needle_index import Base, Counters, NeedleIndex, empty_base
+from native_handlers.storage.index_base import Base, empty_base
+from native_handlers.storage.needle_index import Counters, NeedleIndex
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,12 +73,12 @@ def build_index(rows: bytes | memoryview, offset_width_bytes: int, version: int)
     """The index that `rows` lead to. A partial row at the end is ignored; `rows` is not referred to afterwards."""
     columns = _columns(rows, offset_width_bytes)
     if not len(columns.keys):
-        return BuiltIndex(NeedleIndex(empty_base(has_high=offset_width_bytes == 5), Counters()), 0, None, 0)
+        return BuiltIndex(NeedleIndex.of(empty_base(has_high=offset_width_bytes == 5), Counters()), 0, None, 0)
     counters = Counters()
     counters.max_needle_id = int(columns.keys.max())
     last_row, max_end_bytes = _extent(columns, version)
     base = _replay(columns, counters)
-    return BuiltIndex(NeedleIndex(base, counters), len(columns.keys), last_row, max_end_bytes)
+    return BuiltIndex(NeedleIndex.of(base, counters), len(columns.keys), last_row, max_end_bytes)
 
 
 def _columns(rows: bytes | memoryview, offset_width_bytes: int) -> _Columns:
