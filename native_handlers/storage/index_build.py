@@ -8,7 +8,7 @@ Source: weed/storage/needle_map_memory.go:doLoading, needle_map_metric.go, volum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,10 @@ from native_handlers.storage.needle_index import Counters, NeedleIndex
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_T = TypeVar("_T", bound=np.generic)
+
 _PIECE_ROWS = 1 << 14
+_SORT_ROWS = 1 << 8
 _ROW_4 = np.dtype([("key", ">u8"), ("low", ">u4"), ("size", ">i4")])
 _ROW_5 = np.dtype([("key", ">u8"), ("low", ">u4"), ("high", "u1"), ("size", ">i4")])
 
@@ -46,6 +49,11 @@ class BuiltIndex:
     max_end_bytes: int
 
 
+def _gather(column: NDArray[_T], which: NDArray[np.intp]) -> NDArray[_T]:
+    # All of `which` are within bounds; not checking each before anything is moved makes it several times faster.
+    return np.take(column, which, mode="clip")
+
+
 class _Columns(NamedTuple):
     keys: NDArray[np.uint64]
     low: NDArray[np.uint32]
@@ -53,8 +61,8 @@ class _Columns(NamedTuple):
     sizes: NDArray[np.int32]
 
     def take(self, which: NDArray[np.intp]) -> _Columns:
-        high = None if self.high is None else self.high[which]
-        return _Columns(self.keys[which], self.low[which], high, self.sizes[which])
+        high = None if self.high is None else _gather(self.high, which)
+        return _Columns(_gather(self.keys, which), _gather(self.low, which), high, _gather(self.sizes, which))
 
     def rows(self, start: int, end: int) -> _Columns:
         high = None if self.high is None else self.high[start:end]
@@ -124,7 +132,7 @@ def _replay(columns: _Columns, counters: Counters) -> Base:
     if not _is_increasing(columns.keys):
         order = _stable_order(columns.keys)
         columns = columns.take(order)
-        live = live if is_all_live else live[order]
+        live = live if is_all_live else _gather(live, order)
         if not _is_increasing(columns.keys):
             return _replay_sorted(columns, live, counters)
     # No id occurs twice: what every volume looks like that was only written to.
@@ -147,7 +155,11 @@ def _stable_order(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
         return np.argsort(keys, kind="stable")
     packed = (keys - low) << position_bits
     packed |= np.arange(len(keys), dtype=np.uint64)
-    packed.sort()
+    # Short runs are sorted within registers; the merge that follows passes quickly over what is in order already, and
+    # rows that concurrent writers left a few places out of order then are.
+    whole = len(packed) // _SORT_ROWS * _SORT_ROWS
+    packed[:whole].reshape(-1, _SORT_ROWS).sort(axis=1)
+    packed.sort(kind="stable")
     packed &= (np.uint64(1) << position_bits) - np.uint64(1)
     order: NDArray[np.intp] = packed.view(np.intp)
     return order
