@@ -151,6 +151,14 @@ class Appender:
 
     def _publish(self, batch: Batch, row_bytes: int) -> None:
         opened = batch.opened
+        if opened.share is None:
+            self._enter(batch, row_bytes)
+        else:
+            with opened.share.publishing(opened):
+                self._enter(batch, row_bytes)
+
+    def _enter(self, batch: Batch, row_bytes: int) -> None:
+        opened = batch.opened
         # Both files hold the records: the ends move first, so that nothing can be written over them.
         opened.dat_end_bytes = batch.end_bytes
         opened.idx_end_bytes += row_bytes
