@@ -62,6 +62,8 @@ class Shared:
 
         What was under way when a writer died may yet appear, until the next one takes the lock: then it is settled.
         """
+        if is_settled:
+            volume.sync()
         for needle_id in sorted(self.known.keys() | self.announced.keys()):
             versions = [self.known.get(needle_id, 0), *self.announced.get(needle_id, [])]
             found = self.read(volume, needle_id)
