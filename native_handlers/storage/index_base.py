@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=np.generic)
 
 _STRIDE = 512
+_new_tuple = tuple.__new__
 
 
 class Location(NamedTuple):
@@ -72,7 +73,11 @@ class Base:
         index = bisect_left(keys, needle_id, end - _STRIDE, min(end, len(keys)))
         if index == len(keys) or keys[index] != needle_id:
             return None
-        return self.at(index)
+        offset = self._lows[index]
+        if self._highs is not None:
+            offset |= self._highs[index] << 32
+        # Half the time of `Location(offset, size)`, which goes through a function in Python.
+        return _new_tuple(Location, (offset, self._sizes[index]))
 
     def at(self, index: int) -> Location:
         """The entry at a position in needle id order."""

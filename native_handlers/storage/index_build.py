@@ -68,9 +68,13 @@ class _Columns(NamedTuple):
         high = None if self.high is None else self.high[start:end]
         return _Columns(self.keys[start:end], self.low[start:end], high, self.sizes[start:end])
 
-    def has_offset(self) -> NDArray[np.bool_]:
-        some = self.low.astype(np.bool_)
-        return some if self.high is None else some | self.high.astype(np.bool_)
+    def live(self) -> NDArray[np.bool_]:
+        """Which rows place a needle; the others delete one."""
+        has_offset = self.low.astype(np.bool_)
+        if self.high is not None:
+            has_offset |= self.high.astype(np.bool_)
+        has_offset &= self.sizes >= 0
+        return has_offset
 
     def offsets(self) -> NDArray[np.int64]:
         offsets = self.low.astype(np.int64)
@@ -124,23 +128,35 @@ def _extent(columns: _Columns, version: int) -> tuple[IdxEntry | None, int]:
 
 
 def _replay(columns: _Columns, counters: Counters) -> Base:
-    live = columns.has_offset() & (columns.sizes >= 0)
-    counters.file_count = int(live.sum())
-    counters.content_bytes = int(columns.sizes[live].sum(dtype=np.int64))
-    counters.deleted_count = len(live) - counters.file_count
-    is_all_live = counters.file_count == len(live)
+    _count_live(columns, counters)
+    live = columns.live() if counters.deleted_count else None
     if not _is_increasing(columns.keys):
         order = _stable_order(columns.keys)
         columns = columns.take(order)
-        live = live if is_all_live else _gather(live, order)
+        live = None if live is None else _gather(live, order)
         if not _is_increasing(columns.keys):
-            return _replay_sorted(columns, live, counters)
+            return _replay_sorted(columns, columns.live() if live is None else live, counters)
     # No id occurs twice: what every volume looks like that was only written to.
-    return Base(*(columns if is_all_live else columns.take(np.flatnonzero(live))))
+    return Base(*(columns if live is None else columns.take(np.flatnonzero(live))))
+
+
+def _count_live(columns: _Columns, counters: Counters) -> None:
+    # By the piece: what is as long as the file stays with the process, once it was asked for and given back.
+    count = len(columns.keys)
+    for start in range(0, count, _PIECE_ROWS):
+        piece = columns.rows(start, start + _PIECE_ROWS)
+        live = piece.live()
+        counters.file_count += int(np.count_nonzero(live))
+        counters.content_bytes += int(piece.sizes.sum(dtype=np.int64, where=live))
+    counters.deleted_count = count - counters.file_count
 
 
 def _is_increasing(keys: NDArray[np.uint64]) -> bool:
-    return bool((keys[1:] > keys[:-1]).all())
+    for start in range(0, len(keys), _PIECE_ROWS):
+        piece = keys[start : start + _PIECE_ROWS + 1]
+        if not (piece[1:] > piece[:-1]).all():
+            return False
+    return True
 
 
 def _stable_order(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
