@@ -433,7 +433,9 @@ class Volume:
         findings: list[Finding] = []
         with self._lock:
             opened = self._get_opened()
-            if opened.damage is not None or not opened.is_writable:
+            # What stopped a shared volume, another process may have found.
+            is_stopped = opened.share is not None and self._gate.is_stopped
+            if opened.damage is not None or not opened.is_writable or is_stopped:
                 opened = self._reopen(opened, findings)
             self._save_info(opened, read_only=False, can_delete=False)
             opened.damage = None

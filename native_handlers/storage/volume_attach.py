@@ -141,7 +141,8 @@ def join_work(
                 opened = reopen(opened)
             else:
                 problem = share.repair(opened)
-        share.follow(opened)
+        if problem is None:
+            share.follow(opened)
         share.begin()
     except OSError as error:
         share.unlock()

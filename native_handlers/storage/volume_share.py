@@ -177,11 +177,16 @@ class VolumeShare:
     def repair(self, opened: Opened) -> str | None:
         """Repairs the files and commits what they hold now; under the lock. Returns why that is not possible.
 
+        `opened` is then as of the last commit, and its index as it was.
+
         Raises OSError; it is to be done again.
         """
         state = self.state.read()
         _set_facts(opened, state)
         repaired = repair_files(self.files, opened, self.width)
+        if repaired.problem is not None:
+            self._seen = state
+            return repaired.problem
         index = opened.index
         assert isinstance(index, SharedNeedleIndex)
         # Whatever this process entered of an append that it did not finish is forgotten.
@@ -193,7 +198,7 @@ class VolumeShare:
                 last_append_at_ns=repaired.last_append_at_ns,
             )
         )
-        return repaired.problem
+        return None
 
     def finish(self, opened: Opened | None, *, is_sound: bool) -> None:
         """The end of the work under the lock. Unless `is_sound` the next holder looks at the files.

@@ -59,9 +59,14 @@ class WriteGate:
             no_write_or_delete = no_write_or_delete or _FAILING
         return no_write_or_delete, self._no_write_can_delete
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether something is wrong, which no operator asked for."""
+        return self._no_write_or_delete not in {None, _MARKED}
+
     def adopt(self, no_write_or_delete: str | None, no_write_can_delete: str | None) -> None:
         """Another process of those that share the volume has changed it."""
-        if self._no_write_or_delete and not no_write_or_delete:
+        if self.texts[0] and not no_write_or_delete:
             self._health.reset()
         self._no_write_or_delete, self._no_write_can_delete = no_write_or_delete, no_write_can_delete
 

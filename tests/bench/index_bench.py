@@ -8,6 +8,7 @@ its resident memory, less the same. Ours are of `open_volume` in a process of it
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,8 +43,8 @@ _RECORD_BYTES, _BODY_BYTES = 40, 6
 def run(options, weed):
     """Prints a row for each order of ids."""
     print(f"\nOpening a volume of {options.needles:,} needles\n")
-    head = f"{'ids':<12}{'ours':>9}{'bytes':>9}{'peak':>11}{'hit':>9}{'miss':>9}{'shared':>9}"
-    print(f"{head}{'Go':>11}{'bytes':>9}     bytes a needle; look-ups in us of processor time")
+    head = f"{'ids':<12}{'ours':>9}{'cpu':>9}{'bytes':>9}{'peak':>11}{'hit':>9}{'miss':>9}{'shared':>9}"
+    print(f"{head}{'Go':>11}{'cpu':>9}{'bytes':>9}   bytes a needle; look-ups in us, of processor time")
     with tempfile.TemporaryDirectory(prefix="weed-volume-py-bench-") as base:
         master = Master(Path(base) / "master", weed) if weed else None
         try:
@@ -58,9 +59,9 @@ def run(options, weed):
 
 
 def print_row(order, ours, go):
-    row = f"{order:<12}{ours['open_s']:>8.2f}s{ours['bytes']:>9.2f}{ours['peak_mib']:>7.0f} MiB"
+    row = f"{order:<12}{ours['open_s']:>8.2f}s{ours['cpu_s']:>8.2f}s{ours['bytes']:>9.2f}{ours['peak_mib']:>7.0f} MiB"
     row += "".join(f"{ours[name]:>9.2f}" for name in ("hit_us", "miss_us", "shared_us"))
-    print(row + (f"{go[0]:>11}{go[1]:>9}" if go else ""), flush=True)
+    print(row + (f"{go[0]:>11}{go[1]:>9}{go[2]:>9}" if go else ""), flush=True)
 
 
 def make_volume(directory, count, order):
@@ -92,14 +93,15 @@ def measure_here(directory):
     """What one process sees, as numbers. Look-ups are of ids in any order; a miss is between those that exist."""
     paths = VolumePaths(directory, directory, "", 1)
     before = memory_bytes("self", "VmRSS")
-    began_s = time.perf_counter()
+    began_s, began_cpu_s = time.perf_counter(), time.process_time()
     opened = open_volume(OpenRequest(OS_FILES, paths, 4, now_s=int(time.time())), findings := [])
-    open_s = time.perf_counter() - began_s
+    open_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
     assert not findings, findings
     assert opened.damage is None
     count = opened.index.counters.file_count
     seen = {
         "open_s": open_s,
+        "cpu_s": cpu_s,
         "bytes": (memory_bytes("self", "VmRSS") - before) / count,
         "peak_mib": (memory_bytes("self", "VmHWM") - before) / 2**20,
         "hit_us": time_look_ups(opened.index.get, 1, count),
@@ -121,16 +123,16 @@ def time_look_ups(get, first, last):
 
 
 def measure_go(directory, master, weed, count):
-    """Seconds and bytes a needle, as text; None without a `weed`."""
+    """Seconds, those of processor time, and bytes a needle, as text; None without a `weed`."""
     if weed is None:
         return None
     empty = directory.with_name(directory.name + "-none")
     empty.mkdir()
-    idle_s, idle_bytes = start_go(empty, master, weed, expect_volume=False)
-    full_s, full_bytes = start_go(directory, master, weed, expect_volume=True)
+    idle_s, idle_cpu_s, idle_bytes = start_go(empty, master, weed, expect_volume=False)
+    full_s, full_cpu_s, full_bytes = start_go(directory, master, weed, expect_volume=True)
     if full_s is None:
-        return f"> {GO_LIMIT_S}s", "?"
-    return f"{full_s - idle_s:.2f}s", f"{(full_bytes - idle_bytes) / count:.1f}"
+        return f"> {GO_LIMIT_S}s", "?", "?"
+    return f"{full_s - idle_s:.2f}s", f"{full_cpu_s - idle_cpu_s:.2f}s", f"{(full_bytes - idle_bytes) / count:.1f}"
 
 
 def start_go(directory, master, weed, *, expect_volume):
@@ -148,11 +150,17 @@ def start_go(directory, master, weed, *, expect_volume):
     process = ServerProcess(command, directory.with_suffix(".log"), directory.parent)
     try:
         wait_until(serves, "the Go server to list its volume", GO_LIMIT_S)
-        return time.perf_counter() - began_s, memory_bytes(process.pid, "VmRSS")
+        return time.perf_counter() - began_s, processor_s(process.pid), memory_bytes(process.pid, "VmRSS")
     except TimeoutError:
-        return None, None
+        return None, None, None
     finally:
         process.end()
+
+
+def processor_s(pid):
+    """What a process has used of the processors, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
