@@ -232,7 +232,8 @@ class VolumeShare:
         state = _with_facts(self._seen, opened)
         state = self._save_gate(state)
         if state != self._seen:
-            self._install(opened, self._commit(state))
+            assert isinstance(opened.index, SharedNeedleIndex)
+            opened.index.sequence = self._commit(state).sequence
 
     def _save_gate(self, state: State) -> State:
         if self._gate is None or self._gate.texts == self._texts:
@@ -245,16 +246,14 @@ class VolumeShare:
         self._seen = self.state.commit(state)
         return self._seen
 
-    def _install(self, opened: Opened, state: State) -> None:
-        assert isinstance(opened.index, SharedNeedleIndex)
-        opened.index.sequence = state.sequence
-
     def _publish_if_full(self, opened: Opened) -> None:
         entries = len(opened.index.layers.delta)
         if not opened.index.is_delta_full or entries < self._publish_at_entries:
             return
+        index = opened.index
+        assert isinstance(index, SharedNeedleIndex)
         try:
-            self._publish(opened, files_generation=opened.files_generation)
+            self._publish(opened, index, files_generation=opened.files_generation)
             self._publish_at_entries, self.publish_error = 0, None
         except OSError as error:
             # No memory: the index is as right as before and takes more of it. To be tried again when it has doubled.
@@ -267,20 +266,16 @@ class VolumeShare:
         """
         private = opened.index
         index = SharedNeedleIndex(private.layers, private.counters, self.state.words, lambda: self.follow(opened))
-        opened.index = index
-        try:
-            with self._mutex:
-                self._seen = self.state.read()
-                self._publish(opened, files_generation=files_generation)
-        except BaseException:
-            opened.index = private
-            raise
-        opened.share, opened.files_generation = self, files_generation
+        with self._mutex:
+            self._seen = self.state.read()
+            self._publish(opened, index, files_generation=files_generation)
+            opened.share, opened.files_generation = self, files_generation
+            # Last: readers take what is here without a lock, and it must be whole.
+            opened.index = index
 
-    def _publish(self, opened: Opened, *, files_generation: int) -> None:
+    def _publish(self, opened: Opened, index: SharedNeedleIndex, *, files_generation: int) -> None:
         """Writes the index without a dict as columns, commits that, and gives the old columns back."""
-        index, state = opened.index, self._seen
-        assert isinstance(index, SharedNeedleIndex)
+        state = self._seen
         assert state is not None
         generation = state.index_generation + 1
         old = self.state.read_table(state)
@@ -309,7 +304,7 @@ class VolumeShare:
         self.state.write_table(generation, table)
         new = self._commit(self._save_gate(_with_facts(new, opened)))
         index.layers = layers
-        self._install(opened, new)
+        index.sequence = new.sequence
         self.state.words[INTACT] = generation
         try:
             give_back(self.files, self.fd, table, has_high=self._has_high)

@@ -13,7 +13,7 @@ from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.errors import NotFound, ReadOnly, VolumeClosed, WriteFailed
 from native_handlers.storage.files import NotCached, OsFiles, replace_file
-from native_handlers.storage.shared_state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, ShareLost
+from native_handlers.storage.shared_state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
 from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume import attach_volume
 
@@ -355,3 +355,25 @@ def test_why_writes_are_refused_is_told_in_any_script(owner, attach):
     with owner._lock:
         owner._gate.stop("\U0001f4a5" * 500)
     assert attached.read_only_reasons.text == "\U0001f4a5" * 80
+
+
+def test_readers_miss_nothing_while_a_volume_is_being_shared(owner, monkeypatch):
+    """Each time that the sharing writes or looks at anything, a reader looks."""
+    put(owner, 1)
+    seen = []
+
+    def and_read(function):
+        def wrapped(*arguments, **options):
+            seen.append(get(owner, 1))
+            result = function(*arguments, **options)
+            seen.append(get(owner, 1))
+            return result
+
+        return wrapped
+
+    for name in ("commit", "write_table", "read_table", "write_texts"):
+        monkeypatch.setattr(SharedState, name, and_read(getattr(SharedState, name)))
+    owner.share()
+    assert len(seen) >= 6
+    assert set(seen) == {b"data"}
+    assert get(owner, 1) == b"data"
