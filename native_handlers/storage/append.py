@@ -25,7 +25,7 @@ from native_handlers.format.types import (
     to_stored,
 )
 from native_handlers.storage.errors import AppendOffsetExceeded, SizeLimitExceeded, WriteFailed
-from native_handlers.storage.needle_index import Location
+from native_handlers.storage.index_base import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,6 +187,14 @@ class Appender:
         return len(rows)
 
     def _publish(self, batch: Batch, row_bytes: int) -> None:
+        opened = batch.opened
+        if opened.share is None:
+            self._enter(batch, row_bytes)
+        else:
+            with opened.share.publishing(opened):
+                self._enter(batch, row_bytes)
+
+    def _enter(self, batch: Batch, row_bytes: int) -> None:
         opened = batch.opened
         # Both files hold the records: the ends move first, so that nothing can be written over them.
         opened.dat_end_bytes = batch.end_bytes

@@ -31,7 +31,7 @@ from native_handlers.format.types import (
 from native_handlers.storage.errors import BadRange, BlobRefused, ReadFailed
 
 if TYPE_CHECKING:
-    from native_handlers.storage.needle_index import Location
+    from native_handlers.storage.index_base import Location
     from native_handlers.storage.volume_open import Opened
     from native_handlers.storage.volume_read import VolumeReader
 

@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import shutil
+import struct
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FALLOC_KEEP_SIZE = 1
+_FALLOC_PUNCH_HOLE = 2
 _COPY_BYTES = 1 << 20
 _MAX_IOVECS = 512
 """Below Linux' 1024 buffers a call."""
@@ -34,6 +36,8 @@ class FileFacts:
     is_writable_by_owner: bool
     is_directory: bool
     modified_at_ns: int = 0
+    identity: tuple[int, int] = (0, 0)
+    """Device and inode: the same for every name and descriptor of one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,26 @@ class Files(Protocol):
         """Takes an exclusive lock for as long as the descriptor is open; False when someone else holds it."""
         ...
 
+    def wait_lock(self, fd: int) -> None:
+        """Waits for an exclusive lock between the open file descriptions of one file.
+
+        The kernel takes it back when the last descriptor of this description is closed, as at the process's death.
+        """
+        ...
+
+    def unlock(self, fd: int) -> None: ...
+    def memory_file(self, name: str) -> int:
+        """A new file that lies in memory, has no path, can only grow, and goes with its last descriptor."""
+        ...
+
+    def reopen(self, fd: int) -> int:
+        """A descriptor of the same file that shares neither its locks nor its position."""
+        ...
+
+    def punch(self, fd: int, start_bytes: int, length_bytes: int) -> None:
+        """Gives a range's memory or space back; it reads as zeros from now on."""
+        ...
+
     def disk_space(self, path: Path) -> DiskSpace: ...
 
 
@@ -139,11 +163,7 @@ class OsFiles:
         os.ftruncate(fd, length_bytes)
 
     def allocate(self, fd: int, length_bytes: int) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        length = ctypes.c_longlong(length_bytes)
-        if libc.fallocate(fd, _FALLOC_KEEP_SIZE, ctypes.c_longlong(0), length) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+        _fallocate(fd, _FALLOC_KEEP_SIZE, 0, length_bytes)
 
     def sync(self, fd: int) -> None:
         os.fsync(fd)
@@ -188,15 +208,46 @@ class OsFiles:
             return False
         return True
 
+    def wait_lock(self, fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _flock(fcntl.F_WRLCK))
+
+    def unlock(self, fd: int) -> None:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK))
+
+    def memory_file(self, name: str) -> int:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # A mapping of what was cut off would kill whoever reads it.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        return fd
+
+    def reopen(self, fd: int) -> int:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+
+    def punch(self, fd: int, start_bytes: int, length_bytes: int) -> None:
+        _fallocate(fd, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, start_bytes, length_bytes)
+
     def disk_space(self, path: Path) -> DiskSpace:
         vfs = os.statvfs(path)
         return DiskSpace(vfs.f_blocks * vfs.f_frsize, vfs.f_bavail * vfs.f_frsize)
 
 
+def _flock(kind: int) -> bytes:
+    """The kernel's `struct flock` for the whole file."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+
+
+def _fallocate(fd: int, mode: int, start_bytes: int, length_bytes: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, mode, ctypes.c_longlong(start_bytes), ctypes.c_longlong(length_bytes)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
 def _facts(stat: os.stat_result) -> FileFacts:
     is_directory = (stat.st_mode & 0o170000) == 0o040000
     readable, writable = bool(stat.st_mode & 0o400), bool(stat.st_mode & 0o200)
-    return FileFacts(stat.st_size, int(stat.st_mtime), readable, writable, is_directory, stat.st_mtime_ns)
+    identity = (stat.st_dev, stat.st_ino)
+    return FileFacts(stat.st_size, int(stat.st_mtime), readable, writable, is_directory, stat.st_mtime_ns, identity)
 
 
 OS_FILES: Files = OsFiles()

@@ -8,7 +8,7 @@ Source: weed/storage/needle_map_memory.go:doLoading, needle_map_metric.go, volum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,12 +21,16 @@ from native_handlers.format.types import (
     NeedleId,
     StoredOffset,
 )
-from native_handlers.storage.needle_index import Base, Counters, NeedleIndex, empty_base
+from native_handlers.storage.index_base import Base, empty_base
+from native_handlers.storage.needle_index import Counters, NeedleIndex
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_T = TypeVar("_T", bound=np.generic)
+
 _PIECE_ROWS = 1 << 14
+_SORT_ROWS = 1 << 8
 _ROW_4 = np.dtype([("key", ">u8"), ("low", ">u4"), ("size", ">i4")])
 _ROW_5 = np.dtype([("key", ">u8"), ("low", ">u4"), ("high", "u1"), ("size", ">i4")])
 
@@ -45,6 +49,11 @@ class BuiltIndex:
     max_end_bytes: int
 
 
+def _gather(column: NDArray[_T], which: NDArray[np.intp]) -> NDArray[_T]:
+    # All of `which` are within bounds; not checking each before anything is moved makes it several times faster.
+    return np.take(column, which, mode="clip")
+
+
 class _Columns(NamedTuple):
     keys: NDArray[np.uint64]
     low: NDArray[np.uint32]
@@ -52,16 +61,20 @@ class _Columns(NamedTuple):
     sizes: NDArray[np.int32]
 
     def take(self, which: NDArray[np.intp]) -> _Columns:
-        high = None if self.high is None else self.high[which]
-        return _Columns(self.keys[which], self.low[which], high, self.sizes[which])
+        high = None if self.high is None else _gather(self.high, which)
+        return _Columns(_gather(self.keys, which), _gather(self.low, which), high, _gather(self.sizes, which))
 
     def rows(self, start: int, end: int) -> _Columns:
         high = None if self.high is None else self.high[start:end]
         return _Columns(self.keys[start:end], self.low[start:end], high, self.sizes[start:end])
 
-    def has_offset(self) -> NDArray[np.bool_]:
-        some = self.low.astype(np.bool_)
-        return some if self.high is None else some | self.high.astype(np.bool_)
+    def live(self) -> NDArray[np.bool_]:
+        """Which rows place a needle; the others delete one."""
+        has_offset = self.low.astype(np.bool_)
+        if self.high is not None:
+            has_offset |= self.high.astype(np.bool_)
+        has_offset &= self.sizes >= 0
+        return has_offset
 
     def offsets(self) -> NDArray[np.int64]:
         offsets = self.low.astype(np.int64)
@@ -72,12 +85,12 @@ def build_index(rows: bytes | memoryview, offset_width_bytes: int, version: int)
     """The index that `rows` lead to. A partial row at the end is ignored; `rows` is not referred to afterwards."""
     columns = _columns(rows, offset_width_bytes)
     if not len(columns.keys):
-        return BuiltIndex(NeedleIndex(empty_base(has_high=offset_width_bytes == 5), Counters()), 0, None, 0)
+        return BuiltIndex(NeedleIndex.of(empty_base(has_high=offset_width_bytes == 5), Counters()), 0, None, 0)
     counters = Counters()
     counters.max_needle_id = int(columns.keys.max())
     last_row, max_end_bytes = _extent(columns, version)
     base = _replay(columns, counters)
-    return BuiltIndex(NeedleIndex(base, counters), len(columns.keys), last_row, max_end_bytes)
+    return BuiltIndex(NeedleIndex.of(base, counters), len(columns.keys), last_row, max_end_bytes)
 
 
 def _columns(rows: bytes | memoryview, offset_width_bytes: int) -> _Columns:
@@ -115,23 +128,35 @@ def _extent(columns: _Columns, version: int) -> tuple[IdxEntry | None, int]:
 
 
 def _replay(columns: _Columns, counters: Counters) -> Base:
-    live = columns.has_offset() & (columns.sizes >= 0)
-    counters.file_count = int(live.sum())
-    counters.content_bytes = int(columns.sizes[live].sum(dtype=np.int64))
-    counters.deleted_count = len(live) - counters.file_count
-    is_all_live = counters.file_count == len(live)
+    _count_live(columns, counters)
+    live = columns.live() if counters.deleted_count else None
     if not _is_increasing(columns.keys):
         order = _stable_order(columns.keys)
         columns = columns.take(order)
-        live = live if is_all_live else live[order]
+        live = None if live is None else _gather(live, order)
         if not _is_increasing(columns.keys):
-            return _replay_sorted(columns, live, counters)
+            return _replay_sorted(columns, columns.live() if live is None else live, counters)
     # No id occurs twice: what every volume looks like that was only written to.
-    return Base(*(columns if is_all_live else columns.take(np.flatnonzero(live))))
+    return Base(*(columns if live is None else columns.take(np.flatnonzero(live))))
+
+
+def _count_live(columns: _Columns, counters: Counters) -> None:
+    # By the piece: what is as long as the file stays with the process, once it was asked for and given back.
+    count = len(columns.keys)
+    for start in range(0, count, _PIECE_ROWS):
+        piece = columns.rows(start, start + _PIECE_ROWS)
+        live = piece.live()
+        counters.file_count += int(np.count_nonzero(live))
+        counters.content_bytes += int(piece.sizes.sum(dtype=np.int64, where=live))
+    counters.deleted_count = count - counters.file_count
 
 
 def _is_increasing(keys: NDArray[np.uint64]) -> bool:
-    return bool((keys[1:] > keys[:-1]).all())
+    for start in range(0, len(keys), _PIECE_ROWS):
+        piece = keys[start : start + _PIECE_ROWS + 1]
+        if not (piece[1:] > piece[:-1]).all():
+            return False
+    return True
 
 
 def _stable_order(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
@@ -146,7 +171,11 @@ def _stable_order(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
         return np.argsort(keys, kind="stable")
     packed = (keys - low) << position_bits
     packed |= np.arange(len(keys), dtype=np.uint64)
-    packed.sort()
+    # Short runs are sorted within registers; the merge that follows passes quickly over what is in order already, and
+    # rows that concurrent writers left a few places out of order then are.
+    whole = len(packed) // _SORT_ROWS * _SORT_ROWS
+    packed[:whole].reshape(-1, _SORT_ROWS).sort(axis=1)
+    packed.sort(kind="stable")
     packed &= (np.uint64(1) << position_bits) - np.uint64(1)
     order: NDArray[np.intp] = packed.view(np.intp)
     return order

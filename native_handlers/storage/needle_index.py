@@ -1,9 +1,9 @@
-"""Where each needle of a volume is: needle id -> (offset, size), 16 bytes a needle.
+"""Where each needle of a volume is: needle id -> (offset, size), 16 bytes a needle and little more.
 
-Two layers. The *base* is made once from the .idx file: three parallel arrays, sorted by needle id, never changed,
-searched by bisection. The *delta* is a dict of what came after. When the delta has grown to a fraction of the base
-both are merged into a new base, and the pair is swapped as one object: a reader holds either the old pair or the
-new one, and takes no lock. Writers are serialised by their volume.
+Three layers. The *base* is made once from the .idx file. The *delta* is a dict of what came last; when it is full it
+is merged into *recent*, sorted columns as well, and when that has grown to a fraction of the base both become the new
+base. So there is never a Python object for more than some thousand needles. The layers are swapped as one object: a
+reader holds either the old ones or the new ones, and takes no lock. Writers are serialised by their volume.
 
 An entry's size is that of the record's body. A deleted needle keeps its entry with the size negated (-1 where it
 was 0), so that it can still be read on request until a restart after which only its tombstone is known.
@@ -13,127 +13,85 @@ Source of the counting rules: weed/storage/needle_map_metric.go, needle_map_memo
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from native_handlers.format.types import TOMBSTONE_SIZE, UINT32_MASK
+from native_handlers.format.types import TOMBSTONE_SIZE
+from native_handlers.storage.index_base import Base, merge, pack, sorted_base, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
+    from native_handlers.storage.index_base import Location
 
-_T = TypeVar("_T", bound=np.generic)
-
-_STRIDE = 512
-_MIN_MERGE = 1 << 15
+_MIN_MERGE = 1 << 14
+"""The delta is merged at this many entries, which take about 2.5 MB."""
 _MERGE_FRACTION = 8
-"""The delta is merged when it reaches 1/8 of the base: each needle is then moved a small constant number of times."""
+"""What is recent goes into the base at 1/8 of it: each needle is then moved a small constant number of times."""
 
 
-class Location(NamedTuple):
-    """A needle's place. `offset` counts units of 8 bytes, `size` is negative for a deleted needle."""
-
-    offset: int
-    size: int
-
-
-class Base:
-    """Sorted parallel arrays. `high` holds the fifth offset byte and is None with 4-byte offsets.
-
-    Every 512th key is kept as an int as well, 0.1 bytes a needle: most of a bisection then goes over a list, in a
-    third of the time.
-    """
-
-    __slots__ = ("_highs", "_keys", "_lows", "_milestones", "_sizes", "high", "keys", "low", "sizes")
-
-    def __init__(
-        self,
-        keys: NDArray[np.uint64],
-        low: NDArray[np.uint32],
-        high: NDArray[np.uint8] | None,
-        sizes: NDArray[np.int32],
-    ) -> None:
-        self.keys, self.low, self.high, self.sizes = keys, low, high, sizes
-        # Items of memoryviews are plain ints, which compare and convert several times faster than numpy's scalars.
-        self._keys, self._lows, self._sizes = keys.data, low.data, sizes.data
-        self._highs = None if high is None else high.data
-        self._milestones: list[int] = keys[::_STRIDE].tolist()
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def get(self, needle_id: int) -> Location | None:
-        keys = self._keys
-        end = bisect_right(self._milestones, needle_id) * _STRIDE
-        if not end:
-            return None
-        index = bisect_left(keys, needle_id, end - _STRIDE, min(end, len(keys)))
-        if index == len(keys) or keys[index] != needle_id:
-            return None
-        return self.at(index)
-
-    def at(self, index: int) -> Location:
-        """The entry at a position in needle id order."""
-        offset = self._lows[index]
-        if self._highs is not None:
-            offset |= self._highs[index] << 32
-        return Location(offset, self._sizes[index])
-
-
+@dataclass(slots=True)
 class Counters:
     """What a volume reports of its needles. All only grow; a vacuum starts them afresh."""
 
-    __slots__ = ("content_bytes", "deleted_bytes", "deleted_count", "file_count", "max_needle_id")
-
-    def __init__(self) -> None:
-        self.file_count = 0
-        self.content_bytes = 0
-        self.deleted_count = 0
-        self.deleted_bytes = 0
-        self.max_needle_id = 0
+    file_count: int = 0
+    content_bytes: int = 0
+    deleted_count: int = 0
+    deleted_bytes: int = 0
+    max_needle_id: int = 0
 
 
-class _Layers(NamedTuple):
+class Layers(NamedTuple):
+    """`recent` is None where nothing is. `generation` counts publications, where several processes share them."""
+
     base: Base
+    recent: Base | None
     delta: dict[int, int]
+    generation: int = 0
 
+    def find(self, needle_id: int) -> Location | None:
+        base, recent, delta, _ = self
+        value = delta.get(needle_id)
+        if value is not None:
+            return unpack(value)
+        if recent is not None:
+            found = recent.get(needle_id)
+            if found is not None:
+                return found
+        return base.get(needle_id)
 
-def _pack(offset: int, size: int) -> int:
-    return offset << 32 | (size & UINT32_MASK)
-
-
-def _unpack(value: int) -> Location:
-    size = value & UINT32_MASK
-    return Location(value >> 32, size - (1 << 32) if size >> 31 else size)
-
-
-def empty_base(*, has_high: bool) -> Base:
-    """A base without entries. `has_high`: offsets are 5 bytes wide."""
-    high = np.empty(0, np.uint8) if has_high else None
-    return Base(np.empty(0, np.uint64), np.empty(0, np.uint32), high, np.empty(0, np.int32))
+    def settled(self) -> Layers:
+        """The same entries without a delta."""
+        base, recent, delta, generation = self
+        if delta:
+            newest = sorted_base(delta, has_high=base.high is not None)
+            recent = newest if recent is None else merge(recent, newest)
+        if recent is not None and len(recent) * _MERGE_FRACTION >= len(base):
+            base, recent = merge(base, recent), None
+        return Layers(base, recent, {}, generation)
 
 
 class NeedleIndex:
     """The index of one volume. Reading is safe from any thread; writing is the volume's, one at a time."""
 
-    __slots__ = ("_layers", "counters")
+    __slots__ = ("counters", "layers")
 
-    def __init__(self, base: Base, counters: Counters) -> None:
-        self._layers = _Layers(base, {})
+    def __init__(self, layers: Layers, counters: Counters) -> None:
+        self.layers = layers
         self.counters = counters
+
+    @classmethod
+    def of(cls, base: Base, counters: Counters) -> NeedleIndex:
+        """An index of what `base` has."""
+        return cls(Layers(base, None, {}), counters)
 
     def get(self, needle_id: int) -> Location | None:
         """Where the needle is or was; None when it is not known."""
-        base, delta = self._layers
-        value = delta.get(needle_id)
-        return base.get(needle_id) if value is None else _unpack(value)
+        return self.layers.find(needle_id)
 
     def put(self, needle_id: int, offset: int, size: int) -> None:
         """Enters a needle or moves it. `offset` in units of 8 bytes."""
-        old = self.get(needle_id)
+        old = self.layers.find(needle_id)
         self._set(needle_id, offset, size)
         counters = self.counters
         counters.max_needle_id = max(counters.max_needle_id, needle_id)
@@ -145,7 +103,7 @@ class NeedleIndex:
 
     def delete(self, needle_id: int) -> int:
         """Marks a needle deleted. Returns its size; 0 when it was not there, deleted already, or empty."""
-        old = self.get(needle_id)
+        old = self.layers.find(needle_id)
         if old is None or old.size < 0:
             return 0
         self._set(needle_id, old.offset, -old.size or TOMBSTONE_SIZE)
@@ -155,46 +113,24 @@ class NeedleIndex:
         return old.size
 
     def _set(self, needle_id: int, offset: int, size: int) -> None:
-        base, delta = self._layers
-        delta[needle_id] = _pack(offset, size)
-        if len(delta) >= max(_MIN_MERGE, len(base) // _MERGE_FRACTION):
-            self._layers = _Layers(_merge(base, delta), {})
+        self.layers.delta[needle_id] = pack(offset, size)
+        if self.is_delta_full:
+            self.layers = self.layers.settled()
+
+    @property
+    def is_delta_full(self) -> bool:
+        """Whether what came last is to be merged."""
+        return len(self.layers.delta) >= _MIN_MERGE
 
     def ascending(self) -> Iterator[tuple[int, Location]]:
         """Every entry, deleted ones included, by needle id, as of now."""
-        base, delta = self._layers
-        merged = _merge(base, dict(delta)) if delta else base
+        base, recent, _, _ = self.layers._replace(delta=dict(self.layers.delta)).settled()
+        merged = base if recent is None else merge(base, recent)
         for index, needle_id in enumerate(merged.keys.data):
             yield needle_id, merged.at(index)
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the arrays take, without the delta."""
-        base = self._layers.base
-        arrays = [base.keys.nbytes, base.low.nbytes, base.sizes.nbytes, 0 if base.high is None else base.high.nbytes]
-        return sum(arrays)
-
-
-def _merge(base: Base, delta: dict[int, int]) -> Base:
-    """A base with the entries of both, those of `delta` winning."""
-    count = len(delta)
-    keys = np.fromiter(delta.keys(), np.uint64, count)
-    offsets = np.fromiter((value >> 32 for value in delta.values()), np.uint64, count)
-    sizes = np.fromiter((value & UINT32_MASK for value in delta.values()), np.uint32, count).view(np.int32)
-    order = np.argsort(keys)
-    keys, offsets, sizes = keys[order], offsets[order], sizes[order]
-    low = (offsets & UINT32_MASK).astype(np.uint32)
-    high = (offsets >> np.uint64(32)).astype(np.uint8)
-    where = np.searchsorted(base.keys, keys)
-    known = np.zeros(count, np.bool_)
-    inside = where < len(base)
-    known[inside] = base.keys[where[inside]] == keys[inside]
-
-    def merged(old: NDArray[_T], new: NDArray[_T]) -> NDArray[_T]:
-        changed = old.copy()
-        changed[where[known]] = new[known]
-        return np.insert(changed, where[~known], new[~known])
-
-    all_keys = merged(base.keys, keys)
-    all_high = None if base.high is None else merged(base.high, high)
-    return Base(all_keys, merged(base.low, low), all_high, merged(base.sizes, sizes))
+        """Memory that the columns take, without the delta."""
+        base, recent = self.layers.base, self.layers.recent
+        return base.size_bytes + (recent.size_bytes if recent is not None else 0)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from native_handlers.format.needle import NeedleHeader
     from native_handlers.storage.files import Files, SharedFile
-    from native_handlers.storage.needle_index import Location
+    from native_handlers.storage.index_base import Location
 
 WHOLE_READ_LIMIT_BYTES = 1 << 20
 """A body longer than this is not read whole, unless the payload must be transformed anyway."""

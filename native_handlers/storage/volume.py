@@ -12,7 +12,7 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 
 from __future__ import annotations
 
-import threading
+import errno
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -26,24 +26,29 @@ from native_handlers.storage.append import Appender
 from native_handlers.storage.append_log import log_of
 from native_handlers.storage.blobs import is_stored, parse_blob, read_blob, read_meta
 from native_handlers.storage.errors import (
+    IndexMoveFailed,
     NeedleTooLarge,
     NotFound,
+    ReadFailed,
     ReadOnly,
     VolumeClosed,
     VolumeLoadFailed,
     WriteFailed,
 )
-from native_handlers.storage.files import FileRetired
+from native_handlers.storage.files import OS_FILES, FileRetired, NotCached
 from native_handlers.storage.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
 from native_handlers.storage.index_place import move_index
 from native_handlers.storage.io_health import IoHealth
 from native_handlers.storage.live_needles import walk_live_needles
 from native_handlers.storage.outgoing import open_volume_file, write_back
+from native_handlers.storage.volume_attach import attach_share, create_share, join_work
 from native_handlers.storage.volume_info_file import save_volume_info
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 from native_handlers.storage.volume_read import VolumeReader
 from native_handlers.storage.volume_report import PhantomCheck, describe_volume
+from native_handlers.storage.volume_share import FilesSwapped
 from native_handlers.storage.write_gate import WriteGate
+from native_handlers.storage.writer_lock import WriterLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -59,6 +64,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.report import Finding, ReadOnlyReasons, VolumeReport
     from native_handlers.storage.volume_open import Opened
     from native_handlers.storage.volume_paths import VolumePaths
+    from native_handlers.storage.volume_share import VolumeShare
     from native_handlers.storage.write_gate import VolumeHome
 
 _MAX_BODY_BYTES = 2**31 - 1
@@ -85,9 +91,11 @@ class Volume:
         self._opened: Opened | None = opened
         self._info = opened.info
         self._super_block = opened.super_block
-        self._last_modified_s = opened.modified_at_s
         # Serialises appends, deletes, and everything that changes or replaces _opened or the read-only state.
-        self._lock = threading.Lock()
+        self._lock = WriterLock()
+        self._shared_fd: int | None = None
+        if opened.share is not None:
+            self._take_part(opened.share)
 
     # ---- facts
 
@@ -134,7 +142,7 @@ class Volume:
 
     @property
     def is_closed(self) -> bool:
-        return self._opened is None
+        return self._look() is None
 
     @property
     def has_remote_file(self) -> bool:
@@ -144,24 +152,25 @@ class Volume:
     @property
     def size_bytes(self) -> int:
         """The length of .dat; 0 when closed."""
-        opened = self._opened
+        opened = self._look()
         return opened.dat_end_bytes if opened else 0
 
     @property
     def index_size_bytes(self) -> int:
         """The length of .idx; 0 when closed."""
-        opened = self._opened
+        opened = self._look()
         return opened.idx_end_bytes if opened else 0
 
     @property
     def is_empty(self) -> bool:
         """Whether it has never held a needle."""
-        opened = self._opened
+        opened = self._look()
         return opened is None or (opened.dat_end_bytes <= SUPER_BLOCK_BYTES and not opened.index.counters.content_bytes)
 
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
         """Why it refuses writes now; `is_read_only` of the result is False when it takes them."""
+        self._look()
         return self._gate.reasons
 
     @property
@@ -175,7 +184,7 @@ class Volume:
 
     def report(self, size_limit_bytes: int = 0) -> VolumeReport | None:
         """What a heartbeat and /status say of it; None when it is closed. The limit matters for expiry only."""
-        opened = self._opened
+        opened = self._look()
         if opened is None:
             return None
         is_out = self._health.is_quarantined or self._home.is_unavailable or self.is_expired(size_limit_bytes)
@@ -187,6 +196,11 @@ class Volume:
         if not size_limit_bytes or self.size_bytes <= SUPER_BLOCK_BYTES:
             return False
         return expiry.is_expired(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
+
+    @property
+    def _last_modified_s(self) -> int:
+        opened = self._opened
+        return opened.last_modified_s if opened else self._clock_ns() // _NS
 
     @property
     def is_expired_long_enough(self) -> bool:
@@ -251,15 +265,20 @@ class Volume:
             ReadFailed: the disk failed.
             DiskUnavailable: the disk is out of service; nothing was tried.
         """
-        opened = self._hold()
-        if opened is None:
-            raise NotFound(self.id, needle_id)
-        try:
-            return self._reader.read(
-                opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
-            )
-        finally:
-            opened.dat.release()
+        while True:
+            opened = self._hold()
+            if opened is None:
+                raise NotFound(self.id, needle_id)
+            try:
+                return self._reader.read(
+                    opened, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
+                )
+            except FilesSwapped:
+                if cached_only:
+                    raise NotCached from None
+                self._rejoin(opened)
+            finally:
+                opened.dat.release()
 
     def _hold(self) -> Opened | None:
         """The open files, whose .dat stays open until the caller releases it; None when the volume is closed.
@@ -281,6 +300,7 @@ class Volume:
 
     @contextmanager
     def _held(self) -> Iterator[Opened]:
+        self._look()
         opened = self._hold()
         if opened is None:
             raise VolumeClosed(self.id)
@@ -305,7 +325,10 @@ class Volume:
         Close the iterator when it is not taken to its end. Raises VolumeClosed as well.
         """
         with self._held() as opened:
-            yield from walk_live_needles(self._reader, opened, is_wanted)
+            try:
+                yield from walk_live_needles(self._reader, opened, is_wanted)
+            except FilesSwapped:
+                raise VolumeClosed(self.id) from None
 
     @contextmanager
     def open_log(self) -> Iterator[AppendLog]:
@@ -326,6 +349,82 @@ class Volume:
         finally:
             log.dat.release()
             log.idx.release()
+
+    # ---- sharing
+
+    def share(self) -> int:
+        """A descriptor with which `attach_volume` opens this volume in another process, which may then read and write.
+
+        It stays this volume's: hand it over by inheritance, over a socket, or as a path in /proc. Asking again gives
+        the same one. From the first time on each write takes a lock between processes.
+
+        Raises:
+            VolumeClosed: the volume is closed.
+            WriteFailed: there is no memory or no descriptor for it; nothing changed.
+        """
+        with self._lock:
+            opened = self._get_opened()
+            if self._shared_fd is None:
+                try:
+                    fd, share = create_share(self._files, opened.paths, self._width)
+                    share.bind(self._gate)
+                    share.adopt(opened, files_generation=1)
+                except OSError as error:
+                    raise WriteFailed(opened.idx.path, 0, error) from error
+                self._shared_fd = fd
+                self._take_part(share)
+            return self._shared_fd
+
+    def _take_part(self, share: VolumeShare) -> None:
+        share.bind(self._gate)
+
+        def join() -> None:
+            assert self._opened is not None
+            opened, problem = join_work(share, self._opened, self._replace_opened, self._reopen_for_repair)
+            if opened is None:
+                self._replace_opened(None)
+            if problem is not None:
+                self._gate.stop(problem)
+
+        def part(is_sound: bool) -> None:  # noqa: FBT001  called by the lock alone
+            share.finish(self._opened, is_sound=is_sound)
+            if self._opened is None:
+                self._lock.join = self._lock.part = None
+                share.release()
+                if self._shared_fd is not None:
+                    self._files.close(self._shared_fd)
+                    self._shared_fd = None
+
+        self._lock.join, self._lock.part = join, part
+
+    def _replace_opened(self, opened: Opened | None) -> None:
+        old, self._opened = self._opened, opened
+        if opened is not None:
+            self._super_block, self._info = opened.super_block, opened.info
+        if old is not None:
+            old.release()
+
+    def _reopen_for_repair(self, old: Opened) -> Opened:
+        return self._reopen(old, [])
+
+    def _look(self) -> Opened | None:
+        """What is open, up to date with what other processes did."""
+        while (opened := self._opened) is not None and opened.share is not None:
+            try:
+                opened.share.look(opened)
+            except FilesSwapped:
+                self._rejoin(opened)
+            else:
+                return opened
+        return opened
+
+    def _rejoin(self, opened: Opened) -> None:
+        """Other files are the volume's now, or it was closed: whoever takes the lock finds out."""
+        try:
+            with self._lock:
+                pass
+        except WriteFailed as error:
+            raise ReadFailed(opened.dat.path, 0, OSError(str(error))) from error
 
     # ---- writing
 
@@ -363,7 +462,7 @@ class Volume:
             return result
 
     def _stage(self, batch: Batch, write: PendingWrite, *, fsync: bool) -> WriteResult:
-        reasons = self.read_only_reasons
+        reasons = self._gate.reasons
         if reasons.is_read_only:
             raise ReadOnly(self.id, reasons.text)
         needle, location = write.needle, batch.find(write.needle.needle_id)
@@ -375,7 +474,8 @@ class Volume:
             ):
                 return WriteResult(there, len(needle.data), is_unchanged=True)
         offset = self._appender.stage(batch, needle, is_deletion=False)
-        self._last_modified_s = max(self._last_modified_s, needle.last_modified_s)
+        opened = batch.opened
+        opened.last_modified_s = max(opened.last_modified_s, needle.last_modified_s)
         return WriteResult(offset, len(needle.data), is_unchanged=False)
 
     def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
@@ -409,6 +509,14 @@ class Volume:
             raise ReadOnly(self.id, reasons.text)
 
     def _commit(self, writes: Sequence[PendingWrite]) -> None:
+        try:
+            self._commit_locked(writes)
+        except WriteFailed as error:
+            # Not even the lock was to be had: a shared volume could not be repaired.
+            for write in writes:
+                write.error = error.copy()
+
+    def _commit_locked(self, writes: Sequence[PendingWrite]) -> None:
         with self._lock:
             if self._opened is None:
                 for write in writes:
@@ -435,7 +543,7 @@ class Volume:
         self._home.check_in_service()
         with self._lock:
             opened = self._get_opened()
-            reasons = self.read_only_reasons
+            reasons = self._gate.reasons
             if reasons.no_write_or_delete:
                 raise ReadOnly(self.id, reasons.text)
             location = opened.index.get(needle_id)
@@ -480,7 +588,9 @@ class Volume:
         findings: list[Finding] = []
         with self._lock:
             opened = self._get_opened()
-            if opened.damage is not None or not opened.is_writable:
+            # What stopped a shared volume, another process may have found.
+            is_stopped = opened.share is not None and self._gate.is_stopped
+            if opened.damage is not None or not opened.is_writable or is_stopped:
                 opened = self._reopen(opened, findings)
             self._save_info(opened, read_only=False, can_delete=False)
             opened.damage = None
@@ -493,10 +603,13 @@ class Volume:
         if not opened.is_writable:
             opened.release()
             raise VolumeLoadFailed(old.dat.path.with_suffix(""), opened.damage or "its files cannot be written")
-        self._opened = opened
-        self._super_block = opened.super_block
-        self._info = opened.info
-        old.release()
+        if old.share is not None:
+            try:
+                old.share.adopt(opened, files_generation=old.files_generation + 1)
+            except OSError as error:
+                opened.release()
+                raise WriteFailed(opened.idx.path, 0, error) from error
+        self._replace_opened(opened)
         return opened
 
     def _save_info(self, opened: Opened, *, read_only: bool, can_delete: bool) -> None:
@@ -512,12 +625,15 @@ class Volume:
 
         Raises:
             VolumeClosed: the volume is not open.
-            IndexMoveFailed: it is where it was.
+            IndexMoveFailed: it is where it was; so for a shared volume, which other processes find by its paths.
             DiskUnavailable: the disk is out of service; nothing was tried.
         """
         self._home.check_in_service()
         with self._lock:
-            move_index(self._files, self._get_opened(), directory)
+            opened = self._get_opened()
+            if opened.share is not None:
+                raise IndexMoveFailed(self.id, OSError(errno.EBUSY, "it is shared with other processes"))
+            move_index(self._files, opened, directory)
 
     def sync(self) -> None:
         """Puts both files on disk. Nothing happens when the volume is closed.
@@ -540,18 +656,25 @@ class Volume:
     def close(self) -> None:
         """Syncs and closes. Readers under way finish; whoever comes later is told that it is closed.
 
+        Closed by who opened it, a shared volume is closed in every process; by who attached to it, only there.
+
         Raises:
             WriteFailed: the sync failed; it is closed all the same.
         """
         with self._lock:
-            opened, self._opened = self._opened, None
+            opened = self._opened
             if opened is None:
                 return
             try:
                 if opened.is_writable:
                     self._appender.sync(opened)
             finally:
-                opened.release()
+                self._shut(opened)
+
+    def _shut(self, opened: Opened) -> None:
+        if opened.share is not None and self._shared_fd is not None:
+            opened.share.retire()
+        self._replace_opened(None)
 
     def destroy(self, *, keep_vif: bool) -> None:
         """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
@@ -560,9 +683,8 @@ class Volume:
             OSError: some files could not be removed; the volume is closed.
         """
         with self._lock:
-            opened, self._opened = self._opened, None
-            if opened is not None:
-                opened.release()
+            if self._opened is not None:
+                self._shut(self._opened)
             for path in self._request.paths.owned(keep_vif=keep_vif):
                 self._files.unlink(path)
             for directory in dict.fromkeys((self._request.paths.data_dir, self._request.paths.index_dir)):
@@ -574,3 +696,17 @@ def open_existing(
 ) -> Volume:
     """The volume that `request` describes, open. Errors and `findings` are those of `open_volume`."""
     return Volume(open_volume(request, findings), home, request, clock_ns)
+
+
+def attach_volume(fd: int, home: VolumeHome, clock_ns: Callable[[], int], files: Files = OS_FILES) -> Volume:
+    """A volume that another process has open and shares, for reading and writing here. `fd` stays the caller's.
+
+    Opening, marking read-only or writable and destroying are for the process that opened it.
+
+    Raises:
+        ShareLost: `fd` is no shared volume.
+        VolumeClosed: it was closed.
+        OSError, FormatError: its files cannot be opened.
+    """
+    share, opened = attach_share(files, fd)
+    return Volume(opened, home, OpenRequest(files, opened.paths, share.width, now_s=0), clock_ns)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.files import FileFacts, Files
     from native_handlers.storage.needle_index import NeedleIndex
     from native_handlers.storage.volume_paths import VolumePaths
+    from native_handlers.storage.volume_share import VolumeShare
 
 
 _CLOCK_SLACK_S = 2
@@ -89,6 +90,12 @@ class Opened:
     is_writable: bool
     damage: str | None
     doubtful_end_bytes: int = 0
+    last_modified_s: int = 0
+    """The latest last-modified time of a needle, for volumes with a TTL: it starts as the time of the file."""
+    share: VolumeShare | None = None
+    """What ties it to other processes; None while this process has it for itself."""
+    files_generation: int = 0
+    """Which of the files that the volume had since it was shared."""
 
     def release(self) -> None:
         self.dat.release()
@@ -265,6 +272,7 @@ class _Opening:
             idx_end_bytes=catch_up.idx_end_bytes,
             last_append_at_ns=catch_up.append_at_ns,
             modified_at_s=facts.modified_at_s,
+            last_modified_s=facts.modified_at_s,
             is_writable=is_writable,
             damage=self._damage,
         )

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.storage.files import Files
+    from native_handlers.storage.index_base import Location
     from native_handlers.storage.io_health import IoHealth
-    from native_handlers.storage.needle_index import Location
     from native_handlers.storage.volume_open import Opened
 
 _NS = 10**9

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume_open import Opened
 
 _MARKED = "marked read-only"
+_FAILING = "repeated I/O errors"
 
 
 class VolumeHome(Protocol):
@@ -56,9 +57,28 @@ class WriteGate:
         no_write_or_delete, no_write_can_delete = self._no_write_or_delete, self._no_write_can_delete
         is_low = self._home.is_space_low
         if self._health.is_quarantined:
-            no_write_or_delete = no_write_or_delete or "repeated I/O errors"
+            no_write_or_delete = no_write_or_delete or _FAILING
         text = no_write_or_delete or no_write_can_delete or ("low disk space" if is_low else "")
         return ReadOnlyReasons(no_write_or_delete is not None, no_write_can_delete is not None, is_low, text)
+
+    @property
+    def texts(self) -> tuple[str | None, str | None]:
+        """Why writes and deletes, and why writes alone, are refused for good; None where they are not."""
+        no_write_or_delete = self._no_write_or_delete
+        if self._health.is_quarantined:
+            no_write_or_delete = no_write_or_delete or _FAILING
+        return no_write_or_delete, self._no_write_can_delete
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether something is wrong, which no operator asked for."""
+        return self._no_write_or_delete not in {None, _MARKED}
+
+    def adopt(self, no_write_or_delete: str | None, no_write_can_delete: str | None) -> None:
+        """Another process of those that share the volume has changed it."""
+        if self.texts[0] and not no_write_or_delete:
+            self._health.reset()
+        self._no_write_or_delete, self._no_write_can_delete = no_write_or_delete, no_write_can_delete
 
     def stop(self, reason: str) -> None:
         """Nothing may be written any more, until an operator marks the volume writable."""

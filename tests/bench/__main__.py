@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import index_bench
 from copying import print_copies
 from harness import implementations
 from harness.http1 import Connection
@@ -35,6 +36,9 @@ FORWARDING = ("proxy-go", "mixed-go", "proxy-native", "mixed-native")
 def main():
     options = parse_options()
     weed, why_not = implementations.find_weed()
+    if options.only == "index":
+        index_bench.run(options, weed)
+        return
     if weed is None:
         print(f"{why_not}: without Go there are no ratios, only rates")
     with ExitStack() as stack:
@@ -66,6 +70,8 @@ def parse_options():
     parser.add_argument(
         "--servers", default="go,proxy-go,mixed-go,native", help="of the contract suite's (go,proxy-go,mixed-go,native)"
     )
+    parser.add_argument("--only", choices=["index"], help="opening and looking up, instead of requests")
+    parser.add_argument("--needles", type=int, default=10_000_000, help="of the index bench (10 million)")
     return parser.parse_args()
 
 

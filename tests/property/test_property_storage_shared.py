@@ -1,0 +1,273 @@
+"""The needle index, and a volume shared by several handles, against a dict.
+
+A handle that attaches in this process is to the others what another process is: it has its own lock, mappings, index
+and descriptors. Real processes, really killed, are in tests/chaos/test_chaos_shared_volume.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from test_property_storage_volume import COOKIE, MISSING, VID, Crash, UnreliableFiles
+
+from native_handlers.format.idx import encode_entry
+from native_handlers.format.needle import Needle
+from native_handlers.format.types import TOMBSTONE_SIZE
+from native_handlers.storage import needle_index
+from native_handlers.storage.check import check_directory
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import Deleted, NotFound, ReadOnly
+from native_handlers.storage.index_build import build_index
+from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.volume import attach_volume
+
+HANDLES = 3
+needle_ids = st.integers(1, 12)
+handles = st.integers(0, HANDLES - 1)
+payloads = st.one_of(st.binary(max_size=30), st.just(b"\xab" * 3000))
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """`rows` is the .idx file; `model` maps ids to (offset, size) as the index is to give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = b""
+        self.model: dict[int, tuple[int, int]] = {}
+        self.end = 0
+
+    @initialize(width=st.sampled_from([4, 5]), first=st.sampled_from([1, 2**40, 2**64 - 400]))
+    def start(self, width, first):
+        self.width, self.first = width, first
+        self.index = build_index(b"", width, 3).index
+
+    def _append(self, needle_id, size):
+        self.end += 1
+        self.rows += encode_entry(needle_id, self.end, size, self.width)
+
+    @rule(number=st.integers(0, 300), size=st.integers(0, 99))
+    def put(self, number, size):
+        self._append(self.first + number, size)
+        self.index.put(self.first + number, self.end, size)
+        self.model[self.first + number] = (self.end, size)
+
+    @rule(numbers=st.lists(st.integers(0, 300), min_size=20, max_size=60), size=st.integers(1, 99))
+    def put_many(self, numbers, size):
+        for number in numbers:
+            self.put(number, size)
+
+    @rule(number=st.integers(0, 300))
+    def delete(self, number):
+        needle_id = self.first + number
+        old = self.model.get(needle_id)
+        if old is None or old[1] < 0:
+            assert self.index.delete(needle_id) == 0
+            return
+        assert self.index.delete(needle_id) == old[1]
+        self._append(needle_id, TOMBSTONE_SIZE)
+        self.model[needle_id] = (old[0], -old[1] or TOMBSTONE_SIZE)
+
+    @rule(numbers=st.lists(st.integers(0, 300), min_size=10, max_size=30))
+    def delete_many(self, numbers):
+        for number in numbers:
+            self.delete(number)
+
+    @rule()
+    def merge(self):
+        self.index.layers = self.index.layers.settled()
+
+    @rule(torn=st.integers(0, 15))
+    def crash_and_reopen(self, torn):
+        """The last row may not be all there; what was deleted is known as such still."""
+        built = build_index(self.rows + encode_entry(1, 1, 1, self.width)[:torn], self.width, 3)
+        self.index = built.index
+        assert built.row_count == self.end
+
+    @invariant()
+    def it_is_the_dict(self):
+        index = self.index
+        assert len(index.layers.delta) < needle_index._MIN_MERGE
+        assert {key: index.get(key) for key in self.model} == self.model
+        assert index.get(self.first + 301) is None
+        assert dict(index.ascending()) == self.model
+
+
+class AliveFiles(UnreliableFiles):
+    """Knows the descriptors that attaching opens, too; the kernel frees a dead process's lock."""
+
+    def reopen(self, fd):
+        own = super().reopen(fd)
+        self._open_fds.add(own)
+        return own
+
+    def punch(self, fd, start_bytes, length_bytes):
+        if self._step():
+            self._end()
+        super().punch(fd, start_bytes, length_bytes)
+
+
+class Home:
+    disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+
+
+class SharedMachine(RuleBasedStateMachine):
+    """Handle 0 is the store's, which opened the volume; the others attached to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="shared-machine-"))
+        self.model: dict[int, bytes | object] = {}
+
+    @initialize(width=st.sampled_from([4, 5]))
+    def start(self, width):
+        self.width = width
+        self._open()
+        self.store.allocate_volume(VID)
+        self._attach_all()
+
+    def _open(self):
+        location = LocationConfig(self.directory, self.directory, 8)
+        self.store = open_store(StoreConfig((location,), offset_width_bytes=self.width))
+
+    def _attach_all(self):
+        self.files = [AliveFiles() for _ in range(HANDLES)]
+        self.volumes = [self.store.find_volume(VID)]
+        for number in range(1, HANDLES):
+            self.volumes.append(self._attach(number))
+
+    def _attach(self, number):
+        return attach_volume(self.volumes[0].share(), Home(), time.time_ns, self.files[number])
+
+    def teardown(self):
+        if hasattr(self, "store"):
+            self.store.close()
+            report = check_directory(self.directory)
+            assert report.is_healthy, str(report)
+            for files in self.files:
+                files.bury()
+        shutil.rmtree(self.directory)
+
+    def _write(self, volume, needle_id, data, fsync):
+        volume.write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
+
+    @rule(handle=handles, needle_id=needle_ids, data=payloads, fsync=st.booleans())
+    def write(self, handle, needle_id, data, fsync):
+        self._write(self.volumes[handle], needle_id, data, fsync)
+        self.model[needle_id] = data
+
+    @rule(handle=handles, needle_id=needle_ids)
+    def delete(self, handle, needle_id):
+        freed = self.volumes[handle].delete(needle_id, COOKIE)
+        was = self.model.get(needle_id, MISSING)
+        assert (freed > 0) == (was is not MISSING and was != b"")
+        self.model[needle_id] = MISSING
+
+    @rule(
+        handle=st.integers(1, HANDLES - 1),
+        heir=handles,
+        needle_id=needle_ids,
+        data=payloads,
+        step=st.integers(1, 9),
+        half=st.floats(0, 1),
+        is_write=st.booleans(),
+    )
+    def die(self, handle, heir, needle_id, data, step, half, is_write):
+        """An attached handle dies in its work, and is replaced; the next to take the lock is any of them."""
+        volume, files = self.volumes[handle], self.files[handle]
+        before, wanted = self.model.get(needle_id, MISSING), data if is_write else MISSING
+        files.remaining, files.half = step, half
+        try:
+            if is_write:
+                self._write(volume, needle_id, data, fsync=True)
+            else:
+                volume.delete(needle_id, COOKIE)
+            choices = [wanted]
+        except Crash:
+            choices = [before, wanted]
+        files.is_dead = True
+        files.bury()
+        self.files[handle] = AliveFiles()
+        self.volumes[handle] = self._attach(handle)
+        self.volumes[heir].sync()
+        found = self._read(self.volumes[heir], needle_id)
+        # An empty needle whose row was lost cannot be told from a deletion.
+        if len(choices) > 1 and b"" in choices:
+            choices.append(MISSING)
+        assert any(found is choice or found == choice for choice in choices)
+        self.model[needle_id] = found
+
+    @rule()
+    def reopen(self):
+        self.store.close()
+        assert all(volume.is_closed for volume in self.volumes)
+        for files in self.files:
+            files.bury()
+        self._open()
+        assert self.store.findings == []
+        self._attach_all()
+
+    @rule()
+    def open_the_files_anew(self):
+        """What a vacuum does at its end: other files, or the same anew, take the place of those that all have open."""
+        owner = self.volumes[0]
+        with owner._lock:
+            owner._reopen(owner._opened, [])
+
+    @rule(handle=handles)
+    def mark_read_only_and_back(self, handle):
+        self.volumes[0].mark_read_only(can_delete=False, persist=False)
+        with pytest.raises(ReadOnly):
+            self._write(self.volumes[handle], 1, b"not to be", fsync=False)
+        assert all(volume.is_read_only for volume in self.volumes)
+        self.volumes[0].mark_writable()
+        assert not any(volume.is_read_only for volume in self.volumes)
+
+    def _read(self, volume, needle_id) -> bytes | object:
+        try:
+            return volume.read(needle_id, cookie=COOKIE).needle.data
+        except (NotFound, Deleted):
+            return MISSING
+
+    @invariant()
+    def every_handle_sees_the_same(self):
+        if not hasattr(self, "volumes"):
+            return
+        for volume in self.volumes:
+            for needle_id, expected in self.model.items():
+                found = self._read(volume, needle_id)
+                assert found is expected or found == expected
+        indexes = [volume._look().index for volume in self.volumes]
+        entries = [dict(index.ascending()) for index in indexes]
+        assert all(entry == entries[0] for entry in entries)
+
+        assert all(index.counters == indexes[0].counters for index in indexes)
+        reports = [volume.report() for volume in self.volumes]
+        facts = [(one.size_bytes, one.index_size_bytes, one.file_count, one.modified_at_s) for one in reports]
+        assert all(fact == facts[0] for fact in facts)
+        assert facts[0][1] == self.volumes[0].paths.file(".idx").stat().st_size
+
+
+@pytest.fixture(autouse=True)
+def _merge_often(monkeypatch):
+    monkeypatch.setattr(needle_index, "_MIN_MERGE", 5)
+
+
+for machine, steps in ((IndexMachine, 30), (SharedMachine, 20)):
+    machine.TestCase.settings = settings(
+        settings(),
+        max_examples=max(settings().max_examples // 2, 1),
+        stateful_step_count=steps,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.mark.parametrize("machine", [IndexMachine, SharedMachine])
+def test_against_a_dict(machine):
+    machine.TestCase("runTest").runTest()
