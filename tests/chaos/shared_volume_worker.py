@@ -14,7 +14,7 @@ from random import Random
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage import needle_index
-from native_handlers.storage.files import OsFiles
+from native_handlers.storage.files import OS_FILES, OsFiles
 from native_handlers.storage.shared_state import SharedState
 from native_handlers.storage.volume import attach_volume
 
@@ -24,6 +24,12 @@ IDS_A_WRITER = 200
 
 class Home:
     disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+
+    def check_in_service(self):
+        """The disk is well."""
+
+    def facts_in_time(self, path):
+        return OS_FILES.facts(path)
 
 
 def payload(needle_id, version):

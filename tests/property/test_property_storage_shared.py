@@ -24,6 +24,7 @@ from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.errors import Deleted, NotFound, ReadOnly
+from native_handlers.storage.files import OS_FILES
 from native_handlers.storage.index_build import build_index
 from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume import attach_volume
@@ -115,6 +116,12 @@ class AliveFiles(UnreliableFiles):
 
 class Home:
     disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+
+    def check_in_service(self):
+        """The disk is well."""
+
+    def facts_in_time(self, path):
+        return OS_FILES.facts(path)
 
 
 class SharedMachine(RuleBasedStateMachine):

@@ -12,7 +12,7 @@ from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.errors import NotFound, ReadOnly, VolumeClosed, WriteFailed
-from native_handlers.storage.files import NotCached, OsFiles, replace_file
+from native_handlers.storage.files import OS_FILES, NotCached, OsFiles, replace_file
 from native_handlers.storage.shared_state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
 from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume import attach_volume
@@ -23,6 +23,12 @@ VID = 7
 
 class Home:
     disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+
+    def check_in_service(self):
+        """The disk is well."""
+
+    def facts_in_time(self, path):
+        return OS_FILES.facts(path)
 
 
 class PickyFiles(OsFiles):
@@ -371,9 +377,10 @@ def test_readers_miss_nothing_while_a_volume_is_being_shared(owner, monkeypatch)
 
         return wrapped
 
-    for name in ("commit", "write_table", "read_table", "write_texts"):
-        monkeypatch.setattr(SharedState, name, and_read(getattr(SharedState, name)))
-    owner.share()
+    with monkeypatch.context() as patched:
+        for name in ("commit", "write_table", "read_table", "write_texts"):
+            patched.setattr(SharedState, name, and_read(getattr(SharedState, name)))
+        owner.share()
     assert len(seen) >= 6
     assert set(seen) == {b"data"}
     assert get(owner, 1) == b"data"
