@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from native_handlers.storage.index_base import Base, pack
+from native_handlers.storage.index_base import Base, pack, unpack
 from native_handlers.storage.needle_index import Counters, Layers, NeedleIndex
 from native_handlers.storage.shared_state import HEAD_BYTES, INTACT, SEQUENCE
 
@@ -48,9 +48,15 @@ class SharedNeedleIndex(NeedleIndex):
         while True:
             if words[SEQUENCE] != self.sequence:
                 self.follow()
-            layers = self.layers
-            found = layers.find(needle_id)
-            if words[INTACT] <= layers.generation:
+            # As `Layers.find`, without the call.
+            base, recent, delta, generation = self.layers
+            value = delta.get(needle_id)
+            if value is not None:
+                return unpack(value)
+            found = recent.get(needle_id) if recent is not None else None
+            if found is None:
+                found = base.get(needle_id)
+            if words[INTACT] <= generation:
                 return found
 
     def ascending(self) -> Iterator[tuple[int, Location]]:

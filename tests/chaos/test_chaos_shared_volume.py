@@ -154,6 +154,9 @@ def test_a_death_at_each_step_of_a_run_loses_nothing_acknowledged(shared):
             shared.check_all(shared.volume, is_settled=False)
             # An append of ours on top of what was left; every other time the next worker is to repair it.
             if steps % 2:
+                shared.volume.sync()
+                report = check_directory(shared.directory)
+                assert report.is_healthy, str(report)
                 version = 1000 + steps
                 shared.volume.write(Needle(needle_id=9, cookie=COOKIE, data=payload(9, version)))
                 shared.heard("done", 9, version)
