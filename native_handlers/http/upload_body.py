@@ -31,6 +31,8 @@ MAX_DRAIN_BYTES = 1 << 30
 _PIECEWISE_BYTES = 64 * 1024
 """A shorter body comes in one or two pieces; joining them costs less than a buffer."""
 _FIRST_BUFFER_BYTES = 4 << 20
+_GROWTH_BYTES = 32 << 20
+"""Growing clears what is new, and everybody waits meanwhile: some milliseconds for this much."""
 
 _OCTETS = "application/octet-stream"
 _FORM = "application/x-www-form-urlencoded"
@@ -144,7 +146,7 @@ async def _read_declared(body: RequestBody, first: bytes, length_bytes: int) -> 
                 assert count, "a body of a declared length ends before it, and nobody says so"
                 at += count
         if at < length_bytes:
-            buffer.seek(min(length_bytes, 2 * at) - 1)
+            buffer.seek(min(length_bytes, at + min(at, _GROWTH_BYTES)) - 1)
             buffer.write(b"\0")
     after = await body.receive_some()
     assert not after, "a body of a declared length goes on after it"
