@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import index_bench
 from copying import print_copies
+from grpc_unary import print_unary
 from harness import implementations
 from harness.http1 import Connection
 from harness.master import Master
@@ -48,6 +49,7 @@ def main():
         servers = start_servers(options.servers, base, master, weed, stack)
         targets = read_targets(servers, base, stack)
         print_rates(measure(targets, options), options)
+        print_unary(servers, BASELINE, options.rounds, options.seconds)
         print_copies(servers, BASELINE, options.rounds, options.copy_mib)
         if options.transfer_rounds:
             compared = [one for one in servers if one.name in TRANSFERRING]

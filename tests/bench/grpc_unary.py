@@ -6,6 +6,7 @@ Python would be the limit itself; one caller is grpcio's client, in the same pro
 
 import re
 import shutil
+import statistics
 import struct
 import subprocess
 import tempfile
@@ -27,6 +28,31 @@ class UnaryRates:
 
     at_once: float | None
     in_turn: float
+
+
+def print_unary(servers, baseline, rounds, duration_s):
+    """A table of all `servers`, each once per round."""
+    seen = {server.name: [] for server in servers}
+    for _ in range(rounds):
+        for server in servers:
+            seen[server.name].append(measure_unary(server, duration_s))
+    if not H2LOAD:
+        print("\nh2load is not installed: calls at once are left out")
+    print(f"\nVolumeStatus, {rounds} interleaved rounds; {CONNECTIONS * STREAMS_EACH} calls at once, and one in turn\n")
+    print(f"{'server':<14}{'at once/s':>12}{'of Go':>8}{'in turn/s':>12}{'of Go':>8}")
+    for name, rates in seen.items():
+        row = f"{name:<14}"
+        for kind in ("at_once", "in_turn"):
+            figures = [getattr(one, kind) for one in rates]
+            if None in figures:
+                row += f"{'-':>12}{'-':>8}"
+                continue
+            ratio = "-"
+            if baseline in seen:
+                direct = [getattr(one, kind) for one in seen[baseline]]
+                ratio = f"{statistics.median(a / b for a, b in zip(figures, direct, strict=True)):.2f}"
+            row += f"{statistics.median(figures):>12,.0f}{ratio:>8}"
+        print(row)
 
 
 def measure_unary(server, duration_s):
