@@ -55,8 +55,17 @@ def tie_to_parent() -> None:
 
 
 def restore_signals() -> None:
-    """Gives the program the dispositions that a shell would: Python ignores two signals, which execve would pass on."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    """Gives the program the dispositions that a shell would: Python ignores two signals, and a shell two more for what
+    it starts in the background, which execve would pass on.
+    """
+    for number in (
+        signal.SIGPIPE,
+        signal.SIGXFSZ,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+    ):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
