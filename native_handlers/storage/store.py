@@ -1,4 +1,4 @@
-"""All volumes of one server: several disk locations, looked up by volume id.
+"""All volumes of one server: several disk locations, looked up by volume id. `volume_set` adds and removes them.
 
 Synchronous and safe from any thread. Needle operations take no lock of the store; what changes the set of volumes is
 serialised. Events are delivered outside all locks. Source: weed/storage/store.go.
@@ -17,40 +17,25 @@ from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.admin_lock import AdminLock
-from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.disk_location import DiskLocation, LocationConfig
-from native_handlers.storage.disk_type import normal_disk_type
 from native_handlers.storage.errors import (
-    DeleteFailed,
-    NoSpaceForCopy,
     StorageError,
-    VolumeArriving,
-    VolumeExists,
-    VolumeNotEmpty,
     VolumeNotFound,
 )
 from native_handlers.storage.files import OS_FILES
-from native_handlers.storage.incoming_volume import IncomingVolume
 from native_handlers.storage.locations import (
-    choose_location,
     copies_of,
-    copies_where,
     count_slots,
-    destroy,
     load_all,
-    mount,
     release,
-    unload,
 )
 from native_handlers.storage.offset_width import find_offset_width
 from native_handlers.storage.outgoing import open_coded_file
-from native_handlers.storage.placement import roomiest
 from native_handlers.storage.received_files import receive_file
 from native_handlers.storage.report import VolumeEventKind
 from native_handlers.storage.store_events import Listeners, describe_event
 from native_handlers.storage.store_state import ServerState, StateFile
-from native_handlers.storage.volume_paths import VolumePaths
+from native_handlers.storage.volume_set import VolumeSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +44,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.files import Files
     from native_handlers.storage.group_commit import WriteResult
     from native_handlers.storage.incoming import IncomingFile
+    from native_handlers.storage.incoming_volume import IncomingVolume
     from native_handlers.storage.needle_read import NeedleRead
     from native_handlers.storage.outgoing import OutgoingFile
     from native_handlers.storage.report import DiskStatus, Finding, VolumeEvent, VolumeReport
@@ -148,8 +134,7 @@ class Store:
         self._files = files
         self._state = state
         self._listeners = Listeners()
-        # Held by everything that adds or removes volumes.
-        self._changing = AdminLock()
+        self._set = VolumeSet(locations, offset_width_bytes, files, self._listeners)
 
     # ---- facts
 
@@ -296,14 +281,7 @@ class Store:
         block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
         block.encode()
         format_volume_name(collection, vid)
-        with self._changing:
-            if self.find_volume(vid) is not None or self._is_arriving(vid):
-                raise VolumeExists(vid)
-            location = choose_location(self.locations, normal_disk_type(disk_type))
-            volume = location.create(vid, collection, block, preallocate_bytes)
-        _log.info("volume %d (collection %r) added in %s", vid, collection, location.path)
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
-        return volume
+        return self._set.allocate(vid, collection, block, preallocate_bytes, disk_type)
 
     def mount_volume(self, vid: int) -> None:
         """Opens a volume whose files are here; one that is open is announced again.
@@ -312,9 +290,7 @@ class Store:
             VolumeNotFound: no location has it, or none whose files can be served (see `findings`).
             OffsetWidthMismatch: it was written with another offset width.
         """
-        with self._changing:
-            event = mount(self.locations, vid)
-        self._listeners.emit([event])
+        self._set.mount(vid)
 
     def unmount_volume(self, vid: int) -> None:
         """Closes every copy of a volume; none here is a success.
@@ -322,11 +298,7 @@ class Store:
         Raises:
             DeleteFailed: a copy could not be synced. All are closed.
         """
-        with self._changing:
-            events, failures = unload(copies_of(self.locations, vid))
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"UnmountVolume {vid}", failures)
+        self._set.unmount(vid)
 
     def configure_volume(self, vid: int, replication: str) -> None:
         """Changes a volume's replica placement; see `configure.configure_volume`.
@@ -336,12 +308,7 @@ class Store:
             ConfigureFailed: see there.
         """
         ReplicaPlacement.parse(replication)
-        events: list[VolumeEvent] = []
-        try:
-            with self._changing:
-                configure_volume(self.locations, self._files, vid, replication, events)
-        finally:
-            self._listeners.emit(events)
+        self._set.configure(vid, replication)
 
     def consolidate_index(self, vid: int) -> None:
         """Moves a volume's .idx from beside its data to the index directory, where there is one.
@@ -368,16 +335,7 @@ class Store:
             DeleteFailed: a copy could not be removed whole.
         """
         del keep_remote_data
-        with self._changing:
-            copies = copies_of(self.locations, vid)
-            if not copies:
-                raise VolumeNotFound(vid, " on disk", prefix="delete volume")
-            if only_empty and not all(volume.is_empty for _, volume in copies):
-                raise VolumeNotEmpty(vid)
-            events, failures = destroy(copies)
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"DeleteVolume {vid}", failures)
+        self._set.delete(vid, only_empty=only_empty)
 
     def delete_collection(self, name: str) -> None:
         """Deletes every volume of a collection; "" is the default collection, and none is a success.
@@ -385,25 +343,11 @@ class Store:
         Raises:
             DeleteFailed: some could not be removed whole; the others are gone.
         """
-        with self._changing:
-            events, failures = destroy(copies_where(self.locations, lambda volume: volume.collection == name))
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"DeleteCollection {name}", failures)
+        self._set.delete_collection(name)
 
     def remove_expired_volumes(self) -> list[int]:
         """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids."""
-        limit = self.volume_size_limit_bytes
-        with self._changing:
-            expired = copies_where(
-                self.locations,
-                lambda volume: volume.is_in_service and volume.is_expired(limit) and volume.is_expired_long_enough,
-            )
-            events, failures = destroy(expired)
-        for failure in failures:
-            _log.warning("deleting an expired volume: %s", failure)
-        self._listeners.emit(events)
-        return [event.volume_id for event in events]
+        return self._set.remove_expired(self.volume_size_limit_bytes)
 
     def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
         """Makes a volume refuse writes; see `Volume.mark_read_only`.
@@ -434,9 +378,7 @@ class Store:
 
     def load_new_volumes(self) -> None:
         """Opens volumes whose files have appeared since. Errors are those of `DiskLocation.load`."""
-        with self._changing:
-            added = load_all(self.locations, self.offset_width_bytes)
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume) for volume in added])
+        self._set.load_new()
 
     # ---- copies
 
@@ -449,21 +391,7 @@ class Store:
             DeleteFailed: the copy that was here could not be removed whole.
             NoSpaceForCopy: no disk of the type has a free slot and more than `needed_bytes`.
         """
-        wanted = normal_disk_type(disk_type)
-        with self._changing:
-            if self._is_arriving(vid):
-                raise VolumeArriving(vid)
-            events, failures = destroy(copies_of(self.locations, vid))
-            location = roomiest(self.locations, wanted, lambda location: location.available_bytes > needed_bytes)
-            if location is not None and not failures:
-                location.arriving.add(vid)
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"failed to delete existing volume {vid}: DeleteVolume {vid}", failures)
-        if location is None:
-            raise NoSpaceForCopy(wanted)
-        paths = VolumePaths(location.path, location.idx_path, collection, vid)
-        return IncomingVolume(self._files, paths, location, self.offset_width_bytes)
+        return self._set.begin_copy(vid, collection, disk_type, needed_bytes)
 
     def mount_copy(self, incoming: IncomingVolume) -> None:
         """Opens a volume whose files are all here and on disk.
@@ -473,26 +401,15 @@ class Store:
             OSError: its note could not be removed.
             In every case it is to be abandoned.
         """
-        vid, location = incoming.paths.volume_id, incoming.location
-        with self._changing:
-            incoming.finish()
-            volume = location.load_arrived(vid, incoming.paths.collection)
-            if volume is None:
-                raise VolumeNotFound(vid, " on disk")
-            location.arriving.discard(vid)
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
+        self._set.mount_copy(incoming)
 
     def abandon_copy(self, incoming: IncomingVolume) -> None:
         """Removes what there is of a volume that was not mounted. May be called when the store is closed."""
-        incoming.remove()
-        incoming.location.arriving.discard(incoming.paths.volume_id)
+        self._set.abandon_copy(incoming)
 
     def receive_file(self, wanted: WantedFile) -> IncomingFile:
         """A file that is sent here, to be written and committed; see the function of that name in `received_files`."""
         return receive_file(self._files, self.locations, self.find_volume(wanted.volume_id), wanted)
-
-    def _is_arriving(self, vid: int) -> bool:
-        return any(vid in location.arriving for location in self.locations)
 
     def open_coded_file(self, collection: str, vid: int, extension: str) -> OutgoingFile | None:
         """A file of an erasure-coded volume; see the function of that name in `outgoing`."""
@@ -533,6 +450,6 @@ class Store:
 
     def close(self) -> None:
         """Closes every volume and frees the directories, those of disks out of service last. May be called again."""
-        if self._changing.close():
+        if self._set.close():
             for location in sorted(self.locations, key=lambda location: location.is_unavailable):
                 release(location)

@@ -1,5 +1,7 @@
 """One volume: append, read and delete needles in a .dat file through its index.
 
+Its jobs lie beside it: `volume_files` owns the lock and what is open, `volume_writer` appends, `volume_read` reads.
+
 Writers hold the volume's one lock from the look at the old needle to the published index entry. An append writes
 .dat, then the .idx row, then enters the needle in the index; it is acknowledged after that, and with `fsync` after
 both files are on disk. A failed append takes back what it wrote; if that fails too the volume stops writing.
@@ -14,60 +16,49 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from native_handlers.format import crc
-from native_handlers.format.needle import Needle
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage import expiry
 from native_handlers.storage.append import Appender
 from native_handlers.storage.append_log import log_of
-from native_handlers.storage.blobs import is_stored, parse_blob, read_blob, read_meta
+from native_handlers.storage.blobs import read_blob, read_meta
 from native_handlers.storage.errors import (
     IndexMoveFailed,
-    NeedleTooLarge,
     NotFound,
-    ReadFailed,
-    ReadOnly,
     VolumeClosed,
-    VolumeLoadFailed,
-    WriteFailed,
 )
 from native_handlers.storage.files import OS_FILES, FileRetired, NotCached
-from native_handlers.storage.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
 from native_handlers.storage.index_place import move_index
 from native_handlers.storage.io_health import IoHealth
 from native_handlers.storage.live_needles import walk_live_needles
 from native_handlers.storage.outgoing import open_volume_file, write_back
-from native_handlers.storage.volume_attach import attach_share, create_share, join_work
-from native_handlers.storage.volume_info_file import save_volume_info
+from native_handlers.storage.volume_attach import attach_share
+from native_handlers.storage.volume_files import VolumeFiles
 from native_handlers.storage.volume_open import OpenRequest, open_volume
 from native_handlers.storage.volume_read import VolumeReader
 from native_handlers.storage.volume_report import PhantomCheck, describe_volume
 from native_handlers.storage.volume_share import FilesSwapped
+from native_handlers.storage.volume_writer import VolumeWriter
 from native_handlers.storage.write_gate import WriteGate
-from native_handlers.storage.writer_lock import WriterLock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
+    from native_handlers.format.needle import Needle
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
-    from native_handlers.storage.append import Batch
     from native_handlers.storage.append_log import AppendLog
     from native_handlers.storage.files import Files
+    from native_handlers.storage.group_commit import WriteResult
     from native_handlers.storage.needle_read import NeedleRead
     from native_handlers.storage.outgoing import OutgoingFile
     from native_handlers.storage.report import Finding, ReadOnlyReasons, VolumeReport
     from native_handlers.storage.volume_open import Opened
     from native_handlers.storage.volume_paths import VolumePaths
-    from native_handlers.storage.volume_share import VolumeShare
     from native_handlers.storage.write_gate import VolumeHome
 
-_MAX_BODY_BYTES = 2**31 - 1
 _NS = 10**9
 
 
@@ -78,7 +69,6 @@ class Volume:
         self.id = opened.paths.volume_id
         self.collection = opened.paths.collection
         self._home = home
-        self._request = replace(request, create=None, preallocate_bytes=0)
         self._files: Files = request.files
         self._clock_ns = clock_ns
         self._width = request.offset_width_bytes
@@ -86,38 +76,32 @@ class Volume:
         self._gate = WriteGate(opened, home, self._health)
         self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health)
         self._phantom = PhantomCheck(home)
+        self._open_files = VolumeFiles(opened, request, home, self._gate, clock_ns)
+        self._lock = self._open_files.lock
         self._appender = Appender(self._files, self._width, clock_ns, self._health, self._gate.stop)
-        self._commits = GroupCommit(self._commit)
-        self._opened: Opened | None = opened
-        self._info = opened.info
-        self._super_block = opened.super_block
-        # Serialises appends, deletes, and everything that changes or replaces _opened or the read-only state.
-        self._lock = WriterLock()
-        self._shared_fd: int | None = None
-        if opened.share is not None:
-            self._take_part(opened.share)
+        self._writer = VolumeWriter(self._open_files, home, self._gate, self._reader, self._appender)
 
     # ---- facts
 
     @property
     def paths(self) -> VolumePaths:
-        return self._request.paths
+        return self._open_files.paths
 
     @property
     def version(self) -> int:
-        return self._super_block.version
+        return self._open_files.super_block.version
 
     @property
     def ttl(self) -> Ttl:
-        return self._super_block.ttl
+        return self._open_files.super_block.ttl
 
     @property
     def replica_placement(self) -> ReplicaPlacement:
-        return self._super_block.replica_placement
+        return self._open_files.super_block.replica_placement
 
     @property
     def compaction_revision(self) -> int:
-        return self._super_block.compaction_revision
+        return self._open_files.super_block.compaction_revision
 
     @property
     def disk_type(self) -> str:
@@ -142,35 +126,35 @@ class Volume:
 
     @property
     def is_closed(self) -> bool:
-        return self._look() is None
+        return self._open_files.look() is None
 
     @property
     def has_remote_file(self) -> bool:
         """Whether its data is in remote storage; no such volume can be open yet."""
-        return bool(self._info.files)
+        return bool(self._open_files.info.files)
 
     @property
     def size_bytes(self) -> int:
         """The length of .dat; 0 when closed."""
-        opened = self._look()
+        opened = self._open_files.look()
         return opened.dat_end_bytes if opened else 0
 
     @property
     def index_size_bytes(self) -> int:
         """The length of .idx; 0 when closed."""
-        opened = self._look()
+        opened = self._open_files.look()
         return opened.idx_end_bytes if opened else 0
 
     @property
     def is_empty(self) -> bool:
         """Whether it has never held a needle."""
-        opened = self._look()
+        opened = self._open_files.look()
         return opened is None or (opened.dat_end_bytes <= SUPER_BLOCK_BYTES and not opened.index.counters.content_bytes)
 
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
         """Why it refuses writes now; `is_read_only` of the result is False when it takes them."""
-        self._look()
+        self._open_files.look()
         return self._gate.reasons
 
     @property
@@ -180,11 +164,11 @@ class Volume:
     @property
     def is_marked_on_disk(self) -> bool:
         """Whether its .vif says that it is read-only, so that whoever opens it next knows."""
-        return self._info.read_only
+        return self._open_files.info.read_only
 
     def report(self, size_limit_bytes: int = 0) -> VolumeReport | None:
         """What a heartbeat and /status say of it; None when it is closed. The limit matters for expiry only."""
-        opened = self._look()
+        opened = self._open_files.look()
         if opened is None:
             return None
         is_out = self._health.is_quarantined or self._home.is_unavailable or self.is_expired(size_limit_bytes)
@@ -199,7 +183,7 @@ class Volume:
 
     @property
     def _last_modified_s(self) -> int:
-        opened = self._opened
+        opened = self._open_files.opened
         return opened.last_modified_s if opened else self._clock_ns() // _NS
 
     @property
@@ -214,7 +198,7 @@ class Volume:
             VolumeClosed: the volume is not open.
         """
         with self._lock:
-            opened = self._get_opened()
+            opened = self._open_files.get()
             return opened.dat_end_bytes, opened.idx_end_bytes
 
     # ---- reading
@@ -230,7 +214,7 @@ class Volume:
         """
         self._home.check_in_service()
         while True:
-            opened = self._get_opened()
+            opened = self._open_files.get()
             try:
                 return open_volume_file(self._files, opened, extension)
             except FileRetired:
@@ -266,7 +250,7 @@ class Volume:
             DiskUnavailable: the disk is out of service; nothing was tried.
         """
         while True:
-            opened = self._hold()
+            opened = self._open_files.hold()
             if opened is None:
                 raise NotFound(self.id, needle_id)
             try:
@@ -276,47 +260,18 @@ class Volume:
             except FilesSwapped:
                 if cached_only:
                     raise NotCached from None
-                self._rejoin(opened)
+                self._open_files.rejoin(opened)
             finally:
                 opened.dat.release()
 
-    def _hold(self) -> Opened | None:
-        """The open files, whose .dat stays open until the caller releases it; None when the volume is closed.
-
-        Raises:
-            DiskUnavailable: the disk is out of service.
-        """
-        self._home.check_in_service()
-        while True:
-            opened = self._opened
-            if opened is None:
-                return None
-            try:
-                opened.dat.retain()
-            except FileRetired:
-                # Swapped or closed in between: look again.
-                continue
-            return opened
-
-    @contextmanager
-    def _held(self) -> Iterator[Opened]:
-        self._look()
-        opened = self._hold()
-        if opened is None:
-            raise VolumeClosed(self.id)
-        try:
-            yield opened
-        finally:
-            opened.dat.release()
-
     def read_blob(self, offset_bytes: int, size: int) -> bytes:
         """What lies at a place of .dat; see `blobs.read_blob`. Raises VolumeClosed as well."""
-        with self._held() as opened:
+        with self._open_files.held() as opened:
             return read_blob(self._reader, opened, offset_bytes, size)
 
     def read_meta(self, offset_bytes: int, size: int) -> Needle:
         """The needle at a place of .dat, without its payload; see `blobs.read_meta`. Raises VolumeClosed as well."""
-        with self._held() as opened:
+        with self._open_files.held() as opened:
             return read_meta(self._reader, opened, offset_bytes, size)
 
     def live_needles(self, is_wanted: Callable[[], bool]) -> Generator[Needle]:
@@ -324,7 +279,7 @@ class Volume:
 
         Close the iterator when it is not taken to its end. Raises VolumeClosed as well.
         """
-        with self._held() as opened:
+        with self._open_files.held() as opened:
             try:
                 yield from walk_live_needles(self._reader, opened, is_wanted)
             except FilesSwapped:
@@ -340,7 +295,7 @@ class Volume:
         """
         self._home.check_in_service()
         with self._lock:
-            opened = self._get_opened()
+            opened = self._open_files.get()
             log = log_of(self._files, opened, self._width)
             opened.dat.retain()
             opened.idx.retain()
@@ -362,69 +317,7 @@ class Volume:
             VolumeClosed: the volume is closed.
             WriteFailed: there is no memory or no descriptor for it; nothing changed.
         """
-        with self._lock:
-            opened = self._get_opened()
-            if self._shared_fd is None:
-                try:
-                    fd, share = create_share(self._files, opened.paths, self._width)
-                    share.bind(self._gate)
-                    share.adopt(opened, files_generation=1)
-                except OSError as error:
-                    raise WriteFailed(opened.idx.path, 0, error) from error
-                self._shared_fd = fd
-                self._take_part(share)
-            return self._shared_fd
-
-    def _take_part(self, share: VolumeShare) -> None:
-        share.bind(self._gate)
-
-        def join() -> None:
-            assert self._opened is not None
-            opened, problem = join_work(share, self._opened, self._replace_opened, self._reopen_for_repair)
-            if opened is None:
-                self._replace_opened(None)
-            if problem is not None:
-                self._gate.stop(problem)
-
-        def part(is_sound: bool) -> None:  # noqa: FBT001  called by the lock alone
-            share.finish(self._opened, is_sound=is_sound)
-            if self._opened is None:
-                self._lock.join = self._lock.part = None
-                share.release()
-                if self._shared_fd is not None:
-                    self._files.close(self._shared_fd)
-                    self._shared_fd = None
-
-        self._lock.join, self._lock.part = join, part
-
-    def _replace_opened(self, opened: Opened | None) -> None:
-        old, self._opened = self._opened, opened
-        if opened is not None:
-            self._super_block, self._info = opened.super_block, opened.info
-        if old is not None:
-            old.release()
-
-    def _reopen_for_repair(self, old: Opened) -> Opened:
-        return self._reopen(old, [])
-
-    def _look(self) -> Opened | None:
-        """What is open, up to date with what other processes did."""
-        while (opened := self._opened) is not None and opened.share is not None:
-            try:
-                opened.share.look(opened)
-            except FilesSwapped:
-                self._rejoin(opened)
-            else:
-                return opened
-        return opened
-
-    def _rejoin(self, opened: Opened) -> None:
-        """Other files are the volume's now, or it was closed: whoever takes the lock finds out."""
-        try:
-            with self._lock:
-                pass
-        except WriteFailed as error:
-            raise ReadFailed(opened.dat.path, 0, OSError(str(error))) from error
+        return self._open_files.share()
 
     # ---- writing
 
@@ -445,38 +338,7 @@ class Volume:
             WriteFailed: the disk failed; what was written was taken back, or the volume is read-only from now on.
             DiskUnavailable: the disk is out of service; nothing was written.
         """
-        self._home.check_in_service()
-        if len(needle.data) > _MAX_BODY_BYTES - 2**17:
-            raise NeedleTooLarge(len(needle.data), _MAX_BODY_BYTES - 2**17)
-        if not needle.ttl and self.ttl:
-            needle.ttl = self.ttl
-            needle.has_ttl = True
-        needle.checksum = crc.crc32c(needle.data)
-        write = PendingWrite(needle, check_cookie=check_cookie)
-        if fsync:
-            return self._commits.write(write)
-        with self._lock:
-            batch = self._appender.begin(self._get_opened())
-            result = self._stage(batch, write, fsync=False)
-            self._appender.commit(batch, fsync=False)
-            return result
-
-    def _stage(self, batch: Batch, write: PendingWrite, *, fsync: bool) -> WriteResult:
-        reasons = self._gate.reasons
-        if reasons.is_read_only:
-            raise ReadOnly(self.id, reasons.text)
-        needle, location = write.needle, batch.find(write.needle.needle_id)
-        if location is not None:
-            there = to_bytes_offset(location.offset)
-            may_be_same = not self.ttl and not (fsync and there < batch.opened.doubtful_end_bytes)
-            if self._reader.settle_cookie(
-                batch.opened, needle, location, check_cookie=write.check_cookie, may_be_same=may_be_same
-            ):
-                return WriteResult(there, len(needle.data), is_unchanged=True)
-        offset = self._appender.stage(batch, needle, is_deletion=False)
-        opened = batch.opened
-        opened.last_modified_s = max(opened.last_modified_s, needle.last_modified_s)
-        return WriteResult(offset, len(needle.data), is_unchanged=False)
+        return self._writer.write(needle, check_cookie=check_cookie, fsync=fsync)
 
     def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
         """Stores a record as it is, but for its append time, under `needle_id`, whatever was there before.
@@ -487,47 +349,7 @@ class Volume:
             VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
             WriteFailed, DiskUnavailable: as with `write`.
         """
-        self._home.check_in_service()
-        self._get_opened()
-        self._refuse_if_read_only()
-        # Before the lock is taken: a large record takes a while, and a bad one is to hold up nobody.
-        needle = parse_blob(needle_id, blob, size, self.version)
-        with self._lock:
-            opened = self._get_opened()
-            self._refuse_if_read_only()
-            location = opened.index.get(needle_id)
-            if location is not None and is_stored(self._reader, opened, needle, location):
-                return WriteResult(to_bytes_offset(location.offset), needle.data_size, is_unchanged=True)
-            batch = self._appender.begin(opened)
-            offset = self._appender.stage_record(batch, needle_id, size, blob)
-            self._appender.commit(batch, fsync=False)
-            return WriteResult(offset, needle.data_size, is_unchanged=False)
-
-    def _refuse_if_read_only(self) -> None:
-        reasons = self._gate.reasons
-        if reasons.is_read_only:
-            raise ReadOnly(self.id, reasons.text)
-
-    def _commit(self, writes: Sequence[PendingWrite]) -> None:
-        try:
-            self._commit_locked(writes)
-        except WriteFailed as error:
-            # Not even the lock was to be had: a shared volume could not be repaired.
-            for write in writes:
-                write.error = error.copy()
-
-    def _commit_locked(self, writes: Sequence[PendingWrite]) -> None:
-        with self._lock:
-            if self._opened is None:
-                for write in writes:
-                    write.error = VolumeClosed(self.id)
-                return
-            batch = self._appender.begin(self._opened)
-            settle_together(
-                writes,
-                lambda write: self._stage(batch, write, fsync=True),
-                lambda: self._appender.commit(batch, fsync=True),
-            )
+        return self._writer.write_blob(needle_id, blob, size)
 
     def delete(self, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
         """Deletes a needle and returns the size of its body; 0 when it is not there or was deleted before.
@@ -540,23 +362,7 @@ class Volume:
             WriteFailed: as with `write`.
             DiskUnavailable: the disk is out of service; nothing was written.
         """
-        self._home.check_in_service()
-        with self._lock:
-            opened = self._get_opened()
-            reasons = self._gate.reasons
-            if reasons.no_write_or_delete:
-                raise ReadOnly(self.id, reasons.text)
-            location = opened.index.get(needle_id)
-            if location is None or location.size < 0:
-                return 0
-            deletion = Needle(needle_id=needle_id, cookie=cookie, checksum=checksum)
-            self._appender.append(opened, deletion, is_deletion=True)
-            return location.size
-
-    def _get_opened(self) -> Opened:
-        if self._opened is None:
-            raise VolumeClosed(self.id)
-        return self._opened
+        return self._writer.delete(needle_id, cookie, checksum=checksum)
 
     # ---- state
 
@@ -568,9 +374,9 @@ class Volume:
             WriteFailed: the .vif could not be written; the state is as before.
         """
         with self._lock:
-            opened = self._get_opened()
+            opened = self._open_files.get()
             if persist:
-                self._save_info(opened, read_only=True, can_delete=can_delete)
+                self._open_files.save_info(opened, read_only=True, can_delete=can_delete)
             self._gate.mark_read_only(can_delete=can_delete)
 
     def mark_writable(self) -> list[Finding]:
@@ -587,38 +393,15 @@ class Volume:
         self._home.check_in_service()
         findings: list[Finding] = []
         with self._lock:
-            opened = self._get_opened()
+            opened = self._open_files.get()
             # What stopped a shared volume, another process may have found.
             is_stopped = opened.share is not None and self._gate.is_stopped
             if opened.damage is not None or not opened.is_writable or is_stopped:
-                opened = self._reopen(opened, findings)
-            self._save_info(opened, read_only=False, can_delete=False)
+                opened = self._open_files.reopen(opened, findings)
+            self._open_files.save_info(opened, read_only=False, can_delete=False)
             opened.damage = None
             self._gate.mark_writable()
         return findings
-
-    def _reopen(self, old: Opened, findings: list[Finding]) -> Opened:
-        request = replace(self._request, now_s=self._clock_ns() // _NS, force_repair=True, forced_reason=None)
-        opened = open_volume(request, findings)
-        if not opened.is_writable:
-            opened.release()
-            raise VolumeLoadFailed(old.dat.path.with_suffix(""), opened.damage or "its files cannot be written")
-        if old.share is not None:
-            try:
-                old.share.adopt(opened, files_generation=old.files_generation + 1)
-            except OSError as error:
-                opened.release()
-                raise WriteFailed(opened.idx.path, 0, error) from error
-        self._replace_opened(opened)
-        return opened
-
-    def _save_info(self, opened: Opened, *, read_only: bool, can_delete: bool) -> None:
-        info = replace(self._info, read_only=read_only, read_only_can_delete=read_only and can_delete)
-        path = opened.paths.file(".vif")
-        try:
-            self._info = save_volume_info(self._files, path, info, self.ttl, self._clock_ns() // _NS)
-        except OSError as error:
-            raise WriteFailed(path, 0, error) from error
 
     def move_index(self, directory: Path) -> None:
         """Has .idx lie in `directory` from now on; see `index_place.move_index`.
@@ -630,7 +413,7 @@ class Volume:
         """
         self._home.check_in_service()
         with self._lock:
-            opened = self._get_opened()
+            opened = self._open_files.get()
             if opened.share is not None:
                 raise IndexMoveFailed(self.id, OSError(errno.EBUSY, "it is shared with other processes"))
             move_index(self._files, opened, directory)
@@ -642,12 +425,13 @@ class Volume:
             WriteFailed: they may not be there.
         """
         with self._lock:
-            if self._opened is not None:
-                self._appender.sync(self._opened)
+            opened = self._open_files.opened
+            if opened is not None:
+                self._appender.sync(opened)
 
     def sync_in_passing(self) -> None:
         """As `sync`, but what there is to write is written before writers have to wait. Errors as `sync`."""
-        opened = self._opened
+        opened = self._open_files.opened
         if opened is not None:
             for file in (opened.dat, opened.idx):
                 write_back(self._files, file.path)
@@ -661,20 +445,7 @@ class Volume:
         Raises:
             WriteFailed: the sync failed; it is closed all the same.
         """
-        with self._lock:
-            opened = self._opened
-            if opened is None:
-                return
-            try:
-                if opened.is_writable:
-                    self._appender.sync(opened)
-            finally:
-                self._shut(opened)
-
-    def _shut(self, opened: Opened) -> None:
-        if opened.share is not None and self._shared_fd is not None:
-            opened.share.retire()
-        self._replace_opened(None)
+        self._open_files.close(self._appender.sync)
 
     def destroy(self, *, keep_vif: bool) -> None:
         """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
@@ -682,13 +453,7 @@ class Volume:
         Raises:
             OSError: some files could not be removed; the volume is closed.
         """
-        with self._lock:
-            if self._opened is not None:
-                self._shut(self._opened)
-            for path in self._request.paths.owned(keep_vif=keep_vif):
-                self._files.unlink(path)
-            for directory in dict.fromkeys((self._request.paths.data_dir, self._request.paths.index_dir)):
-                self._files.sync_directory(directory)
+        self._open_files.destroy(keep_vif=keep_vif)
 
 
 def open_existing(

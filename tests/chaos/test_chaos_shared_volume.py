@@ -215,7 +215,7 @@ def test_killed_writers_and_readers_that_never_miss(shared):
     assert len(reads) > 100
     shared.check_all(shared.volume)
     assert len(shared.known) > 100
-    opened = shared.volume._opened
+    opened = shared.volume._open_files.opened
     live = sum(1 for _, at in opened.index.ascending() if at.size >= 0)
     assert live == opened.index.counters.file_count - opened.index.counters.deleted_count
 

@@ -127,7 +127,7 @@ class Run:
 
 
 def has(store, key):
-    location = store.find_volume(VID)._opened.index.get(key)
+    location = store.find_volume(VID)._open_files.opened.index.get(key)
     return location is not None and location.size > 0
 
 

@@ -77,7 +77,7 @@ class Scenario:
             self._may_become(needle_id, data)
             needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, checksum=crc.crc32c(data))
             writes.append(PendingWrite(needle, check_cookie=True))
-        self.store.find_volume(VID)._commit(writes)
+        self.store.find_volume(VID)._writer._commit(writes)
         assert all(not write.outcome().is_unchanged for write in writes)
         self._all_is_synced()
 

@@ -225,7 +225,7 @@ class SharedMachine(RuleBasedStateMachine):
         """What a vacuum does at its end: other files, or the same anew, take the place of those that all have open."""
         owner = self.volumes[0]
         with owner._lock:
-            owner._reopen(owner._opened, [])
+            owner._open_files.reopen(owner._open_files.opened, [])
 
     @rule(handle=handles)
     def mark_read_only_and_back(self, handle):
@@ -250,7 +250,7 @@ class SharedMachine(RuleBasedStateMachine):
             for needle_id, expected in self.model.items():
                 found = self._read(volume, needle_id)
                 assert found is expected or found == expected
-        indexes = [volume._look().index for volume in self.volumes]
+        indexes = [volume._open_files.look().index for volume in self.volumes]
         entries = [dict(index.ascending()) for index in indexes]
         assert all(entry == entries[0] for entry in entries)
 

@@ -95,7 +95,7 @@ class Served:
 
     def holders(self) -> int:
         """How many hold the volume's data file open, itself included."""
-        return self.volume._opened.dat._users
+        return self.volume._open_files.opened.dat._users
 
     def is_idle(self) -> bool:
         return self.gateway.running_calls == 0 and self.holders() == 1

@@ -236,7 +236,7 @@ class TestWhileOtherThingsHappen:
         synced, sync = [], store._files.sync
 
         def watch(fd):
-            synced.append((os.readlink(f"/proc/self/fd/{fd}"), volume._lock.locked()))
+            synced.append((os.readlink(f"/proc/self/fd/{fd}"), volume._open_files.lock._lock.locked()))
             sync(fd)
 
         monkeypatch.setattr(store._files, "sync", watch, raising=False)

@@ -147,16 +147,16 @@ class TestReceiving:
         source.delete(1)
         receive(target, source.address).result()
         counted = target.volume.report().file_count
-        since_ns = target.volume._opened.last_append_at_ns
+        since_ns = target.volume._open_files.opened.last_append_at_ns
         for _ in range(2):
             receive(target, source.address, since_ns=0).result()
             assert facts_of(target, 1) is None
             assert facts_of(target, 2) == facts_of(source, 2)
         # A needle that was deleted since is written and deleted once more; what is there already is not.
         assert target.volume.report().file_count - counted <= 2
-        assert target.volume._opened.last_append_at_ns >= since_ns
+        assert target.volume._open_files.opened.last_append_at_ns >= since_ns
         before = sizes_of(target)
-        receive(target, source.address, since_ns=source.volume._opened.last_append_at_ns).result()
+        receive(target, source.address, since_ns=source.volume._open_files.opened.last_append_at_ns).result()
         assert sizes_of(target) == before
 
     def test_a_deletion_of_what_is_not_here_changes_nothing(self, pair):

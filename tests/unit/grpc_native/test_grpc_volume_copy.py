@@ -129,7 +129,7 @@ class TestWhatArrives:
         (last,) = copy(node, caller)
         assert contents(target, data) == data
         volume, original = target.find_volume(7), source_store.find_volume(7)
-        assert last == pb.VolumeCopyResponse(last_append_at_ns=original._opened.last_append_at_ns)
+        assert last == pb.VolumeCopyResponse(last_append_at_ns=original._open_files.opened.last_append_at_ns)
         assert (volume.collection, volume.ttl, str(volume.replica_placement)) == (
             original.collection,
             original.ttl,

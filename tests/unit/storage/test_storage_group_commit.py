@@ -81,7 +81,7 @@ def read(store, needle_id):
 
 def write_at_once(store, files, jobs):
     """Runs `jobs` in threads; all but the first one gather while its .dat is synced. Returns results or errors."""
-    waiting = store.find_volume(7)._commits._waiting
+    waiting = store.find_volume(7)._writer._commits._waiting
     files.arm(lambda: len(waiting) == len(jobs) - 1)
     outcomes: list[object] = [None] * len(jobs)
 

@@ -70,7 +70,7 @@ def test_content_beyond_the_limit_is_refused(store, monkeypatch):
 
 
 def test_a_payload_beyond_the_size_field_is_refused(store, monkeypatch):
-    monkeypatch.setattr("native_handlers.storage.volume._MAX_BODY_BYTES", 2**17 + 100)
+    monkeypatch.setattr("native_handlers.storage.volume_writer._MAX_BODY_BYTES", 2**17 + 100)
     with pytest.raises(errors.NeedleTooLarge):
         write(store, 1, b"x" * 101)
     write(store, 1, b"x" * 100)

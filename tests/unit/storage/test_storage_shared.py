@@ -161,7 +161,7 @@ def test_closing_gives_every_descriptor_back(owner, store):
     owner.close()
     del attached
     # The mappings' own descriptors go with the last reference to the columns.
-    owner._opened = None
+    owner._open_files.opened = None
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -197,14 +197,14 @@ def test_a_full_memory_costs_memory_and_nothing_else(owner, attach, monkeypatch)
     files.memory_fd_writes_fail = True
     for needle_id in range(1, 12):
         put(attached, needle_id)
-    share = attached._opened.share
+    share = attached._open_files.opened.share
     assert isinstance(share.publish_error, OSError)
     assert [get(owner, needle_id) for needle_id in range(1, 12)] == [b"data"] * 11
     files.memory_fd_writes_fail = False
     for needle_id in range(12, 40):
         put(attached, needle_id)
     assert share.publish_error is None
-    assert len(attached._opened.index.layers.delta) < 4
+    assert len(attached._open_files.opened.index.layers.delta) < 4
     assert [get(owner, needle_id) for needle_id in range(1, 40)] == [b"data"] * 39
 
 
@@ -217,7 +217,7 @@ def test_memory_of_old_columns_is_given_back(owner, attach, monkeypatch):
     taken_bytes = os.fstat(fd).st_blocks * 512
     # The head, and columns of 16 bytes a needle rounded up to pages; eighty publications went before.
     assert taken_bytes < HEAD_BYTES + 16 * 4000 + 6 * 4096
-    assert attached._opened.share.state.words[INTACT] > 70
+    assert attached._open_files.opened.share.state.words[INTACT] > 70
     assert get(owner, 1) == get(owner, 3999) == b"data"
 
 
@@ -226,7 +226,7 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
     put(owner, 1)
     put(owner, 2)
     assert get(attached, 2) == b"data"
-    opened = owner._opened
+    opened = owner._open_files.opened
     # Nobody who follows the protocol does this; the dead holder is for making the next one look.
     os.ftruncate(opened.idx.fd, 16)
     opened.share.state.words[BUSY] = 1
@@ -244,19 +244,20 @@ def test_files_that_were_swapped_and_not_announced_are_opened_anew(owner, attach
     """As by a holder that died between its rename and its commit."""
     attached = attach()
     put(owner, 1)
-    idx = owner._opened.idx.path
+    idx = owner._open_files.opened.idx.path
     replace_file(files, idx, idx.read_bytes())
-    owner._opened.share.state.words[BUSY] = 1
+    owner._open_files.opened.share.state.words[BUSY] = 1
     put(attached, 2)
     assert get(owner, 1) == get(owner, 2) == b"data"
-    assert os.fstat(owner._opened.idx.fd).st_ino == os.fstat(attached._opened.idx.fd).st_ino == idx.stat().st_ino
+    owner_fd, attached_fd = owner._open_files.opened.idx.fd, attached._open_files.opened.idx.fd
+    assert os.fstat(owner_fd).st_ino == os.fstat(attached_fd).st_ino == idx.stat().st_ino
 
 
 def test_who_must_not_wait_is_not_made_to_open_files(owner, attach):
     attached = attach()
     put(owner, 1)
     with owner._lock:
-        owner._reopen(owner._opened, [])
+        owner._open_files.reopen(owner._open_files.opened, [])
     with pytest.raises(NotCached):
         attached.read(1, cached_only=True)
     assert get(attached, 1) == b"data"
@@ -267,8 +268,8 @@ def test_a_disk_that_fails_the_repair_fails_the_write_and_the_next_one_repairs(o
     files = PickyFiles()
     attached = attach(files)
     put(owner, 1)
-    owner._opened.share.state.words[BUSY] = 1
-    os.pwrite(owner._opened.idx.fd, b"half", owner.index_size_bytes)
+    owner._open_files.opened.share.state.words[BUSY] = 1
+    os.pwrite(owner._open_files.opened.idx.fd, b"half", owner.index_size_bytes)
     files.failing = {"truncate"}
     files.truncate = lambda fd, length_bytes: files._maybe_fail("truncate") or OsFiles.truncate(files, fd, length_bytes)
     with pytest.raises(WriteFailed):
@@ -307,21 +308,21 @@ def test_an_error_that_is_no_error_of_the_store_makes_the_next_one_look(owner, a
 
     def fail():
         with owner._lock:
-            os.pwrite(owner._opened.idx.fd, b"half", owner.index_size_bytes)
+            os.pwrite(owner._open_files.opened.idx.fd, b"half", owner.index_size_bytes)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert owner._opened.share.was_left_busy
+    assert owner._open_files.opened.share.was_left_busy
     put(attached, 2)
-    assert not owner._opened.share.was_left_busy
-    assert owner.index_size_bytes == owner._opened.idx.path.stat().st_size == 32
+    assert not owner._open_files.opened.share.was_left_busy
+    assert owner.index_size_bytes == owner._open_files.opened.idx.path.stat().st_size == 32
 
 
 def test_a_state_that_was_not_committed_is_none(owner, attach):
     attached = attach()
     put(owner, 1)
-    state = owner._opened.share.state
+    state = owner._open_files.opened.share.state
     present = state.read()
     # A commit that died before its one decisive store: the other slot is half written.
     start = 256 + (present.sequence + 1) % 2 * 128

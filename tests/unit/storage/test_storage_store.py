@@ -283,7 +283,7 @@ class TestTtl:
         store.write_needle(3, needle())
         modified_s = clock.now_ns // 10**9
         assert modified_s
-        store.find_volume(3)._opened.last_modified_s = modified_s
+        store.find_volume(3)._open_files.opened.last_modified_s = modified_s
         clock.advance(11 * 60 + 1)
         assert [r.is_announced for r in store.volume_reports()] == [True, True]
         assert store.remove_expired_volumes() == []
