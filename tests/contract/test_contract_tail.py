@@ -46,7 +46,7 @@ def leave_as_found(request):
 
 
 def volumes_of(server):
-    return {int(path.stem) for path in server.data_dir.glob("*.dat")}
+    return {int(path.stem.rpartition("_")[2]) for path in server.data_dir.glob("*.dat")}
 
 
 def peer_address(server):
