@@ -7,28 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from harness.calls import LIMIT_S, call, refusal
 from harness.processes import open_files
 from harness.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
-LIMIT_S = 20.0
 ABSENT = 999_999
 HEADER_BYTES, CHECKSUM_BYTES, TIME_BYTES = 16, 4, 8
 OURS = {"native", "proxy-native", "mixed-native"}
-
-
-def call(server, name, **fields):
-    """The answer of an RPC."""
-    return getattr(server.rpc, name)(getattr(pb, f"{name}Request")(**fields), timeout=LIMIT_S)
-
-
-def refusal(server, name, **fields):
-    """The text that an RPC fails with; its code is UNKNOWN."""
-    with pytest.raises(grpc.RpcError) as raised:
-        call(server, name, **fields)
-    assert raised.value.code() is grpc.StatusCode.UNKNOWN
-    return raised.value.details()
 
 
 @pytest.fixture
