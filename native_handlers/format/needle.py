@@ -157,7 +157,8 @@ def padding_size(size: int, version: int) -> int:
 
 def actual_size(size: int, version: int) -> int:
     """The length on disk of a record whose body is `size` bytes: header, body, tail and padding."""
-    return NEEDLE_HEADER_BYTES + size + tail_size(version) + padding_size(size, version)
+    unpadded = NEEDLE_HEADER_BYTES + size + tail_size(version)
+    return unpadded - unpadded % ALIGNMENT_BYTES + ALIGNMENT_BYTES
 
 
 def etag(needle: Needle) -> str:

@@ -13,6 +13,7 @@ _MINUTES_OF_UNIT = (0, 1, 60, 60 * 24, 60 * 24 * 7, 60 * 24 * 30, 60 * 24 * 365)
 _LETTERS = " mhdwMy"
 _COARSEST_FIRST = (6, 5, 4, 3, 2, 1)
 _MAX_COUNT = 255
+_NS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ class Ttl:
     @property
     def seconds(self) -> int:
         return self.minutes * 60
+
+    def expires_at_ns(self, append_at_ns: int) -> int:
+        """When a needle with this TTL that was appended at `append_at_ns` expires; 0 when it never does."""
+        return append_at_ns + self.seconds * _NS if self else 0
 
     def __bool__(self) -> bool:
         """Whether it has an end: false for the empty TTL."""

@@ -10,62 +10,48 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from native_handlers.format.needle import (
-    FLAG_HAS_LAST_MODIFIED,
-    FLAG_HAS_MIME,
-    FLAG_HAS_NAME,
-    FLAG_HAS_TTL,
-    etag,
-)
 from native_handlers.http.conditional import format_http_date
 from native_handlers.http.content import labels_of
 from native_handlers.http.disposition import set_disposition
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.header_map import HeaderMap
 from native_handlers.http.query import Query
-from native_handlers.http.request_id import REQUEST_ID_HEADER
+from native_handlers.http.request_id import REQUEST_ID_HEADER, new_request_id
 from native_handlers.http.sniff import sniff
-from native_handlers.storage.files import NotCached
 
 if TYPE_CHECKING:
-    from native_handlers.format.needle import Needle
     from native_handlers.storage.store import Store
 
-_PLAIN_FLAGS = FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
 _SAFE_LINES = re.compile(r"(?:[A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 _NO_QUERY = Query()
 
 
-def quick_read(store: Store, volume_id: int, needle_id: int, cookie: int) -> Needle | None:
-    """The needle, if it is plain and in memory; None leaves the request to `handle_read`, failures included."""
-    try:
-        read = store.read_needle(volume_id, needle_id, cookie=cookie, cached_only=True)
-    except (NotCached, *STORE_FAILURES):
-        return None
-    if read.payload is not None:
-        read.release()
-        return None
-    needle = read.needle
-    return None if needle.flags & ~_PLAIN_FLAGS or not needle.data else needle
+def quick_answer(store: Store, file_id: tuple[int, int, int], *, version: str, date: str) -> bytes | None:
+    """Head and body of the answer to an HTTP/1.1 GET of a needle that asks for nothing in particular.
 
-
-def quick_response(needle: Needle, *, version: str, request_id: str, date: str) -> bytes | None:
-    """Head and body of the answer to an HTTP/1.1 GET that asks for nothing in particular; None as above.
+    None leaves the request to `handle_read`, failures included.
 
     Args:
+        file_id: volume id, needle id, cookie.
         version: as in `HttpSettings`.
         date: for the Date header.
     """
-    labels = _label_lines(needle.name, needle.mime)
+    try:
+        needle = store.read_plain(*file_id)
+    except STORE_FAILURES:
+        return None
+    if needle is None:
+        return None
+    _, data, name, mime, last_modified_s, _, checksum = needle
+    labels = _label_lines(name, mime)
     if labels is None:
         return None
     disposition, content_type = labels
-    data = bytes(needle.data)
-    modified = f"Last-Modified: {format_http_date(needle.last_modified_s)}\r\n" if needle.last_modified_s else ""
+    modified = f"Last-Modified: {format_http_date(last_modified_s)}\r\n" if last_modified_s else ""
     head = (
         f"HTTP/1.1 200 OK\r\nAccept-Ranges: bytes\r\n{disposition}Content-Length: {len(data)}\r\n"
-        f'{content_type or _sniffed(data)}Etag: "{etag(needle)}"\r\n{modified}'
-        f"Server: SeaweedFS Volume {version}\r\n{REQUEST_ID_HEADER}: {request_id}\r\nDate: {date}\r\n\r\n"
+        f'{content_type or _sniffed(data)}Etag: "{checksum:08x}"\r\n{modified}'
+        f"Server: SeaweedFS Volume {version}\r\n{REQUEST_ID_HEADER}: {new_request_id()}\r\nDate: {date}\r\n\r\n"
     )
     return head.encode("latin-1") + data
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.format.needle import Needle
+    from native_handlers.format.plain_needle import PlainNeedle
     from native_handlers.storage.files import Files
     from native_handlers.storage.group_commit import WriteResult
     from native_handlers.storage.incoming import IncomingFile
@@ -237,6 +238,11 @@ class Store:
         """
         volume = self._get_volume(vid)
         return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data, cached_only=cached_only)
+
+    def read_plain(self, vid: int, needle_id: int, cookie: int) -> PlainNeedle | None:
+        """See `Volume.read_plain`; None where the volume is not here, too."""
+        volume = self.find_volume(vid)
+        return None if volume is None else volume.read_plain(needle_id, cookie)
 
     def delete_needle(self, vid: int, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
         """Deletes a needle and returns its size; see `Volume.delete`.

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.needle import Needle
+    from native_handlers.format.plain_needle import PlainNeedle
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
     from native_handlers.storage.append_log import AppendLog
@@ -263,6 +264,22 @@ class Volume:
                 self._open_files.rejoin(opened)
             finally:
                 opened.dat.release()
+
+    def read_plain(self, needle_id: int, cookie: int) -> PlainNeedle | None:
+        """The needle, if it is a plain one that can be had at once from memory; None leaves it to `read`.
+
+        Raises:
+            DiskUnavailable: the disk is out of service; nothing was tried.
+        """
+        opened = self._open_files.hold()
+        if opened is None:
+            return None
+        try:
+            return self._reader.read_plain(opened, needle_id, cookie)
+        except FilesSwapped:
+            return None
+        finally:
+            opened.dat.release()
 
     def read_blob(self, offset_bytes: int, size: int) -> bytes:
         """What lies at a place of .dat; see `blobs.read_blob`. Raises VolumeClosed as well."""

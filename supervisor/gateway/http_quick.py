@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from native_handlers.http.quick_read import quick_read, quick_response
-from native_handlers.http.request_id import new_request_id
+from native_handlers.http.quick_read import quick_answer
 from supervisor.gateway.http import access_log
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
@@ -21,11 +20,9 @@ from supervisor.wire.http1_quick import PlainGets
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
     from native_handlers.http.message import Listener
-    from native_handlers.storage.store import Store
     from supervisor.gateway.guard import Guard
     from supervisor.gateway.http import HttpGateway
     from supervisor.routing.live import LiveTable
-    from supervisor.routing.table import Table
 
 
 class QuickReads:
@@ -49,6 +46,8 @@ class QuickReads:
         self._guard = guard
         self._gateway = gateway
         self._gets = PlainGets()
+        self._version = context.settings.version
+        self._counted = self._route, Engine.NATIVE
 
     def answer(self, data: bytes) -> bytes | None:
         """The whole answer to `data`, if that is all of a plain GET that can be answered at once; else None.
@@ -56,25 +55,21 @@ class QuickReads:
         Never waits, never raises for what a client or a disk does.
         """
         store = self._context.store
-        if store is None or not self._is_open(self._table.current()):
+        if store is None or not self._is_open():
             return None
         file_id = self._gets.file_id_in(data)
-        return None if file_id is None else self._read(store, *file_id)
+        if file_id is None:
+            return None
+        answer = quick_answer(store, file_id, version=self._version, date=http_date())
+        if answer is not None:
+            self._gateway.counts[self._counted] += 1
+        return answer
 
-    def _is_open(self, table: Table) -> bool:
+    def _is_open(self) -> bool:
         """Whether each read is the native handler's, is open to all at any time, and leaves no line in the log."""
+        table = self._table.current()
         if table.states[self._route] is not State.NATIVE or self._route in table.absent:
             return False
         if self._guard.auth_keys().read_key or self._gateway.limits_downloads:
             return False
         return not access_log.isEnabledFor(logging.DEBUG)
-
-    def _read(self, store: Store, volume_id: int, needle_id: int, cookie: int) -> bytes | None:
-        needle = quick_read(store, volume_id, needle_id, cookie)
-        if needle is None:
-            return None
-        version = self._context.settings.version
-        response = quick_response(needle, version=version, request_id=new_request_id(), date=http_date())
-        if response is not None:
-            self._gateway.counts[self._route, Engine.NATIVE] += 1
-        return response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -127,22 +128,12 @@ class HttpConnection:
 
     async def _serve_quick(self, quick: Callable[[Listener, bytes], bytes | None]) -> None:
         """Answers requests as long as `quick` knows the answer; what came instead of one is in the codec then."""
-        transport, listener = self._transport, self._client.listener
-        pace = transport.pace
-        while not self._is_draining:
-            self._is_idle = True
-            pace.receiving.start_message()
-            data = await self._receive_head_data()
-            if data:
-                self._is_idle = False
-                pace.resume()
-            answer = quick(listener, data)
-            if answer is None:
-                self._channel.codec.receive_data(data)
-                return
-            pace.sending.start_message()
-            await transport.send_all(answer)
-        raise Interrupted
+        self._is_idle = True
+        data = await self._transport.receive_unanswered(partial(quick, self._client.listener))
+        if data:
+            self._is_idle = False
+            self._transport.pace.resume()
+        self._channel.codec.receive_data(data)
 
     def _head_deadline(self) -> float:
         return trio.current_time() + self._limits.head_timeout_s

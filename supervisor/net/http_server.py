@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,6 +13,7 @@ from supervisor.net.errors import PeerError
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.listeners import BoundListener, accept, peer_of
 from supervisor.net.pace import Pace
+from supervisor.net.quick_loop import QuickLoop
 from supervisor.net.transport import SocketTransport, StreamTransport, Transport
 
 if TYPE_CHECKING:
@@ -45,19 +47,23 @@ async def serve_http(
 
     Cancellation: cuts everything at once.
     """
-    server = _Server(handle, limits, quick)
-    async with trio.open_nursery() as connections:
-        try:
-            with trio.CancelScope() as accept_scope:
-                async with trio.open_nursery() as acceptors:
+    with closing(QuickLoop()) as quick_loop:
+        server = _Server(handle, limits, quick, quick_loop)
+        async with trio.open_nursery() as background:
+            background.start_soon(quick_loop.run)
+            async with trio.open_nursery() as connections:
+                try:
+                    with trio.CancelScope() as accept_scope:
+                        async with trio.open_nursery() as acceptors:
+                            for listener in listeners:
+                                acceptors.start_soon(server.accept_from, listener, connections)
+                            task_status.started(accept_scope)
+                finally:
                     for listener in listeners:
-                        acceptors.start_soon(server.accept_from, listener, connections)
-                    task_status.started(accept_scope)
-        finally:
-            for listener in listeners:
-                listener.close()
-        connections.cancel_scope.deadline = trio.current_time() + limits.drain_s
-        server.drain()
+                        listener.close()
+                connections.cancel_scope.deadline = trio.current_time() + limits.drain_s
+                server.drain()
+            background.cancel_scope.cancel()
     if connections.cancel_scope.cancelled_caught:
         log.warning("requests were still running after %g s and have been cut", limits.drain_s)
 
@@ -65,9 +71,10 @@ async def serve_http(
 class _Server:
     """What the listeners of one server share. Used by the tasks of one `serve_http` only."""
 
-    def __init__(self, handle: Handle, limits: HttpLimits, quick: Quick | None) -> None:
+    def __init__(self, handle: Handle, limits: HttpLimits, quick: Quick | None, quick_loop: QuickLoop) -> None:
         self._handle = handle
         self._quick = quick
+        self._quick_loop = quick_loop
         self._limits = limits
         self._connections: set[HttpConnection] = set()
         self._is_draining = False
@@ -115,7 +122,7 @@ class _Server:
     async def _transport_for(self, sock: socket.socket, listener: BoundListener) -> Transport:
         pace = Pace(self._limits.pace)
         if listener.tls is None:
-            return SocketTransport(sock, pace)
+            return SocketTransport(sock, pace, self._quick_loop)
         inner = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         stream = trio.SSLStream(inner, listener.tls.current(), server_side=True, https_compatible=True)
         try:

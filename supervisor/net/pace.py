@@ -102,6 +102,27 @@ class Pace:
         self._check_rate(direction)
         return result
 
+    async def wait_served(self, wait: Callable[[], Awaitable[_T]], served_at: Callable[[], float]) -> _T:
+        """The result of `wait()`, which waits for input and serves the peer meanwhile, at `served_at()` the last time.
+
+        A wait may be begun again, so that no deadline has to move while it serves.
+
+        Raises:
+            PeerSilent, Interrupted: as their docstrings say; `wait` was cancelled.
+        """
+        idle_timeout_s = self._limits.idle_timeout_s
+        while not self._is_interrupted:
+            deadline = served_at() + idle_timeout_s
+            if trio.current_time() >= deadline:
+                raise PeerSilent(idle_timeout_s)
+            with trio.CancelScope(deadline=deadline) as scope:
+                self.receiving.scope = scope
+                try:
+                    return await wait()
+                finally:
+                    self.receiving.scope = None
+        raise Interrupted
+
     def _verdict(self, direction: Direction) -> PeerError:
         if self._is_interrupted and direction is self.receiving:
             return Interrupted()

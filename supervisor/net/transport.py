@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from supervisor.net.errors import PeerGone
+from supervisor.net.quick_loop import QuickSleeper
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from supervisor.net.pace import Pace
+    from supervisor.net.quick_loop import QuickLoop
 
 RECEIVE_BYTES = 64 * 1024
 """The most that one receive takes. Measured: twice as fast for chunked bodies as 256 KiB, for which the allocator asks
@@ -56,6 +60,16 @@ class Transport(Protocol):
         """The same, put at the front of `buffer`, with the same errors; 0 at the end of the stream."""
         ...
 
+    async def receive_unanswered(self, answer: Callable[[bytes], bytes | None]) -> bytes:
+        """What has arrived that `answer` does not answer; what it does is sent, and the wait goes on.
+
+        `answer` is shown all that has arrived and must not wait; it is called between two messages only.
+
+        Raises:
+            PeerError: as `receive_some` and `send_all`.
+        """
+        ...
+
     async def send_all(self, data: bytes, *, more: bool = False) -> None:
         """Returns when all of `data` is on its way. `more` says that more follows at once.
 
@@ -87,12 +101,17 @@ class Transport(Protocol):
 
 
 class SocketTransport:
-    """A connected, non-blocking TCP socket, which this object owns."""
+    """A connected, non-blocking TCP socket, which this object owns.
 
-    __slots__ = ("_calls", "_sock", "pace", "sent_bytes")
+    Args:
+        quick_loop: where it sleeps in `receive_unanswered`, which cannot be called without.
+    """
 
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+    __slots__ = ("_calls", "_quick_loop", "_sock", "pace", "sent_bytes")
+
+    def __init__(self, sock: socket.socket, pace: Pace, quick_loop: QuickLoop | None = None) -> None:
         self._sock = sock
+        self._quick_loop = quick_loop
         self._calls = 0
         self.pace = pace
         self.sent_bytes = 0
@@ -122,6 +141,24 @@ class SocketTransport:
             else:
                 self.pace.moved(self.pace.receiving, count)
                 return count
+
+    async def receive_unanswered(self, answer: Callable[[bytes], bytes | None]) -> bytes:
+        assert self._quick_loop is not None, "made without a loop to sleep in"
+        sleeper = QuickSleeper(self._quick_loop, self._sock, answer)
+        while True:
+            sent_before = sleeper.sent_bytes
+            try:
+                arrival = await self.pace.wait_served(sleeper.sleep, lambda: sleeper.answered_at)
+            except OSError as error:
+                raise PeerGone(str(error)) from error
+            finally:
+                self.sent_bytes += sleeper.sent_bytes - sent_before
+            if arrival.data is not None:
+                self.pace.receiving.start_message()
+                self.pace.moved(self.pace.receiving, len(arrival.data))
+                return arrival.data
+            self.pace.sending.start_message()
+            await self.send_all(arrival.unsent)
 
     async def send_all(self, data: bytes, *, more: bool = False) -> None:
         flags = socket.MSG_MORE if more else 0
@@ -235,6 +272,16 @@ class StreamTransport:
         data = await self.receive_some(min(RECEIVE_BYTES, len(buffer)))
         buffer[: len(data)] = data
         return len(data)
+
+    async def receive_unanswered(self, answer: Callable[[bytes], bytes | None]) -> bytes:
+        while True:
+            self.pace.receiving.start_message()
+            data = await self.receive_some()
+            reply = answer(data)
+            if reply is None:
+                return data
+            self.pace.sending.start_message()
+            await self.send_all(reply)
 
     async def send_all(self, data: bytes, *, more: bool = False) -> None:  # noqa: ARG002
         view = memoryview(data)

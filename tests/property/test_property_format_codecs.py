@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
-from native_handlers.format.crc import crc32c
+from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.errors import FormatError
 from native_handlers.format.fid import FileId, parse_file_id
 from native_handlers.format.idx import IdxEntry, encode_entry, iter_entries
-from native_handlers.format.needle import Needle, actual_size, encode_needle, parse_needle
+from native_handlers.format.needle import (
+    FLAG_HAS_LAST_MODIFIED,
+    FLAG_HAS_MIME,
+    FLAG_HAS_NAME,
+    FLAG_HAS_TTL,
+    Needle,
+    actual_size,
+    encode_needle,
+    parse_needle,
+)
+from native_handlers.format.plain_needle import parse_plain_needle
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SuperBlock, parse_super_block
 from native_handlers.format.ttl import Ttl, parse_ttl
@@ -64,6 +74,44 @@ def test_a_flipped_bit_is_found_or_harmless(needle, version, data):
     except FormatError:
         return
     assert parsed.data == needle.data or parsed.size == 0, "no wrong payload is ever returned"
+
+
+@st.composite
+def records(draw) -> tuple[bytes, int, int]:
+    """A record, whole, damaged or none at all, with the size that its index entry claims and its version."""
+    needle, version = draw(needles()), draw(versions)
+    if draw(st.booleans()):
+        needle.flags &= FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+    needle.checksum = draw(st.sampled_from([needle.checksum] * 3 + [legacy_form(needle.checksum), 1]))
+    record = bytearray(encode_needle(needle, version))
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        record[draw(st.integers(0, len(record) - 1))] = draw(st.integers(0, 255))
+    cut = draw(st.sampled_from([len(record)] * 4 + [draw(st.integers(0, len(record)))]))
+    size = draw(st.sampled_from([needle.size] * 4 + [needle.size - 1, needle.size + 1, 0, -1]))
+    return draw(st.sampled_from([bytes(record[:cut])] * 9 + [draw(st.binary(max_size=60))])), size, version
+
+
+@given(records())
+def test_what_is_plain_is_read_the_short_way_as_the_long_one_reads_it(given_record):
+    record, size, version = given_record
+    plain = parse_plain_needle(record, size, version)
+    event("plain" if plain else "left")
+    if plain is None:
+        return
+    parsed = parse_needle(record, version)
+    assert parsed.size == size
+    assert not any((parsed.is_compressed, parsed.has_pairs, parsed.is_chunk_manifest))
+    assert plain[:5] == (parsed.cookie, parsed.data, parsed.name, parsed.mime, parsed.last_modified_s)
+    has_end = parsed.ttl is not None and parsed.has_last_modified
+    assert plain.expires_at_ns == (parsed.ttl.expires_at_ns(parsed.append_at_ns) if has_end else 0)
+    assert plain.checksum == parsed.checksum == crc32c(parsed.data)
+
+
+@given(needles(), st.sampled_from([2, 3]))
+def test_every_sound_plain_needle_is_read_the_short_way(needle, version):
+    needle.flags &= FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+    record = encode_needle(needle, version)
+    assert (parse_plain_needle(record, needle.size, version) is not None) == bool(needle.data)
 
 
 @given(st.binary(max_size=40))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import socket
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 
 import h11
@@ -15,9 +16,11 @@ from supervisor.net.http_client import HttpPool, PoolLimits
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.http_limits import HttpLimits
 from supervisor.net.pace import Pace, PaceLimits
-from supervisor.net.transport import StreamTransport
+from supervisor.net.quick_loop import QuickLoop
+from supervisor.net.transport import SocketTransport, StreamTransport
 
 LIMITS = HttpLimits()
+SOCKET_BUFFER_BYTES = 16 * 1024
 
 
 @dataclass
@@ -90,6 +93,23 @@ async def serving(handle, limits: HttpLimits = LIMITS, listener: Listener = List
         nursery.start_soon(connection.serve)
         yield Peer(theirs), connection
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving_a_socket(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN, quick=None):
+    """The same over a real socket, whose buffers hold little."""
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+    with closing(QuickLoop()) as loop:
+        transport = SocketTransport(ours, Pace(limits.pace), loop)
+        connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, quick)
+        async with trio.open_nursery() as nursery, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream:
+            nursery.start_soon(loop.run)
+            nursery.start_soon(connection.serve)
+            yield Peer(stream), connection
+            nursery.cancel_scope.cancel()
 
 
 def limits(**changes) -> HttpLimits:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import socket
+import struct
+from contextlib import closing, suppress
+from itertools import pairwise
+
 import pytest
 import trio
-from http_harness import echo, limits, serving
+from http_harness import SOCKET_BUFFER_BYTES, echo, limits, serving, serving_a_socket
 from trio.testing import lockstep_stream_pair
 
 from native_handlers.http.message import Listener
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.pace import Pace
+from supervisor.net.quick_loop import QuickLoop, QuickSleeper
 from supervisor.net.transport import StreamTransport
 
 QUICK = b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n"
 OTHER = b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nquick"
+HUGE_BYTES = 40 * SOCKET_BUFFER_BYTES
+HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUGE_BYTES + bytes(HUGE_BYTES)
 
 
 def quick(listener, data):
@@ -22,17 +33,27 @@ def quick(listener, data):
     return ANSWER if data == QUICK else None
 
 
-def quick_serving(**changes):
-    return serving(echo, limits(**changes), quick=quick)
+def huge(_listener, data):
+    return HUGE if data == QUICK else None
 
 
-async def test_both_kinds_take_turns():
+@pytest.fixture(params=[serving, serving_a_socket], ids=["stream", "socket"])
+def quick_serving(request):
+    """Serves what `echo` and `quick` answer, over either kind of connection."""
+
+    def make(answer=quick, **changes):
+        return request.param(echo, limits(**changes), quick=answer)
+
+    return make
+
+
+async def test_both_kinds_take_turns(quick_serving):
     async with quick_serving() as (client, _):
         for raw, body in ((QUICK, b"quick"), (OTHER, b""), (QUICK, b"quick"), (QUICK, b"quick")):
             assert (await client.ask(raw)).body == body
 
 
-async def test_what_does_not_come_whole_and_alone_is_parsed():
+async def test_what_does_not_come_whole_and_alone_is_parsed(quick_serving):
     async with quick_serving() as (client, _):
         await client.send(QUICK[:20])
         await trio.testing.wait_all_tasks_blocked()
@@ -42,7 +63,7 @@ async def test_what_does_not_come_whole_and_alone_is_parsed():
         assert (await client.ask(QUICK)).body == b"quick"
 
 
-async def test_a_client_that_ends_its_side_gets_its_answer(autojump_clock):
+async def test_a_client_that_ends_its_side_gets_its_answer(quick_serving, autojump_clock):
     async with quick_serving() as (client, _):
         await client.send(QUICK)
         await client.stream.send_eof()
@@ -51,7 +72,7 @@ async def test_a_client_that_ends_its_side_gets_its_answer(autojump_clock):
 
 
 @pytest.mark.parametrize("asked", [0, 1, 3])
-async def test_an_idle_connection_is_closed_after_the_idle_timeout(autojump_clock, asked):
+async def test_an_idle_connection_is_closed_after_the_idle_timeout(quick_serving, autojump_clock, asked):
     async with quick_serving(idle_timeout_s=7) as (client, _):
         for _ in range(asked):
             await trio.sleep(5)
@@ -61,7 +82,7 @@ async def test_an_idle_connection_is_closed_after_the_idle_timeout(autojump_cloc
         assert trio.current_time() - idle_since == pytest.approx(7)
 
 
-async def test_a_head_that_begins_must_end_in_time(autojump_clock):
+async def test_a_head_that_begins_must_end_in_time(quick_serving, autojump_clock):
     async with quick_serving(idle_timeout_s=70, head_timeout_s=3) as (client, _):
         await client.ask(QUICK)
         await trio.sleep(50)
@@ -71,7 +92,44 @@ async def test_a_head_that_begins_must_end_in_time(autojump_clock):
         assert trio.current_time() - began_at == pytest.approx(3)
 
 
-async def test_a_client_that_does_not_take_its_answer_is_cut(autojump_clock):
+async def test_draining_closes_an_idle_connection_at_once(quick_serving, autojump_clock):
+    async with quick_serving() as (client, connection):
+        await client.ask(QUICK)
+        await trio.testing.wait_all_tasks_blocked()
+        connection.drain()
+        assert await client.is_closed()
+    assert trio.current_time() < 1
+
+
+async def test_draining_while_an_answer_goes_out_takes_no_other_request(quick_serving, autojump_clock):
+    def drain(_listener, data):
+        connection.drain()
+        return quick(_listener, data)
+
+    async with quick_serving(drain) as (client, connection):
+        await client.send(QUICK)
+        assert await client.read_to_end() == ANSWER
+    assert trio.current_time() < 1
+
+
+async def test_an_answer_that_the_client_takes_slowly(quick_serving):
+    async with quick_serving(huge) as (client, _):
+        for _ in range(3):
+            assert (await client.ask(QUICK)).body == bytes(HUGE_BYTES)
+        assert (await client.ask(OTHER)).headers["x-saw"] == "GET /other"
+
+
+async def test_a_bug_in_an_answer_ends_the_connection_and_is_seen(quick_serving):
+    def broken(_listener, _data):
+        raise ZeroDivisionError
+
+    with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
+        async with quick_serving(broken) as (client, _):
+            await client.send(QUICK)
+            await client.read_to_end()
+
+
+async def test_a_stream_whose_client_does_not_take_its_answer_is_cut(autojump_clock):
     ours, theirs = lockstep_stream_pair()
     pace = Pace(limits(idle_timeout_s=7).pace)
     connection = HttpConnection(
@@ -83,21 +141,113 @@ async def test_a_client_that_does_not_take_its_answer_is_cut(autojump_clock):
     assert trio.current_time() == pytest.approx(7)
 
 
-async def test_draining_closes_an_idle_connection_at_once(autojump_clock):
-    async with quick_serving() as (client, connection):
-        await client.ask(QUICK)
-        await trio.testing.wait_all_tasks_blocked()
-        connection.drain()
-        assert await client.is_closed()
-    assert trio.current_time() < 1
-
-
-async def test_draining_while_an_answer_goes_out_takes_no_other_request(autojump_clock):
-    def drain(_listener, data):
-        connection.drain()
-        return quick(_listener, data)
-
-    async with serving(echo, quick=drain) as (client, connection):
+async def test_a_socket_whose_client_does_not_take_its_answer_is_cut(autojump_clock):
+    async with serving_a_socket(echo, limits(idle_timeout_s=7), quick=huge) as (client, _):
         await client.send(QUICK)
-        assert await client.read_to_end() == ANSWER
-    assert trio.current_time() < 1
+        await trio.sleep(8)
+        received = b""
+        with suppress(trio.BrokenResourceError):
+            received = await client.read_to_end()
+        assert len(received) < len(HUGE)
+
+
+async def test_a_reset_ends_the_connection_without_a_word(caplog):
+    async with trio.open_nursery() as nursery:
+        listener = socket.create_server(("127.0.0.1", 0))
+        client = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+        ours.setblocking(False)
+        with closing(listener), closing(QuickLoop()) as loop, caplog.at_level(logging.INFO):
+            nursery.start_soon(loop.run)
+            sleeper = QuickSleeper(loop, ours, lambda _: None)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            with pytest.raises(ConnectionResetError) as raised:
+                await sleeper.sleep()
+            assert raised.value.errno == errno.ECONNRESET
+            nursery.cancel_scope.cancel()
+        ours.close()
+    assert not caplog.records
+
+
+async def test_one_answer_may_end_the_sleep_of_others():
+    """As when a request makes the server drain: all of them are ready, none is touched twice."""
+    with closing(QuickLoop()) as loop:
+        scopes, answered, pairs = [], [], [socket.socketpair() for _ in range(5)]
+
+        def answer(data):
+            answered.append(data)
+            for scope in scopes:
+                scope.cancel()
+            return b"answer"
+
+        async def sleep(sock):
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                await QuickSleeper(loop, sock, answer).sleep()
+
+        async with trio.open_nursery() as outer:
+            async with trio.open_nursery() as sleepers:
+                for ours, _ in pairs:
+                    ours.setblocking(False)
+                    sleepers.start_soon(sleep, ours)
+                await trio.testing.wait_all_tasks_blocked()
+                for _, theirs in pairs:
+                    theirs.send(b"request")
+                outer.start_soon(loop.run)
+            outer.cancel_scope.cancel()
+        assert answered == [b"request"]
+        for ours, theirs in pairs:
+            ours.close()
+            theirs.close()
+
+
+async def test_many_ready_connections_leave_the_others_their_turn():
+    with closing(QuickLoop()) as loop:
+        pairs = [socket.socketpair() for _ in range(200)]
+        answered, seen = [], []
+
+        def answer(data):
+            answered.append(data)
+            return b"answer"
+
+        async def look():
+            while len(answered) < len(pairs):
+                seen.append(len(answered))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for ours, theirs in pairs:
+                ours.setblocking(False)
+                theirs.send(b"request")
+                nursery.start_soon(QuickSleeper(loop, ours, answer).sleep)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(loop.run)
+            await look()
+            nursery.cancel_scope.cancel()
+        steps = [after - before for before, after in pairwise(seen)]
+        assert len(pairs) // 2 > max(steps) > 0
+        for ours, theirs in pairs:
+            assert theirs.recv(99) == b"answer"
+            ours.close()
+            theirs.close()
+
+
+async def test_what_is_cancelled_leaves_nothing_behind():
+    with closing(QuickLoop()) as loop:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        before = os.listdir("/proc/self/fd")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.run)
+            sleeper = QuickSleeper(loop, ours, lambda data: data.upper() if data.islower() else None)
+            for _ in range(3):
+                with trio.move_on_after(0):
+                    await sleeper.sleep()
+            theirs.send(b"UNKNOWN")
+            assert (await sleeper.sleep()).data == b"UNKNOWN"
+            nursery.cancel_scope.cancel()
+        assert not loop._sleepers
+        assert os.listdir("/proc/self/fd") == before
+        ours.close()
+        theirs.close()

@@ -339,11 +339,13 @@ class TestReadsInPassing:
     def test_what_memory_holds(self, store):
         write(store, 2, b"x" * 1000)
         assert store.read_needle(7, 2, cookie=COOKIE, cached_only=True).needle.data == b"x" * 1000
+        assert store.read_plain(7, 2, COOKIE).data == b"x" * 1000
 
     def test_too_large_to_check(self, store):
         write(store, 2, b"x" * 200_000)
         with pytest.raises(NotCached):
             store.read_needle(7, 2, cookie=COOKIE, cached_only=True)
+        assert store.read_plain(7, 2, COOKIE) is None
         assert read(store, 2) == b"x" * 200_000
 
     def test_a_cold_cache_says_nothing_of_the_disk(self, tmp_path):
@@ -353,6 +355,7 @@ class TestReadsInPassing:
             for _ in range(TOLERATED + 1):
                 with pytest.raises(NotCached):
                     cold.read_needle(7, 1, cookie=COOKIE, cached_only=True)
+                assert cold.read_plain(7, 1, COOKIE) is None
             assert read(cold, 1) == b"first"
             assert not cold.find_volume(7).is_read_only
 

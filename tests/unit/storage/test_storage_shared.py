@@ -260,8 +260,9 @@ def test_who_must_not_wait_is_not_made_to_open_files(owner, attach):
         owner._open_files.reopen(owner._open_files.opened, [])
     with pytest.raises(NotCached):
         attached.read(1, cached_only=True)
+    assert attached.read_plain(1, COOKIE) is None
     assert get(attached, 1) == b"data"
-    assert get(attached, 1, cached_only=True) == b"data"
+    assert get(attached, 1, cached_only=True) == attached.read_plain(1, COOKIE).data == b"data"
 
 
 def test_a_disk_that_fails_the_repair_fails_the_write_and_the_next_one_repairs(owner, attach):

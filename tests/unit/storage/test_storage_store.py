@@ -260,8 +260,9 @@ class TestTtl:
         store.allocate_volume(3)
         store.write_needle(3, needle(1, ttl=Ttl(5, 1), has_ttl=True))
         clock.advance(299)
-        assert data_of(store, 3, 1) == b"hello"
+        assert data_of(store, 3, 1) == store.read_plain(3, 1, needle().cookie).data == b"hello"
         clock.advance(1)
+        assert store.read_plain(3, 1, needle().cookie) is None
         with pytest.raises(errors.NotFound):
             store.read_needle(3, 1, cookie=None)
 

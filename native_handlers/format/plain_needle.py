@@ -1,0 +1,84 @@
+"""The everyday needle, taken from its record in one step: a payload with at most a name, a type, a date and a TTL.
+
+`parse_needle` reads any record, in ten times as many steps. What this one does not take, for whatever reason, is left
+to that one, which says what is wrong. A test holds the two to the same fields. Source: as in `needle`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from native_handlers.format import crc
+from native_handlers.format.needle import (
+    FLAG_HAS_LAST_MODIFIED,
+    FLAG_HAS_MIME,
+    FLAG_HAS_NAME,
+    FLAG_HAS_TTL,
+    LAST_MODIFIED_BYTES,
+)
+from native_handlers.format.ttl import Ttl
+from native_handlers.format.types import DATA_LENGTH_BYTES, NEEDLE_HEADER_BYTES, VERSION_2, VERSION_3
+
+_FLAGS = FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+_HEADER_AND_LENGTH = struct.Struct(">IQiI")
+_DATA_START = NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES
+_TAILS = {VERSION_2: struct.Struct(">I"), VERSION_3: struct.Struct(">IQ")}
+_new_tuple = tuple.__new__
+
+
+class PlainNeedle(NamedTuple):
+    """`checksum` is the plain CRC-32C of `data`, which fits what is stored. `expires_at_ns` is 0 for never."""
+
+    cookie: int
+    data: bytes
+    name: bytes
+    mime: bytes
+    last_modified_s: int
+    expires_at_ns: int
+    checksum: int
+
+
+def parse_plain_needle(record: bytes, size: int, version: int) -> PlainNeedle | None:
+    """The needle in `record`, which is as long as its index entry's `size` makes it; None leaves it to `parse_needle`.
+
+    Never raises.
+    """
+    tail, end = _TAILS.get(version), NEEDLE_HEADER_BYTES + size
+    if tail is None or size <= DATA_LENGTH_BYTES or len(record) < end + tail.size:
+        return None
+    cookie, _, stored_size, data_bytes = _HEADER_AND_LENGTH.unpack_from(record)
+    at = _DATA_START + data_bytes
+    if stored_size != size or not data_bytes or at > end:
+        return None
+    stored_checksum, *append_at_ns = tail.unpack_from(record, end)
+    data = record[_DATA_START:at]
+    checksum = crc.crc32c(data)
+    if stored_checksum != checksum and not crc.matches(stored_checksum, checksum):
+        return None
+    name = mime = b""
+    last_modified_s = expires_at_ns = 0
+    if at < end:
+        flags = record[at]
+        at += 1
+        if flags & ~_FLAGS:
+            return None
+        if flags & FLAG_HAS_NAME and at < end:
+            start = at + 1
+            at = start + record[at]
+            name = record[start:at]
+        if flags & FLAG_HAS_MIME and at < end:
+            start = at + 1
+            at = start + record[at]
+            mime = record[start:at]
+        if flags & FLAG_HAS_LAST_MODIFIED and at < end:
+            last_modified_s = int.from_bytes(record[at : at + LAST_MODIFIED_BYTES], "big")
+            at += LAST_MODIFIED_BYTES
+        if flags & FLAG_HAS_TTL and at < end:
+            if flags & FLAG_HAS_LAST_MODIFIED:
+                expires_at_ns = Ttl(record[at], record[at + 1]).expires_at_ns(*append_at_ns or (0,))
+            at += 2
+        if at > end:
+            return None
+    # Half the time of `PlainNeedle(...)`, which goes through a function in Python.
+    return _new_tuple(PlainNeedle, (cookie, data, name, mime, last_modified_s, expires_at_ns, checksum))

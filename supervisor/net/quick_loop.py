@@ -1,0 +1,136 @@
+"""Answers at once what can be answered at once, on all idle connections, in one task.
+
+The tasks of idle connections sleep here. Their sockets are watched together, so a request that is answered at once
+costs its reads and writes and no trip through the scheduler; whatever else arrives wakes the connection's own task.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+QUICK_BYTES = 4096
+"""The most that one receive takes. Longer than any request that is answered at once."""
+
+_ANSWERS_IN_A_ROW = 32
+"""After as many the other tasks get their turn."""
+
+
+class Arrival(NamedTuple):
+    """What woke a connection: `data` that is not answered, b"" at the end of the stream.
+
+    Or, with `data` None, an answer of which `unsent` is left because the client is slow to take it.
+    """
+
+    data: bytes | None
+    unsent: bytes = b""
+
+
+class QuickSleeper:
+    """One idle connection, made by its task for its socket. It may sleep any number of times."""
+
+    __slots__ = ("_answer", "_loop", "_sock", "_task", "_woken_by", "answered_at", "sent_bytes")
+
+    def __init__(self, loop: QuickLoop, sock: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._answer = answer
+        self._task: trio.lowlevel.Task | None = None
+        self._woken_by: Arrival | Exception | None = None
+        self.answered_at = trio.current_time()
+        """When the last answer went out; at first, when this was made. Trio time."""
+        self.sent_bytes = 0
+        """How much was sent, all sleeps together."""
+
+    async def sleep(self) -> Arrival:
+        """Sleeps while all that arrives can be answered at once.
+
+        Raises:
+            OSError: the connection broke.
+            Exception: what `answer` raised.
+
+        Cancellation: nothing was taken; it may sleep again.
+        """
+        loop, fd = self._loop, self._sock.fileno()
+        self._task = trio.lowlevel.current_task()
+        loop.watch(fd, self)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            loop.forget(fd)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        woken_by, self._woken_by = self._woken_by, None
+        if isinstance(woken_by, Exception):
+            raise woken_by
+        assert woken_by is not None
+        return woken_by
+
+    def serve(self, now: float) -> bool:
+        """Takes and answers what the socket has, at trio time `now`; False when the connection is to be woken."""
+        try:
+            self._woken_by = self._serve(now)
+        except Exception as error:  # noqa: BLE001  it concerns this connection alone, whose task raises it
+            self._woken_by = error
+        return self._woken_by is None
+
+    def _serve(self, now: float) -> Arrival | None:
+        sock = self._sock
+        try:
+            data = sock.recv(QUICK_BYTES)
+        except BlockingIOError:
+            return None
+        answer = self._answer(data)
+        if answer is None:
+            return Arrival(data)
+        try:
+            sent = sock.send(answer)
+        except BlockingIOError:
+            sent = 0
+        self.sent_bytes += sent
+        self.answered_at = now
+        return None if sent == len(answer) else Arrival(None, answer[sent:])
+
+    def wake(self) -> None:
+        assert self._task is not None
+        trio.lowlevel.reschedule(self._task)
+
+
+class QuickLoop:
+    """Where the idle connections of one server sleep. Used in the trio thread in which `run` runs; to be closed."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._sleepers: dict[int, QuickSleeper] = {}
+
+    def close(self) -> None:
+        """Nobody sleeps here any more."""
+        self._epoll.close()
+
+    async def run(self) -> None:
+        """Answers until it is cancelled; who sleeps here then does so until cancelled as well."""
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            now = trio.current_time()
+            for fd, _ in self._epoll.poll(0, _ANSWERS_IN_A_ROW):
+                sleeper = self._sleepers.get(fd)
+                # An answer may end the sleep of its own connection, and of others.
+                if sleeper is not None and not sleeper.serve(now) and fd in self._sleepers:
+                    self.forget(fd)
+                    sleeper.wake()
+
+    def watch(self, fd: int, sleeper: QuickSleeper) -> None:
+        """Has `sleeper` serve whenever its socket `fd` can be read."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._sleepers[fd] = sleeper
+
+    def forget(self, fd: int) -> None:
+        """Takes back `watch`."""
+        del self._sleepers[fd]
+        self._epoll.unregister(fd)
