@@ -28,10 +28,10 @@ _new_tuple = tuple.__new__
 
 
 class PlainNeedle(NamedTuple):
-    """`checksum` is the plain CRC-32C of `data`, which fits what is stored. `expires_at_ns` is 0 for never."""
+    """`checksum` is that of `data` and of what is stored. `expires_at_ns` is 0 for never."""
 
     cookie: int
-    data: bytes
+    data: bytes | memoryview
     name: bytes
     mime: bytes
     last_modified_s: int
@@ -39,10 +39,10 @@ class PlainNeedle(NamedTuple):
     checksum: int
 
 
-def parse_plain_needle(record: bytes, size: int, version: int) -> PlainNeedle | None:
+def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> PlainNeedle | None:
     """The needle in `record`, which is as long as its index entry's `size` makes it; None leaves it to `parse_needle`.
 
-    Never raises.
+    Its data is a slice of `record`, a view where that is one. Never raises.
     """
     tail, end = _TAILS.get(version), NEEDLE_HEADER_BYTES + size
     if tail is None or size <= DATA_LENGTH_BYTES or len(record) < end + tail.size:
@@ -54,7 +54,7 @@ def parse_plain_needle(record: bytes, size: int, version: int) -> PlainNeedle | 
     stored_checksum, *append_at_ns = tail.unpack_from(record, end)
     data = record[_DATA_START:at]
     checksum = crc.crc32c(data)
-    if stored_checksum != checksum and not crc.matches(stored_checksum, checksum):
+    if stored_checksum != checksum:
         return None
     name = mime = b""
     last_modified_s = expires_at_ns = 0
@@ -66,11 +66,11 @@ def parse_plain_needle(record: bytes, size: int, version: int) -> PlainNeedle | 
         if flags & FLAG_HAS_NAME and at < end:
             start = at + 1
             at = start + record[at]
-            name = record[start:at]
+            name = bytes(record[start:at])
         if flags & FLAG_HAS_MIME and at < end:
             start = at + 1
             at = start + record[at]
-            mime = record[start:at]
+            mime = bytes(record[start:at])
         if flags & FLAG_HAS_LAST_MODIFIED and at < end:
             last_modified_s = int.from_bytes(record[at : at + LAST_MODIFIED_BYTES], "big")
             at += LAST_MODIFIED_BYTES

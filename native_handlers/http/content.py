@@ -14,7 +14,7 @@ import trio
 
 from native_handlers.http.disposition import apply_overrides, set_disposition
 from native_handlers.http.errors import BadRange
-from native_handlers.http.message import FileBody, FileSlice, Response, StreamBody
+from native_handlers.http.message import FileBody, FileSlice, Response
 from native_handlers.http.mime_types import mime_of_extension
 from native_handlers.http.paths import extension
 from native_handlers.http.ranges import ByteRange, parse_ranges
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from native_handlers.http.header_map import HeaderMap
-    from native_handlers.http.message import Request
+    from native_handlers.http.message import Body, Request
     from native_handlers.http.query import Query
 
 Piece = bytes | ByteRange
@@ -40,7 +40,7 @@ class OpenedBody:
     """A body ready to be sent. `head` is how it begins, at most 512 bytes."""
 
     head: bytes
-    body: bytes | FileBody | StreamBody
+    body: Body
 
 
 class Content(Protocol):
@@ -67,14 +67,14 @@ class MemoryContent:
     async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
         parts = [self._part(piece) for piece in pieces]
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return OpenedBody(body[:SNIFF_BYTES], body)
+        return OpenedBody(bytes(body[:SNIFF_BYTES]), body)
 
-    def _part(self, piece: Piece) -> bytes:
+    def _part(self, piece: Piece) -> bytes | memoryview:
         if isinstance(piece, bytes):
             return piece
-        if piece.length == len(self.data) and isinstance(self.data, bytes):
+        if piece.length == len(self.data):
             return self.data
-        return bytes(self.data[piece.start : piece.start + piece.length])
+        return self.data[piece.start : piece.start + piece.length]
 
 
 @dataclass(frozen=True, slots=True)

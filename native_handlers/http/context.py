@@ -15,6 +15,7 @@ import trio
 
 from native_handlers.http.disk_threads import DiskThreads
 from native_handlers.http.message import Request, Response
+from native_handlers.storage.payload_buffers import PayloadBuffers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -361,6 +362,7 @@ class HttpContext:
     metrics: HttpMetrics = field(default_factory=NoMetrics)
     image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
     disk_threads: DiskThreads = field(default_factory=DiskThreads)
+    payload_buffers: PayloadBuffers = field(default_factory=PayloadBuffers)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
     ec_volumes: EcVolumes | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 from native_handlers.http.headers import Headers
@@ -113,6 +113,22 @@ class StreamBody:
     length_bytes: int | None = None
 
 
+Body = bytes | memoryview | FileBody | StreamBody
+"""What a response is made of. The memory under a view stays as it is until the response's `close`."""
+
+
+class HeldAnswer(NamedTuple):
+    """A whole answer as it goes over the wire, whose body stays as it is until `release`, to be called once."""
+
+    head: bytes
+    body: memoryview
+    release: Callable[[], None]
+
+
+Answer = bytes | HeldAnswer
+"""A whole answer as it goes over the wire, given without waiting."""
+
+
 @dataclass(slots=True)
 class Response:
     """An answer. Framing headers: the driver adds Content-Length for a known length unless a handler set one (HEAD).
@@ -124,7 +140,12 @@ class Response:
 
     status: int
     headers: Headers = field(default_factory=Headers)
-    body: bytes | FileBody | StreamBody = b""
+    body: Body = b""
     reason: str | None = None
     close: Callable[[], None] | None = None
     close_connection: bool = False
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The body's length, None where only its end will tell."""
+        return self.body.length_bytes if isinstance(self.body, (FileBody, StreamBody)) else len(self.body)

@@ -1,4 +1,4 @@
-"""The everyday read in few steps: all of a plain needle that memory holds, answered as bytes in one go.
+"""The everyday read in few steps: all of a plain needle that memory holds, answered in one go.
 
 It answers exactly as `read.handle_read` does, or not at all: whatever needs a disk, a transform, a thread or an error
 text is left to that one. A test holds the two to the same bytes.
@@ -15,33 +15,68 @@ from native_handlers.http.content import labels_of
 from native_handlers.http.disposition import set_disposition
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.header_map import HeaderMap
+from native_handlers.http.message import HeldAnswer
 from native_handlers.http.query import Query
 from native_handlers.http.request_id import REQUEST_ID_HEADER, new_request_id
 from native_handlers.http.sniff import sniff
 
 if TYPE_CHECKING:
+    from native_handlers.format.plain_needle import PlainNeedle
+    from native_handlers.http.message import Answer
+    from native_handlers.storage.payload_buffers import PayloadBuffer, PayloadBuffers
     from native_handlers.storage.store import Store
 
 _SAFE_LINES = re.compile(r"(?:[A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 _NO_QUERY = Query()
 
 
-def quick_answer(store: Store, file_id: tuple[int, int, int], *, version: str, date: str) -> bytes | None:
+def quick_answer(
+    store: Store, file_id: tuple[int, int, int], buffers: PayloadBuffers, *, version: str, date: str
+) -> Answer | None:
     """Head and body of the answer to an HTTP/1.1 GET of a needle that asks for nothing in particular.
 
     None leaves the request to `handle_read`, failures included.
 
     Args:
         file_id: volume id, needle id, cookie.
+        buffers: where large needles are read into.
         version: as in `HttpSettings`.
         date: for the Date header.
     """
+    place = _Place(buffers)
+    head = None
     try:
-        needle = store.read_plain(*file_id)
+        needle = store.read_plain(*file_id, place.of)
+        head = None if needle is None else _head_of(needle, version, date)
     except STORE_FAILURES:
         return None
-    if needle is None:
+    finally:
+        if head is None:
+            place.release()
+    if needle is None or head is None:
         return None
+    return head + needle.data if isinstance(needle.data, bytes) else HeldAnswer(head, needle.data, place.release)
+
+
+class _Place:
+    """Where a needle that is large is read into, if it turns out to be."""
+
+    __slots__ = ("_buffer", "_buffers")
+
+    def __init__(self, buffers: PayloadBuffers) -> None:
+        self._buffers = buffers
+        self._buffer: PayloadBuffer | None = None
+
+    def of(self, length_bytes: int) -> memoryview | None:
+        self._buffer = buffer = self._buffers.lend(length_bytes)
+        return None if buffer is None else buffer.view
+
+    def release(self) -> None:
+        if self._buffer is not None:
+            self._buffer.release()
+
+
+def _head_of(needle: PlainNeedle, version: str, date: str) -> bytes | None:
     _, data, name, mime, last_modified_s, _, checksum = needle
     labels = _label_lines(name, mime)
     if labels is None:
@@ -53,10 +88,10 @@ def quick_answer(store: Store, file_id: tuple[int, int, int], *, version: str, d
         f'{content_type or _sniffed(data)}Etag: "{checksum:08x}"\r\n{modified}'
         f"Server: SeaweedFS Volume {version}\r\n{REQUEST_ID_HEADER}: {new_request_id()}\r\nDate: {date}\r\n\r\n"
     )
-    return head.encode("latin-1") + data
+    return head.encode("latin-1")
 
 
-def _sniffed(data: bytes) -> str:
+def _sniffed(data: bytes | memoryview) -> str:
     return f"Content-Type: {sniff(data)}\r\n"
 
 

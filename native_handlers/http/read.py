@@ -33,13 +33,15 @@ from native_handlers.storage.files import NotCached
 from native_handlers.storage.needle_read import NeedleRead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import ChunkManifest
+    from native_handlers.http.content import Content
     from native_handlers.http.context import HttpContext
     from native_handlers.http.images_edit import ImageEdit
     from native_handlers.http.message import Request
+    from native_handlers.storage.needle_read import PayloadSlice
     from native_handlers.storage.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
     except STORE_FAILURES as failure:
         return _failed(context, failure)
     try:
-        response = await _respond(context, request, query, path, read)
+        response = await _respond(context, request, query, path, volume, read)
     except BaseException:
         read.release()
         raise
@@ -105,7 +107,7 @@ def _failed(context: HttpContext, failure: Exception) -> Response:
 
 
 async def _respond(
-    context: HttpContext, request: Request, query: Query, path: ObjectPath, read: NeedleRead
+    context: HttpContext, request: Request, query: Query, path: ObjectPath, volume: Volume | None, read: NeedleRead
 ) -> Response:
     needle, headers = read.needle, HeaderMap()
     if needle.last_modified_s:
@@ -129,25 +131,43 @@ async def _respond(
         if edited is None:
             return internal_error(context)
         return await send_content(request, query, headers, MemoryContent(edited), labels)
-    content: FileContent | MemoryContent
-    if read.payload is not None:
-        payload = read.payload
-        if request.method != "HEAD" and not request.headers.get("Range") and not await _is_intact(read):
-            return internal_error(context)
-        content = FileContent(FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes))
-    else:
+    if read.payload is None:
         content = MemoryContent(await _clear_data(context, request, headers, needle))
-    return await send_content(request, query, headers, content, labels)
+        return await send_content(request, query, headers, content, labels)
+    assert volume is not None, "only a volume leaves payloads on disk"
+    send = partial(send_content, request, query, headers, labels=labels)
+    if request.method == "HEAD" or request.headers.get("Range"):
+        return await send(FileContent(_slice_of(read.payload)))
+    return await _send_whole(context, volume, read, send)
 
 
-async def _is_intact(read: NeedleRead) -> bool:
-    """Whether a payload that is to go out whole, straight from its file, is what was stored."""
+async def _send_whole(
+    context: HttpContext, volume: Volume, read: NeedleRead, send: Callable[[Content], Awaitable[Response]]
+) -> Response:
+    """The answer with a payload that was left on disk, its checksum compared: from memory where there is room, else
+    straight from its file.
+    """
+    assert read.payload is not None
+    buffer = context.payload_buffers.lend(read.payload.length_bytes)
     try:
-        await trio.to_thread.run_sync(read.check_payload)
-    except STORE_FAILURES as failure:
+        check = read.check_payload if buffer is None else partial(read.load_payload, buffer.view)
+        await context.disk_threads.run(volume, check)
+        content = FileContent(_slice_of(read.payload)) if buffer is None else MemoryContent(buffer.view)
+        response = await send(content)
+    except BaseException as failure:
+        if buffer is not None:
+            buffer.release()
+        if not isinstance(failure, STORE_FAILURES):
+            raise
         log.error("not sent: %s", failure)
-        return False
-    return True
+        return _failed(context, failure)
+    if buffer is not None:
+        response.close = buffer.release
+    return response
+
+
+def _slice_of(payload: PayloadSlice) -> FileSlice:
+    return FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes)
 
 
 def _set_pairs(headers: HeaderMap, needle: Needle) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http.go_json import encode_json
 from native_handlers.http.headers import Headers
-from native_handlers.http.message import FileBody, Response, StreamBody
+from native_handlers.http.message import Response, StreamBody
 from native_handlers.http.query import parse_query
 from native_handlers.http.request_id import REQUEST_ID_HEADER
 
@@ -84,7 +84,7 @@ def without_body(response: Response) -> Response:
     """The answer to a HEAD: the headers of `response` with its length, and no body."""
     headers = response.headers
     if "Content-Length" not in headers and response.status not in _BODILESS:
-        length = _length_bytes(response)
+        length = response.length_bytes
         headers = headers if length is None else headers.plus(("Content-Length", str(length)))
     return replace(response, headers=headers, body=b"")
 
@@ -101,9 +101,3 @@ async def close_chunks(chunks: AsyncIterator[bytes]) -> None:
     aclose = getattr(chunks, "aclose", None)
     if aclose is not None:
         await aclose()
-
-
-def _length_bytes(response: Response) -> int | None:
-    if isinstance(response.body, (FileBody, StreamBody)):
-        return response.body.length_bytes
-    return len(response.body)

@@ -61,8 +61,16 @@ class Files(Protocol):
         """The bytes at `offset_bytes`; fewer than asked for only at the end of the file."""
         ...
 
+    def read_into(self, fd: int, buffer: memoryview, offset_bytes: int) -> int:
+        """Fills `buffer` from `offset_bytes` on; returns how much there was, less only at the end of the file."""
+        ...
+
     def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
-        """The same without waiting for a disk. Raises NotCached where memory does not hold all of it."""
+        """As `read` without waiting for a disk. Raises NotCached where memory does not hold all of it."""
+        ...
+
+    def read_cached_into(self, fd: int, buffer: memoryview, offset_bytes: int) -> None:
+        """As `read_into` without waiting. Raises NotCached where memory does not hold enough to fill `buffer`."""
         ...
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
@@ -138,16 +146,25 @@ class OsFiles:
             missing -= len(data)
         return b"".join(pieces)
 
+    def read_into(self, fd: int, buffer: memoryview, offset_bytes: int) -> int:
+        done = 0
+        while done < len(buffer) and (count := os.preadv(fd, [buffer[done:]], offset_bytes + done)):
+            done += count
+        return done
+
     def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         buffer = bytearray(length_bytes)
+        self.read_cached_into(fd, buffer, offset_bytes)
+        return bytes(buffer)
+
+    def read_cached_into(self, fd: int, buffer: bytearray | memoryview, offset_bytes: int) -> None:
         try:
             count = os.preadv(fd, [buffer], offset_bytes, os.RWF_NOWAIT)
         except OSError as error:
             # Not in the page cache, no such call on this file system, or a failing disk, which `read` will meet too.
             raise NotCached from error
-        if count != length_bytes:
+        if count != len(buffer):
             raise NotCached
-        return bytes(buffer)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
         left = [memoryview(part) for part in parts if len(part)]
@@ -324,6 +341,10 @@ class SharedFile:
     def read(self, length_bytes: int, offset_bytes: int) -> bytes:
         """As `Files.read`; for who holds on to the file."""
         return self._files.read(self.fd, length_bytes, offset_bytes)
+
+    def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
+        """As `Files.read_into`; for who holds on to the file."""
+        return self._files.read_into(self.fd, buffer, offset_bytes)
 
     def retain(self) -> None:
         """Keeps the file open until a matching `release`.

@@ -68,6 +68,22 @@ class PayloadSlice:
         except OSError as error:
             raise ReadFailed(self._file.path, offset, error) from error
 
+    def read_into(self, start_bytes: int, buffer: memoryview) -> int:
+        """Fills `buffer`, which the rest of the payload fills, from the payload's byte `start_bytes` on.
+
+        Returns how many bytes there were, fewer only where the file has been cut short.
+
+        Raises:
+            ReadFailed: the disk failed.
+        """
+        assert self._file is not None, "read after release"
+        assert start_bytes + len(buffer) <= self.length_bytes, "read beyond the payload"
+        offset = self.offset_bytes + start_bytes
+        try:
+            return self._file.read_into(buffer, offset)
+        except OSError as error:
+            raise ReadFailed(self._file.path, offset, error) from error
+
     def release(self) -> None:
         """Lets the file go; `fd` must not be used afterwards. May be called again."""
         file, self._file = self._file, None
@@ -96,7 +112,8 @@ class NeedleRead:
         return crc.matches(self.needle.checksum, computed_crc)
 
     def check_payload(self) -> None:
-        """Reads a payload that was left on disk and compares its checksum; afterwards memory holds it, as a rule.
+        """Reads a payload that was left on disk and compares its checksum; afterwards the page cache holds it, as a
+        rule.
 
         For a thread: takes as long as the disk does.
 
@@ -105,16 +122,27 @@ class NeedleRead:
             Truncated: the file ends before it does.
             ReadFailed: the disk failed.
         """
+        piece = memoryview(bytearray(_CHECK_BYTES))
+        self._read_checked(lambda _start, length: piece[:length])
+
+    def load_payload(self, buffer: memoryview) -> None:
+        """The same, with the payload put into `buffer`, which is as long."""
+        assert self.payload is not None, "the payload is in memory already"
+        assert len(buffer) == self.payload.length_bytes
+        self._read_checked(lambda start, length: buffer[start : start + length])
+
+    def _read_checked(self, place_of: Callable[[int, int], memoryview]) -> None:
+        """Reads the payload piece by piece to where `place_of` says for a start and a length."""
         payload = self.payload
         if payload is None:
             return
-        computed, done = 0, 0
-        while done < payload.length_bytes:
-            piece = payload.read(done, _CHECK_BYTES)
-            if not piece:
-                raise Truncated(f"needle {self.needle.needle_id:x}", payload.length_bytes, done)
+        computed, total = 0, payload.length_bytes
+        for start in range(0, total, _CHECK_BYTES):
+            piece = place_of(start, min(_CHECK_BYTES, total - start))
+            count = payload.read_into(start, piece)
+            if count < len(piece):
+                raise Truncated(f"needle {self.needle.needle_id:x}", total, start + count)
             computed = crc.crc32c_extend(computed, piece)
-            done += len(piece)
         if not self.fits(computed):
             raise ChecksumMismatch(self.needle.needle_id, self.needle.checksum, computed)
 

@@ -239,10 +239,12 @@ class Store:
         volume = self._get_volume(vid)
         return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data, cached_only=cached_only)
 
-    def read_plain(self, vid: int, needle_id: int, cookie: int) -> PlainNeedle | None:
+    def read_plain(
+        self, vid: int, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None = None
+    ) -> PlainNeedle | None:
         """See `Volume.read_plain`; None where the volume is not here, too."""
         volume = self.find_volume(vid)
-        return None if volume is None else volume.read_plain(needle_id, cookie)
+        return None if volume is None else volume.read_plain(needle_id, cookie, place)
 
     def delete_needle(self, vid: int, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
         """Deletes a needle and returns its size; see `Volume.delete`.

@@ -265,8 +265,14 @@ class Volume:
             finally:
                 opened.dat.release()
 
-    def read_plain(self, needle_id: int, cookie: int) -> PlainNeedle | None:
+    def read_plain(
+        self, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None = None
+    ) -> PlainNeedle | None:
         """The needle, if it is a plain one that can be had at once from memory; None leaves it to `read`.
+
+        Args:
+            place: asked where to put a record of more than 128 KiB, as long as it is; the needle's data is then a part
+                of that. Without one, or where it has no place, such a needle cannot be had at once.
 
         Raises:
             DiskUnavailable: the disk is out of service; nothing was tried.
@@ -275,7 +281,7 @@ class Volume:
         if opened is None:
             return None
         try:
-            return self._reader.read_plain(opened, needle_id, cookie)
+            return self._reader.read_plain(opened, needle_id, cookie, place)
         except FilesSwapped:
             return None
         finally:

@@ -68,18 +68,19 @@ class VolumeReader:
             raise
         return read
 
-    def read_plain(self, opened: Opened, needle_id: int, cookie: int) -> PlainNeedle | None:
+    def read_plain(
+        self, opened: Opened, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None
+    ) -> PlainNeedle | None:
         """The needle, if it is plain and in memory; arguments and errors are those of `Volume.read_plain`."""
         location = opened.index.get(needle_id)
         if location is None:
             return None
         offset, size = location
-        if not 0 < size <= _PASSING_BYTES:
+        if size <= 0:
             return None
         version = opened.super_block.version
-        try:
-            record = self.files.read_cached(opened.dat.fd, actual_size(size, version), to_bytes_offset(offset))
-        except NotCached:
+        record = self._read_plain_record(opened, to_bytes_offset(offset), actual_size(size, version), place)
+        if record is None:
             return None
         needle = parse_plain_needle(record, size, version)
         if needle is None or needle.cookie != cookie:
@@ -88,6 +89,19 @@ class VolumeReader:
             return None
         self.health.succeeded()
         return needle
+
+    def _read_plain_record(
+        self, opened: Opened, offset_bytes: int, length_bytes: int, place: Callable[[int], memoryview | None] | None
+    ) -> bytes | memoryview | None:
+        try:
+            if length_bytes <= _PASSING_BYTES:
+                return self.files.read_cached(opened.dat.fd, length_bytes, offset_bytes)
+            buffer = None if place is None else place(length_bytes)
+            if buffer is not None:
+                self.files.read_cached_into(opened.dat.fd, buffer, offset_bytes)
+        except NotCached:
+            return None
+        return buffer
 
     def _read_in_passing(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         if length_bytes > _PASSING_BYTES:

@@ -19,7 +19,7 @@ from supervisor.wire.http1_quick import PlainGets
 
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.message import Listener
+    from native_handlers.http.message import Answer, Listener
     from supervisor.gateway.guard import Guard
     from supervisor.gateway.http import HttpGateway
     from supervisor.routing.live import LiveTable
@@ -47,9 +47,10 @@ class QuickReads:
         self._gateway = gateway
         self._gets = PlainGets()
         self._version = context.settings.version
+        self._buffers = context.payload_buffers
         self._counted = self._route, Engine.NATIVE
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: bytes) -> Answer | None:
         """The whole answer to `data`, if that is all of a plain GET that can be answered at once; else None.
 
         Never waits, never raises for what a client or a disk does.
@@ -60,7 +61,7 @@ class QuickReads:
         file_id = self._gets.file_id_in(data)
         if file_id is None:
             return None
-        answer = quick_answer(store, file_id, version=self._version, date=http_date())
+        answer = quick_answer(store, file_id, self._buffers, version=self._version, date=http_date())
         if answer is not None:
             self._gateway.counts[self._counted] += 1
         return answer

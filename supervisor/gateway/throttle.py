@@ -125,8 +125,7 @@ class Throttle:
 
     def count_download(self, response: Response) -> Response:
         """`response`, which counts as in flight until it is closed."""
-        body = response.body
-        count = len(body) if isinstance(body, bytes) else body.length_bytes or 0
+        count = response.length_bytes or 0
         close_before = response.close
         self.downloads.add(count)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http.headers import Headers
-from native_handlers.http.message import BodyError, Listener, Request, Response
+from native_handlers.http.message import Answer, BodyError, Listener, Request, Response
 from native_handlers.http.request_id import new_request_id
 from supervisor.net.errors import Interrupted, PeerError, PeerSilent, PeerTooSlow
 from supervisor.net.http_body import HttpChannel, ServerBody
@@ -54,7 +54,7 @@ class HttpConnection:
         client: Client,
         handle: Callable[[Request], Awaitable[Response]],
         limits: HttpLimits,
-        quick: Callable[[Listener, bytes], bytes | None] | None = None,
+        quick: Callable[[Listener, bytes], Answer | None] | None = None,
     ) -> None:
         self._transport = transport
         self._channel = HttpChannel(ServerConnection(limits.wire), transport)
@@ -126,7 +126,7 @@ class HttpConnection:
         pace.sending.start_message()
         return event if isinstance(event, RequestHead) else None
 
-    async def _serve_quick(self, quick: Callable[[Listener, bytes], bytes | None]) -> None:
+    async def _serve_quick(self, quick: Callable[[Listener, bytes], Answer | None]) -> None:
         """Answers requests as long as `quick` knows the answer; what came instead of one is in the codec then."""
         self._is_idle = True
         data = await self._transport.receive_unanswered(partial(quick, self._client.listener))

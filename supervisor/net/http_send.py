@@ -38,7 +38,7 @@ async def send_response(channel: HttpChannel, response: Response, *, method: str
         head = channel.codec.send(_head_of(response, method, keep_alive=keep_alive))
         if not has_body:
             await channel.transport.send_all(head + channel.codec.send(_END))
-        elif isinstance(response.body, bytes):
+        elif isinstance(response.body, (bytes, memoryview)):
             await _send_bytes(channel, head, response.body)
         elif isinstance(response.body, FileBody):
             await _send_file_body(channel, head, response.body)
@@ -73,19 +73,15 @@ def _head_of(response: Response, method: str, *, keep_alive: bool) -> ResponseHe
     headers = response.headers
     if "Date" not in headers:
         headers = headers.plus(("Date", http_date()))
-    length = _length_of(response.body)
+    length = response.length_bytes
     if method == "HEAD" and not length:
         # As upstream: nothing is said of a length that no handler named.
         length = None
     return ResponseHead(response.status, headers, response.reason or "", length, keep_alive)
 
 
-def _length_of(body: bytes | FileBody | StreamBody) -> int | None:
-    return len(body) if isinstance(body, bytes) else body.length_bytes
-
-
-async def _send_bytes(channel: HttpChannel, head: bytes, body: bytes) -> None:
-    body = channel.codec.send(Data(body)) if body else b""
+async def _send_bytes(channel: HttpChannel, head: bytes, body: bytes | memoryview) -> None:
+    channel.codec.sent_out_of_band(len(body))
     channel.codec.send(_END)
     if len(body) <= _JOINED_BYTES:
         await channel.transport.send_all(head + body)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Sequence
 
-    from native_handlers.http.message import Listener, Request, Response
+    from native_handlers.http.message import Answer, Listener, Request, Response
     from supervisor.net.http_limits import HttpLimits
 
     Handle = Callable[[Request], Awaitable[Response]]
-    Quick = Callable[[Listener, bytes], bytes | None]
+    Quick = Callable[[Listener, bytes], Answer | None]
 
 log = logging.getLogger(__name__)
 

@@ -11,25 +11,30 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from native_handlers.http.message import HeldAnswer
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+    from native_handlers.http.message import Answer
 
 QUICK_BYTES = 4096
 """The most that one receive takes. Longer than any request that is answered at once."""
 
 _ANSWERS_IN_A_ROW = 32
-"""After as many the other tasks get their turn."""
+_BYTES_IN_A_ROW = 4 << 20
+"""After as many the other tasks get their turn: some milliseconds, even where all answers are large."""
 
 
 class Arrival(NamedTuple):
     """What woke a connection: `data` that is not answered, b"" at the end of the stream.
 
-    Or, with `data` None, an answer of which `unsent` is left because the client is slow to take it.
+    Or, with `data` None, what is left of an answer because the client is slow to take it.
     """
 
     data: bytes | None
-    unsent: bytes = b""
+    unsent: Answer = b""
 
 
 class QuickSleeper:
@@ -37,7 +42,7 @@ class QuickSleeper:
 
     __slots__ = ("_answer", "_loop", "_sock", "_task", "_woken_by", "answered_at", "sent_bytes")
 
-    def __init__(self, loop: QuickLoop, sock: socket.socket, answer: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, loop: QuickLoop, sock: socket.socket, answer: Callable[[bytes], Answer | None]) -> None:
         self._loop = loop
         self._sock = sock
         self._answer = answer
@@ -65,7 +70,12 @@ class QuickSleeper:
             loop.forget(fd)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        except BaseException:
+            # It may have been cancelled by its own answer.
+            self._drop()
+            raise
         woken_by, self._woken_by = self._woken_by, None
         if isinstance(woken_by, Exception):
             raise woken_by
@@ -89,13 +99,37 @@ class QuickSleeper:
         answer = self._answer(data)
         if answer is None:
             return Arrival(data)
+        self.answered_at = now
+        if isinstance(answer, HeldAnswer):
+            return self._send_held(answer)
         try:
             sent = sock.send(answer)
         except BlockingIOError:
             sent = 0
         self.sent_bytes += sent
-        self.answered_at = now
         return None if sent == len(answer) else Arrival(None, answer[sent:])
+
+    def _send_held(self, answer: HeldAnswer) -> Arrival | None:
+        head, body, release = answer
+        is_done = True
+        try:
+            sent = self._sock.sendmsg((head, body))
+            is_done = sent == len(head) + len(body)
+        except BlockingIOError:
+            sent, is_done = 0, False
+        finally:
+            if is_done:
+                release()
+        self.sent_bytes += sent
+        if is_done:
+            return None
+        return Arrival(None, HeldAnswer(head[sent:], body[max(0, sent - len(head)) :], release))
+
+    def _drop(self) -> None:
+        """Gives up what nobody will send."""
+        woken_by, self._woken_by = self._woken_by, None
+        if isinstance(woken_by, Arrival) and isinstance(woken_by.unsent, HeldAnswer):
+            woken_by.unsent.release()
 
     def wake(self) -> None:
         assert self._task is not None
@@ -117,13 +151,20 @@ class QuickLoop:
         """Answers until it is cancelled; who sleeps here then does so until cancelled as well."""
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
-            now = trio.current_time()
+            now, left_bytes = trio.current_time(), _BYTES_IN_A_ROW
             for fd, _ in self._epoll.poll(0, _ANSWERS_IN_A_ROW):
                 sleeper = self._sleepers.get(fd)
                 # An answer may end the sleep of its own connection, and of others.
-                if sleeper is not None and not sleeper.serve(now) and fd in self._sleepers:
+                if sleeper is None:
+                    continue
+                left_bytes += sleeper.sent_bytes
+                if not sleeper.serve(now) and fd in self._sleepers:
                     self.forget(fd)
                     sleeper.wake()
+                left_bytes -= sleeper.sent_bytes
+                if left_bytes <= 0:
+                    # The others are told of again.
+                    break
 
     def watch(self, fd: int, sleeper: QuickSleeper) -> None:
         """Has `sleeper` serve whenever its socket `fd` can be read."""

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from native_handlers.http.message import HeldAnswer
 from supervisor.net.errors import PeerGone
 from supervisor.net.quick_loop import QuickSleeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from native_handlers.http.message import Answer
     from supervisor.net.pace import Pace
     from supervisor.net.quick_loop import QuickLoop
 
@@ -32,7 +34,7 @@ HEAD_BYTES = 32 * 1024
 """The same where a head is due; less is cheaper then, for the buffer is made anew each time."""
 
 SEND_WINDOW_BYTES = 1024 * 1024
-"""How much of a file is looked up in the page cache, and sent, in one go."""
+"""How much is sent in one go; of a file, looked up in the page cache before."""
 
 CLEANUP_S = 2.0
 """The most that a polite close may take."""
@@ -60,7 +62,7 @@ class Transport(Protocol):
         """The same, put at the front of `buffer`, with the same errors; 0 at the end of the stream."""
         ...
 
-    async def receive_unanswered(self, answer: Callable[[bytes], bytes | None]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
         """What has arrived that `answer` does not answer; what it does is sent, and the wait goes on.
 
         `answer` is shown all that has arrived and must not wait; it is called between two messages only.
@@ -70,8 +72,8 @@ class Transport(Protocol):
         """
         ...
 
-    async def send_all(self, data: bytes, *, more: bool = False) -> None:
-        """Returns when all of `data` is on its way. `more` says that more follows at once.
+    async def send_all(self, data: bytes | memoryview, *, more: bool = False) -> None:
+        """Returns when all of `data` is on its way and its memory free for other use. `more`: more follows at once.
 
         Raises:
             PeerError: see supervisor.net.errors; how much went out is unknown.
@@ -142,7 +144,7 @@ class SocketTransport:
                 self.pace.moved(self.pace.receiving, count)
                 return count
 
-    async def receive_unanswered(self, answer: Callable[[bytes], bytes | None]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
         assert self._quick_loop is not None, "made without a loop to sleep in"
         sleeper = QuickSleeper(self._quick_loop, self._sock, answer)
         while True:
@@ -158,23 +160,27 @@ class SocketTransport:
                 self.pace.moved(self.pace.receiving, len(arrival.data))
                 return arrival.data
             self.pace.sending.start_message()
-            await self.send_all(arrival.unsent)
+            await _send_answer(self, arrival.unsent)
 
-    async def send_all(self, data: bytes, *, more: bool = False) -> None:
+    async def send_all(self, data: bytes | memoryview, *, more: bool = False) -> None:
         flags = socket.MSG_MORE if more else 0
-        view: bytes | memoryview = data
+        rest = data
         while True:
+            window = rest if len(rest) <= SEND_WINDOW_BYTES else memoryview(rest)[:SEND_WINDOW_BYTES]
             try:
-                sent = self._sock.send(view, flags)
+                sent = self._sock.send(window, flags)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
                 raise PeerGone(str(error)) from error
             self._has_sent(sent)
-            if sent == len(view):
+            if sent == len(rest):
                 return
-            view = memoryview(view)[sent:]
-            await self._wait_writable()
+            rest = memoryview(rest)[sent:]
+            if sent == len(window):
+                await self._breathe()
+            else:
+                await self._wait_writable()
 
     async def send_file(self, fd: int, offset_bytes: int, length_bytes: int) -> None:
         end = offset_bytes + length_bytes
@@ -273,7 +279,7 @@ class StreamTransport:
         buffer[: len(data)] = data
         return len(data)
 
-    async def receive_unanswered(self, answer: Callable[[bytes], bytes | None]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
         while True:
             self.pace.receiving.start_message()
             data = await self.receive_some()
@@ -281,9 +287,9 @@ class StreamTransport:
             if reply is None:
                 return data
             self.pace.sending.start_message()
-            await self.send_all(reply)
+            await _send_answer(self, reply)
 
-    async def send_all(self, data: bytes, *, more: bool = False) -> None:  # noqa: ARG002
+    async def send_all(self, data: bytes | memoryview, *, more: bool = False) -> None:  # noqa: ARG002
         view = memoryview(data)
         while view:
             # In pieces, so that a slow peer counts as moving.
@@ -328,6 +334,19 @@ class StreamTransport:
             inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         with trio.move_on_after(CLEANUP_S, shield=True):
             await trio.aclose_forcefully(self._stream)
+
+
+async def _send_answer(transport: Transport, answer: Answer) -> None:
+    if not isinstance(answer, HeldAnswer):
+        await transport.send_all(answer)
+        return
+    head, body, release = answer
+    try:
+        if head:
+            await transport.send_all(head, more=True)
+        await transport.send_all(body)
+    finally:
+        release()
 
 
 async def _bring_into_cache(fd: int, offset_bytes: int, length_bytes: int) -> None:

@@ -110,7 +110,7 @@ async def fetch(route, context=None, **request):
         elif isinstance(response.body, FileBody):
             body = b"".join(_read_part(part) for part in response.body.parts)
         else:
-            body = response.body
+            body = bytes(response.body)
     finally:
         if response.close is not None:
             response.close()

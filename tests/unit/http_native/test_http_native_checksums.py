@@ -6,11 +6,14 @@ import os
 from dataclasses import replace
 
 import pytest
-from http_native_kit import SETTINGS, fetch, make_context
+from http_native_kit import SETTINGS, fetch, make_context, make_request
 
+from native_handlers.http.handlers import HTTP_HANDLERS
+from native_handlers.http.message import FileBody
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
 from native_handlers.storage.files import OsFiles
+from native_handlers.storage.payload_buffers import TOTAL_BYTES, PayloadBuffers
 from native_handlers.storage.store import StoreConfig, open_store
 
 FID = "/3,0212345678"
@@ -57,6 +60,22 @@ async def test_damage_is_noticed_however_often_it_was_sound_before(big, tmp_path
     assert (await ask(big, "GET", FID)).status == 500
 
 
+@pytest.mark.parametrize("total_bytes", [TOTAL_BYTES, 0], ids=["from-memory", "from-its-file"])
+async def test_what_a_whole_answer_holds_is_given_back(store, total_bytes):
+    buffers = PayloadBuffers(total_bytes)
+    context = make_context(
+        store=store, settings=replace(SETTINGS, file_size_limit_bytes=8 << 20), payload_buffers=buffers
+    )
+    await ask(context, "PUT", FID, (), BIG)
+    request = make_request(method="GET", target=FID)
+    response = await HTTP_HANDLERS["http.read"](context, request)
+    assert isinstance(response.body, memoryview if total_bytes else FileBody)
+    assert bool(buffers.lent_bytes) == bool(total_bytes)
+    response.close()
+    assert buffers.lent_bytes == 0
+    assert (await ask(context, "GET", FID)).body == BIG
+
+
 async def test_what_sends_no_whole_payload_does_not_look_at_it(big, tmp_path):
     damage(tmp_path, 7)
     etag = (await ask(big, "HEAD", FID)).headers.get("Etag")
@@ -77,20 +96,23 @@ async def test_a_large_object_that_the_disk_does_not_give_is_500(tmp_path):
     class FailingFiles(OsFiles):
         fails = False
 
-        def read(self, fd, length_bytes, offset_bytes):
-            if self.fails and length_bytes > 64 * 1024:
+        def read_into(self, fd, buffer, offset_bytes):
+            if self.fails:
                 raise OSError(5, "Input/output error")
-            return super().read(fd, length_bytes, offset_bytes)
+            return super().read_into(fd, buffer, offset_bytes)
 
     files = FailingFiles()
     location = LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8)
     store = open_store(StoreConfig(locations=(location,)), files=files)
     try:
         store.allocate_volume(3)
-        context = make_context(store=store, settings=replace(SETTINGS, file_size_limit_bytes=8 << 20))
-        await ask(context, "PUT", FID, (), BIG)
+        settings = replace(SETTINGS, file_size_limit_bytes=8 << 20)
+        await ask(make_context(store=store, settings=settings), "PUT", FID, (), BIG)
         files.fails = True
-        answer = await ask(context, "GET", FID)
-        assert (answer.status, answer.body) == (500, b"")
+        for total_bytes in (TOTAL_BYTES, 0):
+            buffers = PayloadBuffers(total_bytes)
+            answer = await ask(make_context(store=store, settings=settings, payload_buffers=buffers), "GET", FID)
+            assert (answer.status, answer.body) == (500, b"")
+            assert buffers.lent_bytes == 0
     finally:
         store.close()

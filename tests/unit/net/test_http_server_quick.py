@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from contextlib import closing, suppress
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,8 @@ import trio
 from http_harness import SOCKET_BUFFER_BYTES, echo, limits, serving, serving_a_socket
 from trio.testing import lockstep_stream_pair
 
-from native_handlers.http.message import Listener
+from native_handlers.http.message import HeldAnswer, Listener
+from supervisor.net import quick_loop
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.pace import Pace
 from supervisor.net.quick_loop import QuickLoop, QuickSleeper
@@ -117,6 +119,110 @@ async def test_an_answer_that_the_client_takes_slowly(quick_serving):
         for _ in range(3):
             assert (await client.ask(QUICK)).body == bytes(HUGE_BYTES)
         assert (await client.ask(OTHER)).headers["x-saw"] == "GET /other"
+
+
+class Held:
+    """Answers with a body in memory on loan, and counts what is not given back."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.lent = 0
+
+    def __call__(self, _listener, data):
+        if data != QUICK:
+            return None
+        self.lent += 1
+        memory = bytearray(self.body)
+        return HeldAnswer(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(memory),
+            memoryview(memory),
+            partial(self.end, memory),
+        )
+
+    def end(self, memory):
+        self.lent -= 1
+        memory[:] = bytes(len(memory))
+
+
+@pytest.mark.parametrize("size", [10, HUGE_BYTES])
+async def test_an_answer_in_memory_on_loan(quick_serving, size):
+    held = Held(os.urandom(size))
+    async with quick_serving(held) as (client, _):
+        for _ in range(3):
+            assert (await client.ask(QUICK)).body == held.body
+            assert (await client.ask(OTHER)).headers["x-saw"] == "GET /other"
+            assert held.lent == 0
+
+
+async def test_a_loan_ends_with_its_connection():
+    held = Held(bytes(HUGE_BYTES))
+    async with serving_a_socket(echo, quick=held) as (client, _):
+        await client.send(QUICK)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.lent == 1
+        await client.stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.lent == 0
+
+
+async def test_a_loan_ends_with_its_server():
+    held = Held(bytes(HUGE_BYTES))
+    async with serving_a_socket(echo, quick=held) as (client, _):
+        await client.send(QUICK)
+        await trio.testing.wait_all_tasks_blocked()
+        assert held.lent == 1
+    assert held.lent == 0
+
+
+async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
+    held = Held(bytes(HUGE_BYTES))
+    with closing(QuickLoop()) as loop:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        theirs.send(QUICK)
+        with trio.CancelScope() as scope:
+
+            def answer(data):
+                scope.cancel()
+                return held(Listener.ADMIN, data)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.run)
+                await QuickSleeper(loop, ours, answer).sleep()
+        assert scope.cancelled_caught
+        assert held.lent == 0
+        ours.close()
+        theirs.close()
+
+
+async def test_large_answers_in_a_row_leave_the_others_their_turn(monkeypatch):
+    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
+    with closing(QuickLoop()) as loop:
+        pairs = [socket.socketpair() for _ in range(8)]
+        answered, seen = [], []
+
+        def answer(data):
+            answered.append(data)
+            return HeldAnswer(b"head", memoryview(bytes(1000)), list)
+
+        async with trio.open_nursery() as nursery:
+            for ours, theirs in pairs:
+                ours.setblocking(False)
+                theirs.send(b"request")
+                nursery.start_soon(QuickSleeper(loop, ours, answer).sleep)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(loop.run)
+            while len(answered) < len(pairs):
+                seen.append(len(answered))
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        # One at a time; a task may get its turn early in one round and late in the next.
+        assert max(after - before for before, after in pairwise(seen)) <= 2
+        for ours, theirs in pairs:
+            assert len(theirs.recv(2000)) == 1004
+            ours.close()
+            theirs.close()
 
 
 async def test_a_bug_in_an_answer_ends_the_connection_and_is_seen(quick_serving):
