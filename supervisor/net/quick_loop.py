@@ -40,7 +40,7 @@ class Arrival(NamedTuple):
 class QuickSleeper:
     """One idle connection, made by its task for its socket. It may sleep any number of times."""
 
-    __slots__ = ("_answer", "_loop", "_sock", "_task", "_woken_by", "answered_at", "sent_bytes")
+    __slots__ = ("_answer", "_loop", "_sock", "_task", "_woken_by", "answered_at", "answered_bytes", "sent_bytes")
 
     def __init__(self, loop: QuickLoop, sock: socket.socket, answer: Callable[[bytes], Answer | None]) -> None:
         self._loop = loop
@@ -50,8 +50,10 @@ class QuickSleeper:
         self._woken_by: Arrival | Exception | None = None
         self.answered_at = trio.current_time()
         """When the last answer went out; at first, when this was made. Trio time."""
+        self.answered_bytes = 0
+        """How long the answers were, all sleeps together."""
         self.sent_bytes = 0
-        """How much was sent, all sleeps together."""
+        """How much of that was sent here."""
 
     async def sleep(self) -> Arrival:
         """Sleeps while all that arrives can be answered at once.
@@ -102,6 +104,7 @@ class QuickSleeper:
         self.answered_at = now
         if isinstance(answer, HeldAnswer):
             return self._send_held(answer)
+        self.answered_bytes += len(answer)
         try:
             sent = sock.send(answer)
         except BlockingIOError:
@@ -111,10 +114,12 @@ class QuickSleeper:
 
     def _send_held(self, answer: HeldAnswer) -> Arrival | None:
         head, body, release = answer
+        length_bytes = len(head) + len(body)
+        self.answered_bytes += length_bytes
         is_done = True
         try:
             sent = self._sock.sendmsg((head, body))
-            is_done = sent == len(head) + len(body)
+            is_done = sent == length_bytes
         except BlockingIOError:
             sent, is_done = 0, False
         finally:
@@ -152,19 +157,20 @@ class QuickLoop:
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             now, left_bytes = trio.current_time(), _BYTES_IN_A_ROW
+            # All of these before the epoll is asked again, for it might name the same ones first each time.
             for fd, _ in self._epoll.poll(0, _ANSWERS_IN_A_ROW):
+                if left_bytes <= 0:
+                    await trio.lowlevel.checkpoint()
+                    now, left_bytes = trio.current_time(), _BYTES_IN_A_ROW
                 sleeper = self._sleepers.get(fd)
                 # An answer may end the sleep of its own connection, and of others.
                 if sleeper is None:
                     continue
-                left_bytes += sleeper.sent_bytes
+                left_bytes += sleeper.answered_bytes
                 if not sleeper.serve(now) and fd in self._sleepers:
                     self.forget(fd)
                     sleeper.wake()
-                left_bytes -= sleeper.sent_bytes
-                if left_bytes <= 0:
-                    # The others are told of again.
-                    break
+                left_bytes -= sleeper.answered_bytes
 
     def watch(self, fd: int, sleeper: QuickSleeper) -> None:
         """Has `sleeper` serve whenever its socket `fd` can be read."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from native_handlers.http.message import HeldAnswer
-from supervisor.net.errors import PeerGone
+from supervisor.net.errors import PeerGone, PeerSilent
 from supervisor.net.quick_loop import QuickSleeper
 
 if TYPE_CHECKING:
@@ -337,16 +337,18 @@ class StreamTransport:
 
 
 async def _send_answer(transport: Transport, answer: Answer) -> None:
-    if not isinstance(answer, HeldAnswer):
-        await transport.send_all(answer)
-        return
-    head, body, release = answer
+    """Sends what is left of an answer. A client that takes none of it is PeerGone: unlike an idle one it is cut."""
+    head, body, release = answer if isinstance(answer, HeldAnswer) else (answer, None, None)
     try:
         if head:
-            await transport.send_all(head, more=True)
-        await transport.send_all(body)
+            await transport.send_all(head, more=body is not None)
+        if body is not None:
+            await transport.send_all(body)
+    except PeerSilent as error:
+        raise PeerGone(f"the answer was not taken: {error}") from error
     finally:
-        release()
+        if release is not None:
+            release()
 
 
 async def _bring_into_cache(fd: int, offset_bytes: int, length_bytes: int) -> None:

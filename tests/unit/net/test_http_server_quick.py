@@ -16,12 +16,12 @@ import trio
 from http_harness import SOCKET_BUFFER_BYTES, echo, limits, serving, serving_a_socket
 from trio.testing import lockstep_stream_pair
 
-from native_handlers.http.message import HeldAnswer, Listener
+from native_handlers.http.message import HeldAnswer, Listener, Response
 from supervisor.net import quick_loop
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.pace import Pace
 from supervisor.net.quick_loop import QuickLoop, QuickSleeper
-from supervisor.net.transport import StreamTransport
+from supervisor.net.transport import SocketTransport, StreamTransport
 
 QUICK = b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n"
 OTHER = b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -218,11 +218,77 @@ async def test_large_answers_in_a_row_leave_the_others_their_turn(monkeypatch):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         # One at a time; a task may get its turn early in one round and late in the next.
-        assert max(after - before for before, after in pairwise(seen)) <= 2
+        assert max(after - before for before, after in pairwise([*seen, len(answered)])) <= 2
         for ours, theirs in pairs:
             assert len(theirs.recv(2000)) == 1004
             ours.close()
             theirs.close()
+
+
+async def test_no_connection_is_answered_more_often_than_the_others(monkeypatch):
+    """All of them always have a request waiting, and more is answered than fits one turn."""
+    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 2500)
+    counts = [0] * 8
+    with closing(QuickLoop()) as loop:
+        pairs = [socket.socketpair() for _ in counts]
+        enough = trio.Event()
+
+        def answer(number, _data):
+            counts[number] += 1
+            _, theirs = pairs[number]
+            if counts[number] > 1:
+                theirs.recv(4000)
+            theirs.send(b"request")
+            if sum(counts) > 400:
+                enough.set()
+            return HeldAnswer(b"head", memoryview(bytes(1000)), list)
+
+        async with trio.open_nursery() as nursery:
+            for number, (ours, theirs) in enumerate(pairs):
+                ours.setblocking(False)
+                theirs.send(b"request")
+                nursery.start_soon(QuickSleeper(loop, ours, partial(answer, number)).sleep)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(loop.run)
+            await enough.wait()
+            nursery.cancel_scope.cancel()
+        for ends in pairs:
+            for end in ends:
+                end.close()
+    assert max(counts) - min(counts) <= 1
+
+
+async def test_what_slow_clients_leave_counts_as_answered(monkeypatch):
+    """Reading a large needle costs its time, however little of it is sent."""
+    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
+    with closing(QuickLoop()) as loop:
+        pairs = [socket.socketpair() for _ in range(8)]
+        answered, seen = [], []
+
+        def answer(data):
+            answered.append(data)
+            return HeldAnswer(b"head", memoryview(bytes(HUGE_BYTES)), list)
+
+        async with trio.open_nursery() as nursery:
+            for ours, theirs in pairs:
+                ours.setblocking(False)
+                while True:
+                    try:
+                        ours.send(bytes(64))
+                    except BlockingIOError:
+                        break
+                theirs.send(b"request")
+                nursery.start_soon(QuickSleeper(loop, ours, answer).sleep)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(loop.run)
+            while len(answered) < len(pairs):
+                seen.append(len(answered))
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert max(after - before for before, after in pairwise([*seen, len(answered)])) <= 2
+        for ends in pairs:
+            for end in ends:
+                end.close()
 
 
 async def test_a_bug_in_an_answer_ends_the_connection_and_is_seen(quick_serving):
@@ -255,6 +321,38 @@ async def test_a_socket_whose_client_does_not_take_its_answer_is_cut(autojump_cl
         with suppress(trio.BrokenResourceError):
             received = await client.read_to_end()
         assert len(received) < len(HUGE)
+
+
+@pytest.mark.parametrize("kind", ["quick", "parsed"])
+async def test_a_client_that_does_not_take_its_answer_sees_a_reset(autojump_clock, kind):
+    """Not the polite end that an idle connection gets, whichever way the answer was made."""
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    ours.setblocking(False)
+    for end in (ours, client):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+    body = bytes(64 * HUGE_BYTES)
+
+    def more(_listener, data):
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body if kind == "quick" else None
+
+    async def parsed(_request):
+        return Response(200, body=body)
+
+    with closing(listener), closing(client), closing(QuickLoop()) as loop:
+        transport = SocketTransport(ours, Pace(limits(idle_timeout_s=7).pace), loop)
+        connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), parsed, limits(), more)
+        client.send(QUICK)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.run)
+            await connection.serve()
+            nursery.cancel_scope.cancel()
+        client.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            list(iter(partial(client.recv, 1 << 20), b""))
 
 
 async def test_a_reset_ends_the_connection_without_a_word(caplog):
