@@ -355,12 +355,15 @@ class DiskLocation:
             self._is_all_synced = False
             raise
 
-    def destroy(self, volume: Volume) -> None:
-        """Deletes a volume's files and forgets it. Raises OSError when some could not be removed."""
+    def destroy(self, volume: Volume, may_go: Callable[[], bool] | None = None) -> bool:
+        """Deletes a volume's files and forgets it; see `Volume.destroy`, also for what it raises and returns."""
+
+        def forget() -> None:
+            self.volumes.pop(volume.id, None)
+            self.findings.forget(volume.paths.base)
+
         keep_vif = self._exists(volume.paths.sidecars(".ecx"))
-        self.volumes.pop(volume.id, None)
-        self.findings.forget(volume.paths.base)
-        volume.destroy(keep_vif=keep_vif)
+        return volume.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget)
 
     def begin_session(self, *, has_loaded_all: bool = True) -> None:
         """To be called when the volumes found are loaded, and before anything is written to them; or where they will be

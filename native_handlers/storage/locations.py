@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.storage.errors import NoFreeSpace, StorageError, VolumeNotFound
 from native_handlers.storage.report import VolumeEventKind
@@ -107,14 +108,28 @@ def unload(copies: Copies) -> tuple[list[VolumeEvent], list[str]]:
     return events, failures
 
 
-def destroy(copies: Copies) -> tuple[list[VolumeEvent], list[str]]:
-    """Deletes all of `copies`. Returns what is to be announced, and what failed."""
-    events, failures = [], []
+class Removal(NamedTuple):
+    """What is to be announced, what failed, and whether all went but for that."""
+
+    events: list[VolumeEvent]
+    failures: list[str]
+    is_complete: bool = True
+
+
+def destroy(copies: Copies, may_go: Callable[[Volume], bool] | None = None) -> Removal:
+    """Deletes all of `copies`, or those before the first that may not go.
+
+    Args:
+        may_go: asked of each when nobody can write to it any more: what was found out before may be so no longer.
+    """
+    removal = Removal([], [])
     for location, volume in copies:
         try:
-            location.destroy(volume)
-        except OSError as error:
-            failures.append(str(error))
-        events.append(describe_event(VolumeEventKind.REMOVED, volume))
-        _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
-    return events, failures
+            if not location.destroy(volume, None if may_go is None else partial(may_go, volume)):
+                return removal._replace(is_complete=False)
+        except (OSError, StorageError) as error:
+            removal.failures.append(str(error))
+        if location.volumes.get(volume.id) is not volume:
+            removal.events.append(describe_event(VolumeEventKind.REMOVED, volume))
+            _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
+    return removal

@@ -338,8 +338,10 @@ class Store:
             keep_remote_data: unused until volumes in remote storage can be served.
 
         Raises:
-            VolumeNotEmpty: `only_empty`, and a copy is not; it and copies after it are kept.
+            VolumeNotEmpty: `only_empty`, and a copy is not. Nothing was deleted; where it was written to meanwhile, it
+                and the copies after it are kept.
             VolumeNotFound: there is none.
+            VolumeClosed: `only_empty`, and a copy is closed. Nothing was deleted.
             DeleteFailed: a copy could not be removed whole.
         """
         del keep_remote_data
@@ -354,7 +356,10 @@ class Store:
         self._set.delete_collection(name)
 
     def remove_expired_volumes(self) -> list[int]:
-        """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids."""
+        """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids.
+
+        Waits for no change of the set of volumes: while one is under way, nothing is deleted.
+        """
         return self._set.remove_expired(self.volume_size_limit_bytes)
 
     def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
