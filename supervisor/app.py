@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.storage.errors import StorageError
 from native_handlers.version import own_version
 from supervisor.assembly.engines import open_engines
 from supervisor.assembly.front import hold_ports, open_front, open_sockets
@@ -133,11 +134,16 @@ def routing_text(table: Table) -> str:
 
 
 async def reload(node: Node) -> None:
-    """What SIGHUP does: new volumes, security files, routing table; the child does the same with its own."""
+    """What SIGHUP does: new volumes, security files, routing table; the child does the same with its own. A part in
+    which a disk fails is logged, and the others are done.
+    """
     try:
         await trio.to_thread.run_sync(node.reload_security)
     except UsageError as error:
         log.error("the security configuration was not reloaded, the old one stays: %s", error)
     await trio.to_thread.run_sync(node.table.reload)
     for callback in node.reload_callbacks:
-        await callback()
+        try:
+            await callback()
+        except (OSError, StorageError) as error:
+            log.error("a part of the reload failed: %s", error)

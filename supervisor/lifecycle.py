@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -60,12 +61,30 @@ class StopRequest:
 async def serve_signals(
     stop: StopRequest, reload: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """Turns signals into `stop` and `reload` until cancelled; started() once they are caught."""
-    with trio.open_signal_receiver(*STOP_SIGNALS, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP:
-                log.info("SIGHUP: reloading")
+    """Turns signals into `stop` and `reload` until cancelled; started() once they are caught.
+
+    A reload that fails ends nothing, and one that hangs keeps no stop signal waiting. Of hang-ups that come meanwhile
+    one is kept.
+    """
+    ask, asked = trio.open_memory_channel[None](1)
+    with ask, trio.open_signal_receiver(*STOP_SIGNALS, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_serve_reloads, asked, reload)
+            task_status.started()
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    stop.ask(signal.Signals(number).name)
+                    continue
+                with suppress(trio.WouldBlock):
+                    ask.send_nowait(None)
+
+
+async def _serve_reloads(asked: trio.MemoryReceiveChannel[None], reload: Callable[[], Awaitable[None]]) -> None:
+    with asked:
+        async for _ in asked:
+            log.info("SIGHUP: reloading")
+            try:
                 await reload()
-            else:
-                stop.ask(signal.Signals(number).name)
+            except Exception:
+                # A server that goes on with what it had is worth more than one that ended over a reload.
+                log.exception("SIGHUP: the reload failed; what it had not reached stays as it was")

@@ -9,7 +9,7 @@ import grpc
 
 from native_handlers.format.errors import FormatError
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.errors import DiskUnavailable, StorageError
+from native_handlers.storage.errors import DiskUnavailable, StorageError, VolumeNotSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,11 +45,20 @@ def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volu
 def errors_as_upstream() -> Iterator[None]:
     """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel.
 
-    A disk that is out of service, of which upstream has no word, is UNAVAILABLE.
+    A disk that is out of service, of which upstream has no word, is UNAVAILABLE; so is a volume that may be on one:
+    nobody is to take it for gone.
     """
     try:
         yield
-    except DiskUnavailable as error:
+    except (DiskUnavailable, VolumeNotSeen) as error:
         raise RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE) from error
     except (StorageError, FormatError) as error:
         raise RpcFailure(str(error)) from error
+    except OSError as error:
+        raise RpcFailure(_text_of(error)) from error
+
+
+def _text_of(error: OSError) -> str:
+    """What Go says of a failed call, but for the call's name: the file and why."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename is not None else text

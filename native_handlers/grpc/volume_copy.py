@@ -136,11 +136,11 @@ def _copy_files(
         for _ in receive_copy(source, rest, partial(incoming.receive, rest.ext)):
             pass
     source.end.check()
-    try:
-        with errors_as_upstream():
+    with errors_as_upstream():
+        try:
             incoming.check_sizes(status.dat_file_size, status.idx_file_size)
-    except OSError as error:
-        raise RpcFailure(os_error_text("stat", error.filename or incoming.paths.name, error)) from error
+        except OSError as error:
+            raise RpcFailure(os_error_text("stat", error.filename or incoming.paths.name, error)) from error
 
 
 def _make_dat(store: Store, incoming: IncomingVolume) -> IncomingFile:

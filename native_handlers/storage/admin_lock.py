@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from native_handlers.storage.errors import StoreClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class AdminLock:
@@ -22,6 +27,19 @@ class AdminLock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    @contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Holds it if nobody else does, and says whether it does; for who comes again. Raises StoreClosed as well."""
+        if not self._lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            if self._is_closed:
+                raise StoreClosed
+            yield True
+        finally:
+            self._lock.release()
 
     def close(self) -> bool:
         """Waits for the holder and lets nobody in again. Returns whether it was open."""

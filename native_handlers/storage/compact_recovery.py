@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.storage.errors import DiskUnreadable
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.volume_paths import VolumePaths
 
@@ -27,8 +28,15 @@ _TRACES = (".cpc", ".cpd", ".cpx")
 def recover_compactions(files: Files, data_dir: Path, index_dir: Path, loaded: Collection[int]) -> list[Finding]:
     """Recovers every volume in the directories but the `loaded` ones, whose vacuum may be under way.
 
-    Raises OSError; every volume is then as before, or recovered.
+    Raises DiskUnreadable; every volume is then as before, or recovered.
     """
+    try:
+        return _recover_all(files, data_dir, index_dir, loaded)
+    except OSError as error:
+        raise DiskUnreadable(data_dir, error) from error
+
+
+def _recover_all(files: Files, data_dir: Path, index_dir: Path, loaded: Collection[int]) -> list[Finding]:
     findings = []
     for name in _names_with_traces(files, data_dir, index_dir):
         try:

@@ -5,17 +5,20 @@ Source: weed/storage/disk_location.go:concurrentLoadingVolumes, weed/command/vol
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.volume_name import parse_volume_name
-from native_handlers.storage.errors import DirectoryUnusable
+from native_handlers.storage.errors import DirectoryUnusable, DiskUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from native_handlers.storage.files import Files
+
+_SHARD_FILE = re.compile(r"\.ec[0-9]{2}$", re.ASCII)
 
 
 def check_directory(files: Files, directory: Path) -> None:
@@ -30,6 +33,14 @@ def check_directory(files: Files, directory: Path) -> None:
         raise DirectoryUnusable(directory, "it is not a directory")
     if not facts.is_writable_by_owner:
         raise DirectoryUnusable(directory, "its owner may not write to it")
+
+
+def list_names(files: Files, directory: Path) -> list[str]:
+    """The names of what is in a data directory. Raises DiskUnreadable."""
+    try:
+        return files.list_directory(directory)
+    except OSError as error:
+        raise DiskUnreadable(directory, error) from error
 
 
 def volume_candidates(names: Iterable[str]) -> dict[int, list[str]]:
@@ -51,6 +62,11 @@ def ids_with_data(names: Iterable[str]) -> list[int]:
         for volume_id, collections in volume_candidates(names).items()
         if any((collection, volume_id) in with_data for collection in collections)
     ]
+
+
+def count_shards(names: Iterable[str]) -> int:
+    """Files of erasure coding shards among `names`."""
+    return sum(_SHARD_FILE.search(name) is not None for name in names)
 
 
 def _volume_names(names: Iterable[str], extensions: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -6,7 +6,6 @@ Source: weed/storage/disk_location.go.
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,13 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.storage.compact_recovery import recover_compactions
 from native_handlers.storage.directory_id import load_directory_uuid
 from native_handlers.storage.directory_lock import lock_directory
-from native_handlers.storage.directory_scan import check_directory, ids_with_data, volume_candidates
+from native_handlers.storage.directory_scan import (
+    check_directory,
+    count_shards,
+    ids_with_data,
+    list_names,
+    volume_candidates,
+)
 from native_handlers.storage.disk_probe import ProbeConfig
 from native_handlers.storage.disk_space import STATFS_TIMEOUT_S, DiskGauge, MinFree
 from native_handlers.storage.disk_watch import DiskWatch
@@ -31,7 +36,7 @@ from native_handlers.storage.patience import Patience
 from native_handlers.storage.report import Finding, FindingKind
 from native_handlers.storage.session_mark import SessionMark
 from native_handlers.storage.volume import open_existing
-from native_handlers.storage.volume_info_file import load_volume_info
+from native_handlers.storage.volume_info_file import is_coded, load_volume_info
 from native_handlers.storage.volume_open import OpenRequest
 from native_handlers.storage.volume_paths import VolumePaths
 
@@ -46,7 +51,6 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume import Volume
 
 _log = logging.getLogger(__name__)
-_SHARD_FILE = re.compile(r"\.ec[0-9]{2}$", re.ASCII)
 DATA_SHARDS = 10
 """Erasure coding shards that take the room of one volume."""
 
@@ -217,37 +221,39 @@ class DiskLocation:
         """For a directory whose volumes are opened one by one: the width that all of them must have."""
         self._offset_width_bytes = offset_width_bytes
 
-    def load(self, offset_width_bytes: int, executor: Executor) -> list[Volume]:
-        """Opens every volume in the directory that is not open yet, and returns those.
+    def load(self, offset_width_bytes: int, executor: Executor) -> None:
+        """Opens every volume in the directory that is not open yet; where it raises, `executor` still opens the rest.
 
         A volume that cannot be opened leaves a finding and does not hinder others, nor another collection's volume
         of the same id.
 
         Raises:
             OffsetWidthMismatch: a volume was written with another offset width.
-            OSError: the directory cannot be read.
+            DiskUnreadable: the directory cannot be read, or a vacuum in it neither finished nor undone.
         """
         self._offset_width_bytes = offset_width_bytes
         recovered = recover_compactions(self._files, self.path, self.idx_path, set(self.volumes))
-        names = self._files.list_directory(self.path)
-        self.ec_shard_count = sum(_SHARD_FILE.search(name) is not None for name in names)
+        names = list_names(self._files, self.path)
+        self.ec_shard_count = count_shards(names)
         known = self.volumes.keys() | self.arriving
         missing = {vid: found for vid, found in volume_candidates(names).items() if vid not in known}
         for vid, collections in missing.items():
             self._forget_findings(vid, collections)
         self.findings.add(recovered)
         jobs = [executor.submit(self._load_first, vid, collections) for vid, collections in sorted(missing.items())]
-        loaded = [job.result() for job in jobs]
-        return [volume for volume in loaded if volume is not None]
+        for job in jobs:
+            job.result()
 
     def load_one(self, volume_id: int) -> Volume | None:
-        """Opens one volume; one that is open already is returned. None when there is none, or none that opens."""
+        """Opens one volume; one that is open already is returned. None when there is none, or none that opens.
+        Raises DiskUnavailable where that cannot be found out: a disk that is out of service is not asked.
+        """
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
         if volume_id in self.arriving:
             return None
-        collections = volume_candidates(self._files.list_directory(self.path)).get(volume_id, [])
+        collections = volume_candidates(self._names()).get(volume_id, [])
         self._forget_findings(volume_id, collections)
         return self._load_first(volume_id, collections)
 
@@ -256,14 +262,17 @@ class DiskLocation:
             self.findings.forget(VolumePaths(self.path, self.idx_path, collection, volume_id).base)
 
     def locate(self, volume_id: int) -> VolumePaths | None:
-        """Where a volume's files are, by their names; None when there are none. Raises OSError."""
-        collections = volume_candidates(self._files.list_directory(self.path)).get(volume_id)
+        """Where a volume's files are, by their names; None when there are none. Raises as `load_one`."""
+        collections = volume_candidates(self._names()).get(volume_id)
         return VolumePaths(self.path, self.idx_path, collections[0], volume_id) if collections else None
 
     def volume_ids_on_disk(self) -> list[int]:
-        """The volumes whose data is in the directory, open or not. Raises OSError when it cannot be read."""
-        with_data = ids_with_data(self._files.list_directory(self.path))
-        return [volume_id for volume_id in with_data if volume_id not in self.arriving]
+        """The volumes whose data is in the directory, open or not. Raises as `load_one`."""
+        return [volume_id for volume_id in ids_with_data(self._names()) if volume_id not in self.arriving]
+
+    def _names(self) -> list[str]:
+        self.check_in_service()
+        return list_names(self._files, self.path)
 
     def load_arrived(self, volume_id: int, collection: str) -> Volume | None:
         """Opens a volume that has been copied here; None when it cannot be served."""
@@ -285,20 +294,20 @@ class DiskLocation:
     def _load_existing(self, paths: VolumePaths) -> Volume | None:
         """The volume at `paths`, or None for what is not a volume of ours: erasure coding sidecars, strays."""
         dat = self._files.facts(paths.file(".dat"))
-        is_coded = self._exists(paths.sidecars(".ecx"))
+        has_shards = self._exists(paths.sidecars(".ecx"))
         if self._files.facts(paths.file(".note")) is not None:
-            remove_unfinished_copy(self._files, paths, keep_vif=is_coded)
+            remove_unfinished_copy(self._files, paths, keep_vif=has_shards)
             self.findings.add([Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")])
             return None
         if dat is None:
             info = load_volume_info(self._files, paths.file(".vif")).info
-            if info.files and not is_coded:
+            if info.files and not has_shards:
                 storage = info.files[0]
                 raise RemoteTierUnsupported(paths.base, storage.backend_name, storage.key)
             return None
-        if dat.size_bytes <= SUPER_BLOCK_BYTES and self._is_coded_elsewhere(paths):
+        if dat.size_bytes <= SUPER_BLOCK_BYTES and is_coded(self._files, paths):
             return None
-        forced = "its erasure coding shards lie beside it" if is_coded else None
+        forced = "its erasure coding shards lie beside it" if has_shards else None
         return self._open(paths, forced_reason=forced)
 
     def _open(
@@ -336,11 +345,6 @@ class DiskLocation:
         self.volumes[volume_id] = volume
         return volume
 
-    def _is_coded_elsewhere(self, paths: VolumePaths) -> bool:
-        return any(
-            load_volume_info(self._files, path).info.ec_shard_config is not None for path in paths.sidecars(".vif")
-        )
-
     def _exists(self, paths: list[Path]) -> bool:
         return any(self._files.facts(path) is not None for path in paths)
 
@@ -355,12 +359,16 @@ class DiskLocation:
             self._is_all_synced = False
             raise
 
-    def destroy(self, volume: Volume) -> None:
-        """Deletes a volume's files and forgets it. Raises OSError when some could not be removed."""
+    def destroy(self, volume: Volume, may_go: Callable[[], bool] | None = None) -> bool:
+        """Deletes a volume's files and forgets it; see `Volume.destroy`. Raises DiskUnavailable as well."""
+
+        def forget() -> None:
+            self.volumes.pop(volume.id, None)
+            self.findings.forget(volume.paths.base)
+
+        self.check_in_service()
         keep_vif = self._exists(volume.paths.sidecars(".ecx"))
-        self.volumes.pop(volume.id, None)
-        self.findings.forget(volume.paths.base)
-        volume.destroy(keep_vif=keep_vif)
+        return volume.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget)
 
     def begin_session(self, *, has_loaded_all: bool = True) -> None:
         """To be called when the volumes found are loaded, and before anything is written to them; or where they will be

@@ -206,10 +206,26 @@ class ConfigureFailed(StorageError):
 class DiskUnavailable(StorageError):
     """The disk is out of service for now; it may be well again later. Other disks are served."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"disk {path} is out of service: {why}")
+    def __init__(self, path: Path, why: str, state: str = "is out of service") -> None:
+        super().__init__(f"disk {path} {state}: {why}")
         self.path = path
         self.why = why
+
+
+class DiskUnreadable(DiskUnavailable):
+    """What is on the disk could not be found out, though it was in service. Other disks are served."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        super().__init__(path, cause.strerror or str(cause), "cannot be looked at")
+
+
+class VolumeNotSeen(StorageError):
+    """No disk that could be looked at has the volume, and not every disk could be: it may be there."""
+
+    def __init__(self, volume_id: int, unseen: list[DiskUnavailable]) -> None:
+        super().__init__(f"volume {volume_id} is on no disk that could be looked at; {'; '.join(map(str, unseen))}")
+        self.volume_id = volume_id
+        self.unseen = unseen
 
 
 class StoreClosed(StorageError):

@@ -26,6 +26,7 @@ from native_handlers.storage.files import OS_FILES
 from native_handlers.storage.locations import (
     copies_of,
     count_slots,
+    ids_on_disk,
     load_all,
     release,
 )
@@ -88,7 +89,7 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
         DirectoryLocked, DirectoryUnusable: a directory cannot be served.
         OffsetWidthMismatch: a volume was written with another offset width than the store is to run with.
         BadState: state.pb is unreadable.
-        OSError: a directory cannot be listed.
+        DiskUnreadable, OSError: a directory cannot be listed.
         In every case nothing stays open or locked.
     """
     holder = f"pid {os.getpid()}, {config.ip}:{config.port}"
@@ -101,7 +102,9 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         state = StateFile(files, config.locations[0].idx_path)
         if config.opens_volumes:
-            load_all(locations, width)
+            _, failures = load_all(locations, width)
+            if failures:
+                raise failures[0]
         else:
             for location in locations:
                 location.set_offset_width(width)
@@ -170,8 +173,8 @@ class Store:
         return count_slots(self.locations)
 
     def volume_ids_on_disk(self) -> list[int]:
-        """Every volume whose data is in one of the directories, open or not. Raises OSError."""
-        return sorted({volume_id for location in self.locations for volume_id in location.volume_ids_on_disk()})
+        """Every volume whose data is in one of the directories, open or not; see `locations.ids_on_disk`."""
+        return ids_on_disk(self.locations)
 
     def keep_session_marks(self) -> None:
         """The engine with which this store divides the directories has not ended in good order: what it wrote may not
@@ -296,6 +299,7 @@ class Store:
 
         Raises:
             VolumeNotFound: no location has it, or none whose files can be served (see `findings`).
+            VolumeNotSeen: no location has it, and not all could be looked at.
             OffsetWidthMismatch: it was written with another offset width.
         """
         self._set.mount(vid)
@@ -338,8 +342,10 @@ class Store:
             keep_remote_data: unused until volumes in remote storage can be served.
 
         Raises:
-            VolumeNotEmpty: `only_empty`, and a copy is not; it and copies after it are kept.
+            VolumeNotEmpty: `only_empty`, and a copy is not. Nothing was deleted; where it was written to meanwhile, it
+                and the copies after it are kept.
             VolumeNotFound: there is none.
+            VolumeClosed: `only_empty`, and a copy is closed. Nothing was deleted.
             DeleteFailed: a copy could not be removed whole.
         """
         del keep_remote_data
@@ -354,7 +360,10 @@ class Store:
         self._set.delete_collection(name)
 
     def remove_expired_volumes(self) -> list[int]:
-        """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids."""
+        """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids.
+
+        Waits for no change of the set of volumes: while one is under way, nothing is deleted.
+        """
         return self._set.remove_expired(self.volume_size_limit_bytes)
 
     def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
@@ -385,7 +394,7 @@ class Store:
         return volume
 
     def load_new_volumes(self) -> None:
-        """Opens volumes whose files have appeared since. Errors are those of `DiskLocation.load`."""
+        """Opens volumes whose files have appeared since. What hinders that is logged; other disks are loaded."""
         self._set.load_new()
 
     # ---- copies

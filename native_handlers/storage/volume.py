@@ -148,9 +148,10 @@ class Volume:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has never held a needle."""
-        opened = self._open_files.look()
-        return opened is None or (opened.dat_end_bytes <= SUPER_BLOCK_BYTES and not opened.index.counters.content_bytes)
+        """Whether it has never held a needle. Raises VolumeClosed: of a closed one nothing is known."""
+        self._open_files.look()
+        opened = self._open_files.get()
+        return opened.dat_end_bytes <= SUPER_BLOCK_BYTES and not opened.index.counters.content_bytes
 
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
@@ -470,13 +471,20 @@ class Volume:
         """
         self._open_files.close(self._appender.sync)
 
-    def destroy(self, *, keep_vif: bool) -> None:
+    def destroy(
+        self, *, keep_vif: bool, may_go: Callable[[], bool] | None = None, forget: Callable[[], None] | None = None
+    ) -> bool:
         """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
+
+        Args:
+            may_go: asked when nobody can write any more; where it says False, False is returned and nothing changed.
+            forget: called when it is closed, before its files go.
 
         Raises:
             OSError: some files could not be removed; the volume is closed.
+            StorageError: of `may_go`, or the lock of a shared volume could not be had; nothing changed.
         """
-        self._open_files.destroy(keep_vif=keep_vif)
+        return self._open_files.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget)
 
 
 def open_existing(

@@ -211,15 +211,23 @@ class VolumeFiles:
             finally:
                 self._shut(opened)
 
-    def destroy(self, *, keep_vif: bool) -> None:
-        """Closes without a sync, and removes the files. See `Volume.destroy`."""
+    def destroy(
+        self, *, keep_vif: bool, may_go: Callable[[], bool] | None = None, forget: Callable[[], None] | None = None
+    ) -> bool:
+        """Closes without a sync, and removes the files; returns whether it did. See `Volume.destroy`."""
         with self.lock:
+            # Here and not before: until the lock is had, a write may be acknowledged.
+            if may_go is not None and not may_go():
+                return False
             if self.opened is not None:
                 self._shut(self.opened)
+            if forget is not None:
+                forget()
             for path in self.paths.owned(keep_vif=keep_vif):
                 self.files.unlink(path)
             for directory in dict.fromkeys((self.paths.data_dir, self.paths.index_dir)):
                 self.files.sync_directory(directory)
+            return True
 
     def _shut(self, opened: Opened) -> None:
         if opened.share is not None and self._shared_fd is not None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from native_handlers.format.ttl import Ttl
     from native_handlers.storage.files import Files
+    from native_handlers.storage.volume_paths import VolumePaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ def load_volume_info(files: Files, path: Path) -> LoadedInfo:
         return LoadedInfo(parse_volume_info(text), is_present=True)
     except BadVolumeInfo as error:
         return LoadedInfo(VolumeInfo(), is_present=True, error=error)
+
+
+def is_coded(files: Files, paths: VolumePaths) -> bool:
+    """Whether a .vif of the volume, in either directory, says that it is erasure-coded. Raises OSError."""
+    return any(load_volume_info(files, path).info.ec_shard_config is not None for path in paths.sidecars(".vif"))
 
 
 def save_volume_info(files: Files, path: Path, info: VolumeInfo, ttl: Ttl, now_s: int) -> VolumeInfo:

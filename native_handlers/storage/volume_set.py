@@ -84,7 +84,12 @@ class VolumeSet:
     def load_new(self) -> None:
         """See `Store.load_new_volumes`."""
         with self._changing:
-            added = load_all(self._locations, self._width)
+            out = [location for location in self._locations if location.is_unavailable]
+            added, failures = load_all([location for location in self._locations if location not in out], self._width)
+        for location in out:
+            _log.error("new volumes were not looked for: %s is out of service", location.path)
+        for failure in failures:
+            _log.error("new volumes were not looked for, or not all were opened: %s", failure)
         self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume) for volume in added])
 
     def configure(self, vid: int, replication: str) -> None:
@@ -112,35 +117,40 @@ class VolumeSet:
             copies = copies_of(self._locations, vid)
             if not copies:
                 raise VolumeNotFound(vid, " on disk", prefix="delete volume")
-            if only_empty and not all(volume.is_empty for _, volume in copies):
+            if only_empty and not all(_is_empty(volume) for _, volume in copies):
                 raise VolumeNotEmpty(vid)
-            events, failures = destroy(copies)
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"DeleteVolume {vid}", failures)
+            removal = destroy(copies, _is_empty if only_empty else None)
+        self._listeners.emit(removal.events)
+        if not removal.is_complete:
+            raise VolumeNotEmpty(vid)
+        if removal.failures:
+            raise DeleteFailed(f"DeleteVolume {vid}", removal.failures)
 
     def delete_collection(self, name: str) -> None:
         """See `Store.delete_collection`."""
         with self._changing:
-            events, failures = destroy(copies_where(self._locations, lambda volume: volume.collection == name))
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"DeleteCollection {name}", failures)
+            removal = destroy(copies_where(self._locations, lambda volume: volume.collection == name))
+        self._listeners.emit(removal.events)
+        if removal.failures:
+            raise DeleteFailed(f"DeleteCollection {name}", removal.failures)
 
     def remove_expired(self, size_limit_bytes: int) -> list[int]:
         """See `Store.remove_expired_volumes`."""
-        with self._changing:
-            expired = copies_where(
-                self._locations,
-                lambda volume: (
-                    volume.is_in_service and volume.is_expired(size_limit_bytes) and volume.is_expired_long_enough
-                ),
-            )
-            events, failures = destroy(expired)
-        for failure in failures:
+
+        def is_due(volume: Volume) -> bool:
+            return volume.is_in_service and volume.is_expired(size_limit_bytes) and volume.is_expired_long_enough
+
+        # A heartbeat's facts wait for this: it must not wait for a change that waits for a disk.
+        if not copies_where(self._locations, is_due):
+            return []
+        with self._changing.if_free() as is_held:
+            if not is_held:
+                return []
+            removal = destroy(copies_where(self._locations, is_due), is_due)
+        for failure in removal.failures:
             _log.warning("deleting an expired volume: %s", failure)
-        self._listeners.emit(events)
-        return [event.volume_id for event in events]
+        self._listeners.emit(removal.events)
+        return [event.volume_id for event in removal.events]
 
     # ---- copies
 
@@ -150,13 +160,13 @@ class VolumeSet:
         with self._changing:
             if self._is_arriving(vid):
                 raise VolumeArriving(vid)
-            events, failures = destroy(copies_of(self._locations, vid))
+            removal = destroy(copies_of(self._locations, vid))
             location = roomiest(self._locations, wanted, lambda location: location.available_bytes > needed_bytes)
-            if location is not None and not failures:
+            if location is not None and not removal.failures:
                 location.arriving.add(vid)
-        self._listeners.emit(events)
-        if failures:
-            raise DeleteFailed(f"failed to delete existing volume {vid}: DeleteVolume {vid}", failures)
+        self._listeners.emit(removal.events)
+        if removal.failures:
+            raise DeleteFailed(f"failed to delete existing volume {vid}: DeleteVolume {vid}", removal.failures)
         if location is None:
             raise NoSpaceForCopy(wanted)
         paths = VolumePaths(location.path, location.idx_path, collection, vid)
@@ -180,3 +190,7 @@ class VolumeSet:
 
     def _is_arriving(self, vid: int) -> bool:
         return any(vid in location.arriving for location in self._locations)
+
+
+def _is_empty(volume: Volume) -> bool:
+    return volume.is_empty

@@ -113,10 +113,6 @@ async def _open_both(node: Node) -> AsyncIterator[Engines]:
 
 async def _reload(open_new: Callable[[], list[int]]) -> None:
     """What SIGHUP does while both engines have volumes: told of it, the backend would open the native ones too."""
-    try:
-        opened = await trio.to_thread.run_sync(open_new)
-    except OSError as error:
-        log.error("new volumes were not looked for: %s", error)
-    else:
-        log.info("new volumes: %s", ", ".join(map(str, opened)) or "none")
+    opened = await trio.to_thread.run_sync(open_new, abandon_on_cancel=True)
+    log.info("new volumes: %s", ", ".join(map(str, opened)) or "none")
     log.warning("the backend keeps the signing keys that it was started with: restart where they have changed")

@@ -49,7 +49,9 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     )
     store = await trio.to_thread.run_sync(open_store, config)
     if not is_shared:
-        node.reload_callbacks.append(partial(trio.to_thread.run_sync, store.load_new_volumes))
+        # Left to end by itself when the server ends, for its disk may hang.
+        load_new = partial(trio.to_thread.run_sync, store.load_new_volumes, abandon_on_cancel=True)
+        node.reload_callbacks.append(load_new)
     try:
         async with trio.open_nursery() as nursery:
             for location in store.locations:
@@ -60,10 +62,15 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
             finally:
                 nursery.cancel_scope.cancel()
     finally:
-        with trio.move_on_after(CLOSE_S, shield=True) as closing:
-            await trio.to_thread.run_sync(store.close)
-        if closing.cancelled_caught:
-            log.error("the store was not closed within %g s", CLOSE_S)
+        await close_store(store)
+
+
+async def close_store(store: Store) -> None:
+    """Syncs and closes all volumes, also when cancelled. After `CLOSE_S` it is left to itself, for a disk may hang."""
+    with trio.move_on_after(CLOSE_S, shield=True) as closing:
+        await trio.to_thread.run_sync(store.close, abandon_on_cancel=True)
+    if closing.cancelled_caught:
+        log.error("the store was not closed within %g s", CLOSE_S)
 
 
 def lock_owner(environ: Mapping[str, str], parent_pid: int) -> int | None:

@@ -25,10 +25,7 @@ _log = logging.getLogger(__name__)
 
 def open_new_volumes(store: Store, authority: Authority, backend: VolumeHolder) -> list[int]:
     """Has the backend open each volume that is in a directory and that no engine has open, those that an operator
-    unmounted too, as a hang-up does upstream. Returns their ids; one that cannot be opened is logged. Blocks.
-
-    Raises:
-        OSError: a directory cannot be read.
+    unmounted too, as a hang-up does upstream. Returns their ids; what cannot be opened or looked at is logged. Blocks.
     """
     opened = []
     for volume_id in store.volume_ids_on_disk():

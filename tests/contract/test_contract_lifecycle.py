@@ -78,6 +78,34 @@ def test_a_hang_up_takes_up_new_volumes_and_ends_nothing(server, fresh_server):
     assert_ended(taker, children)
 
 
+def test_a_hang_up_while_a_disk_cannot_be_looked_at_ends_nothing(server, fresh_server):
+    volume_id = server.new_volume()
+    fid = server.store(b"copied by hand", fid=server.new_fid(volume_id))
+    taker = fresh_server("-readMode=local")
+    own = taker.store(b"its own")
+    for extension in (".dat", ".idx", ".vif"):
+        shutil.copy(server.data_dir / f"{volume_id}{extension}", taker.data_dir)
+    children = taker.child_pids()
+    away = taker.data_dir.with_name("away")
+    taker.data_dir.rename(away)
+    try:
+        for _ in range(2):
+            taker.process.send_signal(signal.SIGHUP)
+            assert taker.read(own).body == b"its own"
+        assert taker.read(fid).status == 404
+    finally:
+        away.rename(taker.data_dir)
+
+    def is_loaded():
+        taker.process.send_signal(signal.SIGHUP)
+        return taker.read(fid).status == 200
+
+    wait_until(is_loaded, "the volume to be loaded")
+    assert taker.read(own).body == b"its own"
+    taker.process.send_signal(signal.SIGINT)
+    assert_ended(taker, children)
+
+
 def test_a_running_download_is_finished_before_the_end(fresh_server):
     server = fresh_server()
     fid = server.store(bytes(48 << 20))

@@ -1,11 +1,15 @@
+import errno
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
+import trio.testing
 
-from supervisor.app import leaves_of
+from native_handlers.storage.errors import StoreClosed
+from supervisor.app import leaves_of, reload
 from supervisor.lifecycle import StopRequest, serve_signals
 
 
@@ -51,6 +55,76 @@ async def test_a_hang_up_reloads_and_stops_nothing():
             await reloaded.wait()
         nursery.cancel_scope.cancel()
     assert not stop.is_asked
+
+
+async def test_a_reload_that_fails_ends_nothing(caplog):
+    stop, reloads = StopRequest(), [trio.Event(), trio.Event()]
+    left = iter(reloads)
+
+    async def reload():
+        next(left).set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_signals, stop, reload)
+        with trio.fail_after(5):
+            for reloaded in reloads:
+                os.kill(os.getpid(), signal.SIGHUP)
+                await reloaded.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+        nursery.cancel_scope.cancel()
+    assert "SIGHUP: the reload failed" in caplog.text
+    assert "Input/output error" in caplog.text
+
+
+async def test_a_reload_that_hangs_keeps_no_stop_waiting_and_one_more_is_kept(caplog):
+    stop, go_on, reloads = StopRequest(), trio.Event(), [trio.Event(), trio.Event()]
+    left = iter(reloads)
+
+    async def reload():
+        next(left).set()
+        await go_on.wait()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_signals, stop, reload)
+        with trio.fail_after(5):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await reloads[0].wait()
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+                await trio.testing.wait_all_tasks_blocked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+            assert not reloads[1].is_set()
+            go_on.set()
+            await reloads[1].wait()
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert not caplog.text, "no third one"
+
+
+async def test_a_disk_that_fails_in_one_part_of_a_reload_keeps_no_other_from_being_done(caplog):
+    done = []
+
+    async def fail_by_the_disk():
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def fail_by_the_store():
+        raise StoreClosed
+
+    async def go_well():
+        done.append("volumes")
+
+    node = SimpleNamespace(
+        reload_security=lambda: done.append("security"),
+        table=SimpleNamespace(reload=lambda: done.append("table")),
+        reload_callbacks=[fail_by_the_disk, fail_by_the_store, go_well],
+    )
+    await reload(node)
+    assert done == ["security", "table", "volumes"]
+    assert "a part of the reload failed: [Errno 5] Input/output error" in caplog.text
+    assert "a part of the reload failed: the store is closed" in caplog.text
 
 
 def test_leaves_of_nested_groups():

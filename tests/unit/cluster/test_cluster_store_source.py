@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
+import trio
 from cluster_fake_master import until
 
 from native_handlers.format.needle import Needle
 from native_handlers.pb import master_pb2
 from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import VolumeNotFound
 from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.store_state import ServerState
 from supervisor.cluster.dial import dial_insecure
@@ -156,6 +159,43 @@ async def test_an_expired_volume_is_left_out_and_later_deleted(nursery, store, m
     source.refresh_soon()
     await until(lambda: store.find_volume(1) is None)
     nursery.cancel_scope.cancel()
+
+
+async def test_a_mount_that_waits_for_a_disk_holds_up_no_news(nursery, store, model, view, clock, monkeypatch):
+    """Of volumes that are to be deleted neither: they wait for it, the heartbeat does not."""
+    view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=SIZE_LIMIT))
+    add(store, 1)
+    add(store, 2, ttl="20m")
+    store.write_needle(2, Needle(cookie=1, needle_id=2, data=b"x"))
+    source = await start(nursery, store, model, view, refresh_s=600)
+    is_waiting, go_on = threading.Event(), threading.Event()
+
+    def hang(volume_id):
+        is_waiting.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(store.locations[0], "load_one", hang)
+    monkeypatch.setattr(store.locations[1], "load_one", lambda volume_id: None)
+    try:
+        nursery.start_soon(trio.to_thread.run_sync, _mount_nothing, store)
+        assert await trio.to_thread.run_sync(is_waiting.wait, 60)
+        before = messages(model)[1].size
+        store.write_needle(1, Needle(cookie=1, needle_id=2, data=b"x"))
+        clock.now_ns += 3600 * 10**9
+        source.refresh_soon()
+        await until(lambda: messages(model)[1].size > before)
+        assert set(messages(model)) == {1}
+        assert store.find_volume(2) is not None
+    finally:
+        go_on.set()
+    source.refresh_soon()
+    await until(lambda: store.find_volume(2) is None or source.refresh_soon())
+    nursery.cancel_scope.cancel()
+
+
+def _mount_nothing(store):
+    with pytest.raises(VolumeNotFound):
+        store.mount_volume(9)
 
 
 async def test_volumes_of_the_other_engine_are_left_out(nursery, store, model, view):

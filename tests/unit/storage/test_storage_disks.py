@@ -35,6 +35,8 @@ class Disk:
         self._is_moving = threading.Event()
         self._is_moving.set()
         self.calls = 0
+        self.has_caller = threading.Event()
+        """Somebody waits for the disk, or has waited."""
 
     def hang(self) -> None:
         self._is_moving.clear()
@@ -45,6 +47,8 @@ class Disk:
     def touch(self) -> None:
         """What every call to the disk goes through."""
         self.calls += 1
+        if not self._is_moving.is_set():
+            self.has_caller.set()
         assert self._is_moving.wait(60), "nobody let the disk go on"
         if self.error is not None:
             raise OSError(self.error, os.strerror(self.error))
@@ -92,6 +96,10 @@ class Disks(OsFiles):
     def facts(self, path):
         self._touch(path)
         return super().facts(path)
+
+    def list_directory(self, path):
+        self._touch(path)
+        return super().list_directory(path)
 
     def disk_space(self, path):
         disk = self._of(path)
