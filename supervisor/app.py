@@ -23,7 +23,7 @@ from supervisor.backend.errors import BackendError
 from supervisor.backend.version import OffsetWidthMismatch
 from supervisor.cli.errors import UsageError
 from supervisor.cluster.errors import DuplicateDirectories
-from supervisor.lifecycle import StopRequest, serve_signals
+from supervisor.lifecycle import CannotStart, StopRequest, serve_signals
 from supervisor.logs.setup import set_up_logging
 from supervisor.logs.start_line import start_line
 from supervisor.net.errors import BadCertificate, CannotListen
@@ -42,6 +42,7 @@ EXPECTED_ERRORS = (
     BackendError,
     BadCertificate,
     CannotListen,
+    CannotStart,
     DuplicateDirectories,
     OffsetWidthMismatch,
     TableError,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.storage.errors import StorageError
 from supervisor.assembly.disks import serve_disk_watch
 from supervisor.assembly.node import NATIVE_SOURCE
 from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.store_source import serve_store_source
+from supervisor.lifecycle import CannotStart
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -47,7 +49,10 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     config = replace(
         store_config(node.config), opens_volumes=not is_shared, lock_owner_pid=lock_owner(os.environ, os.getppid())
     )
-    store = await trio.to_thread.run_sync(open_store, config)
+    try:
+        store = await trio.to_thread.run_sync(open_store, config)
+    except (StorageError, OSError) as error:
+        raise CannotStart(str(error)) from error
     if not is_shared:
         # Left to end by itself when the server ends, for its disk may hang.
         load_new = partial(trio.to_thread.run_sync, store.load_new_volumes, abandon_on_cancel=True)

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -13,13 +14,13 @@ from harness.waiting import wait_until
 LIMIT_S = 20
 
 
-def start(directory):
-    """A running quickstart, and the lines that it printed to be tried."""
+def start(directory, *flags):
+    """A quickstart that runs, or has ended, and the lines that it printed to be tried."""
     master, master_grpc = free_port_pair()
     ports = (f"-port={free_port()}", f"-port.grpc={free_port()}")
     masters = (f"-master.port={master}", f"-master.port.grpc={master_grpc}")
     log = directory / f"log.{len(list(directory.glob('log.*')))}"
-    command = [sys.executable, "-m", "supervisor.cli.main", "quickstart", *ports, *masters]
+    command = [sys.executable, "-m", "supervisor.cli.main", "quickstart", *ports, *masters, *flags]
     process = ServerProcess(command, log, directory)
     wait_until(lambda: "Ctrl-C stops it." in log.read_text() or process.exit_code is not None, "the welcome")
     lines = [line.strip() for line in log.read_text().splitlines() if line.startswith(("  fid=", "  curl"))]
@@ -55,3 +56,26 @@ def test_the_three_lines_work_as_printed_and_the_data_stays(tmp_path):
         assert done.stdout == "Hello from weed-volume-py"
     finally:
         stop(process)
+
+
+def test_a_second_one_in_the_same_place_says_why_it_cannot_start(tmp_path):
+    process, _ = start(tmp_path)
+    try:
+        second, _ = start(tmp_path)
+        assert second.exit_code == 1
+        said = second.log_path.read_text()
+        assert "another embedded master is using" in said
+        assert "Traceback" not in said
+    finally:
+        stop(process)
+
+
+def test_a_port_of_its_master_that_is_taken_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for flag in ("-master.port", "-master.port.grpc"):
+            process, _ = start(tmp_path, f"{flag}={port}")
+            assert process.exit_code == 1
+            said = process.log_path.read_text()
+            assert f"cannot listen on 127.0.0.1:{port}" in said
+            assert "Traceback" not in said

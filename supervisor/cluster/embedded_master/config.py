@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
 from supervisor.cli.config import JwtKey
 from supervisor.cluster.dial import Dial, dial_insecure
+from supervisor.lifecycle import CannotStart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ class EmbeddedMasterConfig:
     dial: Dial = dial_insecure
 
 
-class MasterDirectoryInUse(Exception):
+class MasterDirectoryInUse(CannotStart):
     """Another embedded master has the directory. Nothing was changed."""
 
     def __init__(self, directory: Path) -> None:
@@ -48,7 +49,7 @@ class MasterDirectoryInUse(Exception):
         self.directory = directory
 
 
-class BadMasterState(Exception):
+class BadMasterState(CannotStart):
     """The state file cannot be understood. It is left as it is: file ids made without it could be given out twice."""
 
     def __init__(self, path: Path, why: str) -> None:

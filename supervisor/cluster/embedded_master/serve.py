@@ -21,6 +21,7 @@ from supervisor.cluster.embedded_master.state_file import MasterState
 from supervisor.cluster.embedded_master.topology import Topology
 from supervisor.cluster.embedded_master.web import WHAT_IT_IS, MasterWeb
 from supervisor.gateway.grpc_limits import SERVER_OPTIONS
+from supervisor.net.errors import CannotListen
 from supervisor.wire.server_address import ServerAddress, join_host_port
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ async def serve_embedded_master(
 
     Raises:
         MasterDirectoryInUse, BadMasterState: from its directory.
-        OSError: a port cannot be had.
+        CannotListen: a port cannot be had.
 
     Cancellation: safe; streams are ended within about two seconds.
     """
@@ -105,7 +106,7 @@ def _bind(server: grpc.Server, config: EmbeddedMasterConfig) -> int:
     try:
         return server.add_insecure_port(target)
     except RuntimeError as error:
-        raise OSError(f"the embedded master cannot listen on {target}: {error}") from error
+        raise CannotListen(config.bind_ip, config.grpc_port, f"for the embedded master: {error}") from error
 
 
 def _stop(server: grpc.Server, executor: ThreadPoolExecutor) -> None:
@@ -119,8 +120,11 @@ def _listener(config: EmbeddedMasterConfig) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in config.bind_ip else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.bind_ip, config.port))
-        listener.listen(_BACKLOG)
+        try:
+            listener.bind((config.bind_ip, config.port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise CannotListen(config.bind_ip, config.port, f"for the embedded master: {error}") from error
         yield listener
 
 
