@@ -18,12 +18,13 @@ from native_handlers.version import own_version
 from supervisor.assembly.engines import open_engines
 from supervisor.assembly.front import hold_ports, open_front, open_sockets
 from supervisor.assembly.node import make_node
+from supervisor.assembly.store import StoreUnusable
 from supervisor.assembly.tasks import open_tasks
 from supervisor.backend.errors import BackendError
 from supervisor.backend.version import OffsetWidthMismatch
 from supervisor.cli.errors import UsageError
-from supervisor.cluster.errors import DuplicateDirectories
-from supervisor.lifecycle import CannotStart, StopRequest, serve_signals
+from supervisor.cluster.errors import DuplicateDirectories, EmbeddedMasterError
+from supervisor.lifecycle import StopRequest, serve_signals
 from supervisor.logs.setup import set_up_logging
 from supervisor.logs.start_line import start_line
 from supervisor.net.errors import BadCertificate, CannotListen
@@ -42,9 +43,10 @@ EXPECTED_ERRORS = (
     BackendError,
     BadCertificate,
     CannotListen,
-    CannotStart,
     DuplicateDirectories,
+    EmbeddedMasterError,
     OffsetWidthMismatch,
+    StoreUnusable,
     TableError,
     UsageError,
 )

@@ -24,12 +24,6 @@ DRAIN_HTTP_S = 30.0
 DRAIN_GRPC_S = 30.0
 
 
-class CannotStart(Exception):
-    """A server, or a part of it, cannot start for a reason that the operator can do something about, and that its text
-    names. It ends with this one line in the log.
-    """
-
-
 class StopRequest:
     """Says that the process is to end: `gently` first, `at_once` when asked a second time."""
 

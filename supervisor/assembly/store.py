@@ -17,7 +17,6 @@ from supervisor.assembly.node import NATIVE_SOURCE
 from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.store_source import serve_store_source
-from supervisor.lifecycle import CannotStart
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CLOSE_S = 60.0
 """How long syncing and closing all volumes may take before the process ends without."""
+
+
+class StoreUnusable(Exception):
+    """A directory cannot be served; the text says which, why, and what to do. Nothing was left open or locked."""
 
 
 @asynccontextmanager
@@ -52,7 +55,7 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     try:
         store = await trio.to_thread.run_sync(open_store, config)
     except (StorageError, OSError) as error:
-        raise CannotStart(str(error)) from error
+        raise StoreUnusable(str(error)) from error
     if not is_shared:
         # Left to end by itself when the server ends, for its disk may hang.
         load_new = partial(trio.to_thread.run_sync, store.load_new_volumes, abandon_on_cancel=True)

@@ -28,3 +28,7 @@ class MasterUnavailable(Exception):
     def __init__(self, master: ServerAddress, what: str, why: str) -> None:
         super().__init__(f"master {master} did not answer {what}: {why}")
         self.master = master
+
+
+class EmbeddedMasterError(Exception):
+    """Base: the embedded master cannot start, and the operator can do something about it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
 from supervisor.cli.config import JwtKey
 from supervisor.cluster.dial import Dial, dial_insecure
-from supervisor.lifecycle import CannotStart
+from supervisor.cluster.errors import EmbeddedMasterError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ class EmbeddedMasterConfig:
     dial: Dial = dial_insecure
 
 
-class MasterDirectoryInUse(CannotStart):
+class MasterDirectoryInUse(EmbeddedMasterError):
     """Another embedded master has the directory. Nothing was changed."""
 
     def __init__(self, directory: Path) -> None:
@@ -49,7 +49,7 @@ class MasterDirectoryInUse(CannotStart):
         self.directory = directory
 
 
-class BadMasterState(CannotStart):
+class BadMasterState(EmbeddedMasterError):
     """The state file cannot be understood. It is left as it is: file ids made without it could be given out twice."""
 
     def __init__(self, path: Path, why: str) -> None:
