@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from native_handlers.storage.errors import WriteFailed
 
 COOKIE = 0x637037D6
 
@@ -230,14 +232,52 @@ class TestStatus:
         failure = failure_of(lambda: handler(node, context, message))
         assert (failure.message, failure.code) == (text, grpc.StatusCode.UNKNOWN)
 
-    def test_without_a_vif(self, node, store, context):
-        allocate(node, context)
-        store.find_volume(7).paths.file(".vif").unlink()
-        files = volumes.read_volume_file_status(node, context, pb.ReadVolumeFileStatusRequest(volume_id=7))
-        assert files.volume_info == pb.VolumeInfo(version=3)
-        store.find_volume(7).paths.file(".vif").write_text("no JSON")
+    def test_the_volume_information_is_what_is_known_not_what_the_file_says(self, node, store, context):
+        """A failure would have `volume.move` take the volume for absent, and copy over it."""
+        allocate(node, context, ttl="3d")
         request = pb.ReadVolumeFileStatusRequest(volume_id=7)
-        assert "parse" in failure_of(lambda: volumes.read_volume_file_status(node, context, request)).message
+        before = volumes.read_volume_file_status(node, context, request)
+        assert (before.volume_info.version, before.volume_info.bytes_offset) == (3, 4)
+        path = store.find_volume(7).paths.file(".vif")
+        path.write_text("no JSON")
+        assert volumes.read_volume_file_status(node, context, request) == before
+        path.unlink()
+        assert volumes.read_volume_file_status(node, context, request) == before
+        path.mkdir()
+        assert volumes.read_volume_file_status(node, context, request) == before
+        path.rmdir()
+
+    def test_the_volume_information_of_an_old_file(self, node, store, context):
+        allocate(node, context)
+        path = store.find_volume(7).paths.file(".vif")
+        store.unmount_volume(7)
+        path.write_text('{"version": 3, "BytesOffset": 4, "DestroyTime": "1900000000", "replication": "001"}')
+        store.mount_volume(7)
+        info = volumes.read_volume_file_status(node, context, pb.ReadVolumeFileStatusRequest(volume_id=7)).volume_info
+        assert info == pb.VolumeInfo(version=3, bytes_offset=4, expire_at_sec=1900000000, replication="001")
+
+    def test_the_volume_information_follows_what_changes_it(self, node, store, context):
+        allocate(node, context)
+
+        def info():
+            request = pb.ReadVolumeFileStatusRequest(volume_id=7)
+            return volumes.read_volume_file_status(node, context, request).volume_info
+
+        store.mark_readonly(7, can_delete=True, persist=True)
+        assert (info().read_only, info().read_only_can_delete) == (True, True)
+        store.mark_writable(7)
+        assert info() == pb.VolumeInfo(version=3, bytes_offset=4)
+        configure.volume_configure(node, context, pb.VolumeConfigureRequest(volume_id=7, replication="001"))
+        assert info() == pb.VolumeInfo(version=3, bytes_offset=4, replication="001")
+
+    def test_a_mounted_volume_whose_state_cannot_be_had_is_not_absent(self, node, store, context, monkeypatch):
+        allocate(node, context)
+        volume = store.find_volume(7)
+        error = WriteFailed(volume.paths.file(".dat"), 0, OSError(5, "Input/output error"))
+        monkeypatch.setattr(volume, "file_sizes", Mock(side_effect=error))
+        request = pb.ReadVolumeFileStatusRequest(volume_id=7)
+        failure = failure_of(lambda: volumes.read_volume_file_status(node, context, request))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
 
     def test_garbage_of_deletions_whose_sizes_are_unknown(self, node, store, context):
         allocate(node, context)
