@@ -9,7 +9,7 @@ import grpc
 
 from native_handlers.format.errors import FormatError
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.errors import DiskUnavailable, StorageError
+from native_handlers.storage.errors import DiskUnavailable, StorageError, VolumeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,14 +42,26 @@ def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volu
 
 
 @contextmanager
-def errors_as_upstream() -> Iterator[None]:
+def errors_as_upstream(doing: str = "", *, absent: str | None = None) -> Iterator[None]:
     """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel.
 
-    A disk that is out of service, of which upstream has no word, is UNAVAILABLE.
+    A disk that is out of service, of which upstream has no word, is UNAVAILABLE. Whoever catches errors of the store
+    without this has to tell the two apart as well.
+
+    Args:
+        doing: what upstream puts before the text.
+        absent: the whole text for a volume that was closed after it had been found; None treats it as any error.
     """
     try:
         yield
     except DiskUnavailable as error:
-        raise RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE) from error
+        raise unavailable(error) from error
     except (StorageError, FormatError) as error:
-        raise RpcFailure(str(error)) from error
+        if absent is not None and isinstance(error, VolumeClosed):
+            raise RpcFailure(absent) from error
+        raise RpcFailure(f"{doing}: {error}" if doing else str(error)) from error
+
+
+def unavailable(error: DiskUnavailable) -> RpcFailure:
+    """What every RPC answers for a disk that is out of service: not UNKNOWN, for the volume is there."""
+    return RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE)

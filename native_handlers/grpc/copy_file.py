@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc.checks import store_of, volume_of
+from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_messages import encode_copy_piece
 from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
-from native_handlers.storage.errors import StorageError, VolumeClosed
+from native_handlers.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +69,14 @@ def _open(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
 def _open_of_volume(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile:
     volume = volume_of(node, request.volume_id)
     _check_revision(request, volume.compaction_revision)
-    try:
-        volume.sync_in_passing()
-    except StorageError as error:
-        # What was written can be read all the same, and a disk that fails is a good reason to copy from it.
-        log.warning("volume %d is copied from without a sync: %s", request.volume_id, error)
-    try:
+    with errors_as_upstream(absent=f"not found volume id {request.volume_id}"):
+        volume.check_in_service()
+        try:
+            volume.sync_in_passing()
+        except StorageError as error:
+            # What was written can be read all the same, and a disk that fails is a good reason to copy from it.
+            log.warning("volume %d is copied from without a sync: %s", request.volume_id, error)
         file = volume.open_for_copy(request.ext)
-    except VolumeClosed as error:
-        raise RpcFailure(f"not found volume id {request.volume_id}") from error
     try:
         _check_revision(request, file.revision)
     except RpcFailure:
@@ -93,7 +92,8 @@ def _check_revision(request: pb.CopyFileRequest, revision: int | None) -> None:
 
 def _open_coded(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
     """From wherever it lies, whether the volume is mounted or not."""
-    file = store_of(node).open_coded_file(request.collection, request.volume_id, request.ext)
+    with errors_as_upstream():
+        file = store_of(node).open_coded_file(request.collection, request.volume_id, request.ext)
     if file is None and not request.ignore_source_file_not_found:
         raise RpcFailure(f"CopyFile not found ec volume id {request.volume_id}")
     return file

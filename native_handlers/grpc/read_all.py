@@ -6,11 +6,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from native_handlers.format import crc
-from native_handlers.format.errors import FormatError
-from native_handlers.grpc.checks import volume_of
-from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.checks import errors_as_upstream, volume_of
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.errors import StorageError, VolumeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,14 +29,11 @@ def read_all_needles(
     """
     for volume_id in request.volume_ids:
         volume = volume_of(node, volume_id, _ABSENT)
-        try:
+        with errors_as_upstream(f"visit needle error: volume {volume_id}", absent=_ABSENT % volume_id):
+            volume.check_in_service()
             with closing(volume.live_needles(context.is_active)) as needles:
                 for needle in needles:
                     yield _response(volume_id, needle)
-        except VolumeClosed as error:
-            raise RpcFailure(_ABSENT % volume_id) from error
-        except (StorageError, FormatError) as error:
-            raise RpcFailure(f"visit needle error: volume {volume_id}: {error}") from error
 
 
 def _response(volume_id: int, needle: Needle) -> pb.ReadAllNeedlesResponse:

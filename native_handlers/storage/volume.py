@@ -402,7 +402,10 @@ class Volume:
         Raises:
             VolumeClosed: the volume is not open.
             WriteFailed: the .vif could not be written; the state is as before.
+            DiskUnavailable: the same, for the disk is out of service. Without `persist` it is not asked.
         """
+        if persist:
+            self._home.check_in_service()
         with self._lock:
             opened = self._open_files.get()
             if persist:
