@@ -245,7 +245,7 @@ class Volume:
         Args:
             cookie: None does not compare.
             read_deleted: finds a needle that was deleted since the volume was opened.
-            data: False leaves out a large payload.
+            data: False leaves a large payload on disk, a compressed one too; see `NeedleRead.check_payload`.
             cached_only: never waits for a disk, nor works long; for who must not block.
 
         Raises:

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import grpc
 import pytest
 
-from native_handlers.format.crc import legacy_form
+from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import configure, control, needle_blobs, needles, volumes
 from native_handlers.grpc.context import RpcFailure
@@ -332,6 +332,27 @@ class TestNeedles:
             assert result.status == status
             assert text is None or result.error == text
             assert bool(result.size) == (status == 202)
+
+    @pytest.mark.parametrize("flags", [0, 1], ids=["plain", "compressed"])
+    @pytest.mark.parametrize("size", [100, 3 << 20])
+    def test_a_corrupt_needle_is_neither_described_nor_deleted(self, node, store, context, size, flags):
+        """Whatever its size, for upstream reads it whole."""
+        allocate(node, context)
+        write(store, 7, 1, b"rotten" + bytes(size), flags=flags)
+        path = store.locations[0].path / "7.dat"
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"rotten", b"rotted", 1))
+        status = pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=1)
+        failure = failure_of(lambda: needles.volume_needle_status(node, context, status))
+        assert failure.message.startswith("invalid CRC for needle 1 ")
+        request = pb.BatchDeleteRequest(file_ids=[f"7,01{COOKIE:08x}", f"7,01{COOKIE + 1:08x}"])
+        for result in needles.batch_delete(node, context, request).results:
+            assert (result.status, result.error) == (404, failure.message)
+        path.write_bytes(content)
+        answer = needles.volume_needle_status(node, context, status)
+        assert answer.crc == legacy_form(crc32c(b"rotten" + bytes(size)))
+        [result, _] = needles.batch_delete(node, context, request).results
+        assert (result.status, result.error) == (202, "")
 
     def test_batch_delete_without_looking_at_cookies(self, node, store, context):
         allocate(node, context)
