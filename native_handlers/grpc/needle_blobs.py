@@ -13,6 +13,7 @@ import grpc
 from native_handlers.format import crc
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.message_bytes import message_around
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.blobs import blob_size
 
@@ -22,15 +23,14 @@ if TYPE_CHECKING:
 
 _ABSENT = "not found volume id %d"
 _ABSENT_META = "not found volume id %d and read needle metadata at ec shards is not supported"
+_NEEDLE_BLOB_FIELD = pb.ReadNeedleBlobResponse.NEEDLE_BLOB_FIELD_NUMBER
 _MAX_MESSAGE_BYTES = 1 << 30
 """What one message may have: a longer record is refused before it is read, for it could not be sent."""
 
 
-def read_needle_blob(
-    node: GrpcNode, _context: RpcContext, request: pb.ReadNeedleBlobRequest
-) -> pb.ReadNeedleBlobResponse:
-    """What lies at the named place, whatever it is. Wilful difference: a size far below zero is refused; it ends
-    upstream's process.
+def read_needle_blob(node: GrpcNode, _context: RpcContext, request: pb.ReadNeedleBlobRequest) -> bytes:
+    """What lies at the named place, whatever it is: a ReadNeedleBlobResponse. Wilful difference: a size far below zero
+    is refused; it ends upstream's process.
     """
     volume = volume_of(node, request.volume_id, _ABSENT)
     doing = f"read needle blob offset {request.offset} size {request.size}"
@@ -40,7 +40,7 @@ def read_needle_blob(
         if length >= _MAX_MESSAGE_BYTES:
             text = f"trying to send message larger than max ({length} vs. {_MAX_MESSAGE_BYTES})"
             raise RpcFailure(text, grpc.StatusCode.RESOURCE_EXHAUSTED)
-        return pb.ReadNeedleBlobResponse(needle_blob=volume.read_blob(request.offset, request.size))
+        return message_around(_NEEDLE_BLOB_FIELD, volume.read_blob(request.offset, request.size))
 
 
 def read_needle_meta(
