@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.format.types import SUPPORTED_VERSIONS
 from native_handlers.format.vif import volume_info_message
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
@@ -38,11 +37,8 @@ def allocate_volume(
     old version is kept to; upstream writes it into the super block and goes on with the present one.
     """
     check_maintenance(node)
-    store = store_of(node)
-    if request.version not in SUPPORTED_VERSIONS and store.find_volume(request.volume_id) is None:
-        raise RpcFailure(f"volume super block version {request.version} is not supported")
     with errors_as_upstream():
-        store.allocate_volume(
+        store_of(node).allocate_volume(
             request.volume_id,
             collection=request.collection,
             replication=request.replication,

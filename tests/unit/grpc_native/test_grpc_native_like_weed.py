@@ -11,6 +11,7 @@ import shutil
 import time
 import urllib.request
 from contextlib import closing, contextmanager
+from itertools import combinations
 
 import grpc
 import pytest
@@ -431,6 +432,13 @@ def calls_on_a_volume():
         yield "VolumeMarkWritable", pb.VolumeMarkWritableRequest(volume_id=volume_id)
 
 
+def pairs_of_faults():
+    """Of which one is told. What is wrong with a TTL we say in our own words."""
+    faults = ({"replication": "zz"}, {"volume_id": 7}, {"disk_type": "ssd"}, {"version": 9})
+    for first, second in combinations(faults, 2):
+        yield {"volume_id": 10, "version": 3} | first | second
+
+
 def calls_that_make_and_delete():
     for fields in (
         {"volume_id": 7, "version": 3},
@@ -441,6 +449,7 @@ def calls_that_make_and_delete():
         {"volume_id": 10, "disk_type": "ssd", "version": 3},
         {"volume_id": 10},
         {"volume_id": 10, "version": 9},
+        *pairs_of_faults(),
         {"volume_id": 13, "version": 3, "collection": "d", "disk_type": "hdd"},
     ):
         yield "AllocateVolume", pb.AllocateVolumeRequest(**fields)

@@ -104,6 +104,35 @@ class TestLife:
             assert failure.message == f"volume super block version {version} is not supported"
         assert store.find_volume(8) is None
 
+    def test_of_several_faults_the_first_one_that_upstream_meets_is_told(self, node, store, context):
+        allocate(node, context)
+        faults = [
+            ({"replication": "zz"}, "unexpected replication type: 0zz"),
+            ({"ttl": "x1d"}, None),
+            ({"volume_id": 7}, "Volume Id 7 already exists!"),
+            ({"disk_type": "ssd"}, "No more free space left"),
+            ({"version": 9}, "volume super block version 9 is not supported"),
+        ]
+
+        def text_of(*fields):
+            request = {"volume_id": 8} | {name: value for one in fields for name, value in one.items()}
+            return failure_of(lambda: allocate(node, context, **request)).message
+
+        for place, (first, wanted) in enumerate(faults):
+            alone = text_of(first)
+            assert wanted in {None, alone}
+            for second, _ in faults[place + 1 :]:
+                assert text_of(first, second) == alone
+        assert store.find_volume(8) is None
+        assert not list(store.locations[0].path.glob("8.*"))
+
+    def test_files_that_are_there_have_their_version(self, node, store, context):
+        """As upstream, which asks for the version only where it writes one."""
+        allocate(node, context)
+        store.unmount_volume(7)
+        allocate(node, context, version=9)
+        assert store.find_volume(7).version == 3
+
     @pytest.mark.parametrize("collection", ["../evil", "a/b", "/evil", "a\0b"])
     def test_a_collection_never_leads_out_of_the_directory(self, node, store, context, tmp_path, collection):
         before = sorted(tmp_path.rglob("*"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from native_handlers.format import crc
-from native_handlers.format.errors import BadReplicaPlacement, BadTtl, UnsupportedVersion
+from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
 from native_handlers.storage import errors
@@ -331,8 +331,9 @@ class TestVolumes:
             store.allocate_volume(2, replication="999")
         with pytest.raises(BadTtl):
             store.allocate_volume(2, ttl="x1d")
-        with pytest.raises(UnsupportedVersion):
-            store.allocate_volume(2, version=4)
+        for version in (0, 4):
+            with pytest.raises(errors.NewVersionUnsupported):
+                store.allocate_volume(2, version=version)
         assert store.find_volume(2) is None
 
     def test_a_new_volume_is_preallocated_without_growing(self, store, tmp_path):
