@@ -42,11 +42,14 @@ class SizeMismatch(Corrupt):
 
 
 class ChecksumMismatch(Corrupt):
-    """The payload does not have the checksum stored with it, in neither the current nor the legacy form."""
+    """The payload does not have the checksum stored with it, in neither the current nor the legacy form.
+
+    The text is upstream's, for clients are told it. Source: weed/storage/needle/needle_read_tail.go.
+    """
 
     def __init__(self, needle_id: int, expected: int, got: int) -> None:
-        why = f"got {got:08x}, want {expected:08x}, data on disk corrupted"
-        super().__init__(f"invalid CRC for needle {needle_id:x}", why)
+        what = f"invalid CRC for needle {needle_id:x} (got {got:08x}, want {expected:08x})"
+        super().__init__(f"{what}, data on disk corrupted", "needle data corrupted")
         self.needle_id = needle_id
         self.expected = expected
         self.got = got

@@ -111,6 +111,37 @@ def _files_of(
     )
 
 
+def volume_info_message(info: VolumeInfo) -> volume_server_pb2.VolumeInfo:
+    """The same as RPCs tell it."""
+    ec = info.ec_shard_config
+    return volume_server_pb2.VolumeInfo(
+        files=[
+            volume_server_pb2.RemoteFile(
+                backend_type=file.backend_type,
+                backend_id=file.backend_id,
+                key=file.key,
+                offset=file.offset,
+                file_size=file.file_size,
+                modified_time=file.modified_time,
+                extension=file.extension,
+            )
+            for file in info.files
+        ],
+        version=info.version,
+        replication=info.replication,
+        bytes_offset=info.bytes_offset,
+        dat_file_size=info.dat_file_size,
+        expire_at_sec=info.expire_at_s,
+        read_only=info.read_only,
+        ec_shard_config=None
+        if ec is None
+        else volume_server_pb2.EcShardConfig(
+            data_shards=ec.data_shards, parity_shards=ec.parity_shards, encode_ts_ns=ec.encode_ts_ns
+        ),
+        read_only_can_delete=info.read_only_can_delete,
+    )
+
+
 def encode_volume_info(info: VolumeInfo) -> str:
     """The text for a .vif: two-space indent, every field, no newline at the end."""
     ec = info.ec_shard_config

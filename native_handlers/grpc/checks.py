@@ -9,7 +9,7 @@ import grpc
 
 from native_handlers.format.errors import FormatError
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.errors import DiskUnavailable, StorageError, VolumeNotSeen
+from native_handlers.storage.errors import DiskUnavailable, StorageError, VolumeClosed, VolumeNotSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,20 +42,30 @@ def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volu
 
 
 @contextmanager
-def errors_as_upstream() -> Iterator[None]:
+def errors_as_upstream(doing: str = "", *, absent: str | None = None) -> Iterator[None]:
     """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel.
 
     A disk that is out of service, of which upstream has no word, is UNAVAILABLE; so is a volume that may be on one:
-    nobody is to take it for gone.
+    nobody is to take it for gone. Whoever catches errors of the store without this has to tell these apart as well.
+
+    Args:
+        doing: what upstream puts before the text.
+        absent: the whole text for a volume that was closed after it had been found; None treats it as any error.
     """
     try:
         yield
     except (DiskUnavailable, VolumeNotSeen) as error:
-        raise RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE) from error
-    except (StorageError, FormatError) as error:
-        raise RpcFailure(str(error)) from error
-    except OSError as error:
-        raise RpcFailure(_text_of(error)) from error
+        raise unavailable(error) from error
+    except (StorageError, FormatError, OSError) as error:
+        if absent is not None and isinstance(error, VolumeClosed):
+            raise RpcFailure(absent) from error
+        text = _text_of(error) if isinstance(error, OSError) else str(error)
+        raise RpcFailure(f"{doing}: {text}" if doing else text) from error
+
+
+def unavailable(error: DiskUnavailable | VolumeNotSeen) -> RpcFailure:
+    """What every RPC answers for a disk that is out of service: not UNKNOWN, for the volume is there."""
+    return RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE)
 
 
 def _text_of(error: OSError) -> str:

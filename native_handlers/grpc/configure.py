@@ -25,12 +25,16 @@ def volume_configure(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeConfigureRequest
 ) -> pb.VolumeConfigureResponse:
     """Changes the replica placement. A failure is told in the response: the volume is then open as before, or the
-    text says that it could not be opened.
+    text says that it could not be opened. Only a disk that is out of service is not even asked.
 
     Wilful difference: a volume that could not be closed in good order is opened again too; upstream leaves it closed.
     """
     check_maintenance(node)
     asked = _as_go_prints(request)
+    volume = store_of(node).find_volume(request.volume_id)
+    if volume is not None:
+        with errors_as_upstream():
+            volume.check_in_service()
     try:
         store_of(node).configure_volume(request.volume_id, request.replication)
     except BadReplicaPlacement as error:

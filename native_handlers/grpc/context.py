@@ -70,5 +70,5 @@ class RpcContext:
 
 GrpcHandler = Callable[["GrpcNode", RpcContext, Any], Any]
 """``handler(node, context, request)``; a client-streaming RPC gets an iterator of requests instead. Returns the
-response, or an iterator of them for a server-streaming RPC, where bytes are a response that is serialized already.
+response, or an iterator of them for a server-streaming RPC; bytes are a response that is serialized already.
 Raises RpcFailure, or lets RequestsBroken through."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc.checks import store_of, volume_of
+from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_messages import encode_copy_piece
 from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
-from native_handlers.storage.errors import StorageError, VolumeClosed
+from native_handlers.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,29 +55,28 @@ def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest)
 
 def _open(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
     """The file; None where a missing one is fine."""
-    try:
-        return _open_coded(node, request) if request.is_ec_volume else _open_of_volume(node, request)
-    except FileNotFoundError as error:
-        # Nothing of a missing file is what was asked for.
-        if request.ignore_source_file_not_found or request.stop_offset == 0:
-            return None
-        raise _failure(error) from error
-    except OSError as error:
-        raise _failure(error) from error
+    with errors_as_upstream(absent=None if request.is_ec_volume else f"not found volume id {request.volume_id}"):
+        try:
+            return _open_coded(node, request) if request.is_ec_volume else _open_of_volume(node, request)
+        except FileNotFoundError as error:
+            # Nothing of a missing file is what was asked for.
+            if request.ignore_source_file_not_found or request.stop_offset == 0:
+                return None
+            raise _failure(error) from error
+        except OSError as error:
+            raise _failure(error) from error
 
 
 def _open_of_volume(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile:
     volume = volume_of(node, request.volume_id)
     _check_revision(request, volume.compaction_revision)
+    volume.check_in_service()
     try:
         volume.sync_in_passing()
     except StorageError as error:
         # What was written can be read all the same, and a disk that fails is a good reason to copy from it.
         log.warning("volume %d is copied from without a sync: %s", request.volume_id, error)
-    try:
-        file = volume.open_for_copy(request.ext)
-    except VolumeClosed as error:
-        raise RpcFailure(f"not found volume id {request.volume_id}") from error
+    file = volume.open_for_copy(request.ext)
     try:
         _check_revision(request, file.revision)
     except RpcFailure:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from native_handlers.grpc.message_bytes import message_around, varint
 from native_handlers.pb import volume_server_pb2 as pb
 
+_CONTENT_FIELD = 1
 _CONTENT, _MODIFIED = 0x0A, 0x10
 """The tags: field 1, bytes; field 2, a number."""
 _MAX_VARINT_BYTES = 10
@@ -24,10 +26,8 @@ class CopyPiece(NamedTuple):
 
 def encode_copy_piece(content: bytes, modified_at_ns: int = 0) -> bytes:
     """A CopyFileResponse. Parts that are empty or 0 are left out, as protobuf leaves them out."""
-    parts = [bytes((_CONTENT,)), _varint(len(content)), content] if content else []
-    if modified_at_ns:
-        parts += [bytes((_MODIFIED,)), _varint(modified_at_ns)]
-    return b"".join(parts)
+    modified = bytes((_MODIFIED,)) + varint(modified_at_ns) if modified_at_ns else b""
+    return message_around(_CONTENT_FIELD, content, after=modified)
 
 
 def parse_copy_piece(message: bytes) -> CopyPiece:
@@ -54,16 +54,6 @@ def parse_copy_piece(message: bytes) -> CopyPiece:
 def _parse_slowly(message: bytes) -> CopyPiece:
     parsed = pb.CopyFileResponse.FromString(message)
     return CopyPiece(parsed.file_content, parsed.modified_ts_ns)
-
-
-def _varint(value: int) -> bytes:
-    """A number as protobuf writes it: 7 bits a byte, the lowest first."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import FormatError
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.grpc.checks import errors_as_upstream, volume_of
-from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.append_times import first_row_after
-from native_handlers.storage.errors import StorageError
 from native_handlers.storage.record_walk import PIECE_BYTES
 
 if TYPE_CHECKING:
@@ -47,8 +44,6 @@ def volume_incremental_copy(
 
 
 def _start_bytes(log: AppendLog, since_ns: int) -> int | None:
-    try:
+    with errors_as_upstream(f"fail to locate by appendAtNs {since_ns}"):
         first = first_row_after(log, since_ns)
         return None if first is None else to_bytes_offset(next(log.rows(first)).offset)
-    except (StorageError, FormatError) as error:
-        raise RpcFailure(f"fail to locate by appendAtNs {since_ns}: {error}") from error

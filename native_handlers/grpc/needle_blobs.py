@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.format import crc
-from native_handlers.format.errors import FormatError
-from native_handlers.grpc.checks import check_maintenance, volume_of
+from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.message_bytes import message_around
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.blobs import blob_size
-from native_handlers.storage.errors import StorageError, VolumeClosed
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -24,27 +23,24 @@ if TYPE_CHECKING:
 
 _ABSENT = "not found volume id %d"
 _ABSENT_META = "not found volume id %d and read needle metadata at ec shards is not supported"
+_NEEDLE_BLOB_FIELD = pb.ReadNeedleBlobResponse.NEEDLE_BLOB_FIELD_NUMBER
 _MAX_MESSAGE_BYTES = 1 << 30
 """What one message may have: a longer record is refused before it is read, for it could not be sent."""
 
 
-def read_needle_blob(
-    node: GrpcNode, _context: RpcContext, request: pb.ReadNeedleBlobRequest
-) -> pb.ReadNeedleBlobResponse:
-    """What lies at the named place, whatever it is. Wilful difference: a size far below zero is refused; it ends
-    upstream's process.
+def read_needle_blob(node: GrpcNode, _context: RpcContext, request: pb.ReadNeedleBlobRequest) -> bytes:
+    """What lies at the named place, whatever it is: a ReadNeedleBlobResponse. Wilful difference: a size far below zero
+    is refused; it ends upstream's process.
     """
     volume = volume_of(node, request.volume_id, _ABSENT)
-    try:
+    doing = f"read needle blob offset {request.offset} size {request.size}"
+    with errors_as_upstream(doing, absent=_ABSENT % request.volume_id):
+        volume.check_in_service()
         length = blob_size(request.size, volume.version)
         if length >= _MAX_MESSAGE_BYTES:
             text = f"trying to send message larger than max ({length} vs. {_MAX_MESSAGE_BYTES})"
             raise RpcFailure(text, grpc.StatusCode.RESOURCE_EXHAUSTED)
-        return pb.ReadNeedleBlobResponse(needle_blob=volume.read_blob(request.offset, request.size))
-    except VolumeClosed as error:
-        raise RpcFailure(_ABSENT % request.volume_id) from error
-    except StorageError as error:
-        raise RpcFailure(f"read needle blob offset {request.offset} size {request.size}: {error}") from error
+        return message_around(_NEEDLE_BLOB_FIELD, volume.read_blob(request.offset, request.size))
 
 
 def read_needle_meta(
@@ -55,12 +51,9 @@ def read_needle_meta(
     `crc` is in the old form.
     """
     volume = volume_of(node, request.volume_id, _ABSENT_META)
-    try:
+    with errors_as_upstream(absent=_ABSENT_META % request.volume_id):
+        volume.check_in_service()
         needle = volume.read_meta(request.offset, request.size)
-    except VolumeClosed as error:
-        raise RpcFailure(_ABSENT_META % request.volume_id) from error
-    except (StorageError, FormatError) as error:
-        raise RpcFailure(str(error)) from error
     return pb.ReadNeedleMetaResponse(
         cookie=needle.cookie,
         last_modified=needle.last_modified_s,
@@ -76,10 +69,8 @@ def write_needle_blob(
     """Appends a record as it is, under the named id. The same record again is not written again."""
     check_maintenance(node)
     volume = volume_of(node, request.volume_id, _ABSENT)
-    try:
+    doing = f"write blob needle {request.needle_id} size {request.size}"
+    with errors_as_upstream(doing, absent=_ABSENT % request.volume_id):
+        volume.check_in_service()
         volume.write_blob(request.needle_id, request.needle_blob, request.size)
-    except VolumeClosed as error:
-        raise RpcFailure(_ABSENT % request.volume_id) from error
-    except (StorageError, FormatError) as error:
-        raise RpcFailure(f"write blob needle {request.needle_id} size {request.size}: {error}") from error
     return pb.WriteNeedleBlobResponse()

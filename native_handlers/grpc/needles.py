@@ -13,6 +13,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.errors import DiskUnavailable, StorageError
 
 if TYPE_CHECKING:
+    from native_handlers.format.needle import Needle
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
@@ -26,19 +27,15 @@ def volume_needle_status(
     """A needle's metadata. `size` is that of its record's body, not of its payload; `crc` is in the old form."""
     volume_of(node, request.volume_id, "volume not found %d")
     with errors_as_upstream():
-        read = store_of(node).read_needle(request.volume_id, request.needle_id, cookie=None, data=False)
-    try:
-        needle = read.needle
-        return pb.VolumeNeedleStatusResponse(
-            needle_id=needle.needle_id,
-            cookie=needle.cookie,
-            size=needle.size,
-            last_modified=needle.last_modified_s,
-            crc=crc.legacy_form(crc.crc32c(needle.data) if needle.data else needle.checksum),
-            ttl=str(needle.ttl) if needle.has_ttl and needle.ttl else "",
-        )
-    finally:
-        read.release()
+        needle, checksum = _read_checked(store_of(node), request.volume_id, request.needle_id)
+    return pb.VolumeNeedleStatusResponse(
+        needle_id=needle.needle_id,
+        cookie=needle.cookie,
+        size=needle.size,
+        last_modified=needle.last_modified_s,
+        crc=crc.legacy_form(checksum),
+        ttl=str(needle.ttl) if needle.has_ttl and needle.ttl else "",
+    )
 
 
 def batch_delete(node: GrpcNode, _context: RpcContext, request: pb.BatchDeleteRequest) -> pb.BatchDeleteResponse:
@@ -81,15 +78,24 @@ def _delete_one(node: GrpcNode, store: Store, file_id: str, *, check_cookie: boo
 
 def _look_at(store: Store, volume_id: int, needle_id: int, cookie: int) -> tuple[tuple[HTTPStatus, str] | None, int]:
     """Why the needle may not be deleted, by its record on disk, if it may not; and its checksum."""
+    needle, checksum = _read_checked(store, volume_id, needle_id)
+    refusal = None
+    # Upstream does not read the record of an empty needle, so any cookie fits it.
+    if needle.size and needle.cookie != cookie:
+        refusal = HTTPStatus.BAD_REQUEST, "File Random Cookie does not match."
+    elif needle.is_chunk_manifest:
+        refusal = HTTPStatus.NOT_ACCEPTABLE, "ChunkManifest: not allowed in batch delete mode."
+    return refusal, checksum
+
+
+def _read_checked(store: Store, volume_id: int, needle_id: int) -> tuple[Needle, int]:
+    """The needle, perhaps without its payload, and its checksum in the present form.
+
+    As upstream, the whole payload is read and has to be what was stored; a large one is read in pieces and not kept.
+    """
     read = store.read_needle(volume_id, needle_id, cookie=None, data=False)
     try:
-        refusal = None
-        # Upstream does not read the record of an empty needle, so any cookie fits it.
-        if read.needle.size and read.needle.cookie != cookie:
-            refusal = HTTPStatus.BAD_REQUEST, "File Random Cookie does not match."
-        elif read.needle.is_chunk_manifest:
-            refusal = HTTPStatus.NOT_ACCEPTABLE, "ChunkManifest: not allowed in batch delete mode."
-        return refusal, read.needle.checksum
+        return read.needle, read.check_payload()
     finally:
         read.release()
 

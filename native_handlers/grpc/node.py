@@ -72,7 +72,7 @@ class Peers(Protocol):
         The connection is closed on leaving, and calls on it that are under way end.
 
         Raises:
-            RpcFailure: `address` is none.
+            RpcFailure: `address` is none, or (UNAVAILABLE) our own certificate cannot be used now.
         """
         ...
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc.checks import check_maintenance, store_of
+from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.errors import StorageError
+from native_handlers.storage.errors import DiskUnavailable, StorageError
 from native_handlers.storage.wanted_file import WantedFile
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> IncomingFile:
         )
     except RpcFailure as failure:
         raise _Refused(failure.message) from failure
+    except DiskUnavailable as error:
+        raise unavailable(error) from error
     except StorageError as error:
         raise _Refused(str(error)) from error
     except OSError as error:

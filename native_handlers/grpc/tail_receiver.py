@@ -40,7 +40,10 @@ def volume_tail_receiver(
         RpcFailure: there is no such volume here; the source's own failure, with its code and text; a record that is
             none; a record that cannot be stored. All records before it are stored.
     """
-    volume_of(node, request.volume_id, "receiver not found volume id %d")
+    volume = volume_of(node, request.volume_id, "receiver not found volume id %d")
+    with errors_as_upstream():
+        # Otherwise the source would begin for nothing.
+        volume.check_in_service()
     store = store_of(node)
     wanted = pb.VolumeTailSenderRequest(
         volume_id=request.volume_id,

@@ -13,12 +13,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import FormatError
-from native_handlers.grpc.checks import store_of, volume_of
+from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.append_times import append_time_ns, first_row_after
-from native_handlers.storage.errors import StorageError
 from native_handlers.storage.record_walk import walk_records
 
 if TYPE_CHECKING:
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
 ROUND_S = 2.0
 """The wait between two looks. Upstream counts these rounds, not seconds, against the idle timeout; so do we, for tools
 give the timeout with that in mind."""
+
+_FOLLOWING = "streamFollow"
 
 
 @dataclass(slots=True)
@@ -80,32 +80,27 @@ def _round(
     """Sends what is new, and returns whether anything was."""
     volume = store_of(node).find_volume(follower.volume_id)
     if volume is None:
-        raise RpcFailure(f"streamFollow: volume {follower.volume_id} is closed")
-    try:
-        with volume.open_log() as log:
-            if log.compaction_revision != follower.revision:
-                # Deletions that the client has not had may be gone from the files.
-                raise RpcFailure(f"streamFollow: volume {follower.volume_id} is compacted")
-            _find_place(log, follower)
-            if follower.next_row == log.row_count:
-                with context.pausing():
-                    yield pb.VolumeTailSenderResponse(is_last_chunk=True, version=log.version)
-                return False
+        raise RpcFailure(f"{_FOLLOWING}: volume {follower.volume_id} is closed")
+    with errors_as_upstream(_FOLLOWING), volume.open_log() as log:
+        if log.compaction_revision != follower.revision:
+            # Deletions that the client has not had may be gone from the files.
+            raise RpcFailure(f"{_FOLLOWING}: volume {follower.volume_id} is compacted")
+        _find_place(log, follower)
+        if follower.next_row == log.row_count:
             with context.pausing():
-                yield from _records(log, follower.next_row)
-            _move_on(log, follower)
-            return True
-    except (StorageError, FormatError) as error:
-        raise RpcFailure(f"streamFollow: {error}") from error
+                yield pb.VolumeTailSenderResponse(is_last_chunk=True, version=log.version)
+            return False
+        with context.pausing():
+            yield from _records(log, follower.next_row)
+        _move_on(log, follower)
+        return True
 
 
 def _find_place(log: AppendLog, follower: _Follower) -> None:
     if follower.idx is log.idx:
         return
-    try:
+    with errors_as_upstream(f"{_FOLLOWING}: fail to locate by appendAtNs {follower.since_ns}"):
         first = first_row_after(log, follower.since_ns)
-    except (StorageError, FormatError) as error:
-        raise RpcFailure(f"streamFollow: fail to locate by appendAtNs {follower.since_ns}: {error}") from error
     follower.idx = log.idx
     follower.next_row = log.row_count if first is None else first
 

@@ -19,7 +19,6 @@ from native_handlers.grpc.file_names import check_collection, os_error_text
 from native_handlers.grpc.status_text import go_error_text
 from native_handlers.grpc.throttle import Throttle
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,9 +166,8 @@ def _last_append_at_ns(incoming: IncomingVolume, status: pb.ReadVolumeFileStatus
 def _mount(store: Store, incoming: IncomingVolume) -> None:
     volume_id = incoming.paths.volume_id
     try:
-        store.mount_copy(incoming)
-    except StorageError as error:
-        raise RpcFailure(f"failed to mount volume {volume_id}: {error}") from error
+        with errors_as_upstream(f"failed to mount volume {volume_id}"):
+            store.mount_copy(incoming)
     except OSError as error:
         text = os_error_text("remove", incoming.paths.file(".note"), error)
         raise RpcFailure(f"remove .note for volume {volume_id}: {text}") from error

@@ -10,15 +10,14 @@ import logging
 from typing import TYPE_CHECKING
 
 import grpc
-from google.protobuf import json_format
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.format.types import SUPPORTED_VERSIONS
+from native_handlers.format.vif import volume_info_message
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
-from native_handlers.storage.errors import VolumeClosed
+from native_handlers.storage.errors import StorageError, VolumeClosed
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -38,11 +37,8 @@ def allocate_volume(
     old version is kept to; upstream writes it into the super block and goes on with the present one.
     """
     check_maintenance(node)
-    store = store_of(node)
-    if request.version not in SUPPORTED_VERSIONS and store.find_volume(request.volume_id) is None:
-        raise RpcFailure(f"volume super block version {request.version} is not supported")
     with errors_as_upstream():
-        store.allocate_volume(
+        store_of(node).allocate_volume(
             request.volume_id,
             collection=request.collection,
             replication=request.replication,
@@ -147,13 +143,21 @@ def volume_sync_status(
 def read_volume_file_status(
     node: GrpcNode, _context: RpcContext, request: pb.ReadVolumeFileStatusRequest
 ) -> pb.ReadVolumeFileStatusResponse:
-    """What a copier must know of the files. Both times are the .dat file's, as upstream has it."""
+    """What a copier must know of the files, by what is known of the open volume. Both times are the .dat file's, as
+    upstream has it.
+
+    UNKNOWN says that the volume is not here, and nothing else: `volume.move` takes that code for certain, and then
+    copies over what is here.
+    """
     volume = volume_of(node, request.volume_id)
-    report = _report_of(node, request.volume_id)
     try:
+        report = _report_of(node, request.volume_id)
         dat_size_bytes, idx_size_bytes = volume.file_sizes()
     except VolumeClosed as error:
         raise RpcFailure(f"not found volume id {request.volume_id}") from error
+    except StorageError as error:
+        # Only of a volume that processes share can so much be unknown.
+        raise RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE) from error
     return pb.ReadVolumeFileStatusResponse(
         volume_id=report.id,
         idx_file_timestamp_seconds=report.modified_at_s,
@@ -164,7 +168,7 @@ def read_volume_file_status(
         compaction_revision=report.compact_revision,
         collection=report.collection,
         disk_type=report.disk_type,
-        volume_info=_volume_info_of(volume),
+        volume_info=volume_info_message(volume.info),
         version=report.version,
     )
 
@@ -202,21 +206,6 @@ def _report_of(node: GrpcNode, volume_id: int, absent_text: str = "not found vol
         # It was closed after it was found.
         raise RpcFailure(absent_text % volume_id)
     return report
-
-
-def _volume_info_of(volume: Volume) -> pb.VolumeInfo:
-    """What the volume's .vif says: the file is protobuf's own JSON form of the message."""
-    path = volume.paths.file(".vif")
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return pb.VolumeInfo(version=volume.version)
-    except OSError as error:
-        raise RpcFailure(f"read {path}: {error.strerror}") from error
-    try:
-        return json_format.Parse(text, pb.VolumeInfo(), ignore_unknown_fields=True)
-    except json_format.ParseError as error:
-        raise RpcFailure(f"parse {path}: {error}") from error
 
 
 def _tell_master(node: GrpcNode, context: RpcContext, volume: Volume, *, is_read_only: bool) -> None:

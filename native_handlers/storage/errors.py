@@ -275,6 +275,14 @@ class VolumeLoadFailed(StorageError):
         self.why = why
 
 
+class NewVersionUnsupported(StorageError):
+    """A volume was to be made of a version that there is not. No file was made. The text is upstream's."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"volume super block version {version} is not supported")
+        self.version = version
+
+
 class RemoteTierUnsupported(VolumeLoadFailed):
     """The volume's data lives in a remote storage tier, which this server cannot read."""
 

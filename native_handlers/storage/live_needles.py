@@ -17,6 +17,7 @@ from native_handlers.format.errors import Corrupt
 from native_handlers.format.needle import Needle, NeedleHeader, actual_size, parse_needle, parse_needle_header
 from native_handlers.format.types import NEEDLE_HEADER_BYTES, to_stored
 from native_handlers.storage.errors import ReadFailed
+from native_handlers.storage.index_base import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,10 @@ class _Window:
             wanted = min(max(length, _WINDOW_BYTES), self._opened.dat_end_bytes - offset)
             self._piece, self._start, at = self._read(wanted, offset), offset, 0
         return self._piece[at : at + length]
+
+    def read_apart(self, length: int, offset: int) -> bytes:
+        """The same, for what is too large to be read on from."""
+        return self._read(length, offset)
 
     def _read(self, length: int, offset: int) -> bytes:
         try:
@@ -76,8 +81,23 @@ def walk_live_needles(reader: VolumeReader, opened: Opened, is_wanted: Callable[
                 raise Corrupt(f"needle {header.needle_id:x}", f"size {header.size} at offset {position}")
             return
         if is_live:
-            yield parse_needle(window.read(length, position), version)
+            if length <= _WINDOW_BYTES:
+                yield parse_needle(window.read(length, position), version)
+            else:
+                yield _read_large(reader, opened, window, header, position)
         position += length
+
+
+def _read_large(reader: VolumeReader, opened: Opened, window: _Window, header: NeedleHeader, position: int) -> Needle:
+    """The needle, its payload read by itself: cutting it out of the record would copy it under the interpreter lock."""
+    location = Location(to_stored(position), header.size)
+    read = reader.read_record(opened, header.needle_id, location, want_data=False)
+    try:
+        if read.payload is not None:
+            read.keep_payload(window.read_apart(read.payload.length_bytes, read.payload.offset_bytes))
+        return read.needle
+    finally:
+        read.release()
 
 
 def _is_live(opened: Opened, header: NeedleHeader, position: int) -> bool:

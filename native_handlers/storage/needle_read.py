@@ -111,31 +111,43 @@ class NeedleRead:
         """Whether the whole payload, whose CRC-32C is `computed_crc`, is what was stored."""
         return crc.matches(self.needle.checksum, computed_crc)
 
-    def check_payload(self) -> None:
-        """Reads a payload that was left on disk and compares its checksum; afterwards the page cache holds it, as a
-        rule.
+    def check_payload(self) -> int:
+        """Reads a payload that was left on disk and compares its checksum, and returns that in the present form;
+        afterwards the page cache holds the payload, as a rule.
 
-        For a thread: takes as long as the disk does.
+        For a thread: takes as long as the disk does. Memory is a piece's.
 
         Raises:
             ChecksumMismatch: the payload is not what was stored.
             Truncated: the file ends before it does.
             ReadFailed: the disk failed.
         """
+        if self.payload is None:
+            return self.needle.checksum
         piece = memoryview(bytearray(_CHECK_BYTES))
-        self._read_checked(lambda _start, length: piece[:length])
+        return self._read_checked(self.payload, lambda _start, length: piece[:length])
 
     def load_payload(self, buffer: memoryview) -> None:
         """The same, with the payload put into `buffer`, which is as long."""
         assert self.payload is not None, "the payload is in memory already"
         assert len(buffer) == self.payload.length_bytes
-        self._read_checked(lambda start, length: buffer[start : start + length])
+        self._read_checked(self.payload, lambda start, length: buffer[start : start + length])
 
-    def _read_checked(self, place_of: Callable[[int, int], memoryview]) -> None:
-        """Reads the payload piece by piece to where `place_of` says for a start and a length."""
-        payload = self.payload
-        if payload is None:
-            return
+    def keep_payload(self, data: bytes) -> None:
+        """Makes `data`, which was read from the place of a payload that was left on disk, that of the needle.
+
+        Raises:
+            ChecksumMismatch: it is not what was stored.
+            Truncated: it is too short.
+        """
+        if len(data) < self.needle.data_size:
+            raise Truncated(f"needle {self.needle.needle_id:x}", self.needle.data_size, len(data))
+        computed = crc.crc32c(data)
+        self._check_fits(computed)
+        self.needle.data, self.needle.checksum = data, computed
+
+    def _read_checked(self, payload: PayloadSlice, place_of: Callable[[int, int], memoryview]) -> int:
+        """Reads the payload piece by piece to where `place_of` says for a start and a length; returns its checksum."""
         computed, total = 0, payload.length_bytes
         for start in range(0, total, _CHECK_BYTES):
             piece = place_of(start, min(_CHECK_BYTES, total - start))
@@ -143,6 +155,10 @@ class NeedleRead:
             if count < len(piece):
                 raise Truncated(f"needle {self.needle.needle_id:x}", total, start + count)
             computed = crc.crc32c_extend(computed, piece)
+        self._check_fits(computed)
+        return computed
+
+    def _check_fits(self, computed: int) -> None:
         if not self.fits(computed):
             raise ChecksumMismatch(self.needle.needle_id, self.needle.checksum, computed)
 
@@ -176,7 +192,7 @@ class RecordReader:
     def read(self, needle_id: int, location: Location, *, want_data: bool) -> NeedleRead:
         """The needle at `location`, whose size is positive.
 
-        Without `want_data` a large payload is neither read nor made available.
+        Without `want_data` a large payload is left on disk even where it would have to be transformed.
 
         Raises:
             FormatError: the record is not what the index says, or is corrupt.
@@ -196,9 +212,7 @@ class RecordReader:
         if size <= WHOLE_READ_LIMIT_BYTES:
             return NeedleRead(self._read_whole(needle_id, size, offset))
         needle, payload_offset = self._read_meta(needle_id, size, offset)
-        if not want_data:
-            return NeedleRead(needle)
-        if needle.is_compressed or needle.is_chunk_manifest:
+        if want_data and (needle.is_compressed or needle.is_chunk_manifest):
             return NeedleRead(self._read_whole(needle_id, size, offset))
         return NeedleRead(needle, PayloadSlice(self.dat, payload_offset, needle.data_size))
 

@@ -89,10 +89,13 @@ def open_coded_file(
     """A file of an erasure-coded volume, wherever on this node it lies; None when there is none. Where several disks
     have one it is that of the last disk, its index directory before its data directory, as upstream has it.
 
-    Raises OSError when one is there and cannot be opened, or when that cannot be told.
+    Raises:
+        OSError: one is there and cannot be opened, or that cannot be told.
+        DiskUnavailable: a disk is out of service, and the others have none.
     """
     name = format_volume_name(collection, volume_id) + extension
-    for location in reversed(locations):
+    for location in sorted(locations, key=lambda location: (location.is_unavailable, -location.disk_id)):
+        location.check_in_service()
         for directory in dict.fromkeys((location.idx_path, location.path)):
             try:
                 file = SharedFile.open(files, directory / name, os.O_RDONLY)

@@ -34,16 +34,19 @@ def receive_file(
     Raises:
         ReceiveRefused: with upstream's text.
         VolumeArriving: the volume is being copied there.
+        DiskUnavailable: the disk on which it is to lie is out of service.
         OSError: the file cannot be made.
     """
     if wanted.is_coded:
         location = _location_of_coded(files, locations, wanted)
         if wanted.volume_id in location.arriving:
             raise VolumeArriving(wanted.volume_id)
+        location.check_in_service()
         target = location.path / wanted.name
     elif volume is None:
         target = _staged(files, locations, wanted)
     else:
+        volume.check_in_service()
         target = volume.paths.file(wanted.extension)
     if volume is not None and target in volume.paths.owned(keep_vif=True):
         why = f"volume {wanted.volume_id} is mounted and works with its {wanted.extension}"

@@ -278,19 +278,19 @@ class Store:
         """Makes a volume where the fewest are, among the locations of its disk type that have room.
 
         Args:
-            version: 0 means the current one.
             disk_id: unused, as upstream: the location is chosen here.
 
         Raises:
-            FormatError: bad collection, replication, TTL or version.
+            FormatError: bad replication, TTL or collection.
             VolumeExists: there is one of that id.
             NoFreeSpace: no location has room.
+            NewVersionUnsupported: there is no such version.
             VolumeLoadFailed: its files cannot be made.
+            Of several it is the one that stands first, as upstream has it.
         """
         del disk_id
         placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
-        block = SuperBlock(version or CURRENT_VERSION, placement, volume_ttl)
-        block.encode()
+        block = SuperBlock(version, placement, volume_ttl)
         format_volume_name(collection, vid)
         return self._set.allocate(vid, collection, block, preallocate_bytes, disk_type)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from native_handlers.format.plain_needle import PlainNeedle
     from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.format.ttl import Ttl
+    from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.append_log import AppendLog
     from native_handlers.storage.files import Files
     from native_handlers.storage.group_commit import WriteResult
@@ -128,6 +130,11 @@ class Volume:
     @property
     def is_closed(self) -> bool:
         return self._open_files.look() is None
+
+    @property
+    def info(self) -> VolumeInfo:
+        """What its .vif says, as this process last read or wrote it; see docs/sharing.md for who may write it."""
+        return replace(self._open_files.info, version=self.version, bytes_offset=self._width)
 
     @property
     def has_remote_file(self) -> bool:
@@ -239,7 +246,7 @@ class Volume:
         Args:
             cookie: None does not compare.
             read_deleted: finds a needle that was deleted since the volume was opened.
-            data: False leaves out a large payload.
+            data: False leaves a large payload on disk, a compressed one too; see `NeedleRead.check_payload`.
             cached_only: never waits for a disk, nor works long; for who must not block.
 
         Raises:
@@ -396,7 +403,10 @@ class Volume:
         Raises:
             VolumeClosed: the volume is not open.
             WriteFailed: the .vif could not be written; the state is as before.
+            DiskUnavailable: the same, for the disk is out of service. Without `persist` it is not asked.
         """
+        if persist:
+            self._home.check_in_service()
         with self._lock:
             opened = self._open_files.get()
             if persist:

@@ -20,11 +20,16 @@ from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES, SuperBlock, parse_super_block, super_block_size
-from native_handlers.format.types import align_up
+from native_handlers.format.types import SUPPORTED_VERSIONS, align_up
 from native_handlers.format.vif import VolumeInfo
 from native_handlers.storage.catch_up import CatchUp
 from native_handlers.storage.dat_scan import OpenDat
-from native_handlers.storage.errors import OffsetWidthMismatch, RemoteTierUnsupported, VolumeLoadFailed
+from native_handlers.storage.errors import (
+    NewVersionUnsupported,
+    OffsetWidthMismatch,
+    RemoteTierUnsupported,
+    VolumeLoadFailed,
+)
 from native_handlers.storage.files import SharedFile, replace_file
 from native_handlers.storage.idx_head import restore_idx_head
 from native_handlers.storage.index_build import BuiltIndex, build_index
@@ -107,6 +112,7 @@ def open_volume(request: OpenRequest, findings: list[Finding]) -> Opened:
 
     Raises:
         OffsetWidthMismatch: the .vif names another width than `request` does.
+        NewVersionUnsupported: there are no files, and none were made.
         VolumeLoadFailed: the files cannot be served. They are as they were, or repaired up to the failure.
     """
     try:
@@ -177,7 +183,7 @@ class _Opening:
         if facts is None:
             if self._request.create is None:
                 raise VolumeLoadFailed(self._base, f"volume data file {path} does not exist")
-            return self._create_dat()
+            return self._create_dat(self._request.create)
         if not facts.is_readable_by_owner:
             raise VolumeLoadFailed(self._base, f"cannot read Volume Data file {path}")
         if not facts.is_writable_by_owner:
@@ -186,7 +192,13 @@ class _Opening:
         dat = SharedFile.open(self._files, path, flags)
         return dat, replace(self._files.facts_of(dat.fd), is_writable_by_owner=facts.is_writable_by_owner)
 
-    def _create_dat(self) -> tuple[SharedFile, FileFacts]:
+    def _check_new_version(self, block: SuperBlock) -> None:
+        """Raises NewVersionUnsupported. Where files are there already, theirs counts, as upstream has it."""
+        if block.version not in SUPPORTED_VERSIONS:
+            raise NewVersionUnsupported(block.version)
+
+    def _create_dat(self, block: SuperBlock) -> tuple[SharedFile, FileFacts]:
+        self._check_new_version(block)
         index_path = self._paths.file(".idx")
         stale = self._files.facts(index_path)
         if stale is not None and stale.size_bytes:
@@ -205,6 +217,7 @@ class _Opening:
             # A new volume may find what a crash left of its first 8 bytes.
             if self._request.create is None:
                 raise VolumeLoadFailed(self._base, f"volume {self._base}.dat not initialized: it has no super block")
+            self._check_new_version(self._request.create)
             self._files.write(dat.fd, [self._request.create.encode()], 0)
             self._files.sync(dat.fd)
             self._files.sync_directory(self._paths.data_dir)

@@ -32,8 +32,8 @@ class NativeEngine:
     def respond(self, call: Call) -> bytes:
         context = _context_of(call)
         try:
-            response: Message = self._handler(self._node, context, _requests_of(call))
-            return response.SerializeToString()
+            response: Message | bytes = self._handler(self._node, context, _requests_of(call))
+            return _serialized(response)
         finally:
             call.set_trailing(tuple(context.trailing))
 
@@ -42,9 +42,13 @@ class NativeEngine:
         try:
             responses: Iterator[Message | bytes] = self._handler(self._node, context, _requests_of(call))
             for response in responses:
-                yield response if isinstance(response, bytes) else response.SerializeToString()
+                yield _serialized(response)
         finally:
             call.set_trailing(tuple(context.trailing))
+
+
+def _serialized(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _requests_of(call: Call) -> Message | Iterator[Message]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import grpc
+
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb.methods import volume_server
 from supervisor.wire.server_address import BadServerAddress, ServerAddress
@@ -31,5 +33,9 @@ class VolumeServerPeers:
             channel = self._dial(ServerAddress.parse(address))
         except BadServerAddress as error:
             raise RpcFailure(str(error)) from error
+        except OSError as error:
+            # Our certificate is being replaced, perhaps: trying again helps, and nothing was found out.
+            text = f"no channel to volume server {address}: {error}"
+            raise RpcFailure(text, grpc.StatusCode.UNAVAILABLE) from error
         with channel:
             yield volume_server(channel)

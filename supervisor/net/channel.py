@@ -7,6 +7,7 @@ the name is first read from the verified certificate and then given to grpcio as
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -48,14 +49,17 @@ def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:
     """A channel to `address`: mutual TLS when cert, key and ca are all configured and readable, else plaintext.
 
     Blocks up to NAME_LOOKUP_TIMEOUT_S in the TLS case. Never raises for an unreachable peer: calls on the channel do.
+
+    Raises:
+        OSError: the files are no certificate, key and CA that go together; while they are being replaced they may not
+            be for a moment.
     """
     material = _client_material(tls)
     if material is None:
         return grpc.insecure_channel(address.grpc, CHANNEL_OPTIONS)
-    ca, cert, key = material
-    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), cert.read_bytes())
+    context, credentials = _load(*material)
     options: list[tuple[str, int | str]] = list(CHANNEL_OPTIONS)
-    name = _verified_name(address, ca, cert, key)
+    name = _verified_name(address, context)
     if name is not None:
         options.append(("grpc.ssl_target_name_override", name))
     return grpc.secure_channel(address.grpc, credentials, options)
@@ -77,13 +81,25 @@ def _client_material(tls: TlsFiles) -> tuple[Path, Path, Path] | None:
     return tls.ca, cert, key
 
 
-def _verified_name(address: ServerAddress, ca: Path, cert: Path, key: Path) -> str | None:
-    """A name in the certificate that `address` shows, once its chain is verified; None where that cannot be learnt."""
+def _load(ca: Path, cert: Path, key: Path) -> tuple[ssl.SSLContext, grpc.ChannelCredentials]:
+    """What the files hold, for the ssl module and for grpcio. Raises OSError as `open_channel`.
+
+    grpcio ends the process when it is given what is no certificate or no key, so the ssl module looks at them first,
+    and they must not have changed since.
+    """
+    texts = [path.read_bytes() for path in (ca, key, cert)]
     context = ssl.create_default_context(cafile=str(ca))
     context.check_hostname = False
     context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(cert, key)
+    if [path.read_bytes() for path in (ca, key, cert)] != texts:
+        raise OSError(errno.EAGAIN, f"{ca}, {cert} and {key} are being replaced")
+    return context, grpc.ssl_channel_credentials(*texts)
+
+
+def _verified_name(address: ServerAddress, context: ssl.SSLContext) -> str | None:
+    """A name in the certificate that `address` shows, once its chain is verified; None where that cannot be learnt."""
     try:
-        context.load_cert_chain(cert, key)
         with (
             socket.create_connection((address.host, address.grpc_port), NAME_LOOKUP_TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as secured,

@@ -6,13 +6,21 @@ import json
 from dataclasses import dataclass
 
 import pytest
+from google.protobuf import json_format
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.report_hash import report_hash, report_hash_of_message
 from native_handlers.format.ttl import EMPTY_TTL, Ttl
-from native_handlers.format.vif import EcShardConfig, RemoteFile, VolumeInfo, encode_volume_info, parse_volume_info
-from native_handlers.pb import master_pb2
+from native_handlers.format.vif import (
+    EcShardConfig,
+    RemoteFile,
+    VolumeInfo,
+    encode_volume_info,
+    parse_volume_info,
+    volume_info_message,
+)
+from native_handlers.pb import master_pb2, volume_server_pb2
 
 FULL = VolumeInfo(
     files=(RemoteFile("s3", "default", "k/1.dat", 0, 2**40, 1700000000, ".dat"),),
@@ -30,6 +38,13 @@ FULL = VolumeInfo(
 @pytest.mark.parametrize("info", [VolumeInfo(), VolumeInfo(version=3, bytes_offset=4), FULL])
 def test_vif_round_trip(info):
     assert parse_volume_info(encode_volume_info(info)) == info
+
+
+@pytest.mark.parametrize("info", [VolumeInfo(), VolumeInfo(version=3, bytes_offset=4), FULL])
+def test_the_message_says_what_the_text_says(info):
+    message = volume_info_message(info)
+    assert message == json_format.Parse(encode_volume_info(info), volume_server_pb2.VolumeInfo())
+    assert message.HasField("ec_shard_config") == (info is FULL)
 
 
 def test_vif_text_has_upstreams_names_and_kinds():

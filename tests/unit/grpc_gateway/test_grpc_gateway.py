@@ -203,6 +203,11 @@ class TestNative:
         assert error.code() is grpc.StatusCode.INTERNAL
         assert error.details().startswith("grpc: error unmarshalling request:")
 
+    @pytest.mark.parametrize("answer", [b"", pb.VolumeStatusResponse(volume_size=5).SerializeToString()])
+    def test_an_answer_that_is_serialized_already(self, open_gateway, answer):
+        client = serve(open_gateway, "VolumeStatus", lambda context, request: answer)
+        assert client.call("VolumeStatus")(b"", timeout=T) == answer
+
     def test_a_unary_call_without_its_message(self, open_gateway):
         client = serve(open_gateway, "VolumeStatus", lambda context, request: pb.VolumeStatusResponse())
         call = client.channel.stream_unary("/volume_server_pb.VolumeServer/VolumeStatus")

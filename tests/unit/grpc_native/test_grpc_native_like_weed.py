@@ -5,11 +5,13 @@ Skips without a `weed` program (WEED_BINARY or PATH).
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
 import urllib.request
 from contextlib import closing, contextmanager
+from itertools import combinations
 
 import grpc
 import pytest
@@ -235,6 +237,27 @@ def test_the_same_answers_of_odd_volumes(weed, both, store):
         assert_same(both, calls_on_an_odd_volume(volume_id, rows))
 
 
+def test_the_same_answers_of_large_and_of_corrupt_needles(weed, both, store):
+    """Large ones are read and checked in another way than small ones here, which nobody may notice."""
+    theirs, _ours = both
+    payloads = {1: b"small", 2: os.urandom(3 << 20), 3: b"rotten", 4: b"rotten" + os.urandom(3 << 20)}
+    with volume_at_upstream(weed, theirs, 48):
+        for needle_id, payload in payloads.items():
+            upload(weed, f"48,{needle_id:02d}637037d6", payload)
+    rows = copy_volume(weed, store, "48")
+    calls = [
+        ("VolumeMount", pb.VolumeMountRequest(volume_id=48)),
+        ("ReadAllNeedles", pb.ReadAllNeedlesRequest(volume_ids=[48])),
+        *descriptions(48, rows),
+    ]
+    assert_same(both, calls)
+    for directory in (weed.volumes[0].directory, store.locations[0].path):
+        path = directory / "48.dat"
+        path.write_bytes(path.read_bytes().replace(b"rotten", b"rotted"))
+    file_ids = [f"48,{needle_id:02d}637037d6" for needle_id in payloads]
+    assert_same(both, [*descriptions(48, rows), ("BatchDelete", pb.BatchDeleteRequest(file_ids=file_ids))])
+
+
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_the_same_answers_of_old_volumes(weed, both, store, tmp_path, version):
     """Written ten days ago, in each version; one needle has outlived its TTL."""
@@ -409,6 +432,13 @@ def calls_on_a_volume():
         yield "VolumeMarkWritable", pb.VolumeMarkWritableRequest(volume_id=volume_id)
 
 
+def pairs_of_faults():
+    """Of which one is told. What is wrong with a TTL we say in our own words."""
+    faults = ({"replication": "zz"}, {"volume_id": 7}, {"disk_type": "ssd"}, {"version": 9})
+    for first, second in combinations(faults, 2):
+        yield {"volume_id": 10, "version": 3} | first | second
+
+
 def calls_that_make_and_delete():
     for fields in (
         {"volume_id": 7, "version": 3},
@@ -419,6 +449,7 @@ def calls_that_make_and_delete():
         {"volume_id": 10, "disk_type": "ssd", "version": 3},
         {"volume_id": 10},
         {"volume_id": 10, "version": 9},
+        *pairs_of_faults(),
         {"volume_id": 13, "version": 3, "collection": "d", "disk_type": "hdd"},
     ):
         yield "AllocateVolume", pb.AllocateVolumeRequest(**fields)

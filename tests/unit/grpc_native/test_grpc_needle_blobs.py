@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tracemalloc
+from contextlib import closing
 
 import grpc
 import pytest
@@ -16,6 +18,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 
 COOKIE = 0x637037D6
+LARGE = 2 << 20
 
 
 @pytest.fixture
@@ -37,14 +40,29 @@ def failure_of(invoke) -> RpcFailure:
 
 
 def read_all_of(node, context, *volume_ids):
-    return read_all.read_all_needles(node, context, pb.ReadAllNeedlesRequest(volume_ids=volume_ids))
+    messages = read_all.read_all_needles(node, context, pb.ReadAllNeedlesRequest(volume_ids=volume_ids))
+    with closing(messages):
+        yield from map(pb.ReadAllNeedlesResponse.FromString, messages)
+
+
+def read_blob_of(node, context, **fields):
+    message = needle_blobs.read_needle_blob(node, context, pb.ReadNeedleBlobRequest(**fields))
+    return pb.ReadNeedleBlobResponse.FromString(message).needle_blob
+
+
+def damage(store, what):
+    """Changes one bit where `what` is in the .dat of volume 7."""
+    path = store.locations[0].path / "7.dat"
+    with path.open("r+b") as file:
+        at = file.read().index(what)
+        file.seek(at)
+        file.write(bytes([what[0] ^ 1]))
 
 
 class TestBlobs:
     def test_a_record_goes_from_one_volume_to_another(self, node, store, context, volume):
         offset, size = write(volume, 5, b"x" * 50, last_modified_s=9, flags=8)
-        read = pb.ReadNeedleBlobRequest(volume_id=7, offset=offset, size=size)
-        blob = needle_blobs.read_needle_blob(node, context, read).needle_blob
+        blob = read_blob_of(node, context, volume_id=7, offset=offset, size=size)
         store.allocate_volume(8)
         request = pb.WriteNeedleBlobRequest(volume_id=8, needle_id=5, needle_blob=blob, size=size)
         for _ in range(2):
@@ -157,13 +175,39 @@ class TestReadAll:
     def test_nothing_is_asked_for(self, node, context):
         assert list(read_all_of(node, context)) == []
 
-    def test_a_corrupt_needle_ends_it(self, node, store, context):
+    @pytest.mark.parametrize("flags", [0, 1], ids=["plain", "compressed"])
+    @pytest.mark.parametrize("version", [1, 2, 3])
+    def test_large_needles_come_whole(self, node, store, context, version, flags):
+        volume = store.allocate_volume(7, version=version)
+        data = {1: b"small", 2: os.urandom(LARGE), 3: os.urandom(2 * LARGE), 4: b"after"}
+        for needle_id, payload in data.items():
+            write(volume, needle_id, payload, flags=flags)
+        answers = list(read_all_of(node, context, 7))
+        assert {answer.needle_id: answer.needle_blob for answer in answers} == data
+        assert [answer.crc for answer in answers] == [crc.legacy_form(crc.crc32c(payload)) for payload in data.values()]
+
+    def test_large_needles_are_copied_once(self, node, store, context, volume):
+        """Into the message; what cannot be copied without the interpreter lock is not copied at all."""
+        size = 16 << 20
+        offset, record_size = write(volume, 1, os.urandom(size))
+        request = pb.ReadAllNeedlesRequest(volume_ids=[7])
+        blob = pb.ReadNeedleBlobRequest(volume_id=7, offset=offset, size=record_size)
+        for read in (
+            lambda: next(read_all.read_all_needles(node, context, request)),
+            lambda: needle_blobs.read_needle_blob(node, context, blob),
+        ):
+            tracemalloc.start()
+            try:
+                read()
+                assert tracemalloc.get_traced_memory()[1] < 2 * size + (2 << 20)
+            finally:
+                tracemalloc.stop()
+
+    @pytest.mark.parametrize("filling", [b"", bytes(LARGE)], ids=["small", "large"])
+    def test_a_corrupt_needle_ends_it(self, node, store, context, filling):
         volume = store.allocate_volume(7)
-        offset, _ = write(volume, 1, b"rotten")
-        path = store.locations[0].path / "7.dat"
-        dat = bytearray(path.read_bytes())
-        dat[dat.index(b"rotten", offset)] ^= 1
-        path.write_bytes(dat)
+        write(volume, 1, b"rotten" + filling)
+        damage(store, b"rotten")
         text = failure_of(lambda: list(read_all_of(node, context, 7))).message
         assert text.startswith("visit needle error: volume 7: invalid CRC for needle 1")
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest.mock import Mock
 
 import grpc
 import pytest
 
-from native_handlers.format.crc import legacy_form
+from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import configure, control, needle_blobs, needles, volumes
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from native_handlers.storage.errors import WriteFailed
 
 COOKIE = 0x637037D6
 
@@ -101,6 +103,35 @@ class TestLife:
             failure = failure_of(lambda version=version: allocate(node, context, 8, version=version))
             assert failure.message == f"volume super block version {version} is not supported"
         assert store.find_volume(8) is None
+
+    def test_of_several_faults_the_first_one_that_upstream_meets_is_told(self, node, store, context):
+        allocate(node, context)
+        faults = [
+            ({"replication": "zz"}, "unexpected replication type: 0zz"),
+            ({"ttl": "x1d"}, None),
+            ({"volume_id": 7}, "Volume Id 7 already exists!"),
+            ({"disk_type": "ssd"}, "No more free space left"),
+            ({"version": 9}, "volume super block version 9 is not supported"),
+        ]
+
+        def text_of(*fields):
+            request = {"volume_id": 8} | {name: value for one in fields for name, value in one.items()}
+            return failure_of(lambda: allocate(node, context, **request)).message
+
+        for place, (first, wanted) in enumerate(faults):
+            alone = text_of(first)
+            assert wanted in {None, alone}
+            for second, _ in faults[place + 1 :]:
+                assert text_of(first, second) == alone
+        assert store.find_volume(8) is None
+        assert not list(store.locations[0].path.glob("8.*"))
+
+    def test_files_that_are_there_have_their_version(self, node, store, context):
+        """As upstream, which asks for the version only where it writes one."""
+        allocate(node, context)
+        store.unmount_volume(7)
+        allocate(node, context, version=9)
+        assert store.find_volume(7).version == 3
 
     @pytest.mark.parametrize("collection", ["../evil", "a/b", "/evil", "a\0b"])
     def test_a_collection_never_leads_out_of_the_directory(self, node, store, context, tmp_path, collection):
@@ -230,14 +261,52 @@ class TestStatus:
         failure = failure_of(lambda: handler(node, context, message))
         assert (failure.message, failure.code) == (text, grpc.StatusCode.UNKNOWN)
 
-    def test_without_a_vif(self, node, store, context):
-        allocate(node, context)
-        store.find_volume(7).paths.file(".vif").unlink()
-        files = volumes.read_volume_file_status(node, context, pb.ReadVolumeFileStatusRequest(volume_id=7))
-        assert files.volume_info == pb.VolumeInfo(version=3)
-        store.find_volume(7).paths.file(".vif").write_text("no JSON")
+    def test_the_volume_information_is_what_is_known_not_what_the_file_says(self, node, store, context):
+        """A failure would have `volume.move` take the volume for absent, and copy over it."""
+        allocate(node, context, ttl="3d")
         request = pb.ReadVolumeFileStatusRequest(volume_id=7)
-        assert "parse" in failure_of(lambda: volumes.read_volume_file_status(node, context, request)).message
+        before = volumes.read_volume_file_status(node, context, request)
+        assert (before.volume_info.version, before.volume_info.bytes_offset) == (3, 4)
+        path = store.find_volume(7).paths.file(".vif")
+        path.write_text("no JSON")
+        assert volumes.read_volume_file_status(node, context, request) == before
+        path.unlink()
+        assert volumes.read_volume_file_status(node, context, request) == before
+        path.mkdir()
+        assert volumes.read_volume_file_status(node, context, request) == before
+        path.rmdir()
+
+    def test_the_volume_information_of_an_old_file(self, node, store, context):
+        allocate(node, context)
+        path = store.find_volume(7).paths.file(".vif")
+        store.unmount_volume(7)
+        path.write_text('{"version": 3, "BytesOffset": 4, "DestroyTime": "1900000000", "replication": "001"}')
+        store.mount_volume(7)
+        info = volumes.read_volume_file_status(node, context, pb.ReadVolumeFileStatusRequest(volume_id=7)).volume_info
+        assert info == pb.VolumeInfo(version=3, bytes_offset=4, expire_at_sec=1900000000, replication="001")
+
+    def test_the_volume_information_follows_what_changes_it(self, node, store, context):
+        allocate(node, context)
+
+        def info():
+            request = pb.ReadVolumeFileStatusRequest(volume_id=7)
+            return volumes.read_volume_file_status(node, context, request).volume_info
+
+        store.mark_readonly(7, can_delete=True, persist=True)
+        assert (info().read_only, info().read_only_can_delete) == (True, True)
+        store.mark_writable(7)
+        assert info() == pb.VolumeInfo(version=3, bytes_offset=4)
+        configure.volume_configure(node, context, pb.VolumeConfigureRequest(volume_id=7, replication="001"))
+        assert info() == pb.VolumeInfo(version=3, bytes_offset=4, replication="001")
+
+    def test_a_mounted_volume_whose_state_cannot_be_had_is_not_absent(self, node, store, context, monkeypatch):
+        allocate(node, context)
+        volume = store.find_volume(7)
+        error = WriteFailed(volume.paths.file(".dat"), 0, OSError(5, "Input/output error"))
+        monkeypatch.setattr(volume, "file_sizes", Mock(side_effect=error))
+        request = pb.ReadVolumeFileStatusRequest(volume_id=7)
+        failure = failure_of(lambda: volumes.read_volume_file_status(node, context, request))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
 
     def test_garbage_of_deletions_whose_sizes_are_unknown(self, node, store, context):
         allocate(node, context)
@@ -292,6 +361,27 @@ class TestNeedles:
             assert result.status == status
             assert text is None or result.error == text
             assert bool(result.size) == (status == 202)
+
+    @pytest.mark.parametrize("flags", [0, 1], ids=["plain", "compressed"])
+    @pytest.mark.parametrize("size", [100, 3 << 20])
+    def test_a_corrupt_needle_is_neither_described_nor_deleted(self, node, store, context, size, flags):
+        """Whatever its size, for upstream reads it whole."""
+        allocate(node, context)
+        write(store, 7, 1, b"rotten" + bytes(size), flags=flags)
+        path = store.locations[0].path / "7.dat"
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"rotten", b"rotted", 1))
+        status = pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=1)
+        failure = failure_of(lambda: needles.volume_needle_status(node, context, status))
+        assert failure.message.startswith("invalid CRC for needle 1 ")
+        request = pb.BatchDeleteRequest(file_ids=[f"7,01{COOKIE:08x}", f"7,01{COOKIE + 1:08x}"])
+        for result in needles.batch_delete(node, context, request).results:
+            assert (result.status, result.error) == (404, failure.message)
+        path.write_bytes(content)
+        answer = needles.volume_needle_status(node, context, status)
+        assert answer.crc == legacy_form(crc32c(b"rotten" + bytes(size)))
+        [result, _] = needles.batch_delete(node, context, request).results
+        assert (result.status, result.error) == (202, "")
 
     def test_batch_delete_without_looking_at_cookies(self, node, store, context):
         allocate(node, context)

@@ -1,8 +1,16 @@
+import ssl
+
+import grpc
 import pytest
+from byte_relay_certificates import Authority
 
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.pb.methods import volume_server
 from supervisor.cli.config import TlsFiles
-from supervisor.net.channel import _client_material, name_in_certificate
+from supervisor.net.channel import _client_material, name_in_certificate, open_channel
+from supervisor.wire.server_address import ServerAddress
 
+NOBODY = ServerAddress("127.0.0.1", 9, 9)
 COMMON_NAME_ONLY = {"subject": ((("countryName", "DE"),), (("commonName", "volume01"),))}
 
 
@@ -44,3 +52,35 @@ def test_unreadable_file_turns_tls_off_with_a_warning(tmp_path, caplog):
     made["key"].unlink()
     assert _client_material(TlsFiles(**made)) is None
     assert "key cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("damaged", ["ca", "cert", "key"])
+@pytest.mark.parametrize("kept_bytes", [0, 40, 200])
+def test_files_that_are_half_there_are_an_error_and_never_reach_grpcio(tmp_path, damaged, kept_bytes):
+    """Which ends the process when it is given an empty certificate."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("client")
+    tls = TlsFiles(ca=authority.ca, cert=cert, key=key)
+    whole = getattr(tls, damaged)
+    content = whole.read_bytes()
+    whole.write_bytes(content[:kept_bytes])
+    with pytest.raises((ssl.SSLError, FileNotFoundError)):
+        open_channel(NOBODY, tls)
+    whole.write_bytes(content)
+    with open_channel(NOBODY, tls) as channel, pytest.raises(grpc.RpcError) as caught:
+        volume_server(channel).VolumeStatus(pb.VolumeStatusRequest(), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_files_that_change_while_they_are_looked_at_are_not_used(tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("client")
+    load = ssl.SSLContext.load_cert_chain
+
+    def replaced_meanwhile(context, *paths):
+        load(context, *paths)
+        cert.write_bytes(b"")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", replaced_meanwhile)
+    with pytest.raises(OSError, match="being replaced"):
+        open_channel(NOBODY, TlsFiles(ca=authority.ca, cert=cert, key=key))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from native_handlers.format import crc
-from native_handlers.format.errors import BadReplicaPlacement, BadTtl, UnsupportedVersion
+from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
 from native_handlers.storage import errors
@@ -198,8 +198,9 @@ class TestNeedles:
         read.release()
         read.release()
         head_only = store.read_needle(3, 1, cookie=0xC0FFEE, data=False)
-        assert head_only.payload is None
         assert head_only.needle.data_size == len(data)
+        assert head_only.check_payload() == crc.crc32c(data)
+        head_only.release()
 
     @pytest.mark.parametrize("flag", ["is_compressed", "is_chunk_manifest"])
     def test_large_payloads_to_be_transformed_are_read(self, store, flag):
@@ -211,6 +212,8 @@ class TestNeedles:
         assert read.payload is None
         meta = store.read_needle(3, 1, cookie=0xC0FFEE, data=False)
         assert meta.needle.data == b""
+        assert meta.check_payload() == crc.crc32c(data) == read.check_payload()
+        meta.release()
 
     def test_a_payload_stays_readable_after_the_volume_is_deleted(self, store):
         store.allocate_volume(3)
@@ -328,8 +331,9 @@ class TestVolumes:
             store.allocate_volume(2, replication="999")
         with pytest.raises(BadTtl):
             store.allocate_volume(2, ttl="x1d")
-        with pytest.raises(UnsupportedVersion):
-            store.allocate_volume(2, version=4)
+        for version in (0, 4):
+            with pytest.raises(errors.NewVersionUnsupported):
+                store.allocate_volume(2, version=version)
         assert store.find_volume(2) is None
 
     def test_a_new_volume_is_preallocated_without_growing(self, store, tmp_path):

@@ -1,0 +1,66 @@
+"""Messages that are put together around their large field are the bytes that protobuf would make."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from native_handlers.format import crc
+from native_handlers.format.needle import FLAG_IS_COMPRESSED, Needle
+from native_handlers.grpc.message_bytes import message_around
+from native_handlers.grpc.read_all import response_of
+from native_handlers.pb import volume_server_pb2 as pb
+
+lengths = st.sampled_from([0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152])
+"""Where the length of a length changes."""
+payloads = st.one_of(st.binary(max_size=300), lengths.map(bytes))
+
+
+@given(content=payloads, collection=st.text(max_size=20), number=st.integers(0, 2**32 - 1))
+def test_any_field_between_others(content, collection, number):
+    whole = pb.WriteNeedleBlobRequest(volume_id=number, needle_id=5, size=-3, needle_blob=content)
+    before = pb.WriteNeedleBlobRequest(volume_id=number, needle_id=5, size=-3)
+    field = pb.WriteNeedleBlobRequest.NEEDLE_BLOB_FIELD_NUMBER
+    assert message_around(field, content, before=before.SerializeToString()) == whole.SerializeToString()
+    alone = pb.ReadNeedleBlobResponse(needle_blob=content)
+    assert message_around(1, content) == alone.SerializeToString()
+
+
+@given(content=st.binary(max_size=9), number=st.integers(1, 2**29 - 1))
+def test_any_number_of_a_field(content, number):
+    """A message that does not know the field keeps it as it came."""
+    message = message_around(number, content)
+    known = {field.number for field in pb.VolumeUnmountRequest.DESCRIPTOR.fields}
+    if number not in known and not 19_000 <= number <= 19_999:
+        assert pb.VolumeUnmountRequest.FromString(message).SerializeToString() == message
+
+
+@given(
+    volume_id=st.integers(0, 2**32 - 1),
+    needle=st.builds(
+        Needle,
+        needle_id=st.integers(0, 2**64 - 1),
+        cookie=st.integers(0, 2**32 - 1),
+        data=st.one_of(payloads, payloads.map(memoryview)),
+        flags=st.integers(0, 255),
+        name=st.binary(max_size=20),
+        mime=st.binary(max_size=20),
+        last_modified_s=st.integers(0, 2**40 - 1),
+        checksum=st.integers(0, 2**32 - 1),
+    ),
+)
+def test_a_needle(volume_id, needle):
+    assert (
+        response_of(volume_id, needle)
+        == pb.ReadAllNeedlesResponse(
+            volume_id=volume_id,
+            needle_id=needle.needle_id,
+            cookie=needle.cookie,
+            needle_blob=bytes(needle.data),
+            needle_blob_compressed=bool(needle.flags & FLAG_IS_COMPRESSED),
+            last_modified=needle.last_modified_s,
+            crc=crc.legacy_form(needle.checksum),
+            name=needle.name,
+            mime=needle.mime,
+        ).SerializeToString()
+    )

@@ -1,0 +1,210 @@
+"""What each RPC answers of a volume whose disk is out of service, and that it leaves the disk alone."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+
+import grpc
+import pytest
+from grpc_native_fakes import make_context, make_node
+
+from native_handlers.format.needle import Needle
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.handlers import GRPC_HANDLERS
+from native_handlers.grpc.state_keeper import StoreStateKeeper
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.files import OsFiles
+from native_handlers.storage.store import StoreConfig, open_store
+
+COOKIE = 0x637037D6
+VID = 7
+
+
+class Watched(OsFiles):
+    """Knows the files that were opened, and what was done with those below `sick` since it was set."""
+
+    def __init__(self):
+        self.sick = None
+        self.touched = []
+        self._paths = {}
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+
+        def call(first, *rest, **options):
+            where = self._paths.get(first) if isinstance(first, int) else first
+            if self.sick is not None and where is not None and self.sick in (where, *where.parents):
+                self.touched.append((name, where.name))
+            result = found(first, *rest, **options)
+            if name == "open":
+                self._paths[result] = first
+            return result
+
+        return call
+
+
+class Source:
+    """A server that nobody should ask; `asked` says whether somebody did."""
+
+    def __init__(self):
+        self.asked = False
+
+    @contextmanager
+    def open_volume_server(self, _address):
+        self.asked = True
+        yield self
+
+
+@pytest.fixture
+def files():
+    return Watched()
+
+
+@pytest.fixture
+def store(tmp_path, files):
+    locations = []
+    for name, disk_type in (("well", ""), ("sick", "ssd")):
+        path = tmp_path / name
+        path.mkdir()
+        locations.append(LocationConfig(path=path, idx_path=path, max_volumes=8, disk_type=disk_type))
+    with closing(open_store(StoreConfig(tuple(locations), offset_width_bytes=4), files=files)) as opened:
+        volume = opened.allocate_volume(VID, disk_type="ssd", collection="c")
+        volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
+        (tmp_path / "sick" / "c_7.ec01").write_bytes(b"shard")
+        opened.locations[1].watch.problem = "why"
+        files.sick = tmp_path / "sick"
+        yield opened
+        files.sick = None
+        opened.locations[1].watch.problem = ""
+        assert bytes(opened.read_needle(VID, 1, cookie=COOKIE).needle.data) == b"payload"
+
+
+@pytest.fixture
+def node(tmp_path, store):
+    return make_node(tmp_path, store, state=StoreStateKeeper(store), peers=Source())
+
+
+def invoke(node, name, request):
+    """What the RPC answers; the list of messages where it is a stream."""
+    answer = GRPC_HANDLERS[name](node, make_context(), request)
+    return list(answer) if VOLUME_SERVER_METHODS[name].server_streaming else answer
+
+
+REFUSED = [
+    ("CopyFile", pb.CopyFileRequest(volume_id=VID, collection="c", ext=".dat", stop_offset=9, compaction_revision=0)),
+    ("CopyFile", pb.CopyFileRequest(volume_id=VID, collection="c", ext=".vif", stop_offset=9, compaction_revision=0)),
+    ("CopyFile", pb.CopyFileRequest(volume_id=VID, collection="c", ext=".ec01", stop_offset=9, is_ec_volume=True)),
+    (
+        "CopyFile",
+        pb.CopyFileRequest(
+            volume_id=VID, collection="c", ext=".ec01", is_ec_volume=True, ignore_source_file_not_found=True
+        ),
+    ),
+    ("ReadAllNeedles", pb.ReadAllNeedlesRequest(volume_ids=[VID])),
+    ("ReadNeedleBlob", pb.ReadNeedleBlobRequest(volume_id=VID, offset=8, size=12)),
+    ("ReadNeedleMeta", pb.ReadNeedleMetaRequest(volume_id=VID, offset=8, size=12)),
+    ("WriteNeedleBlob", pb.WriteNeedleBlobRequest(volume_id=VID, needle_id=1, needle_blob=bytes(32))),
+    ("VolumeConfigure", pb.VolumeConfigureRequest(volume_id=VID, replication="001")),
+    ("VolumeConsolidateIndex", pb.VolumeConsolidateIndexRequest(volume_id=VID)),
+    ("VolumeIncrementalCopy", pb.VolumeIncrementalCopyRequest(volume_id=VID)),
+    ("VolumeMarkReadonly", pb.VolumeMarkReadonlyRequest(volume_id=VID, persist=True)),
+    ("VolumeMarkWritable", pb.VolumeMarkWritableRequest(volume_id=VID)),
+    ("VolumeNeedleStatus", pb.VolumeNeedleStatusRequest(volume_id=VID, needle_id=1)),
+    ("VolumeTailReceiver", pb.VolumeTailReceiverRequest(volume_id=VID, source_volume_server="10.0.0.2:8080")),
+    ("VolumeTailSender", pb.VolumeTailSenderRequest(volume_id=VID, idle_timeout_seconds=1)),
+    ("ReceiveFile", [pb.ReceiveFileRequest(info=pb.ReceiveFileInfo(volume_id=VID, collection="c", ext=".ecx"))]),
+    (
+        "ReceiveFile",
+        [
+            pb.ReceiveFileRequest(
+                info=pb.ReceiveFileInfo(volume_id=VID, collection="c", ext=".ec02", is_ec_volume=True, disk_id=1)
+            )
+        ],
+    ),
+]
+
+ANSWERED_FROM_MEMORY = [
+    ("ReadVolumeFileStatus", pb.ReadVolumeFileStatusRequest(volume_id=VID)),
+    ("VacuumVolumeCheck", pb.VacuumVolumeCheckRequest(volume_id=VID)),
+    ("VolumeMarkReadonly", pb.VolumeMarkReadonlyRequest(volume_id=VID)),
+    ("VolumeMount", pb.VolumeMountRequest(volume_id=VID)),
+    ("VolumeStatus", pb.VolumeStatusRequest(volume_id=VID)),
+    ("VolumeSyncStatus", pb.VolumeSyncStatusRequest(volume_id=VID)),
+]
+
+OTHERWISE = {
+    "AllocateVolume": "the disk is not chosen",
+    "VolumeCopy": "the disk is not chosen",
+    "BatchDelete": "each needle has its own status",
+    "DeleteCollection": "is tried, at the operator's word",
+    "VolumeDelete": "is tried, at the operator's word",
+    "VolumeUnmount": "is tried, at the operator's word",
+    "GetState": "of the server",
+    "Ping": "of the server",
+    "SetState": "of the server",
+    "VolumeServerLeave": "of the server",
+    "VolumeServerStatus": "of the server",
+}
+
+
+def test_every_rpc_is_thought_of():
+    assert {name for name, _ in (*REFUSED, *ANSWERED_FROM_MEMORY)} | set(OTHERWISE) == set(GRPC_HANDLERS)
+
+
+@pytest.mark.parametrize(("name", "request_message"), REFUSED, ids=lambda value: value if type(value) is str else "")
+def test_what_needs_the_disk_is_unavailable(node, store, files, name, request_message):
+    if isinstance(request_message, list):
+        request_message = iter(request_message)
+    with pytest.raises(RpcFailure) as caught:
+        invoke(node, name, request_message)
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.message == f"disk {store.locations[1].path} is out of service: why"
+    assert files.touched == []
+    assert not node.peers.asked
+
+
+@pytest.mark.parametrize(("name", "request_message"), ANSWERED_FROM_MEMORY, ids=lambda value: str(value)[:20])
+def test_what_is_known_is_told(node, files, name, request_message):
+    invoke(node, name, request_message)
+    assert [call for call in files.touched if call[0] != "facts"] == []
+
+
+def test_each_needle_that_is_to_be_deleted_has_its_own_answer(node, store, files):
+    store.allocate_volume(8)
+    store.write_needle(8, Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
+    for skips in (True, False):
+        ids = [f"{VID},01{COOKIE:08x}", f"8,01{COOKIE:08x}"]
+        results = invoke(node, "BatchDelete", pb.BatchDeleteRequest(file_ids=ids, skip_cookie_check=skips)).results
+        assert results[0].status == 503
+        assert results[1].status in {202, 404 if not skips else 304}
+    assert files.touched == []
+
+
+def test_a_new_volume_goes_elsewhere(node, store, files):
+    request = pb.AllocateVolumeRequest(volume_id=8, version=3, disk_type="ssd", replication="000")
+    with pytest.raises(RpcFailure, match="No more free space left"):
+        invoke(node, "AllocateVolume", request)
+    assert files.touched == []
+
+
+def test_shards_are_looked_for_on_the_other_disks_first(node, store, tmp_path, files):
+    (tmp_path / "well" / "c_7.ec03").write_bytes(b"well")
+    request = pb.CopyFileRequest(volume_id=VID, collection="c", ext=".ec03", stop_offset=9, is_ec_volume=True)
+    [message] = invoke(node, "CopyFile", request)
+    assert pb.CopyFileResponse.FromString(message).file_content == b"well"
+    assert files.touched == []
+
+
+def test_a_disk_that_goes_out_of_service_ends_a_tail(node, store, files):
+    files.sick, store.locations[1].watch.problem = None, ""
+    request = pb.VolumeTailSenderRequest(volume_id=VID, idle_timeout_seconds=0)
+    messages = GRPC_HANDLERS["VolumeTailSender"](node, make_context(), request)
+    assert next(messages).needle_header
+    store.locations[1].watch.problem = "why"
+    with pytest.raises(RpcFailure) as caught:
+        list(messages)
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
