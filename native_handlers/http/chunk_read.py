@@ -229,7 +229,7 @@ async def _read_needle(
 async def _read_remote(
     context: HttpContext, lookup: VolumeLookup, peers: PeerHttp, chunk: Chunk, wanted: ByteRange, depth: int
 ) -> AsyncGenerator[bytes, None]:
-    """Asks one holder after the other until one begins to answer."""
+    """Asks one holder after the other until one begins to send."""
     keys = context.auth()
     token = sign_file_id(keys.read_key, chunk.fid, expires_after_s=keys.read_expires_after_s, now_s=time.time())
     headers = Headers([*bearer(token), (DEPTH_HEADER, str(depth + 1))])
@@ -238,13 +238,21 @@ async def _read_remote(
     reason = "the master knows no holder"
     for location in await lookup.locations(chunk.file_id.volume_id):
         response, reason = await _ask(peers, location, chunk, headers)
-        if response is not None:
-            try:
-                async for some in response:
-                    yield some
-            finally:
-                await close_chunks(response)
+        if response is None:
+            continue
+        has_begun = False
+        try:
+            async for some in response:
+                has_begun = True
+                yield some
+        except PeerFailed as failure:
+            if has_begun:
+                raise
+            reason = str(failure)
+        else:
             return
+        finally:
+            await close_chunks(response)
     raise ChunkUnreadable(chunk.fid, reason)
 
 
