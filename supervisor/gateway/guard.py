@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from native_handlers.http.context import AuthKeys
 from native_handlers.http.paths import parse_object_path, wire_path
 from native_handlers.http.reply import empty_reply, json_error
+from native_handlers.http.tokens import token_of
 from supervisor.routing.registry import AccessKind
-from supervisor.wire.jwt import BadToken, check_token, token_of
+from supervisor.wire.jwt import BadToken, check_token
 from supervisor.wire.whitelist import Whitelist
 
 if TYPE_CHECKING:
