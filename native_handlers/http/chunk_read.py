@@ -21,7 +21,7 @@ from native_handlers.http.content import OpenedBody
 from native_handlers.http.context import LookupFailed, PeerFailed
 from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES
-from native_handlers.http.gzip_data import BadGzip, decompress
+from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import StreamBody
 from native_handlers.http.ranges import ByteRange
@@ -142,7 +142,7 @@ async def read_chunk(
             if left < 0:
                 break
             yield some
-    except (*STORE_FAILURES, BadGzip, BadManifest, PeerFailed, LookupFailed) as failure:
+    except (*STORE_FAILURES, TooMuchData, BadManifest, PeerFailed, LookupFailed) as failure:
         raise ChunkUnreadable(chunk.fid, str(failure)) from failure
     finally:
         await stream.aclose()
@@ -222,8 +222,18 @@ async def _read_needle(
         return
     data = needle.data
     if needle.is_compressed:
-        data = await trio.to_thread.run_sync(decompress, data, context.settings.file_size_limit_bytes)
+        data = await trio.to_thread.run_sync(_clear, data, context.settings.file_size_limit_bytes)
     yield bytes(data[wanted.start : wanted.start + wanted.length])
+
+
+def _clear(data: bytes | memoryview, limit_bytes: int) -> bytes | memoryview:
+    """What cannot be decompressed is taken as it is, as where it is read by itself. Raises TooMuchData."""
+    try:
+        return decompress(data, limit_bytes) if is_gzip(data) else data
+    except TooMuchData:
+        raise
+    except BadGzip:
+        return data
 
 
 async def _read_remote(

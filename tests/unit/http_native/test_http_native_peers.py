@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -519,6 +520,29 @@ async def test_compressed_chunks_are_read_clear(chunked):
     await put(chunked, "/3,0312345678", b"words " * 100, {"Content-Type": "text/plain"})
     await put(chunked, "/3,0112345678?cm=true", manifest_of(("3,0312345678", 0, 600)))
     assert (await read(chunked, {"Accept-Encoding": "gzip"})).body == b"words " * 100
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"no gzip at all", b"\x28\xb5\x2f\xfd zstd", gzip.compress(b"words " * 100, mtime=0)[:-9], b"\x1f\x8b, no more"],
+    ids=["plain", "zstd", "torn", "damaged"],
+)
+async def test_chunks_that_cannot_be_decompressed_are_read_as_they_are(chunked, data):
+    """As where they are read by themselves, here or from another server."""
+    assert (await put(chunked, "/3,0312345678", data, {"Content-Encoding": "gzip"})).status == 201
+    assert (await fetch("http.read", chunked, target="/3,0312345678")).body == data
+    await put(chunked, "/3,0112345678?cm=true", manifest_of(("3,0312345678", 0, len(data))))
+    answer = await read(chunked)
+    assert (answer.status, answer.body, answer.breaks_off) == (200, data, False)
+    assert (await read(chunked, {"Range": "bytes=3-5"})).body == data[3:6]
+
+
+async def test_a_chunk_that_becomes_too_large_is_500(chunked):
+    bomb = gzip.compress(bytes(2 * SETTINGS.file_size_limit_bytes))
+    assert (await put(chunked, "/3,0312345678", bomb, {"Content-Encoding": "gzip"})).status == 201
+    await put(chunked, "/3,0112345678?cm=true", manifest_of(("3,0312345678", 0, len(bomb))))
+    answer = await read(chunked)
+    assert (answer.status, b"bytes come out of" in answer.body) == (500, True)
 
 
 async def test_large_local_chunks_are_streamed(chunked, store):
