@@ -117,7 +117,7 @@ def _error_in(answer: bytes) -> str:
     """The error that a JSON answer names, "" when it names none."""
     try:
         fields = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     error = fields.get("error") if isinstance(fields, dict) else None
     return error if isinstance(error, str) else ""

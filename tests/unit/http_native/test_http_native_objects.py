@@ -268,7 +268,9 @@ async def test_pairs_are_kept_and_come_back_as_headers(context, store):
     assert "X-Other" not in answer.headers
 
 
-@pytest.mark.parametrize("pairs", [b"no json", b"[1]", b'{"A":5}'])
+@pytest.mark.parametrize(
+    "pairs", [b"no json", b"[1]", b'{"A":5}', b"[" * 60_000], ids=["no json", "a list", "a number", "nested"]
+)
 async def test_stored_pairs_that_are_none_do_no_harm(context, store, pairs):
     needle = Needle(needle_id=2, cookie=0x12345678, data=HELLO, pairs=pairs)
     needle.has_pairs = True

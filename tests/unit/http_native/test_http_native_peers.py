@@ -179,6 +179,7 @@ async def test_an_unchanged_write_is_sent_on_all_the_same(store, lookup):
         (500, b'{"error":"disk full"}', "disk full"),
         (201, b'{"error":"odd"}', "odd"),
         (404, b"", "it answers 404 to an upload"),
+        (500, b"[" * 60_000, "it answers 500 to an upload"),
         (200, b"x" * (MAX_ANSWER_BYTES + 1), f"the answer is longer than {MAX_ANSWER_BYTES} bytes"),
         (201, [b"{", PeerFailed(PEER.url, PeerFailureKind.SERVER_ERROR, "broke off")], "broke off"),
     ],
