@@ -101,8 +101,8 @@ class Exchange:
 
     Args:
         origin: None for requests of our own.
-        answer_timeout_s: for those, how long after the request the answer's head must be complete. Where there is an
-            origin, it is the one to lose patience.
+        answer_timeout_s: for those, how long after the request the answer's head must be complete, and how long each
+            piece of a body that is sent as it comes may take. Where there is an origin, it is the one to lose patience.
     """
 
     __slots__ = ("_address", "_answer_timeout_s", "_origin", "_pool")
@@ -272,6 +272,11 @@ class _Upload:
             raise self._failure or LinkBroken("no answer")
         return head
 
+    def _be_patient(self) -> None:
+        """For a piece of the body to be taken, at its end for the answer. Our own time for the next piece is free."""
+        if self._origin is None:
+            self._patience.deadline = trio.current_time() + self._answer_timeout_s
+
     async def _on_interim(self, head: ResponseHead) -> None:
         if head.status == 100:
             self._may_send.set()
@@ -282,11 +287,12 @@ class _Upload:
         try:
             await self._may_send.wait()
             while data := await self._source.receive_some():
+                self._be_patient()
                 await self._link.send_data(data)
+                self._patience.deadline = inf
+            self._be_patient()
             await self._link.send_end(self._source.trailers)
-            if self._origin is None:
-                self._patience.deadline = trio.current_time() + self._answer_timeout_s
-            else:
+            if self._origin is not None:
                 await self._origin.wait_end()
                 await self._link.send_eof()
         except LinkBroken as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,8 @@ import pytest
 import trio
 from http_native_kit import REQUEST_ID, SETTINGS, FakeNode, fetch, make_context
 
+from native_handlers.format.crc import crc32c
+from native_handlers.http import write
 from native_handlers.http.context import (
     AuthKeys,
     Location,
@@ -132,6 +135,27 @@ async def test_a_write_reaches_the_replica_as_it_was_stored(store, lookup):
     assert peers.closed == 1
 
 
+async def test_a_large_write_is_sent_in_pieces_of_a_known_length(store):
+    """A copy of all of it would be made on the event loop."""
+    got = {}
+
+    async def answer(_method, url, _target, headers, body):
+        got[url] = (headers, [piece async for piece in body])
+        return 201, (), b"{}"
+
+    data = bytes(range(256)) * 2048
+    lookup = FakeLookup({4: [SELF, PEER, OTHER]})
+    context = make_context(store=store, lookup=lookup, peers=FakePeers(answer))
+    assert (await put(context, FID, data, {"Content-Type": "a/b"})).status == 201
+    assert got.keys() == {PEER.url, OTHER.url}
+    for headers, pieces in got.values():
+        assert headers.get("Content-Length") == str(sum(map(len, pieces)))
+        assert max(map(len, pieces)) < len(data)
+        head, _, rest = b"".join(pieces).partition(b"\r\n\r\n")
+        assert head.startswith(b"--")
+        assert rest.startswith(data + b"\r\n--")
+
+
 async def test_two_native_servers_end_up_with_the_same_needle(store, lookup, tmp_path, clock):
     other_path = tmp_path / "other"
     other_path.mkdir()
@@ -246,6 +270,22 @@ async def test_a_write_for_another_server_is_passed_on(store):
     assert answer.status == 201
     assert json.loads(answer.body)["eTag"] == "d3152e74"
     assert [url for _, url, *_ in peers.requests] == [PEER.url]
+
+
+async def test_a_large_write_for_another_server_is_summed_in_a_thread(monkeypatch):
+    threads = []
+
+    def sum_up(data):
+        threads.append(threading.get_ident())
+        return crc32c(data)
+
+    monkeypatch.setattr(write, "crc32c", sum_up)
+    context = make_context(lookup=FakeLookup({9: [PEER]}), peers=FakePeers(always(201)))
+    for size in (1 << 18, (1 << 18) + 1):
+        data = b"\0" * size
+        answer = await put(context, "/9,0212345678", data, {"Content-Type": "a/b"})
+        assert json.loads(answer.body)["eTag"] == f"{crc32c(data):08x}"
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
 async def test_a_write_that_nobody_holds_is_not_acknowledged(store):

@@ -119,14 +119,21 @@ async def test_a_write_fails_when_a_replica_says_nothing(store, peers, client, s
     assert metrics.seen == [("write", PeerFailureKind.TIMEOUT)]
 
 
-async def test_a_large_write_fails_when_a_replica_takes_nothing(peers, client, mock_clock):
-    """Without a store, for its thread would be outrun."""
-    size = 900_000
-    lookup = FakeLookup({9: [await peers.open(say_nothing)]})
-    context = make_context(lookup=lookup, peers=client)
+@pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_in_the_body])
+@pytest.mark.parametrize("size", [900_000, 20_000_000])
+async def test_a_large_write_fails_when_a_replica_takes_nothing(peers, client, size, script, mock_clock):
+    """Of the smaller one all ends up in the kernel's buffers. Without a store, for its thread would be outrun."""
+    metrics = ReplicationKinds()
+    settings = replace(SETTINGS, file_size_limit_bytes=1 << 25)
+    lookup = FakeLookup({9: [await peers.open(script)]})
+    context = make_context(settings=settings, lookup=lookup, peers=client, metrics=metrics)
+    headers = {"Content-Type": "a/b"}
     with trio.fail_after(3 * TIMEOUT_S):
-        got = await fetch("http.write", context, method="PUT", target="/9,0212345678", body=b"x" * size)
+        got = await fetch(
+            "http.write", context, method="PUT", target="/9,0212345678", headers=headers, body=bytes(size)
+        )
     assert got.status == 500
+    assert metrics.seen == [("write", PeerFailureKind.TIMEOUT)]
 
 
 @pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_in_the_body])
