@@ -21,7 +21,7 @@ from native_handlers.http.content import OpenedBody
 from native_handlers.http.context import LookupFailed, PeerFailed
 from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES
-from native_handlers.http.gzip_data import BadGzip, decompress
+from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import StreamBody
 from native_handlers.http.ranges import ByteRange
@@ -142,7 +142,7 @@ async def read_chunk(
             if left < 0:
                 break
             yield some
-    except (*STORE_FAILURES, BadGzip, BadManifest, PeerFailed, LookupFailed) as failure:
+    except (*STORE_FAILURES, TooMuchData, BadManifest, PeerFailed, LookupFailed) as failure:
         raise ChunkUnreadable(chunk.fid, str(failure)) from failure
     finally:
         await stream.aclose()
@@ -222,14 +222,24 @@ async def _read_needle(
         return
     data = needle.data
     if needle.is_compressed:
-        data = await trio.to_thread.run_sync(decompress, data, context.settings.file_size_limit_bytes)
+        data = await trio.to_thread.run_sync(_clear, data, context.settings.file_size_limit_bytes)
     yield bytes(data[wanted.start : wanted.start + wanted.length])
+
+
+def _clear(data: bytes | memoryview, limit_bytes: int) -> bytes | memoryview:
+    """What cannot be decompressed is taken as it is, as where it is read by itself. Raises TooMuchData."""
+    try:
+        return decompress(data, limit_bytes) if is_gzip(data) else data
+    except TooMuchData:
+        raise
+    except BadGzip:
+        return data
 
 
 async def _read_remote(
     context: HttpContext, lookup: VolumeLookup, peers: PeerHttp, chunk: Chunk, wanted: ByteRange, depth: int
 ) -> AsyncGenerator[bytes, None]:
-    """Asks one holder after the other until one begins to answer."""
+    """Asks one holder after the other until one begins to send."""
     keys = context.auth()
     token = sign_file_id(keys.read_key, chunk.fid, expires_after_s=keys.read_expires_after_s, now_s=time.time())
     headers = Headers([*bearer(token), (DEPTH_HEADER, str(depth + 1))])
@@ -238,13 +248,21 @@ async def _read_remote(
     reason = "the master knows no holder"
     for location in await lookup.locations(chunk.file_id.volume_id):
         response, reason = await _ask(peers, location, chunk, headers)
-        if response is not None:
-            try:
-                async for some in response:
-                    yield some
-            finally:
-                await close_chunks(response)
+        if response is None:
+            continue
+        has_begun = False
+        try:
+            async for some in response:
+                has_begun = True
+                yield some
+        except PeerFailed as failure:
+            if has_begun:
+                raise
+            reason = str(failure)
+        else:
             return
+        finally:
+            await close_chunks(response)
     raise ChunkUnreadable(chunk.fid, reason)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from native_handlers.http.delete import handle_delete
@@ -22,13 +21,13 @@ from native_handlers.http.options import (
     handle_public_options,
     handle_public_other,
 )
-from native_handlers.http.paths import canonical_target, is_well_formed
 from native_handlers.http.read import handle_read
-from native_handlers.http.reply import bad_request, bodiless, dress, redirect
+from native_handlers.http.reply import bodiless, dress
 from native_handlers.http.static import handle_favicon, handle_static
 from native_handlers.http.stats import handle_stats
 from native_handlers.http.status import handle_status
 from native_handlers.http.ui import handle_ui
+from native_handlers.http.unrouted import answer_unrouted
 from native_handlers.http.write import handle_write
 
 if TYPE_CHECKING:
@@ -55,11 +54,9 @@ class _Row:
 
 async def serve(row: _Row, context: HttpContext, request: Request) -> Response:
     """The complete answer to `request`, whose body may be left unread."""
-    if not is_well_formed(request):
-        return bad_request()
-    target = canonical_target(request)
-    if target is not None:
-        return redirect(request, HTTPStatus.TEMPORARY_REDIRECT, target)
+    unrouted = answer_unrouted(request)
+    if unrouted is not None:
+        return unrouted
     response = await row.handler(context, request)
     if row.dress is not Dress.NONE:
         response = dress(context.settings, request, response, with_cors=row.dress is Dress.CORS)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import trio
+
 from native_handlers.http.errors import BadMediaType, BadUpload, quote
 from native_handlers.http.headers import Headers
 from native_handlers.http.media_type import parse_media_type
@@ -25,8 +27,10 @@ MAX_LINE_BYTES = 4096
 """A line between parts that is longer is no boundary and no preamble that anyone sends."""
 _ENCODED_TIMES = 4
 """How much longer quoted-printable content may be than what it stands for: three times, and line ends."""
-MAX_HEADER_BYTES = 1 << 20
-"""Of one part. Upstream takes ten times this."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Of one part, as of a request. Upstream takes 10 MiB; what is parsed here keeps all other requests waiting."""
+_UNYIELDING_STEPS = 256
+"""Lines, and looks for a boundary, until others get a turn: below a millisecond, and no small upload gets there."""
 
 
 class Part:
@@ -71,6 +75,7 @@ class MultipartReader:
         self._is_in_part = False
         self._is_at_content_start = False
         self._parts_read = 0
+        self._steps = 0
 
     async def next_part(self) -> Part | None:
         """The next part, or None after the last.
@@ -133,6 +138,7 @@ class MultipartReader:
                 return b""
         found = self._buffer.find(mark)
         while found >= 0:
+            await self._breathe()
             if await self._is_boundary_end(found + len(mark)):
                 self._is_in_part = False
                 return self._take(found)
@@ -164,6 +170,7 @@ class MultipartReader:
 
     async def _read_line(self) -> bytes:
         """One line with its end; the last one may lack it where it is the final boundary."""
+        await self._breathe()
         size = 0
         while (size := self._buffer.find(b"\n", size)) < 0:
             size = len(self._buffer)
@@ -178,23 +185,22 @@ class MultipartReader:
         return self._take(size + 1)
 
     async def _read_headers(self) -> Headers:
-        pairs: list[tuple[str, str]] = []
+        pairs: list[tuple[str, list[str]]] = []
         size = 0
         while line := (await self._read_header_line()).decode("latin-1").rstrip("\r\n"):
-            size += len(line)
+            size += len(line) + len(self._line_end)
             if size > MAX_HEADER_BYTES:
                 raise BadUpload("multipart: message too large")
             if line[0] in _BLANKS and pairs:
-                last_name, last_value = pairs.pop()
-                pairs.append((last_name, f"{last_value} {line.strip(_BLANKS)}"))
+                pairs[-1][1].append(line.strip(_BLANKS))
                 continue
             name, colon, value = line.partition(":")
             if not colon:
                 raise BadUpload(f"malformed MIME header: missing colon: {quote(line)}")
             if not _NAME.fullmatch(name) or _CONTROLS.search(value):
                 raise BadUpload(f"malformed MIME header line: {quote(line)}")
-            pairs.append((name.strip(_BLANKS), value.strip(_BLANKS)))
-        return Headers(pairs)
+            pairs.append((name.strip(_BLANKS), [value.strip(_BLANKS)]))
+        return Headers((name, " ".join(lines)) for name, lines in pairs)
 
     async def _read_header_line(self) -> bytes:
         """As `_read_line`, but the last line of the body may lack its end. Nothing but the end is an error."""
@@ -212,6 +218,11 @@ class MultipartReader:
             received = await self._body.receive_some()
             self._buffer += received
             self._has_ended = not received
+
+    async def _breathe(self) -> None:
+        self._steps += 1
+        if self._steps % _UNYIELDING_STEPS == 0:
+            await trio.lowlevel.checkpoint()
 
     def _take(self, size: int) -> bytes:
         taken = bytes(memoryview(self._buffer)[:size])

@@ -22,6 +22,10 @@ MAX_ANSWER_BYTES = 1 << 16
 """Of what a peer says to a write or a delete; both are a line of JSON."""
 
 
+ANSWER_TIMEOUT_S = 30.0
+"""For the whole of such an answer, once its head is there: a peer that drips is as good as one that hangs."""
+
+
 async def other_holders(context: HttpContext, volume_id: int, copy_count: int | None) -> list[Location]:
     """Where else a write to the volume has to go; `copy_count` is None for a volume that is not here.
 
@@ -69,18 +73,26 @@ async def read_answer(peer: str, response: PeerResponse) -> bytes:
     """The whole body of a peer's answer.
 
     Raises:
-        PeerFailed: it breaks off, or is longer than any answer to such a request.
+        PeerFailed: it breaks off, takes too long, or is longer than any answer to such a request.
     """
-    pieces, size = [], 0
     try:
-        async for piece in response.chunks:
-            size += len(piece)
-            if size > MAX_ANSWER_BYTES:
-                reason = f"the answer is longer than {MAX_ANSWER_BYTES} bytes"
-                raise PeerFailed(peer, PeerFailureKind.SERVER_ERROR, reason)
-            pieces.append(piece)
+        with trio.fail_after(ANSWER_TIMEOUT_S):
+            return await _read_short(peer, response)
+    except trio.TooSlowError as error:
+        reason = f"its answer takes longer than {ANSWER_TIMEOUT_S:g} s"
+        raise PeerFailed(peer, PeerFailureKind.TIMEOUT, reason) from error
     finally:
         await close_chunks(response.chunks)
+
+
+async def _read_short(peer: str, response: PeerResponse) -> bytes:
+    pieces, size = [], 0
+    async for piece in response.chunks:
+        size += len(piece)
+        if size > MAX_ANSWER_BYTES:
+            reason = f"the answer is longer than {MAX_ANSWER_BYTES} bytes"
+            raise PeerFailed(peer, PeerFailureKind.SERVER_ERROR, reason)
+        pieces.append(piece)
     return b"".join(pieces)
 
 

@@ -176,7 +176,7 @@ def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
         return
     try:
         pairs = json.loads(needle.pairs)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(pairs, dict):
         for name, value in pairs.items():

@@ -5,6 +5,7 @@ Source: weed/server/volume_server_handlers_read.go proxyReqToTargetServer.
 
 from __future__ import annotations
 
+import logging
 import random
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -19,10 +20,14 @@ from native_handlers.http.query import encode_query, parse_query
 from native_handlers.http.reply import bodiless, empty_reply, redirect
 
 if TYPE_CHECKING:
-    from native_handlers.http.context import HttpContext, PeerHttp
+    from collections.abc import Sequence
+
+    from native_handlers.http.context import HttpContext, PeerHttp, PeerResponse
     from native_handlers.http.message import Request
     from native_handlers.http.paths import ObjectPath
     from native_handlers.http.query import Query
+
+log = logging.getLogger(__name__)
 
 PROXIED = "proxied"
 """The query field that marks a read as passed on already."""
@@ -44,12 +49,12 @@ async def read_elsewhere(
     if context.settings.read_mode is ReadMode.LOCAL or query.is_true(PROXIED):
         metrics.count_read_invalid_needle()
         return not_found(context)
-    target = await _some_holder(context, volume_id)
-    if target is None:
+    targets = await _other_holders(context, volume_id)
+    if not targets:
         metrics.count_read_invalid_needle()
         metrics.count_handler("emptyReadProxyLocaction")
         return not_found(context)
-    return await _from_holder(context, request, path, query, target)
+    return await _from_holder(context, request, path, query, targets)
 
 
 async def hand_over(context: HttpContext, request: Request) -> Response | None:
@@ -70,21 +75,23 @@ async def hand_over(context: HttpContext, request: Request) -> Response | None:
     volume = context.store.find_volume(volume_id) if context.store is not None else None
     if volume is None or volume.replica_placement.copy_count < 2:
         return None
-    target = await _some_holder(context, volume_id)
-    if target is None:
+    targets = await _other_holders(context, volume_id)
+    if not targets:
         return None
-    response = await _from_holder(context, request, path, query, target)
+    response = await _from_holder(context, request, path, query, targets)
     return await bodiless(response) if request.method == "HEAD" else response
 
 
-async def _from_holder(context: HttpContext, request: Request, path: ObjectPath, query: Query, target: str) -> Response:
+async def _from_holder(
+    context: HttpContext, request: Request, path: ObjectPath, query: Query, targets: Sequence[str]
+) -> Response:
     if context.settings.read_mode is not ReadMode.PROXY:
         context.metrics.count_handler("readRedirectRequest")
-        return _redirect(context, request, path, query, target)
+        return _redirect(context, request, path, query, targets[0])
     if context.peers is None:
         return internal_error(context)
     context.metrics.count_handler("readProxyRequest")
-    return await _proxy(context, context.peers, request, query, target)
+    return await _proxy(context, context.peers, request, query, targets)
 
 
 def not_found(context: HttpContext) -> Response:
@@ -101,16 +108,17 @@ def internal_error(context: HttpContext) -> Response:
     return empty_reply(500)
 
 
-async def _some_holder(context: HttpContext, volume_id: int) -> str | None:
-    """host:port of a holder other than this server, by chance; None if there is none."""
+async def _other_holders(context: HttpContext, volume_id: int) -> list[str]:
+    """host:port of each holder other than this server, in the order of chance."""
     if context.lookup is None:
-        return None
+        return []
     try:
         locations = await context.lookup.locations(volume_id)
     except LookupFailed:
-        return None
+        return []
     others = [location.url for location in locations if location.url != context.settings.self_url]
-    return random.choice(others) if others else None  # noqa: S311  spreading load, not a secret
+    random.shuffle(others)
+    return others
 
 
 def _redirect(context: HttpContext, request: Request, path: ObjectPath, query: Query, target: str) -> Response:
@@ -120,15 +128,23 @@ def _redirect(context: HttpContext, request: Request, path: ObjectPath, query: Q
     return redirect(request, HTTPStatus.MOVED_PERMANENTLY, location)
 
 
-async def _proxy(context: HttpContext, peers: PeerHttp, request: Request, query: Query, target: str) -> Response:
+async def _proxy(
+    context: HttpContext, peers: PeerHttp, request: Request, query: Query, targets: Sequence[str]
+) -> Response:
+    """What the first holder says that says anything, 500 where none does. Upstream asks one of them alone."""
     fields = [(key, value) for key, value in query.pairs if key != PROXIED]
     passed_on = f"{request.raw_path}?{encode_query([*fields, (PROXIED, 'true')])}"
     headers = request.headers.without(_NOT_PASSED_ON)
-    try:
-        answer = await peers.request("GET", target, passed_on, headers, b"")
-    except PeerFailed:
-        context.metrics.count_handler("failedReadProxyRequest")
-        return internal_error(context)
+    for target in targets:
+        try:
+            return _relayed(await peers.request("GET", target, passed_on, headers, b""))
+        except PeerFailed as failure:
+            log.warning("a read of %s cannot be passed on: %s", request.raw_path, failure)
+            context.metrics.count_handler("failedReadProxyRequest")
+    return internal_error(context)
+
+
+def _relayed(answer: PeerResponse) -> Response:
     length = answer.headers.get("Content-Length") or ""
     relayed = Headers(answer.headers.without(_NOT_RELAYED))
     if length.isascii() and length.isdigit():

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.http.context import PeerFailed, PeerFailureKind
@@ -24,6 +26,8 @@ from native_handlers.http.tokens import bearer, token_of
 from native_handlers.http.upload import PAIR_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from native_handlers.format.needle import Needle
     from native_handlers.http.context import Location, PeerHttp
     from native_handlers.http.message import Request
@@ -33,13 +37,18 @@ _DONE = frozenset((200, 201, 204))
 _GONE = frozenset((200, 202, 204, 404))
 
 
+_JOINED_BYTES = 256 * 1024
+"""A body up to here goes out as one; a larger one in pieces of that, for a copy of all would keep other requests
+waiting, and a peer has some time for each piece."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaWrite:
-    """One write, ready to be sent to any number of peers."""
+    """One write, ready to be sent to any number of peers. `headers` say the length of `pieces` if there are several."""
 
     target: str
     headers: Headers
-    body: bytes
+    pieces: tuple[bytes, ...]
 
     async def send(self, peers: PeerHttp, location: Location) -> None:
         """Writes on one peer, in one attempt.
@@ -47,7 +56,12 @@ class ReplicaWrite:
         Raises:
             PeerFailed: it did not answer, or not that it has written.
         """
-        response = await peers.request("POST", location.url, self.target, self.headers, self.body)
+        request = partial(peers.request, "POST", location.url, self.target, self.headers)
+        if len(self.pieces) == 1:
+            response = await request(self.pieces[0])
+        else:
+            async with aclosing(_one_by_one(self.pieces)) as body:
+                response = await request(body)
         answer = await read_answer(location.url, response)
         if response.status not in _DONE or _error_in(answer):
             reason = _error_in(answer) or f"it answers {response.status} to an upload"
@@ -67,13 +81,19 @@ def make_replica_write(request: Request, upload: Upload, *, is_fsync: bool) -> R
     target = f"{request.raw_path}?{encode_query(fields)}"
     boundary = secrets.token_hex(30)
     head = f"--{boundary}\r\n{_part_headers(request, upload)}\r\n".encode("latin-1")
-    body = b"".join((head, needle.data, f"\r\n--{boundary}--\r\n".encode()))
+    data = needle.data if isinstance(needle.data, bytes) else bytes(needle.data)
+    pieces: tuple[bytes, ...] = (head, data, f"\r\n--{boundary}--\r\n".encode())
+    size = sum(map(len, pieces))
     headers = HeaderMap()
+    if size <= _JOINED_BYTES:
+        pieces = (b"".join(pieces),)
+    else:
+        headers.set("Content-Length", str(size))
     headers.set("Content-Type", f"multipart/form-data; boundary={boundary}")
     headers.set(REQUEST_ID_HEADER, request.request_id)
     for name, value in _pairs_of(needle).items():
         headers.set(f"{PAIR_PREFIX}{name}", value.encode("utf-8", "replace").decode("latin-1"))
-    return ReplicaWrite(target, headers.to_headers().plus(*bearer(token_of(request))), body)
+    return ReplicaWrite(target, headers.to_headers().plus(*bearer(token_of(request))), pieces)
 
 
 async def delete_replica(peers: PeerHttp, location: Location, request: Request) -> None:
@@ -89,6 +109,12 @@ async def delete_replica(peers: PeerHttp, location: Location, request: Request) 
     if response.status not in _GONE:
         reason = _error_in(answer) or f"it answers {response.status} to a delete"
         raise PeerFailed(location.url, PeerFailureKind.SERVER_ERROR, reason)
+
+
+async def _one_by_one(pieces: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        for at in range(0, len(piece), _JOINED_BYTES):
+            yield piece[at : at + _JOINED_BYTES]
 
 
 def _part_headers(request: Request, upload: Upload) -> str:
@@ -117,7 +143,7 @@ def _error_in(answer: bytes) -> str:
     """The error that a JSON answer names, "" when it names none."""
     try:
         fields = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     error = fields.get("error") if isinstance(fields, dict) else None
     return error if isinstance(error, str) else ""

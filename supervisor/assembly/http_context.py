@@ -14,7 +14,7 @@ from supervisor.gateway.http_authority import HttpAuthority
 from supervisor.gateway.shared_view import SharedNodeView
 from supervisor.net.http_client import HttpPool
 from supervisor.net.http_connect import TcpConnector
-from supervisor.net.http_peer import PeerClient
+from supervisor.net.http_peer import PEER_TIMEOUT_S, PeerClient
 from supervisor.net.tls import client_context
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def node_details(node: Node, backend: ManagedBackend | None) -> NodeDetails:
 def make_peer_client(node: Node) -> PeerClient:
     """How this node talks to other volume servers: over TLS where https.client.enabled says so."""
     tls = https_client_context(node.config.security.https_client)
-    return PeerClient(HttpPool(connect=TcpConnector(tls=tls, source_host=node.config.bind_ip)))
+    connect = TcpConnector(tls=tls, source_host=node.config.bind_ip, idle_timeout_s=PEER_TIMEOUT_S)
+    return PeerClient(HttpPool(connect=connect))
 
 
 def https_client_context(https: HttpsClientConfig) -> ssl.SSLContext | None:

@@ -11,21 +11,29 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.format.errors import BadFileId
+from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.http.context import AuthKeys
+from native_handlers.http.go_json import text_of_wire
 from native_handlers.http.paths import parse_object_path, wire_path
 from native_handlers.http.reply import empty_reply, json_error
+from native_handlers.http.tokens import token_of
 from supervisor.routing.registry import AccessKind
-from supervisor.wire.jwt import BadToken, check_token, token_of
+from supervisor.wire.jwt import BadToken, check_token
 from supervisor.wire.whitelist import Whitelist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.http.message import Request, Response
+    from native_handlers.http.paths import ObjectPath
     from supervisor.cli.config import SecurityConfig
     from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
+
+_READ_OF_NO_VOLUME = "http.stats"
+"""Upstream's object handler answers this route, and asks for a token before it finds that `stats` is no volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +83,41 @@ class Guard:
     def refuse_token(self, route: Route, request: Request) -> Response | None:
         """The refusal for a request whose token does not allow it; None lets it pass.
 
-        Reads need a token where there is a read key, writes and deletes where there is a write key.
+        Reads need a token where there is a read key, writes and deletes where there is a write key. An id that upstream
+        looks at before the token gets its 400 from here, for what is refused must reach no handler.
         """
-        match route.access.kind:
-            case AccessKind.VOLUME_READ:
-                key = self._snapshot.keys.read_key
-            case AccessKind.VOLUME_WRITE:
-                key = self._snapshot.keys.write_key
-            case _:
-                return None
+        if route.access.kind is AccessKind.VOLUME_READ or route.name == _READ_OF_NO_VOLUME:
+            key = self._snapshot.keys.read_key
+        elif route.access.kind is AccessKind.VOLUME_WRITE:
+            key = self._snapshot.keys.write_key
+        else:
+            return None
         if not key:
             return None
         path = parse_object_path(wire_path(request))
         try:
             check_token(token_of(request), key, f"{path.volume_id},{path.file_id}", self._now_s())
         except BadToken as error:
+            reason = _what_is_wrong(route, request.method, path)
+            if reason is not None:
+                return json_error(request, 400, reason)
             log.info("wrong jwt from %s for %s: %s", request.peer_host, request.raw_path, error)
             return json_error(request, 401, "wrong jwt")
         return None
+
+
+def _what_is_wrong(route: Route, method: str, path: ObjectPath) -> str | None:
+    """What upstream says of a malformed id before it looks at a token; None where it looks at the token first.
+
+    Source: weed/server/volume_server_handlers_write.go PostHandler, DeleteHandler.
+    """
+    if route.access.kind is not AccessKind.VOLUME_WRITE:
+        return None
+    try:
+        if method == "DELETE":
+            parse_needle_id_cookie(path.file_id)
+        else:
+            parse_volume_id(path.volume_id)
+    except BadFileId as failure:
+        return text_of_wire(str(failure))
+    return None

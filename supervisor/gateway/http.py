@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http.read_elsewhere import hand_over
 from native_handlers.http.reply import dress, json_error, without_body
+from native_handlers.http.unrouted import answer_unrouted
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
 from supervisor.net.http_forward import bad_gateway
 from supervisor.routing.decision import Decision, Engine, decide
@@ -109,7 +110,7 @@ class HttpGateway:
             return await self._answer_throttled(self._throttle, decision, request)
         refusal = self._guard.refuse_host(decision.route, request)
         if refusal is not None:
-            return self._dressed(request, refusal)
+            return self._refused(request, refusal)
         if self._forwarder is None:
             return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
         return await self._with_access(decision, request, partial(self._forwarder.forward, request))
@@ -136,7 +137,7 @@ class HttpGateway:
     async def _answer_natively(self, decision: Decision, request: Request) -> Response:
         refusal = self._guard.refuse_host(decision.route, request) or self._guard.refuse_token(decision.route, request)
         if refusal is not None:
-            return self._dressed(request, refusal)
+            return self._refused(request, refusal)
         handler = self._native.get(decision.route.name)
         if handler is None or decision.is_absent:
             return self._dressed(request, json_error(request, 501, f"{decision.route.name}: {decision.why}"))
@@ -165,6 +166,10 @@ class HttpGateway:
         self._context.metrics.count_handler("downloadLimitCondition")
         answer = await hand_over(self._context, request)
         return answer if answer is not None else await throttle.refuse_download(request)
+
+    def _refused(self, request: Request, refusal: Response) -> Response:
+        """What a request gets that the guard refuses: the refusal, if there is a handler that it would reach."""
+        return answer_unrouted(request) or self._dressed(request, refusal)
 
     def _dressed(self, request: Request, response: Response) -> Response:
         response = dress(self._context.settings, request, response, with_cors=True)

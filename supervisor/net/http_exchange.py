@@ -8,13 +8,14 @@ ended without a byte of an answer. Nothing else is ever sent twice.
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from native_handlers.http.message import BodyError
 from supervisor.net.errors import BackendUnavailable, PeerError
-from supervisor.net.http_link import ClientLink, LinkBroken, NotYet, receive_final_head
+from supervisor.net.http_link import ClientLink, LinkBroken, LinkSilent, NotYet, receive_final_head
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -100,20 +101,26 @@ class Exchange:
 
     Args:
         origin: None for requests of our own.
+        answer_timeout_s: for those, how long after the request the answer's head must be complete, and how long each
+            piece of a body that is sent as it comes may take. Where there is an origin, it is the one to lose patience.
     """
 
-    __slots__ = ("_address", "_origin", "_pool")
+    __slots__ = ("_address", "_answer_timeout_s", "_origin", "_pool")
 
-    def __init__(self, pool: HttpPool, address: Address, origin: Origin | None = None) -> None:
+    def __init__(
+        self, pool: HttpPool, address: Address, origin: Origin | None = None, *, answer_timeout_s: float = inf
+    ) -> None:
         self._pool = pool
         self._address = address
         self._origin = origin
+        self._answer_timeout_s = answer_timeout_s
 
     async def send_whole(self, head: RequestHead, body: bytes) -> Answer:
         """The answer to a request whose body is at hand.
 
         Raises:
-            LinkBroken: no answer; CannotConnect when nothing was executed for certain.
+            LinkBroken: no answer; CannotConnect when nothing was executed for certain, LinkSilent when the server
+                may yet execute it.
             PeerError: the origin is gone; the connection was closed.
         """
         try:
@@ -141,7 +148,7 @@ class Exchange:
         except LinkBroken as error:
             await self._give_up(link)
             is_repeatable = not body and head.method in _REPEATABLE and not link.received_bytes
-            if link.is_reused and (is_repeatable or not link.sent_bytes):
+            if link.is_reused and not isinstance(error, LinkSilent) and (is_repeatable or not link.sent_bytes):
                 raise _StaleLink from error
             raise
         except BaseException:
@@ -158,10 +165,13 @@ class Exchange:
                 raise _StaleLink from error
             raise
         try:
-            return await self._answer(link, await _Upload(link, head, source, self._origin).run())
+            return await self._answer(link, await self._uploaded(link, head, source))
         except BaseException:
             await self._give_up(link)
             raise
+
+    async def _uploaded(self, link: ClientLink, head: RequestHead, source: BodySource) -> ResponseHead:
+        return await _Upload(link, head, source, self._origin, self._answer_timeout_s).run()
 
     async def _answer(self, link: ClientLink, head: ResponseHead) -> Answer:
         length = head.body_length_bytes
@@ -177,12 +187,13 @@ class Exchange:
         await self._pool.release(self._address, link)
 
     async def _patient_head(self, link: ClientLink) -> ResponseHead:
-        if self._origin is None:
-            return await receive_final_head(link, _ignore_interim)
-        link.expect_head_by(trio.current_time() + WATCH_AFTER_S)
+        patience_s = self._answer_timeout_s if self._origin is None else WATCH_AFTER_S
+        link.expect_head_by(trio.current_time() + patience_s)
         try:
-            return await receive_final_head(link, self._origin.on_interim)
-        except NotYet:
+            return await receive_final_head(link, _ignore_interim if self._origin is None else self._origin.on_interim)
+        except NotYet as error:
+            if self._origin is None:
+                raise _no_answer_within(patience_s) from error
             link.expect_head_by()
             return await _head_while_watching(link, self._origin)
         finally:
@@ -195,6 +206,10 @@ class _StaleLink(Exception):
 
 async def _ignore_interim(head: ResponseHead) -> None:
     """An interim answer to a request of our own says nothing that we act on."""
+
+
+def _no_answer_within(timeout_s: float) -> LinkSilent:
+    return LinkSilent(f"no answer within {timeout_s:g} s")
 
 
 async def _head_while_watching(link: ClientLink, origin: Origin) -> ResponseHead:
@@ -228,10 +243,14 @@ async def _head_while_watching(link: ClientLink, origin: Origin) -> ResponseHead
 class _Upload:
     """Sends a body as it comes in, and takes the answer, which may come before the body is over."""
 
-    def __init__(self, link: ClientLink, head: RequestHead, source: BodySource, origin: Origin | None) -> None:
+    def __init__(
+        self, link: ClientLink, head: RequestHead, source: BodySource, origin: Origin | None, answer_timeout_s: float
+    ) -> None:
         self._link = link
         self._source = source
         self._origin = origin
+        self._answer_timeout_s = answer_timeout_s
+        self._patience = trio.CancelScope()
         self._failure: Exception | None = None
         self._may_send = trio.Event()
         if not head.expects_continue:
@@ -242,13 +261,21 @@ class _Upload:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump, nursery.cancel_scope)
             try:
-                head = await receive_final_head(self._link, self._on_interim)
+                with self._patience:
+                    head = await receive_final_head(self._link, self._on_interim)
             except (LinkBroken, PeerError) as error:
                 self._failure = error
             nursery.cancel_scope.cancel()
+        if self._patience.cancelled_caught:
+            raise _no_answer_within(self._answer_timeout_s)
         if head is None:
             raise self._failure or LinkBroken("no answer")
         return head
+
+    def _be_patient(self) -> None:
+        """For a piece of the body to be taken, at its end for the answer. Our own time for the next piece is free."""
+        if self._origin is None:
+            self._patience.deadline = trio.current_time() + self._answer_timeout_s
 
     async def _on_interim(self, head: ResponseHead) -> None:
         if head.status == 100:
@@ -260,7 +287,10 @@ class _Upload:
         try:
             await self._may_send.wait()
             while data := await self._source.receive_some():
+                self._be_patient()
                 await self._link.send_data(data)
+                self._patience.deadline = inf
+            self._be_patient()
             await self._link.send_end(self._source.trailers)
             if self._origin is not None:
                 await self._origin.wait_end()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.net.errors import PeerError, PeerTooSlow
+from supervisor.net.errors import PeerError, PeerSilent, PeerTooSlow
 from supervisor.net.transport import HEAD_BYTES, RECEIVE_BYTES, SocketTransport
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_events import (
@@ -36,6 +36,10 @@ _MAX_INTERIM = 32
 
 class LinkBroken(Exception):
     """The exchange cannot be completed: the server closed, broke off, or does not speak HTTP/1."""
+
+
+class LinkSilent(LinkBroken):
+    """The server is connected and neither takes nor says anything, or not what it was given a deadline for."""
 
 
 class NotYet(Exception):
@@ -173,7 +177,7 @@ class ClientLink:
             await self._transport.send_all(data, more=more)
         except PeerError as error:
             self.is_spent = True
-            raise LinkBroken(str(error)) from error
+            raise _broken(error) from error
         except trio.Cancelled:
             self.is_spent = True
             raise
@@ -185,7 +189,7 @@ class ClientLink:
             except PeerTooSlow as error:
                 raise NotYet from error
             except PeerError as error:
-                raise LinkBroken(str(error)) from error
+                raise _broken(error) from error
             self.received_bytes += len(data)
             self._codec.receive_data(data)
         return event
@@ -196,6 +200,10 @@ class ClientLink:
         except RemoteProtocolError as error:
             self.is_spent = True
             raise LinkBroken(error.why) from error
+
+
+def _broken(error: PeerError) -> LinkBroken:
+    return LinkSilent(str(error)) if isinstance(error, PeerSilent) else LinkBroken(str(error))
 
 
 async def receive_final_head(link: ClientLink, on_interim: OnInterim) -> ResponseHead:

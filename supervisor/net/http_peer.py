@@ -8,7 +8,7 @@ from native_handlers.http.context import PeerFailed, PeerFailureKind, PeerRespon
 from supervisor.net.errors import BackendUnavailable
 from supervisor.net.http_client import Address, CannotConnect
 from supervisor.net.http_exchange import Answer, AnswerBody, Exchange
-from supervisor.net.http_link import LinkBroken
+from supervisor.net.http_link import LinkBroken, LinkSilent
 from supervisor.wire.forwarding import end_to_end
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead
 from supervisor.wire.server_address import BadServerAddress, ServerAddress
@@ -20,11 +20,22 @@ if TYPE_CHECKING:
     from supervisor.net.http_client import HttpPool
 
 
-class PeerClient:
-    """Talks to volume servers by their host:port, over TLS where the pool has it."""
+PEER_TIMEOUT_S = 30.0
+"""How long a peer may take for the head of an answer once it has the request, and how long its connection may stand
+still at any other time: a peer that hangs must not hold a write, for another one can be read or written. A write that
+reaches a slow disk takes less. Source: weed/util/http/client/http_client.go responseHeaderTimeout, which leaves bodies
+unlimited."""
 
-    def __init__(self, pool: HttpPool) -> None:
+
+class PeerClient:
+    """Talks to volume servers by their host:port, over TLS where the pool has it.
+
+    How long one may be silent within a body, or not take a request, is the matter of the pool's connections.
+    """
+
+    def __init__(self, pool: HttpPool, *, answer_timeout_s: float = PEER_TIMEOUT_S) -> None:
         self._pool = pool
+        self._answer_timeout_s = answer_timeout_s
 
     async def request(
         self, method: str, url_host_port: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
@@ -34,7 +45,7 @@ class PeerClient:
         Cancellation: closes the connection.
         """
         address = _address(url_host_port)
-        exchange = Exchange(self._pool, address)
+        exchange = Exchange(self._pool, address, answer_timeout_s=self._answer_timeout_s)
         declared = headers.get("Content-Length")
         length = len(body) if isinstance(body, bytes) else None if declared is None else int(declared)
         head = RequestHead(
@@ -69,7 +80,7 @@ class PeerBody:
         try:
             return await self._rest.__anext__()
         except BackendUnavailable as error:
-            raise PeerFailed(self._peer, PeerFailureKind.SERVER_ERROR, error.reason) from error
+            raise PeerFailed(self._peer, _kind_of(error.__cause__), error.reason) from error
 
     async def aclose(self) -> None:
         """Gives up what was not read."""
@@ -105,7 +116,7 @@ def _address(url_host_port: str) -> Address:
     return Address(parsed.host, parsed.port)
 
 
-def _kind_of(error: LinkBroken) -> PeerFailureKind:
+def _kind_of(error: BaseException | None) -> PeerFailureKind:
     if isinstance(error, CannotConnect):
         return PeerFailureKind.CONNECTION_REFUSED if error.is_refused else PeerFailureKind.TIMEOUT
-    return PeerFailureKind.SERVER_ERROR
+    return PeerFailureKind.TIMEOUT if isinstance(error, LinkSilent) else PeerFailureKind.SERVER_ERROR

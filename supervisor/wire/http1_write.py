@@ -45,7 +45,8 @@ def _encode(start_line: str, headers: Headers, framing: str) -> bytes:
         headers = headers.without(_CONNECTION_FIELDS)
     block = "".join([f"{name}: {value}\r\n" for name, value in headers])
     try:
-        if is_field_block(f"{block}\r\n"):
+        # Whole lines in a value leave a good block, but one of more lines than there are fields.
+        if block.count("\n") == len(headers) and is_field_block(f"{block}\r\n"):
             return f"{start_line}{block}{framing}\r\n".encode("latin-1")
     except UnicodeEncodeError:
         pass  # a start line with wide characters; the lines below encode it as they do the values

@@ -1,4 +1,4 @@
-"""Tokens that allow one file to be read or written.
+"""Tokens that allow one file to be read or written. Where a request carries one: native_handlers/http/tokens.py.
 
 Checked with hmac alone: the three HMAC algorithms are all that upstream takes, keys of any length and shape must work,
 and the time comes from the caller. Source: weed/security/jwt.go, golang-jwt v5 (validator, base64url without padding).
@@ -13,17 +13,10 @@ import re
 from base64 import urlsafe_b64decode
 from typing import TYPE_CHECKING
 
-from native_handlers.http.query import parse_query
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from native_handlers.http.headers import Headers
-    from native_handlers.http.message import Request
-
 _DIGESTS: Mapping[str, str] = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
-_BEARER_CHARS = len("bearer ")
-_COOKIE_NAME = "AT"
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 _STRING_CLAIMS = ("fid", "iss", "sub", "jti")
 _TIME_CLAIMS = ("exp", "nbf", "iat")
@@ -31,12 +24,6 @@ _TIME_CLAIMS = ("exp", "nbf", "iat")
 
 class BadToken(Exception):
     """The token allows nothing, for the reason in its text. Never shown to a client."""
-
-
-def token_of(request: Request) -> str:
-    """The token that comes with `request`, "" when there is none: `?jwt=`, else Authorization, else the cookie AT."""
-    token = parse_query(request.raw_query).get("jwt") if "jwt=" in request.raw_query else ""
-    return token or _bearer_token(request.headers) or _cookie_token(request.headers)
 
 
 def check_token(token: str, key: bytes, file_id: str, now_s: float) -> None:
@@ -90,20 +77,6 @@ def _without_delta(file_id: str) -> str:
     volume_id, comma, rest = file_id.partition(",")
     at = rest.rfind("_")
     return f"{volume_id}{comma}{rest[:at]}" if at > 0 else file_id
-
-
-def _bearer_token(headers: Headers) -> str:
-    value = headers.get("Authorization") or ""
-    return value[_BEARER_CHARS:] if len(value) > _BEARER_CHARS and value[:6].lower() == "bearer" else ""
-
-
-def _cookie_token(headers: Headers) -> str:
-    for line in headers.get_all("Cookie"):
-        for pair in line.split(";"):
-            name, equals, value = pair.strip(" \t").partition("=")
-            if equals and name == _COOKIE_NAME:
-                return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-    return ""
 
 
 def _json_object(part: str) -> Mapping[str, object]:

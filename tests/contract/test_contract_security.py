@@ -85,6 +85,21 @@ def test_the_white_list_goes_by_the_address_of_the_client(fresh_server):
     assert server.http("DELETE", f"/{fid}").status == 202
 
 
+def test_a_hang_up_changes_the_white_list(fresh_server):
+    server = fresh_server("-whiteList=192.0.2.0/24", security=toml(white_list="127.0.0.1"))
+    first, second = server.store(b"1"), server.store(b"2")
+    assert fetch(server.admin, "DELETE", f"/{first}", source=STRANGER).status == 401
+    server.security_file.write_text(toml(white_list=STRANGER))
+    server.process.send_signal(signal.SIGHUP)
+
+    def is_accepted():
+        return fetch(server.admin, "DELETE", f"/{first}", source=STRANGER).status == 202
+
+    wait_until(is_accepted, "the new list to be taken")
+    assert server.http("DELETE", f"/{second}").status == 401
+    assert server.http("GET", f"/{second}").body == b"2"
+
+
 def test_calls_and_writes_are_refused_to_who_is_not_listed(fresh_server):
     server = fresh_server("-whiteList=192.0.2.0/24")
     assert server.http("PUT", "/1,01637037d6", [], b"x").status == 401

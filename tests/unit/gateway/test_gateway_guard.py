@@ -32,6 +32,27 @@ def request(method="GET", target=f"/{FID}", *fields, host="10.0.0.1"):
     return Request(method, target, Headers(fields), None, Listener.ADMIN, host, 1, "ID")
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("POST", "/x,01637037d6", 400),
+        ("POST", "/3,zz", 401),
+        ("PUT", "/x,zz", 400),
+        ("DELETE", "/3,zz", 400),
+        ("DELETE", "/x,01637037d6", 401),
+        ("GET", "/x,zz", 401),
+        ("HEAD", "/stats/x", 401),
+        ("OPTIONS", "/x,zz", None),
+    ],
+)
+def test_ids_that_upstream_looks_at_first_are_refused_first(method, target, status):
+    """The same against a running `weed`: test_http_native_guard_against_go.py."""
+    guard = Guard(security(write=b"w", read=b"r"))
+    got = token_status(guard, request(method, target))
+    assert (got and got[0]) == status
+    assert token_status(Guard(security()), request(method, target)) is None
+
+
 def route_of(req):
     return match_http(req.listener, req.method, req.raw_path)
 

@@ -27,12 +27,16 @@ def find_weed():
 
 
 @contextmanager
-def go_volume_server(weed, folder, volume_id, *flags):
-    """Yields (admin port, public port) of a server with one empty volume; both processes end with the block."""
+def go_volume_server(weed, folder, volume_id, *flags, security=""):
+    """Yields (admin port, public port) of a server with one empty volume; both processes end with the block.
+
+    `security` is what its security.toml says. None as `volume_id` makes no volume: a white list forbids us to.
+    """
     master, master_grpc, admin, volume_grpc, public = _free_ports(5)
     config = folder / "config"
     for name in ("config", "master", "volume"):
         (folder / name).mkdir()
+    (config / "security.toml").write_text(security)
     head = [weed, f"-config_dir={config}", "-logtostderr=true"]
     common = {"ip": "127.0.0.1", "port": master, "port.grpc": master_grpc}
     volume = {
@@ -51,9 +55,10 @@ def go_volume_server(weed, folder, volume_id, *flags):
         )
         stack.enter_context(_running([*head, "volume", *_flags(volume), *flags], log))
         _wait_until_healthy(admin)
-        with grpc.insecure_channel(f"127.0.0.1:{volume_grpc}") as channel:
-            allocation = AllocateVolumeRequest(volume_id=volume_id, version=3)
-            volume_server(channel).AllocateVolume(allocation, timeout=START_LIMIT_S, wait_for_ready=True)
+        if volume_id is not None:
+            with grpc.insecure_channel(f"127.0.0.1:{volume_grpc}") as channel:
+                allocation = AllocateVolumeRequest(volume_id=volume_id, version=3)
+                volume_server(channel).AllocateVolume(allocation, timeout=START_LIMIT_S, wait_for_ready=True)
         yield admin, public
 
 

@@ -9,6 +9,7 @@ from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.headers import Headers
 from native_handlers.http.message import BodyError, FileBody, FileSlice, Listener, Request, StreamBody
+from supervisor.net.http_send import release
 
 SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1 << 20)
 REQUEST_ID = "18EA8ACC380FBF5585995737"
@@ -112,8 +113,7 @@ async def fetch(route, context=None, **request):
         else:
             body = bytes(response.body)
     finally:
-        if response.close is not None:
-            response.close()
+        await release(response)
     return Answer(response.status, response.headers, body, breaks_off)
 
 

@@ -7,6 +7,7 @@ import trio
 from http_native_kit import MemoryBody
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import assert_no_checkpoints
 
 from native_handlers.http import multipart
 from native_handlers.http.errors import BadUpload
@@ -117,6 +118,45 @@ async def test_the_headers_of_a_part_are_limited(monkeypatch):
     monkeypatch.setattr(multipart, "MAX_HEADER_BYTES", 100)
     with pytest.raises(BadUpload, match="message too large"):
         await parse(b"--x\r\n" + b"A: b\r\n" * 100 + b"\r\n--x--")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"--x\r\n\r\n\r\n" * 20_000 + b"--x--",
+        b"--x\r\n" + b"a:\r\n" * 10_000 + b"\r\n\r\n--x--",
+        b"--x\r\na:b\r\n" + b" c\r\n" * 10_000 + b"\r\n\r\n--x--",
+        b"--x\r\n\r\n" + b"\r\n--xy" * 20_000 + b"\r\n--x--",
+        b"preamble\n" * 20_000 + b"--x--",
+    ],
+    ids=["parts", "headers", "a folded header", "almost boundaries", "a preamble"],
+)
+async def test_others_get_their_turn_while_a_body_is_read_that_is_all_there(data):
+    """A body of small things is work for a long time, and nothing of it has to be waited for."""
+    turns = 0
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await parse(data, limit=1 << 20)
+        nursery.cancel_scope.cancel()
+    assert turns >= 10_000 // 256 - 5
+
+
+async def test_a_small_body_is_read_without_giving_way():
+    with assert_no_checkpoints():
+        await parse(BODY)
+
+
+async def test_a_folded_header_is_one_value():
+    reader = MultipartReader(MemoryBody(b"--x\r\nA: b\r\n\tc \r\n  d\r\nB: e\r\n\r\n\r\n--x--"), "x")
+    part = await reader.next_part()
+    assert list(part.headers) == [("A", "b c d"), ("B", "e")]
 
 
 async def test_an_empty_boundary():

@@ -268,7 +268,9 @@ async def test_pairs_are_kept_and_come_back_as_headers(context, store):
     assert "X-Other" not in answer.headers
 
 
-@pytest.mark.parametrize("pairs", [b"no json", b"[1]", b'{"A":5}'])
+@pytest.mark.parametrize(
+    "pairs", [b"no json", b"[1]", b'{"A":5}', b"[" * 60_000], ids=["no json", "a list", "a number", "nested"]
+)
 async def test_stored_pairs_that_are_none_do_no_harm(context, store, pairs):
     needle = Needle(needle_id=2, cookie=0x12345678, data=HELLO, pairs=pairs)
     needle.has_pairs = True
@@ -488,7 +490,7 @@ async def test_download_flag(stored, query, kind):
 async def test_query_overrides_win(stored):
     query = (
         "?Response-Content-Type=x/y&response-cache-control=no-store&response-content-disposition=attachment"
-        "&response-expires=never&response-content-language=de&dl=1"
+        "&response-expires=never&response-content-language=de&response-content-encoding=x-y&dl=1"
     )
     headers = (await get(stored, FID + query)).headers
     assert headers.get("Content-Type") == "x/y"
@@ -496,6 +498,7 @@ async def test_query_overrides_win(stored):
     assert headers.get("Content-Disposition") == "attachment"
     assert headers.get("Expires") == "never"
     assert headers.get("Content-Language") == "de"
+    assert headers.get("Content-Encoding") == "x-y"
 
 
 async def test_not_modified_since_has_no_etag(stored):
@@ -704,6 +707,16 @@ async def test_delete_and_its_size(context):
     assert (answer.status, json.loads(answer.body)) == (202, {"size": size})
     assert (await get(context, FID)).status == 404
     assert (await get(context, FID + "?readDeleted=true")).body == HELLO
+
+
+@pytest.mark.parametrize("ts", ["1", "18446744073709551615", "-1", "soon", ""])
+async def test_the_time_of_a_deletion_cannot_be_chosen(context, tmp_path, clock, ts):
+    """Upstream reads `ts` of a DELETE into the needle, and writes a record that has no time but that of appending."""
+    await put(context, FID, HELLO)
+    clock.now_ns += 1_000_000_000
+    assert (await delete(context, f"{FID}?ts={ts}")).status == 202
+    last_record = (tmp_path / "3.dat").read_bytes()[-32:]
+    assert last_record[20:28] == clock.now_ns.to_bytes(8, "big")
 
 
 async def test_deleting_twice_is_404(context):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +13,8 @@ import pytest
 import trio
 from http_native_kit import REQUEST_ID, SETTINGS, FakeNode, fetch, make_context
 
+from native_handlers.format.crc import crc32c
+from native_handlers.http import write
 from native_handlers.http.context import (
     AuthKeys,
     Location,
@@ -131,6 +135,27 @@ async def test_a_write_reaches_the_replica_as_it_was_stored(store, lookup):
     assert peers.closed == 1
 
 
+async def test_a_large_write_is_sent_in_pieces_of_a_known_length(store):
+    """A copy of all of it would be made on the event loop."""
+    got = {}
+
+    async def answer(_method, url, _target, headers, body):
+        got[url] = (headers, [piece async for piece in body])
+        return 201, (), b"{}"
+
+    data = bytes(range(256)) * 2048
+    lookup = FakeLookup({4: [SELF, PEER, OTHER]})
+    context = make_context(store=store, lookup=lookup, peers=FakePeers(answer))
+    assert (await put(context, FID, data, {"Content-Type": "a/b"})).status == 201
+    assert got.keys() == {PEER.url, OTHER.url}
+    for headers, pieces in got.values():
+        assert headers.get("Content-Length") == str(sum(map(len, pieces)))
+        assert max(map(len, pieces)) < len(data)
+        head, _, rest = b"".join(pieces).partition(b"\r\n\r\n")
+        assert head.startswith(b"--")
+        assert rest.startswith(data + b"\r\n--")
+
+
 async def test_two_native_servers_end_up_with_the_same_needle(store, lookup, tmp_path, clock):
     other_path = tmp_path / "other"
     other_path.mkdir()
@@ -178,6 +203,7 @@ async def test_an_unchanged_write_is_sent_on_all_the_same(store, lookup):
         (500, b'{"error":"disk full"}', "disk full"),
         (201, b'{"error":"odd"}', "odd"),
         (404, b"", "it answers 404 to an upload"),
+        (500, b"[" * 60_000, "it answers 500 to an upload"),
         (200, b"x" * (MAX_ANSWER_BYTES + 1), f"the answer is longer than {MAX_ANSWER_BYTES} bytes"),
         (201, [b"{", PeerFailed(PEER.url, PeerFailureKind.SERVER_ERROR, "broke off")], "broke off"),
     ],
@@ -244,6 +270,22 @@ async def test_a_write_for_another_server_is_passed_on(store):
     assert answer.status == 201
     assert json.loads(answer.body)["eTag"] == "d3152e74"
     assert [url for _, url, *_ in peers.requests] == [PEER.url]
+
+
+async def test_a_large_write_for_another_server_is_summed_in_a_thread(monkeypatch):
+    threads = []
+
+    def sum_up(data):
+        threads.append(threading.get_ident())
+        return crc32c(data)
+
+    monkeypatch.setattr(write, "crc32c", sum_up)
+    context = make_context(lookup=FakeLookup({9: [PEER]}), peers=FakePeers(always(201)))
+    for size in (1 << 18, (1 << 18) + 1):
+        data = b"\0" * size
+        answer = await put(context, "/9,0212345678", data, {"Content-Type": "a/b"})
+        assert json.loads(answer.body)["eTag"] == f"{crc32c(data):08x}"
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
 async def test_a_write_that_nobody_holds_is_not_acknowledged(store):
@@ -519,6 +561,29 @@ async def test_compressed_chunks_are_read_clear(chunked):
     await put(chunked, "/3,0312345678", b"words " * 100, {"Content-Type": "text/plain"})
     await put(chunked, "/3,0112345678?cm=true", manifest_of(("3,0312345678", 0, 600)))
     assert (await read(chunked, {"Accept-Encoding": "gzip"})).body == b"words " * 100
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"no gzip at all", b"\x28\xb5\x2f\xfd zstd", gzip.compress(b"words " * 100, mtime=0)[:-9], b"\x1f\x8b, no more"],
+    ids=["plain", "zstd", "torn", "damaged"],
+)
+async def test_chunks_that_cannot_be_decompressed_are_read_as_they_are(chunked, data):
+    """As where they are read by themselves, here or from another server."""
+    assert (await put(chunked, "/3,0312345678", data, {"Content-Encoding": "gzip"})).status == 201
+    assert (await fetch("http.read", chunked, target="/3,0312345678")).body == data
+    await put(chunked, "/3,0112345678?cm=true", manifest_of(("3,0312345678", 0, len(data))))
+    answer = await read(chunked)
+    assert (answer.status, answer.body, answer.breaks_off) == (200, data, False)
+    assert (await read(chunked, {"Range": "bytes=3-5"})).body == data[3:6]
+
+
+async def test_a_chunk_that_becomes_too_large_is_500(chunked):
+    bomb = gzip.compress(bytes(2 * SETTINGS.file_size_limit_bytes))
+    assert (await put(chunked, "/3,0312345678", bomb, {"Content-Encoding": "gzip"})).status == 201
+    await put(chunked, "/3,0112345678?cm=true", manifest_of(("3,0312345678", 0, len(bomb))))
+    answer = await read(chunked)
+    assert (answer.status, b"bytes come out of" in answer.body) == (500, True)
 
 
 async def test_large_local_chunks_are_streamed(chunked, store):

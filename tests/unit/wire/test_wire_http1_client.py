@@ -18,6 +18,12 @@ def started(method: str = "GET", length: int | None = 0) -> tuple[ClientConnecti
     return connection, connection.send(RequestHead(method, "/a", Headers([("host", "x")]), body_length_bytes=length))
 
 
+def test_a_value_makes_no_header_of_its_own():
+    fields = Headers([("Host", "x"), ("Authorization", "Bearer a\r\nEvil: 1")])
+    sent = ClientConnection().send(RequestHead("GET", "/a", fields, body_length_bytes=0))
+    assert sent == b"GET /a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a  Evil: 1\r\n\r\n"
+
+
 def exchange(raw: bytes, method: str = "GET", step: int = 100_000, *, is_closed: bool = False):
     connection, _ = started(method)
     connection.send(EndOfMessage())

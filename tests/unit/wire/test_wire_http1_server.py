@@ -242,6 +242,14 @@ def test_a_value_cannot_end_its_header():
     assert sent == b"HTTP/1.1 200 OK\r\nA: b  Evil: 1\r\nC: d e\r\nContent-Length: 0\r\n\r\n"
 
 
+@pytest.mark.parametrize("value", ["b\r\nEvil: 1", "b\r\nTransfer-Encoding: chunked\r\nX: ", "b\r\n"])
+def test_a_value_that_is_whole_lines_makes_no_header_of_its_own(value):
+    """Where it alone is wrong: the block that it is in then is a good one."""
+    sent = start().send(ResponseHead(200, Headers([("A", value), ("C", "d")]), body_length_bytes=0))
+    assert sent.startswith(b"HTTP/1.1 200 OK\r\nA: b  ")
+    assert sent.count(b"\r\n") == len((b"status", b"A", b"C", b"Content-Length", b"end"))
+
+
 def test_a_value_with_wide_characters_goes_out_as_utf_8():
     sent = start().send(ResponseHead(200, Headers([("A", "文")]), body_length_bytes=0))
     assert b"A: \xe6\x96\x87\r\n" in sent
