@@ -181,8 +181,8 @@ class SocketTransport:
 
     async def send_file(self, part: FileSlice) -> None:
         at_bytes, window_bytes = 0, SEND_WINDOW_BYTES
+        await self._breathe()
         while at_bytes < part.length_bytes:
-            await self._breathe()
             # Nothing may wait between the filling of the window and its sending: all connections share its memory.
             window = _window.view[: min(window_bytes, part.length_bytes - at_bytes)]
             if not part.read_cached_into(window, at_bytes):
@@ -191,6 +191,8 @@ class SocketTransport:
             at_bytes += sent
             if sent == len(window):
                 window_bytes = min(2 * window_bytes, SEND_WINDOW_BYTES)
+                if at_bytes < part.length_bytes:
+                    await trio.lowlevel.checkpoint()
             else:
                 # What was not taken is read again: a slow peer holds no memory, and is read for in small pieces.
                 window_bytes = max(sent, RECEIVE_BYTES)
