@@ -5,12 +5,9 @@ Source: weed/server/volume_server_handlers_read.go writeResponseContent, common.
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-import trio
 
 from native_handlers.http.disposition import apply_overrides, set_disposition
 from native_handlers.http.errors import BadRange
@@ -50,7 +47,11 @@ class Content(Protocol):
     def size_bytes(self) -> int: ...
 
     async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
-        """The body made of `pieces`."""
+        """The body made of `pieces`.
+
+        Raises:
+            Exception: one of `failures.STORE_FAILURES` where a disk has to be read for its head.
+        """
         ...
 
 
@@ -94,7 +95,7 @@ class FileContent:
     def _part(self, piece: Piece) -> bytes | FileSlice:
         if isinstance(piece, bytes):
             return piece
-        return FileSlice(self.whole.fd, self.whole.offset_bytes + piece.start, piece.length)
+        return FileSlice(self.whole.source, self.whole.offset_bytes + piece.start, piece.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +177,7 @@ async def _head_of(part: bytes | FileSlice) -> bytes:
     if isinstance(part, bytes):
         return part[:SNIFF_BYTES]
     length = min(SNIFF_BYTES, part.length_bytes)
-    buffer = bytearray(length)
-    try:
-        count = os.preadv(part.fd, [buffer], part.offset_bytes, os.RWF_NOWAIT)
-    except OSError:
-        count = 0
-    if count == length:
-        return bytes(buffer)
-    # Not in memory: it takes as long as the disk does.
-    return await trio.to_thread.run_sync(os.pread, part.fd, length, part.offset_bytes)
+    head = bytearray(length)
+    if part.read_cached_into(memoryview(head), 0):
+        return bytes(head)
+    return await part.read(length, 0)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from native_handlers.storage.files import NotCached
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from native_handlers.storage.needle_read import PayloadSlice
     from native_handlers.storage.volume import Volume
 
 T = TypeVar("T")
@@ -35,3 +39,31 @@ class DiskThreads:
         volume.check_in_service()
         limiter = self._limiters.setdefault(volume.disk_id, trio.CapacityLimiter(self._per_disk))
         return await trio.to_thread.run_sync(work, limiter=limiter)
+
+
+class PayloadSource:
+    """A payload on disk as the source of an answer (message.FileSource): read in its disk's threads, and counted."""
+
+    __slots__ = ("_payload", "_threads", "_volume")
+
+    def __init__(self, payload: PayloadSlice, volume: Volume, threads: DiskThreads) -> None:
+        self._payload = payload
+        self._volume = volume
+        self._threads = threads
+
+    def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> bool:
+        """Fills `buffer` without waiting for the disk; whether memory held all of that."""
+        try:
+            self._payload.read_cached_into(offset_bytes, buffer)
+        except NotCached:
+            return False
+        return True
+
+    async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
+        """The bytes at `offset_bytes`, fewer only where the file has been cut short.
+
+        Raises:
+            ReadFailed: the disk failed.
+            DiskUnavailable: it is out of service; nothing was tried.
+        """
+        return await self._threads.run(self._volume, partial(self._payload.read, offset_bytes, length_bytes))

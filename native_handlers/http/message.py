@@ -85,18 +85,42 @@ class Request:
         return self.target.partition("?")[2]
 
 
+class FileSource(Protocol):
+    """What lies on a disk and is sent piece by piece. It can be read until the response's `close`."""
+
+    def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> bool:
+        """Fills `buffer` from `offset_bytes` on without waiting for the disk; whether memory held all of that."""
+        ...
+
+    async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
+        """The bytes at `offset_bytes`, fewer only at the end. Waits as long as the disk does, others meanwhile run.
+
+        Raises:
+            Exception: the disk failed or is out of service; the source has counted it.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """`length` bytes of an open file from `offset`; the descriptor stays valid until the response's `close`."""
+    """`length_bytes` of a source from `offset_bytes` on. Methods count from the start of the slice."""
 
-    fd: int
+    source: FileSource
     offset_bytes: int
     length_bytes: int
+
+    def read_cached_into(self, buffer: memoryview, start_bytes: int) -> bool:
+        """As `FileSource.read_cached_into`."""
+        return self.source.read_cached_into(buffer, self.offset_bytes + start_bytes)
+
+    async def read(self, length_bytes: int, start_bytes: int) -> bytes:
+        """As `FileSource.read`."""
+        return await self.source.read(length_bytes, self.offset_bytes + start_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class FileBody:
-    """A body made of pieces, in order: bytes from memory and slices of files (sent by sendfile where possible)."""
+    """A body made of pieces, in order: bytes from memory and slices of files."""
 
     parts: Sequence[bytes | FileSlice]
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from native_handlers.storage.store import Store
 
 
+_THREADS = 4
+"""That look at the store for status pages at the same time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """What belongs to whoever runs the server.
@@ -60,14 +64,16 @@ class StoreNodeView(StatefulNodeView):
     def __init__(self, store: Store, state: NodeState) -> None:
         super().__init__(state)
         self._store = store
+        # Their own, and few: a page that waits for a disk takes no thread from a request.
+        self._threads = trio.CapacityLimiter(_THREADS)
 
     async def volumes(self) -> Sequence[VolumeStatus]:
-        reports = await trio.to_thread.run_sync(self._store.volume_reports)
+        reports = await trio.to_thread.run_sync(self._store.volume_reports, limiter=self._threads)
         return [volume_status(report) for report in reports]
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
         """Measured now; a disk that hangs costs half a second."""
-        rows = await trio.to_thread.run_sync(self._store.disk_statuses)
+        rows = await trio.to_thread.run_sync(self._store.disk_statuses, limiter=self._threads)
         return [disk_status_row(row) for row in rows]
 
     async def findings(self) -> Sequence[FindingRow]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.format.needle import etag
@@ -17,6 +16,7 @@ from native_handlers.http.chunk_manifest import check_depth, depth_of, load_mani
 from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable
 from native_handlers.http.conditional import format_http_date, is_not_modified_since, is_same_etag
 from native_handlers.http.content import FileContent, MemoryContent, labels_of, send_content
+from native_handlers.http.disk_threads import PayloadSource
 from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES, read_failure_status
 from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
@@ -79,9 +79,12 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
         return _failed(context, failure)
     try:
         response = await _respond(context, request, query, path, volume, read)
-    except BaseException:
+    except BaseException as failure:
         read.release()
-        raise
+        if not isinstance(failure, STORE_FAILURES):
+            raise
+        log.error("not sent: %s", failure)
+        return _failed(context, failure)
     if isinstance(response.body, FileBody):
         response.close = read.release
     else:
@@ -128,8 +131,6 @@ async def _respond(
     if edit is not None:
         clear = await _clear_data(context, request, headers, needle, is_edited=wanted_edit(ext, query) is not None)
         edited = await _edited(context, read, clear, edit)
-        if edited is None:
-            return internal_error(context)
         return await send_content(request, query, headers, MemoryContent(edited), labels)
     if read.payload is None:
         content = MemoryContent(await _clear_data(context, request, headers, needle))
@@ -137,7 +138,7 @@ async def _respond(
     assert volume is not None, "only a volume leaves payloads on disk"
     send = partial(send_content, request, query, headers, labels=labels)
     if request.method == "HEAD" or request.headers.get("Range"):
-        return await send(FileContent(_slice_of(read.payload)))
+        return await send(_on_disk(context, volume, read.payload))
     return await _send_whole(context, volume, read, send)
 
 
@@ -146,28 +147,28 @@ async def _send_whole(
 ) -> Response:
     """The answer with a payload that was left on disk, its checksum compared: from memory where there is room, else
     straight from its file.
+
+    Raises:
+        Exception: one of STORE_FAILURES; the payload is damaged or cannot be read.
     """
     assert read.payload is not None
     buffer = context.payload_buffers.lend(read.payload.length_bytes)
     try:
         check = read.check_payload if buffer is None else partial(read.load_payload, buffer.view)
         await context.disk_threads.run(volume, check)
-        content = FileContent(_slice_of(read.payload)) if buffer is None else MemoryContent(buffer.view)
+        content = _on_disk(context, volume, read.payload) if buffer is None else MemoryContent(buffer.view)
         response = await send(content)
-    except BaseException as failure:
+    except BaseException:
         if buffer is not None:
             buffer.release()
-        if not isinstance(failure, STORE_FAILURES):
-            raise
-        log.error("not sent: %s", failure)
-        return _failed(context, failure)
+        raise
     if buffer is not None:
         response.close = buffer.release
     return response
 
 
-def _slice_of(payload: PayloadSlice) -> FileSlice:
-    return FileSlice(payload.fd, payload.offset_bytes, payload.length_bytes)
+def _on_disk(context: HttpContext, volume: Volume, payload: PayloadSlice) -> FileContent:
+    return FileContent(FileSlice(PayloadSource(payload, volume, context.disk_threads), 0, payload.length_bytes))
 
 
 def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
@@ -199,20 +200,17 @@ def _edited_image(data: bytes | memoryview, edit: ImageEdit) -> bytes | memoryvi
 
 async def _edited(
     context: HttpContext, read: NeedleRead, clear: bytes | memoryview, edit: ImageEdit
-) -> bytes | memoryview | None:
-    """The content after `edit`, None where it cannot be read whole and sound."""
+) -> bytes | memoryview:
+    """The content after `edit`. Raises one of STORE_FAILURES where it cannot be read whole and sound."""
 
-    def work() -> bytes | memoryview | None:
-        payload = read.payload
-        if payload is None:
+    def work() -> bytes | memoryview:
+        if read.payload is None:
             return _edited_image(clear, edit)
-        data = payload.read(0, payload.length_bytes)
-        return _edited_image(data, edit) if read.fits(crc32c(data)) else None
+        data = memoryview(bytearray(read.payload.length_bytes))
+        read.load_payload(data)
+        return _edited_image(data, edit)
 
-    try:
-        return await trio.to_thread.run_sync(work, limiter=context.image_threads)
-    except STORE_FAILURES:
-        return None
+    return await trio.to_thread.run_sync(work, limiter=context.image_threads)
 
 
 async def _clear_data(

@@ -167,8 +167,8 @@ def is_stored(reader: VolumeReader, opened: Opened, needle: Needle, location: Lo
     except (ReadFailed, FormatError):
         return False
     try:
-        return read.needle.cookie == needle.cookie and read.holds(needle, reader.files)
-    except OSError:
+        return read.needle.cookie == needle.cookie and read.holds(needle)
+    except ReadFailed:
         return False
     finally:
         read.release()

@@ -346,6 +346,10 @@ class SharedFile:
         """As `Files.read_into`; for who holds on to the file."""
         return self._files.read_into(self.fd, buffer, offset_bytes)
 
+    def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> None:
+        """As `Files.read_cached_into`; for who holds on to the file."""
+        self._files.read_cached_into(self.fd, buffer, offset_bytes)
+
     def retain(self) -> None:
         """Keeps the file open until a matching `release`.
 

@@ -43,10 +43,6 @@ class _Window:
             self._piece, self._start, at = self._read(wanted, offset), offset, 0
         return self._piece[at : at + length]
 
-    def read_apart(self, length: int, offset: int) -> bytes:
-        """The same, for what is too large to be read on from."""
-        return self._read(length, offset)
-
     def _read(self, length: int, offset: int) -> bytes:
         try:
             data = self._reader.files.read(self._opened.dat.fd, length, offset)
@@ -84,17 +80,17 @@ def walk_live_needles(reader: VolumeReader, opened: Opened, is_wanted: Callable[
             if length <= _WINDOW_BYTES:
                 yield parse_needle(window.read(length, position), version)
             else:
-                yield _read_large(reader, opened, window, header, position)
+                yield _read_large(reader, opened, header, position)
         position += length
 
 
-def _read_large(reader: VolumeReader, opened: Opened, window: _Window, header: NeedleHeader, position: int) -> Needle:
+def _read_large(reader: VolumeReader, opened: Opened, header: NeedleHeader, position: int) -> Needle:
     """The needle, its payload read by itself: cutting it out of the record would copy it under the interpreter lock."""
     location = Location(to_stored(position), header.size)
     read = reader.read_record(opened, header.needle_id, location, want_data=False)
     try:
         if read.payload is not None:
-            read.keep_payload(window.read_apart(read.payload.length_bytes, read.payload.offset_bytes))
+            read.keep_payload(read.payload.read(0, read.payload.length_bytes))
         return read.needle
     finally:
         read.release()

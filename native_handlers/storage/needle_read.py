@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.format.needle import NeedleHeader
-    from native_handlers.storage.files import Files, SharedFile
+    from native_handlers.storage.files import SharedFile
     from native_handlers.storage.index_base import Location
+    from native_handlers.storage.io_health import IoHealth
 
 WHOLE_READ_LIMIT_BYTES = 1 << 20
 """A body longer than this is not read whole, unless the payload must be transformed anyway."""
@@ -44,15 +45,21 @@ _CHECK_BYTES = 256 * 1024
 
 
 class PayloadSlice:
-    """Where in an open file a payload lies. The descriptor stays open until `release`."""
+    """A payload that lies in an open file, which stays open until `release`.
 
-    __slots__ = ("_file", "fd", "length_bytes", "offset_bytes")
+    What its disk does is counted: each read that fails, and as a success only a read that gets to the payload's end
+    while none of this slice has failed. A reader stops at a failure, so the sound bytes before a bad spot must not end
+    the run of errors. Source: weed/storage/volume_read.go, readNeedleDataInto.
+    """
 
-    def __init__(self, file: SharedFile, offset_bytes: int, length_bytes: int) -> None:
+    __slots__ = ("_file", "_has_failed", "_health", "_offset_bytes", "length_bytes")
+
+    def __init__(self, file: SharedFile, offset_bytes: int, length_bytes: int, health: IoHealth) -> None:
         file.retain()
         self._file: SharedFile | None = file
-        self.fd = file.fd
-        self.offset_bytes = offset_bytes
+        self._health = health
+        self._has_failed = False
+        self._offset_bytes = offset_bytes
         self.length_bytes = length_bytes
 
     def read(self, start_bytes: int, length_bytes: int) -> bytes:
@@ -62,11 +69,13 @@ class PayloadSlice:
             ReadFailed: the disk failed.
         """
         assert self._file is not None, "read after release"
-        offset = self.offset_bytes + start_bytes
+        offset = self._offset_bytes + start_bytes
         try:
-            return self._file.read(min(length_bytes, self.length_bytes - start_bytes), offset)
+            data = self._file.read(min(length_bytes, self.length_bytes - start_bytes), offset)
         except OSError as error:
-            raise ReadFailed(self._file.path, offset, error) from error
+            raise self._failed(self._file, offset, error) from error
+        self._has_read_to(start_bytes + len(data))
+        return data
 
     def read_into(self, start_bytes: int, buffer: memoryview) -> int:
         """Fills `buffer`, which the rest of the payload fills, from the payload's byte `start_bytes` on.
@@ -78,14 +87,35 @@ class PayloadSlice:
         """
         assert self._file is not None, "read after release"
         assert start_bytes + len(buffer) <= self.length_bytes, "read beyond the payload"
-        offset = self.offset_bytes + start_bytes
+        offset = self._offset_bytes + start_bytes
         try:
-            return self._file.read_into(buffer, offset)
+            count = self._file.read_into(buffer, offset)
         except OSError as error:
-            raise ReadFailed(self._file.path, offset, error) from error
+            raise self._failed(self._file, offset, error) from error
+        self._has_read_to(start_bytes + count)
+        return count
+
+    def read_cached_into(self, start_bytes: int, buffer: memoryview) -> None:
+        """As `read_into` without waiting for a disk, of which it says nothing then.
+
+        Raises:
+            NotCached: memory does not hold enough to fill `buffer`.
+        """
+        assert self._file is not None, "read after release"
+        assert start_bytes + len(buffer) <= self.length_bytes, "read beyond the payload"
+        self._file.read_cached_into(buffer, self._offset_bytes + start_bytes)
+
+    def _failed(self, file: SharedFile, offset_bytes: int, error: OSError) -> ReadFailed:
+        self._has_failed = True
+        self._health.failed(error)
+        return ReadFailed(file.path, offset_bytes, error)
+
+    def _has_read_to(self, end_bytes: int) -> None:
+        if end_bytes == self.length_bytes and not self._has_failed:
+            self._health.succeeded()
 
     def release(self) -> None:
-        """Lets the file go; `fd` must not be used afterwards. May be called again."""
+        """Lets the file go; nothing can be read afterwards. May be called again."""
         file, self._file = self._file, None
         if file is not None:
             file.release()
@@ -162,8 +192,8 @@ class NeedleRead:
         if not self.fits(computed):
             raise ChecksumMismatch(self.needle.needle_id, self.needle.checksum, computed)
 
-    def holds(self, needle: Needle, files: Files) -> bool:
-        """Whether this has the payload of `needle`, whose checksum is set. Raises OSError when a read fails."""
+    def holds(self, needle: Needle) -> bool:
+        """Whether this has the payload of `needle`, whose checksum is set. Raises ReadFailed."""
         if self.needle.data_size != len(needle.data) or not self.fits(needle.checksum):
             return False
         if self.payload is None:
@@ -171,7 +201,7 @@ class NeedleRead:
         data = memoryview(needle.data)
         for start in range(0, len(data), _COMPARE_BYTES):
             piece = data[start : start + _COMPARE_BYTES]
-            if files.read(self.payload.fd, len(piece), self.payload.offset_bytes + start) != piece:
+            if self.payload.read(start, len(piece)) != piece:
                 return False
         return True
 
@@ -188,11 +218,13 @@ class RecordReader:
     dat: SharedFile
     version: int
     offset_width_bytes: int
+    health: IoHealth
 
     def read(self, needle_id: int, location: Location, *, want_data: bool) -> NeedleRead:
         """The needle at `location`, whose size is positive.
 
-        Without `want_data` a large payload is left on disk even where it would have to be transformed.
+        Without `want_data` a large payload is left on disk even where it would have to be transformed. A record that
+        was read whole counts as a success of the disk, a part of one does not; a failure is the caller's to count.
 
         Raises:
             FormatError: the record is not what the index says, or is corrupt.
@@ -214,10 +246,11 @@ class RecordReader:
         needle, payload_offset = self._read_meta(needle_id, size, offset)
         if want_data and (needle.is_compressed or needle.is_chunk_manifest):
             return NeedleRead(self._read_whole(needle_id, size, offset))
-        return NeedleRead(needle, PayloadSlice(self.dat, payload_offset, needle.data_size))
+        return NeedleRead(needle, PayloadSlice(self.dat, payload_offset, needle.data_size, self.health))
 
     def _read_whole(self, needle_id: int, size: int, offset: int) -> Needle:
         record = self.read_bytes(self.dat.fd, actual_size(size, self.version), offset)
+        self.health.succeeded()
         self._check_header(record, needle_id, size)
         return parse_needle(record, self.version)
 

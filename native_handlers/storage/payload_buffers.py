@@ -1,8 +1,8 @@
 """Memory that large payloads are read into before they are sent: lent from a bounded amount, kept for the next one.
 
-Sent from memory a large object costs the kernel half of what sendfile does where the congestion control paces (BBR),
-and what goes out is the very bytes whose checksum was compared. But memory that is touched for the first time costs as
-much again, and a slow client holds it for long: hence the same memory again and again, and so much of it at most.
+What goes out is the very bytes whose checksum was compared, and they are read once. But memory that is touched for the
+first time costs as much as the copy, and a slow client holds it for long: hence the same memory again and again, and so
+much of it at most.
 """
 
 from __future__ import annotations

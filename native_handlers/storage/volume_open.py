@@ -257,9 +257,9 @@ class _Opening:
         size_bytes = self._files.facts_of(dat.fd).size_bytes
         rows = self._files.read(self._idx.fd, self._files.facts_of(self._idx.fd).size_bytes, 0)
         is_lost = not rows and size_bytes > super_block.size_bytes
-        may_repair = (
-            is_writable and self._damage is None and (is_lost or not info.read_only or self._request.force_repair)
-        )
+        # A mark does not put on disk what was written before it, so a power cut tears marked volumes too.
+        is_repaired = is_lost or not info.read_only or self._request.force_repair or self._may_be_torn(facts)
+        may_repair = is_writable and self._damage is None and is_repaired
         if is_lost and not may_repair:
             raise VolumeLoadFailed(self._base, f"{self._idx.path} is empty, and may not be rebuilt: {self._damage}")
         rows = self._whole_rows(self._idx, rows, may_repair=may_repair)

@@ -113,14 +113,13 @@ class VolumeReader:
     ) -> NeedleRead:
         """The record at `location`, to be released by the caller. Raises FormatError or ReadFailed."""
         read_bytes = self._read_in_passing if cached_only else self.files.read
-        reader = RecordReader(read_bytes, opened.dat, opened.super_block.version, self.offset_width_bytes)
+        version = opened.super_block.version
+        reader = RecordReader(read_bytes, opened.dat, version, self.offset_width_bytes, self.health)
         try:
-            read = reader.read(needle_id, location, want_data=want_data)
+            return reader.read(needle_id, location, want_data=want_data)
         except OSError as error:
             self.health.failed(error)
             raise ReadFailed(opened.dat.path, to_bytes_offset(location.offset), error) from error
-        self.health.succeeded()
-        return read
 
     def _check(self, needle: Needle, cookie: int | None) -> None:
         if needle.has_ttl and needle.ttl is not None and needle.has_last_modified:
@@ -162,8 +161,8 @@ class VolumeReader:
         except (ReadFailed, FormatError):
             return False
         try:
-            return read.holds(needle, self.files)
-        except OSError:
+            return read.holds(needle)
+        except ReadFailed:
             return False
         finally:
             read.release()

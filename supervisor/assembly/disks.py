@@ -34,6 +34,8 @@ async def serve_disk_watch(
 
 
 async def _repeat(work: Callable[[], None], interval_s: float) -> None:
+    # Its own: when a disk hangs, those who wait for it may have taken all threads that are shared.
+    limiter = trio.CapacityLimiter(1)
     while True:
-        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
         await trio.sleep(interval_s)

@@ -146,6 +146,8 @@ class _HeartbeatLoop:
         self._dial = dial
         self._view = view
         self._timings = timings
+        # Its own thread: a heartbeat waits for nobody, and a session has it for as long as it lasts.
+        self._thread = trio.CapacityLimiter(1)
         self._duplicates_in_a_row = 0
         self._next_seed = 0
         self._leaving = trio.Event()
@@ -198,7 +200,7 @@ class _HeartbeatLoop:
     async def _talk_to(self, master: ServerAddress) -> SessionEnd:
         _log.info("heartbeat to master %s", master)
         try:
-            channel = await trio.to_thread.run_sync(self._dial, master)
+            channel = await trio.to_thread.run_sync(self._dial, master, limiter=self._thread)
         except OSError as error:  # a certificate that is being replaced, perhaps
             return Broken(f"no channel: {error}")
         try:
@@ -207,7 +209,7 @@ class _HeartbeatLoop:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_when_cancelled, session)
                 # Not abandoned: `stop` ends the thread within final_beat_s.
-                end = await trio.to_thread.run_sync(session.run)
+                end = await trio.to_thread.run_sync(session.run, limiter=self._thread)
                 nursery.cancel_scope.cancel()
             return end
         finally:

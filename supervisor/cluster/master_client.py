@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ROUND_PAUSE_S = 1.79  # upstream's, after each seed was asked in vain
 _CALL_S = 5.0  # weed/wdclient/masterclient.go, grpcTimeout
+_MAX_DIALS = 4  # at the same time; more than one only while masters change
 _CACHE_S = 600.0  # weed/operation/lookup.go
 _CACHE_SIZE = 100_000  # volumes; about 40 MB at worst
 
@@ -48,6 +49,8 @@ class MasterClient:
         self._view = view
         self._channels = ChannelCache(dial)
         self._clock_s = clock_s
+        # Their own threads: with TLS a dial takes seconds when a master does not answer.
+        self._dials = trio.CapacityLimiter(_MAX_DIALS)
         self._cache: OrderedDict[int, tuple[float, list[Location]]] = OrderedDict()
 
     async def wait_for_configuration(self) -> master_pb2.GetMasterConfigurationResponse:
@@ -122,7 +125,7 @@ class MasterClient:
         channel = self._channels.known(address)
         if channel is None:
             try:
-                channel = await trio.to_thread.run_sync(self._channels.to, address)
+                channel = await trio.to_thread.run_sync(self._channels.to, address, limiter=self._dials)
             except OSError as error:
                 raise MasterUnavailable(address, name, f"no channel: {error}") from error
         future = getattr(master_client(channel), name).future(request, timeout=_CALL_S)

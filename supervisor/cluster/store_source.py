@@ -78,14 +78,15 @@ async def serve_store_source(
     def heed_event(_event: VolumeEvent) -> None:
         source.refresh_soon()
 
+    limiter = trio.CapacityLimiter(1)  # its own: the master hears of volumes however busy other threads are
     remove_listener = store.add_listener(heed_event)
     remove_settings_listener = view.add_settings_listener(heed)
     try:
-        await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
         task_status.started(source)
         while True:
             await source.wait(refresh_s)
-            await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
     finally:
         remove_listener()
         remove_settings_listener()

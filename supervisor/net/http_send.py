@@ -95,7 +95,7 @@ async def _send_file_body(channel: HttpChannel, head: bytes, body: FileBody) -> 
     last = len(body.parts) - 1
     for index, part in enumerate(body.parts):
         if isinstance(part, FileSlice):
-            await channel.transport.send_file(part.fd, part.offset_bytes, part.length_bytes)
+            await channel.transport.send_file(part)
             channel.codec.sent_out_of_band(part.length_bytes)
         elif part:
             await channel.transport.send_all(channel.codec.send(Data(part)), more=index < last)

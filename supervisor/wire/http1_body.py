@@ -141,7 +141,7 @@ class BodyWriter:
         return data
 
     def passed(self, count: int) -> None:
-        """Notes `count` bytes that go out without coming by here, as with sendfile.
+        """Notes `count` bytes that go out without coming by here.
 
         Raises:
             LocalProtocolError: more than was promised, or the framing does not allow it.

@@ -90,7 +90,7 @@ class ServerConnection(Receiver):
         self.next_event()
 
     def sent_out_of_band(self, count: int) -> None:
-        """Notes `count` body bytes that were sent by other means than `send`, as by sendfile."""
+        """Notes `count` body bytes that were sent by other means than `send`."""
         self._current_writer().passed(count)
 
     @property

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,32 +19,52 @@ from hypothesis import strategies as st
 from power_cut_files import Disk, PowerCutFiles, after_cut, all_after_cut
 
 from native_handlers.format import crc
-from native_handlers.format.needle import Needle
+from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import Deleted, NotFound
+from native_handlers.storage.errors import Deleted, NotFound, ReadOnly
 from native_handlers.storage.files import OsFiles
 from native_handlers.storage.group_commit import PendingWrite
 from native_handlers.storage.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.store_state import ServerState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COOKIE = 0xC0FFEE
 VID = 7
 MISSING = None
+FULLY, DELETES_ONLY = "all", "but deletes"
+FORBIDDEN = {"": (), FULLY: ("write", "write_blob", "delete"), DELETES_ONLY: ("write", "write_blob")}
+"""What a mark refuses."""
 OTHER_BOOT = b"00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What operators decide. A change is promised when it was acknowledged; until then it may be as before."""
+
+    mark: frozenset[str] = frozenset({""})
+    placement: frozenset[str] = frozenset({"000"})
+    state: frozenset[ServerState] = frozenset({ServerState()})
 
 
 @dataclass
 class Promise:
-    """`allowed` maps a needle id to all that reading it may give. `is_whole`: the volume itself must be there."""
+    """`allowed` maps a needle id to all that reading it may give. `is_whole`: the volume itself must be there.
+
+    `facts` are what else is promised, each with all that it may be.
+    """
 
     allowed: dict[int, set[bytes | None]] = field(default_factory=dict)
     is_whole: bool = False
     is_dropping: bool = False
+    facts: Facts = field(default_factory=Facts)
 
     def copy(self) -> Promise:
         allowed = {needle_id: set(choices) for needle_id, choices in self.allowed.items()}
-        return Promise(allowed, self.is_whole, self.is_dropping)
+        return Promise(allowed, self.is_whole, self.is_dropping, self.facts)
 
 
 class Scenario:
@@ -85,14 +107,44 @@ class Scenario:
         self._may_become(needle_id, MISSING)
         self.store.delete_needle(VID, needle_id, COOKIE)
 
+    def write_blob(self, needle_id: int, data: bytes) -> None:
+        needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, checksum=crc.crc32c(data))
+        volume = self.store.find_volume(VID)
+        blob = encode_needle(needle, volume.version)
+        self._may_become(needle_id, data)
+        volume.write_blob(needle_id, blob, needle.size)
+
     def sync(self) -> None:
         self.store.sync()
         self._all_is_synced()
 
+    def mark(self, how: str) -> None:
+        with self._changing("mark", how):
+            if how:
+                self.store.mark_readonly(VID, can_delete=how == DELETES_ONLY, persist=True)
+            else:
+                self.store.mark_writable(VID)
+
+    def configure(self, replication: str) -> None:
+        with self._changing("placement", replication):
+            self.store.configure_volume(VID, replication)
+
+    def set_state(self, *, maintenance: bool) -> None:
+        version = self.store.state.version
+        with self._changing("state", ServerState(maintenance, version + 1)):
+            self.store.set_state(ServerState(maintenance, version))
+
+    @contextmanager
+    def _changing(self, name: str, value: object) -> Iterator[None]:
+        facts = self.promise.facts
+        self.promise.facts = replace(facts, **{name: getattr(facts, name) | {value}})
+        yield
+        self.promise.facts = replace(facts, **{name: frozenset({value})})
+
     def drop(self) -> None:
         self.promise.is_dropping = True
         self.store.delete_volume(VID, only_empty=False)
-        self.promise = Promise()
+        self.promise = Promise(facts=self.promise.facts)
 
     def _may_become(self, needle_id: int, data: bytes | None) -> None:
         self.promise.allowed.setdefault(needle_id, {MISSING}).add(data)
@@ -125,6 +177,13 @@ def write(store, needle_id, data, *, fsync):
     store.write_needle(VID, Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
 
 
+def mark_of(volume) -> str:
+    """How the .vif marks `volume`."""
+    if not volume.is_marked_on_disk:
+        return ""
+    return DELETES_ONLY if volume._open_files.info.read_only_can_delete else FULLY
+
+
 def read(store, needle_id) -> bytes | None:
     try:
         return store.read_needle(VID, needle_id, cookie=COOKIE).needle.data
@@ -146,6 +205,9 @@ def examine(directory: Path, width: int, promise: Promise) -> None:
     """Opens what a cut left, and holds it against `promise`; it must take writes again, and open a second time."""
     store = open_store(config(directory, width), files=FastFiles())
     volume = store.find_volume(VID)
+    state = store.state
+    assert state in promise.facts.state
+    mark, placement = "", "000"
     if promise.is_whole and not promise.is_dropping:
         assert volume is not None, store.findings
     if volume is None:
@@ -155,7 +217,13 @@ def examine(directory: Path, width: int, promise: Promise) -> None:
         found = {needle_id: read(store, needle_id) for needle_id in promise.allowed}
         for needle_id, data in found.items():
             assert data in promise.allowed[needle_id], (needle_id, data, promise.allowed[needle_id], store.findings)
-    assert not volume.is_read_only, volume.read_only_reasons.text
+        if promise.is_whole and not promise.is_dropping:
+            mark, placement = mark_of(volume), str(volume.replica_placement)
+            assert mark in promise.facts.mark
+            assert placement in promise.facts.placement
+    assert volume.is_read_only == bool(mark), volume.read_only_reasons.text
+    if mark:
+        store.mark_writable(VID)
     had_findings = bool(store.findings)
     write(store, 99, b"after the cut", fsync=True)
     store.close()
@@ -165,6 +233,8 @@ def examine(directory: Path, width: int, promise: Promise) -> None:
     assert store.findings == []
     assert {needle_id: read(store, needle_id) for needle_id in found} == found
     assert read(store, 99) == b"after the cut"
+    assert str(store.find_volume(VID).replica_placement) == placement
+    assert store.state == state
     store.close()
 
 
@@ -173,7 +243,8 @@ def examine_all(tmp_path: Path, scenario: Scenario) -> int:
     seen = set()
     for disk, promise in scenario.points:
         for contents in all_after_cut(disk):
-            key = (tuple(sorted(contents.items())), str(sorted(promise.allowed.items())), promise.is_whole)
+            allowed = str(sorted(promise.allowed.items()))
+            key = (tuple(sorted(contents.items())), allowed, promise.is_whole, promise.facts)
             if key in seen:
                 continue
             seen.add(key)
@@ -268,16 +339,86 @@ def test_a_volume_that_is_deleted(tmp_path):
     assert examine_all(tmp_path, scenario) > 5
 
 
+@pytest.mark.slow
+def test_marks_placement_and_state(tmp_path):
+    """Each is on disk once it was acknowledged, and as before or after until then. Slow: as above."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.write(1, b"a" * 100, fsync=True)
+    scenario.points.clear()
+    scenario.mark(FULLY)
+    scenario.configure("001")
+    scenario.mark("")
+    scenario.set_state(maintenance=True)
+    scenario.write(1, b"b" * 100, fsync=True)
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [FULLY, DELETES_ONLY])
+def test_a_mark_over_what_was_never_synced(tmp_path, how):
+    """What was torn under the mark is repaired as elsewhere. Slow: as above."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.write(1, b"a" * 100, fsync=True)
+    scenario.points.clear()
+    scenario.write(2, b"b" * 100, fsync=False)
+    scenario.mark(how)
+    if how == DELETES_ONLY:
+        scenario.delete(1)
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 20
+
+
+@pytest.mark.slow
+def test_a_record_that_comes_whole(tmp_path):
+    """As a write without fsync: there with the next sync of the volume. Slow: hundreds of directories are opened."""
+    scenario = scenario_of(tmp_path)
+    scenario.allocate(3)
+    scenario.points.clear()
+    scenario.write_blob(1, b"a" * 100)
+    scenario.write_blob(1, b"b" * 700)
+    scenario.write(2, b"c", fsync=True)
+    scenario.end()
+    assert examine_all(tmp_path, scenario) > 20
+
+
 needle_ids = st.integers(1, 4)
 operations = st.lists(
     st.one_of(
         st.tuples(st.just("write"), needle_ids, st.binary(min_size=1, max_size=8), st.integers(1, 300), st.booleans()),
         st.tuples(st.just("delete"), needle_ids),
+        st.tuples(st.just("write_blob"), needle_ids, st.binary(min_size=1, max_size=600)),
         st.tuples(st.just("sync")),
+        st.tuples(st.just("mark"), st.sampled_from(["", FULLY, DELETES_ONLY])),
+        st.tuples(st.just("configure"), st.sampled_from(["000", "001", "010"])),
+        st.tuples(st.just("set_state"), st.booleans()),
     ),
     min_size=1,
     max_size=25,
 )
+
+
+def take(scenario: Scenario, step) -> None:
+    """Has `scenario` do one of `operations`. What a volume's mark forbids is refused, and changes nothing."""
+    if step[0] in FORBIDDEN[mark_of(scenario.store.find_volume(VID))]:
+        before = scenario.promise.copy(), dict(scenario.now)
+        with pytest.raises(ReadOnly):
+            do(scenario, *step)
+        scenario.promise, scenario.now = before
+    else:
+        do(scenario, *step)
+
+
+def do(scenario: Scenario, what: str, *how) -> None:
+    match what, how:
+        case "write", (needle_id, unit, times, fsync):
+            scenario.write(needle_id, unit * times, fsync=fsync)
+        case "set_state", (maintenance,):
+            scenario.set_state(maintenance=maintenance)
+        case _:
+            getattr(scenario, what)(*how)
 
 
 @settings(suppress_health_check=list(HealthCheck), deadline=None)
@@ -286,14 +427,8 @@ def test_any_run_of_operations(steps, version, width, data):
     with tempfile.TemporaryDirectory() as name:
         scenario = scenario_of(Path(name), width)
         scenario.allocate(version)
-        for what, *how in steps:
-            if what == "write":
-                needle_id, unit, times, fsync = how
-                scenario.write(needle_id, unit * times, fsync=fsync)
-            elif what == "delete":
-                scenario.delete(*how)
-            else:
-                scenario.sync()
+        for step in steps:
+            take(scenario, step)
         scenario.end()
         disk, promise = scenario.points[data.draw(st.integers(0, len(scenario.points) - 1), "cut")]
         contents = after_cut(disk, lambda options: options[data.draw(st.integers(0, len(options) - 1))])

@@ -256,7 +256,7 @@ class StoreMachine(RuleBasedStateMachine):
             return MISSING
         try:
             if read.payload is not None:
-                return self.files.read(read.payload.fd, read.payload.length_bytes, read.payload.offset_bytes)
+                return read.payload.read(0, read.payload.length_bytes)
             return read.needle.data
         finally:
             read.release()

@@ -55,3 +55,13 @@ async def test_the_probe_is_on_where_it_is_wanted():
             await trio.to_thread.run_sync(watch.is_seen.wait, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
     assert watch.looks == 1
+
+
+async def test_a_disk_is_looked_at_when_all_shared_threads_wait_for_it(no_shared_threads):
+    watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: serve_disk_watch(watch, look_interval_s=0.001, min_probe_interval_s=0.001))
+            while watch.looks < 2 or watch.probes < 2:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()

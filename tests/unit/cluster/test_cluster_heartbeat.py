@@ -336,3 +336,11 @@ async def test_a_leader_that_is_no_address_is_an_error(nursery, fake_master, mod
     await until(lambda: handle.disconnections.get(fake_master.address.http) == 1)
     await waited(fake_master, lambda: fake_master.streams_opened == 2)
     nursery.cancel_scope.cancel()
+
+
+async def test_the_heart_beats_when_all_shared_threads_are_taken(nursery, fake_master, model, no_shared_threads):
+    with trio.fail_after(30):
+        await nursery.start(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure)
+        while not fake_master.beats:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+    nursery.cancel_scope.cancel()

@@ -144,3 +144,9 @@ async def test_it_asks_again_after_a_pause(fake_master):
         await client.wait_for_configuration()
     assert scope.cancelled_caught
     client.close()
+
+
+async def test_it_looks_up_when_all_shared_threads_are_taken(fake_master, client, no_shared_threads):
+    know(fake_master, v3=[ROW])
+    with trio.fail_after(30):
+        assert await client.locations(3)

@@ -219,3 +219,12 @@ async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path,
     await until(lambda: fake_master.books.limits.get("", 0) > 0)
     nursery.cancel_scope.cancel()
     store.close()
+
+
+async def test_it_looks_when_all_shared_threads_are_taken(nursery, store, model, view, no_shared_threads):
+    with trio.fail_after(30):
+        await start(nursery, store, model, view, refresh_s=600)
+        add(store, 2)
+        while set(messages(model)) != {2}:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+    nursery.cancel_scope.cancel()

@@ -15,7 +15,7 @@ import pytest
 from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import FormatError, Truncated
 from native_handlers.format.fid import format_needle_id_cookie, parse_file_id, parse_needle_id_cookie
-from native_handlers.format.idx import IdxEntry, encode_entry, iter_entries, parse_entry
+from native_handlers.format.idx import encode_entry, iter_entries, parse_entry
 from native_handlers.format.needle import (
     Needle,
     encode_needle,
@@ -92,11 +92,6 @@ def needle_codec(made: Needle, version: int, name: str) -> Codec:
         lambda value: encode_needle(replace(value), version),
         padding | meta,
     )
-
-
-def idx_codec(entry: IdxEntry, width: int) -> Codec:
-    row = encode_entry(*entry, width)
-    return Codec(f"idx-row-{len(row)}", row, lambda raw: parse_entry(raw, width), lambda e: encode_entry(*e, width))
 
 
 def encode_vif(info: VolumeInfo) -> bytes:

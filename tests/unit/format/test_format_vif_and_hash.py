@@ -62,6 +62,74 @@ def test_vif_text_has_upstreams_names_and_kinds():
     }
 
 
+RUST_PLAIN = b"""{
+  "files": [],
+  "version": 3,
+  "replication": "001",
+  "bytesOffset": 4,
+  "datFileSize": "0",
+  "expireAtSec": "1700000000",
+  "readOnly": true,
+  "readOnlyCanDelete": true
+}"""
+RUST_FULL = b"""{
+  "files": [
+    {
+      "backendType": "s3",
+      "backendId": "default",
+      "key": "k/1.dat",
+      "offset": "0",
+      "fileSize": "1099511627776",
+      "modifiedTime": "1700000000",
+      "extension": ".dat"
+    }
+  ],
+  "version": 3,
+  "replication": "001",
+  "bytesOffset": 5,
+  "datFileSize": "1099511627776",
+  "expireAtSec": "1700000000",
+  "readOnly": true,
+  "ecShardConfig": {
+    "dataShards": 10,
+    "parityShards": 4,
+    "encodeTsNs": "1700000000000000000"
+  },
+  "readOnlyCanDelete": true
+}"""
+RUST_OLD = b'{"read_only":true}'
+"""What its first versions wrote."""
+
+
+@pytest.mark.parametrize(
+    ("text", "info"),
+    [
+        (
+            RUST_PLAIN,
+            VolumeInfo(
+                version=3,
+                replication="001",
+                bytes_offset=4,
+                expire_at_s=1_700_000_000,
+                read_only=True,
+                read_only_can_delete=True,
+            ),
+        ),
+        (RUST_FULL, FULL),
+        (RUST_OLD, VolumeInfo(read_only=True)),
+    ],
+    ids=["plain", "full", "old"],
+)
+def test_vif_of_upstreams_rust_server(text, info):
+    """It leaves an unset ecShardConfig out. Source: seaweed-volume/src/storage/volume.rs, VifVolumeInfo."""
+    assert parse_volume_info(text) == info
+
+
+def test_vif_text_is_that_of_upstreams_rust_server():
+    """Where nothing is unset, to the byte."""
+    assert encode_volume_info(FULL).encode() == RUST_FULL
+
+
 def test_backend_name():
     assert FULL.files[0].backend_name == "s3.default"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails
@@ -109,7 +108,7 @@ async def fetch(route, context=None, **request):
             except Exception:  # noqa: BLE001  whatever ends the stream, the client sees it break off
                 breaks_off = True
         elif isinstance(response.body, FileBody):
-            body = b"".join(_read_part(part) for part in response.body.parts)
+            body = b"".join([await _read_part(part) for part in response.body.parts])
         else:
             body = bytes(response.body)
     finally:
@@ -117,5 +116,5 @@ async def fetch(route, context=None, **request):
     return Answer(response.status, response.headers, body, breaks_off)
 
 
-def _read_part(part):
-    return os.pread(part.fd, part.length_bytes, part.offset_bytes) if isinstance(part, FileSlice) else bytes(part)
+async def _read_part(part):
+    return await part.read(part.length_bytes, 0) if isinstance(part, FileSlice) else bytes(part)

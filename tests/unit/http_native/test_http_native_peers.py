@@ -683,7 +683,7 @@ async def test_a_broken_manifest_is_not_deleted(chunked):
 # ---- the view of one store
 
 
-async def test_status_of_a_store(store, tmp_path):
+async def test_status_of_a_store(store, tmp_path, no_shared_threads):
     view = StoreNodeView(
         store, NodeState(details=lambda: None, is_heartbeating=lambda: True, is_stopping=lambda: False)
     )

@@ -21,6 +21,7 @@ from supervisor.net.transport import SocketTransport, StreamTransport
 
 LIMITS = HttpLimits()
 SOCKET_BUFFER_BYTES = 16 * 1024
+PAGE_BYTES = 4096
 
 
 @dataclass
@@ -30,6 +31,36 @@ class Answer:
     body: bytes
     trailers: dict[str, str] = field(default_factory=dict)
     interim: list[int] = field(default_factory=list)
+
+
+class PagedSource:
+    """What lies on a disk of which memory holds some pages. Reading brings pages in, unless `forgets`."""
+
+    def __init__(self, data: bytes, cached_pages=(), *, forgets: bool = False) -> None:
+        self.data = data
+        self.cached_pages = set(cached_pages)
+        self.reads: list[tuple[int, int]] = []
+        """(offset, length) of each read that waits for the disk."""
+        self._forgets = forgets
+
+    @staticmethod
+    def pages(offset_bytes: int, length_bytes: int) -> range:
+        return range(offset_bytes // PAGE_BYTES, (offset_bytes + length_bytes - 1) // PAGE_BYTES + 1)
+
+    def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> bool:
+        if not self.cached_pages.issuperset(self.pages(offset_bytes, len(buffer))):
+            buffer[:] = bytes(len(buffer))
+            return False
+        some = self.data[offset_bytes : offset_bytes + len(buffer)]
+        buffer[: len(some)] = some
+        return len(some) == len(buffer)
+
+    async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.reads.append((offset_bytes, length_bytes))
+        if not self._forgets:
+            self.cached_pages.update(self.pages(offset_bytes, length_bytes))
+        return self.data[offset_bytes : offset_bytes + length_bytes]
 
 
 class Peer:

@@ -1,4 +1,4 @@
-"""The server on real sockets: sendfile, TLS with changing files, draining, listening and accepting."""
+"""The server on real sockets: files, TLS with changing files, draining, listening and accepting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import h11
 import pytest
 import trio
 from byte_relay_certificates import Authority
-from http_harness import Peer, echo, limits
+from http_harness import PagedSource, Peer, echo, limits
 
 from native_handlers.http.message import FileBody, FileSlice, Listener, Response, StreamBody
 from supervisor.net.errors import BadCertificate, CannotListen
@@ -57,20 +57,11 @@ async def test_peer_and_listener_are_told_to_the_handler():
         assert (await client.ask(GET)).body == f"127.0.0.1 {mine} admin".encode()
 
 
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "data"
-    path.write_bytes(os.urandom(5 * MIB + 123))
-    descriptor = os.open(path, os.O_RDONLY)
-    yield path, descriptor
-    os.close(descriptor)
-
-
 @pytest.mark.parametrize("is_tls", [False, True])
-async def test_files_are_sent_between_bytes(file, is_tls, tmp_path):
-    path, descriptor = file
-    data = path.read_bytes()
-    parts = [b"head", FileSlice(descriptor, 0, 10), b"", FileSlice(descriptor, 5, len(data) - 5), b"tail"]
+async def test_files_are_sent_between_bytes(is_tls, tmp_path):
+    data = os.urandom(5 * MIB + 123)
+    file = PagedSource(data)
+    parts = [b"head", FileSlice(file, 0, 10), b"", FileSlice(file, 5, len(data) - 5), b"tail"]
     closed = []
 
     async def handle(request):
@@ -86,12 +77,11 @@ async def test_files_are_sent_between_bytes(file, is_tls, tmp_path):
     assert closed == [1, 1]
 
 
-async def test_a_file_that_is_shorter_than_it_should_be_cuts_the_connection(file):
-    path, descriptor = file
-    size = path.stat().st_size
+async def test_a_file_that_is_shorter_than_it_should_be_cuts_the_connection():
+    file = PagedSource(b"x" * 100)
 
     async def handle(request):
-        return Response(200, body=FileBody([FileSlice(descriptor, size - 10, 20)]))
+        return Response(200, body=FileBody([FileSlice(file, 90, 20)]))
 
     async with serving_on(handle) as (port, _), connected(port) as client:
         await client.send(GET)

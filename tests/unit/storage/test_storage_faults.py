@@ -28,6 +28,7 @@ from native_handlers.storage.io_health import TOLERATED, IoHealth
 from native_handlers.storage.store import StoreConfig, open_store
 
 COOKIE = 0xC0FFEE
+LARGE = os.urandom((3 << 20) + 5)
 
 
 class FailingFiles(OsFiles):
@@ -46,6 +47,10 @@ class FailingFiles(OsFiles):
     def read(self, fd, length_bytes, offset_bytes):
         self._step("read")
         return super().read(fd, length_bytes, offset_bytes)
+
+    def read_into(self, fd, buffer, offset_bytes):
+        self._step("read_into")
+        return super().read_into(fd, buffer, offset_bytes)
 
     def write(self, fd, parts, offset_bytes):
         try:
@@ -92,6 +97,21 @@ def write(store, needle_id, data, **how):
 
 def read(store, needle_id):
     return store.read_needle(7, needle_id, cookie=COOKIE).needle.data
+
+
+def read_payload(store, how):
+    """Reads the payload of the large needle 2 in one of the ways in which it is sent."""
+    found = store.read_needle(7, 2, cookie=COOKIE)
+    try:
+        if how == "check":
+            found.check_payload()
+        elif how == "load":
+            found.load_payload(memoryview(bytearray(len(LARGE))))
+        else:
+            for start in range(0, len(LARGE), 1 << 20):
+                assert found.payload.read(start, 1 << 20) == LARGE[start : start + (1 << 20)]
+    finally:
+        found.release()
 
 
 class TestFailedAppends:
@@ -173,6 +193,42 @@ class TestQuarantine:
         store.mark_writable(7)
         write(store, 2, b"second")
         assert store.volume_reports()[0].is_announced
+
+    @pytest.mark.parametrize("how", ["check", "load", "pieces"])
+    def test_so_do_those_in_a_payload_that_is_left_on_disk(self, store, files, how):
+        write(store, 2, LARGE)
+        for _ in range(TOLERATED):
+            assert store.volume_reports()[0].is_announced
+            # The metadata is read, and the first piece; the second is not.
+            files.plan = {"read_into": (1, errno.EIO), "read": (3, errno.EIO)}
+            with pytest.raises(errors.ReadFailed):
+                read_payload(store, how)
+        files.plan = {}
+        report = store.volume_reports()[0]
+        assert (report.is_announced, report.read_only) == (False, True)
+
+    @pytest.mark.parametrize("how", ["check", "load", "pieces"])
+    def test_a_payload_that_is_read_to_its_end_ends_the_run(self, store, files, how):
+        write(store, 2, LARGE)
+        for _ in range(2):
+            for _ in range(TOLERATED - 1):
+                files.plan = {"read_into": (1, errno.EIO), "read": (3, errno.EIO)}
+                with pytest.raises(errors.ReadFailed):
+                    read_payload(store, how)
+            files.plan = {}
+            read_payload(store, how)
+        assert store.volume_reports()[0].is_announced
+
+    @pytest.mark.parametrize("data", [True, False])
+    def test_metadata_alone_does_not_end_the_run(self, store, files, data):
+        write(store, 2, LARGE)
+        for _ in range(TOLERATED):
+            files.plan = {"read": (0, errno.EIO)}
+            with pytest.raises(errors.ReadFailed):
+                read(store, 1)
+            files.plan = {}
+            store.read_needle(7, 2, cookie=COOKIE, data=data).release()
+        assert not store.volume_reports()[0].is_announced
 
     def test_only_eio_counts_and_a_success_ends_the_run(self):
         health = IoHealth()

@@ -1,0 +1,209 @@
+"""Large objects and the disk they lie on: read where nobody else waits, and its failures counted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import trio
+from http_native_kit import SETTINGS, fetch, make_context, make_request
+
+from native_handlers.http.handlers import HTTP_HANDLERS
+from native_handlers.http.message import FileBody, FileSlice
+from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.files import NotCached, OsFiles
+from native_handlers.storage.io_health import TOLERATED
+from native_handlers.storage.payload_buffers import TOTAL_BYTES, PayloadBuffers
+from native_handlers.storage.store import StoreConfig, open_store
+from supervisor.net.pace import Pace, PaceLimits
+from supervisor.net.transport import SocketTransport
+
+FID = "/3,0212345678"
+BIG = os.urandom((3 << 20) + 5)
+MIB = 1 << 20
+
+
+class WatchedFiles(OsFiles):
+    """Notes who reads, and fails what begins at `bad_offset` of a file or later, once that is set."""
+
+    def __init__(self) -> None:
+        self.bad_offset: int | None = None
+        self.is_cached = True
+        self.reads: list[tuple[int, int, int]] = []
+        """(thread, offset, length)."""
+
+    def _note(self, length_bytes, offset_bytes):
+        self.reads.append((threading.get_ident(), offset_bytes, length_bytes))
+        if self.bad_offset is not None and self.bad_offset <= offset_bytes < self.bad_offset + len(BIG) - 1:
+            raise OSError(5, "Input/output error")
+
+    def read(self, fd, length_bytes, offset_bytes):
+        self._note(length_bytes, offset_bytes)
+        return super().read(fd, length_bytes, offset_bytes)
+
+    def read_into(self, fd, buffer, offset_bytes):
+        self._note(len(buffer), offset_bytes)
+        return super().read_into(fd, buffer, offset_bytes)
+
+    def read_cached_into(self, fd, buffer, offset_bytes):
+        if not self.is_cached:
+            raise NotCached
+        super().read_cached_into(fd, buffer, offset_bytes)
+
+
+@pytest.fixture
+def files():
+    return WatchedFiles()
+
+
+@pytest.fixture
+def store(tmp_path, files):
+    opened = open_store(
+        StoreConfig(locations=(LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8),)), files=files
+    )
+    opened.allocate_volume(3)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def context(store):
+    """A server with one large object of no declared type, so that it is looked into."""
+    made = make_context(store=store, settings=replace(SETTINGS, file_size_limit_bytes=8 << 20))
+    assert (await fetch("http.write", made, method="PUT", target=FID, body=BIG)).status == 201
+    return made
+
+
+def place_in_dat(tmp_path):
+    return (tmp_path / "3.dat").read_bytes().index(BIG)
+
+
+async def respond(context, first_byte):
+    request = make_request(target=FID, headers={"Range": f"bytes={first_byte}-{len(BIG) - 1}"})
+    response = await HTTP_HANDLERS["http.read"](context, request)
+    assert response.status == 206
+    return response
+
+
+async def sent(body: FileBody) -> bytes:
+    """What a client gets of `body` over a socket."""
+    ours, theirs = socket.socketpair()
+    received = bytearray()
+    with closing(ours), closing(theirs):
+        ours.setblocking(False)
+
+        async def receive():
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+            while len(received) < body.length_bytes:
+                received.extend(await stream.receive_some())
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                transport = SocketTransport(ours, Pace(PaceLimits()))
+                for part in body.parts:
+                    assert isinstance(part, FileSlice)
+                    await transport.send_file(part)
+    return bytes(received)
+
+
+@pytest.mark.parametrize("length", [MIB, 2 * MIB + 1])
+async def test_pages_that_memory_has_lost_are_not_read_by_the_event_loop(context, store, files, tmp_path, length):
+    path = tmp_path / "3.dat"
+    with path.open("rb") as dat:
+        os.fsync(dat.fileno())
+        os.posix_fadvise(dat.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(dat.fileno(), [bytearray(1)], MIB, os.RWF_NOWAIT)
+        except BlockingIOError:
+            pass
+        except OSError:
+            pytest.skip("this file system does not say what memory holds")
+        else:
+            pytest.skip("this file system keeps everything in memory")
+    files.reads.clear()
+    first = len(BIG) - length
+    response = await respond(context, first)
+    try:
+        assert await sent(response.body) == BIG[first:]
+    finally:
+        response.close()
+    me = threading.get_ident()
+    assert not [read for read in files.reads if read[0] == me]
+    assert sum(count for _, _, count in files.reads) >= length // 2, "the disk was read by somebody unseen"
+
+
+async def test_forty_and_more_that_wait_for_a_disk_leave_threads_to_everybody_else(context, files):
+    responses = [await respond(context, 7) for _ in range(50)]
+    files.is_cached = False
+    go_on, waiting = threading.Event(), threading.Semaphore(0)
+    real_note = files._note
+
+    def hang(length_bytes, offset_bytes):
+        waiting.release()
+        assert go_on.wait(60), "nobody let the disk go on"
+        real_note(length_bytes, offset_bytes)
+
+    files._note = hang
+    bodies = []
+
+    async def read_on(response):
+        bodies.append(await response.body.parts[0].read(10, 0))
+
+    try:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for response in responses:
+                    nursery.start_soon(read_on, response)
+                for _ in range(40):
+                    await trio.to_thread.run_sync(waiting.acquire, abandon_on_cancel=True)
+                assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+                go_on.set()
+    finally:
+        go_on.set()
+        for response in responses:
+            response.close()
+    assert bodies == [BIG[7:17]] * 50
+
+
+@pytest.mark.parametrize("headers", [{}, {"Range": "bytes=5-"}, {"Range": "bytes=5-9"}], ids=["whole", "range", "part"])
+@pytest.mark.parametrize("total_bytes", [TOTAL_BYTES, 0], ids=["from-memory", "from-disk"])
+async def test_a_disk_that_fails_is_an_empty_500_and_takes_the_volume_out(
+    context, store, files, tmp_path, headers, total_bytes, caplog
+):
+    files.bad_offset = place_in_dat(tmp_path)
+    files.is_cached = False
+    context = replace(context, payload_buffers=PayloadBuffers(total_bytes))
+    for _ in range(TOLERATED):
+        assert store.volume_reports()[0].is_announced
+        answer = await fetch("http.read", context, target=FID, headers=headers)
+        assert (answer.status, answer.body) == (500, b"")
+        assert answer.headers.get("Content-Length") in (None, "0")
+        assert answer.headers.get("Etag") is None
+    assert not store.volume_reports()[0].is_announced
+    assert context.payload_buffers.lent_bytes == 0
+    assert "Input/output error" in caplog.text
+
+
+async def test_a_disk_that_fails_while_an_answer_is_sent_takes_the_volume_out(context, store, files, tmp_path):
+    files.is_cached = False
+    for _ in range(TOLERATED):
+        assert store.volume_reports()[0].is_announced
+        files.bad_offset = None
+        response = await respond(context, 7)
+        files.bad_offset = place_in_dat(tmp_path)
+        with pytest.raises(Exception, match="Input/output error"):
+            await sent_alone(response.body.parts[0])
+        response.close()
+    assert not store.volume_reports()[0].is_announced
+
+
+async def sent_alone(part):
+    ours, theirs = socket.socketpair()
+    with closing(ours), closing(theirs):
+        ours.setblocking(False)
+        await SocketTransport(ours, Pace(PaceLimits())).send_file(part)

@@ -1,0 +1,92 @@
+"""Answers from a disk: what memory lacks is never read by the event loop, whatever the peer and the disk do."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+from http_harness import PAGE_BYTES, PagedSource, serving, serving_a_socket
+
+from native_handlers.http.message import FileBody, FileSlice, Response
+
+GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+MIB = 1024 * 1024
+DATA = os.urandom(3 * MIB + 123)
+LAST_PAGE = len(DATA) // PAGE_BYTES
+DRIVERS = pytest.mark.parametrize("serve", [serving_a_socket, serving], ids=["socket", "stream"])
+
+
+def answering(source, offset_bytes=0, length_bytes=None):
+    length_bytes = len(source.data) if length_bytes is None else length_bytes
+
+    async def handle(request):
+        return Response(206, body=FileBody([FileSlice(source, offset_bytes, length_bytes)]))
+
+    return handle
+
+
+@DRIVERS
+@pytest.mark.parametrize("length_bytes", [len(DATA), MIB, 300_001])
+async def test_a_window_whose_ends_alone_are_in_memory_is_read_elsewhere(serve, length_bytes):
+    """So it is after the first page was looked at for its type and the last one read with the metadata."""
+    start = len(DATA) - length_bytes
+    source = PagedSource(DATA, {start // PAGE_BYTES, LAST_PAGE})
+    async with serve(answering(source, start, length_bytes)) as (peer, _):
+        with trio.fail_after(30):
+            assert (await peer.ask(GET)).body == DATA[start:]
+    read = {page for offset, length in source.reads for page in source.pages(offset, length)}
+    missing = set(range(start // PAGE_BYTES + 1, LAST_PAGE))
+    assert missing <= read
+
+
+@DRIVERS
+async def test_what_memory_holds_needs_no_thread(serve):
+    source = PagedSource(DATA, range(LAST_PAGE + 1))
+    async with serve(answering(source)) as (peer, _):
+        assert (await peer.ask(GET)).body == DATA
+    assert source.reads == []
+
+
+@DRIVERS
+async def test_a_disk_whose_pages_are_never_in_memory(serve):
+    source = PagedSource(DATA, forgets=True)
+    async with serve(answering(source)) as (peer, _):
+        assert (await peer.ask(GET)).body == DATA
+
+
+async def test_slow_peers_do_not_get_the_bytes_of_others():
+    other = bytes(255 - byte for byte in DATA[:256]) * (len(DATA) // 256)
+    sources = [PagedSource(DATA, range(LAST_PAGE + 1)), PagedSource(other, range(len(other) // PAGE_BYTES + 1))]
+    async with (
+        serving_a_socket(answering(sources[0])) as (first, _),
+        serving_a_socket(answering(sources[1])) as (second, _),
+    ):
+        bodies = {}
+
+        async def ask(name, peer):
+            bodies[name] = (await peer.ask(GET)).body
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, "first", first)
+                nursery.start_soon(ask, "second", second)
+    assert bodies == {"first": DATA, "second": other}
+
+
+@DRIVERS
+async def test_a_disk_that_fails_while_it_is_sent_breaks_the_answer_off(serve, caplog):
+    class Failing(PagedSource):
+        async def read(self, length_bytes, offset_bytes):
+            raise OSError(5, "Input/output error")
+
+    source = Failing(DATA, range(100))
+    async with serve(answering(source)) as (peer, _):
+        await peer.send(GET)
+        with trio.fail_after(30):
+            try:
+                received = await peer.read_to_end()
+            except trio.BrokenResourceError:
+                received = b""
+    assert len(received) < len(DATA)
+    assert "the answer broke off" in caplog.text
