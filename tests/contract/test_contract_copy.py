@@ -26,6 +26,7 @@ ANY_REVISION = 2**32 - 1
 ALL = 2**63 - 1
 COPY_ROUTES = "phase: 1\nroutes:\n  grpc.CopyFile: native\n  grpc.ReceiveFile: native\n  grpc.VolumeCopy: native\n"
 
+pytestmark = pytest.mark.native_rpcs
 
 only_native = pytest.mark.only(lambda implementation: implementation.mode == "native")
 
@@ -244,7 +245,7 @@ class TestReceiveFile:
         call.cancel()
         wait_until(lambda: (names(server.data_dir, volume_id), open_descriptors(server)) == before, "the clean-up")
 
-    @only_native
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_what_a_volume_works_with_is_safe(self, server):
         """Upstream writes it over in place."""
         fid = server.store(b"safe")

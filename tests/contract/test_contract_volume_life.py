@@ -14,7 +14,7 @@ from harness.waiting import wait_until
 from native_handlers.pb import volume_server_pb2 as pb
 
 ABSENT = 999_999
-OURS = {"native", "proxy-native", "mixed-native"}
+pytestmark = pytest.mark.native_rpcs
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ class TestAllocate:
         assert files_of(server, "1000999") == []
         assert refusal(server, "VolumeStatus", volume_id=1_000_999) == "not found volume id 1000999"
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     @pytest.mark.parametrize("version", [0, 9])
     def test_versions_that_there_are_not(self, server, version):
         """Go refuses with the same words, and leaves files."""
@@ -101,7 +101,7 @@ class TestAllocate:
             call(server, "AllocateVolume", volume_id=1_000_999, version=3, collection="no/such/directory")
         assert sorted(server.base.rglob("*.dat")) == before
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_a_collection_never_leads_out_of_the_directory(self, server):
         """Go makes the files."""
         for collection in ("../evil", "/evil"):
