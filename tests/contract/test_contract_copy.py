@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -292,6 +293,19 @@ class TestVolumeCopy:
         volume_id = source.new_volume()
         refused = refusal(lambda: copy_volume(server, address_of(source), volume_id, disk_type="tape"))
         assert refused == unknown("no space left for disk type tape")
+
+    @pytest.mark.only(lambda implementation: implementation.mode == "native" or implementation.routes)
+    def test_at_the_pace_of_the_server(self, fresh_server, source):
+        """-maintenanceMBps. That it takes no less than its bytes need is all that can be told without a stopwatch.
+
+        Go looks at its pace only after 100 ms, when so small a volume is here already.
+        """
+        target = fresh_server("-maintenanceMBps=1")
+        volume_id, data = volume_with_needles(source, count=3, size_bytes=MIB)
+        began_s = time.monotonic()
+        copy_volume(target, address_of(source), volume_id)
+        assert time.monotonic() - began_s > 2.9
+        assert {key: target.read(key).body for key in data} == data
 
     def test_in_maintenance(self, fresh_server):
         server = fresh_server()
