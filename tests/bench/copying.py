@@ -5,6 +5,7 @@ how long small calls take beside it.
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -12,21 +13,27 @@ MB = 10**6
 PIECE_BYTES = 4 << 20
 METHOD = "/volume_server_pb.VolumeServer/CopyFile"
 PING_LIMIT_S = 10.0
+STREAMS = 4
 
 
 def print_copies(servers, baseline, rounds, mib):
-    """A table of all `servers`; nothing where `mib` is 0."""
+    """A table of all `servers` for one copy, and one for several at once; nothing where `mib` is 0."""
     if not mib:
         return
     volumes = {server.name: _volume_of(server, mib) for server in servers}
+    for streams in (1, STREAMS):
+        _print_table(servers, volumes, baseline, rounds, mib, streams)
+
+
+def _print_table(servers, volumes, baseline, rounds, mib, streams):  # noqa: PLR0913, PLR0917
     rates = {server.name: [] for server in servers}
     pings_ms = {server.name: [] for server in servers}
     for _ in range(rounds):
         for server in servers:
-            rate, pings = _copy(server, volumes[server.name])
+            rate, pings = _copy(server, volumes[server.name], streams)
             rates[server.name].append(rate)
             pings_ms[server.name] += pings
-    print(f"\nCopyFile of {mib} MiB, {rounds} interleaved rounds; Ping meanwhile\n")
+    print(f"\n{streams} CopyFile at once of {mib} MiB each, {rounds} interleaved rounds; Ping meanwhile\n")
     print(f"{'server':<14}{'MB/s':>8}{'spread':>14}{'of Go':>8}{'Ping median':>14}{'slowest':>11}")
     for name, seen in rates.items():
         row = f"{name:<14}{statistics.median(seen):>8,.0f}{f'{min(seen):,.0f}-{max(seen):,.0f}':>14}"
@@ -45,21 +52,27 @@ def _volume_of(server, mib):
     return volume_id
 
 
-def _copy(server, volume_id):
-    """MB/s of one copy, whose messages are not decoded, and how long each Ping took meanwhile, in ms."""
+def _copy(server, volume_id, streams):
+    """MB/s of `streams` copies at once, not decoded, and how long each Ping took meanwhile in ms."""
     pings_ms, is_over = [], threading.Event()
-    with server.open_channel() as channel, server.open_channel() as other:
+    with server.open_channel() as other, ThreadPoolExecutor(streams) as threads:
         pinging = threading.Thread(target=_ping, args=(other, pings_ms, is_over))
         pinging.start()
-        request = pb.CopyFileRequest(
-            volume_id=volume_id, ext=".bench", compaction_revision=2**32 - 1, stop_offset=2**63 - 1
-        )
         started_s = time.monotonic()
-        count = sum(len(message) for message in channel.unary_stream(METHOD)(request.SerializeToString()))
+        count = sum(threads.map(_read, [server] * streams, [volume_id] * streams))
         taken_s = time.monotonic() - started_s
         is_over.set()
         pinging.join()
     return count / taken_s / MB, pings_ms
+
+
+def _read(server, volume_id):
+    """The bytes of one copy, on a connection of its own."""
+    request = pb.CopyFileRequest(
+        volume_id=volume_id, ext=".bench", compaction_revision=2**32 - 1, stop_offset=2**63 - 1
+    )
+    with server.open_channel() as channel:
+        return sum(len(message) for message in channel.unary_stream(METHOD)(request.SerializeToString()))
 
 
 def _ping(channel, pings_ms, is_over):

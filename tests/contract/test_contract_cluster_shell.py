@@ -97,11 +97,38 @@ def test_a_collection_is_deleted_from_all_servers(cluster, ours):
     assert not [path for server in servers for path in server.data_dir.glob("doomed_*")]
 
 
-def test_volumes_are_grown_and_empty_ones_deleted(cluster, ours):
+def test_volumes_are_grown(cluster, ours):
     first = ours.new_volume(collection="grown")
     wait_until(lambda: cluster.holders(first), "it to be known")
     said = cluster.shell(f"volume.grow -collection grown -dataNode {ours.url} -count 2")
     wait_until(lambda: len(collection_ids(cluster, ours, "grown")) >= 2, f"more volumes; {said}")
+
+
+def test_only_volumes_that_are_empty_are_deleted(cluster, ours):
+    """One of each server that is empty, one with a file, one whose only file was deleted; one of another collection."""
+    servers = [ours, cluster.by_role[GO]]
+    full, emptied = (cluster.allocate(ours, collection="sweep") for _ in range(2))
+    other = cluster.allocate(ours, collection="unswept")
+    empty = [cluster.allocate(server, collection="sweep") for server in servers]
+    fid, gone = (ours.store(b"data", fid=ours.new_fid(volume_id)) for volume_id in (full, emptied))
+    assert ours.http("DELETE", f"/{gone}").status == 202
+    sweep = "volume.deleteEmpty -quietFor=0s -collectionPattern=sweep"
+    wait_until(lambda: all(cluster.volumes(ours)[one].size > 8 for one in (full, emptied)), "the sizes to be told")
+    cluster.shell(sweep)
+    assert sorted(collection_ids(cluster, ours, "sweep")) == sorted([full, emptied, empty[0]]), "only said, not done"
+
+    def is_swept():
+        said = cluster.shell(f"{sweep} -apply")
+        assert "rror" not in said, said
+        return not any(cluster.holders(volume_id) for volume_id in empty)
+
+    wait_until(is_swept, "the empty ones to be gone")
+    assert sorted(collection_ids(cluster, ours, "sweep")) == sorted([full, emptied])
+    assert cluster.holders(other) == [ours.url]
+    for server, volume_id in zip(servers, empty, strict=True):
+        assert not list(server.data_dir.glob(f"sweep_{volume_id}.*"))
+    assert ours.read(fid).body == b"data"
+    assert ours.read(gone).status == 404
 
 
 def collection_ids(cluster, server, name):

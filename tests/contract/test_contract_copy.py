@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from pathlib import Path
 
 import grpc
@@ -26,6 +27,7 @@ ANY_REVISION = 2**32 - 1
 ALL = 2**63 - 1
 COPY_ROUTES = "phase: 1\nroutes:\n  grpc.CopyFile: native\n  grpc.ReceiveFile: native\n  grpc.VolumeCopy: native\n"
 
+pytestmark = pytest.mark.native_rpcs
 
 only_native = pytest.mark.only(lambda implementation: implementation.mode == "native")
 
@@ -244,7 +246,7 @@ class TestReceiveFile:
         call.cancel()
         wait_until(lambda: (names(server.data_dir, volume_id), open_descriptors(server)) == before, "the clean-up")
 
-    @only_native
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_what_a_volume_works_with_is_safe(self, server):
         """Upstream writes it over in place."""
         fid = server.store(b"safe")
@@ -291,6 +293,19 @@ class TestVolumeCopy:
         volume_id = source.new_volume()
         refused = refusal(lambda: copy_volume(server, address_of(source), volume_id, disk_type="tape"))
         assert refused == unknown("no space left for disk type tape")
+
+    @pytest.mark.only(lambda implementation: implementation.mode == "native" or implementation.routes)
+    def test_at_the_pace_of_the_server(self, fresh_server, source):
+        """-maintenanceMBps. That it takes no less than its bytes need is all that can be told without a stopwatch.
+
+        Go looks at its pace only after 100 ms, when so small a volume is here already.
+        """
+        target = fresh_server("-maintenanceMBps=1")
+        volume_id, data = volume_with_needles(source, count=3, size_bytes=MIB)
+        began_s = time.monotonic()
+        copy_volume(target, address_of(source), volume_id)
+        assert time.monotonic() - began_s > 2.9
+        assert {key: target.read(key).body for key in data} == data
 
     def test_in_maintenance(self, fresh_server):
         server = fresh_server()

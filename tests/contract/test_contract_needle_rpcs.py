@@ -15,7 +15,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 
 ABSENT = 999_999
 HEADER_BYTES, CHECKSUM_BYTES, TIME_BYTES = 16, 4, 8
-OURS = {"native", "proxy-native", "mixed-native"}
+pytestmark = pytest.mark.native_rpcs
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ class TestReadingRecords:
         assert refusal(server, "ReadNeedleBlob", **place).startswith("read needle blob offset -8 size 64: readat ")
         assert refusal(server, "ReadNeedleMeta", **place).endswith(f"{volume_id}.dat: negative offset")
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_a_size_far_below_zero(self, server, volume_id):
         """Go dies of it."""
         put(server, volume_id)
@@ -301,7 +301,7 @@ class TestWritingRecords:
         assert sizes_of(server, volume_id) == before
         assert refusal(server, "VolumeNeedleStatus", volume_id=volume_id, needle_id=77) == "not found"
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_what_go_takes_and_nobody_can_read(self, server, volume_id):
         put(server, volume_id, b"payload")
         ((_, _, size),) = rows = rows_of(server, volume_id)
@@ -364,7 +364,7 @@ class TestReadAll:
         assert len(answer.needle_blob) < 3000
         assert answer.mime == b"text/html"
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_what_was_deleted_is_not_there(self, server, volume_id):
         """Go sends it until the index is made anew."""
         gone, kept = put(server, volume_id, b"gone"), put(server, volume_id, b"kept")

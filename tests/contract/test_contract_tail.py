@@ -16,6 +16,8 @@ from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import actual_size, parse_needle
 from native_handlers.pb import volume_server_pb2 as pb
 
+pytestmark = pytest.mark.native_rpcs
+
 LIMIT_S = 40.0
 MESSAGE_BYTES = 2 << 20
 LARGE = Random(7).randbytes(2 * MESSAGE_BYTES)

@@ -8,13 +8,15 @@ import json
 
 import grpc
 import pytest
-from harness.calls import call, refusal
+from harness.calls import LIMIT_S, call, refusal
+from harness.ports import LOOPBACK
 from harness.waiting import wait_until
 
+from native_handlers.pb import master_pb2, methods
 from native_handlers.pb import volume_server_pb2 as pb
 
 ABSENT = 999_999
-OURS = {"native", "proxy-native", "mixed-native"}
+pytestmark = pytest.mark.native_rpcs
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ class TestAllocate:
         assert files_of(server, "1000999") == []
         assert refusal(server, "VolumeStatus", volume_id=1_000_999) == "not found volume id 1000999"
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     @pytest.mark.parametrize("version", [0, 9])
     def test_versions_that_there_are_not(self, server, version):
         """Go refuses with the same words, and leaves files."""
@@ -101,7 +103,7 @@ class TestAllocate:
             call(server, "AllocateVolume", volume_id=1_000_999, version=3, collection="no/such/directory")
         assert sorted(server.base.rglob("*.dat")) == before
 
-    @pytest.mark.only(lambda implementation: implementation.name in OURS)
+    @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_a_collection_never_leads_out_of_the_directory(self, server):
         """Go makes the files."""
         for collection in ("../evil", "/evil"):
@@ -227,6 +229,24 @@ def test_maintenance_refuses_what_changes_volumes(server, volume_id):
     assert call(server, "VolumeSyncStatus", volume_id=volume_id).replication == "000"
 
 
+def placement_at_master(server, volume_id):
+    """What the master says of the copy that `server` has; None while it knows of none."""
+    target = f"{LOOPBACK}:{server.master.grpc_port}"
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        answer = methods.master(channel).VolumeList(master_pb2.VolumeListRequest(), timeout=LIMIT_S)
+    found = [
+        volume.replica_placement
+        for center in answer.topology_info.data_center_infos
+        for rack in center.rack_infos
+        for node in rack.data_node_infos
+        if node.id == server.url
+        for disk in node.diskInfos.values()
+        for volume in disk.volume_infos
+        if volume.id == volume_id
+    ]
+    return f"{found[0]:03d}" if found else None
+
+
 class TestConfigure:
     def test_the_replica_placement_is_changed_for_good(self, server, make_volume):
         volume_id = make_volume(ttl="5d")
@@ -245,9 +265,13 @@ class TestConfigure:
         put(server, volume_id)
 
     def test_the_master_hears_of_it(self, server, volume_id):
-        call(server, "VolumeConfigure", volume_id=volume_id, replication="000")
-        found = f"/dir/lookup?volumeId={volume_id}"
-        wait_until(lambda: server.master.get(found).get("locations"), "the volume to be known to the master")
+        wait_until(lambda: placement_at_master(server, volume_id) == "000", "the volume to be known to the master")
+        for replication in ("001", "010", "000"):
+            call(server, "VolumeConfigure", volume_id=volume_id, replication=replication)
+            wait_until(
+                lambda wanted=replication: placement_at_master(server, volume_id) == wanted,
+                f"the master to know of {replication}",
+            )
 
     @pytest.mark.parametrize("replication", ["bad", "999", "-01"])
     def test_what_is_no_placement(self, server, volume_id, replication):

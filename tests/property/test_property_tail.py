@@ -1,8 +1,9 @@
 """Writes, deletions, copies, tails, faults and reopenings in any order: both sides end needle for needle equal.
 
-Two stores with a volume each. A mover copies the volume's files, or has the destination tail the source from where it
-last knew both equal; a backup follows the source by incremental copies. Streams break at any message, the source is
-written to at any message, the volume is closed at any message.
+Two stores with a volume each. A mover has the destination fetch the volume by VolumeCopy, and tail the source from
+where the copy says that it ends or from where it last knew both equal; a backup follows the source by incremental
+copies.
+Streams break at any message, the source is written to at any message, the volume is closed at any message.
 """
 
 from __future__ import annotations
@@ -32,10 +33,15 @@ from native_handlers.format.needle import (
 from native_handlers.format.ttl import Ttl
 from native_handlers.grpc import tail_sender
 from native_handlers.grpc.context import RpcContext, RpcFailure
+from native_handlers.grpc.copy_file import copy_file
 from native_handlers.grpc.incremental_copy import volume_incremental_copy
-from native_handlers.grpc.node import GrpcNode
+from native_handlers.grpc.node import GrpcNode, NodeFacts
+from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.grpc.tail_receiver import volume_tail_receiver
+from native_handlers.grpc.volume_copy import volume_copy
+from native_handlers.grpc.volumes import read_volume_file_status
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage import outgoing
 from native_handlers.storage.append_times import append_time_ns
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk_location import LocationConfig
@@ -51,6 +57,9 @@ needle_ids = st.sampled_from(NEEDLE_IDS)
 # A number stands for a payload of more than one message.
 payloads = st.one_of(*[st.binary(min_size=1, max_size=40)] * 4, st.integers(1, 3))
 LARGE_BYTES = (2 << 20) + 77
+COPY_PIECES = 4
+"""Of .dat in a copy; index and description have one each, and each file a request for more that finds its end."""
+copy_messages = st.integers(0, COPY_PIECES + 6)
 all_flags = st.sets(
     st.sampled_from(
         [
@@ -93,9 +102,9 @@ class Line:
     `asked` is the number of the last that was asked for: when all is over, of the one that did not come.
     """
 
-    def __init__(self, messages, at):
+    def __init__(self, messages, at, numbers=None):
         self._messages, self._at = messages, at
-        self._numbers = itertools.count()
+        self._numbers = numbers or itertools.count()
 
     def __iter__(self):
         return self
@@ -110,6 +119,40 @@ class Line:
 
     def cancel(self):
         self._messages.close()
+
+
+class SourceOfCopies:
+    """What VolumeCopy asks of a source. Messages are numbered through: 0 is the status, then come those of the files.
+
+    `needles` is what the source had when it gave its status.
+    """
+
+    def __init__(self, side, at):
+        self._side, self._at = side, at
+        self._numbers = itertools.count()
+        self.ReadVolumeFileStatus = self
+        self.needles = None
+
+    def future(self, request):
+        """The status, as a call that is under way."""
+        self._request = request
+        return self
+
+    def result(self):
+        self._at(next(self._numbers))
+        try:
+            status = read_volume_file_status(node_of(self._side.store), context(), self._request)
+        except RpcFailure as failure:
+            raise _told(failure) from failure
+        self.needles = self._side.needles()
+        return status
+
+    def open_undecoded(self, name):
+        assert name == "CopyFile"
+        return lambda request: Line(copy_file(node_of(self._side.store), context(), request), self._at, self._numbers)
+
+    def cancel(self):
+        pass
 
 
 def _told(failure):
@@ -131,8 +174,12 @@ class Side:
         return self.store.find_volume(VID)
 
     @property
+    def dat_path(self):
+        return self.directory / f"{VID}.dat"
+
+    @property
     def dat(self):
-        return (self.directory / f"{VID}.dat").read_bytes()
+        return self.dat_path.read_bytes()
 
     def change(self, needle_id, data, flags):
         """Writes a needle, or deletes it where there are no data."""
@@ -174,11 +221,24 @@ class Side:
 
 
 def node_of(store, peers=None):
-    return GrpcNode(store=store, state=None, facts=None, masters=None, peers=peers, leave=None)
+    facts = NodeFacts("target", "target", 8080, "", "", "", ())
+    return GrpcNode(store=store, state=StoreStateKeeper(store), facts=facts, masters=None, peers=peers, leave=None)
 
 
 def context():
     return RpcContext("127.0.0.1", 1, (), "", lambda: True, lambda _: True, lambda: None)
+
+
+class FixedPeer:
+    """`peers` of which there is one."""
+
+    def __init__(self, client):
+        self._client = client
+
+    @contextmanager
+    def open_volume_server(self, address):
+        assert address == "source"
+        yield self._client
 
 
 class TailMachine(RuleBasedStateMachine):
@@ -220,10 +280,11 @@ class TailMachine(RuleBasedStateMachine):
         )
         volume_tail_receiver(node_of(self.target.store, self), context(), request)
 
-    def end_of_follow(self, at):
+    @staticmethod
+    def end_of(run, at):
         """The code that it failed with, or None."""
         try:
-            self.follow(at)
+            run(at)
         except RpcFailure as failure:
             return failure.code
         return None
@@ -284,7 +345,7 @@ class TailMachine(RuleBasedStateMachine):
             if number == cut:
                 raise Broken
 
-        code = self.end_of_follow(at)
+        code = self.end_of(self.follow, at)
         assert code in {None, grpc.StatusCode.UNAVAILABLE}
         if code is None:
             self.must_be_equal()
@@ -303,7 +364,7 @@ class TailMachine(RuleBasedStateMachine):
                 was_closed = True
                 side.store.unmount_volume(VID)
 
-        code = self.end_of_follow(at)
+        code = self.end_of(self.follow, at)
         assert code in {None, grpc.StatusCode.UNKNOWN}
         if was_closed:
             side.store.mount_volume(VID)
@@ -318,21 +379,71 @@ class TailMachine(RuleBasedStateMachine):
         side.store.mount_volume(VID)
         assert side.store.findings == []
 
-    @rule(ops=changes)
-    def copy(self, ops):
-        """The volume's files replace the destination's, while the source goes on: what came since is tailed."""
-        self.target.store.delete_volume(VID, only_empty=False)
-        with self.source.volume.open_log() as log:
-            for name, end in ((f"{VID}.dat", log.dat_end_bytes), (f"{VID}.idx", log.row_count * 16)):
-                data = (self.source.directory / name).read_bytes()[:end]
-                (self.target.directory / name).write_bytes(data)
-            last = list(log.rows(log.row_count - 1)) if log.row_count else []
-            self.since_ns = append_time_ns(log, last[0]) if last else 0
-            for op in ops:
-                self.source.change(*op)
-        shutil.copyfile(self.source.directory / f"{VID}.vif", self.target.directory / f"{VID}.vif")
-        self.target.store.mount_volume(VID)
+    def fetch(self, at=lambda number: None):
+        """One VolumeCopy, in some messages a file. The destination has what the source had at the first of them."""
+        self.patch.setattr(outgoing, "PIECE_BYTES", self.source.dat_path.stat().st_size // COPY_PIECES + 1)
+        source = SourceOfCopies(self.source, at)
+        request = pb.VolumeCopyRequest(volume_id=VID, source_data_node="source")
+        *_, last = volume_copy(node_of(self.target.store, FixedPeer(source)), context(), request)
+        assert self.target.needles() == source.needles
         assert self.target.store.findings == []
+        self.since_ns = last.last_append_at_ns
+
+    @rule()
+    def copy(self):
+        self.fetch()
+
+    @rule(ops=changes, first=copy_messages)
+    def copy_while_it_is_written_to(self, ops, first):
+        """A change at each message from `first` on. What came since the copy began is tailed, now or later."""
+        left = list(ops)
+
+        def at(number):
+            if number >= first and left:
+                self.source.change(*left.pop(0))
+
+        self.fetch(at)
+
+    @rule(ops=changes, when=copy_messages)
+    def copy_while_the_source_is_opened_anew(self, ops, when):
+        def at(number):
+            if number == when:
+                self.reopen(is_source=True)
+                for op in ops:
+                    self.source.change(*op)
+
+        self.fetch(at)
+
+    @rule(ops=changes, when=copy_messages, is_closed=st.booleans())
+    def copy_that_fails(self, ops, when, is_closed):
+        """By a cut line or a source that is closed: there is the volume as it was, or none. The next copy is whole."""
+        before, was_reached, left = self.target.needles(), False, list(ops)
+
+        def at(number):
+            nonlocal was_reached
+            if number < when and left:
+                self.source.change(*left.pop(0))
+            if number == when:
+                was_reached = True
+                if not is_closed:
+                    raise Broken
+                self.source.store.unmount_volume(VID)
+
+        code = self.end_of(self.fetch, at)
+        if is_closed and was_reached:
+            self.source.store.mount_volume(VID)
+        if code is None:
+            # A source that is closed goes on with the file that it had begun; this was the last, or too far off.
+            assert is_closed or not was_reached
+            return
+        is_refused = when == 0 and not is_closed
+        assert was_reached
+        assert code is (grpc.StatusCode.UNAVAILABLE if is_refused else grpc.StatusCode.UNKNOWN)
+        if when == 0:
+            assert self.target.needles() == before
+        else:
+            assert list(self.target.directory.glob(f"{VID}.*")) == []
+        self.fetch()
 
     @rule(ops=changes, when=st.integers(0, 2))
     def back_up(self, ops, when):

@@ -9,7 +9,10 @@ import trio
 import trio.testing
 
 from native_handlers.storage.errors import StoreClosed
-from supervisor.app import leaves_of, reload
+from supervisor.app import leaves_of, reload, say_goodbye
+from supervisor.assembly.node import make_node
+from supervisor.cli.load import Surroundings, load_config
+from supervisor.cluster.heartbeat import HeartbeatHandle
 from supervisor.lifecycle import StopRequest, serve_signals
 
 
@@ -131,3 +134,42 @@ def test_leaves_of_nested_groups():
     first, second = ValueError("first"), KeyError("second")
     group = ExceptionGroup("outer", [first, ExceptionGroup("inner", [second])])
     assert leaves_of(group) == [first, second]
+
+
+@pytest.fixture
+def node(tmp_path):
+    """A node that is registered, as far as it knows itself, and is to serve on for 10 s before it stops."""
+    flags = ["-mode=native", f"-dir={tmp_path}", "-preStopSeconds=10"]
+    config = load_config(flags, {}, tmp_path, Surroundings(detect_address=lambda: "192.0.2.7"))
+    made = make_node(config, StopRequest())
+    made.heartbeat = HeartbeatHandle(made.masters)
+    made.stop.ask("SIGTERM")
+    return made
+
+
+async def goodbye_s(node):
+    """The seconds that it takes."""
+    began = trio.current_time()
+    await say_goodbye(node)
+    return trio.current_time() - began
+
+
+async def test_a_node_that_stops_leaves_and_serves_on(node, autojump_clock):
+    assert node.is_heartbeating
+    assert await goodbye_s(node) == 10
+    assert not node.is_heartbeating
+
+
+@pytest.mark.parametrize("how", ["VolumeServerLeave", "no heartbeat yet"])
+async def test_one_that_has_nothing_to_leave_does_not_wait(node, autojump_clock, how):
+    if how == "VolumeServerLeave":
+        assert node.leave()
+    else:
+        node.heartbeat = None
+    assert await goodbye_s(node) == 0
+
+
+async def test_a_second_signal_ends_the_wait(node, autojump_clock):
+    node.stop.ask("SIGINT")
+    assert await goodbye_s(node) == 0
+    assert not node.is_heartbeating

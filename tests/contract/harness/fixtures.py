@@ -23,6 +23,8 @@ def pytest_generate_tests(metafunc):
     if "implementation" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("only")
         candidates = without_duplicates() if "fresh_server" in metafunc.fixturenames else IMPLEMENTATIONS
+        if metafunc.definition.get_closest_marker("native_rpcs") and IMPLEMENTATIONS is implementations.ALL:
+            candidates = [*candidates, implementations.NATIVE_RPCS]
         meant = [one for one in candidates if marker is None or marker.args[0](one)]
         nothing = pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))
         wanted = [pytest.param(one, id=one.name) for one in with_one_skip(meant)] or [nothing]
@@ -48,6 +50,7 @@ def with_one_skip(meant):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "only(predicate): runs for those implementations that the predicate accepts")
+    config.addinivalue_line("markers", "native_rpcs: runs in mixed with every native RPC native as well")
 
 
 @pytest.hookimpl(wrapper=True)

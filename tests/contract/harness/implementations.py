@@ -32,6 +32,7 @@ class Implementation:
         mode: of our own program; None for any other.
         backend: what our own program is given as the child.
         needs_weed: it cannot run without the Go program.
+        routes: the text of a routing table, which it is given as a file; "" leaves it with the shipped one.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Implementation:
     needs_weed: bool = False
     is_go: bool = False
     binary: str | None = None
+    routes: str = ""
+
+    @property
+    def has_our_rpcs(self):
+        """RPCs on volumes and needles are answered by our own code, here or in the child."""
+        return self.mode == "native" or self.backend == "native" or bool(self.routes)
 
     @property
     def is_supervised(self):
@@ -58,7 +65,14 @@ class Implementation:
             return [weed, "-logtostderr=true", f"-config_dir={layout.config_dir}", "volume", *_go_flags(layout), *extra]
         backend = [f"-backend={weed if self.backend == 'go' else self.backend}"] if self.backend else []
         common = ["-logtostderr=true", f"-config_dir={layout.config_dir}"]
-        return [*OURS, *common, f"-mode={self.mode}", *backend, *_go_flags(layout), *extra]
+        return [*OURS, *common, f"-mode={self.mode}", *backend, *self._routes_flags(layout), *_go_flags(layout), *extra]
+
+    def _routes_flags(self, layout):
+        if not self.routes:
+            return []
+        table = layout.config_dir / "routes.yaml"
+        table.write_text(self.routes)
+        return [f"-routes={table}"]
 
 
 def _go_flags(layout):
@@ -101,6 +115,11 @@ ALL = (
     Implementation("exec-go", mode="exec", backend="go", needs_weed=True),
 )
 
+NATIVE_RPCS = Implementation(
+    "mixed-native-grpc-go", mode="mixed", backend="go", needs_weed=True, routes="phase: 3\nroutes: {}\n"
+)
+"""The shipped table forwards every RPC on volumes; with this one all that have a native handler are native."""
+
 
 def find_weed():
     """The Go program's path, or None; and the sentence that says why not."""
@@ -119,7 +138,7 @@ def chosen():
     wanted = os.environ.get("VOLUME_SERVER_IMPL")
     if not wanted:
         return ALL
-    known = {implementation.name: implementation for implementation in ALL}
+    known = {implementation.name: implementation for implementation in (*ALL, NATIVE_RPCS)}
     unknown = [name for name in wanted.split(",") if name not in known]
     if unknown:
         raise ValueError(f"VOLUME_SERVER_IMPL names {unknown[0]!r}; known are {', '.join(known)}")

@@ -68,6 +68,14 @@ def test_what_is_passed_on(command):
         assert flags[name] == (text or "true")
 
 
+def test_which_remote_endpoints_are_trusted_is_for_the_child_to_heed(command):
+    """FetchAndWriteNeedle, the only RPC that asks, is the child's."""
+    name = "volume.allowUntrustedRemoteEndpoints"
+    for argv, expected in (((), None), ((f"-{name}",), "true"), ((f"-{name}=false",), "false")):
+        _, flags = command(*argv)
+        assert flags.get(name) == expected
+
+
 def test_what_is_ours_is_not_passed_on(command):
     own = ("-ip=10.0.0.1", "-ip.bind=0.0.0.0", "-port=81", "-port.grpc=82", "-publicUrl=cdn", "-id=me", "-master=m:1")
     own += ("-mserver=n:2", "-preStopSeconds=30", "-idleTimeout=300", "-whiteList=10.0.0.9", "-debug", "-debug.port=83")

@@ -20,6 +20,7 @@ def test_defaults(machine):
     assert (config.inflight_upload_timeout_s, config.inflight_download_timeout_s) == (60.0, 60.0)
     assert (config.has_slow_read, config.read_buffer_size_mb) == (True, 4)
     assert config.concurrent_upload_limit_bytes == config.concurrent_download_limit_bytes == 0
+    assert config.maintenance_bytes_per_s == 0
     assert (config.metrics_port, config.debug, config.debug_port) == (0, False, 6060)
     (directory,) = config.directories
     assert (directory.path, directory.max_volumes, directory.disk_type) == (machine.data, 8, "")
@@ -55,6 +56,11 @@ def test_the_spelling_of_upstreams_rust_suite(machine):
     assert (config.read_mode, config.pre_stop_s, config.inflight_upload_timeout_s) == (ReadMode.REDIRECT, 0, 3.0)
     assert config.concurrent_upload_limit_bytes == 7 << 20
     assert config.security.write_key.key == b"k"
+
+
+@pytest.mark.parametrize(("text", "rate"), [("0", 0), ("1", 1 << 20), ("500", 500 << 20)])
+def test_the_pace_of_maintenance_is_in_mebibytes(machine, text, rate):
+    assert machine.load(f"-maintenanceMBps={text}").maintenance_bytes_per_s == rate
 
 
 @pytest.mark.parametrize(
