@@ -59,6 +59,18 @@ class PayloadSource:
             return False
         return True
 
+    def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int | None:
+        """How much of the range went straight from memory to a socket; None where memory does not hold all of it.
+
+        Raises:
+            BlockingIOError, ConnectionError: from the socket.
+            ReadFailed: the disk failed all the same.
+        """
+        try:
+            return self._payload.send_cached(offset_bytes, length_bytes, socket_fd)
+        except NotCached:
+            return None
+
     async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
         """The bytes at `offset_bytes`, fewer only where the file has been cut short.
 

@@ -92,6 +92,15 @@ class FileSource(Protocol):
         """Fills `buffer` from `offset_bytes` on without waiting for the disk; whether memory held all of that."""
         ...
 
+    def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int | None:
+        """How much of a range went straight from memory to a socket (sendfile); None where memory lacks some of it.
+
+        Raises:
+            BlockingIOError, ConnectionError: from the socket.
+            Exception: the disk failed all the same; the source has counted it.
+        """
+        ...
+
     async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
         """The bytes at `offset_bytes`, fewer only at the end. Waits as long as the disk does, others meanwhile run.
 
@@ -112,6 +121,10 @@ class FileSlice:
     def read_cached_into(self, buffer: memoryview, start_bytes: int) -> bool:
         """As `FileSource.read_cached_into`."""
         return self.source.read_cached_into(buffer, self.offset_bytes + start_bytes)
+
+    def send_cached(self, socket_fd: int, length_bytes: int, start_bytes: int) -> int | None:
+        """As `FileSource.send_cached`."""
+        return self.source.send_cached(socket_fd, length_bytes, self.offset_bytes + start_bytes)
 
     async def read(self, length_bytes: int, start_bytes: int) -> bytes:
         """As `FileSource.read`."""

@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from native_handlers.storage.page_cache import is_in_page_cache
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -71,6 +73,16 @@ class Files(Protocol):
 
     def read_cached_into(self, fd: int, buffer: memoryview, offset_bytes: int) -> None:
         """As `read_into` without waiting. Raises NotCached where memory does not hold enough to fill `buffer`."""
+        ...
+
+    def send_cached(self, socket_fd: int, fd: int, length_bytes: int, offset_bytes: int) -> int:
+        """Sends the beginning of a range straight from memory to a socket, and returns how much of it.
+
+        Raises:
+            NotCached: memory does not hold all of it, or the system cannot tell; nothing was sent.
+            BlockingIOError, ConnectionError: from the socket.
+            OSError: from the disk.
+        """
         ...
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
@@ -165,6 +177,11 @@ class OsFiles:
             raise NotCached from error
         if count != len(buffer):
             raise NotCached
+
+    def send_cached(self, socket_fd: int, fd: int, length_bytes: int, offset_bytes: int) -> int:
+        if not is_in_page_cache(fd, offset_bytes, length_bytes):
+            raise NotCached
+        return os.sendfile(socket_fd, fd, offset_bytes, length_bytes)
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
         left = [memoryview(part) for part in parts if len(part)]
@@ -349,6 +366,10 @@ class SharedFile:
     def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> None:
         """As `Files.read_cached_into`; for who holds on to the file."""
         self._files.read_cached_into(self.fd, buffer, offset_bytes)
+
+    def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int:
+        """As `Files.send_cached`; for who holds on to the file."""
+        return self._files.send_cached(socket_fd, self.fd, length_bytes, offset_bytes)
 
     def retain(self) -> None:
         """Keeps the file open until a matching `release`.

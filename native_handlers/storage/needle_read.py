@@ -105,6 +105,24 @@ class PayloadSlice:
         assert start_bytes + len(buffer) <= self.length_bytes, "read beyond the payload"
         self._file.read_cached_into(buffer, self._offset_bytes + start_bytes)
 
+    def send_cached(self, start_bytes: int, length_bytes: int, socket_fd: int) -> int:
+        """Sends the beginning of a range straight from memory to a socket, and returns how much of it.
+
+        Raises:
+            NotCached: memory does not hold all of it; nothing was sent.
+            BlockingIOError, ConnectionError: from the socket.
+            ReadFailed: the disk failed all the same.
+        """
+        assert self._file is not None, "read after release"
+        assert start_bytes + length_bytes <= self.length_bytes, "read beyond the payload"
+        offset = self._offset_bytes + start_bytes
+        try:
+            return self._file.send_cached(socket_fd, length_bytes, offset)
+        except (BlockingIOError, ConnectionError):
+            raise
+        except OSError as error:
+            raise self._failed(self._file, offset, error) from error
+
     def _failed(self, file: SharedFile, offset_bytes: int, error: OSError) -> ReadFailed:
         self._has_failed = True
         self._health.failed(error)

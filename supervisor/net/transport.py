@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from native_handlers.http.message import HeldAnswer
 from supervisor.net.errors import PeerGone, PeerSilent
+from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
 from supervisor.net.quick_loop import QuickSleeper
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ the kernel for fresh pages each time; a tenth slower for plain ones."""
 
 HEAD_BYTES = 32 * 1024
 """The same where a head is due; less is cheaper then, for the buffer is made anew each time."""
-
-SEND_WINDOW_BYTES = 1024 * 1024
-"""How much is sent in one go. Of a file: copied from the page cache before, which costs some 100 us at most.
-
-Measured: with 256 KiB a fifth more time of the processor, as each call has its price."""
 
 CLEANUP_S = 2.0
 """The most that a polite close may take."""
@@ -181,15 +176,22 @@ class SocketTransport:
 
     async def send_file(self, part: FileSlice) -> None:
         at_bytes, window_bytes = 0, SEND_WINDOW_BYTES
+        goes_straight = not is_paced(self._sock)
         await self._breathe()
         while at_bytes < part.length_bytes:
-            # Nothing may wait between the filling of the window and its sending: all connections share its memory.
-            window = _window.view[: min(window_bytes, part.length_bytes - at_bytes)]
-            if not part.read_cached_into(window, at_bytes):
-                window = memoryview(await _read_some(part, at_bytes, len(window)))
-            sent = self._send_now(window)
+            wanted = min(window_bytes, part.length_bytes - at_bytes)
+            straight = self._send_straight_now(part, at_bytes, wanted) if goes_straight else None
+            if straight is not None:
+                sent = straight
+            else:
+                # Nothing may wait between the filling of the window and its sending: all connections share its memory.
+                window = shared_window.view[:wanted]
+                if not part.read_cached_into(window, at_bytes):
+                    window = memoryview(await read_some(part, at_bytes, wanted))
+                wanted = len(window)
+                sent = self._send_now(window)
             at_bytes += sent
-            if sent == len(window):
+            if sent == wanted:
                 window_bytes = min(2 * window_bytes, SEND_WINDOW_BYTES)
                 if at_bytes < part.length_bytes:
                     await trio.lowlevel.checkpoint()
@@ -197,6 +199,18 @@ class SocketTransport:
                 # What was not taken is read again: a slow peer holds no memory, and is read for in small pieces.
                 window_bytes = max(sent, RECEIVE_BYTES)
                 await self._wait_writable()
+
+    def _send_straight_now(self, part: FileSlice, at_bytes: int, length_bytes: int) -> int | None:
+        """As `_send_now`, of what memory holds of a file; None where it has to be read first."""
+        try:
+            sent = part.send_cached(self._sock.fileno(), length_bytes, at_bytes)
+        except BlockingIOError:
+            return 0
+        except ConnectionError as error:
+            raise PeerGone(str(error)) from error
+        if sent is not None:
+            self._has_sent(sent)
+        return sent
 
     def _send_now(self, data: bytes | memoryview, flags: int = 0) -> int:
         """How much of `data` the kernel takes without waiting."""
@@ -314,7 +328,7 @@ class StreamTransport:
         while at_bytes < part.length_bytes:
             piece = buffer[: part.length_bytes - at_bytes]
             if not part.read_cached_into(piece, at_bytes):
-                piece = memoryview(await _read_some(part, at_bytes, len(piece)))
+                piece = memoryview(await read_some(part, at_bytes, len(piece)))
             await self.send_all(piece)
             at_bytes += len(piece)
 
@@ -355,20 +369,3 @@ async def _send_answer(transport: Transport, answer: Answer) -> None:
     finally:
         if release is not None:
             release()
-
-
-async def _read_some(part: FileSlice, at_bytes: int, length_bytes: int) -> bytes:
-    data = await part.read(length_bytes, at_bytes)
-    if not data:
-        raise EOFError(f"the file ends {part.length_bytes - at_bytes} bytes before the end of the body")
-    return data
-
-
-class _Window(threading.local):
-    """Memory of each thread for what goes from the page cache to a socket at once; warm, so that copying is cheap."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(SEND_WINDOW_BYTES))
-
-
-_window = _Window()

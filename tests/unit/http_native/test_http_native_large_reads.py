@@ -15,6 +15,7 @@ from http_native_kit import SETTINGS, fetch, make_context, make_request
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.message import FileBody, FileSlice
 from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.errors import ReadFailed
 from native_handlers.storage.files import NotCached, OsFiles
 from native_handlers.storage.io_health import TOLERATED
 from native_handlers.storage.payload_buffers import TOTAL_BYTES, PayloadBuffers
@@ -35,6 +36,8 @@ class WatchedFiles(OsFiles):
         self.is_cached = True
         self.reads: list[tuple[int, int, int]] = []
         """(thread, offset, length)."""
+        self.straight: list[tuple[int, int]] = []
+        """(offset, length) of what was to go to a socket straight from memory."""
 
     def _note(self, length_bytes, offset_bytes):
         self.reads.append((threading.get_ident(), offset_bytes, length_bytes))
@@ -53,6 +56,14 @@ class WatchedFiles(OsFiles):
         if not self.is_cached:
             raise NotCached
         super().read_cached_into(fd, buffer, offset_bytes)
+
+    def send_cached(self, socket_fd, fd, length_bytes, offset_bytes):
+        if not self.is_cached:
+            raise NotCached
+        self.straight.append((offset_bytes, length_bytes))
+        if self.bad_offset is not None and self.bad_offset <= offset_bytes < self.bad_offset + len(BIG) - 1:
+            raise OSError(5, "Input/output error")
+        return super().send_cached(socket_fd, fd, length_bytes, offset_bytes)
 
 
 @pytest.fixture
@@ -207,3 +218,29 @@ async def sent_alone(part):
     with closing(ours), closing(theirs):
         ours.setblocking(False)
         await SocketTransport(ours, Pace(PaceLimits())).send_file(part)
+
+
+async def test_what_memory_holds_goes_straight_to_the_socket(context, files, tmp_path):
+    response = await respond(context, 7)
+    files.reads.clear()
+    try:
+        assert await sent(response.body) == BIG[7:]
+    finally:
+        response.close()
+    place = place_in_dat(tmp_path)
+    assert files.straight, "sendfile was not used"
+    assert all(place + 7 <= offset < offset + length <= place + len(BIG) for offset, length in files.straight)
+    assert files.reads == []
+
+
+async def test_a_disk_that_fails_under_sendfile_is_counted(context, store, files, tmp_path):
+    for _ in range(TOLERATED):
+        assert store.volume_reports()[0].is_announced
+        files.bad_offset = None
+        response = await respond(context, 7)
+        files.bad_offset = place_in_dat(tmp_path)
+        with pytest.raises(ReadFailed, match="Input/output error"):
+            await sent_alone(response.body.parts[0])
+        response.close()
+    assert files.straight
+    assert not store.volume_reports()[0].is_announced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
@@ -36,8 +37,10 @@ class Answer:
 class PagedSource:
     """What lies on a disk of which memory holds some pages. Reading brings pages in, unless `forgets`."""
 
-    def __init__(self, data: bytes, cached_pages=(), *, forgets: bool = False) -> None:
+    def __init__(self, data: bytes, cached_pages=(), *, forgets: bool = False, sends: bool = False) -> None:
         self.data = data
+        self.sends = sends
+        self.sent_straight = 0
         self.cached_pages = set(cached_pages)
         self.reads: list[tuple[int, int]] = []
         """(offset, length) of each read that waits for the disk."""
@@ -54,6 +57,13 @@ class PagedSource:
         some = self.data[offset_bytes : offset_bytes + len(buffer)]
         buffer[: len(some)] = some
         return len(some) == len(buffer)
+
+    def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int | None:
+        """Part of it, as a kernel may."""
+        if not self.sends or not self.cached_pages.issuperset(self.pages(offset_bytes, length_bytes)):
+            return None
+        self.sent_straight += 1
+        return os.write(socket_fd, self.data[offset_bytes : offset_bytes + min(length_bytes, 50_000)])
 
     async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
         await trio.lowlevel.checkpoint()

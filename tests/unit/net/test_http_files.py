@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 import trio
 from http_harness import PAGE_BYTES, PagedSource, serving, serving_a_socket
 
 from native_handlers.http.message import FileBody, FileSlice, Response
+from supervisor.net import file_pieces, transport
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 MIB = 1024 * 1024
@@ -90,3 +92,43 @@ async def test_a_disk_that_fails_while_it_is_sent_breaks_the_answer_off(serve, c
                 received = b""
     assert len(received) < len(DATA)
     assert "the answer broke off" in caplog.text
+
+
+async def test_what_memory_holds_goes_straight_to_a_socket_and_the_rest_is_read():
+    source = PagedSource(DATA, [page for page in range(LAST_PAGE + 1) if page // 256 != 1], sends=True)
+    async with serving_a_socket(answering(source)) as (peer, _):
+        assert (await peer.ask(GET)).body == DATA
+    assert source.sent_straight
+    assert {page for offset, length in source.reads for page in source.pages(offset, length)} >= set(range(256, 512))
+
+
+async def test_where_the_kernel_paces_nothing_goes_straight(monkeypatch):
+    monkeypatch.setattr(transport, "is_paced", lambda _sock: True)
+    source = PagedSource(DATA, range(LAST_PAGE + 1), sends=True)
+    async with serving_a_socket(answering(source)) as (peer, _):
+        assert (await peer.ask(GET)).body == DATA
+    assert not source.sent_straight
+
+
+async def test_a_client_that_goes_while_it_is_sent_straight_is_gone():
+    source = PagedSource(DATA, range(LAST_PAGE + 1), sends=True)
+    async with serving_a_socket(answering(source)) as (peer, _):
+        await peer.send(GET)
+        await trio.testing.wait_all_tasks_blocked()
+        await peer.stream.aclose()
+        with trio.fail_after(30):
+            await trio.testing.wait_all_tasks_blocked()
+    assert source.sent_straight
+
+
+@pytest.mark.parametrize("name", ["bbr", "cubic", "reno"])
+def test_who_paces(name):
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        except OSError:
+            pytest.skip(f"this machine does not offer {name}")
+        assert file_pieces.is_paced(sock) == (name == "bbr")
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert not file_pieces.is_paced(ours)
