@@ -96,9 +96,15 @@ def children_of(pid):
 
 
 def argument_of(pid, flag):
-    """The value of `-flag=value` in a process's command line."""
-    words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
-    return next(word.partition("=")[2] for word in words if word.lstrip("-").startswith(f"{flag}="))
+    """The value of `-flag=value` in a process's command line, None where there is none.
+
+    A process that was only just started has its parent's command line, or none at all.
+    """
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return next((word.partition("=")[2] for word in words if word.lstrip("-").startswith(f"{flag}=")), None)
 
 
 def is_alive(pid):

@@ -194,8 +194,14 @@ class VolumeServer:
 
     def open_child_channel(self):
         """A channel to the child itself, past everything of ours."""
-        (pid,) = self.child_pids()
-        return grpc.insecure_channel(f"{LOOPBACK}:{argument_of(pid, 'port.grpc')}")
+
+        def port():
+            pids = self.child_pids()
+            own = argument_of(self.process.pid, "port.grpc")
+            found = argument_of(pids[0], "port.grpc") if len(pids) == 1 else None
+            return found if found != own else None
+
+        return grpc.insecure_channel(f"{LOOPBACK}:{wait_until(port, 'a child that has its own command line')}")
 
     def is_known(self, volume_id):
         """Whether the master knows that it has the volume."""
