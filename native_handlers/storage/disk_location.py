@@ -224,13 +224,13 @@ class DiskLocation:
     def load(self, offset_width_bytes: int, executor: Executor) -> None:
         """Opens every volume in the directory that is not open yet; where it raises, `executor` still opens the rest.
 
-        A volume that cannot be opened leaves a finding and does not hinder others, nor another collection's volume
-        of the same id.
+        A volume that cannot be opened leaves a finding and hinders no other, another collection's of its id included.
 
         Raises:
             OffsetWidthMismatch: a volume was written with another offset width.
-            DiskUnreadable: the directory cannot be read, or a vacuum in it neither finished nor undone.
+            DiskUnavailable: it is out of service, cannot be read, or has a vacuum neither finished nor undone.
         """
+        self.check_in_service()
         self._offset_width_bytes = offset_width_bytes
         recovered = recover_compactions(self._files, self.path, self.idx_path, set(self.volumes))
         names = list_names(self._files, self.path)

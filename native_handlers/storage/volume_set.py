@@ -84,10 +84,7 @@ class VolumeSet:
     def load_new(self) -> None:
         """See `Store.load_new_volumes`."""
         with self._changing:
-            out = [location for location in self._locations if location.is_unavailable]
-            added, failures = load_all([location for location in self._locations if location not in out], self._width)
-        for location in out:
-            _log.error("new volumes were not looked for: %s is out of service", location.path)
+            added, failures = load_all(self._locations, self._width)
         for failure in failures:
             _log.error("new volumes were not looked for, or not all were opened: %s", failure)
         self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume) for volume in added])

@@ -200,16 +200,20 @@ async def test_a_disk_that_fails_is_an_empty_500_and_takes_the_volume_out(
     assert "Input/output error" in caplog.text
 
 
-async def test_a_disk_that_fails_while_an_answer_is_sent_takes_the_volume_out(context, store, files, tmp_path):
-    files.is_cached = False
+@pytest.mark.parametrize("is_cached", [False, True], ids=["read", "sendfile"])
+async def test_a_disk_that_fails_while_an_answer_is_sent_takes_the_volume_out(
+    context, store, files, tmp_path, is_cached
+):
+    files.is_cached = is_cached
     for _ in range(TOLERATED):
         assert store.volume_reports()[0].is_announced
         files.bad_offset = None
         response = await respond(context, 7)
         files.bad_offset = place_in_dat(tmp_path)
-        with pytest.raises(Exception, match="Input/output error"):
+        with pytest.raises(ReadFailed, match="Input/output error"):
             await sent_alone(response.body.parts[0])
         response.close()
+    assert bool(files.straight) == is_cached
     assert not store.volume_reports()[0].is_announced
 
 
@@ -231,16 +235,3 @@ async def test_what_memory_holds_goes_straight_to_the_socket(context, files, tmp
     assert files.straight, "sendfile was not used"
     assert all(place + 7 <= offset < offset + length <= place + len(BIG) for offset, length in files.straight)
     assert files.reads == []
-
-
-async def test_a_disk_that_fails_under_sendfile_is_counted(context, store, files, tmp_path):
-    for _ in range(TOLERATED):
-        assert store.volume_reports()[0].is_announced
-        files.bad_offset = None
-        response = await respond(context, 7)
-        files.bad_offset = place_in_dat(tmp_path)
-        with pytest.raises(ReadFailed, match="Input/output error"):
-            await sent_alone(response.body.parts[0])
-        response.close()
-    assert files.straight
-    assert not store.volume_reports()[0].is_announced

@@ -188,32 +188,29 @@ async def put_manifest(context):
     assert (await fetch("http.write", context, method="PUT", target="/3,0112345678?cm=true", body=body)).status == 201
 
 
-@pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_before_the_body])
-async def test_a_chunk_is_read_from_the_next_holder(store, peers, client, script, mock_clock):
-    holders = [await peers.open(script), await peers.open(answer)]
+async def read_through_a_manifest(store, peers, client, *scripts):
+    """What is had of a file whose one chunk has holders that behave as `scripts`, in their order."""
+    holders = [await peers.open(script) for script in scripts]
     context = make_context(store=store, lookup=FakeLookup({9: holders, 3: [SELF]}), peers=client)
     await put_manifest(context)
     with trio.fail_after(3 * TIMEOUT_S):
-        got = await fetch("http.read", context, target="/3,0112345678")
+        return await fetch("http.read", context, target="/3,0112345678")
+
+
+@pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_before_the_body])
+async def test_a_chunk_is_read_from_the_next_holder(store, peers, client, script, mock_clock):
+    got = await read_through_a_manifest(store, peers, client, script, answer)
     assert (got.status, got.body, got.breaks_off) == (200, b"world!", False)
     assert peers.asked == ["/9,0a12345678"] * 2
 
 
 async def test_a_chunk_that_no_holder_gives_is_500(store, peers, client, mock_clock):
-    holders = [await peers.open(say_nothing), await peers.open(stop_before_the_body)]
-    context = make_context(store=store, lookup=FakeLookup({9: holders, 3: [SELF]}), peers=client)
-    await put_manifest(context)
-    with trio.fail_after(3 * TIMEOUT_S):
-        got = await fetch("http.read", context, target="/3,0112345678")
+    got = await read_through_a_manifest(store, peers, client, say_nothing, stop_before_the_body)
     assert got.status == 500
 
 
 async def test_a_chunk_breaks_off_when_its_holder_stops(store, peers, client, mock_clock):
-    holders = [await peers.open(stop_in_the_body), await peers.open(answer)]
-    context = make_context(store=store, lookup=FakeLookup({9: holders, 3: [SELF]}), peers=client)
-    await put_manifest(context)
-    with trio.fail_after(3 * TIMEOUT_S):
-        got = await fetch("http.read", context, target="/3,0112345678")
+    got = await read_through_a_manifest(store, peers, client, stop_in_the_body, answer)
     assert (got.body, got.breaks_off) == (b"wo", True)
 
 

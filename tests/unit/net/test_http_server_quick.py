@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import struct
-from contextlib import closing, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from functools import partial
 from itertools import pairwise
 
@@ -196,99 +196,91 @@ async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
         theirs.close()
 
 
-async def test_large_answers_in_a_row_leave_the_others_their_turn(monkeypatch):
-    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
-    with closing(QuickLoop()) as loop:
-        pairs = [socket.socketpair() for _ in range(8)]
-        answered, seen = [], []
+@asynccontextmanager
+async def ready_connections(count, answer, prepare=lambda _ours: None):
+    """(ours, theirs) of connections that sleep, each with a request waiting, as the loop begins to run.
 
-        def answer(data):
-            answered.append(data)
-            return HeldAnswer(b"head", memoryview(bytes(1000)), list)
-
+    `answer(number, data)` answers connection `number`; `prepare(ours)` sees each before it sleeps.
+    """
+    with closing(QuickLoop()) as loop, ExitStack() as open_sockets:
+        pairs = [socket.socketpair() for _ in range(count)]
         async with trio.open_nursery() as nursery:
-            for ours, theirs in pairs:
+            for number, (ours, theirs) in enumerate(pairs):
+                open_sockets.enter_context(ours)
+                open_sockets.enter_context(theirs)
                 ours.setblocking(False)
+                prepare(ours)
                 theirs.send(b"request")
-                nursery.start_soon(QuickSleeper(loop, ours, answer).sleep)
+                nursery.start_soon(QuickSleeper(loop, ours, partial(answer, number)).sleep)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(loop.run)
-            while len(answered) < len(pairs):
-                seen.append(len(answered))
-                await trio.lowlevel.checkpoint()
+            yield pairs
             nursery.cancel_scope.cancel()
+
+
+async def counts_seen(answered, count):
+    """How many of `count` were `answered` at each turn of another task, up to all of them."""
+    seen = []
+    while len(answered) < count:
+        seen.append(len(answered))
+        await trio.lowlevel.checkpoint()
+    return [*seen, len(answered)]
+
+
+async def test_large_answers_in_a_row_leave_the_others_their_turn(monkeypatch):
+    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
+    answered = []
+
+    def answer(_number, data):
+        answered.append(data)
+        return HeldAnswer(b"head", memoryview(bytes(1000)), list)
+
+    async with ready_connections(8, answer) as pairs:
+        seen = await counts_seen(answered, len(pairs))
         # One at a time; a task may get its turn early in one round and late in the next.
-        assert max(after - before for before, after in pairwise([*seen, len(answered)])) <= 2
-        for ours, theirs in pairs:
+        assert max(after - before for before, after in pairwise(seen)) <= 2
+        for _, theirs in pairs:
             assert len(theirs.recv(2000)) == 1004
-            ours.close()
-            theirs.close()
 
 
 async def test_no_connection_is_answered_more_often_than_the_others(monkeypatch):
     """All of them always have a request waiting, and more is answered than fits one turn."""
     monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 2500)
     counts = [0] * 8
-    with closing(QuickLoop()) as loop:
-        pairs = [socket.socketpair() for _ in counts]
-        enough = trio.Event()
+    enough = trio.Event()
 
-        def answer(number, _data):
-            counts[number] += 1
-            _, theirs = pairs[number]
-            if counts[number] > 1:
-                theirs.recv(4000)
-            theirs.send(b"request")
-            if sum(counts) > 400:
-                enough.set()
-            return HeldAnswer(b"head", memoryview(bytes(1000)), list)
+    def answer(number, _data):
+        counts[number] += 1
+        _, theirs = pairs[number]
+        if counts[number] > 1:
+            theirs.recv(4000)
+        theirs.send(b"request")
+        if sum(counts) > 400:
+            enough.set()
+        return HeldAnswer(b"head", memoryview(bytes(1000)), list)
 
-        async with trio.open_nursery() as nursery:
-            for number, (ours, theirs) in enumerate(pairs):
-                ours.setblocking(False)
-                theirs.send(b"request")
-                nursery.start_soon(QuickSleeper(loop, ours, partial(answer, number)).sleep)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(loop.run)
-            await enough.wait()
-            nursery.cancel_scope.cancel()
-        for ends in pairs:
-            for end in ends:
-                end.close()
+    async with ready_connections(len(counts), answer) as pairs:
+        await enough.wait()
     assert max(counts) - min(counts) <= 1
 
 
 async def test_what_slow_clients_leave_counts_as_answered(monkeypatch):
     """Reading a large needle costs its time, however little of it is sent."""
     monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
-    with closing(QuickLoop()) as loop:
-        pairs = [socket.socketpair() for _ in range(8)]
-        answered, seen = [], []
+    answered = []
 
-        def answer(data):
-            answered.append(data)
-            return HeldAnswer(b"head", memoryview(bytes(HUGE_BYTES)), list)
+    def answer(_number, data):
+        answered.append(data)
+        return HeldAnswer(b"head", memoryview(bytes(HUGE_BYTES)), list)
 
-        async with trio.open_nursery() as nursery:
-            for ours, theirs in pairs:
-                ours.setblocking(False)
-                while True:
-                    try:
-                        ours.send(bytes(64))
-                    except BlockingIOError:
-                        break
-                theirs.send(b"request")
-                nursery.start_soon(QuickSleeper(loop, ours, answer).sleep)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(loop.run)
-            while len(answered) < len(pairs):
-                seen.append(len(answered))
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-        assert max(after - before for before, after in pairwise([*seen, len(answered)])) <= 2
-        for ends in pairs:
-            for end in ends:
-                end.close()
+    def fill(ours):
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(64))
+
+    async with ready_connections(8, answer, fill) as pairs:
+        seen = await counts_seen(answered, len(pairs))
+        assert max(after - before for before, after in pairwise(seen)) <= 2
 
 
 async def test_a_bug_in_an_answer_ends_the_connection_and_is_seen(quick_serving):
@@ -407,34 +399,18 @@ async def test_one_answer_may_end_the_sleep_of_others():
 
 
 async def test_many_ready_connections_leave_the_others_their_turn():
-    with closing(QuickLoop()) as loop:
-        pairs = [socket.socketpair() for _ in range(200)]
-        answered, seen = [], []
+    answered = []
 
-        def answer(data):
-            answered.append(data)
-            return b"answer"
+    def answer(_number, data):
+        answered.append(data)
+        return b"answer"
 
-        async def look():
-            while len(answered) < len(pairs):
-                seen.append(len(answered))
-                await trio.lowlevel.checkpoint()
-
-        async with trio.open_nursery() as nursery:
-            for ours, theirs in pairs:
-                ours.setblocking(False)
-                theirs.send(b"request")
-                nursery.start_soon(QuickSleeper(loop, ours, answer).sleep)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(loop.run)
-            await look()
-            nursery.cancel_scope.cancel()
+    async with ready_connections(200, answer) as pairs:
+        seen = await counts_seen(answered, len(pairs))
         steps = [after - before for before, after in pairwise(seen)]
         assert len(pairs) // 2 > max(steps) > 0
-        for ours, theirs in pairs:
+        for _, theirs in pairs:
             assert theirs.recv(99) == b"answer"
-            ours.close()
-            theirs.close()
 
 
 async def test_what_is_cancelled_leaves_nothing_behind():

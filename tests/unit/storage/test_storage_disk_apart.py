@@ -31,9 +31,7 @@ def short_patience(monkeypatch):
 def files():
     made = Disks()
     yield made
-    for disk in made._disks.values():
-        disk.go_on()
-        disk.error = disk.sync_error = None
+    made.let_all_go_on()
 
 
 @pytest.fixture

@@ -108,14 +108,17 @@ class Disks(OsFiles):
         disk.touch()
         return disk.space
 
+    def let_all_go_on(self):
+        for disk in self._disks.values():
+            disk.go_on()
+            disk.error = disk.sync_error = None
+
 
 @pytest.fixture
 def files():
     made = Disks()
     yield made
-    for disk in made._disks.values():
-        disk.go_on()
-        disk.error = disk.sync_error = None
+    made.let_all_go_on()
 
 
 @pytest.fixture(autouse=True)
