@@ -1,8 +1,8 @@
 """Writes native_handlers/pb/*_pb2.py and *_pb2.pyi from the .proto files in this folder.
 
-Run as ``python proto/generate.py [OUTPUT_DIR]``; needs grpcio-tools at the version pinned in pyproject.toml.
-``tests/unit/test_stubs_are_current.py`` fails when the committed stubs differ from what this prints.
-Service stubs are not generated: servers are generic, and clients come from ``native_handlers.pb.methods``.
+Run `python proto/generate.py [OUTPUT_DIR]`. It needs grpcio-tools at the version pinned in pyproject.toml.
+`tests/unit/test_stubs_are_current.py` fails when the committed stubs differ from the files written here. Service stubs
+are not generated: servers are generic, and clients come from `native_handlers.pb.methods`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ SIBLING_IMPORT = re.compile(r"^import (\w+_pb2) as (\w+)$", re.MULTILINE)
 
 
 def generate(output: Path) -> list[Path]:
-    """Returns the files written to `output`, sibling imports made absolute below native_handlers.pb."""
+    """Writes the stubs to the directory `output`, and returns their paths. Their imports of each other are absolute.
+
+    Raises SystemExit: protoc refused a .proto file, and has printed why.
+    """
     import grpc_tools.protoc  # noqa: PLC0415  development tool, absent at run time
 
     protos = sorted(PROTO_DIR.glob("*.proto"))

@@ -1,23 +1,42 @@
-"""What all tests share: two hypothesis profiles (HYPOTHESIS_PROFILE=deep looks longer), and a lack of threads."""
+"""Shared by all tests: three hypothesis profiles, compiled modules, and a lack of threads.
+
+HYPOTHESIS_PROFILE=deep runs more examples than the usual profile, quick fewer.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("fast", max_examples=50, deadline=None)
-settings.register_profile("deep", max_examples=2000, deadline=None)
+# How long an example takes says how busy the machine is.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", UNHURRIED, max_examples=10)
+settings.register_profile("fast", UNHURRIED, max_examples=50)
+settings.register_profile("deep", UNHURRIED, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_configure(config):
+    """Has modules compiled once, also where PYTHONDONTWRITEBYTECODE is set: then beside pytest's cache.
+
+    The suite starts hundreds of servers, and each would compile as many modules, which takes longer than its start.
+    """
+    if sys.dont_write_bytecode:
+        compiled = str(config.rootpath / ".pytest_cache" / "compiled")
+        sys.dont_write_bytecode, sys.pycache_prefix = False, compiled
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled
 
 
 @pytest.fixture
 async def no_shared_threads():
-    """The threads that a whole program shares are all taken, as if each waited for a disk that hangs.
+    """Takes all threads that a program shares by default, as if each waited for a disk that hangs.
 
-    Ask for it as an argument: pytest-trio overlooks what is only marked as used.
+    Request it as an argument: pytest-trio ignores it in usefixtures.
     """
     limiter = trio.to_thread.current_default_thread_limiter()
     holders = [object() for _ in range(int(limiter.total_tokens))]

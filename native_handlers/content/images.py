@@ -1,6 +1,6 @@
-"""Images cut and scaled as a read asks, and JPEGs turned upright on upload. All of it is work for a thread.
+"""Crops and scales images for reads, and turns JPEGs upright on upload. Call these functions in a worker thread.
 
-What cannot be worked on is left as it is. Source: weed/images/{cropping,resizing,orientation}.go.
+An image that cannot be edited is returned unchanged. Source: weed/images/{cropping,resizing,orientation}.go.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from native_handlers.http.images_codec import BadImage, as_true_colour, check_pixels, encode_image, open_image
-from native_handlers.http.images_edit import plan_scaling
+from native_handlers.content.images_codec import (
+    BadImage,
+    as_true_colour,
+    bad_image,
+    check_pixels,
+    encode_image,
+    open_image,
+)
+from native_handlers.content.images_edit import plan_scaling
 
 if TYPE_CHECKING:
-    from native_handlers.http.images_edit import ImageEdit, Scaling
+    from native_handlers.content.images_edit import ImageEdit, Scaling
 
 log = logging.getLogger(__name__)
 
 _HEAD_BYTES = 1 << 20
-"""How far into a JPEG its EXIF is looked for; cameras write it first."""
+"""EXIF is looked for in so many bytes of a JPEG. Cameras write it first."""
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = 1
 _TURNS = {
@@ -34,30 +41,36 @@ _TURNS = {
 
 
 def edit_image(data: bytes | memoryview, edit: ImageEdit) -> bytes | memoryview:
-    """`data` after `edit`; `data` itself where nothing has to change or it cannot be worked on.
+    """`data` after `edit`. Returns `data` itself where the edit changes nothing or the image cannot be edited.
 
-    Empty for a size that leaves nothing, such as mode "fit" without a height, which is upstream's answer.
+    The result is empty for a size that leaves no pixels, such as mode "fit" without a height, as upstream answers.
     """
     try:
-        image = open_image(data)
-        is_cut = edit.crop is not None and edit.crop[2] <= image.width and edit.crop[3] <= image.height
-        if is_cut:
-            image = image.crop(edit.crop)
-        scaling = plan_scaling(image.size, edit)
-        if scaling is None:
-            return encode_image(as_true_colour(image), edit.ext) if is_cut else data
-        if not all(scaling.size):
-            return b""
-        return encode_image(_scaled(image, scaling), edit.ext)
+        with bad_image("it cannot be edited"):
+            return _edited(data, edit)
     except BadImage as failure:
         log.info("an image of %d bytes goes out as it is: %s", len(data), failure)
         return data
 
 
+def _edited(data: bytes | memoryview, edit: ImageEdit) -> bytes | memoryview:
+    image = open_image(data)
+    is_cut = edit.crop is not None and edit.crop[2] <= image.width and edit.crop[3] <= image.height
+    if is_cut:
+        image = image.crop(edit.crop)
+    scaling = plan_scaling(image.size, edit)
+    if scaling is None:
+        return encode_image(as_true_colour(image), edit.ext) if is_cut else data
+    if not all(scaling.size):
+        return b""
+    return encode_image(_scaled(image, scaling), edit.ext)
+
+
 def _scaled(image: Image.Image, scaling: Scaling) -> Image.Image:
     check_pixels(*scaling.size)
     image = as_true_colour(image.crop(scaling.before) if scaling.before else image)
-    # Scaled in width first; for a flat image that grows in height, the step between is no larger than the result.
+    # The width is scaled first. For a flat image that grows in height, the image between the two steps is no larger
+    # than the result.
     check_pixels(scaling.size[0], image.height)
     if image.size != scaling.size:
         image = image.resize(scaling.size, Image.Resampling.LANCZOS)
@@ -65,26 +78,27 @@ def _scaled(image: Image.Image, scaling: Scaling) -> Image.Image:
 
 
 def fix_orientation(data: bytes | memoryview) -> bytes | memoryview:
-    """The JPEG in `data` as it is to be looked at, without EXIF; `data` itself where it says nothing or is upright."""
+    """The JPEG in `data` turned upright, without EXIF. Returns `data` itself where EXIF names no orientation or the
+    image is upright.
+    """
     try:
-        orientation = _orientation(data) if data[:2] == b"\xff\xd8" else None
-        if orientation is None or orientation == _UPRIGHT:
-            return data
-        image = as_true_colour(open_image(data))
-        turn = _TURNS.get(orientation)
-        return encode_image(image if turn is None else image.transpose(turn), ".jpg")
+        with bad_image("it cannot be turned"):
+            orientation = _orientation(data) if data[:2] == b"\xff\xd8" else None
+            if orientation is None or orientation == _UPRIGHT:
+                return data
+            image = as_true_colour(open_image(data))
+            turn = _TURNS.get(orientation)
+            return encode_image(image if turn is None else image.transpose(turn), ".jpg")
     except BadImage as failure:
         log.info("an upload of %d bytes is stored as it is: %s", len(data), failure)
         return data
 
 
 def _orientation(data: bytes | memoryview) -> int | None:
-    exif = Image.Exif()
-    try:
+    with bad_image("its EXIF cannot be read"):
+        exif = Image.Exif()
         exif.load(_exif_segment(data))
         value = exif.get(_ORIENTATION_TAG)
-    except Exception as failure:
-        raise BadImage(f"its EXIF cannot be read: {failure}") from failure
     return value if isinstance(value, int) else None
 
 

@@ -1,7 +1,7 @@
-"""What a read asks of an image, and the arithmetic of it; no pixels here.
+"""The image edit that a read asks for, and its arithmetic; no pixels here.
 
 Source of the rules: weed/server/volume_server_handlers_read.go shouldResizeImages and shouldCropImages,
-weed/images/resizing.go, and the arithmetic of the Go library "imaging" that it calls.
+weed/images/resizing.go, and the arithmetic of the Go library "imaging" that they call.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from native_handlers.http.go_numbers import parse_int_or_zero
+from native_handlers.http_model.go_numbers import parse_int_or_zero
 
 if TYPE_CHECKING:
-    from native_handlers.http.query import Query
+    from native_handlers.http_model.query import Query
 
 CROPPED = frozenset((".png", ".jpg", ".jpeg", ".gif"))
 RESIZED = CROPPED | {".webp"}
 _LARGE_SIDE = 100
-"""From here on both sides, filling cuts first and scales then; smaller images are scaled first."""
+"""Where both sides have so many pixels, filling crops first and scales then. Smaller images are scaled first."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom; the last two are just outside."""
+"""Left, top, right, bottom; right and bottom are just outside the box."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageEdit:
-    """What to make of an image whose name ends in `ext`: cut it if `crop` says so, then scale it.
+    """The edit of an image whose name ends in `ext`: crop by `crop`, then scale.
 
-    `width` and `height` are as asked for, 0 where nothing was; both 0 is no scaling.
+    `width` and `height` are as in the query, 0 where absent; both 0 means no scaling.
     """
 
     ext: str
@@ -42,7 +42,7 @@ class ImageEdit:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Cut to `before`, scale to `size`, cut to `after`. A `size` with a zero leaves nothing of the image."""
+    """Crop to `before`, scale to `size`, crop to `after`. A `size` with a zero leaves no pixels."""
 
     size: Size
     before: Box | None = None
@@ -50,7 +50,7 @@ class Scaling:
 
 
 def wanted_edit(ext: str, query: Query) -> ImageEdit | None:
-    """The edit that `query` asks for of a file with the extension `ext`, in lower case; None where there is none."""
+    """The edit that `query` asks for a file with the extension `ext` (lower case), or None."""
     crop, width, height = None, 0, 0
     if ext in CROPPED:
         x1, y1, x2, y2 = (parse_int_or_zero(query.get(f"crop_{side}")) for side in ("x1", "y1", "x2", "y2"))
@@ -65,7 +65,7 @@ def wanted_edit(ext: str, query: Query) -> ImageEdit | None:
 
 
 def plan_scaling(source: Size, edit: ImageEdit) -> Scaling | None:
-    """How `edit` scales an image of the size `source`; None where it is small enough already."""
+    """The scaling of an image of the size `source` by `edit`; None where the image is small enough already."""
     width, height = edit.width, edit.height
     if not ((width and source[0] > width) or (height and source[1] > height)):
         return None
@@ -77,7 +77,7 @@ def plan_scaling(source: Size, edit: ImageEdit) -> Scaling | None:
 
 
 def _full_size(source: Size, width: int, height: int) -> Size:
-    """The size to scale to, where 0 keeps the proportions; (0, 0) for what is no size."""
+    """The size to scale to. 0 for one side keeps the proportions; a negative side gives (0, 0)."""
     if width < 0 or height < 0:
         return 0, 0
     if not width:
@@ -116,5 +116,5 @@ def _centre(source: Size, cut: Size) -> Box:
 
 
 def is_jpeg_upload(name: str, mime: str) -> bool:
-    """Whether an upload of this name and type is looked at for its orientation."""
+    """Whether an upload with this name and type is turned upright."""
     return mime == "image/jpeg" or name.lower().endswith((".jpg", ".jpeg"))

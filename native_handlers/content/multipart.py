@@ -1,40 +1,47 @@
-"""Reading a multipart body part by part while it arrives, in bounded memory.
+"""Reads a multipart body part by part while it arrives, in bounded memory.
 
-Accepted and refused as upstream's library does: a preamble is skipped, bare LF line ends are taken when the first
-boundary line has one, the end may lack its line break. Source: RFC 2046; Go's mime/multipart.
+The grammar is that of upstream's library: a preamble is skipped, bare LF line ends are accepted when the first boundary
+line has one, the last line may lack its line break. Source: RFC 2046; Go's mime/multipart.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.errors import BadMediaType, BadUpload, quote
-from native_handlers.http.headers import Headers
-from native_handlers.http.media_type import parse_media_type
-from native_handlers.http.paths import base_name
-from native_handlers.http.quoted_printable import decode_quoted_printable
+from native_handlers.content.quoted_printable import QuotedPrintableDecoder
+from native_handlers.http_model.errors import BadMediaType, BadUpload, quote
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.media_type import parse_media_type
+from native_handlers.http_model.target import base_name
 
 if TYPE_CHECKING:
-    from native_handlers.http.message import RequestBody
+    from collections.abc import AsyncGenerator
+
+    from native_handlers.http_model.message import RequestBody
+    from native_handlers.runtime.content_threads import ContentThreads
 
 _BLANKS = " \t"
 _NAME = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z|~ ]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_LINE_BYTES = 4096
-"""A line between parts that is longer is no boundary and no preamble that anyone sends."""
-_ENCODED_TIMES = 4
-"""How much longer quoted-printable content may be than what it stands for: three times, and line ends."""
+"""A longer line between parts is neither a boundary nor a usual preamble."""
+_DECODED_BYTES = 1 << 18
+"""Encoded content that is decoded in one call: enough to be worth a change of threads, and little memory."""
 MAX_HEADER_BYTES = 64 * 1024
-"""Of one part, as of a request. Upstream takes 10 MiB; what is parsed here keeps all other requests waiting."""
+"""Header bytes of one part, as of a request. Upstream accepts 10 MiB; here parsing keeps all other requests waiting."""
 _UNYIELDING_STEPS = 256
-"""Lines, and looks for a boundary, until others get a turn: below a millisecond, and no small upload gets there."""
+"""Lines, and searches for a boundary, between two checkpoints: below a millisecond. No small upload has so many."""
 
 
 class Part:
-    """One part. Its headers are read; its content is taken by `MultipartReader.read_content` or passed over."""
+    """One part. Its headers are parsed. `MultipartReader.read_content` reads its content, or the next `next_part` skips
+    it.
+    """
 
     __slots__ = ("_disposition", "headers")
 
@@ -62,11 +69,12 @@ class Part:
 
 
 class MultipartReader:
-    """The parts of one body, each to be read or passed over before the next."""
+    """Reads the parts of one body in order. `threads` decode encoded content."""
 
-    def __init__(self, body: RequestBody, boundary: str) -> None:
+    def __init__(self, body: RequestBody, boundary: str, threads: ContentThreads) -> None:
         if not boundary:
             raise BadUpload("multipart: boundary is empty")
+        self._threads = threads
         self._body = body
         self._buffer = bytearray()
         self._has_ended = False
@@ -78,10 +86,10 @@ class MultipartReader:
         self._steps = 0
 
     async def next_part(self) -> Part | None:
-        """The next part, or None after the last.
+        """Skips the rest of the current part and returns the next part, or None after the last.
 
         Raises:
-            BadUpload: the body is no multipart body, or it ends before its last boundary.
+            BadUpload: the body is no multipart body, or ends before its last boundary.
             BodyError: the body cannot be read.
         """
         while self._is_in_part:
@@ -104,30 +112,38 @@ class MultipartReader:
                 expects_boundary = True
 
     async def read_content(self, part: Part, limit_bytes: int) -> bytes:
-        """The content of the part that `next_part` returned last.
+        """Reads the content of the part that `next_part` returned last.
 
         Raises:
-            BadUpload: it is longer than `limit_bytes` (decoded), not ended by a boundary, or badly encoded.
+            BadUpload: the content is longer than `limit_bytes` (decoded), has no boundary at its end, or is badly
+                encoded.
             BodyError: the body cannot be read.
         """
-        is_encoded = part.is_quoted_printable
-        most = _ENCODED_TIMES * limit_bytes + MAX_LINE_BYTES if is_encoded else limit_bytes
-        pieces, size = [], 0
+        content = BytesIO()
+        pieces = self._decoded_pieces() if part.is_quoted_printable else self._pieces()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if content.tell() + len(piece) > limit_bytes:
+                    raise BadUpload(f"file over the limited {limit_bytes} bytes")
+                content.write(piece)
+        # `getvalue` returns the buffer itself, not a copy.
+        return content.getvalue()
+
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         while self._is_in_part:
-            piece = await self._take_content()
-            size += len(piece)
-            if size > most:
-                raise BadUpload(f"file over the limited {limit_bytes} bytes")
-            pieces.append(piece)
-        content = b"".join(pieces)
-        if is_encoded:
-            content = decode_quoted_printable(content)
-            if len(content) > limit_bytes:
-                raise BadUpload(f"file over the limited {limit_bytes} bytes")
-        return content
+            yield await self._take_content()
+
+    async def _decoded_pieces(self) -> AsyncGenerator[bytes, None]:
+        decoder, encoded = QuotedPrintableDecoder(), bytearray()
+        while self._is_in_part:
+            encoded += await self._take_content()
+            if len(encoded) >= _DECODED_BYTES or not self._is_in_part:
+                yield await self._threads.run(decoder.feed(bytes(encoded)))
+                encoded.clear()
+        yield decoder.finish()
 
     async def _take_content(self) -> bytes:
-        """Some content of the current part, maybe none; ends the part at its boundary."""
+        """Takes some content of the current part, maybe none. Ends the part at its boundary."""
         mark = self._line_end + self._dashes
         if self._is_at_content_start:
             # The boundary after an empty part may follow its headers directly, without a line break of its own.
@@ -145,13 +161,13 @@ class MultipartReader:
             found = self._buffer.find(mark, found + 1)
         if self._has_ended:
             raise BadUpload("unexpected EOF")
-        # What may be the beginning of a boundary stays until more has come.
+        # The end of the buffer may be the beginning of a boundary, so it stays until more bytes have come.
         content = self._take(max(len(self._buffer) - len(mark) + 1, 0))
         await self._fill_to(len(self._buffer) + 1)
         return content
 
     async def _is_boundary_end(self, index: int) -> bool:
-        """Whether what stands at `index` ends a boundary: `--ab` is none in front of `c`."""
+        """Whether the bytes at `index` end a boundary: `--ab` followed by `c` is no boundary `--ab`."""
         await self._fill_to(index + 2)
         after = bytes(self._buffer[index : index + 2])
         return not after or after[:1] in b" \t\r\n" or after == b"--"
@@ -169,7 +185,7 @@ class MultipartReader:
         return line.startswith(dashes) and line[len(dashes) :].lstrip(b" \t") in {b"", self._line_end}
 
     async def _read_line(self) -> bytes:
-        """One line with its end; the last one may lack it where it is the final boundary."""
+        """Reads one line with its end. The last line may lack its end where it is the final boundary."""
         await self._breathe()
         size = 0
         while (size := self._buffer.find(b"\n", size)) < 0:
@@ -203,7 +219,7 @@ class MultipartReader:
         return Headers((name, " ".join(lines)) for name, lines in pairs)
 
     async def _read_header_line(self) -> bytes:
-        """As `_read_line`, but the last line of the body may lack its end. Nothing but the end is an error."""
+        """As `_read_line`, but the last line of the body may lack its end. Only an empty rest is an error."""
         while b"\n" not in self._buffer and not self._has_ended and len(self._buffer) <= MAX_LINE_BYTES:
             await self._fill_to(len(self._buffer) + 1)
         if self._has_ended and b"\n" not in self._buffer:

@@ -1,6 +1,6 @@
-"""The MIME type of content that says nothing about itself.
+"""Guesses the MIME type of content without a declared type.
 
-Source: the WHATWG MIME Sniffing standard as Go's http.DetectContentType applies it, which upstream uses for answers
+Source: the WHATWG MIME Sniffing standard as Go's http.DetectContentType applies it. Upstream uses it for answers
 without a Content-Type and to decide on compression.
 """
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SNIFF_BYTES = 512
-"""No more than this is looked at."""
+"""The number of bytes that are examined."""
 UNKNOWN = "application/octet-stream"
 
 _HTML_TAGS = (
@@ -60,14 +60,14 @@ _LATE_MEDIA = (
 
 
 class _Signatures:
-    """Patterns for how content begins, in the order in which they are tried, as one expression."""
+    """Patterns of the beginning of content, in the order of trying, as one expression."""
 
     def __init__(self, rows: Sequence[tuple[bytes, str]]) -> None:
         self._pattern = re.compile(b"|".join(b"(%b)" % pattern for pattern, _ in rows), re.DOTALL)
         self._mimes = ("", *(mime for _, mime in rows))
 
     def mime_of(self, head: bytes) -> str:
-        """The type of the first that fits, "" when none does."""
+        """The type of the first pattern that matches, "" when none does."""
         match = self._pattern.match(head)
         return "" if match is None else self._mimes[match.lastindex or 0]
 
@@ -77,7 +77,7 @@ _AFTER_MP4 = _Signatures(_LATE_MEDIA)
 
 
 def sniff(data: bytes | memoryview) -> str:
-    """The MIME type that the beginning of `data` looks like; `UNKNOWN` for what looks like nothing. Never empty."""
+    """The MIME type that the beginning of `data` matches; `UNKNOWN` where none matches. Never empty."""
     head = bytes(data[:SNIFF_BYTES])
     found = _BEFORE_MP4.mime_of(head)
     if found or _is_mp4(head):
@@ -90,7 +90,9 @@ def _sniff_text(head: bytes) -> str:
 
 
 def _is_mp4(head: bytes) -> bool:
-    """A first box of type ftyp that lies within `head` and names an mp4 brand anywhere but as the minor version."""
+    """Whether the first box is of type ftyp, lies within `head`, and names an mp4 brand anywhere but as the minor
+    version.
+    """
     if head[4:8] != b"ftyp" or len(head) < 12:
         return False
     box_bytes = int.from_bytes(head[:4], "big")

@@ -1,7 +1,7 @@
-"""The everyday needle, taken from its record in one step: a payload with at most a name, a type, a date and a TTL.
+"""Parses the usual needle from its record in one step: a payload with at most a name, a type, a date and a TTL.
 
-`parse_needle` reads any record, in ten times as many steps. What this one does not take, for whatever reason, is left
-to that one, which says what is wrong. A test holds the two to the same fields. Source: as in `needle`.
+`parse_needle` reads any record, in ten times as many steps. `parse_plain_needle` leaves every other record to
+`parse_needle`, which names the error. A test holds both to the same fields. Source: as in `needle`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ _TAILS = {VERSION_2: struct.Struct(">I"), VERSION_3: struct.Struct(">IQ")}
 _new_tuple = tuple.__new__
 
 
-class PlainNeedle(NamedTuple):
-    """`checksum` is that of `data` and of what is stored. `expires_at_ns` is 0 for never."""
+class CachedNeedle(NamedTuple):
+    """The fields of a usual needle. `checksum` is the stored checksum and that of `data`. `expires_at_ns` is 0 for
+    never.
+    """
 
     cookie: int
     data: bytes | memoryview
@@ -39,10 +41,14 @@ class PlainNeedle(NamedTuple):
     checksum: int
 
 
-def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> PlainNeedle | None:
-    """The needle in `record`, which is as long as its index entry's `size` makes it; None leaves it to `parse_needle`.
+def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> CachedNeedle | None:
+    """Returns the needle in `record`, or None where `parse_needle` has to parse the record.
 
-    Its data is a slice of `record`, a view where that is one. Never raises.
+    Args:
+        record: exactly as many bytes as an index entry of `size` announces.
+        size: the body length that the index entry says.
+
+    The data is a slice of `record`: a view where `record` is a view. Never raises.
     """
     tail, end = _TAILS.get(version), NEEDLE_HEADER_BYTES + size
     if tail is None or size <= DATA_LENGTH_BYTES or len(record) < end + tail.size:
@@ -80,5 +86,5 @@ def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> P
             at += 2
         if at > end:
             return None
-    # Half the time of `PlainNeedle(...)`, which goes through a function in Python.
-    return _new_tuple(PlainNeedle, (cookie, data, name, mime, last_modified_s, expires_at_ns, checksum))
+    # `CachedNeedle(...)` takes twice the time, because it goes through a function in Python.
+    return _new_tuple(CachedNeedle, (cookie, data, name, mime, last_modified_s, expires_at_ns, checksum))

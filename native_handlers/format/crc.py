@@ -18,20 +18,23 @@ def crc32c(data: bytes | memoryview) -> int:
 
 
 def crc32c_extend(crc: int, data: bytes | memoryview) -> int:
-    """CRC-32C of what gave `crc` followed by `data`; start with 0."""
+    """The CRC-32C of the bytes whose CRC-32C is `crc`, followed by `data`. Start with 0."""
     if isinstance(data, bytes):
         return int(google_crc32c.extend(crc, data))
     import numpy as np  # noqa: PLC0415  which a node that only forwards does without
 
-    # The C routine takes no view, whose memory might go away, but does take an array over it, which keeps it.
+    # The C routine takes no view, because the view's memory might go away. It takes an array over the view, which keeps
+    # the memory.
     return int(google_crc32c.extend(crc, np.frombuffer(data, np.uint8)))
 
 
 def legacy_form(crc: int) -> int:
-    """What servers before 3.09 stored for a payload whose CRC-32C is `crc`. Some RPCs still speak it."""
+    """The checksum that servers before 3.09 stored for a payload whose CRC-32C is `crc`. Some RPCs still use this
+    form.
+    """
     return ((crc >> 15 | crc << 17) + _LEGACY_ADDEND) & UINT32_MASK
 
 
 def matches(stored: int, computed: int) -> bool:
-    """Whether a stored checksum is that of a payload whose CRC-32C is `computed`, in either form."""
+    """Whether the stored checksum, in either form, fits a payload whose CRC-32C is `computed`."""
     return stored == computed or stored == legacy_form(computed)

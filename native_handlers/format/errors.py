@@ -1,6 +1,6 @@
-"""What can be wrong with bytes or text that claim to be one of the formats here.
+"""Errors of bytes or text that do not follow the formats here.
 
-Raised by codecs only; nothing here says what a server does about it.
+Only codecs raise them. What a server does about an error is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Truncated(FormatError):
 
 
 class Corrupt(FormatError):
-    """The bytes are all there and contradict themselves. Not for a failed read."""
+    """All bytes are there, but they contradict one another. Not for a failed read."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what}: {why}")
@@ -32,7 +32,7 @@ class Corrupt(FormatError):
 
 
 class SizeMismatch(Corrupt):
-    """A record is not the one that an index entry announced."""
+    """The record has another size than the index entry announced."""
 
     def __init__(self, needle_id: int, expected: int, got: int) -> None:
         super().__init__("size mismatch", f"needle {needle_id:x} has size {got} on disk, the index says {expected}")
@@ -42,9 +42,9 @@ class SizeMismatch(Corrupt):
 
 
 class ChecksumMismatch(Corrupt):
-    """The payload does not have the checksum stored with it, in neither the current nor the legacy form.
+    """The payload fits the stored checksum neither in the current form nor in the legacy form.
 
-    The text is upstream's, for clients are told it. Source: weed/storage/needle/needle_read_tail.go.
+    The text is upstream's, because clients see it. Source: weed/storage/needle/needle_read_tail.go.
     """
 
     def __init__(self, needle_id: int, expected: int, got: int) -> None:
@@ -72,7 +72,7 @@ class UnsupportedOffsetWidth(FormatError):
 
 
 class NeedleTooWide(FormatError):
-    """A needle whose metadata does not fit the length field that the record has for it."""
+    """A needle whose metadata does not fit the record's length field."""
 
     def __init__(self, field: str, length: int, limit: int) -> None:
         super().__init__(f"needle {field} is {length} bytes, a record holds at most {limit}")
@@ -82,7 +82,7 @@ class NeedleTooWide(FormatError):
 
 
 class BadFileId(FormatError):
-    """Text that is no file id. The message is upstream's, for clients match it."""
+    """Text that is no file id. The message is upstream's, because clients match it."""
 
     def __init__(self, text: str, message: str) -> None:
         super().__init__(message)
@@ -114,7 +114,9 @@ class BadVolumeName(FormatError):
 
 
 class BadCollection(FormatError):
-    """A collection's name that cannot begin the name of a file: it would lead out of the directory, or to no file."""
+    """A collection's name that cannot begin a file name: a path made with it would leave the directory or name no
+    file.
+    """
 
     def __init__(self, collection: str) -> None:
         super().__init__(f"invalid collection {json.dumps(collection, ensure_ascii=False)}")

@@ -1,7 +1,7 @@
 """File ids: ``3,01637037d6`` is volume 3, needle 0x01, cookie 0x637037d6.
 
-Needle id in hex without leading zero bytes, then exactly 8 hex digits of cookie. Source: weed/storage/needle
-(file_id.go, needle.go ParsePath, volume_id.go).
+The part after the comma is the needle id in hex without leading zero bytes, then exactly 8 hex digits of cookie.
+Source: weed/storage/needle (file_id.go, needle.go ParsePath, volume_id.go).
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from native_handlers.format.types import MAX_NEEDLE_ID, UINT32_MASK, Cookie, Nee
 _COOKIE_DIGITS = 8
 _MAX_DIGITS = 24
 _UINT64_MAX = 2**64 - 1
+_ANY_UINT64_DIGITS = 19
+"""A number of at most so many decimal digits always fits 64 bits."""
+_USUAL = re.compile(r"([0-9a-fA-F]{1,16})([0-9a-fA-F]{8})")
+_HEX = re.compile(r"[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,15 @@ class FileId:
 
 
 def format_needle_id_cookie(needle_id: int, cookie: int) -> str:
-    """The part of a file id after the comma: whole bytes, so an even number of digits."""
+    """The part of a file id after the comma. The needle id is written in whole bytes, so the number of digits is
+    even.
+    """
     length = (needle_id.bit_length() + 7) // 8
     return needle_id.to_bytes(length, "big").hex() + f"{cookie:08x}"
 
 
 def parse_file_id(text: str) -> FileId:
-    """The file id in `text`: ``<volume id>,<needle id and cookie>[_<delta>]``.
+    """Parses a file id: ``<volume id>,<needle id and cookie>[_<delta>]``.
 
     Raises:
         BadFileId: with upstream's text.
@@ -51,10 +57,10 @@ def parse_file_id(text: str) -> FileId:
 
 
 def parse_volume_id(text: str) -> VolumeId:
-    """The volume id in `text`, decimal; what is beyond 32 bits is dropped, as upstream does.
+    """Parses a decimal volume id. Bits beyond the lower 32 are dropped, as upstream does.
 
     Raises:
-        BadFileId: not decimal digits, or beyond 64 bits.
+        BadFileId: the text is not decimal digits, or the number does not fit 64 bits.
     """
     return VolumeId(_parse_decimal(text) & UINT32_MASK)
 
@@ -65,6 +71,10 @@ def parse_needle_id_cookie(text: str) -> tuple[NeedleId, Cookie]:
     Raises:
         BadFileId: with upstream's text.
     """
+    usual = _USUAL.fullmatch(text)
+    if usual is not None:
+        # Looked for first, for it is nearly always so, and a batch may name a million.
+        return NeedleId(int(usual[1], 16)), Cookie(int(usual[2], 16))
     if len(text) <= _COOKIE_DIGITS:
         raise BadFileId(text, f"Invalid fid: {text}")
     underscore = text.rfind("_")
@@ -74,10 +84,16 @@ def parse_needle_id_cookie(text: str) -> tuple[NeedleId, Cookie]:
         return needle_id, cookie
     step = _parse_decimal(delta)
     if step > MAX_NEEDLE_ID - needle_id:
-        # Upstream's text: the hex digits of the hex digits.
+        # Upstream's text shows the hex digits of the hex digits.
         shown = f"{needle_id:x}".encode().hex()
         raise BadFileId(text, f"delta {step} overflows needle id {shown}")
     return NeedleId(needle_id + step), cookie
+
+
+def without_delta(text: str) -> str:
+    """The part of `text` that a token is made for: ``01637037d6`` of ``01637037d6_2``. One token covers every delta."""
+    underscore = text.rfind("_")
+    return text[:underscore] if underscore > 0 else text
 
 
 def _parse_digits(text: str) -> tuple[NeedleId, Cookie]:
@@ -92,7 +108,7 @@ def _parse_digits(text: str) -> tuple[NeedleId, Cookie]:
 
 
 def _parse_hex(what: str, step: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9a-fA-F]+", text, re.ASCII):
+    if not _HEX.fullmatch(text):
         why = f"strconv.ParseUint: parsing {quote_wire(text)}: invalid syntax"
         raise BadFileId(text, f"Parse {step} error: {what} {text} format error: {why}")
     return int(text, 16)
@@ -101,7 +117,10 @@ def _parse_hex(what: str, step: str, text: str) -> int:
 def _parse_decimal(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise BadFileId(text, f"strconv.ParseUint: parsing {quote_wire(text)}: invalid syntax")
-    # 20 digits hold 2^64 - 1; int() on hostile lengths is slow, so they are refused by length first.
-    if len(text.lstrip("0")) > 20 or int(text) > _UINT64_MAX:
+    if len(text) <= _ANY_UINT64_DIGITS:
+        return int(text)
+    # 2^64 - 1 has 20 digits. int() is slow on long texts, so the length is checked first.
+    digits = text.lstrip("0") or "0"
+    if len(digits) > 20 or int(digits) > _UINT64_MAX:
         raise BadFileId(text, f"strconv.ParseUint: parsing {quote_wire(text)}: value out of range")
-    return int(text)
+    return int(digits)

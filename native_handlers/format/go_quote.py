@@ -1,4 +1,4 @@
-"""Quoting as Go's strconv.Quote does it, which shows in the error texts that clients know.
+"""Quoting as Go's strconv.Quote does it. Error texts that clients know contain such quotes.
 
 Texts here are wire text: one character for each byte.
 """
@@ -11,7 +11,7 @@ _NAMED = {
 
 
 def quote_wire(text: str) -> str:
-    """`text` in double quotes, with what cannot be printed escaped."""
+    """`text` in double quotes, with unprintable characters escaped."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
     return f'"{"".join(map(_shown, text.encode("latin-1", "replace").decode("utf-8", "surrogateescape")))}"'

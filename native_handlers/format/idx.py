@@ -7,20 +7,21 @@ Source: weed/storage/idx/walk.go, weed/storage/types/offset_5bytes.go.
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import Truncated, UnsupportedOffsetWidth
 from native_handlers.format.types import UINT32_MASK, NeedleId, StoredOffset
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _ROW_4 = struct.Struct(">QIi")
 _ROW_5 = struct.Struct(">QIBi")
 
 
 class IdxEntry(NamedTuple):
-    """One index row. `offset` counts units of 8 bytes, 0 is nowhere; `size` is negative for a deletion."""
+    """One index row. `offset` counts units of 8 bytes; 0 means no record. `size` is negative for a deletion."""
 
     needle_id: NeedleId
     offset: StoredOffset
@@ -39,7 +40,7 @@ def row_bytes(offset_width_bytes: int) -> int:
 
 
 def encode_entry(needle_id: int, offset: int, size: int, offset_width_bytes: int) -> bytes:
-    """One row. `offset` in units of 8 bytes.
+    """Encodes one row. `offset` is in units of 8 bytes.
 
     Raises:
         struct.error: a number does not fit its field: a bug of the caller.
@@ -52,11 +53,23 @@ def encode_entry(needle_id: int, offset: int, size: int, offset_width_bytes: int
     raise UnsupportedOffsetWidth(offset_width_bytes)
 
 
-def parse_entry(row: bytes | memoryview, offset_width_bytes: int) -> IdxEntry:
-    """The row at the start of `row`.
+@cache
+def row_encoder(offset_width_bytes: int) -> Callable[[int, int, int], bytes]:
+    """A function that encodes one row from needle id, offset (in units of 8 bytes) and size, as `encode_entry` does.
 
     Raises:
-        Truncated: fewer bytes than a row has.
+        UnsupportedOffsetWidth: the width is neither 4 nor 5.
+    """
+    if row_bytes(offset_width_bytes) == _ROW_4.size:
+        return _ROW_4.pack
+    return lambda needle_id, offset, size: encode_entry(needle_id, offset, size, offset_width_bytes)
+
+
+def parse_entry(row: bytes | memoryview, offset_width_bytes: int) -> IdxEntry:
+    """Parses the row at the start of `row`.
+
+    Raises:
+        Truncated: `row` is shorter than a row.
         UnsupportedOffsetWidth: the width is neither 4 nor 5.
     """
     length = row_bytes(offset_width_bytes)
@@ -66,7 +79,7 @@ def parse_entry(row: bytes | memoryview, offset_width_bytes: int) -> IdxEntry:
 
 
 def iter_entries(rows: bytes | memoryview, offset_width_bytes: int) -> Iterator[IdxEntry]:
-    """The whole rows in `rows`, in order; a partial row at the end is left out.
+    """Parses the whole rows in `rows`, in order. A partial row at the end is left out.
 
     Raises:
         UnsupportedOffsetWidth: the width is neither 4 nor 5.

@@ -1,13 +1,13 @@
-"""Needle records: one stored file each, as they follow one another in a .dat file.
+"""Needle records: each holds one stored file; records follow one another in a .dat file.
 
 A record is a header (cookie 4, needle id 8, size 4), a body of `size` bytes, a tail (checksum 4, in version 3 also
-append time 8) and 1 to 8 bytes of padding to a multiple of 8. All numbers are big endian. In version 1 the body is
-the payload. From version 2 on it is payload length (4), payload, flags (1), then what the flags name: name (1 +
-n), MIME type (1 + n), last modification (5), TTL (2), pairs (2 + n). An empty payload makes an empty body: all
-metadata is lost, and the record cannot be told from that of a deletion.
+append time 8) and 1 to 8 bytes of padding to a multiple of 8. All numbers are big endian. In version 1 the body is the
+payload. From version 2 on the body is payload length (4), payload, flags (1), then the fields that the flags name: name
+(1 + n), MIME type (1 + n), last modification (5), TTL (2), pairs (2 + n). An empty payload makes an empty body: all
+metadata is lost, and the record looks like that of a deletion.
 
-Padding has no meaning: readers ignore it. Upstream leaves there what its buffer held; the encoder here writes the
-same bytes, so that a volume written by either engine is the same file.
+Padding has no meaning: readers ignore it. Upstream writes there whatever its buffer held. The encoder here writes the
+same bytes, so that both engines write the same file.
 
 Source: weed/storage/needle (needle_read.go, needle_read_tail.go, needle_write_v1.go, needle_write_v2.go).
 """
@@ -55,19 +55,23 @@ _TAIL_3 = struct.Struct(">IQ")
 
 
 class NeedleHeader(NamedTuple):
-    """The first 16 bytes of a record. `size` is that of the body and may be negative in a corrupt file."""
+    """The first 16 bytes of a record. `size` is the body length; it may be negative in a corrupt file."""
 
     cookie: int
     needle_id: int
     size: int
+
+    def encode(self) -> bytes:
+        """The 16 bytes."""
+        return _HEADER.pack(*self)
 
 
 @dataclass(slots=True)
 class Needle:
     """One stored file. Set the flags through the properties: a value without its flag is not stored.
 
-    `data` is the payload as stored (compressed when `is_compressed`). `size` is the body length, set by encoding
-    and parsing: it is what index rows hold, and is larger than the payload. `checksum` is the plain CRC-32C.
+    `data` is the payload as stored (compressed when `is_compressed`). `size` is the body length; encoding and parsing
+    set it. Index rows hold this `size`, which is larger than the payload. `checksum` is the plain CRC-32C.
     """
 
     needle_id: int = 0
@@ -83,7 +87,7 @@ class Needle:
     append_at_ns: int = 0
     size: int = 0
     data_size: int = 0
-    """Length of the payload on disk; tells it when the payload itself was not read."""
+    """Length of the payload on disk, known also when the payload itself was not read."""
 
     def _set(self, flag: int, value: bool) -> None:  # noqa: FBT001  the setters below are its only callers
         self.flags = self.flags | flag if value else self.flags & ~flag
@@ -151,7 +155,7 @@ def tail_size(version: int) -> int:
 
 
 def padding_size(size: int, version: int) -> int:
-    """1 to 8 bytes: a record that ends aligned gets 8, not 0."""
+    """The length of the padding, 1 to 8 bytes: a record that ends aligned gets 8, not 0."""
     return ALIGNMENT_BYTES - (NEEDLE_HEADER_BYTES + size + tail_size(version)) % ALIGNMENT_BYTES
 
 
@@ -167,19 +171,21 @@ def etag(needle: Needle) -> str:
 
 
 def encode_needle(needle: Needle, version: int) -> bytes:
-    """The whole record, padding included. Sets `needle.size` and `needle.data_size`.
+    """Encodes the whole record, padding included. Sets `needle.size` and `needle.data_size`.
 
-    `needle.checksum` is written as it is: the caller computes it from the payload.
+    `needle.checksum` is written unchanged: the caller computes it from the payload.
 
     Raises:
-        NeedleTooWide: MIME type or pairs do not fit; a name is cut at 255 bytes instead, as upstream does.
+        NeedleTooWide: MIME type or pairs do not fit. A longer name is cut at 255 bytes instead, as upstream does.
         UnsupportedVersion: `version` is not 1, 2 or 3.
     """
     return b"".join(encode_needle_parts(needle, version))
 
 
 def encode_needle_parts(needle: Needle, version: int) -> Sequence[bytes | memoryview]:
-    """What `encode_needle` returns, in pieces, the payload being one of them uncopied. Same effects and errors."""
+    """The pieces of `encode_needle`'s record. The payload is one of the pieces and is not copied. Same effects and
+    errors.
+    """
     if version not in SUPPORTED_VERSIONS:
         raise UnsupportedVersion(version)
     body: list[bytes | memoryview] = []
@@ -218,7 +224,7 @@ def _encode_body(needle: Needle) -> list[bytes | memoryview]:
 
 
 def _padding(needle: Needle, version: int) -> bytes:
-    """What upstream's reused header buffer holds where the padding comes from."""
+    """The bytes that upstream's reused header buffer holds where upstream takes the padding from."""
     if version == VERSION_3:
         left_over = needle.size.to_bytes(8, "big")[4:] + bytes(4)
     else:
@@ -229,10 +235,10 @@ def _padding(needle: Needle, version: int) -> bytes:
 
 
 def parse_needle_header(raw: bytes | memoryview) -> NeedleHeader:
-    """The header in the first 16 bytes of `raw`.
+    """Parses the header in the first 16 bytes of `raw`.
 
     Raises:
-        Truncated: there are fewer.
+        Truncated: `raw` is shorter than 16 bytes.
     """
     if len(raw) < NEEDLE_HEADER_BYTES:
         raise Truncated("needle header", NEEDLE_HEADER_BYTES, len(raw))
@@ -240,11 +246,11 @@ def parse_needle_header(raw: bytes | memoryview) -> NeedleHeader:
 
 
 def parse_needle(record: bytes | memoryview, version: int) -> Needle:
-    """The needle in `record`, its payload checked; bytes after its tail (padding, more records) are ignored.
+    """Parses the needle in `record` and checks its payload. Bytes after the tail (padding, more records) are ignored.
 
     Raises:
         Truncated: `record` ends before the tail does.
-        Corrupt: lengths that contradict one another, a negative size.
+        Corrupt: lengths contradict one another, or the size is negative.
         ChecksumMismatch: neither the plain nor the legacy checksum fits the payload.
         UnsupportedVersion: `version` is not 1, 2 or 3.
     """
@@ -280,7 +286,7 @@ def _parse_body(needle: Needle, body: memoryview) -> None:
         raise Corrupt(f"needle {needle.needle_id:x}", f"body of {len(body)} bytes has no room for a payload length")
     data_end = DATA_LENGTH_BYTES + _DATA_LENGTH.unpack_from(body)[0]
     if data_end == DATA_LENGTH_BYTES:
-        # No writer makes one: a needle without payload has no body. Accepting it would skip the checksum.
+        # No writer makes such a body: a needle without payload has no body. Accepting it would skip the checksum.
         raise Corrupt(f"needle {needle.needle_id:x}", f"body of {len(body)} bytes says that its payload is empty")
     if data_end > len(body):
         raise Corrupt(f"needle {needle.needle_id:x}", "index out of range 1: the payload exceeds the body")
@@ -289,9 +295,10 @@ def _parse_body(needle: Needle, body: memoryview) -> None:
 
 
 def parse_needle_meta(needle: Needle, meta: memoryview) -> None:
-    """Fills in flags and what they name from `meta`, the part of a body after the payload (versions 2 and 3).
+    """Fills in the flags and the fields that they name from `meta`, the part of a body after the payload (versions 2
+    and 3).
 
-    A body that ends early at a field border is accepted, as upstream does: what is missing stays unset.
+    A body that ends early at a field border is accepted, as upstream does: the missing fields stay unset.
 
     Raises:
         Corrupt: a field reaches beyond the end of `meta`.
@@ -313,7 +320,7 @@ def parse_needle_meta(needle: Needle, meta: memoryview) -> None:
 
 
 class _Fields:
-    """Takes fields off the front of a buffer; `step` numbers them in errors as upstream does."""
+    """Takes fields off the front of a buffer. `step` is the number of a field in error texts, as in upstream's."""
 
     __slots__ = ("_left", "_needle_id")
 

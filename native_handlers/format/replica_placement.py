@@ -1,11 +1,11 @@
-"""How many copies a volume has and where: ``xyz`` = other data centres, other racks, same rack.
+"""How many copies a volume has and where: ``xyz`` = copies in other data centres, in other racks, in the same rack.
 
 Source: weed/storage/super_block/replica_placement.go.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from native_handlers.format.errors import BadReplicaPlacement
@@ -13,18 +13,23 @@ from native_handlers.format.errors import BadReplicaPlacement
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlacement:
-    """Numbers of copies beyond the first. One byte on disk: 100 * data centres + 10 * racks + same rack."""
+    """The numbers of copies beyond the first. On disk it is one byte: 100 * data centres + 10 * racks + same rack."""
 
     diff_data_center: int = 0
     diff_rack: int = 0
     same_rack: int = 0
+    copy_count: int = field(init=False, repr=False, compare=False)
+    """The number of all copies, the first included."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "copy_count", self.diff_data_center + self.diff_rack + self.same_rack + 1)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The placement in `text`; fewer than three digits are padded with zeros on the left, more are ignored.
+        """Parses a placement. Fewer than three digits are padded with zeros on the left; more are ignored.
 
         Raises:
-            BadReplicaPlacement: a character below "0", or a combined value above 255.
+            BadReplicaPlacement: a character is below "0", or the combined value is above 255.
         """
         padded = text.rjust(3, "0")
         counts = [ord(char) - ord("0") for char in padded]
@@ -45,11 +50,6 @@ class ReplicaPlacement:
 
     def to_byte(self) -> int:
         return self._value & 0xFF
-
-    @property
-    def copy_count(self) -> int:
-        """All copies, the first included."""
-        return self.diff_data_center + self.diff_rack + self.same_rack + 1
 
     def __str__(self) -> str:
         return "".join(chr(ord("0") + count) for count in (self.diff_data_center, self.diff_rack, self.same_rack))

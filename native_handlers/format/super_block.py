@@ -1,14 +1,15 @@
-"""The first bytes of every .dat file: what kind of volume it is.
+"""The super block: the first bytes of every .dat file. They say what kind of volume it is.
 
-Layout: version (1), replica placement (1), TTL (2), compaction revision (2, big endian), length of what follows
-(2, big endian), then that many bytes. Source: weed/storage/super_block. Upstream reads the length of the extra
-part but not its bytes; here they are kept as they are.
+Layout: version (1), replica placement (1), TTL (2), compaction revision (2, big endian), length of the extra part (2,
+big endian), then the extra part. Source: weed/storage/super_block. Upstream reads the length of the extra part but not
+its bytes; this codec keeps the bytes.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from native_handlers.format.errors import Corrupt, Truncated, UnsupportedVersion
 from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
@@ -53,7 +54,7 @@ class SuperBlock:
 
 
 def super_block_size(head: bytes | memoryview) -> int:
-    """How many bytes of a file hold its super block, by the block's first 8 bytes.
+    """The length of a super block, from the block's first 8 bytes.
 
     Raises:
         Truncated: `head` has fewer than 8 bytes.
@@ -64,17 +65,28 @@ def super_block_size(head: bytes | memoryview) -> int:
 
 
 def parse_super_block(raw: bytes | memoryview) -> SuperBlock:
-    """The super block at the start of `raw`; what follows it is ignored.
+    """Parses the super block at the start of `raw`. Bytes after the block are ignored.
 
     Raises:
         Truncated: `raw` ends within the block.
         UnsupportedVersion: the version byte is not 1, 2 or 3.
     """
     size_bytes = super_block_size(raw)
-    version, placement, ttl, revision, _ = _LAYOUT.unpack_from(raw)
-    if version not in SUPPORTED_VERSIONS:
-        raise UnsupportedVersion(version)
+    if raw[0] not in SUPPORTED_VERSIONS:
+        raise UnsupportedVersion(raw[0])
     if len(raw) < size_bytes:
         raise Truncated("super block with its extra part", size_bytes, len(raw))
-    extra = bytes(raw[SUPER_BLOCK_BYTES:size_bytes])
+    block = bytes(raw[:size_bytes])
+    return _parse_short(block) if size_bytes == SUPER_BLOCK_BYTES else _parse_whole(block)
+
+
+@lru_cache(maxsize=256)
+def _parse_short(block: bytes) -> SuperBlock:
+    """Parses a block without an extra part. Most volumes of a server have the same block; they share one object."""
+    return _parse_whole(block)
+
+
+def _parse_whole(block: bytes) -> SuperBlock:
+    version, placement, ttl, revision, _ = _LAYOUT.unpack_from(block)
+    extra = block[SUPER_BLOCK_BYTES:]
     return SuperBlock(version, ReplicaPlacement.from_byte(placement), Ttl.from_bytes(ttl), revision, extra)

@@ -1,10 +1,11 @@
-"""Numbers that every volume file is made of, and the distinct integer types that keep their units apart.
+"""Constants of all volume files, and the distinct integer types that keep their units apart.
 
 Source: weed/storage/types (needle_types.go, needle_id_type.go, offset_4bytes.go, offset_5bytes.go).
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NewType
 
 VolumeId = NewType("VolumeId", int)
@@ -19,15 +20,15 @@ StoredOffset = NewType("StoredOffset", int)
 """A position in a .dat file as index rows hold it, in units of 8 bytes. 0 means: no record."""
 
 ALIGNMENT_BYTES = 8
-"""Every needle record starts at a multiple of this."""
+"""Every needle record starts at a multiple of so many bytes."""
 NEEDLE_HEADER_BYTES = 16
 CHECKSUM_BYTES = 4
 TIMESTAMP_BYTES = 8
 DATA_LENGTH_BYTES = 4
-"""The payload length in front of the payload, in versions 2 and 3."""
+"""The length field in front of the payload, in versions 2 and 3."""
 
 TOMBSTONE_SIZE = -1
-"""The size that an index row of a deletion carries."""
+"""The size in the index row of a deletion."""
 
 MAX_NEEDLE_ID = 2**64 - 1
 UINT32_MASK = 2**32 - 1
@@ -42,23 +43,24 @@ CURRENT_VERSION = VERSION_3
 SUPPORTED_VERSIONS = (VERSION_1, VERSION_2, VERSION_3)
 
 
+@cache
 def max_volume_size_bytes(offset_width_bytes: int) -> int:
-    """The size that offsets of this width can address: 32 GiB for 4 bytes, 8 TiB for 5."""
+    """The greatest .dat size that offsets of this width can address: 32 GiB for 4 bytes, 8 TiB for 5."""
     return ALIGNMENT_BYTES << (8 * offset_width_bytes)
 
 
 def to_stored(offset: int) -> StoredOffset:
-    """`offset` in bytes, a multiple of 8, in units of 8."""
+    """Converts `offset` from bytes (a multiple of 8) to units of 8 bytes."""
     return StoredOffset(offset // ALIGNMENT_BYTES)
 
 
 def to_bytes_offset(offset: int) -> ByteOffset:
-    """`offset` in units of 8, in bytes."""
+    """Converts `offset` from units of 8 bytes to bytes."""
     return ByteOffset(offset * ALIGNMENT_BYTES)
 
 
 def is_deleted(size: int) -> bool:
-    """Whether an index entry's size says deleted. Size 0 is a live, empty needle."""
+    """Whether the size in an index entry marks a deletion. Size 0 is a live, empty needle."""
     return size < 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadCollection, BadFileId, BadVolumeName
@@ -13,14 +14,15 @@ if TYPE_CHECKING:
 _NOT_IN_COLLECTION = frozenset("/\0")
 
 
+@lru_cache(maxsize=256)
 def format_volume_name(collection: str, volume_id: int) -> str:
-    """The base name, without extension; the default collection has no prefix.
+    """The base name, without extension. The default collection has no prefix.
 
-    Every path of a volume's file is made with it, so that no collection that a client names leads out of a data
+    The path of every volume file is made with this function, so no collection that a client names leads out of a data
     directory. Wilful difference: upstream lets AllocateVolume make files elsewhere.
 
     Raises:
-        BadCollection: `collection` has a slash or a zero byte. Dots and all else do no harm before an underscore.
+        BadCollection: `collection` has a slash or a zero byte. All other characters are harmless before an underscore.
     """
     if not _NOT_IN_COLLECTION.isdisjoint(collection):
         raise BadCollection(collection)
@@ -28,10 +30,10 @@ def format_volume_name(collection: str, volume_id: int) -> str:
 
 
 def parse_volume_name(name: str) -> tuple[str, VolumeId]:
-    """Collection and volume id of a base name, split at the last underscore.
+    """Splits a base name at its last underscore into collection and volume id.
 
     Raises:
-        BadVolumeName: what should be the id is not a decimal number.
+        BadVolumeName: the part of the id is not a decimal number.
     """
     underscore = name.rfind("_")
     collection, id_text = (name[:underscore], name[underscore + 1 :]) if underscore > 0 else ("", name)

@@ -1,4 +1,4 @@
-"""What handlers check before they act, and how the store's errors become upstream's answers."""
+"""Checks that handlers make before they act, and the translation of the store's errors into upstream's answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import grpc
 
 from native_handlers.format.errors import FormatError
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.errors import DiskUnavailable, StorageError, VolumeClosed, VolumeNotSeen
+from native_handlers.grpc.self_calls import self_text
+from native_handlers.storage.model.errors import DiskUnavailable, StorageError, VolumeClosed, VolumeNotSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
-    from native_handlers.storage.volume import Volume
+    from native_handlers.storage.volume.volume import Volume
 
 
 def check_maintenance(node: GrpcNode) -> None:
@@ -25,16 +26,24 @@ def check_maintenance(node: GrpcNode) -> None:
         raise RpcFailure(f"volume server {node.facts.id} is in maintenance mode")
 
 
-def store_of(node: GrpcNode) -> Store:
-    """The store; a table that serves these routes natively without one is a mistake in how the server was put
-    together.
+def check_other(node: GrpcNode, error: grpc.RpcError, doing: str) -> None:
+    """Raises RpcFailure where `error` says that the called source is this server itself.
+
+    Args:
+        doing: the operation on the source, for the text: ``copy a volume``.
     """
+    if node.volume_servers.is_self(error):
+        raise RpcFailure(self_text(f"{node.facts.ip}:{node.facts.port}", doing)) from error
+
+
+def store_of(node: GrpcNode) -> Store:
+    """The store. Only a server that was assembled wrongly serves these routes natively without one."""
     assert node.store is not None, "no store is open in this process"
     return node.store
 
 
 def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volume id %d") -> Volume:
-    """The mounted volume, or RpcFailure with `absent_text`, for upstream words it differently from RPC to RPC."""
+    """The mounted volume. Raises RpcFailure with `absent_text` without one: upstream's text differs from RPC to RPC."""
     volume = store_of(node).find_volume(volume_id)
     if volume is None:
         raise RpcFailure(absent_text % volume_id)
@@ -43,13 +52,14 @@ def volume_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volu
 
 @contextmanager
 def errors_as_upstream(doing: str = "", *, absent: str | None = None) -> Iterator[None]:
-    """Turns what the store raises into UNKNOWN with the bare text, as upstream's plain errors travel.
+    """Turns errors of the store into UNKNOWN with the bare text, the form of upstream's plain errors.
 
-    A disk that is out of service, of which upstream has no word, is UNAVAILABLE; so is a volume that may be on one:
-    nobody is to take it for gone. Whoever catches errors of the store without this has to tell these apart as well.
+    A disk that is out of service, for which upstream has no status, is UNAVAILABLE. So is a volume that may be on such
+    a disk: no client may take the volume for gone. A handler that catches the store's errors itself must make the same
+    distinction.
 
     Args:
-        doing: what upstream puts before the text.
+        doing: the prefix that upstream puts before the text.
         absent: the whole text for a volume that was closed after it had been found; None treats it as any error.
     """
     try:
@@ -64,11 +74,11 @@ def errors_as_upstream(doing: str = "", *, absent: str | None = None) -> Iterato
 
 
 def unavailable(error: DiskUnavailable | VolumeNotSeen) -> RpcFailure:
-    """What every RPC answers for a disk that is out of service: not UNKNOWN, for the volume is there."""
+    """The answer of every RPC for a disk that is out of service: not UNKNOWN, because the volume is there."""
     return RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE)
 
 
 def _text_of(error: OSError) -> str:
-    """What Go says of a failed call, but for the call's name: the file and why."""
+    """The text of Go for a failed call, without the call's name: the file and the reason."""
     text = error.strerror or str(error)
     return f"{error.filename}: {text}" if error.filename is not None else text

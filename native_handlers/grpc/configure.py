@@ -1,4 +1,4 @@
-"""RPCs that change how a volume is kept: its replica placement, and where its index lies.
+"""RPCs that change the replica placement of a volume and the place of its index.
 
 Source: weed/server/volume_grpc_admin.go (VolumeConfigure, VolumeConsolidateIndex).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from native_handlers.format.errors import BadReplicaPlacement
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.errors import ConfigureFailed, StorageError
+from native_handlers.storage.model.errors import ConfigureFailed, StorageError
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 def volume_configure(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeConfigureRequest
 ) -> pb.VolumeConfigureResponse:
-    """Changes the replica placement. A failure is told in the response: the volume is then open as before, or the
-    text says that it could not be opened. Only a disk that is out of service is not even asked.
+    """Changes the replica placement. A failure is told in the response. The volume is then open as before, or the text
+    says that it could not be opened. Only for a disk that is out of service does the call itself fail.
 
-    Wilful difference: a volume that could not be closed in good order is opened again too; upstream leaves it closed.
+    Wilful difference: a volume that could not be closed properly is opened again too; upstream leaves it closed.
     """
     check_maintenance(node)
     asked = _as_go_prints(request)
@@ -54,7 +54,7 @@ def volume_configure(
 def volume_consolidate_index(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeConsolidateIndexRequest
 ) -> pb.VolumeConsolidateIndexResponse:
-    """Brings an index that lies beside its data into -dir.idx. Nothing happens where there is no such directory, or
+    """Moves an index that lies beside its data into -dir.idx. Does nothing where there is no such directory, or where
     the index is there already.
     """
     check_maintenance(node)
@@ -64,9 +64,9 @@ def volume_consolidate_index(
 
 
 def _as_go_prints(request: pb.VolumeConfigureRequest) -> str:
-    """The request as Go's ``%v`` has it, which goes into upstream's texts; fields that are not set are left out.
+    """The request in the form of Go's ``%v``, which upstream's texts contain; fields that are not set are left out.
 
-    Go puts one space or two between fields, by the build.
+    Go puts one space or two between fields, depending on the build.
     """
     fields = []
     if request.volume_id:

@@ -1,7 +1,7 @@
-"""What a native RPC handler is given of its call, and how it fails.
+"""The facts of a call that a native RPC handler gets, and the exceptions that a handler raises.
 
-Handlers are synchronous and run in a thread of their own. They never see grpcio: the gateway that calls them turns what
-they return, yield and raise into an answer.
+Handlers are synchronous and run in a thread of their own. They never use grpcio: the gateway turns the values and
+exceptions of handlers into answers.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class RpcFailure(Exception):
-    """The call ends with this code and text. Nothing else may leave a handler, but for `RequestsBroken`.
+    """The call ends with this code and text. A handler raises no other exception but `RequestsBroken`.
 
-    Upstream's plain errors travel as UNKNOWN with the bare text, and its tools decide by that code: any other code is
-    for the few places where upstream has one too.
+    Upstream's plain errors travel as UNKNOWN with the bare text, and its tools decide by that code. Other codes are for
+    the few places where upstream uses one, too.
     """
 
     def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
@@ -43,18 +43,21 @@ class RequestsBroken(Exception):
 
 @dataclass(slots=True)
 class RpcContext:
-    """One call. `peer_host` is the true TCP peer. `request_id` is empty for streaming calls without one, as upstream.
+    """One call. `client_host` is the address of the TCP client.
+
+    `request_id` is empty for streaming calls without one, as upstream.
 
     Args:
-        is_active: whether anyone still waits for the answer; long handlers ask between steps.
+        is_active: whether a client still waits for the answer; long handlers ask between steps.
         add_callback: runs the argument when the call ends, in another thread; False when it has ended already.
         time_remaining_s: seconds to the client's deadline, None without one.
-        pausing: for a stream that waits for something to happen to a volume: inside, other engines may work on it;
-            afterwards it has to be looked up anew. Raises RpcFailure where it is not to be had again.
+        pausing: a context manager for streams that wait for changes of a volume. Inside the block other engines may
+            work on the volume; afterwards the handler looks the volume up anew. Raises RpcFailure where the volume
+            cannot be had again.
     """
 
-    peer_host: str
-    peer_port: int
+    client_host: str
+    client_port: int
     metadata: Metadata
     request_id: str
     is_active: Callable[[], bool]
@@ -64,11 +67,15 @@ class RpcContext:
     pausing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def set_trailing(self, key: str, value: str | bytes) -> None:
-        """Adds to the metadata that ends the call, whether it succeeds or fails."""
+        """Adds to the trailing metadata of the call, whether it succeeds or fails."""
         self.trailing.append((key, value))
 
 
 GrpcHandler = Callable[["GrpcNode", RpcContext, Any], Any]
 """``handler(node, context, request)``; a client-streaming RPC gets an iterator of requests instead. Returns the
-response, or an iterator of them for a server-streaming RPC; bytes are a response that is serialized already.
-Raises RpcFailure, or lets RequestsBroken through."""
+response, or an iterator of responses for a server-streaming RPC. A response of bytes is serialized already. Raises
+RpcFailure, or lets RequestsBroken through."""
+
+BytesHandler = Callable[["GrpcNode", RpcContext, bytes], bytes]
+"""As `GrpcHandler`, for one request and one answer, both serialized. Raises DecodeError for bytes that are no
+request."""

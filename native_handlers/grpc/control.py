@@ -1,4 +1,4 @@
-"""RPCs that ask about the server or steer it, rather than work on a volume.
+"""RPCs that ask about the server or steer it. None works on a volume.
 
 Source: weed/server/volume_grpc_admin.go, volume_grpc_state.go.
 """
@@ -13,21 +13,23 @@ import grpc
 
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.disk_space import DiskGauge, MinFree
-from native_handlers.storage.files import OS_FILES
+from native_handlers.storage.disk.space import DiskUsage, MinFree
+from native_handlers.storage.system.files import OS_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
-    from native_handlers.storage.report import DiskStatus
+    from native_handlers.storage.model.report import DiskStatus
 
 log = logging.getLogger(__name__)
 
+MAX_ADDRESS_CHARACTERS = 300
+"""A host name has up to 253 characters; two ports come after it."""
 _MASTER = "master"
 _OTHER_SERVERS = frozenset({"filer", "volumeServer"})
-"""Upstream's spellings of what it could ping, were there any such server that it knows."""
+"""Upstream's names of other kinds of servers that Ping may address."""
 
 
 def get_state(node: GrpcNode, _context: RpcContext, _request: pb.GetStateRequest) -> pb.GetStateResponse:
@@ -36,7 +38,7 @@ def get_state(node: GrpcNode, _context: RpcContext, _request: pb.GetStateRequest
 
 
 def set_state(node: GrpcNode, _context: RpcContext, request: pb.SetStateRequest) -> pb.SetStateResponse:
-    """Replaces the flags if the caller has seen the present ones; without flags it changes nothing."""
+    """Replaces the flags if the caller knows their present version. A request without flags changes nothing."""
     state = node.state.update(request.state) if request.HasField("state") else node.state.state()
     return pb.SetStateResponse(state=state)
 
@@ -64,14 +66,15 @@ def volume_server_leave(
 
 
 def ping(node: GrpcNode, context: RpcContext, request: pb.PingRequest) -> pb.PingResponse:
-    """This server's time, and that of a master if one is named. Only known masters are asked, else anyone could use
-    this server to probe others.
+    """This server's time, and that of a master if the request names one. Only known masters are asked; otherwise a
+    client could use this server to probe other hosts. A target that is longer than any address is refused, and the
+    error shows only its beginning.
 
     Wilful difference: a type without a target makes upstream dial the empty address; here the same error is given
     without dialing.
     """
     response = pb.PingResponse(start_time_ns=node.clock_ns())
-    target, kind = request.target, request.target_type
+    target, kind = _shortened(request.target), _shortened(request.target_type)
     if target and not (kind == _MASTER and node.masters.is_known(target)):
         raise RpcFailure(f"unknown ping target {target} of type {kind}", grpc.StatusCode.INVALID_ARGUMENT)
     if kind == _MASTER or kind in _OTHER_SERVERS:
@@ -81,6 +84,11 @@ def ping(node: GrpcNode, context: RpcContext, request: pb.PingRequest) -> pb.Pin
             raise RpcFailure(f"ping {kind} {target}: {failure.message}") from failure
     response.stop_time_ns = node.clock_ns()
     return response
+
+
+def _shortened(text: str) -> str:
+    """`text`, cut where it is longer than any server's address. A cut text equals no address."""
+    return text if len(text) <= MAX_ADDRESS_CHARACTERS else f"{text[:MAX_ADDRESS_CHARACTERS]}..."
 
 
 def _remote_time_ns(node: GrpcNode, context: RpcContext, target: str) -> int:
@@ -93,7 +101,9 @@ def _remote_time_ns(node: GrpcNode, context: RpcContext, target: str) -> int:
 
 
 def _disk_status(status: DiskStatus) -> pb.DiskStatus:
-    """Sizes of the directory's file system; none where it has never been answered. Upstream names no disk type here."""
+    """The sizes of the directory's file system; zeros where the file system has never answered. Upstream sends no disk
+    type here.
+    """
     if not status.all:
         log.warning("the file system of %s cannot be asked for its size", status.dir)
     return pb.DiskStatus(
@@ -108,13 +118,13 @@ def _disk_status(status: DiskStatus) -> pb.DiskStatus:
 
 
 def _disk_statuses(node: GrpcNode) -> list[DiskStatus]:
-    """Of each directory, waiting half a second at most for a file system that hangs."""
+    """The status of each directory. Waits half a second at most for a file system that hangs."""
     if node.store is not None:
         return node.store.disk_statuses()
     return [gauge.status("") for gauge in _gauges(node.facts.directories)]
 
 
 @lru_cache(maxsize=4)
-def _gauges(directories: tuple[Path, ...]) -> tuple[DiskGauge, ...]:
-    """Kept, so that a directory whose file system hangs has one question under way and not one for each call."""
-    return tuple(DiskGauge(OS_FILES, directory, MinFree(None, None)) for directory in directories)
+def _gauges(directories: tuple[Path, ...]) -> tuple[DiskUsage, ...]:
+    """Cached, so that a directory whose file system hangs has one query under way, not one for each call."""
+    return tuple(DiskUsage(OS_FILES, directory, MinFree(None, None)) for directory in directories)

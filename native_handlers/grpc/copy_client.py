@@ -15,23 +15,24 @@ from google.protobuf.message import DecodeError
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_messages import parse_copy_piece
 from native_handlers.grpc.file_names import os_error_text
+from native_handlers.grpc.heard import heard
 from native_handlers.grpc.status_text import go_error_text
+from native_handlers.storage.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.copy_messages import CopyPiece
-    from native_handlers.grpc.throttle import Throttle
+    from native_handlers.grpc.heard import AnswerStream
+    from native_handlers.grpc.throttle import WriteThrottler
     from native_handlers.pb import volume_server_pb2 as pb
     from native_handlers.pb.methods import ServiceClient
-    from native_handlers.storage.incoming import IncomingFile
+    from native_handlers.storage.transfer.receive import StagedFile
 
 
 class CallEnd:
-    """The end of the caller's own call, as what is done for it has to hear of it: calls to others are cancelled then,
-    pauses end. Thread-safe.
-    """
+    """The end of the caller's call. It cancels calls to other servers and ends pauses. Thread-safe."""
 
     def __init__(self, context: RpcContext) -> None:
         self._ended = threading.Event()
@@ -48,14 +49,14 @@ class CallEnd:
             cancel()
 
     def guard(self, cancel: Callable[[], object]) -> None:
-        """Has `cancel` called when the call ends, at once if it has ended. It takes the place of the one before."""
+        """Calls `cancel` when the call ends, at once if it has ended. Replaces the `cancel` of an earlier `guard`."""
         with self._lock:
             self._cancel = cancel
         if self._ended.is_set():
             cancel()
 
     def pause(self, seconds: float) -> None:
-        """Waits, but no longer than the call lasts.
+        """Waits for `seconds`, or until the call ends.
 
         Raises:
             RpcFailure: the call has ended.
@@ -70,32 +71,32 @@ class CallEnd:
 
 
 def ended() -> RpcFailure:
-    """What a call ends with that nobody waits for any more."""
+    """The failure of a call whose client is gone."""
     return RpcFailure("the client is gone", grpc.StatusCode.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
 class CopySource:
-    """Where files come from, and how fast they may. Everything ends with `end`."""
+    """The source of copied files, and the pace of copying. All work ends with `end`."""
 
     client: ServiceClient
     end: CallEnd
-    throttle: Throttle
+    throttle: WriteThrottler
 
 
-def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable[[], IncomingFile]) -> Iterator[int]:
-    """Writes the file that `request` asks for to one that `make` makes once the source has shown that it has it.
+def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable[[], StagedFile]) -> Iterator[int]:
+    """Copies the file of `request` into the file that `make` creates, once the source has shown that it has the file.
 
-    Yields, after each message, how many bytes there are. At the end the file is committed, with the source's time of
-    modification. A source that has no such file sends no message, and there is then no file.
+    Yields the number of bytes written, after each message. At the end the file is committed, with the modification time
+    of the source's file. A source without the file sends no message; then no file is made.
 
     Raises:
-        RpcFailure: nothing of the file is there. UNKNOWN, but for the caller's own end.
+        RpcFailure: no part of the file is kept. The code is UNKNOWN, except for the end of the caller's own call.
     """
     source.end.check()
-    stream = source.client.open_undecoded("CopyFile")(request)
+    stream = source.client.undecoded.CopyFile(request)
     source.end.guard(stream.cancel)
-    file: IncomingFile | None = None
+    file: StagedFile | None = None
     modified_at_ns = 0
     try:
         for piece in _pieces(source, stream, request):
@@ -110,9 +111,9 @@ def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable
             file.discard()
 
 
-def _pieces(source: CopySource, stream: Iterator[bytes], request: pb.CopyFileRequest) -> Iterator[CopyPiece]:
+def _pieces(source: CopySource, stream: AnswerStream[bytes], request: pb.CopyFileRequest) -> Iterator[CopyPiece]:
     try:
-        yield from map(parse_copy_piece, stream)
+        yield from map(parse_copy_piece, heard(stream))
     except grpc.RpcError as error:
         source.end.check()
         raise _failed(request, f"receiving {_name(request)}: {go_error_text(error)}") from error
@@ -120,7 +121,7 @@ def _pieces(source: CopySource, stream: Iterator[bytes], request: pb.CopyFileReq
         raise _failed(request, f"receiving {_name(request)}: {error}") from error
 
 
-def _write(source: CopySource, request: pb.CopyFileRequest, file: IncomingFile, piece: CopyPiece) -> Iterator[int]:
+def _write(source: CopySource, request: pb.CopyFileRequest, file: StagedFile, piece: CopyPiece) -> Iterator[int]:
     count = len(piece.content)
     if file.size_bytes + count > request.stop_offset:
         # A source that does not stop would fill the disk.
@@ -133,18 +134,22 @@ def _write(source: CopySource, request: pb.CopyFileRequest, file: IncomingFile, 
     source.throttle.passed(count)
 
 
-def _made(request: pb.CopyFileRequest, make: Callable[[], IncomingFile]) -> IncomingFile:
+def _made(request: pb.CopyFileRequest, make: Callable[[], StagedFile]) -> StagedFile:
     try:
         return make()
     except OSError as error:
         raise _failed(request, os_error_text("open file", error.filename or request.ext, error)) from error
+    except StorageError as error:
+        raise _failed(request, str(error)) from error
 
 
-def _commit(request: pb.CopyFileRequest, file: IncomingFile, modified_at_ns: int) -> None:
+def _commit(request: pb.CopyFileRequest, file: StagedFile, modified_at_ns: int) -> None:
     try:
         file.commit(modified_at_ns)
     except OSError as error:
         raise _failed(request, os_error_text("commit copied file", file.target, error)) from error
+    except StorageError as error:
+        raise _failed(request, str(error)) from error
 
 
 def _name(request: pb.CopyFileRequest) -> str:

@@ -1,4 +1,4 @@
-"""CopyFile: a file of a volume, or of an erasure-coded one, streamed to whoever copies it.
+"""CopyFile: streams a file of a volume, or of an erasure-coded volume, to the server that copies it.
 
 Source: weed/server/volume_grpc_copy.go (CopyFile).
 """
@@ -12,7 +12,7 @@ from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_messages import encode_copy_piece
 from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
-from native_handlers.storage.errors import StorageError
+from native_handlers.storage.model.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.pb import volume_server_pb2 as pb
-    from native_handlers.storage.outgoing import OutgoingFile
+    from native_handlers.storage.volume.file_reader import FileReader
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ _INT64_LIMIT = 2**63
 
 
 def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest) -> Iterator[bytes]:
-    """The file up to the stop offset, in messages of 2 MiB; the first one tells when it was modified.
+    """Yields the file up to the stop offset, in messages of 64 KiB to 2 MiB; the first one has the modification time.
 
-    That message is sent even where there is nothing to send, for no message at all means that there is no such file.
-    The volume is put on disk first. The file stays open to the end, whatever becomes of the volume meanwhile.
+    The first message is sent even for an empty file, because no message at all means that there is no such file. The
+    volume is synced to disk first. The file stays open to the end, also when the volume is closed meanwhile.
     """
     check_extension(request.ext)
     check_collection(request.collection)
@@ -43,7 +43,7 @@ def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest)
     with file:
         modified_at_ns = file.modified_at_ns
         try:
-            # Upstream counts in a signed number, for which the largest of the field's are below zero.
+            # Upstream counts in a signed number, so values of 2**63 and more are negative there.
             for piece in file.pieces(request.stop_offset if request.stop_offset < _INT64_LIMIT else 0):
                 yield encode_copy_piece(piece, modified_at_ns)
                 modified_at_ns = 0
@@ -53,13 +53,13 @@ def copy_file(node: GrpcNode, _context: RpcContext, request: pb.CopyFileRequest)
             yield encode_copy_piece(b"", modified_at_ns)
 
 
-def _open(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
-    """The file; None where a missing one is fine."""
+def _open(node: GrpcNode, request: pb.CopyFileRequest) -> FileReader | None:
+    """Opens the file; None where a missing file is no error."""
     with errors_as_upstream(absent=None if request.is_ec_volume else f"not found volume id {request.volume_id}"):
         try:
             return _open_coded(node, request) if request.is_ec_volume else _open_of_volume(node, request)
         except FileNotFoundError as error:
-            # Nothing of a missing file is what was asked for.
+            # A request for nothing is met by a missing file.
             if request.ignore_source_file_not_found or request.stop_offset == 0:
                 return None
             raise _failure(error) from error
@@ -67,14 +67,14 @@ def _open(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
             raise _failure(error) from error
 
 
-def _open_of_volume(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile:
+def _open_of_volume(node: GrpcNode, request: pb.CopyFileRequest) -> FileReader:
     volume = volume_of(node, request.volume_id)
     _check_revision(request, volume.compaction_revision)
     volume.check_in_service()
     try:
         volume.sync_in_passing()
     except StorageError as error:
-        # What was written can be read all the same, and a disk that fails is a good reason to copy from it.
+        # The written bytes can be read without the sync, and a failing disk is a good reason to copy from it.
         log.warning("volume %d is copied from without a sync: %s", request.volume_id, error)
     file = volume.open_for_copy(request.ext)
     try:
@@ -90,8 +90,8 @@ def _check_revision(request: pb.CopyFileRequest, revision: int | None) -> None:
         raise RpcFailure(f"volume {request.volume_id} is compacted")
 
 
-def _open_coded(node: GrpcNode, request: pb.CopyFileRequest) -> OutgoingFile | None:
-    """From wherever it lies, whether the volume is mounted or not."""
+def _open_coded(node: GrpcNode, request: pb.CopyFileRequest) -> FileReader | None:
+    """Opens the file wherever it lies, whether the volume is mounted or not."""
     file = store_of(node).open_coded_file(request.collection, request.volume_id, request.ext)
     if file is None and not request.ignore_source_file_not_found:
         raise RpcFailure(f"CopyFile not found ec volume id {request.volume_id}")

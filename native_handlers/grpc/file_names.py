@@ -1,5 +1,5 @@
-"""What a peer may say of a file. CopyFile and ReceiveFile are open to every peer, and what they name becomes a path:
-these two checks are all that keeps it within the data directories.
+"""Checks of file names in requests. Any client may call CopyFile and ReceiveFile, and their names become paths. Only
+these checks keep a path within the data directories, and a sent file from being taken for another volume's file.
 
 Source: weed/server/volume_grpc_copy.go (checkVolumeFileExtension, checkVolumeCollection).
 """
@@ -10,13 +10,16 @@ import re
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.storage.model.file_kinds import CODED_EXTENSIONS, VOLUME_EXTENSIONS, is_reserved
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from native_handlers.pb.volume_server_pb2 import ReceiveFileInfo
+
 _EXTENSION = re.compile(r"\.[0-9A-Za-z]+", re.ASCII)
 _NOT_IN_COLLECTION = frozenset("/\\\0")
-"""Upstream leaves the zero byte to the system, which takes no name with one."""
+"""Upstream leaves the zero byte to the system, which refuses names with one."""
 _ESCAPES = {
     '"': '\\"',
     "\\": "\\\\",
@@ -31,7 +34,7 @@ _ESCAPES = {
 
 
 def check_extension(extension: str) -> None:
-    """Raises RpcFailure unless `extension` is a dot with letters and digits behind it."""
+    """Raises RpcFailure unless `extension` is a dot followed by letters and digits."""
     if not _EXTENSION.fullmatch(extension):
         raise RpcFailure(f"invalid file extension {quoted(extension)}")
 
@@ -42,8 +45,24 @@ def check_collection(collection: str) -> None:
         raise RpcFailure(f"invalid collection {quoted(collection)}")
 
 
+def check_sent_file(info: ReceiveFileInfo) -> None:
+    """Raises RpcFailure for a file that is sent here under a name that the protocol does not use.
+
+    Wilful difference: for an erasure-coded volume upstream accepts any extension, and for a volume it accepts
+    extensions that have a meaning at the next start.
+    """
+    check_extension(info.ext)
+    check_collection(info.collection)
+    if info.is_ec_volume:
+        if info.ext not in CODED_EXTENSIONS:
+            known = ".ec00 to .ec31, .ecx, .ecj, .ecsum and .vif"
+            raise RpcFailure(f"invalid file extension {quoted(info.ext)}: an erasure-coded volume has {known}")
+    elif is_reserved(info.ext) and info.ext not in VOLUME_EXTENSIONS:
+        raise RpcFailure(f"invalid file extension {quoted(info.ext)}: a volume is sent as .dat, .idx and .vif")
+
+
 def quoted(text: str) -> str:
-    """`text` as Go's ``%q`` shows it."""
+    """`text` in the form of Go's ``%q``."""
     return f'"{"".join(map(_escaped, text))}"'
 
 
@@ -59,6 +78,6 @@ def _escaped(character: str) -> str:
 
 
 def os_error_text(operation: str, path: Path | str, error: OSError) -> str:
-    """What Go says of a failed file operation: ``open /data/7.dat: no such file or directory``."""
+    """The text of Go for a failed file operation: ``open /data/7.dat: no such file or directory``."""
     reason = error.strerror or str(error)
     return f"{operation} {path}: {reason[:1].lower()}{reason[1:]}"

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.grpc.checks import errors_as_upstream, volume_of
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.append_times import first_row_after
-from native_handlers.storage.record_walk import PIECE_BYTES
+from native_handlers.storage.volume.append_log import first_row_after
+from native_handlers.storage.volume.file_reader import piece_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
-    from native_handlers.storage.append_log import AppendLog
+    from native_handlers.storage.volume.append_log import AppendLog
 
 
 def volume_incremental_copy(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeIncrementalCopyRequest
 ) -> Iterator[pb.VolumeIncrementalCopyResponse]:
-    """Yields .dat from the first record appended after `since_ns` to where the file ended when the call came, in pieces
-    of 2 MiB that end anywhere; nothing when nothing was appended.
+    """Yields .dat from the first record appended after `since_ns` to the end of the file at the time of the call, in
+    pieces of up to 2 MiB that may end within a record. Yields nothing when nothing was appended.
 
-    Wilful difference: upstream's last piece goes on with what was appended while it sent, if that fits, and so may end
-    within a record.
+    Wilful difference: upstream's last piece goes on with bytes that were appended while it sent, if they fit, and so
+    may end within a record.
 
     Raises:
         RpcFailure: there is no such volume, or it cannot be read.
@@ -38,9 +38,11 @@ def volume_incremental_copy(
         start = _start_bytes(log, request.since_ns)
         if start is None:
             return
-        for position in range(start, log.dat_end_bytes, PIECE_BYTES):
-            piece = log.read_dat(min(PIECE_BYTES, log.dat_end_bytes - position), position)
+        position, lengths = start, piece_lengths()
+        while position < log.dat_end_bytes:
+            piece = log.read_dat(min(next(lengths), log.dat_end_bytes - position), position)
             yield pb.VolumeIncrementalCopyResponse(file_content=piece)
+            position += len(piece)
 
 
 def _start_bytes(log: AppendLog, since_ns: int) -> int | None:

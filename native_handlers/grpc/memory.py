@@ -13,10 +13,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def own_memory_status() -> MemStatus:
-    """This process's memory and the machine's, in bytes. `goroutines` counts threads, which is what we have of them.
+    """The memory of this process and of the machine, in bytes. `goroutines` counts the threads.
 
-    `self` is resident memory, `heap` its private part and `stack` the main thread's stack. Figures that the system
-    does not tell stay 0.
+    `self` is resident memory, `heap` its private part and `stack` the main thread's stack. Figures that the system does
+    not provide stay 0.
     """
     machine, own = _read_kib(_MEMINFO), _read_kib(_STATUS)
     total, free = machine.get("MemTotal", 0), machine.get("MemFree", 0)
@@ -32,7 +32,7 @@ def own_memory_status() -> MemStatus:
 
 
 def add_process_memory(total: MemStatus, other: MemStatus) -> None:
-    """Adds what belongs to `other`'s process (not the machine) to `total`."""
+    """Adds the figures of `other`'s process (not those of the machine) to `total`."""
     total.goroutines += other.goroutines
     total.self += other.self
     total.heap += other.heap
@@ -40,7 +40,7 @@ def add_process_memory(total: MemStatus, other: MemStatus) -> None:
 
 
 def _read_kib(path: Path) -> dict[str, int]:
-    """The ``Name:   123 kB`` lines of a proc file, in bytes; nothing where there is no such file."""
+    """The ``Name:   123 kB`` lines of a proc file, in bytes; empty where there is no such file."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:

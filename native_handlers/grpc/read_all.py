@@ -21,15 +21,17 @@ _ABSENT = "not found volume id %d"
 
 
 def read_all_needles(node: GrpcNode, context: RpcContext, request: pb.ReadAllNeedlesRequest) -> Iterator[bytes]:
-    """The needles, volume by volume in the order asked for, each volume's in the order of its .dat; each is a
-    ReadAllNeedlesResponse.
+    """Yields every live needle as a ReadAllNeedlesResponse, volume by volume in the requested order, each volume's in
+    the order of its .dat.
 
-    A volume that is not here ends the stream, after those before it. So does a corrupt needle, which upstream sends
-    as it is. One needle is in memory at a time. Payloads are as stored: `needle_blob_compressed` tells.
+    A volume that is not here ends the stream, after the volumes before it. So does a corrupt needle, which upstream
+    sends unchanged. One needle is in memory at a time. Payloads are as stored; `needle_blob_compressed` says whether
+    that is compressed.
     """
     for volume_id in request.volume_ids:
-        volume = volume_of(node, volume_id, _ABSENT)
-        with errors_as_upstream(f"visit needle error: volume {volume_id}", absent=_ABSENT % volume_id):
+        doing = f"visit needle error: volume {volume_id}"
+        with node.counts.counting_read_failure(), errors_as_upstream(doing, absent=_ABSENT % volume_id):
+            volume = volume_of(node, volume_id, _ABSENT)
             volume.check_in_service()
             with closing(volume.live_needles(context.is_active)) as needles:
                 for needle in needles:
@@ -37,7 +39,7 @@ def read_all_needles(node: GrpcNode, context: RpcContext, request: pb.ReadAllNee
 
 
 def response_of(volume_id: int, needle: Needle) -> bytes:
-    """A ReadAllNeedlesResponse, around a payload that may be as large as memory allows."""
+    """A ReadAllNeedlesResponse for a needle whose payload may be very large."""
     before = pb.ReadAllNeedlesResponse(volume_id=volume_id, needle_id=needle.needle_id, cookie=needle.cookie)
     after = pb.ReadAllNeedlesResponse(
         needle_blob_compressed=needle.is_compressed,

@@ -1,4 +1,4 @@
-"""ReceiveFile: a file that another server sends, of a volume or an erasure-coded one.
+"""ReceiveFile: stores a file of a volume, or of an erasure-coded volume, that another server sends.
 
 Source: weed/server/volume_grpc_copy.go (ReceiveFile).
 """
@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.grpc.file_names import check_collection, check_extension, os_error_text
+from native_handlers.grpc.file_names import check_sent_file, os_error_text
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.errors import DiskUnavailable, StorageError
-from native_handlers.storage.wanted_file import WantedFile
+from native_handlers.storage.model.errors import DiskUnavailable, StorageError
+from native_handlers.storage.transfer.received_files import ReceiveRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
-    from native_handlers.storage.incoming import IncomingFile
+    from native_handlers.storage.transfer.receive import StagedFile
 
 log = logging.getLogger(__name__)
 
 
 class _Refused(Exception):
-    """What the sender is told within an answer: the call itself succeeds, as upstream has it."""
+    """An error that the sender gets within an answer: the call itself succeeds, as upstream's."""
 
 
 def receive_file(
     node: GrpcNode, _context: RpcContext, requests: Iterator[pb.ReceiveFileRequest]
 ) -> pb.ReceiveFileResponse:
-    """Stores a file whose facts come in the first message and whose content in those after it.
+    """Stores a file. The first message has its facts, the messages after it its content.
 
-    The file has its name only when all of it is here and on disk; whatever goes wrong before leaves what had the name.
-    That is a wilful difference to upstream, which writes in place; it also takes facts a second time, and a file that
-    ends before the size that was announced for it.
+    The file gets its name only when all of it has arrived and is on disk. Any earlier failure leaves the file that had
+    the name. That is a wilful difference: upstream writes in place. It also accepts facts a second time, a file that
+    ends before its announced size, and any name (see `check_sent_file`, `received_files`).
     """
     check_maintenance(node)
     try:
@@ -47,7 +47,9 @@ def receive_file(
 
 
 def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:
-    """How many bytes were stored. No message at all is a file of no name, and no error."""
+    """Receives one file and returns the number of bytes stored. A stream without a message stores nothing and is no
+    error.
+    """
     first = next(requests, None)
     if first is None:
         return 0
@@ -65,17 +67,18 @@ def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:
             raise _Refused(f"file ended after {file.size_bytes} of {info.file_size} bytes")
         try:
             file.commit()
+        except StorageError as error:
+            raise _Refused(str(error)) from error
         except OSError as error:
             raise _Refused(f"failed to write file: {os_error_text('sync', file.target, error)}") from error
         return file.size_bytes
 
 
-def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> IncomingFile:
+def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> StagedFile:
     try:
-        check_extension(info.ext)
-        check_collection(info.collection)
+        check_sent_file(info)
         return store_of(node).receive_file(
-            WantedFile(
+            ReceiveRequest(
                 volume_id=info.volume_id,
                 collection=info.collection,
                 extension=info.ext,
@@ -96,7 +99,7 @@ def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> IncomingFile:
         raise _Refused(f"failed to create file: {text}") from error
 
 
-def _store(file: IncomingFile, request: pb.ReceiveFileRequest) -> None:
+def _store(file: StagedFile, request: pb.ReceiveFileRequest) -> None:
     match request.WhichOneof("data"):
         case "file_content":
             try:

@@ -1,4 +1,4 @@
-"""The server's flags where this process has the store."""
+"""`StateKeeper` of a process that has the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb.volume_server_pb2 import VolumeServerState
-from native_handlers.storage.errors import StorageError
+from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.store_state import ServerState
 
 if TYPE_CHECKING:

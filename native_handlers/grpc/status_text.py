@@ -1,4 +1,4 @@
-"""gRPC statuses in words, as Go prints them: upstream puts one server's error into another's message."""
+"""gRPC statuses as text in Go's form: upstream puts one server's error into another's message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _GO_NAMES = {"CANCELLED": "Canceled", "OK": "OK"}
 
 
 def go_code_name(code: grpc.StatusCode) -> str:
-    """`code` as grpc-go spells it: ``DeadlineExceeded``."""
+    """`code` in grpc-go's spelling: ``DeadlineExceeded``."""
     return _GO_NAMES.get(code.name) or "".join(word.capitalize() for word in code.name.split("_"))
 
 
 def go_error_text(error: grpc.RpcError) -> str:
-    """What Go's ``%v`` makes of the status of a failed call."""
+    """The text of a failed call's status in the form of Go's ``%v``."""
     return f"rpc error: code = {go_code_name(error.code())} desc = {error.details()}"

@@ -1,7 +1,8 @@
-"""VolumeTailReceiver: applies what another server appends to its copy of a volume to ours.
+"""VolumeTailReceiver: applies the records that another server appends to its copy of a volume to the copy here.
 
-Each record becomes one of ours with the same payload, metadata and cookie, and a new append time, for these grow within
-a volume and clocks differ. What is stored already is not stored again, so a repeated tail leaves the same needles.
+Each record is written anew with the same payload, metadata and cookie, and a new append time: append times grow within
+a volume, and clocks differ. A needle that is stored already is not stored again, so a repeated tail leaves the same
+needles.
 
 Source: weed/server/volume_grpc_tail.go, weed/operation/tail_volume.go.
 """
@@ -15,8 +16,9 @@ import grpc
 from native_handlers.format.errors import Corrupt, Truncated, UnsupportedVersion
 from native_handlers.format.needle import actual_size, parse_needle, parse_needle_header
 from native_handlers.format.types import CURRENT_VERSION, NEEDLE_HEADER_BYTES, SUPPORTED_VERSIONS
-from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.checks import check_other, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.heard import heard
 from native_handlers.pb import volume_server_pb2 as pb
 
 if TYPE_CHECKING:
@@ -31,18 +33,19 @@ if TYPE_CHECKING:
 def volume_tail_receiver(
     node: GrpcNode, context: RpcContext, request: pb.VolumeTailReceiverRequest
 ) -> pb.VolumeTailReceiverResponse:
-    """Returns when the source has nothing more to say, `idle_timeout_seconds` of its rounds long.
+    """Applies records until the source has had none for `idle_timeout_seconds` of its rounds.
 
-    Ends at once when the client goes, where upstream would follow the source to its end; what was applied stays.
-    Maintenance mode does not forbid it, as upstream.
+    Ends at once when the client goes, where upstream would follow the source to its end; applied records stay. As in
+    upstream, maintenance mode does not forbid the call.
 
     Raises:
-        RpcFailure: there is no such volume here; the source's own failure, with its code and text; a record that is
-            none; a record that cannot be stored. All records before it are stored.
+        RpcFailure: there is no such volume here; the source is this server itself, and nothing was applied; the
+            source's own failure, with its code and text; the source sent no valid record; a record cannot be stored.
+            All records before it are stored.
     """
     volume = volume_of(node, request.volume_id, "receiver not found volume id %d")
     with errors_as_upstream():
-        # Otherwise the source would begin for nothing.
+        # Checked first, so that the source does not begin for nothing.
         volume.check_in_service()
     store = store_of(node)
     wanted = pb.VolumeTailSenderRequest(
@@ -50,36 +53,39 @@ def volume_tail_receiver(
         since_ns=request.since_ns,
         idle_timeout_seconds=request.idle_timeout_seconds,
     )
-    with node.peers.open_volume_server(request.source_volume_server) as source:
+    with node.volume_servers.open_volume_server(request.source_volume_server) as source:
         messages = source.VolumeTailSender(wanted)
         if not context.add_callback(messages.cancel):
             messages.cancel()
         try:
             with errors_as_upstream():
-                for needle in received_needles(messages):
-                    _apply(store, request.volume_id, needle)
+                for needle in received_needles(heard(messages)):
+                    apply_needle(store, request.volume_id, needle)
         except grpc.RpcError as error:
+            check_other(node, error, "tail a volume")
             raise RpcFailure(error.details() or "", error.code()) from error
     return pb.VolumeTailReceiverResponse()
 
 
-def _apply(store: Store, volume_id: int, needle: Needle) -> None:
-    """An empty record is a deletion: nothing tells it from an empty needle. (Upstream stores the latter, so that what
-    was deleted at the source is there again, and empty.) One of a needle that is not here changes nothing.
+def apply_needle(store: Store, volume_id: int, needle: Needle) -> None:
+    """Applies one record of a source. An empty record is a deletion, because a record does not tell a deletion from an
+    empty needle. (Upstream stores an empty needle, so a needle that was deleted at the source exists again, and is
+    empty.) The deletion of a needle that is not here changes nothing.
     """
+    volume = store.get_volume(volume_id, store.on_this_server)
     if needle.size:
-        store.write_needle(volume_id, needle, check_cookie=False)
+        volume.write(needle, check_cookie=False)
     else:
-        store.delete_needle(volume_id, needle.needle_id, needle.cookie, checksum=needle.checksum)
+        volume.delete(needle.needle_id, needle.cookie, checksum=needle.checksum)
 
 
 def received_needles(messages: Iterator[pb.VolumeTailSenderResponse]) -> Iterator[Needle]:
-    """The needles that come in `messages`, each verified. Messages without a header only say that the source lives.
+    """Yields the needles in `messages`, each verified. A message without a header only tells that the source is alive.
 
     Memory is that of one needle, and no more than its header announced.
 
     Raises:
-        FormatError: what came is no record; the stream is not to be used any more.
+        FormatError: the messages hold no valid record; the stream cannot be used any more.
     """
     for message in messages:
         if message.needle_header:

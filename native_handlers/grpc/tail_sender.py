@@ -1,7 +1,7 @@
-"""VolumeTailSender: what is appended to a volume, record by record, deletions too, for as long as the client wants it.
+"""VolumeTailSender: sends the records that are appended to a volume, deletions too, for as long as the client wants.
 
-A round sends what there is and then waits. Between rounds nothing of the volume is held open, so a deleted volume's
-space is free again; within one its files stay as they were, so the round ends where it began to end. So no other engine
+A round sends the new records and then waits. Between rounds no file of the volume is open, so the space of a deleted
+volume is freed. Within a round the open files do not change, so the round has a fixed end. Therefore no other engine
 that works on the volume has to wait for the client (`RpcContext.pausing`).
 
 Source: weed/server/volume_grpc_tail.go.
@@ -16,27 +16,26 @@ from typing import TYPE_CHECKING
 from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.append_times import append_time_ns, first_row_after
-from native_handlers.storage.record_walk import walk_records
+from native_handlers.storage.volume.append_log import append_time_ns, first_row_after, walk_records
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
-    from native_handlers.storage.append_log import AppendLog
-    from native_handlers.storage.files import SharedFile
+    from native_handlers.storage.system.files import SharedFile
+    from native_handlers.storage.volume.append_log import AppendLog
 
 ROUND_S = 2.0
-"""The wait between two looks. Upstream counts these rounds, not seconds, against the idle timeout; so do we, for tools
-give the timeout with that in mind."""
+"""The wait between two rounds. Upstream counts these rounds, not seconds, against the idle timeout. This server does
+the same, because tools choose the timeout for that."""
 
 _FOLLOWING = "streamFollow"
 
 
 @dataclass(slots=True)
 class _Follower:
-    """How far a client has been served: up to a row of an index file, or, in any other file, up to a time."""
+    """The progress of a client: up to a row of the index file `idx`; in any other index file, up to a time."""
 
     volume_id: int
     revision: int
@@ -48,14 +47,15 @@ class _Follower:
 def volume_tail_sender(
     node: GrpcNode, context: RpcContext, request: pb.VolumeTailSenderRequest
 ) -> Iterator[pb.VolumeTailSenderResponse]:
-    """Yields the records appended after `since_ns`, each in pieces of at most 2 MiB that repeat header and version, and
-    a message without a header in each round that found nothing, so that both sides know of a dead connection.
+    """Yields the records appended after `since_ns`, each in pieces of at most 2 MiB that repeat header and version. A
+    round without records yields a message without a header, so that both sides notice a dead connection.
 
-    Ends after `idle_timeout_seconds` rounds without news, or never when that is 0; at once when the client goes.
+    Ends after `idle_timeout_seconds` rounds without records, or never when that is 0; at once when the client goes.
 
     Raises:
-        RpcFailure: there is no such volume, it cannot be read; or, wilfully unlike upstream, which then goes on and
-            sends nothing, it was unmounted, deleted or compacted meanwhile: the client has not had everything.
+        RpcFailure: there is no such volume, or it cannot be read. Wilful difference: also when the volume was
+            unmounted, deleted or compacted meanwhile, because the client has not had all records; upstream goes on and
+            sends nothing.
     """
     revision = volume_of(node, request.volume_id).compaction_revision
     follower = _Follower(request.volume_id, revision, request.since_ns)
@@ -77,13 +77,13 @@ def volume_tail_sender(
 def _round(
     node: GrpcNode, context: RpcContext, follower: _Follower
 ) -> Generator[pb.VolumeTailSenderResponse, None, bool]:
-    """Sends what is new, and returns whether anything was."""
+    """Sends the new records. Returns whether there were any."""
     volume = store_of(node).find_volume(follower.volume_id)
     if volume is None:
         raise RpcFailure(f"{_FOLLOWING}: volume {follower.volume_id} is closed")
     with errors_as_upstream(_FOLLOWING), volume.open_log() as log:
         if log.compaction_revision != follower.revision:
-            # Deletions that the client has not had may be gone from the files.
+            # Compaction may have removed deletions that the client has not had.
             raise RpcFailure(f"{_FOLLOWING}: volume {follower.volume_id} is compacted")
         _find_place(log, follower)
         if follower.next_row == log.row_count:
@@ -113,7 +113,7 @@ def _records(log: AppendLog, first_row: int) -> Iterator[pb.VolumeTailSenderResp
 
 
 def _move_on(log: AppendLog, follower: _Follower) -> None:
-    """The time is what counts should the files be opened anew."""
+    """Updates both places. The time counts when the files are opened anew."""
     follower.next_row = log.row_count
     last = next(log.rows(log.row_count - 1))
     if last.offset:

@@ -1,4 +1,4 @@
-"""Keeps what is copied to a number of bytes a second. Source: weed/util/throttler.go, which looks each 100 ms."""
+"""Keeps copies to a number of bytes a second. Source: weed/util/throttler.go, which checks each 100 ms."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 _NS = 10**9
 _LEEWAY_NS = _NS // 100
-"""Shorter pauses than this are put off, for they cost more than they are worth."""
+"""Shorter pauses are put off, because they cost more than they gain."""
 
 
-class Throttle:
-    """A pace from the first byte on. Time that was lost, because a peer or a disk was slow, is not made up for.
+class WriteThrottler:
+    """A pace from the first byte on. Time that a slow server or disk has lost is not made up for.
 
     Args:
-        bytes_per_s: 0 or less is no bound.
-        pause: waits for so many seconds, or less where there is nothing left to wait for.
+        bytes_per_s: 0 or less means no bound.
+        pause: waits for so many seconds, or less where waiting has no use any more.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Throttle:
         self._due_ns = clock_ns()
 
     def passed(self, count_bytes: int) -> None:
-        """So much has been copied: returns when it is time for more."""
+        """Counts copied bytes, and returns when more may be copied."""
         if self._bytes_per_s <= 0:
             return
         now_ns = self._clock_ns()

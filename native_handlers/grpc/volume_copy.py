@@ -1,4 +1,4 @@
-"""VolumeCopy: a volume is fetched from another volume server, file by file, and mounted.
+"""VolumeCopy: fetches a volume from another volume server, file by file, and mounts it.
 
 Source: weed/server/volume_grpc_copy.go (VolumeCopy).
 """
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.format.errors import FormatError
-from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
+from native_handlers.grpc.checks import check_maintenance, check_other, errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd, CopySource, ended, receive_copy
+from native_handlers.grpc.copy_follow import fetch_later_writes
 from native_handlers.grpc.file_names import check_collection, os_error_text
+from native_handlers.grpc.heard import SILENCE_LIMIT_S
 from native_handlers.grpc.status_text import go_error_text
-from native_handlers.grpc.throttle import Throttle
+from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 
 if TYPE_CHECKING:
@@ -25,61 +27,71 @@ if TYPE_CHECKING:
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
-    from native_handlers.storage.incoming import IncomingFile
-    from native_handlers.storage.incoming_volume import IncomingVolume
     from native_handlers.storage.store import Store
+    from native_handlers.storage.transfer.receive import StagedFile
+    from native_handlers.storage.transfer.volume_copy import IncomingVolume
 
 log = logging.getLogger(__name__)
 
 PROGRESS_BYTES = 128 << 20
-"""A message each time so much of .dat has come."""
+"""One progress message for so many bytes of .dat."""
 MAX_VIF_BYTES = 1 << 20
+INDEX_ROUNDS = 10
+"""How often the index of a volume in a tier is copied while deletions come."""
 _NS = 10**9
 
 
 def volume_copy(node: GrpcNode, context: RpcContext, request: pb.VolumeCopyRequest) -> Iterator[pb.VolumeCopyResponse]:
-    """Copies a volume here and mounts it. A copy of it that is mounted here is deleted, but not before the source has
-    shown that it has the volume. Messages tell how much of .dat is here; the last one, when the volume is mounted, the
-    time of its last record.
+    """Copies a volume here and mounts it. A copy that is mounted here already can be read meanwhile but not written. It
+    is replaced when the new one is complete, on disk, and was checked to be a volume. Messages tell how much of .dat
+    has arrived; the last one, after the mount, has the time of the last record in the copied files.
 
-    What is written at the source meanwhile is not copied: the sizes that it gave at first are where the files end.
+    The copied files end at the sizes that the source gave at first. Later writes at the source are fetched when the
+    master names this server as a holder, see `fetch_later_writes`.
 
-    Wilful differences: a copy from this server itself, which would delete what it wants to copy, and one of a volume
-    in remote storage, which could not be served here, are refused before anything is deleted; files are put on disk
-    before the copy counts as whole; when the client goes the copy ends.
+    Of a volume whose data lies in a remote tier, .idx and .vif are copied, and the object is read from here as well.
+
+    Wilful differences: upstream deletes the copy that is here when the source has shown that it has the volume, so it
+    needs no room for both. This server refuses a copy from itself, under whatever address, and a volume in a tier for
+    which it has no settings. Files are synced before the copy counts as complete. A damaged copy does not replace a
+    volume, and neither does a copy whose tier does not answer. Deletions of a volume in a tier that arrive while the
+    volume is copied are copied too. The copy ends when the client goes.
     """
     check_maintenance(node)
     store = store_of(node)
-    _check_not_self(node, request.source_data_node)
-    with node.peers.open_volume_server(request.source_data_node) as client:
+    with node.volume_servers.open_volume_server(request.source_data_node) as client:
         bytes_per_s = request.io_byte_per_second
         if bytes_per_s <= 0:
             bytes_per_s = node.facts.maintenance_bytes_per_s
         end = CallEnd(context)
-        source = CopySource(client, end, Throttle(bytes_per_s, end.pause))
-        status = _status_of(source, request.volume_id)
+        source = CopySource(client, end, WriteThrottler(bytes_per_s, end.pause))
+        status = _status_of(node, source, request.volume_id)
+        _check_tier(store, request.volume_id, status)
         end.check()
         incoming = _begin(store, request, status)
         try:
             yield from _copy_files(store, source, incoming, request, status)
+            if incoming.is_tiered:
+                _copy_later_rows(node, source, incoming, request, status)
+            end.check()
+            _check_sizes(incoming, status)
             last_append_at_ns = _last_append_at_ns(incoming, status)
-            _mount(store, incoming)
         except BaseException:
             store.abandon_copy(incoming)
             raise
-    log.info("volume %d copied from %s", request.volume_id, request.source_data_node)
+        # Clients wait from the moment that the copy can be found until it has the writes of the meantime.
+        with store.settling.settle(request.volume_id):
+            _mount_or_abandon(store, incoming)
+            later = 0 if _is_tiered(status) else fetch_later_writes(node, source, request.volume_id, last_append_at_ns)
+    log.info("volume %d copied from %s, and %d later records", request.volume_id, request.source_data_node, later)
     yield pb.VolumeCopyResponse(last_append_at_ns=last_append_at_ns)
 
 
-def _check_not_self(node: GrpcNode, address: str) -> None:
-    own = f"{node.facts.ip}:{node.facts.port}"
-    if address == own or address.startswith(f"{own}."):
-        raise RpcFailure(f"volume server {own} cannot copy a volume from itself")
-
-
-def _status_of(source: CopySource, volume_id: int) -> pb.ReadVolumeFileStatusResponse:
-    """What the source says of the volume. The code of its refusal becomes ours, as upstream wraps it."""
-    call = source.client.ReadVolumeFileStatus.future(pb.ReadVolumeFileStatusRequest(volume_id=volume_id))
+def _status_of(node: GrpcNode, source: CopySource, volume_id: int) -> pb.ReadVolumeFileStatusResponse:
+    """The source's description of the volume. The code of its refusal becomes ours, as upstream wraps it."""
+    call = source.client.ReadVolumeFileStatus.future(
+        pb.ReadVolumeFileStatusRequest(volume_id=volume_id), timeout=SILENCE_LIMIT_S
+    )
     source.end.guard(call.cancel)
     try:
         status: pb.ReadVolumeFileStatusResponse = call.result()
@@ -87,25 +99,38 @@ def _status_of(source: CopySource, volume_id: int) -> pb.ReadVolumeFileStatusRes
         raise ended() from error
     except grpc.RpcError as error:
         source.end.check()
+        check_other(node, error, "copy a volume")
         raise RpcFailure(f"read volume file status failed, {go_error_text(error)}", error.code()) from error
     check_collection(status.collection)
-    if status.volume_info.files:
-        file = status.volume_info.files[0]
-        name = f"{file.backend_type}.{file.backend_id}"
-        raise RpcFailure(f"volume {volume_id} is in remote storage {name}, which is not supported here yet")
     return status
+
+
+def _is_tiered(status: pb.ReadVolumeFileStatusResponse) -> bool:
+    return bool(status.volume_info.files)
+
+
+def _check_tier(store: Store, volume_id: int, status: pb.ReadVolumeFileStatusResponse) -> None:
+    """Raises RpcFailure where the data of the volume could not be read from here."""
+    if not _is_tiered(status):
+        return
+    file = status.volume_info.files[0]
+    name = f"{file.backend_type}.{file.backend_id}"
+    if store.tiers is None or store.tiers.tiers.find(name) is None:
+        raise RpcFailure(f"volume {volume_id} is in remote storage {name}, which this server has no settings of")
 
 
 def _begin(store: Store, request: pb.VolumeCopyRequest, status: pb.ReadVolumeFileStatusResponse) -> IncomingVolume:
     disk_type = request.disk_type or status.disk_type
     with errors_as_upstream():
-        incoming = store.begin_copy(request.volume_id, status.collection, disk_type, status.dat_file_size)
+        needed_bytes = status.idx_file_size + (0 if _is_tiered(status) else status.dat_file_size)
+        incoming = store.begin_copy(request.volume_id, status.collection, disk_type, needed_bytes)
+        incoming.is_tiered = _is_tiered(status)
     try:
-        incoming.begin(f"copying from {request.source_data_node}")
-    except OSError as error:
+        with errors_as_upstream(f"failed to prepare for volume {request.volume_id}"):
+            incoming.begin()
+    except BaseException:
         store.abandon_copy(incoming)
-        text = os_error_text("open", incoming.paths.file(".note"), error)
-        raise RpcFailure(f"write .note for volume {request.volume_id}: {text}") from error
+        raise
     return incoming
 
 
@@ -116,25 +141,33 @@ def _copy_files(
     request: pb.VolumeCopyRequest,
     status: pb.ReadVolumeFileStatusResponse,
 ) -> Iterator[pb.VolumeCopyResponse]:
-    """All three files, committed and of the right size; yields what the client is told meanwhile."""
-    of_file = partial(
-        pb.CopyFileRequest,
-        volume_id=request.volume_id,
-        collection=request.collection,
-        compaction_revision=status.compaction_revision,
-    )
-    dat = of_file(ext=".dat", stop_offset=status.dat_file_size, ignore_source_file_not_found=True)
-    idx = of_file(ext=".idx", stop_offset=status.idx_file_size)
-    vif = of_file(ext=".vif", stop_offset=MAX_VIF_BYTES, ignore_source_file_not_found=True)
+    """Copies all three files, commits them and checks their sizes. Yields the progress messages for the client."""
+    dat = _file(request, status, ".dat", status.dat_file_size)
+    idx = _file(request, status, ".idx", status.idx_file_size)
+    vif = _file(request, status, ".vif", MAX_VIF_BYTES)
     next_report = PROGRESS_BYTES
-    for processed in receive_copy(source, dat, partial(_make_dat, store, incoming)):
+    for processed in () if incoming.is_tiered else receive_copy(source, dat, partial(_make_dat, store, incoming)):
         if processed > next_report:
             next_report = processed + PROGRESS_BYTES
             yield pb.VolumeCopyResponse(processed_bytes=processed)
-    for rest in (idx, vif):
-        for _ in receive_copy(source, rest, partial(incoming.receive, rest.ext)):
-            pass
-    source.end.check()
+    _copy_small(source, idx, incoming)
+    _copy_small(source, vif, incoming)
+
+
+def _file(
+    request: pb.VolumeCopyRequest, status: pb.ReadVolumeFileStatusResponse, extension: str, stop_offset: int
+) -> pb.CopyFileRequest:
+    return pb.CopyFileRequest(
+        volume_id=request.volume_id,
+        collection=request.collection,
+        compaction_revision=status.compaction_revision,
+        ext=extension,
+        stop_offset=stop_offset,
+        ignore_source_file_not_found=extension != ".idx",
+    )
+
+
+def _check_sizes(incoming: IncomingVolume, status: pb.ReadVolumeFileStatusResponse) -> None:
     with errors_as_upstream():
         try:
             incoming.check_sizes(status.dat_file_size, status.idx_file_size)
@@ -142,19 +175,49 @@ def _copy_files(
             raise RpcFailure(os_error_text("stat", error.filename or incoming.paths.name, error)) from error
 
 
-def _make_dat(store: Store, incoming: IncomingVolume) -> IncomingFile:
+def _copy_small(source: CopySource, wanted: pb.CopyFileRequest, incoming: IncomingVolume) -> None:
+    for _ in receive_copy(source, wanted, partial(incoming.receive, wanted.ext)):
+        pass
+
+
+def _copy_later_rows(
+    node: GrpcNode,
+    source: CopySource,
+    incoming: IncomingVolume,
+    request: pb.VolumeCopyRequest,
+    status: pb.ReadVolumeFileStatusResponse,
+) -> None:
+    """Copies .idx again while the source's grows; `status` then has the size that was copied.
+
+    Deletions of a volume in a tier are rows alone, with no record that could be fetched later.
+    """
+    for _ in range(INDEX_ROUNDS):
+        now = _status_of(node, source, request.volume_id)
+        if now.idx_file_size == status.idx_file_size:
+            return
+        status.idx_file_size = now.idx_file_size
+        _copy_small(source, _file(request, status, ".idx", status.idx_file_size), incoming)
+    raise RpcFailure(
+        f"the index of volume {request.volume_id} grew during {INDEX_ROUNDS} copies of it; "
+        "mark the volume read-only first"
+    )
+
+
+def _make_dat(store: Store, incoming: IncomingVolume) -> StagedFile:
     file = incoming.receive(".dat")
     if store.is_preallocating and store.volume_size_limit_bytes:
         try:
             file.reserve(store.volume_size_limit_bytes)
         except OSError as error:
-            # As when a volume is created: it only makes later writes slower.
+            # As when a volume is created: a missing reservation only makes later writes slower.
             log.warning("no space is reserved for %s: %s", file.target, error)
     return file
 
 
 def _last_append_at_ns(incoming: IncomingVolume, status: pb.ReadVolumeFileStatusResponse) -> int:
-    """Of the last record; of the whole file where that cannot be told."""
+    """The append time of the last record, or the time of the .dat file where that is not known, as for a tier."""
+    if incoming.is_tiered:
+        return status.dat_file_timestamp_seconds * _NS
     try:
         at_ns = incoming.last_append_at_ns(status.version)
     except (OSError, FormatError) as error:
@@ -163,11 +226,14 @@ def _last_append_at_ns(incoming: IncomingVolume, status: pb.ReadVolumeFileStatus
     return at_ns or status.dat_file_timestamp_seconds * _NS
 
 
-def _mount(store: Store, incoming: IncomingVolume) -> None:
-    volume_id = incoming.paths.volume_id
+def _mount_or_abandon(store: Store, incoming: IncomingVolume) -> None:
     try:
-        with errors_as_upstream(f"failed to mount volume {volume_id}"):
-            store.mount_copy(incoming)
-    except OSError as error:
-        text = os_error_text("remove", incoming.paths.file(".note"), error)
-        raise RpcFailure(f"remove .note for volume {volume_id}: {text}") from error
+        _mount(store, incoming)
+    except BaseException:
+        store.abandon_copy(incoming)
+        raise
+
+
+def _mount(store: Store, incoming: IncomingVolume) -> None:
+    with errors_as_upstream(f"failed to mount volume {incoming.paths.volume_id}"):
+        store.mount_copy(incoming)

@@ -1,7 +1,7 @@
-"""RPCs that create, open, close, delete and describe volumes. Checks in upstream's order: maintenance, then lookup
-(but the lookup first for marking a volume). The admin gate has passed before.
+"""RPCs that create, open, close, delete and describe volumes. Checks are in upstream's order: maintenance, then look-up
+(for marking a volume, look-up first). The gateway has checked the admin gate before.
 
-Source: weed/server/volume_grpc_admin.go, volume_grpc_vacuum.go, volume_grpc_copy.go, volume_grpc_copy_incremental.go.
+Source: weed/server/volume_grpc_admin.go, volume_grpc_copy.go, volume_grpc_copy_incremental.go.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.vif import volume_info_message
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
-from native_handlers.storage.errors import StorageError, VolumeClosed
+from native_handlers.storage.model.errors import StorageError, VolumeClosed
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
-    from native_handlers.storage.report import VolumeReport
-    from native_handlers.storage.volume import Volume
+    from native_handlers.storage.model.report import VolumeReport
+    from native_handlers.storage.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +32,9 @@ def allocate_volume(
 ) -> pb.AllocateVolumeResponse:
     """Creates an empty volume on the least loaded disk of the wanted type.
 
-    The request has to name the version: upstream's master always does, and upstream refuses 0. Wilful difference: an
-    old version is kept to; upstream writes it into the super block and goes on with the present one.
+    The request must name the version: upstream's master always does, and upstream refuses 0. Wilful difference: an old
+    version is used for all records; upstream writes it into the super block and then writes records of the current
+    version.
     """
     check_maintenance(node)
     with errors_as_upstream():
@@ -58,7 +58,7 @@ def volume_mount(node: GrpcNode, _context: RpcContext, request: pb.VolumeMountRe
 
 
 def volume_unmount(node: GrpcNode, _context: RpcContext, request: pb.VolumeUnmountRequest) -> pb.VolumeUnmountResponse:
-    """Closes a volume and keeps its files; one that is not open is no error."""
+    """Closes a volume and keeps its files. A volume that is not open is no error."""
     with errors_as_upstream():
         store_of(node).unmount_volume(request.volume_id)
     return pb.VolumeUnmountResponse()
@@ -78,7 +78,7 @@ def volume_delete(node: GrpcNode, _context: RpcContext, request: pb.VolumeDelete
 def delete_collection(
     node: GrpcNode, _context: RpcContext, request: pb.DeleteCollectionRequest
 ) -> pb.DeleteCollectionResponse:
-    """Deletes every volume of a collection; "" is the default collection, not all of them."""
+    """Deletes every volume of a collection. "" is the default collection, not all collections."""
     with errors_as_upstream():
         store_of(node).delete_collection(request.collection)
     log.info("collection %r deleted", request.collection)
@@ -88,8 +88,8 @@ def delete_collection(
 def volume_mark_readonly(
     node: GrpcNode, context: RpcContext, request: pb.VolumeMarkReadonlyRequest
 ) -> pb.VolumeMarkReadonlyResponse:
-    """Stops writes. The master hears of it first, so that it sends none here, and again afterwards, for a heartbeat in
-    between may have told it otherwise.
+    """Stops writes. The master is told first, so that it sends no writes here, and again afterwards, because a
+    heartbeat in between may have told it otherwise.
     """
     volume = volume_of(node, request.volume_id, "volume %d not found")
     check_maintenance(node)
@@ -103,7 +103,7 @@ def volume_mark_readonly(
 def volume_mark_writable(
     node: GrpcNode, context: RpcContext, request: pb.VolumeMarkWritableRequest
 ) -> pb.VolumeMarkWritableResponse:
-    """Allows writes again. The master hears of it only once it is so."""
+    """Allows writes again. The master is told only after that."""
     volume = volume_of(node, request.volume_id, "volume %d not found")
     check_maintenance(node)
     with errors_as_upstream():
@@ -113,7 +113,7 @@ def volume_mark_writable(
 
 
 def volume_status(node: GrpcNode, _context: RpcContext, request: pb.VolumeStatusRequest) -> pb.VolumeStatusResponse:
-    """Size, counts and whether it takes writes."""
+    """Size, counts and whether the volume takes writes."""
     report = _report_of(node, request.volume_id)
     return pb.VolumeStatusResponse(
         is_read_only=report.read_only,
@@ -126,7 +126,7 @@ def volume_status(node: GrpcNode, _context: RpcContext, request: pb.VolumeStatus
 def volume_sync_status(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeSyncStatusRequest
 ) -> pb.VolumeSyncStatusResponse:
-    """What a follower compares before it copies."""
+    """The facts that a follower compares before it copies."""
     report = _report_of(node, request.volume_id)
     return pb.VolumeSyncStatusResponse(
         volume_id=report.id,
@@ -143,11 +143,11 @@ def volume_sync_status(
 def read_volume_file_status(
     node: GrpcNode, _context: RpcContext, request: pb.ReadVolumeFileStatusRequest
 ) -> pb.ReadVolumeFileStatusResponse:
-    """What a copier must know of the files, by what is known of the open volume. Both times are the .dat file's, as
-    upstream has it.
+    """The facts of the files that a copying server needs, from the state of the open volume. Both times are the .dat
+    file's, as in upstream.
 
     UNKNOWN says that the volume is not here, and nothing else: `volume.move` takes that code for certain, and then
-    copies over what is here.
+    copies over the volume that is here.
     """
     volume = volume_of(node, request.volume_id)
     try:
@@ -156,7 +156,7 @@ def read_volume_file_status(
     except VolumeClosed as error:
         raise RpcFailure(f"not found volume id {request.volume_id}") from error
     except StorageError as error:
-        # Only of a volume that processes share can so much be unknown.
+        # Only for a volume that several processes share can these facts be unknown.
         raise RpcFailure(str(error), grpc.StatusCode.UNAVAILABLE) from error
     return pb.ReadVolumeFileStatusResponse(
         volume_id=report.id,
@@ -173,38 +173,11 @@ def read_volume_file_status(
     )
 
 
-def vacuum_volume_check(
-    node: GrpcNode, _context: RpcContext, request: pb.VacuumVolumeCheckRequest
-) -> pb.VacuumVolumeCheckResponse:
-    """The share of the content that was deleted.
-
-    Wilful difference: where nothing here can compact, it fails instead of naming any. A master that hears of garbage
-    takes the volume out of its writable ones first, waits half a minute, asks for the compaction, and does not put the
-    volume back when that fails.
-    """
-    report = _report_of(node, request.volume_id, "volume id %d is not found during check compact")
-    ratio = garbage_ratio(report)
-    if ratio and not node.can_compact:
-        raise RpcFailure("there is garbage, but volumes cannot be compacted here", grpc.StatusCode.UNIMPLEMENTED)
-    return pb.VacuumVolumeCheckResponse(garbage_ratio=ratio)
-
-
-def garbage_ratio(report: VolumeReport) -> float:
-    """Deleted bytes by content bytes; where deletions are known but not their sizes, by what the .dat has beyond the
-    content. Source: weed/storage/volume_vacuum.go, garbageLevel.
-    """
-    if not report.content_size_bytes:
-        return 0.0
-    if report.delete_count and not report.deleted_byte_count:
-        return (report.size_bytes - report.content_size_bytes - SUPER_BLOCK_BYTES) / report.size_bytes
-    return report.deleted_byte_count / report.content_size_bytes
-
-
-def _report_of(node: GrpcNode, volume_id: int, absent_text: str = "not found volume id %d") -> VolumeReport:
-    report = volume_of(node, volume_id, absent_text).report()
+def _report_of(node: GrpcNode, volume_id: int) -> VolumeReport:
+    report = volume_of(node, volume_id).report()
     if report is None:
-        # It was closed after it was found.
-        raise RpcFailure(absent_text % volume_id)
+        # The volume was closed after it was found.
+        raise RpcFailure(f"not found volume id {volume_id}")
     return report
 
 

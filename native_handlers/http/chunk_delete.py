@@ -1,111 +1,167 @@
-"""Deleting what a manifest is made of, before the manifest itself: none of it may be left without a way to find it.
+"""Deletes the chunks of a manifest before the manifest itself. Without the manifest no one could find the chunks.
 
-Upstream asks each holder by RPC for the whole list; here each chunk is deleted by HTTP on each of its holders, this
-one directly. A chunk that is a manifest itself takes its own chunks with it, which upstream leaves behind.
+Upstream sends the whole list to each holder by RPC. Here each chunk is deleted by HTTP on each of its holders, and
+directly on this server. A chunk that is a manifest is deleted with its own chunks, which upstream leaves behind.
 Source: weed/operation/chunked_file.go DeleteChunks, delete_content.go.
 """
 
 from __future__ import annotations
 
-import time
+import logging
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from native_handlers.http.chunk_manifest import DEPTH_HEADER, check_depth, load_manifest
-from native_handlers.http.context import LookupFailed, PeerFailed, PeerFailureKind
-from native_handlers.http.errors import BadManifest, ReplicationFailed
+import trio
+
+from native_handlers.format.errors import BadFileId
+from native_handlers.http.chunk_manifest import MAX_DEPTH
+from native_handlers.http.context import LookupFailed, VolumeServerFailed
+from native_handlers.http.disk_threads import on_present_volume
 from native_handlers.http.failures import STORE_FAILURES
-from native_handlers.http.headers import Headers
-from native_handlers.http.peers import on_each, read_answer
-from native_handlers.http.tokens import bearer, sign_file_id
-from native_handlers.storage.errors import Deleted, NotFound
+from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, Holders
+from native_handlers.http.replicate import ReplicaDelete
+from native_handlers.http.settled import wait_settled
+from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
+from native_handlers.http_model.headers import Headers
+from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound
 
 if TYPE_CHECKING:
     from native_handlers.format.fid import FileId
-    from native_handlers.http.chunk_manifest import Chunk, ChunkManifest
-    from native_handlers.http.context import HttpContext, Location, PeerHttp
+    from native_handlers.format.needle import Needle
+    from native_handlers.http.chunk_manifest import Chunk, ChunkManifest, Visit
+    from native_handlers.http.context import HttpContext, Location, VolumeServerHttp
     from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.volume import Volume
 
-_GONE = frozenset((200, 202, 204, 404))
+log = logging.getLogger(__name__)
+
+_OTHER_COOKIE = "File Random Cookie does not match."
+"""The error text of a holder, with status 400, where the needle has another cookie than the chunk names."""
+_NO_SUCH_NEEDLE = (NotFound, Deleted, CookieMismatch)
+_CHECKED_AT_ONCE = 512
+"""Chunks between two turns of the event loop."""
 
 
-async def delete_chunks(context: HttpContext, manifest: ChunkManifest, depth: int = 0) -> None:
-    """Deletes every chunk everywhere; chunks that are gone already are no failure, so a delete can be repeated.
-
-    Args:
-        depth: how many manifests lead to this one.
+async def delete_chunks(context: HttpContext, manifest: ChunkManifest, visit: Visit) -> None:
+    """Deletes every chunk on every holder. Chunks that are gone already, and chunks whose needle has another cookie,
+    are no failure, so a delete can be repeated. As upstream, an entry that is no file id, or names a volume without a
+    holder, is a failure. A lenient visit skips such entries.
 
     Raises:
-        ReplicationFailed: a chunk is still somewhere. Those before it are deleted.
+        NotCovered: the request may not delete a chunk directly. Nothing is deleted.
+        ReplicationFailed: a holder still has a chunk. The chunks before that one are deleted.
     """
-    for chunk in manifest.chunks:
+    await _check_scope(manifest, visit)
+    for chunk in manifest.chunks():
         try:
-            await _delete_chunk(context, chunk, depth)
-        except (*STORE_FAILURES, BadManifest, PeerFailed, LookupFailed) as failure:
+            await _delete_chunk(context, chunk, visit)
+        except NotCovered as refusal:
+            raise ReplicationFailed(f"chunk delete {chunk.fid}: {refusal}") from refusal
+        except (BadFileId, *STORE_FAILURES, VolumeServerFailed, LookupFailed, ReplicationFailed) as failure:
+            if visit.is_lenient and _names_nothing(failure):
+                log.warning("a manifest names the chunk %r, which no server has: %s", chunk.fid, failure)
+                continue
             raise ReplicationFailed(f"chunk delete {chunk.fid}: {failure}") from failure
 
 
-async def _delete_chunk(context: HttpContext, chunk: Chunk, depth: int) -> None:
+def _names_nothing(failure: Exception) -> bool:
+    """Whether no server can have the chunk: its file id cannot be parsed, or the master knows no such volume."""
+    known = failure.__cause__ if isinstance(failure, ReplicationFailed) else failure
+    return isinstance(known, BadFileId) or (isinstance(known, LookupFailed) and "not found" in known.reason)
+
+
+async def _check_scope(manifest: ChunkManifest, visit: Visit) -> None:
+    if visit.covers is None:
+        return
+    for index, chunk in enumerate(manifest.chunks()):
+        if not visit.allows(chunk):
+            raise NotCovered(chunk.fid)
+        if index % _CHECKED_AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+
+
+async def _delete_chunk(context: HttpContext, chunk: Chunk, visit: Visit) -> None:
     file_id, ec = chunk.file_id, context.ec_volumes
     store = context.store
-    await _delete_what_it_leads_to(context, chunk, depth)
+    await _delete_what_it_leads_to(context, chunk, visit)
     async with context.changing(file_id.volume_id) as is_here:
+        if is_here and store is not None and not await wait_settled(store, file_id.volume_id):
+            raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id} is being copied here")
         volume = store.find_volume(file_id.volume_id) if store is not None and is_here else None
         if store is not None and volume is not None:
-            with suppress(NotFound, Deleted):
-                await context.disk_threads.run(volume, partial(_delete_here, store, file_id))
+            with suppress(*_NO_SUCH_NEEDLE):
+                await context.disk_threads.run(volume, partial(_delete_here, store, volume, file_id))
             if volume.replica_placement.copy_count == 1:
                 return
         elif ec is not None and ec.has_volume(file_id.volume_id):
-            with suppress(NotFound, Deleted):
+            with suppress(*_NO_SUCH_NEEDLE):
                 await ec.delete_needle(file_id.volume_id, file_id.needle_id, file_id.cookie)
             return
-    if context.lookup is None or context.peers is None:
+    if context.lookup is None or context.volume_servers is None:
         raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id}: there is no master to ask")
-    locations = await context.lookup.locations(file_id.volume_id)
-    # Where another process has the volume, a request to ourselves gets there.
-    others = [one for one in locations if one.url != context.settings.self_url or not is_here]
-    failure = await on_each(others, partial(_delete_there, context, context.peers, chunk, depth))
+    # Where another process of this node has the volume, a request to our own address reaches that process.
+    holders = Holders(context, file_id.volume_id, None, skips_self=is_here)
+    others = await holders.others() or await holders.others(is_refresh=True)
+    if volume is None and not others:
+        raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id} not found")
+    failure = await holders.reach(others, partial(_delete_there, context.volume_servers, chunk, visit))
     if failure is not None:
         raise failure
 
 
-async def _delete_what_it_leads_to(context: HttpContext, chunk: Chunk, depth: int) -> None:
-    """Deletes the chunks of a chunk that is a manifest here; elsewhere its holder does that."""
-    manifest, store = None, context.store
+async def _delete_what_it_leads_to(context: HttpContext, chunk: Chunk, visit: Visit) -> None:
+    """Deletes the chunks of a chunk that is a manifest on this server. For other chunks their holder does that.
+
+    At the greatest depth the manifest most likely contains itself. Then it is deleted alone, as upstream deletes every
+    manifest that is a chunk.
+    """
+    needle, store = None, context.store
+    if visit.depth + 1 >= MAX_DEPTH:
+        return
     async with context.changing(chunk.file_id.volume_id) as is_here:
         volume = store.find_volume(chunk.file_id.volume_id) if store is not None and is_here else None
         if store is not None and volume is not None:
-            manifest = await context.disk_threads.run(volume, partial(_manifest_here, store, chunk.file_id))
-    if manifest is not None:
-        check_depth(depth + 1)
-        await delete_chunks(context, manifest, depth + 1)
-
-
-def _manifest_here(store: Store, file_id: FileId) -> ChunkManifest | None:
+            needle = await context.disk_threads.run(volume, partial(_manifest_here, store, volume, chunk.file_id))
+    if needle is None:
+        return
     try:
-        read = store.read_needle(file_id.volume_id, file_id.needle_id, cookie=file_id.cookie)
-    except (NotFound, Deleted):
+        manifest = await context.manifests.load(context.content_threads, chunk.file_id.volume_id, needle)
+    except BadManifest as failure:
+        log.warning("chunk %s is marked as a manifest and is none: %s", chunk.fid, failure)
+        return
+    await delete_chunks(context, manifest, visit.deeper())
+
+
+def _manifest_here(store: Store, volume: Volume, file_id: FileId) -> Needle | None:
+    try:
+        read = on_present_volume(store, volume, lambda one: one.read(file_id.needle_id, cookie=file_id.cookie))
+    except _NO_SUCH_NEEDLE:
         return None
     read.release()
-    return load_manifest(read.needle) if read.needle.is_chunk_manifest else None
+    return read.needle if read.needle.is_chunk_manifest else None
 
 
-def _delete_here(store: Store, file_id: FileId) -> None:
-    """Deletes what has the chunk's cookie. Upstream does not compare it, so a made-up manifest deletes any needle."""
-    read = store.read_needle(file_id.volume_id, file_id.needle_id, cookie=file_id.cookie)
-    read.release()
-    store.delete_needle(file_id.volume_id, file_id.needle_id, file_id.cookie, checksum=read.needle.checksum)
+def _delete_here(store: Store, volume: Volume, file_id: FileId) -> None:
+    """Deletes the needle with the chunk's cookie. Upstream does not compare the cookie, so a made-up manifest deletes
+    any needle.
+    """
+
+    def delete(present: Volume) -> None:
+        read = present.read(file_id.needle_id, cookie=file_id.cookie)
+        read.release()
+        present.delete(file_id.needle_id, file_id.cookie, checksum=read.needle.checksum)
+
+    on_present_volume(store, volume, delete)
 
 
-async def _delete_there(context: HttpContext, peers: PeerHttp, chunk: Chunk, depth: int, location: Location) -> None:
-    keys = context.auth()
-    token = sign_file_id(keys.write_key, chunk.fid, expires_after_s=keys.write_expires_after_s, now_s=time.time())
-    target = f"/{chunk.fid}?type=replicate"
-    headers = Headers([*bearer(token), (DEPTH_HEADER, str(depth + 1))])
-    response = await peers.request("DELETE", location.url, target, headers, b"")
-    await read_answer(location.url, response)
-    if response.status not in _GONE:
-        reason = f"it answers {response.status} to a delete"
-        raise PeerFailed(location.url, PeerFailureKind.SERVER_ERROR, reason)
+async def _delete_there(volume_servers: VolumeServerHttp, chunk: Chunk, visit: Visit, location: Location) -> bool:
+    headers = Headers([*visit.fields(), (HOLDER_HEADER, REQUIRED)])
+    replica = ReplicaDelete(chunk.file_id.volume_id, f"/{chunk.fid}?type=replicate", headers)
+    try:
+        return await replica.send(volume_servers, location)
+    except VolumeServerFailed as failure:
+        if failure.status == HTTPStatus.BAD_REQUEST and _OTHER_COOKIE in failure.reason:
+            return True
+        raise

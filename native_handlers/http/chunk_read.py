@@ -1,52 +1,54 @@
-"""Content that is spread over chunks, read one after the other from wherever they are.
+"""Reads content that is spread over chunks: one chunk after the other, from their holders.
 
-A chunk that cannot be read breaks the answer off: a client must never take a part for the whole. A chunk may be a
-manifest itself; it then is what that one is made of, which for a chunk elsewhere its holder sees to.
-Source: weed/operation/chunked_file.go ChunkedFileReader.
+A chunk that cannot be read breaks the answer off: a client must never take a part for the whole file. A chunk may be a
+manifest itself; its content is then that of its own chunks. Where another server holds such a chunk, that server
+resolves it. Source: weed/operation/chunked_file.go ChunkedFileReader.
 """
 
 from __future__ import annotations
 
-import time
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
+from native_handlers.content.begun_stream import begin
+from native_handlers.content.gzip_data import BadGzip, TooMuchData
+from native_handlers.content.sniff import SNIFF_BYTES
 from native_handlers.format.crc import crc32c_extend
-from native_handlers.format.errors import ChecksumMismatch
-from native_handlers.http.chunk_manifest import DEPTH_HEADER, check_depth, load_manifest
-from native_handlers.http.content import OpenedBody
-from native_handlers.http.context import LookupFailed, PeerFailed
-from native_handlers.http.errors import BadManifest
+from native_handlers.format.errors import BadFileId
+from native_handlers.http.chunk_manifest import Visit, check_depth
+from native_handlers.http.clear_content import begins_as_gzip
+from native_handlers.http.context import LookupFailed, VolumeServerFailed
+from native_handlers.http.disk_threads import PayloadSource
 from native_handlers.http.failures import STORE_FAILURES
-from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import StreamBody
-from native_handlers.http.ranges import ByteRange
+from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, Candidates
 from native_handlers.http.reply import close_chunks
-from native_handlers.http.sniff import SNIFF_BYTES
-from native_handlers.http.tokens import bearer, sign_file_id
-from native_handlers.storage.errors import VolumeNotFound
+from native_handlers.http.send_content import OpenedBody
+from native_handlers.http.settled import wait_settled
+from native_handlers.http_model.errors import BadManifest
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import FileSlice, StreamBody
+from native_handlers.http_model.ranges import ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import Chunk, ChunkManifest
-    from native_handlers.http.content import Piece
-    from native_handlers.http.context import EcVolumes, HttpContext, Location, PeerHttp, VolumeLookup
-    from native_handlers.storage.needle_read import NeedleRead, PayloadSlice
+    from native_handlers.http.clear_content import ClearContent, Packed
+    from native_handlers.http.context import EcVolumes, HttpContext, Location, VolumeLookup, VolumeServerHttp
+    from native_handlers.http.send_content import Piece
     from native_handlers.storage.store import Store
-    from native_handlers.storage.volume import Volume
+    from native_handlers.storage.volume.record_reader import NeedleRead, PayloadSlice
+    from native_handlers.storage.volume.volume import Volume
 
 
 _READ_BYTES = 1 << 20
 
 
 class ChunkUnreadable(Exception):
-    """A chunk of a file cannot be had from any holder, or is not what the manifest says."""
+    """No holder returns a chunk of the file, or the chunk is not as the manifest says."""
 
     def __init__(self, fid: str, reason: str) -> None:
         super().__init__(f"chunk {fid}: {reason}")
@@ -56,37 +58,35 @@ class ChunkUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChunkedContent:
-    """`Content` of a manifest that has passed `check_readable`."""
+    """`Content` of a manifest. Where its chunks have less than no bytes together, none of it can be opened."""
 
     context: HttpContext
     manifest: ChunkManifest
-    depth: int = 0
+    visit: Visit
 
     @property
     def size_bytes(self) -> int:
-        return self.manifest.content_bytes
+        return max(self.manifest.content_bytes, 0)
 
     async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
-        """The body, its first bytes already fetched.
+        """Opens the body and fetches its first bytes.
 
         Raises:
+            BadManifest: there can be no such file.
             ChunkUnreadable: the chunk that they are in cannot be read; nothing was sent yet.
         """
-        stream = self._stream(pieces)
-        try:
-            first = await anext(stream, b"")
-        except BaseException:
-            await stream.aclose()
-            raise
+        if self.manifest.content_bytes < 0:
+            raise BadManifest(f"its chunks have {self.manifest.content_bytes} bytes")
+        first, body = await begin(self._stream(pieces))
         length = sum(len(piece) if isinstance(piece, bytes) else piece.length for piece in pieces)
-        return OpenedBody(first[:SNIFF_BYTES], StreamBody(_resumed(first, stream), length))
+        return OpenedBody(first[:SNIFF_BYTES], StreamBody(body, length))
 
     async def _stream(self, pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
         for piece in pieces:
             if isinstance(piece, bytes):
                 yield piece
                 continue
-            data = read_manifest(self.context, self.manifest, piece, self.depth)
+            data = read_manifest(self.context, self.manifest, piece, self.visit)
             try:
                 async for some in data:
                     yield some
@@ -95,44 +95,62 @@ class ChunkedContent:
 
 
 async def read_manifest(
-    context: HttpContext, manifest: ChunkManifest, wanted: ByteRange, depth: int
+    context: HttpContext, manifest: ChunkManifest, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes `wanted` of what a manifest that is readable describes; `depth` manifests lead to it.
+    """The bytes `wanted` of what a manifest describes, as far as `visit` may read them.
+
+    They begin in the chunk that holds the first of them by its offset, and go on in the chunks behind that one wherever
+    these are said to begin.
 
     Raises:
         ChunkUnreadable: at any point of the iteration.
     """
-    start, end = wanted.start, wanted.start + wanted.length
-    for chunk in manifest.chunks_from(start):
-        if chunk.offset_bytes >= end:
-            break
-        first = max(start - chunk.offset_bytes, 0)
-        last = min(end - chunk.offset_bytes, chunk.size_bytes)
-        if first == last:
+    left = min(wanted.length, manifest.content_bytes - wanted.start)
+    if left <= 0:
+        return
+    skipped = None
+    for chunk in manifest.chunks_from(wanted.start):
+        skipped = wanted.start - chunk.offset_bytes if skipped is None else 0
+        if chunk.size_bytes < 0:
+            raise ChunkUnreadable(chunk.fid, f"it has {chunk.size_bytes} bytes")
+        length = min(chunk.size_bytes - skipped, left)
+        if not length:
             continue
-        data = read_chunk(context, chunk, ByteRange(first, last - first), depth)
+        data = read_chunk(context, chunk, ByteRange(skipped, length), visit)
         try:
             async for some in data:
                 yield some
         finally:
             await data.aclose()
+        left -= length
+        if not left:
+            return
+    raise ChunkUnreadable(f"at byte {wanted.start + wanted.length - left}", "the manifest names none")
 
 
 async def read_chunk(
-    context: HttpContext, chunk: Chunk, wanted: ByteRange, depth: int = 0
+    context: HttpContext, chunk: Chunk, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
-    """The bytes `wanted` of a chunk, exactly so many, from this server or else from some holder.
+    """Yields exactly the bytes `wanted` of a chunk, from this server or from another holder.
 
     Raises:
         ChunkUnreadable: at any point of the iteration.
     """
-    volume_id, ec = chunk.file_id.volume_id, context.ec_volumes
+    if not visit.allows(chunk):
+        raise ChunkUnreadable(chunk.fid, "the token of the request is not for it")
+    try:
+        volume_id = chunk.file_id.volume_id
+    except BadFileId as failure:
+        raise ChunkUnreadable(chunk.fid, str(failure)) from failure
+    ec = context.ec_volumes
+    if context.store is not None:
+        await wait_settled(context.store, volume_id)
     if context.store is not None and context.store.find_volume(volume_id) is not None:
-        stream = _read_local(context, context.store, chunk, wanted, depth)
+        stream = _read_local(context, context.store, chunk, wanted, visit)
     elif ec is not None and ec.has_volume(volume_id):
-        stream = _read_ec(context, ec, chunk, wanted, depth)
-    elif context.lookup is not None and context.peers is not None:
-        stream = _read_remote(context, context.lookup, context.peers, chunk, wanted, depth)
+        stream = _read_ec(context, ec, chunk, wanted, visit)
+    elif context.lookup is not None and context.volume_servers is not None:
+        stream = _read_remote(context, context.lookup, context.volume_servers, chunk, wanted, visit)
     else:
         raise ChunkUnreadable(chunk.fid, f"volume {volume_id} is not here, and there is no master to ask")
     left = wanted.length
@@ -142,7 +160,7 @@ async def read_chunk(
             if left < 0:
                 break
             yield some
-    except (*STORE_FAILURES, TooMuchData, BadManifest, PeerFailed, LookupFailed) as failure:
+    except (*STORE_FAILURES, TooMuchData, BadManifest, VolumeServerFailed, LookupFailed) as failure:
         raise ChunkUnreadable(chunk.fid, str(failure)) from failure
     finally:
         await stream.aclose()
@@ -151,17 +169,16 @@ async def read_chunk(
 
 
 async def _read_local(
-    context: HttpContext, store: Store, chunk: Chunk, wanted: ByteRange, depth: int
+    context: HttpContext, store: Store, chunk: Chunk, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
-    read_needle = partial(store.read_needle, file_id.volume_id, file_id.needle_id, cookie=file_id.cookie)
-    volume = store.find_volume(file_id.volume_id)
-    if volume is None:
-        raise VolumeNotFound(file_id.volume_id)
-    read = await context.disk_threads.run(volume, read_needle)
+    volume = store.get_volume(file_id.volume_id)
+    read = await context.disk_threads.run(volume, partial(volume.read, file_id.needle_id, cookie=file_id.cookie))
     try:
-        if read.payload is None:
-            stream = _read_needle(context, read.needle, wanted, depth)
+        if read.payload is None or read.needle.is_chunk_manifest:
+            stream = _read_needle(context, file_id.volume_id, read.needle, wanted, visit)
+        elif read.needle.is_compressed:
+            stream = _read_packed(context, volume, read, read.payload, wanted)
         else:
             stream = _read_payload(context, volume, read, read.payload, wanted)
         try:
@@ -176,7 +193,9 @@ async def _read_local(
 async def _read_payload(
     context: HttpContext, volume: Volume, read: NeedleRead, payload: PayloadSlice, wanted: ByteRange
 ) -> AsyncGenerator[bytes, None]:
-    """Bytes of a chunk that was left on disk. When all of it is wanted, its end comes only if the checksum fits."""
+    """Yields bytes of a chunk on disk. When the whole chunk is wanted, its last bytes come only if the checksum
+    fits.
+    """
     at, end = wanted.start, min(wanted.start + wanted.length, payload.length_bytes)
     is_whole = (at, end) == (0, payload.length_bytes)
     computed = 0
@@ -187,17 +206,30 @@ async def _read_payload(
         at += len(some)
         if is_whole:
             computed = crc32c_extend(computed, some)
-            if at == end and not read.fits(computed):
-                raise ChecksumMismatch(read.needle.needle_id, read.needle.checksum, computed)
+            if at == end:
+                read.check_fits(computed)
         yield some
 
 
+async def _read_packed(
+    context: HttpContext, volume: Volume, read: NeedleRead, payload: PayloadSlice, wanted: ByteRange
+) -> AsyncGenerator[bytes, None]:
+    """Yields decompressed bytes of a compressed chunk on disk. The checksum is compared first."""
+    await context.disk_threads.run(volume, read.check_payload)
+    packed = FileSlice(PayloadSource(payload, volume, context.disk_threads), 0, payload.length_bytes)
+    clear = await _clear(context, volume.id, read.needle, packed)
+    stream = _read_payload(context, volume, read, payload, wanted) if clear is None else clear.read_range(wanted)
+    async with aclosing(stream) as pieces:
+        async for some in pieces:
+            yield some
+
+
 async def _read_ec(
-    context: HttpContext, ec: EcVolumes, chunk: Chunk, wanted: ByteRange, depth: int
+    context: HttpContext, ec: EcVolumes, chunk: Chunk, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
     needle = await ec.read_needle(file_id.volume_id, file_id.needle_id, file_id.cookie)
-    stream = _read_needle(context, needle, wanted, depth)
+    stream = _read_needle(context, file_id.volume_id, needle, wanted, visit)
     try:
         async for some in stream:
             yield some
@@ -206,48 +238,63 @@ async def _read_ec(
 
 
 async def _read_needle(
-    context: HttpContext, needle: Needle, wanted: ByteRange, depth: int
+    context: HttpContext, volume_id: int, needle: Needle, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
-    """Bytes of what a needle in memory stands for: its data, decompressed, or what it describes as a manifest."""
+    """Yields the content of a needle in memory: its data, decompressed, or the file that it describes as a manifest."""
     if needle.is_chunk_manifest:
-        check_depth(depth + 1)
-        manifest = await trio.to_thread.run_sync(load_manifest, needle)
-        manifest.check_readable()
-        stream = read_manifest(context, manifest, wanted, depth + 1)
+        check_depth(visit.depth + 1)
+        manifest = await context.manifests.load(context.content_threads, volume_id, needle)
+        # Its text is not held while a slow client takes what it describes.
+        needle.data = b""
+        stream = read_manifest(context, manifest, wanted, visit.deeper())
         try:
             async for some in stream:
                 yield some
         finally:
             await stream.aclose()
         return
-    data = needle.data
-    if needle.is_compressed:
-        data = await trio.to_thread.run_sync(_clear, data, context.settings.file_size_limit_bytes)
-    yield bytes(data[wanted.start : wanted.start + wanted.length])
+    clear = await _clear(context, volume_id, needle, needle.data) if needle.is_compressed else None
+    if clear is None:
+        yield bytes(needle.data[wanted.start : wanted.start + wanted.length])
+        return
+    async with aclosing(clear.read_range(wanted)) as pieces:
+        async for some in pieces:
+            yield some
 
 
-def _clear(data: bytes | memoryview, limit_bytes: int) -> bytes | memoryview:
-    """What cannot be decompressed is taken as it is, as where it is read by itself. Raises TooMuchData."""
+async def _clear(context: HttpContext, volume_id: int, needle: Needle, packed: Packed) -> ClearContent | None:
+    """The decompressed content, or None for data that cannot be decompressed, which is sent as stored. Raises
+    TooMuchData.
+    """
+    limit_bytes = context.settings.file_size_limit_bytes
     try:
-        return decompress(data, limit_bytes) if is_gzip(data) else data
+        if await begins_as_gzip(packed):
+            return await context.clear_contents.open(context.content_threads, volume_id, needle, limit_bytes, packed)
     except TooMuchData:
         raise
     except BadGzip:
-        return data
+        pass
+    return None
 
 
 async def _read_remote(
-    context: HttpContext, lookup: VolumeLookup, peers: PeerHttp, chunk: Chunk, wanted: ByteRange, depth: int
+    context: HttpContext,
+    lookup: VolumeLookup,
+    volume_servers: VolumeServerHttp,
+    chunk: Chunk,
+    wanted: ByteRange,
+    visit: Visit,
 ) -> AsyncGenerator[bytes, None]:
-    """Asks one holder after the other until one begins to send."""
-    keys = context.auth()
-    token = sign_file_id(keys.read_key, chunk.fid, expires_after_s=keys.read_expires_after_s, now_s=time.time())
-    headers = Headers([*bearer(token), (DEPTH_HEADER, str(depth + 1))])
+    """Asks one holder after the other until one begins to send: first the known holders, then those that the master
+    names now.
+    """
+    headers = Headers([*visit.fields(), (HOLDER_HEADER, REQUIRED)])
     if wanted.length != chunk.size_bytes:
         headers = headers.plus(("Range", f"bytes={wanted.start}-{wanted.start + wanted.length - 1}"))
     reason = "the master knows no holder"
-    for location in await lookup.locations(chunk.file_id.volume_id):
-        response, reason = await _ask(peers, location, chunk, headers)
+    holders = Candidates(lookup, chunk.file_id.volume_id)
+    while (location := await holders.next()) is not None:
+        response, reason = await _ask(volume_servers, location, chunk, headers)
         if response is None:
             continue
         has_begun = False
@@ -255,7 +302,7 @@ async def _read_remote(
             async for some in response:
                 has_begun = True
                 yield some
-        except PeerFailed as failure:
+        except VolumeServerFailed as failure:
             if has_begun:
                 raise
             reason = str(failure)
@@ -267,25 +314,15 @@ async def _read_remote(
 
 
 async def _ask(
-    peers: PeerHttp, location: Location, chunk: Chunk, headers: Headers
+    volume_servers: VolumeServerHttp, location: Location, chunk: Chunk, headers: Headers
 ) -> tuple[AsyncIterator[bytes] | None, str]:
-    """The holder's content, or None and why not."""
+    """The content from the holder, or None and the reason."""
     try:
-        response = await peers.request("GET", location.url, f"/{chunk.fid}", headers, b"")
-    except PeerFailed as failure:
+        response = await volume_servers.request("GET", location.url, f"/{chunk.fid}", headers, b"")
+    except VolumeServerFailed as failure:
         return None, str(failure)
     expected = 206 if "Range" in headers else 200
     if response.status == expected:
         return response.chunks, ""
     await close_chunks(response.chunks)
     return None, f"{location.url} answers {response.status}"
-
-
-async def _resumed(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    try:
-        if first:
-            yield first
-        async for some in rest:
-            yield some
-    finally:
-        await rest.aclose()

@@ -1,6 +1,6 @@
-"""What the HTTP handlers are given: settings, the store, and the seams to the rest of the node as protocols.
+"""The argument of all HTTP handlers: settings, the store, and protocols for the rest of the node.
 
-The supervisor builds one `HttpContext` and passes it to every handler; handlers keep no state of their own.
+The supervisor builds one `HttpContext` and passes it to every handler. Handlers keep no state of their own.
 """
 
 from __future__ import annotations
@@ -9,50 +9,26 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
-import trio
-
+from native_handlers.http.clear_content import ClearContents
 from native_handlers.http.disk_threads import DiskThreads
-from native_handlers.http.message import Request, Response
-from native_handlers.storage.payload_buffers import PayloadBuffers
+from native_handlers.http.manifest_loader import ManifestLoader
+from native_handlers.http_model.message import Request, Response
+from native_handlers.runtime.content_threads import ContentThreads, ImageThreads
+from native_handlers.runtime.server_counts import ServerCounts
+from native_handlers.storage.system.buffer_pool import BufferPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from native_handlers.format.needle import Needle
-    from native_handlers.http.headers import Headers
+    from native_handlers.http.settings import HttpSettings
+    from native_handlers.http_model.go_json import EncodedList
+    from native_handlers.http_model.headers import Headers
     from native_handlers.storage.store import Store
 
-
-class ReadMode(Enum):
-    """What a read of a volume that is not here does. Source: weed/command/volume.go, -readMode."""
-
-    LOCAL = "local"
-    PROXY = "proxy"
-    REDIRECT = "redirect"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpSettings:
-    """The facts about this server that answers depend on.
-
-    Args:
-        version: size limit and version as the Server header shows them, "30GB 4.44" or "8000GB 4.44".
-        commit: what /status appends to the version; upstream's release builds have a commit id here.
-        self_url: the advertised ip:port, by which look-ups name this server.
-        peer_scheme: "https" where this server reaches others by HTTPS (https.client.enabled).
-        has_ui: false where a write key is configured and access.ui is not set; /ui/index.html then is no page.
-    """
-
-    version: str
-    self_url: str
-    file_size_limit_bytes: int
-    commit: str = ""
-    read_mode: ReadMode = ReadMode.PROXY
-    fix_jpg_orientation: bool = False
-    has_ui: bool = True
-    peer_scheme: str = "http"
+T = TypeVar("T")
 
 
 class ReplicaPlacementStatus(TypedDict, total=False):
@@ -102,7 +78,7 @@ class DiskStatusRow(TypedDict, total=False):
 
 
 class FindingRow(TypedDict):
-    """Something out of the ordinary about a volume's files. `Kind` is for programs, `Text` for people."""
+    """A finding about a volume's files. `Kind` is for programs, `Text` for people."""
 
     Path: str
     Kind: str
@@ -122,7 +98,7 @@ class EcVolumeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeDetails:
-    """What the status page shows beyond volumes and disks. `facts` and `links` are (label, value) in order."""
+    """The facts of the status page beyond volumes and disks. `facts` and `links` are (label, value) in order."""
 
     started_at_s: float
     masters: Sequence[str] = ()
@@ -133,10 +109,24 @@ class NodeDetails:
 
 
 class NodeView(Protocol):
-    """The truth about the whole node, both engines together."""
+    """The state of the whole node, both engines together."""
 
     async def volumes(self) -> Sequence[VolumeStatus]:
         """Every volume, in any order."""
+        ...
+
+    async def volume_rows(self, *, is_pretty: bool) -> Sequence[tuple[int, str]]:
+        """The id and JSON of every volume, as `go_json.encode_item` makes it, sorted by id."""
+        ...
+
+    async def volume_list(self, *, is_pretty: bool) -> EncodedList:
+        """The list of /status: the texts of `volume_rows` joined."""
+        ...
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread and returns its result: for work that grows with the volumes, such as building a
+        page.
+        """
         ...
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
@@ -144,7 +134,7 @@ class NodeView(Protocol):
         ...
 
     async def findings(self) -> Sequence[FindingRow]:
-        """What was found about volumes when they were opened; upstream has no such list."""
+        """The findings of opening the volumes. Upstream has no such list."""
         ...
 
     async def details(self) -> NodeDetails: ...
@@ -154,7 +144,7 @@ class NodeView(Protocol):
 
     @property
     def is_heartbeating(self) -> bool:
-        """False once the heartbeat loop has ended (leave, stop); being disconnected for now does not count."""
+        """False once the heartbeat loop has ended (leave, stop). A lost connection alone does not count."""
         ...
 
 
@@ -168,7 +158,7 @@ class Location:
 
 
 class LookupFailed(Exception):
-    """The master could not be asked, or says that it knows no holder of the volume; its text is the message."""
+    """The master gave no answer, or knows no holder of the volume. The master's text is the message."""
 
     def __init__(self, volume_id: int, reason: str) -> None:
         super().__init__(reason)
@@ -178,16 +168,16 @@ class LookupFailed(Exception):
 
 class VolumeLookup(Protocol):
     async def locations(self, vid: int, *, refresh: bool = False) -> list[Location]:
-        """The holders of volume `vid`, this server included; `refresh` drops what was cached first.
+        """The holders of volume `vid`, this server included. `refresh` drops the cached answer first.
 
         Raises:
-            LookupFailed: no answer, or the master knows no holder.
+            LookupFailed: the master gave no answer, or knows no holder.
         """
         ...
 
 
-class PeerFailureKind(Enum):
-    """Why a peer gave no answer; the values are metric labels. Source: weed/topology/store_replicate.go."""
+class VolumeServerFailureKind(Enum):
+    """Why another server gave no answer; the values are metric labels. Source: weed/topology/store_replicate.go."""
 
     TIMEOUT = "timeout"
     CONNECTION_REFUSED = "connection_refused"
@@ -195,18 +185,22 @@ class PeerFailureKind(Enum):
     SERVER_ERROR = "server_error"
 
 
-class PeerFailed(Exception):
-    """A request to a peer had no complete answer. It may or may not have been executed there."""
+class VolumeServerFailed(Exception):
+    """A request to another server got no complete answer, or a refusal. The server may have executed it.
 
-    def __init__(self, peer: str, kind: PeerFailureKind, reason: str) -> None:
-        super().__init__(f"{peer}: {reason}")
-        self.peer = peer
+    `status` is that of a refusal, 0 where there was no answer.
+    """
+
+    def __init__(self, server: str, kind: VolumeServerFailureKind, reason: str, *, status: int = 0) -> None:
+        super().__init__(f"{server}: {reason}")
+        self.server = server
         self.kind = kind
         self.reason = reason
+        self.status = status
 
 
 class ByteStream(Protocol):
-    """An async iterator of byte chunks that can be given up; an async generator is one."""
+    """An async iterator of byte chunks that can be closed early, such as an async generator."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
@@ -216,9 +210,9 @@ class ByteStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PeerResponse:
-    """A peer's answer. Whoever gets it reads `chunks` to the end or calls its `aclose`; the iteration raises
-    `PeerFailed` where the body breaks off. Hop-by-hop headers are already removed, Content-Length is kept.
+class VolumeServerResponse:
+    """An answer of another server. The caller reads `chunks` to the end or calls `aclose` of it. The iteration raises
+    `VolumeServerFailed` where the body breaks off. Hop-by-hop headers are removed, Content-Length is kept.
     """
 
     status: int
@@ -226,146 +220,107 @@ class PeerResponse:
     chunks: ByteStream
 
 
-class PeerHttp(Protocol):
+class VolumeServerHttp(Protocol):
+    """Requests over HTTP to a server by its address: volume servers, and the receiver of pushed metrics."""
+
     async def request(
         self, method: str, url_host_port: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> PeerResponse:
-        """Sends one request to a volume server and returns when the head of the answer is there.
+    ) -> VolumeServerResponse:
+        """Sends one request to a volume server and returns when the head of the answer has arrived.
 
-        `headers` lack Host and framing headers, which the client adds. Never retried once it may be executed.
+        `headers` lack Host and framing headers, which the client adds. The request is never repeated once the server
+        may have executed it.
 
         Raises:
-            PeerFailed: there was no answer.
+            VolumeServerFailed: there was no answer.
         """
         ...
 
 
 class EcVolumes(Protocol):
-    """The erasure-coded volumes of this server. Failures are those of the store, see `failures.STORE_FAILURES`."""
+    """The erasure-coded volumes of this server. Its errors are those of the store, see `failures.STORE_FAILURES`."""
 
     def has_volume(self, volume_id: int) -> bool:
-        """Whether shards of the volume are here, so that the rest of a needle is collected from here."""
+        """Whether this server has shards of the volume, and so reads and deletes its needles."""
         ...
 
     async def read_needle(self, volume_id: int, needle_id: int, cookie: int) -> Needle:
-        """The whole needle, its checksum verified; a TTL is not looked at, as upstream.
+        """The whole needle, its checksum verified. The TTL is not checked, as upstream.
 
         Raises:
-            NotFound, Deleted, CookieMismatch: it is not there, or not for this cookie.
+            NotFound, Deleted, CookieMismatch: there is no needle with this id and cookie.
             StorageError, FormatError, OSError: too few shards can be read, or they are damaged.
         """
         ...
 
     async def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
-        """Deletes the needle on every holder of its shards; the size of its body.
+        """Deletes the needle on every holder of its shards and returns the size of its body.
 
         Raises:
-            As `read_needle`; a holder that could not be reached is a StorageError too, and others may have deleted.
+            As `read_needle`. An unreachable holder is a StorageError too; other holders may have deleted.
         """
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class AuthKeys:
-    """The signing keys in force now; an empty key means that no token is asked for. Lifetimes 0 never expire."""
+class TokenScope(Protocol):
+    """The rights of a request on other files than the one in its path: those that a manifest names.
 
-    write_key: bytes = b""
-    read_key: bytes = b""
-    write_expires_after_s: int = 0
-    read_expires_after_s: int = 0
+    The result is the file id that the request's token is for, in the form of `Chunk.token_file_id`, or "" where the
+    token is for none. None means that no key is configured and everything is allowed.
+    """
 
-
-class HttpMetrics(Protocol):
-    """Counters that only handlers know about. Names are upstream's, weed/stats/metrics.go."""
-
-    def count_handler(self, kind: str) -> None:
-        """handler_total{type=kind}."""
+    def readable(self, request: Request) -> str | None:
+        """The file that may be read."""
         ...
 
-    def count_read_failure(self) -> None:
-        """file_read_failures."""
-        ...
-
-    def count_read_invalid_needle(self) -> None:
-        """file_read_invalid_needles."""
-        ...
-
-    def count_write_failure(self) -> None:
-        """file_write_failures."""
-        ...
-
-    def observe_request(self, kind: str, duration_s: float) -> None:
-        """request_seconds{type=kind}, for the kinds inside one request (writeToLocalDisk, writeToReplicas)."""
-        ...
-
-    def observe_replication(
-        self, operation: str, targets: int, duration_s: float, failure: PeerFailureKind | None
-    ) -> None:
-        """replication_targets, and with targets: replication_{seconds,operations_total,failures_total}."""
+    def changeable(self, request: Request) -> str | None:
+        """The file that may be deleted."""
         ...
 
 
-class NoMetrics:
-    """Counts nothing."""
+class NoTokenScope:
+    """The scope of a server without keys."""
 
-    def count_handler(self, kind: str) -> None: ...
+    def readable(self, _request: Request) -> str | None:
+        return None
 
-    def count_read_failure(self) -> None: ...
-
-    def count_read_invalid_needle(self) -> None: ...
-
-    def count_write_failure(self) -> None: ...
-
-    def observe_request(self, kind: str, duration_s: float) -> None: ...
-
-    def observe_replication(
-        self, operation: str, targets: int, duration_s: float, failure: PeerFailureKind | None
-    ) -> None: ...
-
-
-MAX_IMAGES_AT_ONCE = 2
-"""Images worked on at the same time in one process; the memory that one may take, times this, is the bound."""
-
-
-def image_threads() -> trio.CapacityLimiter:
-    """A limiter for the threads in which images are worked on."""
-    return trio.CapacityLimiter(MAX_IMAGES_AT_ONCE)
-
-
-def no_auth_keys() -> AuthKeys:
-    """The keys of a server without any."""
-    return AuthKeys()
+    def changeable(self, _request: Request) -> str | None:
+        return None
 
 
 def every_volume_is_ours(_volume_id: int) -> AbstractAsyncContextManager[bool]:
-    """For a node whose every volume is native."""
+    """The `changing` of a node whose volumes are all native."""
     return nullcontext(enter_result=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpContext:
-    """Everything a handler may use. `store` is None where no volume is native; `lookup` and `peers` are None where
-    the node stands alone, and then what needs another server fails as if the master knew none. `ec_volumes` is None
-    where there is no erasure coding.
+    """Everything that a handler may use. `store` is None where no volume is native. `ec_volumes` is None where there is
+    no erasure coding. `lookup` and `volume_servers` are None for a node without a master; operations that need another
+    server then fail as if the master knew no holder.
 
-    A request's own volume may be used freely. Whoever changes another one does so inside `changing` of it, and looks
-    for it there if it gives True: else another process of this node has the volume, and `settings.self_url` leads to
-    it. LookupFailed says that it cannot be had.
+    A handler may use the volume of its own request freely. Callers change another volume only inside
+    `changing(volume_id)`. Where `changing` gives True, the caller looks the volume up inside the block. Where it gives
+    False, another process of this node has the volume, and requests to `settings.self_url` reach that process. It
+    raises LookupFailed where the volume cannot be had.
     """
 
     settings: HttpSettings
     node: NodeView
     store: Store | None = None
     lookup: VolumeLookup | None = None
-    peers: PeerHttp | None = None
-    auth: Callable[[], AuthKeys] = no_auth_keys
-    metrics: HttpMetrics = field(default_factory=NoMetrics)
-    image_threads: trio.CapacityLimiter = field(default_factory=image_threads)
+    volume_servers: VolumeServerHttp | None = None
+    token_scope: TokenScope = field(default_factory=NoTokenScope)
+    metrics: ServerCounts = field(default_factory=ServerCounts)
+    image_threads: ImageThreads = field(default_factory=ImageThreads)
     disk_threads: DiskThreads = field(default_factory=DiskThreads)
-    payload_buffers: PayloadBuffers = field(default_factory=PayloadBuffers)
+    content_threads: ContentThreads = field(default_factory=ContentThreads)
+    payload_buffers: BufferPool = field(default_factory=BufferPool)
+    clear_contents: ClearContents = field(default_factory=ClearContents)
+    manifests: ManifestLoader = field(default_factory=ManifestLoader)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
     ec_volumes: EcVolumes | None = None
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]
-"""Answers one request. Raises nothing that a client can cause."""
+"""Answers one request. Raises no exception that a client can cause."""

@@ -4,33 +4,51 @@ weed/topology/store_replicate.go ReplicatedDelete.
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.format.errors import BadFileId
-from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.http.chunk_delete import delete_chunks
-from native_handlers.http.chunk_manifest import check_depth, depth_of, load_manifest
-from native_handlers.http.errors import BadManifest, ReplicationFailed
+from native_handlers.http.chunk_manifest import Visit, depth_of
+from native_handlers.http.context import LookupFailed
+from native_handlers.http.disk_threads import on_present_volume
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.finish import run_to_end
-from native_handlers.http.go_json import text_of_wire
-from native_handlers.http.paths import parse_object_path, wire_path
-from native_handlers.http.peers import on_each, other_holders
-from native_handlers.http.query import parse_query
-from native_handlers.http.replicate import delete_replica
-from native_handlers.http.reply import json_error, json_reply
-from native_handlers.storage.errors import CookieMismatch, DiskUnavailable
+from native_handlers.http.holders import HOLDER_HEADER, NO, YES, Holders, requires_holder
+from native_handlers.http.replicate import is_manifest_alone, make_replica_delete
+from native_handlers.http.reply import json_error, json_reply, with_fields
+from native_handlers.http.settled import wait_settled
+from native_handlers.http.tokens import token_of
+from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
+from native_handlers.http_model.go_json import text_of_wire
+from native_handlers.storage.model.errors import (
+    CookieMismatch,
+    Deleted,
+    DiskUnavailable,
+    NotFound,
+    VolumeClosed,
+    VolumeNotFound,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from native_handlers.format.needle import Needle
-    from native_handlers.http.context import EcVolumes, HttpContext, Location, PeerHttp
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http.chunk_manifest import ChunkManifest
+    from native_handlers.http.context import EcVolumes, HttpContext, Location, VolumeServerFailed
+    from native_handlers.http.replicate import ReplicaDelete
+    from native_handlers.http_model.message import Request, Response
     from native_handlers.storage.store import Store
-    from native_handlers.storage.volume import Volume
+    from native_handlers.storage.volume.volume import Volume
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,42 +62,115 @@ class _Delete:
 
 
 async def handle_delete(context: HttpContext, request: Request) -> Response:
-    """202 with the size that is gone; 404 with size 0 for what cannot be read, 400 for another cookie, 500 else; 503
-    where the disk is out of service.
+    """Deletes the needle. 202 with the deleted size; 404 with size 0 where no holder has the needle; 400 for another
+    cookie; 503 where the disk is out of service; 500 for other failures.
 
-    Cancellation: once deleting has begun it is finished first, see `run_to_end`.
+    Wilful difference: where this server lacks the needle, the other holders delete it all the same. An earlier delete
+    may have failed there, and the volume may have moved. Upstream answers 404, and the other holders keep the needle.
+
+    Cancellation: a delete that has begun is finished first, see `run_to_end`.
     """
-    path = parse_object_path(wire_path(request))
+    target = request.parsed
     try:
-        needle_id, cookie = parse_needle_id_cookie(path.file_id)
+        needle_id, cookie = target.require_needle()
     except BadFileId as failure:
         return json_error(request, 400, text_of_wire(str(failure)))
-    try:
-        volume_id = parse_volume_id(path.volume_id)
-    except BadFileId:
+    volume_id = target.volume_id
+    if volume_id is None:
         return _absent(request)
     ec = context.ec_volumes
     if ec is not None and ec.has_volume(volume_id):
         return await run_to_end(partial(_delete_erasure_coded, context, ec, request, (volume_id, needle_id, cookie)))
+    if context.store is not None and not await wait_settled(context.store, volume_id):
+        return _failed(context, request, f"Deletion Failed: volume {volume_id} is being copied here")
     volume = context.store.find_volume(volume_id) if context.store is not None else None
     if context.store is None or volume is None:
-        return _absent(request)
+        return await _delete_where_it_is(context, request, volume_id)
     delete = _Delete(request, context.store, volume_id, needle_id, cookie, volume)
     try:
-        needle = await context.disk_threads.run(volume, partial(_read, delete))
+        response = await _delete_as_holder(context, delete)
+    except (VolumeNotFound, VolumeClosed):
+        # The volume went in this moment, as at the end of a move. Nothing was deleted.
+        return await _delete_where_it_is(context, request, volume_id)
+    return with_fields(response, (HOLDER_HEADER, YES)) if requires_holder(request.headers) else response
+
+
+async def delete_at_others(context: HttpContext, request: Request) -> Response | None:
+    """Deletes at the other holders after the backend has answered 404. A Go server answers so for a copy that it has
+    not opened yet, and for a needle that an earlier delete has removed there alone. Returns None where no holder had
+    the needle: then the 404 is the answer.
+
+    Cancellation: as `handle_delete`.
+    """
+    if _is_replica(request) or context.lookup is None or context.volume_servers is None:
+        return None
+    volume_id = request.parsed.volume_id
+    if volume_id is None:
+        return None
+    try:
+        await context.lookup.locations(volume_id, refresh=True)
+    except LookupFailed:
+        return None
+    response = await run_to_end(partial(_delete_at_others, context, request, Holders(context, volume_id, None)))
+    return None if response.status == HTTPStatus.NOT_FOUND else response
+
+
+async def _delete_as_holder(context: HttpContext, delete: _Delete) -> Response:
+    """Raises VolumeNotFound or VolumeClosed where the volume went before anything was deleted."""
+    request = delete.request
+    try:
+        needle = await context.disk_threads.run(delete.volume, partial(_read, delete))
     except CookieMismatch:
         return json_error(request, 400, "File Random Cookie does not match.")
     except DiskUnavailable as failure:
         return _failed(context, request, f"Deletion Failed: {failure}", status=503)
+    except (NotFound, Deleted):
+        if _is_replica(request):
+            return _absent(request)
+        holders = Holders(context, delete.volume_id, delete.volume.replica_placement.copy_count)
+        return await run_to_end(partial(_delete_at_others, context, request, holders))
+    except (VolumeNotFound, VolumeClosed):
+        raise
     except STORE_FAILURES:
         return _absent(request)
     return await run_to_end(partial(_delete, context, delete, needle))
 
 
+async def _delete_where_it_is(context: HttpContext, request: Request, volume_id: int) -> Response:
+    """Deletes a needle whose volume is not on this server. The master may know the new holders."""
+    if _is_replica(request) and requires_holder(request.headers):
+        return with_fields(_absent(request), (HOLDER_HEADER, NO))
+    if context.lookup is None:
+        return _absent(request)
+    with suppress(LookupFailed):
+        # The cached holders may be from the time when the volume was here.
+        await context.lookup.locations(volume_id, refresh=True)
+        return await run_to_end(partial(_delete_at_others, context, request, Holders(context, volume_id, None)))
+    return _absent(request)
+
+
+async def _delete_at_others(context: HttpContext, request: Request, holders: Holders) -> Response:
+    """The answer of the other holders for a needle that this server lacks; 404 where no holder had it."""
+    replica = make_replica_delete(request, holders.volume_id)
+    started_s = trio.current_time()
+    try:
+        others = await holders.others()
+        if not others:
+            return _absent(request)
+        failure = await _reach(context, holders, others, replica, started_s)
+    except ReplicationFailed as failure:
+        return _failed(context, request, f"Deletion Failed: {failure}")
+    if failure is not None:
+        if failure.status == HTTPStatus.BAD_REQUEST:
+            return json_error(request, failure.status, failure.reason)
+        return _failed(context, request, f"Deletion Failed: [{failure.server}]: {failure.reason}")
+    return json_reply(request, 202, {"size": max(replica.sizes)}) if replica.sizes else _absent(request)
+
+
 async def _delete_erasure_coded(
     context: HttpContext, ec: EcVolumes, request: Request, needle: tuple[int, int, int]
 ) -> Response:
-    """Any failure is a 500, that there is no such needle as well: upstream knows no other here."""
+    """Every failure is a 500, an absent needle too: upstream has no other status here."""
     try:
         size = await ec.delete_needle(*needle)
     except STORE_FAILURES as failure:
@@ -89,14 +180,14 @@ async def _delete_erasure_coded(
 
 async def _delete(context: HttpContext, delete: _Delete, needle: Needle) -> Response:
     request, size = delete.request, needle.size
-    if needle.is_chunk_manifest:
+    manifest = await _manifest_of(context, delete, needle)
+    if manifest is not None:
+        scope = context.token_scope.changeable(request)
+        visit = Visit(depth_of(request.headers), token_of(request), scope, is_lenient=is_manifest_alone(request))
         try:
-            manifest = await trio.to_thread.run_sync(load_manifest, needle)
-            depth = depth_of(request.headers)
-            check_depth(depth)
-            await delete_chunks(context, manifest, depth)
-        except BadManifest as failure:
-            return _failed(context, request, f"Load chunks manifest error: {failure}")
+            await delete_chunks(context, manifest, visit)
+        except NotCovered as refusal:
+            return _failed(context, request, f"Delete chunks error: {refusal}", status=401)
         except ReplicationFailed as failure:
             return _failed(context, request, f"Delete chunks error: {failure}")
         size = manifest.size_bytes
@@ -108,40 +199,77 @@ async def _delete(context: HttpContext, delete: _Delete, needle: Needle) -> Resp
     return json_reply(request, 202, {"size": size})
 
 
+async def _manifest_of(context: HttpContext, delete: _Delete, needle: Needle) -> ChunkManifest | None:
+    """The manifest whose chunks are deleted first; None for a needle that is deleted alone.
+
+    Content that is marked as a manifest and is none is a plain file for reads, so it is one for deletes; upstream
+    refuses to delete it for ever. With `cm=false` the manifest is deleted even where some of its chunks cannot exist.
+    Where a write key is configured, `cm=false` deletes the manifest alone: its token does not cover the chunks, so a
+    client deletes the chunks one by one first.
+    """
+    if not needle.is_chunk_manifest:
+        return None
+    if context.token_scope.changeable(delete.request) is not None and is_manifest_alone(delete.request):
+        return None
+    try:
+        return await context.manifests.load(context.content_threads, delete.volume_id, needle)
+    except BadManifest as failure:
+        log.warning("%d,%x is marked as a manifest and is none: %s", delete.volume_id, delete.needle_id, failure)
+        return None
+
+
 async def _delete_everywhere(context: HttpContext, delete: _Delete, checksum: int) -> None:
     """Deletes here, then on the other holders. `checksum` is that of the needle, for the record of the deletion.
 
     Raises:
-        ReplicationFailed: another holder has not deleted; this one has.
+        ReplicationFailed: another holder has not deleted; this server has.
         StorageError, FormatError, OSError: nothing was deleted.
     """
-    others: list[Location] = []
-    if parse_query(delete.request.raw_query).get("type") != "replicate":
-        others = await other_holders(context, delete.volume_id, delete.volume.replica_placement.copy_count)
-    started = trio.current_time()
-    delete_needle = partial(
-        delete.store.delete_needle, delete.volume_id, delete.needle_id, delete.cookie, checksum=checksum
-    )
-    await context.disk_threads.run(delete.volume, delete_needle)
+    holders = Holders(context, delete.volume_id, delete.volume.replica_placement.copy_count)
+    others = [] if _is_replica(delete.request) else await holders.others()
+    started_s = trio.current_time()
+    await context.disk_threads.run(delete.volume, partial(_delete_here, delete, checksum))
+    replica = make_replica_delete(delete.request, delete.volume_id)
+    failure = await _reach(context, holders, others, replica, started_s)
+    if failure is not None:
+        raise ReplicationFailed(f"[{failure.server}]: {failure.reason}") from failure
+
+
+async def _reach(
+    context: HttpContext, holders: Holders, others: Sequence[Location], replica: ReplicaDelete, started_s: float
+) -> VolumeServerFailed | None:
     failure = None
     if others:
-        if context.peers is None:
-            raise ReplicationFailed(f"no way to reach the replicas of volume {delete.volume_id}")
-        failure = await on_each(others, partial(_delete_replica, context.peers, delete.request))
-    duration_s = trio.current_time() - started
+        if context.volume_servers is None:
+            raise ReplicationFailed(f"no way to reach the replicas of volume {holders.volume_id}")
+        failure = await holders.reach(others, partial(replica.send, context.volume_servers))
+    duration_s = trio.current_time() - started_s
     context.metrics.observe_replication("delete", len(others), duration_s, failure.kind if failure else None)
-    if failure is not None:
-        raise ReplicationFailed(f"[{failure.peer}]: {failure.reason}") from failure
+    return failure
 
 
-async def _delete_replica(peers: PeerHttp, request: Request, location: Location) -> None:
-    await delete_replica(peers, location, request)
+def _is_replica(request: Request) -> bool:
+    """Whether the delete comes from a holder of the volume, which sends it to the other holders itself."""
+    return request.parsed.query.get("type") == "replicate"
+
+
+def _delete_here(delete: _Delete, checksum: int) -> None:
+    def act(present: Volume) -> None:
+        present.delete(delete.needle_id, delete.cookie, checksum=checksum)
+
+    on_present_volume(delete.store, delete.volume, act, delete.store.on_this_server)
 
 
 def _read(delete: _Delete) -> Needle:
-    read = delete.store.read_needle(delete.volume_id, delete.needle_id, cookie=delete.cookie)
-    read.release()
-    return read.needle
+    """Reads the needle; a large payload stays on disk. As upstream, the whole payload must fit its checksum."""
+    read = on_present_volume(
+        delete.store, delete.volume, lambda present: present.read(delete.needle_id, cookie=delete.cookie)
+    )
+    try:
+        read.needle.checksum = read.check_payload()
+        return read.needle
+    finally:
+        read.release()
 
 
 def _absent(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Threads for each disk by itself: requests that wait for a disk that hangs leave the other disks theirs."""
+"""Threads for each disk: requests that wait for a disk that hangs take no threads from the other disks."""
 
 from __future__ import annotations
 
@@ -7,42 +7,60 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from native_handlers.storage.files import NotCached
+from native_handlers.storage.model.errors import NotFound, VolumeClosed
+from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from native_handlers.storage.needle_read import PayloadSlice
-    from native_handlers.storage.volume import Volume
+    from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.record_reader import PayloadSlice
+    from native_handlers.storage.volume.volume import Volume
 
 T = TypeVar("T")
 
 THREADS_PER_DISK = 40
-"""As many as trio gives a whole program by default."""
+"""trio's default for a whole program."""
 
 
 class DiskThreads:
-    """Where needles are read and written that memory does not hold."""
+    """Runs reads and writes of needles that wait for a disk."""
 
     def __init__(self, per_disk: int = THREADS_PER_DISK) -> None:
         self._per_disk = per_disk
         self._limiters: dict[int, trio.CapacityLimiter] = {}
 
     async def run(self, volume: Volume, work: Callable[[], T]) -> T:
-        """What `work`, which waits for the disk of `volume`, returns or raises.
+        """Runs `work`, which waits for the disk of `volume`, in a thread and returns its result or raises its error.
 
         Raises:
-            DiskUnavailable: the disk is out of service; `work` was not called, nor waited for a thread.
+            DiskUnavailable: the disk is out of service; `work` was not called and no thread was waited for.
 
-        Cancellation: before `work` has begun only.
+        Cancellation: only before `work` has begun.
         """
         volume.check_in_service()
         limiter = self._limiters.setdefault(volume.disk_id, trio.CapacityLimiter(self._per_disk))
         return await trio.to_thread.run_sync(work, limiter=limiter)
 
 
+def on_present_volume(store: Store, volume: Volume, act: Callable[[Volume], T], where: str = "") -> T:
+    """`act` on `volume`, or once more on the volume that has taken its place, where it was closed meanwhile.
+
+    Raises:
+        VolumeNotFound: the volume went, as at the end of a move; `where` as in `Store.get_volume`.
+    """
+    try:
+        return act(volume)
+    except (NotFound, VolumeClosed):
+        if not volume.is_closed:
+            raise
+        return act(store.get_volume(volume.id, where))
+
+
 class PayloadSource:
-    """A payload on disk as the source of an answer (message.FileSource): read in its disk's threads, and counted."""
+    """A payload on disk as the source of an answer (message.FileSource). Its disk's threads read it; the volume counts
+    failures.
+    """
 
     __slots__ = ("_payload", "_threads", "_volume")
 
@@ -52,7 +70,7 @@ class PayloadSource:
         self._threads = threads
 
     def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> bool:
-        """Fills `buffer` without waiting for the disk; whether memory held all of that."""
+        """Fills `buffer` without waiting for the disk. Returns whether memory held all of those bytes."""
         try:
             self._payload.read_cached_into(offset_bytes, buffer)
         except NotCached:
@@ -60,11 +78,12 @@ class PayloadSource:
         return True
 
     def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int | None:
-        """How much of the range went straight from memory to a socket; None where memory does not hold all of it.
+        """Sends part of the range from memory to a socket. Returns the number of bytes sent, or None where memory lacks
+        some of them.
 
         Raises:
             BlockingIOError, ConnectionError: from the socket.
-            ReadFailed: the disk failed all the same.
+            ReadFailed: the disk failed nevertheless.
         """
         try:
             return self._payload.send_cached(offset_bytes, length_bytes, socket_fd)
@@ -76,6 +95,6 @@ class PayloadSource:
 
         Raises:
             ReadFailed: the disk failed.
-            DiskUnavailable: it is out of service; nothing was tried.
+            DiskUnavailable: the disk is out of service; nothing was read.
         """
         return await self._threads.run(self._volume, partial(self._payload.read, offset_bytes, length_bytes))

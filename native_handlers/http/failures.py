@@ -1,14 +1,14 @@
-"""Which status each failure of the store gets. One table, so that no class of error is left to chance.
+"""The status of each failure of the store: one table, so that no class of error is missed.
 
-Source: weed/server/volume_server_handlers_read.go: what is not there, no longer there or not for this cookie is 404,
-and so is a volume that is just being closed; everything else that fails a read is the server's fault. A disk out of
-service is 503, for a replica can answer and the disk may come back; upstream has no such answer.
+Source: weed/server/volume_server_handlers_read.go. A needle that is absent, deleted or has another cookie is 404, and
+so is a volume that is being closed; every other failed read is the server's fault. A disk out of service is 503,
+because a replica can answer and the disk may come back; upstream has no such answer.
 """
 
 from __future__ import annotations
 
 from native_handlers.format.errors import FormatError
-from native_handlers.storage.errors import (
+from native_handlers.storage.model.errors import (
     CookieMismatch,
     Deleted,
     DiskUnavailable,
@@ -20,7 +20,7 @@ from native_handlers.storage.errors import (
 )
 
 STORE_FAILURES = (StorageError, FormatError, OSError)
-"""All that a store raises for reasons of data, disks and state; anything else is a bug."""
+"""All exceptions that a store raises for reasons of data, disks and state. Any other exception is a bug."""
 
 _ABSENT = (NotFound, Deleted, CookieMismatch, VolumeNotFound, VolumeClosed, StoreClosed)
 

@@ -1,4 +1,4 @@
-"""Work that a vanished client or a shutdown must not leave half done."""
+"""Runs work to its end that a vanished client or a shutdown must not leave half done."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CANCEL_GRACE_S = 30.0
-"""How long work goes on after its caller was cancelled: long enough for a write to reach its replicas, and within
-the half minute that a server has to drain.
-"""
+"""Seconds that work may go on after its caller was cancelled: long enough for a write to reach its replicas, and within
+the half minute of a server's drain."""
 
 
 async def run_to_end(work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` returns or raises.
+    """Runs `work` and returns its result or raises its error.
 
-    After the caller is cancelled it goes on for `CANCEL_GRACE_S`, and only then is cut off.
-
-    While the caller is not cancelled there is no limit here: the deadlines of what `work` waits for apply.
+    After the caller is cancelled, `work` goes on for `CANCEL_GRACE_S` and is then cancelled. While the caller is not
+    cancelled there is no limit here: the deadlines inside `work` apply.
 
     Cancellation: takes effect when `work` is done or the grace is over, and is then raised as usual.
     """

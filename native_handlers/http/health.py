@@ -8,13 +8,13 @@ from native_handlers.http.reply import empty_reply
 
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http_model.message import Request, Response
 
 
 async def handle_health(context: HttpContext, request: Request) -> Response:
-    """200 while the server means to serve; 503 once it is stopping or has left the cluster.
+    """200 while the server is serving; 503 once it is stopping or has left the cluster.
 
-    A master that cannot be reached, or a peer that is down, never fails it: an orchestrator would then restart
+    An unreachable master or another server that is down never fails the check: an orchestrator would then restart
     healthy servers one after the other.
     """
     is_healthy = context.node.is_heartbeating and not context.node.is_stopping

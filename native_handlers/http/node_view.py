@@ -1,11 +1,15 @@
-"""`NodeView` of a node whose every volume is native: what the store says."""
+"""`NodeView` of a node whose volumes are all native, made from the store."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from operator import is_
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
+
+from native_handlers.http_model.go_json import EncodedList, encode_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,20 +21,21 @@ if TYPE_CHECKING:
         ReplicaPlacementStatus,
         VolumeStatus,
     )
-    from native_handlers.storage.report import DiskStatus, Finding, VolumeReport
+    from native_handlers.storage.model.report import DiskStatus, Finding, VolumeReport
     from native_handlers.storage.store import Store
 
+T = TypeVar("T")
 
 _THREADS = 4
-"""That look at the store for status pages at the same time."""
+"""Threads that read the store for status pages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
-    """What belongs to whoever runs the server.
+    """The facts of the node that the server's runner knows.
 
     Args:
-        details: asked anew for each status page.
+        details: called for each status page.
         is_heartbeating: false once the heartbeat loop has ended.
         is_stopping: true from the first stop signal on.
     """
@@ -40,14 +45,28 @@ class NodeState:
     is_stopping: Callable[[], bool]
 
 
-class StatefulNodeView:
-    """The part of a `NodeView` that is the same whoever has the volumes."""
+class StatefulNodeView(ABC):
+    """The common part of all `NodeView`s."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
+        # Threads of their own, and few: a page that waits for a disk takes no thread from a request.
+        self._threads = trio.CapacityLimiter(_THREADS)
 
     async def details(self) -> NodeDetails:
         return self._state.details()
+
+    @abstractmethod
+    async def volume_rows(self, *, is_pretty: bool) -> Sequence[tuple[int, str]]:
+        """See `NodeView`."""
+
+    async def volume_list(self, *, is_pretty: bool) -> EncodedList:
+        rows = await self.volume_rows(is_pretty=is_pretty)
+        return await self.aside(lambda: EncodedList.of([text for _, text in rows], is_pretty=is_pretty))
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Runs `work` in a thread for status pages and returns its result."""
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
 
     @property
     def is_stopping(self) -> bool:
@@ -58,26 +77,61 @@ class StatefulNodeView:
         return self._state.is_heartbeating()
 
 
+@dataclass(frozen=True, slots=True)
+class _KeptList:
+    """The rows and the joined text of some reports, in their order."""
+
+    reports: Sequence[VolumeReport] = ()
+    rows: Sequence[tuple[int, str]] = ()
+    joined: EncodedList = field(default_factory=lambda: EncodedList(""))
+
+
 class StoreNodeView(StatefulNodeView):
     """The view of one native store."""
 
     def __init__(self, store: Store, state: NodeState) -> None:
         super().__init__(state)
         self._store = store
-        # Their own, and few: a page that waits for a disk takes no thread from a request.
-        self._threads = trio.CapacityLimiter(_THREADS)
+        self._kept = {False: _KeptList(), True: _KeptList()}
+        """The last lists, compact and pretty. A store returns the same report object while its volume has not
+        changed."""
+
+    @property
+    def kept_rows(self) -> int:
+        """The number of rows in memory, in both forms together."""
+        return sum(len(kept.rows) for kept in self._kept.values())
 
     async def volumes(self) -> Sequence[VolumeStatus]:
-        reports = await trio.to_thread.run_sync(self._store.volume_reports, limiter=self._threads)
-        return [volume_status(report) for report in reports]
+        return await self.aside(lambda: [volume_status(report) for report in self._store.volume_reports()])
+
+    async def volume_rows(self, *, is_pretty: bool) -> Sequence[tuple[int, str]]:
+        return await self.aside(lambda: self._list(is_pretty=is_pretty).rows)
+
+    async def volume_list(self, *, is_pretty: bool) -> EncodedList:
+        return await self.aside(lambda: self._list(is_pretty=is_pretty).joined)
+
+    def _list(self, *, is_pretty: bool) -> _KeptList:
+        kept, reports = self._kept[is_pretty], self._store.volume_reports()
+        if len(reports) == len(kept.reports) and all(map(is_, reports, kept.reports)):
+            return kept
+        known = {id(report): row for report, row in zip(kept.reports, kept.rows, strict=True)}
+        rows = [known.get(id(report)) or _row(report, is_pretty=is_pretty) for report in reports]
+        joined = EncodedList.of([text for _, text in rows], is_pretty=is_pretty)
+        self._kept[is_pretty] = made = _KeptList(reports, rows, joined)
+        return made
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
         """Measured now; a disk that hangs costs half a second."""
-        rows = await trio.to_thread.run_sync(self._store.disk_statuses, limiter=self._threads)
-        return [disk_status_row(row) for row in rows]
+        return await self.aside(lambda: [disk_status_row(status) for status in self._store.disk_statuses()])
 
     async def findings(self) -> Sequence[FindingRow]:
-        return [finding_row(finding) for finding in self._store.findings]
+        if not self._store.has_findings:
+            return []
+        return await self.aside(lambda: [finding_row(finding) for finding in self._store.findings])
+
+
+def _row(report: VolumeReport, *, is_pretty: bool) -> tuple[int, str]:
+    return report.id, encode_item(volume_status(report), is_pretty=is_pretty)
 
 
 def volume_status(report: VolumeReport) -> VolumeStatus:

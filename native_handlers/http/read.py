@@ -7,97 +7,151 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-import trio
-
-from native_handlers.format.errors import BadFileId
-from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
-from native_handlers.format.needle import etag
-from native_handlers.http.chunk_manifest import check_depth, depth_of, load_manifest
+from native_handlers.content.gzip_data import BadGzip, TooMuchData
+from native_handlers.content.images_edit import wanted_edit
+from native_handlers.format.needle import FLAG_IS_CHUNK_MANIFEST, FLAG_IS_COMPRESSED, etag
+from native_handlers.http.chunk_manifest import Visit, check_depth, depth_of
 from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable
-from native_handlers.http.conditional import format_http_date, is_not_modified_since, is_same_etag
-from native_handlers.http.content import FileContent, MemoryContent, labels_of, send_content
+from native_handlers.http.clear_content import begins_as_gzip
+from native_handlers.http.client_watch import CLIENT_GONE, ClientGone, unless_gone
 from native_handlers.http.disk_threads import PayloadSource
-from native_handlers.http.errors import BadManifest
 from native_handlers.http.failures import STORE_FAILURES, read_failure_status
-from native_handlers.http.gzip_data import BadGzip, TooMuchData, decompress, is_gzip
-from native_handlers.http.header_map import HeaderMap
-from native_handlers.http.images_edit import wanted_edit
-from native_handlers.http.message import FileBody, FileSlice, Response, StreamBody
-from native_handlers.http.paths import ObjectPath, extension, parse_object_path, wire_path
-from native_handlers.http.query import Query, parse_query
-from native_handlers.http.ranges import ByteRange
+from native_handlers.http.images_read import edited_chunks, edited_needle
 from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
-from native_handlers.http.reply import close_chunks, empty_reply, text_error
-from native_handlers.storage.errors import NotFound
-from native_handlers.storage.files import NotCached
-from native_handlers.storage.needle_read import NeedleRead
+from native_handlers.http.reply import empty_reply, text_error
+from native_handlers.http.send_content import FileContent, MemoryContent, labels_of, send_content
+from native_handlers.http.settled import wait_settled
+from native_handlers.http.tokens import token_of
+from native_handlers.http_model.conditional import format_http_date, is_not_modified_since, is_same_etag
+from native_handlers.http_model.errors import BadManifest
+from native_handlers.http_model.headers import HeaderMap, canonical_name
+from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
+from native_handlers.http_model.query import NO_QUERY, Query
+from native_handlers.http_model.target import ObjectPath, extension
+from native_handlers.storage.model.errors import NotFound, VolumeClosed, VolumeNotFound
+from native_handlers.storage.system.files import NotCached
+from native_handlers.storage.volume.record_reader import NeedleRead
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from native_handlers.content.images_edit import ImageEdit
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import ChunkManifest
-    from native_handlers.http.content import Content
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.images_edit import ImageEdit
-    from native_handlers.http.message import Request
-    from native_handlers.storage.needle_read import PayloadSlice
-    from native_handlers.storage.volume import Volume
+    from native_handlers.http.send_content import Content
+    from native_handlers.http_model.message import Request
+    from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.record_reader import PayloadSlice
+    from native_handlers.storage.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-_INLINE_BYTES = 1 << 12
-"""What is decompressed without a thread: even a bomb of this size costs only some milliseconds."""
-MAX_CHUNKED_IMAGE_BYTES = 64 << 20
-"""Of a file in chunks that is collected in memory to be edited as an image; a larger one is sent as it is."""
+_SHORT_BYTES = 4096
+"""Packed data of at most this size holds at most 4 MiB: some milliseconds of work, so the client is not watched."""
+_LOOKS = 4
+"""How often a read looks a volume up that disappears during the read: as a volume, as shards, and again."""
+_FRAMING = frozenset({"Connection", "Content-Length", "Transfer-Encoding"})
 
 
 async def handle_read(context: HttpContext, request: Request) -> Response:
-    """The object, some of it, or a status without a body."""
-    path = parse_object_path(wire_path(request))
-    try:
-        volume_id = parse_volume_id(path.volume_id)
-        needle_id, cookie = parse_needle_id_cookie(path.file_id)
-    except BadFileId:
+    """The object, a part of it, or a status without a body."""
+    target, query = request.parsed, request.parsed.query if request.parsed.raw_query else NO_QUERY
+    path, volume_id = target.object, target.volume_id
+    if volume_id is None or target.needle is None:
         return empty_reply(400)
-    query = parse_query(request.raw_query)
-    store, ec = context.store, context.ec_volumes
-    volume = store.find_volume(volume_id) if store is not None else None
+    store = context.store
+    if store is not None and volume_id in store.settling.volume_ids:
+        await wait_settled(store, volume_id)
     try:
-        if store is not None and volume is not None:
-            is_reading_deleted = query.is_true("readDeleted")
-            read = await _read(
-                context,
-                volume,
-                partial(store.read_needle, volume_id, needle_id, cookie=cookie, read_deleted=is_reading_deleted),
-            )
-        elif ec is not None and ec.has_volume(volume_id):
-            read = NeedleRead(await ec.read_needle(volume_id, needle_id, cookie))
-        else:
-            return await read_elsewhere(context, request, path, volume_id, query)
+        found = await _read_here(context, volume_id, target.needle, query)
     except STORE_FAILURES as failure:
         return _failed(context, failure)
+    if found is None:
+        return await read_elsewhere(context, request, path, volume_id, query)
+    volume, read = found
     try:
         response = await _respond(context, request, query, path, volume, read)
     except BaseException as failure:
         read.release()
+        if isinstance(failure, ClientGone):
+            return empty_reply(CLIENT_GONE)
         if not isinstance(failure, STORE_FAILURES):
             raise
         log.error("not sent: %s", failure)
         return _failed(context, failure)
-    if isinstance(response.body, FileBody):
+    if read.payload is not None and isinstance(response.body, (FileBody, StreamBody)):
         response.close = read.release
     else:
         read.release()
     return response
 
 
-async def _read(context: HttpContext, volume: Volume, read_needle: Callable[..., NeedleRead]) -> NeedleRead:
-    """At once where memory holds the needle, else in a thread."""
-    try:
-        return read_needle(cached_only=True)
-    except NotCached:
-        return await context.disk_threads.run(volume, read_needle)
+async def _read_here(
+    context: HttpContext, volume_id: int, needle: tuple[int, int], query: Query
+) -> tuple[Volume | None, NeedleRead] | None:
+    """The needle and its volume, or the needle alone from the volume's shards; None when this server has neither form.
+
+    Encoding and decoding change a volume from one form to the other, and both forms exist for a while. When one form
+    disappears during a read, as at the end of a move, the read looks the other form up.
+
+    Raises:
+        Exception: one of STORE_FAILURES.
+    """
+    store, ec = context.store, context.ec_volumes
+    for _ in range(_LOOKS):
+        volume = store.find_volume(volume_id) if store is not None else None
+        if volume is not None and volume.is_closed:
+            volume = None
+        try:
+            if store is not None and volume is not None:
+                return await _read_held(context, store, volume, needle, query)
+            if ec is not None and ec.has_volume(volume_id):
+                return None, NeedleRead(await ec.read_needle(volume_id, *needle))
+        except (VolumeNotFound, VolumeClosed):
+            continue
+        except STORE_FAILURES:
+            if volume is not None or store is None or store.find_volume(volume_id) is None:
+                raise
+        if store is None or store.find_volume(volume_id) is None:
+            return None
+    return None
+
+
+async def _read_held(
+    context: HttpContext, store: Store, volume: Volume, needle: tuple[int, int], query: Query
+) -> tuple[Volume, NeedleRead]:
+    """Reads a needle (id and cookie) and returns it with its volume: on the event loop where memory holds the needle,
+    else in a thread.
+
+    Raises:
+        VolumeNotFound, VolumeClosed: the volume went meanwhile.
+        Exception: one of STORE_FAILURES.
+    """
+    needle_id, cookie = needle
+    deleted_too, wants_data = False, True
+    if query.pairs:
+        deleted_too, wants_data = query.is_true("readDeleted"), query.get("cm") != "false"
+    while True:
+        try:
+            try:
+                read = volume.read(
+                    needle_id, cookie=cookie, read_deleted=deleted_too, data=wants_data, cached_only=True
+                )
+            except NotCached:
+                work = partial(volume.read, needle_id, cookie=cookie, read_deleted=deleted_too, data=wants_data)
+                read = await context.disk_threads.run(volume, work)
+        except NotFound:
+            # A closed volume has no needles, and another volume may have taken its place.
+            present = store.get_volume(volume.id)
+            if present is volume:
+                if volume.is_closed:
+                    # It is being deleted, and is forgotten next.
+                    raise VolumeClosed(volume.id) from None
+                raise
+            volume = present
+        else:
+            return volume, read
 
 
 def _failed(context: HttpContext, failure: Exception) -> Response:
@@ -113,46 +167,74 @@ async def _respond(
     context: HttpContext, request: Request, query: Query, path: ObjectPath, volume: Volume | None, read: NeedleRead
 ) -> Response:
     needle, headers = read.needle, HeaderMap()
-    if needle.last_modified_s:
-        headers.set("Last-Modified", format_http_date(needle.last_modified_s))
-        if is_not_modified_since(request.headers.get("If-Modified-Since"), needle.last_modified_s):
-            return Response(304, headers.to_headers())
-    if is_same_etag(request.headers.get("If-None-Match"), etag(needle)):
-        return Response(304, headers.to_headers())
-    headers.set("Etag", f'"{etag(needle)}"')
-    _set_pairs(headers, needle)
-    if needle.is_chunk_manifest and query.get("cm") != "false":
-        manifest = await _manifest_of(needle)
+    if read.payload is not None and needle.is_compressed:
+        # The checksum is compared before any header is set, as for a needle that is read whole.
+        assert volume is not None, "only a volume leaves payloads on disk"
+        needle.checksum = await context.disk_threads.run(volume, read.check_payload)
+    if _is_known(headers, request, needle):
+        return Response(304, headers)
+    if needle.pairs:
+        _set_pairs(headers, needle)
+    flags = needle.flags
+    if flags & FLAG_IS_CHUNK_MANIFEST and query.get("cm") != "false":
+        manifest = await _manifest_of(context, request, needle)
         if manifest is not None:
             return await _send_chunks(context, request, query, path, headers, manifest)
+        read.leave_on_disk()
     labels = labels_of(path.filename, needle.name, needle.mime)
+    send = partial(send_content, request, query, headers, labels=labels)
+    if not query.pairs and not flags & FLAG_IS_COMPRESSED and read.payload is None:
+        # Nothing in the request changes the content.
+        return await send(MemoryContent(needle.data))
     ext = path.ext or extension(labels.filename)
     edit = _edit_of(request, query, path, ext, read)
+    is_edited = edit is not None and wanted_edit(ext, query) is not None
+    takes_gzip = not is_edited and "gzip" in (request.headers.get("Accept-Encoding") or "")
     if edit is not None:
-        clear = await _clear_data(context, request, headers, needle, is_edited=wanted_edit(ext, query) is not None)
-        edited = await _edited(context, read, clear, edit)
-        return await send_content(request, query, headers, MemoryContent(edited), labels)
+        is_unpacked = needle.is_compressed and not takes_gzip
+        make = partial(edited_needle, context, volume, read, edit, is_unpacked=is_unpacked)
+        edited = await unless_gone(request.body, make)
+        if edited is not None:
+            return await send(MemoryContent(edited))
+    if needle.is_compressed:
+        load = partial(_packed_content, context, request, headers, volume, read, takes_gzip=takes_gzip)
+        return await _send_packed(request, needle, send, load)
     if read.payload is None:
-        content = MemoryContent(await _clear_data(context, request, headers, needle))
-        return await send_content(request, query, headers, content, labels)
+        return await send(MemoryContent(needle.data))
     assert volume is not None, "only a volume leaves payloads on disk"
-    send = partial(send_content, request, query, headers, labels=labels)
     if request.method == "HEAD" or request.headers.get("Range"):
         return await send(_on_disk(context, volume, read.payload))
     return await _send_whole(context, volume, read, send)
 
 
+def _is_known(headers: HeaderMap, request: Request, needle: Needle) -> bool:
+    """Whether the client has the needle already. Sets the headers Last-Modified and Etag, from which clients tell
+    versions apart.
+    """
+    fields, asked = headers.fields, request.headers
+    if needle.last_modified_s:
+        fields["Last-Modified"] = format_http_date(needle.last_modified_s)
+        if "if-modified-since" in asked.lower_names and is_not_modified_since(
+            asked.get("If-Modified-Since"), needle.last_modified_s
+        ):
+            return True
+    if "if-none-match" in asked.lower_names and is_same_etag(asked.get("If-None-Match"), etag(needle)):
+        return True
+    fields["Etag"] = f'"{needle.checksum:08x}"'
+    return False
+
+
 async def _send_whole(
     context: HttpContext, volume: Volume, read: NeedleRead, send: Callable[[Content], Awaitable[Response]]
 ) -> Response:
-    """The answer with a payload that was left on disk, its checksum compared: from memory where there is room, else
-    straight from its file.
+    """The answer with a payload on disk, after its checksum was compared: from memory where there is room, else
+    directly from its file.
 
     Raises:
         Exception: one of STORE_FAILURES; the payload is damaged or cannot be read.
     """
     assert read.payload is not None
-    buffer = context.payload_buffers.lend(read.payload.length_bytes)
+    buffer = context.payload_buffers.acquire(read.payload.length_bytes)
     try:
         check = read.check_payload if buffer is None else partial(read.load_payload, buffer.view)
         await context.disk_threads.run(volume, check)
@@ -172,7 +254,11 @@ def _on_disk(context: HttpContext, volume: Volume, payload: PayloadSlice) -> Fil
 
 
 def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
-    """The headers that were stored with the file. Pairs that are not JSON are as good as none."""
+    """Sets the headers that were stored with the file. Pairs that are not JSON are ignored.
+
+    Fields that frame the answer are left out, because the server sets them. Upstream sends them, and breaks the
+    connection off where one contradicts the body.
+    """
     if not needle.has_pairs:
         return
     try:
@@ -181,68 +267,87 @@ def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
         return
     if isinstance(pairs, dict):
         for name, value in pairs.items():
-            if isinstance(value, str):
+            if isinstance(value, str) and canonical_name(name) not in _FRAMING:
                 headers.set(name, value.encode("utf-8", "replace").decode("latin-1"))
 
 
 def _edit_of(request: Request, query: Query, path: ObjectPath, ext: str, read: NeedleRead) -> ImageEdit | None:
-    """What to do to the content as an image. A large one is only looked at as such if the URL names its extension."""
-    if request.method == "HEAD" or (read.payload is not None and not path.ext):
+    """The image edit that the request asks for. A large file is treated as an image only if the URL names its extension
+    or the file is compressed.
+    """
+    is_streamed = read.payload is not None and not read.needle.is_compressed
+    if request.method == "HEAD" or (is_streamed and not path.ext):
         return None
     return wanted_edit(ext.lower(), query)
 
 
-def _edited_image(data: bytes | memoryview, edit: ImageEdit) -> bytes | memoryview:
-    from native_handlers.http.images import edit_image  # noqa: PLC0415  Pillow, which few servers ever need
-
-    return edit_image(data, edit)
+def _may_take_long(needle: Needle) -> bool:
+    return needle.data_size > _SHORT_BYTES and (needle.is_compressed or needle.is_chunk_manifest)
 
 
-async def _edited(
-    context: HttpContext, read: NeedleRead, clear: bytes | memoryview, edit: ImageEdit
-) -> bytes | memoryview:
-    """The content after `edit`. Raises one of STORE_FAILURES where it cannot be read whole and sound."""
+async def _send_packed(
+    request: Request,
+    needle: Needle,
+    send: Callable[[Content], Awaitable[Response]],
+    load: Callable[[], Awaitable[Content]],
+) -> Response:
+    """The answer with the content of `load`. The work is cancelled when the client goes, where it may take long."""
 
-    def work() -> bytes | memoryview:
-        if read.payload is None:
-            return _edited_image(clear, edit)
-        data = memoryview(bytearray(read.payload.length_bytes))
-        read.load_payload(data)
-        return _edited_image(data, edit)
+    async def answer() -> Response:
+        return await send(await load())
 
-    return await trio.to_thread.run_sync(work, limiter=context.image_threads)
+    return await (unless_gone(request.body, answer) if _may_take_long(needle) else answer())
 
 
-async def _clear_data(
-    context: HttpContext, request: Request, headers: HeaderMap, needle: Needle, *, is_edited: bool = False
-) -> bytes | memoryview:
-    """The needle's data as this client can take it: as stored with Content-Encoding gzip, or decompressed.
+async def _packed_content(
+    context: HttpContext,
+    request: Request,
+    headers: HeaderMap,
+    volume: Volume | None,
+    read: NeedleRead,
+    *,
+    takes_gzip: bool,
+) -> Content:
+    """The compressed data in a form that this client accepts: as stored with Content-Encoding gzip, or decompressed.
 
-    What cannot be decompressed is sent as it is. What would exceed the file size limit when decompressed is sent
-    compressed and labelled so, whatever the client accepts: a small file must not cost any amount of memory. What is to
-    be edited as an image is decompressed for everyone.
+    Data that cannot be decompressed is sent as stored. Content that would exceed the file size limit is sent compressed
+    and labelled so, regardless of what the client accepts: a small file must not cost unlimited time.
     """
-    if not needle.is_compressed or not is_gzip(needle.data):
-        return needle.data
-    limit_bytes = context.settings.file_size_limit_bytes
-    if not is_edited and "gzip" in (request.headers.get("Accept-Encoding") or ""):
-        headers.set("Content-Encoding", "gzip")
-        return needle.data
-    try:
-        if len(needle.data) <= _INLINE_BYTES:
-            return decompress(needle.data, limit_bytes)
-        return await trio.to_thread.run_sync(decompress, needle.data, limit_bytes)
-    except TooMuchData:
-        headers.set("Content-Encoding", "gzip")
-        return needle.data
-    except BadGzip:
-        return needle.data
+    stored = _stored_content(context, volume, read)
+    packed = stored.whole if isinstance(stored, FileContent) else stored.data
+    if not await begins_as_gzip(packed):
+        return stored
+    if not takes_gzip:
+        try:
+            clear = await context.clear_contents.open(
+                context.content_threads,
+                request.parsed.volume_id or 0,
+                read.needle,
+                context.settings.file_size_limit_bytes,
+                packed,
+            )
+        except TooMuchData:
+            pass
+        except BadGzip:
+            return stored
+        else:
+            return clear if clear.kept is None else MemoryContent(clear.kept)
+    headers.set("Content-Encoding", "gzip")
+    return stored
 
 
-async def _manifest_of(needle: Needle) -> ChunkManifest | None:
-    """The manifest, or None when the content is none; it is then sent like any other."""
+def _stored_content(context: HttpContext, volume: Volume | None, read: NeedleRead) -> FileContent | MemoryContent:
+    if read.payload is None:
+        return MemoryContent(read.needle.data)
+    assert volume is not None, "only a volume leaves payloads on disk"
+    return _on_disk(context, volume, read.payload)
+
+
+async def _manifest_of(context: HttpContext, request: Request, needle: Needle) -> ChunkManifest | None:
+    """The manifest, or None when the content is no manifest; it is then sent as a plain file."""
     try:
-        return await trio.to_thread.run_sync(load_manifest, needle)
+        load = partial(context.manifests.load, context.content_threads, request.parsed.volume_id or 0, needle)
+        return await (unless_gone(request.body, load) if _may_take_long(needle) else load())
     except BadManifest:
         return None
 
@@ -259,26 +364,13 @@ async def _send_chunks(
     name, mime = manifest.name.encode("utf-8", "replace"), manifest.mime.encode("utf-8", "replace")
     labels = labels_of(path.filename, name, mime)
     edit = wanted_edit((path.ext or extension(labels.filename)).lower(), query)
-    content = ChunkedContent(context, manifest, depth_of(request.headers))
+    visit = Visit(depth_of(request.headers), token_of(request), context.token_scope.readable(request))
+    content = ChunkedContent(context, manifest, visit)
     try:
-        check_depth(content.depth)
-        manifest.check_readable()
-        if edit is not None and content.size_bytes <= MAX_CHUNKED_IMAGE_BYTES:
-            edited = MemoryContent(await _edit_chunks(context, content, edit))
-            return await send_content(request, query, headers, edited, labels)
+        check_depth(visit.depth)
+        edited = None if edit is None else await edited_chunks(context, content, edit)
+        if edited is not None:
+            return await send_content(request, query, headers, MemoryContent(edited), labels)
         return await send_content(request, query, headers, content, labels)
     except (BadManifest, ChunkUnreadable) as failure:
-        headers.drop("Content-Length")
-        return text_error(500, str(failure), headers.to_headers())
-
-
-async def _edit_chunks(context: HttpContext, content: ChunkedContent, edit: ImageEdit) -> bytes | memoryview:
-    """All of `content` after `edit`. Waits before it collects, so that few are in memory. Raises ChunkUnreadable."""
-    async with context.image_threads:
-        opened = await content.open([ByteRange(0, content.size_bytes)])
-        assert isinstance(opened.body, StreamBody)
-        try:
-            data = b"".join([some async for some in opened.body.chunks])
-        finally:
-            await close_chunks(opened.body.chunks)
-        return await trio.to_thread.run_sync(_edited_image, data, edit)
+        return text_error(500, str(failure), headers)

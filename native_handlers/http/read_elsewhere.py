@@ -1,4 +1,4 @@
-"""Reads of a volume that is not here: refused, fetched from a holder, or sent there, as -readMode says.
+"""Reads of a volume that is not on this server: refused, fetched from a holder, or redirected, as -readMode says.
 
 Source: weed/server/volume_server_handlers_read.go proxyReqToTargetServer.
 """
@@ -6,35 +6,31 @@ Source: weed/server/volume_server_handlers_read.go proxyReqToTargetServer.
 from __future__ import annotations
 
 import logging
-import random
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import BadFileId
-from native_handlers.format.fid import parse_volume_id
-from native_handlers.http.context import LookupFailed, PeerFailed, ReadMode
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Response, StreamBody
-from native_handlers.http.paths import parse_object_path, wire_path
-from native_handlers.http.query import encode_query, parse_query
-from native_handlers.http.reply import bodiless, empty_reply, redirect
+from native_handlers.http.context import LookupFailed, VolumeServerFailed
+from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, Candidates, requires_holder
+from native_handlers.http.reply import bodiless, close_chunks, empty_reply, redirect, with_fields
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Response, StreamBody
+from native_handlers.http_model.query import encode_query
+from native_handlers.http_model.read_mode import ReadMode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from native_handlers.http.context import HttpContext, PeerHttp, PeerResponse
-    from native_handlers.http.message import Request
-    from native_handlers.http.paths import ObjectPath
-    from native_handlers.http.query import Query
+    from native_handlers.http.context import HttpContext, Location, VolumeServerHttp, VolumeServerResponse
+    from native_handlers.http_model.message import Request
+    from native_handlers.http_model.query import Query
+    from native_handlers.http_model.target import ObjectPath
 
 log = logging.getLogger(__name__)
 
 PROXIED = "proxied"
-"""The query field that marks a read as passed on already."""
+"""The query field that marks a read as forwarded already."""
 
 _NOT_PASSED_ON = ("Host", "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding",
                   "Upgrade", "Content-Length", "Expect")  # fmt: skip
-_NOT_RELAYED = ("Server", "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Date")
+_NOT_RELAYED = ("Server", HOLDER_HEADER, "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Date")
 
 
 async def read_elsewhere(
@@ -42,109 +38,145 @@ async def read_elsewhere(
 ) -> Response:
     """The answer for a volume that this server does not have.
 
-    A read that was passed on once is not passed on again (upstream does, and two servers that both miss a volume
-    then ask each other in circles).
+    A read that was forwarded once is not forwarded again. Upstream forwards it, and two servers that both lack a volume
+    then ask each other in circles.
     """
     metrics = context.metrics
     if context.settings.read_mode is ReadMode.LOCAL or query.is_true(PROXIED):
         metrics.count_read_invalid_needle()
+        response = not_found(context)
+        return with_fields(response, (HOLDER_HEADER, NO)) if requires_holder(request.headers) else response
+    if context.lookup is None:
+        metrics.count_read_invalid_needle()
         return not_found(context)
-    targets = await _other_holders(context, volume_id)
-    if not targets:
+    holders = Candidates(context.lookup, volume_id, skipped=context.settings.self_url, is_shuffled=True)
+    try:
+        first = await holders.next()
+    except LookupFailed:
+        metrics.count_read_invalid_needle()
+        return not_found(context)
+    if first is None:
+        # The master names only this server.
         metrics.count_read_invalid_needle()
         metrics.count_handler("emptyReadProxyLocaction")
         return not_found(context)
-    return await _from_holder(context, request, path, query, targets)
+    return await _from_holder(context, request, path, query, holders, first)
 
 
-async def hand_over(context: HttpContext, request: Request) -> Response | None:
-    """Another replica's answer to a read that finds no room here; None where this server has to answer it itself.
+async def proxy_to_replica(context: HttpContext, request: Request) -> Response | None:
+    """Another replica's answer to a read that finds no room here; None where this server has to answer.
 
-    So it is for volumes with one copy, for a read that was handed over already, and where the master knows no other
-    holder (upstream then answers 404 for a file that is here). Without -readMode=proxy the client is sent there.
+    None is returned for volumes with one copy, for a read that was forwarded already, and where the master knows no
+    other holder (upstream then answers 404 for a file that is here). Without -readMode=proxy the client is redirected.
     Source: weed/server/volume_server_handlers.go tryProxyToReplica.
     """
-    query = parse_query(request.raw_query)
+    query = request.parsed.query
     if query.is_true(PROXIED):
         return None
-    path = parse_object_path(wire_path(request))
-    try:
-        volume_id = parse_volume_id(path.volume_id)
-    except BadFileId:
+    path, volume_id = request.parsed.object, request.parsed.volume_id
+    if volume_id is None:
         return empty_reply(400)
     volume = context.store.find_volume(volume_id) if context.store is not None else None
     if volume is None or volume.replica_placement.copy_count < 2:
         return None
-    targets = await _other_holders(context, volume_id)
-    if not targets:
+    holders, first = await _other_holders(context, volume_id)
+    if holders is None or first is None:
         return None
-    response = await _from_holder(context, request, path, query, targets)
+    response = await _from_holder(context, request, path, query, holders, first)
     return await bodiless(response) if request.method == "HEAD" else response
 
 
-async def _from_holder(
-    context: HttpContext, request: Request, path: ObjectPath, query: Query, targets: Sequence[str]
+async def _from_holder(  # noqa: PLR0913
+    context: HttpContext, request: Request, path: ObjectPath, query: Query, holders: Candidates, first: Location
 ) -> Response:
     if context.settings.read_mode is not ReadMode.PROXY:
         context.metrics.count_handler("readRedirectRequest")
-        return _redirect(context, request, path, query, targets[0])
-    if context.peers is None:
+        return _redirect(context, request, path, query, first.url)
+    if context.volume_servers is None:
         return internal_error(context)
     context.metrics.count_handler("readProxyRequest")
-    return await _proxy(context, context.peers, request, query, targets)
+    return await _proxy(context, context.volume_servers, request, query, holders, first)
 
 
 def not_found(context: HttpContext) -> Response:
-    """404 without a body, counted."""
+    """404 without a body. Counts the failure."""
     context.metrics.count_read_failure()
     context.metrics.count_handler("errorGetNotFound")
     return empty_reply(404)
 
 
 def internal_error(context: HttpContext) -> Response:
-    """500 without a body, counted."""
+    """500 without a body. Counts the failure."""
     context.metrics.count_read_failure()
     context.metrics.count_handler("errorGetInternal")
     return empty_reply(500)
 
 
-async def _other_holders(context: HttpContext, volume_id: int) -> list[str]:
-    """host:port of each holder other than this server, in the order of chance."""
+async def _other_holders(context: HttpContext, volume_id: int) -> tuple[Candidates | None, Location | None]:
+    """The holders other than this server, and the first of them; None where there is none."""
     if context.lookup is None:
-        return []
+        return None, None
+    holders = Candidates(context.lookup, volume_id, skipped=context.settings.self_url, is_shuffled=True)
+    return holders, await _next(holders)
+
+
+async def _next(holders: Candidates) -> Location | None:
     try:
-        locations = await context.lookup.locations(volume_id)
+        return await holders.next()
     except LookupFailed:
-        return []
-    others = [location.url for location in locations if location.url != context.settings.self_url]
-    random.shuffle(others)
-    return others
+        return None
 
 
 def _redirect(context: HttpContext, request: Request, path: ObjectPath, query: Query, target: str) -> Response:
     kept = [("collection", query.get("collection"))] if query.get("collection") else []
     fields = encode_query([*kept, (PROXIED, "true")])
-    location = f"{context.settings.peer_scheme}://{target}/{path.volume_id},{path.file_id}?{fields}"
+    location = f"{context.settings.volume_server_scheme}://{target}/{path.volume_id},{path.file_id}?{fields}"
     return redirect(request, HTTPStatus.MOVED_PERMANENTLY, location)
 
 
-async def _proxy(
-    context: HttpContext, peers: PeerHttp, request: Request, query: Query, targets: Sequence[str]
+async def _proxy(  # noqa: PLR0913
+    context: HttpContext,
+    volume_servers: VolumeServerHttp,
+    request: Request,
+    query: Query,
+    holders: Candidates,
+    first: Location,
 ) -> Response:
-    """What the first holder says that says anything, 500 where none does. Upstream asks one of them alone."""
+    """The first answer of a holder; 404 where all holders deny the volume, 500 where none answers. Upstream asks only
+    one of the holders of a single look-up.
+    """
     fields = [(key, value) for key, value in query.pairs if key != PROXIED]
     passed_on = f"{request.raw_path}?{encode_query([*fields, (PROXIED, 'true')])}"
-    headers = request.headers.without(_NOT_PASSED_ON)
-    for target in targets:
+    headers = request.headers.without((*_NOT_PASSED_ON, HOLDER_HEADER)).plus((HOLDER_HEADER, REQUIRED))
+    target: Location | None = first
+    has_failed = False
+    while target is not None:
         try:
-            return _relayed(await peers.request("GET", target, passed_on, headers, b""))
-        except PeerFailed as failure:
+            answer = await volume_servers.request("GET", target.url, passed_on, headers, b"")
+            if not await _denies(answer, target, holders):
+                return _relayed(answer)
+            await close_chunks(answer.chunks)
+        except VolumeServerFailed as failure:
+            has_failed = True
             log.warning("a read of %s cannot be passed on: %s", request.raw_path, failure)
             context.metrics.count_handler("failedReadProxyRequest")
-    return internal_error(context)
+        target = await _next(holders)
+    return internal_error(context) if has_failed else not_found(context)
 
 
-def _relayed(answer: PeerResponse) -> Response:
+async def _denies(answer: VolumeServerResponse, target: Location, holders: Candidates) -> bool:
+    """Whether a 404 is for the volume, which has moved, and not for the needle. Upstream's servers do not say which."""
+    if answer.status != HTTPStatus.NOT_FOUND:
+        return False
+    if answer.headers.get(HOLDER_HEADER) == NO:
+        return True
+    try:
+        return not await holders.are_still(target)
+    except LookupFailed:
+        return False
+
+
+def _relayed(answer: VolumeServerResponse) -> Response:
     length = answer.headers.get("Content-Length") or ""
     relayed = Headers(answer.headers.without(_NOT_RELAYED))
     if length.isascii() and length.isdigit():

@@ -1,4 +1,4 @@
-"""Sending content: whole, one range, or several as multipart/byteranges, from memory, from a file, or from chunks.
+"""Sends content: whole, one range, or several as multipart/byteranges; from memory, from a file, or from chunks.
 
 Source: weed/server/volume_server_handlers_read.go writeResponseContent, common.go ProcessRangeRequest.
 """
@@ -7,41 +7,54 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
-from native_handlers.http.disposition import apply_overrides, set_disposition
-from native_handlers.http.errors import BadRange
-from native_handlers.http.message import FileBody, FileSlice, Response
-from native_handlers.http.mime_types import mime_of_extension
-from native_handlers.http.paths import extension
-from native_handlers.http.ranges import ByteRange, parse_ranges
+from native_handlers.content.mime_types import mime_of_extension
+from native_handlers.content.sniff import SNIFF_BYTES, sniff
 from native_handlers.http.reply import text_error
-from native_handlers.http.sniff import SNIFF_BYTES, sniff
+from native_handlers.http_model.errors import BadRange
+from native_handlers.http_model.go_numbers import parse_bool
+from native_handlers.http_model.media_type import format_media_type
+from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
+from native_handlers.http_model.ranges import ByteRange, parse_ranges
+from native_handlers.http_model.target import extension
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
-    from native_handlers.http.header_map import HeaderMap
-    from native_handlers.http.message import Body, Request
-    from native_handlers.http.query import Query
+    from native_handlers.http_model.headers import HeaderMap
+    from native_handlers.http_model.message import Body, Request
+    from native_handlers.http_model.query import Query
 
 Piece = bytes | ByteRange
-"""A piece of a body to be: literal bytes, or a range of the content."""
+"""A piece of a body: literal bytes, or a range of the content."""
 
 
+_JOINED_BYTES = 256 * 1024
+"""A body of several parts up to this length is joined. Copying a longer one would keep other requests waiting."""
+_OVERRIDES = {
+    "response-cache-control": "Cache-Control",
+    "response-content-disposition": "Content-Disposition",
+    "response-content-encoding": "Content-Encoding",
+    "response-content-language": "Content-Language",
+    "response-content-type": "Content-Type",
+    "response-expires": "Expires",
+}
+"""Response headers that a query may set by name, as in S3. Source: weed/server/common.go AdjustPassthroughHeaders."""
 _OCTETS = b"application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedBody:
-    """A body ready to be sent. `head` is how it begins, at most 512 bytes."""
+    """A body ready to be sent. `head` is its first bytes, at most 512."""
 
     head: bytes
     body: Body
 
 
 class Content(Protocol):
-    """Something to be sent in pieces."""
+    """Content that can be sent in pieces."""
 
     @property
     def size_bytes(self) -> int: ...
@@ -50,7 +63,7 @@ class Content(Protocol):
         """The body made of `pieces`.
 
         Raises:
-            Exception: one of `failures.STORE_FAILURES` where a disk has to be read for its head.
+            Exception: one of `failures.STORE_FAILURES` where a disk has to be read for the first bytes.
         """
         ...
 
@@ -67,6 +80,9 @@ class MemoryContent:
 
     async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
         parts = [self._part(piece) for piece in pieces]
+        length = sum(map(len, parts))
+        if len(parts) > 1 and length > _JOINED_BYTES:
+            return OpenedBody(bytes(parts[0][:SNIFF_BYTES]), StreamBody(_gathered(parts), length))
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         return OpenedBody(bytes(body[:SNIFF_BYTES]), body)
 
@@ -75,7 +91,8 @@ class MemoryContent:
             return piece
         if piece.length == len(self.data):
             return self.data
-        return self.data[piece.start : piece.start + piece.length]
+        data = memoryview(self.data) if piece.length > _JOINED_BYTES else self.data
+        return data[piece.start : piece.start + piece.length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,63 +117,86 @@ class FileContent:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What content is called. Both are wire text and may be ""; a type of "" is found out."""
+    """Name and type of content. Both are wire text and may be ""; an empty type is deduced."""
 
     filename: str
     mime: str
 
     @property
-    def content_type(self) -> str:
-        """The type that these say, "" when the content has to be looked at."""
-        return self.mime or mime_of_extension(extension(self.filename))
+    def deduced_type(self) -> str:
+        """The type that the name's extension implies, "" where it implies none."""
+        return mime_of_extension(extension(self.filename))
 
 
 def labels_of(filename: str, name: bytes, mime: bytes) -> Labels:
-    """What a needle with `name` and `mime` is called; `filename` is what the request calls it, "" for nothing.
+    """The labels of a needle with `name` and `mime`. `filename` is the name in the request, "" for none.
 
-    The one type that says nothing counts as none.
+    The type application/octet-stream says nothing and counts as none.
     """
     shown = "" if mime.startswith(_OCTETS) else mime.decode("latin-1")
     return Labels(filename or name.decode("latin-1"), shown)
 
 
+def disposition_of(filename: str, *, is_download: bool) -> str:
+    """The Content-Disposition for a file name (wire text): inline, or attachment for a download."""
+    return _disposition(filename, "attachment" if is_download else "inline")
+
+
+@lru_cache(maxsize=1024)
+def _disposition(filename: str, kind: str) -> str:
+    return format_media_type(kind, {"filename": filename})
+
+
+def _apply_overrides(headers: HeaderMap, query: Query) -> None:
+    """Sets each header that the query names (without regard to case; the first value of each)."""
+    seen: set[str] = set()
+    for key, value in query.pairs:
+        name = _OVERRIDES.get(key.lower())
+        if name is not None and key not in seen:
+            seen.add(key)
+            headers.set(name, value)
+
+
 async def send_content(
     request: Request, query: Query, headers: HeaderMap, content: Content, labels: Labels
 ) -> Response:
-    """The answer to a GET or HEAD of `content`; `headers` so far are kept, those of the content are added."""
-    mime = labels.content_type
+    """The answer to a GET or HEAD of `content`. Keeps `headers` and adds those of the content."""
+    fields, mime = headers.fields, labels.mime or labels.deduced_type
     if mime:
         headers.set("Content-Type", mime)
-    headers.set("Accept-Ranges", "bytes")
-    apply_overrides(headers, query)
-    set_disposition(headers, query, labels.filename)
+    fields["Accept-Ranges"] = "bytes"
+    if query.pairs:
+        _apply_overrides(headers, query)
+    if labels.filename and not fields.get("Content-Disposition"):
+        is_download = bool(query.pairs) and parse_bool(query.get("dl"))
+        fields["Content-Disposition"] = disposition_of(labels.filename, is_download=is_download)
     size = content.size_bytes
     if request.method == "HEAD":
-        headers.set("Content-Length", str(size))
-        return Response(200, headers.to_headers())
-    wanted = request.headers.get("Range")
+        fields["Content-Length"] = str(size)
+        return Response(200, headers)
+    wanted = request.headers.get("Range") if "range" in request.headers.lower_names else None
     if not wanted:
         return await _send(headers, content, 200, [ByteRange(0, size)])
     try:
         ranges = parse_ranges(wanted, size)
     except BadRange as failure:
-        return text_error(416, str(failure), headers.to_headers())
+        return text_error(416, str(failure), headers)
     if ranges is None:
-        return Response(200, headers.to_headers())
+        return Response(200, headers)
     if len(ranges) == 1:
-        headers.set("Content-Range", ranges[0].content_range(size))
+        fields["Content-Range"] = ranges[0].content_range(size)
         return await _send(headers, content, 206, ranges)
     return await _send(headers, content, 206, _byteranges(headers, ranges, mime, size))
 
 
 async def _send(headers: HeaderMap, content: Content, status: int, pieces: Sequence[Piece]) -> Response:
-    length = sum(len(piece) if isinstance(piece, bytes) else piece.length for piece in pieces)
-    headers.set("Content-Length", str(length))
+    fields = headers.fields
+    fields["Content-Length"] = str(sum([len(piece) if isinstance(piece, bytes) else piece.length for piece in pieces]))
     opened = await content.open(pieces)
-    # An encoded body is not looked into: its type would be that of the encoding.
-    if opened.head and "Content-Type" not in headers and not headers.get("Content-Encoding"):
-        headers.set("Content-Type", sniff(opened.head))
-    return Response(status, headers.to_headers(), opened.body)
+    # The type of an encoded body is not guessed: the result would be the type of the encoding.
+    if opened.head and "Content-Type" not in fields and not fields.get("Content-Encoding"):
+        fields["Content-Type"] = sniff(opened.head)
+    return Response(status, headers, opened.body)
 
 
 def _byteranges(headers: HeaderMap, ranges: Sequence[ByteRange], mime: str, size_bytes: int) -> list[Piece]:
@@ -171,6 +211,18 @@ def _byteranges(headers: HeaderMap, ranges: Sequence[ByteRange], mime: str, size
         pieces += [head.encode("latin-1"), one]
     pieces.append(f"\r\n--{boundary}--\r\n".encode())
     return pieces
+
+
+async def _gathered(parts: Sequence[bytes | memoryview]) -> AsyncGenerator[bytes, None]:
+    """Yields all of `parts` in pieces of about `_JOINED_BYTES`."""
+    gathered = bytearray()
+    for part in parts:
+        for at in range(0, len(part), _JOINED_BYTES):
+            gathered += part[at : at + _JOINED_BYTES]
+            if len(gathered) >= _JOINED_BYTES:
+                yield bytes(gathered)
+                gathered.clear()
+    yield bytes(gathered)
 
 
 async def _head_of(part: bytes | FileSlice) -> bytes:

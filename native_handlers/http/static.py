@@ -1,6 +1,6 @@
 """The static files under /seaweedfsstatic/ and /favicon.ico, read once and kept in memory: a few kilobytes.
 
-Paths are looked up in a fixed table, so no path of a request ever reaches the file system.
+Names are looked up in a fixed table, so no path of a request reaches the file system.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from native_handlers.http.content import Labels, MemoryContent, send_content
-from native_handlers.http.header_map import HeaderMap
-from native_handlers.http.paths import STATIC_PREFIX, wire_path
-from native_handlers.http.query import Query
 from native_handlers.http.reply import text_error
+from native_handlers.http.send_content import Labels, MemoryContent, send_content
+from native_handlers.http_model.headers import HeaderMap
+from native_handlers.http_model.query import Query
+from native_handlers.http_model.target import STATIC_PREFIX
 
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http_model.message import Request, Response
 
 _FAVICON = "favicon.ico"
 _TYPES = {
@@ -25,7 +25,7 @@ _TYPES = {
     "seaweed50x50.png": "image/png",
     "volume.css": "text/css; charset=utf-8",
 }
-"""Every asset there is. The name of the icon is upstream's, which monitoring pages link to."""
+"""All assets. The name of the icon is upstream's; monitoring pages link to it."""
 
 
 _NO_QUERY = Query()
@@ -37,7 +37,7 @@ async def handle_favicon(context: HttpContext, request: Request) -> Response:
 
 async def handle_static(context: HttpContext, request: Request) -> Response:
     """The asset, or the 404 page of Go's file server. Directories are not listed."""
-    name = wire_path(request).removeprefix(STATIC_PREFIX)
+    name = request.parsed.path.removeprefix(STATIC_PREFIX)
     return await _asset(request, name) if name in _TYPES else text_error(404, "404 page not found")
 
 

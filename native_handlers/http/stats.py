@@ -1,4 +1,4 @@
-"""/stats/*: gone upstream, so these paths are objects whose volume id is no number.
+"""/stats/*: upstream has removed these pages, so the paths are read as objects whose volume id is no number.
 
 Source: weed/server/volume_server.go, where the three handlers are commented out.
 """
@@ -11,9 +11,9 @@ from native_handlers.http.reply import empty_reply
 
 if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http_model.message import Request, Response
 
 
 async def handle_stats(context: HttpContext, request: Request) -> Response:
-    """What a read of such an object gets. The router sends no other method here."""
+    """400, as for a read of such an object. The router sends no other method here."""
     return empty_reply(400)

@@ -1,6 +1,6 @@
-"""Tokens for file ids: taken from a request to be checked and passed on, or made for a request of our own.
+"""Tokens for file ids, taken from a request for checking and for sending on. This server issues no tokens.
 
-Whether a client's token is good is checked before any handler runs, with the `token_of` that handlers pass on.
+The guard checks a client's token before any handler runs, with the same `token_of` whose result handlers send on.
 Source: weed/security/jwt.go.
 """
 
@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from native_handlers.http.query import parse_query
-
 if TYPE_CHECKING:
-    from native_handlers.http.headers import Headers
-    from native_handlers.http.message import Request
+    from native_handlers.http_model.headers import Headers
+    from native_handlers.http_model.message import Request
 
 _BEARER_CHARS = len("bearer ")
 _COOKIE_NAME = "AT"
@@ -21,27 +19,15 @@ _COOKIE_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 def token_of(request: Request) -> str:
-    """The token that comes with `request`, "" when there is none: `?jwt=`, else Authorization, else the cookie AT."""
-    token = parse_query(request.raw_query).get("jwt") if "jwt=" in request.raw_query else ""
+    """The token of `request`, "" when there is none: `?jwt=`, else Authorization, else the cookie AT."""
+    query = request.parsed.raw_query
+    token = request.parsed.query.get("jwt") if "jwt=" in query or "%" in query else ""
     return token or _bearer_token(request.headers) or _cookie_token(request.headers)
 
 
 def bearer(token: str) -> list[tuple[str, str]]:
-    """The header for `token`; none for ""."""
+    """The header field for `token`; none for ""."""
     return [("Authorization", f"Bearer {token}")] if token else []
-
-
-def sign_file_id(key: bytes, file_id: str, *, expires_after_s: int, now_s: float) -> str:
-    """A token for `file_id`, "" when there is no key. It never expires where `expires_after_s` is 0."""
-    if not key:
-        return ""
-    # Only where there is a key: it brings the whole of a cryptography library.
-    import jwt  # noqa: PLC0415
-
-    claims: dict[str, str | int] = {"fid": file_id}
-    if expires_after_s > 0:
-        claims["exp"] = int(now_s) + expires_after_s
-    return jwt.encode(claims, key, algorithm="HS256")
 
 
 def _bearer_token(headers: Headers) -> str:
@@ -50,7 +36,7 @@ def _bearer_token(headers: Headers) -> str:
 
 
 def _cookie_token(headers: Headers) -> str:
-    """What cannot be a cookie is passed over, alone. Source: Go's net/http/cookie.go readCookies."""
+    """The value of the cookie AT. A malformed cookie alone is skipped. Source: Go's net/http/cookie.go readCookies."""
     for line in headers.get_all("Cookie"):
         for pair in line.split(";"):
             name, _, value = pair.strip(" \t").partition("=")

@@ -1,18 +1,19 @@
-"""/ui/index.html: one page about this server, without scripts and without anything from other hosts.
+"""/ui/index.html: one page about this server, without scripts and without resources of other hosts.
 
-Section titles are upstream's, for people and tools that look for them; the page is our own. See docs/policy/ui.md.
+The section titles are upstream's, for people and tools that look for them; the page is our own. See docs/policy/ui.md.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Response
 from native_handlers.http.ui_parts import Column, definitions, disk_meter, human_size, human_uptime, section, table
+from native_handlers.http_model.headers import HeaderMap
+from native_handlers.http_model.message import Response
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
         DiskStatusRow,
         EcVolumeRow,
         HttpContext,
-        HttpSettings,
         NodeDetails,
         TtlStatus,
         VolumeStatus,
     )
-    from native_handlers.http.message import Request
+    from native_handlers.http.settings import HttpSettings
+    from native_handlers.http_model.message import Request
 
 _TTL_UNITS = ("", "m", "h", "d", "w", "M", "y")
 _POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
@@ -34,27 +35,41 @@ _LINKS = (("Status", "/status"), ("Health", "/healthz"))
 
 
 async def handle_ui(context: HttpContext, request: Request) -> Response:
-    """The page, for any method. Whether it is shown at all is the router's decision (`HttpSettings.has_ui`)."""
+    """The page, for any method. The router decides whether the page is shown (`HttpSettings.has_ui`)."""
     node = context.node
     details = await node.details()
-    volumes = sorted(await node.volumes(), key=lambda row: row["Id"])
+    volumes = await node.volumes()
     disks = await node.disk_statuses()
     is_healthy = node.is_heartbeating and not node.is_stopping
+    build = partial(_build, context.settings, details, disks, volumes, is_healthy=is_healthy)
+    headers = HeaderMap([("Content-Security-Policy", _POLICY), ("Content-Type", "text/html; charset=utf-8")])
+    return Response(200, headers, await node.aside(build))
+
+
+def _build(
+    settings: HttpSettings,
+    details: NodeDetails,
+    disks: Sequence[DiskStatusRow],
+    volumes: Sequence[VolumeStatus],
+    *,
+    is_healthy: bool,
+) -> bytes:
+    """Builds the page. Call it in a thread: the time grows with the volumes."""
+    by_id = sorted(volumes, key=lambda row: row["Id"])
     page = "".join(
         (
-            _head(context.settings, details, is_healthy=is_healthy),
+            _head(settings, details, is_healthy=is_healthy),
             '<main id="main"><div class="top">',
             _disks(disks),
-            _system(context.settings, details),
+            _system(settings, details),
             "</div>",
-            _volumes([row for row in volumes if not row["RemoteStorageName"]]),
-            _remote_volumes([row for row in volumes if row["RemoteStorageName"]], details),
+            _volumes([row for row in by_id if not row["RemoteStorageName"]]),
+            _remote_volumes([row for row in by_id if row["RemoteStorageName"]], details),
             _ec_volumes(details.ec_volumes),
             f"</main><footer>Server time {_date_time(time.time())}. Reload for newer numbers.</footer></body></html>\n",
         )
     )
-    headers = Headers([("Content-Security-Policy", _POLICY), ("Content-Type", "text/html; charset=utf-8")])
-    return Response(200, headers, page.encode("utf-8", "replace"))
+    return page.encode("utf-8", "replace")
 
 
 def _head(settings: HttpSettings, details: NodeDetails, *, is_healthy: bool) -> str:
@@ -187,11 +202,6 @@ def _ec_volumes(volumes: Sequence[EcVolumeRow]) -> str:
         for row in volumes
     ]
     return section("Erasure Coding Shards", table("Erasure Coding Shards", columns, rows, ""))
-
-
-def _shards(row: EcVolumeRow) -> str:
-    labels = (f'<span class="shard">{shard}: {human_size(size)}</span>' for shard, size in row.shards)
-    return f"<span>{''.join(labels)}</span>"
 
 
 def _ttl(ttl: TtlStatus) -> str:

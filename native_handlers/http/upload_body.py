@@ -1,52 +1,72 @@
-"""The body of an upload: which bytes are the file, and what the request says of them.
+"""Reads the body of an upload: the bytes of the file, and its name, type and other labels.
 
-Nothing here trusts a declared length: bodies are read in pieces and refused as soon as they exceed the limit.
-Source: weed/storage/needle/needle_parse_upload.go parseUpload; Go's Request.ParseForm.
+A declared length is never trusted: bodies are read in pieces and refused as soon as they exceed the limit. Source:
+weed/storage/needle/needle_parse_upload.go parseUpload; Go's Request.ParseForm.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from native_handlers.http.errors import BadMediaType, BadUpload
-from native_handlers.http.go_numbers import parse_bool
-from native_handlers.http.media_type import parse_media_type
-from native_handlers.http.mime_types import mime_of_extension
-from native_handlers.http.multipart import MultipartReader, Part
-from native_handlers.http.paths import base_name, wire_path
-from native_handlers.http.query import Query, parse_query
+from native_handlers.content.mime_types import mime_of_extension
+from native_handlers.content.multipart import MultipartReader, Part
+from native_handlers.http_model.errors import BadMediaType, BadUpload
+from native_handlers.http_model.go_numbers import parse_bool
+from native_handlers.http_model.media_type import parse_media_type
+from native_handlers.http_model.message import RequestBody
+from native_handlers.http_model.query import NO_QUERY, Query, parse_form
+from native_handlers.http_model.target import base_name
 
 if TYPE_CHECKING:
-    from native_handlers.http.message import Request, RequestBody
+    from native_handlers.http_model.headers import Headers
+    from native_handlers.http_model.message import Request
+    from native_handlers.runtime.content_threads import ContentThreads
 
 MAX_FORM_BYTES = 10 << 20
-"""Go's limit for a form body without a limit of its own."""
+"""Go's limit for a form body that has no other limit."""
 MAX_FORM_FIELD_BYTES = 256
-"""Of a field beside the file; a longer one is passed over."""
+"""The greatest length of a field beside the file; a longer one is skipped."""
 MAX_DRAIN_BYTES = 1 << 30
-"""What is read of a refused body, so that its sender gets to read the answer; a longer one is cut off."""
+"""So much of a refused body is read, so that the client can read the answer. A longer body is cut off."""
 
+_SHORT_FORM_BYTES = 16 * 1024
 _PIECEWISE_BYTES = 64 * 1024
-"""A shorter body comes in one or two pieces; joining them costs less than a buffer."""
+"""A shorter body arrives in one or two pieces; joining them costs less than a buffer."""
 _FIRST_BUFFER_BYTES = 4 << 20
 _GROWTH_BYTES = 32 << 20
-"""Growing clears what is new, and everybody waits meanwhile: some milliseconds for this much."""
+"""Growing a buffer clears the new part, and other requests wait meanwhile: some milliseconds for this much."""
 
 _OCTETS = "application/octet-stream"
 _FORM = "application/x-www-form-urlencoded"
 _FIELDS = frozenset({"ts", "ttl"})
-"""What a field of a multipart form may say. Upstream's Go server means to read them and cannot (its form parser finds
-the body consumed), its Rust server reads them; both let the query win."""
-_NO_FIELDS = Query()
+"""The fields of a multipart form that are used. Upstream's Go server tries to read them and cannot (its form parser
+finds the body consumed); its Rust server reads them. In both, the query takes precedence."""
+_KEPT_CHARS = 256
+"""Characters of a Content-Type whose result is cached: clients send the same few."""
+
+
+class ConsumedBody(RequestBody):
+    """The body of a request after all of it was read."""
+
+    length_bytes = 0
+
+    async def receive_some(self) -> bytes:
+        """Returns b"", the end."""
+        return b""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Returns 0, the end."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
 class UploadBody:
     """One file as sent. `name`, `mime` and `content_md5` are wire text; `data` is compressed if `is_gzipped`.
 
-    `fields` has what the form says beside the file.
+    `fields` holds the form fields beside the file.
     """
 
     name: str
@@ -55,7 +75,7 @@ class UploadBody:
     is_gzipped: bool
     is_manifest: bool
     content_md5: str
-    fields: Query = _NO_FIELDS
+    fields: Query = NO_QUERY
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,74 +86,92 @@ class _File:
     data: bytes
     is_gzipped: bool
     content_md5: str
-    fields: Query = _NO_FIELDS
+    fields: Query = NO_QUERY
 
 
-async def read_form(request: Request) -> Query:
-    """Form fields and query together, fields first. A urlencoded body is consumed: it then is no file any more.
+async def read_form(request: Request, threads: ContentThreads) -> tuple[Query, Request]:
+    """Returns the form fields and the query together, fields first, and the request with the rest of its body. A
+    urlencoded body is read to its end: it is no file any more.
+
+    `threads` parse a long form.
 
     Raises:
         BadUpload: the query or the form is malformed, the form is too long, or Content-Type cannot be parsed.
         BodyError: the body cannot be read.
     """
-    query = parse_query(request.raw_query)
-    fields = Query()
+    query = request.parsed.query if request.parsed.raw_query else NO_QUERY
+    fields = NO_QUERY
     content_type = request.headers.get("Content-Type")
     if content_type:
         try:
-            media_type, _ = parse_media_type(content_type)
+            is_form = _is_form(content_type) if len(content_type) <= _KEPT_CHARS else _says_form(content_type)
         except BadMediaType as failure:
             raise BadUpload(str(failure)) from failure
-        if media_type == _FORM:
+        if is_form:
             body = await read_limited(request.body, MAX_FORM_BYTES)
             if body is None:
                 raise BadUpload("http: POST too large")
-            fields = parse_query(body.decode("latin-1"))
+            fields = await threads.run(parse_form(body.decode("latin-1")), is_long=len(body) > _SHORT_FORM_BYTES)
+            request = replace(request, body=ConsumedBody())
     error = fields.error or query.error
     if error is not None:
         raise BadUpload(error)
-    return Query((*fields.pairs, *query.pairs))
+    if not fields.pairs:
+        return query, request
+    return Query((*fields.pairs, *query.pairs)), request
 
 
-async def read_upload(request: Request, form: Query, limit_bytes: int) -> UploadBody:
-    """The file in the request: a part of a multipart POST, or the whole body of anything else.
+def _says_form(content_type: str) -> bool:
+    """Whether a body is a urlencoded form. Raises BadMediaType."""
+    return parse_media_type(content_type)[0] == _FORM
+
+
+_is_form = lru_cache(maxsize=256)(_says_form)
+
+
+async def read_upload(request: Request, form: Query, limit_bytes: int, threads: ContentThreads) -> UploadBody:
+    """Reads the file in the request: a part of a multipart POST, decoded in `threads`, or the whole body of any other
+    request.
 
     Raises:
-        BadUpload: no file where a multipart body should have one, or more than `limit_bytes`.
+        BadUpload: a multipart body has no file, or the file is longer than `limit_bytes`.
         BodyError: the body cannot be read.
     """
     content_type = request.headers.get("Content-Type") or ""
     if request.method == "POST" and (not content_type or "form-data" in content_type):
-        file = await _read_multipart(request, content_type, limit_bytes)
+        file = await _read_multipart(request, content_type, limit_bytes, threads)
     else:
         file = await _read_raw(request, content_type, limit_bytes)
-    is_manifest = parse_bool(form.get("cm"))
+    is_manifest = bool(form.pairs) and parse_bool(form.get("cm"))
     mime = file.mime if is_manifest else _stored_mime(file)
     return UploadBody(file.name, mime, file.data, file.is_gzipped, is_manifest, file.content_md5, file.fields)
 
 
 async def read_limited(body: RequestBody, limit_bytes: int) -> bytes | None:
-    """The whole body, or None as soon as it exceeds `limit_bytes`; the rest is then unread."""
+    """Returns the whole body, or None as soon as it exceeds `limit_bytes`; the rest is then unread."""
     length = body.length_bytes
     if length is not None and length > limit_bytes:
         return None
     first = await body.receive_some()
+    if len(first) == length and body.is_over:
+        return first
     if length is not None and length - len(first) > _PIECEWISE_BYTES:
         return await _read_declared(body, first, length)
-    pieces, size, piece = [first], len(first), first
-    while piece and size <= limit_bytes:
+    if not (piece := await body.receive_some()):
+        return first if len(first) <= limit_bytes else None
+    gathered = BytesIO()
+    gathered.write(first)
+    while piece and gathered.tell() <= limit_bytes:
+        gathered.write(piece)
         piece = await body.receive_some()
-        size += len(piece)
-        pieces.append(piece)
-    if size > limit_bytes:
-        return None
-    return first if size == len(first) else b"".join(pieces)
+    # `getvalue` returns the buffer itself, not a copy.
+    return gathered.getvalue() if gathered.tell() <= limit_bytes else None
 
 
 async def _read_declared(body: RequestBody, first: bytes, length_bytes: int) -> bytes:
-    """A body of a declared length, of which `first` is here, received where it stays.
+    """Receives a body of a declared length directly into its buffer. `first` has been received.
 
-    The buffer is of no more than twice what has come, or of `_FIRST_BUFFER_BYTES`: a length is only a promise.
+    The buffer is at most twice the received length, or `_FIRST_BUFFER_BYTES`, because the declared length may be false.
     """
     buffer = BytesIO(bytes(min(length_bytes, max(_FIRST_BUFFER_BYTES, 2 * len(first)))))
     buffer.write(first)
@@ -150,12 +188,12 @@ async def _read_declared(body: RequestBody, first: bytes, length_bytes: int) -> 
             buffer.write(b"\0")
     after = await body.receive_some()
     assert not after, "a body of a declared length goes on after it"
-    # Hands out the buffer itself, not a copy.
+    # `getvalue` returns the buffer itself, not a copy.
     return buffer.getvalue()
 
 
 async def drain(body: RequestBody) -> bool:
-    """Reads what is left of a refused body; False when there is more than `MAX_DRAIN_BYTES`."""
+    """Reads the rest of a refused body. Returns False when there is more than `MAX_DRAIN_BYTES`."""
     size = 0
     while piece := await body.receive_some():
         size += len(piece)
@@ -164,9 +202,9 @@ async def drain(body: RequestBody) -> bool:
     return True
 
 
-async def _read_multipart(request: Request, content_type: str, limit_bytes: int) -> _File:
-    """The first part; if that has no file name, the first later part that has one instead."""
-    reader = MultipartReader(request.body, _boundary(content_type))
+async def _read_multipart(request: Request, content_type: str, limit_bytes: int, threads: ContentThreads) -> _File:
+    """Reads the first part; where that has no file name, the first later part that has one instead."""
+    reader = MultipartReader(request.body, _boundary(content_type), threads)
     part = await reader.next_part()
     if part is None:
         raise BadUpload("EOF")
@@ -193,7 +231,9 @@ async def _read_multipart(request: Request, content_type: str, limit_bytes: int)
 
 
 async def _pass_fields(reader: MultipartReader, fields: list[tuple[str, str]]) -> Part | None:
-    """The next part with a file name; None when there is none, or what follows is no form. Adds fields on the way."""
+    """Returns the next part with a file name; None when there is none, or the rest is no form. Adds the fields before
+    it to `fields`.
+    """
     try:
         while (part := await reader.next_part()) is not None:
             if part.filename:
@@ -206,7 +246,7 @@ async def _pass_fields(reader: MultipartReader, fields: list[tuple[str, str]]) -
 
 
 async def _read_field(reader: MultipartReader, part: Part) -> list[tuple[str, str]]:
-    """One field, or none when it is too long to be what it says; one that has no end fails again at the next part."""
+    """Reads one field; returns none when it is too long. A field without an end fails again at the next part."""
     try:
         content = await reader.read_content(part, MAX_FORM_FIELD_BYTES)
     except BadUpload:
@@ -219,13 +259,17 @@ async def _read_raw(request: Request, content_type: str, limit_bytes: int) -> _F
     if data is None:
         raise BadUpload(f"file over the limited {limit_bytes} bytes")
     return _File(
-        name=_file_name(_disposition_name(request)) or base_name(wire_path(request)),
+        name=_file_name(_disposition_name(request)) or _last_segment(request.parsed.path),
         content_type=content_type,
         mime=content_type,
         data=data,
-        is_gzipped=request.headers.get("Content-Encoding") == "gzip",
+        is_gzipped=_is_gzipped(request.headers),
         content_md5="",
     )
+
+
+def _is_gzipped(headers: Headers) -> bool:
+    return "content-encoding" in headers.lower_names and headers.get("Content-Encoding") == "gzip"
 
 
 def _boundary(content_type: str) -> str:
@@ -241,6 +285,8 @@ def _boundary(content_type: str) -> str:
 
 
 def _disposition_name(request: Request) -> str:
+    if "content-disposition" not in request.headers.lower_names:
+        return ""
     disposition = request.headers.get("Content-Disposition") or ""
     if "name=" not in disposition:
         return ""
@@ -253,13 +299,19 @@ def _disposition_name(request: Request) -> str:
     return parameters.get("filename", parameters.get("name", ""))
 
 
+def _last_segment(path: str) -> str:
+    return path.rpartition("/")[2] or base_name(path)
+
+
 def _file_name(name: str) -> str:
-    """The last segment of a path of either kind."""
+    """The last segment of a path with slashes or backslashes."""
     return base_name(name.replace("\\", "/")) if name else ""
 
 
 def _stored_mime(file: _File) -> str:
-    """The type to store: as sent unless the name says the same; a raw body's type is kept in any case."""
+    """The MIME type to store: the type as sent unless the name implies the same; the type of a raw body is always
+    stored.
+    """
     dot = file.name.rfind(".")
     deduced = mime_of_extension(file.name[dot:].lower()) if dot > 0 else ""
     if file.content_type not in {"", _OCTETS, deduced}:

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, as the HTTP handlers tell it apart. No status codes here: handlers choose them."""
+"""Errors of requests, as the HTTP handlers tell them apart. Handlers choose the status codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from native_handlers.format.go_quote import quote_wire
 
 
 class BadNumber(ValueError):
-    """A text is no number of the kind that is wanted; the message is the one that upstream's clients know."""
+    """A text is no number of the wanted kind. The message is the one that upstream's clients know."""
 
     def __init__(self, function: str, text: str, reason: str) -> None:
         super().__init__(f"strconv.{function}: parsing {quote(text)}: {reason}")
@@ -19,11 +19,19 @@ class BadMediaType(ValueError):
 
 
 class BadUpload(ValueError):
-    """The body of an upload, or what its headers say of it, cannot be accepted. The client has to change it."""
+    """The body or the headers of an upload cannot be accepted. The client has to change them."""
 
 
 class BadManifest(ValueError):
     """A chunk manifest cannot be read, or describes no sound file."""
+
+
+class NotCovered(Exception):
+    """The token of a request does not cover a chunk that a manifest names. The chunks of the manifest are unchanged."""
+
+    def __init__(self, fid: str) -> None:
+        super().__init__(f"chunk delete {fid}: wrong jwt")
+        self.fid = fid
 
 
 class BadRange(ValueError):
@@ -31,9 +39,13 @@ class BadRange(ValueError):
 
 
 class ReplicationFailed(Exception):
-    """A write or delete was not done by every holder of the volume that has to. It may be done by some of them."""
+    """A holder of the volume did not do a write or a delete. Other holders may have done it."""
+
+
+class NotHere(Exception):
+    """A request needs a holder of its volume, and this server does not hold the volume."""
 
 
 def quote(text: str) -> str:
-    """Wire text in double quotes, with what cannot be printed escaped, as Go's strconv.Quote shows it."""
+    """Wire text in double quotes, with unprintable characters escaped, as Go's strconv.Quote shows it."""
     return quote_wire(text).encode("latin-1").decode()

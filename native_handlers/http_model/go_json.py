@@ -1,31 +1,35 @@
 """JSON as upstream writes it: no spaces, HTML characters escaped, float32 in shortest form.
 
-Objects keep the order of their keys, so callers put them in the order of the answer that they imitate.
-Source of the rules: Go's encoding/json Marshal and MarshalIndent.
+Objects keep the order of their keys, so callers give the keys in upstream's order. Source of the rules: Go's
+encoding/json Marshal and MarshalIndent.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _SMALLEST_PLAIN: float = struct.unpack("<f", struct.pack("<f", 1e-6))[0]
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+_HTML = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+_ITEM_NEWLINE = "\n    "
+_SHORT = 64
 
 
 def encode_json(value: object, *, is_pretty: bool = False) -> bytes:
     """`value` as UTF-8 JSON without a final newline; `is_pretty` indents by two spaces.
 
-    Surrogate escapes in text (bytes that are no UTF-8) become an escaped U+FFFD. Floats are rounded to 32 bits,
-    the only width on this surface.
+    Surrogate escapes in text (bytes that are no UTF-8) become an escaped U+FFFD. Floats are rounded to 32 bits, the
+    only width that answers use.
     """
     return _encode(value, "\n" if is_pretty else "").encode()
 
@@ -36,7 +40,7 @@ def text_of_wire(wire: str) -> str:
 
 
 def format_float32(value: float) -> str:
-    """`value` rounded to 32 bits, in the fewest digits that give the same 32 bits back."""
+    """`value` rounded to 32 bits, in the fewest digits that parse to the same 32 bits."""
     (single,) = struct.unpack("<f", struct.pack("<f", value))
     if not math.isfinite(single):
         raise ValueError(f"{value} has no JSON form")
@@ -55,22 +59,82 @@ def _same(text: str, single: float) -> bool:
         return False  # rounded up beyond the largest float32
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedList:
+    """A list in an object at the top of an answer, with its items encoded already as one text. `of` makes it. The
+    caller may keep it and use it again while the items are the same.
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, items: Iterable[str], *, is_pretty: bool) -> EncodedList:
+        """Joins `items`, which `encode_item` made with the same `is_pretty`."""
+        return cls(f",{_ITEM_NEWLINE if is_pretty else ''}".join(items))
+
+    def __bool__(self) -> bool:
+        """Whether the list has items."""
+        return bool(self.text)
+
+
+def encode_item(value: object, *, is_pretty: bool) -> str:
+    """Encodes one item of an `EncodedList`. Callers encode a long answer item by item, because encoding it in one call
+    would keep the interpreter for the whole time.
+    """
+    return _encode(value, _ITEM_NEWLINE if is_pretty else "")
+
+
 def _encode(value: object, newline: str) -> str:
-    if isinstance(value, bool) or value is None:
-        return json.dumps(value)
-    if isinstance(value, int):
+    kind = type(value)
+    if kind is int:
         return str(value)
+    if isinstance(value, str):
+        return _short_text(value) if len(value) <= _SHORT else _text(value)
+    if value is None:
+        return "null"
+    if kind is bool:
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return _encode_object(value, newline)
+    if isinstance(value, (list, tuple)):
+        return _wrap("[]", [_encode(item, _deeper(newline)) for item in value], newline)
     if isinstance(value, float):
         return format_float32(value)
-    if isinstance(value, str):
-        return _SURROGATE.sub(r"\\ufffd", json.dumps(value, ensure_ascii=False)).translate(_HTML)
-    if isinstance(value, dict):
-        colon = ": " if newline else ":"
-        rows = ((_encode(key, ""), _encode(item, _deeper(newline))) for key, item in value.items())
-        return _wrap("{}", (f"{key}{colon}{item}" for key, item in rows), newline)
-    if isinstance(value, (list, tuple)):
-        return _wrap("[]", (_encode(item, _deeper(newline)) for item in value), newline)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, EncodedList):
+        return _wrap("[]", (value.text,), newline)
     raise TypeError(f"{type(value).__name__} has no JSON form here")
+
+
+def _text(value: str) -> str:
+    return _escape(encode_basestring(value))
+
+
+@lru_cache(maxsize=1024)
+def _short_text(value: str) -> str:
+    """Cached, because the same names of fields and of collections come often."""
+    return _text(value)
+
+
+def _encode_object(value: Mapping[object, object], newline: str) -> str:
+    deeper, colon = _deeper(newline), ": " if newline else ":"
+    # Most values of the long answers are numbers: encoding them here saves a call for each.
+    items = [
+        f"{_encode(key, '')}{colon}{item if type(item) is int else _encode(item, deeper)}"
+        for key, item in value.items()
+    ]
+    return _wrap("{}", items, newline)
+
+
+def _escape(text: str) -> str:
+    """Escapes the characters that Go escapes and Python does not. In JSON they occur only inside strings."""
+    if not text.isascii():
+        text = _SURROGATE.sub(r"\\ufffd", text)
+    for character, escaped in _HTML:
+        if character in text:
+            text = text.replace(character, escaped)
+    return text
 
 
 def _deeper(newline: str) -> str:

@@ -1,12 +1,12 @@
 """Numbers and booleans in queries and paths, accepted and refused exactly as upstream does.
 
-Python's own int() takes more than that: spaces, underscores, digits of other scripts.
-Source of the rules: Go's strconv.ParseUint, ParseInt, Atoi and ParseBool.
+Python's own int() accepts more: spaces, underscores, digits of other scripts. Source of the rules: Go's
+strconv.ParseUint, ParseInt, Atoi and ParseBool.
 """
 
 from __future__ import annotations
 
-from native_handlers.http.errors import BadNumber
+from native_handlers.http_model.errors import BadNumber
 
 _DIGITS = {10: frozenset("0123456789"), 16: frozenset("0123456789abcdefABCDEF")}
 _TRUE = frozenset(("1", "t", "T", "true", "True", "TRUE"))
@@ -15,10 +15,10 @@ _RANGE = "value out of range"
 
 
 def parse_uint(text: str, base: int = 10, bits: int = 64) -> int:
-    """The unsigned number in `text`, at most `bits` wide.
+    """Parses an unsigned number of at most `bits` bits.
 
     Raises:
-        BadNumber: not all digits (a sign is none), or too large.
+        BadNumber: not all characters are digits (a sign is none), or the number is too large.
     """
     if not text or not _DIGITS[base].issuperset(text):
         raise BadNumber("ParseUint", text, _INVALID)
@@ -29,10 +29,10 @@ def parse_uint(text: str, base: int = 10, bits: int = 64) -> int:
 
 
 def parse_int(text: str) -> int:
-    """The signed 64-bit decimal number in `text`.
+    """Parses a signed 64-bit decimal number.
 
     Raises:
-        BadNumber: not digits after at most one sign, or too large.
+        BadNumber: there are other characters than digits after at most one sign, or the number is too large.
     """
     sign = -1 if text.startswith("-") else 1
     digits = text[1:] if text[:1] in {"-", "+"} else text
@@ -45,7 +45,7 @@ def parse_int(text: str) -> int:
 
 
 def parse_int_or_zero(text: str) -> int:
-    """As `parse_int`, with 0 for what is not a number and the nearest limit for what is too large."""
+    """As `parse_int`, but returns 0 for text that is no number and the nearest limit for a number that is too large."""
     try:
         return parse_int(text)
     except BadNumber as failure:
@@ -55,7 +55,9 @@ def parse_int_or_zero(text: str) -> int:
 
 
 def parse_uint_or_zero(text: str) -> int:
-    """As `parse_uint`, with 0 for what is not a number and the largest value for what is too large."""
+    """As `parse_uint`, but returns 0 for text that is no number and the greatest value for a number that is too
+    large.
+    """
     try:
         return parse_uint(text)
     except BadNumber as failure:
@@ -63,5 +65,5 @@ def parse_uint_or_zero(text: str) -> int:
 
 
 def parse_bool(text: str) -> bool:
-    """True for the words that mean it; anything else, words of no meaning included, is false."""
+    """True for the six words that Go accepts for true; false for every other text."""
     return text in _TRUE

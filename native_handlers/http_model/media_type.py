@@ -1,7 +1,7 @@
-"""Content-Type and Content-Disposition values, read and written as upstream's library does.
+"""Content-Type and Content-Disposition values, parsed and formatted as upstream's library does.
 
-Everything is wire text. Sources: RFC 2045, RFC 2231, RFC 6266; Go's mime.ParseMediaType and FormatMediaType, whose
-leniency (one backslash rule for file paths) and whose error texts are kept.
+All text is wire text. Sources: RFC 2045, RFC 2231, RFC 6266; Go's mime.ParseMediaType and FormatMediaType. Their
+leniency (one backslash rule for file paths) and their error texts are kept.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from native_handlers.http.errors import BadMediaType
+from native_handlers.http_model.errors import BadMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MAX_PARAMETERS = 256
+"""Parameters of one value. Clients send a handful, and each one is work on the event loop. Upstream has no bound."""
 _SPACE = " \t\n\v\f\r"
 _SPACES = re.compile(r"[ \t\n\v\f\r]*+")
 _TSPECIALS = frozenset('()<>@,;:\\"/[]?=')
@@ -29,7 +31,8 @@ _BAD_PARAMETER = "mime: invalid media parameter"
 
 
 def parse_media_type(value: str) -> tuple[str, dict[str, str]]:
-    """The type in lower case and its parameters, names in lower case; RFC 2231 forms are decoded and joined.
+    """Parses a value into the type (lower case) and its parameters (names in lower case). RFC 2231 forms are decoded
+    and joined.
 
     Raises:
         BadMediaType: with upstream's text.
@@ -39,9 +42,12 @@ def parse_media_type(value: str) -> tuple[str, dict[str, str]]:
     _check_type(media_type)
     parameters: dict[str, str] = {}
     pieces: dict[str, dict[str, str]] = {}
-    at = _after_spaces(value, len(base))
+    at, count = _after_spaces(value, len(base)), 0
     while at < len(value):
         found = _take_parameter(value, at)
+        count += 1
+        if count > MAX_PARAMETERS:
+            raise BadMediaType(f"mime: more than {MAX_PARAMETERS} media parameters")
         if found is None:
             if value[at] == ";" and _after_spaces(value, at + 1) == len(value):
                 break
@@ -59,7 +65,9 @@ def parse_media_type(value: str) -> tuple[str, dict[str, str]]:
 
 
 def format_media_type(media_type: str, parameters: Mapping[str, str]) -> str:
-    """The value, parameters sorted by name; "" where a name is no token. Bytes beyond ASCII go out by RFC 2231."""
+    """Formats a value with its parameters sorted by name; "" where a name is no token. Values with other bytes than
+    ASCII are encoded by RFC 2231.
+    """
     if not _TOKEN_OR_PAIR.fullmatch(media_type) or not all(map(is_token, parameters)):
         return ""
     shown = [media_type.lower()]
@@ -96,9 +104,11 @@ def _check_type(media_type: str) -> None:
 
 
 def _take_parameter(text: str, at: int) -> tuple[str, str, int] | None:
-    """One `; name=value` at `at`: name in lower case, value, where it ends; None if there is none.
+    """The parameter `; name=value` at position `at`: name in lower case, value, end position. None where there is no
+    parameter.
 
-    By positions, for a copy of the rest for each parameter takes time in the square of their number.
+    The function works by positions: a copy of the rest for each parameter would take time in the square of their
+    number.
     """
     if text[at] != ";":
         return None

@@ -1,118 +1,179 @@
-"""Requests and responses as native handlers and the forwarder see them.
+"""Requests and responses as native handlers and the forwarder use them.
 
-A request head is complete and validated when it gets here; its body is read on demand. A response says how its
-body is to be sent, and the connection driver sends it: handlers never see a socket.
+The head of a `Request` is complete and validated; the body is read on demand. A `Response` says how its body is to be
+sent, and the connection driver sends it: handlers never use a socket.
 """
 
 from __future__ import annotations
 
+import random
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import unquote_to_bytes
 
-from native_handlers.http.headers import Headers
+import trio
+
+from native_handlers.http_model.headers import HeaderMap, Headers
+from native_handlers.http_model.target import RequestTarget
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from native_handlers.http_model.headers import HeaderFields
+
+
+REQUEST_ID_HEADER = "X-Amz-Request-Id"
+
+
+def new_request_id() -> str:
+    """A fresh request id in upstream's form: the time in nanoseconds and four random bytes, in upper-case hex. The id
+    is no secret.
+
+    Source: weed/util/request_id/request_id.go.
+    """
+    return f"{time.time_ns():X}{random.getrandbits(32):08X}"
+
 
 class Listener(Enum):
-    """Which public socket a request came in on."""
+    """The public socket that a request came in on."""
 
     ADMIN = "admin"
     PUBLIC = "public"
 
 
-class RequestBody(Protocol):
-    """The body of a request, read at the handler's pace."""
+class RequestBody:
+    """The body of a request, read at the handler's pace, and the state of the client that sends it. Base of all bodies.
 
-    @property
-    def length_bytes(self) -> int | None:
-        """The declared Content-Length, 0 when there is no body, None when the body is chunked."""
-        ...
+    Attributes:
+        length_bytes: the declared Content-Length, 0 when there is no body, None when the body is chunked.
+        is_over: whether the end has been read. From then on the client can be watched.
+        awaits_continue: whether the client waits for a 100 before it sends the body. The first receive sends the 100.
+        trailers: the fields behind a chunked body; complete when the end has been read.
+    """
+
+    __slots__ = ()
+
+    length_bytes: int | None
+    is_over: bool = False
+    awaits_continue: bool = False
+    trailers: Headers = Headers()
 
     async def receive_some(self) -> bytes:
-        """The next piece, never empty before the end; b"" at the end and ever after.
+        """Returns the next piece of the body. No piece is empty before the end; at the end and after it the result is
+        b"".
 
         Raises:
-            BodyError: the peer broke off, went silent past the deadline, or sent bad framing. The connection
-                will be closed after the response.
+            BodyError: the client broke off, was silent past the deadline, or sent bad framing. The connection closes
+                after the response.
         """
-        ...
+        raise NotImplementedError
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Puts the next piece at the front of `buffer`, which has room, and returns its length; 0 at the end.
+        """Writes the next piece to the front of `buffer`, which is not empty, and returns the piece's length; 0 at the
+        end.
 
         Raises:
             BodyError: as `receive_some`.
         """
-        ...
+        raise NotImplementedError
+
+    async def send_interim(self, status: int, headers: HeaderFields, reason: str = "") -> None:
+        """Sends a 1xx head ahead of the answer. A body without a connection sends nothing.
+
+        Raises:
+            Exception: the client is gone.
+        """
+
+    async def wait_end(self) -> None:
+        """Returns when the client has closed its sending side. The client may still wait for the answer.
+
+        Call it between the end of the body and the answer. Cancelling the wait is safe.
+
+        Raises:
+            Exception: the client is gone for good.
+        """
+        await trio.sleep_forever()
+
+    async def wait_gone(self) -> None:
+        """As `wait_end`, but also returns when the client is gone for good."""
+        await trio.sleep_forever()
 
 
 class BodyError(Exception):
-    """The request body cannot be read to its end; the fault is the client's or the network's."""
+    """The request body cannot be read to its end. The fault is the client's or the network's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `target` is the request target as sent; `peer_host` is the TCP peer, never a header."""
+    """One HTTP request. `target` is the request target as sent and `parsed` its parts. `client_host` is the address of
+    the TCP client, never of a header.
+    """
 
     method: str
     target: str
     headers: Headers
     body: RequestBody
     listener: Listener
-    peer_host: str
-    peer_port: int
+    client_host: str
+    client_port: int
     request_id: str
     is_tls: bool = False
     http_version: str = "1.1"
 
+    parsed: RequestTarget = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parsed", RequestTarget.parse(self.target))
+
     @property
     def raw_path(self) -> str:
         """The target's path as sent, percent escapes kept."""
-        return self.target.partition("?")[0]
+        return self.parsed.raw_path
 
     @property
     def path(self) -> str:
         """The target's path with percent escapes decoded once (undecodable UTF-8 as surrogate escapes)."""
-        return unquote_to_bytes(self.raw_path).decode("utf-8", "surrogateescape")
+        return self.parsed.path.encode("latin-1").decode("utf-8", "surrogateescape")
 
     @property
     def raw_query(self) -> str:
-        """What follows the first `?`, undecoded; empty when there is none."""
-        return self.target.partition("?")[2]
+        """The part after the first `?`, undecoded; empty when there is none."""
+        return self.parsed.raw_query
 
 
 class FileSource(Protocol):
-    """What lies on a disk and is sent piece by piece. It can be read until the response's `close`."""
+    """Bytes on a disk that are sent piece by piece. They can be read until the response's `close`."""
 
     def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> bool:
-        """Fills `buffer` from `offset_bytes` on without waiting for the disk; whether memory held all of that."""
+        """Fills `buffer` from `offset_bytes` on without waiting for the disk. Returns whether memory held all of those
+        bytes.
+        """
         ...
 
     def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int | None:
-        """How much of a range went straight from memory to a socket (sendfile); None where memory lacks some of it.
+        """Sends part of a range from memory to a socket (sendfile). Returns the number of bytes sent, or None where
+        memory lacks some of them.
 
         Raises:
             BlockingIOError, ConnectionError: from the socket.
-            Exception: the disk failed all the same; the source has counted it.
+            Exception: the disk failed nevertheless; the source has counted the failure.
         """
         ...
 
     async def read(self, length_bytes: int, offset_bytes: int) -> bytes:
-        """The bytes at `offset_bytes`, fewer only at the end. Waits as long as the disk does, others meanwhile run.
+        """The bytes at `offset_bytes`; fewer only at the end of the file. The call waits for the disk; other tasks run
+        meanwhile.
 
         Raises:
-            Exception: the disk failed or is out of service; the source has counted it.
+            Exception: the disk failed or is out of service; the source has counted the failure.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """`length_bytes` of a source from `offset_bytes` on. Methods count from the start of the slice."""
+    """`length_bytes` of a source from `offset_bytes` on. The methods count positions from the start of the slice."""
 
     source: FileSource
     offset_bytes: int
@@ -144,18 +205,20 @@ class FileBody:
 
 @dataclass(frozen=True, slots=True)
 class StreamBody:
-    """A body produced on the go. With `length_bytes` None it is sent chunked. Closed by the driver in every case."""
+    """A body that is produced while it is sent. With `length_bytes` None it is sent chunked. The driver closes `chunks`
+    in every case.
+    """
 
     chunks: AsyncIterator[bytes]
     length_bytes: int | None = None
 
 
 Body = bytes | memoryview | FileBody | StreamBody
-"""What a response is made of. The memory under a view stays as it is until the response's `close`."""
+"""The body of a response. The memory under a view stays unchanged until the response's `close`."""
 
 
 class HeldAnswer(NamedTuple):
-    """A whole answer as it goes over the wire, whose body stays as it is until `release`, to be called once."""
+    """A whole answer in wire form. The memory of `body` stays unchanged until the caller has called `release`, once."""
 
     head: bytes
     body: memoryview
@@ -163,26 +226,29 @@ class HeldAnswer(NamedTuple):
 
 
 Answer = bytes | HeldAnswer
-"""A whole answer as it goes over the wire, given without waiting."""
+"""A whole answer in wire form that was made without waiting."""
 
 
 @dataclass(slots=True)
 class Response:
-    """An answer. Framing headers: the driver adds Content-Length for a known length unless a handler set one (HEAD).
+    """An answer. The driver adds Content-Length for a known length unless the handler has set that field (HEAD).
 
     Args:
-        close: called once after the last byte was sent or the attempt was given up; releases what the body holds.
+        close: called once, after the last byte was sent or sending was given up; releases the memory and files of the
+            body.
         close_connection: no further request is read from this connection.
+        is_relayed: the backend made this answer and counted the request.
     """
 
     status: int
-    headers: Headers = field(default_factory=Headers)
+    headers: HeaderFields = field(default_factory=HeaderMap)
     body: Body = b""
     reason: str | None = None
     close: Callable[[], None] | None = None
     close_connection: bool = False
+    is_relayed: bool = False
 
     @property
     def length_bytes(self) -> int | None:
-        """The body's length, None where only its end will tell."""
+        """The body's length, or None where only its end determines it."""
         return self.body.length_bytes if isinstance(self.body, (FileBody, StreamBody)) else len(self.body)

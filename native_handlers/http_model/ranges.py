@@ -1,23 +1,29 @@
-"""What a Range header asks for, with upstream's answers to the odd cases.
+"""Range headers, parsed with upstream's answers to unusual cases.
 
-No usable range at all, and ranges that together exceed the content, get 200 with an empty body; clients know it.
-Source: weed/server/common.go ProcessRangeRequest, volume_server_handlers_helper.go.
+The answer is 200 with an empty body where no range is usable, where the ranges together exceed the content, and where
+there are more than `MAX_RANGES`. Clients know this behaviour. Source: weed/server/common.go ProcessRangeRequest,
+volume_server_handlers_helper.go.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from native_handlers.http.errors import BadNumber, BadRange
-from native_handlers.http.go_numbers import parse_int
+from native_handlers.http_model.errors import BadNumber, BadRange
+from native_handlers.http_model.go_numbers import parse_int
 
+MAX_RANGES = 1000
+"""Ranges of one request. Each range is work on the event loop and adds bytes to the answer. Upstream has no bound."""
 _UNIT = "bytes="
 _MESSAGE = "invalid range"
+_ONE_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})?")
+"""The form that most clients send."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """`length` bytes from `start`; length 0 is possible, at the end of the content."""
+    """`length` bytes from `start`. At the end of the content `length` may be 0."""
 
     start: int
     length: int
@@ -27,13 +33,19 @@ class ByteRange:
 
 
 def parse_ranges(header: str, size_bytes: int) -> list[ByteRange] | None:
-    """The ranges in `header`, in order, clamped to a content of `size_bytes`; None when it says to send nothing.
+    """The ranges in `header`, in order, cut to a content of `size_bytes`; None where nothing is to be sent.
 
     Raises:
-        BadRange: another unit, a malformed range, or one that begins beyond the end.
+        BadRange: another unit, a malformed range, or a range that begins beyond the end.
     """
+    plain = _ONE_RANGE.fullmatch(header)
+    if plain is not None:
+        one = _between(int(plain[1]), int(plain[2]) if plain[2] else None, size_bytes)
+        return [one] if one.length <= size_bytes else None
     if not header.startswith(_UNIT):
         raise BadRange(_MESSAGE)
+    if header.count(",") >= MAX_RANGES:
+        return None
     specs = (spec.strip(" \t") for spec in header[len(_UNIT) :].split(","))
     ranges = [_parse_spec(spec, size_bytes) for spec in specs if spec]
     if not ranges or sum(one.length for one in ranges) > size_bytes:
@@ -49,16 +61,23 @@ def _parse_spec(spec: str, size_bytes: int) -> ByteRange:
         if not first:
             return _suffix(parse_int(last), size_bytes)
         start = parse_int(first)
-        end = parse_int(last) if last else size_bytes - 1
+        end = parse_int(last) if last else None
     except BadNumber as failure:
         raise BadRange(_MESSAGE) from failure
-    if not 0 <= start <= size_bytes or (last and start > end):
+    return _between(start, end, size_bytes)
+
+
+def _between(start: int, end: int | None, size_bytes: int) -> ByteRange:
+    """The range from `start` to `end` inclusive in a content of `size_bytes`. `end` None means: to the end."""
+    if not 0 <= start <= size_bytes or (end is not None and start > end):
         raise BadRange(_MESSAGE)
-    return ByteRange(start, max(min(end, size_bytes - 1) - start + 1, 0))
+    last = size_bytes - 1 if end is None else min(end, size_bytes - 1)
+    return ByteRange(start, max(last - start + 1, 0))
 
 
 def _suffix(length: int, size_bytes: int) -> ByteRange:
-    # Upstream takes a negative length and answers with a Content-Length that HTTP does not have.
+    # Wilful difference: upstream accepts a negative length and answers with a negative Content-Length, which HTTP does
+    # not allow.
     if length < 0:
         raise BadRange(_MESSAGE)
     return ByteRange(max(size_bytes - length, 0), min(length, size_bytes))

@@ -55,44 +55,75 @@ VOLUME_SERVER_METHODS = _methods_of(volume_server_pb2.DESCRIPTOR.services_by_nam
 MASTER_METHODS = _methods_of(master_pb2.DESCRIPTOR.services_by_name["Seaweed"])
 
 
-def open_call(channel: grpc.Channel, method: RpcMethod) -> Any:  # noqa: ANN401  grpc's multi-callables share no type
-    """Returns grpc's multi-callable for `method` on `channel`: call it with a request, or an iterator of requests."""
+def open_call(channel: grpc.Channel, method: RpcMethod, *, decodes: bool = True) -> Any:  # noqa: ANN401  grpc's multi-callables share no type
+    """Returns grpc's multi-callable for `method` on `channel`: call it with a request, or an iterator of requests.
+
+    Where `decodes` is False its answers are the bytes of messages.
+    """
     shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
     return getattr(channel, shape)(
         method.path,
         request_serializer=method.request_class.SerializeToString,
-        response_deserializer=method.response_class.FromString,
+        response_deserializer=method.response_class.FromString if decodes else None,
     )
 
 
 class ServiceClient:
-    """Calls of one service on one channel as attributes: ``volume_server(channel).Ping(request, timeout=3)``."""
+    """Calls of one service on one channel as attributes: ``volume_server(channel).Ping(request, timeout=3)``.
 
-    def __init__(self, channel: grpc.Channel, methods: Mapping[str, RpcMethod]) -> None:
+    `metadata` goes with each call. Where `decodes` is False the answers are the bytes of messages.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        methods: Mapping[str, RpcMethod],
+        metadata: tuple[tuple[str, str], ...] = (),
+        *,
+        decodes: bool = True,
+    ) -> None:
         self._channel = channel
         self._methods = methods
+        self._metadata = metadata
+        self._decodes = decodes
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  see open_call
         method = self._methods.get(name)
         if method is None:
             raise AttributeError(f"no RPC named {name}")
-        call = open_call(self._channel, method)
+        call = self._with_metadata(open_call(self._channel, method, decodes=self._decodes))
         setattr(self, name, call)
         return call
 
-    def open_undecoded(self, name: str) -> Any:  # noqa: ANN401  see open_call
-        """The RPC `name` with answers that are the bytes of messages, for who can do without decoding them."""
-        method = self._methods[name]
-        shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
-        return getattr(self._channel, shape)(method.path, request_serializer=method.request_class.SerializeToString)
+    @property
+    def undecoded(self) -> ServiceClient:
+        """The same client for callers that read the answers' bytes themselves."""
+        return ServiceClient(self._channel, self._methods, self._metadata, decodes=False)
+
+    def _with_metadata(self, call: Any) -> Any:  # noqa: ANN401  see open_call
+        return _WithMetadata(call, self._metadata) if self._metadata else call
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._methods)
 
 
-def volume_server(channel: grpc.Channel) -> ServiceClient:
-    """A client of `volume_server_pb.VolumeServer` on `channel`."""
-    return ServiceClient(channel, VOLUME_SERVER_METHODS)
+class _WithMetadata:
+    """One of grpc's multi-callables, whose calls carry `metadata`."""
+
+    def __init__(self, call: Any, metadata: tuple[tuple[str, str], ...]) -> None:  # noqa: ANN401  see open_call
+        self._call = call
+        self._metadata = metadata
+
+    def __call__(self, request: Any, timeout: float | None = None) -> Any:  # noqa: ANN401  see open_call
+        return self._call(request, timeout=timeout, metadata=self._metadata)
+
+    def future(self, request: Any, timeout: float | None = None) -> Any:  # noqa: ANN401  see open_call
+        return self._call.future(request, timeout=timeout, metadata=self._metadata)
+
+
+def volume_server(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...] = ()) -> ServiceClient:
+    """A client of `volume_server_pb.VolumeServer` on `channel`; `metadata` goes with each call."""
+    return ServiceClient(channel, VOLUME_SERVER_METHODS, metadata)
 
 
 def master(channel: grpc.Channel) -> ServiceClient:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+OWN_VERSION = "0.1.0"
+"""This project's version, of which the package is built. The installation would take milliseconds to say it."""
 
 UPSTREAM_COMPATIBLE_VERSION = "4.44"
 """The upstream release that this server behaves as. Source: weed/util/version/constants.go."""
@@ -13,11 +14,3 @@ _SIZE_LIMITS = {4: "30GB", 5: "8000GB"}
 
 def size_limit_text(offset_width_bytes: int) -> str:
     return _SIZE_LIMITS[offset_width_bytes]
-
-
-def own_version() -> str:
-    """This project's version; "0+unknown" in a tree that was never installed."""
-    try:
-        return version("weed-volume-py")
-    except PackageNotFoundError:
-        return "0+unknown"

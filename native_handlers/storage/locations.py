@@ -1,60 +1,57 @@
-"""What is done to all disk locations of a store at once: loading, finding copies, choosing a place, removing.
+"""Operations on all disk locations of a store: loading, finding copies, mounting, removing.
 
-Whoever calls serialises what changes the set of volumes. Source: weed/storage/store.go.
+The caller serialises changes of the set of volumes. Source: weed/storage/store.go.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from native_handlers.storage.errors import (
+from native_handlers.storage.directory.arrival import recover_arrivals
+from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS
+from native_handlers.storage.model.errors import (
     DiskUnavailable,
-    NoFreeSpace,
+    DiskUnreadable,
     StorageError,
     VolumeNotFound,
     VolumeNotSeen,
 )
-from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store_events import describe_event
+from native_handlers.storage.model.report import Finding, FindingKind
+from native_handlers.storage.system.crew import Crew
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from native_handlers.storage.disk_location import DiskLocation
-    from native_handlers.storage.report import VolumeEvent
-    from native_handlers.storage.volume import Volume
-    from native_handlers.storage.volume_paths import VolumePaths
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.paths import VolumePaths
+    from native_handlers.storage.volume.volume import Volume
 
     Copies = list[tuple[DiskLocation, Volume]]
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-_MIN_LOADERS = 10
-"""Opening a volume waits for the disk more than it computes."""
 
 
 def load_all(locations: Sequence[DiskLocation], offset_width_bytes: int) -> tuple[list[Volume], list[StorageError]]:
-    """Loads all disks at once, and on each disk several volumes at once.
+    """Loads all disks at the same time, and on each disk as many volumes as it can load in parallel.
 
-    Returns what was opened, and why a disk was not loaded, or not whole: one that fails hinders no other. The errors
-    are those of `DiskLocation.load`.
+    Returns the opened volumes, and the failures of disks that were not loaded, or not completely. A failure does not
+    stop the other disks. The errors are those of `DiskLocation.load`.
     """
     known = [set(location.volumes) for location in locations]
     failures: list[StorageError] = []
-    with (
-        ThreadPoolExecutor(max(os.cpu_count() or 1, _MIN_LOADERS), "volume-loader") as volumes,
-        ThreadPoolExecutor(max(len(locations), 1), "disk-loader") as disks,
-    ):
-        jobs = [disks.submit(location.load, offset_width_bytes, volumes) for location in locations]
+    with ThreadPoolExecutor(max(len(locations), 1), "disk-loader") as disks:
+        jobs = [disks.submit(location.load, offset_width_bytes) for location in locations]
         for job in jobs:
             try:
                 job.result()
             except StorageError as failure:
                 failures.append(failure)
+    _tell_of_second_copies(locations)
     loaded = [
         volume
         for location, known_ids in zip(locations, known, strict=True)
@@ -64,14 +61,58 @@ def load_all(locations: Sequence[DiskLocation], offset_width_bytes: int) -> tupl
     return loaded, failures
 
 
+def _tell_of_second_copies(locations: Sequence[DiskLocation]) -> None:
+    """Adds findings for volumes that several disks have: the first disk's copy is served, and the others are not
+    touched.
+    """
+    served: dict[int, Volume] = {}
+    for location in locations:
+        for volume in list(location.volumes.values()):
+            first = served.setdefault(volume.id, volume)
+            if first is not volume:
+                why = f"{first.paths.base} is served"
+                location.findings.add([Finding(FindingKind.ID_SERVED_ELSEWHERE, volume.paths.base, why)])
+
+
+def finish_arrivals(
+    files: Files, locations: Sequence[DiskLocation], volume_id: int | None = None
+) -> list[tuple[DiskLocation, list[Finding]]]:
+    """Puts copies that have arrived completely in their places, of all volumes or of one; none of them is open.
+
+    A start does so before it looks for volumes. Where a parent process holds the directories, the parent does it. A
+    disk that is out of service is skipped. Returns the findings to be kept once the volumes are opened.
+
+    Raises DiskUnreadable.
+    """
+    directories = [(location.path, location.idx_path) for location in locations]
+    findings = []
+    for location in locations:
+        if location.is_unavailable or not location.owns_directory:
+            continue
+        own = (location.path, location.idx_path)
+        try:
+            found = recover_arrivals(files, own, directories, lambda one: volume_id is None or one == volume_id)
+        except OSError as error:
+            raise DiskUnreadable(location.path, error) from error
+        findings.append((location, found))
+    return findings
+
+
 def release(location: DiskLocation) -> None:
-    """Closes a location's volumes and frees its directory. A volume that cannot be synced is logged: all must go."""
-    for volume in list(location.volumes.values()):
+    """Closes a location's volumes, several at a time where the disk allows, and unlocks its directory. A volume that
+    cannot be synced is logged: all must be closed.
+    """
+
+    def close(volume: Volume) -> None:
         try:
             location.unload(volume)
         except StorageError as error:
             _log.warning("volume %d: %s", volume.id, error)
-    location.release()
+
+    try:
+        Crew(list(location.volumes.values()), close).run()
+    finally:
+        location.release()
 
 
 def copies_of(locations: Sequence[DiskLocation], vid: int) -> Copies:
@@ -80,26 +121,25 @@ def copies_of(locations: Sequence[DiskLocation], vid: int) -> Copies:
 
 
 def copies_where(locations: Sequence[DiskLocation], is_wanted: Callable[[Volume], bool]) -> Copies:
-    """Every mounted volume that `is_wanted`, with where it lies."""
+    """Every mounted volume for which `is_wanted` is true, with its location."""
     return [
         (location, volume) for location in locations for volume in list(location.volumes.values()) if is_wanted(volume)
     ]
 
 
-def choose_location(locations: Sequence[DiskLocation], disk_type: str) -> DiskLocation:
-    """Where the fewest volumes are, among the locations of a disk type that have room.
+def count_open(locations: Sequence[DiskLocation]) -> int:
+    """The number of mounted volumes."""
+    return sum(len(location.volumes) for location in locations)
 
-    Raises:
-        NoFreeSpace: none has.
-    """
-    free = [location for location in locations if location.disk_type == disk_type and location.has_free_slot]
-    if not free:
-        raise NoFreeSpace(disk_type)
-    return min(free, key=lambda candidate: candidate.local_volume_count)
+
+def count_taken(locations: Sequence[DiskLocation]) -> int:
+    """The number of volumes whose descriptors are in use: open shards use some too."""
+    shards = sum(location.ec_shard_count for location in locations)
+    return count_open(locations) + -(-shards // VOLUME_DESCRIPTORS)
 
 
 def count_slots(locations: Sequence[DiskLocation]) -> dict[str, int]:
-    """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
+    """Volume slots for each disk type. A full disk counts the slots in use, an unavailable one none."""
     counts: dict[str, int] = {}
     for location in locations:
         if not location.is_unavailable:
@@ -107,26 +147,34 @@ def count_slots(locations: Sequence[DiskLocation]) -> dict[str, int]:
     return counts
 
 
-def mount(locations: Sequence[DiskLocation], vid: int) -> VolumeEvent:
-    """Opens a volume whose files are on a disk, if it is not open, and returns what is to be announced.
+def mount(locations: Sequence[DiskLocation], vid: int, names: Mapping[DiskLocation, list[str]] | None = None) -> int:
+    """Opens a volume whose files are on a disk, if it is not open. Returns its id, which is to be announced.
+
+    Args:
+        names: what `DiskLocation.names_of` has just found, of those disks that were asked.
 
     Raises:
-        VolumeNotFound: no location has it, or none whose files can be served.
-        VolumeNotSeen: nor has any of those that could be looked at.
-        OffsetWidthMismatch: it was written with another offset width.
+        VolumeNotFound: no location has the volume, or none whose files can be served.
+        VolumeNotSeen: no readable location has the volume, and not all are readable.
+        OffsetWidthMismatch: the volume was written with another offset width.
+        TooManyVolumes: the process has no descriptors for it.
     """
-    volume = _first(locations, vid, lambda location: location.load_one(vid))
-    return describe_event(VolumeEventKind.ADDED, volume)
+    open_volumes = locations[0].open_volumes
+    if open_volumes.is_full and not copies_of(locations, vid):
+        open_volumes.check(locate(locations, vid).base)
+    known = names or {}
+    volume = _first(locations, vid, lambda location: location.load_one(vid, known.get(location)))
+    return volume.id
 
 
 def locate(locations: Sequence[DiskLocation], vid: int) -> VolumePaths:
-    """Where a volume's files are, by their names. Raises VolumeNotFound and VolumeNotSeen, as `mount`."""
+    """The paths of a volume's files, found by name. Raises VolumeNotFound and VolumeNotSeen, as `mount`."""
     return _first(locations, vid, lambda location: location.locate(vid))
 
 
 def _first(locations: Sequence[DiskLocation], vid: int, find: Callable[[DiskLocation], T | None]) -> T:
-    """What the first of `locations` has that has anything. As upstream, one that cannot be looked at is passed over;
-    but where nothing is found, it is not said that there is none.
+    """The result of `find` for the first location that has one. As in upstream, an unreadable location is skipped; but
+    where nothing is found, the error then says that the volume may exist.
     """
     unseen = []
     for location in locations:
@@ -142,7 +190,7 @@ def _first(locations: Sequence[DiskLocation], vid: int, find: Callable[[DiskLoca
 
 
 def ids_on_disk(locations: Sequence[DiskLocation]) -> list[int]:
-    """Every volume whose data is in one of the directories, open or not. A disk that cannot be looked at is logged."""
+    """Every volume whose data is in one of the directories, open or not. A disk that cannot be read is logged."""
     found: set[int] = set()
     for location in locations:
         try:
@@ -152,40 +200,51 @@ def ids_on_disk(locations: Sequence[DiskLocation]) -> list[int]:
     return sorted(found)
 
 
-def unload(copies: Copies) -> tuple[list[VolumeEvent], list[str]]:
-    """Closes all of `copies`. Returns what is to be announced, and what failed."""
-    events, failures = [], []
+def unload(copies: Copies) -> tuple[list[int], list[str]]:
+    """Closes all of `copies`. Returns the ids to announce, and the failures."""
+    changed, failures = [], []
     for location, volume in copies:
         try:
             location.unload(volume)
         except (OSError, StorageError) as error:
             failures.append(str(error))
-        events.append(describe_event(VolumeEventKind.REMOVED, volume))
-    return events, failures
+        changed.append(volume.id)
+    return changed, failures
 
 
 class Removal(NamedTuple):
-    """What is to be announced, what failed, and whether all went but for that."""
+    """The ids to announce, the failures, and whether all other volumes were removed."""
 
-    events: list[VolumeEvent]
+    changed: list[int]
     failures: list[str]
     is_complete: bool = True
 
 
-def destroy(copies: Copies, may_go: Callable[[Volume], bool] | None = None) -> Removal:
-    """Deletes all of `copies`, or those before the first that may not go.
+def destroy(copies: Copies, may_go: Callable[[Volume], bool] | None = None, *, keep_remote: bool = False) -> Removal:
+    """Deletes all of `copies`, or those before the first that `may_go` refuses.
 
     Args:
-        may_go: asked of each when nobody can write to it any more: what was found out before may be so no longer.
+        may_go: asked for each volume under its lock, when no write is possible: an earlier check may be out of date.
     """
     removal = Removal([], [])
+    touched: dict[DiskLocation, None] = {}
     for location, volume in copies:
         try:
-            if not location.destroy(volume, None if may_go is None else partial(may_go, volume)):
-                return removal._replace(is_complete=False)
+            if not location.destroy(
+                volume, None if may_go is None else partial(may_go, volume), keep_remote=keep_remote
+            ):
+                removal = removal._replace(is_complete=False)
+                break
         except (OSError, StorageError) as error:
             removal.failures.append(str(error))
         if location.volumes.get(volume.id) is not volume:
-            removal.events.append(describe_event(VolumeEventKind.REMOVED, volume))
+            touched[location] = None
+            removal.changed.append(volume.id)
             _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
+    # Once for all of them: a collection has thousands, and nobody is told before.
+    for location in touched:
+        try:
+            location.sync_names()
+        except OSError as error:
+            removal.failures.append(str(error))
     return removal

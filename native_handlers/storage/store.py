@@ -1,6 +1,6 @@
-"""All volumes of one server: several disk locations, looked up by volume id. `volume_set` adds and removes them.
+"""All volumes of one server: several disk locations, looked up by volume id. `volume_set` adds and removes volumes.
 
-Synchronous and safe from any thread. Needle operations take no lock of the store; what changes the set of volumes is
+Synchronous and safe from any thread. Needle operations take no lock of the store; changes of the set of volumes are
 serialised. Events are delivered outside all locks. Source: weed/storage/store.go.
 """
 
@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING
 
 from native_handlers.format.replica_placement import ReplicaPlacement
@@ -17,59 +18,73 @@ from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.disk_location import DiskLocation, LocationConfig
-from native_handlers.storage.errors import (
-    StorageError,
-    VolumeNotFound,
-)
-from native_handlers.storage.files import OS_FILES
+from native_handlers.storage.directory.location import DiskLocation, LocationConfig
+from native_handlers.storage.directory.scan import find_offset_width
+from native_handlers.storage.disk.open_limit import OpenVolumes
+from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+from native_handlers.storage.erasure_coding.loading import load_shards, remove_left_overs
+from native_handlers.storage.erasure_coding.reader import EcReader
+from native_handlers.storage.erasure_coding.work import EcWork
 from native_handlers.storage.locations import (
     copies_of,
+    count_open,
     count_slots,
+    count_taken,
+    finish_arrivals,
     ids_on_disk,
     load_all,
     release,
 )
-from native_handlers.storage.offset_width import find_offset_width
-from native_handlers.storage.outgoing import open_coded_file
-from native_handlers.storage.received_files import receive_file
-from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store_events import Listeners, describe_event
+from native_handlers.storage.model.errors import (
+    DeleteFailed,
+    StorageError,
+    VolumeNotFound,
+)
+from native_handlers.storage.settling import Settling
+from native_handlers.storage.store_events import Listeners
 from native_handlers.storage.store_state import ServerState, StateFile
+from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.transfer.coded import open_coded_file
+from native_handlers.storage.transfer.received_files import receive_file
 from native_handlers.storage.volume_set import VolumeSet
+from native_handlers.storage.volume_totals import totals_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
-    from native_handlers.format.needle import Needle
-    from native_handlers.format.plain_needle import PlainNeedle
-    from native_handlers.storage.files import Files
-    from native_handlers.storage.group_commit import WriteResult
-    from native_handlers.storage.incoming import IncomingFile
-    from native_handlers.storage.incoming_volume import IncomingVolume
-    from native_handlers.storage.needle_read import NeedleRead
-    from native_handlers.storage.outgoing import OutgoingFile
-    from native_handlers.storage.report import DiskStatus, Finding, VolumeEvent, VolumeReport
-    from native_handlers.storage.volume import Volume
-    from native_handlers.storage.wanted_file import WantedFile
+    from native_handlers.storage.disk.open_limit import OpenLimit
+    from native_handlers.storage.model.report import DiskStatus, Finding, VolumeReport
+    from native_handlers.storage.remote.tier_files import TieredFiles
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.transfer.receive import StagedFile
+    from native_handlers.storage.transfer.received_files import ReceiveRequest
+    from native_handlers.storage.transfer.volume_copy import IncomingVolume
+    from native_handlers.storage.volume.damage import Damage
+    from native_handlers.storage.volume.file_reader import FileReader
+    from native_handlers.storage.volume.volume import Volume
+    from native_handlers.storage.volume_totals import CollectionTotals
 
 _log = logging.getLogger(__name__)
+TOTALS_AGE_S = 5.0
+"""The age of a heartbeat: upstream's sums are those of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """What a store is made from. `offset_width_bytes` None: as the volumes found say, else 4.
+    """The configuration of a store. `offset_width_bytes` None means: the width of the found volumes, else 4.
 
     Args:
-        opens_volumes: False for a store that divides the directories with another engine, which has all the volumes at
-            first; volumes are then opened by `Store.mount_volume` alone.
+        opens_volumes: False for a store that shares the directories with another engine, which has all the volumes at
+            first. Volumes are then opened only by `Store.mount_volume`.
         lock_owner_pid: see `lock_directory`.
+        open_limit: how many volumes may be open at once; None for no bound of ours.
     """
 
     locations: tuple[LocationConfig, ...]
     offset_width_bytes: int | None = None
     opens_volumes: bool = True
     lock_owner_pid: int | None = None
+    open_limit: OpenLimit | None = None
     file_size_limit_bytes: int = 256 << 20
     ip: str = "localhost"
     port: int = 8080
@@ -80,14 +95,21 @@ class StoreConfig:
     rack: str = ""
 
 
-def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_ns, files: Files = OS_FILES) -> Store:
+def open_store(
+    config: StoreConfig,
+    *,
+    clock_ns: Callable[[], int] = time.time_ns,
+    files: Files = OS_FILES,
+    tiers: TieredFiles | None = None,
+) -> Store:
     """Locks the directories and opens every volume in them, several at a time.
 
-    Volumes that cannot be opened are left alone and named in `Store.findings`.
+    `tiers` opens the data in remote tiers, through `files`; without it such volumes are not served. Volumes that cannot
+    be opened are left unchanged and are in `Store.findings`.
 
     Raises:
         DirectoryLocked, DirectoryUnusable: a directory cannot be served.
-        OffsetWidthMismatch: a volume was written with another offset width than the store is to run with.
+        OffsetWidthMismatch: a volume was written with another offset width than the store is to use.
         BadState: state.pb is unreadable.
         DiskUnreadable, OSError: a directory cannot be listed.
         In every case nothing stays open or locked.
@@ -97,28 +119,47 @@ def open_store(config: StoreConfig, *, clock_ns: Callable[[], int] = time.time_n
     try:
         for disk_id, wanted in enumerate(config.locations):
             locations.append(  # noqa: PERF401  released below
-                DiskLocation(wanted, disk_id, holder, files, clock_ns, config.lock_owner_pid)
+                DiskLocation(wanted, disk_id, holder, files, clock_ns, config.lock_owner_pid, tiers)
             )
+        arrived = finish_arrivals(files, locations)
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
-        state = StateFile(files, config.locations[0].idx_path)
+        open_volumes = OpenVolumes(config.open_limit, lambda: count_taken(locations))
+        for location in locations:
+            location.open_volumes = open_volumes
+        state = StateFile(locations[0].room.files, config.locations[0].idx_path)
         if config.opens_volumes:
+            remove_left_overs(files, locations, lambda _volume_id: False)
             _, failures = load_all(locations, width)
             if failures:
                 raise failures[0]
         else:
             for location in locations:
                 location.set_offset_width(width)
+        for location, found in arrived:
+            location.findings.add(found)
         for location in locations:
             location.begin_session(has_loaded_all=config.opens_volumes)
     except BaseException:
         for location in locations:
             release(location)
         raise
-    return Store(config, tuple(locations), width, state, files)
+    store = Store(config, tuple(locations), width, state, files, tiers)
+    if config.opens_volumes:
+        load_shards(store.ec)
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Sums by collection, the reports from which they were made, and the time of making on the monotonic clock."""
+
+    by_collection: Mapping[str, CollectionTotals]
+    reports: list[VolumeReport]
+    made_at_s: float
 
 
 class Store:
-    """An open store; make it with `open_store`."""
+    """An open store; `open_store` makes it."""
 
     def __init__(
         self,
@@ -127,25 +168,46 @@ class Store:
         offset_width_bytes: int,
         state: StateFile,
         files: Files,
+        tiers: TieredFiles | None = None,
     ) -> None:
         self.config = config
         self.locations = locations
         self.offset_width_bytes = offset_width_bytes
         self.volume_size_limit_bytes = 0
-        """What the master says a volume should not outgrow; 0 until it does."""
+        """The size that a volume should not exceed, as the master says; 0 before that."""
         self.is_preallocating = False
-        self.is_stopping = False
+        self.settling = Settling()
+        """The volumes that were copied here and lack the writes of the meantime at their source; clients wait for
+        them."""
+        self.tiers = tiers
+        """Opens the data of volumes in remote tiers; None where such volumes cannot be served."""
         self._files = files
         self._state = state
         self._listeners = Listeners()
+        self._totals: _Totals | None = None
+        self._listeners.add(self._forget_totals)
+        self.ec = EcVolumeSet(files, locations, offset_width_bytes)
+        """The erasure-coded volumes."""
+        self.ec_reader = EcReader(self.ec)
+        self.ec_work = EcWork(self.ec)
         self._set = VolumeSet(locations, offset_width_bytes, files, self._listeners)
 
     # ---- facts
 
     @property
     def findings(self) -> list[Finding]:
-        """What was out of the ordinary about volumes opened so far, or not opened."""
+        """The irregularities of the volumes opened so far, or not opened."""
         return [finding for location in self.locations for finding in location.findings.all()]
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether there are `findings`."""
+        return any(location.findings for location in self.locations)
+
+    def add_damage_listener(self, callback: Callable[[Damage], None]) -> None:
+        """Registers `callback` for each read of a damaged record. The reading thread calls it. It must not raise."""
+        for location in self.locations:
+            location.damage.add_listener(callback)
 
     def find_volume(self, vid: int) -> Volume | None:
         for location in self.locations:
@@ -154,22 +216,72 @@ class Store:
                 return volume
         return None
 
+    def get_volume(self, vid: int, where: str = "") -> Volume:
+        """The volume `vid`, through which its needles are read and written.
+
+        Args:
+            where: the end of the error's message, as upstream's operations have it; see `on_this_server`.
+
+        Raises:
+            VolumeNotFound: there is no such volume here.
+        """
+        volume = self.find_volume(vid)
+        if volume is None:
+            raise VolumeNotFound(vid, where)
+        return volume
+
+    @property
+    def on_this_server(self) -> str:
+        """The end of the error message of an operation that changes a volume."""
+        return f" on {self.config.ip}:{self.config.port}"
+
+    @property
+    def open_count(self) -> int:
+        """The number of mounted volumes."""
+        return count_open(self.locations)
+
+    @property
+    def damaged_count(self) -> int:
+        """The number of mounted volumes in which a read found damage; see `Volume.is_damaged`."""
+        return sum(location.damaged_count for location in self.locations)
+
     def volumes(self) -> list[Volume]:
         """Every mounted volume, by id."""
         found = [volume for location in self.locations for volume in list(location.volumes.values())]
-        return sorted(found, key=lambda volume: volume.id)
+        return sorted(found, key=attrgetter("id"))
 
     def volume_reports(self) -> list[VolumeReport]:
         """The facts of every mounted volume, by id; heartbeats leave out those that are not announced."""
-        reports = [volume.report(self.volume_size_limit_bytes) for volume in self.volumes()]
-        return [report for report in reports if report is not None]
+        limit_bytes = self.volume_size_limit_bytes
+        reports = [report for location in self.locations for report in location.volume_reports(limit_bytes)]
+        reports.sort(key=attrgetter("id"))
+        last = self._totals
+        is_same = last is not None and len(last.reports) == len(reports) and all(map(is_, last.reports, reports))
+        by_collection = last.by_collection if last is not None and is_same else totals_of(reports)
+        self._totals = _Totals(by_collection, reports, time.monotonic())
+        return list(reports)
+
+    def reports_of(self, volume_ids: Collection[int]) -> list[VolumeReport]:
+        """As `volume_reports` for the copies of some volumes, with what is known of their disks."""
+        limit_bytes = self.volume_size_limit_bytes
+        return [report for location in self.locations for report in location.reports_of(volume_ids, limit_bytes)]
+
+    def totals(self) -> Mapping[str, CollectionTotals]:
+        """Sums by collection, no older than the last change of the set of volumes, and than five seconds."""
+        last = self._totals
+        if last is None or time.monotonic() - last.made_at_s > TOTALS_AGE_S:
+            return totals_of(self.volume_reports())
+        return last.by_collection
+
+    def _forget_totals(self, _volume_id: int) -> None:
+        self._totals = None
 
     def disk_statuses(self) -> list[DiskStatus]:
-        """The space of every location, asked for now."""
+        """The space of every location, measured now."""
         return [location.status() for location in self.locations]
 
     def max_volume_counts(self) -> dict[str, int]:
-        """Volume slots for each disk type. A full disk counts what it uses, an unavailable one nothing."""
+        """Volume slots for each disk type. A full disk counts the slots in use, an unavailable one none."""
         return count_slots(self.locations)
 
     def volume_ids_on_disk(self) -> list[int]:
@@ -177,14 +289,18 @@ class Store:
         return ids_on_disk(self.locations)
 
     def keep_session_marks(self) -> None:
-        """The engine with which this store divides the directories has not ended in good order: what it wrote may not
-        be on disk, and the next start is to know if the machine goes down before it is.
+        """Keeps the session marks when this process ends, so that a start after a crash of the machine finds them.
+
+        Call this when the other engine that shares the directories has not ended properly: its writes may not be on
+        disk.
         """
         for location in self.locations:
             location.keep_session_mark()
 
     def lock_descriptors(self) -> list[int]:
-        """What a child process is to inherit, so that the directories are locked while either process lives."""
+        """The descriptors for a child process to inherit, so that the directories are locked while either process
+        lives.
+        """
         descriptors = [location.lock_descriptor for location in self.locations]
         return [descriptor for descriptor in descriptors if descriptor is not None]
 
@@ -205,7 +321,9 @@ class Store:
         self.is_preallocating = is_preallocating
 
     def adjust_max_volumes(self) -> bool:
-        """Sizes the locations that size themselves; returns whether any number changed. Waits for a size limit."""
+        """Sizes the locations without a configured number of slots. Returns whether any number changed. Does nothing
+        before the size limit is known.
+        """
         limit = self.volume_size_limit_bytes
         if not limit:
             return False
@@ -213,53 +331,6 @@ class Store:
             location.adjust_max_volumes(limit, is_preallocating=self.is_preallocating) for location in self.locations
         ]
         return any(changed)
-
-    # ---- needles
-
-    def write_needle(self, vid: int, needle: Needle, *, check_cookie: bool = True, fsync: bool = False) -> WriteResult:
-        """Stores `needle`; see `Volume.write`.
-
-        Raises:
-            VolumeNotFound: no such volume here. Other errors are those of `Volume.write`.
-        """
-        return self._get_volume(vid, self._on_this_server).write(needle, check_cookie=check_cookie, fsync=fsync)
-
-    def read_needle(
-        self,
-        vid: int,
-        needle_id: int,
-        *,
-        cookie: int | None,
-        read_deleted: bool = False,
-        data: bool = True,
-        cached_only: bool = False,
-    ) -> NeedleRead:
-        """The needle, to be released by the caller; see `Volume.read`.
-
-        Raises:
-            VolumeNotFound: no such volume here. Other errors are those of `Volume.read`.
-        """
-        volume = self._get_volume(vid)
-        return volume.read(needle_id, cookie=cookie, read_deleted=read_deleted, data=data, cached_only=cached_only)
-
-    def read_plain(
-        self, vid: int, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None = None
-    ) -> PlainNeedle | None:
-        """See `Volume.read_plain`; None where the volume is not here, too."""
-        volume = self.find_volume(vid)
-        return None if volume is None else volume.read_plain(needle_id, cookie, place)
-
-    def delete_needle(self, vid: int, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
-        """Deletes a needle and returns its size; see `Volume.delete`.
-
-        Raises:
-            VolumeNotFound: no such volume here. Other errors are those of `Volume.delete`.
-        """
-        return self._get_volume(vid, self._on_this_server).delete(needle_id, cookie, checksum=checksum)
-
-    @property
-    def _on_this_server(self) -> str:
-        return f" on {self.config.ip}:{self.config.port}"
 
     # ---- volumes
 
@@ -275,18 +346,19 @@ class Store:
         version: int = CURRENT_VERSION,
         disk_id: int = 0,
     ) -> Volume:
-        """Makes a volume where the fewest are, among the locations of its disk type that have room.
+        """Makes a volume on the location with the fewest volumes, among those of its disk type that have room.
 
         Args:
             disk_id: unused, as upstream: the location is chosen here.
 
         Raises:
             FormatError: bad replication, TTL or collection.
-            VolumeExists: there is one of that id.
+            VolumeExists: there is a volume of that id.
             NoFreeSpace: no location has room.
             NewVersionUnsupported: there is no such version.
+            TooManyVolumes: the process has no descriptors for it. No file was made.
             VolumeLoadFailed: its files cannot be made.
-            Of several it is the one that stands first, as upstream has it.
+            Where several apply it is the first in this list, as in upstream.
         """
         del disk_id
         placement, volume_ttl = ReplicaPlacement.parse(replication), parse_ttl(ttl)
@@ -295,17 +367,18 @@ class Store:
         return self._set.allocate(vid, collection, block, preallocate_bytes, disk_type)
 
     def mount_volume(self, vid: int) -> None:
-        """Opens a volume whose files are here; one that is open is announced again.
+        """Opens a volume whose files are here; a volume that is open is announced again.
 
         Raises:
-            VolumeNotFound: no location has it, or none whose files can be served (see `findings`).
-            VolumeNotSeen: no location has it, and not all could be looked at.
-            OffsetWidthMismatch: it was written with another offset width.
+            VolumeNotFound: no location has the volume, or none whose files can be served (see `findings`).
+            VolumeNotSeen: no location has the volume, and not all could be read.
+            OffsetWidthMismatch: the volume was written with another offset width.
+            TooManyVolumes: the process has no descriptors for it.
         """
         self._set.mount(vid)
 
     def unmount_volume(self, vid: int) -> None:
-        """Closes every copy of a volume; none here is a success.
+        """Closes every copy of a volume. Without a copy here the call succeeds.
 
         Raises:
             DeleteFailed: a copy could not be synced. All are closed.
@@ -339,31 +412,38 @@ class Store:
         """Deletes every copy of a volume here.
 
         Args:
-            keep_remote_data: unused until volumes in remote storage can be served.
+            keep_remote_data: keeps the object of a tiered volume.
 
         Raises:
-            VolumeNotEmpty: `only_empty`, and a copy is not. Nothing was deleted; where it was written to meanwhile, it
-                and the copies after it are kept.
-            VolumeNotFound: there is none.
+            CompactionRunning: the volume is being compacted. Nothing was deleted.
+            VolumeNotEmpty: `only_empty`, and a copy is not empty. Nothing was deleted; where it was written to
+                meanwhile, that copy and the copies after it are kept.
+            VolumeNotFound: there is no such volume.
             VolumeClosed: `only_empty`, and a copy is closed. Nothing was deleted.
-            DeleteFailed: a copy could not be removed whole.
+            DeleteFailed: a copy could not be removed completely.
         """
-        del keep_remote_data
-        self._set.delete(vid, only_empty=only_empty)
+        self.ec_work.sync_before_delete(self.find_volume(vid))
+        self._set.delete(vid, only_empty=only_empty, keep_remote=keep_remote_data)
 
     def delete_collection(self, name: str) -> None:
-        """Deletes every volume of a collection; "" is the default collection, and none is a success.
+        """Deletes every volume of a collection; "" is the default collection. Without a volume the call succeeds.
 
         Raises:
-            DeleteFailed: some could not be removed whole; the others are gone.
+            DeleteFailed: some volumes could not be removed completely; the others are deleted.
         """
+        failures = self.ec_work.destroy([volume for volume in self.ec.volumes() if volume.collection == name])
         self._set.delete_collection(name)
+        if failures:
+            raise DeleteFailed(f"DeleteCollection {name}", failures)
 
     def remove_expired_volumes(self) -> list[int]:
-        """Deletes volumes whose TTL has passed long enough ago; a heartbeat does it first. Returns their ids.
+        """Deletes volumes whose TTL has passed long enough ago; each heartbeat does this first. Returns their ids.
 
-        Waits for no change of the set of volumes: while one is under way, nothing is deleted.
+        Does not wait for a change of the set of volumes: while one is under way, nothing is deleted.
         """
+        coded = [volume for volume in self.ec.volumes() if volume.is_expired]
+        for failure in self.ec_work.destroy(coded):
+            _log.warning("deleting an expired erasure-coded volume: %s", failure)
         return self._set.remove_expired(self.volume_size_limit_bytes)
 
     def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
@@ -372,92 +452,110 @@ class Store:
         Raises:
             VolumeNotFound, VolumeClosed, WriteFailed: nothing changed.
         """
-        volume = self._get_volume(vid)
+        volume = self.get_volume(vid)
         volume.mark_read_only(can_delete=can_delete, persist=persist)
-        self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
+        self._listeners.emit([volume.id])
 
     def mark_writable(self, vid: int) -> None:
         """Makes a volume take writes; see `Volume.mark_writable`.
 
         Raises:
-            VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: it takes none.
+            VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: the volume takes no writes.
         """
-        volume = self._get_volume(vid)
+        volume = self.get_volume(vid)
         findings = self.locations[volume.disk_id].findings
         findings.replace(volume.paths.base, volume.mark_writable())
-        self._listeners.emit([describe_event(VolumeEventKind.CHANGED, volume)])
+        self._listeners.emit([volume.id])
 
-    def _get_volume(self, vid: int, where: str = "") -> Volume:
-        volume = self.find_volume(vid)
-        if volume is None:
-            raise VolumeNotFound(vid, where)
-        return volume
+    def commit_compaction(self, vid: int) -> tuple[bool, int]:
+        """Puts the compacted copy of a volume in its place; see `Compaction.commit`.
+
+        Returns whether the volume was read-only before, and the length of its new .dat in bytes.
+
+        Raises:
+            VolumeNotFound: there is no such volume here. Other errors are those of `Compaction.commit`.
+        """
+        volume = self.get_volume(vid)
+        was_read_only = volume.is_read_only
+        volume.compaction.commit()
+        self._listeners.emit([volume.id])
+        return was_read_only, volume.size_bytes
 
     def load_new_volumes(self) -> None:
-        """Opens volumes whose files have appeared since. What hinders that is logged; other disks are loaded."""
+        """Opens volumes whose files have appeared since the start. Failures are logged; other disks are loaded."""
+        remove_left_overs(self._files, self.locations, lambda volume_id: self.ec.find(volume_id) is not None)
         self._set.load_new()
+        load_shards(self.ec)
 
     # ---- copies
 
     def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> IncomingVolume:
-        """The place of a volume that is to be copied here. A copy of it that is mounted here is deleted first, but for
-        what it has in remote storage. End it with `mount_copy` or `abandon_copy`.
+        """Reserves the place of a volume that is to be copied here. A copy that is mounted here can be read, and takes
+        no writes, until `mount_copy` or `abandon_copy`.
+
+        Wilful difference: upstream deletes the copy that is here first, and so needs no room for both.
 
         Raises:
-            VolumeArriving: it is being copied here already; nothing was deleted.
-            DeleteFailed: the copy that was here could not be removed whole.
-            NoSpaceForCopy: no disk of the type has a free slot and more than `needed_bytes`.
+            VolumeArriving: the volume is being copied here already; nothing changed.
+            TooManyVolumes: the process has no descriptors for it; nothing changed.
+            DiskUnavailable: a copy here is on a disk that is out of service; nothing changed.
+            NoSpaceForCopy: no disk of the type has a free slot and more than `needed_bytes`; nothing changed.
         """
         return self._set.begin_copy(vid, collection, disk_type, needed_bytes)
 
     def mount_copy(self, incoming: IncomingVolume) -> None:
-        """Opens a volume whose files are all here and on disk.
+        """Opens a volume whose files are all here and on disk, in place of other copies of that id here.
 
         Raises:
-            VolumeNotFound, OffsetWidthMismatch: they cannot be served (see `findings`).
-            OSError: its note could not be removed.
-            In every case it is to be abandoned.
+            VolumeLoadFailed, OffsetWidthMismatch: the volume cannot be served; other copies stay.
+            CopyIncomplete: the volume is damaged, and there is another copy here, which stays.
+            DiskUnavailable: another copy is on a disk that is out of service by now; it stays.
+            OSError: the decision could not be put on disk, and other copies stay; or files could not be renamed, and
+                the next mount or start renames them.
+            VolumeNotFound: the volume is in its place, and could not be opened (see `findings`).
+            In every case the caller calls `abandon_copy`.
         """
         self._set.mount_copy(incoming)
 
     def abandon_copy(self, incoming: IncomingVolume) -> None:
-        """Removes what there is of a volume that was not mounted. May be called when the store is closed."""
+        """Removes the files of a copy that was not mounted; a mounted copy takes writes again. May be called when the
+        store is closed.
+        """
         self._set.abandon_copy(incoming)
 
-    def receive_file(self, wanted: WantedFile) -> IncomingFile:
-        """A file that is sent here, to be written and committed; see the function of that name in `received_files`."""
-        return receive_file(self._files, self.locations, self.find_volume(wanted.volume_id), wanted)
+    def receive_file(self, wanted: ReceiveRequest) -> StagedFile:
+        """Makes a file that another server sends; the caller writes and commits it. See
+        `received_files.receive_file`.
+        """
+        volume = self.find_volume(wanted.volume_id)
+        return receive_file(self._files, self.locations, volume, wanted, self.offset_width_bytes)
 
-    def open_coded_file(self, collection: str, vid: int, extension: str) -> OutgoingFile | None:
-        """A file of an erasure-coded volume; see the function of that name in `outgoing`."""
+    def open_coded_file(self, collection: str, vid: int, extension: str) -> FileReader | None:
+        """Opens a file of an erasure-coded volume; see `coded.open_coded_file`."""
         return open_coded_file(self._files, self.locations, collection, vid, extension)
 
-    # ---- state, events, life
+    # ---- state, changes, life
 
     @property
     def state(self) -> ServerState:
         return self._state.current
 
     def set_state(self, new: ServerState | None) -> ServerState:
-        """Changes the persistent state and returns what it then is; see `StateFile.change` for the errors."""
+        """Changes the persistent state and returns the new one; see `StateFile.change` for the errors."""
         return self._state.change(new)
 
-    def add_listener(self, callback: Callable[[VolumeEvent], None]) -> Callable[[], None]:
-        """Has `callback` called with each event, by the thread that caused it, outside all locks, in no lock's order.
+    def add_listener(self, callback: Callable[[int], None]) -> Callable[[], None]:
+        """Registers `callback`, which gets the id of each volume that is added, removed or changed. The thread that
+        changed the volume calls it, outside all locks.
 
-        Returns what removes it again. A callback must not raise.
+        Returns a function that removes the callback. A callback must not raise.
         """
         return self._listeners.add(callback)
 
-    def set_stopping(self) -> None:
-        """The server is about to stop: puts everything on disk. Reads and writes go on."""
-        self.is_stopping = True
-        self.sync()
-
     def sync(self) -> None:
-        """Puts every volume on disk. A volume that fails is logged: the others matter too.
+        """Puts every volume on disk. A failure is logged and does not stop the others.
 
-        Disks out of service come last, for they may hang.
+        Disks out of service come last, because they may hang.
         """
         for volume in sorted(self.volumes(), key=lambda volume: not volume.is_in_service):
             try:
@@ -466,7 +564,8 @@ class Store:
                 _log.error("volume %d: %s", volume.id, error)
 
     def close(self) -> None:
-        """Closes every volume and frees the directories, those of disks out of service last. May be called again."""
+        """Closes every volume and unlocks the directories, those of disks out of service last. May be called again."""
+        self.ec.close()
         if self._set.close():
             for location in sorted(self.locations, key=lambda location: location.is_unavailable):
                 release(location)

@@ -1,29 +1,24 @@
-"""Tells listeners which volumes came, went or changed."""
+"""Tells listeners which volumes were added, removed or changed."""
 
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.report import VolumeEvent
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from native_handlers.storage.report import VolumeEventKind
-    from native_handlers.storage.volume import Volume
+    from collections.abc import Callable, Iterable
 
 
 class Listeners:
-    """Who is called with each event; safe from any thread."""
+    """The callbacks for changes; safe from any thread. A callback gets the volume's id; the report has the facts."""
 
     def __init__(self) -> None:
-        self._listeners: tuple[Callable[[VolumeEvent], None], ...] = ()
+        self._listeners: tuple[Callable[[int], None], ...] = ()
         # Serialises changes of _listeners.
         self._lock = threading.Lock()
 
-    def add(self, callback: Callable[[VolumeEvent], None]) -> Callable[[], None]:
-        """Has `callback` called from now on. Returns what removes it again."""
+    def add(self, callback: Callable[[int], None]) -> Callable[[], None]:
+        """Registers `callback`. Returns a function that removes it."""
         with self._lock:
             self._listeners = (*self._listeners, callback)
 
@@ -33,22 +28,8 @@ class Listeners:
 
         return remove
 
-    def emit(self, events: list[VolumeEvent]) -> None:
-        """Calls every listener with each event, in this thread. Hold no lock."""
-        for event in events:
+    def emit(self, volume_ids: Iterable[int]) -> None:
+        """Calls every listener with each id, in this thread. The caller holds no lock."""
+        for volume_id in volume_ids:
             for listener in self._listeners:
-                listener(event)
-
-
-def describe_event(kind: VolumeEventKind, volume: Volume) -> VolumeEvent:
-    """What a listener is told of `volume`."""
-    return VolumeEvent(
-        kind,
-        volume.id,
-        volume.collection,
-        volume.replica_placement,
-        volume.version,
-        volume.ttl,
-        volume.disk_type,
-        volume.disk_id,
-    )
+                listener(volume_id)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from native_handlers.pb import volume_server_pb2
-from native_handlers.storage.errors import BadState, StateVersionMismatch, WriteFailed
-from native_handlers.storage.files import read_file, replace_file
+from native_handlers.storage.model.errors import BadState, StateVersionMismatch, WriteFailed
+from native_handlers.storage.system.files import read_file, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.system.files import Files
 
 STATE_FILE_NAME = "state.pb"
 
@@ -29,10 +29,10 @@ class ServerState:
 
 
 class StateFile:
-    """The state in memory and on disk, never one without the other."""
+    """The state in memory and on disk; the two are always equal."""
 
     def __init__(self, files: Files, directory: Path) -> None:
-        """Loads the state; no file means the state that nobody has changed.
+        """Loads the state. Without a file it is the initial state.
 
         Raises:
             BadState: there is a file, and it cannot be read or parsed.
@@ -60,7 +60,7 @@ class StateFile:
 
         Raises:
             StateVersionMismatch: `new` was not made from the current version.
-            WriteFailed: it could not be written; the old state stands, in memory and on disk.
+            WriteFailed: the file could not be written; the old state stands, in memory and on disk.
         """
         with self._lock:
             if new is None:

@@ -1,4 +1,4 @@
-"""What changes the set of volumes of a store, one change at a time, and announces it when the lock is given back.
+"""Changes the set of volumes of a store, one change at a time, and announces each change after the lock is released.
 
 Source: weed/storage/store.go.
 """
@@ -6,47 +6,54 @@ Source: weed/storage/store.go.
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.admin_lock import AdminLock
 from native_handlers.storage.configure import configure_volume
-from native_handlers.storage.disk_type import normal_disk_type
-from native_handlers.storage.errors import (
+from native_handlers.storage.directory.placement import choose_for_copy, choose_for_new
+from native_handlers.storage.directory.scan import normal_disk_type
+from native_handlers.storage.locations import (
+    copies_of,
+    copies_where,
+    destroy,
+    finish_arrivals,
+    load_all,
+    mount,
+    unload,
+)
+from native_handlers.storage.model.errors import (
+    CompactionRunning,
+    ConfigureFailed,
+    CopyIncomplete,
     DeleteFailed,
-    NoSpaceForCopy,
+    DiskUnavailable,
+    DiskUnreadable,
+    StoreClosed,
     VolumeArriving,
     VolumeExists,
     VolumeNotEmpty,
     VolumeNotFound,
 )
-from native_handlers.storage.incoming_volume import IncomingVolume
-from native_handlers.storage.locations import (
-    choose_location,
-    copies_of,
-    copies_where,
-    destroy,
-    load_all,
-    mount,
-    unload,
-)
-from native_handlers.storage.placement import roomiest
-from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store_events import describe_event
-from native_handlers.storage.volume_paths import VolumePaths
+from native_handlers.storage.model.file_kinds import ARRIVED
+from native_handlers.storage.transfer.volume_copy import IncomingVolume
+from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from native_handlers.format.super_block import SuperBlock
-    from native_handlers.storage.disk_location import DiskLocation
-    from native_handlers.storage.files import Files
-    from native_handlers.storage.report import VolumeEvent
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.model.report import Finding
     from native_handlers.storage.store_events import Listeners
-    from native_handlers.storage.volume import Volume
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.volume import Volume
 
 _log = logging.getLogger(__name__)
 
 
 class VolumeSet:
-    """Each method is one of `Store`'s, which says what callers get; they raise StoreClosed once this is closed."""
+    """The methods implement those of `Store`, which describe them. They raise StoreClosed after `close`."""
 
     def __init__(
         self, locations: tuple[DiskLocation, ...], offset_width_bytes: int, files: Files, listeners: Listeners
@@ -55,11 +62,11 @@ class VolumeSet:
         self._width = offset_width_bytes
         self._files = files
         self._listeners = listeners
-        # Held by everything that adds or removes volumes.
+        # Held by every method that adds or removes volumes.
         self._changing = AdminLock()
 
     def close(self) -> bool:
-        """Waits for a change under way and allows no more. Returns whether it was open."""
+        """Waits for a change under way and allows no more. Returns whether the set was open."""
         return self._changing.close()
 
     # ---- coming
@@ -69,17 +76,26 @@ class VolumeSet:
         with self._changing:
             if copies_of(self._locations, vid) or self._is_arriving(vid):
                 raise VolumeExists(vid)
-            location = choose_location(self._locations, normal_disk_type(disk_type))
+            location = choose_for_new(self._locations, normal_disk_type(disk_type))
+            check_room_for_new(location, collection, vid)
             volume = location.create(vid, collection, block, preallocate_bytes)
         _log.info("volume %d (collection %r) added in %s", vid, collection, location.path)
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
+        self._listeners.emit([volume.id])
         return volume
 
     def mount(self, vid: int) -> None:
         """See `Store.mount_volume`."""
         with self._changing:
-            event = mount(self._locations, vid)
-        self._listeners.emit([event])
+            is_closed = not copies_of(self._locations, vid) and not self._is_arriving(vid)
+            names = self._names_of(vid) if is_closed else {}
+            arrived = []
+            if any(name.endswith(ARRIVED) for found in names.values() for name in found):
+                # What it replaces may lie on another disk, so that no listing holds any longer.
+                arrived, names = self._finish_arrivals(vid), {}
+            mounted = mount(self._locations, vid, names)
+            for location, found in arrived:
+                location.findings.add(found)
+        self._listeners.emit([mounted])
 
     def load_new(self) -> None:
         """See `Store.load_new_volumes`."""
@@ -87,37 +103,41 @@ class VolumeSet:
             added, failures = load_all(self._locations, self._width)
         for failure in failures:
             _log.error("new volumes were not looked for, or not all were opened: %s", failure)
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume) for volume in added])
+        self._listeners.emit([volume.id for volume in added])
 
     def configure(self, vid: int, replication: str) -> None:
-        """See `Store.configure_volume`. `replication` was found to be one."""
-        events: list[VolumeEvent] = []
+        """See `Store.configure_volume`. `replication` is a valid placement."""
+        changed: list[int] = []
         try:
             with self._changing:
-                configure_volume(self._locations, self._files, vid, replication, events)
+                if self._is_arriving(vid):
+                    raise ConfigureFailed("", str(VolumeArriving(vid)))
+                configure_volume(self._locations, self._files, vid, replication, changed)
         finally:
-            self._listeners.emit(events)
+            self._listeners.emit(changed)
 
     # ---- going
 
     def unmount(self, vid: int) -> None:
         """See `Store.unmount_volume`."""
         with self._changing:
-            events, failures = unload(copies_of(self._locations, vid))
-        self._listeners.emit(events)
+            changed, failures = unload(copies_of(self._locations, vid))
+        self._listeners.emit(changed)
         if failures:
             raise DeleteFailed(f"UnmountVolume {vid}", failures)
 
-    def delete(self, vid: int, *, only_empty: bool) -> None:
+    def delete(self, vid: int, *, only_empty: bool, keep_remote: bool) -> None:
         """See `Store.delete_volume`."""
         with self._changing:
             copies = copies_of(self._locations, vid)
             if not copies:
                 raise VolumeNotFound(vid, " on disk", prefix="delete volume")
+            if any(volume.compaction.is_running for _, volume in copies):
+                raise CompactionRunning(vid)
             if only_empty and not all(_is_empty(volume) for _, volume in copies):
                 raise VolumeNotEmpty(vid)
-            removal = destroy(copies, _is_empty if only_empty else None)
-        self._listeners.emit(removal.events)
+            removal = destroy(copies, _is_empty if only_empty else None, keep_remote=keep_remote)
+        self._listeners.emit(removal.changed)
         if not removal.is_complete:
             raise VolumeNotEmpty(vid)
         if removal.failures:
@@ -127,7 +147,7 @@ class VolumeSet:
         """See `Store.delete_collection`."""
         with self._changing:
             removal = destroy(copies_where(self._locations, lambda volume: volume.collection == name))
-        self._listeners.emit(removal.events)
+        self._listeners.emit(removal.changed)
         if removal.failures:
             raise DeleteFailed(f"DeleteCollection {name}", removal.failures)
 
@@ -137,7 +157,7 @@ class VolumeSet:
         def is_due(volume: Volume) -> bool:
             return volume.is_in_service and volume.is_expired(size_limit_bytes) and volume.is_expired_long_enough
 
-        # A heartbeat's facts wait for this: it must not wait for a change that waits for a disk.
+        # A heartbeat waits for this method, so the method must not wait for a change that waits for a disk.
         if not copies_where(self._locations, is_due):
             return []
         with self._changing.if_free() as is_held:
@@ -146,48 +166,145 @@ class VolumeSet:
             removal = destroy(copies_where(self._locations, is_due), is_due)
         for failure in removal.failures:
             _log.warning("deleting an expired volume: %s", failure)
-        self._listeners.emit(removal.events)
-        return [event.volume_id for event in removal.events]
+        self._listeners.emit(removal.changed)
+        return removal.changed
 
     # ---- copies
 
     def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> IncomingVolume:
         """See `Store.begin_copy`."""
-        wanted = normal_disk_type(disk_type)
         with self._changing:
             if self._is_arriving(vid):
                 raise VolumeArriving(vid)
-            removal = destroy(copies_of(self._locations, vid))
-            location = roomiest(self._locations, wanted, lambda location: location.available_bytes > needed_bytes)
-            if location is not None and not removal.failures:
-                location.arriving.add(vid)
-        self._listeners.emit(removal.events)
-        if removal.failures:
-            raise DeleteFailed(f"failed to delete existing volume {vid}: DeleteVolume {vid}", removal.failures)
-        if location is None:
-            raise NoSpaceForCopy(wanted)
+            self._check_in_service(vid)
+            if not copies_of(self._locations, vid):  # else it takes the place of one that is open
+                check_room_for_new(self._locations[0], collection, vid)
+            location = choose_for_copy(self._locations, normal_disk_type(disk_type), vid, needed_bytes)
+            location.arriving.add(vid)
+            changed = self._hold_writes(vid, f"volume {vid} is being copied here anew")
+        self._listeners.emit(changed)
         paths = VolumePaths(location.path, location.idx_path, collection, vid)
         return IncomingVolume(self._files, paths, location, self._width)
 
     def mount_copy(self, incoming: IncomingVolume) -> None:
         """See `Store.mount_copy`."""
         vid, location = incoming.paths.volume_id, incoming.location
-        with self._changing:
-            incoming.finish()
-            volume = location.load_arrived(vid, incoming.paths.collection)
-            if volume is None:
-                raise VolumeNotFound(vid, " on disk")
-            location.arriving.discard(vid)
-        self._listeners.emit([describe_event(VolumeEventKind.ADDED, volume)])
+        damage = incoming.examine()
+        changed: list[int] = []
+        try:
+            with self._changing:
+                self._check_in_service(vid)
+                old = copies_of(self._locations, vid)
+                if damage is not None and old:
+                    raise CopyIncomplete(f"the copy is damaged, and does not replace the volume that is here: {damage}")
+                incoming.decide(volume.paths for _, volume in old if volume.paths.base != incoming.paths.base)
+                closed, failures = unload(old)
+                changed += closed
+                for failure in failures:
+                    _log.warning("volume %d, which a copy replaces: %s", vid, failure)
+                incoming.settle()
+                volume = location.load_arrived(vid, incoming.paths.collection)
+                if volume is None:
+                    raise VolumeNotFound(vid, " on disk")
+                location.arriving.discard(vid)
+                changed.append(volume.id)
+        finally:
+            self._listeners.emit(changed)
 
     def abandon_copy(self, incoming: IncomingVolume) -> None:
-        """See `Store.abandon_copy`. Alone of all it takes no lock, for it is to work when the store is closed."""
+        """See `Store.abandon_copy`. Takes no lock, unlike the other methods, because it must work when the store is
+        closed.
+        """
+        vid = incoming.paths.volume_id
         incoming.remove()
-        incoming.location.arriving.discard(incoming.paths.volume_id)
+        changed = self._hold_writes(vid, None)
+        incoming.location.arriving.discard(vid)
+        self._listeners.emit(changed)
+
+    def _names_of(self, vid: int) -> dict[DiskLocation, list[str]]:
+        """By disk, without those that cannot be looked at: they are asked again when the volume is opened."""
+        found = {}
+        for location in self._locations:
+            if location.is_unavailable:
+                continue
+            try:
+                found[location] = location.names_of(vid)
+            except DiskUnavailable as failure:
+                _log.warning("volume %d is looked for elsewhere: %s", vid, failure)
+        return found
+
+    def _finish_arrivals(self, vid: int) -> list[tuple[DiskLocation, list[Finding]]]:
+        """Checks one disk after the other: an unreadable disk does not stop the others."""
+        found = []
+        for location in self._locations:
+            try:
+                found += finish_arrivals(self._files, [location], vid)
+            except DiskUnreadable as failure:
+                _log.warning("volume %d is looked for elsewhere: %s", vid, failure)
+        return found
+
+    def _check_in_service(self, vid: int) -> None:
+        """Raises DiskUnavailable for a volume whose disk is out of service: closing it might hang."""
+        for _, volume in copies_of(self._locations, vid):
+            volume.check_in_service()
+
+    def _hold_writes(self, vid: int, reason: str | None) -> list[int]:
+        """Makes every copy of a volume refuse writes, or with None take them again. Returns the ids to announce."""
+        copies = copies_of(self._locations, vid)
+        for _, volume in copies:
+            volume.hold_writes(reason)
+        return [volume.id for _, volume in copies]
 
     def _is_arriving(self, vid: int) -> bool:
         return any(vid in location.arriving for location in self._locations)
 
 
+def check_room_for_new(location: DiskLocation, collection: str, vid: int) -> None:
+    """Raises TooManyVolumes where the process has no descriptors for a new volume; no file was made."""
+    base = VolumePaths(location.path, location.idx_path, collection, vid).base
+    location.open_volumes.check(base, is_new=True)
+
+
 def _is_empty(volume: Volume) -> bool:
     return volume.is_empty
+
+
+# ---- Serialises changes of the set of volumes of a store, until the store is closed.
+
+
+class AdminLock:
+    """``with lock:`` holds it; raises StoreClosed when the store is closed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._is_closed:
+            self._lock.release()
+            raise StoreClosed
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Holds the lock if it is free, and yields whether it does: for periodic callers. Raises StoreClosed as
+        well.
+        """
+        if not self._lock.acquire(blocking=False):
+            yield False
+            return
+        try:
+            if self._is_closed:
+                raise StoreClosed
+            yield True
+        finally:
+            self._lock.release()
+
+    def close(self) -> bool:
+        """Waits for the holder and lets no later caller in. Returns whether it was open."""
+        with self._lock:
+            was_open, self._is_closed = not self._is_closed, True
+            return was_open

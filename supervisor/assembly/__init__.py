@@ -1,1 +1,1 @@
-"""The inside of the composition root: how the parts of one server are made and wired. For `supervisor.app`."""
+"""The inside of the composition root: makes and wires the parts of one server. `supervisor.app` uses it."""

@@ -1,10 +1,10 @@
-"""The managed backend with what it needs around it: the relay as its master, its derived configuration, its channel."""
+"""The managed backend with its surroundings: the relay as its master, its derived configuration, its channel."""
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.backend.channel import BackendChannel
 from supervisor.backend.child import BackendSpec, serve_backend
 from supervisor.backend.child_config import ChildConfigDirectory, derive_files, relay_tls
-from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE, child_command, child_environment
+from supervisor.backend.child_flags import FRONT_VARIABLE, LOCK_OWNER_VARIABLE, child_command, child_environment
+from supervisor.cluster.caller_check import ChildCheck
 from supervisor.cluster.relay import MasterRelay
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from supervisor.assembly.node import Node
     from supervisor.backend.handle import BackendHandle
     from supervisor.backend.ports import BackendPorts
-    from supervisor.cli.config import SecurityConfig
+    from supervisor.config.config import SecurityConfig
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedBackend:
-    """A running child. `relay` is its master, `channel` leads to its gRPC port through restarts."""
+    """A running child. `relay` is its master. `channel` leads to its gRPC port, through restarts."""
 
     handle: BackendHandle
     relay: MasterRelay
@@ -40,7 +41,7 @@ class ManagedBackend:
 
 @dataclass(frozen=True, slots=True)
 class BackendHooks:
-    """For a backend that divides the volumes with this process: see the fields of that name of `BackendSpec`."""
+    """For a backend that shares the volumes with this process: see the fields of the same name of `BackendSpec`."""
 
     before_start: Callable[[], Awaitable[None]]
     before_ready: Callable[[], Awaitable[None]]
@@ -49,14 +50,17 @@ class BackendHooks:
 
 @asynccontextmanager
 async def open_backend(node: Node, hooks: BackendHooks | None = None) -> AsyncIterator[ManagedBackend]:
-    """The child, ready. With `hooks` it is not told to reload.
+    """The child, ready to serve. With `hooks` it gets no SIGHUP at a reload.
 
-    On leaving it is stopped and waited for; no process, port or directory stays.
+    At the end of the block the child is stopped and waited for. No process, port or directory is left.
 
     Raises:
-        BackendStartFailed, BackendGaveUp: in an exception group, also later, from inside the block.
+        BackendStartFailed, BackendGaveUp: in an exception group; also later, from inside the block.
     """
-    relay = MasterRelay(node.model, node.identity, node.masters, node.dial, source_name=CHILD_SOURCE)
+    is_child = ChildCheck()
+    relay = MasterRelay(
+        node.model, node.identity, node.masters, node.dial, source_name=CHILD_SOURCE, is_allowed_caller=is_child
+    )
     relay.start(relay_credentials(node.security.current()))
     try:
         with ChildConfigDirectory(derive_files(node.security.current())) as directory:
@@ -66,16 +70,15 @@ async def open_backend(node: Node, hooks: BackendHooks | None = None) -> AsyncIt
 
             node.security.add_listener(rewrite_files)
             async with trio.open_nursery() as nursery:
-                handle = await nursery.start(serve_backend, _spec(node, relay, directory, hooks))
+                handle = await nursery.start(serve_backend, _spec(node, relay, is_child, directory, hooks))
                 channel = BackendChannel(handle)
 
                 async def reload_child() -> None:
                     handle.signal_reload()
 
-                if hooks is None:
-                    node.reload_callbacks.append(reload_child)
                 try:
-                    yield ManagedBackend(handle, relay, channel)
+                    with node.reloads.including(reload_child) if hooks is None else nullcontext():
+                        yield ManagedBackend(handle, relay, channel)
                 finally:
                     channel.close()
                     handle.request_stop()
@@ -84,7 +87,7 @@ async def open_backend(node: Node, hooks: BackendHooks | None = None) -> AsyncIt
 
 
 def relay_credentials(security: SecurityConfig) -> grpc.ServerCredentials | None:
-    """With what the relay serves the child: TLS where the child dials its masters with TLS, which ours then accept."""
+    """The relay's credentials: TLS where the child dials its masters with TLS; None for plaintext."""
     files = relay_tls(security)
     if files is None or files.cert is None or files.key is None or files.ca is None:
         return None
@@ -92,7 +95,9 @@ def relay_credentials(security: SecurityConfig) -> grpc.ServerCredentials | None
     return grpc.ssl_server_credentials([pair], files.ca.read_bytes(), require_client_auth=True)
 
 
-def _spec(node: Node, relay: MasterRelay, directory: ChildConfigDirectory, hooks: BackendHooks | None) -> BackendSpec:
+def _spec(
+    node: Node, relay: MasterRelay, is_child: ChildCheck, directory: ChildConfigDirectory, hooks: BackendHooks | None
+) -> BackendSpec:
     backend = node.config.backend
     assert backend is not None
 
@@ -102,7 +107,8 @@ def _spec(node: Node, relay: MasterRelay, directory: ChildConfigDirectory, hooks
     spec = BackendSpec(
         name=str(node.backend_version) if node.backend_version else "native",
         command=command,
-        environment=child_environment(os.environ, backend),
+        environment={**child_environment(os.environ, backend), FRONT_VARIABLE: str(os.getpid())},
+        note_process=is_child.set_process,
     )
     if hooks is None:
         return spec

@@ -1,73 +1,95 @@
-"""The three listeners with everything behind them: HTTP server and gateway, gRPC byte relay and gateway."""
+"""The three listeners and what serves them: HTTP server and gateway, gRPC byte relay and gateway."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.format.replica_placement import ReplicaPlacement
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.grpc.checks import check_maintenance
-from native_handlers.grpc.handlers import GRPC_HANDLERS
-from native_handlers.http.handlers import HTTP_HANDLERS
-from native_handlers.http.message import Listener
+from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
+from native_handlers.http_model.message import Listener
+from native_handlers.storage.transfer.received_files import MountedVolume
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import backend_alone, make_http_authority, make_http_context
-from supervisor.assembly.node import CHILD_SOURCE
+from supervisor.assembly.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
+from supervisor.backend.child_flags import FRONT_VARIABLE, is_named_in
 from supervisor.backend.ports import LOOPBACK
-from supervisor.control.metrics import HttpCountCollector
+from supervisor.cluster.master_client import MasterClient
+from supervisor.control.metrics import HttpCountCollector, SeatCollector
+from supervisor.fast_path.reads import FastPath, FastPathReads
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_authority import GrpcAuthority
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
+from supervisor.gateway.grpc_cluster import ClusterHosts
+from supervisor.gateway.grpc_ec_shards import ClusterShards
 from supervisor.gateway.grpc_forward import BackendEngine, ForwardedCall
 from supervisor.gateway.grpc_gate import AdminGate
+from supervisor.gateway.grpc_masters import ClusterMasters
 from supervisor.gateway.grpc_native import native_engines
-from supervisor.gateway.grpc_new_shards import wait_until_reported
+from supervisor.gateway.grpc_pools import BEHIND_A_FRONT
+from supervisor.gateway.grpc_sources import CheckedBackend, NodePorts
+from supervisor.gateway.grpc_volume_servers import DialledVolumeServers
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.http_quick import QuickReads
-from supervisor.gateway.throttle import FlightLimit, Throttle
-from supervisor.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
-from supervisor.net.errors import BackendUnavailable, BadCertificate
+from supervisor.net.errors import BadCertificate
 from supervisor.net.grpc_client_names import ClientNames
-from supervisor.net.grpc_peers import PeerRegistry
-from supervisor.net.http_client import Address, HttpPool
-from supervisor.net.http_forward import Forwarder, bad_gateway
+from supervisor.net.grpc_clients import ClientRegistry
+from supervisor.net.http_client import Address, HttpPool, PoolLimits
+from supervisor.net.http_forward import Forwarder
 from supervisor.net.http_limits import HttpLimits
-from supervisor.net.http_server import serve_http
+from supervisor.net.http_server import answer_that_all_is_taken, serve_http
 from supervisor.net.listeners import BoundListener, hold_port, open_listener
+from supervisor.net.seats import Seats
 from supervisor.net.tls import TlsContextSource, TlsSettings
 from supervisor.routing.match import match_http
+from supervisor.routing.native import NATIVE_HTTP
+from supervisor.routing.registry import ROUTES, AfterForward
+from supervisor.wire.server_address import ServerAddress, join_host_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from prometheus_client import CollectorRegistry
+    from pathlib import Path
 
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.http.context import HttpContext
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http_model.message import Request, Response
     from supervisor.assembly.backend import ManagedBackend
     from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
-    from supervisor.cli.config import Config, SecurityConfig, TlsFiles
-    from supervisor.net.http_server import Handle, Quick
+    from supervisor.config.config import Config, SecurityConfig, TlsFiles
+    from supervisor.control.metrics import Registry
+    from supervisor.gateway.grpc_call import CallEngine
+    from supervisor.net.http_server import Handle, TryAnswer
+    from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
-HEALTH_ROUTES = frozenset({"http.healthz", "http.readyz"})
+HEALTH_REQUESTS = tuple(
+    f"{method} {path} ".encode()
+    for method in ("GET", "HEAD")
+    for route in ROUTES
+    if route.is_health
+    for path in route.paths
+)
+"""How the requests begin that go first on idle connections."""
+
 DRAIN_MARGIN_S = 5.0
-"""What taking the front down may take beyond its drain times."""
+"""How much longer than its drain times the end of the front may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The listening sockets: bound, and serving once the front is open. `public` is None on a shared port."""
+    """The bound listening sockets. They serve after the front is open. `public` is None where the ports are equal."""
 
     admin: BoundListener
     public: BoundListener | None
@@ -76,10 +98,10 @@ class Sockets:
 
 @contextmanager
 def hold_ports(config: Config) -> Iterator[None]:
-    """Keeps our ports ours while the rest is started: the child's free ports are asked of the same kernel.
+    """Reserves this server's ports while the rest starts: the child's free ports come from the same kernel.
 
     Raises:
-        CannotListen: one is taken, before anything else was started.
+        CannotListen: a port is taken. Nothing else was started.
     """
     with ExitStack() as held:
         for port in {config.port, config.port_public, config.port_grpc}:
@@ -89,11 +111,11 @@ def hold_ports(config: Config) -> Iterator[None]:
 
 @asynccontextmanager
 async def open_sockets(node: Node) -> AsyncIterator[Sockets]:
-    """The sockets, before the cluster hears of them. Closed on leaving.
+    """The sockets. They are opened before the cluster hears of the server, and closed at the end of the block.
 
     Raises:
-        CannotListen: a port is taken.
-        BadCertificate: https.volume.* is configured and cannot be used.
+        CannotListen: a port is taken. No socket is left open.
+        BadCertificate: https.volume.* is configured and cannot be used. No socket is left open.
     """
     config = node.config
     opened: list[BoundListener] = []
@@ -114,20 +136,42 @@ async def open_sockets(node: Node) -> AsyncIterator[Sockets]:
 
 @asynccontextmanager
 async def open_front(node: Node, sockets: Sockets, engines: Engines, tasks: Tasks) -> AsyncIterator[None]:
-    """Serves while inside. On leaving, what is in flight is drained, for half a minute at most."""
+    """Serves inside the block. At its end running requests are drained, for half a minute at most."""
+    with closing(MasterClient(node.masters, node.dial)) as lookup:
+        async with _open_front(node, sockets, engines, tasks, lookup):
+            yield
+
+
+@asynccontextmanager
+async def _open_front(
+    node: Node, sockets: Sockets, engines: Engines, tasks: Tasks, lookup: MasterClient
+) -> AsyncIterator[None]:
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
-    context = make_http_context(node, engines, guard)
-    handle, quick = make_http_handle(node, engines, context, guard, tasks.registry)
+    context = make_http_context(node, engines, guard, tasks.counts, lookup)
+    handle, fast_path = make_http_handle(node, engines, context, guard, tasks)
+    http_seats, grpc_seats = make_seats(node, engines, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
-    peers = PeerRegistry()
-    grpc_gateway = make_grpc_gateway(node, engines, tasks, guard, peers)
-    relay = make_relay_settings(node, grpc_gateway.start(), peers)
+    clients = ClientRegistry()
+    masters = ClusterMasters(node.masters, node.dial)
+    cluster = ClusterHosts(node.masters, masters.filers, guard.names)
+    lookup.listen(cluster.note)
+    grpc_gateway = make_grpc_gateway(node, engines, tasks, guard, clients, masters, cluster)
+    serve = partial(
+        serve_http,
+        limits=limits,
+        fast_path=fast_path,
+        seats=http_seats,
+        turn_away=partial(turn_away, handle),
+        urgent=HEALTH_REQUESTS,
+    )
+    relay = replace(make_relay_settings(node, grpc_gateway.start(), clients), seats=grpc_seats)
     async with trio.open_nursery() as relayed:
-        relayed.start_soon(_hurry, node, grpc_gateway, relayed.cancel_scope)
+        relayed.start_soon(cluster.keep_fresh)
+        relayed.start_soon(_cut_at_second_stop, node, grpc_gateway, relayed.cancel_scope)
         async with trio.open_nursery() as servers:
             listeners = [listener for listener in (sockets.admin, sockets.public) if listener]
-            http_scope = await servers.start(partial(serve_http, listeners, handle, limits=limits, quick=quick))
+            http_scope = await servers.start(serve, listeners, handle)
             grpc_scope = await servers.start(_serve_relay, sockets.grpc, relay, relayed)
             try:
                 yield
@@ -145,7 +189,7 @@ async def _serve_relay(
     *,
     task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:
-    """Relays connections in `connections`; started(scope) gives what to cancel to accept no more of them."""
+    """Relays connections in `connections`. `started` gives a scope; cancelling it ends the accepting."""
     with trio.CancelScope() as scope:
         sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(listener.sock))]
         async with trio.open_nursery() as accepting:
@@ -158,15 +202,15 @@ async def _drain_grpc(gateway: GrpcGateway) -> None:
         await trio.to_thread.run_sync(gateway.drain, DRAIN_GRPC_S)
 
 
-async def _hurry(node: Node, gateway: GrpcGateway, scope: trio.CancelScope) -> None:
-    """A second stop signal cuts what is in flight."""
-    await node.stop.wait_hurried()
+async def _cut_at_second_stop(node: Node, gateway: GrpcGateway, scope: trio.CancelScope) -> None:
+    """Cuts running calls at a second stop signal."""
+    await node.stop.wait_forced()
     await trio.to_thread.run_sync(gateway.drain, 0.0)
     scope.cancel()
 
 
 def https_source(security: SecurityConfig) -> TlsContextSource | None:
-    """TLS of the admin port, None where https.volume.* names no certificate. Source: weed/command/volume.go."""
+    """TLS of the admin port; None where https.volume.* names no certificate. Source: weed/command/volume.go."""
     https = security.https
     if https.cert is None or https.key is None:
         return None
@@ -174,9 +218,9 @@ def https_source(security: SecurityConfig) -> TlsContextSource | None:
 
 
 def grpc_source(security: SecurityConfig) -> TlsContextSource | None:
-    """Mutual TLS of the gRPC port. Files that cannot be used leave it in plaintext with a warning, as upstream does.
+    """Mutual TLS of the gRPC port. As in upstream, unusable files mean plaintext, with a warning.
 
-    Source: weed/security/tls.go, LoadServerTLS.
+    Source: weed/security/tls.go (LoadServerTLS).
     """
     tls = security.grpc
     if tls.cert is None or tls.key is None or tls.ca is None:
@@ -203,111 +247,146 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 
 
 def make_http_handle(
-    node: Node, engines: Engines, context: HttpContext, guard: Guard, registry: CollectorRegistry
-) -> tuple[Handle, Quick | None]:
-    """What answers every HTTP request: one gateway per listener, for the child has two ports as well. And what
-    answers before it, see `QuickReads`: None where the store is the child's.
+    node: Node, engines: Engines, context: HttpContext, guard: Guard, tasks: Tasks
+) -> tuple[Handle, TryAnswer | None]:
+    """The function that answers every HTTP request, and the fast path before it, see `FastPathReads`.
+
+    The fast path is None where this process has no store.
     """
-    pool, authority = HttpPool(), make_http_authority(node, engines)
-    throttle = make_throttle(node.config)
-    gateways = {
-        listener: HttpGateway(
-            node.table,
-            HTTP_HANDLERS,
-            context,
-            make_forwarder(engines.backend, pool, listener),
-            guard,
-            throttle,
-            authority=authority,
-        )
-        for listener in Listener
-    }
-
-    registry.register(HttpCountCollector(gateway.counts for gateway in gateways.values()))
-
-    async def handle(request: Request) -> Response:
-        if node.stop.is_asked and match_http(request.listener, request.method, request.raw_path).name in HEALTH_ROUTES:
-            # Whoever answers these otherwise: the node as a whole is stopping, and the child does not know.
-            return await HTTP_HANDLERS["http.healthz"](context, request)
-        try:
-            return await gateways[request.listener].handle(request)
-        except BackendUnavailable as error:
-            return bad_gateway(str(error))
-
-    if context.store is None:
-        return handle, None
-    quick_reads = {
-        listener: QuickReads(listener, node.table, context, guard, gateway) for listener, gateway in gateways.items()
-    }
-    return handle, lambda listener, data: quick_reads[listener].answer(data)
-
-
-def make_throttle(config: Config) -> Throttle:
-    """The bounds on bytes in flight that the flags set, for both listeners together."""
-    return Throttle(
-        upload=FlightLimit(config.concurrent_upload_limit_bytes, config.inflight_upload_timeout_s),
-        download=FlightLimit(config.concurrent_download_limit_bytes, config.inflight_download_timeout_s),
+    pool = HttpPool(PoolLimits(max_connections=node.descriptors.links))
+    forwarder = make_forwarder(engines.backend, pool)
+    authority = make_http_authority(node, engines)
+    gateway = HttpGateway(
+        node.table,
+        NATIVE_HTTP,
+        context,
+        forwarder,
+        guard,
+        tasks.throttle,
+        authority=authority,
+        stop=node.stop,
     )
+    tasks.registry.register(HttpCountCollector([gateway.counts]))
+    if context.store is None:
+        return gateway.handle, None
+    reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
+    return gateway.handle, FastPath(reads).answer
 
 
-def make_forwarder(backend: ManagedBackend | None, pool: HttpPool, listener: Listener) -> Forwarder | None:
-    """Forwards to the child's port for `listener`, wherever that is now; None without a child."""
+def make_seats(node: Node, engines: Engines, registry: Registry) -> tuple[Seats, Seats]:
+    """The seats of both HTTP ports together, and of the gRPC port: as many as volumes leave of the descriptors."""
+    plan = node.descriptors
+    http = Seats("HTTP", lambda: plan.http_connections(engines.open_volumes))
+    grpc = Seats("gRPC", lambda: plan.grpc_connections(engines.open_volumes))
+    registry.register(SeatCollector({"http": http, "grpc": grpc}))
+    return http, grpc
+
+
+def route_of(request: Request) -> Route:
+    return match_http(request.listener, request.method, request.parsed.raw_path)
+
+
+async def turn_away(handle: Handle, request: Request) -> Response:
+    """Answers a client without a seat: health checks as always, every other request with 503."""
+    if not route_of(request).is_health:
+        return await answer_that_all_is_taken(request)
+    return replace(await handle(request), close_connection=True)
+
+
+def make_forwarder(backend: ManagedBackend | None, pool: HttpPool) -> Forwarder | None:
+    """Forwards to the child's port for the request's listener, through restarts; None without a child."""
     if backend is None:
         return None
     handle = backend.handle
-    if listener is Listener.PUBLIC:
-        return Forwarder(pool, lambda: Address(LOOPBACK, handle.ports.public))
-    return Forwarder(pool, lambda: Address(LOOPBACK, handle.ports.http))
+
+    def address(listener: Listener) -> Address:
+        return Address(LOOPBACK, handle.ports.public if listener is Listener.PUBLIC else handle.ports.http)
+
+    return Forwarder(pool, address)
 
 
-def make_grpc_gateway(node: Node, engines: Engines, tasks: Tasks, guard: Guard, peers: PeerRegistry) -> GrpcGateway:
+def make_grpc_gateway(  # noqa: PLR0913, PLR0917  every seam has its name
+    node: Node,
+    engines: Engines,
+    tasks: Tasks,
+    guard: Guard,
+    clients: ClientRegistry,
+    masters: ClusterMasters,
+    cluster: ClusterHosts,
+) -> GrpcGateway:
     """The gRPC gateway over both engines."""
     backend = engines.backend
-    grpc_node = make_grpc_node(node, engines.store, backend)
+    volume_servers = DialledVolumeServers(node.dial, node.self_mark, cluster.note)
+    if engines.store is not None:
+        own = ServerAddress(node.config.ip.removeprefix("[").removesuffix("]"), node.config.port, 0)
+        engines.store.ec_reader.remote = ClusterShards(node.masters, node.dial, own, node.self_mark, cluster.note)
+    grpc_node = make_grpc_node(node, engines.store, backend, masters, volume_servers, tasks.counts)
     engine = make_backend_engine(node, grpc_node, backend) if backend else None
     return GrpcGateway(
         table=node.table,
-        native=native_engines(grpc_node, GRPC_HANDLERS),
-        peers=peers,
+        native=native_engines(grpc_node, GRPC_HANDLERS, BYTES_HANDLERS),
+        clients=clients,
         gate=AdminGate(guard.allows),
         backend=engine,
         count=tasks.metrics.count_rpc,
+        limits=BEHIND_A_FRONT if is_named_in(os.environ, FRONT_VARIABLE, os.getppid()) else None,
         authority=make_grpc_authority(node, engines, engine, grpc_node),
+        is_of_cluster=cluster.includes,
+        mark=node.self_mark,
     )
 
 
 def make_grpc_authority(
-    node: Node, engines: Engines, backend: BackendEngine | None, grpc_node: GrpcNode
+    node: Node, engines: Engines, backend: CallEngine | None, grpc_node: GrpcNode
 ) -> GrpcAuthority | None:
-    """What asks for the volumes of RPCs, where both engines have some."""
-    if engines.authority is None or backend is None:
+    """The gateway's access to volumes for RPCs, where both engines have volumes."""
+    if engines.authority is None or engines.store is None or backend is None:
         return None
-    return GrpcAuthority(
-        engines.authority, node.model, backend_alone(node), backend, partial(check_maintenance, grpc_node)
-    )
+    is_bound = backend_alone(node, engines.store)
+    return GrpcAuthority(engines.authority, node.model, is_bound, backend, partial(check_maintenance, grpc_node))
 
 
-def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend) -> BackendEngine:
-    """Forwards to the child. A leave that it was told is a leave of the whole node, and a state that it was given is
-    remembered for the time when it is away.
+def make_backend_engine(node: Node, grpc_node: GrpcNode, backend: ManagedBackend) -> CallEngine:
+    """Forwards to the child the calls that pass the checks.
+
+    After a forwarded leave the whole node leaves. A state that was set is remembered while the child is away.
     """
 
     def leave_too(_call: ForwardedCall) -> None:
         node.leave()
 
-    after: dict[str, Callable[[ForwardedCall], None]] = {"grpc.VolumeServerLeave": leave_too}
-    if node.table.current().shares_volumes:
-        after["grpc.VolumeEcShardsMount"] = wait_until_reported(node.model.feed(CHILD_SOURCE).has_ec_shards)
+    after: dict[AfterForward, Callable[[ForwardedCall], None]] = {AfterForward.LEAVE: leave_too}
     if isinstance(grpc_node.state, BackendStateKeeper):
-        after["grpc.SetState"] = grpc_node.state.note_forwarded
-    return BackendEngine(backend.channel.get, after)
+        after[AfterForward.NOTE_STATE] = grpc_node.state.note_forwarded
+    return CheckedBackend(
+        BackendEngine(backend.channel.get, after),
+        DialledVolumeServers(node.dial, node.self_mark),
+        NodePorts(
+            join_host_port(node.config.ip, node.config.port), node.config.port_grpc, lambda: backend.handle.ports.grpc
+        ),
+        partial(_mounted_volume, node),
+        partial(check_maintenance, grpc_node),
+        node.offset_width.width_bytes,
+    )
 
 
-def make_relay_settings(node: Node, target_port: int, peers: PeerRegistry) -> RelaySettings:
+def _mounted_volume(node: Node, volume_id: int) -> MountedVolume | None:
+    """The facts of the volume, whichever engine has it; None where there is none."""
+    snapshot = node.model.snapshot()
+    keys = snapshot.keys_of.get(volume_id)
+    if not keys:
+        return None
+    message = snapshot.volumes[keys[0]].message
+    replication = str(ReplicaPlacement.from_byte(message.replica_placement))
+    is_bare = message.size <= SUPER_BLOCK_BYTES and not message.compact_revision
+    return MountedVolume(message.collection, message.version, replication, message.read_only, is_bare)
+
+
+def make_relay_settings(node: Node, target: Path, clients: ClientRegistry) -> RelaySettings:
     """The public gRPC port's byte relay, with mutual TLS where it is configured."""
     security = node.security.current()
     source = grpc_source(security)
     names = ClientNames(security.grpc.allowed_common_names, security.grpc.allowed_wildcard_domain)
     if source is None:
-        return RelaySettings(target_port, peers)
-    return RelaySettings(target_port, peers, source.current, names)
+        return RelaySettings(target, clients)
+    return RelaySettings(target, clients, source.current, names)

@@ -1,28 +1,35 @@
-"""What the native RPC handlers of one node are given."""
+"""Makes the argument of the native RPC handlers of one node."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.memory import own_memory_status
 from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper, memory_with_backend
-from supervisor.gateway.grpc_masters import ClusterMasters
-from supervisor.gateway.grpc_volume_servers import VolumeServerPeers
 
 if TYPE_CHECKING:
+    from native_handlers.runtime.server_counts import ServerCounts
     from native_handlers.storage.store import Store
     from supervisor.assembly.backend import ManagedBackend
     from supervisor.assembly.node import Node
+    from supervisor.gateway.grpc_masters import ClusterMasters
+    from supervisor.gateway.grpc_volume_servers import DialledVolumeServers
 
 
-def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | None) -> GrpcNode:
-    """The seams for native RPCs: over the store where the volumes are here, else over the backend.
+def make_grpc_node(  # noqa: PLR0913, PLR0917  every seam has its name
+    node: Node,
+    store: Store | None,
+    backend: ManagedBackend | None,
+    masters: ClusterMasters,
+    volume_servers: DialledVolumeServers,
+    counts: ServerCounts,
+) -> GrpcNode:
+    """The node for native RPCs: over the store where this process has the volumes, else over the backend.
 
-    Where there is a backend it owns state.pb, also where both have volumes.
+    Where there is a backend, the backend owns state.pb, also where both engines have volumes.
     """
     config = node.config
     facts = NodeFacts(
@@ -34,16 +41,27 @@ def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | No
         rack=config.rack,
         directories=tuple(directory.path for directory in config.directories),
         maintenance_bytes_per_s=config.maintenance_bytes_per_s,
+        compaction_bytes_per_s=config.compaction_bytes_per_s,
     )
-    masters, peers = ClusterMasters(node.masters, node.dial), VolumeServerPeers(node.dial)
 
     def leave() -> None:
         node.leave()
 
     if store is not None and backend is None:
-        can_compact = "VacuumVolumeCompact" in GRPC_HANDLERS
         keeper = StoreStateKeeper(store)
-        return GrpcNode(store, keeper, facts, masters, peers, leave, own_memory_status, can_compact=can_compact)
+        return GrpcNode(
+            store,
+            keeper,
+            facts,
+            masters,
+            volume_servers,
+            leave,
+            own_memory_status,
+            coded_disk_ids=lambda volume_id: [volume.place.disk_id for volume in store.ec.copies(volume_id)],
+            counts=counts,
+            is_stopping=lambda: node.stop.is_asked,
+            allows_any_endpoint=config.allow_untrusted_remote_endpoints,
+        )
     assert backend is not None, "a node has a store or a backend"
     channel = backend.channel.get
     return GrpcNode(
@@ -51,14 +69,17 @@ def make_grpc_node(node: Node, store: Store | None, backend: ManagedBackend | No
         BackendStateKeeper(channel),
         facts,
         masters,
-        peers,
+        volume_servers,
         leave,
         partial(memory_with_backend, channel),
-        coded_disk_ids=partial(_coded_disk_ids, node),
+        coded_disk_ids=partial(coded_disk_ids, node),
+        counts=counts,
+        is_stopping=lambda: node.stop.is_asked,
+        allows_any_endpoint=config.allow_untrusted_remote_endpoints,
     )
 
 
-def _coded_disk_ids(node: Node, volume_id: int) -> list[int]:
-    """Erasure-coded volumes are the backend's; what it has mounted it has reported."""
+def coded_disk_ids(node: Node, volume_id: int) -> list[int]:
+    """Whichever engine has the shards open has reported them."""
     shards = node.model.snapshot().ec_shards
     return sorted(message.disk_id for key, message in shards.items() if key[1] == volume_id)

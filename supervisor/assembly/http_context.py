@@ -1,20 +1,20 @@
-"""What the native HTTP handlers of one node are given."""
+"""Makes the argument of the native HTTP handlers of one node."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.http.context import HttpContext, HttpSettings, NodeDetails, ReadMode, every_volume_is_ours
+from native_handlers.http.context import EcVolumeRow, HttpContext, NodeDetails, every_volume_is_ours
+from native_handlers.http.ec_volumes import StoreEcVolumes
 from native_handlers.http.node_view import NodeState, StoreNodeView
-from native_handlers.version import own_version
+from native_handlers.http.settings import HttpSettings
+from native_handlers.runtime.version import OWN_VERSION
 from supervisor.assembly.node import CHILD_SOURCE
-from supervisor.cluster.master_client import MasterClient
-from supervisor.gateway.backend_view import BackendNodeView
+from supervisor.gateway.backend_view import BackendNodeView, SharedNodeView
 from supervisor.gateway.http_authority import HttpAuthority
-from supervisor.gateway.shared_view import SharedNodeView
-from supervisor.net.http_client import HttpPool
+from supervisor.net.http_client import HttpPool, PoolLimits
 from supervisor.net.http_connect import TcpConnector
-from supervisor.net.http_peer import PEER_TIMEOUT_S, PeerClient
+from supervisor.net.http_volume_servers import VOLUME_SERVER_TIMEOUT_S, VolumeServerClient
 from supervisor.net.tls import client_context
 
 if TYPE_CHECKING:
@@ -22,28 +22,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.http.context import NodeView
+    from native_handlers.runtime.server_counts import ServerCounts
+    from native_handlers.storage.store import Store
     from supervisor.assembly.backend import ManagedBackend
     from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
-    from supervisor.cli.config import HttpsClientConfig
+    from supervisor.cluster.master_client import MasterClient
+    from supervisor.config.config import HttpsClientConfig
     from supervisor.gateway.guard import Guard
 
 
 def make_http_authority(node: Node, engines: Engines) -> HttpAuthority | None:
-    """What asks for the volumes of HTTP requests, where both engines have some."""
+    """The authority for HTTP requests; None unless both engines have volumes."""
     if engines.authority is None:
         return None
-    return HttpAuthority(engines.authority, backend_alone(node))
+    assert engines.store is not None, "both engines have volumes"
+    return HttpAuthority(engines.authority, backend_alone(node, engines.store))
 
 
-def backend_alone(node: Node) -> Callable[[int], bool]:
-    """Says whether the backend alone can serve a volume: the native engine has no erasure coding and no tiers yet."""
-    feed = node.model.feed(CHILD_SOURCE)
-    return lambda volume_id: feed.has_ec_shards(volume_id) or feed.has_tiered(volume_id)
+def backend_alone(node: Node, store: Store) -> Callable[[int], bool]:
+    """Returns whether only the backend can serve a volume: its data is in a tier that `store` does not know."""
+    feed, tiered = node.model.feed(CHILD_SOURCE), store.tiers
+
+    def is_alone(volume_id: int) -> bool:
+        tier = feed.tier_of(volume_id)
+        return bool(tier) and (tiered is None or tiered.tiers.find(tier) is None)
+
+    return is_alone
 
 
-def make_http_context(node: Node, engines: Engines, guard: Guard) -> HttpContext:
-    """The context for handlers that run while the node serves."""
+def make_http_context(
+    node: Node, engines: Engines, guard: Guard, counts: ServerCounts, lookup: MasterClient
+) -> HttpContext:
+    """The context of handlers that run while the node serves. `lookup` belongs to the caller."""
     authority = make_http_authority(node, engines)
     security = node.security.current()
     return HttpContext(
@@ -52,24 +63,26 @@ def make_http_context(node: Node, engines: Engines, guard: Guard) -> HttpContext
             commit=node.commit_text,
             self_url=node.identity.http,
             file_size_limit_bytes=node.config.file_size_limit_bytes,
-            read_mode=ReadMode(node.config.read_mode.value),
+            read_mode=node.config.read_mode,
             fix_jpg_orientation=node.config.fix_jpg_orientation,
-            peer_scheme="https" if security.https_client.enabled else "http",
+            volume_server_scheme="https" if security.https_client.enabled else "http",
             has_ui=not security.write_key.key or security.ui_access,
         ),
         node=make_node_view(node, engines),
         store=engines.store,
-        lookup=MasterClient(node.masters, node.dial),
-        peers=make_peer_client(node),
-        auth=guard.auth_keys,
+        lookup=lookup,
+        volume_servers=make_volume_server_client(node),
+        token_scope=guard,
+        metrics=counts,
+        ec_volumes=StoreEcVolumes(engines.store) if engines.store is not None else None,
         changing=authority.changing if authority is not None else every_volume_is_ours,
     )
 
 
 def make_node_view(node: Node, engines: Engines) -> NodeView:
-    """What the engines say: the one that has the volumes, or both together."""
+    """The view of the engine that has the volumes, or of both engines joined."""
     state = NodeState(
-        details=lambda: node_details(node, engines.backend),
+        details=lambda: node_details(node, engines.store, engines.backend),
         is_heartbeating=lambda: node.is_heartbeating,
         is_stopping=lambda: node.stop.is_asked,
     )
@@ -83,16 +96,16 @@ def make_node_view(node: Node, engines: Engines) -> NodeView:
 
 
 def make_backend_view(backend: ManagedBackend, state: NodeState) -> BackendNodeView:
-    """The child's word."""
-    return BackendNodeView(PeerClient(HttpPool()), state, address=lambda: backend.handle.http_address)
+    """The view of the child."""
+    return BackendNodeView(VolumeServerClient(HttpPool()), state, address=lambda: backend.handle.http_address)
 
 
-def node_details(node: Node, backend: ManagedBackend | None) -> NodeDetails:
-    """What the status page shows beyond volumes and disks."""
+def node_details(node: Node, store: Store | None, backend: ManagedBackend | None) -> NodeDetails:
+    """The facts of the status page besides volumes and disks."""
     config, table = node.config, node.table.current()
     facts = [
         ("Mode", config.mode.value),
-        ("Program", f"weed-volume-py {own_version()}"),
+        ("Program", f"weed-volume-py {OWN_VERSION}"),
         ("Routing", f"phase {table.phase}" + (f" of {table.source}" if table.source else "")),
         ("Offsets", f"{node.offset_width.width_bytes} bytes ({node.offset_width.source})"),
     ]
@@ -101,21 +114,34 @@ def node_details(node: Node, backend: ManagedBackend | None) -> NodeDetails:
         name = str(node.backend_version or "native")
         facts.append(("Backend", f"{config.backend} ({name}): {handle.state.value}, restarts: {handle.restarts}"))
     return NodeDetails(
+        ec_volumes=ec_rows(store) if store is not None else (),
         started_at_s=node.started_at_s,
         masters=tuple(str(master) for master in config.masters),
         facts=tuple(facts),
     )
 
 
-def make_peer_client(node: Node) -> PeerClient:
-    """How this node talks to other volume servers: over TLS where https.client.enabled says so."""
+def ec_rows(store: Store) -> tuple[EcVolumeRow, ...]:
+    """The rows of the status page about erasure-coded volumes."""
+    return tuple(
+        EcVolumeRow(row.id, row.collection, sum(size for _, size in row.shard_sizes), row.shard_sizes, row.created_at_s)
+        for row in store.ec.reports()
+    )
+
+
+def make_volume_server_client(node: Node) -> VolumeServerClient:
+    """The client for other volume servers, over TLS where https.client.enabled is set."""
     tls = https_client_context(node.config.security.https_client)
-    connect = TcpConnector(tls=tls, source_host=node.config.bind_ip, idle_timeout_s=PEER_TIMEOUT_S)
-    return PeerClient(HttpPool(connect=connect))
+    connect = TcpConnector(tls=tls, source_host=node.config.bind_ip, idle_timeout_s=VOLUME_SERVER_TIMEOUT_S)
+    return VolumeServerClient(HttpPool(PoolLimits(max_connections=node.descriptors.links), connect=connect))
 
 
 def https_client_context(https: HttpsClientConfig) -> ssl.SSLContext | None:
-    """Raises BadCertificate where the configured files cannot be used."""
+    """The TLS context for other volume servers; None for plain HTTP.
+
+    Raises:
+        BadCertificate: the configured files cannot be used.
+    """
     if not https.enabled:
         return None
     return client_context(https.cert, https.key, https.ca, verifies=not https.insecure_skip_verify)

@@ -1,59 +1,88 @@
-"""Signals and the order of stopping. What is stopped is the composition root's business (`supervisor.app`).
+"""Signals and the stop request. `supervisor.app` decides the order in which parts stop.
 
-TERM, INT and ALRM ask for a drain, as upstream does (weed/util/grace); a second TERM or INT ends the wait at once.
-HUP reloads. Source of the order: weed/command/volume.go, grace.OnInterrupt.
+TERM, INT and ALRM ask for a drain, as in upstream (weed/util/grace). A second one ends the wait at once. HUP reloads.
+Source of the order: weed/command/volume.go (grace.OnInterrupt).
 """
 
 from __future__ import annotations
 
 import logging
 import signal
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.storage.model.errors import StorageError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 DRAIN_HTTP_S = 30.0
-"""As upstream on the admin port. Source: weed/command/volume.go, startClusterHttpService."""
+"""As upstream on the admin port. Source: weed/command/volume.go (startClusterHttpService)."""
 DRAIN_GRPC_S = 30.0
 
 
+class Reloads:
+    """The work of a node's running parts at SIGHUP, after the security files and the routing table were read."""
+
+    def __init__(self) -> None:
+        self._parts: list[Callable[[], Awaitable[object]]] = []
+
+    @contextmanager
+    def including(self, part: Callable[[], Awaitable[object]]) -> Iterator[None]:
+        """Inside the block, each reload calls `part`."""
+        self._parts.append(part)
+        try:
+            yield
+        finally:
+            self._parts.remove(part)
+
+    async def run(self) -> None:
+        """Calls every part, one after the other. If a disk fails in a part, the log says so and the others run."""
+        for part in list(self._parts):
+            try:
+                await part()
+            except (OSError, StorageError) as error:
+                log.error("a part of the reload failed: %s", error)
+
+
 class StopRequest:
-    """Says that the process is to end: `gently` first, `at_once` when asked a second time."""
+    """Says that the process must end: with a drain after the first request, at once after the second.
+
+    Attributes:
+        is_asked: whether a stop was asked for.
+        reason: why; "" before that.
+    """
 
     def __init__(self) -> None:
         self._gently = trio.Event()
         self._at_once = trio.Event()
+        self.is_asked = False
         self.reason = ""
 
     def ask(self, reason: str) -> None:
-        """The first call starts the drain, the second ends its waits."""
+        """The first call starts the drain. The second call ends its waits."""
         if self._gently.is_set():
             log.warning("%s again: not waiting for what is in flight", reason)
             self._at_once.set()
             return
         self.reason = reason
+        self.is_asked = True
         self._gently.set()
-
-    @property
-    def is_asked(self) -> bool:
-        return self._gently.is_set()
 
     async def wait(self) -> None:
         await self._gently.wait()
 
-    async def wait_hurried(self) -> None:
-        """Returns once a stop was asked for twice."""
+    async def wait_forced(self) -> None:
+        """Returns after a stop was asked for twice."""
         await self._at_once.wait()
 
-    async def sleep_unless_hurried(self, duration_s: float) -> None:
-        """Waits `duration_s`, or until a second request."""
+    async def sleep_unless_forced(self, duration_s: float) -> None:
+        """Waits for `duration_s`, or until the second stop request."""
         with trio.move_on_after(duration_s):
             await self._at_once.wait()
 
@@ -61,10 +90,10 @@ class StopRequest:
 async def serve_signals(
     stop: StopRequest, reload: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None]
 ) -> None:
-    """Turns signals into `stop` and `reload` until cancelled; started() once they are caught.
+    """Turns signals into `stop` and `reload`, until cancelled. `started` is called when the signals are caught.
 
-    A reload that fails ends nothing, and one that hangs keeps no stop signal waiting. Of hang-ups that come meanwhile
-    one is kept.
+    A reload that fails ends nothing. A reload that hangs delays no stop signal. Of further SIGHUPs during a reload one
+    is kept.
     """
     ask, asked = trio.open_memory_channel[None](1)
     with ask, trio.open_signal_receiver(*STOP_SIGNALS, signal.SIGHUP) as signals:
@@ -86,5 +115,5 @@ async def _serve_reloads(asked: trio.MemoryReceiveChannel[None], reload: Callabl
             try:
                 await reload()
             except Exception:
-                # A server that goes on with what it had is worth more than one that ended over a reload.
+                # The server goes on with the old configuration, because ending it over a reload would be worse.
                 log.exception("SIGHUP: the reload failed; what it had not reached stays as it was")

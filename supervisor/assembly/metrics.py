@@ -1,4 +1,4 @@
-"""The node's facts as gauges, and the child's exposition."""
+"""The facts of the node as gauges, and the child's metrics text."""
 
 from __future__ import annotations
 
@@ -8,27 +8,41 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.headers import Headers
-from native_handlers.version import own_version
+from native_handlers.http_model.headers import Headers
+from native_handlers.runtime.version import OWN_VERSION, UPSTREAM_COMPATIBLE_VERSION, size_limit_text
 from supervisor.control.metrics import Gauge, StateCollector
-from supervisor.control.volume_metrics import StoreCollector
+from supervisor.control.volume_metrics import NodeNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from native_handlers.http.context import PeerHttp
-    from native_handlers.storage.store import Store
+    from native_handlers.http.context import VolumeServerHttp
     from supervisor.assembly.backend import ManagedBackend
     from supervisor.assembly.node import Node
+    from supervisor.gateway.throttle import Throttle
 
 log = logging.getLogger(__name__)
 SCRAPE_TIMEOUT_S = 5.0
 
 
-def node_collectors(
-    node: Node, store: Store | None, backend: ManagedBackend | None
-) -> list[StateCollector | StoreCollector]:
-    """What is read at each scrape. A store's volumes are counted only where this process has them open."""
+def node_numbers(node: Node, throttle: Throttle) -> NodeNumbers:
+    """The node's own numbers for upstream's families."""
+    config = node.config
+    return NodeNumbers(
+        started_at_s=node.started_at_s,
+        version=UPSTREAM_COMPATIBLE_VERSION,
+        commit=node.commit_text,
+        size_limit=size_limit_text(node.offset_width.width_bytes),
+        upload_limit_bytes=config.concurrent_upload_limit_bytes,
+        download_limit_bytes=config.concurrent_download_limit_bytes,
+        upload_bytes_in_flight=lambda: throttle.uploads.bytes,
+        download_bytes_in_flight=lambda: throttle.downloads.bytes,
+        master_disconnections=lambda: node.heartbeat.disconnections,
+    )
+
+
+def node_collector(node: Node, backend: ManagedBackend | None) -> StateCollector:
+    """The facts about this process, read at each scrape."""
     gauges = {
         "build_info": Gauge("1, with the versions as labels.", ("version", "as_upstream"), partial(_build_info, node)),
         "route_state": Gauge("1 for the state that a route is in.", ("route", "state"), partial(_route_states, node)),
@@ -39,19 +53,16 @@ def node_collectors(
             "1 for the state that the child is in.", ("state",), partial(_child_state, backend)
         )
         gauges["child_restarts"] = Gauge("Starts of the child after its first.", (), partial(_child_restarts, backend))
-    collectors: list[StateCollector | StoreCollector] = [StateCollector(gauges)]
-    if store is not None:
-        collectors.append(StoreCollector(store, node.started_at_s))
-    return collectors
+    return StateCollector(gauges)
 
 
-async def scrape_child(backend: ManagedBackend, http: PeerHttp) -> bytes:
-    """The child's own exposition; b"" while it cannot be had, which `child_state` explains."""
+async def scrape_child(backend: ManagedBackend, http: VolumeServerHttp) -> bytes:
+    """The child's metrics text; b"" while the child gives none. `child_state` then shows why."""
     with trio.move_on_after(SCRAPE_TIMEOUT_S):
         try:
             answer = await http.request("GET", backend.handle.metrics_address, "/metrics", Headers(), b"")
             pieces = [chunk async for chunk in answer.chunks]
-        except Exception as error:  # noqa: BLE001  whatever is wrong with the child, our own series must come out
+        except Exception as error:  # noqa: BLE001  a fault of the child must not hide this process's series
             log.warning("the backend's metrics cannot be read: %s", error)
             return b""
         return b"".join(pieces) if answer.status == 200 else b""
@@ -60,7 +71,7 @@ async def scrape_child(backend: ManagedBackend, http: PeerHttp) -> bytes:
 
 
 def _build_info(node: Node) -> Mapping[tuple[str, ...], float]:
-    return {(own_version(), node.version_text): 1}
+    return {(OWN_VERSION, node.version_text): 1}
 
 
 def _route_states(node: Node) -> Mapping[tuple[str, ...], float]:

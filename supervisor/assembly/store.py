@@ -1,80 +1,128 @@
-"""The native store of a node whose volumes this process has open, tied to the cluster's settings."""
+"""The native store of a node whose volumes this process opens, connected to the master's settings."""
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.storage.errors import StorageError
-from supervisor.assembly.disks import serve_disk_watch
+from native_handlers.storage.model.errors import StorageError
+from supervisor.assembly.collector import set_apart_volumes, without_collection
 from supervisor.assembly.node import NATIVE_SOURCE
-from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE
+from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE, is_named_in
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.store_source import serve_store_source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
+    from native_handlers.storage.disk.health import DiskHealth
+    from native_handlers.storage.remote.tier_files import TierFiles
+    from native_handlers.storage.remote.tiers import Tiers
     from native_handlers.storage.store import Store, StoreConfig
     from supervisor.assembly.node import Node
-    from supervisor.cli.config import Config
+    from supervisor.cluster.master_view import MasterSettings
+    from supervisor.config.config import Config
 
 log = logging.getLogger(__name__)
 CLOSE_S = 60.0
-"""How long syncing and closing all volumes may take before the process ends without."""
+"""How long syncing and closing all volumes may take before the process ends without it."""
 
 
 class StoreUnusable(Exception):
-    """A directory cannot be served; the text says which, why, and what to do. Nothing was left open or locked."""
+    """A directory cannot be served. The text says which, why, and what to do. Nothing is left open or locked."""
 
 
 @asynccontextmanager
 async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
-    """The store, open and reporting to the node model; None where the volumes are the backend's. Where both engines
-    have volumes it has none open at first.
+    """The store, open and reporting to the node model; None where the backend has the volumes.
 
-    As upstream, a master is asked for its configuration before the disks are loaded.
+    Where both engines have volumes, the store has none open at first. As in upstream, a master is asked for its
+    configuration before the disks are loaded.
     """
     if not node.table.current().is_data_native:
         yield None
         return
-    # Only here: the storage core brings numpy, and a node whose volumes are the backend's needs neither.
-    from native_handlers.storage.store import open_store  # noqa: PLC0415
+    # Imported only here: the storage core loads numpy, which a node without volumes of its own does not need.
+    from native_handlers.storage.remote.tier_files import TierFiles  # noqa: PLC0415
 
     await wait_for_master(node)
+    tiers = open_tiers(node)
+    files = TierFiles(tiers)
     is_shared = node.table.current().shares_volumes
     config = replace(
-        store_config(node.config), opens_volumes=not is_shared, lock_owner_pid=lock_owner(os.environ, os.getppid())
+        store_config(node.config),
+        opens_volumes=not is_shared,
+        lock_owner_pid=lock_owner(os.environ, os.getppid()),
+        open_limit=node.descriptors.open_limit,
     )
     try:
-        store = await trio.to_thread.run_sync(open_store, config)
+        store = await trio.to_thread.run_sync(open_settled, config, files)
     except (StorageError, OSError) as error:
         raise StoreUnusable(str(error)) from error
-    if not is_shared:
-        # Left to end by itself when the server ends, for its disk may hang.
-        load_new = partial(trio.to_thread.run_sync, store.load_new_volumes, abandon_on_cancel=True)
-        node.reload_callbacks.append(load_new)
+    # Abandoned when the server ends, because its disk may hang.
+    load_new = partial(trio.to_thread.run_sync, load_settled, store, abandon_on_cancel=True)
+    reloading = nullcontext() if is_shared else node.reloads.including(load_new)
     try:
-        async with trio.open_nursery() as nursery:
-            for location in store.locations:
-                nursery.start_soon(serve_disk_watch, location.watch)
-            await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
-            try:
-                yield store
-            finally:
-                nursery.cancel_scope.cancel()
+        with reloading:
+            async with trio.open_nursery() as nursery:
+                for location in store.locations:
+                    nursery.start_soon(partial(serve_disk_watch, location.watch, hurry=location.watch.hurry_s))
+                await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
+                try:
+                    yield store
+                finally:
+                    nursery.cancel_scope.cancel()
     finally:
         await close_store(store)
 
 
+def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:
+    """As `open_store`, without collections meanwhile. The objects of many volumes are set apart.
+
+    `files` also opens the files in remote tiers.
+    """
+    # Imported only here: the storage core loads numpy, which a node without volumes of its own does not need.
+    from native_handlers.storage.store import open_store  # noqa: PLC0415
+
+    with without_collection():
+        store = open_store(config) if files is None else open_store(config, files=files, tiers=files)
+        set_apart_volumes(store.open_count)
+    return store
+
+
+def load_settled(store: Store) -> None:
+    """As `Store.load_new_volumes`, without collections meanwhile."""
+    before = store.open_count
+    with without_collection():
+        store.load_new_volumes()
+        set_apart_volumes(store.open_count - before)
+
+
+def open_tiers(node: Node) -> Tiers:
+    """The tiers that the master has announced, kept up to date with later announcements."""
+    from native_handlers.storage.remote.s3_tier import S3Tier  # noqa: PLC0415
+    from native_handlers.storage.remote.tiers import Tiers, TierSettings  # noqa: PLC0415
+
+    tiers = Tiers({"s3": S3Tier})
+
+    def load(settings: MasterSettings) -> None:
+        tiers.load(
+            TierSettings(backend.type, backend.id, tuple(sorted(backend.properties.items())))
+            for backend in settings.storage_backends
+        )
+
+    node.masters.add_settings_listener(load)
+    return tiers
+
+
 async def close_store(store: Store) -> None:
-    """Syncs and closes all volumes, also when cancelled. After `CLOSE_S` it is left to itself, for a disk may hang."""
+    """Syncs and closes all volumes, also when cancelled. After `CLOSE_S` the thread is abandoned: a disk may hang."""
     with trio.move_on_after(CLOSE_S, shield=True) as closing:
         await trio.to_thread.run_sync(store.close, abandon_on_cancel=True)
     if closing.cancelled_caught:
@@ -82,12 +130,12 @@ async def close_store(store: Store) -> None:
 
 
 def lock_owner(environ: Mapping[str, str], parent_pid: int) -> int | None:
-    """The process that holds the directories' locks for this one: the supervisor of which this is the backend."""
-    return parent_pid if environ.get(LOCK_OWNER_VARIABLE) == str(parent_pid) else None
+    """The process that holds the directories' locks for this one: the supervisor whose backend this process is."""
+    return parent_pid if is_named_in(environ, LOCK_OWNER_VARIABLE, parent_pid) else None
 
 
 async def wait_for_master(node: Node) -> None:
-    """Returns once a master has given its configuration."""
+    """Returns after a master has given its configuration."""
     client = MasterClient(node.masters, node.dial)
     try:
         await client.wait_for_configuration()
@@ -97,8 +145,8 @@ async def wait_for_master(node: Node) -> None:
 
 def store_config(config: Config) -> StoreConfig:
     """The store's part of the configuration."""
-    from native_handlers.storage.disk_location import LocationConfig  # noqa: PLC0415  (numpy)
-    from native_handlers.storage.disk_probe import ProbeConfig  # noqa: PLC0415  (with it)
+    from native_handlers.storage.directory.location import LocationConfig  # noqa: PLC0415  (numpy)
+    from native_handlers.storage.disk.health import ProbeConfig  # noqa: PLC0415  (with it)
     from native_handlers.storage.store import StoreConfig  # noqa: PLC0415
 
     wanted = config.disk_probe
@@ -138,3 +186,52 @@ def store_config(config: Config) -> StoreConfig:
         data_center=config.data_center,
         rack=config.rack,
     )
+
+
+# ---- Looks at each disk from time to time. Every disk has a task of its own, so a disk that hangs delays no other.
+
+LOOK_INTERVAL_S = 60.0
+"""The time between two looks at the size of a file system. Source: weed/storage/disk_location.go (NewDiskLocation)."""
+_GLANCE_S = 5.0
+"""The time between two checks whether the next look has become urgent."""
+MIN_PROBE_INTERVAL_S = 1.0
+"""The shortest interval: a configured interval of 0 would write without a pause."""
+
+
+async def serve_disk_watch(
+    watch: DiskHealth,
+    *,
+    look_interval_s: float = LOOK_INTERVAL_S,
+    min_probe_interval_s: float = MIN_PROBE_INTERVAL_S,
+    hurry: Callable[[], float | None] = lambda: None,
+) -> None:
+    """Watches one disk until cancelled.
+
+    Args:
+        hurry: called every few seconds. Returns how soon after the last look the next one must come; see
+            `DiskHealth.hurry_s`.
+
+    Cancellation: safe. A running look or probe is abandoned, because the disk may hang.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_repeat, watch.look, look_interval_s, hurry)
+        if watch.config.is_enabled:
+            nursery.start_soon(_repeat, watch.probe, max(watch.config.interval_s, min_probe_interval_s))
+
+
+async def _repeat(
+    work: Callable[[], None], interval_s: float, hurry: Callable[[], float | None] = lambda: None
+) -> None:
+    # A thread of its own: when a disk hangs, threads that wait for it may take all shared ones.
+    limiter = trio.CapacityLimiter(1)
+    while True:
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+        await _pause(interval_s, hurry)
+
+
+async def _pause(interval_s: float, hurry: Callable[[], float | None]) -> None:
+    """Waits for `interval_s`; for less where `hurry` says so, now or during the wait."""
+    started_at = trio.current_time()
+    # Polled: the thread that finds the disk full waits for the disk, and cannot wake this task.
+    while (left_s := started_at + min(interval_s, hurry() or interval_s) - trio.current_time()) > 0:  # noqa: ASYNC110
+        await trio.sleep(min(left_s, _GLANCE_S))

@@ -1,4 +1,4 @@
-"""The authority over volumes as trio tasks and threads use it: the ledger with a lock, and threads that hand over."""
+"""The authority over volumes, for trio tasks and threads: the ledger with a lock, and the threads that hand over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 
 from supervisor.authority.errors import AccessRefused, HolderFailed, ServedElsewhere
 from supervisor.authority.hand_over import HandOverSteps
-from supervisor.authority.ledger import Effects, HandOver, Ledger, Left, Outcome, Ticket, TicketState
+from supervisor.authority.ledger import BackendEffect, Effects, HandOver, Ledger, Outcome, Ticket, TicketState
 from supervisor.routing.decision import Engine
 
 if TYPE_CHECKING:
@@ -25,49 +25,52 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_HAND_OVERS = 8
-"""Hand-overs at one time; they wait for disks more than they compute."""
-PATIENCE_S = 1.0
-"""How long a native operation waits for what the backend has under way, before it is the backend's too."""
+"""The most hand-overs at one time. A hand-over waits for disks more than it computes."""
+FALL_BACK_AFTER_S = 1.0
+"""How long a native operation waits while the backend works on its volume. After that the backend executes it."""
 RETRY_S = 0.5
-"""Between attempts to have a started backend close what is native."""
+"""The pause between attempts to make a started backend close the native volumes."""
 
 
 class Authority:
-    """Gives volumes to operations of either engine. Thread-safe; `close` it at the end."""
+    """Grants volumes to operations of either engine. Thread-safe. The owner calls `close` at the end."""
 
     def __init__(
         self,
         holders: Mapping[Engine, VolumeHolder],
-        hold: Callable[[HandOver], AbstractContextManager[None]],
+        hold: Callable[[HandOver], AbstractContextManager[Callable[[], None]]],
         is_backend_ready: Callable[[], bool],
+        forget: Callable[[int], None] = lambda _volume_id: None,
     ) -> None:
+        """`forget` gets the id of a volume that was taken away: the master must now hear of its removal."""
+        self.forget = forget
         self._backend = holders[Engine.BACKEND]
         self._steps = HandOverSteps(holders, hold, is_backend_ready)
         self._lock = threading.Lock()  # protects the fields below
         self._ledger = Ledger()
         self._wakers: dict[Ticket, Callable[[], None]] = {}
-        self._quiet_wakers: list[Callable[[], None]] = []
+        self._idle_wakers: list[Callable[[], None]] = []
         self._is_closed = False
         self._threads = ThreadPoolExecutor(MAX_HAND_OVERS, "hand-over")
 
     def close(self) -> None:
-        """Waits for hand-overs under way. Operations that still wait are not answered any more."""
+        """Waits for running hand-overs. Operations that still wait are not answered any more."""
         with self._lock:
             self._is_closed = True
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def owner_of(self, volume_id: int) -> Engine:
-        """The engine that has authority now. It may be another the moment after."""
+        """The engine that has authority over the volume now. The next moment it may be the other engine."""
         with self._lock:
             return self._ledger.owner_of(volume_id)
 
     def native_volumes(self) -> list[int]:
-        """The volumes that are not the backend's now."""
+        """The volumes over which the native engine has authority now."""
         with self._lock:
             return self._ledger.native_volumes()
 
     def is_pinned(self, volume_id: int) -> bool:
-        """Whether the volume is to stay with the backend: see `Left`."""
+        """Whether the volume must stay with the backend; see `BackendEffect`."""
         with self._lock:
             return self._ledger.is_pinned(volume_id)
 
@@ -76,22 +79,24 @@ class Authority:
     async def enter(
         self, volume_id: int, engine: Engine, kind: AccessKind, *, is_nested: bool = False, is_long: bool = False
     ) -> Ticket:
-        """Returns when `engine` may work on the volume; to be given back by `leave`. The flags: see `Ticket`.
+        """Returns when `engine` may work on the volume. The caller gives the ticket back with `leave`.
+
+        `Ticket` explains the flags.
 
         Raises:
-            AccessRefused: it does not get it.
-            ServedElsewhere: the other engine is to do it.
+            AccessRefused: the engine does not get the volume.
+            ServedElsewhere: the backend must execute the operation.
 
-        Cancellation: safe; the operation then no longer waits.
+        Cancellation: safe; the operation waits no longer.
         """
         ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long)
         granted = trio.Event()
         token = trio.lowlevel.current_trio_token()
         if self._ask(ticket, partial(_set_in_trio, token, granted)):
             try:
-                with trio.move_on_after(PATIENCE_S):
+                with trio.move_on_after(FALL_BACK_AFTER_S):
                     await granted.wait()
-                self._lose_patience(ticket)
+                self._fall_back_to_backend(ticket)
                 await granted.wait()
             except BaseException:
                 self.leave(ticket)
@@ -101,10 +106,10 @@ class Authority:
     def enter_blocking(
         self, volume_id: int, engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
     ) -> Ticket:
-        """The same for a thread.
+        """As `enter`, for a thread.
 
         Raises:
-            AccessRefused: also where the volume is not to be had within `timeout_s`.
+            AccessRefused: also where the engine does not get the volume within `timeout_s`.
             ServedElsewhere: as `enter`.
         """
         ticket = Ticket(volume_id, engine, kind, is_long=is_long)
@@ -116,15 +121,15 @@ class Authority:
                     raise AccessRefused(volume_id, f"it is in use by the other engine, for {timeout_s:.1f} s by now")
         return _granted(ticket)
 
-    def leave(self, ticket: Ticket, left: Left | None = None) -> None:
-        """The operation is over, and has `left` something behind. Repeating it does nothing."""
+    def leave(self, ticket: Ticket, left: BackendEffect | None = None) -> None:
+        """Ends the operation of `ticket`, which has `left` something in the backend. A second call does nothing."""
         with self._lock:
             self._wakers.pop(ticket, None)
             self._apply(self._ledger.end(ticket, left))
 
     @asynccontextmanager
     async def access(self, volume_id: int, engine: Engine, kind: AccessKind) -> AsyncIterator[None]:
-        """Inside, `engine` may work on the volume. Errors and cancellation as `enter`."""
+        """Inside the block `engine` may work on the volume. Errors and cancellation are those of `enter`."""
         ticket = await self.enter(volume_id, engine, kind)
         try:
             yield
@@ -134,10 +139,10 @@ class Authority:
     def enter_all(
         self, volume_ids: Iterable[int], engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
     ) -> list[Ticket]:
-        """For a thread, several volumes; taken by ascending id, so that two who do so never wait for each other.
+        """Several volumes for a thread. They are taken by ascending id, so two callers never wait for each other.
 
         Raises:
-            AccessRefused, ServedElsewhere: of one of them; none is had.
+            AccessRefused, ServedElsewhere: for one of the volumes. None is taken then.
         """
         tickets: list[Ticket] = []
         try:
@@ -150,18 +155,18 @@ class Authority:
         return tickets
 
     def _wait_in_thread(self, ticket: Ticket, granted: threading.Event, timeout_s: float) -> bool:
-        patience_s = min(PATIENCE_S, timeout_s)
-        if granted.wait(patience_s):
+        first_wait_s = min(FALL_BACK_AFTER_S, timeout_s)
+        if granted.wait(first_wait_s):
             return True
-        self._lose_patience(ticket)
-        return granted.wait(timeout_s - patience_s)
+        self._fall_back_to_backend(ticket)
+        return granted.wait(timeout_s - first_wait_s)
 
-    def _lose_patience(self, ticket: Ticket) -> None:
+    def _fall_back_to_backend(self, ticket: Ticket) -> None:
         with self._lock:
-            self._apply(self._ledger.lose_patience(ticket))
+            self._apply(self._ledger.fall_back_to_backend(ticket))
 
     def _ask(self, ticket: Ticket, wake: Callable[[], None]) -> bool:
-        """Whether there is something to wait for."""
+        """Asks the ledger. Returns whether the operation has to wait."""
         with self._lock:
             self._wakers[ticket] = wake
             self._apply(self._ledger.ask(ticket))
@@ -170,36 +175,37 @@ class Authority:
     # ---- the backend's restarts
 
     async def before_backend_start(self) -> None:
-        """Returns when the backend may start and open every volume: nothing is written natively until it is ready.
+        """Returns when the backend may start and open every volume. No native write runs from then on.
 
-        Cancellation: safe; natively nothing is written until a backend is ready.
+        Cancellation: safe. Native writes stay suspended until a backend is ready.
         """
         while True:
-            quiet = trio.Event()
+            idle = trio.Event()
             token = trio.lowlevel.current_trio_token()
             with self._lock:
                 self._apply(self._ledger.freeze())
-                if self._ledger.is_quiet:
+                if self._ledger.is_idle:
                     return
-                self._quiet_wakers.append(partial(_set_in_trio, token, quiet))
-            await quiet.wait()
+                self._idle_wakers.append(partial(_set_in_trio, token, idle))
+            await idle.wait()
 
     async def before_backend_ready(self) -> None:
-        """Has the backend, which serves but was not announced yet, close the volumes that are native. Then they are
-        written again.
+        """Makes the backend, which serves but is not announced yet, close the native volumes. Then native writes
+        resume.
 
-        Cancellation: safe, as above.
+        Cancellation: safe. Native writes stay suspended until a backend is ready.
         """
         while not await trio.to_thread.run_sync(self._close_at_backend, abandon_on_cancel=True):  # noqa: ASYNC110
-            await trio.sleep(RETRY_S)  # the other process says nothing by itself
+            await trio.sleep(RETRY_S)  # no event says when the backend can close a volume
         with self._lock:
             self._apply(self._ledger.thaw())
 
     def _close_at_backend(self) -> bool:
         for volume_id in self.native_volumes():
             try:
-                if self._backend.mark_of(volume_id) is not None:
-                    self._backend.close_volume(volume_id)
+                form = self._backend.form_of(volume_id)
+                if form is not None:
+                    self._backend.close_volume(volume_id, form)
             except HolderFailed as failure:
                 _log.warning("the backend has started and keeps a native volume open: %s; trying again", failure)
                 return False
@@ -208,7 +214,7 @@ class Authority:
     # ---- what the ledger asks for
 
     def _apply(self, effects: Effects) -> None:
-        """To be called with the lock held."""
+        """Carries out what the ledger asks for. The caller holds the lock."""
         for ticket in effects.settled:
             wake = self._wakers.pop(ticket, None)
             if wake is not None:
@@ -216,18 +222,18 @@ class Authority:
         for hand_over in effects.hand_overs:
             if not self._is_closed:
                 self._threads.submit(self._carry_out, hand_over)
-        if self._quiet_wakers and self._ledger.is_quiet:
-            wakers, self._quiet_wakers = self._quiet_wakers, []
+        if self._idle_wakers and self._ledger.is_idle:
+            wakers, self._idle_wakers = self._idle_wakers, []
             for wake in wakers:
                 wake()
 
     def _carry_out(self, hand_over: HandOver) -> None:
         try:
             outcome = self._steps.carry_out(hand_over)
-        except Exception as error:  # a bug: those who wait must hear of it, and nobody may rely on what was done
+        except Exception as error:  # a bug: waiting operations must get an answer, and the volume counts as not open
             _log.exception("handing volume %d over failed", hand_over.volume_id)
             why = f"internal error: {error!r}"
-            outcome = Outcome(hand_over.source, is_open=False, refusal=why, mark=hand_over.mark)
+            outcome = Outcome(hand_over.source, is_open=False, refusal=why, form=hand_over.form)
         with self._lock:
             self._apply(self._ledger.hand_over_ended(hand_over, outcome))
 
@@ -241,5 +247,5 @@ def _granted(ticket: Ticket) -> Ticket:
 
 
 def _set_in_trio(token: trio.lowlevel.TrioToken, event: trio.Event) -> None:
-    with suppress(trio.RunFinishedError):  # nobody is left to wait
+    with suppress(trio.RunFinishedError):  # the event loop has ended, so no task waits
         token.run_sync_soon(event.set)

@@ -1,4 +1,4 @@
-"""How getting a volume from one engine to the other can fail."""
+"""Errors of moving a volume from one engine to the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class After(Enum):
-    """What is known of an engine after it failed to close or open a volume."""
+    """The state of an engine after it failed to close or open a volume."""
 
     UNTOUCHED = "it did nothing"
     FAILED = "it tried, and the volume may be closed"
@@ -14,7 +14,7 @@ class After(Enum):
 
 
 class HolderFailed(Exception):
-    """An engine did not close or open a volume. `details` is the backend's own text, where it gave one."""
+    """An engine did not close or open a volume. `details` is the backend's own text, where there is one."""
 
     def __init__(self, volume_id: int, doing: str, why: str, after: After = After.FAILED, *, details: str = "") -> None:
         super().__init__(f"{doing} volume {volume_id}: {why}")
@@ -24,7 +24,7 @@ class HolderFailed(Exception):
 
 
 class AccessRefused(Exception):
-    """An operation does not get its volume, which stays with the engine that has it. The client may try again."""
+    """An operation does not get its volume. The volume stays with the engine that has it. The client may try again."""
 
     def __init__(self, volume_id: int, why: str) -> None:
         super().__init__(f"volume {volume_id} cannot be handed over to serve this request: {why}")
@@ -33,7 +33,7 @@ class AccessRefused(Exception):
 
 
 class ServedElsewhere(Exception):
-    """The backend has the volume and keeps it for now: it is to execute the operation."""
+    """The backend has the volume and keeps it for now. The backend must execute the operation."""
 
     def __init__(self, volume_id: int) -> None:
         super().__init__(f"volume {volume_id} stays with the backend for now")

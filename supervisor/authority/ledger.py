@@ -1,15 +1,15 @@
-"""Who has each volume, who works on it, and who waits for it: the rules of authority, without threads or I/O.
+"""The rules of authority: which engine has each volume, who works on it, who waits for it. No threads and no I/O.
 
-The backend has every volume that is not named here: it opens all of them when it starts. An operation asks for a
-volume with a `Ticket`. It is granted at once where its engine has the volume and nobody waits; otherwise tickets wait
-in the order in which they came. When the first of them needs the other engine, the operations under way are let finish
-and a `HandOver` is asked for. Whoever executes it says how it ended.
+The backend has every volume that the ledger does not name, because the backend opens all volumes when it starts. An
+operation asks for a volume with a `Ticket`. The ticket is granted at once where its engine has the volume and no ticket
+waits. Otherwise tickets wait in the order in which they came. When the first one needs the other engine, the running
+operations finish, and then the ledger asks for a `HandOver`. The caller carries the hand-over out and reports its end.
 
-The backend can do whatever this process can, but not the other way round. So where the backend cannot give a volume up
-soon, or not without losing work, native operations are told to go `ELSEWHERE`, to the backend, rather than wait: while
-one of its long operations runs, and while the volume is pinned to it, as it is from a compaction to its commit.
+The backend can execute every native operation, but not the other way round. So a native operation does not wait where
+the backend cannot give the volume up soon, or not without losing work. It goes `ELSEWHERE`, to the backend, while a
+long operation of the backend runs, and while the volume is pinned to the backend (from a compaction to its commit).
 
-Every method returns `Effects`: what has to be told to others. Callers serialise the calls.
+Every method returns `Effects`, which the caller carries out. The caller makes one call at a time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from supervisor.authority.form import PLAIN, Mark, VolumeForm
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TicketState(Enum):
-    """WAITING leads to any other; GRANTED to OVER. ELSEWHERE: the backend has the volume and is to do it."""
+    """WAITING leads to any other state; GRANTED leads to OVER. ELSEWHERE: the backend must execute the operation."""
 
     WAITING = "waiting"
     GRANTED = "granted"
@@ -38,11 +39,11 @@ class TicketState(Enum):
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One operation on one volume. `refusal` says why it was refused. Changed by the ledger alone.
+    """One operation on one volume. `refusal` is the reason of a refusal. Only the ledger changes a ticket.
 
-    `is_nested`: part of another operation of the same engine, which will not end before this one. On a volume on which
-    the engine works already it waits for nobody, for they might wait for it.
-    `is_long`: it may take minutes.
+    `is_nested`: the operation is a part of another operation of the same engine, which cannot end before this one. On a
+    volume on which the engine works already, it waits for no other ticket, because that ticket might wait for it.
+    `is_long`: the operation may take minutes.
     """
 
     volume_id: int
@@ -59,27 +60,19 @@ class Ticket:
         return self.kind is not AccessKind.VOLUME_READ
 
 
-class Mark(Enum):
-    """A mark of a volume that its files do not tell, so that a hand-over has to carry it."""
-
-    WRITABLE = "none"
-    READ_ONLY = "read-only"
-    READ_ONLY_CAN_DELETE = "read-only, but for deletes"
-
-
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """A volume is to be closed at `source` and opened at `target`; no operation is under way on it.
+    """A volume must be closed at `source` and opened at `target`. No operation runs on it.
 
     `is_reopening`: an earlier hand-over left it closed. It must be opened at `target` in any case, which may be
-    `source` itself. `mark`: what is known of the mark that it has, or had when it was open.
+    `source` itself. `form`: what of it is to be opened then; otherwise only what the source cannot be asked for.
     """
 
     volume_id: int
     source: Engine
     target: Engine
     is_reopening: bool = False
-    mark: Mark = Mark.WRITABLE
+    form: VolumeForm = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,39 +80,41 @@ class Outcome:
     """How a hand-over ended.
 
     Args:
-        owner: who has authority now. Where it cannot be known whether the backend opened or closed the volume, the
-            backend has it.
-        is_open: False where the owner should have it open and may not have.
-        is_vacant: nobody had such a volume open, so nothing was opened.
+        owner: the engine with authority now. Where it is unknown whether the backend opened or closed the volume, the
+            backend.
+        is_open: False where the owner should have the volume open but may not have it open.
+        is_vacant: whether neither engine had such a volume open, so that none was opened.
         refusal: why the volume did not get to the target; empty where it did.
-        mark: how it is marked, or was when it was open.
+        form: how it is open, or was when it was open.
     """
 
     owner: Engine
     is_open: bool = True
     is_vacant: bool = False
     refusal: str = ""
-    mark: Mark = Mark.WRITABLE
+    form: VolumeForm = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What an operation of the backend leaves in its memory alone, lost when it starts anew. None: as it was.
+class BackendEffect:
+    """The effect of an operation on the backend's memory, until the backend restarts. None means unchanged.
 
     Args:
-        pin: whether there is something that a hand-over would spoil.
+        pin: whether the backend holds something that a hand-over would lose.
         mark: the mark that the volume has from now on.
+        shard_disk_type: what heartbeats say of the disk of its shards from now on.
         is_broken: the volume has to be closed and opened before it can be used.
     """
 
     pin: bool | None = None
     mark: Mark | None = None
+    shard_disk_type: str | None = None
     is_broken: bool = False
 
 
 @dataclass(slots=True)
 class Effects:
-    """What a step of the ledger asks for: tickets whose state has changed, hand-overs to be executed."""
+    """The work that a step of the ledger leaves to its caller: to wake settled tickets, and to carry hand-overs out."""
 
     settled: list[Ticket] = field(default_factory=list)
     hand_overs: list[HandOver] = field(default_factory=list)
@@ -131,7 +126,7 @@ class _Volume:
     is_open: bool = True
     is_vacant: bool = False
     is_pinned: bool = False
-    mark: Mark = Mark.WRITABLE
+    form: VolumeForm = PLAIN
     running: int = 0
     long_at_backend: int = 0
     waiting: deque[Ticket] = field(default_factory=deque)
@@ -139,18 +134,23 @@ class _Volume:
 
     @property
     def is_bound(self) -> bool:
-        """Whether it stays with the backend for now."""
+        """Whether the volume stays with the backend for now."""
         return self.is_pinned or bool(self.long_at_backend)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the volume is native and no operation waits for it."""
+        return self.owner is Engine.NATIVE and not (self.is_vacant or self.is_pinned or self.waiting or self.moving)
 
     @property
     def is_forgettable(self) -> bool:
         is_default = self.is_open and (self.owner is Engine.BACKEND or self.is_vacant)
-        is_plain = self.mark is Mark.WRITABLE and not self.is_pinned
+        is_plain = self.form == PLAIN and not self.is_pinned
         return is_default and is_plain and not (self.running or self.waiting or self.moving)
 
 
 class Ledger:
-    """The authority over all volumes. Its memory is bounded by volumes that are native and operations under way."""
+    """The authority over all volumes. It holds the native volumes, and those with operations or a mark; no others."""
 
     def __init__(self) -> None:
         self._volumes: dict[int, _Volume] = {}
@@ -165,23 +165,23 @@ class Ledger:
         return volume.owner if volume is not None else Engine.BACKEND
 
     def native_volumes(self) -> list[int]:
-        """The volumes that are not the backend's, by id."""
+        """The volumes over which the native engine has authority, sorted by id."""
         return sorted(vid for vid, volume in self._volumes.items() if volume.owner is Engine.NATIVE)
 
     def is_pinned(self, volume_id: int) -> bool:
-        """Whether the volume is to stay with the backend: see `end`."""
+        """Whether the volume must stay with the backend; see `end`."""
         volume = self._volumes.get(volume_id)
         return volume is not None and volume.is_pinned
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether no native operation that writes and no hand-over is under way."""
+    def is_idle(self) -> bool:
+        """Whether no native write and no hand-over runs."""
         return not (self._native_changes or self._hand_overs)
 
     # ---- operations
 
     def ask(self, ticket: Ticket) -> Effects:
-        """A new operation. Unless `ticket` is settled right away, it waits."""
+        """Takes a new operation. `ticket` is granted, refused or sent elsewhere at once, or it waits."""
         volume = self._volumes.setdefault(ticket.volume_id, _Volume())
         if ticket.is_nested and volume.running and ticket.engine is volume.owner:
             volume.waiting.appendleft(ticket)
@@ -189,11 +189,11 @@ class Ledger:
             volume.waiting.append(ticket)
         return self._advanced(ticket.volume_id)
 
-    def end(self, ticket: Ticket, left: Left | None = None) -> Effects:
-        """The operation is over, or nobody waits for it any more. Repeating it does nothing.
+    def end(self, ticket: Ticket, left: BackendEffect | None = None) -> Effects:
+        """Ends an operation, whether it was granted or still waits. A second call does nothing.
 
         Args:
-            left: what it left behind, where it was the backend's.
+            left: what an operation of the backend has left there.
         """
         state, ticket.state = ticket.state, TicketState.OVER
         if state not in {TicketState.GRANTED, TicketState.WAITING}:
@@ -207,13 +207,18 @@ class Ledger:
             self._native_changes -= _is_native_change(ticket)
             if left is not None and ticket.engine is Engine.BACKEND:
                 volume.is_pinned = volume.is_pinned if left.pin is None else left.pin
-                volume.mark = left.mark or volume.mark
+                if left.mark is not None:
+                    volume.form = volume.form.with_mark(left.mark)
+                if left.shard_disk_type is not None:
+                    volume.form = volume.form.with_disk_type(left.shard_disk_type)
                 volume.is_open = volume.is_open and not left.is_broken
         return self._advanced(ticket.volume_id)
 
-    def lose_patience(self, ticket: Ticket) -> Effects:
-        """A native operation has waited for a while: where it waits for what the backend has under way, it goes there,
-        for whoever keeps that going may take his time. Nothing happens where it waits for anything else.
+    def fall_back_to_backend(self, ticket: Ticket) -> Effects:
+        """Sends a native operation that has waited for a while to the backend, if it waits for the backend's
+        operations.
+
+        Such operations may take minutes. If the operation waits for anything else, nothing happens.
         """
         volume = self._volumes.get(ticket.volume_id)
         if volume is None or ticket.state is not TicketState.WAITING or ticket.engine is not Engine.NATIVE:
@@ -229,17 +234,19 @@ class Ledger:
     # ---- hand-overs
 
     def hand_over_ended(self, hand_over: HandOver, outcome: Outcome) -> Effects:
-        """Whoever waits for the target gets the volume or, with the reason, a refusal. Others go on."""
+        """Takes the outcome of a hand-over. Tickets for the target are granted, or refused with the reason."""
         volume = self._volumes[hand_over.volume_id]
         assert volume.moving is hand_over, "only the hand-over that was asked for can end"
         volume.moving = None
         self._hand_overs -= 1
         volume.owner, volume.is_open, volume.is_vacant = outcome.owner, outcome.is_open, outcome.is_vacant
-        # The native store knows the marks of what it has open.
-        volume.mark = Mark.WRITABLE if outcome.owner is Engine.NATIVE and outcome.is_open else outcome.mark
+        if not outcome.is_open:
+            volume.form = outcome.form
+        else:  # The native store can report the whole form.
+            volume.form = PLAIN if outcome.owner is Engine.NATIVE else outcome.form.unsaved
         effects = Effects()
         for ticket in [ticket for ticket in volume.waiting if ticket.engine is hand_over.target]:
-            # All who wait for this engine go first, wherever they stand: the next hand-over is the dearer for them.
+            # All tickets for the target are granted now, wherever they stand: this saves hand-overs back and forth.
             if outcome.refusal:
                 volume.waiting.remove(ticket)
                 ticket.state, ticket.refusal = TicketState.REFUSED, outcome.refusal
@@ -252,25 +259,25 @@ class Ledger:
     # ---- the backend's restarts
 
     def freeze(self) -> Effects:
-        """The backend is about to start, and to open every volume, the native ones too: natively they are only read,
-        and none is opened, for opening repairs. What the last one left unfinished is lost.
+        """Prepares for a start of the backend, which opens every volume, also the native ones.
 
-        Wait for `is_quiet` then.
+        From now on native volumes are only read, and none is opened, because opening may repair files. Unfinished work
+        of the last backend is lost. The caller then waits for `is_idle`.
         """
         self._is_frozen = True
         effects = Effects()
-        for volume_id, volume in list(self._volumes.items()):
+        for volume_id, volume in self._unsettled():
             volume.is_pinned = False
             if volume.owner is Engine.BACKEND:
-                volume.mark = Mark.WRITABLE
+                volume.form = PLAIN
             self._advance(volume_id, volume, effects)
         return effects
 
     def thaw(self) -> Effects:
-        """The backend has started, and has no native volume open any more. It has all the others."""
+        """Ends `freeze`: the backend has started, has closed the native volumes, and has all the others open."""
         self._is_frozen = False
         effects = Effects()
-        for volume_id, volume in list(self._volumes.items()):
+        for volume_id, volume in self._unsettled():
             volume.is_pinned = False
             if volume.owner is Engine.BACKEND:
                 volume.is_open = True
@@ -279,13 +286,20 @@ class Ledger:
 
     # ---- rules
 
+    def _unsettled(self) -> list[tuple[int, _Volume]]:
+        """The volumes for which a start of the backend may matter.
+
+        There may be thousands of others: native volumes at rest. They are skipped because all operations wait here.
+        """
+        return [pair for pair in self._volumes.items() if not pair[1].is_at_rest]
+
     def _advanced(self, volume_id: int) -> Effects:
         effects = Effects()
         self._advance(volume_id, self._volumes[volume_id], effects)
         return effects
 
     def _advance(self, volume_id: int, volume: _Volume, effects: Effects) -> None:
-        """Does what can be done for those who wait, in their order; forgets a volume about which nothing is special."""
+        """Grants what can be granted, in the order of waiting. Forgets a volume that is in the default state."""
         for ticket in self._in_order(volume):
             if ticket.engine is Engine.NATIVE and volume.is_bound:
                 volume.waiting.remove(ticket)
@@ -297,7 +311,7 @@ class Ledger:
                 continue
             if not volume.running:
                 volume.moving = HandOver(
-                    volume_id, volume.owner, ticket.engine, is_reopening=not volume.is_open, mark=volume.mark
+                    volume_id, volume.owner, ticket.engine, is_reopening=not volume.is_open, form=volume.form
                 )
                 self._hand_overs += 1
                 effects.hand_overs.append(volume.moving)
@@ -311,9 +325,9 @@ class Ledger:
         return [ticket for ticket in volume.waiting if not self._is_held_back(volume, ticket)]
 
     def _is_held_back(self, volume: _Volume, ticket: Ticket) -> bool:
-        """Natively nothing is written while frozen, nor is a native volume opened that was left closed.
+        """Whether `ticket` must wait for `thaw`: a native write, or a native volume that was left closed.
 
-        (A volume that the backend has may be asked for: with the backend away, no hand-over of one is begun.)
+        A volume of the backend may be asked for: while the backend is away, no hand-over of it is begun.
         """
         if not self._is_frozen or ticket.engine is not Engine.NATIVE:
             return False
@@ -324,7 +338,7 @@ class Ledger:
         volume.running += 1
         volume.long_at_backend += _is_long_at_backend(ticket)
         if ticket.kind is AccessKind.VOLUME_EXCLUSIVE:
-            volume.is_vacant = False  # it may make the volume
+            volume.is_vacant = False  # the operation may create the volume
         self._native_changes += _is_native_change(ticket)
         ticket.state = TicketState.GRANTED
         effects.settled.append(ticket)

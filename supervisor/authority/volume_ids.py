@@ -1,6 +1,6 @@
-"""Which volumes an RPC is about, read from the bytes of its request: one field is looked at, the rest is skipped.
+"""Finds the volumes of an RPC in the bytes of its request. One field is read and the rest is skipped.
 
-The wire format in a sentence: a message is a row of (tag, value), a tag is the field's number and the value's shape.
+The wire format: a message is a row of (tag, value), and a tag holds the field's number and the shape of the value.
 Source: the encoding guide of protocol buffers.
 """
 
@@ -9,8 +9,12 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from native_handlers.format.errors import BadFileId
+from native_handlers.format.fid import parse_volume_id
+from native_handlers.grpc.message_bytes import give_way
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -18,41 +22,46 @@ FID_FIELDS = frozenset({"file_ids", "from_file_ids"})
 _VARINT, _BYTES = 0, 2
 _MAX_VARINT_BYTES = 10
 _MASK32 = 0xFFFFFFFF
+_FIDS_AT_ONCE = 1000
 
 
 class BadMessage(Exception):
-    """The bytes are no message. Whoever decodes them whole says so in its own words."""
+    """The bytes are no message. The engine that decodes them whole answers with its own text."""
 
 
-def volume_ids_of(descriptor: Descriptor, field_path: str, message: bytes) -> set[int]:
-    """The volumes named in the field at `field_path` (dotted where it is inside a message).
+def volume_ids_of(descriptor: Descriptor, field_path: str, message: bytes, *, is_first: bool = True) -> set[int]:
+    """The volumes in the field at `field_path` (dotted where the field is inside a message).
 
-    A single number that is not there is 0, as protobuf has it; a list may be empty. File ids without a volume number
-    name none.
+    A single number that is absent is 0, as in protobuf. A list may be empty. A file id without a volume number names no
+    volume. With `is_first` False, an absent number inside an absent message names no volume either: a later message of
+    a stream may hold something else.
 
     Raises:
-        BadMessage: `message` is not one.
+        BadMessage: `message` cannot be parsed.
     """
     numbers, is_repeated = _field_numbers(descriptor, field_path)
     pieces = [message]
     for number in numbers[:-1]:
         pieces = [value for piece in pieces for value in _values(piece, number) if isinstance(value, bytes)]
-    found = [value for piece in pieces for value in _values(piece, numbers[-1])]
     if field_path in FID_FIELDS:
-        return {vid for value in found if isinstance(value, bytes) and (vid := _volume_of_fid(value)) is not None}
+        return _volumes_of_fids(value for piece in pieces for value in _values(piece, numbers[-1]))
     ids: list[int] = []
-    for value in found:
-        ids.extend(_packed(value) if isinstance(value, bytes) else [value])
+    for value in (value for piece in pieces for value in _values(piece, numbers[-1])):
+        if not isinstance(value, bytes):
+            ids.append(value)
+        elif is_repeated:
+            ids.extend(_packed(value))
+        # Bytes where a single number is expected are no value of the field: decoders skip them.
     if not is_repeated:
-        ids = ids[-1:] or [0]
+        ids = ids[-1:] or ([0] if pieces or is_first else [])
     return {volume_id & _MASK32 for volume_id in ids}
 
 
 def text_field(descriptor: Descriptor, name: str, message: bytes) -> str:
-    """The text of a field, empty where it is not there.
+    """The text of a field; empty where the field is absent.
 
     Raises:
-        BadMessage: `message` is not one.
+        BadMessage: `message` cannot be parsed.
     """
     texts = [value for value in _values(message, descriptor.fields_by_name[name].number) if isinstance(value, bytes)]
     return texts[-1].decode("utf-8", "replace") if texts else ""
@@ -72,10 +81,26 @@ def _field_numbers(descriptor: Descriptor, field_path: str) -> tuple[tuple[int, 
     return tuple(numbers), field.is_repeated
 
 
-def _volume_of_fid(fid: bytes) -> int | None:
-    """A volume id that is no number is volume 0 for some RPCs and an error for others: none is opened for it."""
-    text = fid.partition(b",")[0]
-    return int(text) & _MASK32 if text.isdigit() and len(text) <= 20 else None
+def _volumes_of_fids(fids: Iterable[int | bytes]) -> set[int]:
+    """The volumes of file ids. There may be a million, most of one volume, so other threads get turns in between."""
+    texts: set[bytes] = set()
+    for count, fid in enumerate(fids):
+        if isinstance(fid, bytes):
+            texts.add(fid.partition(b",")[0])
+        if count % _FIDS_AT_ONCE == _FIDS_AT_ONCE - 1:
+            give_way()
+    return {volume_id for text in texts if (volume_id := _volume_of_fid(text)) is not None}
+
+
+def _volume_of_fid(text: bytes) -> int | None:
+    """The volume of a file id.
+
+    A bad id is volume 0 for some RPCs and an error for others: it needs no volume (None).
+    """
+    try:
+        return parse_volume_id(text.decode("latin-1"))
+    except BadFileId:
+        return None
 
 
 def _values(message: bytes, wanted: int) -> Iterator[int | bytes]:

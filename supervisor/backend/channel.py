@@ -1,4 +1,4 @@
-"""A gRPC channel to the child that follows its restarts."""
+"""A gRPC channel to the child, renewed when the child restarts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ CHANNEL_OPTIONS: Options = (
     *OWN_CONNECTION_OPTIONS,
     ("grpc.enable_retries", 0),
 )
-"""No proxy, for the child is on loopback; no retries, for what may have been executed is not repeated; an own
-connection, so that a dead child's back-off is not shared."""
+"""No proxy, because the child is on loopback. No retries, because a call that may have run is not repeated. A
+connection of its own, so that the back-off after a dead child is not shared."""
 
 
 class BackendChannel:
-    """Hands out the channel to the running child; thread-safe.
+    """Gives the channel to the running child. Thread-safe.
 
-    A channel that lost its peer waits out a growing back-off before it connects again, so each start of the child gets
-    a fresh one. The old one is let go, not closed: closing would end calls that still have a true status to deliver.
+    A channel that lost its server waits longer and longer before it connects again. So each start of the child gets a
+    new channel. The old channel is dropped and not closed: closing would end calls that still have a status to deliver.
     """
 
     def __init__(self, handle: BackendHandle) -> None:
@@ -36,7 +36,7 @@ class BackendChannel:
         self._made_for: tuple[str, int] | None = None
 
     def get(self) -> grpc.Channel:
-        """The channel of the present child. Calls on it fail with UNAVAILABLE at once while none is running."""
+        """The channel of the current child. While no child runs, calls on it fail with UNAVAILABLE at once."""
         wanted = (self._handle.grpc_address, self._handle.generation)
         with self._lock:
             if self._channel is None or self._made_for != wanted:
@@ -45,7 +45,7 @@ class BackendChannel:
             return self._channel
 
     def close(self) -> None:
-        """Ends the channel and every call on it."""
+        """Closes the channel, and ends every call on it."""
         with self._lock:
             if self._channel is not None:
                 self._channel.close()

@@ -1,7 +1,7 @@
 """Keeps one backend running: start, probe, log, restart within a budget, stop. See docs/policy/backend.md.
 
-`serve_backend` is the only task that starts or ends the child; everybody else looks at the `BackendHandle`. Everything
-it does happens in one loop of runs; what a run can do to the supervisor is confined to one named error at the end.
+Only the task `serve_backend` starts or ends the child; all other code reads the `BackendHandle`. The task is one loop
+of runs. A failure of a run reaches the supervisor only as one named error at the end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import trio
 from supervisor.backend.errors import BackendError, BackendGaveUp, BackendStartFailed
 from supervisor.backend.handle import BackendHandle, BackendState
 from supervisor.backend.log_lines import LevelParser, LineSplitter
-from supervisor.backend.ports import PortReservation
-from supervisor.backend.probe import is_serving
+from supervisor.backend.ports import LOOPBACK, PortReservation
 from supervisor.backend.process import start_child
 from supervisor.backend.restart_policy import Exit, GiveUp, RestartPolicy, next_step, relevant_exits
 
@@ -38,24 +37,27 @@ FIRST_PROBE_PAUSE_S = 0.02
 MAX_PROBE_PAUSE_S = 0.2
 PROBE_LIMIT_S = 5.0
 LAST_WORDS_S = 2.0
-"""How long the output may still be read after the exit; the pipe ends sooner unless something else holds it."""
+"""How long output is still read after the exit. The pipe ends sooner unless another process holds it."""
 KILL_LIMIT_S = 5.0
-"""How long a killed process may take to go: only one stuck in the kernel needs longer, and nothing helps against it."""
+"""How long a killed process may take to end. Only a process stuck in the kernel takes longer."""
 REMEMBERED_LINES = 20
 EXIT_CANNOT_EXECUTE = 126
-"""As a shell and the launcher say it."""
+"""The exit code that a shell and the launcher use for this."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendSpec:
-    """What to run. `command` gets the ports and returns the argument vector, the program's path first.
+    """The program of a child, and how it is run.
+
+    `command` gets the ports and returns the argument vector; its first entry is the program's path.
 
     Args:
-        environment: of the child; None passes ours on.
-        stop_grace_s: how long a child that was asked to stop may take before it is killed.
-        descriptors: files that each child inherits.
+        environment: the child's environment; None passes on this process's own.
+        stop_grace_s: how long a child may take to stop before it is killed.
+        descriptors: descriptors that each child inherits.
         before_start: awaited before each start.
-        before_ready: awaited when a child serves, before it is READY. Cancelled when the child ends.
+        before_ready: awaited when a child serves, before it counts as READY. Cancelled when the child ends.
+        note_process: called with each child's process id after its start, and with None after its end.
     """
 
     name: str
@@ -67,20 +69,21 @@ class BackendSpec:
     descriptors: Sequence[int] = ()
     before_start: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     before_ready: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    note_process: Callable[[int | None], None] = lambda _pid: None
 
 
 async def serve_backend(
     spec: BackendSpec, *, task_status: trio.TaskStatus[BackendHandle] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Runs the backend until `request_stop`; started(handle) is called when it is ready for the first time.
+    """Runs the backend until `request_stop`. `task_status.started(handle)` is called when it is ready the first time.
 
-    No process, port or descriptor is left when this is over, however it ends.
+    In every case no process, port or descriptor is left at the end.
 
     Raises:
         BackendStartFailed: the program cannot be executed.
-        BackendGaveUp: the restart policy's budget is used up.
+        BackendGaveUp: the budget of the restart policy is used up.
 
-    Cancellation: stops the child as `request_stop` does (asked, and killed after the grace), then ends.
+    Cancellation: stops the child as `request_stop` does (TERM, then kill after the grace), then ends.
     """
     with PortReservation() as reservation:
         handle = BackendHandle(spec.name, reservation.ports)
@@ -99,7 +102,7 @@ async def _supervise(
     reservation: PortReservation,
     task_status: trio.TaskStatus[BackendHandle],
 ) -> BackendError | None:
-    """Runs the loop; an error that ends it is returned, since out of the nursery it would come wrapped in a group."""
+    """Runs the loop. Returns the error that ends it, because an error raised out of the nursery would be in a group."""
     failure: BackendError | None = None
     async with trio.open_nursery() as nursery:
         shield = trio.CancelScope(shield=True)
@@ -114,7 +117,7 @@ async def _supervise(
 
 
 async def _stop_when_cancelled(spec: BackendSpec, handle: BackendHandle, shield: trio.CancelScope) -> None:
-    """Turns a cancellation from outside into an orderly stop, and gives the shield around that stop its deadline."""
+    """Turns an outside cancellation into an orderly stop, and gives the shield around that stop a deadline."""
     try:
         await trio.sleep_forever()
     finally:
@@ -123,7 +126,7 @@ async def _stop_when_cancelled(spec: BackendSpec, handle: BackendHandle, shield:
 
 
 class _Runner:
-    """The loop of runs and what it remembers between them."""
+    """The loop of runs, with what it remembers between runs."""
 
     def __init__(
         self,
@@ -148,7 +151,7 @@ class _Runner:
                 await self._pause_after(handle.last_exit)
 
     async def _run_once(self) -> Exit:
-        """One life of the child, from its start to its being reaped."""
+        """One run of the child, from its start until it is reaped."""
         handle = self._handle
         if self._reservation.refresh():
             LOG.warning("backend %s: a port was taken by another program, using others", handle.name)
@@ -168,22 +171,24 @@ class _Runner:
         except BackendStartFailed as error:
             if not self._has_started:
                 raise
-            LOG.error("%s", error)  # it ran before: its file may be in the middle of being replaced
+            LOG.error("%s", error)  # the program ran before, so its file may be being replaced
             return Exit(at_s=began_s, status=EXIT_CANNOT_EXECUTE, was_ready=False, lifetime_s=0.0)
         handle.generation += 1
         handle.attach(child)
+        self._spec.note_process(child.pid)
         LOG.info("backend %s started: pid %d, http port %d", handle.name, child.pid, handle.ports.http)
         try:
             await self._accompany(child)
         finally:
             was_ready = handle.is_ready or handle.state is BackendState.STOPPING
             handle.attach(None)
+            self._spec.note_process(None)
             status = child.reap()
         now_s = trio.current_time()
         return Exit(at_s=now_s, status=status, was_ready=was_ready, lifetime_s=now_s - began_s)
 
     async def _wait_for_leave_to_start(self) -> None:
-        """Returns when `before_start` has, or when the child is not wanted any more."""
+        """Returns when `before_start` has returned, or when the child is no longer wanted."""
         async with trio.open_nursery() as nursery:
 
             async def cancel_when_stopped() -> None:
@@ -195,7 +200,7 @@ class _Runner:
             nursery.cancel_scope.cancel()
 
     async def _accompany(self, child: ChildProcess) -> None:
-        """Logs, probes and, when asked, stops the child; returns after it ended and its output was read."""
+        """Logs and probes the child, and stops it when asked. Returns after its end, when its output was read."""
         async with child.output, trio.open_nursery() as nursery:
             nursery.start_soon(self._log_output, child)
             async with trio.open_nursery() as while_alive:
@@ -227,7 +232,7 @@ class _Runner:
         return False
 
     async def _stop_when_asked(self, child: ChildProcess) -> None:
-        """Asks the child alone, whose own children it should end itself; then ends the whole group."""
+        """Sends TERM to the child alone, which should end its own children. After the grace, kills the whole group."""
         await self._handle.wait_stop_requested()
         self._handle.enter(BackendState.STOPPING)
         child.send_signal(signal.SIGTERM)
@@ -249,10 +254,10 @@ class _Runner:
         self._last_lines.append(parsed.text)
 
     async def _pause_after(self, ended: Exit) -> None:
-        """Waits out the delay before the next start.
+        """Waits before the next start.
 
         Raises:
-            BackendGaveUp: there is to be no next start.
+            BackendGaveUp: there is no next start.
         """
         now_s, handle = trio.current_time(), self._handle
         self._exits = relevant_exits(self._spec.policy, [*self._exits, ended], now_s)
@@ -266,3 +271,48 @@ class _Runner:
         handle.enter(BackendState.BACKOFF)
         with trio.move_on_after(step.seconds):
             await handle.wait_stop_requested()
+
+
+# ---- Asks the child whether it serves. Readiness is an answer, never a time since the start.
+
+_HEAD_LIMIT_BYTES = 4096
+_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+async def is_serving(ports: BackendPorts) -> bool:
+    """Whether the child's admin port answers /healthz with 200 and its gRPC port accepts a connection.
+
+    Cancellation: safe. Give the call a deadline: a child that accepts and sends nothing keeps it waiting.
+    """
+    try:
+        return await _healthz_status(ports.http) == 200 and await _accepts(ports.grpc)
+    except (OSError, trio.BrokenResourceError):
+        return False
+
+
+async def _healthz_status(port: int) -> int | None:
+    async with await _connect(port) as stream:
+        await stream.send_all(_REQUEST)
+        head = b""
+        while b"\r\n" not in head and len(head) < _HEAD_LIMIT_BYTES:
+            piece = await stream.receive_some(_HEAD_LIMIT_BYTES)
+            if not piece:
+                return None
+            head += piece
+    words = head.split(b"\r\n", 1)[0].split()
+    return int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/1.") and words[1].isdigit() else None
+
+
+async def _accepts(port: int) -> bool:
+    await (await _connect(port)).aclose()
+    return True
+
+
+async def _connect(port: int) -> trio.SocketStream:
+    made = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_STREAM)
+    try:
+        await made.connect((LOOPBACK, port))
+    except BaseException:
+        made.close()
+        raise
+    return trio.SocketStream(made)

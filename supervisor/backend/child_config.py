@@ -1,12 +1,12 @@
-"""The child's security.toml and volume.toml, derived from ours and kept in a directory that only we can read.
+"""The child's security.toml and volume.toml, derived from the server's own, in a directory that only its user can read.
 
-What the child may not have: a white list (it sees us as the peer of every request, so the guard is ours) and server
-certificates (it serves plaintext on loopback). What it must keep: signing keys, which it checks again, and client
-certificates, with which it dials masters and peers.
+The child gets no white list, because this process is the client of all its requests and checks the list itself. The
+child gets no server certificates, because it serves plaintext on loopback. The child keeps the signing keys, which it
+checks again, and the client certificates, with which it dials masters and volume servers.
 
-weed reads one section, grpc.volume, for both directions: `cert` and `key` switch the server's TLS on, while a dial
-prefers `client_cert` and `client_key` and needs nothing else but grpc.ca. So the derived file has only the latter pair.
-Then the child dials our relay, its only master, with TLS too: the relay serves with `relay_tls`.
+weed reads one section, grpc.volume, for both directions: `cert` and `key` switch the server's TLS on. A dial prefers
+`client_cert` and `client_key` and needs only grpc.ca besides. So the derived file has only the latter pair. Then the
+child dials the relay, its only master, with TLS too: the relay serves with `relay_tls`.
 Source: weed/security/tls.go.
 """
 
@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from supervisor.backend.toml_text import toml_text
-from supervisor.cli.config import TlsFiles
+from supervisor.config.config import TlsFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
-    from supervisor.cli.config import SecurityConfig
+    from supervisor.config.config import SecurityConfig
 
 _PREFIX = "weed-volume-py-child-"
 _UNFINISHED_PREFIX = ".weed-volume-py-child-"
@@ -36,14 +38,14 @@ _FILE_MODE = 0o600
 
 @dataclass(frozen=True, slots=True)
 class ChildFiles:
-    """The text of both files. Both are always written: a missing one would be looked for elsewhere."""
+    """The text of both files. Both are always written, because weed looks elsewhere for a missing one."""
 
     security_toml: str
     volume_toml: str
 
 
 def derive_files(security: SecurityConfig) -> ChildFiles:
-    """The child's files: what our files say, under what `derived_values` says."""
+    """The child's files: the server's own, with the values of `derived_values` put over them."""
     derived = copy.deepcopy(dict(security.file_data))
     for key, value in derived_values(security).items():
         _set(derived, key.lower().split("."), value)
@@ -52,7 +54,10 @@ def derive_files(security: SecurityConfig) -> ChildFiles:
 
 
 def derived_values(security: SecurityConfig) -> dict[str, str | int | bool]:
-    """The keys whose value is not what our files say, or that the environment could override. The same keys always."""
+    """The keys with other values than in the server's files, or that the environment could override.
+
+    Always all keys.
+    """
     client = _client_files(security.grpc)
     https = security.https_client
     return {
@@ -99,19 +104,14 @@ DERIVED_KEYS = (
     "https.client.key",
     "https.client.ca",
 )
-"""What `derived_values` sets. The child's environment must not have their WEED_ variables, which would win."""
-
-
-def child_dials_tls(security: SecurityConfig) -> bool:
-    """Whether the child uses TLS when it dials masters (our relay) and peers by gRPC."""
-    return _client_files(security.grpc) is not None
+"""The keys of `derived_values`. The child's environment must not have their WEED_ variables, which would override."""
 
 
 def relay_tls(security: SecurityConfig) -> TlsFiles | None:
     """The files with which the relay must serve so that the child accepts it; None where the child dials plaintext.
 
-    The certificate is the server's own, which all clients of the cluster trust; where only a client pair is
-    configured it is that, and works if its CA did not restrict it to clients.
+    The certificate is the server's own, which all clients of the cluster trust. Where only a client pair is configured,
+    it is the client's; that works if the CA did not restrict it to clients.
     """
     client = _client_files(security.grpc)
     if client is None:
@@ -122,7 +122,10 @@ def relay_tls(security: SecurityConfig) -> TlsFiles | None:
 
 
 def _client_files(grpc: TlsFiles) -> TlsFiles | None:
-    """What weed dials with: the client pair if whole, else the server's; only with a CA, and from one directory."""
+    """The pair that weed dials with: the client pair if complete, else the server's.
+
+    It needs a CA and one directory.
+    """
     cert, key = grpc.client_cert, grpc.client_key
     if cert is None or key is None:
         cert, key = grpc.cert, grpc.key
@@ -132,14 +135,14 @@ def _client_files(grpc: TlsFiles) -> TlsFiles | None:
 
 
 class ChildConfigDirectory:
-    """A private directory with the child's files (a context manager: gone at the end, with its content).
+    """A private directory with the child's files. It is a context manager; the directory is removed at the end.
 
-    A supervisor that is killed leaves its directory behind; the next one removes it, for nobody holds its lock. The
-    directory has its final name only once it is locked.
+    A killed supervisor leaves its directory behind. The next one removes it, because no process holds its lock. The
+    directory gets its final name only after it is locked.
     """
 
     def __init__(self, files: ChildFiles, parent: Path | None = None) -> None:
-        """Raises OSError where `parent` (the temporary directory) cannot be written; nothing is left behind then."""
+        """Raises OSError where `parent` (default: the temporary directory) cannot be written. Nothing is left then."""
         parent = parent if parent is not None else Path(tempfile.gettempdir())
         remove_abandoned(parent)
         made = Path(tempfile.mkdtemp(prefix=_UNFINISHED_PREFIX, dir=parent))
@@ -158,7 +161,7 @@ class ChildConfigDirectory:
             _replace(self.path / name, text)
 
     def close(self) -> None:
-        """Removes the directory. Harmless when done twice."""
+        """Removes the directory. A second call does nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -174,7 +177,7 @@ class ChildConfigDirectory:
 
 
 def remove_abandoned(parent: Path) -> list[Path]:
-    """Removes directories of supervisors that have gone without cleaning up; returns them."""
+    """Removes the directories of supervisors that ended without cleaning up. Returns their paths."""
     removed = []
     for path in parent.glob(f"{_PREFIX}*"):
         try:
@@ -182,14 +185,14 @@ def remove_abandoned(parent: Path) -> list[Path]:
                 continue
             os.close(_lock(path))
         except OSError:
-            continue  # somebody's, in use, or just removed by another
+            continue  # another user's, in use, or just removed by another process
         shutil.rmtree(path, ignore_errors=True)
         removed.append(path)
     return removed
 
 
 def _lock(directory: Path) -> int:
-    """Opens and locks a directory; the lock ends with the descriptor. Raises BlockingIOError when it is held."""
+    """Opens and locks a directory. The lock ends with the descriptor. Raises BlockingIOError when it is locked."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,7 +212,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _set(tree: dict[str, object], path: list[str], value: object) -> None:
-    """Sets a nested value; whatever is no table on the way is replaced by one, as a section of that name would."""
+    """Sets a nested value. A value on the way that is no table is replaced by a table."""
     node = tree
     for part in path[:-1]:
         below = node.get(part)
@@ -221,3 +224,45 @@ def _set(tree: dict[str, object], path: list[str], value: object) -> None:
 
 def _text(path: Path | None) -> str:
     return "" if path is None else str(path)
+
+
+# ---- A tree of values as TOML text: one assignment per line with its whole key, so no table headers are needed.
+
+
+def toml_text(tree: Mapping[str, object]) -> str:
+    """Text that `tomllib.loads` parses to an equal tree. Tables without any value are lost.
+
+    Raises:
+        TypeError: a value that TOML does not have, such as None.
+    """
+    return "".join(f"{key} = {value}\n" for key, value in _assignments(tree, ""))
+
+
+def _assignments(tree: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        path = prefix + _quoted(key)
+        if isinstance(value, dict):
+            yield from _assignments(value, path + ".")
+        else:
+            yield path, _value(value)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_quoted(key)} = {_value(item)}' for key, item in value.items())}}}"
+    raise TypeError(f"TOML has no {type(value).__name__}")
+
+
+def _quoted(text: str) -> str:
+    """A basic string. JSON's escapes are also TOML's, except for DEL, which TOML needs escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""What can go wrong with the managed backend as a whole. Faults of single forwards belong to the forwarders."""
+"""Errors of the managed backend as a whole. Errors of single forwarded requests belong to the forwarders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class BackendError(Exception):
-    """Base of the errors of this layer."""
+    """Base class of this package's errors."""
 
 
 class BackendStartFailed(BackendError):
-    """The program cannot be executed at all: missing, no permission, wrong format. Trying again would not help."""
+    """The program cannot be executed: missing, no permission, wrong format. No process runs. Retrying does not help."""
 
     def __init__(self, command: Sequence[str], cause: OSError) -> None:
         super().__init__(f"cannot start the backend {command[0]!r}: {cause.strerror or cause}")
@@ -23,7 +23,7 @@ class BackendStartFailed(BackendError):
 
 
 class BackendGaveUp(BackendError):
-    """The backend ended more often than the restart policy allows. No child runs any more when this is raised."""
+    """The backend ended more often than the restart policy allows. No child runs when this is raised."""
 
     def __init__(self, name: str, why: str, exits: Sequence[Exit], last_lines: Sequence[str]) -> None:
         tail = "".join(f"\n    {line}" for line in last_lines)

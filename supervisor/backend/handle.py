@@ -1,4 +1,4 @@
-"""The managed backend as the rest of the supervisor sees it: where it is, how it is, and how to end it."""
+"""The managed backend as the rest of the supervisor sees it: its addresses, its state, and how to stop it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.backend.errors import BackendError
 from supervisor.backend.ports import LOOPBACK, BackendPorts
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ LOG = logging.getLogger(__name__)
 
 
 class BackendState(Enum):
-    """STARTING, READY and BACKOFF alternate; STOPPING leads to STOPPED. STOPPED and FATAL are final."""
+    """STARTING, READY and BACKOFF alternate. STOPPING leads to STOPPED. STOPPED and FATAL are final."""
 
     STARTING = "starting"
     READY = "ready"
@@ -30,20 +29,11 @@ class BackendState(Enum):
     FATAL = "fatal"
 
 
-class BackendNotRunning(BackendError):
-    """The backend was waited for and will not come any more: it was stopped or given up."""
-
-    def __init__(self, name: str, state: BackendState) -> None:
-        super().__init__(f"the backend {name} is {state.value} and will not be ready again")
-        self.name = name
-        self.state = state
-
-
 class BackendHandle:
-    """The backend as the rest of the supervisor sees it. Attributes may be read from any thread; methods from trio's.
+    """The state of the backend. Any thread may read the attributes; only trio's thread may call methods.
 
-    `generation` counts the starts, so a change of it says that connections to the child are stale. `restarts` counts
-    the starts after the first.
+    `generation` counts the starts. When it changes, connections to the child are stale. `restarts` counts the starts
+    after the first one.
     """
 
     def __init__(self, name: str, ports: BackendPorts) -> None:
@@ -55,17 +45,11 @@ class BackendHandle:
         self._child: ChildProcess | None = None
         self._reload_pending = False
         self._stop_requested = trio.Event()
-        self._state_changed = trio.Event()
 
     @property
     def http_address(self) -> str:
-        """host:port of the child's admin HTTP. It stays the same unless another program took the port."""
+        """host:port of the child's admin HTTP listener. It stays the same unless another program took the port."""
         return f"{LOOPBACK}:{self.ports.http}"
-
-    @property
-    def public_address(self) -> str:
-        """host:port of the child's public HTTP, meaningful when its command line opens one."""
-        return f"{LOOPBACK}:{self.ports.public}"
 
     @property
     def grpc_address(self) -> str:
@@ -81,37 +65,27 @@ class BackendHandle:
 
     @property
     def pid(self) -> int | None:
-        """The running child's process id."""
+        """The running child's process id; None while no child runs."""
         return None if self._child is None else self._child.pid
 
     @property
     def is_ready(self) -> bool:
         return self.state is BackendState.READY
 
-    async def wait_ready(self) -> None:
-        """Returns while the child is READY, at once or when it is again.
-
-        Raises:
-            BackendNotRunning: it was stopped or given up.
-
-        Cancellation: safe.
-        """
-        while not self.is_ready:
-            if self.state in {BackendState.STOPPING, BackendState.STOPPED, BackendState.FATAL}:
-                raise BackendNotRunning(self.name, self.state)
-            await self._state_changed.wait()
-
     def signal_reload(self) -> None:
-        """Passes a SIGHUP on: to a ready child at once, else when it is ready, for before that it could be fatal."""
+        """Passes a SIGHUP on: at once to a ready child, else when it becomes ready.
+
+        Before that a SIGHUP may kill it.
+        """
         self._reload_pending = True
         self.deliver_reload()
 
     def request_stop(self) -> None:
-        """Has the child stopped for good; `serve_backend` returns when that is done. Idempotent."""
+        """Stops the child for good. `serve_backend` returns when the child has ended. A second call does nothing."""
         self._stop_requested.set()
 
     async def wait_stop_requested(self) -> None:
-        """Returns once `request_stop` was called. Cancellation: safe."""
+        """Returns after `request_stop` was called. Cancellation: safe."""
         await self._stop_requested.wait()
 
     @property
@@ -119,18 +93,16 @@ class BackendHandle:
         return self._stop_requested.is_set()
 
     def enter(self, state: BackendState) -> None:
-        """For `serve_backend` alone: sets the state and wakes who waits for one."""
+        """Sets the state. Only `serve_backend` calls this."""
         LOG.debug("backend %s: %s -> %s", self.name, self.state.value, state.value)
         self.state = state
-        self._state_changed.set()
-        self._state_changed = trio.Event()
 
     def deliver_reload(self) -> None:
-        """For `serve_backend` alone: sends the SIGHUP that is due, if the child can take it."""
+        """Sends a SIGHUP that is due, if the child can take it. Only `serve_backend` calls this."""
         if self._reload_pending and self.is_ready and self._child is not None:
             self._reload_pending = False
             self._child.send_signal(signal.SIGHUP)
 
     def attach(self, child: ChildProcess | None) -> None:
-        """For `serve_backend` alone: the child that signals go to."""
+        """Sets the child that gets signals. Only `serve_backend` calls this."""
         self._child = child

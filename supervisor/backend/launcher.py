@@ -1,15 +1,15 @@
 """Becomes the backend, tied to the life of the supervisor: `python -I -S -E launcher.py PARENT_PID PROGRAM [ARG...]`.
 
-Run as a program, never imported by the supervisor; standard library only, so that it starts in milliseconds.
-It asks the kernel to send SIGKILL to this process when the parent ends (prctl PR_SET_PDEATHSIG, which an execve of an
-ordinary program keeps; one of a setuid or capability-bearing file clears it), then looks whether the parent is still
-the one it was started by, for a parent that died before the prctl would never be noticed, and then executes PROGRAM in
-its own place: same process, same group, same descriptors.
+This file runs as a program; the supervisor never imports it. It uses the standard library only, so it starts in
+milliseconds. First it asks the kernel to send SIGKILL to this process when the parent ends (prctl PR_SET_PDEATHSIG). An
+execve of an ordinary program keeps this setting; an execve of a setuid or capability-bearing file clears it. Then it
+checks that the parent is still the same, because a death before the prctl would go unnoticed. Then it executes PROGRAM
+in its own place: same process, same group, same descriptors.
 
-Two things to know about PR_SET_PDEATHSIG. "Parent" means the *thread* that forked, so the caller must fork in a
-thread that lives as long as the child (see process.py). And the setting is not inherited by the child's own
-children: `weed volume` has none, and whatever of ours starts further processes starts them through this launcher, so
-that the ties form a chain and all fall with the first.
+Two facts about PR_SET_PDEATHSIG. "Parent" means the *thread* that forked, so the caller must fork in a thread that
+lives as long as the child (see process.py). And the child's own children do not inherit the setting. `weed volume` has
+no children. A process of this program starts further processes through this launcher, so all of them end with the
+first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EXIT_NOT_FOUND = 127
 
 
 def main(arguments: list[str]) -> int:
-    """Executes the program; comes back only when that is impossible, with the exit code to end with."""
+    """Executes the program. Returns only where that is impossible, with the exit code to end with."""
     parent_pid, command = int(arguments[0]), arguments[1:]
     tie_to_parent()
     if os.getppid() != parent_pid:
@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
 
 
 def tie_to_parent() -> None:
-    """Has the kernel kill this process when the thread that forked it ends.
+    """Makes the kernel kill this process when the thread that forked it ends.
 
     Raises:
-        OSError: prctl refused; nothing is tied.
+        OSError: prctl refused. The process is not tied.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0) != 0:
@@ -55,8 +55,9 @@ def tie_to_parent() -> None:
 
 
 def restore_signals() -> None:
-    """Gives the program the dispositions that a shell would: Python ignores two signals, and a shell two more for what
-    it starts in the background, which execve would pass on.
+    """Resets signal dispositions to those that a shell would give the program.
+
+    Python ignores two signals, and a shell makes background processes ignore two more. execve would pass that on.
     """
     for number in (
         signal.SIGPIPE,

@@ -1,7 +1,7 @@
-"""The child's output as log records: bytes in, bounded lines with a level out. No I/O, no logging here.
+"""The child's output as log records: bytes in, bounded lines with a level out. This module does no I/O and no logging.
 
-Upstream writes glog headers, `I0823 10:11:12.123456 volume.go:123 text`, with I, W, E or F in front. A line without one
-(a panic and its stacks, a wrapped message) belongs to the line before it and takes its level.
+Upstream writes glog headers, `I0823 10:11:12.123456 volume.go:123 text`, with I, W, E or F in front. A line without a
+header (a panic and its stacks, a wrapped message) continues the line before and takes its level.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_LINE_BYTES = 8192
-"""Longer lines are cut here and the rest is dropped: one log record is not a place for a payload."""
+"""A longer line is cut here and its rest is dropped: a log record must not hold a whole payload."""
 
 _GLOG = re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ +(?:\d+ )?(.*)", re.DOTALL)
 _FATAL_STARTS = ("panic:", "fatal error:", "Traceback (most recent call last)", "launcher:")
@@ -24,14 +24,14 @@ _LEVELS = {"I": logging.INFO, "W": logging.WARNING, "E": logging.ERROR, "F": log
 
 @dataclass(frozen=True, slots=True)
 class ChildLine:
-    """One line: its `logging` level and its text without the time stamp, which our own record carries."""
+    """One line: its `logging` level, and its text without the time stamp, which the log record has anyway."""
 
     level: int
     text: str
 
 
 class LineSplitter:
-    """Cuts a byte stream into lines of at most MAX_LINE_BYTES, without holding more than that."""
+    """Cuts a byte stream into lines of at most MAX_LINE_BYTES, and holds no more than that."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -66,7 +66,7 @@ class LineSplitter:
 
 
 class LevelParser:
-    """Gives each line its level. Remembers the level of the last header for the lines that continue it."""
+    """Gives each line its level. A line without a header gets the level of the last header."""
 
     def __init__(self) -> None:
         self._level = logging.INFO

@@ -1,10 +1,10 @@
-"""The loopback ports of the child: chosen once, kept through its restarts, safe from other programs meanwhile.
+"""The loopback ports of the child: chosen once, kept through restarts, and safe from other programs meanwhile.
 
-Asking the kernel for a free port and closing the socket again leaves a gap in which anybody may get the same port.
-Here the asking socket stays open: bound with SO_REUSEADDR but never listening. Linux lets a second socket bind and
-listen on that port as long as both set SO_REUSEADDR and nobody listens yet (Go, grpc and trio all set it), while
-bind(0) and connect() of every other program keep away from a port that is in use. So a port stays ours while the
-child is down. Only a program that asks for this very number can still take it; `PortReservation.refresh` sees that.
+A program that asks the kernel for a free port and closes the socket leaves a gap: another program may get the same
+port. Here the asking socket stays open, bound with SO_REUSEADDR but never listening. Linux lets a second socket bind
+and listen on that port as long as both set SO_REUSEADDR and no socket listens yet (Go, grpc and trio all set it).
+bind(0) and connect() of other programs avoid a port in use. So a port stays reserved while the child is down. Only a
+program that asks for this very number can take it; `PortReservation.refresh` notices that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class BackendPorts:
-    """Where the child listens on loopback: its admin, gRPC, public and metrics port, all different."""
+    """The child's ports on loopback: admin, gRPC, public and metrics. All four differ."""
 
     http: int
     grpc: int
@@ -30,7 +30,7 @@ class BackendPorts:
 
 
 class PortReservation:
-    """Holds four free loopback ports until it is closed (a context manager)."""
+    """Holds four free loopback ports until it is closed. It is a context manager."""
 
     def __init__(self, host: str = LOOPBACK) -> None:
         self._host = host
@@ -47,7 +47,10 @@ class PortReservation:
         return BackendPorts(*(held.getsockname()[1] for held in self._held))
 
     def refresh(self) -> bool:
-        """Replaces each port that another program listens on; True when there was one. Call with the child down."""
+        """Replaces each port on which another program listens. Returns whether there was one.
+
+        The child must be down.
+        """
         changed = False
         for index, held in enumerate(self._held):
             if not _can_listen(self._host, held.getsockname()[1]):

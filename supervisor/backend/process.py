@@ -1,14 +1,14 @@
-"""One run of the child as an operating system process: start, wait, signal, reap. Knows nothing of volume servers.
+"""One run of the child as an operating system process: start, wait, signal, reap. Nothing here is about volume servers.
 
-Life and death, whatever ends whom:
+How the processes end:
 
-- The child is started through launcher.py, which ties it to the thread that forks: if that thread ends, the kernel
-  kills the child. `trio.lowlevel.open_process` forks in a worker thread that may end any time, so the fork happens here
-  directly in the thread that runs trio. It outlives every task, and with it every child. The fork blocks the loop for
-  the milliseconds until execve, which costs no more than it would elsewhere: the interpreter's lock is held meanwhile.
-- The child leads its own process group (set before execve, hence no moment without it), so Ctrl-C in a terminal
-  reaches us alone and the order of the shutdown is ours, and what it may have started can be killed with it.
-- Signals go through a pidfd and to the group only while the leader is not reaped: neither can hit a reused number.
+- launcher.py ties the child to the thread that forks: if that thread ends, the kernel kills the child.
+  `trio.lowlevel.open_process` forks in a worker thread that may end at any time. So this module forks in the thread
+  that runs trio. That thread outlives every task, and so every child. The fork blocks the event loop for the
+  milliseconds until execve. A worker thread would block it as long, because the fork holds the interpreter lock.
+- The child leads its own process group, set before execve. So Ctrl-C in a terminal reaches this process alone, and this
+  process decides the order of the shutdown. Processes that the child has started are killed with the group.
+- Signals go through a pidfd, and to the group only before the leader is reaped. So neither can hit a reused number.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 class ChildProcess:
-    """A running (or ended, not yet reaped) child. `output` is the read end of its stdout and stderr.
+    """A child that runs, or has ended and is not reaped. `output` is the read end of its stdout and stderr.
 
-    Whoever makes one calls `reap` in the end, in every case; that also closes what it holds.
+    The owner must call `reap` in every case. `reap` also closes what the object holds.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, output: trio.lowlevel.FdStream) -> None:
@@ -47,30 +47,30 @@ class ChildProcess:
         return self._popen.pid
 
     async def wait_exit(self) -> None:
-        """Returns when the process has ended. It stays a zombie, so its number stays taken, until `reap`.
+        """Returns when the process has ended. Until `reap` it stays a zombie, so its number stays taken.
 
         Cancellation: safe.
         """
         await trio.lowlevel.wait_readable(self._pidfd)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Signals the child itself; nothing happens when it has ended."""
+        """Signals the child itself. Does nothing when the child has ended."""
         try:
             signal.pidfd_send_signal(self._pidfd, number)
         except ProcessLookupError:
             return
 
     def kill_group(self) -> None:
-        """Ends the child and everything in its process group. Call before `reap`."""
+        """Kills the child and its whole process group. Call this before `reap`."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
 
     def reap(self) -> int:
-        """Kills what is left of the group, waits for the leader and returns its status (minus a signal's number).
+        """Kills the rest of the group, waits for the leader, and returns its status (minus a signal's number).
 
-        Blocks only for the kernel to finish a killed process.
+        Blocks only until the kernel has finished the killed process.
         """
         self.kill_group()
         try:
@@ -86,15 +86,20 @@ def start_child(
     directory: Path | None,
     descriptors: Sequence[int] = (),
 ) -> ChildProcess:
-    """Starts `command` (its first word a path) tied to the calling thread, which must outlive it. `descriptors` are
-    inherited under their numbers.
+    """Starts `command`, whose first word is a path, tied to the calling thread. The thread must outlive the child.
+
+    The child inherits `descriptors` under the same numbers.
 
     Raises:
-        BackendStartFailed: the program is not there or cannot be executed; nothing runs.
+        BackendStartFailed: the program is missing or cannot be executed, or the system has no descriptor or process
+            left. No process runs.
     """
     program = os.path.abspath(command[0])
     _check_executable(command, program)
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise BackendStartFailed(command, error) from error
     try:
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", "-E", str(LAUNCHER), str(os.getpid()), program, *command[1:]],
@@ -115,7 +120,7 @@ def start_child(
 
 
 def _open_pidfd(popen: subprocess.Popen[bytes], read_end: int) -> int:
-    """A pidfd of the fresh child; without one (no descriptor left) the child cannot be managed and is ended."""
+    """A pidfd of the new child. Without one (no descriptor is left) the child cannot be managed, and is killed."""
     try:
         return os.pidfd_open(popen.pid)
     except OSError as error:
@@ -126,7 +131,7 @@ def _open_pidfd(popen: subprocess.Popen[bytes], read_end: int) -> int:
 
 
 def _check_executable(command: Sequence[str], program: str) -> None:
-    """Finds out beforehand what execve would find out in the child, where it could only be guessed from the output."""
+    """Checks what execve checks in the child: there only the child's output would show the failure."""
     try:
         os.stat(program)
     except OSError as error:

@@ -1,9 +1,9 @@
-"""When to start the backend again, and when to stop trying: a pure function of how it ended so far.
+"""When to start the backend again, and when to give up: a pure function of the exits so far.
 
-Two budgets. A sliding window counts every exit, so a child that crashes now and then is restarted for ever while one
-that crashes again and again is not. Starts that never got ready count apart and for less, since a wrong flag or a
-damaged directory will not heal by trying. The delay grows with the exits inside the window and so falls back by
-itself; jitter keeps servers that lost the same thing from coming back in step.
+There are two budgets. A sliding window counts every exit. So a child that crashes now and then is restarted for ever,
+and a child that crashes again and again is not. Starts that never became ready have a smaller budget, because a wrong
+flag or a damaged directory does not heal by retrying. The delay grows with the exits inside the window, so it shrinks
+again by itself. Jitter keeps servers with one common failure from restarting at the same moment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """One end of the child. `status` is as `subprocess` gives it: an exit code, or minus the signal's number."""
+    """One end of the child. `status` is as in `subprocess`: an exit code, or minus the signal's number."""
 
     at_s: float
     status: int
@@ -27,7 +27,7 @@ class Exit:
 
     @property
     def description(self) -> str:
-        """Such as `exit code 1` or `SIGKILL`."""
+        """The exit in words, such as `exit code 1` or `SIGKILL`."""
         if self.status >= 0:
             return f"exit code {self.status}"
         try:
@@ -38,7 +38,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """Limits of the restarts. Times in seconds; `jitter` 0.25 spreads a delay by up to a quarter either way."""
+    """Limits of the restarts. Times are in seconds. `jitter` 0.25 changes a delay by up to a quarter either way."""
 
     first_delay_s: float = 0.2
     factor: float = 2.0
@@ -51,7 +51,7 @@ class RestartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Start again after so many seconds."""
+    """Start again after this many seconds."""
 
     seconds: float
 
@@ -64,11 +64,11 @@ class GiveUp:
 
 
 def next_step(policy: RestartPolicy, exits: Sequence[Exit], now_s: float, chance: float) -> Delay | GiveUp:
-    """What to do after the last of `exits` (oldest first, not empty).
+    """The step that follows the last of `exits` (oldest first, not empty).
 
     Args:
-        now_s: on the clock of `Exit.at_s`.
-        chance: a random number in [0, 1), the source of the jitter.
+        now_s: the time on the clock of `Exit.at_s`.
+        chance: a random number in [0, 1), for the jitter.
     """
     last = exits[-1]
     failed_starts = _failed_starts_at_end(exits)
@@ -82,7 +82,7 @@ def next_step(policy: RestartPolicy, exits: Sequence[Exit], now_s: float, chance
 
 
 def relevant_exits(policy: RestartPolicy, exits: Sequence[Exit], now_s: float) -> list[Exit]:
-    """The exits that can still matter to `next_step`: what keeps the history bounded."""
+    """The exits that can still matter to `next_step`. This bounds the history."""
     kept = len(exits) - _failed_starts_at_end(exits)
     return [ended for index, ended in enumerate(exits) if index >= kept or now_s - ended.at_s <= policy.window_s]
 

@@ -1,7 +1,7 @@
-"""Which version a backend is, and how wide its offsets are.
+"""The version of a backend, and the width of its offsets.
 
-A volume's stored offsets have 4 bytes or 5, fixed when `weed` is compiled; files of one width are unreadable with the
-other. `weed version` prints ``version 30GB 4.44 COMMIT OS ARCH``, and the size limit tells the width.
+A volume's stored offsets have 4 bytes or 5. The width is fixed when `weed` is compiled, and files of one width cannot
+be read with the other. `weed version` prints `version 30GB 4.44 COMMIT OS ARCH`; the size limit shows the width.
 Source: weed/command/version.go, weed/util/constants_4bytes.go and constants_5bytes.go, weed/storage/volume_tier.go.
 """
 
@@ -27,7 +27,7 @@ _MAX_VIFS_READ = 1000
 
 
 class BackendVersionUnknown(BackendError):
-    """The program does not say which version it is, so it cannot be trusted with volumes. Nothing was started."""
+    """The program does not print its version, so it is not trusted with volumes. Nothing was started."""
 
     def __init__(self, program: Path, why: str) -> None:
         super().__init__(f"{program} did not say its version: {why}")
@@ -35,8 +35,8 @@ class BackendVersionUnknown(BackendError):
         self.why = why
 
 
-class OffsetWidthMismatch(BackendError):
-    """Two sources demand different offset widths. Nothing was opened."""
+class BackendOffsetWidthMismatch(BackendError):
+    """Two sources name different offset widths. Nothing was opened."""
 
     def __init__(self, first: OffsetWidth, second: OffsetWidth) -> None:
         super().__init__(
@@ -48,7 +48,7 @@ class OffsetWidthMismatch(BackendError):
 
 
 class OffsetWidthUnknown(BackendError):
-    """The backend's size limit tells no width and nobody else said one. Nothing was opened."""
+    """The backend's size limit shows no width, and no flag gives one. Nothing was opened."""
 
     def __init__(self, program: Path | None, version: BackendVersion) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class OffsetWidthUnknown(BackendError):
 
 @dataclass(frozen=True, slots=True)
 class BackendVersion:
-    """`offset_width_bytes` is None where the size limit is not one that we know."""
+    """The output of `weed version`. `offset_width_bytes` is None where the size limit is an unknown one."""
 
     number: str
     size_limit: str
@@ -78,14 +78,14 @@ class BackendVersion:
 
 @dataclass(frozen=True, slots=True)
 class OffsetWidth:
-    """4 or 5, and who said so."""
+    """An offset width, 4 or 5, and its source in words."""
 
     width_bytes: int
     source: str
 
 
 def parse_version(output: str) -> BackendVersion | None:
-    """The version in the output of ``weed version``; None where there is none."""
+    """The version in the output of `weed version`; None where the output has none."""
     for line in output.splitlines():
         words = line.split(" ")
         if words[0] == "version" and len(words) == 6:
@@ -95,10 +95,10 @@ def parse_version(output: str) -> BackendVersion | None:
 
 
 def ask_version(program: Path, environ: Mapping[str, str]) -> BackendVersion:
-    """Runs ``PROGRAM version``, for 20 seconds at most. Blocks: call it before the event loop, or in a thread.
+    """Runs `PROGRAM version`, for at most 20 seconds. Blocks: call it before the event loop, or in a thread.
 
     Raises:
-        BackendVersionUnknown: it cannot run, does not end, or prints something else.
+        BackendVersionUnknown: the program cannot run, does not end, or prints something else.
     """
     try:
         done = subprocess.run(
@@ -123,13 +123,13 @@ def ask_version(program: Path, environ: Mapping[str, str]) -> BackendVersion:
 def resolve_offset_width(
     flag_bytes: int | None, program: Path | None, version: BackendVersion | None, directories: Iterable[Path]
 ) -> OffsetWidth:
-    """The width to work with: of the flag, else the backend, else a .vif in `directories`, else 4.
+    """The offset width: of the flag, else of the backend, else of a .vif in `directories`, else 4.
 
-    What the .vif files say is compared with the result in every case; each single volume is checked again when opened.
+    The widths in .vif files are compared with the result in every case. Opening a volume checks that volume again.
 
     Raises:
-        OffsetWidthMismatch: two of them differ.
-        OffsetWidthUnknown: the backend's is not known and the flag is not set.
+        BackendOffsetWidthMismatch: two sources differ.
+        OffsetWidthUnknown: the backend's width is unknown and the flag is not set.
     """
     if version is not None and version.offset_width_bytes is None and flag_bytes is None:
         raise OffsetWidthUnknown(program, version)
@@ -139,24 +139,31 @@ def resolve_offset_width(
     said.extend(_widths_in(directories))
     for other in said[1:]:
         if other.width_bytes != said[0].width_bytes:
-            raise OffsetWidthMismatch(said[0], other)
+            raise BackendOffsetWidthMismatch(said[0], other)
     return said[0] if said else OffsetWidth(_DEFAULT_WIDTH_BYTES, "the default")
 
 
 def _widths_in(directories: Iterable[Path]) -> Iterator[OffsetWidth]:
-    """The width of the first .vif of each directory that names one."""
+    """The width in the first .vif of each directory that has one. A .vif without its volume does not count."""
     for directory in directories:
-        with os.scandir(directory) as entries:
-            vifs = (entry.path for entry in entries if entry.name.endswith(".vif"))
-            for path, _ in zip(vifs, range(_MAX_VIFS_READ), strict=False):
-                width_bytes = _width_in_vif(path)
-                if width_bytes is not None:
-                    yield OffsetWidth(width_bytes, path)
-                    break
+        present = set(os.listdir(directory))
+        vifs = sorted(name for name in present if _has_volume(name, present))
+        for name in vifs[:_MAX_VIFS_READ]:
+            path = os.path.join(directory, name)
+            width_bytes = _width_in_vif(path)
+            if width_bytes is not None:
+                yield OffsetWidth(width_bytes, path)
+                break
+
+
+def _has_volume(name: str, present: set[str]) -> bool:
+    """Whether `name` is a .vif beside the data or the shards of its volume."""
+    base, extension = os.path.splitext(name)
+    return extension == ".vif" and not present.isdisjoint((f"{base}.dat", f"{base}.ecx"))
 
 
 def _width_in_vif(path: str) -> int | None:
-    """None also for a file that has gone, is empty or is damaged: the store reports those when it opens the volume."""
+    """The width in a .vif. None also for a missing, empty or damaged file: the store reports those at open."""
     try:
         with open(path, "rb") as file:
             info = json.loads(file.read(_MAX_VIF_BYTES))

@@ -1,6 +1,7 @@
-"""Flags that only a newer backend knows: asked of its help text, so that an upgrade of `weed` needs none of ours.
+"""Flags that only a newer backend knows, read from its help text. So an upgrade of `weed` needs no upgrade here.
 
-Only where all requests go to a Go backend (exec and proxy): elsewhere the native handlers would not know the flag.
+This applies only where all requests go to a Go backend (exec and proxy). In other modes the native handlers would not
+know the flag.
 """
 
 from __future__ import annotations
@@ -10,31 +11,31 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supervisor.cli.config import Mode
-from supervisor.cli.errors import BackendProbeFailed
-from supervisor.cli.go_flags import unknown_flag_message
+from supervisor.config.config import Mode
+from supervisor.config.errors import BackendProbeFailed
+from supervisor.config.go_flags import unknown_flag_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from supervisor.cli.engine_choice import EngineChoice
-    from supervisor.cli.flags import Flag
-    from supervisor.cli.go_flags import Unknown
+    from supervisor.config.flags import Flag
+    from supervisor.config.go_flags import Unknown
 
 _HELP_DEADLINE_S = 20.0
 _HELP_ROW = re.compile(r"^  -(\S+)(?: (\S+))?$", re.MULTILINE)
 
 
 def parse_help(text: str) -> dict[str, bool]:
-    """The flags in the output of ``weed help volume``: name -> whether it is a boolean (which shows no type)."""
+    """The flags in the output of `weed help volume`: name -> whether the flag is a boolean, which shows no type."""
     return {name: not type_name for name, type_name in _HELP_ROW.findall(text)}
 
 
 def ask_backend_flags(program: Path, environ: Mapping[str, str]) -> dict[str, bool]:
-    """Runs ``PROGRAM help volume``, for 20 seconds at most.
+    """Runs `PROGRAM help volume`, for at most 20 seconds.
 
     Raises:
-        BackendProbeFailed: it cannot run, does not end, or prints no flags.
+        BackendProbeFailed: the program cannot run, does not end, or prints no flags.
     """
     command = [str(program), "help", "volume"]
     try:
@@ -61,9 +62,9 @@ def pass_through(
     table: Mapping[str, Flag],
     ask: Callable[[Path], Mapping[str, bool]],
 ) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """What to do with the flags that are in no table.
+    """Decides about the flags that are in no table.
 
-    Returns (name and value to pass on, warnings, problems). `ask` is called at most once, and never without need.
+    Returns (name and value to pass on, warnings, problems). `ask` is called at most once, and only where it is needed.
     """
     program = choice.backend
     if not unknown:

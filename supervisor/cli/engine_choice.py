@@ -1,6 +1,6 @@
-"""Which mode, and which backend program: -mode, -backend, -routes and what stands in for them.
+"""Chooses the mode and the backend program: -mode, -backend, -routes, and what replaces them when they are not given.
 
-A mode that needs a backend without having one is a problem that says where it was looked for; `native` never looks.
+If a mode needs a backend and none is found, the problem names the places that were searched. `native` never searches.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from supervisor.cli.config import Mode, NativeBackend
-from supervisor.cli.errors import UsageError
-from supervisor.cli.home_paths import absolute, absolute_or_none
+from supervisor.config.config import Mode, NativeBackend
+from supervisor.config.errors import UsageError
+from supervisor.config.home_paths import absolute, absolute_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from supervisor.cli.values import FlagValues
+    from supervisor.config.values import FlagValues
 
 BACKEND_VARIABLE = "WEED_BINARY"
 BACKEND_PROGRAM = "weed"
@@ -25,36 +25,40 @@ BACKEND_PROGRAM = "weed"
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """`backend` is None exactly where `mode` is native (or problems were noted)."""
+    """The choice. `backend` is None if the mode is native, if a mixed table needs none, or if problems were noted."""
 
     mode: Mode
     backend: Path | NativeBackend | None
-    searched: tuple[str, ...]
     routes_file: Path | None
 
 
 def choose_engine(
     values: FlagValues, environ: Mapping[str, str], cwd: Path, table_forwards: Callable[[Path | None], bool]
 ) -> EngineChoice:
-    """`table_forwards` is asked only when no mode is given; it may raise UsageError about the table."""
+    """Chooses the mode and the backend. Problems are noted in `values`.
+
+    `table_forwards` tells whether the table forwards anything. It is called when no mode is given, and when mixed mode
+    has no backend. It may raise UsageError about the table.
+    """
     routes_file = absolute_or_none(values.text("routes"), cwd)
     if routes_file is not None and not routes_file.is_file():
         values.note("routes", f"{routes_file} is not a file; expected a routing table (see docs/routing.md)")
-        return EngineChoice(Mode.NATIVE, None, (), routes_file)
+        return EngineChoice(Mode.NATIVE, None, routes_file)
     mode = _mode(values, routes_file, table_forwards)
     if mode is Mode.NATIVE:
-        return EngineChoice(mode, None, (), routes_file)
+        return EngineChoice(mode, None, routes_file)
     search = _Search(cwd)
     backend = _find_backend(values, environ, search)
-    if backend is None and not values.is_given("backend"):
+    is_needed = mode is not Mode.MIXED or backend is not None or table_forwards(routes_file)
+    if is_needed and backend is None and not values.is_given("backend"):
         values.problems.append(missing_backend(mode, search.looked))
     if mode is Mode.EXEC and backend is NativeBackend.NATIVE:
         values.note("backend", "-mode=exec becomes the Go program, and this is none; use -mode=native")
-    return EngineChoice(mode, backend, tuple(search.looked), routes_file)
+    return EngineChoice(mode, backend, routes_file)
 
 
 def missing_backend(mode: Mode, searched: list[str]) -> str:
-    """The one sentence about it."""
+    """The message about a missing backend."""
     return (
         f"-mode={mode.value} needs a backend and none was found; looked at {'; '.join(searched)}."
         " Give -backend=/path/to/weed, or -backend=native to put this program behind itself, or -mode=native to run"
@@ -67,12 +71,12 @@ def _mode(values: FlagValues, routes_file: Path | None, table_forwards: Callable
     if text:
         return Mode(text)
     if values.is_given("mode"):
-        return Mode.NATIVE  # a problem is noted already, and nothing else shall be asked for
+        return Mode.NATIVE  # a problem is noted already, and this mode asks for nothing else
     return Mode.MIXED if table_forwards(routes_file) else Mode.NATIVE
 
 
 class _Search:
-    """Looks at candidates and remembers what was wrong with each."""
+    """Examines candidates, and remembers why each was refused."""
 
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
@@ -118,7 +122,7 @@ def _find_in_path(environ: Mapping[str, str], search: _Search) -> Path | None:
 
 
 def _by_name(text: str, environ: Mapping[str, str], cwd: Path) -> Path:
-    """A bare name is looked up in PATH, as a shell would."""
+    """The path of a program. A bare name is searched in PATH, as in a shell."""
     if "/" not in text:
         for directory in environ.get("PATH", "").split(os.pathsep):
             candidate = cwd / directory / text
@@ -140,7 +144,7 @@ def _why_not_runnable(path: Path) -> str | None:
 
 
 def _is_this_program(path: Path) -> bool:
-    """A `weed` that is a link to, or a copy of, our own console script would start itself without end."""
+    """Whether the file is this program's console script. Such a `weed` would start itself without end."""
     with path.open("rb") as file:
         head = file.read(4096)
     return head.startswith(b"#!") and b"supervisor.cli.main" in head
@@ -152,7 +156,7 @@ def table_forwards_anything(path: Path | None) -> bool:
     Raises:
         UsageError: the table is refused.
     """
-    # Only the default mode needs the table here, and reading YAML would slow down the start of every other.
+    # Only the default mode needs the table here. Reading YAML would slow down the start in every other mode.
     from supervisor.routing.errors import TableError  # noqa: PLC0415
     from supervisor.routing.native import native_names  # noqa: PLC0415
     from supervisor.routing.table import load_table  # noqa: PLC0415

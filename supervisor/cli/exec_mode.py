@@ -1,25 +1,25 @@
-"""exec mode: the argument list with which this process becomes `weed volume`. Imports nothing that starts slowly."""
+"""exec mode: the argument list with which this process becomes `weed volume`. It imports no slow module."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supervisor.cli.errors import UsageError
+from supervisor.config.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from supervisor.cli.config import Config
+    from supervisor.config.config import Config
 
 _SECURITY_FILE_NAME = "security.toml"
 
 
 def go_command(config: Config) -> list[str]:
-    """The Go program's argument list, flags in Go's spelling and every value where it was said to win.
+    """The Go program's argument list: flags in Go's spelling, each with the value that has precedence.
 
     Raises:
-        UsageError: -securityFile names a file that the Go program has no way of being told about.
+        UsageError: -securityFile names a file that no flag of the Go program can name.
     """
     assert isinstance(config.backend, Path), "exec mode has a program"
     weed_flags = list(config.given_global_flags)
@@ -34,7 +34,7 @@ def _spelled(flags: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> list
 
 
 def _config_dir_for(security_file: Path, config_dir: Path | None) -> Path:
-    """weed takes a directory and looks for the name security.toml in it."""
+    """The directory for the Go program, which takes a directory and reads security.toml in it."""
     directory = security_file.parent
     if security_file.name != _SECURITY_FILE_NAME:
         raise UsageError(
@@ -50,10 +50,10 @@ def _config_dir_for(security_file: Path, config_dir: Path | None) -> Path:
 
 
 def check_offset_width(config: Config, environ: Mapping[str, str]) -> None:
-    """Compares -offset.bytes with the program, which cannot be told; asks nothing where the flag is not set.
+    """Compares -offset.bytes with the program's offset width. Does nothing where the flag is not set.
 
     Raises:
-        UsageError: they differ, or the program does not say its version.
+        UsageError: they differ, or the program does not print its version.
     """
     if config.offset_width_bytes is None:
         return

@@ -1,6 +1,6 @@
-"""The subcommands `routes` and `explain`: what the table says, and what would happen to one request.
+"""The subcommands `routes` and `explain`: the routing table, and the fate of one request.
 
-Nothing is started and nothing is sent; both print what the functions decide that a running server calls.
+Nothing is started and nothing is sent. Both print decisions of the functions that a running server calls.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-from urllib.parse import unquote_to_bytes
 
-from native_handlers.http.message import Listener
-from supervisor.cli.config import Mode
-from supervisor.cli.flags import VOLUME_FLAGS
+from native_handlers.http_model.message import Listener
+from native_handlers.http_model.target import RequestTarget
+from supervisor.config.config import Mode
+from supervisor.config.flags import VOLUME_FLAGS
 from supervisor.routing.decision import Decision, decide
 from supervisor.routing.errors import TableError
 from supervisor.routing.match import match_grpc, match_http
-from supervisor.routing.paths import volume_id_in_path
 from supervisor.routing.registry import ROUTES, ROUTES_BY_NAME, VOLUME_SERVICE, AccessKind, Protocol, Route
 from supervisor.routing.table import Table, load_table, table_forwarding_all, table_native
 
@@ -32,19 +31,20 @@ EXIT_USAGE = 2
 
 
 def run_routes(argv: Sequence[str]) -> int:
-    """`routes show [-json] [-routes FILE] [-mode M]` and `routes validate [FILE]`. Returns the exit status: 0, 1 for
-    a table that is refused, 2 for a command that is not understood.
+    """`routes show [-json] [-routes FILE] [-mode M]` and `routes validate [FILE]`.
+
+    Returns the exit status: 0; 1 for a table that is refused; 2 for a command that is not understood.
     """
     return _run(_routes_parser(), argv, _routes)
 
 
 def run_explain(argv: Sequence[str]) -> int:
-    """`explain METHOD PATH [-public]` or `explain grpc.Name`. Exit status as `run_routes`."""
+    """`explain METHOD PATH [-public]` or `explain grpc.Name`. Returns the exit status as `run_routes`."""
     return _run(_explain_parser(), argv, _explain)
 
 
 def table_for(mode: Mode | None, file: Path | None, native_names: Collection[str]) -> Table:
-    """The table that a server with this -mode and -routes would start with.
+    """The table with which a server with this -mode and -routes would start.
 
     Raises:
         TableError: as `load_table`.
@@ -59,11 +59,10 @@ def table_for(mode: Mode | None, file: Path | None, native_names: Collection[str
 
 
 def explain_http(table: Table, listener: Listener, method: str, target: str) -> list[tuple[str, str]]:
-    """What would happen to an HTTP request, as (label, text) lines. A query in `target` plays no part."""
-    path = target.partition("?")[0]
-    route = match_http(listener, method, path)
-    decoded = unquote_to_bytes(path.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-    volume_id = volume_id_in_path(decoded) if route.access.volume_id_in == "path" else None
+    """The way that an HTTP request would take, as (label, text) lines. A query in `target` has no effect."""
+    parsed = RequestTarget.parse(target.encode("utf-8", "surrogateescape").decode("latin-1"))
+    route = match_http(listener, method, parsed.raw_path)
+    volume_id = parsed.volume_id if route.access.volume_id_in == "path" else None
     if route.access.volume_id_in is None:
         volume = "none"
     else:
@@ -72,7 +71,7 @@ def explain_http(table: Table, listener: Listener, method: str, target: str) -> 
 
 
 def explain_grpc(table: Table, name: str) -> list[tuple[str, str]] | None:
-    """The same for an RPC, given as `grpc.Name` or by its path; None where there is no such RPC."""
+    """The same for an RPC, named as `grpc.Name` or by its path. None where there is no such RPC."""
     route = match_grpc(name if name.startswith("/") else f"/{VOLUME_SERVICE}/{name.removeprefix('grpc.')}")
     if route is None:
         route = ROUTES_BY_NAME.get(name)
@@ -188,7 +187,7 @@ def _run(
     argv: Sequence[str],
     command: Callable[[argparse.Namespace, Collection[str], TextIO], int],
 ) -> int:
-    """Parses, runs, and turns what argparse and a refused table raise into an exit status."""
+    """Parses the arguments and runs the command. Errors of argparse and a refused table become an exit status."""
     try:
         options = parser.parse_args(list(argv))
         _complete_from_environment(options)
@@ -197,7 +196,7 @@ def _run(
     except argparse.ArgumentTypeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return EXIT_USAGE
-    # Loading every handler takes a moment, which usage errors and --help need not pay.
+    # Loading every handler takes a moment, so usage errors and --help come before it.
     from supervisor.routing.native import native_names  # noqa: PLC0415
 
     try:
@@ -208,7 +207,7 @@ def _run(
 
 
 def _complete_from_environment(options: argparse.Namespace) -> None:
-    """-mode and -routes have the variables that the server reads."""
+    """Fills -mode and -routes from the environment variables that the server reads."""
     for name, parse in (("mode", _mode), ("routes", Path)):
         given = next((os.environ[key] for key in VOLUME_FLAGS[name].environment if os.environ.get(key)), None)
         if given is not None and getattr(options, name, None) is None:
@@ -250,5 +249,5 @@ def _add_table_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, **how: Any) -> None:  # noqa: ANN401  argparse's own keywords
-    """Flags are written with one dash or two, as those of the server."""
+    """Adds a flag that can be written with one dash or two, as the server's flags."""
     parser.add_argument(f"-{name}", f"--{name}", dest=name, **how)

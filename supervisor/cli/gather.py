@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from supervisor.cli.flags import Flag, Kind, Owner
-from supervisor.cli.go_flags import Given, Scan, Unknown, scan
-from supervisor.cli.home_paths import absolute
-from supervisor.cli.values import FlagValues, environment_values, options_file_values
+from supervisor.config.flags import Flag, Kind, Owner
+from supervisor.config.go_flags import Given, Scan, Unknown, scan
+from supervisor.config.home_paths import absolute
+from supervisor.config.values import FlagValues, environment_values, options_file_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _OPTIONS = "options"
 
 @dataclass(slots=True)
 class CommandInput:
-    """The values of one command with what was noticed on the way."""
+    """The values of one command, with the unknown flags and warnings."""
 
     values: FlagValues
     unknown: list[Unknown] = field(default_factory=list)
@@ -30,9 +30,9 @@ class CommandInput:
 def gather(
     argv: Sequence[str], environ: Mapping[str, str], cwd: Path, table: Mapping[str, Flag], overrides: Mapping[str, str]
 ) -> CommandInput:
-    """Command line, environment, options file, in this order of precedence.
+    """The values of the command line, the environment and the options file, in this order of precedence.
 
-    An options file given before the word `volume` sets only flags of the `weed` program itself, as upstream.
+    As in upstream, an options file given before the word `volume` sets only flags of the `weed` program itself.
     """
     values = FlagValues(table, overrides)
     before = scan(argv, table)

@@ -1,7 +1,7 @@
-"""From an argument list to one checked `Config`. Reads files and asks the kernel, but starts nothing.
+"""Turns an argument list into one checked `Config`. Reads files and asks the kernel, but starts nothing.
 
-`load_config` collects everything that is wrong before it raises, so that an operator corrects it in one go. Rules
-between flags are upstream's (weed/command/volume.go); what a single flag demands is in flags.py and values.py.
+`load_config` collects all problems before it raises, so an operator can correct them together. The rules between flags
+are upstream's (weed/command/volume.go). flags.py and values.py have the rules of single flags.
 """
 
 from __future__ import annotations
@@ -9,37 +9,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from supervisor.cli.addresses import Addresses, read_addresses, read_masters
+from native_handlers.http_model.read_mode import ReadMode
 from supervisor.cli.backend_flags import ask_backend_flags, pass_through
-from supervisor.cli.config import Config, LogConfig, ReadMode
-from supervisor.cli.directories import read_directories, read_idx_directory
 from supervisor.cli.engine_choice import EngineChoice, choose_engine, table_forwards_anything
-from supervisor.cli.errors import BadValue, UsageError
-from supervisor.cli.flags import VOLUME_FLAGS, Flag, Kind, Owner
 from supervisor.cli.gather import CommandInput, gather
-from supervisor.cli.go_values import parse_bool
-from supervisor.cli.home_paths import absolute_or_none
-from supervisor.cli.host_address import detect_host_address
-from supervisor.cli.security import disk_probe_from_tree, security_from_tree, split_list
-from supervisor.cli.toml_config import ConfigSources, ConfigTree, load_config_tree
+from supervisor.config.addresses import Addresses, read_addresses, read_masters
+from supervisor.config.config import Config, LogConfig
+from supervisor.config.directories import read_directories, read_idx_directory
+from supervisor.config.errors import BadValue, UsageError
+from supervisor.config.flags import VOLUME_FLAGS, Flag, Kind, Owner
+from supervisor.config.go_values import parse_bool
+from supervisor.config.home_paths import absolute_or_none
+from supervisor.config.host_address import detect_host_address
+from supervisor.config.security import disk_probe_from_tree, security_from_tree, split_list, tiers_from_tree
+from supervisor.config.toml_config import ConfigSources, ConfigTree, load_config_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from supervisor.cli.config import SecurityConfig
-    from supervisor.cli.go_flags import Given
-    from supervisor.cli.values import FlagValues
+    from supervisor.config.go_flags import Given
+    from supervisor.config.values import FlagValues
 
 _MIB = 1 << 20
-_COMMAND_WORD = "volume"
 _INDEX_KINDS = ("memory", "leveldb", "leveldbMedium", "leveldbLarge")
-_QUICKSTART_DEFAULTS = {"dir": "data", "ip": "127.0.0.1", "mode": "native", "preStopSeconds": "0", "max": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What loading needs to know of the machine, replaceable in tests."""
+    """The functions by which loading asks the machine. Tests replace them."""
 
     detect_address: Callable[[], str] = detect_host_address
     table_forwards: Callable[[Path | None], bool] = table_forwards_anything
@@ -49,27 +47,17 @@ class Surroundings:
 def load_config(
     argv: Sequence[str], environ: Mapping[str, str], cwd: Path, surroundings: Surroundings | None = None
 ) -> Config:
-    """The configuration of ``weed-volume-py [weed's flags] [volume] [flags]``; `argv` is without the program name.
+    """The configuration of `weed-volume-py [weed's flags] [volume] [flags]`. `argv` has no program name.
 
     Raises:
-        UsageError: with every problem found. Nothing has been created or started.
+        UsageError: with all problems. Nothing was created or started.
     """
     parts = gather(argv, environ, cwd, VOLUME_FLAGS, {})
     return volume_config(parts, environ, cwd, surroundings or Surroundings())
 
 
-def reload_security(config: Config, environ: Mapping[str, str], cwd: Path) -> SecurityConfig:
-    """Reads the same files again, as one snapshot. Keys that are gone from a file are gone from the snapshot.
-
-    Raises:
-        BadConfigFile: a file cannot be parsed; the caller keeps what it has.
-    """
-    sources = ConfigSources(config.config_dir, config.security_file, environ, cwd)
-    return security_from_tree(load_config_tree(sources, strict=True), config.white_list_flag, cwd)
-
-
 def volume_config(parts: CommandInput, environ: Mapping[str, str], cwd: Path, surroundings: Surroundings) -> Config:
-    """The configuration that `parts` asks for. Raises UsageError with the problems that are noted in it as well."""
+    """The configuration of `parts`. Raises UsageError with all problems, also those noted in `parts`."""
     values = parts.values
     choice = choose_engine(values, environ, cwd, surroundings.table_forwards)
     passed = _handle_unknown(parts, choice, environ, surroundings)
@@ -104,7 +92,6 @@ def _assemble(parts: CommandInput, loaded: _Loaded, environ: Mapping[str, str], 
     return Config(
         mode=choice.mode,
         backend=choice.backend,
-        backend_searched=choice.searched,
         routes_file=choice.routes_file,
         offset_width_bytes=values.integer("offset.bytes") or None,
         ip=addresses.ip,
@@ -143,6 +130,7 @@ def _assemble(parts: CommandInput, loaded: _Loaded, environ: Mapping[str, str], 
         debug=values.boolean("debug"),
         debug_port=values.integer("debug.port"),
         disk_probe=probe,
+        tiers=tiers_from_tree(loaded.tree),
         security=security,
         log=_log_config(values, cwd),
         config_dir=loaded.config_dir,
@@ -180,7 +168,7 @@ def _index(parts: CommandInput) -> str:
 
 
 def _profile(values: FlagValues, name: str, cwd: Path) -> Path | None:
-    """-pprof precludes the profile files."""
+    """The path of a profile file; None with -pprof, which excludes profile files."""
     return None if values.boolean("pprof") else absolute_or_none(values.text(name), cwd)
 
 
@@ -193,7 +181,7 @@ def _log_config(values: FlagValues, cwd: Path) -> LogConfig:
 
 
 def _go_flags(values: FlagValues, owner: Owner) -> tuple[tuple[str, str], ...]:
-    """What was set, in Go's spelling; -options is left out because what it says is in here."""
+    """The flags that were set, in Go's spelling. -options is left out, because its values are included."""
     rows = ((VOLUME_FLAGS[given.name], given) for given in values.given if given.name in VOLUME_FLAGS)
     return tuple(
         (row.name, _go_text(row, given)) for row, given in rows if row.owner is owner and row.name != "options"
@@ -206,11 +194,11 @@ def _go_text(row: Flag, given: Given) -> str:
     try:
         return "true" if parse_bool(given.text) else "false"
     except BadValue:
-        return given.text  # a problem is noted for it
+        return given.text  # its problem is noted elsewhere
 
 
 def _note_every_other_value(values: FlagValues) -> None:
-    """Reads the values that no field was made from (of flags that only a Go backend uses), for their problems."""
+    """Reads the values that fill no field (flags that only a Go backend uses), so that their problems are noted."""
     for given in values.given:
         if given.name not in VOLUME_FLAGS:
             continue

@@ -1,25 +1,26 @@
-"""The configurations of `quickstart` and `master`: smaller commands with the embedded master."""
+"""The configurations of `quickstart` and `master`, the two commands with the embedded master."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from supervisor.cli.addresses import read_grpc_port
-from supervisor.cli.config import LogConfig, MasterOptions, Mode, QuickstartConfig
-from supervisor.cli.errors import UsageError
-from supervisor.cli.flags import MASTER_FLAGS, QUICKSTART_FLAGS
 from supervisor.cli.gather import gather
-from supervisor.cli.go_flags import unknown_flag_message
-from supervisor.cli.home_paths import absolute, absolute_or_none
 from supervisor.cli.load import Surroundings, volume_config
+from supervisor.config.addresses import read_grpc_port
+from supervisor.config.config import LogConfig, MasterOptions, Mode, QuickstartConfig
+from supervisor.config.directories import directory_texts
+from supervisor.config.errors import UsageError
+from supervisor.config.flags import MASTER_FLAGS, QUICKSTART_FLAGS
+from supervisor.config.go_flags import unknown_flag_message
+from supervisor.config.home_paths import absolute, absolute_or_none
 from supervisor.wire.server_address import join_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from supervisor.cli.values import FlagValues
+    from supervisor.config.values import FlagValues
 
 _REPLICATION = re.compile("[0-2]{3}")
 _QUICKSTART_DEFAULTS = {"dir": "data", "ip": "127.0.0.1", "mode": "native", "preStopSeconds": "0", "max": "0"}
@@ -28,12 +29,12 @@ _QUICKSTART_DEFAULTS = {"dir": "data", "ip": "127.0.0.1", "mode": "native", "pre
 def load_quickstart(
     argv: Sequence[str], environ: Mapping[str, str], cwd: Path, surroundings: Surroundings | None = None
 ) -> QuickstartConfig:
-    """``weed-volume-py quickstart``: takes the flags of `volume` with other defaults, and those of its master.
+    """`weed-volume-py quickstart`: the flags of `volume` with other defaults, and the flags of its master.
 
-    Creates the data directories that do not exist, and nothing else.
+    Creates missing data directories, and nothing else.
 
     Raises:
-        UsageError: with every problem found.
+        UsageError: with all problems.
     """
     parts = gather(argv, environ, cwd, QUICKSTART_FLAGS, _QUICKSTART_DEFAULTS)
     values = parts.values
@@ -44,7 +45,7 @@ def load_quickstart(
             values.note(name, "quickstart starts a master of its own; use the volume command to join another")
     values.force("mserver", join_host_port(ip, port) + f".{port_grpc}")
     _check_replication(values, "master.defaultReplication")
-    _make_directories(values, cwd)
+    _make_directories(values, environ, cwd)
     config = volume_config(parts, environ, cwd, surroundings or Surroundings())
     if config.mode is Mode.EXEC:
         raise UsageError(
@@ -64,7 +65,7 @@ def load_quickstart(
 
 
 def load_master(argv: Sequence[str], environ: Mapping[str, str], cwd: Path) -> MasterOptions:
-    """``weed-volume-py master``. Raises UsageError with every problem found."""
+    """`weed-volume-py master`. Raises UsageError with all problems."""
     parts = gather(argv, environ, cwd, MASTER_FLAGS, {})
     values = parts.values
     values.problems.extend(unknown_flag_message(flag.name, MASTER_FLAGS) for flag in parts.unknown)
@@ -89,8 +90,9 @@ def _check_replication(values: FlagValues, name: str) -> None:
         values.note(name, f"{values.text(name)!r} is no replication; expected three digits from 0 to 2, such as 001")
 
 
-def _make_directories(values: FlagValues, cwd: Path) -> None:
-    for text in values.text("dir").split(","):
+def _make_directories(values: FlagValues, environ: Mapping[str, str], cwd: Path) -> None:
+    """Creates missing data directories. An empty entry is skipped here and refused later."""
+    for text in filter(None, directory_texts(values, environ)):
         path = absolute(text, cwd)
         try:
             path.mkdir(parents=True, exist_ok=True)

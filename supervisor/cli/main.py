@@ -1,6 +1,6 @@
-"""The program `weed-volume-py`: finds the subcommand, loads its configuration, hands over.
+"""The program `weed-volume-py`: finds the subcommand, loads its configuration, runs it.
 
-Only what every command needs is imported here: exec mode becomes the Go program before grpc or trio would be loaded.
+This module imports only what every command needs: exec mode becomes the Go program before grpc or trio would be loaded.
 Exit status: 0 done, 1 failed while working, 2 the command line or the environment cannot be used.
 """
 
@@ -12,32 +12,33 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from supervisor.cli.config import Mode
-from supervisor.cli.errors import UsageError
+from supervisor.assembly.collector import set_apart, without_collection
 from supervisor.cli.exec_mode import check_offset_width, go_command
-from supervisor.cli.flags import CHECK_FLAGS, MASTER_FLAGS, QUICKSTART_FLAGS, VOLUME_FLAGS
-from supervisor.cli.go_flags import nearest, scan
 from supervisor.cli.load import load_config
 from supervisor.cli.usage import COMMANDS, command_usage, volume_usage
+from supervisor.config.config import Mode
+from supervisor.config.errors import UsageError
+from supervisor.config.flags import MASTER_FLAGS, QUICKSTART_FLAGS, TOOL_FLAGS, VOLUME_FLAGS
+from supervisor.config.go_flags import nearest, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from supervisor.cli.config import Config
-    from supervisor.cli.flags import Flag
+    from supervisor.config.config import Config
+    from supervisor.config.flags import Flag
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-"""As a shell says it: 128 + SIGINT."""
+"""The exit status that a shell gives: 128 + SIGINT."""
 _PROGRAM = "weed-volume-py"
 _VERSION_FLAGS = frozenset({"-version", "--version", "-V"})
 _DEFAULT_COMMAND = "volume"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line (of this process where `argv` is None) and returns the exit status."""
+    """Runs one command line (this process's where `argv` is None) and returns the exit status."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         command, rest = split_command(tokens)
@@ -50,15 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_PROGRAM}: nothing was started; {_PROGRAM} -h explains every flag", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED  # nothing was served yet, so there was nothing to drain
+        return EXIT_INTERRUPTED  # nothing is served yet, so nothing has to be drained
     except BrokenPipeError:
-        # The reader of our output (head, a pager) has gone; what is still buffered must not be tried again at exit.
+        # The reader of the output (head, a pager) has gone. The rest in the buffer must not be written again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 
 def split_command(tokens: Sequence[str]) -> tuple[str, list[str]]:
-    """The subcommand and its arguments; flags of the `weed` program may stand before the word.
+    """The subcommand and its arguments. Flags of the `weed` program may stand before the word.
 
     Raises:
         UsageError: the first word is no command.
@@ -73,7 +74,7 @@ def split_command(tokens: Sequence[str]) -> tuple[str, list[str]]:
     if word in _RUNNERS:
         return word, [*leading, *words[1:]]
     if leading:
-        return _DEFAULT_COMMAND, list(tokens)  # a stray word behind flags is reported with all other problems
+        return _DEFAULT_COMMAND, list(tokens)  # a stray word after flags is reported with all other problems
     meant = nearest(word, COMMANDS)
     hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(COMMANDS)}, or flags"
     raise UsageError(f"{word!r} is no command; {hint}")
@@ -86,8 +87,11 @@ def _volume(argv: list[str]) -> int:
     config = load_config(argv, os.environ, _current_directory())
     if config.mode is Mode.EXEC:
         return _become_backend(config)
-    from supervisor.app import run  # noqa: PLC0415  (grpc and trio)
+    # The objects of loaded modules stay, and searching them for cycles takes a tenth of the start.
+    with without_collection():
+        from supervisor.app import run  # noqa: PLC0415  (grpc and trio)
 
+        set_apart()
     return run(config)
 
 
@@ -110,23 +114,26 @@ def _master(argv: list[str]) -> int:
 
 
 def _routes(argv: list[str]) -> int:
-    from supervisor.routing.explain import run_routes  # noqa: PLC0415
+    from supervisor.cli.explain import run_routes  # noqa: PLC0415
 
     return run_routes(argv)
 
 
 def _explain(argv: list[str]) -> int:
-    from supervisor.routing.explain import run_explain  # noqa: PLC0415
+    from supervisor.cli.explain import run_explain  # noqa: PLC0415
 
     return run_explain(argv)
 
 
-def _check(argv: list[str]) -> int:
-    if _printed_help("check", CHECK_FLAGS, argv):
-        return EXIT_OK
-    from supervisor.cli.check_command import run_check  # noqa: PLC0415  (numpy)
+def _tool(command: str) -> Callable[[list[str]], int]:
+    def run(argv: list[str]) -> int:
+        if _printed_help(command, TOOL_FLAGS[command], argv):
+            return EXIT_OK
+        from supervisor.cli.tools import run_tool  # noqa: PLC0415  (numpy)
 
-    return run_check(argv, _current_directory())
+        return run_tool(command, argv, _current_directory())
+
+    return run
 
 
 def _version(argv: list[str]) -> int:
@@ -137,7 +144,7 @@ def _version(argv: list[str]) -> int:
 
 def _help(argv: list[str]) -> int:
     command = argv[0] if argv else _DEFAULT_COMMAND
-    tables = {"quickstart": QUICKSTART_FLAGS, "master": MASTER_FLAGS, "check": CHECK_FLAGS}
+    tables = {"quickstart": QUICKSTART_FLAGS, "master": MASTER_FLAGS, **TOOL_FLAGS}
     if command in tables:
         print(command_usage(command, tables[command]), end="")
     elif command in {"routes", "explain"}:
@@ -153,7 +160,7 @@ _RUNNERS: dict[str, Callable[[list[str]], int]] = {
     "master": _master,
     "routes": _routes,
     "explain": _explain,
-    "check": _check,
+    **{command: _tool(command) for command in TOOL_FLAGS},
     "version": _version,
     "help": _help,
 }
@@ -172,7 +179,7 @@ def _helps_after_word(argv: list[str]) -> bool:
 
 
 def _become_backend(config: Config) -> int:
-    """Replaces this process by the Go program; returns only where that fails."""
+    """Replaces this process by the Go program. Returns only where that fails."""
     command = go_command(config)
     check_offset_width(config, os.environ)
     for warning in config.warnings:
@@ -180,7 +187,7 @@ def _become_backend(config: Config) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and that would outlive the exec
+        signal.signal(ignored, signal.SIG_DFL)  # Python ignores them, and execve would keep that
     try:
         os.execve(command[0], command, os.environ)
     except OSError as error:

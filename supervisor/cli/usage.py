@@ -1,11 +1,11 @@
-"""The texts of -h: one per command, made from the tables of flags."""
+"""The texts of -h: one per command, made from the flag tables."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import TYPE_CHECKING
 
-from supervisor.cli.flags import Flag, Group, Kind
+from supervisor.config.flags import TOOL_FLAGS, Flag, Group, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,6 +17,10 @@ COMMANDS = {
     "routes": "show or validate the routing table",
     "explain": "say which engine would answer a request, and why",
     "check": "examine the volumes in directories without changing them",
+    "fix": "make the indexes of volumes anew out of their records; no server may be running",
+    "compact": "give back the space of what was deleted; no server may be running",
+    "export": "list the files in volumes, or write them to a tar file",
+    "ec-verify": "verify erasure-coded shards by each other, and say which of them are wrong",
     "version": "print versions, the backend's too where there is one",
 }
 _SYNTAX = (
@@ -29,7 +33,7 @@ _WIDTH = 110
 
 
 def volume_usage(table: Mapping[str, Flag]) -> str:
-    """For the program as a whole: its commands, then every flag of `volume`."""
+    """The text for the whole program: its commands, then every flag of `volume`."""
     commands = [f"  {name:<12}{meaning}" for name, meaning in COMMANDS.items()]
     lines = [
         "Usage: weed-volume-py [COMMAND] [flags]",
@@ -46,8 +50,8 @@ def volume_usage(table: Mapping[str, Flag]) -> str:
 
 
 def command_usage(command: str, table: Mapping[str, Flag]) -> str:
-    """For one of the smaller commands."""
-    words = " DIR..." if command == "check" else ""
+    """The usage text of one of the smaller commands."""
+    words = " DIR..." if command in TOOL_FLAGS else ""
     lines = [f"Usage: weed-volume-py {command} [flags]{words}", "", f"{COMMANDS[command]}.", *_flag_lines(table)]
     return "\n".join(lines) + "\n"
 

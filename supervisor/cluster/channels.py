@@ -1,4 +1,4 @@
-"""Channels that are kept open to the few masters there are."""
+"""gRPC channels that are kept open, to masters and to servers that hold shards."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from supervisor.cluster.dial import Dial
     from supervisor.wire.server_address import ServerAddress
 
-_MAX_CHANNELS = 8  # more than a cluster has masters; the one unused longest is closed
+_MAX_CHANNELS = 8  # more than a cluster has masters; beyond it the channel that was unused longest is closed
 
 
 class ChannelCache:
-    """One channel for each address asked for, made at first use. Thread-safe."""
+    """Keeps one channel for each address, which is made at first use. Thread-safe."""
 
-    def __init__(self, dial: Dial) -> None:
-        self._dial = dial
+    def __init__(self, dial: Dial, max_channels: int = _MAX_CHANNELS) -> None:
+        self._dial, self._max_channels = dial, max_channels
         self._lock = threading.Lock()  # protects _channels
         self._channels: OrderedDict[ServerAddress, grpc.Channel] = OrderedDict()
 
     def known(self, address: ServerAddress) -> grpc.Channel | None:
-        """The channel to `address` if there is one; never blocks for long."""
+        """The channel to `address`, or None where there is none. Does not block on the network."""
         with self._lock:
             channel = self._channels.get(address)
             if channel is not None:
@@ -35,28 +35,32 @@ class ChannelCache:
             return channel
 
     def to(self, address: ServerAddress) -> grpc.Channel:
-        """The channel to `address`; making it may block. Calls that outlast seven other addresses lose it."""
+        """The channel to `address`. Making one may block.
+
+        A channel is closed when too many other addresses are used.
+        """
         known = self.known(address)
         if known is not None:
             return known
-        # Not under the lock: with TLS a server that does not answer takes seconds, and others ask for other channels.
+        # Dialled without the lock: with TLS a server that does not answer takes seconds, and other callers must not
+        # wait.
         made = self._dial(address)
         with self._lock:
             channel = self._channels.setdefault(address, made)
             unused = [made] if channel is not made else []
             self._channels.move_to_end(address)
-            if len(self._channels) > _MAX_CHANNELS:
+            if len(self._channels) > self._max_channels:
                 unused.append(self._channels.popitem(last=False)[1])
         for one in unused:
             one.close()
         return channel
 
     def forget(self, address: ServerAddress, channel: grpc.Channel) -> None:
-        """Has the next call to `address` make its channel anew, where `channel` is still the one that is kept.
+        """Drops the channel to `address`, if it is still `channel`. The next call makes a new one. Running calls go on.
 
-        For channels on which a call ended with UNAVAILABLE. With TLS a channel is for the name that the server's
-        certificate had when the channel was made, and for our own certificate of that time; one that was made while
-        the server was away has no name and never connects. Calls under way on it go on.
+        Call this when a call on the channel has ended with UNAVAILABLE. With TLS a channel expects the name that the
+        server's certificate had when the channel was made, and shows this server's own certificate of that time. A
+        channel that was made while the server was away has no name and never connects.
         """
         with self._lock:
             if self._channels.get(address) is channel:
@@ -64,7 +68,7 @@ class ChannelCache:
 
     @contextmanager
     def calling(self, address: ServerAddress) -> Iterator[grpc.Channel]:
-        """`to`, and `forget` when what is called within ends with UNAVAILABLE."""
+        """As `to`. Calls `forget` when a call in the block ends with UNAVAILABLE."""
         channel = self.to(address)
         try:
             yield channel

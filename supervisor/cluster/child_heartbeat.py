@@ -1,6 +1,6 @@
-"""The child's heartbeat stream, as the relay takes it: into the model, and answered from the real master's words.
+"""The child's heartbeat stream as the relay serves it: beats go into the model, the real master's options come back.
 
-Source: weed/server/master_grpc_server.go, SendHeartbeat and checkVolumeDigest, for what a volume server expects.
+Source of what a volume server expects: weed/server/master_grpc_server.go (SendHeartbeat, checkVolumeDigest).
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import grpc
 
 from native_handlers.pb import master_pb2
 from supervisor.cluster.messages import digest_of
-from supervisor.cluster.source_feed import NodeFacts
+from supervisor.cluster.node_source import NodeProperties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from supervisor.cluster.master_view import MasterSettings
-    from supervisor.cluster.source_feed import SourceFeed
+    from supervisor.cluster.node_source import NodeSource
 
 _log = logging.getLogger(__name__)
 
 
 def is_leave(beat: master_pb2.Heartbeat) -> bool:
-    """Whether `beat` is the last one of a server that leaves: empty, and without any of what a full beat carries.
+    """Whether `beat` is the last beat of a server that leaves: it is empty, and has nothing that a full beat has.
 
-    A server that genuinely has no volumes still reports its directories.
+    A server that really has no volumes still reports its directories.
     """
     has_content = beat.HasField("volume_digest") or beat.volumes or beat.max_volume_counts or beat.location_uuids
     return beat.has_no_volumes and not has_content
 
 
-def absorb(feed: SourceFeed, beat: master_pb2.Heartbeat) -> None:
-    """Takes over into `feed` all that `beat` says of volumes, shards, disks and state."""
+def absorb(feed: NodeSource, beat: master_pb2.Heartbeat) -> None:
+    """Takes into `feed` what `beat` says about volumes, shards, disks and state."""
     if beat.max_volume_counts or beat.location_uuids:
-        feed.set_facts(NodeFacts.of_heartbeat(beat))
+        feed.set_facts(NodeProperties.of_heartbeat(beat))
     if beat.HasField("state"):
         feed.set_state(beat.state)
     if beat.deleted_volumes:
@@ -55,10 +55,10 @@ def absorb(feed: SourceFeed, beat: master_pb2.Heartbeat) -> None:
         feed.replace_ec_shards(beat.ec_shards)
 
 
-def needs_full_list(feed: SourceFeed, beat: master_pb2.Heartbeat) -> bool:
-    """Whether what `feed` holds after `beat` differs from what its sender says it has.
+def needs_full_list(feed: NodeSource, beat: master_pb2.Heartbeat) -> bool:
+    """Whether the volumes in `feed` after `beat` differ from the sender's digest.
 
-    A beat that carried the full list has nothing more to give.
+    False for a beat with the full list: its sender has nothing more to send.
     """
     if not beat.HasField("volume_digest") or beat.volumes or beat.has_no_volumes:
         return False
@@ -66,9 +66,9 @@ def needs_full_list(feed: SourceFeed, beat: master_pb2.Heartbeat) -> bool:
 
 
 class ChildStream:
-    """One stream of the child: a thread reads it, `responses` is what it is answered.
+    """One stream of the child. A thread reads the beats; `responses` gives the answers.
 
-    At most one answer is pending: newer ones are merged into it, for each states all options.
+    At most one answer is pending. Newer answers are merged into it, because each answer states all options.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ChildStream:
         settings: Callable[[], MasterSettings],
         take: Callable[[ChildStream, master_pb2.Heartbeat], bool],
     ) -> None:
-        """`take` handles one beat, and returns whether the full list is needed."""
+        """`take` handles one beat. It returns whether the full list is needed."""
         self._beats = beats
         self._settings = settings
         self._take = take
@@ -87,7 +87,7 @@ class ChildStream:
         self._is_over = False
 
     def responses(self) -> Iterator[master_pb2.HeartbeatResponse]:
-        """The answers, until the child ends its stream or `end` is called. The first comes at once."""
+        """The answers, until the child ends its stream or `end` is called. The first answer comes at once."""
         reader = threading.Thread(target=self._read, name="child-heartbeat", daemon=True)
         reader.start()
         try:
@@ -97,13 +97,13 @@ class ChildStream:
             self.end()
 
     def answer(self) -> None:
-        """Tells the child the options as they are now."""
+        """Sends the child the options as they are now."""
         with self._bell:
             self._has_answer = True
             self._bell.notify_all()
 
     def end(self) -> None:
-        """Ends the stream from our side."""
+        """Ends the stream from this side."""
         with self._bell:
             self._is_over = True
             self._bell.notify_all()

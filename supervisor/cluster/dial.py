@@ -1,4 +1,4 @@
-"""How channels to masters are made."""
+"""How channels to servers of the cluster are made."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from supervisor.cli.config import TlsFiles
+from supervisor.config.config import TlsFiles
 from supervisor.net.channel import open_channel
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 Dial = Callable[["ServerAddress"], grpc.Channel]
 """Makes a new channel to a server's gRPC endpoint; the caller closes it. May block for some seconds.
 
-With mTLS it carries the credentials. It must set keep-alive, so that a hung peer is noticed: see
-supervisor/net/channel.py, whose `open_channel` is the one that the product uses.
+With mTLS the channel carries the credentials. The channel must set keep-alive, so that a hung server is noticed.
+`open_channel` of supervisor/net/channel.py is the one in use.
 """
 
 
 def dial_insecure(address: ServerAddress) -> grpc.Channel:
-    """A plain-text channel to `address`."""
+    """A plaintext channel to `address`."""
     return open_channel(address, TlsFiles())

@@ -1,4 +1,4 @@
-"""The errors of this layer."""
+"""The errors of this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class DuplicateDirectories(Exception):
-    """The master insists that another volume server serves one of our directories. Not retried any more."""
+    """The master insists that another volume server serves one of this server's directories. No more retries follow."""
 
     def __init__(self, master: ServerAddress, uuids: Sequence[str], attempts: int) -> None:
         super().__init__(
@@ -23,7 +23,7 @@ class DuplicateDirectories(Exception):
 
 
 class MasterUnavailable(Exception):
-    """A call to a master failed for want of an answer. Nothing is known of what it did."""
+    """A call to a master got no answer. It is unknown what the master did."""
 
     def __init__(self, master: ServerAddress, what: str, why: str) -> None:
         super().__init__(f"master {master} did not answer {what}: {why}")
@@ -31,4 +31,4 @@ class MasterUnavailable(Exception):
 
 
 class EmbeddedMasterError(Exception):
-    """Base: the embedded master cannot start, and the operator can do something about it."""
+    """Base class: the embedded master cannot start. The message says what the operator can do."""

@@ -1,7 +1,7 @@
-"""The one client of the real master's heartbeat stream: which master to talk to, when to try again, when to stop.
+"""The one client of the real master's heartbeat stream: which master to call, when to try again, when to stop.
 
-Source: weed/server/volume_grpc_client_to_master.go, heartbeat. Wilful difference: the wait after an error is jittered,
-so that a fleet does not come back to a restarted master in step.
+Source: weed/server/volume_grpc_client_to_master.go (heartbeat). Wilful difference: the wait after an error has jitter,
+so that many servers do not come back to a restarted master at the same moment.
 """
 
 from __future__ import annotations
@@ -37,44 +37,49 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 DEFAULT_TIMINGS = HeartbeatTimings()
-_JITTER = 0.4  # the wait after an error is a pulse, plus up to this part of it
+_JITTER = 0.4  # the wait after an error is one pulse, plus up to this part of a pulse
 
 
 class HeartbeatHandle:
-    """What others may ask of the heartbeat, from any thread."""
+    """The control of the heartbeat by other code, from any thread. The handle is made before the heartbeat begins.
+
+    Args:
+        view: where the masters' answers are entered.
+    """
 
     def __init__(self, view: MasterView) -> None:
         self.view = view
         self._lock = threading.Lock()  # protects everything below
         self._session: HeartbeatSession | None = None
+        self._has_begun = False
         self._has_left = False
         self._disconnections: dict[str, int] = {}
         self._wake: Callable[[], None] = lambda: None
 
     @property
     def is_heartbeating(self) -> bool:
-        """True until we leave or stop, also while no master is reachable: health checks rely on that."""
+        """True until the node leaves or stops, also while no master is reachable. Health checks depend on that."""
         with self._lock:
             return not self._has_left
 
     @property
     def is_connected(self) -> bool:
-        """Whether a master has accepted us on the stream that is open now."""
+        """Whether a master has accepted this node on the stream that is open now."""
         return self.view.connected is not None
 
     @property
     def disconnections(self) -> dict[str, int]:
-        """Failed or broken heartbeat streams by master, as ``host:port``."""
+        """Counts of failed or broken heartbeat streams by master, as `host:port`."""
         with self._lock:
             return dict(self._disconnections)
 
     def leave(self) -> bool:
         """Sends the last beat and ends heartbeats for good.
 
-        Returns: False where that had been asked before.
+        Returns: False where this was called before, or the heartbeat has not begun. Then nothing happens.
         """
         with self._lock:
-            if self._has_left:
+            if self._has_left or not self._has_begun:
                 return False
             self._has_left = True
             session, wake = self._session, self._wake
@@ -83,18 +88,29 @@ class HeartbeatHandle:
         wake()
         return True
 
-    def _set_wake(self, wake: Callable[[], None]) -> None:
-        with self._lock:
-            self._wake = wake
+    # ---- for `serve_heartbeat` alone
 
-    def _begin(self, session: HeartbeatSession) -> None:
+    def begin(self, wake: Callable[[], None]) -> None:
+        """Notes that the heartbeat has begun. `wake` is called when the node leaves."""
+        with self._lock:
+            self._has_begun, self._wake = True, wake
+
+    def end(self) -> None:
+        """Notes that the heartbeat has ended, whether or not the node was asked to leave."""
+        self.leave()
+        with self._lock:
+            self._wake = lambda: None
+
+    def begin_session(self, session: HeartbeatSession) -> None:
+        """Notes an open stream to a master. Stops it at once where the node was asked to leave before."""
         with self._lock:
             self._session = session
             has_left = self._has_left
         if has_left:
             session.stop()
 
-    def _count_disconnection(self, master: ServerAddress) -> None:
+    def count_disconnection(self, master: ServerAddress) -> None:
+        """Counts a failed or broken stream to `master`."""
         with self._lock:
             self._session = None
             self._disconnections[master.http] = self._disconnections.get(master.http, 0) + 1
@@ -106,27 +122,29 @@ async def serve_heartbeat(
     masters: Sequence[ServerAddress],
     dial: Dial,
     *,
-    view: MasterView | None = None,
+    handle: HeartbeatHandle | None = None,
     timings: HeartbeatTimings = DEFAULT_TIMINGS,
     task_status: trio.TaskStatus[HeartbeatHandle] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Keeps this node registered with the current leader until cancelled or told to leave.
+    """Keeps this node registered with the current leader, until cancelled or told to leave.
 
-    Starts at once, and registers when every source of `model` has given its full volume list: a partial list would
-    read as lost volumes.
+    `started` is called at once. The node registers when every source of `model` has given its full volume list, because
+    a partial list would look like lost volumes.
 
     Args:
-        masters: the seeds, at least one; the leader is found from any of them.
-        dial: makes a channel to a master; each stream gets its own.
-        view: where the master's answers are noted; made from `masters` when not given.
+        masters: the seeds, at least one. Each of them knows the leader.
+        dial: makes a channel to a master. Each stream has its own channel.
+        handle: the handle to use; made from `masters` by default.
 
     Raises:
-        DuplicateDirectories: the master refused our directories, also after three pauses. The process should end.
+        DuplicateDirectories: the master refused this server's directories, also after three pauses. The process should
+            end.
 
-    Cancellation: safe; the last beat is sent first, within `timings.final_beat_s`.
+    Cancellation: safe. The last beat is sent first, within `timings.final_beat_s`.
     """
-    loop = _HeartbeatLoop(model, identity, masters, dial, view or MasterView(masters), timings)
-    task_status.started(loop.handle)
+    handle = handle or HeartbeatHandle(MasterView(masters))
+    loop = _HeartbeatLoop(model, identity, masters, dial, handle, timings)
+    task_status.started(handle)
     await loop.run()
 
 
@@ -137,36 +155,34 @@ class _HeartbeatLoop:
         identity: NodeIdentity,
         masters: Sequence[ServerAddress],
         dial: Dial,
-        view: MasterView,
+        handle: HeartbeatHandle,
         timings: HeartbeatTimings,
     ) -> None:
         self._model = model
         self._identity = identity
         self._masters = tuple(masters)
         self._dial = dial
-        self._view = view
+        self._handle = handle
         self._timings = timings
-        # Its own thread: a heartbeat waits for nobody, and a session has it for as long as it lasts.
+        # A thread of its own, which a session keeps as long as it lasts: a heartbeat must not wait for other work.
         self._thread = trio.CapacityLimiter(1)
         self._duplicates_in_a_row = 0
         self._next_seed = 0
         self._leaving = trio.Event()
-        self.handle = HeartbeatHandle(view)
         token = trio.lowlevel.current_trio_token()
-        self.handle._set_wake(partial(_set_soon, token, self._leaving))
+        handle.begin(partial(_set_soon, token, self._leaving))
 
     async def run(self) -> None:
         try:
             await self._wait_for_sources()
             redirect: ServerAddress | None = None
-            while self.handle.is_heartbeating:
+            while self._handle.is_heartbeating:
                 master = redirect or self._take_seed()
                 end = await self._talk_to(master)
                 redirect = end.leader if isinstance(end, Redirected) else None
                 await self._pause_after(master, end)
         finally:
-            self.handle.leave()
-            self.handle._set_wake(lambda: None)
+            self._handle.end()
 
     def _take_seed(self) -> ServerAddress:
         seed = self._masters[self._next_seed % len(self._masters)]
@@ -201,14 +217,14 @@ class _HeartbeatLoop:
         _log.info("heartbeat to master %s", master)
         try:
             channel = await trio.to_thread.run_sync(self._dial, master, limiter=self._thread)
-        except OSError as error:  # a certificate that is being replaced, perhaps
+        except OSError as error:  # a certificate may be being replaced
             return Broken(f"no channel: {error}")
         try:
-            session = HeartbeatSession(self._model, self._identity, master, channel, self._view, self._timings)
-            self.handle._begin(session)
+            session = HeartbeatSession(self._model, self._identity, master, channel, self._handle.view, self._timings)
+            self._handle.begin_session(session)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_when_cancelled, session)
-                # Not abandoned: `stop` ends the thread within final_beat_s.
+                # The thread is not abandoned on cancel: `stop` ends it within final_beat_s.
                 end = await trio.to_thread.run_sync(session.run, limiter=self._thread)
                 nursery.cancel_scope.cancel()
             return end
@@ -216,7 +232,7 @@ class _HeartbeatLoop:
             channel.close()
 
     async def _pause_after(self, master: ServerAddress, end: SessionEnd) -> None:
-        """Waits as long as `end` asks for before the next attempt; less when we are leaving."""
+        """Waits before the next attempt as long as `end` demands, or until the node leaves."""
         if not isinstance(end, Duplicated):
             self._duplicates_in_a_row = 0
         match end:
@@ -227,11 +243,11 @@ class _HeartbeatLoop:
                 pause_s = self._timings.redirect_pause_s
             case Duplicated(uuids):
                 pause_s = self._next_duplicate_pause(master, uuids)
-                self.handle._count_disconnection(master)
+                self._handle.count_disconnection(master)
             case Broken(why):
                 _log.warning("heartbeat to master %s failed: %s", master, why)
                 pause_s = self._timings.pulse_s * (1 + random.uniform(0, _JITTER))
-                self.handle._count_disconnection(master)
+                self._handle.count_disconnection(master)
         with trio.move_on_after(pause_s):
             await self._leaving.wait()
 

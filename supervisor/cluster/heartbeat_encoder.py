@@ -1,14 +1,15 @@
-"""What one master connection has been told, and the next heartbeat that it needs. No I/O, no clock.
+"""The state that the master of one stream was told, and the next heartbeat for that master. No I/O, no clock.
 
-A report lives as long as its stream: a new stream starts from nothing, since it may reach a master that knows
-nothing. Every beat made here must be sent, in order; where one is lost the stream and this object are dropped.
+An encoder lives as long as its stream. A new stream starts from nothing, because its master may know nothing. Every
+beat made here must be sent, in order. Where a beat is lost, the stream and the encoder are dropped.
 
-Three kinds of beat: *volume beats* on each pulse (the full list until the master compares digests, then only what
-changed, always with the digest), *EC lists* now and then, and *deltas* at once when volumes or shards come or go.
-A delta names departures, for a changed-only beat says nothing by silence. A volume that moves between disks is not
-a departure: masters drop the location when it is named as one.
+There are three kinds of beat. *Volume beats* go out on each pulse: the full list until the master compares digests,
+then only what changed, always with the digest. *EC lists* go out now and then. *Deltas* go out at once when volumes or
+shards come or go. A delta names departures, because a beat with changes only says nothing about missing volumes. A
+volume that
+moves between disks is no departure: a master drops the location when it is named as one.
 
-Wilful difference: a delta that names a new volume carries its full message as well, to masters that take changes.
+Wilful difference: to a master that accepts changes, a delta that names a new volume also has its full message.
 
 Source: weed/server/volume_grpc_client_to_master.go, weed/storage/store.go (CollectHeartbeat),
 weed/storage/store_volume_report.go.
@@ -30,31 +31,34 @@ if TYPE_CHECKING:
     from supervisor.cluster.identity import NodeIdentity
     from supervisor.cluster.messages import VolumeKey
     from supervisor.cluster.node_model import NodeSnapshot
-    from supervisor.cluster.source_feed import NodeFacts
+    from supervisor.cluster.node_source import NodeProperties
+
+_VOLUMES_A_STEP = 1000
+"""How many volumes are copied in one step: some hundred microseconds, in which no other thread runs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What the master holds of one volume copy."""
+class _Sent:
+    """The last report of one volume copy that was sent to the master."""
 
     hash: int
     short: master_pb2.VolumeShortInformationMessage
 
 
-class MasterReport:
-    """The state of one heartbeat stream's sending side. Not thread-safe: one writer owns it."""
+class HeartbeatEncoder:
+    """The sending side of one heartbeat stream. Not thread-safe: one writer owns it."""
 
     def __init__(self, identity: NodeIdentity) -> None:
         self._identity = identity
-        self._volumes: dict[VolumeKey, _Told] = {}
+        self._volumes: dict[VolumeKey, _Sent] = {}
         self._ec_shards: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage] | None = None
         self._state: volume_server_pb2.VolumeServerState | None = None
         self._limits: Mapping[str, int] | None = None
         self._compared_version = -1
         self.is_digest_supported = False
-        """Set once the master has said that it compares digests."""
+        """Set after the master has said that it compares digests."""
         self.is_full_list_wanted = True
-        """Set when the master asks for the full list; cleared by the volume beat that carries it."""
+        """Set when the master asks for the full list. Cleared by the volume beat that has the list."""
 
     def volume_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat:
         """The regular beat: full or changed volumes, departures, limits, disks, the digest."""
@@ -64,8 +68,10 @@ class MasterReport:
         _stamp_facts(beat, snapshot.facts)
         self._limits = snapshot.facts.max_volume_counts
         if is_full:
-            self._volumes = {key: _Told(held.hash, short_of(held.message)) for key, held in snapshot.volumes.items()}
-            beat.volumes.extend(held.message for held in snapshot.volumes.values())
+            self._volumes = {key: _Sent(held.hash, short_of(held.message)) for key, held in snapshot.volumes.items()}
+            volumes = [held.message for held in snapshot.volumes.values()]
+            for start in range(0, len(volumes), _VOLUMES_A_STEP):
+                beat.volumes.extend(volumes[start : start + _VOLUMES_A_STEP])
             beat.has_no_volumes = not snapshot.volumes and snapshot.has_all_volumes
             self.is_full_list_wanted = False
             return beat
@@ -75,22 +81,22 @@ class MasterReport:
             told = self._volumes.get(key)
             if told is None or told.hash != held.hash:
                 beat.changed_volumes.append(held.message)
-                self._volumes[key] = _Told(held.hash, short_of(held.message))
+                self._volumes[key] = _Sent(held.hash, short_of(held.message))
         return beat
 
     def ec_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat | None:
-        """The full EC list; None while a source has not given its own, for a partial list unregisters the rest."""
+        """The full EC list. None while a source has not given its own: a partial list would unregister other shards."""
         if not snapshot.has_all_ec_shards:
             return None
         self._ec_shards = snapshot.ec_shards
         return master_pb2.Heartbeat(ec_shards=snapshot.ec_shards.values(), has_no_ec_shards=not snapshot.ec_shards)
 
     def needs_volume_beat(self, snapshot: NodeSnapshot) -> bool:
-        """Whether a changed limit should be told before the next pulse, so that growth is not refused for it."""
+        """Whether a changed limit must be sent before the next pulse, so that the master does not refuse growth."""
         return self._limits is not None and dict(self._limits) != dict(snapshot.facts.max_volume_counts)
 
     def delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:
-        """What came or went since the last beat, departures first; empty when nothing did."""
+        """The beats of arrivals and departures since the last beat, departures first. Empty without changes."""
         if snapshot.version == self._compared_version:
             return []
         self._compared_version = snapshot.version
@@ -108,15 +114,15 @@ class MasterReport:
         return beats
 
     def final_beat(self) -> master_pb2.Heartbeat:
-        """The last word before leaving: this server has no volumes."""
+        """The last beat before leaving: this server has no volumes."""
         beat = master_pb2.Heartbeat(has_no_volumes=True)
         self._identity.stamp_short(beat)
         beat.public_url = self._identity.public_url
         return beat
 
     def _take_departures(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
-        """Forgets volumes that left the node, or their place in the layout; returns what names them."""
-        held_ids = snapshot.volume_ids
+        """Drops volumes that have left the node, or whose layout has changed. Returns their short messages."""
+        held_ids = snapshot.keys_of
         departed = []
         for key, told in list(self._volumes.items()):
             held = snapshot.volumes.get(key)
@@ -126,10 +132,10 @@ class MasterReport:
         return departed
 
     def _arrivals_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat:
-        """Names the volumes the master knows nothing of, and tells at once what the short form leaves out.
+        """Names the volumes that the master does not know, and adds at once what the short form leaves out.
 
-        A short message alone stands for an empty, writable volume, and files would be assigned to one that is full or
-        read-only until the next pulse. For the same reason a volume that moved to another disk is not named here.
+        A short message alone means an empty, writable volume. Until the next pulse the master would assign files to a
+        volume that is full or read-only. For the same reason a volume that moved to another disk is not named here.
         """
         beat = master_pb2.Heartbeat()
         told_ids = {volume_id for _, volume_id in self._volumes}
@@ -141,11 +147,11 @@ class MasterReport:
                 if told_hash != held.hash and self.is_digest_supported:
                     beat.changed_volumes.append(held.message)
                     told_hash = held.hash
-                self._volumes[key] = _Told(told_hash, short)
+                self._volumes[key] = _Sent(told_hash, short)
         return beat
 
     def _ec_delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:
-        """New and deleted shards against what was told; only the bits that changed, with their sizes."""
+        """New and deleted shards since the last beat: only the bits that changed, with their sizes."""
         told = self._ec_shards or {}
         if told is snapshot.ec_shards:
             return []
@@ -159,7 +165,7 @@ def _shards_missing_in(
     base: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage],
     other: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage],
 ) -> list[master_pb2.VolumeEcShardInformationMessage]:
-    """The shards of `other` that `base` lacks."""
+    """The shards of `other` that `base` does not have."""
     missing = []
     for key, message in other.items():
         held = base.get(key)
@@ -170,7 +176,7 @@ def _shards_missing_in(
     return missing
 
 
-def _stamp_facts(beat: master_pb2.Heartbeat, facts: NodeFacts) -> None:
+def _stamp_facts(beat: master_pb2.Heartbeat, facts: NodeProperties) -> None:
     beat.max_volume_counts.update(facts.max_volume_counts)
     beat.disk_total_bytes.update(facts.disk_total_bytes)
     beat.disk_free_bytes.update(facts.disk_free_bytes)

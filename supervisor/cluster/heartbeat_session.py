@@ -1,8 +1,8 @@
-"""One heartbeat stream to one master: a single writer, and a reader that obeys what comes back.
+"""One heartbeat stream to one master: one writer, and one reader that carries out the master's answers.
 
-Runs in threads, for grpcio's synchronous streams do: `run` reads in the caller's thread while grpc pulls beats from
-`_beats` in its own, one at a time, as fast as the connection takes them. Nothing is queued: a beat is made from the
-model at the moment it is sent, so a slow or dead master costs no memory and loses no delta.
+grpcio's synchronous streams need threads. `run` reads in the caller's thread, and grpcio takes beats from `_beats` in
+its own thread, one at a time, as fast as the connection accepts them. No beat is queued: a beat is made from the model
+when it is sent. So a slow or dead master costs no memory, and no delta is lost.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.pb.methods import master as master_client
+from supervisor.cluster.heartbeat_encoder import HeartbeatEncoder
 from supervisor.cluster.identity import is_same_server, parse_address
-from supervisor.cluster.master_report import MasterReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class HeartbeatTimings:
     redirect_pause_s: float = 3.0
     duplicate_pauses_s: tuple[float, ...] = (2.0, 4.0, 8.0)
     final_beat_s: float = 3.0
-    """How long the last beat may take to be delivered when we leave."""
+    """How long the delivery of the last beat may take when the node leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Redirected:
 
 @dataclass(frozen=True, slots=True)
 class Duplicated:
-    """The master refused us, for it has these directories already."""
+    """The master refused this node, because another server has registered these directories."""
 
     uuids: tuple[str, ...]
 
@@ -66,14 +66,14 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """`stop` was called: the last beat went out, or there was no more time for it."""
+    """`stop` was called. The last beat was sent, or its time ran out."""
 
 
 SessionEnd = Redirected | Duplicated | Broken | Stopped
 
 
 class HeartbeatSession:
-    """One stream. Make it, call `run` once in a thread of its own, `stop` from anywhere."""
+    """One stream. Make it, call `run` once in a thread of its own, and call `stop` from any thread."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class HeartbeatSession:
         self._master = master
         self._view = view
         self._timings = timings
-        self._report = MasterReport(identity)
+        self._report = HeartbeatEncoder(identity)
         self._bell = threading.Condition()  # protects the fields below and wakes the writer
         self._is_rung = False
         self._is_stopping = False
@@ -100,9 +100,9 @@ class HeartbeatSession:
         self._call = master_client(channel).SendHeartbeat(self._guarded_beats())
 
     def run(self) -> SessionEnd:
-        """Talks to the master until the stream ends, and says why it did.
+        """Exchanges beats and answers until the stream ends. Returns why it ended.
 
-        Raises: whatever the writer raised, which is a fault of ours.
+        Raises: the exception of the writer, which is a bug of this program.
         """
         try:
             return self._read()
@@ -118,7 +118,7 @@ class HeartbeatSession:
                 raise self._writer_error
 
     def stop(self) -> None:
-        """Sends the last beat and ends the stream, by force once `final_beat_s` has passed."""
+        """Sends the last beat and ends the stream. After `final_beat_s` the stream is cut."""
         with self._bell:
             if self._is_stopping or self._is_over:
                 return
@@ -146,7 +146,7 @@ class HeartbeatSession:
             return Stopped() if self._is_stopping else Broken(why)
 
     def _obey(self, response: master_pb2.HeartbeatResponse) -> SessionEnd | None:
-        """Acts on one response, in upstream's order; returns how the session ends, if it does."""
+        """Carries out one response, in upstream's order. Returns how the session ends, or None where it goes on."""
         if response.duplicated_uuids:
             return Duplicated(tuple(response.duplicated_uuids))
         self._view.note_response(response)
@@ -166,7 +166,7 @@ class HeartbeatSession:
             self._bell.notify_all()
 
     def _guarded_beats(self) -> Iterator[master_pb2.Heartbeat]:
-        """`_beats`, with a fault of ours kept for `run` to raise: grpc would log it and go on."""
+        """As `_beats`, but keeps an exception for `run` to raise. grpcio would only log it."""
         try:
             yield from self._beats()
         except Exception as fault:
@@ -202,7 +202,7 @@ class HeartbeatSession:
         yield from self._report.delta_beats(snapshot)
 
     def _wait_until(self, moment: float) -> bool:
-        """Returns True when the model rang or `moment` (monotonic seconds) has come, False when it is time to end."""
+        """True when the model changed or `moment` (monotonic seconds) has come. False when the stream must end."""
         with self._bell:
             while not (self._is_rung or self._is_stopping or self._is_over):
                 left = moment - time.monotonic()

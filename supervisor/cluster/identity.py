@@ -1,7 +1,7 @@
-"""Who this node is to the cluster, and how an address is recognised as its own.
+"""The identity of this node in the cluster, and how a node's own address is recognised.
 
-The master, filers and peers know one address: ours. The child has another one, on loopback. Both are a
-`NodeIdentity`; the relay translates between them.
+Masters, filers and volume servers know one address: that of this process. The child has another one, on loopback. Both
+are a `NodeIdentity`, and the relay translates between them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeIdentity:
-    """What a heartbeat says about the sender. `ip` has no brackets; an empty `id` lets the master use ip:port."""
+    """The sender of a heartbeat. `ip` has no brackets. With an empty `id` the master uses ip:port."""
 
     ip: str
     port: int
@@ -29,18 +29,18 @@ class NodeIdentity:
 
     @property
     def http(self) -> str:
-        """``ip:port``, the name under which the master lists a volume server."""
+        """`ip:port`, the name under which the master lists a volume server."""
         return join_host_port(self.ip, self.port)
 
     def stamp(self, beat: master_pb2.Heartbeat) -> None:
-        """Makes `beat` one of ours; whatever identity it carried is gone."""
+        """Puts this identity into `beat`, in place of any other."""
         self.stamp_short(beat)
         beat.grpc_port = self.grpc_port
         beat.public_url = self.public_url
         beat.id = self.id
 
     def stamp_short(self, beat: master_pb2.Heartbeat) -> None:
-        """Sets the part of the identity that deltas carry: address, data center and rack."""
+        """Puts the part of the identity that deltas have into `beat`: address, data center and rack."""
         beat.ip = self.ip
         beat.port = self.port
         beat.data_center = self.data_center
@@ -48,7 +48,7 @@ class NodeIdentity:
 
     @classmethod
     def of_heartbeat(cls, beat: master_pb2.Heartbeat) -> NodeIdentity:
-        """The sender of `beat`, which must carry an ip."""
+        """The sender of `beat`, which must have an ip."""
         return cls(
             ip=beat.ip,
             port=beat.port,
@@ -61,15 +61,15 @@ class NodeIdentity:
 
 
 def is_same_server(left: ServerAddress, right: ServerAddress) -> bool:
-    """Whether two addresses name one server: the HTTP endpoint decides, for either form may lack the gRPC port.
+    """Whether two addresses name one server. The HTTP endpoint decides, because either text may lack the gRPC port.
 
-    Source: weed/pb/server_address.go, Equals. A comparison of the texts made servers reconnect for ever.
+    Source: weed/pb/server_address.go (Equals). A comparison of the texts would make servers reconnect for ever.
     """
     return left.http == right.http
 
 
 def parse_address(text: str) -> ServerAddress | None:
-    """The address in `text`, or None where a peer sent something that is not one."""
+    """The address in `text`; None where `text` is no address."""
     try:
         return ServerAddress.parse(text)
     except BadServerAddress:

@@ -1,4 +1,4 @@
-"""Questions to the masters: their configuration at the start, and where volumes are.
+"""Calls to the masters: their configuration at the start, and where volumes are.
 
 Source: weed/server/volume_grpc_client_to_master.go (checkWithMaster), weed/operation/lookup.go.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from native_handlers.pb.methods import master as master_client
 from supervisor.cluster.channels import ChannelCache
 from supervisor.cluster.errors import MasterUnavailable
 from supervisor.cluster.identity import parse_address
+from supervisor.cluster.location_cache import LocationCache
+from supervisor.cluster.location_feed import LocationFeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,29 +33,55 @@ if TYPE_CHECKING:
     from supervisor.wire.server_address import ServerAddress
 
 _log = logging.getLogger(__name__)
-_ROUND_PAUSE_S = 1.79  # upstream's, after each seed was asked in vain
+_ROUND_PAUSE_S = 1.79  # upstream's pause after each seed was asked in vain
 _CALL_S = 5.0  # weed/wdclient/masterclient.go, grpcTimeout
-_MAX_DIALS = 4  # at the same time; more than one only while masters change
-_CACHE_S = 600.0  # weed/operation/lookup.go
-_CACHE_SIZE = 100_000  # volumes; about 40 MB at worst
+_MAX_DIALS = 4  # at one time; more than one runs only while masters change
 
 
 class MasterClient:
-    """Asks the current leader, and remembers where volumes are. Belongs to one trio loop.
+    """Asks the current leader, and remembers where volumes are until the leader announces a change.
 
-    It is the `VolumeLookup` that native handlers use.
+    Native handlers use it as their `VolumeLookup`. It belongs to one trio loop.
     """
 
     def __init__(self, view: MasterView, dial: Dial, *, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._view = view
         self._channels = ChannelCache(dial)
-        self._clock_s = clock_s
-        # Their own threads: with TLS a dial takes seconds when a master does not answer.
+        # Threads of their own: with TLS a dial takes seconds when a master does not answer.
         self._dials = trio.CapacityLimiter(_MAX_DIALS)
-        self._cache: OrderedDict[int, tuple[float, list[Location]]] = OrderedDict()
+        self._cache = LocationCache(clock_s)
+        self._feed = LocationFeed(view, self._channels, self._cache)
+
+    def listen(self, on_server: Callable[[str], None] | None = None) -> None:
+        """Listens to announcements from now on, not only from the first look-up on.
+
+        For `on_server` see `LocationFeed`.
+        """
+        if on_server is not None:
+            self._feed.on_server = on_server
+        self._feed.start()
+
+    @property
+    def leader(self) -> ServerAddress:
+        """The master that is asked first: the leader, as far as is known."""
+        return self._view.leader
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the thread that listens to announcements runs."""
+        return self._feed.is_running
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the leader announces changes now, so that remembered answers stay valid."""
+        return self._cache.is_told
+
+    def remembered(self, vid: int) -> list[Location] | None:
+        """The remembered holders of volume `vid`; None where a master has to be asked."""
+        return self._cache.get(vid)
 
     async def wait_for_configuration(self) -> master_pb2.GetMasterConfigurationResponse:
-        """The configuration of the first seed that answers; asks on until one does.
+        """The configuration of the first seed that answers. Asks again and again until one does.
 
         Cancellation: safe.
         """
@@ -71,31 +98,33 @@ class MasterClient:
             await trio.sleep(_ROUND_PAUSE_S)
 
     async def locations(self, vid: int, *, refresh: bool = False) -> list[Location]:
-        """The holders of volume `vid`, this server included; `refresh` drops what was cached first.
+        """The holders of volume `vid`, this server included. `refresh` drops the remembered answer first.
 
         Raises:
             LookupFailed: no master answers, or the leader knows no holder.
 
         Cancellation: safe.
         """
+        self._feed.start()
         if refresh:
             self.invalidate(vid)
         cached = self._cache.get(vid)
-        if cached is not None and self._clock_s() < cached[0]:
-            return list(cached[1])
-        found = await self._look_up(vid)
-        self._cache[vid] = (self._clock_s() + _CACHE_S, found)
-        self._cache.move_to_end(vid)
-        if len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
+        if cached is not None:
+            return cached
+        question, found = self._cache.begin(vid), None
+        try:
+            found = await self._look_up(vid)
+        finally:
+            self._cache.end(question, found)
         return list(found)
 
     def invalidate(self, vid: int) -> None:
-        """Forgets where volume `vid` is, as after finding fewer replicas than it should have."""
-        self._cache.pop(vid, None)
+        """Forgets the holders of volume `vid`, for example after finding fewer replicas than there should be."""
+        self._cache.forget((vid,))
 
     def close(self) -> None:
-        """Closes the channels. Calls under way fail."""
+        """Closes the channels. Running calls fail."""
+        self._feed.stop()
         self._channels.close()
 
     async def _look_up(self, vid: int) -> list[Location]:
@@ -109,7 +138,7 @@ class MasterClient:
         return [Location(found.url, found.public_url, found.grpc_port) for found in answers[0].locations]
 
     async def _ask_leader(self, vid: int, request: master_pb2.LookupVolumeRequest) -> master_pb2.LookupVolumeResponse:
-        """Asks the leader; where it cannot be reached, the next seed, and so on once around."""
+        """Asks the leader. Where it cannot be reached, asks the next seed, and each seed once."""
         last: MasterUnavailable | None = None
         for _ in range(len(self._view.seeds) + 1):
             leader = self._view.leader

@@ -1,4 +1,4 @@
-"""What the real master last said, shared by the heartbeat, the relay, look-ups and the native store."""
+"""The last settings and leader that the masters announced. Heartbeat, relay, look-ups and native store share them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from native_handlers.pb import master_pb2
 from supervisor.cluster.identity import is_same_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from native_handlers.pb import master_pb2
     from supervisor.wire.server_address import ServerAddress
 
 
 @dataclass(frozen=True, slots=True)
 class MasterSettings:
-    """What a master asks of its volume servers. A size limit of 0 and an empty address mean "not said yet"."""
+    """The settings of a master for its volume servers. A size limit of 0 and an empty address mean "not said yet"."""
 
     volume_size_limit_bytes: int = 0
     preallocate: bool = False
@@ -26,9 +26,9 @@ class MasterSettings:
     storage_backends: tuple[master_pb2.StorageBackend, ...] = ()
 
     def updated_by(self, response: master_pb2.HeartbeatResponse) -> MasterSettings:
-        """These settings after `response`. `preallocate` is a bare bool: every response states it.
+        """These settings after `response`. `preallocate` is a plain bool, so every response states it.
 
-        Source: weed/server/volume_grpc_client_to_master.go, doHeartbeatWithRetry.
+        Source: weed/server/volume_grpc_client_to_master.go (doHeartbeatWithRetry).
         """
         return replace(
             self,
@@ -40,7 +40,7 @@ class MasterSettings:
         )
 
     def configured_by(self, response: master_pb2.GetMasterConfigurationResponse) -> MasterSettings:
-        """These settings after the answer to the question that each server asks at its start."""
+        """These settings after the answer to GetMasterConfiguration, which each server asks for at its start."""
         return replace(
             self,
             metrics_address=response.metrics_address,
@@ -50,26 +50,28 @@ class MasterSettings:
 
 
 class MasterView:
-    """The masters as seen from here: seeds, the current one, its settings. Thread-safe."""
+    """The masters as this process knows them: seeds, the current one, its settings. Thread-safe."""
 
-    def __init__(self, seeds: Sequence[ServerAddress]) -> None:
+    def __init__(self, seeds: Sequence[ServerAddress], own_backends: Sequence[master_pb2.StorageBackend] = ()) -> None:
+        """`own_backends` are tiers of this server's own configuration. They come before a master's of the same name."""
         self.seeds = tuple(seeds)
+        self.own_backends = tuple(own_backends)
         self._lock = threading.Lock()  # protects everything below
         self._connected: ServerAddress | None = None
         self._leader: ServerAddress | None = None
-        self._settings = MasterSettings()
+        self._settings = MasterSettings(storage_backends=self.own_backends)
         self._configuration: master_pb2.GetMasterConfigurationResponse | None = None
         self._listeners: list[Callable[[MasterSettings], None]] = []
 
     @property
     def connected(self) -> ServerAddress | None:
-        """The master that the heartbeat stream goes to now; None while there is none."""
+        """The master of the open heartbeat stream; None while there is none."""
         with self._lock:
             return self._connected
 
     @property
     def leader(self) -> ServerAddress:
-        """Where to send requests: the leader last named, else the connected master, else the first seed."""
+        """Where requests go: the leader that was named last, else the connected master, else the first seed."""
         with self._lock:
             return self._leader or self._connected or self.seeds[0]
 
@@ -80,12 +82,12 @@ class MasterView:
 
     @property
     def configuration(self) -> master_pb2.GetMasterConfigurationResponse | None:
-        """The last GetMasterConfiguration answer that any master gave."""
+        """The last GetMasterConfiguration answer of any master, with this server's own tiers; None before the first."""
         with self._lock:
             return self._configuration
 
     def add_settings_listener(self, callback: Callable[[MasterSettings], None]) -> Callable[[], None]:
-        """Calls `callback` with the settings now and after each change, from the thread that brings it.
+        """Calls `callback` with the settings now, and after each change, from the thread that makes the change.
 
         Returns: a function that ends this.
         """
@@ -101,19 +103,22 @@ class MasterView:
         return remove
 
     def set_connected(self, master: ServerAddress | None) -> None:
-        """The heartbeat stream reached `master`, or broke. A master that accepts heartbeats outdates older hints."""
+        """Notes that the heartbeat stream reached `master`, or broke (None).
+
+        A connected master counts as the leader.
+        """
         with self._lock:
             self._connected = master
             if master is not None:
                 self._leader = master
 
     def note_leader(self, leader: ServerAddress) -> None:
-        """Some master named `leader`; requests go there until the heartbeat knows better."""
+        """Notes that a master named `leader`. Requests go there until the heartbeat connects."""
         with self._lock:
             self._leader = leader
 
     def note_unreachable(self, master: ServerAddress) -> None:
-        """A request could not reach `master`: if it is still the choice, the next seed is chosen."""
+        """Notes that a request could not reach `master`. If requests would go there, the next seed is chosen."""
         with self._lock:
             choice = self._leader or self._connected or self.seeds[0]
             if is_same_server(choice, master):
@@ -121,14 +126,23 @@ class MasterView:
                 self._leader = self.seeds[(at + 1) % len(self.seeds)]
 
     def note_response(self, response: master_pb2.HeartbeatResponse) -> None:
-        """Takes the settings that a heartbeat response carries."""
-        self._set(self.settings.updated_by(response))
+        """Takes the settings of a heartbeat response."""
+        settings = self.settings.updated_by(response)
+        self._set(replace(settings, storage_backends=self._with_own(settings.storage_backends)))
 
     def note_configuration(self, response: master_pb2.GetMasterConfigurationResponse) -> None:
-        """Takes what a GetMasterConfiguration answer carries, its leader excepted."""
+        """Takes a GetMasterConfiguration answer, except for its leader."""
+        completed = master_pb2.GetMasterConfigurationResponse()
+        completed.CopyFrom(response)
+        del completed.storage_backends[:]
+        completed.storage_backends.extend(self._with_own(response.storage_backends))
         with self._lock:
-            self._configuration = response
-        self._set(self.settings.configured_by(response))
+            self._configuration = completed
+        self._set(self.settings.configured_by(completed))
+
+    def _with_own(self, told: Iterable[master_pb2.StorageBackend]) -> tuple[master_pb2.StorageBackend, ...]:
+        own = {(backend.type, backend.id) for backend in self.own_backends}
+        return (*self.own_backends, *(backend for backend in told if (backend.type, backend.id) not in own))
 
     def _set(self, settings: MasterSettings) -> None:
         with self._lock:

@@ -1,6 +1,6 @@
-"""Pure helpers over the master's volume and EC shard messages: keys, short forms, shard set arithmetic.
+"""Pure helpers for the master's volume and EC shard messages: keys, short forms, arithmetic of shard sets.
 
-Messages are kept whole, fields unknown to our stubs included, and are never changed once they are in the model.
+Messages are kept whole, with fields that the stubs do not know, and never change after they are in the model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VolumeKey = tuple[int, int]
-"""(disk id, volume id): one copy of a volume. A volume id can be on two disks of one server."""
+"""(disk id, volume id): one copy of a volume. One server can have a volume id on two disks."""
 
 
 def volume_key(
@@ -21,7 +21,7 @@ def volume_key(
     | master_pb2.VolumeShortInformationMessage
     | master_pb2.VolumeEcShardInformationMessage,
 ) -> VolumeKey:
-    """The key of the copy that `message` is about."""
+    """The key of the copy that `message` describes."""
     return (message.disk_id, message.id)
 
 
@@ -34,7 +34,10 @@ def digest_of(hashes: Iterable[int]) -> int:
 
 
 def short_of(volume: master_pb2.VolumeInformationMessage) -> master_pb2.VolumeShortInformationMessage:
-    """What a delta says about `volume`. Source: weed/storage/store_volume_report.go, fillShortInformation."""
+    """The short form of `volume`, as deltas have it.
+
+    Source: weed/storage/store_volume_report.go (fillShortInformation).
+    """
     return master_pb2.VolumeShortInformationMessage(
         id=volume.id,
         collection=volume.collection,
@@ -47,7 +50,7 @@ def short_of(volume: master_pb2.VolumeInformationMessage) -> master_pb2.VolumeSh
 
 
 def volume_from_short(short: master_pb2.VolumeShortInformationMessage) -> master_pb2.VolumeInformationMessage:
-    """What a master holds after a delta that names `short`: an empty, writable volume."""
+    """The volume that a master keeps after a delta with `short`: an empty, writable one."""
     return master_pb2.VolumeInformationMessage(
         id=short.id,
         collection=short.collection,
@@ -62,12 +65,12 @@ def volume_from_short(short: master_pb2.VolumeShortInformationMessage) -> master
 def layout_of(
     volume: master_pb2.VolumeInformationMessage | master_pb2.VolumeShortInformationMessage,
 ) -> tuple[str, int, int, str]:
-    """The master's shelf for a volume. One that changes shelves must be taken off the old one by name."""
+    """The master's layout for a volume. A volume that changes its layout must be removed from the old one by name."""
     return (volume.collection, volume.replica_placement, volume.ttl, volume.disk_type)
 
 
 def shard_sizes(shards: master_pb2.VolumeEcShardInformationMessage) -> dict[int, int]:
-    """Shard id -> size in bytes (0 where the sender did not say). Sizes are listed in bit order."""
+    """Shard id -> size in bytes (0 where the sender gave none). The message lists sizes in bit order."""
     ids = [bit for bit in range(32) if shards.ec_index_bits >> bit & 1]
     sizes = list(shards.shard_sizes)[: len(ids)]
     sizes += [0] * (len(ids) - len(sizes))
@@ -77,7 +80,7 @@ def shard_sizes(shards: master_pb2.VolumeEcShardInformationMessage) -> dict[int,
 def with_shards(
     template: master_pb2.VolumeEcShardInformationMessage, sizes: dict[int, int]
 ) -> master_pb2.VolumeEcShardInformationMessage:
-    """A copy of `template` that holds exactly the shards in `sizes`."""
+    """A copy of `template` with exactly the shards in `sizes`."""
     copy = master_pb2.VolumeEcShardInformationMessage()
     copy.CopyFrom(template)
     copy.ec_index_bits = sum(1 << shard for shard in sizes)
@@ -90,7 +93,7 @@ def with_shards(
 def without_shards(
     held: master_pb2.VolumeEcShardInformationMessage, gone: master_pb2.VolumeEcShardInformationMessage
 ) -> master_pb2.VolumeEcShardInformationMessage | None:
-    """`held` less the shards in `gone`; None where no shard is left."""
+    """`held` without the shards in `gone`; None where no shard is left."""
     left = {shard: size for shard, size in shard_sizes(held).items() if not gone.ec_index_bits >> shard & 1}
     return with_shards(held, left) if left else None
 
@@ -98,5 +101,5 @@ def without_shards(
 def plus_shards(
     held: master_pb2.VolumeEcShardInformationMessage | None, more: master_pb2.VolumeEcShardInformationMessage
 ) -> master_pb2.VolumeEcShardInformationMessage:
-    """The shards of both; everything else as `more`, the later word, has it."""
+    """The shards of both. All other fields are those of `more`, the later message."""
     return more if held is None else with_shards(more, shard_sizes(held) | shard_sizes(more))

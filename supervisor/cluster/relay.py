@@ -1,8 +1,8 @@
 """The gRPC server on loopback that the child takes for its master.
 
-It keeps the child's heartbeats for itself (into the node model: only we are registered with the real master), changes
-addresses in what passes (relay_rewrite.py), and forwards every other RPC as bytes to the leader. All four call
-shapes are one to it: on the wire a unary message is a stream of one.
+The relay keeps the child's heartbeats (they go into the node model; only this server is registered with the real
+master), changes addresses in messages (relay_rewrite.py), and forwards every other RPC as bytes to the leader. All four
+call shapes are alike here: on the wire a unary message is a stream of one message.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ import grpc
 
 from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import MASTER_METHODS
+from supervisor.cluster.caller_check import is_own_user
 from supervisor.cluster.channels import ChannelCache
 from supervisor.cluster.child_heartbeat import ChildStream, absorb, is_leave, needs_full_list
 from supervisor.cluster.identity import NodeIdentity, parse_address
-from supervisor.cluster.peer_check import is_own_user
 from supervisor.cluster.relay_rewrite import REWRITES, RelayNames, Rewrite, RpcRewrite, configuration_for_child
-from supervisor.gateway.grpc_limits import SERVER_OPTIONS
 from supervisor.net.grpc_deadline import remaining_s
+from supervisor.net.grpc_limits import SERVER_OPTIONS
 from supervisor.wire.server_address import ServerAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable, Iterator
 
     from supervisor.cluster.dial import Dial
     from supervisor.cluster.master_view import MasterSettings, MasterView
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _HOST = "127.0.0.1"
-_MAX_CALLS = 64  # a child has one heartbeat stream and a few look-ups; each call holds a thread
+_MAX_CALLS = 64  # a child has one heartbeat stream and a look-up per replicated write; each call holds a thread
+_MAX_WAITING = 4096  # calls in all; a refused look-up fails a write, and a look-up takes a millisecond
 _STOP_GRACE_S = 1.0
 _HEARTBEAT = MASTER_METHODS["SendHeartbeat"].path
 _CONFIGURATION = MASTER_METHODS["GetMasterConfiguration"].path
@@ -45,7 +45,7 @@ _HOP_METADATA = frozenset({"user-agent", "grpc-accept-encoding", "grpc-encoding"
 
 
 class MasterRelay:
-    """One relay for one child. `start` before the child, `stop` after it."""
+    """One relay for one child. Call `start` before the child starts, and `stop` after it has ended."""
 
     def __init__(
         self,
@@ -56,15 +56,15 @@ class MasterRelay:
         *,
         source_name: str = "child",
         on_child_leave: Callable[[], None] = lambda: None,
-        is_allowed_peer: Callable[[str, int], bool] = is_own_user,
+        is_allowed_caller: Callable[[str, int], bool] = is_own_user,
     ) -> None:
         """
         Args:
-            identity: ours, as the cluster knows us.
-            source_name: the model's source that the child's heartbeats feed.
-            on_child_leave: called, from a thread, when the child says goodbye to its master. Its volumes stay in the
-                model: whether the node leaves is for the supervisor to decide.
-            is_allowed_peer: (grpc peer, relay port) -> whether to serve it.
+            identity: this server's identity in the cluster.
+            source_name: the source of the model that the child's heartbeats fill.
+            on_child_leave: called in a thread when the child leaves its master. Its volumes stay in the model: the
+                supervisor decides whether the node leaves.
+            is_allowed_caller: (grpcio's name of the client, relay port) -> whether to serve the client.
         """
         self._model = model
         self._feed = model.feed(source_name)
@@ -72,7 +72,7 @@ class MasterRelay:
         self._view = view
         self._channels = ChannelCache(dial)
         self._on_child_leave = on_child_leave
-        self._is_allowed_peer = is_allowed_peer
+        self._is_allowed_caller = is_allowed_caller
         self._lock = threading.Lock()  # protects _stream and _child
         self._stream: ChildStream | None = None
         self._child: NodeIdentity | None = None
@@ -81,15 +81,15 @@ class MasterRelay:
             self._executor,
             handlers=[_RelayHandler(self)],
             options=SERVER_OPTIONS,
-            maximum_concurrent_rpcs=_MAX_CALLS,
+            maximum_concurrent_rpcs=_MAX_WAITING,
         )
         self._port = 0
         self._remove_listener: Callable[[], None] = lambda: None
 
     def start(self, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Listens on a free loopback port and returns it. What the child's -master should say is `address`.
+        """Listens on a free loopback port and returns it. The child's -master must be `address`.
 
-        A child that has client certificates dials its masters with TLS, the relay too; then `credentials` are needed.
+        A child with client certificates dials its masters with TLS, also the relay. Then `credentials` are needed.
         """
         if credentials is None:
             self._port = self._server.add_insecure_port(f"{_HOST}:0")
@@ -100,7 +100,7 @@ class MasterRelay:
         return self._port
 
     def stop(self) -> None:
-        """Ends all calls and the listener. Blocks for about a second at most."""
+        """Ends all calls and the listener. Blocks for about two seconds at most."""
         self._remove_listener()
         with self._lock:
             stream = self._stream
@@ -112,12 +112,12 @@ class MasterRelay:
 
     @property
     def address(self) -> ServerAddress:
-        """The one master address that the child ever learns. There is no HTTP behind it; the child asks for none."""
+        """The only master address that the child gets. No HTTP server is behind it; the child needs none."""
         return ServerAddress(_HOST, self._port, self._port)
 
     @property
     def child(self) -> NodeIdentity | None:
-        """The child as it names itself; None until its first heartbeat."""
+        """The child's identity as it reports it; None before its first heartbeat."""
         with self._lock:
             return self._child
 
@@ -126,13 +126,6 @@ class MasterRelay:
         """Whether the child's heartbeat stream is open."""
         with self._lock:
             return self._stream is not None
-
-    def absorb_deletions(self, volume_ids: Collection[int]) -> AbstractContextManager[None]:
-        """While inside, `volume_ids` stay part of the node although an engine closes them: for a hand-over.
-
-        A volume that no engine has when the context ends is reported as deleted then.
-        """
-        return self._model.hold(volume_ids)
 
     def _names(self) -> RelayNames:
         return RelayNames(ours=self._identity, child=self.child, relay=self.address)
@@ -148,7 +141,7 @@ class MasterRelay:
     def serve_heartbeat_stream(
         self, beats: Iterator[master_pb2.Heartbeat], context: grpc.ServicerContext
     ) -> Iterator[master_pb2.HeartbeatResponse]:
-        """Takes one SendHeartbeat stream; it replaces the one before it."""
+        """Serves one SendHeartbeat stream. A new stream ends the one before it."""
         self._refuse_strangers(context)
         stream = ChildStream(beats, lambda: self._view.settings, self._take)
         with self._lock:
@@ -166,7 +159,7 @@ class MasterRelay:
     def _take(self, stream: ChildStream, beat: master_pb2.Heartbeat) -> bool:
         with self._lock:
             if stream is not self._stream:
-                return False  # the last words of a stream that was replaced
+                return False  # a late beat of a stream that was replaced
             if beat.ip and beat.grpc_port:
                 self._child = NodeIdentity.of_heartbeat(beat)
         if is_leave(beat):
@@ -179,7 +172,7 @@ class MasterRelay:
     # -- everything else
 
     def forward(self, path: str, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Passes one call on to the leader, whatever its shape, with metadata, deadline, status and trailers."""
+        """Passes one call of any shape on to the leader, with metadata, deadline, status and trailers."""
         self._refuse_strangers(context)
         rewrite = REWRITES.get(path, _NO_REWRITE)
         target = self._view.leader
@@ -191,23 +184,22 @@ class MasterRelay:
             metadata=_forwardable(context.invocation_metadata()),
         )
         if not context.add_callback(lambda: _cancel(call)):
-            call.cancel()  # the child has hung up already
+            call.cancel()  # the child has already ended the call
         try:
             context.send_initial_metadata(_forwardable(call.initial_metadata()))
             for message in call:
-                if path == _CONFIGURATION:
-                    self._note_configuration(message)
-                yield rewrite.response(message, self._names()) if rewrite.response else message
+                said = self._note_configuration(message) if path == _CONFIGURATION else message
+                yield rewrite.response(said, self._names()) if rewrite.response else said
             context.set_trailing_metadata(_forwardable(call.trailing_metadata()))
         except grpc.RpcError as failure:
             if not isinstance(failure, grpc.Call):
-                raise  # it is the child that ended the call
+                raise  # the child ended the call
             if failure.code() is grpc.StatusCode.UNAVAILABLE:
                 self._view.note_unreachable(target)
                 self._channels.forget(target, channel)
             known = self._view.configuration
             if path == _CONFIGURATION and known is not None and failure.code() is grpc.StatusCode.UNAVAILABLE:
-                # A child that starts while no master can be reached would wait for one, and serve nobody meanwhile.
+                # Without this answer a child that starts while no master can be reached would wait, and serve nothing.
                 yield configuration_for_child(known, self._names()).SerializeToString()
                 return
             context.set_trailing_metadata(_forwardable(call.trailing_metadata()))
@@ -220,22 +212,29 @@ class MasterRelay:
             context.abort(grpc.StatusCode.UNAVAILABLE, f"the relay cannot make a channel to master {target}: {error}")
 
     def _rewritten(self, requests: Iterator[bytes], rewrite: Rewrite | None) -> Iterator[bytes]:
-        return requests if rewrite is None else (rewrite(request, self._names()) for request in requests)
+        try:
+            for request in requests:
+                yield request if rewrite is None else rewrite(request, self._names())
+        except grpc.RpcError:
+            return  # the child ended the call; the callback of its context cancels the call to the master
 
-    def _note_configuration(self, message: bytes) -> None:
+    def _note_configuration(self, message: bytes) -> bytes:
+        """The answer with this server's own tiers in it."""
         response = master_pb2.GetMasterConfigurationResponse.FromString(message)
         self._view.note_configuration(response)
         leader = parse_address(response.leader)
         if leader is not None:
             self._view.note_leader(leader)
+        known = self._view.configuration
+        return message if known is None else known.SerializeToString()
 
     def _refuse_strangers(self, context: grpc.ServicerContext) -> None:
-        if not self._is_allowed_peer(context.peer(), self._port):
+        if not self._is_allowed_caller(context.peer(), self._port):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "this master relay serves its own backend only")
 
 
 class _RelayHandler(grpc.GenericRpcHandler):
-    """Finds a handler for each call: the heartbeat's own, or the forwarder."""
+    """Gives each call its handler: heartbeats have their own, all other calls are forwarded."""
 
     def __init__(self, relay: MasterRelay) -> None:
         self._relay = relay
@@ -256,5 +255,5 @@ def _cancel(call: grpc.Call) -> None:
 
 
 def _forwardable(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[tuple[str, str | bytes], ...]:
-    """Metadata without what belongs to one hop."""
+    """`metadata` without the keys that belong to one hop."""
     return tuple((key, value) for key, value in metadata or () if key not in _HOP_METADATA)

@@ -1,8 +1,8 @@
-"""What the relay changes in passing messages: addresses, and nothing else. Pure functions over encoded messages.
+"""Changes the addresses in messages that pass the relay, and nothing else. Pure functions over encoded messages.
 
-The child must take the relay for the only master, and must find itself in look-ups under its own name, or it would
-replicate to itself through us. The master must hear of the child's volumes under our name. Every RPC that is not
-listed in REWRITES goes through untouched; fields unknown to our stubs survive.
+The child must take the relay for the only master. In look-ups it must find itself under its own name, or it would
+replicate to itself through this process. The master must get the child's volumes under this server's name. An RPC that
+is not in REWRITES passes unchanged. Fields that the stubs do not know survive.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RelayNames:
-    """Who is who: us as the cluster knows us, the child as it names itself (None until it spoke), the relay."""
+    """The three identities: this server's in the cluster, the child's own (None before its first beat), the relay."""
 
     ours: NodeIdentity
     child: NodeIdentity | None
@@ -36,7 +36,7 @@ Rewrite = Callable[[bytes, RelayNames], bytes]
 
 @dataclass(frozen=True, slots=True)
 class RpcRewrite:
-    """What happens to the messages of one RPC on their way to the master and back."""
+    """The changes to the messages of one RPC, on the way to the master and back."""
 
     request: Rewrite | None = None
     response: Rewrite | None = None
@@ -59,7 +59,21 @@ def _lookup_response(data: bytes, names: RelayNames) -> bytes:
     for volume in response.volume_id_locations:
         for location in volume.locations:
             _point_to_child(location, names)
+    _keep_from_being_remembered(response)
     return response.SerializeToString()
+
+
+def _keep_from_being_remembered(response: master_pb2.LookupVolumeResponse) -> None:
+    """Adds, for each volume, an answer without holders under another spelling of its id.
+
+    Go's volume server keeps an answer for 10 minutes, and would not write to a moved copy for as long. It keeps an
+    answer under the number of the volume id, and an entry without holders counts as no entry. The answer that it uses
+    at once is found by the text of the id. So it asks again each time, and gets the current holders.
+    Source: weed/operation/lookup.go (LookupVolumeIds), lookup_vid_cache.go.
+    """
+    for volume_id in [answer.volume_or_file_id for answer in response.volume_id_locations if answer.locations]:
+        if volume_id.isascii() and volume_id.isdigit():
+            response.volume_id_locations.add(volume_or_file_id=f"0{volume_id}")
 
 
 def _lookup_ec_response(data: bytes, names: RelayNames) -> bytes:
@@ -98,8 +112,10 @@ def _mark_readonly_request(data: bytes, names: RelayNames) -> bytes:
 def configuration_for_child(
     response: master_pb2.GetMasterConfigurationResponse, names: RelayNames
 ) -> master_pb2.GetMasterConfigurationResponse:
-    """A copy of `response` that names the relay wherever it names a leader, and no push gateway: under the child's
-    loopback address its metrics would be another instance's. They are pushed with ours.
+    """A copy of `response` that names the relay in place of a leader, and no push gateway.
+
+    The child would push its metrics under its loopback address, as another instance. They are pushed with this
+    process's instead.
     """
     copy = master_pb2.GetMasterConfigurationResponse()
     copy.CopyFrom(response)
@@ -125,4 +141,4 @@ REWRITES: Mapping[str, RpcRewrite] = {
         "GetMasterConfiguration": RpcRewrite(response=_configuration_response),
     }.items()
 }
-"""By method path."""
+"""The changes by method path."""

@@ -1,54 +1,78 @@
-"""Feeds a native Store into the node model, and the master's options into the Store.
+"""Fills the node model from a native Store, and passes the master's options to the Store.
 
-The Store is looked at as a whole: every few seconds, and at once when it tells of a change. All of it happens in a
-thread, so a disk that hangs delays what is new, never a heartbeat.
+The whole Store is looked at every few seconds. When the Store reports a change, only the volumes that the change names
+are looked at, and at once: a server may have thousands of volumes. All of this runs in a thread. So a disk that hangs
+delays news of volumes, but never a heartbeat.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections import deque
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.pb import master_pb2, volume_server_pb2
-from supervisor.cluster.source_feed import NodeFacts
+from supervisor.cluster.node_source import NodeProperties
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
-    from native_handlers.storage.report import DiskStatus, VolumeEvent, VolumeReport
+    from native_handlers.storage.erasure_coding.ec_set import EcReport
+    from native_handlers.storage.model.report import DiskStatus, VolumeReport
     from native_handlers.storage.store import Store
     from supervisor.cluster.master_view import MasterSettings, MasterView
-    from supervisor.cluster.source_feed import SourceFeed
+    from supervisor.cluster.messages import VolumeKey
+    from supervisor.cluster.node_source import NodeSource
 
 _log = logging.getLogger(__name__)
-REFRESH_S = 2.5  # half a pulse: what a heartbeat says is no older
+REFRESH_S = 2.5  # half a pulse, so what a heartbeat says is no older than this
 
 
 class StoreSource:
-    """The wake-up handle of a running source."""
+    """Wakes a running source for a new look. A look covers all requests that were made before the look began."""
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._is_stale = trio.Event()
+        self._woken = trio.Event()
+        # Appended to by any thread. None stands for all volumes.
+        self._due: deque[int | None] = deque()
 
     def refresh_soon(self) -> None:
-        """Has the Store looked at again now. From any thread; many calls in a row are one look."""
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(lambda: self._is_stale.set())  # noqa: PLW0108  replaced on each round
+        """Makes the source look at the whole Store now. Any thread may call it; many calls in a row cause one look."""
+        self._due.append(None)
+        self._wake()
 
-    async def wait(self, at_most_s: float) -> None:
-        """Returns when a look is due."""
-        with trio.move_on_after(at_most_s):
-            await self._is_stale.wait()
-        self._is_stale = trio.Event()
+    def look_soon(self, *volume_ids: int) -> None:
+        """Makes the source look at those volumes and at the EC shards now. Any thread may call it, as above."""
+        self._due.extend(volume_ids)
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(lambda: self._woken.set())  # noqa: PLW0108  replaced on each round
+
+    async def wait(self, at_most_s: float) -> set[int] | None:
+        """Returns when a look is due, after `at_most_s` seconds at the latest.
+
+        The result names the volumes to look at. None stands for all of them, as it does when the time is over.
+        """
+        with trio.move_on_after(at_most_s) as limit:
+            await self._woken.wait()
+        self._woken = trio.Event()
+        due = [self._due.popleft() for _ in range(len(self._due))]
+        named = {volume_id for volume_id in due if volume_id is not None}
+        return None if limit.cancelled_caught or None in due else named
 
 
 async def serve_store_source(
     store: Store,
-    feed: SourceFeed,
+    feed: NodeSource,
     view: MasterView,
     *,
     is_owned: Callable[[int], bool] = lambda volume_id: True,
@@ -56,13 +80,13 @@ async def serve_store_source(
     refresh_s: float = REFRESH_S,
     task_status: trio.TaskStatus[StoreSource] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Keeps `feed` like `store` until cancelled; started once the first full list is in.
+    """Keeps `feed` equal to `store` until cancelled. `started` is called after the first full list.
 
     Args:
-        is_owned: whether a volume of the Store is the native engine's to report; others are left out.
+        is_owned: whether the native engine reports a volume of the Store. Other volumes are left out.
         removes_expired: whether volumes whose TTL has long passed are deleted, as upstream does before a heartbeat.
 
-    Cancellation: safe. A look that is under way is left to end by itself, for its disk may hang.
+    Cancellation: safe. A running look ends by itself later, because its disk may hang.
     """
     source = StoreSource()
 
@@ -72,47 +96,106 @@ async def serve_store_source(
         store.set_preallocate(settings.preallocate)
         source.refresh_soon()
 
-    def look() -> None:
-        _look(store, feed, is_owned, removes_expired=removes_expired)
+    look = StoreLook(store, feed, is_owned, removes_expired=removes_expired)
 
-    def heed_event(_event: VolumeEvent) -> None:
-        source.refresh_soon()
-
-    limiter = trio.CapacityLimiter(1)  # its own: the master hears of volumes however busy other threads are
-    remove_listener = store.add_listener(heed_event)
+    limiter = trio.CapacityLimiter(1)  # its own thread: news of volumes must not wait while other threads are busy
+    remove_listener = store.add_listener(source.look_soon)
+    remove_ec_listener = store.ec.add_listener(source.look_soon)
     remove_settings_listener = view.add_settings_listener(heed)
     try:
-        await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
-        task_status.started(source)
+        source.refresh_soon()
+        refresh_at, has_started = math.inf, False
         while True:
-            await source.wait(refresh_s)
-            await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
+            volume_ids = await source.wait(max(refresh_at - trio.current_time(), 0))
+            due = look if volume_ids is None else partial(look.at, volume_ids)
+            await trio.to_thread.run_sync(due, abandon_on_cancel=True, limiter=limiter)
+            if volume_ids is None:
+                refresh_at = trio.current_time() + refresh_s
+            if not has_started:
+                has_started = True
+                task_status.started(source)
     finally:
         remove_listener()
+        remove_ec_listener()
         remove_settings_listener()
 
 
-def _look(store: Store, feed: SourceFeed, is_owned: Callable[[int], bool], *, removes_expired: bool) -> None:
-    if removes_expired:
-        expired = store.remove_expired_volumes()
-        if expired:
-            _log.info("deleted volumes whose TTL has passed: %s", ", ".join(map(str, expired)))
-    store.adjust_max_volumes()
-    reports = [report for report in store.volume_reports() if is_owned(report.id)]
-    feed.set_facts(_facts(store, reports))
-    state = volume_server_pb2.VolumeServerState(maintenance=store.state.maintenance, version=store.state.version)
-    if feed.state != state:
-        feed.set_state(state)
-    messages = {(report.disk_id, report.id): message_of(report) for report in reports if report.is_announced}
-    held = {key: volume.message for key, volume in feed.volumes.items()}
-    if messages != held or not feed.has_all_volumes:
-        feed.replace_volumes(messages.values())
-    if not feed.has_all_ec_shards:
-        feed.replace_ec_shards([])  # the native engine has no erasure coding shards to report
+class StoreLook:
+    """Looks at one store again and again. One thread at a time uses it."""
+
+    def __init__(
+        self, store: Store, feed: NodeSource, is_owned: Callable[[int], bool], *, removes_expired: bool
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._is_owned = is_owned
+        self._removes_expired = removes_expired
+        self._messages: dict[VolumeKey, tuple[VolumeReport, master_pb2.VolumeInformationMessage]] = {}
+        """The messages of the last look. A store gives the same report object while a volume has not changed."""
+        self._shards: list[EcReport] = []
+
+    def __call__(self) -> None:
+        """Looks at everything."""
+        store, feed = self._store, self._feed
+        if self._removes_expired:
+            expired = store.remove_expired_volumes()
+            if expired:
+                _log.info("deleted volumes whose TTL has passed: %s", ", ".join(map(str, expired)))
+        store.adjust_max_volumes()
+        reports = [report for report in store.volume_reports() if self._is_owned(report.id)]
+        feed.set_facts(_facts(store, reports))
+        state = volume_server_pb2.VolumeServerState(maintenance=store.state.maintenance, version=store.state.version)
+        if feed.state != state:
+            feed.set_state(state)
+        if self._take(reports) or not feed.has_all_volumes:
+            feed.replace_volumes([message for _, message in self._messages.values()])
+        self._look_at_shards()
+
+    def at(self, volume_ids: Collection[int]) -> None:
+        """Looks at those volumes, and at the EC shards. The caller must have looked at the whole Store once before."""
+        feed = self._feed
+        owned = [volume_id for volume_id in volume_ids if self._is_owned(volume_id)]
+        reports = self._store.reports_of(owned)
+        facts, max_file_key = feed.facts, max((report.max_needle_id for report in reports), default=0)
+        if facts is not None and max_file_key > facts.max_file_key:
+            feed.set_facts(replace(facts, max_file_key=max_file_key))
+        found = {(report.disk_id, report.id): report for report in reports if report.is_announced}
+        keys = [(disk_id, volume_id) for disk_id in range(len(self._store.locations)) for volume_id in volume_ids]
+        gone = [key for key in keys if key not in found and self._messages.pop(key, None) is not None]
+        changed = []
+        for key, report in found.items():
+            held = self._messages.get(key)
+            if held is None or held[0] is not report:
+                self._messages[key] = report, message_of(report)
+                changed.append(self._messages[key][1])
+        if changed or gone:
+            feed.change_volumes(changed, gone)
+        self._look_at_shards()
+
+    def _look_at_shards(self) -> None:
+        shards = self._store.ec.reports()
+        if shards != self._shards or not self._feed.has_all_ec_shards:
+            self._shards = shards
+            self._feed.replace_ec_shards([ec_message_of(report) for report in shards])
+
+    def _take(self, reports: Iterable[VolumeReport]) -> bool:
+        """Puts the announced volumes into `_messages`. Returns whether anything is new."""
+        known, taken, has_news = self._messages, {}, False
+        for report in reports:
+            if not report.is_announced:
+                continue
+            key = (report.disk_id, report.id)
+            held = known.get(key)
+            if held is None or held[0] is not report:
+                has_news = True
+                held = (report, message_of(report))
+            taken[key] = held
+        self._messages = taken
+        return has_news or len(taken) != len(known)
 
 
 def message_of(report: VolumeReport) -> master_pb2.VolumeInformationMessage:
-    """What a heartbeat says of one volume. Source: weed/storage/volume.go, ToVolumeInformationMessage."""
+    """A heartbeat's message of one volume. Source: weed/storage/volume.go (ToVolumeInformationMessage)."""
     return master_pb2.VolumeInformationMessage(
         id=report.id,
         size=report.size_bytes,
@@ -133,10 +216,29 @@ def message_of(report: VolumeReport) -> master_pb2.VolumeInformationMessage:
     )
 
 
-def _facts(store: Store, reports: Iterable[VolumeReport]) -> NodeFacts:
+def ec_message_of(report: EcReport) -> master_pb2.VolumeEcShardInformationMessage:
+    """A heartbeat's message of the shards of one volume on one disk.
+
+    Source: weed/storage/erasure_coding/ec_volume.go (ToVolumeEcShardInformationMessage).
+    """
+    return master_pb2.VolumeEcShardInformationMessage(
+        id=report.id,
+        collection=report.collection,
+        ec_index_bits=sum(1 << shard for shard, _ in report.shard_sizes),
+        shard_sizes=[size for _, size in report.shard_sizes],
+        disk_type=report.disk_type,
+        expire_at_sec=report.expire_at_s,
+        disk_id=report.disk_id,
+        file_count=report.file_count,
+        delete_count=report.delete_count,
+        encode_ts_ns=report.encode_ts_ns,
+    )
+
+
+def _facts(store: Store, reports: Iterable[VolumeReport]) -> NodeProperties:
     counts = store.max_volume_counts()
     statuses = [status for status in store.disk_statuses() if not status.error]
-    return NodeFacts(
+    return NodeProperties(
         max_volume_counts=counts,
         disk_tags=tuple(
             master_pb2.DiskTag(disk_id=disk_id, type=disk_type, tags=tags, max_volume_count=slots)
@@ -150,7 +252,7 @@ def _facts(store: Store, reports: Iterable[VolumeReport]) -> NodeFacts:
 
 
 def _sum_by_type(statuses: Iterable[DiskStatus], size_of: Callable[[DiskStatus], int]) -> dict[str, int]:
-    """Sizes of locations summed by disk type, as upstream does, also where two share a file system."""
+    """Sizes of directories summed by disk type. As in upstream, two on one file system count twice."""
     sums: dict[str, int] = {}
     for status in statuses:
         sums[status.disk_type] = sums.get(status.disk_type, 0) + size_of(status)

@@ -1,4 +1,4 @@
-"""Ports and addresses, and the defaults among them that depend on one another.
+"""Ports and addresses, and their defaults, which depend on one another.
 
 Source: weed/command/volume.go (runVolume, startVolumeServer), weed/util/network.go, weed/pb/server_address.go.
 """
@@ -20,14 +20,14 @@ from supervisor.wire.server_address import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from supervisor.cli.values import FlagValues
+    from supervisor.config.values import FlagValues
 
 _HOST = re.compile(r"\[?[0-9A-Za-z_.:%-]+\]?")
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where this server listens, and what it calls itself. No port is 0."""
+    """Where this server listens, and the names under which others reach it. No port is 0."""
 
     ip: str
     port: int
@@ -40,7 +40,7 @@ class Addresses:
 
 
 def read_addresses(values: FlagValues, detect: Callable[[], str]) -> Addresses:
-    """`detect` is asked only when -ip is empty. Problems are noted in `values`."""
+    """The addresses. `detect` is called only when -ip is empty. Problems are noted in `values`."""
     ip = _host(values, "ip") or detect()
     bind_ip = _host(values, "ip.bind") or ip
     port = values.integer("port")
@@ -60,7 +60,7 @@ def read_addresses(values: FlagValues, detect: Callable[[], str]) -> Addresses:
 
 
 def read_grpc_port(values: FlagValues, port_flag: str, grpc_flag: str) -> int:
-    """The gRPC port, which defaults to the HTTP port + 10000."""
+    """The gRPC port; by default the HTTP port + 10000."""
     port, given = values.integer(port_flag), values.integer(grpc_flag)
     if given:
         return given
@@ -73,7 +73,7 @@ def read_grpc_port(values: FlagValues, port_flag: str, grpc_flag: str) -> int:
 
 
 def read_masters(values: FlagValues) -> tuple[ServerAddress, ...]:
-    """-mserver if it is set, else -master; each address once, in order."""
+    """The addresses of -mserver if it is set, else of -master; each address once, in order."""
     name = "mserver" if values.text("mserver") else "master"
     masters = []
     for text in values.text(name).split(","):
@@ -96,7 +96,7 @@ def _host(values: FlagValues, name: str) -> str:
 
 
 def _check_distinct(values: FlagValues, addresses: Addresses) -> None:
-    """The public port may be the HTTP port; otherwise two listeners cannot share a port."""
+    """Notes ports that two listeners would share. Only the public port may equal the HTTP port."""
     owners = {addresses.port: "port"}
     if addresses.port_public != addresses.port:
         owners[addresses.port_public] = "port.public"

@@ -1,7 +1,7 @@
-"""The one typed, frozen configuration object that everything below the command line is built from.
+"""The one typed, frozen configuration object from which everything below the command line is built.
 
-`supervisor.cli.load` makes it from flags, environment and TOML files; nothing else reads those. Units are in the
-names. Defaults live with the flags, so every field here is required except where absence is a value.
+`supervisor.cli.load` makes it from flags, environment and TOML files; no other code reads those. Units are in the
+names. The flag tables have the defaults, so every field here is required, except where absence is a value.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from native_handlers.http_model.read_mode import ReadMode
     from supervisor.wire.server_address import ServerAddress
 
 
 class Mode(Enum):
-    """What this process does with requests. See docs/modes.md."""
+    """The treatment of requests by this process as a whole. See docs/modes.md."""
 
     EXEC = "exec"
     PROXY = "proxy"
@@ -26,23 +27,15 @@ class Mode(Enum):
     NATIVE = "native"
 
 
-class ReadMode(Enum):
-    """What a read of a volume that is not here does. Source: weed/command/volume.go, -readMode."""
-
-    LOCAL = "local"
-    PROXY = "proxy"
-    REDIRECT = "redirect"
-
-
 class NativeBackend(Enum):
-    """The backend that is this project's own native server, run as the child."""
+    """The backend that is this program itself, run as the child in native mode."""
 
     NATIVE = "native"
 
 
 @dataclass(frozen=True, slots=True)
 class MinFreeSpace:
-    """A reserve: exactly one of the two is set. Source: weed/util/minfreespace.go."""
+    """A reserve of free space. Exactly one of the two numbers is set. Source: weed/util/minfreespace.go."""
 
     percent: float | None = None
     size_bytes: int | None = None
@@ -51,9 +44,9 @@ class MinFreeSpace:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryConfig:
-    """One -dir with what -max, -disk, -tags and -minFreeSpace say of it. `max_volumes` 0 sizes itself.
+    """One -dir with its values of -max, -disk, -tags and -minFreeSpace. With `max_volumes` 0 free space sets the limit.
 
-    `disk_type` is the wire form: "" for hdd.
+    `disk_type` is in the form of the wire: "" for hdd.
     """
 
     path: Path
@@ -65,7 +58,7 @@ class DirectoryConfig:
 
 @dataclass(frozen=True, slots=True)
 class DiskProbeConfig:
-    """volume.disk.io.* : the active disk probe. Source: weed/stats, weed/command/volume.go."""
+    """volume.disk.io.*: the active disk probe. Source: weed/stats, weed/command/volume.go."""
 
     enabled: bool
     interval_s: float
@@ -80,8 +73,17 @@ class DiskProbeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TierConfig:
+    """One remote tier of volume.toml: [storage.backend.<kind>.<id>]. The repr omits the properties: they hold keys."""
+
+    kind: str
+    id: str
+    properties: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class JwtKey:
-    """A signing key; an empty `key` means that no token is asked for."""
+    """A signing key. An empty `key` means that no token is needed."""
 
     key: bytes = field(repr=False)
     expires_after_s: int
@@ -89,7 +91,7 @@ class JwtKey:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths as configured; an empty path is None. Nothing is opened here."""
+    """Paths as configured; an empty path is None. No file is opened here."""
 
     cert: Path | None = None
     key: Path | None = None
@@ -106,7 +108,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class HttpsClientConfig:
-    """https.client.*: how this server talks to peers over HTTP."""
+    """https.client.*: how this server connects to other volume servers over HTTP."""
 
     enabled: bool = False
     cert: Path | None = None
@@ -117,9 +119,9 @@ class HttpsClientConfig:
 
 @dataclass(frozen=True, slots=True)
 class SecurityConfig:
-    """What security.toml and the WEED_ environment say; re-read as one snapshot on SIGHUP.
+    """The values of security.toml and the WEED_ environment. SIGHUP reads them again, as a whole.
 
-    `white_list` has the flag's entries followed by guard.white_list's.
+    `white_list` has the flag's entries, followed by those of guard.white_list.
     """
 
     write_key: JwtKey
@@ -134,14 +136,15 @@ class SecurityConfig:
     tls_cipher_suites: str = ""
     loaded_from: tuple[Path, ...] = ()
     file_data: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
-    """The merged files as they were read, keys in lower case; backend/child_config.py derives the child's from it."""
+    """The merged files as they were read, with keys in lower case. backend/child_config.py derives the child's
+    files."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
-    """Sentences to be logged about what was read: in `Config.warnings` at the start, here after a reload."""
+    """Sentences for the log about the files. At the start they are in `Config.warnings`, after a reload here."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """`verbosity` is upstream's -v level (0 = info); `json_lines` is -log.json."""
+    """`verbosity` is upstream's -v level (0 = info). `json_lines` is -log.json."""
 
     verbosity: int
     json_lines: bool
@@ -150,16 +153,14 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything one server needs to know, checked. See docs/configuration.md for each flag."""
+    """All that one server needs to know, checked. docs/configuration.md describes each flag."""
 
     mode: Mode
     backend: Path | NativeBackend | None
-    """The Go program, our own server, or None where none was found (only `native` mode starts then)."""
-    backend_searched: tuple[str, ...]
-    """Where the backend was looked for, in order, for the message that says it is missing."""
+    """The Go program, this program itself, or None where none was found (then nothing can be forwarded)."""
     routes_file: Path | None
     offset_width_bytes: int | None
-    """4 or 5 as the flag says; None where it is to be learnt from the backend, a .vif, or the default."""
+    """4 or 5 as the flag says; None where the backend, a .vif or the default decides."""
 
     ip: str
     port: int
@@ -201,6 +202,7 @@ class Config:
     debug_port: int
 
     disk_probe: DiskProbeConfig
+    tiers: tuple[TierConfig, ...]
     security: SecurityConfig
     log: LogConfig
     config_dir: Path | None
@@ -208,18 +210,18 @@ class Config:
     white_list_flag: tuple[str, ...]
 
     given_flags: tuple[tuple[str, str], ...]
-    """The upstream `weed volume` flags that were set, by their Go names, in order: what exec and proxy pass on."""
+    """The upstream `weed volume` flags that were set, by their Go names, in order. exec and proxy pass them on."""
     given_global_flags: tuple[tuple[str, str], ...]
     """The flags of the `weed` program itself that were set (config_dir, v, logdir, ...)."""
     warnings: tuple[str, ...] = ()
-    """Sentences to be logged once logging works: what was read but means nothing, or not what it seems."""
+    """Sentences for the log, for values that have no effect or another effect than it seems."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MasterOptions:
-    """The embedded master, of `quickstart` and of the `master` subcommand. See docs/cluster.md for what it can do.
+    """The embedded master, of `quickstart` and of the `master` subcommand. docs/cluster.md says what it can do.
 
-    `directory` is None where it keeps its state in memory only.
+    With `directory` None its state is in a temporary directory, which is removed at the end.
     """
 
     ip: str
@@ -234,7 +236,7 @@ class MasterOptions:
 
 @dataclass(frozen=True, slots=True)
 class QuickstartConfig:
-    """A native server and its own master in one process. `config.masters` names that master."""
+    """A server and its own master in one process. `config.masters` names that master."""
 
     config: Config
     master: MasterOptions

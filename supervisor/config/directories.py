@@ -1,4 +1,4 @@
-"""The -dir list with what -max, -minFreeSpace, -disk and -tags say of each entry, checked on disk.
+"""The -dir list with the values of -max, -minFreeSpace, -disk and -tags for each entry, checked on disk.
 
 Source: weed/command/volume.go (startVolumeServer, parseVolumeTags), weed/util/file_util.go (TestFolderWritable),
 weed/util/tag.go, weed/storage/types/volume_disk_type.go.
@@ -10,17 +10,17 @@ import os
 import stat
 from typing import TYPE_CHECKING, TypeVar
 
-from supervisor.cli.config import DirectoryConfig
-from supervisor.cli.errors import BadValue
-from supervisor.cli.go_values import parse_decimal
-from supervisor.cli.home_paths import absolute
-from supervisor.cli.sizes import parse_min_free_space
+from supervisor.config.config import DirectoryConfig
+from supervisor.config.errors import BadValue
+from supervisor.config.go_values import parse_decimal
+from supervisor.config.home_paths import absolute
+from supervisor.config.sizes import parse_min_free_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from supervisor.cli.values import FlagValues
+    from supervisor.config.values import FlagValues
 
 T = TypeVar("T")
 _OWNER_WRITE = stat.S_IWUSR
@@ -28,10 +28,12 @@ _MAX_COUNT = (1 << 31) - 1
 
 
 def read_directories(values: FlagValues, environ: Mapping[str, str], cwd: Path) -> tuple[DirectoryConfig, ...]:
-    """One entry per directory; problems are noted in `values` and the result is then of no use."""
-    texts = (values.text("dir") or _temporary_directory(environ)).split(",")
+    """One entry per directory. If problems are noted in `values`, the result is empty."""
+    texts = directory_texts(values, environ)
+    if "" in texts:
+        values.note("dir", f"{','.join(texts)!r} has an empty entry; name a directory there, or take the comma away")
     paths = [absolute(text, cwd) for text in texts]
-    _check_paths(values, paths)
+    _check_paths(values, [path for text, path in zip(texts, paths, strict=True) if text])
     maxima = _per_directory(values, "max", len(paths), _parse_max)
     reserve_flag = "minFreeSpace" if values.text("minFreeSpace") else "minFreeSpacePercent"
     reserves = _per_directory(values, reserve_flag, len(paths), parse_min_free_space)
@@ -42,8 +44,15 @@ def read_directories(values: FlagValues, environ: Mapping[str, str], cwd: Path) 
     return tuple(map(DirectoryConfig, paths, maxima, disk_types, tags, reserves))
 
 
+def directory_texts(values: FlagValues, environ: Mapping[str, str]) -> list[str]:
+    """The entries of -dir as given. An empty entry is refused later: it would mean the working directory."""
+    if not values.text("dir") and not values.is_given("dir"):
+        return [_temporary_directory(environ)]
+    return values.text("dir").split(",")
+
+
 def read_idx_directory(values: FlagValues, cwd: Path) -> Path | None:
-    """-dir.idx; None where index files lie beside the volumes."""
+    """-dir.idx; None where index files are beside the volumes."""
     text = values.text("dir.idx")
     if not text:
         return None
@@ -55,13 +64,13 @@ def read_idx_directory(values: FlagValues, cwd: Path) -> Path | None:
 
 
 def disk_type(text: str) -> str:
-    """The wire form: "" for hdd, everything else in lower case."""
-    lowered = text.strip().lower()
+    """The disk type in the form of the wire: "" for hdd, every other text in lower case, blanks included."""
+    lowered = text.lower()
     return "" if lowered == "hdd" else lowered
 
 
 def split_tags(text: str, directory_count: int) -> list[tuple[str, ...]]:
-    """One group goes to all directories, otherwise group by group; directories without a group have no tags."""
+    """The tags of each directory. One group is for all directories; else group by group, the rest without tags."""
     groups = [_normalise(group) for group in text.split(",")] if text.strip() else []
     if len(groups) == 1:
         return groups * directory_count
@@ -69,9 +78,9 @@ def split_tags(text: str, directory_count: int) -> list[tuple[str, ...]]:
 
 
 def why_not_writable(path: Path) -> str | None:
-    """What is wrong with a directory that volumes shall live in, to follow its name; None if nothing is.
+    """The reason why a directory cannot have volumes, as a text to follow its name; None without a reason.
 
-    Upstream looks at the owner's write bit only; that this user may write is asked as well.
+    Upstream checks only the owner's write bit. This also checks that the present user may write.
     """
     try:
         status = path.stat()
@@ -100,7 +109,7 @@ def _check_paths(values: FlagValues, paths: list[Path]) -> None:
 
 
 def _per_directory(values: FlagValues, name: str, count: int, parse: Callable[[str], T]) -> list[T]:
-    """One value is copied for all directories; otherwise there must be as many as directories."""
+    """The values of one flag. One value is copied for all directories; else there must be one per directory."""
     parsed = []
     for text in values.text(name).split(","):
         try:
@@ -128,5 +137,5 @@ def _normalise(group: str) -> tuple[str, ...]:
 
 
 def _temporary_directory(environ: Mapping[str, str]) -> str:
-    """Go's os.TempDir: TMPDIR, else /tmp."""
+    """The temporary directory as Go's os.TempDir: TMPDIR, else /tmp."""
     return environ.get("TMPDIR") or "/tmp"

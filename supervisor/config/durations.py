@@ -1,6 +1,6 @@
-"""Go duration texts: ``1m30s``, ``250ms``, ``-1.5h``, ``0``.
+"""Go duration texts: `1m30s`, `250ms`, `-1.5h`, `0`.
 
-Source: Go's time.ParseDuration, whose grammar is an optional sign and a sequence of decimal numbers, each with a unit.
+Source: Go's time.ParseDuration. The grammar is an optional sign and a sequence of decimal numbers, each with a unit.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from supervisor.cli.errors import BadValue
+from supervisor.config.errors import BadValue
 
 NANOSECONDS_PER_SECOND = 1_000_000_000
 _UNIT_NS = {
@@ -27,7 +27,7 @@ EXPECTED = "a duration such as 90s, 1m30s or 250ms"
 
 
 def parse_duration_ns(text: str) -> int:
-    """Returns nanoseconds, truncated towards zero as Go does for each term.
+    """The nanoseconds of a duration. As in Go, each term is truncated towards zero.
 
     Raises:
         BadValue: no unit, an unknown unit, or more than about 292 years.
@@ -48,5 +48,5 @@ def parse_duration_ns(text: str) -> int:
 
 
 def parse_duration_s(text: str) -> float:
-    """Returns seconds. Raises BadValue as `parse_duration_ns` does."""
+    """The seconds of a duration. Raises BadValue as `parse_duration_ns` does."""
     return parse_duration_ns(text) / NANOSECONDS_PER_SECOND

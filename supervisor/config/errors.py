@@ -1,4 +1,4 @@
-"""What can be wrong with what the operator asked for. Nothing has been started when one of these is raised."""
+"""Errors in what the operator asked for. Nothing has been started when one of these is raised."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class CliError(Exception):
-    """Base of the errors of this layer."""
+    """Base class of this package's errors."""
 
 
 class UsageError(CliError):
-    """The command line, the environment or a directory it names cannot be used. The process exits with 2.
+    """The command line, the environment or a named directory cannot be used. The process exits with 2.
 
-    `problems` are complete sentences, one each, all that could be found in one go.
+    `problems` are complete sentences, one for each problem.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -26,7 +26,7 @@ class UsageError(CliError):
 
 
 class BadValue(CliError):
-    """A value cannot be read as what it should be. `expected` completes the sentence "expected ..."."""
+    """A value cannot be parsed. `expected` completes the sentence "expected ..."."""
 
     def __init__(self, text: str, expected: str) -> None:
         super().__init__(f"{text!r} cannot be used; expected {expected}")
@@ -35,7 +35,7 @@ class BadValue(CliError):
 
 
 class BadConfigFile(UsageError):
-    """A TOML file exists but cannot be read. At start-up that is a warning, at a reload the old values stay."""
+    """A TOML file exists but cannot be parsed. At the start that is a warning; at a reload the old values stay."""
 
     def __init__(self, path: Path, cause: Exception) -> None:
         super().__init__(f"{path} cannot be read: {cause}")
@@ -44,7 +44,7 @@ class BadConfigFile(UsageError):
 
 
 class BackendProbeFailed(CliError):
-    """The backend program did not answer a question about itself (its flags, its version)."""
+    """The backend program did not answer a query about itself (its flags, its version)."""
 
     def __init__(self, command: Sequence[str], why: str) -> None:
         super().__init__(f"{' '.join(command)!r} gave no usable answer: {why}")

@@ -1,8 +1,8 @@
-"""The tables of flags, one row each. Defaults and meanings live here and nowhere else.
+"""The flag tables, one row for each flag. Only this module has the defaults and meanings.
 
-Names, defaults and meaning of the upstream flags: weed/command/volume.go (`weed volume`), weed/weed.go, weed/glog and
-weed/util/fla9 (the flags of the `weed` program itself), seaweed-volume/src/config.rs (what only the Rust server has).
-The syntax that flags are written in is in go_flags.py, the rules between them in load.py.
+Names, defaults and meanings of the upstream flags: weed/command/volume.go (`weed volume`), weed/weed.go, weed/glog and
+weed/util/fla9 (flags of the `weed` program itself), seaweed-volume/src/config.rs (flags that only the Rust server has).
+go_flags.py has the syntax of flags, load.py the rules between flags.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Kind(Enum):
-    """How the text of a value is read. The value is the word that usage shows for it."""
+    """How the text of a value is parsed. The enum's value is the word that the usage text shows."""
 
     BOOL = ""
     INT = "int"
@@ -22,7 +22,7 @@ class Kind(Enum):
 
 
 class Owner(Enum):
-    """Whose flag it is, which decides whether a Go backend may be given it."""
+    """The program that has the flag. This decides whether a Go backend may get the flag."""
 
     VOLUME = "weed volume"
     WEED = "weed"
@@ -47,7 +47,10 @@ class Group(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. `default` is text in the flag's own syntax; `environment` are variables read when it is not given."""
+    """One flag. `default` is text in the flag's own syntax.
+
+    `environment` are variables to read when it is not given.
+    """
 
     name: str
     kind: Kind
@@ -62,14 +65,14 @@ class Flag:
 
     @property
     def is_upstream(self) -> bool:
-        """True for the flags that a Go backend understands."""
+        """Whether a Go backend knows the flag."""
         return self.owner in {Owner.VOLUME, Owner.WEED}
 
 
 def weed_variable(key: str) -> str:
     """The environment variable that upstream reads for a flag or a configuration key.
 
-    Source: weed/util/fla9/fla9.go ParseEnv, weed/util/config.go.
+    Source: weed/util/fla9/fla9.go (ParseEnv), weed/util/config.go.
     """
     return "WEED_" + key.upper().replace("-", "_").replace(".", "_")
 
@@ -91,7 +94,7 @@ def _count(name: str, default: int, meaning: str, minimum: int = 0, maximum: int
 
 
 def _port(name: str, default: int, meaning: str) -> Flag:
-    """A default of 0 means that 0 has a meaning."""
+    """A port. Where the default is 0, the value 0 is allowed and has a meaning."""
     return _count(name, default, meaning, minimum=1 if default else 0, maximum=_PORT_MAX)
 
 
@@ -100,7 +103,7 @@ def _duration(name: str, default: str, meaning: str) -> Flag:
 
 
 def _group(group: Group, owner: Owner, *rows: Flag) -> tuple[Flag, ...]:
-    """The rows under one heading; upstream's flags have their WEED_ variables."""
+    """The rows under one heading. Upstream's flags get their WEED_ variables."""
     placed = [dataclasses.replace(row, group=group, owner=owner) for row in rows]
     return tuple(
         dataclasses.replace(row, environment=(weed_variable(row.name),)) if row.is_upstream else row for row in placed
@@ -304,15 +307,39 @@ _MASTER = (
     ),
 )
 
-_CHECK = _group(
+_TOOL = _group(
+    Group.STORAGE,
+    Owner.OURS,
+    _count("volumeId", 0, "the one volume to work on; 0 means all"),
+    _text("collection", "", "the one collection whose volumes to work on; empty means all"),
+    _boolean("json", "false", "say what was found as JSON on standard output"),
+)
+"""The flags of every tool that works on directories."""
+_VOLUME_TOOL = _group(
     Group.STORAGE,
     Owner.OURS,
     _text("dir.idx", "", "directory of the .idx files; empty means beside the volumes"),
     Flag("offset.bytes", Kind.INT, "0", "width of stored offsets; 0 learns it from a .vif", choices=("0", "4", "5")),
 )
+_EXPORT = _group(
+    Group.STORAGE,
+    Owner.OURS,
+    _text("o", "", "a new tar file for the contents, or - for standard output; empty lists the files"),
+    _text("fileNameFormat", "{{.Id}}_{{.Name}}{{.Ext}}", "names in the tar file; also {{.Mime}} and {{.Key}}"),
+    _text("newer", "", "leave out what is older, as 2006-01-02T15:04:05 in local time"),
+    _boolean("deleted", "false", "list what was overwritten or deleted too; not with -o"),
+    _count("limit", 0, "end after so many files; 0 means all"),
+)
 
 VOLUME_FLAGS = _table(_MODE, _ADDRESS, _CLUSTER, _STORAGE, _REQUESTS, _MAINTENANCE, _SECURITY, _METRICS, _LOG)
-"""What `weed-volume-py [volume]` takes, by name, in the order of the usage text."""
+"""The flags of `weed-volume-py [volume]`, by name, in the order of the usage text."""
 QUICKSTART_FLAGS = _table(tuple(VOLUME_FLAGS.values()), _QUICKSTART_MASTER)
 MASTER_FLAGS = _table(_MASTER)
-CHECK_FLAGS = _table(_CHECK)
+TOOL_FLAGS = {
+    "check": _table(_TOOL, _VOLUME_TOOL),
+    "fix": _table(_TOOL, _VOLUME_TOOL),
+    "compact": _table(_TOOL, _VOLUME_TOOL),
+    "export": _table(_TOOL, _VOLUME_TOOL, _EXPORT),
+    "ec-verify": _table(_TOOL),
+}
+"""The flags of the tools that work on directories, by command."""

@@ -1,7 +1,7 @@
-"""The syntax of Go command lines: ``-x``, ``--x``, ``-x=value``, ``-x value``, booleans without a value.
+"""The syntax of Go command lines: `-x`, `--x`, `-x=value`, `-x value`, booleans without a value.
 
-Nothing is interpreted here: a token list becomes (name, value, where it came from) in order, plus what could not be
-matched with a row of the table. Source: weed/util/fla9/fla9.go, FlagSet.parseOne.
+Values are not interpreted here. A token list becomes (name, value, origin) in order, and the tokens that match no row
+of the table. Source: weed/util/fla9/fla9.go (FlagSet.parseOne).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from supervisor.cli.flags import Flag, Kind
+from supervisor.config.flags import Flag, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ _HELP = frozenset({"h", "help"})
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as somebody wrote it. `origin` begins a sentence about it: ``-port=x``, ``WEED_PORT=x`` ..."""
+    """A value as it was written. `origin` begins a sentence about the value: `-port=x`, `WEED_PORT=x` ..."""
 
     name: str
     text: str
@@ -29,7 +29,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A flag that is in no table. `text` is None where it had no ``=value``."""
+    """A flag that is in no table. `text` is None where it had no `=value`."""
 
     name: str
     text: str | None
@@ -37,7 +37,7 @@ class Unknown:
 
 @dataclass(slots=True)
 class Scan:
-    """What a token list says. `words` are the arguments that are no flags; `problems` are sentences."""
+    """The content of a token list. `words` are the arguments that are no flags. `problems` are sentences."""
 
     given: list[Given] = field(default_factory=list)
     unknown: list[Unknown] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Scan:
 
 
 def scan(tokens: Sequence[str], table: Mapping[str, Flag]) -> Scan:
-    """Reads `tokens` up to the first word that is no flag; that word and all behind it are `words`."""
+    """Parses `tokens` up to the first word that is no flag. That word and all after it are `words`."""
     result = Scan()
     index = 0
     while index < len(tokens):
@@ -63,7 +63,7 @@ def scan(tokens: Sequence[str], table: Mapping[str, Flag]) -> Scan:
 
 
 def _scan_flag(token: str, rest: Sequence[str], table: Mapping[str, Flag], result: Scan) -> int:
-    """Takes one flag into `result`; returns how many tokens of `rest` were its value."""
+    """Parses one flag into `result`. Returns how many tokens of `rest` were its value."""
     name, equals, text = token[1:].removeprefix("-").partition("=")
     if not name or name.startswith("-"):
         result.problems.append(f"{token!r} is no flag; expected -name=value")
@@ -94,14 +94,14 @@ def _scan_unknown(name: str, text: str | None, rest: Sequence[str], result: Scan
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant: the same but for case, else the most similar one."""
+    """The known name that was probably meant: equal except for case, else the most similar; None where none is near."""
     by_folded = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None
 
 
 def unknown_flag_message(name: str, table: Mapping[str, Flag]) -> str:
-    """A sentence that says so and names the nearest flag."""
+    """A sentence that says that the flag is unknown, and names the nearest flag."""
     meant = nearest(name, table)
     hint = f"did you mean -{meant}?" if meant else "-h lists them all"
     return f"-{name} is no flag of this command; {hint}"

@@ -1,10 +1,10 @@
-"""Go's texts of numbers and truth values, as its strconv package reads them for flags."""
+"""Go's texts of numbers and booleans, as Go's strconv package parses them for flags."""
 
 from __future__ import annotations
 
 import re
 
-from supervisor.cli.errors import BadValue
+from supervisor.config.errors import BadValue
 
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -18,7 +18,7 @@ _DECIMAL = re.compile(r"[+-]?[0-9]+")
 
 
 def parse_bool(text: str) -> bool:
-    """Every spelling of strconv.ParseBool. Raises BadValue for any other."""
+    """The value of every spelling of strconv.ParseBool. Raises BadValue for any other text."""
     if text in _TRUE:
         return True
     if text in _FALSE:
@@ -27,7 +27,7 @@ def parse_bool(text: str) -> bool:
 
 
 def parse_int(text: str) -> int:
-    """strconv.ParseInt(text, 0, 64): decimal, 0x, 0o or 0, 0b, underscores between digits. Raises BadValue."""
+    """As strconv.ParseInt(text, 0, 64): decimal, 0x, 0o or 0, 0b, underscores between digits. Raises BadValue."""
     match = _INTEGER.fullmatch(text)
     if match is None:
         raise BadValue(text, "a whole number")
@@ -41,7 +41,7 @@ def parse_int(text: str) -> int:
 
 
 def parse_decimal(text: str) -> int:
-    """strconv.ParseInt(text, 10, 64): decimal digits only. Raises BadValue."""
+    """As strconv.ParseInt(text, 10, 64): decimal digits only. Raises BadValue."""
     if not _DECIMAL.fullmatch(text) or int(text) not in _INT64:
         raise BadValue(text, "a whole number")
     return int(text)

@@ -1,4 +1,4 @@
-"""``~`` and ``~user`` at the begin of a path. Source: weed/util/file_util.go, ResolvePath."""
+"""`~` and `~user` at the start of a path. Source: weed/util/file_util.go (ResolvePath)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def expand_home(text: str) -> str:
-    """The path with its home directory filled in; unchanged where there is no ``~`` or no such user.
+    """The path with its home directory filled in. Unchanged where there is no `~` or no such user.
 
-    ``~`` is the home directory that the password database has for this user; HOME only where it has none.
+    `~` is this user's home directory in the password database; the variable HOME only where the database has none.
     """
     if not text.startswith("~"):
         return text
@@ -22,7 +22,7 @@ def expand_home(text: str) -> str:
 
 
 def absolute(text: str, cwd: Path) -> Path:
-    """`text` with ``~`` expanded, taken from `cwd` where it is relative."""
+    """`text` with `~` expanded; relative to `cwd` where it is relative."""
     return cwd / expand_home(text)
 
 

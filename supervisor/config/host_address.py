@@ -1,6 +1,6 @@
-"""The address that -ip defaults to: the first IPv4 of an interface that is up and not loopback, else IPv6.
+"""The default of -ip: the first IPv4 address of an interface that is up and not loopback, else an IPv6 address.
 
-Source: weed/util/network.go, DetectedHostAddress. Asks the Linux kernel by ioctl and /proc; no name server.
+Source: weed/util/network.go (DetectedHostAddress). This asks the Linux kernel by ioctl and /proc, and no name server.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _ipv4_of(name: str) -> ipaddress.IPv4Address | None:
 
 
 def _ask(request: int, name: str) -> bytes | None:
-    """None where the interface has gone or has no such property."""
+    """The kernel's answer; None where the interface is gone or has no such property."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         try:
             return fcntl.ioctl(asking, request, struct.pack(_IFREQ, name.encode()))

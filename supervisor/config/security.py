@@ -1,4 +1,4 @@
-"""What the configuration files say, as the typed snapshots that the server works with.
+"""Turns the configuration files into the typed objects that the server uses.
 
 Sources: weed/server/volume_server.go (NewVolumeServer, Reload), weed/security/tls.go, weed/command/volume.go
 (applyDiskIOProbeConfig, startClusterHttpService), weed/util/http/client/http_client.go.
@@ -9,20 +9,34 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from supervisor.cli.config import DiskProbeConfig, HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
+from supervisor.config.config import (
+    Config,
+    DiskProbeConfig,
+    HttpsClientConfig,
+    JwtKey,
+    SecurityConfig,
+    TierConfig,
+    TlsFiles,
+)
+from supervisor.config.toml_config import ConfigSources, load_config_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from supervisor.cli.toml_config import ConfigTree
+    from supervisor.config.toml_config import ConfigTree
 
 _WRITE_TOKEN_S = 10
 _READ_TOKEN_S = 60
+_TIERS = "storage.backend"
 _SLOW_S = {"hdd": 0.5, "ssd": 0.1, "nvme": 0.05}
 
 
 def security_from_tree(tree: ConfigTree, white_list_flag: tuple[str, ...], cwd: Path) -> SecurityConfig:
-    """Never fails; what weed would ignore is a warning, in `tree` as well. Relative paths are taken from `cwd`."""
+    """The security configuration. Never fails: values that weed would ignore become warnings, also in `tree`.
+
+    Relative paths start at `cwd`.
+    """
     grpc = _grpc_files(tree, cwd)
     _warn_of_unusable_grpc(tree, grpc)
     security = SecurityConfig(
@@ -53,7 +67,7 @@ def security_from_tree(tree: ConfigTree, white_list_flag: tuple[str, ...], cwd: 
 
 
 def disk_probe_from_tree(tree: ConfigTree, disk_flag: str, directory_count: int) -> DiskProbeConfig:
-    """volume.disk.io.*; the latency that counts as slow follows the text of -disk. Off with several directories."""
+    """volume.disk.io.*. -disk decides which latency counts as slow. With several directories the probe is off."""
     prefix = "volume.disk.io."
     probe = DiskProbeConfig(
         enabled=tree.boolean(prefix + "probe"),
@@ -73,9 +87,28 @@ def disk_probe_from_tree(tree: ConfigTree, disk_flag: str, directory_count: int)
     return probe
 
 
+def tiers_from_tree(tree: ConfigTree) -> tuple[TierConfig, ...]:
+    """The remote tiers that are enabled. In the form of master.toml; upstream's volume server knows the master's only.
+
+    Source: weed/storage/backend/backend.go (LoadConfiguration).
+    """
+    found = []
+    for kind in tree.names(_TIERS):
+        for tier_id in tree.names(f"{_TIERS}.{kind}"):
+            table = f"{_TIERS}.{kind}.{tier_id}"
+            if tree.boolean(f"{table}.enabled"):
+                said = ((name, tree.text(f"{table}.{name}")) for name in tree.names(table) if name != "enabled")
+                found.append(TierConfig(kind, tier_id, tuple(sorted(said))))
+    return tuple(found)
+
+
 def split_list(text: str) -> tuple[str, ...]:
-    """The entries between commas, without blanks around them and without empty ones."""
-    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
+    """The entries between commas, unchanged. No entries where there is no text.
+
+    As in upstream, an empty entry counts: it names no client, and a list with nothing else admits no client. Without
+    the empty entry such a list would be empty, and would admit every client.
+    """
+    return tuple(text.split(",")) if text else ()
 
 
 def _slow_latency_s(tree: ConfigTree, disk_flag: str) -> float:
@@ -95,9 +128,18 @@ def _grpc_files(tree: ConfigTree, cwd: Path) -> TlsFiles:
         ca=_path(tree, "grpc.ca", cwd),
         client_cert=_path(tree, "grpc.volume.client_cert", cwd),
         client_key=_path(tree, "grpc.volume.client_key", cwd),
-        allowed_common_names=split_list(tree.text("grpc.volume.allowed_commonNames")),
+        allowed_common_names=_common_names(tree),
         allowed_wildcard_domain=tree.text("grpc.allowed_wildcard_domain"),
     )
+
+
+def _common_names(tree: ConfigTree) -> tuple[str, ...]:
+    names = split_list(tree.text("grpc.volume.allowed_commonNames"))
+    odd = [name for name in names if name != name.strip() or not name]
+    if odd:
+        shown = ", ".join(map(repr, odd))
+        tree.warnings.append(f"grpc.volume.allowed_commonNames: {shown}: blanks and empty names are taken as they are")
+    return names
 
 
 def _warn_of_unusable_grpc(tree: ConfigTree, grpc: TlsFiles) -> None:
@@ -119,3 +161,13 @@ def _warn_of_unusable_grpc(tree: ConfigTree, grpc: TlsFiles) -> None:
 def _path(tree: ConfigTree, key: str, cwd: Path) -> Path | None:
     text = tree.text(key)
     return cwd / text if text else None
+
+
+def reload_security(config: Config, environ: Mapping[str, str], cwd: Path) -> SecurityConfig:
+    """Reads the same files again, as a whole. A key that is gone from a file is gone from the result.
+
+    Raises:
+        BadConfigFile: a file cannot be parsed. The caller keeps the old configuration.
+    """
+    sources = ConfigSources(config.config_dir, config.security_file, environ, cwd)
+    return security_from_tree(load_config_tree(sources, strict=True), config.white_list_flag, cwd)

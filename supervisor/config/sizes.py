@@ -1,4 +1,4 @@
-"""Human readable byte sizes and the -minFreeSpace reserve.
+"""Byte sizes with units, and the -minFreeSpace reserve.
 
 Source: weed/util/bytes.go (ParseBytes) and weed/util/minfreespace.go (ParseMinFreeSpace).
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from supervisor.cli.config import MinFreeSpace
-from supervisor.cli.errors import BadValue
+from supervisor.config.config import MinFreeSpace
+from supervisor.config.errors import BadValue
 
 _PREFIXES = "kmgtpe"
 _UNITS = (
@@ -24,7 +24,7 @@ _RESERVE_EXPECTED = "a percentage from 0 to 100, or a size above 100 bytes with 
 
 
 def parse_size_bytes(text: str) -> int:
-    """``42MB`` is 42000000, ``42 mib`` is 44040192; commas between digits are skipped, fractions truncated.
+    """The bytes of a size: `42MB` is 42000000, `42 mib` is 44040192. Commas are skipped, fractions truncated.
 
     Raises:
         BadValue: an unknown unit, no number, or 2^64 and more.
@@ -41,7 +41,7 @@ def parse_size_bytes(text: str) -> int:
 
 
 def parse_min_free_space(text: str) -> MinFreeSpace:
-    """A plain number is a percentage, anything with a unit is a size.
+    """A reserve: a plain number is a percentage, a number with a unit is a size.
 
     Raises:
         BadValue: neither, a percentage outside 0 to 100, or a size of 100 bytes or less.

@@ -1,8 +1,8 @@
-"""security.toml and volume.toml: where they are looked for, how they merge, how WEED_ variables override them.
+"""security.toml and volume.toml: where they are searched, how they are merged, how WEED_ variables override them.
 
-Source: weed/util/config.go and the rules of the library that it uses: keys are case-insensitive, the first file
-found per name counts, the files merge into one tree with the later one on top, a variable that is set and not empty
-wins. Only the TOML form is read here (the library would also take security.json, security.yaml, ...).
+Source: weed/util/config.go and the rules of its library. Keys are case-insensitive. The first file found per name
+counts. The files are merged into one tree with the later file on top. A variable that is set and not empty overrides.
+Only the TOML form is read here; the library would also read security.json, security.yaml and others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from supervisor.cli.durations import parse_duration_ns, parse_duration_s
-from supervisor.cli.errors import BadConfigFile, BadValue
-from supervisor.cli.flags import weed_variable
-from supervisor.cli.go_values import parse_bool, parse_int
+from supervisor.config.durations import parse_duration_ns, parse_duration_s
+from supervisor.config.errors import BadConfigFile, BadValue
+from supervisor.config.flags import weed_variable
+from supervisor.config.go_values import parse_bool, parse_int
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _NANOSECONDS = 1e9
 
 @dataclass(frozen=True, slots=True)
 class ConfigSources:
-    """What decides which files are read. `security_file` replaces the search for security.toml."""
+    """The settings that decide which files are read. `security_file` replaces the search for security.toml."""
 
     config_dir: Path | None
     security_file: Path | None
@@ -36,9 +36,9 @@ class ConfigSources:
 
 
 class ConfigTree:
-    """The merged files, with the environment on top. Reading a value of the wrong type warns and gives the zero value.
+    """The merged files, with the environment on top. A value of the wrong type gives a warning and the zero value.
 
-    `warnings` grows while values are read. `data` has lower-case keys and is what the files say, without environment.
+    `warnings` grows while values are read. `data` has lower-case keys, and the files' values without the environment.
     """
 
     def __init__(self, data: Tree, environ: Mapping[str, str], loaded_from: Sequence[Path] = ()) -> None:
@@ -60,6 +60,13 @@ class ConfigTree:
             return str(raw)
         self._warn(key, f"is a {type(raw).__name__} where weed reads one text, so it counts as empty")
         return ""
+
+    def names(self, key: str) -> list[str]:
+        """The names in the table `key`, as the files spell them; none where `key` is no table."""
+        node: object = self.data
+        for part in key.lower().split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return list(node) if isinstance(node, dict) else []
 
     def boolean(self, key: str) -> bool:
         raw = self._raw(key)
@@ -95,7 +102,7 @@ class ConfigTree:
             return 0.0
 
     def duration_s(self, key: str, default_s: float) -> float:
-        """A bare number is nanoseconds, as in Go."""
+        """The value in seconds. As in Go, a number without a unit is in nanoseconds."""
         raw = self._raw(key)
         if raw is None:
             return default_s
@@ -128,7 +135,7 @@ class ConfigTree:
 
 
 def search_path(sources: ConfigSources) -> list[Path]:
-    """The directories looked through, in order."""
+    """The directories that are searched, in order."""
     directories = [] if sources.config_dir is None else [sources.cwd / sources.config_dir]
     directories.append(sources.cwd)
     home = sources.environ.get("HOME", "")
@@ -138,10 +145,10 @@ def search_path(sources: ConfigSources) -> list[Path]:
 
 
 def load_config_tree(sources: ConfigSources, *, strict: bool = False) -> ConfigTree:
-    """Reads security.toml, then volume.toml on top. What cannot be parsed is skipped whole, with a warning.
+    """Reads security.toml, then volume.toml on top. A file that cannot be parsed is skipped whole, with a warning.
 
     Raises:
-        BadConfigFile: with `strict`, in place of the warning: a reload keeps the old values then.
+        BadConfigFile: with `strict`, instead of the warning. A reload keeps the old values then.
     """
     data: Tree = {}
     loaded, warnings = [], []
@@ -168,7 +175,7 @@ def _security_path(sources: ConfigSources) -> Path | None:
 
 
 def _find(name: str, sources: ConfigSources) -> Path | None:
-    """The first such file; one that cannot be read is found as well, and gets a warning later."""
+    """The first file of that name. An unreadable file counts as found, and gets a warning later."""
     for directory in search_path(sources):
         path = directory / name
         try:
@@ -187,7 +194,7 @@ def _read_toml(path: Path) -> Tree:
 
 
 def _lower_keys(node: Tree) -> Tree:
-    """Tables whose names differ in case only are one table."""
+    """The tree with lower-case keys. Tables whose names differ only in case are merged."""
     lowered: Tree = {}
     for key, value in node.items():
         _merge(lowered, {key.lower(): _lower_keys(value) if isinstance(value, dict) else value})

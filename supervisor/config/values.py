@@ -1,18 +1,19 @@
-"""Where values come from, and typed access to them.
+"""Values of flags by their sources, and typed access to them.
 
 Precedence, as in weed/util/fla9/fla9.go: command line, environment, options file, default.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from supervisor.cli.durations import parse_duration_s
-from supervisor.cli.errors import BadValue
-from supervisor.cli.flags import Flag, Kind
-from supervisor.cli.go_flags import Given
-from supervisor.cli.go_values import parse_bool, parse_int
-from supervisor.cli.options_file import parse_options_file
+from supervisor.config.durations import parse_duration_s
+from supervisor.config.errors import BadValue
+from supervisor.config.flags import Flag, Kind
+from supervisor.config.go_flags import Given, unknown_flag_message
+from supervisor.config.go_values import parse_bool, parse_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class FlagValues:
-    """The values of one command. A value that does not fit is noted in `problems` and read as the default.
+    """The values of one command. A value that does not fit is noted in `problems`, and the default is used.
 
-    `overrides` are defaults of the command itself (quickstart has others than volume).
+    `overrides` are other defaults of the command (quickstart has others than volume).
     """
 
     def __init__(self, table: Mapping[str, Flag], overrides: Mapping[str, str] | None = None) -> None:
@@ -32,13 +33,13 @@ class FlagValues:
         self.problems: list[str] = []
 
     def add(self, given: Iterable[Given]) -> None:
-        """The last value of a name counts, and what was added by an earlier call counts more."""
+        """Adds values. Within one call the last value of a name counts; a value of an earlier call stays."""
         latest = {value.name: value for value in given}
         for name, value in latest.items():
             self._given.setdefault(name, value)
 
     def force(self, name: str, text: str) -> None:
-        """Sets a value whatever was given: the command itself decides it."""
+        """Sets a value in place of any given one: the command decides it."""
         self._given[name] = Given(name, text, f"-{name}={text} (set by this command)")
 
     @property
@@ -49,12 +50,12 @@ class FlagValues:
         return name in self._given
 
     def origin(self, name: str) -> str:
-        """What to call the value in a message."""
+        """The origin of the value, for a message."""
         value = self._given.get(name)
         return value.origin if value else f"-{name} (default)"
 
     def note(self, name: str, why: str) -> None:
-        """Records a problem of the value of `name`, once; `why` completes the sentence."""
+        """Notes a problem of the value of `name`, once. `why` completes the sentence."""
         sentence = f"{self.origin(name)}: {why}"
         if sentence not in self.problems:
             self.problems.append(sentence)
@@ -63,7 +64,7 @@ class FlagValues:
         row = self._table[name]
         value = self._given.get(name)
         text = value.text if value else self._overrides.get(name, row.default)
-        if value and row.kind is Kind.TEXT and row.choices and text and text not in row.choices:
+        if value and row.kind is Kind.TEXT and row.choices and text not in {*row.choices, row.default}:
             self.note(name, f"{text!r} cannot be used; expected {_one_of(row.choices)}")
             return row.default
         return text
@@ -85,7 +86,7 @@ class FlagValues:
             return parse_int(row.default)
 
     def duration_s(self, name: str) -> float:
-        """Seconds, never negative."""
+        """The value in seconds. A negative value is noted as a problem."""
         text = self.text(name)
         try:
             seconds = parse_duration_s(text)
@@ -98,7 +99,10 @@ class FlagValues:
 
 
 def environment_values(table: Mapping[str, Flag], environ: Mapping[str, str]) -> list[Given]:
-    """The flags that the environment sets. An empty variable counts for upstream's flags, not for our own."""
+    """The flags that the environment sets.
+
+    An empty variable counts for upstream's flags, not for this program's own.
+    """
     found = []
     for row in table.values():
         for variable in row.environment:
@@ -115,7 +119,7 @@ def environment_values(table: Mapping[str, Flag], environ: Mapping[str, str]) ->
 def options_file_values(
     path: Path, table: Mapping[str, Flag], problems: list[str], warnings: list[str]
 ) -> tuple[Given, ...]:
-    """The values in the file of -options, which must be readable."""
+    """The values in the file of -options. A file that cannot be read is noted in `problems`."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -146,3 +150,50 @@ def _expected_integer(row: Flag) -> str:
 
 def _one_of(choices: tuple[str, ...]) -> str:
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+
+# ---- The file of -options: one `name=value` per line, for flags that neither command line nor environment set.
+#
+# Source: weed/util/fla9/fla9.go (FlagSet.ParseFile). As there: the first of `=`, space and `:` separates, one leading
+# dash is dropped, `#` begins a comment, the first line of a name counts, an unknown name is skipped. Difference: a
+# skipped line gets a warning.
+
+_SEPARATOR = re.compile(r"[= :]")
+
+
+@dataclass(frozen=True, slots=True)
+class OptionsFile:
+    """The values by name, and one sentence for each line without effect."""
+
+    given: tuple[Given, ...]
+    warnings: tuple[str, ...]
+
+
+def parse_options_file(text: str, file_name: str, table: Mapping[str, Flag]) -> OptionsFile:
+    """Parses the file. Never fails: values are checked together with all other values."""
+    given: dict[str, Given] = {}
+    warnings = []
+    for number, raw_line in enumerate(text.splitlines(), start=1):
+        line = raw_line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        where = f"{file_name}:{number}"
+        name, value = _split(line)
+        if line.startswith("--"):
+            warnings.append(f"{where}: a line that begins with -- is a comment, as for weed; write it without dashes")
+            continue
+        row = table.get(name)
+        if row is None:
+            warnings.append(f"{where}: {unknown_flag_message(name, table)}")
+            continue
+        if row.kind is Kind.BOOL and not value:
+            value = "true"
+        given.setdefault(name, Given(name, value, f"{where}: {name}={value}"))
+    return OptionsFile(tuple(given.values()), tuple(warnings))
+
+
+def _split(line: str) -> tuple[str, str]:
+    separator = _SEPARATOR.search(line)
+    if separator is None:
+        return line.removeprefix("-"), ""
+    return line[: separator.start()].strip().removeprefix("-"), line[separator.end() :].strip()

@@ -1,1 +1,1 @@
-"""What operators look at: the metrics port. Served by hypercorn, off the data path. No routing decisions here."""
+"""The metrics port for operators. It is off the data path and decides nothing about routes."""

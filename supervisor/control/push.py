@@ -1,7 +1,7 @@
 """Pushes the node's metrics to the push gateway that the master names.
 
-Source: weed/stats/metrics.go, LoopPushingMetric. Wilful differences: the gateway is the one that the master names now,
-not only the one at the start; a child's series are pushed under this node's address, since it has none of its own.
+Source: weed/stats/metrics.go (LoopPushingMetric). Wilful differences: the gateway is the one that the master names now,
+not only the one at the start. A child's series are pushed under this node's address, because the child has none.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 import trio
-from prometheus_client import CONTENT_TYPE_LATEST
 
-from native_handlers.http.context import PeerFailed
-from native_handlers.http.headers import Headers
+from native_handlers.http.context import VolumeServerFailed
+from native_handlers.http_model.headers import Headers
+from supervisor.control.text_format import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from native_handlers.http.context import PeerHttp
+    from native_handlers.http.context import VolumeServerHttp
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +31,21 @@ PUSH_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """Where to push, grouped by `instance`, this node's ip:port.
+    """Where to push. Series are grouped by `instance`, this node's ip:port.
 
-    `asked_for` gives the gateway's address and the seconds between two pushes, as the master said them last.
+    `asked_for` returns the gateway's address and the seconds between two pushes, as the master said last.
     """
 
     asked_for: Callable[[], tuple[str, int]]
     instance: str
 
     def interval_s(self) -> float:
-        """Seconds to the next push, or to the next look whether there is a gateway by then."""
+        """Seconds until the next push, or until the next check for a gateway."""
         _, interval_s = self.asked_for()
         return interval_s if interval_s > 0 else DEFAULT_INTERVAL_S
 
     def gateway(self) -> tuple[str, str] | None:
-        """(host:port, path) to PUT to; None while no gateway is named, or an interval of 0 switches it off."""
+        """(host:port, path) for the PUT; None while no gateway is named, or the interval is 0."""
         address, interval_s = self.asked_for()
         if not address or interval_s == 0:
             return None
@@ -54,8 +54,8 @@ class PushTarget:
         return host, f"{url.path.rstrip('/')}/metrics/job/{JOB}/instance/{quote(self.instance, safe=':[]')}"
 
 
-async def serve_push(target: PushTarget, exposition: Callable[[], Awaitable[bytes]], http: PeerHttp) -> None:
-    """Pushes at the master's interval until cancelled. A gateway that fails is logged and tried again."""
+async def serve_push(target: PushTarget, exposition: Callable[[], Awaitable[bytes]], http: VolumeServerHttp) -> None:
+    """Pushes at the master's interval until cancelled. A failure of the gateway is logged, and the push tried again."""
     while True:
         gateway = target.gateway()
         if gateway is not None:
@@ -63,13 +63,13 @@ async def serve_push(target: PushTarget, exposition: Callable[[], Awaitable[byte
         await trio.sleep(target.interval_s())
 
 
-async def _push(gateway: tuple[str, str], text: bytes, http: PeerHttp) -> None:
+async def _push(gateway: tuple[str, str], text: bytes, http: VolumeServerHttp) -> None:
     host, path = gateway
     with trio.move_on_after(PUSH_TIMEOUT_S) as deadline:
         try:
-            answer = await http.request("PUT", host, path, Headers([("Content-Type", CONTENT_TYPE_LATEST)]), text)
+            answer = await http.request("PUT", host, path, Headers([("Content-Type", CONTENT_TYPE)]), text)
             await answer.chunks.aclose()
-        except PeerFailed as error:
+        except VolumeServerFailed as error:
             log.warning("could not push metrics to %s: %s", host, error)
             return
         if answer.status not in {200, 202}:

@@ -1,12 +1,12 @@
 """A small single-node master for quickstart and tests. Production uses `weed master`. See docs/cluster.md."""
 
-from supervisor.cluster.embedded_master.config import (
+from supervisor.embedded_master.config import (
     AssignRefused,
     BadMasterState,
     EmbeddedMasterConfig,
     MasterDirectoryInUse,
 )
-from supervisor.cluster.embedded_master.serve import EmbeddedMasterAddresses, serve_embedded_master
+from supervisor.embedded_master.serve import EmbeddedMasterAddresses, serve_embedded_master
 
 __all__ = [
     "AssignRefused",

@@ -1,4 +1,4 @@
-"""Giving out file ids, and making volumes for them. Blocking: runs in threads.
+"""Assigns file ids, and makes volumes for them. The calls block, so they run in threads.
 
 Source: weed/server/master_server_handlers.go (dirAssignHandler), weed/topology/volume_growth.go.
 """
@@ -22,29 +22,31 @@ from native_handlers.format.fid import FileId
 from native_handlers.pb import master_pb2, volume_server_pb2
 from native_handlers.pb.methods import volume_server
 from supervisor.cluster.channels import ChannelCache
-from supervisor.cluster.embedded_master.config import AssignRefused
-from supervisor.cluster.embedded_master.layouts import is_wanted, writable
-from supervisor.cluster.embedded_master.options import CURRENT_VERSION
-from supervisor.cluster.embedded_master.placement import choose_nodes
+from supervisor.embedded_master.config import AssignRefused
+from supervisor.embedded_master.layouts import is_wanted, writable
+from supervisor.embedded_master.options import CURRENT_VERSION
 from supervisor.wire.server_address import ServerAddress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from native_handlers.format.replica_placement import ReplicaPlacement
     from native_handlers.pb.methods import ServiceClient
-    from supervisor.cli.config import JwtKey
-    from supervisor.cluster.embedded_master.config import EmbeddedMasterConfig
-    from supervisor.cluster.embedded_master.layouts import Replicas
-    from supervisor.cluster.embedded_master.options import VolumeOptions
-    from supervisor.cluster.embedded_master.state_file import MasterState
-    from supervisor.cluster.embedded_master.topology import Topology, VolumeNode
+    from supervisor.config.config import JwtKey
+    from supervisor.embedded_master.config import EmbeddedMasterConfig
+    from supervisor.embedded_master.layouts import Replicas
+    from supervisor.embedded_master.options import VolumeOptions
+    from supervisor.embedded_master.state_file import MasterState
+    from supervisor.embedded_master.topology import Topology, VolumeNode
 
 _log = logging.getLogger(__name__)
 _ALLOCATE_S = 10.0
-MAX_COUNT = 1_000_000  # file ids per request: one request must not use up the sequence
+MAX_COUNT = 1_000_000  # file ids per request, so that one request cannot use up the sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """`count` file ids from `fid` on, the first holder first, and a token to write them ("" where none is needed)."""
+    """`count` file ids from `fid` on, their holders with wanted ones first, and a write token ("" without a key)."""
 
     fid: FileId
     count: int
@@ -53,34 +55,38 @@ class Assignment:
 
 
 class Assigner:
-    """Picks volumes, and grows them. Thread-safe."""
+    """Picks writable volumes, and makes new ones. Thread-safe."""
 
     def __init__(self, config: EmbeddedMasterConfig, state: MasterState, topology: Topology) -> None:
         self._config = config
         self._state = state
         self._topology = topology
         self._channels = ChannelCache(config.dial)
-        self._growing = threading.Lock()  # one growth at a time: the next caller finds what the last one made
+        self._growing = threading.Lock()  # one growth at a time: the next caller finds the volumes of the last one
 
     def assign(self, options: VolumeOptions, count: int) -> Assignment:
-        """Returns file ids in a writable volume; makes volumes first where there is none.
+        """File ids in a writable volume. Where there is none, makes volumes first.
 
         Raises:
-            AssignRefused: there is no writable volume and none can be made, or `count` is too high.
+            AssignRefused: no volume is writable and none can be made, `count` is too high, or the state cannot be
+                written.
         """
         if count > MAX_COUNT:
             raise AssignRefused(f"count {count} is too high: at most {MAX_COUNT} file ids at once")
         replicas = self._pick(options)
-        first_key = self._state.take_file_keys(count)
+        try:
+            first_key = self._state.take_file_keys(count)
+        except OSError as error:
+            raise AssignRefused(f"the master's state cannot be written: {error}") from error
         fid = FileId(replicas.volume_id, first_key, secrets.randbits(32))
         wanted_first = sorted(replicas.nodes, key=lambda node: not is_wanted(node, options))
         return Assignment(fid, count, tuple(wanted_first), self.write_token(str(fid)))
 
     def grow(self, options: VolumeOptions, count: int) -> int:
-        """Makes `count` volumes, or fewer where slots run out; returns how many.
+        """Makes `count` volumes, or fewer where slots run out. Returns how many were made.
 
         Raises:
-            AssignRefused: not even one could be made.
+            AssignRefused: no volume could be made.
         """
         with self._growing:
             return self._grow(options, count)
@@ -94,7 +100,7 @@ class Assigner:
         return _token(self._config.read_key, file_id)
 
     def free_slots(self, options: VolumeOptions) -> int:
-        """How many more volumes of these options fit, copies not counted."""
+        """How many more volumes of these options fit, without their copies."""
         return sum(max(0, node.free_slots(options.disk_type)) for node in self._wanted_nodes(options))
 
     def close(self) -> None:
@@ -121,7 +127,7 @@ class Assigner:
             if not nodes:
                 break
             try:
-                self._make_volume(self._state.take_volume_id(), options, nodes)
+                self._make_volume(self._take_volume_id(), options, nodes)
             except AssignRefused as refusal:
                 if not made:
                     raise
@@ -132,11 +138,17 @@ class Assigner:
             raise self._nothing_writable(options, " and no free volumes left")
         return made
 
+    def _take_volume_id(self) -> int:
+        try:
+            return self._state.take_volume_id()
+        except OSError as error:
+            raise AssignRefused(f"the master's state cannot be written: {error}") from error
+
     def _wanted_nodes(self, options: VolumeOptions) -> list[VolumeNode]:
         return [node for node in self._topology.nodes() if is_wanted(node, options)]
 
     def _make_volume(self, volume_id: int, options: VolumeOptions, nodes: list[VolumeNode]) -> None:
-        """Makes one volume on all `nodes`; takes back what was made where one of them refuses."""
+        """Makes one volume on all `nodes`. If a node refuses, deletes the volume on the others."""
         request = volume_server_pb2.AllocateVolumeRequest(
             volume_id=volume_id,
             collection=options.collection,
@@ -193,9 +205,9 @@ def _new_volume(volume_id: int, options: VolumeOptions) -> master_pb2.VolumeInfo
 
 
 def _token(key: JwtKey, file_id: str) -> str:
-    """Signed by hand, for a JWT library objects to short keys, which upstream takes.
+    """A signed token. It is made by hand, because a JWT library refuses short keys, which upstream accepts.
 
-    Source: weed/security/jwt.go, GenJwtForVolumeServer.
+    Source: weed/security/jwt.go (GenJwtForVolumeServer).
     """
     if not key.key:
         return ""
@@ -208,3 +220,52 @@ def _token(key: JwtKey, file_id: str) -> str:
 
 def _base64url(data: bytes) -> bytes:
     return urlsafe_b64encode(data).rstrip(b"=")
+
+
+# ---- Where a new volume's copies go. Pure: nodes in, nodes out.
+#
+# Source of the rule: weed/topology/volume_growth.go (findEmptySlotsForOneVolume). Wilful difference: the server with
+# the most free slots is chosen, where upstream chooses at random by weight. A small cluster fills evenly, and tests
+# know the result.
+
+
+def choose_nodes(
+    nodes: Iterable[VolumeNode], placement: ReplicaPlacement, free_slots: Callable[[VolumeNode], int]
+) -> list[VolumeNode]:
+    """One node for each copy, the main copy's first. Empty where the placement is impossible."""
+    freest_first = sorted((node for node in nodes if free_slots(node) > 0), key=free_slots, reverse=True)
+    for main in freest_first:
+        groups = _groups(main, freest_first, placement)
+        if all(len(group) >= count for group, count in groups):
+            return [main, *(node for group, count in groups for node in group[:count])]
+    return []
+
+
+def _groups(
+    main: VolumeNode, nodes: Sequence[VolumeNode], placement: ReplicaPlacement
+) -> list[tuple[list[VolumeNode], int]]:
+    """The candidates for the other copies than `main`'s, with the number of copies that are needed of each group."""
+    same_rack = [node for node in nodes if node is not main and _rack(node) == _rack(main)]
+    same_center = [node for node in nodes if _center(node) == _center(main) and _rack(node) != _rack(main)]
+    elsewhere = [node for node in nodes if _center(node) != _center(main)]
+    return [
+        (same_rack, placement.same_rack),
+        (_one_per(same_center, _rack), placement.diff_rack),
+        (_one_per(elsewhere, _center), placement.diff_data_center),
+    ]
+
+
+def _center(node: VolumeNode) -> str:
+    return node.identity.data_center
+
+
+def _rack(node: VolumeNode) -> tuple[str, str]:
+    return (node.identity.data_center, node.identity.rack)
+
+
+def _one_per(nodes: Iterable[VolumeNode], group_of: Callable[[VolumeNode], object]) -> list[VolumeNode]:
+    """The first node of each group."""
+    firsts: dict[object, VolumeNode] = {}
+    for node in nodes:
+        firsts.setdefault(group_of(node), node)
+    return list(firsts.values())

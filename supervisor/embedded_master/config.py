@@ -1,4 +1,4 @@
-"""What an embedded master is told at its start, and its errors."""
+"""The settings of an embedded master, and its errors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
-from supervisor.cli.config import JwtKey
 from supervisor.cluster.dial import Dial, dial_insecure
 from supervisor.cluster.errors import EmbeddedMasterError
+from supervisor.config.config import JwtKey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +19,14 @@ DEFAULT_VOLUME_SIZE_LIMIT_BYTES = 30 << 30  # weed master -volumeSizeLimitMB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedMasterConfig:
-    """Ports 0 are chosen by the system. `ip` is what clients are told; `bind_ip` is where it listens.
+    """The settings. The system chooses a port where 0 is given. `ip` is for clients; `bind_ip` is listened on.
 
     Args:
-        directory: keeps the sequence of file ids; made if missing, used by one master at a time.
+        directory: keeps the sequence of file ids. It is created if missing; one master at a time uses it.
         volumes_per_growth: how many volumes are made when none is writable, as far as there are free slots.
-        write_key, read_key: sign the tokens that assign and look-up hand out; an empty key means no token.
+        write_key, read_key: sign the tokens of assigns and look-ups; an empty key means no token.
         dial: makes channels to volume servers.
+        max_connections: of clients at one time over HTTP, and a third as many over gRPC; beyond it see `net.seats`.
     """
 
     directory: Path
@@ -39,10 +40,11 @@ class EmbeddedMasterConfig:
     write_key: JwtKey = field(default=NO_KEY)
     read_key: JwtKey = field(default=NO_KEY)
     dial: Dial = dial_insecure
+    max_connections: int = 1024
 
 
 class MasterDirectoryInUse(EmbeddedMasterError):
-    """Another embedded master has the directory. Nothing was changed."""
+    """Another embedded master uses the directory. Nothing was changed."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(f"another embedded master is using {directory}; stop it, or choose another directory")
@@ -50,7 +52,7 @@ class MasterDirectoryInUse(EmbeddedMasterError):
 
 
 class BadMasterState(EmbeddedMasterError):
-    """The state file cannot be understood. It is left as it is: file ids made without it could be given out twice."""
+    """The state file cannot be parsed. It stays as it is: without it, file ids could be assigned twice."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
@@ -61,4 +63,4 @@ class BadMasterState(EmbeddedMasterError):
 
 
 class AssignRefused(Exception):
-    """No file id can be given out now; the text says why, in upstream's words."""
+    """No file id can be assigned now. The text has the reason, in upstream's words."""

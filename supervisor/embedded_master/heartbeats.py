@@ -1,4 +1,4 @@
-"""The heartbeat streams of an embedded master. Source: weed/server/master_grpc_server.go, SendHeartbeat."""
+"""The heartbeat streams of an embedded master. Source: weed/server/master_grpc_server.go (SendHeartbeat)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.pb import master_pb2
-from supervisor.cluster.embedded_master.topology import DirectoriesTaken
+from supervisor.embedded_master.topology import DirectoriesTaken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from supervisor.cluster.embedded_master.state_file import MasterState
-    from supervisor.cluster.embedded_master.topology import Topology, VolumeNode
+    from supervisor.embedded_master.state_file import MasterState
+    from supervisor.embedded_master.topology import Topology, VolumeNode
 
 _log = logging.getLogger(__name__)
 
 
 class HeartbeatService:
-    """Serves SendHeartbeat streams, each in the thread that its call has."""
+    """Serves SendHeartbeat streams, each in the thread of its call."""
 
     def __init__(self, topology: Topology, state: MasterState, size_limit_bytes: int) -> None:
         self._topology = topology
@@ -30,13 +30,13 @@ class HeartbeatService:
     def serve(
         self, beats: Iterator[master_pb2.Heartbeat], context: grpc.ServicerContext
     ) -> Iterator[master_pb2.HeartbeatResponse]:
-        """One stream: registers its sender, keeps its books, forgets it at the end."""
+        """Serves one stream: registers its sender, applies its beats, unregisters it at the end."""
         node: VolumeNode | None = None
         try:
             for beat in beats:
                 if node is None:
                     if not beat.ip:
-                        continue  # nobody to register yet
+                        continue  # a beat without an address registers no server
                     try:
                         node = self._topology.register(beat, context)
                     except DirectoriesTaken as taken:
@@ -63,7 +63,7 @@ class HeartbeatService:
     def _options(
         self, *, volume_digest_supported: bool = False, resend_full_volume_list: bool = False
     ) -> master_pb2.HeartbeatResponse:
-        """Each response states all options, for a volume server takes them from every one."""
+        """A response. It states all options, because a volume server takes the options of every response."""
         return master_pb2.HeartbeatResponse(
             volume_size_limit=self._size_limit_bytes,
             volume_digest_supported=volume_digest_supported,

@@ -1,4 +1,4 @@
-"""Volumes across servers: which can be written, and where their copies are. Pure."""
+"""Volumes across servers: which are writable, and where their copies are. Pure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from native_handlers.pb import master_pb2
-    from supervisor.cluster.embedded_master.options import VolumeOptions
-    from supervisor.cluster.embedded_master.topology import VolumeNode
+    from supervisor.embedded_master.options import VolumeOptions
+    from supervisor.embedded_master.topology import VolumeNode
 
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """One volume: its copies' messages and holders, index by index."""
+    """One volume: the messages and the holders of its copies, index by index."""
 
     volume_id: int
     messages: tuple[master_pb2.VolumeInformationMessage, ...]
     nodes: tuple[VolumeNode, ...]
 
     def is_writable(self, size_limit_bytes: int) -> bool:
-        """Whether every copy is there, takes writes, and has room. Source: weed/topology/volume_layout.go."""
+        """Whether every copy is present, accepts writes, and has room. Source: weed/topology/volume_layout.go."""
         wanted = ReplicaPlacement.from_byte(self.messages[0].replica_placement & 0xFF).copy_count
         return len(self.nodes) >= wanted and not any(
             message.read_only or message.size >= size_limit_bytes for message in self.messages
@@ -35,7 +35,7 @@ class Replicas:
 
 
 def all_replicas(nodes: Iterable[VolumeNode]) -> list[Replicas]:
-    """Every volume of `nodes`, by layout and then id."""
+    """Every volume of `nodes`, ordered by layout and id."""
     found: defaultdict[tuple[object, int], list[tuple[master_pb2.VolumeInformationMessage, VolumeNode]]]
     found = defaultdict(list)
     for node in nodes:
@@ -48,7 +48,7 @@ def all_replicas(nodes: Iterable[VolumeNode]) -> list[Replicas]:
 
 
 def writable(nodes: Iterable[VolumeNode], options: VolumeOptions, size_limit_bytes: int) -> list[Replicas]:
-    """The volumes that a file of these options can be written to."""
+    """The volumes to which a file with these options can be written."""
     return [
         replicas
         for replicas in all_replicas(nodes)
@@ -66,7 +66,7 @@ def is_wanted(node: VolumeNode, options: VolumeOptions) -> bool:
 
 
 def layout_rows(nodes: Iterable[VolumeNode], size_limit_bytes: int) -> list[Mapping[str, object]]:
-    """The "Layouts" of /dir/status. Source: weed/topology/volume_layout.go, VolumeLayoutInfo."""
+    """The "Layouts" of /dir/status. Source: weed/topology/volume_layout.go (VolumeLayoutInfo)."""
     rows: dict[object, dict[str, object]] = {}
     writables: defaultdict[object, list[int]] = defaultdict(list)
     for replicas in all_replicas(nodes):

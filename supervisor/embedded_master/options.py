@@ -1,4 +1,4 @@
-"""What kind of volume an assign or grow request wants."""
+"""The kind of volume that an assign or grow request wants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.ttl import Ttl, parse_ttl
-from native_handlers.http.go_json import encode_json
-from supervisor.cluster.embedded_master.config import AssignRefused
+from native_handlers.http_model.go_json import encode_json
+from supervisor.embedded_master.config import AssignRefused
 
 if TYPE_CHECKING:
     from native_handlers.pb import master_pb2
@@ -19,7 +19,7 @@ CURRENT_VERSION = 3  # of new volumes
 
 @dataclass(frozen=True, slots=True)
 class VolumeOptions:
-    """A layout (collection, replication, TTL, wire disk type) and where its volumes may be. Empty means anywhere."""
+    """A layout (collection, replication, TTL, disk type on the wire) and the allowed places. Empty means any place."""
 
     collection: str
     replication: ReplicaPlacement
@@ -41,10 +41,10 @@ class VolumeOptions:
         data_node: str,
         default: ReplicaPlacement,
     ) -> VolumeOptions:
-        """The options in a request's texts.
+        """The options in the texts of a request.
 
         Raises:
-            AssignRefused: a text is not what it should be; upstream's words.
+            AssignRefused: a text is malformed. The message has upstream's words.
         """
         try:
             placement = ReplicaPlacement.parse(replication) if replication else default
@@ -54,7 +54,7 @@ class VolumeOptions:
             raise AssignRefused(str(error)) from error
 
     def matches(self, volume: master_pb2.VolumeInformationMessage) -> bool:
-        """Whether `volume` is of this layout."""
+        """Whether `volume` has this layout."""
         return (
             volume.collection == self.collection
             and volume.replica_placement == self.replication.to_byte()
@@ -63,7 +63,7 @@ class VolumeOptions:
         )
 
     def __str__(self) -> str:
-        """The JSON that upstream's messages show. Source: weed/topology/volume_growth.go, VolumeGrowOption."""
+        """The JSON that upstream's messages show. Source: weed/topology/volume_growth.go (VolumeGrowOption)."""
         placement = {
             "node": self.replication.same_rack,
             "rack": self.replication.diff_rack,

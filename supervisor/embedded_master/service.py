@@ -9,24 +9,25 @@ import grpc
 
 from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import MASTER_METHODS
-from supervisor.cluster.embedded_master.config import AssignRefused
-from supervisor.cluster.embedded_master.heartbeats import HeartbeatService
-from supervisor.cluster.embedded_master.options import VolumeOptions
-from supervisor.cluster.embedded_master.topology_info import topology_info
-from supervisor.cluster.embedded_master.watchers import serve_watcher
+from supervisor.embedded_master.config import AssignRefused
+from supervisor.embedded_master.heartbeats import HeartbeatService
+from supervisor.embedded_master.options import VolumeOptions
+from supervisor.embedded_master.topology_info import topology_info
+from supervisor.embedded_master.watchers import serve_watcher
 from supervisor.wire.server_address import join_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from supervisor.cluster.embedded_master.assign import Assigner
-    from supervisor.cluster.embedded_master.config import EmbeddedMasterConfig
-    from supervisor.cluster.embedded_master.state_file import MasterState
-    from supervisor.cluster.embedded_master.topology import Topology, VolumeNode
+    from supervisor.embedded_master.assign import Assigner
+    from supervisor.embedded_master.calls import MasterCalls
+    from supervisor.embedded_master.config import EmbeddedMasterConfig
+    from supervisor.embedded_master.state_file import MasterState
+    from supervisor.embedded_master.topology import Topology, VolumeNode
 
 
 def location_of(node: VolumeNode) -> master_pb2.Location:
-    """How clients reach `node`."""
+    """The address of `node` for clients."""
     identity = node.identity
     return master_pb2.Location(
         url=identity.http,
@@ -37,7 +38,10 @@ def location_of(node: VolumeNode) -> master_pb2.Location:
 
 
 class MasterService(grpc.GenericRpcHandler):
-    """Every RPC that the embedded master knows; others are unimplemented. `leader` is its own address."""
+    """All RPCs of the embedded master; others are unimplemented. `leader` is the master's own address.
+
+    `calls` admits the clients.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,9 @@ class MasterService(grpc.GenericRpcHandler):
         topology: Topology,
         assigner: Assigner,
         leader: str,
+        calls: MasterCalls,
     ) -> None:
+        self._calls = calls
         self._config = config
         self._topology = topology
         self._assigner = assigner
@@ -60,14 +66,16 @@ class MasterService(grpc.GenericRpcHandler):
             return None
         parse = method.request_class.FromString
         if name == "SendHeartbeat":
-            encode = master_pb2.HeartbeatResponse.SerializeToString
-            return grpc.stream_stream_rpc_method_handler(self._heartbeats.serve, parse, encode)
+            return self._calls.streaming(self._heartbeat, parse)
         if name == "KeepConnected":
-            return grpc.stream_stream_rpc_method_handler(self._keep_connected, parse)
+            return self._calls.streaming(self._keep_connected, parse)
         answer = getattr(self, f"_answer_{name}", None)
         if answer is None:
             return None
-        return grpc.unary_unary_rpc_method_handler(answer, parse, method.response_class.SerializeToString)
+        return self._calls.unary(answer, parse, method.response_class.SerializeToString)
+
+    def _heartbeat(self, beats: Iterator[master_pb2.Heartbeat], context: grpc.ServicerContext) -> Iterator[bytes]:
+        return map(master_pb2.HeartbeatResponse.SerializeToString, self._heartbeats.serve(beats, context))
 
     def _keep_connected(
         self, requests: Iterator[master_pb2.KeepConnectedRequest], context: grpc.ServicerContext

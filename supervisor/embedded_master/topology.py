@@ -1,7 +1,7 @@
-"""The volume servers that are registered with an embedded master, and what each holds.
+"""The volume servers that are registered with an embedded master, and what each has.
 
-A server's volumes live in the same model that the heartbeat client reports from, fed by the same function that
-absorbs a child's heartbeats: what one side says is what the other understands.
+A server's volumes are kept in the class that the heartbeat client reports from (`NodeModel`), and the function that
+takes a child's heartbeats fills it. So both sides read heartbeats alike.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA_CENTER = "DefaultDataCenter"
 DEFAULT_RACK = "DefaultRack"
-EC_SHARDS_PER_SLOT = 10  # weed/topology: as many shards as a volume has data shards take one volume's slot
+EC_SHARDS_PER_SLOT = 10  # weed/topology: this many shards take the slot of one volume
 _SOURCE = "heartbeat"
 
 
 class DirectoriesTaken(Exception):
-    """Another registered server has one of these directories already."""
+    """Another registered server has one of these directories. Nothing was changed."""
 
     def __init__(self, uuids: list[str]) -> None:
         super().__init__(f"directories {', '.join(uuids)} are registered by another volume server")
@@ -36,7 +36,7 @@ class DirectoriesTaken(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VolumeNode:
-    """One registered volume server; its stream, by identity, is who may speak for it."""
+    """One registered volume server. `stream` is the identity of its heartbeat stream."""
 
     identity: NodeIdentity
     model: NodeModel
@@ -47,7 +47,7 @@ class VolumeNode:
         return self.model.snapshot()
 
     def free_slots(self, disk_type: str) -> int:
-        """How many more volumes fit on disks of that type."""
+        """How many more volumes fit on disks of `disk_type`."""
         held = self.held
         used = sum(
             volume.message.disk_type == disk_type and not volume.message.remote_storage_name
@@ -58,7 +58,7 @@ class VolumeNode:
 
 
 class Topology:
-    """All registered servers by ``ip:port``. Thread-safe."""
+    """All registered servers by `ip:port`. Thread-safe."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()  # protects everything below
@@ -66,7 +66,7 @@ class Topology:
         self._version = 0
 
     def register(self, beat: master_pb2.Heartbeat, stream: object) -> VolumeNode:
-        """Takes in the sender of a stream's first beat; a server that is here already is replaced.
+        """Registers the sender of a stream's first beat. A server that is registered already is replaced.
 
         Raises:
             DirectoriesTaken: another server has the same directories. Nothing is changed.
@@ -94,21 +94,21 @@ class Topology:
         return node
 
     def apply(self, node: VolumeNode, beat: master_pb2.Heartbeat) -> bool:
-        """Takes over what `beat` says of `node`; returns whether the full list is needed."""
+        """Applies `beat` to `node`. Returns whether the full list is needed."""
         feed = node.model.feed(_SOURCE)
         absorb(feed, beat)
         self.touch()
         return needs_full_list(feed, beat)
 
     def unregister(self, node: VolumeNode) -> None:
-        """Forgets `node`, unless a newer stream of the same server has taken its place."""
+        """Removes `node`, unless a newer stream of the same server has replaced it."""
         with self._changed:
             if self._nodes.get(node.identity.http) is node:
                 del self._nodes[node.identity.http]
             self._bump()
 
     def add_volume(self, node: VolumeNode, volume: master_pb2.VolumeInformationMessage) -> None:
-        """Notes a volume that was just made, or changed, on `node`, ahead of its next heartbeat."""
+        """Notes a volume that was just made or changed on `node`, before its next heartbeat says so."""
         node.model.feed(_SOURCE).change_volumes([volume])
         self.touch()
 
@@ -122,12 +122,12 @@ class Topology:
             return self._nodes.get(http)
 
     def holders(self, volume_id: int, collection: str = "") -> list[VolumeNode]:
-        """The servers that have the volume, or any EC shard of it where none has the volume itself."""
+        """The servers that have the volume. Where none has it whole, those with an EC shard of it."""
         whole = [node for node in self.nodes() if _has_volume(node, volume_id, collection)]
         return whole or [node for node in self.nodes() if any(key[1] == volume_id for key in node.held.ec_shards)]
 
     def shard_holders(self, volume_id: int) -> dict[int, list[VolumeNode]]:
-        """EC shard id -> the servers that have it."""
+        """EC shard id -> the servers that have the shard."""
         found: defaultdict[int, list[VolumeNode]] = defaultdict(list)
         for node in self.nodes():
             rows = [row for key, row in node.held.ec_shards.items() if key[1] == volume_id]
@@ -136,12 +136,12 @@ class Topology:
         return dict(sorted(found.items()))
 
     def touch(self) -> None:
-        """Wakes those who wait for a change."""
+        """Wakes the callers of `wait_for_change`."""
         with self._changed:
             self._bump()
 
     def wait_for_change(self, version: int, timeout_s: float) -> int:
-        """Returns the version once it is not `version` any more, or `timeout_s` has passed."""
+        """Returns the version when it is no longer `version`, or when `timeout_s` has passed."""
         with self._changed:
             self._changed.wait_for(lambda: self._version != version, timeout_s)
             return self._version
@@ -152,7 +152,6 @@ class Topology:
 
 
 def _has_volume(node: VolumeNode, volume_id: int, collection: str) -> bool:
-    return any(
-        key[1] == volume_id and (not collection or volume.message.collection == collection)
-        for key, volume in node.held.volumes.items()
-    )
+    held = node.held
+    copies = [held.volumes[key] for key in held.keys_of.get(volume_id, ())]
+    return any(not collection or copy.message.collection == collection for copy in copies)

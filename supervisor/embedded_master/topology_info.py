@@ -1,4 +1,4 @@
-"""The topology as VolumeList and /dir/status show it. Pure. Source: weed/topology (ToTopologyInfo, ToInfo)."""
+"""The topology in the form of VolumeList and /dir/status. Pure. Source: weed/topology (ToTopologyInfo, ToInfo)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from native_handlers.pb import master_pb2
-from supervisor.cluster.embedded_master.layouts import layout_rows
 from supervisor.cluster.messages import shard_sizes
+from supervisor.embedded_master.layouts import layout_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from supervisor.cluster.embedded_master.topology import VolumeNode
+    from supervisor.embedded_master.topology import VolumeNode
 
 _SUMMED = (
     "volume_count", "max_volume_count", "free_volume_count", "active_volume_count", "remote_volume_count",
@@ -23,7 +23,7 @@ _SUMMED = (
 def topology_info(
     nodes: Sequence[VolumeNode], is_shown: Callable[[master_pb2.VolumeInformationMessage], bool]
 ) -> master_pb2.TopologyInfo:
-    """The whole tree. `nodes` are in the order of their names; `is_shown` selects the volumes that are listed."""
+    """The whole tree. `nodes` are in the order of their names. `is_shown` selects the volumes to list."""
     info = master_pb2.TopologyInfo(id="topo")
     for center, center_nodes in _grouped(nodes, lambda node: node.identity.data_center):
         center_info = info.data_center_infos.add(id=center)
@@ -116,7 +116,7 @@ def _node_row(node: VolumeNode) -> Mapping[str, object]:
 
 
 def id_ranges(ids: Sequence[int]) -> str:
-    """``1-3 7`` for 1, 2, 3, 7; `ids` ascend."""
+    """`1-3 7` for 1, 2, 3, 7. `ids` must ascend."""
     runs: list[list[int]] = []
     for volume_id in ids:
         if runs and runs[-1][-1] == volume_id - 1:

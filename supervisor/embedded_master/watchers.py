@@ -1,7 +1,7 @@
-"""The KeepConnected streams of an embedded master: who is told where volumes are, as it changes.
+"""The KeepConnected streams of an embedded master: they tell clients where volumes are, and each change.
 
-Each stream compares what it has told with what is, whenever the topology changes: nothing is queued, and a slow client
-is merely told later. Source: weed/server/master_grpc_server.go, KeepConnected.
+When the topology changes, each stream compares what it has told with the present state. Nothing is queued; a slow
+client is only told later. Source: weed/server/master_grpc_server.go (KeepConnected).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from supervisor.cluster.embedded_master.topology import Topology
+    from supervisor.embedded_master.topology import Topology
 
-_LOOK_UP_S = 5.0  # how long a stream sleeps before it looks whether its client is still there
+_LOOK_UP_S = 5.0  # how long a stream sleeps before it checks that its client is still there
 
 
 @dataclass(frozen=True, slots=True)
 class _Holding:
-    """What a client knows of one volume server."""
+    """The volumes of one server that a client was told."""
 
     location: master_pb2.Location
     volume_ids: frozenset[int]

@@ -1,4 +1,4 @@
-"""The HTTP side of an embedded master: paths, status codes and JSON as `weed master` answers them.
+"""The HTTP side of an embedded master: paths, status codes and JSON as in `weed master`.
 
 Source: weed/server/master_server_handlers.go, master_server_handlers_admin.go, raft_server_handlers.go.
 """
@@ -6,40 +6,40 @@ Source: weed/server/master_server_handlers.go, master_server_handlers_admin.go, 
 from __future__ import annotations
 
 import random
-from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
-from starlette.applications import Starlette
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
-from native_handlers.http.go_json import encode_json
-from native_handlers.http.query import parse_query
-from native_handlers.http.request_id import REQUEST_ID_HEADER, new_request_id
-from supervisor.cluster.embedded_master.config import AssignRefused
-from supervisor.cluster.embedded_master.options import VolumeOptions
-from supervisor.cluster.embedded_master.topology_info import status_rows
+from native_handlers.http_model.go_json import encode_json
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import REQUEST_ID_HEADER, Response
+from native_handlers.http_model.query import parse_query
+from supervisor.embedded_master.config import AssignRefused
+from supervisor.embedded_master.options import VolumeOptions
+from supervisor.embedded_master.topology_info import status_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from starlette.requests import Request
+    from native_handlers.http_model.message import Request
+    from supervisor.embedded_master.assign import Assigner
+    from supervisor.embedded_master.config import EmbeddedMasterConfig
+    from supervisor.embedded_master.state_file import MasterState
+    from supervisor.embedded_master.topology import Topology, VolumeNode
 
-    from supervisor.cluster.embedded_master.assign import Assigner
-    from supervisor.cluster.embedded_master.config import EmbeddedMasterConfig
-    from supervisor.cluster.embedded_master.state_file import MasterState
-    from supervisor.cluster.embedded_master.topology import Topology, VolumeNode
+    Handler = Callable[[Request], Awaitable[Response]]
 
 WHAT_IT_IS = "embedded master of weed-volume-py, for quickstart and tests; production uses weed master"
 _HEADER = "X-Embedded-Master"
 _MAX_FORM_BYTES = 64 << 10
-_MAX_WAITING = 16  # requests that may block on a growth or a disk write at once
+_READS = frozenset({"GET", "HEAD"})
+_CALLS = _READS | {"POST", "PUT"}
+_MAX_WAITING = 16  # requests at one time that may block on a growth or a disk write
 
 
 class MasterWeb:
-    """The handlers. Everything that may block runs in a bounded number of threads."""
+    """The handlers. Work that may block runs in a bounded number of threads."""
 
     def __init__(
         self, config: EmbeddedMasterConfig, state: MasterState, topology: Topology, assigner: Assigner, leader: str
@@ -51,21 +51,27 @@ class MasterWeb:
         self._leader = leader
         self._limiter = trio.CapacityLimiter(_MAX_WAITING)
 
-    def app(self) -> Starlette:
-        """The ASGI application."""
-        both = ["GET", "POST", "PUT"]
-        return Starlette(
-            routes=[
-                Route("/cluster/status", self._cluster_status),
-                Route("/healthz", self._health),
-                Route("/readyz", self._health),
-                Route("/dir/status", self._dir_status),
-                Route("/dir/assign", self._assign, methods=both),
-                Route("/dir/lookup", self._look_up, methods=both),
-                Route("/vol/grow", self._grow, methods=both),
-                Route("/{file_id}", self._redirect),
-            ]
-        )
+        self._routes: Mapping[str, tuple[Handler, frozenset[str]]] = {
+            "/cluster/status": (self._cluster_status, _READS),
+            "/healthz": (self._health, _READS),
+            "/readyz": (self._health, _READS),
+            "/dir/status": (self._dir_status, _READS),
+            "/dir/assign": (self._assign, _CALLS),
+            "/dir/lookup": (self._look_up, _CALLS),
+            "/vol/grow": (self._grow, _CALLS),
+        }
+
+    async def handle(self, request: Request) -> Response:
+        """The answer to any request."""
+        is_file_id = "/" not in request.path[1:] and request.path != "/"
+        handler, methods = self._routes.get(request.path) or (self._redirect if is_file_id else _not_found, _READS)
+        response = await (handler(request) if request.method in methods else _method_not_allowed(request))
+        own = ((_HEADER, WHAT_IT_IS), (REQUEST_ID_HEADER, request.request_id))
+        response.headers = response.headers.plus(*own)
+        if request.method == "HEAD":
+            length = str(response.length_bytes)
+            response.headers, response.body = response.headers.plus(("Content-Length", length)), b""
+        return response
 
     async def _cluster_status(self, request: Request) -> Response:
         rows: dict[str, object] = {"IsLeader": True, "Leader": self._leader}
@@ -74,9 +80,13 @@ class MasterWeb:
         return _json(request, rows)
 
     async def _health(self, _request: Request) -> Response:
-        return Response(headers=_own_headers())
+        return Response(200)
 
     async def _dir_status(self, request: Request) -> Response:
+        # In a thread: this walks over all volumes of all servers, and a volume server may share this event loop.
+        return await trio.to_thread.run_sync(self._dir_status_answer, request, limiter=self._limiter)
+
+    def _dir_status_answer(self, request: Request) -> Response:
         rows = {
             "Topology": status_rows(self._topology.nodes(), self._config.volume_size_limit_bytes),
             "TopologyId": self._state.topology_id,
@@ -132,14 +142,12 @@ class MasterWeb:
         return _json(request, {"count": made * options.replication.copy_count})
 
     async def _redirect(self, request: Request) -> Response:
-        file_id: str = request.path_params["file_id"]
-        volume_text = file_id.partition(",")[0]
+        volume_text = request.path[1:].partition(",")[0]
         nodes, error = self._holders(volume_text, "")
         if error:
             return _json(request, {"error": f"volume id {volume_text} not found: {error}"}, 404)
-        target = f"http://{random.choice(nodes).identity.public_url}{request.url.path}"
-        query = f"?{request.url.query}" if request.url.query else ""
-        return RedirectResponse(f"{target}{query}", 308, _own_headers())
+        target = f"http://{random.choice(nodes).identity.public_url}{request.target}"
+        return Response(308, Headers([("Location", target)]))
 
     def _holders(self, volume_text: str, collection: str) -> tuple[list[VolumeNode], str]:
         number = _number(volume_text)
@@ -168,17 +176,16 @@ class MasterWeb:
 
 
 async def _form(request: Request) -> Mapping[str, str]:
-    """The first value of each field: those of a form body first, then those of the query."""
+    """The first value of each field. Fields of a form body come before those of the query."""
     body = b""
-    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > _MAX_FORM_BYTES:
-                    body = b""
-                    break
+    if (request.headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded"):
+        while chunk := await request.body.receive_some():
+            body += chunk
+            if len(body) > _MAX_FORM_BYTES:
+                body = b""
+                break
     fields: dict[str, str] = {}
-    for raw in (body.decode("latin-1"), request.url.query):
+    for raw in (body.decode("latin-1"), request.raw_query):
         for name, value in parse_query(raw).pairs:
             fields.setdefault(name, value.encode("latin-1").decode("utf-8", "replace"))
     return fields
@@ -198,16 +205,24 @@ def _location_row(node: VolumeNode) -> Mapping[str, object]:
 
 
 def _json(request: Request, rows: Mapping[str, object], status: int = 200) -> Response:
-    body = encode_json(rows, is_pretty=bool(request.query_params.get("pretty")))
-    headers = {"X-Content-Type-Options": "nosniff"} | _own_headers()
-    return Response(body, status, headers, "application/json")
+    body = encode_json(rows, is_pretty=bool(parse_query(request.raw_query).get("pretty")))
+    headers = Headers([("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")])
+    return Response(status, headers, body)
 
 
-def _own_headers() -> dict[str, str]:
-    return {_HEADER: WHAT_IT_IS, REQUEST_ID_HEADER: new_request_id()}
+def _text(status: int, text: str) -> Response:
+    return Response(status, Headers([("Content-Type", "text/plain; charset=utf-8")]), text.encode())
+
+
+async def _not_found(_request: Request) -> Response:
+    return _text(404, "404 page not found\n")
+
+
+async def _method_not_allowed(_request: Request) -> Response:
+    return _text(405, "Method Not Allowed\n")
 
 
 def _with_token(response: Response, token: str) -> Response:
     if token:
-        response.headers["Authorization"] = f"Bearer {token}"
+        response.headers = response.headers.plus(("Authorization", f"Bearer {token}"))
     return response

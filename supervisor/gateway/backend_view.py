@@ -1,40 +1,47 @@
-"""`NodeView` of a node whose volumes the backend has open: what the child's own /status says, asked each time."""
+"""The `NodeView` of a node whose volumes the backend has open. It asks for the child's own /status each time."""
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, cast
 
 import trio
 
-from native_handlers.http.context import PeerFailed
-from native_handlers.http.headers import Headers
+from native_handlers.http.context import VolumeServerFailed
 from native_handlers.http.node_view import StatefulNodeView
+from native_handlers.http_model.go_json import encode_item
+from native_handlers.http_model.headers import Headers
+from supervisor.gateway.status_text import read_status
 from supervisor.net.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from native_handlers.http.context import DiskStatusRow, FindingRow, PeerHttp, VolumeStatus
+    from native_handlers.http.context import DiskStatusRow, FindingRow, NodeView, VolumeServerHttp, VolumeStatus
     from native_handlers.http.node_view import NodeState
+    from supervisor.gateway.status_text import ChildStatus
 
 STATUS_TIMEOUT_S = 10.0
 SAME_PAGE_S = 1.0
+PARSED_HERE_BYTES = 64 * 1024
+"""A status up to this size is parsed on the loop, in less than a millisecond. A longer one is parsed in a thread."""
 MAX_STATUS_BYTES = 256 * 1024 * 1024
-"""A volume takes some 300 bytes; upstream has been run with 600,000 of them on one server."""
+"""The longest status that is read. A volume takes about 300 bytes; upstream has run with 600,000 volumes on a
+server."""
 
 
 class BackendNodeView(StatefulNodeView):
-    """Asks the child.
+    """The view of the child.
 
-    Its methods raise `BackendUnavailable` where the child gives no answer: an empty list would read as lost volumes.
+    The methods raise `BackendUnavailable` where the child does not answer: an empty list would look like lost volumes.
 
     Args:
-        address: the child's admin host:port now.
+        address: returns the child's admin host:port now.
     """
 
-    def __init__(self, http: PeerHttp, state: NodeState, *, address: Callable[[], str]) -> None:
+    def __init__(self, http: VolumeServerHttp, state: NodeState, *, address: Callable[[], str]) -> None:
         super().__init__(state)
         self._http = http
         self._address = address
@@ -42,29 +49,35 @@ class BackendNodeView(StatefulNodeView):
         self._asked_at_s = -inf
 
     async def volumes(self) -> Sequence[VolumeStatus]:
-        return cast("Sequence[VolumeStatus]", (await self._status()).get("Volumes") or [])
+        return [volume for volume, _ in (await self._status()).volumes]
+
+    async def volume_rows(self, *, is_pretty: bool) -> Sequence[tuple[int, str]]:
+        """The rows as the child wrote them: its JSON already has upstream's form."""
+        status = await self._status()
+        return await self.aside(partial(_rows, status.volumes, is_pretty=is_pretty))
 
     async def disk_statuses(self) -> Sequence[DiskStatusRow]:
-        """Those that came with the volumes asked for in the last second, if any: one page, one question."""
+        """The disks, from the last answer if that is less than a second old. So one page asks the child once."""
         return cast("Sequence[DiskStatusRow]", (await self._same_status()).get("DiskStatuses") or [])
 
     async def findings(self) -> Sequence[FindingRow]:
-        """Those of a child that is a server of ours; upstream's has none. Asked for as `disk_statuses`."""
+        """The findings of a child that is this program; upstream has none. Asked for as in `disk_statuses`."""
         return cast("Sequence[FindingRow]", (await self._same_status()).get("Findings") or [])
 
     async def _same_status(self) -> Mapping[str, object]:
         is_fresh = trio.current_time() - self._asked_at_s < SAME_PAGE_S
-        return self._last if is_fresh else await self._status()
+        return self._last if is_fresh else (await self._status()).rest
 
-    async def _status(self) -> Mapping[str, object]:
+    async def _status(self) -> ChildStatus:
         address = self._address()
         with trio.move_on_after(STATUS_TIMEOUT_S):
-            self._last = await self._read_status(address)
+            status = await self._read_status(address)
+            self._last = status.rest
             self._asked_at_s = trio.current_time()
-            return self._last
+            return status
         raise BackendUnavailable(address, f"no /status within {STATUS_TIMEOUT_S:g} s")
 
-    async def _read_status(self, address: str) -> Mapping[str, object]:
+    async def _read_status(self, address: str) -> ChildStatus:
         pieces = bytearray()
         try:
             answer = await self._http.request("GET", address, "/status", Headers(), b"")
@@ -73,9 +86,59 @@ class BackendNodeView(StatefulNodeView):
                 if len(pieces) > MAX_STATUS_BYTES:
                     await answer.chunks.aclose()
                     raise BackendUnavailable(address, f"its /status is longer than {MAX_STATUS_BYTES} bytes")
-            status = json.loads(pieces)
-        except (PeerFailed, ValueError) as error:
+            if answer.status != 200:
+                raise BackendUnavailable(address, f"its /status was answered {answer.status}")
+            if len(pieces) <= PARSED_HERE_BYTES:
+                return read_status(pieces)
+            return await self.aside(partial(read_status, pieces))
+        except (VolumeServerFailed, ValueError) as error:
             raise BackendUnavailable(address, f"its /status cannot be read: {error}") from error
-        if answer.status != 200 or not isinstance(status, dict):
-            raise BackendUnavailable(address, f"its /status was answered {answer.status}")
-        return status
+
+
+def _rows(volumes: Sequence[tuple[VolumeStatus, str]], *, is_pretty: bool) -> list[tuple[int, str]]:
+    rows = [(volume["Id"], encode_item(volume, is_pretty=True) if is_pretty else text) for volume, text in volumes]
+    return sorted(rows, key=itemgetter(0))
+
+
+# ---- The `NodeView` of a node whose volumes are divided between both engines: the answers of both, joined.
+
+
+class SharedNodeView(StatefulNodeView):
+    """The joined view of both engines. Both work on the same disks.
+
+    The methods raise `BackendUnavailable` where the child does not answer: half a list would look like lost volumes.
+    """
+
+    def __init__(self, natively: NodeView, at_backend: NodeView, state: NodeState) -> None:
+        super().__init__(state)
+        self._natively = natively
+        self._at_backend = at_backend
+
+    async def volumes(self) -> Sequence[VolumeStatus]:
+        """The volumes by id.
+
+        The native list is read before and after, so a volume that changes hands is in the result.
+        """
+        before = await self._natively.volumes()
+        theirs = await self._at_backend.volumes()
+        after = await self._natively.volumes()
+        return await self.aside(partial(_by_id, [*theirs, *before, *after]))
+
+    async def volume_rows(self, *, is_pretty: bool) -> Sequence[tuple[int, str]]:
+        """The rows, joined as in `volumes`."""
+        before = await self._natively.volume_rows(is_pretty=is_pretty)
+        theirs = await self._at_backend.volume_rows(is_pretty=is_pretty)
+        after = await self._natively.volume_rows(is_pretty=is_pretty)
+        return await self.aside(lambda: sorted({**dict(theirs), **dict(before), **dict(after)}.items()))
+
+    async def disk_statuses(self) -> Sequence[DiskStatusRow]:
+        return await self._natively.disk_statuses()
+
+    async def findings(self) -> Sequence[FindingRow]:
+        return [*await self._natively.findings(), *await self._at_backend.findings()]
+
+
+def _by_id(volumes: Sequence[VolumeStatus]) -> list[VolumeStatus]:
+    """The last entry of each id, sorted by id."""
+    found = {volume["Id"]: volume for volume in volumes}
+    return [found[volume_id] for volume_id in sorted(found)]

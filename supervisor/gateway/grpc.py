@@ -1,66 +1,76 @@
-"""The in-process gRPC server behind the byte relay: names the route of each call and gives it to an engine.
+"""The in-process gRPC server behind the byte relay. It finds the route of each call and gives the call to an engine.
 
-Every handler takes its requests as a stream of bytes, whatever the RPC's shape: on the wire there is no difference, and
-so the peer and the admin gate are checked before a message is read. grpcio's server is a thread per call; the bounds
-are in `grpc_limits`, and why they are such is in docs/policy/grpc.md.
+Every handler takes its requests as a stream of bytes, whatever the RPC's shape, because the shapes look the same on the
+wire. So the client and the admin gate are checked before a message is read. grpcio's server uses a thread per call.
+`grpc_limits` and `grpc_pools` have the bounds, and docs/policy/grpc.md has their reasons.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
+from native_handlers.grpc.self_calls import MARK_KEY, REFUSAL_CODE, SelfMark
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS, RpcMethod
 from supervisor.gateway.grpc_call import Call, CallEngine, Refusal, RequestStream
 from supervisor.gateway.grpc_forward import PingForwarder
-from supervisor.gateway.grpc_limits import LONG_UNARY, SERVER_OPTIONS, CallLimits, CountedPool
 from supervisor.gateway.grpc_metadata import new_request_id, request_id_of
+from supervisor.gateway.grpc_pools import CallLimits, CountedPool, max_request_bytes
 from supervisor.gateway.grpc_reflection import REFLECTION_METHODS, ReflectionEngine
+from supervisor.gateway.grpc_shares import CallPlace, CallShares, StallWatch, Waiting
+from supervisor.net.grpc_limits import SERVER_OPTIONS
+from supervisor.net.private_socket import private_socket
 from supervisor.routing.decision import Engine, decide
 from supervisor.routing.match import match_grpc
+from supervisor.routing.registry import REFLECTION, UNKNOWN_RPC, BeforeForward, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from supervisor.gateway.grpc_authority import GrpcAuthority
     from supervisor.gateway.grpc_gate import AdminGate
-    from supervisor.net.grpc_peers import PeerRegistry
+    from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
     from supervisor.routing.live import LiveTable
+    from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 REFUSING_THREADS = 4
-"""Refusals never wait for anything, so a few threads serve any number of them."""
+"""A refusal never waits, so a few threads serve any number of refusals."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a call is to become, decided before any of it is read."""
+    """The decision about a call, made before any message is read."""
 
-    route_name: str
+    route: Route
     method: RpcMethod
     engine: CallEngine
     pool: CountedPool
-    is_gated: bool = True
+    shares: CallShares | None
+    """Where the call takes its place; None for a refusal, which needs no place."""
 
 
 class GrpcGateway(grpc.GenericRpcHandler):
     """The volume server's gRPC service over both engines.
 
     Args:
-        table: which route is served by which engine, asked for each call.
-        native: by RPC name, what executes it here; see `native_engines`.
-        peers: filled by the byte relay; a call on a connection that is not in it gets PERMISSION_DENIED.
+        table: says which engine serves which route; asked for each call.
+        native: by RPC name, the engine that executes the RPC here; see `native_engines`.
+        clients: filled by the byte relay. A call on a connection without an entry gets PERMISSION_DENIED.
         gate: the admin gate, for both engines.
         backend: None where no backend is configured.
         count: called at the end of each call with route, engine, code name and seconds.
-        authority: asked for the volumes before an engine works on them; None where one engine has them all.
+        authority: asked for the volumes before an engine works on them; None where one engine has all volumes.
+        is_of_cluster: whether a client is known to belong to the cluster. Other clients never shut its calls out.
+        mark: a call with this mark was sent by this process itself, and is refused.
     """
 
     def __init__(  # noqa: PLR0913  every seam has its name
@@ -68,62 +78,87 @@ class GrpcGateway(grpc.GenericRpcHandler):
         *,
         table: LiveTable,
         native: Mapping[str, CallEngine],
-        peers: PeerRegistry,
+        clients: ClientRegistry,
         gate: AdminGate,
         backend: CallEngine | None = None,
         limits: CallLimits | None = None,
         count: Callable[[str, str, str, float], None] | None = None,
         authority: GrpcAuthority | None = None,
+        is_of_cluster: Callable[[GrpcClient], bool] = lambda _client: False,
+        mark: SelfMark | None = None,
     ) -> None:
         self._authority = authority
+        self._mark = mark or SelfMark()
         limits = limits or CallLimits()
         self._table = table
         self._native = dict(native)
-        self._peers = peers
+        self._clients = clients
         self._gate = gate
         self._backend = backend
-        self._ping = PingForwarder(backend, self._native["Ping"]) if backend and "Ping" in self._native else backend
         self._count = count
         self._reflection = ReflectionEngine()
         self._unary = CountedPool(limits.unary, "grpc-unary")
         self._streaming = CountedPool(limits.streaming, "grpc-stream")
         self._refusing = CountedPool(REFUSING_THREADS, "grpc-refuse")
+        self._unary_shares = CallShares(limits.unary, "unary", is_of_cluster, limits.rule, limits.stalls)
+        self._streaming_shares = CallShares(limits.streaming, "streaming", is_of_cluster, limits.rule, limits.stalls)
+        self._places: Mapping[Pool, tuple[CountedPool, CallShares | None]] = {
+            Pool.UNARY: (self._unary, self._unary_shares),
+            Pool.LONG: (self._streaming, self._streaming_shares),
+            Pool.NONE: (self._refusing, None),
+        }
+        self._watch = StallWatch(self._unary_shares, self._streaming_shares)
         self._server: grpc.Server | None = None
+        self._opened = ExitStack()
 
     @property
     def running_calls(self) -> int:
         """How many calls hold a thread now."""
         return self._unary.running + self._streaming.running + self._refusing.running
 
-    def start(self, bind_host: str = LOOPBACK) -> int:
-        """Listens on a free port of `bind_host`, which must be a loopback address, and returns the port.
+    def start(self) -> Path:
+        """Serves until `drain`, on a Unix socket that only this process can reach. Returns the socket's path.
 
         Raises:
-            RuntimeError: there is no port to be had.
+            NoPrivateSocket: the socket cannot be made, or the temporary directory cannot be written.
         """
+
+        def listen(path: Path) -> None:
+            self._listen(f"unix:{path}")
+
+        return self._opened.enter_context(private_socket(listen))
+
+    def start_on_loopback(self) -> int:
+        """Serves on a free port of 127.0.0.1, for clients that come without a relay. Returns the port.
+
+        Raises:
+            RuntimeError: no port is free.
+        """
+        return self._listen("127.0.0.1:0")
+
+    def _listen(self, address: str) -> int:
         assert self._server is None
         self._server = grpc.server(self._refusing, handlers=[self], options=SERVER_OPTIONS)
-        port = self._server.add_insecure_port(f"{bind_host}:0")
+        port = self._server.add_insecure_port(address)
         self._server.start()
+        self._watch.start()
         return port
 
     def drain(self, grace_s: float) -> None:
-        """Tells clients to go elsewhere, lets running calls finish for `grace_s`, cancels the rest. Blocks until then.
+        """Sends GOAWAY, lets running calls finish for `grace_s`, and cancels the rest. Blocks until then.
 
-        Threads of handlers that do not heed the cancellation go on to their end.
+        The threads of handlers that ignore the cancellation go on to their end.
         """
         assert self._server is not None
         self._server.stop(grace_s).wait()
+        self._watch.stop()
+        self._opened.close()
         for pool in (self._unary, self._streaming, self._refusing):
             pool.shutdown(wait=False)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """grpcio asks here for each call, always from one thread, before anything but the headers was read."""
+        """grpcio calls this for each call, always from one thread, when it has read only the headers."""
         plan = self._plan(handler_call_details.method)
-        if not plan.pool.has_room:
-            what = "streaming" if plan.pool is self._streaming else "unary"
-            text = f"{plan.pool.max_calls} {what} calls are in progress; try again later"
-            plan = self._refusal(plan.method, RpcFailure(text, grpc.StatusCode.RESOURCE_EXHAUSTED))
         if plan.method.server_streaming:
             return grpc.stream_stream_rpc_method_handler(_Behavior(self._stream, plan))
         return grpc.stream_unary_rpc_method_handler(_Behavior(self._respond, plan))
@@ -131,77 +166,101 @@ class GrpcGateway(grpc.GenericRpcHandler):
     def _plan(self, path: str) -> _Plan:
         reflection = REFLECTION_METHODS.get(path)
         if reflection is not None:
-            return _Plan("grpc.reflection", reflection, self._reflection, self._streaming, is_gated=False)
+            return self._placed(REFLECTION, reflection, self._reflection)
         route = match_grpc(path)
         if route is None:
-            return self._refusal(_unknown_method(path), RpcFailure(unknown_text(path), grpc.StatusCode.UNIMPLEMENTED))
+            failure = RpcFailure(unknown_text(path), grpc.StatusCode.UNIMPLEMENTED)
+            return self._placed(UNKNOWN_RPC, _unknown_method(path), Refusal(failure))
         method = VOLUME_SERVER_METHODS[path.rpartition("/")[2]]
         decision = decide(route, None, self._table.current())
-        engine: CallEngine | None = self._native.get(method.name)
+        engine = self._native.get(method.name)
         if decision.engine is Engine.BACKEND:
-            engine = self._ping if method.name == "Ping" else self._backend
+            engine = self._forwarding(route, engine)
         if engine is None:
             text = f"{route.name} is not served natively yet, and there is no backend for it ({decision.why})"
             engine = Refusal(RpcFailure(text, grpc.StatusCode.UNIMPLEMENTED))
         elif self._authority is not None:
             engine = self._authority.guarded(route, decision.engine, engine)
-        is_short = _is_unary(method) and method.name not in LONG_UNARY
-        return _Plan(route.name, method, engine, self._unary if is_short else self._streaming)
+        return self._placed(route, method, engine)
 
-    def _refusal(self, method: RpcMethod, failure: RpcFailure) -> _Plan:
-        return _Plan("grpc.refused", method, Refusal(failure), self._refusing, is_gated=False)
+    def _placed(self, route: Route, method: RpcMethod, engine: CallEngine) -> _Plan:
+        pool, shares = self._places[route.pool]
+        return _Plan(route, method, engine, pool, shares)
+
+    def _forwarding(self, route: Route, native: CallEngine | None) -> CallEngine | None:
+        """The engine for a call that is to be forwarded; None without a backend."""
+        if route.before_forward is BeforeForward.ANSWER_TARGETS and self._backend is not None and native is not None:
+            return PingForwarder(self._backend, native)
+        return self._backend
 
     def _respond(self, plan: _Plan, requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         started_s = time.monotonic()
         response = b""
         failure: RpcFailure | None = None
+        place: CallPlace | None = None
         try:
-            response = plan.engine.respond(self._admit(plan, requests, context))
+            call = self._admit(plan, requests, context)
+            place = _take_place(plan, call)
+            response = plan.engine.respond(call)
         except Exception as error:  # noqa: BLE001  the fault wall of a call
-            failure = failure_of(error, plan.route_name)
+            failure = failure_of(error, plan.route.name)
+        if place is not None:
+            failure = ended_here(place) or failure
+            # grpcio keeps the answer until the client has taken it, so the place is held as long.
+            place.wait_for(Waiting.READING)
+            place.give_up()
         self._end(plan, failure, started_s)
         if failure is not None:
-            context.abort(failure.code, failure.message)
+            context.abort(failure.code, bounded_text(failure.message))
         return response
 
     def _stream(self, plan: _Plan, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         started_s = time.monotonic()
         failure: RpcFailure | None = RpcFailure("the client is gone", grpc.StatusCode.CANCELLED)
+        place: CallPlace | None = None
         try:
-            yield from plan.engine.stream(self._admit(plan, requests, context))
+            call = self._admit(plan, requests, context)
+            place = _take_place(plan, call)
+            yield from _read_by_client(plan.engine.stream(call), place)
             failure = None
         except Exception as error:  # noqa: BLE001  the fault wall of a call
-            failure = failure_of(error, plan.route_name)
+            failure = failure_of(error, plan.route.name)
         finally:
+            if place is not None:
+                failure = ended_here(place) or failure
+                place.give_up()
             self._end(plan, failure, started_s)
         if failure is not None:
-            context.abort(failure.code, failure.message)
+            context.abort(failure.code, bounded_text(failure.message))
 
     def _admit(self, plan: _Plan, requests: Iterator[bytes], context: grpc.ServicerContext) -> Call:
-        """The call, once its peer is known and may make it. Nothing of its messages has been read by then."""
-        peer = self._peers.find(context.peer())
-        if peer is None:
+        """The call, after its client is known and may make it. No message has been read by then."""
+        client = self._clients.find(context.peer())
+        if client is None:
             text = "no peer info: this port is for the server's own use"
             raise RpcFailure(text, grpc.StatusCode.PERMISSION_DENIED)
         metadata = tuple((key, value) for key, value in context.invocation_metadata())
         request_id = request_id_of(metadata)
         if not request_id and _is_unary(plan.method) and plan.pool is not self._refusing:
             request_id = new_request_id()
-        stream = RequestStream(requests, context)
-        call = Call(plan.route_name, plan.method, stream, context, peer, metadata, request_id)
+        stream = RequestStream(requests, context, max_request_bytes(plan.route))
+        call = Call(plan.route, plan.method, stream, context, client, metadata, request_id)
         call.set_trailing(())
-        if plan.is_gated:
-            self._gate.check(plan.method.name, peer)
+        if self._mark.is_in(metadata):
+            call.set_trailing(((MARK_KEY, self._mark.text),))
+            text = f"{plan.method.name} was sent by this server to itself; it serves no calls of its own"
+            raise RpcFailure(text, REFUSAL_CODE)
+        self._gate.check(plan.route, client)
         return call
 
     def _end(self, plan: _Plan, failure: RpcFailure | None, started_s: float) -> None:
         if self._count is not None:
             code = failure.code if failure else grpc.StatusCode.OK
-            self._count(plan.route_name, plan.engine.name, code.name, time.monotonic() - started_s)
+            self._count(plan.route.name, plan.engine.name, code.name, time.monotonic() - started_s)
 
 
 class _Behavior:
-    """What grpcio calls for one call, with the pool that it is to run in as grpcio wants it said."""
+    """The function that grpcio calls for one call. grpcio reads the thread pool from an attribute of the function."""
 
     def __init__(self, run: Callable[..., object], plan: _Plan) -> None:
         self._run = run
@@ -212,8 +271,49 @@ class _Behavior:
         return self._run(self._plan, requests, context)
 
 
+def _take_place(plan: _Plan, call: Call) -> CallPlace | None:
+    """The place of a call; None for a refusal.
+
+    Raises:
+        RpcFailure: the client's share is used up.
+        RequestsBroken: the call is over already.
+    """
+    if plan.shares is None:
+        return None
+    place = plan.shares.take(call.client, call.context.cancel)
+    if not call.context.add_callback(place.give_up):
+        # A place has two holders, and the callback of a call that is over is never called: see CallPlace.give_up.
+        place.give_up()
+        place.give_up()
+        raise RequestsBroken
+    call.requests.place = place
+    return place
+
+
+def _read_by_client(responses: Iterator[bytes], place: CallPlace | None) -> Iterator[bytes]:
+    """`responses`, closed at the end. `place` is told while the client has a response to read."""
+    try:
+        for response in responses:
+            if place is not None:
+                place.wait_for(Waiting.READING)
+            yield response
+            if place is not None:
+                place.go_on()
+    finally:
+        close = getattr(responses, "close", None)
+        if close is not None:
+            close()
+
+
+def ended_here(place: CallPlace) -> RpcFailure | None:
+    """The status that is counted for a call that was ended because its client was idle. The client sees CANCELLED."""
+    if not place.end_text:
+        return None
+    return RpcFailure(place.end_text, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
 def failure_of(error: Exception, route_name: str) -> RpcFailure:
-    """What the client is told of `error`. A bug of ours is INTERNAL: upstream's tools take UNKNOWN for an answer."""
+    """The status for `error`. A bug is INTERNAL, because upstream's tools take UNKNOWN for an answer."""
     match error:
         case RpcFailure():
             return error
@@ -229,7 +329,7 @@ def _is_unary(method: RpcMethod) -> bool:
 
 
 def unknown_text(path: str) -> str:
-    """What grpc-go says of a path that it does not serve. Source: google.golang.org/grpc, server.go handleStream."""
+    """grpc-go's text for a path that it does not serve. Source: google.golang.org/grpc server.go (handleStream)."""
     service, slash, name = path.removeprefix("/").rpartition("/")
     if not slash:
         return f'malformed method name: "{path}"'
@@ -244,3 +344,36 @@ _SERVICES = {method.service for method in (*VOLUME_SERVER_METHODS.values(), *REF
 def _unknown_method(path: str) -> RpcMethod:
     some = next(iter(VOLUME_SERVER_METHODS.values()))
     return RpcMethod("", path, some.request_class, some.response_class, True, True)
+
+
+# ---- Texts that end calls.
+
+MAX_WIRE_BYTES = 4096
+"""The most bytes of a text in a trailer, where each byte outside printable ASCII takes three. This is more than any
+text of this program or of upstream, and less than the 8 KiB that many gRPC clients accept. A text may repeat what the
+client sent, and a message may have a gigabyte."""
+
+
+def bounded_text(text: str) -> str:
+    """`text`. A text too long for a status becomes its beginning, the count of characters left out, and its end."""
+    if len(text) <= MAX_WIRE_BYTES and sum(map(_wire_bytes, text)) <= MAX_WIRE_BYTES:
+        return text
+    head = _fitting(text[:MAX_WIRE_BYTES])
+    tail = _fitting(reversed(text[-MAX_WIRE_BYTES:]))[::-1]
+    return f"{head} [{len(text) - len(head) - len(tail)} characters left out] {tail}"
+
+
+def _fitting(characters: Iterable[str]) -> str:
+    """The first of `characters`, as many as fit into a little less than half a status."""
+    left = MAX_WIRE_BYTES // 2 - 32
+    kept = []
+    for character in characters:
+        left -= _wire_bytes(character)
+        if left < 0:
+            break
+        kept.append(character)
+    return "".join(kept)
+
+
+def _wire_bytes(character: str) -> int:
+    return 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode("utf-8", "surrogatepass"))

@@ -1,34 +1,37 @@
-"""Authority for RPCs: the volumes are had for as long as the call needs them, most calls to their last message."""
+"""Authority for RPCs: an engine has the volumes of a call as long as the call needs them, usually to its last
+message."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import grpc
 
 from native_handlers.grpc.context import RpcFailure
+from supervisor.authority.backend_effects import backend_effects
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
-from supervisor.authority.left_behind import COMMIT, left_behind
+from supervisor.authority.outside import holding
 from supervisor.authority.volume_ids import BadMessage, text_field, volume_ids_of
 from supervisor.gateway.grpc_volume_access import VolumeAccess
 from supervisor.routing.decision import Engine
-from supervisor.routing.registry import AccessKind, Holding
+from supervisor.routing.registry import AccessKind, Holding, Leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from google.protobuf.descriptor import Descriptor
 
+    from native_handlers.pb.methods import RpcMethod
     from supervisor.authority.authority import Authority
     from supervisor.cluster.node_model import NodeModel
     from supervisor.gateway.grpc_call import Call, CallEngine
     from supervisor.routing.registry import Route
 
 WAIT_LIMIT_S = 30.0
-"""How long a call waits for what the other engine has under way on its volume, where its own deadline is later."""
-_NONE_MEANS_ALL = frozenset({"grpc.ScrubVolume", "grpc.ScrubEcVolume"})
+"""How long a call waits while the other engine works on its volume. An earlier deadline of the call counts instead."""
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ class GrpcAuthority:
 
     Args:
         model: knows which volumes there are, for calls about all of them or about a collection.
-        is_bound: whether the backend alone can serve a volume: an erasure-coded or a tiered one.
+        is_bound: whether the backend alone can serve a volume.
         backend: executes the native calls that the backend is to execute for now.
         check_maintenance: raises what a call gets in maintenance mode.
     """
@@ -57,18 +60,19 @@ class GrpcAuthority:
         self._backend = backend
 
     def guarded(self, route: Route, engine: Engine, runner: CallEngine) -> CallEngine:
-        """`runner`, which belongs to `engine`, with what `route` has to have."""
-        if route.access.volume_id_in is None and route.name != "grpc.DeleteCollection":
+        """`runner`, which belongs to `engine`, wrapped so that it runs only with what `route` needs."""
+        if not route.access.names_volumes:
             return runner
         return _Guarded(self, route, engine, runner, self._backend)
 
     def enter(self, route: Route, engine: Engine, call: Call) -> VolumeAccess:
-        """Returns when `engine` has the volumes that the first message of `call` names; no more of it is read.
+        """Returns when `engine` has the volumes that the first message of `call` names. Reads no further message.
 
         Raises:
-            RpcFailure: UNAVAILABLE where the engine does not get a volume, INTERNAL for what is no message,
-                FAILED_PRECONDITION for a commit of a compaction that the backend does not know of.
-            ServedElsewhere: the backend is to execute the call.
+            RpcFailure: UNAVAILABLE where the engine does not get a volume, INTERNAL where the message cannot be parsed,
+                FAILED_PRECONDITION for the commit of a compaction that the backend does not have.
+            ServedElsewhere: the backend must execute the call.
+            In each case the engine has no volume.
         """
         first = call.requests.only()
         call.requests.give_back(first)
@@ -78,7 +82,8 @@ class GrpcAuthority:
             raise RpcFailure("grpc: error unmarshalling request", grpc.StatusCode.INTERNAL) from error
         if engine is Engine.NATIVE:
             for volume_id in volume_ids:
-                if self._is_bound(volume_id):
+                # Volume 0 stands for shards that no engine has open. The backend has every volume that is not open.
+                if not volume_id or self._is_bound(volume_id):
                     raise ServedElsewhere(volume_id)
         left_s = call.time_remaining_s
         timeout_s = WAIT_LIMIT_S if left_s is None else min(left_s, WAIT_LIMIT_S)
@@ -89,17 +94,37 @@ class GrpcAuthority:
         except AccessRefused as refusal:
             raise RpcFailure(str(refusal), grpc.StatusCode.UNAVAILABLE) from refusal
         if engine is Engine.BACKEND:
+            if call.method.client_streaming:
+                call.requests.checks.append(partial(self._check_later, route, call.method, volume_ids))
             self._note_what_is_left(access, route, volume_ids, first)
         return access
 
+    def note_end(self, route: Route, access: VolumeAccess) -> None:
+        """Notes a volume that the call has taken away. Call this at the end of the call, before access is given up."""
+        if route.takes_volume_away and access.code is grpc.StatusCode.OK:
+            for volume_id in access.volume_ids:
+                self._authority.forget(volume_id)
+
     def _note_what_is_left(self, access: VolumeAccess, route: Route, volume_ids: set[int], first: bytes) -> None:
-        if route.name == COMMIT and not all(self._authority.is_pinned(volume_id) for volume_id in volume_ids):
+        if route.leaves is Leaves.COMMIT and not all(self._authority.is_pinned(volume_id) for volume_id in volume_ids):
             access.give_up()
             self._refuse_commit(min(volume_ids))
-        access.left_after = lambda code: left_behind(route.name, code, first)
+        access.left_after = lambda code: backend_effects(route.leaves, code, first)
+
+    def _check_later(self, route: Route, method: RpcMethod, volume_ids: set[int], message: bytes) -> None:
+        """Refuses a later message about a volume that the first did not name: upstream's ReceiveFile accepts that."""
+        assert route.access.volume_id_in is not None
+        descriptor = cast("Descriptor", method.request_class.DESCRIPTOR)
+        try:
+            later = volume_ids_of(descriptor, route.access.volume_id_in, message, is_first=False) - volume_ids
+        except BadMessage:
+            return  # The engine refuses it in its own words.
+        if later:
+            text = f"the call is about volume {min(volume_ids)}, and a later message about volume {min(later)}"
+            raise RpcFailure(text, grpc.StatusCode.INVALID_ARGUMENT)
 
     def _refuse_commit(self, volume_id: int) -> NoReturn:
-        """In the backend's order of checks; it would leave the volume without its files, see `left_behind`."""
+        """Refuses a commit, with the backend's checks in its order. See `backend_effects` for the harm of a commit."""
         self._check_maintenance()
         if volume_id not in self._model.snapshot().volume_ids:
             raise RpcFailure(f"volume id {volume_id} is not found during commit compact")
@@ -109,17 +134,19 @@ class GrpcAuthority:
     def _volume_ids(self, route: Route, call: Call, first: bytes) -> set[int]:
         descriptor = cast("Descriptor", call.method.request_class.DESCRIPTOR)
         if route.access.volume_id_in is None:
-            collection = text_field(descriptor, "collection", first)
-            volumes = self._model.snapshot().volumes
-            of_it = {key[1] for key, volume in volumes.items() if volume.message.collection == collection}
-            # What is native and was not reported yet may be of the collection too.
-            return of_it | (set(self._authority.native_volumes()) - {key[1] for key in volumes})
+            assert route.access.collection_in is not None
+            collection = text_field(descriptor, route.access.collection_in, first)
+            snapshot = self._model.snapshot()
+            of_it = {key[1] for key, volume in snapshot.volumes.items() if volume.message.collection == collection}
+            of_it |= {key[1] for key, coded in snapshot.ec_shards.items() if coded.collection == collection}
+            # A native volume that was not reported yet may be of the collection, too.
+            return of_it | (set(self._authority.native_volumes()) - snapshot.all_ids)
         found = volume_ids_of(descriptor, route.access.volume_id_in, first)
-        return found or (self._model.snapshot().volume_ids if route.name in _NONE_MEANS_ALL else found)
+        return found or (self._model.snapshot().all_ids if route.access.none_means_all else found)
 
 
 class _Guarded:
-    """Runs `runner` with access, or the backend where the volume is to stay there."""
+    """Runs `runner` with access, or the backend where the volume must stay with the backend."""
 
     def __init__(
         self, authority: GrpcAuthority, route: Route, engine: Engine, runner: CallEngine, backend: CallEngine
@@ -146,7 +173,7 @@ class _Guarded:
             access.code = grpc.StatusCode.OK
 
     def _lets_go(self, access: VolumeAccess) -> bool:
-        """Several volumes are opened one after the other, so a stream over them needs the last to the end."""
+        """Whether access may end with the first message. A stream over several volumes opens them one after another."""
         return self._route.access.holding is Holding.TO_FIRST_MESSAGE and access.is_of_one
 
     @contextmanager
@@ -160,9 +187,14 @@ class _Guarded:
         if self._engine is Engine.NATIVE and self._route.access.holding is Holding.WHILE_WORKING:
             call.pausing, access.is_wanted = access.pausing, call.context.is_active
         try:
-            yield access
+            if self._engine is Engine.NATIVE:
+                with holding(access.pausing):
+                    yield access
+            else:
+                yield access
         except RpcFailure as failure:
             access.code = failure.code
             raise
         finally:
+            self._authority.note_end(self._route, access)
             access.give_up()

@@ -1,7 +1,7 @@
-"""The server's flags and memory where the backend has the volumes: it owns state.pb, so it is asked.
+"""The server's flags and memory where the backend has the volumes. The backend owns state.pb, so the backend is asked.
 
-The backend can be reached through us only, so what it said last holds until somebody changes it through us. That is
-what is answered while it restarts.
+The backend can be reached through this process only. So its last answer holds until the next change through this
+process. That last answer is given while the backend restarts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from native_handlers.pb.methods import volume_server
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from google.protobuf.message import Message
+
+    from native_handlers.pb.methods import ServiceClient
     from supervisor.gateway.grpc_forward import ForwardedCall
 
 CALL_TIMEOUT_S = 5.0
-"""The backend is on this machine and answers these from memory, but SetState waits for an fsync."""
+"""The backend runs on this machine and answers from memory, except that SetState waits for an fsync."""
 
 
 class BackendStateKeeper:
@@ -35,7 +38,7 @@ class BackendStateKeeper:
 
     def state(self) -> pb.VolumeServerState:
         try:
-            response = self._call("GetState", pb.GetStateRequest())
+            response = self._call(lambda server: server.GetState, pb.GetStateRequest())
         except RpcFailure as failure:
             last = self._last
             if last is None or failure.code is not grpc.StatusCode.UNAVAILABLE:
@@ -44,44 +47,44 @@ class BackendStateKeeper:
         return self._remember(response.state)
 
     def update(self, state: pb.VolumeServerState) -> pb.VolumeServerState:
-        return self._remember(self._call("SetState", pb.SetStateRequest(state=state)).state)
+        return self._remember(self._call(lambda server: server.SetState, pb.SetStateRequest(state=state)).state)
 
     def note_forwarded(self, call: ForwardedCall) -> None:
-        """To be run after each SetState that was forwarded: remembers what the backend answered."""
+        """Remembers the backend's answer. It runs after each forwarded SetState."""
         assert call.response is not None
         self._remember(pb.SetStateResponse.FromString(call.response).state)
 
     def _remember(self, state: pb.VolumeServerState) -> pb.VolumeServerState:
         with self._lock:
-            # Answers may overtake each other on their way here; versions only grow.
+            # A later answer may arrive first. Versions only grow, so an older version is dropped.
             if self._last is None or state.version >= self._last.version:
                 self._last = state
             return state
 
-    def _call(self, name: str, request: Any) -> Any:  # noqa: ANN401  the messages of either RPC
-        return call_backend(self._channel(), name, request)
+    def _call(self, rpc: Callable[[ServiceClient], Any], request: Message) -> Any:  # noqa: ANN401  of either RPC
+        return call_backend(self._channel(), rpc, request)
 
 
 def memory_with_backend(channel: Callable[[], grpc.Channel]) -> pb.MemStatus:
-    """The memory of this process and the backend's together; only this process's while the backend is away."""
+    """The memory of this process and the backend's together. Only this process's while the backend does not answer."""
     total = own_memory_status()
     try:
-        status = call_backend(channel(), "VolumeServerStatus", pb.VolumeServerStatusRequest())
+        status = call_backend(channel(), lambda server: server.VolumeServerStatus, pb.VolumeServerStatusRequest())
     except RpcFailure:
         return total
     add_process_memory(total, status.memory_status)
     return total
 
 
-def call_backend(channel: grpc.Channel, name: str, request: Any) -> Any:  # noqa: ANN401
-    """The backend's answer to a question of our own.
+def call_backend(channel: grpc.Channel, rpc: Callable[[ServiceClient], Any], request: Message) -> Any:  # noqa: ANN401  the answer of any RPC
+    """The backend's answer to a question of this process. `rpc` picks the RPC from a client of the backend.
 
     Raises:
-        RpcFailure: with the backend's code and text, or UNAVAILABLE where it cannot be reached.
+        RpcFailure: with the backend's code and text, or UNAVAILABLE where the backend cannot be reached.
     """
     try:
-        return getattr(volume_server(channel), name)(request, timeout=CALL_TIMEOUT_S)
-    except ValueError as error:  # what grpcio raises for a closed channel
+        return rpc(volume_server(channel))(request, timeout=CALL_TIMEOUT_S)
+    except ValueError as error:  # grpcio raises this for a closed channel
         raise RpcFailure(f"the backend volume server is unavailable: {error}", grpc.StatusCode.UNAVAILABLE) from error
     except grpc.RpcError as error:
         code, details = error.code(), error.details() or ""

@@ -1,7 +1,8 @@
-"""One gRPC call as both engines see it, whatever its shape."""
+"""One gRPC call as both engines see it, for every shape of RPC."""
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +11,7 @@ import grpc
 
 from native_handlers.grpc.context import Metadata, RequestsBroken, RpcFailure
 from supervisor.gateway.grpc_metadata import with_request_id
+from supervisor.gateway.grpc_shares import CallPlace, Waiting
 from supervisor.net.grpc_deadline import remaining_s
 
 if TYPE_CHECKING:
@@ -17,40 +19,69 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from native_handlers.pb.methods import RpcMethod
-    from supervisor.net.grpc_peers import Peer
+    from supervisor.net.grpc_clients import GrpcClient
+    from supervisor.routing.registry import Route
 
 
 class RequestStream:
-    """A client's messages as bytes, one at a time: the next is asked of the client only when it is asked for here.
+    """A client's messages as bytes, one at a time. The next message is read from the client only when it is asked for.
 
-    Ends with StopIteration only when the client said that it is done. grpcio ends its own iterator in the same way when
-    the client vanishes in between, so at the end it is asked once more: by then it knows. (Without this, half a file
-    would pass for a whole one.)
+    Ends with StopIteration only when the client has said that it is done. grpcio also ends its own iterator when the
+    client vanishes in between. So this class asks grpcio once more at the end, when grpcio knows which it was.
+    Otherwise half a file would pass for a whole one.
+
+    `place`, where there is one, is told whenever the call waits for a message. Each of `checks` gets each message
+    before the caller does, and raises RpcFailure for a message that must not pass. Messages that were given back were
+    checked.
 
     Raises:
+        RpcFailure: RESOURCE_EXHAUSTED for a message of more than `max_bytes`.
         RequestsBroken: the client cancelled, ran out of time, or vanished.
     """
 
-    def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
+    def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext, max_bytes: int) -> None:
         self._requests = requests
         self._context = context
-        self._given_back: bytes | None = None
+        self.place: CallPlace | None = None
+        self.checks: list[Callable[[bytes], None]] = []
+        self.refusal: RpcFailure | None = None
+        """Why a message was not passed on. It is read after the call is over."""
+        self._max_bytes = max_bytes
+        self._awaited = Waiting.FIRST_MESSAGE
+        self._given_back: deque[bytes] = deque()
 
     def __iter__(self) -> RequestStream:
         return self
 
     def __next__(self) -> bytes:
-        if self._given_back is not None:
-            message, self._given_back = self._given_back, None
-            return message
+        if self._given_back:
+            return self._given_back.popleft()
+        if self.place is not None:
+            self.place.wait_for(self._awaited)
         try:
-            return next(self._requests)
+            return self._checked(next(self._requests))
         except grpc.RpcError as error:
             raise RequestsBroken from error
         except StopIteration:
             if self._is_complete():
                 raise
+        finally:
+            self._awaited = Waiting.NEXT_MESSAGE
+            if self.place is not None:
+                self.place.go_on()
         raise RequestsBroken
+
+    def _checked(self, message: bytes) -> bytes:
+        try:
+            if len(message) > self._max_bytes:
+                text = f"grpc: received message larger than max ({len(message)} vs. {self._max_bytes})"
+                raise RpcFailure(text, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            for check in self.checks:
+                check(message)
+        except RpcFailure as failure:
+            self.refusal = failure
+            raise
+        return message
 
     def _is_complete(self) -> bool:
         try:
@@ -61,12 +92,12 @@ class RequestStream:
             return self._context.is_active()
         raise AssertionError("grpcio gave a message after the end of the stream")
 
-    def give_back(self, message: bytes) -> None:
-        """Makes `message`, just taken, the next one again."""
-        self._given_back = message
+    def give_back(self, *messages: bytes) -> None:
+        """Makes `messages`, which were just taken in this order, the next ones again."""
+        self._given_back.extendleft(reversed(messages))
 
     def only(self) -> bytes:
-        """The one message of a unary request. Without one the call fails as it does in Go."""
+        """The one message of a unary request. Without a message the call fails as in Go."""
         try:
             return next(self)
         except StopIteration:
@@ -75,15 +106,16 @@ class RequestStream:
 
 @dataclass(slots=True)
 class Call:
-    """A call that was let in. `request_id` is empty for streaming calls that brought none; for `pausing` see
-    `RpcContext`.
+    """A call that was admitted. `request_id` is empty for a streaming call without one.
+
+    For `pausing` see `RpcContext`.
     """
 
-    route_name: str
+    route: Route
     method: RpcMethod
     requests: RequestStream
     context: grpc.ServicerContext
-    peer: Peer
+    client: GrpcClient
     metadata: Metadata
     request_id: str
     trailing: Metadata = field(default=())
@@ -94,16 +126,16 @@ class Call:
         return remaining_s(self.context)
 
     def set_trailing(self, metadata: Metadata) -> None:
-        """Says what ends the call, with the request id where the call has one to return."""
+        """Sets the trailing metadata, with the request id where the call has one to return."""
         is_unary = not (self.method.client_streaming or self.method.server_streaming)
         self.trailing = with_request_id(metadata, self.request_id) if is_unary else metadata
         self.context.set_trailing_metadata(self.trailing)
 
 
 class CallEngine(Protocol):
-    """Who executes a call. Both methods block, and raise nothing but RpcFailure and RequestsBroken.
+    """Executes calls. Both methods block, and raise only RpcFailure and RequestsBroken.
 
-    Exactly one is called, by the method's response shape.
+    The method's response shape decides which of the two is called.
     """
 
     name: str
@@ -111,12 +143,12 @@ class CallEngine(Protocol):
     def respond(self, call: Call) -> bytes: ...
 
     def stream(self, call: Call) -> Iterator[bytes]:
-        """Yields the answers one at a time as they are taken. Closing it early gives the call up."""
+        """Yields the answers one at a time as they are taken. Closing the iterator early ends the call."""
         ...
 
 
 class Refusal:
-    """Serves a call by ending it with `failure`."""
+    """An engine that ends every call with `failure`."""
 
     name = "none"
 

@@ -1,4 +1,4 @@
-"""Calls handed on to the backend as bytes: no message is decoded, in none of the four shapes, save that of Ping."""
+"""Calls that are passed to the backend as bytes. Of all messages only that of Ping is decoded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from supervisor.gateway.grpc_call import Call, CallEngine, RequestStream
+    from supervisor.routing.registry import AfterForward
 
 UNAVAILABLE_TEXT = "the backend volume server is unavailable"
 _OF_GRPC_ITSELF = (
@@ -35,15 +36,14 @@ _OF_GRPC_ITSELF = (
     "recvmsg:",
     "sendmsg:",
 )
-"""How an UNAVAILABLE begins that no server sent: grpcio makes it up when the connection is what failed, and says so in
-no other way. The backend may send one too, about a third server."""
+"""Beginnings of UNAVAILABLE texts that no server sent. grpcio makes such a status when the connection has failed, and
+only the text tells it apart. The backend may send an UNAVAILABLE too, about a third server."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedCall:
-    """A call that the backend answered with OK. The messages are None where they were a stream."""
+    """A call that the backend answered with OK. `request` or `response` is None where it was a stream."""
 
-    route_name: str
     request: bytes | None
     response: bytes | None
 
@@ -52,15 +52,15 @@ class BackendEngine:
     """Forwards calls on the channel that `channel` gives. A call is tried once: the backend may have executed it.
 
     Args:
-        channel: asked for each call, so that a restarted backend can get a new channel.
-        after_forward: by route name, what else is to happen once the backend has said OK, before the client hears it.
-            If it raises, the client gets INTERNAL.
+        channel: called for each call, because a restarted backend has a new channel.
+        after_forward: by the value of `Route.after_forward`, a function that is called after the backend's OK and
+            before the client gets it. If the function raises, the client gets INTERNAL.
     """
 
     name = "backend"
 
     def __init__(
-        self, channel: Callable[[], grpc.Channel], after_forward: Mapping[str, Callable[[ForwardedCall], None]]
+        self, channel: Callable[[], grpc.Channel], after_forward: Mapping[AfterForward, Callable[[ForwardedCall], None]]
     ) -> None:
         self._channel = channel
         self._after_forward = after_forward
@@ -68,7 +68,7 @@ class BackendEngine:
     def respond(self, call: Call) -> bytes:
         request = None if call.method.client_streaming else call.requests.only()
         rpc = self._start(call, request)
-        # Blocks until the call is over, in whatever way.
+        # code() blocks until the call is over, with success or not.
         if rpc.code() is not grpc.StatusCode.OK:
             raise _failure_of(rpc, call)
         response: bytes = rpc.result()
@@ -82,10 +82,10 @@ class BackendEngine:
         request = None if call.method.client_streaming else call.requests.only()
         rpc = self._start(call, request)
         try:
-            rpc.initial_metadata()  # Blocks until the headers are there or the call is over.
+            rpc.initial_metadata()  # blocks until the headers have come or the call is over
             if not rpc.done():
                 _send_headers(call, rpc)
-            # Each step asks the backend for one message, so its pace is the client's.
+            # Each step asks the backend for one message, so the client's speed limits the backend's.
             yield from _messages(rpc)
             if rpc.code() is not grpc.StatusCode.OK:
                 raise _failure_of(rpc, call)
@@ -94,12 +94,12 @@ class BackendEngine:
             rpc.cancel()
 
     def _start(self, call: Call, request: bytes | None) -> Any:  # noqa: ANN401  grpcio types its calls by shape
-        """Begins the call; it ends with the client's, at the latest."""
+        """Begins the backend's call, which ends no later than the client's call."""
         metadata = with_request_id(forwarded_request_metadata(call.metadata), call.request_id)
         outgoing: bytes | _OutgoingRequests = _OutgoingRequests(call.requests) if request is None else request
         try:
             rpc = _invoke(self._channel(), call, outgoing, metadata)
-        except ValueError as error:  # what grpcio raises for a closed channel
+        except ValueError as error:  # grpcio raises this for a closed channel
             rpc = None
             raise RpcFailure(f"{UNAVAILABLE_TEXT}: {error}", grpc.StatusCode.UNAVAILABLE) from error
         finally:
@@ -110,17 +110,14 @@ class BackendEngine:
         return rpc
 
     def _finish(self, rpc: Any, call: Call, request: bytes | None, response: bytes | None) -> None:  # noqa: ANN401
-        hook = self._after_forward.get(call.route_name)
+        hook = self._after_forward.get(call.route.after_forward)
         if hook is not None:
-            hook(ForwardedCall(call.route_name, request, response))
+            hook(ForwardedCall(request, response))
         call.set_trailing(forwarded_answer_metadata(rpc.trailing_metadata()))
 
 
 class PingForwarder:
-    """Forwards Ping, but not one that names a target.
-
-    The only master that the backend was told of is our relay, so it would refuse to ask the real ones.
-    """
+    """Forwards a Ping without a target; a Ping with a target is native. See `BeforeForward.ANSWER_TARGETS`."""
 
     name = BackendEngine.name
 
@@ -154,7 +151,7 @@ def _messages(rpc: Any) -> Iterator[bytes]:  # noqa: ANN401
     try:
         yield from rpc
     except grpc.RpcError:
-        return  # The call says why it ended.
+        return  # the caller reads the reason from the call's code
 
 
 def _send_headers(call: Call, rpc: Any) -> None:  # noqa: ANN401
@@ -165,7 +162,9 @@ def _send_headers(call: Call, rpc: Any) -> None:  # noqa: ANN401
 
 
 def _failure_of(rpc: Any, call: Call) -> RpcFailure:  # noqa: ANN401
-    """The backend's status, its trailers set to go with it."""
+    """The backend's status, with its trailers; or the reason why a message of the client was not passed on."""
+    if call.requests.refusal is not None:
+        return call.requests.refusal
     code: grpc.StatusCode = rpc.code()
     details: str = rpc.details() or ""
     trailing = forwarded_answer_metadata(rpc.trailing_metadata())
@@ -176,10 +175,10 @@ def _failure_of(rpc: Any, call: Call) -> RpcFailure:  # noqa: ANN401
 
 
 class _OutgoingRequests:
-    """The client's stream, for grpcio to send on from a thread of its own, one message at a time.
+    """The client's stream. A thread of grpcio sends its messages on, one at a time.
 
-    If the client breaks off, the backend's call is cancelled *before* this iterator ends, else grpcio would tell the
-    backend that the stream is complete.
+    If the client breaks off, or sends a message that is refused, the backend's call is cancelled *before* this iterator
+    ends. Otherwise grpcio would tell the backend that the stream is complete.
     """
 
     def __init__(self, requests: RequestStream) -> None:
@@ -197,7 +196,7 @@ class _OutgoingRequests:
     def __next__(self) -> bytes:
         try:
             return next(self._requests)
-        except RequestsBroken:
+        except (RequestsBroken, RpcFailure):
             self._is_started.wait()
             if self._rpc is not None:
                 self._rpc.cancel()

@@ -1,7 +1,8 @@
-"""Which metadata goes on with a forwarded call, and the request id of a call. Pure rules.
+"""Which metadata is passed on with a forwarded call, and the request id of a call. Pure rules.
 
-Source of the request id: weed/pb/grpc_client_server.go, requestIDUnaryInterceptor: unary calls only; the client's id or
-a new UUID; handed on to calls made for this one; returned in the trailers, also of a call that fails.
+Source of the request id: weed/pb/grpc_client_server.go (requestIDUnaryInterceptor). Only unary calls have one: the
+client's id or a new UUID. The id is passed on to calls made for this one. The trailers return the id, also for a call
+that fails.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _OF_THIS_HOP = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
-        # grpcio writes its own and lets no caller set it.
+        # grpcio writes this itself and lets no caller set it.
         "user-agent",
     }
 )
@@ -36,14 +37,16 @@ _STATUS_DETAILS = "grpc-status-details-bin"
 
 
 def forwarded_request_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Metadata:
-    """What of a client's `metadata` the backend gets: all but what belongs to the client's own connection or to gRPC
-    itself (deadline, encodings, status), which the next hop writes anew.
+    """The part of a client's `metadata` that the backend gets.
+
+    Left out is what belongs to the client's own connection or to gRPC itself (deadline, encodings, status). The next
+    hop writes these again.
     """
     return tuple((key, value) for key, value in metadata if key not in _OF_THIS_HOP and not _is_reserved(key))
 
 
 def forwarded_answer_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
-    """What of the backend's headers or trailers the client gets: as above, and the details of its status."""
+    """The part of the backend's headers or trailers that the client gets: as above, and the details of the status."""
     return tuple(
         (key, value)
         for key, value in metadata or ()
@@ -60,7 +63,7 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def with_request_id(metadata: Metadata, request_id: str) -> Metadata:
-    """`metadata` with exactly one request id, this one; as it is when `request_id` is empty."""
+    """`metadata` with `request_id` as its only request id. With an empty `request_id`, `metadata` unchanged."""
     if not request_id:
         return metadata
     return (*((key, value) for key, value in metadata if key != REQUEST_ID_KEY), (REQUEST_ID_KEY, request_id))

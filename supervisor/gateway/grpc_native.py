@@ -1,4 +1,4 @@
-"""Calls that this process executes itself: messages are decoded here and handed to a native handler."""
+"""Calls that this process executes: messages are decoded here and given to a native handler."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from native_handlers.grpc.context import GrpcHandler
+    from native_handlers.grpc.context import BytesHandler, GrpcHandler
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.pb.methods import RpcMethod
-    from supervisor.gateway.grpc_call import Call
+    from supervisor.gateway.grpc_call import Call, CallEngine
 
 
 class NativeEngine:
-    """Runs `handler` with `node`, in the call's own thread."""
+    """Runs `handler` with `node`, in the thread of the call."""
 
     name = "native"
 
@@ -47,6 +47,28 @@ class NativeEngine:
             call.set_trailing(tuple(context.trailing))
 
 
+class BytesEngine:
+    """As `NativeEngine`, for a handler that takes its request and gives its answer as bytes."""
+
+    name = "native"
+
+    def __init__(self, node: GrpcNode, handler: BytesHandler) -> None:
+        self._node = node
+        self._handler = handler
+
+    def respond(self, call: Call) -> bytes:
+        context = _context_of(call)
+        try:
+            return self._handler(self._node, context, call.requests.only())
+        except DecodeError as error:
+            raise _no_request(error) from error
+        finally:
+            call.set_trailing(tuple(context.trailing))
+
+    def stream(self, call: Call) -> Iterator[bytes]:
+        yield self.respond(call)
+
+
 def _serialized(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
@@ -61,13 +83,17 @@ def _parse(method: RpcMethod, request: bytes) -> Message:
     try:
         return method.request_class.FromString(request)
     except DecodeError as error:
-        raise RpcFailure(f"grpc: error unmarshalling request: {error}", grpc.StatusCode.INTERNAL) from error
+        raise _no_request(error) from error
+
+
+def _no_request(error: DecodeError) -> RpcFailure:
+    return RpcFailure(f"grpc: error unmarshalling request: {error}", grpc.StatusCode.INTERNAL)
 
 
 def _context_of(call: Call) -> RpcContext:
     return RpcContext(
-        peer_host=call.peer.host,
-        peer_port=call.peer.port,
+        client_host=call.client.host,
+        client_port=call.client.port,
         metadata=call.metadata,
         request_id=call.request_id,
         is_active=call.context.is_active,
@@ -77,6 +103,9 @@ def _context_of(call: Call) -> RpcContext:
     )
 
 
-def native_engines(node: GrpcNode, handlers: Mapping[str, GrpcHandler]) -> dict[str, NativeEngine]:
-    """What `GrpcGateway` wants to know of the RPCs that this process can execute."""
-    return {name: NativeEngine(node, handler) for name, handler in handlers.items()}
+def native_engines(
+    node: GrpcNode, handlers: Mapping[str, GrpcHandler], bytes_handlers: Mapping[str, BytesHandler] | None = None
+) -> dict[str, CallEngine]:
+    """The engines of the RPCs that this process can execute. Where both maps name an RPC, `bytes_handlers` counts."""
+    engines: dict[str, CallEngine] = {name: NativeEngine(node, handler) for name, handler in handlers.items()}
+    return engines | {name: BytesEngine(node, handler) for name, handler in (bytes_handlers or {}).items()}

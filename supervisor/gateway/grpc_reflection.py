@@ -1,4 +1,4 @@
-"""Server reflection, as upstream's Go server has it: v1alpha and v1, whose messages are the same on the wire."""
+"""Server reflection as in upstream's Go server: v1alpha and v1, whose messages are the same on the wire."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REFLECTION_METHODS = {path: _method(path) for path in REFLECTION_PATHS}
 
 
 class ReflectionEngine:
-    """Answers from this project's own descriptors."""
+    """Answers reflection requests from this project's own descriptors."""
 
     name = "native"
 

@@ -16,48 +16,48 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from supervisor.authority.authority import Authority
-    from supervisor.authority.ledger import Left, Ticket
+    from supervisor.authority.ledger import BackendEffect, Ticket
     from supervisor.routing.decision import Engine
     from supervisor.routing.registry import AccessKind
 
 TAKE_BACK_LIMIT_S = 30.0
-"""How long a stream that paused waits for its volume."""
+"""How long a paused stream waits for its volume when it goes on."""
 LOOK_S = 0.1
-"""How often it asks for one that the backend keeps."""
+"""How often a stream asks again for a volume that the backend keeps."""
 
 
 class VolumeAccess:
-    """For the thread of one call. Whoever makes one calls `give_up` in the end.
+    """Access of one call to its volumes, for the thread of that call. The call must end with `give_up`.
 
-    `code` is how the call ended: CANCELLED until its runner has said anything else. `left_after` is asked, with the
-    code, what the call leaves behind, `is_wanted` whether anyone still waits for the answer.
+    `code` says how the call ended: CANCELLED until its runner sets another code. `left_after` gets the code and returns
+    what the call leaves behind. `is_wanted` returns whether the client still waits for the answer.
     """
 
     def __init__(
         self, authority: Authority, volume_ids: set[int], engine: Engine, kind: AccessKind, *, is_long: bool
     ) -> None:
         self._authority = authority
-        self._volume_ids = volume_ids
+        self.volume_ids = volume_ids
         self._engine = engine
         self._kind = kind
         self._is_long = is_long
         self._tickets: list[Ticket] = []
         self.code = grpc.StatusCode.CANCELLED
-        self.left_after: Callable[[grpc.StatusCode], Left | None] = lambda _code: None
+        self.left_after: Callable[[grpc.StatusCode], BackendEffect | None] = lambda _code: None
         self.is_wanted: Callable[[], bool] = lambda: True
 
     @property
     def is_of_one(self) -> bool:
-        return len(self._volume_ids) == 1
+        return len(self.volume_ids) == 1
 
     def take(self, timeout_s: float) -> None:
-        """Raises AccessRefused or ServedElsewhere: none of the volumes is had."""
+        """Takes all volumes. Raises AccessRefused or ServedElsewhere, and then has none of the volumes."""
         self._tickets = self._authority.enter_all(
-            self._volume_ids, self._engine, self._kind, timeout_s, is_long=self._is_long
+            self.volume_ids, self._engine, self._kind, timeout_s, is_long=self._is_long
         )
 
     def give_up(self) -> None:
-        """Repeating it does nothing."""
+        """Gives all volumes up. A second call does nothing."""
         tickets, self._tickets = self._tickets, []
         left = self.left_after(self.code) if tickets else None
         for ticket in tickets:
@@ -65,11 +65,14 @@ class VolumeAccess:
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
-        """Inside, the volumes may change hands; afterwards they are had again.
+        """Inside the block the volumes may change hands. Then the call has them again. Does nothing if it has none.
 
         Raises:
-            RpcFailure: UNAVAILABLE, they are not to be had again.
+            RpcFailure: UNAVAILABLE, the volumes cannot be taken back. The call has none of them.
         """
+        if not self._tickets:
+            yield
+            return
         self.give_up()
         yield
         deadline_s = monotonic() + TAKE_BACK_LIMIT_S

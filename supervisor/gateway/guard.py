@@ -1,7 +1,8 @@
-"""Who may do what over HTTP: the white list for both engines, tokens for what is answered here.
+"""Access rules over HTTP: the white list for both engines, and tokens for requests that are answered here.
 
-The backend sees only us as its peer, so the white list is decided here for forwarded requests too. It has the keys,
-so tokens of forwarded requests are left to it. Source: weed/security/guard.go, weed/server/volume_server_handlers.go.
+The backend sees only this process as its client, so the white list is checked here for forwarded requests too. The
+backend has the keys, so it checks the tokens of forwarded requests. Source: weed/security/guard.go,
+weed/server/volume_server_handlers.go.
 """
 
 from __future__ import annotations
@@ -12,112 +13,172 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadFileId
-from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
-from native_handlers.http.context import AuthKeys
-from native_handlers.http.go_json import text_of_wire
-from native_handlers.http.paths import parse_object_path, wire_path
 from native_handlers.http.reply import empty_reply, json_error
 from native_handlers.http.tokens import token_of
-from supervisor.routing.registry import AccessKind
-from supervisor.wire.jwt import BadToken, check_token
+from native_handlers.http_model.go_json import text_of_wire
+from supervisor.routing.registry import AccessKind, Gate, TokenKey
+from supervisor.wire.jwt import BadToken, check_token, token_file_id
 from supervisor.wire.whitelist import Whitelist
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from native_handlers.http.message import Request, Response
-    from native_handlers.http.paths import ObjectPath
-    from supervisor.cli.config import SecurityConfig
+    from native_handlers.http_model.message import Request, Response
+    from native_handlers.http_model.target import RequestTarget
+    from supervisor.config.config import SecurityConfig
     from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
 
-_READ_OF_NO_VOLUME = "http.stats"
-"""Upstream's object handler answers this route, and asks for a token before it finds that `stats` is no volume."""
+UPLOADS = frozenset({"POST", "PUT"})
+
+
+@dataclass(frozen=True, slots=True)
+class AuthKeys:
+    """The signing keys in force. An empty key means that no token is needed."""
+
+    write_key: bytes = b""
+    read_key: bytes = b""
+
+    def of(self, token: TokenKey) -> bytes:
+        """The key that `token` names; empty for NONE."""
+        if token is TokenKey.NONE:
+            return b""
+        return self.read_key if token is TokenKey.READ else self.write_key
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What one SecurityConfig comes to. Replaced whole, so nobody sees keys of one and a list of another."""
+    """The rules of one SecurityConfig.
+
+    It is replaced whole, so no reader sees the keys of one and the list of another.
+    """
 
     whitelist: Whitelist
     keys: AuthKeys
+    is_open_to_all: bool
 
     @classmethod
     def of(cls, security: SecurityConfig) -> _Snapshot:
-        write, read = security.write_key, security.read_key
         whitelist = Whitelist.parse(security.white_list)
+        for entry in whitelist.hosts:
+            if entry != entry.strip() or not entry:
+                log.error("white list: %r is no host; blanks and empty entries are taken as they are", entry)
         for entry in whitelist.skipped:
             log.error("white list: %r is no network such as 10.0.0.0/8; it is left out", entry)
         if whitelist.skipped and whitelist.is_empty:
             log.error("white list: no entry is left, so every host may write")
-        return cls(whitelist, AuthKeys(write.key, read.key, write.expires_after_s, read.expires_after_s))
+        return cls(whitelist, AuthKeys(security.write_key.key, security.read_key.key), whitelist.is_empty)
 
 
 class Guard:
-    """Decides from the snapshot in force. Every method may be called from any thread."""
+    """Applies the rules in force. Any thread may call any method.
+
+    Attributes:
+        rules: what is in force. It is replaced as a whole, so other rules are another object.
+    """
 
     def __init__(self, security: SecurityConfig, *, now_s: Callable[[], float] = time.time) -> None:
-        self._snapshot = _Snapshot.of(security)
+        self.rules = _Snapshot.of(security)
         self._now_s = now_s
 
     def update(self, security: SecurityConfig) -> None:
         """Puts another configuration in force, in one step."""
-        self._snapshot = _Snapshot.of(security)
+        self.rules = _Snapshot.of(security)
 
     def allows(self, host: str) -> bool:
-        """Whether the white list lets the TCP peer `host` write."""
-        return self._snapshot.whitelist.allows(host)
+        """Whether the white list lets the client with the TCP address `host` write."""
+        return self.rules.whitelist.allows(host)
+
+    def names(self, host: str) -> bool:
+        """Whether there is a white list and it contains the TCP address `host`."""
+        whitelist = self.rules.whitelist
+        return not whitelist.is_empty and whitelist.allows(host)
 
     def auth_keys(self) -> AuthKeys:
         """The signing keys in force."""
-        return self._snapshot.keys
+        return self.rules.keys
+
+    def checks(self, route: Route) -> bool:
+        """Whether a request of the route may be refused: by the white list, or for its token."""
+        return self._checks_host(route) or bool(self.rules.keys.of(route.token))
+
+    def _checks_host(self, route: Route) -> bool:
+        return route.gate is Gate.WHITE_LIST and not self.rules.is_open_to_all
 
     def refuse_host(self, route: Route, request: Request) -> Response | None:
-        """The refusal for a write by a peer that the white list lacks, 401 without a body; None lets it pass."""
-        if route.access.kind is not AccessKind.VOLUME_WRITE or self.allows(request.peer_host):
+        """401 without a body, for a write by a client that is not in the white list. None lets the request pass."""
+        if not self._checks_host(route) or self.allows(request.client_host):
             return None
-        log.info("not in the white list: %s wanted to %s %s", request.peer_host, request.method, request.raw_path)
+        log.info("not in the white list: %s wanted to %s %s", request.client_host, request.method, request.raw_path)
         return empty_reply(401)
 
     def refuse_token(self, route: Route, request: Request) -> Response | None:
-        """The refusal for a request whose token does not allow it; None lets it pass.
+        """The refusal for a request whose token does not allow it. None lets the request pass.
 
-        Reads need a token where there is a read key, writes and deletes where there is a write key. An id that upstream
-        looks at before the token gets its 400 from here, for what is refused must reach no handler.
+        Reads need a token where there is a read key; writes and deletes need one where there is a write key. Upstream
+        parses some ids before it checks the token. For such an id the refusal is upstream's 400, because a refused
+        request reaches no handler.
         """
-        if route.access.kind is AccessKind.VOLUME_READ or route.name == _READ_OF_NO_VOLUME:
-            key = self._snapshot.keys.read_key
-        elif route.access.kind is AccessKind.VOLUME_WRITE:
-            key = self._snapshot.keys.write_key
-        else:
-            return None
+        key = self.rules.keys.of(route.token)
         if not key:
             return None
-        path = parse_object_path(wire_path(request))
+        target = request.parsed
         try:
-            check_token(token_of(request), key, f"{path.volume_id},{path.file_id}", self._now_s())
+            check_token(token_of(request), key, target.token_file_id, self._now_s())
         except BadToken as error:
-            reason = _what_is_wrong(route, request.method, path)
+            reason = _what_is_wrong(route, request.method, target)
             if reason is not None:
                 return json_error(request, 400, reason)
-            log.info("wrong jwt from %s for %s: %s", request.peer_host, request.raw_path, error)
-            return json_error(request, 401, "wrong jwt")
-        return None
+            return _wrong_jwt(request, str(error))
+        return self.refuse_upload_of_another(route, request)
+
+    def refuse_upload_of_another(self, route: Route, request: Request) -> Response | None:
+        """The refusal for an upload that writes another file than its token is for. None lets the request pass.
+
+        The check of a token, here and in the backend, reads the file id from another place of the path than the upload
+        does. Upstream lets such an upload pass, so a token for one file writes any file of the volume.
+        """
+        if route.access.kind is not AccessKind.VOLUME_WRITE or request.method not in UPLOADS:
+            return None
+        if not self.rules.keys.write_key or not request.parsed.uploads_another:
+            return None
+        return _wrong_jwt(request, f"a token for {request.parsed.token_file_id!r} does not cover what it writes")
+
+    def readable(self, request: Request) -> str | None:
+        """See `TokenScope`."""
+        return self._scope(request, self.rules.keys.read_key)
+
+    def changeable(self, request: Request) -> str | None:
+        """See `TokenScope`."""
+        return self._scope(request, self.rules.keys.write_key)
+
+    def _scope(self, request: Request, key: bytes) -> str | None:
+        if not key:
+            return None
+        try:
+            return token_file_id(token_of(request), key, self._now_s())
+        except BadToken:
+            return ""
 
 
-def _what_is_wrong(route: Route, method: str, path: ObjectPath) -> str | None:
-    """What upstream says of a malformed id before it looks at a token; None where it looks at the token first.
+def _wrong_jwt(request: Request, why: str) -> Response:
+    log.info("wrong jwt from %s for %s: %s", request.client_host, request.raw_path, why)
+    return json_error(request, 401, "wrong jwt")
 
-    Source: weed/server/volume_server_handlers_write.go PostHandler, DeleteHandler.
+
+def _what_is_wrong(route: Route, method: str, target: RequestTarget) -> str | None:
+    """Upstream's text for a malformed id that upstream parses before the token; None where the token comes first.
+
+    Source: weed/server/volume_server_handlers_write.go (PostHandler, DeleteHandler).
     """
     if route.access.kind is not AccessKind.VOLUME_WRITE:
         return None
     try:
         if method == "DELETE":
-            parse_needle_id_cookie(path.file_id)
+            target.require_needle()
         else:
-            parse_volume_id(path.volume_id)
+            target.require_volume_id()
     except BadFileId as failure:
         return text_of_wire(str(failure))
     return None

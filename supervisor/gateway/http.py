@@ -1,6 +1,6 @@
-"""The way of a HTTP request: name its route, guard it, decide the engine, have it answered, count it.
+"""The way of an HTTP request: find its route, check the guard, decide the engine, get the answer, count it.
 
-Which engine answers is decided by `supervisor.routing` alone.
+`supervisor.routing` alone decides which engine answers.
 """
 
 from __future__ import annotations
@@ -9,37 +9,47 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING
+from http import HTTPStatus
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Protocol
 
-from native_handlers.http.read_elsewhere import hand_over
-from native_handlers.http.reply import dress, json_error, without_body
-from native_handlers.http.unrouted import answer_unrouted
+from native_handlers.http.delete import delete_at_others
+from native_handlers.http.read_elsewhere import proxy_to_replica
+from native_handlers.http.reply import add_common_headers, json_error, redirect_to_canonical, with_fields, without_body
+from native_handlers.http_model.message import BodyError, Listener
+from native_handlers.runtime.server_counts import INVALID, METHODS
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
+from supervisor.gateway.guard import UPLOADS
+from supervisor.gateway.route_policy import RoutePolicy, access_log
+from supervisor.net.errors import BackendUnavailable, ConnectionFailed
 from supervisor.net.http_forward import bad_gateway
+from supervisor.net.http_send import release
 from supervisor.routing.decision import Decision, Engine, decide
 from supervisor.routing.match import match_http, match_object
-from supervisor.routing.paths import volume_id_in_path
-from supervisor.routing.registry import AccessKind
+from supervisor.routing.registry import AccessKind, AfterForward
+from supervisor.wire.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from native_handlers.http.context import HttpContext, HttpHandler
-    from native_handlers.http.message import Request, Response
+    from native_handlers.http_model.message import Request, Response
     from supervisor.gateway.guard import Guard
     from supervisor.gateway.http_authority import HttpAuthority
     from supervisor.gateway.throttle import Throttle
     from supervisor.net.http_forward import Forwarder
     from supervisor.routing.live import LiveTable
     from supervisor.routing.registry import Route
+    from supervisor.routing.table import Table
 
-_UPLOADS = frozenset({"POST", "PUT"})
 RETRY_AFTER_S = "1"
-"""A hand-over takes milliseconds, a restart of the backend a second or so."""
+"""A hand-over takes milliseconds; a restart of the backend takes about a second."""
 
-access_log = logging.getLogger("supervisor.access")
-"""One line for each answer, at debug level."""
+
+class Stopping(Protocol):
+    """Says whether the node was asked to stop."""
+
+    is_asked: bool
 
 
 class HttpGateway:
@@ -47,15 +57,17 @@ class HttpGateway:
 
     Args:
         native: handlers by route name.
-        forwarder: None where there is no backend; then a route that is to be forwarded gets a 502.
-        throttle: bounds what is in flight natively; None bounds nothing.
-        authority: asked for the volume before an engine works on it; None where one engine has them all.
+        forwarder: None where there is no backend. Then a route in state `forward` gets a 502.
+        throttle: bounds the bytes in flight of native requests; None sets no bound.
+        authority: asked for the volume before an engine works on it; None where one engine has all volumes.
+        stop: says when the node is stopping, because the backend does not know; None where it never stops.
 
     Attributes:
         counts: answers so far by (route name, engine).
+        policy: what is to be checked before a route's handler runs. The fast path asks it too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  every seam has its name
         self,
         table: LiveTable,
         native: Mapping[str, HttpHandler],
@@ -64,42 +76,96 @@ class HttpGateway:
         guard: Guard,
         throttle: Throttle | None = None,
         authority: HttpAuthority | None = None,
+        stop: Stopping | None = None,
     ) -> None:
         self._table = table
+        self._decided_by: Table | None = None
+        self._decisions: dict[str, Decision] = {}
+        self._stop = stop
         self._authority = authority
         self._native = native
         self._context = context
         self._forwarder = forwarder
         self._guard = guard
         self._throttle = throttle
+        self.policy = RoutePolicy(table, guard, throttle)
         self.counts: Counter[tuple[str, Engine]] = Counter()
-
-    @property
-    def limits_downloads(self) -> bool:
-        """Whether a read may have to wait for others, and counts as in flight itself."""
-        return self._throttle is not None and self._throttle.downloads.is_bounded
 
     async def handle(self, request: Request) -> Response:
         """The answer to `request`.
 
         Raises:
-            BodyError, PeerError: the client broke off while its request was read.
+            BodyError, ConnectionFailed: the client broke off while its request was read.
         """
         started_at_s = monotonic()
-        route = self._route(request)
-        volume_id = _volume_id(route, request)
-        decision = decide(route, volume_id, self._table.current())
-        if self._authority is not None and volume_id is not None:
-            decision = self._authority.where_it_can_be_done(decision, volume_id)
-        self.counts[route.name, decision.engine] += 1
-        response = await self._answer(decision, request)
+        route, target = self._route(request), request.parsed
+        if self._stop is not None and self._stop.is_asked and route.is_health:
+            # Whichever engine has the route: the whole node is stopping, and the child does not know.
+            return await self._native[route.name](self._context, request)
+        volume_id = target.volume_id if route.access.volume_id_in == "path" else None
+        decision = self._decide(route)
+        try:
+            if self._authority is not None and volume_id is not None:
+                decision = self._authority.where_it_can_be_done(decision, volume_id)
+            self.counts[route.name, decision.engine] += 1
+            if route.is_counted:
+                response = await self._answer_counted(decision, request)
+            else:
+                response = await self._answer(decision, request)
+        except BackendUnavailable as error:
+            return bad_gateway(str(error))
         if access_log.isEnabledFor(logging.DEBUG):
             self._log(request, decision, response, monotonic() - started_at_s)
         return response
 
+    def _decide(self, route: Route) -> Decision:
+        """The decision of the table in force for `route`, made once for each table: no state depends on the volume."""
+        table = self._table.table
+        if table is not self._decided_by:
+            self._decided_by, self._decisions = table, {}
+        decision = self._decisions.get(route.name)
+        if decision is None:
+            decision = self._decisions[route.name] = decide(route, None, table)
+        return decision
+
+    async def _answer_counted(self, decision: Decision, request: Request) -> Response:
+        """Counts the request in upstream's metrics, unless the backend has answered, and so counted, it.
+
+        Source: weed/server/volume_server_handlers.go (privateStoreHandler, publicReadOnlyHandler).
+        """
+        counts, started_at_s = self._context.metrics, perf_counter()
+        label = request.method if request.method in METHODS else INVALID
+        is_in_flight = request.listener is Listener.ADMIN and decision.engine is not Engine.BACKEND
+        if is_in_flight:
+            counts.begin(label)
+
+        def finish(status: int | None) -> None:
+            if is_in_flight:
+                counts.end(label)
+            if status is not None:
+                counts.count_request(label, status, perf_counter() - started_at_s)
+
+        try:
+            response = await self._answer(decision, request)
+        except BaseException as error:
+            finish(_status_of(error))
+            raise
+        is_counted = not response.is_relayed and not _is_unrouted(request, response)
+        status, close_before = response.status if is_counted else None, response.close
+
+        def close() -> None:
+            try:
+                if close_before is not None:
+                    close_before()
+            finally:
+                finish(status)
+
+        response.close = close
+        return response
+
     def _route(self, request: Request) -> Route:
-        route = match_http(request.listener, request.method, request.raw_path)
-        if route.name == "http.ui" and not self._context.settings.has_ui:
+        route = match_http(request.listener, request.method, request.parsed.raw_path)
+        if route.is_status_page and not self._context.settings.has_ui:
             return match_object(request.listener, request.method)
         return route
 
@@ -108,21 +174,40 @@ class HttpGateway:
             if self._throttle is None:
                 return await self._answer_natively(decision, request)
             return await self._answer_throttled(self._throttle, decision, request)
-        refusal = self._guard.refuse_host(decision.route, request)
+        refusal = self._refuse_to_forward(decision.route, request)
         if refusal is not None:
             return self._refused(request, refusal)
         if self._forwarder is None:
             return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
-        return await self._with_access(decision, request, partial(self._forwarder.forward, request))
+        response = await self._with_access(decision, request, partial(self._forwarder.forward, request))
+        asks_others = decision.route.after_forward is AfterForward.ASK_OTHER_HOLDERS
+        if asks_others and response.status == HTTPStatus.NOT_FOUND:
+            return await self._looked_into(request, response)
+        return response
+
+    async def _looked_into(self, request: Request, absent: Response) -> Response:
+        """The answer of the other holders for a needle that the backend does not have, or else the backend's answer."""
+        elsewhere = await delete_at_others(self._context, request)
+        if elsewhere is None:
+            return absent
+        await release(absent)
+        return self._with_common_headers(request, elsewhere)
+
+    def _refuse_to_forward(self, route: Route, request: Request) -> Response | None:
+        """The refusal for a request that the backend would accept or read in another way. None lets it be forwarded."""
+        if route.access.volume_id_in == "path" and request.parsed.is_misread:
+            return json_error(request, 400, f"the path {request.raw_path} names no file id")
+        return self._guard.refuse_host(route, request) or self._guard.refuse_upload_of_another(route, request)
 
     async def _with_access(
         self, decision: Decision, request: Request, answer: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """The answer, made while the engine has the volume; the backend's where it keeps that for now, 503 where the
-        engine does not get it.
+        """The answer, made while the engine has the volume.
+
+        Where the backend keeps the volume for now, the backend's answer. Where the engine does not get the volume, 503.
         """
-        volume_id = _volume_id(decision.route, request)
-        if self._authority is None or volume_id is None:
+        volume_id = request.parsed.volume_id
+        if self._authority is None or volume_id is None or decision.route.access.volume_id_in != "path":
             return await answer()
         try:
             return await self._authority.answer(decision, volume_id, answer)
@@ -130,56 +215,70 @@ class HttpGateway:
             self.counts[decision.route.name, Engine.BACKEND] += 1
             return await self._answer(replace(decision, engine=Engine.BACKEND, why=str(elsewhere)), request)
         except AccessRefused as refusal:
-            response = json_error(request, 503, str(refusal))
-            response.headers = response.headers.plus(("Retry-After", RETRY_AFTER_S))
-            return self._dressed(request, response)
+            response = with_fields(json_error(request, 503, str(refusal)), ("Retry-After", RETRY_AFTER_S))
+            return self._with_common_headers(request, response)
 
     async def _answer_natively(self, decision: Decision, request: Request) -> Response:
-        refusal = self._guard.refuse_host(decision.route, request) or self._guard.refuse_token(decision.route, request)
-        if refusal is not None:
-            return self._refused(request, refusal)
+        if not self.policy.is_open(decision.route):
+            refusal = self._guard.refuse_host(decision.route, request)
+            refusal = refusal or self._guard.refuse_token(decision.route, request)
+            if refusal is not None:
+                return self._refused(request, refusal)
         handler = self._native.get(decision.route.name)
+        if self._authority is None and handler is not None and not decision.is_absent:
+            return await handler(self._context, request)
         if handler is None or decision.is_absent:
-            return self._dressed(request, json_error(request, 501, f"{decision.route.name}: {decision.why}"))
+            return self._with_common_headers(
+                request, json_error(request, 501, f"{decision.route.name}: {decision.why}")
+            )
         return await self._with_access(decision, request, partial(handler, self._context, request))
 
     async def _answer_throttled(self, throttle: Throttle, decision: Decision, request: Request) -> Response:
-        """Waits for room before anything else is asked, as upstream does: who may not write waits as well."""
+        """Waits for room before all other checks, as upstream does. So a client that may not write waits as well."""
         access = decision.route.access.kind
         if access is AccessKind.VOLUME_READ:
-            refusal = await self._refuse_download(throttle, request)
-            if refusal is not None:
-                return self._dressed(request, refusal)
+            if throttle.downloads.is_bounded and throttle.downloads.is_over:
+                refusal = await self._refuse_download(throttle, request)
+                if refusal is not None:
+                    return self._with_common_headers(request, refusal)
             return throttle.count_download(await self._answer_natively(decision, request))
-        if request.method not in _UPLOADS or access is not AccessKind.VOLUME_WRITE:
+        if request.method not in UPLOADS or access is not AccessKind.VOLUME_WRITE:
             return await self._answer_natively(decision, request)
-        refusal = await throttle.refuse_upload(request)
-        if refusal is not None:
-            return self._dressed(request, refusal)
-        with throttle.counting_upload(request) as counted:
-            return await self._answer_natively(decision, counted)
+        if throttle.uploads.is_bounded and throttle.makes_wait(request):
+            self._context.metrics.count_handler("uploadLimitCondition")
+            refusal = await throttle.refuse_upload(request)
+            if refusal is not None:
+                return self._with_common_headers(request, refusal)
+        uploads, length = throttle.uploads, request.body.length_bytes
+        if uploads.is_bounded or length is None:
+            with throttle.counting_upload(request) as counted:
+                return await self._answer_natively(decision, counted)
+        # Without a bound no upload waits for room, so the bytes in flight are only summed up, for the metrics.
+        uploads.bytes += length
+        try:
+            return await self._answer_natively(decision, request)
+        finally:
+            uploads.bytes -= length
 
     async def _refuse_download(self, throttle: Throttle, request: Request) -> Response | None:
-        """Another replica's answer, or 429 after the wait, for a read that finds no room; None lets it begin."""
-        if not throttle.downloads.is_over:
-            return None
+        """For a read that finds no room: another replica's answer, or 429 after the wait. None lets the read begin."""
         self._context.metrics.count_handler("downloadLimitCondition")
-        answer = await hand_over(self._context, request)
+        answer = await proxy_to_replica(self._context, request)
         return answer if answer is not None else await throttle.refuse_download(request)
 
     def _refused(self, request: Request, refusal: Response) -> Response:
-        """What a request gets that the guard refuses: the refusal, if there is a handler that it would reach."""
-        return answer_unrouted(request) or self._dressed(request, refusal)
+        """The answer to a request that the guard refuses: a redirect where upstream's mux would redirect it first."""
+        return redirect_to_canonical(request) or self._with_common_headers(request, refusal)
 
-    def _dressed(self, request: Request, response: Response) -> Response:
-        response = dress(self._context.settings, request, response, with_cors=True)
+    def _with_common_headers(self, request: Request, response: Response) -> Response:
+        response = add_common_headers(self._context.settings, request, response, with_cors=True)
         return without_body(response) if request.method == "HEAD" else response
 
     def _log(self, request: Request, decision: Decision, response: Response, duration_s: float) -> None:
         access_log.debug(
             "%s:%d %s %s %d %s %s %.6f",
-            request.peer_host,
-            request.peer_port,
+            request.client_host,
+            request.client_port,
             request.method,
             request.target,
             response.status,
@@ -189,5 +288,16 @@ class HttpGateway:
         )
 
 
-def _volume_id(route: Route, request: Request) -> int | None:
-    return volume_id_in_path(request.path) if route.access.volume_id_in == "path" else None
+def _status_of(error: BaseException) -> int | None:
+    """The status that the client gets where an answer failed; None where the client gets none."""
+    if isinstance(error, BodyError):
+        cause = error.__cause__
+        return cause.status if isinstance(cause, RemoteProtocolError) else 400
+    if isinstance(error, BackendUnavailable):
+        return 502
+    return 500 if isinstance(error, Exception) and not isinstance(error, ConnectionFailed) else None
+
+
+def _is_unrouted(request: Request, response: Response) -> bool:
+    """Whether upstream's HTTP library answers this request before any handler, and so before any counter."""
+    return response.status in {307, 400} and redirect_to_canonical(request) is not None

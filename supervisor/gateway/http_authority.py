@@ -1,38 +1,43 @@
-"""Authority for HTTP requests: the volume is had for as long as the answer needs it."""
+"""Authority for HTTP requests: an engine has the volume as long as the answer needs it."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import threading
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.http.context import LookupFailed
-from native_handlers.http.message import StreamBody
+from native_handlers.http_model.message import StreamBody
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
+from supervisor.authority.outside import holding
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from native_handlers.http.message import Response
+    from native_handlers.http_model.message import Response
     from supervisor.authority.authority import Authority
     from supervisor.authority.ledger import Ticket
     from supervisor.routing.decision import Decision
 
 NESTED_WAIT_LIMIT_S = 10.0
-"""The same for a part of a request, which holds the request's own volume meanwhile."""
+"""As `WAIT_LIMIT_S`, for a part of a request. The request holds its own volume during this wait."""
+TAKE_BACK_LIMIT_S = 30.0
+"""How long a request waits to take its volume back, after it has waited for another server."""
 WAIT_LIMIT_S = 30.0
-"""How long a request waits for what the other engine has under way on its volume."""
+"""How long a request waits while the other engine works on its volume."""
 
 
 class HttpAuthority:
-    """Asks `authority` for the volumes of requests.
+    """Gets the volumes of requests from `authority`.
 
     Args:
-        is_bound: whether the backend alone can serve a volume: an erasure-coded or a tiered one.
+        is_bound: whether the backend alone can serve a volume.
     """
 
     def __init__(self, authority: Authority, is_bound: Callable[[int], bool]) -> None:
@@ -40,49 +45,62 @@ class HttpAuthority:
         self._is_bound = is_bound
 
     def where_it_can_be_done(self, decision: Decision, volume_id: int) -> Decision:
-        """`decision`, or the backend for a volume that it alone can serve."""
+        """`decision`, or the backend for a volume that only the backend can serve."""
         if decision.engine is Engine.NATIVE and not decision.is_absent and self._is_bound(volume_id):
             return replace(decision, engine=Engine.BACKEND, why=f"volume {volume_id} is the backend's alone")
         return decision
 
     async def answer(self, decision: Decision, volume_id: int, answer: Callable[[], Awaitable[Response]]) -> Response:
-        """What `answer` gives, made with access.
+        """The response of `answer`, which runs with access to the volume.
 
-        A body that is a stream may still read from the volume, so access lasts until it was sent. Files of a body are
-        open by then, and stay readable whoever has the volume.
+        A streamed body may still read from the volume, so access lasts until the body was sent. The files of a file
+        body are open by then, and stay readable whichever engine has the volume.
 
         Raises:
             AccessRefused: the engine did not get the volume.
-            ServedElsewhere: the backend is to answer; nothing was done.
+            ServedElsewhere: the backend is to answer; nothing was done, or what it repeats.
         """
-        ticket = await self._enter(decision, volume_id)
+        access = _HttpAccess(self._authority, await self._enter(decision, volume_id))
         is_kept = False
         try:
-            response = await answer()
+            if decision.engine is Engine.NATIVE:
+                with holding(access.pausing):
+                    response = await answer()
+            else:
+                response = await answer()
+            if access.loss is not None and response.status >= HTTPStatus.BAD_REQUEST:
+                # The request has lost its volume. The engine that has the volume decides whether the request fails.
+                if response.close is not None:
+                    response.close()
+                raise access.loss
             if isinstance(response.body, StreamBody):
-                self._leave_at_close(response, ticket)
+                _leave_at_close(response, access)
                 is_kept = True
             return response
         finally:
             if not is_kept:
-                self._authority.leave(ticket)
+                access.leave()
 
     @asynccontextmanager
     async def changing(self, volume_id: int) -> AsyncIterator[bool]:
-        """For a native request that changes a volume besides its own: see `HttpContext.changing`.
+        """Gives a native request access to a volume besides its own; see `HttpContext.changing`.
 
         Raises:
-            LookupFailed: the volume is not to be had.
+            LookupFailed: access cannot be had.
         """
         ticket = await self._enter_nested(volume_id)
+        if ticket is None:
+            yield False
+            return
+        access = _HttpAccess(self._authority, ticket)
         try:
-            yield ticket is not None
+            with holding(access.pausing):
+                yield True
         finally:
-            if ticket is not None:
-                self._authority.leave(ticket)
+            access.leave()
 
     async def _enter_nested(self, volume_id: int) -> Ticket | None:
-        """None where the backend is to do it."""
+        """The access; None where the backend must make the change."""
         if self._is_bound(volume_id):
             return None
         try:
@@ -98,14 +116,68 @@ class HttpAuthority:
             return await self._authority.enter(volume_id, decision.engine, decision.route.access.kind)
         raise AccessRefused(volume_id, f"it is in use by the other engine, for {WAIT_LIMIT_S:g} s by now")
 
-    def _leave_at_close(self, response: Response, ticket: Ticket) -> None:
-        close = response.close
 
-        def close_and_leave() -> None:
-            try:
-                if close is not None:
-                    close()
-            finally:
-                self._authority.leave(ticket)
+class _HttpAccess:
+    """The access of a request to its volume. `loss` is the error of taking the volume back after a pause, or None."""
 
-        response.close = close_and_leave
+    def __init__(self, authority: Authority, ticket: Ticket) -> None:
+        self._authority = authority
+        self._ticket: Ticket | None = ticket
+        self._pauses = 0
+        self._is_over = False
+        # Protects the fields above: several threads may read for one request.
+        self._lock = threading.Lock()
+        self._asked = ticket
+        self.loss: AccessRefused | ServedElsewhere | None = None
+
+    def leave(self) -> None:
+        """Gives the volume up for good. A second call does nothing."""
+        with self._lock:
+            self._is_over = True
+            ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._authority.leave(ticket)
+
+    @contextmanager
+    def pausing(self) -> Iterator[None]:
+        """Inside the block the volume may change hands. Then the request has it again, or `loss` is set. Blocks."""
+        with self._lock:
+            self._pauses += 1
+            ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._authority.leave(ticket)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pauses -= 1
+                is_wanted = not (self._pauses or self._is_over or self.loss)
+            if is_wanted:
+                self._take_back()
+
+    def _take_back(self) -> None:
+        asked = self._asked
+        try:
+            ticket = self._authority.enter_blocking(asked.volume_id, asked.engine, asked.kind, TAKE_BACK_LIMIT_S)
+        except (AccessRefused, ServedElsewhere) as loss:
+            self.loss = loss
+            return
+        with self._lock:
+            is_kept = self._ticket is None and not self._is_over
+            if is_kept:
+                self._ticket = ticket
+        if not is_kept:
+            self._authority.leave(ticket)
+
+
+def _leave_at_close(response: Response, access: _HttpAccess) -> None:
+    close = response.close
+
+    def close_and_leave() -> None:
+        try:
+            if close is not None:
+                close()
+        finally:
+            access.leave()
+
+    response.close = close_and_leave

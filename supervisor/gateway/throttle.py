@@ -1,57 +1,50 @@
-"""Bytes in flight, bounded: uploads and downloads that are answered here wait for room, and are refused after a while.
+"""Bounds the bytes in flight: uploads and downloads that are answered here wait for room, and are refused after a
+while.
 
-What is forwarded is bounded by the backend, which gets the same flags. Sizes: an upload counts its Content-Length, or
-without one what has arrived of it so far (none, upstream); a download counts the length of its answer from the moment
-it is known until it was sent.
-A read of a replicated volume is handed to another replica before it waits here; the gateway does that.
-Source: weed/server/volume_server_handlers.go, checkUploadLimit and checkDownloadLimit.
+The backend bounds what is forwarded; it gets the same flags. An upload counts its Content-Length, or without one the
+bytes that have arrived so far (upstream counts none). A download counts the length of its answer, from the moment when
+the length is known until the answer was sent. The gateway sends a read of a replicated volume to another replica before
+the read waits here. Source: weed/server/volume_server_handlers.go (checkUploadLimit, checkDownloadLimit).
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.query import parse_query
+from native_handlers.http.client_watch import CLIENT_GONE
 from native_handlers.http.reply import empty_reply, json_error
-from supervisor.net.errors import PeerError
-from supervisor.net.http_body import ServerBody
+from native_handlers.http_model.message import RequestBody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from native_handlers.http.message import Request, RequestBody, Response
-
-CLIENT_GONE = 499
-"""The status in the log for a client that did not wait to the end; hardly anyone gets to read it."""
+    from native_handlers.http_model.message import Request, Response
 
 
 @dataclass(frozen=True, slots=True)
 class FlightLimit:
-    """A bound on bytes in flight; 0 is none. Whoever finds more than that in flight waits for `wait_s` at most."""
+    """A bound on bytes in flight; 0 means none. A request that finds more in flight waits for at most `wait_s`."""
 
     max_bytes: int = 0
     wait_s: float = 60.0
 
 
-class Flight:
-    """Bytes in flight one way. For the tasks of one event loop."""
+class InflightBytes:
+    """Bytes in flight in one direction. Only the tasks of one event loop use it."""
 
     def __init__(self, limit: FlightLimit) -> None:
         self._limit = limit
         self._waiting = trio.lowlevel.ParkingLot()
         self.bytes = 0
-
-    @property
-    def is_bounded(self) -> bool:
-        return self._limit.max_bytes > 0
+        self.is_bounded = limit.max_bytes > 0
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no room: more is in flight than allowed, not counting who asks."""
+        """Whether more is in flight than allowed, not counting the request that asks."""
         return 0 < self._limit.max_bytes < self.bytes
 
     def add(self, count: int) -> None:
@@ -63,7 +56,7 @@ class Flight:
             self._waiting.unpark_all()
 
     async def wait_for_room(self) -> str | None:
-        """None when there is room; else, after the wait, how much too much there is, as text.
+        """None when there is room. After a wait in vain, the excess as text.
 
         Cancellation: safe.
         """
@@ -74,15 +67,19 @@ class Flight:
 
 
 class Throttle:
-    """Both directions of one server, shared by its listeners."""
+    """Both directions of one server. The listeners share it."""
 
     def __init__(self, upload: FlightLimit, download: FlightLimit) -> None:
-        self.uploads = Flight(upload)
-        self.downloads = Flight(download)
+        self.uploads = InflightBytes(upload)
+        self.downloads = InflightBytes(download)
+
+    def makes_wait(self, request: Request) -> bool:
+        """Whether an upload must wait for room now. Replication never waits."""
+        return self.uploads.is_over and request.parsed.query.get("type") != "replicate"
 
     async def refuse_upload(self, request: Request) -> Response | None:
-        """429 for an upload that found no room in time; None lets it begin. Replication never waits."""
-        if not self.uploads.is_over or parse_query(request.raw_query).get("type") == "replicate":
+        """429 for an upload that found no room in time. None lets the upload begin."""
+        if not self.makes_wait(request):
             return None
         try:
             excess = await _wait_for_room(self.uploads, request.body)
@@ -93,7 +90,7 @@ class Throttle:
         return json_error(request, 429, f"reject because inflight upload data {excess}, and wait timeout")
 
     async def refuse_download(self, request: Request) -> Response | None:
-        """429 for a read that found no room in time; None lets it begin."""
+        """429 for a read that found no room in time. None lets the read begin."""
         if not self.downloads.is_over:
             return None
         try:
@@ -108,7 +105,7 @@ class Throttle:
 
     @contextmanager
     def counting_upload(self, request: Request) -> Iterator[Request]:
-        """Counts an upload as in flight within the block, which reads it from the request that is yielded."""
+        """Counts an upload as in flight within the block. The block must read the body of the request it is given."""
         length = request.body.length_bytes
         if length is None:
             body = _CountedBody(request.body, self.uploads)
@@ -125,7 +122,8 @@ class Throttle:
 
     def count_download(self, response: Response) -> Response:
         """`response`, which counts as in flight until it is closed."""
-        count = response.length_bytes or 0
+        body = response.body
+        count = len(body) if isinstance(body, (bytes, memoryview)) else response.length_bytes or 0
         close_before = response.close
         self.downloads.add(count)
 
@@ -138,17 +136,14 @@ class Throttle:
         return response
 
 
-class _CountedBody:
-    """A body of unknown length, each byte of which is in flight from its arrival on."""
+class _CountedBody(RequestBody):
+    """A body of unknown length. Each byte counts as in flight from its arrival on."""
 
-    def __init__(self, body: RequestBody, flight: Flight) -> None:
+    def __init__(self, body: RequestBody, flight: InflightBytes) -> None:
         self._body = body
         self._flight = flight
         self.counted_bytes = 0
-
-    @property
-    def length_bytes(self) -> int | None:
-        return self._body.length_bytes
+        self.length_bytes = body.length_bytes
 
     async def receive_some(self) -> bytes:
         piece = await self._body.receive_some()
@@ -169,27 +164,27 @@ class _ClientGoneError(Exception):
     """The client closed its connection while it waited."""
 
 
-async def _wait_for_room(flight: Flight, body: RequestBody) -> str | None:
-    """As `Flight.wait_for_room`, but a client whose request is complete is watched meanwhile.
+async def _wait_for_room(flight: InflightBytes, body: RequestBody) -> str | None:
+    """As `InflightBytes.wait_for_room`, but watches a client whose request is complete meanwhile.
 
-    One that still has a body to send is not: its end would come behind that. Upstream's library does the same.
+    A client that has still to send a body is not watched: its end would come after the body. Upstream's library does
+    the same.
 
     Raises:
-        _ClientGoneError: it closed its sending side, which counts as gone, as upstream.
+        _ClientGoneError: the client closed its sending side. As in upstream, that counts as gone.
     """
-    if not isinstance(body, ServerBody) or not body.is_over:
+    if not body.is_over:
         return await flight.wait_for_room()
     is_gone, excess = False, None
 
-    async def watch(body: ServerBody) -> None:
+    async def watch() -> None:
         nonlocal is_gone
-        with suppress(PeerError):
-            await body.wait_end()
+        await body.wait_gone()
         is_gone = True
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, body)
+        nursery.start_soon(watch)
         excess = await flight.wait_for_room()
         nursery.cancel_scope.cancel()
     if is_gone:

@@ -1,7 +1,7 @@
-"""How a log record is written: as a glog line, which is what upstream's operators grep for, or as a JSON object.
+"""The forms of a log record: a glog line, as upstream's operators know it, or a JSON object.
 
-A record from the backend's output carries the backend's name as `record.backend`; its text then begins with the source
-file that the backend itself named. Source of both forms: weed/glog/glog.go formatHeader, weed/glog/glog_json.go.
+A record from the backend's output has the backend's name in `record.backend`. Its text then begins with the source file
+that the backend printed. Source of both forms: weed/glog/glog.go (formatHeader), weed/glog/glog_json.go.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ import re
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from supervisor.logs.redaction import redact
-
 _BACKEND_SOURCE = re.compile(r"([\w.-]+\.(?:go|py)):(\d+)\]? (.*)", re.DOTALL)
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 CONTINUATION = "    "
 
 
 def source_of(record: logging.LogRecord) -> tuple[str, int, str]:
-    """File, line and message: the backend's own where the record is one of its lines and names them."""
+    """File, line and message. For a line of the backend, the file and line that the backend printed."""
     message = record.getMessage()
     if backend_of(record) is None:
         return record.filename, record.lineno, message
@@ -29,7 +27,7 @@ def source_of(record: logging.LogRecord) -> tuple[str, int, str]:
 
 
 def backend_of(record: logging.LogRecord) -> str | None:
-    """The name of the backend whose output the record is; None for this process's own."""
+    """The name of the backend whose output the record is; None for this process's own records."""
     name = getattr(record, "backend", None)
     return str(name) if name is not None else None
 
@@ -37,8 +35,8 @@ def backend_of(record: logging.LogRecord) -> str | None:
 class GlogFormatter(logging.Formatter):
     """`I1123 02:13:30.669495 live.py:98 text`, in local time. Debug lines are I lines, as upstream's -v lines are.
 
-    Lines after the first (stacks, text with line breaks in it) are indented and control characters escaped, so no
-    text from outside can look like a line of its own.
+    Later lines of a record (stacks, texts with line breaks) are indented, and control characters are escaped. So no
+    text from outside can look like a record of its own.
     """
 
     _LETTERS: ClassVar = {logging.WARNING: "W", logging.ERROR: "E", logging.CRITICAL: "F"}
@@ -58,7 +56,7 @@ class GlogFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: ts (UTC), level, file, line, msg; then backend or logger, and stack, where there are such."""
+    """One object a line: ts (UTC), level, file, line, msg; then backend or logger, and stack if there is one."""
 
     _LEVELS: ClassVar = {logging.CRITICAL: "FATAL"}
 
@@ -87,3 +85,31 @@ def stack_of(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if record.stack_info:
         parts.append(formatter.formatStack(record.stack_info))
     return "\n".join(parts)
+
+
+# ---- Takes secrets out of text that is about to be logged. Pure.
+#
+# It searches for tokens where upstream accepts them (`?jwt=`, `Authorization`, the cookie AT), for texts in the form of
+# a JSON web token, and for values after names of secrets. It may hide a harmless word, so that no usable token is
+# logged. Source of the places: weed/security/jwt.go (GetJwt).
+
+HIDDEN = "<redacted>"
+
+_VALUE = r"""[^\s"'&;,)\]}>]+"""
+_NAMED = r"secret|password|passwd|private[._]key|(?:signing|read)[._]key"
+_SECRETS = re.compile(
+    rf"""
+      (?P<query>    (?i: (?:\b|%3F|%26)jwt(?:=|%3D)) ) {_VALUE}
+    | (?P<header>   (?i: \bauthorization["']?\s*[:=,]\s*["']? (?:bearer\s+|basic\s+)?) ) {_VALUE}
+    | (?P<bearer>   (?i: \bbearer\s+) ) {_VALUE}
+    | (?P<cookie>   \bAT= ) {_VALUE}
+    | (?P<token>    ) \beyJ[\w-]{{4,}}\.[\w-]+(?:\.[\w-]*)?
+    | (?P<named>    (?i: \b(?:{_NAMED})[\w.]*["']?\s*[:=]\s*["']?) ) {_VALUE}
+    """,
+    re.VERBOSE,
+)
+
+
+def redact(text: str) -> str:
+    """`text` with HIDDEN in place of every secret. The text before a secret (`jwt=`) stays."""
+    return _SECRETS.sub(lambda found: found[found.lastgroup or 0] + HIDDEN, text)

@@ -1,7 +1,7 @@
-"""Which of many equal log lines are written. Pure: time is an argument.
+"""Decides which of many equal log lines are written. Pure: time is an argument.
 
-A line may come BURST times in WINDOW_S; what comes beyond that is counted, and the count is told when the window is
-over. A thousand clients that fail alike thus cost a dozen lines, and a rare line is never lost in them.
+A line may be written BURST times in WINDOW_S. Further lines are counted, and the count is written when the window is
+over. So a thousand clients with the same failure cost a dozen lines, and a rare line does not get lost among them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 BURST = 10
 WINDOW_S = 10.0
 MAX_KINDS = 512
-"""Kinds of line remembered at once; beyond it the oldest window is closed early."""
+"""How many kinds of line are remembered. Beyond it the oldest window is closed early."""
 MAX_SHAPE_CHARS = 200
 
 _VARYING = re.compile(r"(?:0x)?[0-9a-f]*\d[0-9a-f]*", re.IGNORECASE)
@@ -25,7 +25,7 @@ _VARYING = re.compile(r"(?:0x)?[0-9a-f]*\d[0-9a-f]*", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class LineKind:
-    """What makes lines equal: who says it and where, how bad it is, and the text with every number replaced by #."""
+    """The properties that equal lines share: logger, place, level, and the text with every number replaced by #."""
 
     logger: str
     level: int
@@ -45,7 +45,7 @@ class Suppressed:
 
 
 @dataclass(slots=True)
-class _Window:
+class _RepeatWindow:
     started_s: float
     passed: int = 0
     suppressed: int = 0
@@ -53,16 +53,21 @@ class _Window:
 
 
 class RepeatLimiter:
-    """Remembers what was said lately. Not thread-safe: its caller holds a lock."""
+    """Remembers the recent lines. Not thread-safe: its caller holds a lock."""
 
     def __init__(self) -> None:
-        self._windows: OrderedDict[LineKind, _Window] = OrderedDict()
+        self._windows: OrderedDict[LineKind, _RepeatWindow] = OrderedDict()
+
+    @property
+    def kind_count(self) -> int:
+        """How many kinds of line are remembered now."""
+        return len(self._windows)
 
     def admit(self, kind: LineKind, now_s: float) -> bool:
-        """Whether a line of `kind` may be written at `now_s`. Ask `take_due` first."""
+        """Whether a line of `kind` may be written at `now_s`. Call `take_due` first."""
         window = self._windows.get(kind)
         if window is None:
-            window = self._windows[kind] = _Window(now_s)
+            window = self._windows[kind] = _RepeatWindow(now_s)
         if window.passed < BURST:
             window.passed += 1
             return True
@@ -71,7 +76,7 @@ class RepeatLimiter:
         return False
 
     def take_due(self, now_s: float) -> Iterator[Suppressed]:
-        """Closes the windows that are over at `now_s`, or that began in the future of a clock set back."""
+        """Closes the windows that are over at `now_s`, and those that a clock set back has put into the future."""
         while self._windows:
             kind, window = next(iter(self._windows.items()))
             if 0 <= now_s - window.started_s < WINDOW_S and len(self._windows) <= MAX_KINDS:

@@ -1,52 +1,62 @@
-"""The public gRPC port: trio accepts, ends TLS, and passes the bytes on to grpcio's server on a loopback port.
+"""The public gRPC port. trio accepts and ends TLS; the relay passes the bytes to grpcio's server on a Unix socket.
 
-HTTP/2 is not looked into. What the relay adds is what grpcio has not: certificates that are read again when their
-files change, upstream's check of the client's certificate name, and the true peer of each connection.
+The relay does not read HTTP/2. The relay adds three things that grpcio does not have: certificates are read again when
+their files change, the name in the client's certificate is checked as upstream checks it, and the true client of each
+connection is known.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.net.bulk_pass import Pipes, pass_in_bulk
 from supervisor.net.grpc_client_names import ClientNames, common_name_of
-from supervisor.net.grpc_peers import Peer, PeerRegistry, normal_host
+from supervisor.net.grpc_clients import ClientRegistry, GrpcClient, Traffic, normal_host
+from supervisor.net.seats import Seat, Seats
+from supervisor.net.splice import PipePool, splice
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"
 CHUNK_BYTES = 64 * 1024
-"""What one direction of one connection holds: HTTP/2 frames are 16 KiB by default, sockets give about this much."""
+"""The most that the relay holds of one direction of one connection. A socket gives about this much at once."""
 BULK_AFTER_CHUNKS = 8
-"""So many full ones on end, and a stream is taken for a large one."""
+"""After this many full chunks in a row the stream counts as a large one, and the kernel moves its bytes."""
 HANDSHAKE_TIMEOUT_S = 10.0
+"""The time for a TLS handshake. Without TLS, the time for the first byte: every HTTP/2 client sends first, at once."""
 CONNECT_TIMEOUT_S = 5.0
+CONNECT_PAUSE_S = 0.01
 CLOSE_TIMEOUT_S = 1.0
 MAX_CONNECTIONS = 4096
-"""Each takes two descriptors. A cluster holds a few per server; what comes past the bound is closed at once."""
+"""A cluster holds a few connections a server. Beyond the bound `seats` decides; a client without a seat is closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """What a relay needs to know.
+    """The settings of one relay.
 
-    `tls_context` is asked for each connection: None means plaintext, as upstream serves it without certificates.
+    Attributes:
+        target: the Unix socket of grpcio's server. Only the user of this process may be able to reach the socket.
+        clients: where the relay enters the true client of each connection.
+        tls_context: called for each connection. None means plaintext, as upstream serves without certificates.
+        client_names: which names in client certificates may connect.
+        seats: the bound on connections.
     """
 
-    target_port: int
-    peers: PeerRegistry
+    target: Path
+    clients: ClientRegistry
     tls_context: Callable[[], ssl.SSLContext | None] = field(default=lambda: None)
     client_names: ClientNames = field(default_factory=ClientNames)
-    max_connections: int = MAX_CONNECTIONS
+    seats: Seats = field(default_factory=lambda: Seats("gRPC", lambda: MAX_CONNECTIONS))
 
 
 async def serve_byte_relay(
@@ -56,18 +66,18 @@ async def serve_byte_relay(
     handler_nursery: trio.Nursery,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Accepts on `listeners` until cancelled and relays each connection in `handler_nursery`.
+    """Accepts on `listeners` until cancelled, and relays each connection in `handler_nursery`.
 
-    Cancellation: stops accepting and closes `listeners`; open connections go on, for they are the nursery's. To drain,
-    cancel this, stop the grpcio server (which says goodbye to its clients), and then put a deadline on the nursery.
+    Cancellation: stops accepting and closes `listeners`. Open connections go on, because they run in `handler_nursery`.
+    To drain, cancel this call, then stop the grpcio server (the server sends GOAWAY), then put a deadline on the
+    nursery.
     """
-    slots = trio.CapacityLimiter(settings.max_connections)
-    pipes = Pipes()
+    pipes = PipePool()
     async with trio.open_nursery() as accepting:
         await accepting.start(
             partial(
                 trio.serve_listeners,
-                partial(_serve_connection, settings, slots, pipes),
+                partial(_serve_connection, settings, pipes),
                 list(listeners),
                 handler_nursery=handler_nursery,
             )
@@ -75,94 +85,145 @@ async def serve_byte_relay(
         task_status.started()
 
 
-async def _serve_connection(
-    settings: RelaySettings, slots: trio.CapacityLimiter, pipes: Pipes, client: trio.SocketStream
-) -> None:
-    """The fault wall of one connection: whatever goes wrong with it ends it, and only it."""
-    try:
-        slots.acquire_on_behalf_of_nowait(client)
-    except trio.WouldBlock:
-        log.warning("gRPC connection closed at once: %d are open already", settings.max_connections)
-        await trio.aclose_forcefully(client)
-        return
-    try:
-        await _secure_and_relay(settings, pipes, client)
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-        log.info("gRPC connection ended: %s", error.__cause__ or error)
-    except Exception:
-        log.exception("gRPC connection failed")
-    finally:
-        slots.release_on_behalf_of(client)
-        await trio.aclose_forcefully(client)
+async def _serve_connection(settings: RelaySettings, pipes: PipePool, stream: trio.SocketStream) -> None:
+    """The fault wall of one connection: an error ends this connection and no other."""
+    with trio.CancelScope() as scope:
+        seat = settings.seats.take(_host_of(stream), scope.cancel)
+        try:
+            if seat is not None:
+                await _secure_and_relay(settings, pipes, stream, seat)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+            log.info("gRPC connection ended: %s", error.__cause__ or error)
+        except Exception:
+            log.exception("gRPC connection failed")
+        finally:
+            if seat is not None:
+                seat.leave()
+            await trio.aclose_forcefully(stream)
 
 
-async def _secure_and_relay(settings: RelaySettings, pipes: Pipes, client: trio.SocketStream) -> None:
-    address = client.socket.getpeername()
-    peer = Peer(normal_host(address[0]), address[1])
+def _host_of(stream: trio.SocketStream) -> str:
+    """The client's address; "" where the client has already disconnected."""
+    try:
+        return normal_host(stream.socket.getpeername()[0])
+    except OSError:
+        return ""
+
+
+async def _secure_and_relay(settings: RelaySettings, pipes: PipePool, stream: trio.SocketStream, seat: Seat) -> None:
+    """Relays after the client has completed a TLS handshake, or has sent a first byte where there is no TLS.
+
+    Until then the connection costs one descriptor, and `seats` may close it to make room for a newcomer.
+    """
+    address = stream.socket.getpeername()
+    client = GrpcClient(normal_host(address[0]), address[1])
     context = settings.tls_context()
     if context is None:
-        await _relay(settings, pipes, client, peer)
+        with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as first_byte:
+            await trio.lowlevel.wait_readable(stream.socket)
+        if first_byte.cancelled_caught:
+            log.info("gRPC connection from %s: not a byte within %g s", client, HANDSHAKE_TIMEOUT_S)
+            return
+        seat.work()
+        await _relay(settings, pipes, stream, client)
         return
-    secured = trio.SSLStream(client, context, server_side=True, https_compatible=True)
+    secured = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
     with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as handshake:
         await secured.do_handshake()
     if handshake.cancelled_caught:
-        log.info("gRPC connection from %s: no TLS handshake within %g s", peer, HANDSHAKE_TIMEOUT_S)
+        log.info("gRPC connection from %s: no TLS handshake within %g s", client, HANDSHAKE_TIMEOUT_S)
         return
     name = common_name_of(secured.getpeercert())
     if not settings.client_names.allows(name):
-        log.warning("gRPC connection from %s: invalid subject client common name: %s", peer, name or "")
+        log.warning("gRPC connection from %s: invalid subject client common name: %s", client, name or "")
         return
-    await _relay(settings, pipes, secured, Peer(peer.host, peer.port, name))
+    seat.work()
+    await _relay(settings, pipes, secured, GrpcClient(client.host, client.port, name))
 
 
-async def _relay(settings: RelaySettings, pipes: Pipes, client: trio.abc.Stream, peer: Peer) -> None:
-    with trio.fail_after(CONNECT_TIMEOUT_S):
-        server = await trio.open_tcp_stream(LOOPBACK, settings.target_port)
-    local_port = server.socket.getsockname()[1]
-    settings.peers.add(local_port, peer)
+async def _relay(settings: RelaySettings, pipes: PipePool, stream: trio.abc.Stream, client: GrpcClient) -> None:
+    server = await _connect(settings.target)
+    name = server.socket.getsockname()
+    settings.clients.add(name, client)
     try:
-        await _pass_both_ways(client, server, pipes)
+        await _pass_both_ways(stream, server, pipes, client.traffic)
     finally:
-        settings.peers.remove(local_port)
+        settings.clients.remove(name)
         await trio.aclose_forcefully(server)
 
 
-async def _pass_both_ways(client: trio.abc.Stream, server: trio.SocketStream, pipes: Pipes) -> None:
-    """Passes bytes until the server is done, or until either side breaks. A client that is done is only half closed."""
+async def _connect(target: Path) -> trio.SocketStream:
+    """A connection to the server.
+
+    The kernel chooses an abstract name for the socket, so each connection has its own.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(b"")
+        with trio.fail_after(CONNECT_TIMEOUT_S):
+            # A connect to a Unix socket succeeds at once, or fails with EAGAIN while the server's queue is full.
+            while not _is_connected(sock, target):  # noqa: ASYNC110  no event says that the queue has room
+                await trio.sleep(CONNECT_PAUSE_S)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+def _is_connected(sock: socket.socket, target: Path) -> bool:
+    try:
+        sock.connect(str(target))
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _pass_both_ways(
+    stream: trio.abc.Stream, server: trio.SocketStream, pipes: PipePool, traffic: Traffic
+) -> None:
+    """Passes bytes until the server ends, or until either side breaks.
+
+    A client's end only half-closes the connection.
+    """
     async with trio.open_nursery() as nursery:
 
         async def pass_requests() -> None:
-            if await _pass(client, server, pipes, nursery.cancel_scope):
+            if await pass_one_way(stream, server, pipes, traffic.add_received, nursery.cancel_scope):
                 await _end_requests(server, nursery.cancel_scope)
 
         nursery.start_soon(pass_requests)
-        if await _pass(server, client, pipes, nursery.cancel_scope):
+        if await pass_one_way(server, stream, pipes, traffic.add_sent, nursery.cancel_scope):
             with trio.move_on_after(CLOSE_TIMEOUT_S):
-                await client.aclose()
+                await stream.aclose()
         nursery.cancel_scope.cancel()
 
 
-async def _pass(
-    source: trio.abc.ReceiveStream, sink: trio.abc.SendStream, pipes: Pipes, connection: trio.CancelScope
+async def pass_one_way(
+    source: trio.abc.ReceiveStream,
+    sink: trio.abc.SendStream,
+    pipes: PipePool,
+    count: Callable[[int], None],
+    connection: trio.CancelScope,
 ) -> bool:
-    """Copies until `source` ends (True) or either breaks (False, and `connection` is cancelled).
+    """Copies until `source` ends (returns True) or either side breaks (returns False after cancelling `connection`).
 
-    The next piece is read only when the last one is written, so a slow reader slows its writer and nothing piles up.
+    The next chunk is read after the last chunk is written. So a slow reader slows its writer, and no data piles up.
     """
     full_chunks = 0
     try:
         while chunk := await source.receive_some(CHUNK_BYTES):
             await sink.send_all(chunk)
+            count(len(chunk))
             full_chunks = full_chunks + 1 if len(chunk) == CHUNK_BYTES else 0
             if full_chunks < BULK_AFTER_CHUNKS:
                 continue
             full_chunks = 0
-            # Not over TLS: there every byte has to come by here.
+            # Without TLS only: with TLS every byte must pass through this process to be encrypted.
             if (
                 isinstance(source, trio.SocketStream)
                 and isinstance(sink, trio.SocketStream)
-                and await pass_in_bulk(source, sink, pipes)
+                and await splice(source, sink, pipes, count)
             ):
                 break
     except (trio.BrokenResourceError, trio.ClosedResourceError):

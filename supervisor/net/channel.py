@@ -1,8 +1,8 @@
-"""gRPC channels to masters, peers and the backend, with upstream's limits and client TLS.
+"""gRPC channels to masters, volume servers and the backend, with upstream's limits and client TLS.
 
-Upstream's clients verify the peer's certificate chain but not its host name (weed/security/tls.go: LoadClientTLS uses
-CertVerification), and operators run one certificate on many hosts because of it. grpcio always checks the name, so
-the name is first read from the verified certificate and then given to grpcio as the one to expect: same outcome.
+Upstream's clients verify the server's certificate chain but not its host name (weed/security/tls.go: LoadClientTLS uses
+CertVerification), so operators run one certificate on many hosts. grpcio always checks the name. So this module first
+reads the name from the verified certificate, and then gives that name to grpcio as the expected one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from supervisor.cli.config import TlsFiles
+    from supervisor.config.config import TlsFiles
     from supervisor.wire.server_address import ServerAddress
 
 log = logging.getLogger(__name__)
@@ -42,19 +42,20 @@ CHANNEL_OPTIONS: Options = (
     *OWN_CONNECTION_OPTIONS,
     *STREAM_WINDOW,
 )
-"""A channel of its own per caller, so that closing one closes its socket."""
+"""Each channel has its own connection, so closing one channel closes its socket."""
 
 
 def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:
     """A channel to `address`: mutual TLS when cert, key and ca are all configured and readable, else plaintext.
 
-    Blocks up to NAME_LOOKUP_TIMEOUT_S in the TLS case. Never raises for an unreachable peer: calls on the channel do.
+    With TLS the call blocks for up to NAME_LOOKUP_TIMEOUT_S. An unreachable server raises nothing here: the calls on
+    the channel fail.
 
     Raises:
-        OSError: the files are no certificate, key and CA that go together; while they are being replaced they may not
-            be for a moment.
+        OSError: the files are no certificate, key and CA that go together. This also happens for a moment while the
+            files are being replaced. No channel is open then.
     """
-    material = _client_material(tls)
+    material = client_material(tls)
     if material is None:
         return grpc.insecure_channel(address.grpc, CHANNEL_OPTIONS)
     context, credentials = _load(*material)
@@ -65,8 +66,11 @@ def open_channel(address: ServerAddress, tls: TlsFiles) -> grpc.Channel:
     return grpc.secure_channel(address.grpc, credentials, options)
 
 
-def _client_material(tls: TlsFiles) -> tuple[Path, Path, Path] | None:
-    """client_cert/client_key count only as a pair. Source: weed/security/tls.go, LoadClientTLS."""
+def client_material(tls: TlsFiles) -> tuple[Path, Path, Path] | None:
+    """The files ca, cert and key; None for plaintext. client_cert and client_key count only as a pair.
+
+    Source: weed/security/tls.go (LoadClientTLS).
+    """
     cert, key = tls.cert, tls.key
     if tls.client_cert is not None and tls.client_key is not None:
         cert, key = tls.client_cert, tls.client_key
@@ -82,10 +86,10 @@ def _client_material(tls: TlsFiles) -> tuple[Path, Path, Path] | None:
 
 
 def _load(ca: Path, cert: Path, key: Path) -> tuple[ssl.SSLContext, grpc.ChannelCredentials]:
-    """What the files hold, for the ssl module and for grpcio. Raises OSError as `open_channel`.
+    """The contents of the files, loaded for the ssl module and for grpcio. Raises OSError as `open_channel` does.
 
-    grpcio ends the process when it is given what is no certificate or no key, so the ssl module looks at them first,
-    and they must not have changed since.
+    grpcio ends the process when a file holds no certificate or no key. So the ssl module reads the files first, and the
+    files must not have changed between the two readings.
     """
     texts = [path.read_bytes() for path in (ca, key, cert)]
     context = ssl.create_default_context(cafile=str(ca))
@@ -98,29 +102,29 @@ def _load(ca: Path, cert: Path, key: Path) -> tuple[ssl.SSLContext, grpc.Channel
 
 
 def _verified_name(address: ServerAddress, context: ssl.SSLContext) -> str | None:
-    """A name in the certificate that `address` shows, once its chain is verified; None where that cannot be learnt."""
+    """A name in the certificate that `address` shows, after its chain is verified; None where that fails."""
     try:
         with (
             socket.create_connection((address.host, address.grpc_port), NAME_LOOKUP_TIMEOUT_S) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as secured,
         ):
-            peer = secured.getpeercert() or {}
+            certificate = secured.getpeercert() or {}
     except OSError as error:
         log.debug("certificate of %s could not be read: %s", address, error)
         return None
-    return name_in_certificate(peer)
+    return name_in_certificate(certificate)
 
 
-def name_in_certificate(peer: Mapping[str, object]) -> str | None:
+def name_in_certificate(certificate: Mapping[str, object]) -> str | None:
     """The first usable DNS or IP subject alternative name, else the common name, of `ssl.getpeercert()`'s dict."""
-    alternatives = peer.get("subjectAltName", ())
+    alternatives = certificate.get("subjectAltName", ())
     assert isinstance(alternatives, tuple)
     for kind, value in alternatives:
         if kind == "DNS":
             return str(value).replace("*", "any", 1)
         if kind == "IP Address":
             return str(value)
-    subject = peer.get("subject", ())
+    subject = certificate.get("subject", ())
     assert isinstance(subject, tuple)
     for relative_name in subject:
         for key, value in relative_name:

@@ -1,17 +1,17 @@
-"""How a connection fails, seen from the driver. Whatever is raised, the connection is of no use afterwards."""
+"""How a connection fails, as the connection driver sees it. After each of these errors the connection is unusable."""
 
 from __future__ import annotations
 
 
-class PeerError(Exception):
-    """Base: the other end, or the way there, ended the conversation."""
+class ConnectionFailed(Exception):
+    """Base class: the other end, or the network, ended the connection."""
 
 
-class PeerGone(PeerError):
+class ConnectionLost(ConnectionFailed):
     """The connection was reset or broke."""
 
 
-class PeerSilent(PeerError):
+class ConnectionSilent(ConnectionFailed):
     """Nothing moved in either direction for the idle timeout."""
 
     def __init__(self, idle_s: float) -> None:
@@ -19,19 +19,19 @@ class PeerSilent(PeerError):
         self.idle_s = idle_s
 
 
-class PeerTooSlow(PeerError):
-    """Something moved, but so slowly that it looks like an attempt to hold the connection."""
+class ConnectionTooSlow(ConnectionFailed):
+    """Bytes moved, but so slowly that the other end may only want to hold the connection."""
 
 
-class Interrupted(PeerError):
-    """We ended the wait for the next request ourselves, to drain."""
+class Interrupted(ConnectionFailed):
+    """This process ended the wait for the next request, because the listener drains."""
 
 
 class BackendUnavailable(Exception):
-    """No complete response can be had from the server behind us.
+    """The server behind this process gave no complete response.
 
     Args:
-        address: where it was tried, "" where there was nothing to try.
+        address: the server's address, "" where there is none.
         reason: one clause for the answer and the log.
     """
 
@@ -42,7 +42,7 @@ class BackendUnavailable(Exception):
 
 
 class CannotListen(Exception):
-    """A listening address cannot be had; nothing was left open."""
+    """A listening address cannot be bound. No socket is left open."""
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(f"cannot listen on {host or '*'}:{port}: {reason}")
@@ -51,5 +51,18 @@ class CannotListen(Exception):
         self.reason = reason
 
 
+class NoPrivateSocket(CannotListen):
+    """No directory can hold a private socket for this process. No file is left there."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("", 0, reason)
+
+    def __str__(self) -> str:
+        return (
+            f"the inner gRPC server has no socket: {self.reason}. Set TMPDIR to a directory on this machine that the"
+            " server may write"
+        )
+
+
 class BadCertificate(Exception):
-    """Certificate, key or CA files cannot be used together; the message names the files."""
+    """Certificate, key or CA files cannot be used together. The message names the files."""

@@ -1,7 +1,8 @@
-"""Which client certificates may open a gRPC connection, beyond being signed by the CA.
+"""Which client certificates, among those that the CA has signed, may open a gRPC connection.
 
-Source: weed/security/tls.go, Authenticator. Wilful difference: with only a wildcard domain configured, upstream also
-lets in certificates without a common name (its empty list of names holds the empty name); here they are refused.
+Source: weed/security/tls.go (Authenticator). Wilful difference: with only a wildcard domain configured, or with an
+empty entry among the names, upstream also accepts certificates without a common name, because its list holds the empty
+name. This module refuses such certificates.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClientNames:
-    """grpc.volume.allowed_commonNames and grpc.allowed_wildcard_domain. With neither, every name is allowed."""
+    """grpc.volume.allowed_commonNames and grpc.allowed_wildcard_domain. With neither set, every name is allowed."""
 
     allowed: tuple[str, ...] = ()
     wildcard_domain: str = ""
@@ -31,9 +32,9 @@ class ClientNames:
 
 
 def common_name_of(certificate: Mapping[str, object] | None) -> str | None:
-    """The subject's common name in what ``SSLObject.getpeercert()`` gives; the last one if there are several.
+    """The subject's common name in the dict of `SSLObject.getpeercert()`; the last one if there are several.
 
-    None when there is no certificate or no common name in it.
+    None when there is no certificate, or the certificate has no common name.
     """
     name = None
     subject = (certificate or {}).get("subject", ())

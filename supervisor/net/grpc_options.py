@@ -1,4 +1,4 @@
-"""Upstream's limits of gRPC, which its clients and servers share: ours have the same on every connection.
+"""Upstream's gRPC limits, which are the same for clients and servers.
 
 Source: weed/pb/grpc_client_server.go.
 """
@@ -23,13 +23,13 @@ METADATA_OPTIONS: Options = (
 KEEPALIVE_OPTIONS: Options = (
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-    # What grpcio waits for a ping's answer in fact, whatever the one above says; its default is a minute.
+    # grpcio takes the time that it waits for the answer to a ping from here, not from keepalive_timeout_ms.
     ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),
 )
 OWN_CONNECTION_OPTIONS: Options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-"""For a channel: straight to its peer, on a connection that no other channel shares."""
+"""A channel connects directly to its server, on a connection that no other channel shares."""
 
 STREAM_WINDOW: Options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4 << 20))
-"""What a peer may send of a stream before it is asked for. Left to itself, grpcio widens it by what the connection
-carries, and held 60 MiB of a volume that it copied over loopback; 4 MiB were as fast there.
+"""How much the other end may send of a stream before this end asks for more. By default grpcio widens the window with
+the throughput: it held 60 MiB of a volume that was copied over loopback. 4 MiB were as fast.
 """

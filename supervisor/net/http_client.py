@@ -1,4 +1,4 @@
-"""A pool of client connections. What goes over them is the business of `http_exchange`."""
+"""A pool of client connections to HTTP servers. `http_exchange` sends the requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from supervisor.net.http_connect import Address, CannotConnect, TcpConnector
-from supervisor.net.http_link import ClientLink
+from supervisor.net.http_link import ClientHttpConnection
 from supervisor.wire.http1 import ClientConnection
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ class PoolLimits:
     """Bounds of one pool.
 
     Args:
-        max_connections: in use at once over all servers; more requests wait.
-        max_idle: kept open per server.
-        max_idle_s: older ones are not used again; shorter than the servers' own idle time-out, so that they are not
-            the ones to close just as a request goes out.
-        connect_timeout_s: for the connection alone, TLS included; the answer takes as long as it takes.
+        max_connections: open at once over all servers, kept connections included. Further requests wait.
+        max_idle: connections that are kept per server.
+        max_idle_s: a connection that was kept for longer is not used again. The value is shorter than the servers' idle
+            timeout, so that a server does not close a connection just as a request is sent.
+        connect_timeout_s: the time for connecting, TLS included. Waiting for an answer has no limit here.
     """
 
     max_connections: int = 4096
@@ -37,38 +37,51 @@ class PoolLimits:
 
 
 class HttpPool:
-    """Connections to HTTP servers, kept for reuse. For the tasks of one event loop.
+    """Connections to HTTP servers, kept for reuse. Only the tasks of one event loop may use a pool.
 
     Args:
-        connect: makes a new connection; plain TCP unless told otherwise.
+        connect: makes a new connection; plain TCP by default.
     """
 
     def __init__(self, limits: PoolLimits | None = None, *, connect: Connect | None = None) -> None:
         self._limits = limits or PoolLimits()
         self._connect = connect or TcpConnector()
-        self._idle: dict[Address, list[ClientLink]] = {}
+        self._idle: dict[Address, list[ClientHttpConnection]] = {}
         self._slots = trio.Semaphore(self._limits.max_connections)
+        self._idle_count = 0
         self._pruned_at_s = -inf
 
-    async def acquire(self, address: Address, *, is_fresh: bool = False) -> ClientLink:
-        """A connection to `address`, a kept one unless `is_fresh`. Give it back with `release`.
+    @property
+    def idle_count(self) -> int:
+        """How many connections are kept for reuse, over all servers."""
+        return self._idle_count
+
+    def idle_connections(self, address: Address) -> tuple[ClientHttpConnection, ...]:
+        """The kept connections to one server, the longest kept first."""
+        return tuple(self._idle.get(address, ()))
+
+    async def acquire(self, address: Address, *, is_fresh: bool = False) -> ClientHttpConnection:
+        """A connection to `address`: a kept one unless `is_fresh`. The caller gives it back with `release`.
 
         Raises:
-            CannotConnect: nobody listens there, or no route leads there.
+            CannotConnect: no server listens there, or no route leads there. The pool is unchanged.
 
         Cancellation: safe.
         """
         try:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
-            # Not tried first because it always goes through the scheduler, which costs more than all the rest here.
+            # The slow path: acquire always goes through the scheduler, which costs more than the rest of this call.
             await self._slots.acquire()
         try:
             link = None if is_fresh else await self._take_idle(address)
             if link is not None:
                 return link
+            # Kept and used connections together stay within max_connections: the free slots bound the kept ones.
+            if self._idle_count > self._slots.value:
+                await self._close_one_idle()
             with trio.fail_after(self._limits.connect_timeout_s):
-                return ClientLink(await self._connect(address), ClientConnection())
+                return ClientHttpConnection(await self._connect(address), ClientConnection())
         except trio.TooSlowError as error:
             self._slots.release()
             raise CannotConnect(f"no connection within {self._limits.connect_timeout_s:g} s") from error
@@ -76,8 +89,8 @@ class HttpPool:
             self._slots.release()
             raise
 
-    async def release(self, address: Address, link: ClientLink) -> None:
-        """Takes a connection back: kept when it can serve another request, else closed."""
+    async def release(self, address: Address, link: ClientHttpConnection) -> None:
+        """Takes a connection back: keeps it when it can serve another request, closes it otherwise."""
         self._slots.release()
         kept = self._idle.setdefault(address, [])
         now_s = trio.current_time()
@@ -85,6 +98,7 @@ class HttpPool:
             link.idle_since_s = now_s
             link.is_reused = True
             kept.append(link)
+            self._idle_count += 1
         else:
             await link.close()
         if now_s - self._pruned_at_s > self._limits.max_idle_s:
@@ -93,27 +107,37 @@ class HttpPool:
 
     async def drop_idle(self) -> None:
         """Closes every connection that is not in use."""
-        kept, self._idle = self._idle, {}
+        kept, self._idle, self._idle_count = self._idle, {}, 0
         for links in kept.values():
             for link in links:
                 await link.close()
 
     async def _prune(self, oldest_s: float) -> None:
-        """Closes what is too old, of every server: a backend that was restarted listens elsewhere now."""
+        """Closes too old connections to every server: a restarted backend listens on other ports."""
         for address, links in list(self._idle.items()):
             old = [link for link in links if link.idle_since_s < oldest_s]
             self._idle[address] = [link for link in links if link.idle_since_s >= oldest_s]
+            self._idle_count -= len(old)
             if not self._idle[address]:
                 del self._idle[address]
             for link in old:
                 await link.close()
 
-    async def _take_idle(self, address: Address) -> ClientLink | None:
-        kept = self._idle.get(address)
+    async def _close_one_idle(self) -> None:
+        """Closes one kept connection: the oldest one of some server."""
+        for links in self._idle.values():
+            if links:
+                self._idle_count -= 1
+                await links.pop(0).close()
+                return
+
+    async def _take_idle(self, address: Address) -> ClientHttpConnection | None:
         oldest_s = trio.current_time() - self._limits.max_idle_s
-        while kept:
+        # The list is looked up again in each round: during `close` other tasks may take, keep or prune connections.
+        while kept := self._idle.get(address):
             link = kept.pop()
-            if link.idle_since_s >= oldest_s and link.is_quiet:
+            self._idle_count -= 1
+            if link.idle_since_s >= oldest_s and link.is_idle:
                 return link
             await link.close()
         return None

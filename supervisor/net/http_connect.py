@@ -1,4 +1,4 @@
-"""New connections to servers, as a client."""
+"""New connections to HTTP servers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from supervisor.net.errors import ConnectionFailed
 from supervisor.net.http_link import LinkBroken
-from supervisor.net.pace import Pace, PaceLimits
-from supervisor.net.transport import SocketTransport, StreamTransport
+from supervisor.net.timeouts import ConnectionTimeouts, TimeoutLimits
+from supervisor.net.tls_transport import TlsTransport
+from supervisor.net.transport import SocketTransport
 
 if TYPE_CHECKING:
     import ssl
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
 
 
 LOOPBACK_RECEIVE_BYTES = 256 * 1024
-"""What the kernel may hold of a backend's answer before we read it. Left alone it grows to megabytes, and a backend
-that limits its downloads in flight would take an answer for delivered that no client has read."""
+"""The most that the kernel holds of a backend's answer before this process reads it. Without the bound the kernel grows
+its buffer to megabytes, and a backend that limits its downloads in flight would count unread bytes as delivered."""
 
 
 class Address(NamedTuple):
-    """Where a server is. `host` has no brackets."""
+    """The address of a server. `host` has no brackets."""
 
     host: str
     port: int
@@ -39,7 +41,7 @@ class Address(NamedTuple):
 
 
 class CannotConnect(LinkBroken):
-    """There is no connection, so nothing can have been executed."""
+    """No connection was made, so the server cannot have executed anything."""
 
     def __init__(self, reason: str, *, is_refused: bool = False) -> None:
         super().__init__(reason)
@@ -47,12 +49,12 @@ class CannotConnect(LinkBroken):
 
 
 class TcpConnector:
-    """Connects over TCP, with TLS where there is a context for it.
+    """Connects over TCP, and adds TLS where a context is given.
 
     Args:
-        source_host: the local address to connect from, "" leaves it to the kernel. Loopback servers and those of
-            the other address family are connected to without. Source: weed/util/outbound_dial.go.
-        idle_timeout_s: how long a server may neither say nor take anything; inf leaves that to whoever watches it.
+        source_host: the local address to connect from; "" leaves the choice to the kernel. Loopback servers and
+            servers of the other address family are connected to without it. Source: weed/util/outbound_dial.go.
+        idle_timeout_s: how long a server may neither send nor acknowledge anything; inf sets no limit.
     """
 
     def __init__(
@@ -60,13 +62,14 @@ class TcpConnector:
     ) -> None:
         self._tls = tls
         self._source_host = source_host
-        self._pace = PaceLimits(idle_timeout_s)
+        self._timeouts = TimeoutLimits(idle_timeout_s)
 
     async def __call__(self, address: Address) -> Transport:
         """A connection to `address`.
 
         Raises:
-            CannotConnect: nobody listens there, no route leads there, or TLS comes to nothing.
+            CannotConnect: no server listens there, no route leads there, or the TLS handshake fails. No socket is left
+                open.
         """
         try:
             stream = await trio.open_tcp_stream(
@@ -74,25 +77,21 @@ class TcpConnector:
             )
         except OSError as error:
             raise CannotConnect(_reason(error), is_refused=_is_refused(error)) from error
-        if self._tls is not None:
-            return StreamTransport(await _with_tls(stream, self._tls, address.host), Pace(self._pace))
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
         if ip_address(sock.getpeername()[0]).is_loopback:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
-        return SocketTransport(sock, Pace(self._pace))
+        plain = SocketTransport(sock, ConnectionTimeouts(self._timeouts))
+        return plain if self._tls is None else await _with_tls(plain, self._tls, address.host)
 
 
-async def _with_tls(stream: trio.SocketStream, tls: ssl.SSLContext, host: str) -> trio.SSLStream[trio.SocketStream]:
-    tls_stream = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
+async def _with_tls(plain: SocketTransport, tls: ssl.SSLContext, host: str) -> TlsTransport:
+    secured = TlsTransport(plain, tls, server_hostname=host)
     try:
-        await tls_stream.do_handshake()
-    except BaseException as error:
-        await trio.aclose_forcefully(stream)
-        if isinstance(error, trio.BrokenResourceError):
-            raise CannotConnect(f"no TLS: {error.__cause__ or error}") from error
-        raise
-    return tls_stream
+        await secured.handshake()
+    except (trio.BrokenResourceError, ConnectionFailed) as error:
+        raise CannotConnect(f"no TLS: {error.__cause__ or error}") from error
+    return secured
 
 
 def source_address(source_host: str, target_host: str) -> str | None:
@@ -106,7 +105,7 @@ def source_address(source_host: str, target_host: str) -> str | None:
 
 
 def _causes(error: OSError) -> tuple[BaseException, ...]:
-    """What went wrong for each address that was tried; trio puts that into a group."""
+    """The error of each address that was tried. trio puts them into a group."""
     cause = error.__cause__
     return cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)
 

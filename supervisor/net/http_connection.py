@@ -1,7 +1,7 @@
-"""The loop of one client connection: read a head, have it answered, send the answer, go on or close.
+"""The loop of one client connection: read a head, get the answer, send the answer, then go on or close.
 
-Closing is described in docs/policy/closing.md. This is the fault wall: whatever a handler or a body raises ends in the
-log and, as long as no head is out, in a 500; the connection closes and the others never notice.
+docs/policy/closing.md describes when a connection closes. This module is the fault wall: an exception of a handler or
+of a body is logged, and answered with 500 as long as no head has been sent. Then this connection closes; others go on.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Answer, BodyError, Listener, Request, Response
-from native_handlers.http.request_id import new_request_id
-from supervisor.net.errors import Interrupted, PeerError, PeerSilent, PeerTooSlow
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Answer, BodyError, Listener, Request, Response, new_request_id
+from native_handlers.runtime.content_threads import CLIENT
+from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow, Interrupted
 from supervisor.net.http_body import HttpChannel, ServerBody
 from supervisor.net.http_send import send_response
+from supervisor.net.seats import client_of
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1 import ServerConnection
 from supervisor.wire.http1_events import RequestHead, Signal, reason_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from supervisor.net.http_limits import HttpLimits
+    from supervisor.net.seats import Seat
     from supervisor.net.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who is on the other end, and which listener it came to."""
+    """The client of a connection, and the listener that accepted the client."""
 
     host: str
     port: int
@@ -44,104 +46,166 @@ class Client:
 
 
 class HttpConnection:
-    """One client's connection, owned by the task that runs `serve`. `drain` may be called from any task."""
+    """One client's connection. The task that runs `serve` owns it. Any task may call `drain`."""
 
-    __slots__ = ("_channel", "_client", "_handle", "_is_draining", "_is_idle", "_limits", "_quick", "_transport")
+    __slots__ = (
+        "_channel",
+        "_client",
+        "_fast_path",
+        "_handle",
+        "_has_more",
+        "_head_due",
+        "_is_draining",
+        "_is_given_up",
+        "_is_idle",
+        "_limits",
+        "_seat",
+        "_transport",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  made by http_server alone
         self,
         transport: Transport,
         client: Client,
         handle: Callable[[Request], Awaitable[Response]],
         limits: HttpLimits,
-        quick: Callable[[Listener, bytes], Answer | None] | None = None,
+        fast_path: Callable[[Listener, bytes], Answer | None] | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self._transport = transport
         self._channel = HttpChannel(ServerConnection(limits.wire), transport)
         self._client = client
         self._handle = handle
         self._limits = limits
-        self._quick = quick
+        self._fast_path = fast_path
+        self._seat = seat
         self._is_draining = False
+        self._is_given_up = False
         self._is_idle = True
+        self._has_more = False  # whether bytes of the next request have arrived already
+        self._head_due: float | None = None
+        if seat is not None:
+            seat.give_up = self.give_up
+            seat.served_at = transport.answered_at
 
     def drain(self) -> None:
-        """No further request is taken: at once when none is running, else after the running one."""
+        """Takes no further request. Closes at once when no request runs, else after the running one."""
         self._is_draining = True
         if self._is_idle:
-            self._transport.pace.interrupt()
+            self._transport.timeouts.interrupt()
+
+    def give_up(self) -> None:
+        """Ends the wait for a request, or for the rest of a head, and closes the connection.
+
+        A request whose head becomes complete in the same moment is answered first.
+        """
+        self._is_draining = self._is_given_up = True
+        self._transport.timeouts.interrupt()
+
+    def begin(self, data: bytes, head_due: float) -> None:
+        """Call this before `serve`:
+
+        `data` has arrived, and the head in it must be complete by `head_due` (trio's clock).
+        """
+        self._channel.codec.receive_data(data)
+        self._has_more = bool(data)
+        self._head_due = head_due
 
     async def serve(self) -> None:
-        """Serves requests until either side has enough, then closes the connection.
+        """Serves requests until the client or the server ends the connection, then closes it.
 
-        Cancellation: closes it at once.
+        Cancellation: closes the connection at once.
         """
+        CLIENT.set(client_of(self._client.host))
         try:
-            while not self._is_draining and await self._serve_one():
+            # Bytes that had arrived before `drain` are answered, even where `drain` came before this loop.
+            while (not self._is_draining or self._head_due is not None) and await self._serve_one():
                 pass
             await self._transport.aclose()
-        except PeerError as error:
+        except ConnectionFailed as error:
             log.debug("%s:%d: %s", self._client.host, self._client.port, error)
+            if isinstance(error, ConnectionSilent) and not self._channel.codec.ends_by_closing:
+                # A close without reset: a slow client still reads what was sent, and sees that the answer is
+                # incomplete.
+                await self._transport.aclose()
         finally:
             await self._transport.abort()
 
     async def _serve_one(self) -> bool:
-        """Whether the connection can take another request."""
+        """Serves one request. Returns whether the connection can take another one."""
         try:
             head = await self._next_head()
         except RemoteProtocolError as error:
             log.info("refused a request of %s:%d: %s", self._client.host, self._client.port, error.why)
             await self._refuse(error.status, error.why)
             return False
-        except (Interrupted, PeerSilent):
+        except (Interrupted, ConnectionSilent):
             return False
         if head is None:
             return False
+        if self._seat is not None:
+            self._seat.work()
         body = ServerBody(self._channel, head)
         await self._answer(head, body)
         if self._is_draining or not await self._finish(body):
             await self._linger(body)
             return False
-        self._channel.codec.start_next_cycle()
+        self._has_more = self._channel.codec.start_next_cycle()
+        if self._seat is not None:
+            self._seat.wait()
         return True
 
     async def _next_head(self) -> RequestHead | None:
-        """The next request head, None when the client closed instead."""
-        channel, pace = self._channel, self._transport.pace
-        codec = channel.codec
-        if self._quick is not None and not codec.buffered_bytes and not codec.is_eof:
-            await self._serve_quick(self._quick)
-        self._is_idle = codec.buffered_bytes == 0
-        pace.receiving.start_message(inf if self._is_idle else self._head_deadline())
+        """The next request head; None when the client closed the connection instead."""
+        codec, timeouts = self._channel.codec, self._transport.timeouts
+        self._is_idle = not self._has_more
+        if self._has_more:
+            # A pipelining client never makes this task wait. So the task gives other tasks a turn here.
+            await trio.lowlevel.checkpoint()
+        elif self._fast_path is not None and not codec.is_eof:
+            await self._serve_fast_path(self._fast_path)
         event = codec.next_event()
+        if event is Signal.NEED_DATA:
+            if not self._is_idle and not self._has_more:
+                self._begin_head()
+            timeouts.receiving.start_message(inf if self._is_idle else self._head_deadline())
+        self._head_due = None
         while event is Signal.NEED_DATA:
             data = await self._receive_head_data()
             if self._is_idle and data:
-                self._is_idle = False
-                pace.resume()
-                pace.receiving.deadline = self._head_deadline()
+                timeouts.receiving.deadline = self._head_deadline()
+                self._begin_head()
             codec.receive_data(data)
             event = codec.next_event()
-        pace.receiving.start_message()
-        pace.sending.start_message()
+        timeouts.begin_exchange()
         return event if isinstance(event, RequestHead) else None
 
-    async def _serve_quick(self, quick: Callable[[Listener, bytes], Answer | None]) -> None:
-        """Answers requests as long as `quick` knows the answer; what came instead of one is in the codec then."""
-        self._is_idle = True
-        data = await self._transport.receive_unanswered(partial(quick, self._client.listener))
-        if data:
-            self._is_idle = False
-            self._transport.pace.resume()
+    async def _serve_fast_path(self, fast_path: Callable[[Listener, bytes], Answer | None]) -> None:
+        """Answers requests as long as `fast_path` has the answer. The first other bytes are given to the codec."""
+        data = await self._transport.receive_unanswered(partial(fast_path, self._client.listener))
+        self._is_idle = not data
         self._channel.codec.receive_data(data)
 
+    def _begin_head(self) -> None:
+        """Notes that a part of a head has arrived, and allows waiting for the rest.
+
+        After `give_up` the wait stays interrupted, because the seat of the connection is no longer counted.
+        """
+        self._is_idle = False
+        if not self._is_given_up:
+            self._transport.timeouts.resume()
+
     def _head_deadline(self) -> float:
-        return trio.current_time() + self._limits.head_timeout_s
+        due = trio.current_time() + self._limits.head_timeout_s
+        return due if self._head_due is None else min(due, self._head_due)
 
     async def _receive_head_data(self) -> bytes:
         try:
-            return await self._transport.receive_some()
-        except PeerTooSlow as error:
+            if self._is_idle:
+                return await self._transport.receive_some()
+            # When many connections end at once, or send at once, few of them are woken in one turn: see `idle_poller`.
+            return await self._transport.receive_in_turn()
+        except ConnectionTooSlow as error:
             raise RemoteProtocolError(408, "the head took too long") from error
 
     async def _answer(self, head: RequestHead, body: ServerBody) -> None:
@@ -150,12 +214,12 @@ class HttpConnection:
         sent_before = self._transport.sent_bytes
         try:
             await send_response(self._channel, response, method=head.method, keep_alive=keep_alive)
-        except PeerError:
+        except ConnectionFailed:
             raise
         except Exception as error:
             if self._transport.sent_bytes > sent_before:
                 log.warning("%s %s: the answer broke off: %r", head.method, head.target, error)
-                raise PeerError("cut, for its answer cannot be completed") from error
+                raise ConnectionFailed("cut, for its answer cannot be completed") from error
             log.exception("%s %s: the answer makes no message", head.method, head.target)
             await self._refuse(500, "see the server's log")
 
@@ -166,7 +230,7 @@ class HttpConnection:
             cause = error.__cause__
             status = cause.status if isinstance(cause, RemoteProtocolError) else 400
             return plain_response(status, str(error))
-        except PeerError:
+        except ConnectionFailed:
             raise
         except Exception:
             log.exception("%s %s: a bug of ours", head.method, head.target)
@@ -188,7 +252,7 @@ class HttpConnection:
         )
 
     def _must_close(self, body: ServerBody) -> bool:
-        """Whether what is left of the request body is too much, or too uncertain, to keep the connection for."""
+        """Whether the unread rest of the request body is too long, or of unknown length, to keep the connection."""
         if self._is_draining or body.awaits_continue:
             return True
         return (
@@ -196,7 +260,7 @@ class HttpConnection:
         )
 
     async def _finish(self, body: ServerBody) -> bool:
-        """Reads what is left of a short body; whether the connection can go on."""
+        """Reads the rest of a short body. Returns whether the connection can go on."""
         unread_bytes = self._limits.unread_body_bytes
         if not body.is_over and not body.awaits_continue and not self._must_close(body):
             with trio.move_on_after(self._limits.linger_s):
@@ -208,9 +272,9 @@ class HttpConnection:
         return self._channel.codec.can_continue
 
     async def _linger(self, body: ServerBody | None) -> None:
-        """Waits for the client to see the answer before the connection closes under what it is still sending.
+        """Lets the client read the answer before the connection closes, while the client may still be sending.
 
-        Closing with unread input makes the kernel send a reset, which can overtake the answer.
+        A close with unread input makes the kernel send a reset, and the reset can overtake the answer.
         """
         if body is not None and body.is_over and self._channel.codec.buffered_bytes == 0:
             return
@@ -228,7 +292,7 @@ class HttpConnection:
 
 
 def plain_response(status: int, why: str) -> Response:
-    """An answer of the server itself, before or instead of a handler's. The connection closes after it."""
+    """An answer of the server itself, without a handler. The connection closes after it."""
     text = f"{status} {reason_of(status)}: {why}"
     headers = Headers([("Content-Type", "text/plain; charset=utf-8")])
     return Response(status, headers, text.encode("utf-8", "replace"), close_connection=True)

@@ -1,50 +1,42 @@
-"""One request and its answer over a pool: retried only where nothing of it can have been executed.
+"""One request and its answer over a pool. A request is sent again only where the server cannot have executed it.
 
-The rules, in docs/policy/closing.md: a request is sent again, once, on a fresh connection, when a kept connection
-turns out to be dead before the kernel took a byte of the request, or when it is a GET or HEAD and the connection
-ended without a byte of an answer. Nothing else is ever sent twice.
+docs/policy/closing.md has the rules. A request is sent again, once, on a fresh connection, in two cases: a kept
+connection was dead before the kernel took a byte of the request, or a GET or HEAD got no byte of an answer on a kept
+connection. No other request is sent twice.
 """
 
 from __future__ import annotations
 
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from native_handlers.http.message import BodyError
-from supervisor.net.errors import BackendUnavailable, PeerError
-from supervisor.net.http_link import ClientLink, LinkBroken, LinkSilent, NotYet, receive_final_head
+from native_handlers.http_model.message import BodyError
+from supervisor.net.errors import BackendUnavailable, ConnectionFailed
+from supervisor.net.http_link import ClientHttpConnection, LinkBroken, LinkSilent, NotYet, receive_final_head
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from native_handlers.http.headers import Headers
+    from native_handlers.http_model.headers import Headers
+    from native_handlers.http_model.message import RequestBody
     from supervisor.net.http_client import Address, HttpPool
+    from supervisor.net.http_link import OnInterim
 
 WATCH_AFTER_S = 0.25
-"""An answer that takes longer has the client watched meanwhile; before, that is not worth a task."""
+"""After this time without an answer, a task watches whether the client is still there. A shorter wait needs no task."""
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
 
 _WHOLE_BYTES = 64 * 1024
-"""Bodies up to here that are there already are answered as bytes, and their connection is free at once."""
+"""A body up to this size that has already arrived is returned as bytes, and its connection is free at once."""
 
 log = logging.getLogger(__name__)
 
 
-class Origin(Protocol):
-    """Whoever the exchange is made for: where interim answers go, and whose end ends it."""
-
-    async def on_interim(self, head: ResponseHead) -> None: ...
-
-    async def wait_end(self) -> None:
-        """Returns when the origin sends nothing more but still wants the answer; PeerError when it is gone."""
-        ...
-
-
 class BodySource(Protocol):
-    """A request body that is sent as it comes. `trailers` are valid after the end."""
+    """A request body that is sent piece by piece. `trailers` are valid after the end."""
 
     @property
     def trailers(self) -> Headers: ...
@@ -53,14 +45,14 @@ class BodySource(Protocol):
 
 
 class AnswerBody:
-    """The body of an answer, piece by piece; an async iterator. The connection goes back when it ends or is closed."""
+    """The body of an answer, piece by piece, as an async iterator. Its end, or `aclose`, gives the connection back."""
 
     __slots__ = ("_address", "_link", "_pool", "trailers")
 
-    def __init__(self, pool: HttpPool, address: Address, link: ClientLink) -> None:
+    def __init__(self, pool: HttpPool, address: Address, link: ClientHttpConnection) -> None:
         self._pool = pool
         self._address = address
-        self._link: ClientLink | None = link
+        self._link: ClientHttpConnection | None = link
         self.trailers = NO_HEADERS
 
     def __aiter__(self) -> AnswerBody:
@@ -80,71 +72,69 @@ class AnswerBody:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Gives the connection back; one with an unread rest is closed, which tells the server to stop."""
+        """Gives the connection back. A connection with an unread rest is closed, so the server stops sending."""
         link, self._link = self._link, None
         if link is not None:
             await self._pool.release(self._address, link)
 
 
-class Answer:
-    """A final head with its body, which is bytes when all of it came with the head."""
+class BackendResponse(NamedTuple):
+    """A final head with its body. The body is bytes when all of it came with the head."""
 
-    __slots__ = ("body", "head")
-
-    def __init__(self, head: ResponseHead, body: bytes | AnswerBody) -> None:
-        self.head = head
-        self.body = body
+    head: ResponseHead
+    body: bytes | AnswerBody
 
 
 class Exchange:
     """Makes exchanges with one server.
 
     Args:
-        origin: None for requests of our own.
-        answer_timeout_s: for those, how long after the request the answer's head must be complete, and how long each
-            piece of a body that is sent as it comes may take. Where there is an origin, it is the one to lose patience.
+        origin: the body of the client's request for which the exchange is made. Interim answers go to that client, and
+            the exchange ends when the client goes. None for this server's own requests.
+        answer_timeout_s: for this server's own requests: how long the answer's head may take after the request, and how
+            long each piece of a streamed body may take. Where there is an origin, no limit applies: the client waits.
     """
 
     __slots__ = ("_address", "_answer_timeout_s", "_origin", "_pool")
 
     def __init__(
-        self, pool: HttpPool, address: Address, origin: Origin | None = None, *, answer_timeout_s: float = inf
+        self, pool: HttpPool, address: Address, origin: RequestBody | None = None, *, answer_timeout_s: float = inf
     ) -> None:
         self._pool = pool
         self._address = address
         self._origin = origin
         self._answer_timeout_s = answer_timeout_s
 
-    async def send_whole(self, head: RequestHead, body: bytes) -> Answer:
-        """The answer to a request whose body is at hand.
+    async def send_whole(self, head: RequestHead, body: bytes) -> BackendResponse:
+        """The answer to a request whose whole body is in memory.
 
         Raises:
-            LinkBroken: no answer; CannotConnect when nothing was executed for certain, LinkSilent when the server
-                may yet execute it.
-            PeerError: the origin is gone; the connection was closed.
+            LinkBroken: there is no answer. CannotConnect: nothing was executed. LinkSilent: the server may still
+                execute the request.
+            ConnectionFailed: the origin is gone. The server's connection is closed.
         """
         try:
             return await self._whole_once(head, body, is_fresh=False)
         except _StaleLink:
             return await self._whole_once(head, body, is_fresh=True)
 
-    async def send_stream(self, head: RequestHead, source: BodySource) -> Answer:
-        """The answer to a request whose body is sent while it comes in; an early answer ends the sending.
+    async def send_stream(self, head: RequestHead, source: BodySource) -> BackendResponse:
+        """The answer to a request whose body is sent as it arrives. An early answer ends the sending.
 
         Raises:
-            BodyError: the source broke off; the server saw the connection close.
-            LinkBroken, PeerError: as for `send_whole`.
+            BodyError: the source broke off. The server's connection is closed.
+            LinkBroken, ConnectionFailed: as for `send_whole`.
         """
         try:
             return await self._stream_once(head, source, is_fresh=False)
         except _StaleLink:
             return await self._stream_once(head, source, is_fresh=True)
 
-    async def _whole_once(self, head: RequestHead, body: bytes, *, is_fresh: bool) -> Answer:
+    async def _whole_once(self, head: RequestHead, body: bytes, *, is_fresh: bool) -> BackendResponse:
         link = await self._pool.acquire(self._address, is_fresh=is_fresh)
         try:
             await link.send_request(head, body)
-            return await self._answer(link, await self._patient_head(link))
+            return await self._answer(link, await self._head_in_time(link))
         except LinkBroken as error:
             await self._give_up(link)
             is_repeatable = not body and head.method in _REPEATABLE and not link.received_bytes
@@ -155,7 +145,7 @@ class Exchange:
             await self._give_up(link)
             raise
 
-    async def _stream_once(self, head: RequestHead, source: BodySource, *, is_fresh: bool) -> Answer:
+    async def _stream_once(self, head: RequestHead, source: BodySource, *, is_fresh: bool) -> BackendResponse:
         link = await self._pool.acquire(self._address, is_fresh=is_fresh)
         try:
             await link.send_request(head, None)
@@ -170,30 +160,31 @@ class Exchange:
             await self._give_up(link)
             raise
 
-    async def _uploaded(self, link: ClientLink, head: RequestHead, source: BodySource) -> ResponseHead:
+    async def _uploaded(self, link: ClientHttpConnection, head: RequestHead, source: BodySource) -> ResponseHead:
         return await _Upload(link, head, source, self._origin, self._answer_timeout_s).run()
 
-    async def _answer(self, link: ClientLink, head: ResponseHead) -> Answer:
+    async def _answer(self, link: ClientHttpConnection, head: ResponseHead) -> BackendResponse:
         length = head.body_length_bytes
         if length is not None and length <= _WHOLE_BYTES:
             body = link.take_whole_body(length)
             if body is not None:
                 await self._pool.release(self._address, link)
-                return Answer(head, body)
-        return Answer(head, AnswerBody(self._pool, self._address, link))
+                return BackendResponse(head, body)
+        return BackendResponse(head, AnswerBody(self._pool, self._address, link))
 
-    async def _give_up(self, link: ClientLink) -> None:
-        link.is_spent = True
+    async def _give_up(self, link: ClientHttpConnection) -> None:
+        link.must_close = True
         await self._pool.release(self._address, link)
 
-    async def _patient_head(self, link: ClientLink) -> ResponseHead:
-        patience_s = self._answer_timeout_s if self._origin is None else WATCH_AFTER_S
-        link.expect_head_by(trio.current_time() + patience_s)
+    async def _head_in_time(self, link: ClientHttpConnection) -> ResponseHead:
+        limit_s = self._answer_timeout_s if self._origin is None else WATCH_AFTER_S
+        pass_on = _to(self._origin)
+        link.expect_head_by(trio.current_time() + limit_s)
         try:
-            return await receive_final_head(link, _ignore_interim if self._origin is None else self._origin.on_interim)
+            return await receive_final_head(link, pass_on)
         except NotYet as error:
             if self._origin is None:
-                raise _no_answer_within(patience_s) from error
+                raise _no_answer_within(limit_s) from error
             link.expect_head_by()
             return await _head_while_watching(link, self._origin)
         finally:
@@ -201,20 +192,26 @@ class Exchange:
 
 
 class _StaleLink(Exception):
-    """A kept connection was dead before anything of the request can have been executed."""
+    """A kept connection was dead before the server can have executed anything of the request."""
 
 
-async def _ignore_interim(head: ResponseHead) -> None:
-    """An interim answer to a request of our own says nothing that we act on."""
+def _to(origin: RequestBody | None) -> OnInterim:
+    """Passes interim answers on to the client. For this server's own requests interim answers are ignored."""
+
+    async def pass_on(head: ResponseHead) -> None:
+        if origin is not None:
+            await origin.send_interim(head.status, head.headers, head.reason)
+
+    return pass_on
 
 
 def _no_answer_within(timeout_s: float) -> LinkSilent:
     return LinkSilent(f"no answer within {timeout_s:g} s")
 
 
-async def _head_while_watching(link: ClientLink, origin: Origin) -> ResponseHead:
-    """The final head, unless the origin goes away first. The origin's half-close is passed on to the server."""
-    failure: LinkBroken | PeerError | None = None
+async def _head_while_watching(link: ClientHttpConnection, origin: RequestBody) -> ResponseHead:
+    """The final head, unless the origin goes away first. A half-close of the origin is passed on to the server."""
+    failure: LinkBroken | ConnectionFailed | None = None
     head: ResponseHead | None = None
 
     async def watch() -> None:
@@ -222,7 +219,7 @@ async def _head_while_watching(link: ClientLink, origin: Origin) -> ResponseHead
         try:
             await origin.wait_end()
             await link.send_eof()
-        except PeerError as error:
+        except ConnectionFailed as error:
             failure = error
             nursery.cancel_scope.cancel()
         except LinkBroken as error:
@@ -231,8 +228,8 @@ async def _head_while_watching(link: ClientLink, origin: Origin) -> ResponseHead
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         try:
-            head = await receive_final_head(link, origin.on_interim)
-        except (LinkBroken, PeerError) as error:
+            head = await receive_final_head(link, _to(origin))
+        except (LinkBroken, ConnectionFailed) as error:
             failure = error
         nursery.cancel_scope.cancel()
     if head is None:
@@ -241,16 +238,21 @@ async def _head_while_watching(link: ClientLink, origin: Origin) -> ResponseHead
 
 
 class _Upload:
-    """Sends a body as it comes in, and takes the answer, which may come before the body is over."""
+    """Sends a body as it arrives, and takes the answer, which may come before the body has ended."""
 
     def __init__(
-        self, link: ClientLink, head: RequestHead, source: BodySource, origin: Origin | None, answer_timeout_s: float
+        self,
+        link: ClientHttpConnection,
+        head: RequestHead,
+        source: BodySource,
+        origin: RequestBody | None,
+        answer_timeout_s: float,
     ) -> None:
         self._link = link
         self._source = source
         self._origin = origin
         self._answer_timeout_s = answer_timeout_s
-        self._patience = trio.CancelScope()
+        self._answer_scope = trio.CancelScope()
         self._failure: Exception | None = None
         self._may_send = trio.Event()
         if not head.expects_continue:
@@ -261,43 +263,43 @@ class _Upload:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump, nursery.cancel_scope)
             try:
-                with self._patience:
+                with self._answer_scope:
                     head = await receive_final_head(self._link, self._on_interim)
-            except (LinkBroken, PeerError) as error:
+            except (LinkBroken, ConnectionFailed) as error:
                 self._failure = error
             nursery.cancel_scope.cancel()
-        if self._patience.cancelled_caught:
+        if self._answer_scope.cancelled_caught:
             raise _no_answer_within(self._answer_timeout_s)
         if head is None:
             raise self._failure or LinkBroken("no answer")
         return head
 
-    def _be_patient(self) -> None:
-        """For a piece of the body to be taken, at its end for the answer. Our own time for the next piece is free."""
+    def _set_answer_deadline(self) -> None:
+        """Sets the deadline for one piece of the body, or for the answer. Waiting for the source has no limit."""
         if self._origin is None:
-            self._patience.deadline = trio.current_time() + self._answer_timeout_s
+            self._answer_scope.deadline = trio.current_time() + self._answer_timeout_s
 
     async def _on_interim(self, head: ResponseHead) -> None:
         if head.status == 100:
             self._may_send.set()
         elif self._origin is not None:
-            await self._origin.on_interim(head)
+            await self._origin.send_interim(head.status, head.headers, head.reason)
 
     async def _pump(self, whole: trio.CancelScope) -> None:
         try:
             await self._may_send.wait()
             while data := await self._source.receive_some():
-                self._be_patient()
+                self._set_answer_deadline()
                 await self._link.send_data(data)
-                self._patience.deadline = inf
-            self._be_patient()
+                self._answer_scope.deadline = inf
+            self._set_answer_deadline()
             await self._link.send_end(self._source.trailers)
             if self._origin is not None:
                 await self._origin.wait_end()
                 await self._link.send_eof()
         except LinkBroken as error:
-            # The server takes no more. Its answer, if it gave one, is still to be read; else that fails too.
+            # The server takes no more. If it has answered, the reading side still gets the answer; else reading fails.
             log.debug("the server takes no more of the body: %s", error)
-        except (BodyError, PeerError) as error:
+        except (BodyError, ConnectionFailed) as error:
             self._failure = error
             whole.cancel()

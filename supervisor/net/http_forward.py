@@ -1,4 +1,4 @@
-"""Forwards a request to the backend and hands its answer back as a response, both ways with backpressure."""
+"""Forwards a request to the backend and returns the backend's answer as a response, with backpressure both ways."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Request, Response, StreamBody
-from supervisor.net.http_body import ServerBody
-from supervisor.net.http_exchange import Answer, Exchange
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Request, Response, StreamBody
+from supervisor.net.http_exchange import BackendResponse, Exchange
 from supervisor.net.http_link import LinkBroken
 from supervisor.wire.forwarding import end_to_end, forwarded_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from native_handlers.http_model.message import Listener
     from supervisor.net.http_client import Address, HttpPool
 
 log = logging.getLogger(__name__)
 
 GATHER_BYTES = 64 * 1024
-"""Declared bodies up to here are read whole before the backend sees anything of the request: a slow client then holds
-no backend connection, and head and body go out in one call."""
+"""A declared body up to this size is read whole before the backend gets the request. So a slow client holds no backend
+connection, and head and body go out in one system call."""
 
 
 NOTE_INTERVAL_S = 5.0
@@ -35,24 +35,24 @@ class Forwarder:
     """Forwards to one backend.
 
     Args:
-        address: where the backend listens now; None while there is none.
+        address: returns where the backend listens now for requests of a listener; None while there is no backend.
     """
 
-    def __init__(self, pool: HttpPool, address: Callable[[], Address | None]) -> None:
+    def __init__(self, pool: HttpPool, address: Callable[[Listener], Address | None]) -> None:
         self._pool = pool
         self._address = address
         self._noted_at_s = -inf
         self._unnoted = 0
 
     async def forward(self, request: Request) -> Response:
-        """The backend's answer; 502 with a JSON error that says why when there is none.
+        """The backend's answer. Without one, a 502 with a JSON error that names the reason.
 
         Raises:
-            BodyError, PeerError: the client broke off; the backend saw its connection close.
+            BodyError, ConnectionFailed: the client broke off. The backend's connection is closed.
 
-        Cancellation: closes the backend connection, which is how the backend learns of it.
+        Cancellation: closes the backend's connection, so the backend notices.
         """
-        address = self._address()
+        address = self._address(request.listener)
         if address is None:
             return bad_gateway("the backend is not running")
         try:
@@ -63,7 +63,7 @@ class Forwarder:
         return _response(answer)
 
     def _note_failure(self, request: Request, address: Address, error: LinkBroken) -> None:
-        """Logs a failure, but no more than one each NOTE_INTERVAL_S: a dead backend fails every request."""
+        """Logs a failure, at most one each NOTE_INTERVAL_S: with a dead backend every request fails."""
         now_s = trio.current_time()
         if now_s - self._noted_at_s < NOTE_INTERVAL_S:
             self._unnoted += 1
@@ -72,31 +72,20 @@ class Forwarder:
         self._noted_at_s, self._unnoted = now_s, 0
         log.warning("%s %s: the backend at %s failed: %s%s", request.method, request.target, address, error, more)
 
-    async def _exchange(self, request: Request, address: Address) -> Answer:
+    async def _exchange(self, request: Request, address: Address) -> BackendResponse:
         body = request.body
-        server_body = body if isinstance(body, ServerBody) else None
-        exchange = Exchange(self._pool, address, server_body)
+        exchange = Exchange(self._pool, address, body)
         length = body.length_bytes
         if length == 0:
             return await exchange.send_whole(forwarded_request(request, keeps_expect=False), b"")
-        awaits_continue = server_body is not None and server_body.awaits_continue
-        if length is not None and length <= GATHER_BYTES and not awaits_continue:
+        if length is not None and length <= GATHER_BYTES and not body.awaits_continue:
             whole = await _gather(request)
             return await exchange.send_whole(forwarded_request(request, keeps_expect=False), whole)
-        source = server_body or _PlainSource(request)
-        return await exchange.send_stream(forwarded_request(request, keeps_expect=awaits_continue), source)
-
-
-class _PlainSource:
-    """A body that knows no trailers."""
-
-    def __init__(self, request: Request) -> None:
-        self.receive_some = request.body.receive_some
-        self.trailers = Headers()
+        return await exchange.send_stream(forwarded_request(request, keeps_expect=body.awaits_continue), body)
 
 
 def bad_gateway(reason: str) -> Response:
-    """The answer for a backend that gave none, in the form of upstream's own errors."""
+    """The answer where the backend gave none, in the form of upstream's own errors."""
     body = json.dumps({"error": reason}).encode()
     headers = Headers([("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")])
     return Response(502, headers, body)
@@ -109,9 +98,8 @@ async def _gather(request: Request) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _response(answer: Answer) -> Response:
+def _response(answer: BackendResponse) -> Response:
     head = answer.head
     headers = end_to_end(head.headers)
-    if isinstance(answer.body, bytes):
-        return Response(head.status, headers, answer.body, head.reason)
-    return Response(head.status, headers, StreamBody(answer.body, head.body_length_bytes), head.reason)
+    body = answer.body if isinstance(answer.body, bytes) else StreamBody(answer.body, head.body_length_bytes)
+    return Response(head.status, headers, body, head.reason, is_relayed=True)

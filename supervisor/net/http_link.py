@@ -1,4 +1,4 @@
-"""One connection to a server, as a client: sends requests, receives answers, knows whether it can be used again."""
+"""One connection to a server, seen from the client: sends requests, receives answers, says whether it can be reused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.net.errors import PeerError, PeerSilent, PeerTooSlow
+from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow
 from supervisor.net.transport import HEAD_BYTES, RECEIVE_BYTES, SocketTransport
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_events import (
@@ -23,7 +23,7 @@ from supervisor.wire.http1_events import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from native_handlers.http.headers import Headers
+    from native_handlers.http_model.headers import Headers
     from supervisor.net.transport import Transport
     from supervisor.wire.http1 import ClientConnection
 
@@ -31,37 +31,39 @@ if TYPE_CHECKING:
 
 _JOINED_BYTES = 64 * 1024
 _MAX_INTERIM = 32
-"""No server means it well that sends more than this many 1xx heads for one request."""
+"""A server that sends more 1xx heads than this for one request is faulty or hostile."""
 
 
 class LinkBroken(Exception):
-    """The exchange cannot be completed: the server closed, broke off, or does not speak HTTP/1."""
+    """The exchange cannot be completed: the server closed the connection, broke off, or does not speak HTTP/1."""
 
 
 class LinkSilent(LinkBroken):
-    """The server is connected and neither takes nor says anything, or not what it was given a deadline for."""
+    """The server is connected, but acknowledges and sends nothing, or does not answer within its deadline."""
 
 
 class NotYet(Exception):
-    """What was waited for has not come by the deadline; nothing is lost."""
+    """The deadline has passed before the head arrived. Nothing is lost: the caller may wait again."""
 
 
-class ClientLink:
-    """A connection and its codec. One task sends, one receives; either may be the other.
+class ClientHttpConnection:
+    """A connection and its codec. One task sends and one task receives; both may be the same task.
 
     Attributes:
-        is_reused: whether it has served an exchange before.
+        is_reused: whether the connection has served an exchange before.
+        must_close: whether the connection is unfit for another exchange.
         sent_bytes: how much of the current request the kernel has taken.
-        received_bytes: how much of its answer has arrived.
+        received_bytes: how much of the current answer has arrived.
     """
 
     __slots__ = (
         "_codec",
+        "_has_more",
         "_sent_before",
         "_transport",
         "idle_since_s",
         "is_reused",
-        "is_spent",
+        "must_close",
         "received_bytes",
         "trailers",
     )
@@ -70,9 +72,10 @@ class ClientLink:
         self._transport = transport
         self._codec = codec
         self._sent_before = 0
+        self._has_more = False
         self.idle_since_s = 0.0
         self.is_reused = False
-        self.is_spent = False
+        self.must_close = False
         self.received_bytes = 0
         self.trailers = NO_HEADERS
 
@@ -82,33 +85,32 @@ class ClientLink:
 
     @property
     def can_reuse(self) -> bool:
-        return self._codec.can_reuse and not self.is_spent
+        return self._codec.can_reuse and not self.must_close
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether the server has neither closed nor said anything since the last exchange. A hint on TLS."""
-        return not isinstance(self._transport, SocketTransport) or self._transport.is_quiet
+    def is_idle(self) -> bool:
+        """Whether the server has neither closed nor sent anything since the last exchange. Over TLS always True."""
+        return not isinstance(self._transport, SocketTransport) or self._transport.is_idle
 
     async def send_request(self, head: RequestHead, body: bytes | None) -> None:
-        """Sends a head with a whole body, or, with None, the head alone: then the body goes by `send_data`.
+        """Sends a head with its whole body. With `body` None sends the head alone; the body follows by `send_data`.
 
         Raises:
-            LinkBroken: `sent_bytes` says whether anything went out.
+            LinkBroken: the connection must be closed. `sent_bytes` says whether the kernel took any of the request.
         """
         self._sent_before = self._transport.sent_bytes
         self.received_bytes = 0
         self.trailers = NO_HEADERS
-        raw = self._codec.send(head)
         if body is None:
-            await self._send(raw)
+            await self._send(self._codec.send(head))
             return
-        data = self._codec.send(Data(body)) if body else b""
-        end = self._codec.send(EndOfMessage())
-        if len(data) <= _JOINED_BYTES:
-            await self._send(raw + data + end)
+        assert head.body_length_bytes == len(body), "the head says how long a whole body is"
+        raw = self._codec.send_whole(head)
+        if len(body) <= _JOINED_BYTES:
+            await self._send(raw + body)
         else:
             await self._send(raw, more=True)
-            await self._send(data + end if end else data)
+            await self._send(body)
 
     async def send_data(self, data: bytes) -> None:
         """Sends a piece of the body. Raises LinkBroken."""
@@ -120,19 +122,19 @@ class ClientLink:
             await self._send(end)
 
     async def send_eof(self) -> None:
-        """Tells the server that nothing more will come; the answer still may. Raises LinkBroken."""
-        self.is_spent = True
+        """Ends the sending direction; the answer may still come. Raises LinkBroken."""
+        self.must_close = True
         try:
             await self._transport.send_eof()
-        except PeerError as error:
+        except ConnectionFailed as error:
             raise LinkBroken(str(error)) from error
 
     async def receive_head(self) -> ResponseHead:
-        """The next head, which may be an interim one. Cancelling it is safe.
+        """The next head, which may be an interim one. Cancelling the call is safe.
 
         Raises:
             LinkBroken: `received_bytes` says whether the answer had begun.
-            NotYet: the deadline that `expect_head_by` has set is over; it may be asked for again.
+            NotYet: the deadline of `expect_head_by` has passed. The call may be repeated.
         """
         event = await self._next_event(HEAD_BYTES)
         if not isinstance(event, ResponseHead):
@@ -140,11 +142,11 @@ class ClientLink:
         return event
 
     def expect_head_by(self, deadline: float = inf) -> None:
-        """Makes receiving end with NotYet at `deadline` (trio time). One timer then serves where two would be."""
-        self._transport.pace.receiving.deadline = deadline
+        """Makes receiving end with NotYet at `deadline` (trio time). This reuses the timer of the idle timeout."""
+        self._transport.timeouts.receiving.deadline = deadline
 
     async def receive_data(self) -> bytes:
-        """The next piece of the body, b"" at its end, when `trailers` are complete. Raises LinkBroken."""
+        """The next piece of the body; b"" at the end, when `trailers` are complete. Raises LinkBroken."""
         event = await self._next_event(RECEIVE_BYTES)
         if isinstance(event, Data):
             return event.data
@@ -153,21 +155,12 @@ class ClientLink:
         return b""
 
     def take_whole_body(self, length_bytes: int) -> bytes | None:
-        """The body of `length_bytes` if all of it has arrived already, else None and nothing is taken.
-
-        Raises:
-            LinkBroken: the server broke the protocol.
-        """
-        if self._codec.buffered_bytes < length_bytes:
-            return None
-        pieces = []
-        while isinstance(event := self._take_event(), Data):
-            pieces.append(event.data)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        """The whole body of `length_bytes`, if all of it has arrived. Else None, and nothing is taken."""
+        return self._codec.take_whole_body(length_bytes)
 
     async def close(self) -> None:
-        """Closes the connection: politely after a complete exchange, else so that the server notices at once."""
-        if self._codec.is_exchange_over and not self.is_spent:
+        """Closes the connection: politely after a complete exchange, else by a reset, so the server notices at once."""
+        if self._codec.is_exchange_over and not self.must_close:
             await self._transport.aclose()
         else:
             await self._transport.abort()
@@ -175,42 +168,46 @@ class ClientLink:
     async def _send(self, data: bytes, *, more: bool = False) -> None:
         try:
             await self._transport.send_all(data, more=more)
-        except PeerError as error:
-            self.is_spent = True
+        except ConnectionFailed as error:
+            self.must_close = True
             raise _broken(error) from error
         except trio.Cancelled:
-            self.is_spent = True
+            self.must_close = True
             raise
 
     async def _next_event(self, max_bytes: int) -> Event | Signal:
+        if self._has_more:
+            # A server that sends tiny chunks must not keep other tasks from running; see `HttpChannel.next_event`.
+            await trio.lowlevel.checkpoint()
         while (event := self._take_event()) is Signal.NEED_DATA:
             try:
                 data = await self._transport.receive_some(max_bytes)
-            except PeerTooSlow as error:
+            except ConnectionTooSlow as error:
                 raise NotYet from error
-            except PeerError as error:
+            except ConnectionFailed as error:
                 raise _broken(error) from error
             self.received_bytes += len(data)
             self._codec.receive_data(data)
+        self._has_more = isinstance(event, Data) and self._codec.buffered_bytes > 0
         return event
 
     def _take_event(self) -> Event | Signal:
         try:
             return self._codec.next_event()
         except RemoteProtocolError as error:
-            self.is_spent = True
+            self.must_close = True
             raise LinkBroken(error.why) from error
 
 
-def _broken(error: PeerError) -> LinkBroken:
-    return LinkSilent(str(error)) if isinstance(error, PeerSilent) else LinkBroken(str(error))
+def _broken(error: ConnectionFailed) -> LinkBroken:
+    return LinkSilent(str(error)) if isinstance(error, ConnectionSilent) else LinkBroken(str(error))
 
 
-async def receive_final_head(link: ClientLink, on_interim: OnInterim) -> ResponseHead:
-    """The answer's head; what comes before it goes to `on_interim`. Raises LinkBroken."""
+async def receive_final_head(link: ClientHttpConnection, on_interim: OnInterim) -> ResponseHead:
+    """The final head of the answer. Heads before it go to `on_interim`. Raises LinkBroken."""
     for _ in range(_MAX_INTERIM):
         head = await link.receive_head()
-        if not head.is_interim:
+        if head.status >= 200:
             return head
         await on_interim(head)
     raise LinkBroken("the server sends interim answers without end")

@@ -1,4 +1,4 @@
-"""Sends one response: bytes, pieces of files, or a stream, framed as the client understands it."""
+"""Sends one response: bytes, pieces of files, or a stream, framed as the client's HTTP version allows."""
 
 from __future__ import annotations
 
@@ -9,47 +9,55 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.message import FileBody, FileSlice, Response, StreamBody
+from native_handlers.http_model.headers import HeaderMap, Headers
+from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
 from supervisor.net.transport import CLEANUP_S
 from supervisor.wire.http1_events import NO_HEADERS, Data, EndOfMessage, ResponseHead
 
 if TYPE_CHECKING:
-    from native_handlers.http.headers import Headers
     from supervisor.net.http_body import HttpChannel
 
 _JOINED_BYTES = 64 * 1024
-"""Up to here head and body go out in one call, at the price of one copy."""
+"""Head and body up to this size go out in one system call, at the price of one copy."""
 
 _BODYLESS = frozenset({204, 304})
 _END = EndOfMessage()
 
 
 async def send_response(channel: HttpChannel, response: Response, *, method: str, keep_alive: bool) -> None:
-    """Sends all of `response` and releases what it holds, whatever happens.
+    """Sends all of `response`, and releases what `response` holds in any case.
 
     Raises:
-        PeerError: the client is gone or stuck.
-        Exception: the body failed; the head may be out, the connection must be cut.
+        ConnectionFailed: the client is gone, or takes nothing.
+        Exception: the body failed. The head may have been sent, so the connection must be cut.
 
-    Cancellation: poisons the connection.
+    Cancellation: the connection is unusable afterwards.
     """
     try:
-        has_body = method != "HEAD" and response.status not in _BODYLESS
-        head = channel.codec.send(_head_of(response, method, keep_alive=keep_alive))
-        if not has_body:
-            await channel.transport.send_all(head + channel.codec.send(_END))
-        elif isinstance(response.body, (bytes, memoryview)):
-            await _send_bytes(channel, head, response.body)
-        elif isinstance(response.body, FileBody):
-            await _send_file_body(channel, head, response.body)
+        codec, body = channel.codec, response.body
+        head = _head_of(response, method, keep_alive=keep_alive)
+        if method == "HEAD" or response.status in _BODYLESS:
+            await channel.transport.send_all(codec.send_whole(head))
+        elif isinstance(body, (bytes, memoryview)):
+            raw = codec.send_whole(head)
+            if len(body) <= _JOINED_BYTES:
+                await channel.transport.send_all(raw + body)
+            else:
+                await channel.transport.send_all(raw, more=True)
+                await channel.transport.send_all(body)
+        elif isinstance(body, FileBody):
+            await _send_file_body(channel, codec.send(head), body)
         else:
-            await _send_stream(channel, head, response.body)
+            await _send_stream(channel, codec.send(head), body)
     finally:
-        await release(response)
+        if isinstance(response.body, StreamBody):
+            await release(response)
+        elif response.close is not None:
+            response.close()
 
 
 async def release(response: Response) -> None:
-    """Gives back what `response` holds. Once for each response."""
+    """Closes the body and calls `close` of `response`. The caller does this once for each response."""
     if isinstance(response.body, StreamBody):
         aclose = getattr(response.body.chunks, "aclose", None)
         if aclose is not None:
@@ -60,7 +68,7 @@ async def release(response: Response) -> None:
 
 
 def http_date() -> str:
-    """The current time as a Date header has it; made once for each second."""
+    """The current time in the form of a Date header. The text is made once a second."""
     return _formatted_date(int(time.time()))
 
 
@@ -70,24 +78,17 @@ def _formatted_date(now_s: int) -> str:
 
 
 def _head_of(response: Response, method: str, *, keep_alive: bool) -> ResponseHead:
-    headers = response.headers
-    if "Date" not in headers:
+    headers, body = response.headers, response.body
+    if isinstance(headers, HeaderMap):
+        # No other code uses the map any more, so it may be changed here.
+        headers.fields.setdefault("Date", http_date())
+    elif isinstance(headers, Headers) and "date" not in headers.lower_names:
         headers = headers.plus(("Date", http_date()))
-    length = response.length_bytes
+    length = body.length_bytes if isinstance(body, (FileBody, StreamBody)) else len(body)
     if method == "HEAD" and not length:
-        # As upstream: nothing is said of a length that no handler named.
+        # As upstream: a HEAD answer has no Content-Length where no handler named a length.
         length = None
     return ResponseHead(response.status, headers, response.reason or "", length, keep_alive)
-
-
-async def _send_bytes(channel: HttpChannel, head: bytes, body: bytes | memoryview) -> None:
-    channel.codec.sent_out_of_band(len(body))
-    channel.codec.send(_END)
-    if len(body) <= _JOINED_BYTES:
-        await channel.transport.send_all(head + body)
-    else:
-        await channel.transport.send_all(head, more=True)
-        await channel.transport.send_all(body)
 
 
 async def _send_file_body(channel: HttpChannel, head: bytes, body: FileBody) -> None:

@@ -1,13 +1,13 @@
-"""Requests of our own to other volume servers: implements `native_handlers.http.context.PeerHttp` over a pool."""
+"""Requests from this server to other volume servers: `native_handlers.http.context.VolumeServerHttp` over a pool."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.http.context import PeerFailed, PeerFailureKind, PeerResponse
+from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 from supervisor.net.errors import BackendUnavailable
 from supervisor.net.http_client import Address, CannotConnect
-from supervisor.net.http_exchange import Answer, AnswerBody, Exchange
+from supervisor.net.http_exchange import AnswerBody, BackendResponse, Exchange
 from supervisor.net.http_link import LinkBroken, LinkSilent
 from supervisor.wire.forwarding import end_to_end
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead
@@ -16,32 +16,36 @@ from supervisor.wire.server_address import BadServerAddress, ServerAddress
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from native_handlers.http.headers import Headers
+    from native_handlers.http_model.headers import Headers
     from supervisor.net.http_client import HttpPool
 
 
-PEER_TIMEOUT_S = 30.0
-"""How long a peer may take for the head of an answer once it has the request, and how long its connection may stand
-still at any other time: a peer that hangs must not hold a write, for another one can be read or written. A write that
-reaches a slow disk takes less. Source: weed/util/http/client/http_client.go responseHeaderTimeout, which leaves bodies
-unlimited."""
+VOLUME_SERVER_TIMEOUT_S = 30.0
+"""How long another volume server may take for the head of an answer after it has the request. Also how long its
+connection may stand still at any other time. A server that hangs must not hold up a write. A write to a slow disk takes
+less time. Source: weed/util/http/client/http_client.go (responseHeaderTimeout), which sets no limit on bodies."""
 
 
-class PeerClient:
-    """Talks to volume servers by their host:port, over TLS where the pool has it.
+class VolumeServerClient:
+    """Sends requests to volume servers by their host:port, over TLS where the pool has a TLS context.
 
-    How long one may be silent within a body, or not take a request, is the matter of the pool's connections.
+    The connections of the pool limit how long a server may be silent within a body, or take nothing of a request.
     """
 
-    def __init__(self, pool: HttpPool, *, answer_timeout_s: float = PEER_TIMEOUT_S) -> None:
+    def __init__(self, pool: HttpPool, *, answer_timeout_s: float = VOLUME_SERVER_TIMEOUT_S) -> None:
         self._pool = pool
         self._answer_timeout_s = answer_timeout_s
 
+    async def drop_idle(self) -> None:
+        """Closes the connections that are kept for reuse. Cancellation: the connections are closed all the same."""
+        await self._pool.drop_idle()
+
     async def request(
         self, method: str, url_host_port: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> PeerResponse:
-        """See `PeerHttp.request`. A stream of a declared Content-Length is sent with it, any other in chunks.
+    ) -> VolumeServerResponse:
+        """See `VolumeServerHttp.request`.
 
+        A stream with a declared Content-Length is sent with that length, else in chunks.
         Cancellation: closes the connection.
         """
         address = _address(url_host_port)
@@ -57,18 +61,20 @@ class PeerClient:
             else:
                 answer = await exchange.send_stream(head, _IteratedBody(body))
         except LinkBroken as error:
-            raise PeerFailed(url_host_port, _kind_of(error), str(error)) from error
-        return PeerResponse(answer.head.status, end_to_end(answer.head.headers), PeerBody(url_host_port, answer))
+            raise VolumeServerFailed(url_host_port, _kind_of(error), str(error)) from error
+        return VolumeServerResponse(
+            answer.head.status, end_to_end(answer.head.headers), VolumeServerBody(url_host_port, answer)
+        )
 
 
-class PeerBody:
-    """The body of a peer's answer: an async iterator of its pieces."""
+class VolumeServerBody:
+    """The body of another volume server's answer: an async iterator of its pieces."""
 
-    def __init__(self, peer: str, answer: Answer) -> None:
-        self._peer = peer
+    def __init__(self, server: str, answer: BackendResponse) -> None:
+        self._server = server
         self._rest: bytes | AnswerBody = answer.body
 
-    def __aiter__(self) -> PeerBody:
+    def __aiter__(self) -> VolumeServerBody:
         return self
 
     async def __anext__(self) -> bytes:
@@ -80,16 +86,16 @@ class PeerBody:
         try:
             return await self._rest.__anext__()
         except BackendUnavailable as error:
-            raise PeerFailed(self._peer, _kind_of(error.__cause__), error.reason) from error
+            raise VolumeServerFailed(self._server, _kind_of(error.__cause__), error.reason) from error
 
     async def aclose(self) -> None:
-        """Gives up what was not read."""
+        """Closes the connection if the body has not been read to its end."""
         if isinstance(self._rest, AnswerBody):
             await self._rest.aclose()
 
 
 class _IteratedBody:
-    """An async iterator as a source of body pieces."""
+    """An async iterator as a `BodySource`."""
 
     trailers = NO_HEADERS
 
@@ -108,15 +114,19 @@ def _with_host(headers: Headers, address: Address) -> Headers:
 
 
 def _address(url_host_port: str) -> Address:
-    """`host:port`, also with the `.grpcPort` that server addresses may carry."""
+    """The address in `host:port`, also where a `.grpcPort` follows, as in server addresses.
+
+    Raises:
+        VolumeServerFailed: the text is no server address.
+    """
     try:
         parsed = ServerAddress.parse(url_host_port)
     except BadServerAddress as error:
-        raise PeerFailed(url_host_port, PeerFailureKind.SERVER_ERROR, str(error)) from error
+        raise VolumeServerFailed(url_host_port, VolumeServerFailureKind.SERVER_ERROR, str(error)) from error
     return Address(parsed.host, parsed.port)
 
 
-def _kind_of(error: BaseException | None) -> PeerFailureKind:
+def _kind_of(error: BaseException | None) -> VolumeServerFailureKind:
     if isinstance(error, CannotConnect):
-        return PeerFailureKind.CONNECTION_REFUSED if error.is_refused else PeerFailureKind.TIMEOUT
-    return PeerFailureKind.TIMEOUT if isinstance(error, LinkSilent) else PeerFailureKind.SERVER_ERROR
+        return VolumeServerFailureKind.CONNECTION_REFUSED if error.is_refused else VolumeServerFailureKind.TIMEOUT
+    return VolumeServerFailureKind.TIMEOUT if isinstance(error, LinkSilent) else VolumeServerFailureKind.SERVER_ERROR

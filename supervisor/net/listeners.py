@@ -1,7 +1,7 @@
-"""Listening sockets as Go's net.Listen opens them, and what is accepted from them.
+"""Listening sockets as Go's net.Listen opens them, and how connections are accepted from them.
 
-Source: Go net, favoriteAddrFamily: no host, `0.0.0.0` and `::` all mean every address of both families; of a name
-with several addresses the first IPv4 one is taken.
+Source: Go net (favoriteAddrFamily): no host, `0.0.0.0` and `::` all mean every address of both families. Of a name with
+several addresses the first IPv4 address is used.
 """
 
 from __future__ import annotations
@@ -15,30 +15,40 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.message import Listener
+from native_handlers.http_model.message import Listener
 from supervisor.net.errors import BadCertificate, CannotListen
 from supervisor.net.tls import TlsContextSource, TlsSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-__all__ = ["BadCertificate", "BoundListener", "TlsContextSource", "TlsSettings", "accept", "open_listener", "peer_of"]
+__all__ = [
+    "BadCertificate",
+    "BoundListener",
+    "TlsContextSource",
+    "TlsSettings",
+    "accept",
+    "client_address",
+    "open_listener",
+]
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 _WILDCARDS = frozenset({"", "0.0.0.0", "::"})
+_IPV6_PARTS = 4
 _MAPPED_PREFIX = "::ffff:"
 _OVERLOAD_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _GONE_ERRNOS = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH})
-"""The one connection is lost, the listener is well. Linux passes pending network errors on from accept."""
+"""This one connection is lost, but the listener works. On Linux accept also returns pending network errors."""
 
 _OVERLOAD_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class BoundListener:
-    """One listening socket. `tls` None is plain TCP."""
+    """One listening socket. `tls` None means plain TCP."""
 
     sock: socket.socket
     kind: Listener = Listener.ADMIN
@@ -50,11 +60,11 @@ class BoundListener:
 
     @property
     def port(self) -> int:
-        """The port, also where 0 was asked for."""
+        """The bound port, also where port 0 was asked for."""
         return int(self.sock.getsockname()[1])
 
     def close(self) -> None:
-        """Stops listening; what was accepted goes on."""
+        """Stops listening. Accepted connections go on."""
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
@@ -63,10 +73,11 @@ class BoundListener:
 def open_listener(
     host: str, port: int, kind: Listener = Listener.ADMIN, tls: TlsContextSource | None = None
 ) -> BoundListener:
-    """Listens on `host`, a name or an address with or without brackets, and `port` (0: any free one).
+    """Listens on `host` (a name, or an address with or without brackets) and `port` (0: any free port).
 
     Raises:
-        CannotListen: the port is taken, the address is not ours, the name unknown.
+        CannotListen: the port is taken, this machine does not have the address, or the name is unknown. No socket is
+            left open.
     """
     host = host.removeprefix("[").removesuffix("]")
     try:
@@ -78,12 +89,12 @@ def open_listener(
 
 
 def hold_port(host: str, port: int) -> socket.socket:
-    """A socket that is bound like that of `open_listener` and never listens: nobody else is given the port meanwhile.
+    """A socket bound as `open_listener` binds it, which never listens. The kernel gives its port to no other process.
 
-    Linux lets a second socket listen there all the same, as long as both set SO_REUSEADDR.
+    Linux still lets a second socket listen on the port, as long as both set SO_REUSEADDR.
 
     Raises:
-        CannotListen: somebody listens there already, or the address cannot be had.
+        CannotListen: another socket listens on the port, or the address cannot be bound. No socket is left open.
     """
     open_listener(host, port).close()
     host = host.removeprefix("[").removesuffix("]")
@@ -95,14 +106,15 @@ def hold_port(host: str, port: int) -> socket.socket:
         raise CannotListen(host, port, _reason(error)) from error
 
 
-async def accept(listener: BoundListener) -> socket.socket:
-    """The next connection, non-blocking, with small segments sent at once.
+async def accept(listener: BoundListener, make_room: Callable[[], bool] = lambda: False) -> socket.socket:
+    """The next connection, non-blocking, with TCP_NODELAY.
 
-    When the process or the system is out of descriptors or memory this waits and tries again, for the connections
-    that are being served will end.
+    When the process or the system is out of descriptors or memory, `make_room` is called. It returns whether room was
+    made, or will be at once. Without room, the call waits and tries again, because other connections will end.
 
     Cancellation: safe, no connection is lost.
     """
+    is_somebody_there = False
     while True:
         try:
             sock, _ = listener.sock.accept()
@@ -113,6 +125,15 @@ async def accept(listener: BoundListener) -> socket.socket:
                 continue
             if error.errno not in _OVERLOAD_ERRNOS:
                 raise
+            if not is_somebody_there:
+                # The kernel looks for a descriptor first: accept fails with EMFILE even while no client waits.
+                await trio.lowlevel.wait_readable(listener.sock)
+                is_somebody_there = True
+                continue
+            is_somebody_there = False
+            if make_room():
+                await trio.lowlevel.checkpoint()
+                continue
             log.error("cannot accept on port %d: %s; trying again", listener.port, error)
             await trio.sleep(_OVERLOAD_PAUSE_S)
         else:
@@ -121,10 +142,64 @@ async def accept(listener: BoundListener) -> socket.socket:
             return sock
 
 
-def peer_of(sock: socket.socket) -> tuple[str, int]:
-    """The peer's address as Go shows it: an IPv4 client of a dual-stack socket has its IPv4 address.
+def accept_ready(listener: BoundListener, most: int) -> list[socket.socket]:
+    """Up to `most` connections that wait already, as `accept` returns them.
 
-    A peer that is gone already is ("", 0), which no white list allows.
+    An error ends the list; `accept` meets it.
+    """
+    ready: list[socket.socket] = []
+    while len(ready) < most:
+        try:
+            sock, _ = listener.sock.accept()
+        except OSError:
+            break
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ready.append(sock)
+    return ready
+
+
+class SpareDescriptors:
+    """Descriptors held in reserve. When none is free, one of these lets a newcomer still be answered."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._held: list[int] = []
+        self.refill()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether some of the reserve has been given out."""
+        return len(self._held) < self._count
+
+    def give(self) -> bool:
+        """Frees one descriptor of the reserve; False where the reserve is empty."""
+        if not self._held:
+            return False
+        os.close(self._held.pop())
+        return True
+
+    def refill(self) -> None:
+        """Fills the reserve with as many descriptors as the system gives."""
+        try:
+            while self.is_short:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in _OVERLOAD_ERRNOS:
+                raise
+
+    def close(self) -> None:
+        """Frees the whole reserve."""
+        while self.give():
+            pass
+
+
+def client_address(sock: socket.socket) -> tuple[str, int]:
+    """The client's address as Go shows it.
+
+    An IPv4 client of a dual-stack socket has its IPv4 address. A link-local address has its zone (fe80::1%eth0),
+    because the same address on two interfaces is two clients. A client that has gone is ("", 0), which no white list
+    allows.
     """
     try:
         name = sock.getpeername()
@@ -133,7 +208,17 @@ def peer_of(sock: socket.socket) -> tuple[str, int]:
     if not isinstance(name, tuple):
         return "", 0
     host = str(name[0])
+    if len(name) == _IPV6_PARTS and name[3]:
+        host = f"{host}%{_zone(int(name[3]))}"
     return (host.removeprefix(_MAPPED_PREFIX) if "." in host else host), int(name[1])
+
+
+def _zone(index: int) -> str:
+    """The name of the interface of a link-local address; its number where the interface is gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)
 
 
 def _bind_wildcard(port: int, *, listens: bool = True) -> socket.socket:

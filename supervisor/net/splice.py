@@ -1,7 +1,7 @@
-"""Bytes from one socket to another through a pipe in the kernel: this process moves them and never holds them.
+"""Moves bytes from one socket to another through a pipe in the kernel, without copying them into this process.
 
-For streams that have turned out large. 512 MiB of CopyFile take 0.55 s of a core this way, and 0.8 s where this
-process reads and writes them.
+For large streams. 512 MiB of CopyFile take 0.55 s of a core this way, and 0.8 s where this process reads and writes
+the bytes.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 QUIET_S = 1.0
-"""So long a silence ends bulk traffic, and gives the pipe back."""
+"""After a silence of this length the stream gives the pipe back."""
 PIPE_BYTES = 256 * 1024
 MAX_PIPES = 64
-"""Two descriptors each. Who finds none free goes on without."""
+"""Each pipe takes two descriptors. A stream that finds no pipe free is copied by this process."""
 
 
-class Pipes:
-    """How many pipes one relay may have."""
+class PipePool:
+    """Bounds the pipes of one relay."""
 
     def __init__(self, most: int = MAX_PIPES) -> None:
         self._left = most
 
     @contextmanager
     def borrowed(self) -> Iterator[tuple[int, int] | None]:
-        """The reading and the writing end of a new pipe that never blocks; None where there is none to be had."""
+        """The reading and the writing end of a new non-blocking pipe; None where no pipe can be had."""
         if not self._left:
             yield None
             return
         try:
             reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            # No descriptors: the stream needs none.
+            # No descriptors are left. The stream works without a pipe.
             yield None
             return
         self._left -= 1
@@ -50,15 +50,18 @@ class Pipes:
             os.close(writing)
 
 
-async def pass_in_bulk(source: trio.SocketStream, sink: trio.SocketStream, pipes: Pipes) -> bool:
-    """Moves bytes until `source` ends (True), or is quiet, or there is no pipe (False: go on without).
+async def splice(
+    source: trio.SocketStream, sink: trio.SocketStream, pipes: PipePool, count_passed: Callable[[int], None]
+) -> bool:
+    """Moves bytes until `source` ends (returns True), or is quiet, or no pipe is free (returns False: copy instead).
 
-    More is taken only when all before it is with `sink`, so a slow reader slows its writer.
+    `count_passed` gets the number of bytes that have reached `sink`, piece by piece.
+    More is taken only after all earlier bytes have reached `sink`, so a slow reader slows its writer.
 
     Raises:
         trio.BrokenResourceError: either side is broken.
 
-    Cancellation: poisons the connection: bytes that are in the pipe are lost.
+    Cancellation: the connection is unusable afterwards, because the bytes in the pipe are lost.
     """
     with pipes.borrowed() as pipe:
         if pipe is None:
@@ -71,6 +74,7 @@ async def pass_in_bulk(source: trio.SocketStream, sink: trio.SocketStream, pipes
                 if not count:
                     return True
                 await _drain(reading, sink, count)
+                count_passed(count)
         except OSError as error:
             raise trio.BrokenResourceError from error
     return False
@@ -80,12 +84,12 @@ def _enlarge(writing: int) -> None:
     try:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:
-        # The user has too many large ones; it works with a small one too.
+        # The user has too many large pipes; a small one works too.
         return
 
 
 async def _fill(source: trio.SocketStream, writing: int) -> int | None:
-    """How many bytes are in the pipe now, 0 at the end of `source`, None when it is quiet."""
+    """How many bytes are in the pipe now; 0 at the end of `source`; None when `source` is quiet."""
     await trio.lowlevel.checkpoint()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""TLS contexts made from files, and made anew when the files change. Connections keep the context they began with.
+"""TLS contexts made from files, and made again when the files change. A connection keeps the context it began with.
 
 Source: weed/security/tls.go (versions, cipher names, client certificates), weed/security/certreload.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 1.0
-"""How often the files are looked at, at the most; only when a connection comes in."""
+"""The files are looked at no more often than this, and only when a connection comes in."""
 
 _VERSIONS: Mapping[str, ssl.TLSVersion] = {
     "TLS 1.0": ssl.TLSVersion.TLSv1,
@@ -42,15 +42,15 @@ _CIPHERS: Mapping[str, str] = {
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
 }
 _TLS13_CIPHERS = frozenset({"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"})
-"""Names that may be listed; TLS 1.3 always offers all of them, in Go as here."""
+"""Names that may be listed without effect: TLS 1.3 always offers all of them, in Go as here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsSettings:
-    """One side's TLS. Names of versions and ciphers are those of security.toml; "" leaves the choice to OpenSSL.
+    """One side's TLS. The names of versions and ciphers are those of security.toml; "" leaves the choice to OpenSSL.
 
     Args:
-        ca: who signs the other side. A server with one asks for a client certificate and refuses without.
+        ca: the authority that signs the other side's certificate. A server with `ca` refuses clients without one.
         alpn: protocols to offer, best first.
     """
 
@@ -71,7 +71,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     """A context for accepting connections.
 
     Raises:
-        BadCertificate: a file is missing or does not fit, or a version or cipher has no such name.
+        BadCertificate: a file is missing or does not fit, or a version or cipher is unknown.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context, settings)
@@ -87,7 +87,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
 
 
 def client_context(cert: Path | None, key: Path | None, ca: Path | None, *, verifies: bool = True) -> ssl.SSLContext:
-    """A context for connecting to peers: `ca` instead of the system's authorities when given, a certificate to show.
+    """A context for connecting to servers. `ca` replaces the system's authorities; `cert` and `key` are shown.
 
     Raises:
         BadCertificate: a file is missing or does not fit.
@@ -109,10 +109,10 @@ def client_context(cert: Path | None, key: Path | None, ca: Path | None, *, veri
 
 
 class TlsContextSource:
-    """The context in force for one listener; re-read when a file of it changes, kept while the new files are bad.
+    """The current context of one listener. It is read again when a file changes; bad new files leave the old context.
 
     Args:
-        settings: what to read.
+        settings: the files to read.
         clock: monotonic seconds.
 
     Raises:
@@ -127,7 +127,7 @@ class TlsContextSource:
         self._checked_at_s = clock()
 
     def current(self) -> ssl.SSLContext:
-        """The context for a connection that begins now. Looks at the files at most every CHECK_INTERVAL_S."""
+        """The context for a connection that begins now. Looks at the files at most once every CHECK_INTERVAL_S."""
         now_s = self._clock()
         if now_s - self._checked_at_s >= CHECK_INTERVAL_S:
             self._checked_at_s = now_s
@@ -141,7 +141,7 @@ class TlsContextSource:
         try:
             self._context = server_context(self._settings)
         except BadCertificate as error:
-            # Tried again next time: the other file of the pair is often still to come.
+            # Tried again next time: one file of the pair is often replaced before the other.
             log.warning("%s; the old ones stay in use", error)
             return
         self._seen = seen
@@ -153,7 +153,8 @@ def _restrict(context: ssl.SSLContext, settings: TlsSettings) -> None:
         context.minimum_version = _version(settings.min_version)
     if settings.max_version:
         context.maximum_version = _version(settings.max_version)
-    names = [name.strip() for name in settings.cipher_suites.split(",") if name.strip()]
+    suites = settings.cipher_suites.strip()
+    names = [name.strip() for name in suites.split(",")] if suites else []
     for name in names:
         if name not in _CIPHERS and name not in _TLS13_CIPHERS:
             raise BadCertificate(f"tls.cipher_suites: {name!r} is none of {', '.join(sorted(_CIPHERS))}")
@@ -179,5 +180,5 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         stat = os.stat(path)
     except OSError:
-        return None  # a file that cannot be seen now differs from any that was, which is all that is asked
+        return None  # differs from the fingerprint of any readable file, so the next readable one is loaded
     return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,102 +1,117 @@
-"""Byte transports under HTTP: a plain socket, driven without a layer between, or any trio stream (TLS, tests).
+"""Byte transports under HTTP: a plain socket, used directly, or any trio stream (TLS, tests).
 
-A plain socket is tried first and waited for only where the kernel has nothing, which spares two trips through the
-scheduler for each request that finds its bytes there; every few such calls yield to other tasks all the same.
+A plain socket is tried first, and waited for only where the kernel has no bytes. This spares two trips through the
+scheduler for each request whose bytes are there. Every few such calls give other tasks a turn all the same.
 
-Cancellation: a cancelled receive has taken nothing and may be repeated; a cancelled send poisons the connection.
+Cancellation: a cancelled receive has taken nothing and may be repeated. A cancelled send makes the connection unusable.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from native_handlers.http.message import HeldAnswer
-from supervisor.net.errors import PeerGone, PeerSilent
+from native_handlers.http_model.message import HeldAnswer
+from supervisor.net.delivery import RESET_ON_CLOSE, leave_to_the_kernel, unacknowledged_bytes
+from supervisor.net.errors import ConnectionLost
 from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
-from supervisor.net.quick_loop import QuickSleeper
+from supervisor.net.idle_poller import IdleConnection, WritableSleeper, leave_unanswered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from native_handlers.http.message import Answer, FileSlice
-    from supervisor.net.pace import Pace
-    from supervisor.net.quick_loop import QuickLoop
+    from native_handlers.http_model.message import Answer, FileSlice
+    from supervisor.net.idle_poller import IdlePoller
+    from supervisor.net.timeouts import ConnectionTimeouts
 
 RECEIVE_BYTES = 64 * 1024
-"""The most that one receive takes. Measured: twice as fast for chunked bodies as 256 KiB, for which the allocator asks
-the kernel for fresh pages each time; a tenth slower for plain ones."""
+"""The most that one receive takes. Measured: for chunked bodies twice as fast as 256 KiB, for which the allocator asks
+the kernel for fresh pages each time; for plain bodies a tenth slower."""
 
 HEAD_BYTES = 32 * 1024
-"""The same where a head is due; less is cheaper then, for the buffer is made anew each time."""
+"""The same where a head is expected. A smaller buffer is cheaper, because it is allocated for each receive."""
 
 CLEANUP_S = 2.0
 """The most that a polite close may take."""
 
 _UNYIELDING_CALLS = 16
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Transport(Protocol):
-    """What the HTTP drivers need of a connection. All waits keep to `pace`."""
+    """The protocol of a connection, as the HTTP drivers use it. All waits keep the limits of `timeouts`."""
 
-    pace: Pace
+    timeouts: ConnectionTimeouts
     sent_bytes: int
-    """How many bytes the kernel, or the stream, has taken so far."""
+    """How many bytes the kernel, or the stream, has taken since the connection began."""
 
-    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, is_patient: bool = False) -> bytes:
-        """What has arrived, at least one byte; b"" at the end of the stream. `is_patient` waits without limit.
+    def answered_at(self) -> float:
+        """When `receive_unanswered` has last sent an answer, in trio time; -inf before the first answer."""
+        ...
+
+    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, waits_without_limit: bool = False) -> bytes:
+        """The bytes that have arrived, at least one; b"" at the end of the stream.
+
+        No time limit holds with `waits_without_limit`.
 
         Raises:
-            PeerError: see supervisor.net.errors.
+            ConnectionFailed: see supervisor.net.errors.
         """
         ...
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """The same, put at the front of `buffer`, with the same errors; 0 at the end of the stream."""
+        """As `receive_some`, but puts the bytes at the front of `buffer` and returns their count; 0 at the end."""
         ...
 
     async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
-        """What has arrived that `answer` does not answer; what it does is sent, and the wait goes on.
+        """The first bytes that `answer` declines, b"" at the end of the stream.
 
-        `answer` is shown all that has arrived and must not wait; it is called between two messages only.
+        `answer` gets all bytes that have arrived, and must not wait. It is called only between two messages. What
+        `answer` returns is sent, and the wait goes on.
 
         Raises:
-            PeerError: as `receive_some` and `send_all`.
+            ConnectionFailed: as `receive_some` and `send_all`.
         """
         ...
 
+    async def receive_in_turn(self) -> bytes:
+        """As `receive_some`. When many connections have bytes at once, the poller wakes few of them in one turn."""
+        ...
+
     async def send_all(self, data: bytes | memoryview, *, more: bool = False) -> None:
-        """Returns when all of `data` is on its way and its memory free for other use. `more`: more follows at once.
+        """Returns when all of `data` is taken, so the caller may reuse its memory. `more`: more follows at once.
 
         Raises:
-            PeerError: see supervisor.net.errors; how much went out is unknown.
+            ConnectionFailed: see supervisor.net.errors. It is unknown how much was sent.
         """
         ...
 
     async def send_file(self, part: FileSlice) -> None:
-        """Sends what lies on a disk: from memory what memory holds, else read by `part`, which holds up nobody else.
+        """Sends a part of a file. What the page cache does not hold is read in a thread, by `part`.
 
         Raises:
-            EOFError: the file ends early; less went out than was asked for.
-            PeerError: the peer's fault.
+            EOFError: the file ends early. Less was sent than was asked for.
+            ConnectionFailed: the other end's fault.
             Exception: what `part` raises where its disk fails.
         """
         ...
 
     async def send_eof(self) -> None:
-        """Ends our direction where the transport can do that; the other stays open."""
+        """Ends the sending direction, where the transport can do that. The other direction stays open."""
         ...
 
     async def aclose(self) -> None:
-        """Closes politely, within CLEANUP_S."""
+        """Closes politely, within CLEANUP_S. The kernel delivers what was sent, while the other end takes it."""
         ...
 
     async def abort(self) -> None:
-        """Closes at once, even when cancelled. The peer sees a reset, so it takes no torn message for a whole one."""
+        """Closes at once, even when cancelled.
+
+        The other end sees a reset, so it takes no torn message for a whole one.
+        """
         ...
 
 
@@ -104,29 +119,37 @@ class SocketTransport:
     """A connected, non-blocking TCP socket, which this object owns.
 
     Args:
-        quick_loop: where it sleeps in `receive_unanswered`, which cannot be called without.
+        idle_poller: the poller in which `receive_unanswered` sleeps; that call needs one.
     """
 
-    __slots__ = ("_calls", "_quick_loop", "_sock", "pace", "sent_bytes")
+    __slots__ = ("_calls", "_idle_poller", "_sleeper", "_sock", "sent_bytes", "timeouts")
 
-    def __init__(self, sock: socket.socket, pace: Pace, quick_loop: QuickLoop | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, timeouts: ConnectionTimeouts, idle_poller: IdlePoller | None = None
+    ) -> None:
         self._sock = sock
-        self._quick_loop = quick_loop
+        self._idle_poller = idle_poller
+        self._sleeper: IdleConnection | None = None
         self._calls = 0
-        self.pace = pace
+        self.timeouts = timeouts
+        self.timeouts.unacknowledged = partial(unacknowledged_bytes, sock)
         self.sent_bytes = 0
 
-    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, is_patient: bool = False) -> bytes:
+    def answered_at(self) -> float:
+        sleeper = self._sleeper
+        return sleeper.answered_at if sleeper is not None and sleeper.answered_bytes else -inf
+
+    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, waits_without_limit: bool = False) -> bytes:
         await self._breathe()
         while True:
             try:
                 data = self._sock.recv(max_bytes)
             except BlockingIOError:
-                await self._wait_readable(is_patient=is_patient)
+                await self._wait_readable(waits_without_limit=waits_without_limit)
             except OSError as error:
-                raise PeerGone(str(error)) from error
+                raise ConnectionLost(str(error)) from error
             else:
-                self.pace.moved(self.pace.receiving, len(data))
+                self.timeouts.moved(self.timeouts.receiving, len(data))
                 return data
 
     async def receive_into(self, buffer: memoryview) -> int:
@@ -135,30 +158,39 @@ class SocketTransport:
             try:
                 count = self._sock.recv_into(buffer)
             except BlockingIOError:
-                await self._wait_readable(is_patient=False)
+                await self._wait_readable(waits_without_limit=False)
             except OSError as error:
-                raise PeerGone(str(error)) from error
+                raise ConnectionLost(str(error)) from error
             else:
-                self.pace.moved(self.pace.receiving, count)
+                self.timeouts.moved(self.timeouts.receiving, count)
                 return count
 
     async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
-        assert self._quick_loop is not None, "made without a loop to sleep in"
-        sleeper = QuickSleeper(self._quick_loop, self._sock, answer)
+        assert self._idle_poller is not None, "made without a loop to sleep in"
+        sleeper = self._sleeper = IdleConnection(self._idle_poller, self._sock, answer)
         while True:
             sent_before = sleeper.sent_bytes
             try:
-                arrival = await self.pace.wait_served(sleeper.sleep, lambda: sleeper.answered_at)
+                arrival = await self.timeouts.wait_served(sleeper)
             except OSError as error:
-                raise PeerGone(str(error)) from error
+                raise ConnectionLost(str(error)) from error
             finally:
                 self.sent_bytes += sleeper.sent_bytes - sent_before
             if arrival.data is not None:
-                self.pace.receiving.start_message()
-                self.pace.moved(self.pace.receiving, len(arrival.data))
                 return arrival.data
-            self.pace.sending.start_message()
-            await _send_answer(self, arrival.unsent)
+            self.timeouts.sending.start_message()
+            await send_answer(self, arrival.unsent)
+
+    async def receive_in_turn(self) -> bytes:
+        if self._idle_poller is None:
+            return await self.receive_some()
+        try:
+            arrival = await self.timeouts.wait_served(IdleConnection(self._idle_poller, self._sock, leave_unanswered))
+        except OSError as error:
+            raise ConnectionLost(str(error)) from error
+        assert arrival.data is not None, "nothing was answered"
+        self.timeouts.moved(self.timeouts.receiving, len(arrival.data))
+        return arrival.data
 
     async def send_all(self, data: bytes | memoryview, *, more: bool = False) -> None:
         flags = socket.MSG_MORE if more else 0
@@ -184,7 +216,7 @@ class SocketTransport:
             if straight is not None:
                 sent = straight
             else:
-                # Nothing may wait between the filling of the window and its sending: all connections share its memory.
+                # No await may stand between filling the window and sending it: all connections share this memory.
                 window = shared_window.view[:wanted]
                 if not part.read_cached_into(window, at_bytes):
                     window = memoryview(await read_some(part, at_bytes, wanted))
@@ -196,30 +228,30 @@ class SocketTransport:
                 if at_bytes < part.length_bytes:
                     await trio.lowlevel.checkpoint()
             else:
-                # What was not taken is read again: a slow peer holds no memory, and is read for in small pieces.
+                # What was not taken is read again later: a slow client holds no memory, and gets small pieces.
                 window_bytes = max(sent, RECEIVE_BYTES)
                 await self._wait_writable()
 
     def _send_straight_now(self, part: FileSlice, at_bytes: int, length_bytes: int) -> int | None:
-        """As `_send_now`, of what memory holds of a file; None where it has to be read first."""
+        """As `_send_now`, by sendfile from the page cache. None where the bytes must be read first."""
         try:
             sent = part.send_cached(self._sock.fileno(), length_bytes, at_bytes)
         except BlockingIOError:
             return 0
         except ConnectionError as error:
-            raise PeerGone(str(error)) from error
+            raise ConnectionLost(str(error)) from error
         if sent is not None:
             self._has_sent(sent)
         return sent
 
     def _send_now(self, data: bytes | memoryview, flags: int = 0) -> int:
-        """How much of `data` the kernel takes without waiting."""
+        """Sends what the kernel takes without waiting. Returns how many bytes that were."""
         try:
             sent = self._sock.send(data, flags)
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise PeerGone(str(error)) from error
+            raise ConnectionLost(str(error)) from error
         self._has_sent(sent)
         return sent
 
@@ -227,19 +259,21 @@ class SocketTransport:
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            raise PeerGone(str(error)) from error
+            raise ConnectionLost(str(error)) from error
 
     async def aclose(self) -> None:
+        if self._sock.fileno() >= 0:
+            leave_to_the_kernel(self._sock)
         self._close()
 
     async def abort(self) -> None:
         if self._sock.fileno() >= 0:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._close()
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether the peer has neither sent anything nor closed: what an unused connection must be."""
+    def is_idle(self) -> bool:
+        """Whether the other end has neither sent anything nor closed. An unused connection must be so."""
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -255,16 +289,19 @@ class SocketTransport:
 
     def _has_sent(self, count: int) -> None:
         self.sent_bytes += count
-        self.pace.moved(self.pace.sending, count)
+        self.timeouts.moved(self.timeouts.sending, count)
 
-    async def _wait_readable(self, *, is_patient: bool) -> None:
-        if is_patient:
+    async def _wait_readable(self, *, waits_without_limit: bool) -> None:
+        if waits_without_limit:
             await trio.lowlevel.wait_readable(self._sock)
         else:
-            await self.pace.wait(self.pace.receiving, trio.lowlevel.wait_readable, self._sock)
+            await self.timeouts.wait(self.timeouts.receiving, trio.lowlevel.wait_readable, self._sock)
 
     async def _wait_writable(self) -> None:
-        await self.pace.wait(self.pace.sending, trio.lowlevel.wait_writable, self._sock)
+        if self._idle_poller is not None and self._idle_poller.is_crowded:
+            await self.timeouts.wait(self.timeouts.sending, WritableSleeper(self._idle_poller, self._sock).sleep)
+        else:
+            await self.timeouts.wait(self.timeouts.sending, trio.lowlevel.wait_writable, self._sock)
 
     async def _breathe(self) -> None:
         self._calls += 1
@@ -273,25 +310,36 @@ class SocketTransport:
 
 
 class StreamTransport:
-    """Any trio stream. A TLS stream is one of these."""
+    """Any trio stream as a transport."""
 
-    __slots__ = ("_stream", "pace", "sent_bytes")
+    __slots__ = ("_answered_at", "_stream", "sent_bytes", "timeouts")
 
-    def __init__(self, stream: trio.abc.Stream, pace: Pace) -> None:
+    def __init__(self, stream: trio.abc.Stream, timeouts: ConnectionTimeouts) -> None:
         self._stream = stream
-        self.pace = pace
+        self._answered_at = -inf
+        self.timeouts = timeouts
         self.sent_bytes = 0
 
-    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, is_patient: bool = False) -> bytes:
+    def answered_at(self) -> float:
+        return self._answered_at
+
+    async def receive_some(self, max_bytes: int = HEAD_BYTES, *, waits_without_limit: bool = False) -> bytes:
         try:
-            if is_patient:
-                data = await self._stream.receive_some(max_bytes)
-            else:
-                data = await self.pace.wait(self.pace.receiving, self._stream.receive_some, max_bytes)
+            return await self._receive(max_bytes, waits_without_limit=waits_without_limit)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise PeerGone(str(error) or "the connection broke") from error
-        self.pace.moved(self.pace.receiving, len(data))
+            raise ConnectionLost(str(error) or "the connection broke") from error
+
+    async def _receive(self, max_bytes: int, *, waits_without_limit: bool) -> bytes:
+        if waits_without_limit:
+            data = await self._stream.receive_some(max_bytes)
+        else:
+            data = await self.timeouts.wait(self.timeouts.receiving, self._stream.receive_some, max_bytes)
+        self.timeouts.moved(self.timeouts.receiving, len(data))
         return bytes(data)
+
+    async def _send(self, piece: memoryview) -> None:
+        await self.timeouts.wait(self.timeouts.sending, self._stream.send_all, piece)
+        self.timeouts.moved(self.timeouts.sending, len(piece))
 
     async def receive_into(self, buffer: memoryview) -> int:
         data = await self.receive_some(min(RECEIVE_BYTES, len(buffer)))
@@ -300,30 +348,33 @@ class StreamTransport:
 
     async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
         while True:
-            self.pace.receiving.start_message()
+            self.timeouts.receiving.start_message()
             data = await self.receive_some()
             reply = answer(data)
             if reply is None:
                 return data
-            self.pace.sending.start_message()
-            await _send_answer(self, reply)
+            self._answered_at = trio.current_time()
+            self.timeouts.sending.start_message()
+            await send_answer(self, reply)
+
+    async def receive_in_turn(self) -> bytes:
+        return await self.receive_some()
 
     async def send_all(self, data: bytes | memoryview, *, more: bool = False) -> None:  # noqa: ARG002
         view = memoryview(data)
         while view:
-            # In pieces, so that a slow peer counts as moving.
+            # In pieces, so that a slow reader counts as making progress.
             piece = view[:RECEIVE_BYTES]
             try:
-                await self.pace.wait(self.pace.sending, self._stream.send_all, piece)
+                await self._send(piece)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise PeerGone(str(error) or "the connection broke") from error
+                raise ConnectionLost(str(error) or "the connection broke") from error
             self.sent_bytes += len(piece)
-            self.pace.moved(self.pace.sending, len(piece))
             view = view[len(piece) :]
 
     async def send_file(self, part: FileSlice) -> None:
         at_bytes = 0
-        # Of its own: the stream may wait with it.
+        # A buffer of its own, not the shared window: the stream may keep it while it waits.
         buffer = memoryview(bytearray(min(RECEIVE_BYTES, part.length_bytes)))
         while at_bytes < part.length_bytes:
             piece = buffer[: part.length_bytes - at_bytes]
@@ -335,37 +386,30 @@ class StreamTransport:
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             try:
-                await self.pace.wait(self.pace.sending, self._stream.send_eof)
+                await self.timeouts.wait(self.timeouts.sending, self._stream.send_eof)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise PeerGone(str(error) or "the connection broke") from error
+                raise ConnectionLost(str(error) or "the connection broke") from error
 
     async def aclose(self) -> None:
         with trio.move_on_after(CLEANUP_S, shield=True):
             try:
                 await self._stream.aclose()
             except trio.BrokenResourceError:
-                return  # it is closed all the same, only not politely
+                return  # the stream is closed all the same, only not politely
 
     async def abort(self) -> None:
-        inner = self._stream
-        while isinstance(inner, trio.SSLStream):
-            inner = inner.transport_stream
-        if isinstance(inner, trio.SocketStream):
-            inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         with trio.move_on_after(CLEANUP_S, shield=True):
             await trio.aclose_forcefully(self._stream)
 
 
-async def _send_answer(transport: Transport, answer: Answer) -> None:
-    """Sends what is left of an answer. A client that takes none of it is PeerGone: unlike an idle one it is cut."""
+async def send_answer(transport: Transport, answer: Answer) -> None:
+    """Sends the rest of an answer, and releases its memory in any case."""
     head, body, release = answer if isinstance(answer, HeldAnswer) else (answer, None, None)
     try:
         if head:
             await transport.send_all(head, more=body is not None)
         if body is not None:
             await transport.send_all(body)
-    except PeerSilent as error:
-        raise PeerGone(f"the answer was not taken: {error}") from error
     finally:
         if release is not None:
             release()

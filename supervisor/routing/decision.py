@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Engine(Enum):
-    """Who can execute a request: this process, or the managed backend."""
+    """The two engines that can execute a request: this process, and the managed backend."""
 
     NATIVE = "native"
     BACKEND = "backend"
@@ -22,7 +22,10 @@ class Engine(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`is_absent`: the native engine is meant and has no handler; answer 501 or UNIMPLEMENTED with `why`."""
+    """Which engine answers a request, and why.
+
+    `is_absent`: the table says native, but there is no native handler. The answer is 501 or UNIMPLEMENTED, with `why`.
+    """
 
     route: Route
     engine: Engine
@@ -33,8 +36,7 @@ class Decision:
 def decide(route: Route, volume_id: int | None, table: Table) -> Decision:
     """The engine for `route` on `volume_id` (None where no volume is named) under `table`.
 
-    No state of today picks by volume; the argument is part of the function because the states between forward and
-    native do.
+    No available state depends on the volume. The argument is here because the states between forward and native do.
     """
     name = route.name
     if table.states[name] is State.FORWARD:

@@ -1,4 +1,4 @@
-"""What can be wrong with a routing table."""
+"""The errors of a routing table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where (`line` from 1; None for the file as a whole), what, and what may be meant."""
+    """One fault: where (`line` counts from 1; None for the file as a whole), what, and a suggestion."""
 
     file: Path | None
     line: int | None
@@ -27,7 +27,7 @@ class Problem:
 
 
 class TableError(Exception):
-    """A routing table was refused as a whole, for all of `problems`. What was in force before stays in force."""
+    """A routing table was refused as a whole, because of all `problems`. The table in force stays in force."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))

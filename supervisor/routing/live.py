@@ -1,8 +1,9 @@
-"""The table in force, replaced as a whole when its file changes or on SIGHUP.
+"""The table in force. It is replaced as a whole when its file changes, or on SIGHUP.
 
-A file that is refused changes nothing: the old table stays and the reasons are logged, once for each change of the
-file. A table that gives volumes to an engine that has none, or takes them all from one, is refused too, for that takes
-a restart. Where both engines have volumes they are handed over as requests come, so any route may be flipped.
+A refused file changes nothing: the old table stays, and the reasons are logged once for each change of the file. Two
+changes need a restart and are refused too: a table that gives volumes to an engine that has none, and a table that
+takes all volumes from an engine. Where both engines have volumes, volumes are handed over as requests come, so any
+route may be flipped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.cli.config import Mode
+from supervisor.config.config import Mode
 from supervisor.routing.errors import Problem, TableError
 from supervisor.routing.table import Table, default_table_path, load_table, table_forwarding_all, table_native
 
@@ -29,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Stamp:
-    """What tells one version of a file from another."""
+    """The facts that distinguish one version of a file from another."""
 
     inode: int
     size_bytes: int
@@ -37,25 +38,28 @@ class _Stamp:
 
 
 class LiveTable:
-    """Holds the current table. Every method may be called from any thread.
+    """Holds the current table. Any thread may call any method.
 
     A LiveTable without a file never changes.
+
+    Attributes:
+        table: the table in force now. It is replaced as a whole.
     """
 
     def __init__(
         self, table: Table, *, file: Path | None = None, native_names: Collection[str] = (), has_backend: bool = True
     ) -> None:
-        self._table = table
+        self.table = table
         self._file = file
         self._native_names = frozenset(native_names)
         self._has_backend = has_backend
-        # Protects _stamp and makes one reload at a time; readers of _table need no lock, it is replaced in one store.
+        # Protects _stamp, and allows one reload at a time. Readers of `table` need no lock: one assignment replaces it.
         self._lock = threading.Lock()
         self._stamp = self._read_stamp()
 
     @classmethod
     def open(cls, file: Path | None, *, native_names: Collection[str], has_backend: bool = True) -> LiveTable:
-        """The table in `file`, or the shipped one, ready to follow its changes.
+        """The table in `file`, or the shipped table, ready to follow changes of the file.
 
         Raises:
             TableError: as `load_table`.
@@ -66,16 +70,16 @@ class LiveTable:
 
     def current(self) -> Table:
         """The table in force now."""
-        return self._table
+        return self.table
 
     def reload(self) -> None:
-        """Reads the file now, changed or not. Never raises for what is in it: the log says why it was refused."""
+        """Reads the file now, changed or not. A bad table raises nothing: the log says why it was refused."""
         with self._lock:
             self._stamp = self._read_stamp()
             self._load()
 
     def reload_if_changed(self) -> bool:
-        """Reads the file if it is another one, longer or newer than at the last look; whether it was read."""
+        """Reads the file if its inode, size or time differs from the last look. Returns whether the file was read."""
         with self._lock:
             stamp = self._read_stamp()
             if stamp == self._stamp:
@@ -99,21 +103,21 @@ class LiveTable:
             for problem in error.problems:
                 _log.error("routing table refused, the old one stays: %s", problem)
             return
-        changes = _changes(self._table, table)
-        self._table = table
+        changes = _changes(self.table, table)
+        self.table = table
         for warning in table.warnings:
             _log.warning("routing table %s: %s", self._file, warning)
         _log.info("routing table %s loaded: %s", self._file, ", ".join(changes) or "nothing changed")
 
     def _refuse_moving_volumes(self, table: Table) -> None:
-        if _engines_with_volumes(table) == _engines_with_volumes(self._table):
+        if _engines_with_volumes(table) == _engines_with_volumes(self.table):
             return
-        now, then = _engines_with_volumes(self._table), _engines_with_volumes(table)
+        now, then = _engines_with_volumes(self.table), _engines_with_volumes(table)
         text = f"the volumes would be served by {then}, and now they are by {now}"
         raise TableError([Problem(self._file, None, text, "restart to put it in force")])
 
     def _read_stamp(self) -> _Stamp | None:
-        """None while the file cannot be looked at, which is a change like any other."""
+        """The file's stamp. None while the file cannot be seen, which counts as a change."""
         if self._file is None:
             return None
         try:
@@ -124,11 +128,11 @@ class LiveTable:
 
 
 def open_live_table(mode: Mode, routes_file: Path | None, *, native_names: Collection[str]) -> LiveTable:
-    """The table for `mode`: only mixed mode reads a file; in proxy and native mode the mode itself is the table.
+    """The table for `mode`. Only mixed mode reads a file; in proxy and native mode the mode itself gives the table.
 
     Raises:
         TableError: as `load_table`.
-        ValueError: for exec mode, where this process answers nothing.
+        ValueError: for exec mode, in which this process answers nothing.
     """
     match mode:
         case Mode.PROXY:
@@ -142,10 +146,10 @@ def open_live_table(mode: Mode, routes_file: Path | None, *, native_names: Colle
 
 
 async def serve_table_reload(live: LiveTable, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Puts each new version of the table's file in force within a second or so; runs until cancelled.
+    """Puts each new version of the table's file in force, within about a second. Runs until cancelled.
 
-    The file is looked at rather than watched: that also works for files on network mounts and for those that are
-    replaced by a rename or a changed symbolic link.
+    The file is polled, not watched. Polling also works for files on network mounts, and for files that are replaced by
+    a rename or a changed symbolic link.
     """
     task_status.started()
     if not live.is_followed:

@@ -1,12 +1,13 @@
-"""Which route a request is. Total for HTTP: every method and path on a listener names one. On the hot path: a
-dictionary for the exact paths, a few substring tests, a dictionary for the methods.
+"""Finds the route of a request. For HTTP there is always one: every method and path on a listener names a route.
+
+This is on the hot path: a dictionary for the exact paths, a few substring tests, a dictionary for the methods.
 
 Paths are taken as they are sent, in origin form (`/…`) and with their escapes: upstream's mux compares escaped
-segments, so `/%73tatus` is `/status` and `/ui%2findex.html` is not `/ui/index.html`.
+segments, so `/%73tatus` is `/status`, and `/ui%2findex.html` is not `/ui/index.html`.
 
-A path with `//`, `/./` or `/../` is answered 307 to its clean form by either engine, whatever its route. It never
-matches an exact path here, and it is matched as it stands rather than cleaned, so that nothing is done to what a
-cleaned path would name.
+Both engines answer a path with `//`, `/./` or `/../` with a 307 to its clean form, whatever its route. Such a path
+never matches an exact path here. It is matched as it stands and not cleaned, so that no request acts on the file that
+the clean path would name.
 """
 
 from __future__ import annotations
@@ -14,83 +15,70 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from native_handlers.http.message import Listener
-from supervisor.routing.paths import STATIC_ROOT, segments_of
-from supervisor.routing.registry import REFLECTION_PATHS, ROUTES, ROUTES_BY_NAME, Protocol, Route
+from native_handlers.http_model.message import Listener
+from native_handlers.http_model.percent import unescape
+from supervisor.routing.registry import REFLECTION, REFLECTION_PATHS, ROUTES, Protocol, Route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_STATIC_SEGMENT = segments_of(STATIC_ROOT)[1]
-_READS = frozenset({"GET", "HEAD"})
+# ---- The path of an HTTP request as upstream's mux compares it. native_handlers/http_model/target.py reads the ids in
+# a path.
+#
+# Source: Go net/http ServeMux (matching by escaped segments).
+
+
+def segments_of(raw_path: str) -> tuple[bytes, ...]:
+    """The segments between slashes, each decoded once. Go compares these with a pattern's segments."""
+    return tuple(unescape(segment) for segment in raw_path.encode("utf-8", "surrogateescape").split(b"/"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Mux:
-    """One listener's routes. `stats` is None where /stats/… means nothing."""
+    """One listener's routes.
+
+    `roots` are the paths of one segment that stand for all below them; `below` has the route of each, by that segment.
+    """
 
     exact: Mapping[str, Route]
     exact_segments: Mapping[tuple[bytes, ...], Route]
+    below: Mapping[bytes, Route]
+    roots: tuple[str, ...]
     by_method: Mapping[str, Route]
     otherwise: Route
-    static: Route
-    stats: Route | None
 
 
-def _mux(prefix: str, exact: dict[str, str], by_method: dict[str, str], otherwise: str, stats: str | None) -> _Mux:
-    def route(suffix: str) -> Route:
-        return ROUTES_BY_NAME[f"{prefix}.{suffix}"]
-
+def _mux(listener: Listener) -> _Mux:
+    routes = [route for route in ROUTES if route.listener is listener]
+    fixed = [(path, route) for route in routes for path in route.paths]
+    exact = {path: route for path, route in fixed if not path.endswith("/")}
+    below = {path: route for path, route in fixed if path.endswith("/")}
+    objects = [route for route in routes if not route.paths]
+    [otherwise] = [route for route in objects if not route.methods]
     return _Mux(
-        exact={path: route(suffix) for path, suffix in exact.items()},
-        exact_segments={segments_of(path): route(suffix) for path, suffix in exact.items()},
-        by_method={method: route(suffix) for method, suffix in by_method.items()},
-        otherwise=route(otherwise),
-        static=route("static"),
-        stats=route(stats) if stats else None,
+        exact=exact,
+        exact_segments={segments_of(path): route for path, route in exact.items()},
+        below={segments_of(path)[1]: route for path, route in below.items()},
+        roots=tuple(below),
+        by_method={method: route for route in objects for method in route.methods},
+        otherwise=otherwise,
     )
 
 
-_ADMIN = _mux(
-    "http",
-    {
-        "/status": "status",
-        "/healthz": "healthz",
-        "/readyz": "readyz",
-        "/ui/index.html": "ui",
-        "/favicon.ico": "favicon",
-        STATIC_ROOT: "static",
-    },
-    {
-        "GET": "read",
-        "HEAD": "read",
-        "POST": "write",
-        "PUT": "write",
-        "DELETE": "delete",
-        "OPTIONS": "options",
-    },
-    otherwise="invalid",
-    stats="stats",
-)
-_PUBLIC = _mux(
-    "http.public",
-    {"/favicon.ico": "favicon", STATIC_ROOT: "static"},
-    {"GET": "read", "HEAD": "read", "OPTIONS": "options"},
-    otherwise="other",
-    stats=None,
-)
+_ADMIN = _mux(Listener.ADMIN)
+_PUBLIC = _mux(Listener.PUBLIC)
 
 
 def match_http(listener: Listener, method: str, path: str) -> Route:
     """The route of a request with `method` (case matters) for `path`, its raw path without the query.
 
-    A target that is no path (`*`, an authority) gets its method's route.
+    A target that is no path (`*`, an authority) has the route of its method.
     """
     mux = _ADMIN if listener is Listener.ADMIN else _PUBLIC
     route = mux.exact.get(path)
     if route is not None:
         return route
-    if path.startswith("/s") or "%" in path:
+    if path.startswith(mux.roots) or "%" in path:
         route = _match_segments(mux, method, path)
         if route is not None:
             return route
@@ -98,7 +86,7 @@ def match_http(listener: Listener, method: str, path: str) -> Route:
 
 
 def match_object(listener: Listener, method: str) -> Route:
-    """The route of `method` where the path is no fixed one: what answers for the status page where it is switched off.
+    """The route of `method` where the path is no fixed one. It also answers for the status page while that is off.
 
     Source: weed/server/volume_server.go registers /ui/index.html only without a write key, or with access.ui.
     """
@@ -111,14 +99,13 @@ def _match_segments(mux: _Mux, method: str, path: str) -> Route | None:
     route = mux.exact_segments.get(segments)
     if route is not None or len(segments) < 3 or segments[0]:
         return route
-    if segments[1] == _STATIC_SEGMENT:
-        return mux.static
-    return mux.stats if segments[1] == b"stats" and method in _READS else None
+    below = mux.below.get(segments[1])
+    return below if below is not None and (not below.methods or method in below.methods) else None
 
 
 _GRPC_BY_PATH: Mapping[str, Route] = {
     **{route.answers: route for route in ROUTES if route.protocol is Protocol.GRPC},
-    **dict.fromkeys(REFLECTION_PATHS, ROUTES_BY_NAME["grpc.reflection"]),
+    **dict.fromkeys(REFLECTION_PATHS, REFLECTION),
 }
 
 

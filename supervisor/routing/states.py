@@ -1,4 +1,4 @@
-"""What a route can be told to do. The values are written in routing tables and never change meaning."""
+"""The states that a route can have. The values are written in routing tables, and their meaning never changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """Which engine answers, and whether the other one is asked too."""
+    """Which engine answers, and whether the other engine is asked too."""
 
     FORWARD = "forward"
     SHADOW = "shadow"
@@ -16,4 +16,4 @@ class State(Enum):
 
 
 AVAILABLE_STATES = (State.FORWARD, State.NATIVE)
-"""What a table may say today: the states between need both engines' answers compared."""
+"""The states that a table may use. The states between them need a comparison of both engines' answers."""

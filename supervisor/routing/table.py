@@ -1,11 +1,11 @@
-"""A routing table that was checked as a whole: what every route does now, and why.
+"""A routing table that was checked as a whole: the state of every route, and the reason.
 
-Three ways to one: `load_table` for a file, `table_forwarding_all` for proxy mode and `table_native` for native
-mode. A table with any problem is refused; all its problems are reported at once.
+There are three ways to get one: `load_table` for a file, `table_forwarding_all` for proxy mode and `table_native` for
+native mode. A table with any problem is refused, and all its problems are reported at once.
 
 Where both engines work on volumes, a volume is handed over whenever the other engine needs it (docs/authority.md).
-`Table.warnings` says what such a table costs. What tells of the whole store must then be native: only this process
-knows what both engines have.
+`Table.warnings` says what such a table costs. Routes about the whole store must then be native: only this process knows
+the volumes of both engines.
 """
 
 from __future__ import annotations
@@ -16,23 +16,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from supervisor.routing.errors import Problem, TableError
-from supervisor.routing.registry import MAX_PHASE, ROUTES, AccessKind, Route
+from supervisor.routing.registry import FLIP_GROUPS, MAX_PHASE, ROUTES, ROUTES_BY_NAME, Route, Sharing
 from supervisor.routing.states import State
-from supervisor.routing.table_file import MAX_TABLE_BYTES, Override, parse_table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
+
+    from supervisor.routing.table_file import Override
 
 __all__ = ["State", "Table", "default_table_path", "load_table", "table_forwarding_all", "table_native"]
+
+MAX_TABLE_BYTES = 256 * 1024
+"""Far above any table that a person writes. The bound keeps a wrong path (a log, a device) from being parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What every route does now. `states` and `reasons` have every route's name.
+    """The state of every route. `states` and `reasons` have an entry for every route's name.
 
-    `absent` holds native routes that have no handler: they are answered 501 or UNIMPLEMENTED. There are some only
-    where nothing is forwarded (phase 4 and native mode). `held_back` holds those that the preset says are native and
-    that are forwarded all the same, because the native engine cannot do them yet (phases 2 and 3).
+    `absent` holds native routes without a handler. They are answered 501 or UNIMPLEMENTED. There are such routes only
+    where nothing is forwarded (phase 4 and native mode). `held_back` holds routes that the preset makes native but that
+    are forwarded, because the native engine cannot serve them yet (phases 2 and 3).
     """
 
     phase: int
@@ -52,17 +56,17 @@ class Table:
 
     @property
     def is_data_native(self) -> bool:
-        """Whether this process works on volumes: all of them, or those that it is handed."""
+        """Whether this process works on volumes: on all, or on those that are handed to it."""
         return any(route.is_data and self.states[route.name] is State.NATIVE for route in ROUTES)
 
     @property
     def shares_volumes(self) -> bool:
-        """Whether both engines work on volumes, so that these have to be handed over."""
+        """Whether both engines work on volumes, so that volumes must be handed over."""
         return self.is_data_native and self.forwards_anything
 
     @property
     def warnings(self) -> list[str]:
-        """What is allowed and costs: volumes that go back and forth between routes of one kind."""
+        """Warnings about settings that are allowed but cost time: volumes are handed back and forth between routes."""
         if not self.shares_volumes:
             return []
         sides: dict[State, list[str]] = {State.NATIVE: [], State.FORWARD: []}
@@ -75,10 +79,10 @@ class Table:
             f"{_some(sides[State.NATIVE])} are native while {_some(sides[State.FORWARD])} are forwarded: a volume that "
             "both are used on goes back and forth, a few milliseconds each time"
         )
-        split = [(pair, why) for pair, why in _PAIRS if len({self.states[name] for name in pair}) > 1]
+        split = [pair for pair in _COMPANY.items() if len({self.states[name] for name in pair[1]}) > 1]
         return [
             text,
-            *(f"flip together: {', '.join(pair)} are used on the same volumes {why}" for pair, why in split),
+            *(f"flip together: {', '.join(names)} are used on the same volumes {one.why}" for one, names in split),
             *self._held_back_text,
         ]
 
@@ -89,37 +93,30 @@ class Table:
         return [f"forwarded although phase {self.phase} says native, until they can be: {', '.join(self.held_back)}"]
 
 
-_PAIRS = (
-    (("http.read", "http.public.read", "http.write", "http.delete"), "all the time"),
-    (("http.delete", "grpc.BatchDelete"), "by filers, which delete with both"),
-    (("grpc.CopyFile", "grpc.VolumeTailSender"), "when one is moved away"),
-    (("grpc.VolumeCopy", "grpc.VolumeTailReceiver"), "when one is moved here"),
-)
-"""Routes that come in each other's company."""
+_COMPANY = {group: names for group, names in FLIP_GROUPS.items() if not group.is_required}
+_INSEPARABLE = {group: names for group, names in FLIP_GROUPS.items() if group.is_required}
 _FALLING_BACK = (2, 3)
 """Phases in which a data route without a native handler is forwarded. Before, there is none; after, no backend."""
-_VACUUM = ("grpc.VacuumVolumeCompact", "grpc.VacuumVolumeCommit", "grpc.VacuumVolumeCleanup")
-_WHOLE_COLLECTION = "grpc.DeleteCollection"
-_MERGED = frozenset({"http.status", "http.ui"})
-"""Answers over all volumes, which this process puts together."""
 
 
 def default_table_path() -> Path:
-    """The table that is shipped: beside this module in an installed package, at the top of a checkout."""
+    """The shipped table: beside this module in an installed package, at the top of a checkout."""
     installed = Path(__file__).with_name("routing_table.yaml")
     return installed if installed.is_file() else Path(__file__).parents[2] / "routing_table.yaml"
 
 
 def load_table(path: Path | None, *, native_names: Collection[str], has_backend: bool = True) -> Table:
-    """The table in the file at `path`, or the shipped one.
+    """The table in the file at `path`, or the shipped table.
 
     Args:
         native_names: the routes that have a native handler.
         has_backend: False where nothing can be forwarded.
 
     Raises:
-        TableError: with everything that is wrong; an unreadable file is one problem.
+        TableError: with all faults. An unreadable file is one fault.
     """
+    from supervisor.routing.table_file import parse_table  # noqa: PLC0415  (yaml, which a native server does without)
+
     file = path if path is not None else default_table_path()
     parsed = parse_table(_read_text(file), file)
     problems = parsed.problems
@@ -132,12 +129,12 @@ def load_table(path: Path | None, *, native_names: Collection[str], has_backend:
 
 
 def table_forwarding_all() -> Table:
-    """Proxy mode: the backend answers everything but what is always native."""
+    """The table of proxy mode: the backend answers every route that is not always native."""
     return _compile(0, {}, (), None)
 
 
 def table_native(native_names: Collection[str]) -> Table:
-    """Native mode: nothing is forwarded, and what has no handler yet is absent."""
+    """The table of native mode: nothing is forwarded, and a route without a handler is absent."""
     return _compile(MAX_PHASE, {}, native_names, None)
 
 
@@ -167,7 +164,9 @@ def _compile(
     for name, why in held_back.items():
         states[name], reasons[name] = State.FORWARD, f"phase {phase} of {source} would serve it natively, but {why}"
     absent = frozenset(
-        name for name, state in states.items() if state is State.NATIVE and not _is_served(name, native_names)
+        route.name
+        for route in ROUTES
+        if states[route.name] is State.NATIVE and not (route.is_always_native or route.name in native_names)
     )
     return Table(phase, MappingProxyType(states), MappingProxyType(reasons), absent, source, tuple(held_back))
 
@@ -175,20 +174,15 @@ def _compile(
 def _held_back(
     phase: int, states: Mapping[str, State], overrides: Mapping[str, Override], native_names: Collection[str]
 ) -> dict[str, str]:
-    """The routes that the preset makes native and that must be forwarded, with the reason: see `Table.held_back`."""
+    """The routes that the preset makes native but that must be forwarded, with reasons. See `Table.held_back`."""
     free = [route.name for route in ROUTES if route.is_data and route.phase <= phase and route.name not in overrides]
     found = {name: "it has no native handler yet" for name in free if name not in native_names}
-    vacuum = [name for name in _VACUUM if states[name] is State.FORWARD or name in found]
-    if vacuum:
-        found |= {name: f"the engine that does {vacuum[0]} must do it too" for name in _VACUUM if name in free} | found
-    forwards = found or any(state is State.FORWARD for state in states.values())
-    if forwards and _WHOLE_COLLECTION in free:
-        found.setdefault(_WHOLE_COLLECTION, "erasure-coded volumes are the backend's")
+    for names in _INSEPARABLE.values():
+        away = [name for name in names if states[name] is State.FORWARD or name in found]
+        if away:
+            why = f"the engine that does {away[0]} must do it too"
+            found |= {name: why for name in names if name in free} | found
     return found
-
-
-def _is_served(name: str, native_names: Collection[str]) -> bool:
-    return name == "grpc.reflection" or name in native_names
 
 
 def _state_and_reason(route: Route, phase: int, override: Override | None, source: Path | None) -> tuple[State, str]:
@@ -215,7 +209,7 @@ def _problems_of(
 
 
 def _handler_problems(table: Table, overrides: Mapping[str, Override], native_names: Collection[str]) -> list[Problem]:
-    """Routes said to be native that have no handler. Where nothing is forwarded the preset may leave routes absent."""
+    """Native routes without a handler. Where nothing is forwarded, the preset may leave routes absent."""
     may_be_absent = table.phase == MAX_PHASE and not table.forwards_anything
     problems = []
     unnamed = []
@@ -235,13 +229,14 @@ def _handler_problems(table: Table, overrides: Mapping[str, Override], native_na
 
 
 def _forward_problems(table: Table, overrides: Mapping[str, Override], has_backend: bool) -> list[Problem]:
-    problems = []
     forwarded = [name for name, state in table.states.items() if state is State.FORWARD]
-    if "grpc.reflection" in forwarded:
-        reflection_line = overrides["grpc.reflection"].line
-        problems.append(Problem(table.source, reflection_line, "grpc.reflection is always native", "remove the line"))
+    problems = [
+        Problem(table.source, overrides[name].line, f"{name} is always native", "remove the line")
+        for name in forwarded
+        if ROUTES_BY_NAME[name].is_always_native
+    ]
     if not has_backend and forwarded:
-        line = next((overrides[name].line for name in forwarded if name in overrides), None)
+        line = _first_line(forwarded, overrides)
         problems.append(
             Problem(
                 table.source,
@@ -254,26 +249,28 @@ def _forward_problems(table: Table, overrides: Mapping[str, Override], has_backe
 
 
 def _sharing_problems(table: Table, overrides: Mapping[str, Override]) -> list[Problem]:
-    """What must not be forwarded where both engines have volumes: see the module's docstring."""
+    """Routes in a state that is not allowed where both engines have volumes; see the module's docstring."""
     if not table.shares_volumes:
         return []
     problems = []
-    whole = [route.name for route in ROUTES if route.access.kind is AccessKind.STORE and not route.is_data]
-    hidden = [name for name in whole if name in _MERGED and table.states[name] is State.FORWARD]
+    hidden = [
+        route.name for route in ROUTES if route.shared is Sharing.NATIVE and table.state_of(route) is State.FORWARD
+    ]
     if hidden:
-        line = next((overrides[name].line for name in hidden if name in overrides), None)
         text = f"{_some(hidden)} would be forwarded, and the backend does not know of the volumes that are native"
-        problems.append(Problem(table.source, line, text, f"set {', '.join(hidden)} to native"))
-    torn = [name for name in _VACUUM if table.states[name] is not table.states[_VACUUM[0]]]
-    if torn:
-        line = next((overrides[name].line for name in _VACUUM if name in overrides), None)
-        text = f"{', '.join(_VACUUM)} must be in one state: the engine that compacted a volume must commit it"
-        problems.append(Problem(table.source, line, text, "flip them together"))
-    if table.states[_WHOLE_COLLECTION] is State.NATIVE:
-        line = overrides[_WHOLE_COLLECTION].line if _WHOLE_COLLECTION in overrides else None
-        text = f"{_WHOLE_COLLECTION} would be native, and erasure-coded volumes are the backend's"
-        problems.append(Problem(table.source, line, text, f"set {_WHOLE_COLLECTION} to forward"))
+        problems.append(
+            Problem(table.source, _first_line(hidden, overrides), text, f"set {', '.join(hidden)} to native")
+        )
+    for group, names in _INSEPARABLE.items():
+        if len({table.states[name] for name in names}) > 1:
+            text = f"{', '.join(names)} must be in one state: {group.why}"
+            problems.append(Problem(table.source, _first_line(names, overrides), text, "flip them together"))
     return problems
+
+
+def _first_line(names: Iterable[str], overrides: Mapping[str, Override]) -> int | None:
+    """The line of the first of `names` that the table mentions; None where it mentions none."""
+    return next((overrides[name].line for name in names if name in overrides), None)
 
 
 def _some(names: list[str]) -> str:

@@ -1,14 +1,14 @@
-"""Reads the text of a routing table into a phase and what is said of each route, with the line of each.
+"""Parses the text of a routing table into a phase and the state of each named route, with line numbers.
 
-The grammar, all of it:
+The whole grammar:
 
     phase: 1                    # 0 … 4, required
     routes:                     # optional
       http.status: forward      # a route's name, or a pattern with * or ?; a name wins over patterns
       "grpc.Get*": native
 
-Nothing is built from the YAML but text and line numbers, so tags and types in it do nothing. Every problem is
-gathered, not only the first.
+The parser takes only text and line numbers from the YAML, so tags and types in the YAML have no effect. All problems
+are gathered, not only the first.
 """
 
 from __future__ import annotations
@@ -28,23 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-MAX_TABLE_BYTES = 256 * 1024
-"""Far above any table that a person wrote; keeps a wrong path (a log, a device) from being parsed."""
-
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What the table says of one route, and where."""
+    """The state that the table gives one route, and the line that gives it."""
 
     state: State
     line: int
     pattern: str | None = None
-    """The pattern that matched; None where the route is named itself."""
+    """The pattern that matched; None where the table names the route itself."""
 
 
 @dataclass(slots=True)
 class ParsedTable:
-    """A table as written. Where `problems` has entries, the rest is what could be read all the same."""
+    """A table as written. Where `problems` has entries, the other fields hold what could be read."""
 
     phase: int | None = None
     overrides: dict[str, Override] = field(default_factory=dict)
@@ -52,7 +49,7 @@ class ParsedTable:
 
 
 def parse_table(text: str, file: Path | None) -> ParsedTable:
-    """Returns what `text` says; never raises for what is in it. `file` only appears in the problems."""
+    """The content of `text`. Bad content raises nothing: it is in `problems`. `file` only appears in the problems."""
     parsed = ParsedTable()
     reader = _Reader(file, parsed.problems)
     root = reader.compose(text)
@@ -72,7 +69,7 @@ def parse_table(text: str, file: Path | None) -> ParsedTable:
 
 
 class _Reader:
-    """Walks YAML nodes and notes problems with their lines."""
+    """Walks YAML nodes, and notes problems with their lines."""
 
     def __init__(self, file: Path | None, problems: list[Problem]) -> None:
         self._file = file
@@ -96,7 +93,7 @@ class _Reader:
         return root
 
     def mapping(self, node: yaml.Node, what: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-        """The entries of a mapping by their key; empty, with a problem, if `node` is none."""
+        """The entries of a mapping by key. If `node` is no mapping, notes a problem and returns no entries."""
         entries: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         if _is_null(node):
             return entries
@@ -143,7 +140,10 @@ class _Reader:
     def _add_matches(
         self, key: yaml.Node, override: Override, routes: Iterable[str], matched: dict[str, Override]
     ) -> None:
-        """A route may be under two patterns only where they say the same, so the order of lines means nothing."""
+        """Adds a pattern's routes.
+
+        Two patterns may match one route only with the same state, so order has no effect.
+        """
         rivals: dict[str, Override] = {}
         for route in routes:
             other = matched.setdefault(route, override)
@@ -175,7 +175,7 @@ class _Reader:
 
 
 def _matching(pattern: str) -> list[str]:
-    """The routes that `pattern` covers; those that are always native are no table's business."""
+    """The routes that `pattern` matches. A pattern never matches routes that are always native."""
     return [name for name, route in ROUTES_BY_NAME.items() if fnmatchcase(name, pattern) and not route.is_always_native]
 
 
@@ -190,7 +190,7 @@ def _shown(node: yaml.Node) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as advice; also by the part after the last dot, for a forgotten prefix."""
+    """The nearest known word as advice. The part after the last dot is compared too, for a forgotten prefix."""
     names = list(known)
     by_tail: Mapping[str, str] = {name.rpartition(".")[2].lower(): name for name in names}
     near = difflib.get_close_matches(word, names, n=1)

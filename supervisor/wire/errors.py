@@ -1,22 +1,22 @@
-"""What can go wrong in the wire protocols, apart from what the network does."""
+"""Errors of the wire protocols. Errors of the network are in supervisor.net.errors."""
 
 from __future__ import annotations
 
 
 class WireError(Exception):
-    """Base of this layer's errors."""
+    """Base class of this package's errors."""
 
 
 class LocalProtocolError(WireError):
-    """We used a connection out of turn or tried to send something malformed: a bug of ours, never a peer's."""
+    """This program used a connection out of turn, or tried to send something malformed. It is a bug of this program."""
 
 
 class RemoteProtocolError(WireError):
-    """The peer broke the protocol; nothing more can be read from this connection.
+    """The other end broke the protocol. Nothing more can be read from the connection.
 
     Args:
-        status: what to answer if the peer is a client that still listens.
-        why: one clause for the answer and the log; quotes no more than a little of what was sent.
+        status: the status to answer with, if the other end is a client.
+        why: one clause for the answer and the log. It quotes at most a little of what was sent.
     """
 
     def __init__(self, status: int, why: str) -> None:

@@ -1,17 +1,18 @@
-"""Which headers are handed on by a proxy, and which end at the next hop. The one table for HTTP and for gRPC.
+"""Which headers a proxy passes on, and which end at the next hop.
 
-Order and case stay as sent. Host stays as the client sent it. Source: RFC 9110 section 7.6.1, RFC 9112 section 3.2.
+The order and the case of the headers stay as sent. Host stays as the client sent it. Source: RFC 9110 section 7.6.1,
+RFC 9112 section 3.2.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.http.headers import Headers
+from native_handlers.http_model.headers import HeaderFields, Headers
 from supervisor.wire.http1_events import RequestHead
 
 if TYPE_CHECKING:
-    from native_handlers.http.message import Request
+    from native_handlers.http_model.message import Request
 
 HOP_BY_HOP = frozenset(
     {
@@ -27,17 +28,16 @@ HOP_BY_HOP = frozenset(
     }
 )
 _NEVER_NAMED = frozenset({"host", "content-length", "authorization", "cookie", "expect"})
-"""What a Connection header cannot make us drop: framing is not the client's to remove here, nor is what the next
-server decides access on."""
+"""Headers that a Connection header cannot remove. Framing is not the client's to remove here. The others decide about
+access at the next server."""
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """`headers` without those that concern one connection only: the table's, and those that Connection names."""
-    names = [name.lower() for name, _ in headers]
-    if HOP_BY_HOP.isdisjoint(names):
-        return headers
-    dropped = HOP_BY_HOP | (_named_by_connection(headers) - _NEVER_NAMED)
-    return Headers([pair for pair, name in zip(headers, names, strict=True) if name not in dropped])
+def end_to_end(headers: HeaderFields) -> Headers:
+    """`headers` without those that concern one connection: the table's, and those that Connection names."""
+    sent = headers if isinstance(headers, Headers) else Headers(headers)
+    if HOP_BY_HOP.isdisjoint(sent.lower_names):
+        return sent
+    return sent.without(HOP_BY_HOP | (_named_by_connection(sent) - _NEVER_NAMED))
 
 
 def _named_by_connection(headers: Headers) -> set[str]:
@@ -45,15 +45,15 @@ def _named_by_connection(headers: Headers) -> set[str]:
 
 
 def forwarded_request(request: Request, *, keeps_expect: bool) -> RequestHead:
-    """The head that a forwarded request is sent on with.
+    """The head with which a forwarded request is sent on.
 
     Args:
-        keeps_expect: whether `Expect: 100-continue` goes along; without it the body is sent at once.
+        keeps_expect: whether `Expect: 100-continue` is passed on. Without it the body is sent at once.
     """
     headers = end_to_end(request.headers)
-    if not keeps_expect and "Expect" in headers:
+    if not keeps_expect and "expect" in headers.lower_names:
         headers = headers.without(["Expect"])
-    if "Host" not in headers:
+    if "host" not in headers.lower_names:
         headers = headers.plus(("Host", ""))
     length = request.body.length_bytes
     return RequestHead(request.method, request.target, headers, body_length_bytes=length, expects_continue=keeps_expect)

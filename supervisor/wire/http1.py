@@ -1,7 +1,7 @@
 """HTTP/1 connections without I/O, for both roles.
 
-An object that has raised is poisoned: it raises again for whatever is asked of it. Each role is in a module of its own;
-what they have in common, and where h11 comes in, is in `http1_receiver`.
+An object that has raised RemoteProtocolError is unusable: `next_event` raises the same error again. `http1_client` and
+`http1_server` have one role each. `http1_receiver` has what both share, and where h11 is used.
 """
 
 from supervisor.wire.http1_client import ClientConnection

@@ -1,4 +1,4 @@
-"""What a HTTP/1 connection object reports and is told. All of it is immutable."""
+"""The events that an HTTP/1 connection object reports and accepts. All of them are immutable."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from native_handlers.http.headers import Headers
+from native_handlers.http_model.headers import HeaderFields, Headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,9 @@ class Signal(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A request line with its fields, in origin form (or `*`, or an authority for CONNECT).
+    """A request line with its fields. The target is in origin form (or `*`, or an authority for CONNECT).
 
-    `body_length_bytes` is None for a chunked body. `keep_alive` is what the client wishes.
+    `body_length_bytes` is None for a chunked body. `keep_alive` is the client's wish.
     """
 
     method: str
@@ -42,19 +42,15 @@ class RequestHead:
 class ResponseHead:
     """A status line with its fields.
 
-    `body_length_bytes` is None where the end shows only in the body: by its last chunk, or by the connection's end.
-    `keep_alive` is whether the connection can serve another request afterwards.
+    `body_length_bytes` is None where only the body shows its end: by the last chunk, or by the end of the connection.
+    `keep_alive` says whether the connection can serve another request afterwards.
     """
 
     status: int
-    headers: Headers
+    headers: HeaderFields
     reason: str = ""
     body_length_bytes: int | None = None
     keep_alive: bool = True
-
-    @property
-    def is_interim(self) -> bool:
-        return self.status < 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +62,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class EndOfMessage:
-    """The body is complete. Trailers only come with chunked bodies."""
+    """The body is complete. Only a chunked body can have trailers."""
 
     trailers: Headers = field(default=NO_HEADERS)
 
@@ -117,9 +113,9 @@ REASONS: Mapping[int, str] = {
     505: "HTTP Version Not Supported",
     507: "Insufficient Storage",
 }
-"""The texts that upstream's server puts on the wire. Source: Go net/http StatusText."""
+"""The reason phrases of upstream's server. Source: Go net/http (StatusText)."""
 
 
 def reason_of(status: int) -> str:
-    """The reason phrase for `status`, "status code 499" for one without a name. Source: Go net/http writeStatusLine."""
+    """The reason phrase for `status`; "status code 499" for an unnamed one. Source: Go net/http (writeStatusLine)."""
     return REASONS.get(status) or f"status code {status}"

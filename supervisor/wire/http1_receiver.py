@@ -1,52 +1,142 @@
-"""What both ends of a HTTP/1 connection share: the receiving half, and what they ask of h11.
+"""The receiving half of an HTTP/1 connection, which both ends share, and the calls of h11.
 
-h11 is the parser of record behind the gate of `http1_head`. Two kinds of message are not worth its time and go without:
-heads that say nothing about a body, which the gate has parsed whole anyway, and bodies of a declared length, which need
-counting, not parsing. A test holds both parsers to the same answers.
+h11 parses heads after `http1_head` has checked them. A head without any field about a body does not go through h11,
+because `http1_head` has parsed it whole. Bodies do not go through h11 either: a body of a declared length needs
+counting only, and `http1_chunks` decodes chunked bodies, many chunks to one event. Tests hold both ways to the same
+answers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import h11
 
+from native_handlers.http_model.headers import Headers
 from supervisor.wire.errors import RemoteProtocolError
-from supervisor.wire.http1_events import EndOfMessage, Event, Signal
+from supervisor.wire.http1_chunks import ChunkDecoder
+from supervisor.wire.http1_events import Data, EndOfMessage, Event, Signal
 from supervisor.wire.http1_head import HeadLimits, find_head
 
-if TYPE_CHECKING:
-    from native_handlers.http.headers import Headers
-    from supervisor.wire.http1_body import BodyReader
+BodyEvent = Data | EndOfMessage | Signal
+_NO_TRAILERS = EndOfMessage()
 
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """Bounds on what one message may be. `max_body_bytes` None takes bodies of any length."""
+    """Bounds on one message. With `max_body_bytes` None a body may have any length."""
 
     head: HeadLimits = field(default_factory=HeadLimits)
     max_body_bytes: int | None = None
 
 
-class Receiver:
-    """The half that both roles share: a buffer, and the reader of the body that is being received."""
+class BodyReader(Protocol):
+    def next_event(self, data: bytes, *, is_eof: bool) -> tuple[BodyEvent, bytes]:
+        """The next event in `data`, and the rest of `data`.
 
-    __slots__ = ("_body", "_failure", "_incoming", "_is_done", "_is_eof", "_limits", "_searched")
+        Raises:
+            RemoteProtocolError: bad framing, or the other end closed in the middle of the body.
+        """
+        ...
+
+
+class LengthReader:
+    """A body of a known number of bytes. Pieces are passed on without a copy where they fit."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, length_bytes: int) -> None:
+        self._left = length_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        return self._left
+
+    def passed(self, count: int) -> None:
+        """Notes `count` bytes, at most those that are left, which were received without passing through here."""
+        assert count <= self._left, "more than the body was received"
+        self._left -= count
+
+    def next_event(self, data: bytes, *, is_eof: bool) -> tuple[BodyEvent, bytes]:
+        if self._left == 0:
+            return _NO_TRAILERS, data
+        if not data:
+            if is_eof:
+                raise RemoteProtocolError(400, f"the peer closed with {self._left} bytes of the body missing")
+            return Signal.NEED_DATA, data
+        piece, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
+        self._left -= len(piece)
+        return Data(piece), rest
+
+
+NO_BODY = LengthReader(0)
+"""The reader for every message without a body."""
+
+
+class UntilCloseReader:
+    """A response body that ends with the connection."""
+
+    __slots__ = ()
+
+    def next_event(self, data: bytes, *, is_eof: bool) -> tuple[BodyEvent, bytes]:
+        if data:
+            return Data(data), b""
+        return (_NO_TRAILERS if is_eof else Signal.NEED_DATA), b""
+
+
+class ChunkedReader:
+    """A chunked body. One event has the content of many chunks; see `ChunkDecoder`.
+
+    Args:
+        limits: bounds on the trailers.
+        max_bytes: the longest body that is accepted; None for no bound.
+    """
+
+    __slots__ = ("_decoder", "_max_bytes", "_read_bytes")
+
+    def __init__(self, limits: HeadLimits, max_bytes: int | None) -> None:
+        self._decoder = ChunkDecoder(limits)
+        self._max_bytes = max_bytes
+        self._read_bytes = 0
+
+    def next_event(self, data: bytes, *, is_eof: bool) -> tuple[BodyEvent, bytes]:
+        content, rest = self._decoder.feed(data)
+        if content:
+            self._read_bytes += len(content)
+            if self._max_bytes is not None and self._read_bytes > self._max_bytes:
+                raise RemoteProtocolError(413, f"the body is longer than {self._max_bytes} bytes")
+            return Data(content), rest
+        if self._decoder.is_done:
+            trailers = self._decoder.trailers
+            return EndOfMessage(Headers(trailers)) if trailers else _NO_TRAILERS, rest
+        if is_eof:
+            raise RemoteProtocolError(400, "the peer closed in the middle of a chunked body")
+        return Signal.NEED_DATA, rest
+
+
+class Receiver:
+    """The receiving half of both roles: a buffer, and the reader of the current body.
+
+    Attributes:
+        is_eof: whether the end of the stream was received.
+    """
+
+    __slots__ = ("_body", "_failure", "_incoming", "_is_done", "_limits", "_searched", "is_eof")
 
     def __init__(self, limits: WireLimits) -> None:
         self._limits = limits
         self._incoming = b""
         self._searched = 0
-        self._is_eof = False
+        self.is_eof = False
         self._is_done = False
         self._body: BodyReader | None = None
-        self._failure: RemoteProtocolError | None = None
+        self._failure: tuple[int, str] | None = None  # not the error: its traceback would refer back to this object
 
     def receive_data(self, data: bytes) -> None:
-        """Takes what was received; b"" is the end of the stream."""
+        """Takes received bytes; b"" is the end of the stream."""
         if not data:
-            self._is_eof = True
+            self.is_eof = True
         elif self._incoming:
             self._incoming += data
         else:
@@ -54,41 +144,53 @@ class Receiver:
 
     @property
     def buffered_bytes(self) -> int:
-        """How much has been received and not been reported."""
+        """How many received bytes have not been reported in an event."""
         return len(self._incoming)
 
-    @property
-    def is_eof(self) -> bool:
-        return self._is_eof
-
     def next_event(self) -> Event | Signal:
-        """What came next, or why there is nothing to report.
+        """The next event, or the reason why there is none.
 
         Raises:
-            RemoteProtocolError: the peer broke the protocol, or closed in the middle of a message.
+            RemoteProtocolError: the other end broke the protocol, or closed in the middle of a message. Each later call
+                raises the same.
         """
         if self._failure is not None:
-            raise self._failure
+            raise RemoteProtocolError(*self._failure)
         try:
             if self._is_done:
                 return Signal.PAUSED
             return self._next_head() if self._body is None else self._next_body(self._body)
         except RemoteProtocolError as failure:
-            self._failure = failure
+            self._failure = failure.status, failure.why
             raise
 
+    def take_whole_body(self, length_bytes: int) -> bytes | None:
+        """The whole body, if its declared length is `length_bytes` and all of it has arrived. Else None.
+
+        Call this only right after the head's event. Where the result is None, nothing was taken.
+        """
+        body = self._body
+        if not isinstance(body, LengthReader) or body.left_bytes != length_bytes or len(self._incoming) < length_bytes:
+            return None
+        data, self._incoming = self._incoming[:length_bytes], self._incoming[length_bytes:]
+        body.passed(length_bytes)
+        self._is_done = True
+        return data
+
     def _next_body(self, body: BodyReader) -> Event | Signal:
-        event, self._incoming = body.next_event(self._incoming, is_eof=self._is_eof)
+        event, self._incoming = body.next_event(self._incoming, is_eof=self.is_eof)
         if isinstance(event, EndOfMessage):
             self._is_done = True
         return event
 
     def _next_head(self) -> Event | Signal:
         if not self._incoming:
-            return Signal.CLOSED if self._is_eof else Signal.NEED_DATA
-        length = find_head(self._incoming, self._searched, self._limits.head)
+            return Signal.CLOSED if self.is_eof else Signal.NEED_DATA
+        length = self._incoming.find(b"\r\n\r\n", max(0, self._searched - 3)) + 4
+        if not 4 <= length <= self._limits.head.max_bytes:
+            length = find_head(self._incoming, self._searched, self._limits.head)
         if length < 0:
-            if self._is_eof:
+            if self.is_eof:
                 raise RemoteProtocolError(400, "the peer closed in the middle of a head")
             self._searched = len(self._incoming)
             return Signal.NEED_DATA
@@ -99,21 +201,9 @@ class Receiver:
     def _take_head(self, raw: bytes) -> Event:
         raise NotImplementedError
 
-    def _restart(self) -> None:
-        self._is_done = False
-        self._body = None
-
-
-def keeps_alive(version: str, headers: Headers) -> bool:
-    """Whether a message of `version` with these headers leaves the connection open."""
-    if "Connection" not in headers:
-        return version == "1.1"
-    tokens = {token.strip().lower() for value in headers.get_all("Connection") for token in value.split(",")}
-    return "close" not in tokens and (version == "1.1" or "keep-alive" in tokens)
-
 
 def read_head(parser: h11.Connection, raw: bytes) -> h11.Request | h11.Response:
-    """What h11 makes of a complete head.
+    """h11's reading of a complete head.
 
     Raises:
         RemoteProtocolError: with the status that h11 suggests.

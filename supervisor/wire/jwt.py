@@ -1,95 +1,204 @@
-"""Tokens that allow one file to be read or written. Where a request carries one: native_handlers/http/tokens.py.
+"""Tokens that allow one file to be read or written. native_handlers/http/tokens.py finds the token in a request.
 
-Checked with hmac alone: the three HMAC algorithms are all that upstream takes, keys of any length and shape must work,
-and the time comes from the caller. Source: weed/security/jwt.go, golang-jwt v5 (validator, base64url without padding).
+Tokens are checked with hmac alone: upstream accepts only the three HMAC algorithms, keys of any length and content must
+work, and the caller gives the time. Source: weed/security/jwt.go; golang-jwt v5 parser.go, types.go, validator.go.
 """
 
 from __future__ import annotations
 
 import binascii
 import hmac
-import json
 import re
 from base64 import urlsafe_b64decode
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from math import floor, inf, isinf
 from typing import TYPE_CHECKING
 
+from native_handlers.content.json_pieces import BadJson, JsonReader, field_of
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _DIGESTS: Mapping[str, str] = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
-_STRING_CLAIMS = ("fid", "iss", "sub", "jti")
-_TIME_CLAIMS = ("exp", "nbf", "iat")
+_NO_LINE_ENDS = {ord("\r"): None, ord("\n"): None}
+_CLAIMS = frozenset({"fid", "iss", "sub", "jti", "aud", "exp", "nbf", "iat"})
+_USUAL_CLAIMS = re.compile(r'\{"fid":"([^"\\\x00-\x1f]*)"(?:,"exp":([1-9][0-9]{0,14}))?\}')
+"""The form of claims that upstream's masters sign. It is read in one step."""
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_MIN_TIME_S = -(1 << 63)
+_MAX_TIME_S = (1 << 63) - 62_135_596_800
+"""The greatest number of seconds since 1970 that Go's time can hold, because Go counts seconds from the year 1."""
 
 
 class BadToken(Exception):
-    """The token allows nothing, for the reason in its text. Never shown to a client."""
+    """The token allows nothing. The text has the reason, and no client gets to see the text."""
 
 
 def check_token(token: str, key: bytes, file_id: str, now_s: float) -> None:
-    """Returns if `token` is signed with `key`, is in force at `now_s`, and is for `file_id`.
+    """Returns if `token` is signed with `key`, is valid at `now_s`, and is for `file_id`.
 
     Args:
-        file_id: "3,01637037d6" as the path has it; a `_N` behind it counts for the same file.
+        file_id: "3,01637037d6" as in the path, without a delta.
         now_s: seconds since 1970.
 
     Raises:
-        BadToken: it does not.
+        BadToken: the token fails one of these checks.
     """
-    claims = _verified_claims(token, key)
-    _check_times(claims, now_s)
-    expected = _without_delta(file_id)
-    if claims.get("fid", "") != expected:
-        raise BadToken(f"the token is for {claims.get('fid', '')!r}, the request for {expected!r}")
+    allowed = token_file_id(token, key, now_s)
+    if allowed != file_id:
+        raise BadToken(f"the token is for {allowed!r}, the request for {file_id!r}")
 
 
-def _verified_claims(token: str, key: bytes) -> Mapping[str, object]:
+def token_file_id(token: str, key: bytes, now_s: float) -> str:
+    """The file id that a token is for; "" where the token names none.
+
+    Raises:
+        BadToken: the token is not signed with `key`, or is not valid at `now_s`.
+    """
     parts = token.split(".")
-    if len(parts) != 3 or not all(_BASE64URL.fullmatch(part) for part in parts):
-        raise BadToken("a token has three parts in base64url")
-    header = _json_object(parts[0])
-    digest = _DIGESTS.get(str(header.get("alg")))
-    if digest is None:
-        raise BadToken(f"algorithm {header.get('alg')!r} is not one of HS256, HS384, HS512")
-    signed = f"{parts[0]}.{parts[1]}".encode("ascii")
+    if len(parts) != 3:
+        raise BadToken("a token has three parts")
+    digest = _digest_of(parts[0])
+    signed = f"{parts[0]}.{parts[1]}".encode("latin-1", "replace")
     if not hmac.compare_digest(hmac.digest(key, signed, digest), _decoded(parts[2])):
         raise BadToken("the signature is of another key")
-    claims = _json_object(parts[1])
-    for name in _STRING_CLAIMS:
-        if not isinstance(claims.get(name) or "", str):
-            raise BadToken(f"claim {name} is no text")
+    claims = _read_claims(_text_of(parts[1]))
+    if claims.expires_at_s is not None and now_s >= claims.expires_at_s:
+        raise BadToken("the token has expired")
+    if claims.not_before_s is not None and now_s < claims.not_before_s:
+        raise BadToken("the token is not valid yet")
+    return claims.file_id
+
+
+@lru_cache(maxsize=64)
+def _digest_of(header: str) -> str:
+    """The digest that the first part of a token names.
+
+    The result is kept: a cluster's tokens share their first part.
+    """
+    found = ""
+    reader = JsonReader(_text_of(header))
+    with _no_json_is_bad():
+        _open_object(reader)
+        while (name := reader.next_key()) is not None:
+            if name != "alg":
+                reader.skip(_check_number)
+            elif reader.peek() == '"':
+                found = reader.string()
+            else:
+                reader.skip(_check_number)
+                found = ""
+        reader.end()
+    if found not in _DIGESTS:
+        raise BadToken(f"algorithm {found!r} is not one of HS256, HS384, HS512")
+    return _DIGESTS[found]
+
+
+@dataclass(slots=True)
+class _Claims:
+    """The claims that count. Times are whole seconds since 1970, rounded down; None where there is none."""
+
+    file_id: str = ""
+    expires_at_s: float | None = None
+    not_before_s: float | None = None
+
+
+def _read_claims(text: str) -> _Claims:
+    """Reads claims as Go fills a struct: the case of names is ignored, the last of equal names counts."""
+    usual = _USUAL_CLAIMS.fullmatch(text)
+    if usual is not None:
+        return _Claims(usual[1], float(usual[2]) if usual[2] else None)
+    claims, reader = _Claims(), JsonReader(text)
+    with _no_json_is_bad():
+        _open_object(reader)
+        while (key := reader.next_key()) is not None:
+            match field_of(key, _CLAIMS):
+                case "fid":
+                    claims.file_id = _string(reader, "fid", claims.file_id)
+                case "exp":
+                    claims.expires_at_s = _time(reader, "exp")
+                case "nbf":
+                    claims.not_before_s = _time(reader, "nbf")
+                case "iat":
+                    _time(reader, "iat")
+                case "aud":
+                    _check_audience(reader)
+                case "":
+                    reader.skip()
+                case name:
+                    _string(reader, name, "")
+        reader.end()
     return claims
 
 
-def _check_times(claims: Mapping[str, object], now_s: float) -> None:
-    times = {name: claims[name] for name in _TIME_CLAIMS if claims.get(name) is not None}
-    for name, value in times.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadToken(f"claim {name} is no number")
-        # Go keeps whole seconds of a time.
-        if name == "exp" and now_s >= value // 1:
-            raise BadToken("the token has expired")
-        if name == "nbf" and now_s < value // 1:
-            raise BadToken("the token is not valid yet")
-
-
-def _without_delta(file_id: str) -> str:
-    volume_id, comma, rest = file_id.partition(",")
-    at = rest.rfind("_")
-    return f"{volume_id}{comma}{rest[:at]}" if at > 0 else file_id
-
-
-def _json_object(part: str) -> Mapping[str, object]:
+@contextmanager
+def _no_json_is_bad() -> Iterator[None]:
     try:
-        value = json.loads(_decoded(part))
-    except (ValueError, RecursionError) as error:
+        yield
+    except BadJson as error:
         raise BadToken("a part of the token is no JSON") from error
-    if not isinstance(value, dict):
+
+
+def _open_object(reader: JsonReader) -> None:
+    if reader.peek() != "{":
         raise BadToken("a part of the token is no JSON object")
-    return value
+    reader.open()
+
+
+def _string(reader: JsonReader, name: str, before: str) -> str:
+    if reader.take_null():
+        return before
+    if reader.peek() != '"':
+        raise BadToken(f"claim {name} is no text")
+    return reader.string()
+
+
+def _time(reader: JsonReader, name: str) -> float | None:
+    """A number, or a text that is a number. null takes back an earlier value."""
+    if reader.take_null():
+        return None
+    char = reader.peek()
+    if not char or char not in '"-0123456789':
+        raise BadToken(f"claim {name} is no number")
+    text = reader.string() if char == '"' else reader.number()
+    if not _NUMBER.fullmatch(text) or isinf(value := float(text)):
+        raise BadToken(f"claim {name} is no number")
+    # Upstream's times overflow to a time before all others where the seconds do not fit.
+    return floor(value) if _MIN_TIME_S <= value < _MAX_TIME_S else -inf
+
+
+def _check_audience(reader: JsonReader) -> None:
+    """Checks that the audience is a text or a list of texts. Its value is not used."""
+    if reader.take_null():
+        return
+    if reader.peek() != "[":
+        _string(reader, "aud", "")
+        return
+    reader.open()
+    while reader.next_item():
+        if reader.peek() != '"':
+            raise BadToken("claim aud is no list of texts")
+        reader.string()
+
+
+def _check_number(text: str) -> None:
+    """Go reads the numbers of a header, and refuses a number that is too large for a float64."""
+    if isinf(float(text)):
+        raise BadToken("a number of the header is too large")
+
+
+def _text_of(part: str) -> str:
+    return _decoded(part).decode("utf-8", "replace")
 
 
 def _decoded(part: str) -> bytes:
+    """The bytes of base64url text. As Go, ignores line ends and refuses padding."""
+    part = part.translate(_NO_LINE_ENDS)
+    if not _BASE64URL.fullmatch(part):
+        raise BadToken("a part of the token is not base64url")
     try:
         return urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except binascii.Error as error:

@@ -1,4 +1,4 @@
-"""The address form that SeaweedFS passes around: ``host:port`` or ``host:port.grpcPort``.
+"""Server addresses as SeaweedFS writes them: `host:port` or `host:port.grpcPort`.
 
 Without a suffix the gRPC port is the HTTP port + 10000. IPv6 hosts are written in brackets.
 Source: weed/pb/server_address.go.
@@ -12,10 +12,12 @@ from typing import Self
 
 GRPC_PORT_DELTA = 10000
 MAX_PORT = 65535
+_PORT_DIGITS = 5
+_SHOWN_CHARACTERS = 40
 
 
 class BadServerAddress(ValueError):
-    """The text is not ``host:port`` or ``host:port.grpcPort``."""
+    """The text is not `host:port` or `host:port.grpcPort`."""
 
     def __init__(self, text: str, why: str) -> None:
         super().__init__(f"{text!r} is not a server address ({why}); expected host:port or host:port.grpcPort")
@@ -23,7 +25,7 @@ class BadServerAddress(ValueError):
 
 
 def join_host_port(host: str, port: int) -> str:
-    """``host:port``, with brackets around an IPv6 host that has none."""
+    """`host:port`, with brackets around an IPv6 host that has none."""
     if ":" in host and not host.startswith("["):
         return f"[{host}]:{port}"
     return f"{host}:{port}"
@@ -31,7 +33,7 @@ def join_host_port(host: str, port: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """One server's HTTP and gRPC endpoint. `host` has no brackets. Equal addresses compare equal in either form."""
+    """The HTTP and gRPC endpoints of one server. `host` has no brackets. Both forms of an address compare equal."""
 
     host: str
     port: int
@@ -39,10 +41,10 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Returns the address in `text`, which may carry a scheme-less trailing slash but nothing else.
+        """The address in `text`.
 
         Raises:
-            BadServerAddress: naming what is wrong with it.
+            BadServerAddress: its text says what is wrong.
         """
         host, colon, ports = text.strip().rpartition(":")
         if not colon or not host:
@@ -71,11 +73,13 @@ class ServerAddress:
             return False
 
     def __str__(self) -> str:
-        """``host:port``, with the ``.grpcPort`` suffix only where it is not port + 10000."""
+        """`host:port`, with the `.grpcPort` suffix only where the gRPC port is not port + 10000."""
         return self.http if self.grpc_port == self.port + GRPC_PORT_DELTA else f"{self.http}.{self.grpc_port}"
 
 
 def _parse_port(text: str, port_text: str) -> int:
-    if not (port_text.isascii() and port_text.isdigit()) or int(port_text) > MAX_PORT:
-        raise BadServerAddress(text, f"{port_text!r} is not a port")
-    return int(port_text)
+    # int() refuses thousands of digits, also where they are zeros.
+    digits = port_text.lstrip("0") or "0"
+    if not (port_text.isascii() and port_text.isdigit()) or len(digits) > _PORT_DIGITS or int(digits) > MAX_PORT:
+        raise BadServerAddress(text, f"{port_text[:_SHOWN_CHARACTERS]!r} is not a port")
+    return int(digits)

@@ -1,4 +1,4 @@
-"""The white list: which TCP peers may change anything. Source: weed/security/guard.go."""
+"""The white list: which clients, by their TCP address, may change anything. Source: weed/security/guard.go."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_MAPPED_BITS = 96
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class Whitelist:
-    """Hosts that are allowed, by their exact text, and networks. With neither, everybody is.
+    """Allowed hosts, by their exact text, and allowed networks. With neither, every client is allowed.
 
-    `skipped` holds the entries that are no network although they have a slash; they allow nobody.
+    `skipped` holds the entries with a slash that are no network. Such an entry allows no client.
     """
 
     hosts: frozenset[str] = frozenset()
@@ -25,7 +26,7 @@ class Whitelist:
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> Self:
-        """The list that `entries` make: "10.0.0.1", "::1", "10.0.0.0/8". Like upstream, none of them is trimmed."""
+        """The list of `entries`: "10.0.0.1", "::1", "10.0.0.0/8". As in upstream, blanks are not trimmed."""
         hosts, networks, skipped = set(), [], []
         for entry in entries:
             if "/" not in entry:
@@ -41,10 +42,11 @@ class Whitelist:
         return not self.hosts and not self.networks
 
     def allows(self, host: str) -> bool:
-        """Whether the peer `host`, an IP address as text, may pass."""
+        """Whether the client with the IP address `host`, as text, is allowed."""
         if self.is_empty or host in self.hosts:
             return True
-        if not self.networks:
+        if not self.networks or "%" in host:
+            # As in upstream, no network contains an address with a zone (fe80::1%eth0): only its exact text allows it.
             return False
         try:
             address = ipaddress.ip_address(host)
@@ -56,10 +58,19 @@ class Whitelist:
 
 
 def _parse_network(entry: str) -> Network | None:
-    """Go's net.ParseCIDR takes a decimal prefix length only, never a mask; host bits may be set."""
-    if not entry.partition("/")[2].isdigit():
+    """The network of `entry`, as Go's net.ParseCIDR reads it; None where Go reads none.
+
+    Go accepts a decimal prefix length only, never a mask, and no zone. Host bits may be set. A network of IPv4
+    addresses that is written in IPv6 (::ffff:10.0.0.0/104) is the IPv4 network.
+    """
+    if not entry.partition("/")[2].isdigit() or "%" in entry:
         return None
     try:
-        return ipaddress.ip_network(entry, strict=False)
+        network = ipaddress.ip_network(entry, strict=False)
     except ValueError:
         return None
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network

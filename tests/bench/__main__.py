@@ -1,7 +1,7 @@
-"""`python -m tests.bench`: what forwarding costs, as ratios to the same requests straight to Go.
-
-Rounds are interleaved, each server once per round, so that a slow moment of the machine hits all alike; a ratio is made
-within its round, and the table gives the median and the spread. Everything listens on loopback and is ended at the end.
+"""`python -m tests.bench`: what forwarding costs, as ratios to the same requests straight to Go. Rounds are
+interleaved, each server once a round, so that a slow moment of the machine hits all servers alike. A ratio is made
+within its round, and the table gives the median and the spread. All servers listen on loopback and are ended at the
+end.
 """
 
 import argparse
@@ -11,10 +11,15 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import index_bench
+import sweep_content
+import sweep_volumes
+import ways
+from coding import print_coding
 from copying import print_copies
 from grpc_unary import print_unary
 from harness import implementations
@@ -25,11 +30,17 @@ from harness.server import VolumeServer
 from harness.transfer import MIB, download, upload
 from load import generator_name, run_load
 from nginx import NGINX, Nginx
+from sweep_connections import print_connections
+from sweep_grpc import print_sweep as print_sweep_grpc
 from transfers import measure_transfers, print_transfers
+from vacuum import print_vacuums
+from walk import print_walks
 
 PAYLOAD_BYTES = 1024
 LARGE_FILE_MIB = 1024
 BASELINE = "go"
+SERVERS = "go,proxy-go,mixed-go,native"
+MAINTENANCE = ("ec", "vacuum", "maintenance")
 TRANSFERRING = ("go", "native")
 FORWARDING = ("proxy-go", "mixed-go", "proxy-native", "mixed-native")
 
@@ -40,13 +51,34 @@ def main():
     if options.only == "index":
         index_bench.run(options, weed)
         return
+    if options.only == "walk":
+        print_walks()
+        return
+    if options.only == "sweep-content":
+        sweep_contents(options, weed)
+        return
     if weed is None:
         print(f"{why_not}: without Go there are no ratios, only rates")
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weed-volume-py-bench-")))
         master = Master(base / "master", weed)
         stack.callback(master.process.end)
+        if options.only == "sweep-volumes":
+            sweep_volumes.run(options, master, base, weed)
+            return
+        if options.only in MAINTENANCE:
+            maintain(options, base, master, weed, stack)
+            return
+        if options.only == "ways":
+            ways.run(options, master, base, weed, stack)
+            return
         servers = start_servers(options.servers, base, master, weed, stack)
+        if options.only == "sweep-grpc":
+            print_sweep_grpc(servers, options.seconds)
+            return
+        if options.only == "sweep-connections":
+            print_connections(servers, [int(text) for text in options.held.split(",")])
+            return
         targets = read_targets(servers, base, stack)
         print_rates(measure(targets, options), options)
         print_unary(servers, BASELINE, options.rounds, options.seconds)
@@ -70,20 +102,61 @@ def parse_options():
     )
     parser.add_argument("--copy-mib", type=int, default=512, help="of the file that is copied (512); 0: none")
     parser.add_argument(
-        "--servers", default="go,proxy-go,mixed-go,native", help="of the contract suite's (go,proxy-go,mixed-go,native)"
+        "--servers", default=SERVERS, help=f"of the contract suite's ({SERVERS}; {sweep_content.SERVERS} for contents)"
     )
-    parser.add_argument("--only", choices=["index"], help="opening and looking up, instead of requests")
+    parser.add_argument(
+        "--only",
+        choices=[
+            "ec",
+            "index",
+            "maintenance",
+            "sweep-connections",
+            "sweep-content",
+            "sweep-grpc",
+            "sweep-volumes",
+            "vacuum",
+            "walk",
+            "ways",
+        ],
+        help="one part: the index, many connections, contents that are much work, silent gRPC clients, many volumes, "
+        "vacuums and scrubs, erasure coding, both of these (maintenance), how far a request travels, "
+        "or requests that go the ordinary way",
+    )
+    parser.add_argument("--vacuum-mib", type=int, default=512, help="of the volumes of the vacuum bench (512)")
+    parser.add_argument("--before", help="another checkout, whose servers are measured beside these in `--only ways`")
     parser.add_argument("--needles", type=int, default=10_000_000, help="of the index bench (10 million)")
+    parser.add_argument(
+        "--held", default="100,1000,2000,10000", help="of the sweep over connections (100,1000,2000,10000)"
+    )
+    parser.add_argument("--volumes", default="3000,20000", help="of the sweep over volumes (3000,20000)")
     return parser.parse_args()
 
 
-def start_servers(names, base, master, weed, stack):
+def maintain(options, base, master, weed, stack):
+    names = options.servers if options.servers != SERVERS else ",".join(TRANSFERRING)
+    compared = start_servers(names, base, master, weed, stack)
+    if options.only != "vacuum":
+        print_coding(compared, BASELINE, options.rounds, options.copy_mib)
+    if options.only != "ec":
+        print_vacuums(compared, BASELINE, options.rounds, options.vacuum_mib, base)
+
+
+def sweep_contents(options, weed):
+    names = options.servers if options.servers != SERVERS else sweep_content.SERVERS
+    with ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weed-volume-py-bench-")))
+        master = Master(base / "master", weed)
+        stack.callback(master.process.end)
+        sweep_content.run(start_servers(names, base, master, weed, stack, flags=()))
+
+
+def start_servers(names, base, master, weed, stack, flags=("-fileSizeLimitMB=2048",)):
     known = {one.name: one for one in implementations.ALL}
     started = []
     for name in names.split(","):
         if known[name].needs_weed and weed is None:
             continue
-        server = VolumeServer(known[name], base / name, master, weed, ["-fileSizeLimitMB=2048"])
+        server = VolumeServer(known[name], base / name, master, weed, flags)
         stack.callback(server.end)
         started.append(server)
     return started
@@ -103,7 +176,7 @@ def read_targets(servers, base, stack):
 
 
 def measure(targets, options):
-    """name -> requests a second, one figure per round. A first short run of each warms up and is thrown away."""
+    """name -> requests a second, one figure a round. A first short run of each warms up and is dropped."""
     rates = {name: [] for name in targets}
     for (host, port), target in targets.values():
         run_load(host, port, target, connections=options.connections, duration_s=1)
@@ -142,7 +215,7 @@ def print_memory(servers, options):
 
 
 def memory_growth(server, size_mib):
-    """Resident memory before, and the peaks after an upload and after the download of it."""
+    """Resident memory before, and the peaks after an upload and after its download."""
     pid = server.process.pid
     with Connection(server.admin, limit_s=120) as connection:
         upload(connection, server.new_fid(), 1)

@@ -1,5 +1,5 @@
-"""What a copy of a volume costs: CopyFile as a client sees it, in MB/s and as a ratio to Go's in the same round; and
-how long small calls take beside it.
+"""The cost of a volume's copy: CopyFile at the client, in MB/s and as a ratio to Go's in the same round, and the
+latency of small calls beside it.
 """
 
 import statistics

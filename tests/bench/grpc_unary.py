@@ -56,7 +56,7 @@ def print_unary(servers, baseline, rounds, duration_s):
 
 
 def measure_unary(server, duration_s):
-    """What `server` answers, for `duration_s` of each kind."""
+    """The rates of `server`, measured for `duration_s` of each kind."""
     request = volume_server_pb2.VolumeStatusRequest(volume_id=server.volume_id)
     at_once = _run_h2load(server.layout.grpc_port, request.SerializeToString(), duration_s) if H2LOAD else None
     return UnaryRates(at_once, _call_in_turn(server, request, duration_s))

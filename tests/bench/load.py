@@ -1,4 +1,4 @@
-"""Load on one URL: requests a second at a fixed number of connections, by wrk or by a small client of our own."""
+"""Load on one URL: requests a second at a fixed number of connections, by wrk or by a small client in Python."""
 
 import re
 import selectors
@@ -14,7 +14,7 @@ WRK_SLACK_S = 20
 
 @dataclass(frozen=True)
 class Load:
-    """What one run saw. `failed` counts answers that were no 200 and connections that broke."""
+    """The result of one run. `failed` counts answers other than 200 and broken connections."""
 
     requests_per_s: float
     failed: int
@@ -24,15 +24,17 @@ def generator_name():
     return "wrk" if WRK else "the built-in client (one thread: it may be the limit itself; install wrk)"
 
 
-def run_load(host, port, target, *, connections, duration_s):
-    """Keeps `connections` connections busy with GETs of `target`."""
+def run_load(host, port, target, *, connections, duration_s, arguments=()):
+    """Keeps `connections` connections busy with GETs of `target`, or what `arguments` of wrk make of them."""
     if WRK:
-        return _run_wrk(f"http://{host}:{port}{target}", connections, duration_s)
+        return _run_wrk(f"http://{host}:{port}{target}", connections, duration_s, arguments)
+    if arguments:
+        raise SystemExit("only wrk sends anything but plain GETs; install wrk")
     return _run_builtin((host, port), target, connections, duration_s)
 
 
-def _run_wrk(url, connections, duration_s):
-    command = [WRK, "-t1", f"-c{connections}", f"-d{duration_s}s", url]
+def _run_wrk(url, connections, duration_s, arguments):
+    command = [WRK, "-t1", f"-c{connections}", f"-d{duration_s}s", *arguments, url]
     ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=duration_s + WRK_SLACK_S)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", ended.stdout)
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", ended.stdout)

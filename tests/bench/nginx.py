@@ -1,11 +1,11 @@
-"""nginx as the forwarding yardstick: one worker, keep-alive to the backend, nothing cached, nothing logged."""
+"""nginx as the yardstick for forwarding: one worker, keep-alive to the backend, no cache, no log."""
 
 import shutil
 
 from harness.http1 import Disconnected, fetch
-from harness.ports import LOOPBACK, free_port
 from harness.processes import ServerProcess
-from harness.waiting import wait_until
+from support.ports import LOOPBACK, free_port
+from support.waiting import wait_until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 

@@ -1,8 +1,8 @@
-"""Our server with points in a hand-over at which a test can hold it: failpoint_server.py DIRECTORY [argument...].
-
-A point is named ENGINE.STEP.WHEN, such as `backend.close.before`. It holds when DIRECTORY has a file of its name: that
-is renamed to NAME.reached, and the step waits for NAME.go. WHEN is `before` or `after` the step, or `lost`: after it,
-and its answer then gets lost. And the child is restarted without much delay, however often it was killed.
+"""The native server with points in a hand-over at which a test can hold it: failpoint_server.py DIRECTORY
+[argument...]. A point is named ENGINE.STEP.WHEN, such as `backend.close.before`. The server holds there if DIRECTORY
+has a file of that name: the server renames the file to NAME.reached, and waits for NAME.go. WHEN is `before` or `after`
+the step, or `lost`: after the step, whose answer then gets lost. The child is restarted without much delay, however
+often it was killed.
 """
 
 import sys
@@ -15,7 +15,7 @@ from supervisor.backend import child
 from supervisor.backend.restart_policy import Delay
 from supervisor.cli.main import main
 
-STEPS = {"look": "mark_of", "close": "close_volume", "open": "open_volume"}
+STEPS = {"look": "form_of", "close": "close_volume", "open": "open_volume"}
 LIMIT_S = 60.0
 PAUSE_S = 0.005
 
@@ -25,7 +25,7 @@ class Failpoints:
         self._directory = directory
 
     def reach(self, name):
-        """Whether the point was armed; returns when the test lets it go on."""
+        """Returns whether the point was armed. Returns when the test lets the server continue."""
         try:
             (self._directory / name).rename(self._directory / f"{name}.reached")
         except FileNotFoundError:

@@ -1,9 +1,8 @@
-"""A process that attaches to a volume whose descriptor it inherits. Run by test_chaos_shared_volume.py.
-
-`write FD NUMBER` writes, overwrites and deletes needles of its own until it is killed; each acknowledgement is a line
-on standard output, after a line that announced it and was answered. `die-at-each-step FD` forks (this program has one
-thread) a process for each step of a short run, which kills itself there; it waits for a line on standard input in
-between.
+"""A process that attaches to a volume whose descriptor it inherits. Run by test_chaos_shared_volume.py. `write FD
+NUMBER` writes, overwrites and deletes its own needles until it is killed. Each acknowledgement is a line on standard
+output. A line before the operation announces it, and the worker waits for the test's answer. `die-at-each-step FD`
+forks (this program has one thread) a process for each step of a short run, which kills itself there; between two of
+them it waits for a line on standard input.
 """
 
 import os
@@ -13,10 +12,10 @@ import time
 from random import Random
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import needle_index
-from native_handlers.storage.files import OS_FILES, OsFiles
-from native_handlers.storage.shared_state import SharedState
-from native_handlers.storage.volume import attach_volume
+from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.shared.attach import attach_volume
+from native_handlers.storage.shared.state import SharedState
+from native_handlers.storage.system.files import OsFiles
 
 COOKIE = 0xC0FFEE
 IDS_A_WRITER = 200
@@ -24,12 +23,10 @@ IDS_A_WRITER = 200
 
 class Home:
     disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+    lost = frozenset()
 
     def check_in_service(self):
-        """The disk is well."""
-
-    def facts_in_time(self, path):
-        return OS_FILES.facts(path)
+        """The disk is in service."""
 
 
 def payload(needle_id, version):
@@ -42,7 +39,9 @@ def say(*words):
 
 
 def write(fd, number):
-    """Ids of writer `number` are number * IDS_A_WRITER and on. Versions count from 1; deleted is version 0."""
+    """Writes needles. Ids of writer `number` start at number * IDS_A_WRITER. Versions count from 1; a deletion is
+    version 0.
+    """
     volume, random, version = attach_volume(fd, Home(), time.time_ns), Random(), 0
     say("ready")
     while True:
@@ -60,14 +59,14 @@ def write(fd, number):
 
 
 def announce(needle_id, version):
-    """Says what comes, and waits until that was heard."""
+    """Announces an operation, and waits until the test has read that."""
     say("begin", needle_id, version)
     if not sys.stdin.readline():
         sys.exit(2)
 
 
 class DyingFiles(OsFiles):
-    """The process ends itself at the `remaining`-th step, a write half done."""
+    """The process kills itself at the `remaining`-th step, a write half done."""
 
     def __init__(self, remaining):
         self.remaining = remaining
@@ -110,7 +109,7 @@ class DyingFiles(OsFiles):
 
 
 def run_until(fd, step, seed):
-    """A short run: what is acknowledged is said. Ids are those of writer 0; versions are made of `seed`."""
+    """A short run that prints its acknowledgements. Ids are those of writer 0; versions are made of `seed`."""
     files = DyingFiles(step)
     commit = SharedState.commit
 
@@ -121,7 +120,7 @@ def run_until(fd, step, seed):
         return committed
 
     SharedState.commit = dying_commit
-    needle_index._MIN_MERGE = 3
+    needle_index.MIN_MERGE = 3
     volume = attach_volume(fd, Home(), time.time_ns, files)
     for needle_id in (1, 2, 3):
         say("begin", needle_id, seed)

@@ -1,7 +1,5 @@
-"""What happens to the clients and to the cluster when the child dies without a word.
-
-(That no child outlives a killed supervisor is shown in tests/contract/test_contract_lifecycle.py and, for each way to
-die, in tests/unit/backend/test_backend_process.py.)
+"""Clients and the cluster when the child dies without notice. (tests/contract/test_contract_lifecycle.py and, for each
+way to die, tests/unit/backend/test_backend_process.py show that no child outlives a killed supervisor.)
 """
 
 import os
@@ -13,7 +11,7 @@ import pytest
 from harness.http1 import Connection, Disconnected
 from harness.processes import is_alive
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -23,7 +21,9 @@ WITH_GO_CHILD = pytest.mark.only(lambda implementation: implementation.is_superv
 
 @pytest.fixture(scope="module")
 def supervised(implementation, master, weed, tmp_path_factory):
-    """A server with a file in it. Each kill makes the next restart slower, so the tests of this module kill thrice."""
+    """A server with a file in it. Each kill makes the next restart slower, so the tests of this module kill the child
+    only three times.
+    """
     server = VolumeServer(implementation, tmp_path_factory.mktemp(f"chaos-{implementation.name}"), master, weed)
     server.fid = server.store(b"survives")
     yield server
@@ -49,7 +49,7 @@ def wait_for_recovery(server):
 
 
 class RegistrationWatch:
-    """Asks the master without a pause whether it knows the server; `gaps` counts the times that it did not."""
+    """Asks the master without a pause whether it knows the server. `gaps` counts the negative answers."""
 
     def __init__(self, server):
         self._server = server
@@ -72,7 +72,7 @@ class RegistrationWatch:
 
 
 class ErrorWatch:
-    """Writes and calls without a pause until both work, and keeps which errors were seen."""
+    """Writes and calls without a pause until both succeed, and keeps the errors."""
 
     def __init__(self, server, channel):
         self._server = server
@@ -85,7 +85,7 @@ class ErrorWatch:
         if reply.status != 201:
             self.http.add((reply.status, bool(reply.body)))
         try:
-            self._status(self._request, timeout=5)
+            self._status(self._request, timeout=LIMIT_S)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:  # as our own server says, once it is back
                 self.grpc.add(error.code())

@@ -1,6 +1,5 @@
 """The child or the supervisor is killed at each step of a hand-over, in both directions, with either child.
-
-The steps are held by tests/chaos/failpoint_server.py, so that each kill lands where it is meant to.
+tests/chaos/failpoint_server.py holds the steps, so that each kill hits the intended step.
 """
 
 import sys
@@ -13,7 +12,7 @@ import pytest
 from harness.http1 import Disconnected
 from harness.implementations import OURS, Implementation, find_weed
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import methods
 from native_handlers.pb import volume_server_pb2 as pb
@@ -25,7 +24,6 @@ phase: 2
 routes:
   "grpc.*": forward
 """
-LIMIT_S = 30.0
 TO_NATIVE = (
     "backend.look.before",
     "backend.close.before",
@@ -38,7 +36,7 @@ TO_BACKEND = ("native.close.before", "native.close.after", "backend.open.after",
 
 @dataclass(frozen=True)
 class WithFailpoints(Implementation):
-    """Our program, held at points that `directory` names."""
+    """The native program, held at points that `directory` names."""
 
     directory: Path | None = None
 
@@ -48,7 +46,7 @@ class WithFailpoints(Implementation):
 
 
 class Held:
-    """A server with failpoints, and the volume that a test works on: what was acknowledged, and what was deleted."""
+    """A server with failpoints, and the volume of the test: its acknowledged needles and its deleted ones."""
 
     def __init__(self, server, directory):
         self.server = server
@@ -56,7 +54,7 @@ class Held:
         self.kept = {}
         self.gone = []
         self.codes = set()
-        """How forwarded calls failed, in all tests of the server."""
+        """The failures of forwarded calls, in all tests of the server."""
 
     def new_volume(self):
         self.kept, self.gone = {}, []
@@ -66,7 +64,7 @@ class Held:
         self.delete(next(iter(self.kept)))
 
     def write(self, data):
-        """Natively; whether it was acknowledged."""
+        """Writes natively. Returns whether the write was acknowledged."""
         fid = self.server.new_fid(self.volume_id)
         reply = self.server.http("PUT", f"/{fid}", [], data)
         if reply.status == 201:
@@ -76,7 +74,7 @@ class Held:
         return reply.status == 201
 
     def delete(self, fid):
-        """By a forwarded RPC; whether it was acknowledged."""
+        """Deletes by a forwarded RPC. Returns whether the deletion was acknowledged."""
         try:
             request = pb.BatchDeleteRequest(file_ids=[fid])
             (result,) = self.server.rpc.BatchDelete(request, timeout=LIMIT_S).results
@@ -89,7 +87,7 @@ class Held:
         return True
 
     def hold(self, point, operation):
-        """Starts `operation`, and returns its thread when it has come to `point`."""
+        """Starts `operation`, and returns its thread when `point` is reached."""
         for old in self._directory.iterdir():
             old.unlink()
         (self._directory / point).touch()
@@ -102,7 +100,7 @@ class Held:
         (self._directory / f"{point}.go").touch()
 
     def assert_right(self):
-        """Both engines work on the volume again, one at a time, and nothing that was acknowledged is lost."""
+        """Both engines work on the volume again, one at a time, and no acknowledged operation is lost."""
         wait_until(lambda: self.write(b"afterwards"), "native writes to work")
         self.assert_contents()
         wait_until(lambda: not self.child_has_it_open(), "a restarted child to give back what is native")
@@ -147,7 +145,7 @@ def held(request, master, weed, tmp_path_factory):
 
 
 def bring_to(held, point):
-    """The volume is where the hand-over starts; returns what begins it."""
+    """The volume is where the hand-over starts. Returns the operation that begins the hand-over."""
     if point in TO_NATIVE:
         assert held.delete(list(held.kept)[-1])
         return lambda: held.write(b"through the hand-over")
@@ -191,7 +189,7 @@ def test_the_supervisor_is_killed(held, point):
     thread.join()
     held.kept, held.gone = kept, gone
     if point in TO_BACKEND:
-        # Nobody was told that it was deleted, so it may be, or not.
+        # The deletion was not acknowledged, so the needle may be there or not.
         held.kept.pop(list(held.kept)[-1])
     held.server.restart()
     held.assert_right()

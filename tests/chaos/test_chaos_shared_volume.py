@@ -1,6 +1,5 @@
-"""A volume that several processes write to, some of which are killed: what was acknowledged is there for everyone.
-
-The workers are programs of their own, started by exec; see shared_volume_worker.py. None of this needs a `weed`.
+"""A volume that several processes write to, some of which are killed: every process finds the acknowledged needles. The
+workers are separate programs, started by exec; see shared_volume_worker.py. None of this needs a `weed`.
 """
 
 import contextlib
@@ -14,13 +13,13 @@ from random import Random
 import pytest
 from harness.processes import clean_environment
 from shared_volume_worker import COOKIE, IDS_A_WRITER, payload
+from support.stores import open_at
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import Deleted, NotFound
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.model.errors import Deleted, NotFound
+from native_handlers.storage.shared.attach import share_volume
 
 WORKER = Path(__file__).with_name("shared_volume_worker.py")
 VID = 7
@@ -28,18 +27,18 @@ LIMIT_S = 60
 
 
 class Shared:
-    """A store with one shared volume, and what the workers said of it: id -> version, and what may be instead."""
+    """A store with one shared volume, and the workers' reports: id -> version, and other allowed versions."""
 
     def __init__(self, directory):
         self.directory = directory
-        self.store = open_store(StoreConfig((LocationConfig(directory, directory, 8),)))
+        self.store = open_at(directory)
         self.store.allocate_volume(VID)
         self.volume = self.store.find_volume(VID)
         self.known, self.announced = {}, {}
         self.workers = []
 
     def start(self, *arguments):
-        worker = Worker(self, self.volume.share(), arguments)
+        worker = Worker(self, share_volume(self.volume), arguments)
         self.workers.append(worker)
         return worker
 
@@ -58,9 +57,8 @@ class Shared:
             return None
 
     def check_all(self, volume, *, is_settled=True):
-        """Each needle is as it was acknowledged last, or as what was under way would have it.
-
-        What was under way when a writer died may yet appear, until the next one takes the lock: then it is settled.
+        """Each needle is as it was acknowledged last, or as an operation under way would have it. An operation under
+        way at a writer's death may still appear until the next writer takes the lock; then the result is settled.
         """
         if is_settled:
             volume.sync()
@@ -80,7 +78,7 @@ class Shared:
         self.store.close()
         report = check_directory(self.directory)
         assert report.is_healthy, str(report)
-        store = open_store(StoreConfig((LocationConfig(self.directory, self.directory, 8),)))
+        store = open_at(self.directory)
         try:
             assert store.findings == []
             self.check_all(store.find_volume(VID))
@@ -103,7 +101,7 @@ class Worker:
         )
 
     def hear(self):
-        """The next line, taken note of; empty at the end."""
+        """Reads and records the next line of a worker; empty at the end."""
         line = self.process.stdout.readline()
         if not line.endswith("\n"):
             return []
@@ -124,7 +122,7 @@ class Worker:
             pass
 
     def kill(self):
-        """Kills it, and hears what it said before. May be called again."""
+        """Kills the worker, and reads the lines that it wrote before. May be called again."""
         if self.process.stdout.closed:
             return
         if self.process.poll() is None:
@@ -138,21 +136,21 @@ class Worker:
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
-    monkeypatch.setattr(needle_index, "_MIN_MERGE", 50)
+    monkeypatch.setattr(needle_index, "MIN_MERGE", 50)
     shared = Shared(tmp_path)
     yield shared
     shared.end()
 
 
 def test_a_death_at_each_step_of_a_run_loses_nothing_acknowledged(shared):
-    """Slow: some sixty processes, each with its own point of death, the owner repairing after every second one."""
+    """Slow: some sixty processes, each with its own point of death. The owner repairs after every second one."""
     worker = shared.start("die-at-each-step")
     steps = 0
     while (words := worker.hear()) and words[0] != "whole":
         if words[0] == "died":
             steps += 1
             shared.check_all(shared.volume, is_settled=False)
-            # An append of ours on top of what was left; every other time the next worker is to repair it.
+            # The owner appends after the rest of a dead process. Every other time the next worker has to repair.
             if steps % 2:
                 shared.volume.sync()
                 report = check_directory(shared.directory)
@@ -170,7 +168,9 @@ def test_a_death_at_each_step_of_a_run_loses_nothing_acknowledged(shared):
 
 
 def test_killed_writers_and_readers_that_never_miss(shared):
-    """Slow: three writing processes, one of them killed and replaced again and again, this one reads all the while."""
+    """Slow: three writing processes, of which one is killed and replaced repeatedly. This process reads all the
+    time.
+    """
     random, stop = Random(7), threading.Event()
     writers = {number: shared.start("write", number) for number in (1, 2)}
     listeners = [threading.Thread(target=writer.hear_all) for writer in writers.values()]
@@ -183,7 +183,7 @@ def test_killed_writers_and_readers_that_never_miss(shared):
             needle_id = random.choice(list(shared.known) or [1])
             before = shared.known.get(needle_id)
             found = shared.read(shared.volume, needle_id)
-            # Writers announce and wait to be heard: where nothing was announced nor done, nothing was under way.
+            # Writers announce operations and wait for an answer: without an announcement no operation was under way.
             if not shared.announced.get(needle_id) and before is not None and shared.known.get(needle_id) == before:
                 reads.append(needle_id)
                 if found != (payload(needle_id, before) if before else None):
@@ -201,7 +201,7 @@ def test_killed_writers_and_readers_that_never_miss(shared):
             mine = range(3 * IDS_A_WRITER, 4 * IDS_A_WRITER)
             unsure = {key: shared.announced[key][-1] for key in mine if key in shared.announced}
             for needle_id, version in unsure.items():
-                # Under way when it died: stored or not, but the same for good once a writer came after it.
+                # Under way at the death: stored or not. The result is final once another writer came after it.
                 shared.volume.write(Needle(needle_id=needle_id, cookie=COOKIE, data=payload(needle_id, version + 1)))
                 shared.heard("done", needle_id, version + 1)
     finally:
@@ -215,7 +215,7 @@ def test_killed_writers_and_readers_that_never_miss(shared):
     assert len(reads) > 100
     shared.check_all(shared.volume)
     assert len(shared.known) > 100
-    opened = shared.volume._open_files.opened
+    opened = shared.volume.handle.opened
     live = sum(1 for _, at in opened.index.ascending() if at.size >= 0)
     assert live == opened.index.counters.file_count - opened.index.counters.deleted_count
 

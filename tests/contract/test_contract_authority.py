@@ -1,4 +1,6 @@
-"""Both engines on the same volumes: HTTP native, RPCs forwarded, each volume handed over whenever the other is used."""
+"""Both engines on the same volumes: native HTTP, forwarded RPCs. Each volume changes hands when the other engine is
+used.
+"""
 
 import fcntl
 import itertools
@@ -12,23 +14,22 @@ import pytest
 from harness.http1 import Connection
 from harness.implementations import Implementation, find_weed
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.directory_lock import LOCK_FILE_NAME
-from native_handlers.storage.session_mark import SESSION_FILE_NAME
+from native_handlers.storage.disk.directory_lock import LOCK_FILE_NAME
+from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 
 TABLE = """
 phase: 2
 routes:
   "grpc.*": forward
 """
-LIMIT_S = 20.0
 
 
 @pytest.fixture(scope="module", params=["native", "go"])
 def shared(request, master, weed, tmp_path_factory):
-    """A server whose HTTP is native and whose RPCs go to a child."""
+    """A server with native HTTP, whose RPCs go to a child."""
     if request.param == "go" and weed is None:
         pytest.skip(find_weed()[1])
     base = tmp_path_factory.mktemp(f"shared-{request.param}")
@@ -50,21 +51,21 @@ def shared(request, master, weed, tmp_path_factory):
 
 
 def status_of(server, fid):
-    """What the child says of a needle, once it has the volume."""
+    """The child's answer about a needle, once it has the volume."""
     volume_id, _, rest = fid.partition(",")
     request = pb.VolumeNeedleStatusRequest(volume_id=int(volume_id), needle_id=int(rest[:-8], 16))
     return server.rpc.VolumeNeedleStatus(request, timeout=LIMIT_S)
 
 
 def wait_for_child(server):
-    """Returns when volumes can be handed over again, both ways."""
+    """Returns when volumes can change hands again, in both directions."""
     fid = server.new_fid()
     wait_until(lambda: server.http("PUT", f"/{fid}", [], b"x").status == 201, "native writes to work again")
     wait_until(lambda: code_of_call(server, fid) is None, "forwarded calls to work again")
 
 
 def code_of_call(server, fid):
-    """How a forwarded call about `fid` fails; None where it does not."""
+    """The code with which a forwarded call about `fid` fails; None for a call that succeeds."""
     try:
         status_of(server, fid)
     except grpc.RpcError as error:
@@ -264,7 +265,7 @@ def test_a_hang_up_opens_new_volumes_and_leaves_native_ones_alone(shared):
 
 @contextmanager
 def flipped(shared, state, *routes):
-    """Inside, `routes` are in `state`; they are in the other one else."""
+    """Inside, `routes` are in `state`; afterwards they are in the other state."""
     change = f"{routes[0]} {{}} -> {{}}"
     other = "native" if state == "forward" else "forward"
     put_in_force(shared, TABLE + "".join(f"  {route}: {state}\n" for route in routes), change.format(other, state))
@@ -280,7 +281,7 @@ def forwarded_reads(shared):
 
 
 def put_in_force(shared, table, change):
-    """Returns when the log says `change` once more."""
+    """Returns when the log reports `change` once more."""
     before = shared.process.log_path.read_text().count(change)
     shared.table.write_text(table)
     wait_until(lambda: shared.process.log_path.read_text().count(change) > before, f"the table to be read: {change}")
@@ -309,7 +310,7 @@ def test_a_client_that_reads_slowly_keeps_nobody_from_writing(shared):
 
 
 def test_an_endless_native_stream_keeps_no_forwarded_call_waiting(shared):
-    """And it misses nothing of what the other engine does meanwhile."""
+    """The stream sends everything that the other engine writes meanwhile."""
     fids = [shared.new_fid(shared.new_volume())]
     volume_id = int(fids[0].partition(",")[0])
     fids += [shared.new_fid(volume_id) for _ in range(2)]
@@ -337,5 +338,5 @@ def needle_id_of(fid):
 
 
 def needle_id_and_size(header):
-    """Of a record's head; whether it has a size, which a deletion has not."""
+    """The needle id in a record's header, and whether the record has a size. A deletion has none."""
     return int.from_bytes(header[4:12]), bool(int.from_bytes(header[12:16]))

@@ -15,23 +15,26 @@ import grpc
 import pytest
 from harness.implementations import Implementation, find_weed
 from harness.server import VolumeServer
+from support.waiting import LIMIT_S
 
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from supervisor.routing.native import native_names
-from supervisor.routing.registry import ROUTES
+from supervisor.routing.registry import FLIP_GROUPS, ROUTES
 
 STEPS = 80
 RUNS = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "deep" else 1
-LIMIT_S = 30.0
 VACUUM = ("VacuumVolumeCompact", "VacuumVolumeCommit", "VacuumVolumeCleanup")
 
 
 def scattered(rng):
-    """A table in which chance decides for each route that both engines have."""
-    choices = [route.name for route in ROUTES if route.is_data and route.name in native_names()]
-    choices.remove("grpc.DeleteCollection")
-    lines = [f"  {name}: {rng.choice(['native', 'forward'])}" for name in choices]
+    """A table that assigns each route of both engines by chance, if the route may be flipped."""
+    both = [route for route in ROUTES if route.is_data and route.name in native_names()]
+    states = {route.name: rng.choice(["native", "forward"]) for route in both}
+    for group, names in FLIP_GROUPS.items():
+        if group.is_required:
+            states |= dict.fromkeys(names, states[names[0]])
+    lines = [f"  {name}: {state}" for name, state in states.items()]
     return "\n".join(
         ["phase: 2", "routes:", "  http.read: native", *(line for line in lines if "http.read:" not in line)]
     )
@@ -43,14 +46,14 @@ TABLES = {
         "phase: 3\nroutes:\n"
         + "".join(f"  {name}: forward\n" for name in ("http.read", "http.public.read", "http.write", "http.delete"))
     ),
-    "preset": lambda _: "phase: 3\n",
+    "preset": lambda _: "phase: 2\n",
     "scattered": scattered,
 }
 
 
 @dataclass
 class ModelVolume:
-    """What is known of one volume. `marked` is persisted or not; a compaction is to be committed."""
+    """The known state of one volume. `marked` is persisted or not; a compaction may wait for its commit."""
 
     id: int
     collection: str = ""
@@ -62,7 +65,7 @@ class ModelVolume:
 
 
 class Client:
-    """Does random things to volumes of its own and says in `problems` what was not as it should be."""
+    """Does random operations on its own volumes, and adds every deviation to `problems`."""
 
     def __init__(self, server, seed, *, can_vacuum):
         self.server = server
@@ -96,7 +99,7 @@ class Client:
             operation()
 
     def rpc(self, name, **fields):
-        """The code of a call, and its answer where there is one."""
+        """The code of a call, and its answer if there is one."""
         call = getattr(self.server.rpc, name)
         request = getattr(pb, f"{name}Request")(**fields)
         try:
@@ -241,7 +244,9 @@ class Client:
         code, answer = self.rpc(name, volume_id=volume.id)
         # Go cannot commit what was empty when it was compacted; what was written since must be there all the same.
         was_empty = "offset -16 for index file is invalid" in str(answer)
-        self.expect(code is None or was_empty, (name, volume.id, code, answer))
+        # A native compaction does not survive a hand-over.
+        has_gone = "compact swap aborted: missing .cpd/.cpx" in str(answer)
+        self.expect(code is None or was_empty or has_gone, (name, volume.id, code, answer))
         volume.is_compacted = False
 
 
@@ -250,7 +255,7 @@ def needle_id_of(fid):
 
 
 def run_clients(clients):
-    """Runs them side by side, and raises what one of them has to say."""
+    """Runs the clients side by side, and raises the error of one of them."""
     problems = []
 
     def run(client):

@@ -1,6 +1,5 @@
-"""What the child knows of a volume and its files do not tell: a compaction to be committed, a mark not persisted.
-
-HTTP is native and RPCs are forwarded, so each step of a vacuum or an encoding may find the volume on the other side.
+"""State of the child that a volume's files lack: a compaction before its commit, a mark that is not persisted. HTTP is
+native and RPCs are forwarded, so each step of a vacuum or an encoding may find the volume with the other engine.
 """
 
 import contextlib
@@ -9,9 +8,9 @@ import threading
 
 import grpc
 import pytest
-from harness.implementations import Implementation, find_weed
+from harness.implementations import FORWARDED_HTTP, Implementation, find_weed
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import methods
 from native_handlers.pb import volume_server_pb2 as pb
@@ -21,11 +20,10 @@ phase: 2
 routes:
   "grpc.*": forward
 """
-LIMIT_S = 30.0
 
 
 def start(backend, base, master, weed, *flags):
-    """A server whose HTTP is native and whose RPCs go to `backend`."""
+    """A server with native HTTP, whose RPCs go to `backend`."""
     table = base / "routes.yaml"
     table.write_text(TABLE)
     implementation = Implementation(f"unsaved-{backend}", mode="mixed", backend=backend)
@@ -34,7 +32,7 @@ def start(backend, base, master, weed, *flags):
 
 @pytest.fixture(scope="module")
 def with_go(master, weed, tmp_path_factory):
-    """Go as the child: it alone can vacuum and encode."""
+    """A server with Go as the child: only Go can vacuum and encode."""
     if weed is None:
         pytest.skip(find_weed()[1])
     server = start("go", tmp_path_factory.mktemp("unsaved-go"), master, weed)
@@ -45,7 +43,7 @@ def with_go(master, weed, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["native", "go"])
 def shared(request, master, weed, tmp_path_factory):
-    """Either child."""
+    """A server with either child."""
     if request.param == "go":
         yield request.getfixturevalue("with_go")
         return
@@ -68,7 +66,7 @@ def clean_up(server, volume_id):
 
 
 def volume_with_garbage(server):
-    """A volume, native now, with ten files of which three were deleted; and the contents of what is left."""
+    """A native volume with ten files, of which three were deleted, and the contents of the rest."""
     volume_id = server.new_volume()
     files = {server.new_fid(volume_id): b"%d" % number * 2000 for number in range(10)}
     for fid, data in files.items():
@@ -97,7 +95,8 @@ def test_the_masters_own_vacuum_goes_through(with_go):
     volume_id, files = volume_with_garbage(with_go)
     before = size_of(with_go, volume_id)
     wait_until(lambda: with_go.is_known(volume_id), "the master to know the volume")
-    # First of this module's: the master takes ten seconds for each that has garbage, and answers after the last.)
+    # The first vacuum of this module: the master takes ten seconds for each volume with garbage, and answers after the
+    # last one.
     asking = threading.Thread(target=ask_for_vacuum, args=(with_go.master,))
     asking.start()
     wait_until(lambda: size_of(with_go, volume_id) < before, "the vacuum to be done", 4 * LIMIT_S)
@@ -106,7 +105,7 @@ def test_the_masters_own_vacuum_goes_through(with_go):
 
 
 def shell(weed, master, *commands):
-    """What `weed shell` says to `commands`."""
+    """The output of `weed shell` for `commands`."""
     lines = "\n".join(["lock", *commands, "unlock", "exit", ""])
     words = [weed, "shell", f"-master={master.address}"]
     done = subprocess.run(
@@ -129,7 +128,7 @@ def test_the_shells_vacuum_goes_through_under_native_writes(with_go, weed):
 
 @contextlib.contextmanager
 def writing(server, volume_id, files):
-    """Inside, a client writes new files without a pause, and enters them in `files`; gives those refused."""
+    """Inside, a client writes new files without a pause, and enters them in `files`. Yields the refused ones."""
     stop, refused = threading.Event(), []
 
     def write():
@@ -178,7 +177,7 @@ def test_what_is_written_between_compaction_and_commit_is_in_the_volume_after_it
     assert size_of(with_go, volume_id) < before
     assert_stored(with_go, files)
     assert with_go.read(gone).status == 404
-    # And it is native again.
+    # The volume is native again.
     again = with_go.new_fid(volume_id)
     files[again] = b"written afterwards"
     with_go.store(files[again], fid=again)
@@ -217,7 +216,7 @@ def code_of_status(server, volume_id):
 
 
 def test_a_volume_that_go_left_without_files_is_set_right_by_a_hand_over(with_go):
-    """Go's own behaviour after a commit that fails; here provoked at the child itself, past the gateway."""
+    """Go's own behaviour after a failed commit; the test provokes it at the child itself, past the gateway."""
     volume_id, files = volume_with_garbage(with_go)
     compact(with_go, volume_id)
     clean_up(with_go, volume_id)
@@ -303,9 +302,8 @@ def test_a_mark_that_was_not_persisted_holds_on_both_sides(shared, can_delete):
 
 
 def test_an_encoding_loses_nothing_that_was_acknowledged(with_go):
-    """The order of `ec.encode`: mark, generate, mount the shards, delete the volume; with clients that go on writing.
-
-    Until the shards are mounted: Go answers 201 to a write to a volume of which it has but shards, and stores nothing.
+    """The order of `ec.encode`: mark, generate, mount the shards, delete the volume. Clients keep writing until the
+    shards are mounted: later Go answers 201 to a write to a volume of which it has only shards, and stores nothing.
     """
     volume_id, files = volume_with_garbage(with_go)
     with writing(with_go, volume_id, files):
@@ -319,3 +317,49 @@ def test_an_encoding_loses_nothing_that_was_acknowledged(with_go):
     assert_stored(with_go, files)
     with_go.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)
     assert_stored(with_go, files)
+
+
+@pytest.fixture(scope="module")
+def with_native_rpcs(master, weed, tmp_path_factory):
+    """The other way round: Go reads and writes, and RPCs are native."""
+    if weed is None:
+        pytest.skip(find_weed()[1])
+    server = VolumeServer(FORWARDED_HTTP, tmp_path_factory.mktemp("unsaved-rpcs"), master, weed)
+    yield server
+    assert server.stop() == 0
+    assert "Traceback" not in (server.base / "server.log").read_text()
+
+
+def test_a_native_vacuum_of_what_go_writes(with_native_rpcs):
+    server = with_native_rpcs
+    volume_id, files = volume_with_garbage(server)
+    before = size_of(server, volume_id)
+    compact(server, volume_id)
+    commit(server, volume_id)
+    assert size_of(server, volume_id) < before
+    assert_stored(server, files)
+    fid = server.new_fid(volume_id)
+    files[fid] = b"written by Go afterwards"
+    server.store(files[fid], fid=fid)
+    assert_stored(server, files)
+
+
+def test_what_go_writes_in_the_midst_of_a_native_vacuum_ends_the_vacuum(with_native_rpcs):
+    """A native compaction does not outlive a hand-over; the volume is as it was, with what was written."""
+    server = with_native_rpcs
+    volume_id, files = volume_with_garbage(server)
+    before = size_of(server, volume_id)
+    compact(server, volume_id)
+    fid = server.new_fid(volume_id)
+    files[fid] = b"written in between"
+    server.store(files[fid], fid=fid)
+    with pytest.raises(grpc.RpcError):
+        commit(server, volume_id)
+    clean_up(server, volume_id)
+    assert size_of(server, volume_id) > before
+    assert_stored(server, files)
+    assert not list(server.data_dir.glob(f"{volume_id}.cp?"))
+    compact(server, volume_id)
+    commit(server, volume_id)
+    assert size_of(server, volume_id) < before
+    assert_stored(server, files)

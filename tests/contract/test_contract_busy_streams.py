@@ -1,4 +1,4 @@
-"""Small calls are answered beside busy streams, whatever these send. How long they take is for `make bench` to say."""
+"""Small calls are answered beside busy streams, whatever the streams send. `make bench` measures the times."""
 
 import subprocess
 import sys
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 import pytest
 from harness.calls import call
 from harness.processes import clean_environment
-from harness.waiting import wait_until
+from support.waiting import wait_until
 
 STREAMS, CALLS = 4, 100
 SPARSE_BYTES = 1 << 40
-"""No test is there when so much has been read."""
+"""No test runs long enough to read this many."""
 REPEATS = 1_000_000
-"""Times that a volume is asked for in one ReadAllNeedles: the stream never ends by itself either."""
+"""How often ReadAllNeedles asks for the volume: this stream does not end by itself either."""
 READERS = """
 import sys, threading
 import grpc
@@ -41,13 +41,13 @@ for _ in sys.stdin:
 
 
 class Readers:
-    """Clients in a process of their own, each with a stream that does not end."""
+    """Clients in a process of their own. Each has a stream that does not end."""
 
     def __init__(self, process):
         self._process = process
 
     def counts(self):
-        """The messages that each has had."""
+        """The number of messages that each client received."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return [int(word) for word in self._process.stdout.readline().split()]

@@ -1,6 +1,5 @@
-"""What a server is called, where it listens, and how it is told of its masters: all that is allowed to differ.
-
-Everything stays on loopback: all of 127.0.0.0/8 is, and ::1 where the machine has it.
+"""Server addresses, listening addresses, and the ways to name the masters: every allowed difference. All addresses are
+loopback: 127.0.0.0/8, and ::1 where the machine has it.
 """
 
 import socket
@@ -9,8 +8,8 @@ import pytest
 from harness.cluster import Cluster
 from harness.http1 import fetch
 from harness.implementations import LOOPBACK, find_weed
-from harness.ports import free_port
-from harness.waiting import wait_until
+from support.ports import free_port
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(find_weed()[0] is None, reason=find_weed()[1])
 OTHER_LOOPBACK = "127.0.0.2"
@@ -28,7 +27,7 @@ def has_ipv6():
 
 @pytest.fixture(scope="module")
 def cluster(weed, tmp_path_factory):
-    """A master whose gRPC port is not the usual one, and a server of Go's for the others to work with."""
+    """A master with an unusual gRPC port, and a Go server with which the others work."""
     made = Cluster(tmp_path_factory.mktemp("addresses"), weed, master_ports=(free_port(), free_port()))
     made.go = made.add("go")
     yield made
@@ -36,7 +35,7 @@ def cluster(weed, tmp_path_factory):
 
 
 def assert_works_with(cluster, server):
-    """The master hands out its address, and copies go to it and come from it."""
+    """The master assigns its address, and copies go to it and come from it."""
     other = cluster.go
     volume_id = cluster.allocate(server, other, replication="001")
     for writer, copy in ((server, other), (other, server)):

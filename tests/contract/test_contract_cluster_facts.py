@@ -1,4 +1,4 @@
-"""What the master knows of a server: of ours it must say what it says of upstream's with the same files."""
+"""The master's facts of a server: for a native server they are those of an upstream server with the same files."""
 
 import shutil
 import time
@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from harness.cluster import BY_NAME, Cluster
 from harness.implementations import find_weed
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -31,7 +31,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("proxy-go", "go"
 
 @pytest.fixture(scope="module", params=["native", *SLOW])
 def furnished(request, cluster):
-    """A server with two directories of different kinds, and volumes in every state that a heartbeat tells of."""
+    """A server with two directories of different kinds, and volumes in every state that a heartbeat reports."""
     flags = ["-max=40,9", "-disk=hdd,ssd", "-tags=Cold:archive,fast", "-dataCenter=dcX", "-rack=rackY"]
     server = cluster.add(request.param, *flags, "-publicUrl=files.example:8000", directories=2)
     furnish(server)
@@ -42,7 +42,7 @@ def furnished(request, cluster):
 def furnish(server):
     server.allocate(READ_ONLY)
     server.store(b"kept for ever", fid=server.new_fid(READ_ONLY))
-    server.rpc.VolumeMarkReadonly(pb.VolumeMarkReadonlyRequest(volume_id=READ_ONLY, persist=True), timeout=10)
+    server.rpc.VolumeMarkReadonly(pb.VolumeMarkReadonlyRequest(volume_id=READ_ONLY, persist=True), timeout=LIMIT_S)
     server.allocate(DELETED, replication="000")
     fids = [server.store(b"x" * 1000, fid=server.new_fid(DELETED)) for _ in range(3)]
     assert server.http("DELETE", f"/{fids[0]}").status == 202
@@ -53,7 +53,7 @@ def furnish(server):
 
 
 def described(cluster, server):
-    """All that VolumeList and /dir/status say of the server."""
+    """Everything that VolumeList and /dir/status report of the server."""
     info = MessageToDict(cluster.node(server), preserving_proto_field_name=True)
     for disk in info["diskInfos"].values():
         del disk["disk_free_bytes"]  # the machine's, which others fill meanwhile
@@ -129,7 +129,7 @@ def test_volumes_go_to_the_disk_that_is_asked_for(cluster, furnished):
 
 
 def assigned_ids(cluster, collection, count=12):
-    """The volumes that the master gives out now; more than one try, for it chooses at random."""
+    """The volumes that the master assigns now. It chooses at random, so it is asked several times."""
     answers = [
         cluster.master.get(f"/dir/assign?{ONE_VOLUME}&collection={collection}&dataCenter=dcX") for _ in range(count)
     ]
@@ -138,27 +138,27 @@ def assigned_ids(cluster, collection, count=12):
 
 def test_nothing_is_assigned_to_a_volume_that_is_read_only(cluster, furnished):
     (first,) = assigned_ids(cluster, "marked", 1)
-    furnished.rpc.VolumeMarkReadonly(pb.VolumeMarkReadonlyRequest(volume_id=first), timeout=10)
+    furnished.rpc.VolumeMarkReadonly(pb.VolumeMarkReadonlyRequest(volume_id=first), timeout=LIMIT_S)
     assert first not in assigned_ids(cluster, "marked")
-    furnished.rpc.VolumeMarkWritable(pb.VolumeMarkWritableRequest(volume_id=first), timeout=10)
+    furnished.rpc.VolumeMarkWritable(pb.VolumeMarkWritableRequest(volume_id=first), timeout=LIMIT_S)
     wait_until(lambda: first in assigned_ids(cluster, "marked"), "it to be assigned to again")
 
 
 def test_a_new_volume_and_one_that_is_gone_are_told_at_once(cluster, furnished):
     volume_id = furnished.new_volume(collection="passing")
-    wait_until(lambda: cluster.holders(volume_id) == [furnished.url], "the new volume", limit_s=PULSE_S)
-    furnished.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=volume_id), timeout=10)
-    wait_until(lambda: not cluster.holders(volume_id), "the volume to be gone", limit_s=PULSE_S)
-    furnished.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=volume_id), timeout=10)
-    wait_until(lambda: cluster.holders(volume_id) == [furnished.url], "the volume to be back", limit_s=PULSE_S)
-    furnished.rpc.DeleteCollection(pb.DeleteCollectionRequest(collection="passing"), timeout=10)
-    wait_until(lambda: volume_id not in cluster.volumes(furnished), "it to be off the books", limit_s=PULSE_S)
+    wait_until(lambda: cluster.holders(volume_id) == [furnished.url], "the new volume")
+    furnished.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=volume_id), timeout=LIMIT_S)
+    wait_until(lambda: not cluster.holders(volume_id), "the volume to be gone")
+    furnished.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=volume_id), timeout=LIMIT_S)
+    wait_until(lambda: cluster.holders(volume_id) == [furnished.url], "the volume to be back")
+    furnished.rpc.DeleteCollection(pb.DeleteCollectionRequest(collection="passing"), timeout=LIMIT_S)
+    wait_until(lambda: volume_id not in cluster.volumes(furnished), "it to be off the books")
 
 
 def test_a_server_that_is_in_maintenance_gets_no_new_volumes(cluster, furnished):
-    state = furnished.rpc.GetState(pb.GetStateRequest(), timeout=10).state
+    state = furnished.rpc.GetState(pb.GetStateRequest(), timeout=LIMIT_S).state
     request = pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True, version=state.version))
-    state = furnished.rpc.SetState(request, timeout=10).state
+    state = furnished.rpc.SetState(request, timeout=LIMIT_S).state
 
     def is_refused():
         answer = cluster.master.get(f"/dir/assign?{ONE_VOLUME}&collection=quiet{time.monotonic_ns()}&dataCenter=dcX")
@@ -166,14 +166,14 @@ def test_a_server_that_is_in_maintenance_gets_no_new_volumes(cluster, furnished)
 
     wait_until(is_refused, "the master to place nothing here")
     request = pb.SetStateRequest(state=pb.VolumeServerState(maintenance=False, version=state.version))
-    furnished.rpc.SetState(request, timeout=10)
+    furnished.rpc.SetState(request, timeout=LIMIT_S)
     wait_until(lambda: not is_refused(), "volumes to be placed here again")
 
 
 def test_leaving_takes_it_off_the_books_and_a_restart_brings_all_back(cluster, furnished):
     before = set(cluster.volumes(furnished))
     fid = furnished.store(b"served on", fid=furnished.new_fid(DELETED))
-    furnished.rpc.VolumeServerLeave(pb.VolumeServerLeaveRequest(), timeout=10)
+    furnished.rpc.VolumeServerLeave(pb.VolumeServerLeaveRequest(), timeout=LIMIT_S)
     wait_until(lambda: not furnished.is_registered(), "the master to forget it")
     assert furnished.read(fid).body == b"served on"
     assert furnished.http("GET", "/healthz").status == 503
@@ -182,6 +182,8 @@ def test_leaving_takes_it_off_the_books_and_a_restart_brings_all_back(cluster, f
 
 
 def test_digests_agree(cluster, furnished):
-    """After all of the above: the master compares them in each beat, and says so when it has to ask."""
+    """Runs after the tests above: the master compares digests in each beat, and logs when it has to ask for the full
+    list.
+    """
     log = cluster.master.process.log_path.read_text("utf-8", "replace")
     assert not [line for line in log.splitlines() if furnished.url in line and "full volume list" in line]

@@ -1,22 +1,24 @@
-"""Three masters of which any may die: the servers follow the leader, lose no volume on the way, and writes go on."""
+"""Three masters, of which any may die: the servers follow the leader, lose no volume, and writes continue."""
 
 import shutil
 
 import pytest
 from harness.cluster import Cluster, MasterGroup
 from harness.implementations import find_weed
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S as REGISTER_LIMIT_S
+from support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.skipif(find_weed()[0] is None, reason=find_weed()[1]),
     pytest.mark.slow,  # a new leader takes some seconds, and so does each server to follow it
 ]
-REGISTER_LIMIT_S = 40
 
 
 @pytest.fixture(scope="module")
 def cluster(weed, tmp_path_factory):
-    """Ours, ours that knows one master alone which does not lead, and Go's, with the masters in another order."""
+    """A native server, a native server that knows only one master which is no leader, and a Go server with the masters
+    in another order.
+    """
     base = tmp_path_factory.mktemp("masters")
     group = MasterGroup(base, weed, 3)
     made = Cluster(base, weed, master=group)
@@ -31,12 +33,12 @@ def cluster(weed, tmp_path_factory):
 
 
 def known_volumes(cluster):
-    """url -> the volume ids that the present leader knows there."""
+    """url -> the ids of its volumes, as the present leader knows them."""
     return {server.url: set(cluster.volumes(server)) for server in cluster.servers}
 
 
 def assigned(cluster, **query):
-    """An answer of the present leader to an assignment, once it gives one."""
+    """An assignment of the present leader, once it answers."""
     text = "".join(f"&{name}={value}" for name, value in query.items())
 
     def answer():

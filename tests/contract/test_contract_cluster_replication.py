@@ -10,7 +10,7 @@ import pytest
 from harness.cluster import Cluster
 from harness.http1 import multipart
 from harness.implementations import find_weed
-from harness.waiting import wait_until
+from support.waiting import wait_until
 
 NATIVE, OTHER, GO, PROXY = "native", "another native", "go", "proxy-go"
 PAIRS = [(NATIVE, OTHER), (NATIVE, GO), (GO, NATIVE), (NATIVE, PROXY), (PROXY, NATIVE)]
@@ -20,7 +20,9 @@ NEEDS_WEED = pytest.mark.skipif(not HAS_WEED, reason=find_weed()[1])
 
 @pytest.fixture(scope="module")
 def cluster(weed, tmp_path_factory):
-    """Two of ours in one rack, Go's in another, and Go's behind ours in another data center."""
+    """Two native servers in one rack, Go's server in another, and a native front with Go behind it in another data
+    center.
+    """
     made = Cluster(tmp_path_factory.mktemp("replication"), weed)
     wanted = {
         NATIVE: ["native", "-rack=r1", "-dataCenter=dc1"],
@@ -43,12 +45,12 @@ def pair_ids(pairs):
 
 @pytest.fixture(params=pair_ids(PAIRS))
 def pair(request, cluster):
-    """(who is written to, who gets the copy)."""
+    """(the server that is written to, the server that gets the copy)."""
     return tuple(cluster.by_role[role] for role in request.param)
 
 
 def uploads():
-    """Name -> (method, query, headers, body), every way in which a needle gets what it carries."""
+    """Name -> (method, query, headers, body): every way to give a needle its metadata."""
     text = b"the same line, over and over\n" * 40
     image_headers, image_body = multipart(
         b"\x89PNG\r\n\x1a\n" + bytes(300), file_name="p\u00edc.png", content_type="image/png"
@@ -66,7 +68,7 @@ def uploads():
         "ttl": ("PUT", "?ttl=3h", [], b"for three hours"),
         "time": ("PUT", "?ts=1600000000", [], b"in 2020"),
         "md5": ("PUT", "", [("Content-MD5", "CY9rzUYh03PK3k6DJie09g==")], b"test"),
-        # As a form: of one that was sent raw, upstream's copies lack the type, and so do ours.
+        # As a form: after a raw upload upstream's copies lack the type, and so do native ones.
         "manifest": ("POST", "?cm=true", *multipart(manifest, file_name="m", content_type="application/json")),
         "synced": ("PUT", "?fsync=true", [], b"on disk"),
         "large": ("PUT", "", [], bytes(range(256)) * 6000),
@@ -87,7 +89,7 @@ def records(server, volume_id, collection=""):
 
 
 def told(reply):
-    """What a client is told, without what differs by the answer's time and place."""
+    """The answer to a client, without the parts that depend on time and place."""
     left_out = {"date", "server", "x-amz-request-id", "connection", "request_id"}
     return reply.status, sorted((name.lower(), value) for name, value in reply.headers if name.lower() not in left_out)
 
@@ -110,7 +112,7 @@ def test_a_write_is_the_same_on_both(cluster, shared_volume, pair, name):
 
 @pytest.fixture(scope="module")
 def shared_volume(cluster):
-    """A volume that two servers have, one for each two."""
+    """A volume that two servers have: one for each pair."""
     made = {}
 
     def find(*servers):

@@ -1,13 +1,13 @@
-"""How much room a server says it has: slots that it counts itself, full disks, directories of somebody else."""
+"""The capacity that a server reports: counted slots, full disks, directories of another server."""
 
 import shutil
 
 import pytest
 from harness.cluster import BY_NAME, Cluster
 from harness.implementations import Layout, find_weed
-from harness.ports import free_port, free_port_pair
 from harness.processes import ServerProcess
-from harness.waiting import wait_until
+from support.ports import free_port, free_port_pair
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(find_weed()[0] is None, reason=find_weed()[1])
 SIZE_LIMIT_MB = 100
@@ -26,7 +26,7 @@ def cluster(weed, tmp_path_factory):
 
 
 def impostor(cluster, name):
-    """A server that is given a copy of another's directory; it ends by itself, after some 15 seconds."""
+    """A server that gets a copy of another server's directory. It ends by itself after some 15 seconds."""
     base = cluster.base / f"impostor-{name}"
     (base / "config").mkdir(parents=True)
     (base / "data").mkdir()
@@ -78,7 +78,7 @@ def test_a_full_disk_has_no_more_room_than_it_uses_and_still_deletes(cluster, na
 
 def test_directories_of_another_server_are_refused_by_the_master(cluster, name):
     process = cluster.impostors[name]
-    wait_until(lambda: process.exit_code is not None, "it to give up", limit_s=40)
+    wait_until(lambda: process.exit_code is not None, "it to give up")
     assert process.exit_code == 1, process.log_tail()
     assert "duplicate" in process.log_tail().lower() or "our directories" in process.log_tail()
     assert cluster.first.url in cluster.master.registered_urls()

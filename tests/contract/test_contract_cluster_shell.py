@@ -11,8 +11,8 @@ import pytest
 from harness.cluster import Cluster, needs_native
 from harness.http1 import fetch
 from harness.implementations import find_weed
-from harness.ports import LOOPBACK, free_port_pair
-from harness.waiting import wait_until
+from support.ports import LOOPBACK, free_port_pair
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -46,7 +46,7 @@ def ours(cluster):
 
 
 def filled(cluster, *servers, count=5, **fields):
-    """A volume with some files, one of them deleted: its id, and the files that are there."""
+    """A volume with some files, one of them deleted. Returns its id and the files that are left."""
     volume_id = cluster.allocate(*servers, **fields)
     fids = [servers[0].new_fid(volume_id) for _ in range(count)]
     files = {servers[0].store(f"content of {fid}".encode(), fid=fid): f"content of {fid}".encode() for fid in fids}
@@ -75,7 +75,7 @@ def test_a_volume_is_marked_unmounted_mounted_and_deleted(cluster, ours):
     volume_id, files = filled(cluster, ours)
     which = f"-node {ours.url} -volumeId {volume_id}"
     cluster.shell(f"volume.mark {which} -readonly")
-    assert ours.rpc.VolumeStatus(pb.VolumeStatusRequest(volume_id=volume_id), timeout=10).is_read_only
+    assert ours.rpc.VolumeStatus(pb.VolumeStatusRequest(volume_id=volume_id), timeout=LIMIT_S).is_read_only
     cluster.shell(f"volume.mark {which} -writable")
     ours.store(b"writable again", fid=ours.new_fid(volume_id))
     cluster.shell(f"volume.unmount {which}")
@@ -105,7 +105,9 @@ def test_volumes_are_grown(cluster, ours):
 
 
 def test_only_volumes_that_are_empty_are_deleted(cluster, ours):
-    """One of each server that is empty, one with a file, one whose only file was deleted; one of another collection."""
+    """On each server: an empty volume, one with a file, one whose only file was deleted, and one of another
+    collection.
+    """
     servers = [ours, cluster.by_role[GO]]
     full, emptied = (cluster.allocate(ours, collection="sweep") for _ in range(2))
     other = cluster.allocate(ours, collection="unswept")
@@ -137,9 +139,9 @@ def collection_ids(cluster, server, name):
 
 def test_maintenance_is_switched_by_the_shell(cluster, ours):
     said = cluster.shell(f"volumeServer.state -nodes {ours.url} -maintenanceOn", "volumeServer.state")
-    assert ours.rpc.GetState(pb.GetStateRequest(), timeout=10).state.maintenance, said
+    assert ours.rpc.GetState(pb.GetStateRequest(), timeout=LIMIT_S).state.maintenance, said
     cluster.shell(f"volumeServer.state -nodes {ours.url} -maintenanceOff")
-    assert not ours.rpc.GetState(pb.GetStateRequest(), timeout=10).state.maintenance
+    assert not ours.rpc.GetState(pb.GetStateRequest(), timeout=LIMIT_S).state.maintenance
 
 
 @needs_native("VolumeConfigure")
@@ -153,10 +155,10 @@ def test_replication_is_configured(cluster, ours):
 @pytest.mark.slow
 @needs_native("VolumeCopy", "CopyFile")
 def test_a_missing_copy_is_made_again(cluster, ours):
-    """By whichever server the shell chooses, of both kinds. Slow: the shell looks twice for 15 seconds."""
+    """The shell chooses any server, of either kind. Slow: the shell waits twice for 15 seconds."""
     go = cluster.by_role[GO]
     volume_id, files = filled(cluster, ours, go, replication="001", collection="fix")
-    go.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=10)
+    go.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)
     wait_until(lambda: cluster.holders(volume_id) == [ours.url], "one copy to be missing")
     said = cluster.shell("volume.fix.replication -collectionPattern fix -apply")
     wait_until(lambda: len(cluster.holders(volume_id)) == 2, f"two copies again; {said}")
@@ -183,9 +185,8 @@ def are_large(cluster, server, collection):
 
 @pytest.fixture(scope="module")
 def moves(cluster):
-    """What is moved by the commands that wait some ten seconds for late writes; all of them at once.
-
-    Name -> (the command's future, and whatever the test of that name has to know).
+    """Runs the commands that wait some ten seconds for late writes, all at once. Name -> (the command's future, and the
+    facts that the test of that name needs).
     """
     started = {}
     with ThreadPoolExecutor() as pool:
@@ -259,7 +260,7 @@ def test_copies_that_differ_are_made_alike(cluster):
 
 
 def test_the_benchmark_has_no_failures(cluster):
-    """Against ours alone, which alone have the kind of disk that it asks for, with a copy of each file on both."""
+    """On native servers alone: only they have the disk type that the test asks for. Both have a copy of each file."""
     load = ["-n=2000", "-size=1024", "-c=8", "-disk=ssd", "-replication=001"]
     done = cluster.tool("benchmark", f"-master={cluster.master.address}", *load)
     assert done.exit_code == 0, done.output
@@ -271,7 +272,7 @@ def test_the_benchmark_has_no_failures(cluster):
 
 @pytest.fixture(scope="module")
 def filer(cluster):
-    """A filer's (host, port); its files are in a collection of their own."""
+    """A filer's (host, port). Its files are in a collection of their own."""
     http, rpc = free_port_pair()
     where = [f"-ip={LOOPBACK}", f"-port={http}", f"-port.grpc={rpc}", f"-defaultStoreDir={cluster.base}"]
     process = cluster.start_tool("filer", "filer", f"-master={cluster.master.address}", *where, "-collection=files")
@@ -288,7 +289,7 @@ def answers(address):
 
 
 def file_contents():
-    """Path -> content: small, in several pieces, and empty."""
+    """Path -> content: small, in several chunks, and empty."""
     return {"/a/small.txt": b"small " * 10, "/a/large.bin": bytes(range(256)) * 24000, "/b/empty": b""}
 
 
@@ -314,7 +315,7 @@ def test_the_check_of_the_filers_files_finds_none_missing(cluster, filer):
 
 
 def garbage(cluster, server, collection):
-    """A volume that is mostly deleted, and the one file that is left."""
+    """A mostly deleted volume, and the one file that is left."""
     volume_id = cluster.allocate(server, collection=collection)
     fids = [server.store(b"x" * 5000, fid=server.new_fid(volume_id)) for _ in range(6)]
     for fid in fids[1:]:
@@ -323,7 +324,7 @@ def garbage(cluster, server, collection):
 
 
 def test_a_search_for_garbage_does_no_harm(cluster, ours):
-    """The volume is written to and assigned to afterwards, whether its server can compact it or not."""
+    """Writes and assignments go to the volume afterwards, whether its server can compact it or not."""
     volume_id, fid = garbage(cluster, ours, "garbage")
     cluster.shell(f"volume.vacuum -volumeId {volume_id} -garbageThreshold 0.1")
     assert ours.read(fid).body == b"x" * 5000

@@ -1,7 +1,6 @@
-"""A cluster in which nothing goes in the clear: mutual TLS on gRPC, HTTPS on the data ports, tokens for each write.
-
-The certificates for gRPC name no address, as is usual with SeaweedFS: the chain counts, and, where that is asked for,
-the common name. Those for HTTPS name the address.
+"""A cluster without plaintext: mutual TLS on gRPC, HTTPS on the data ports, tokens for each write. The certificates for
+gRPC name no address, as is usual with SeaweedFS: the chain is checked and, if asked for, the common name. The
+certificates for HTTPS name the address.
 """
 
 import time
@@ -14,7 +13,7 @@ from harness.cluster import BY_NAME, Cluster, needs_native
 from harness.implementations import LOOPBACK, find_weed
 from harness.master import Master
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -25,7 +24,9 @@ KEY = "k" * 32
 
 
 def toml(authority, *, allowed=""):
-    """What masters, servers and tools are given; `allowed` names who may call volume servers."""
+    """The configuration of masters, servers and tools. `allowed` names the common names that may call volume
+    servers.
+    """
     web = authority.issue("web.test")
     text = (
         f'[jwt.signing]\nkey = "{KEY}"\n[grpc]\nca = "{authority.ca}"\n'
@@ -42,7 +43,7 @@ def toml(authority, *, allowed=""):
 
 @pytest.fixture(scope="module")
 def cluster(weed, tmp_path_factory):
-    """Two of ours, Go's, and Go's behind ours."""
+    """Two native servers, Go's, and a native front with Go behind it."""
     base = tmp_path_factory.mktemp("secured")
     authority = Authority(base / "ca")
     tls = ClientTls(authority.ca, authority.issue("tests.test", names=[GRPC_NAME]), GRPC_NAME)
@@ -79,7 +80,9 @@ def test_writes_and_deletes_reach_both_copies_in_either_direction(cluster, other
 def test_the_shell_is_let_in(cluster):
     volume_id = cluster.allocate(cluster.ours)
     said = cluster.shell(f"volume.mark -node {cluster.ours.url} -volumeId {volume_id} -readonly", "cluster.check")
-    assert cluster.ours.rpc.VolumeStatus(pb.VolumeStatusRequest(volume_id=volume_id), timeout=10).is_read_only, said
+    assert cluster.ours.rpc.VolumeStatus(pb.VolumeStatusRequest(volume_id=volume_id), timeout=LIMIT_S).is_read_only, (
+        said
+    )
     for server in cluster.servers:
         assert f"volume server {server.url}" in said
     assert "error" not in said.lower(), said
@@ -91,7 +94,7 @@ def test_a_name_that_is_not_allowed_is_kept_out(cluster, name):
     stranger = ClientTls(cluster.tls.ca, cluster.authority.issue("stranger.test", names=[GRPC_NAME]), GRPC_NAME)
     target = f"{LOOPBACK}:{server.layout.grpc_port}"
     with stranger.open_channel(target, []) as channel, pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary("/volume_server_pb.VolumeServer/Ping")(b"", timeout=5)
+        channel.unary_unary("/volume_server_pb.VolumeServer/Ping")(b"", timeout=LIMIT_S)
     assert raised.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}
 
 
@@ -107,7 +110,7 @@ def test_volumes_are_copied_between_secured_servers(cluster, other):
 
 @pytest.mark.slow
 def test_a_server_that_starts_before_its_master_and_outlives_it_finds_it_again(cluster, weed, tmp_path):
-    """What is learnt of a certificate while its master is away must not stick. Slow: two heartbeat pauses pass."""
+    """A certificate that was read while the master is away must not be kept. Slow: two heartbeat pauses pass."""
     master = Master(tmp_path / "master", weed, cluster.security)
     master.process.kill()
     server = VolumeServer(
@@ -119,13 +122,13 @@ def test_a_server_that_starts_before_its_master_and_outlives_it_finds_it_again(c
         server.wait_until_ready()
         volume_id = server.new_volume(replication="000")
         mark = pb.VolumeMarkReadonlyRequest(volume_id=volume_id)
-        server.rpc.VolumeMarkReadonly(mark, timeout=10)
+        server.rpc.VolumeMarkReadonly(mark, timeout=LIMIT_S)
         master.process.kill()
         with pytest.raises(grpc.RpcError):
-            server.rpc.VolumeMarkReadonly(mark, timeout=10)
+            server.rpc.VolumeMarkReadonly(mark, timeout=LIMIT_S)
         master.start()
-        wait_until(server.is_registered, "it to register again", limit_s=40)
-        server.rpc.VolumeMarkReadonly(mark, timeout=10)
+        wait_until(server.is_registered, "it to register again")
+        server.rpc.VolumeMarkReadonly(mark, timeout=LIMIT_S)
     finally:
         server.end()
         master.process.end()

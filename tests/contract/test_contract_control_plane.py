@@ -1,4 +1,4 @@
-"""What answers for the server rather than for the data: status, health, pages, methods and headers, on both ports."""
+"""Routes about the server instead of its data: status, health, pages, methods and headers, on both ports."""
 
 import re
 

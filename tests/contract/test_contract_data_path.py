@@ -1,4 +1,4 @@
-"""Upload, read, delete: the object handler as a client meets it."""
+"""Upload, read, delete: the object handler from a client's side."""
 
 import email.utils
 

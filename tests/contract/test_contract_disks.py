@@ -1,14 +1,17 @@
-"""Disk locations from outside: what their flags do, a full disk, and one that fails and is well again."""
+"""Disk locations from outside: their flags, a full disk, and a disk that fails and recovers."""
+
+import subprocess
+from contextlib import suppress
 
 import grpc
 import pytest
 from harness.http1 import fetch
-from harness.ports import LOOPBACK, free_port
-from harness.waiting import wait_until
+from support.ports import LOOPBACK, free_port
+from support.waiting import LIMIT_S as RPC_LIMIT_S
+from support.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
-RPC_LIMIT_S = 10.0
 PROBE = """[volume.disk.io]
 probe = true
 interval = "1s"
@@ -20,7 +23,7 @@ PROBE_FILE = ".disk-health-check"
 
 
 def topology_node(master, server):
-    """What the master knows of `server`."""
+    """The master's entry for `server`."""
     return next(
         node
         for center in master.get("/dir/status")["Topology"]["DataCenters"]
@@ -74,7 +77,7 @@ class TestFlags:
         vid = server.new_volume()
         kept, removed = (server.store(b"data", fid=server.new_fid(vid)) for _ in range(2))
         server.stop()
-        # More than is free wherever this runs.
+        # More than is free on any machine that runs this.
         server.become(server.implementation, weed, ["-minFreeSpace=100"])
         status = pb.VolumeStatusRequest(volume_id=vid)
         wait_until(lambda: server.rpc.VolumeStatus(status, timeout=RPC_LIMIT_S).is_read_only, "the disk to be full")
@@ -104,9 +107,73 @@ class TestFlags:
         assert holder.http("GET", "/status").status == 200
 
 
+class TestNoByteFree:
+    """A disk that other programs filled to the last block."""
+
+    @pytest.fixture
+    def disk(self, tmp_path):
+        path = tmp_path / "disk"
+        path.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(path)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        yield path
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+    @staticmethod
+    def fill(disk):
+        with (disk / "filler").open("ab", buffering=0) as filler:
+            for length in (1 << 20, 4096):
+                with suppress(OSError):
+                    while True:
+                        filler.write(bytes(length))
+
+    def test_the_server_starts_and_serves(self, fresh_server, disk):
+        server = fresh_server(f"-dir={disk}")
+        fids = [server.store(f"needle {number}".encode()) for number in range(5)]
+        server.stop()
+        self.fill(disk)
+        server.restart()
+        assert [server.read(fid).body for fid in fids] == [f"needle {number}".encode() for number in range(5)]
+        # The free rest of the last blocks of .dat and .idx.
+        assert server.http("DELETE", f"/{fids[0]}").status == 202
+        assert server.read(fids[0]).status == 404
+        refused = server.http("PUT", f"/{server.new_fid()}", (), bytes(100_000))
+        assert refused.status == 500
+        assert "error" in refused.json()
+        server.stop()
+        server.restart()
+        assert server.read(fids[1]).body == b"needle 1"
+
+    @pytest.mark.only(lambda one: one.mode == "native")
+    def test_deletions_and_marks_go_on_until_there_is_room_again(self, fresh_server, disk):
+        """Upstream keeps no reserve for deletions and marks."""
+        server = fresh_server(f"-dir={disk}")
+        vid = server.volume_id
+        fids = [server.store(b"x" * 100, fid=server.new_fid(vid)) for _ in range(300)]
+        wait_until((disk / ".weed-volume-py.reserve").exists, "the reserve to be made")
+        self.fill(disk)
+        assert [server.http("DELETE", f"/{fid}").status for fid in fids[:-1]] == [202] * (len(fids) - 1)
+        for call, request in (
+            (server.rpc.VolumeMarkReadonly, pb.VolumeMarkReadonlyRequest(volume_id=vid, persist=True)),
+            (server.rpc.VolumeMarkWritable, pb.VolumeMarkWritableRequest(volume_id=vid)),
+        ):
+            call(request, timeout=RPC_LIMIT_S)
+        assert server.http("PUT", f"/{server.new_fid(vid)}", (), b"more").status == 500
+        assert server.read(fids[-1]).body == b"x" * 100
+        (disk / "filler").unlink()
+        wait_until(
+            lambda: server.http("PUT", f"/{server.new_fid(vid)}", (), b"more").status == 201, "writes to be taken"
+        )
+        server.stop()
+        server.restart()
+        assert [server.read(fid).status for fid in fids] == [404] * (len(fids) - 1) + [200]
+
+
 @pytest.mark.only(lambda one: one.mode == "native")
 class TestProbe:
-    """Upstream looks at its disks once a minute, and has no 503: these are about our own server."""
+    """Upstream checks its disks once a minute, and never answers 503: these tests are for native servers only."""
 
     @pytest.fixture
     def server(self, fresh_server):
@@ -125,7 +192,7 @@ class TestProbe:
         wait_until(probe_file.exists, "the first probe")
         wait_until(lambda: "locations" in self.lookup(master, vid), "the volume to be announced")
         assert self.error_metric(server) == 0
-        # What cannot be opened for writing is a failing disk to the probe.
+        # For the probe, a file that cannot be opened for writing is a failing disk.
         probe_file.unlink()
         probe_file.mkdir()
         wait_until(lambda: server.read(fid).status == 503, "the disk to go out of service")

@@ -1,9 +1,9 @@
-"""Where one message ends and the next begins: what is refused, what is put up with, and that nothing slips through.
-
-Go's own server is laxer in a few points (bare line feeds, folded headers, both lengths at once). A front-end that
-forwards must not be, for two parsers that differ on one message are what request smuggling lives on.
+"""The boundaries between messages: refused forms, tolerated forms, and no smuggled request. Go's own server is laxer in
+a few points (bare line feeds, folded headers, both lengths at once). A front-end that forwards must not be: request
+smuggling needs two parsers that read one message differently.
 """
 
+import threading
 from contextlib import suppress
 
 import pytest
@@ -46,7 +46,7 @@ BAD_CHUNKS = {
 
 
 def assert_refused(connection, statuses):
-    """One error answer, and then the connection is closed without another word."""
+    """One error answer, then the connection is closed without further bytes."""
     reply = connection.read_reply()
     assert reply.status in statuses, reply
     assert connection.is_closed_by_server()
@@ -167,6 +167,50 @@ def test_chunk_extensions_and_trailers_are_put_up_with(server):
         connection.send(b"5;a=b\r\nhello\r\n0\r\nX-Trailer: y\r\n\r\n")
         assert connection.read_reply().status == 201
         assert connection.request("GET", f"/{fid}").body == b"hello"
+
+
+def chunked_upload(fid, chunk, count):
+    head = f"PUT /{fid} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + chunk * count + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "extension", "status"),
+    [(50_000, b"", 201), (1000, b";" + b"x" * 30, 201), (60, b";" + b"x" * 250, 201), (100, b";" + b"x" * 250, 400)],
+    ids=["single bytes", "short extensions", "few long extensions", "many long extensions"],
+)
+def test_a_body_may_be_mostly_framing_up_to_a_bound(server, count, extension, status):
+    """Upstream's library allows each chunk 16 bytes, each byte of content two, and each body 16 KiB more."""
+    fid = server.new_fid()
+    with Connection(server.admin) as connection:
+        connection.send(chunked_upload(fid, b"1" + extension + b"\r\na\r\n", count))
+        assert connection.read_reply().status == status
+    assert server.read(fid).body == (b"a" * count if status == 201 else b"")
+
+
+@OUR_FRONT
+def test_a_body_of_tiny_chunks_does_not_keep_others_waiting(server):
+    """A front that takes a whole MiB of chunks before it serves another client answers fewer than ten reads meanwhile.
+    Go itself stores the body before a client has read twenty times.
+    """
+    small, fid, count = server.store(b"small"), server.new_fid(), 1_000_000
+    replies = []
+
+    def upload():
+        with Connection(server.admin, limit_s=120) as sender:
+            sender.send(chunked_upload(fid, b"1\r\na\r\n", count))
+            replies.append(sender.read_reply())
+
+    sending = threading.Thread(target=upload)
+    with Connection(server.admin, limit_s=120) as reader:
+        sending.start()
+        answered = 0
+        while sending.is_alive():
+            assert reader.request("GET", f"/{small}").body == b"small"
+            answered += 1
+        sending.join()
+    assert [(reply.status, reply.json()["size"]) for reply in replies] == [(201, count)]
+    assert answered >= 20
 
 
 def test_a_client_that_has_said_everything_still_gets_its_answer(server):

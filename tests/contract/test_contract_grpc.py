@@ -1,16 +1,16 @@
-"""The control plane's RPCs, and what every RPC has in common: codes, trailers, unknown names, limits."""
+"""The RPCs of the control plane, and rules for all RPCs: codes, trailers, unknown names, limits."""
 
 import grpc
 import pytest
+from support.waiting import LIMIT_S
 
 from native_handlers.pb import volume_server_pb2 as pb
 
-LIMIT_S = 10.0
 SERVICE = "/volume_server_pb.VolumeServer"
 
 
 def refused(call, request, **options):
-    """The error that `call` ends with."""
+    """The error of `call`."""
     with pytest.raises(grpc.RpcError) as raised:
         call(request, timeout=LIMIT_S, **options)
     return raised.value

@@ -1,6 +1,5 @@
-"""Anything that a client may send: our own server answers each, blames nobody else for it, and has no trace in its log.
-
-A 500 is for what the storage or another server fails; its body then says so.
+"""Arbitrary requests: the native server answers each, blames no other server, and logs no traceback. A 500 means that
+the storage or another server fails; its body says so.
 """
 
 import io
@@ -20,25 +19,28 @@ STORAGE_FAILURES = re.compile(
     rb"replicating lookup failed|volume \d+ not found|mismatching cookie|chunks? |Load chunks manifest error"
     rb"|Delete chunks error|manifest|begins at|is no number"
 )
-"""What the body of a 500 tells of: the storage, or an upload that describes something that is not there."""
+"""The body of a 500 names one of these: the storage, or an absent object that an upload describes."""
 BUGS = ("Traceback", "a bug of ours", "the answer makes no message")
 FID = "{volume},0a637037d6"
 
 
 @pytest.fixture(autouse=True)
 def no_trace_in_the_log(server):
-    """Fails the test when the server's log tells of a bug."""
+    """Fails the test when the server's log has a traceback."""
     before = server.process.log_path.stat().st_size
     yield
     written = server.process.log_path.read_bytes()[before:].decode("utf-8", "replace")
     assert not [word for word in BUGS if word in written], written[:4000]
 
 
-def send(server, data, method=""):
-    """The first final answer to `data`, after which nothing more is sent. None where nothing at all was asked."""
-    with Connection(server.admin, limit_s=30) as connection:
+def send(server, data, method="", *, waits=False):
+    """The first final answer to `data`; nothing is sent after `data`. None for data without a request. The sending side
+    is closed at once unless the client `waits`, so the server may take the client for gone.
+    """
+    with Connection(server.admin) as connection:
         connection.send(data)
-        connection.end_sending()
+        if not waits:
+            connection.end_sending()
         if not data.strip(b"\r\n"):
             return None
         reply = connection.read_reply(method)
@@ -47,8 +49,8 @@ def send(server, data, method=""):
     return check(reply)
 
 
-def ask(server, method, target, headers=(), body=None):
-    return send(server, request_bytes(method, target, headers, body), method)
+def ask(server, method, target, headers=(), body=None, *, waits=False):
+    return send(server, request_bytes(method, target, headers, body), method, waits=waits)
 
 
 def check(reply):
@@ -57,7 +59,7 @@ def check(reply):
     elif reply.status == 500 and reply.get("X-File-Store") is None:
         assert STORAGE_FAILURES.search(reply.body), reply
     else:
-        # A file in chunks may have some that cannot be read; HEAD has no room to say which.
+        # Some chunks of a file may be unreadable; HEAD has no body to say which.
         assert 200 <= reply.status <= 500, reply
     return reply
 
@@ -107,7 +109,7 @@ def test_queries(server, method, query):
 
 @st.composite
 def mutations(draw, whole):
-    """`whole` with a few bytes changed, taken out, put in or doubled."""
+    """`whole` with a few bytes changed, removed, inserted or doubled."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, len(data)))
@@ -211,8 +213,8 @@ def test_manifests(server, manifest, before, wanted):
 
 
 def status_of_a_read(server, target, headers):
-    """The answer is cut where a chunk turns out to be missing while it is sent; its head has come by then."""
-    with Connection(server.admin, limit_s=30) as connection:
+    """The answer breaks off at a missing chunk. Its head was sent before."""
+    with Connection(server.admin) as connection:
         connection.send(request_bytes("GET", target, headers))
         status_line, _ = connection.read_head()
     return int(status_line.split()[1])

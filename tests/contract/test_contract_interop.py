@@ -1,6 +1,5 @@
-"""What our server writes, upstream's tools examine without a complaint; and what upstream's writes, ours reads.
-
-A real cluster: master, filer and shell are upstream's. Skipped where there is no `weed`.
+"""Upstream's tools find no fault in native volumes, and a native server reads upstream's volumes. In a real cluster:
+master, filer and shell are upstream's. Skipped without `weed`.
 """
 
 import re
@@ -10,7 +9,7 @@ from harness.filer import Filer
 from harness.implementations import ALL
 from harness.master import Master
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import wait_until
 
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.storage.check import check_directory
@@ -23,7 +22,7 @@ HARMLESS = re.compile(
     r"|dataNode:\S+\s+volume:\d+\s+entries:\d+\s+orphan:0\s.*|Total\s+entries:\d+\s+orphan:0\s.*"
     r"|This could be normal if multiple filers or no filers are used\.)?"
 )
-"""What a verbose fsck says of a healthy cluster. Anything else is a complaint."""
+"""The output of a verbose fsck for a healthy cluster. Any other line is a fault."""
 SCREENS = [
     "volume.fsck -v -verifyNeedles -cutoffTimeAgo=0s",
     "volume.fsck -v -findMissingChunksInFiler -cutoffTimeAgo=0s",
@@ -37,7 +36,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def own_master(weed, tmp_path):
-    """A master that no other test's volumes are known to."""
+    """A master that knows no volumes of other tests."""
     if weed is None:
         pytest.skip("needs a `weed`: it is the filer, the shell and the other server")
     made = Master(tmp_path / "master", weed)
@@ -68,7 +67,7 @@ def start(weed, own_master, tmp_path):
 
 
 def fill(filer):
-    """Files of every kind that a filer puts onto volumes. Returns what must be there in the end."""
+    """Stores files of every kind that a filer puts on volumes. Returns the contents that must be there at the end."""
     files = {
         "/a/empty.bin": b"",
         "/a/text.txt": b"a text that is compressed on the way " * 200,
@@ -98,7 +97,7 @@ def check_files(filer, files):
 
 
 def wait_until_deleted(server):
-    """A filer deletes what was replaced or removed behind the scenes; until it has, that is orphaned."""
+    """A filer deletes replaced and removed chunks later; until then they are orphaned."""
 
     def is_done():
         volumes = server.http("GET", "/status").json()["Volumes"]
@@ -108,7 +107,7 @@ def wait_until_deleted(server):
 
 
 def examine(filer, files):
-    """Has the shell look for chunks that no file has, and for files whose chunks are not there."""
+    """Runs the shell's checks for orphaned chunks, and for files with missing chunks."""
     chunks = sum(-(-len(data) // CHUNK_BYTES) for data in files.values())
     for command in SCREENS:
         said = filer.shell(command)
@@ -174,7 +173,7 @@ def test_what_a_filer_stored_on_upstreams_server_is_read_here(start, filer, weed
     )
     for volume in status["Volumes"]:
         assert {name: volume[name] for name in counted} == {name: before[volume["Id"]][name] for name in counted}
-    # It goes on here, and back at upstream's all of it is there.
+    # Writes go on here. Back on upstream's server, all files are there.
     filer.put("/b/ours", b"ours" * 100)
     assert server.stop() == 0
     server.become(NAMED["go"], weed, ROOM)
@@ -184,7 +183,7 @@ def test_what_a_filer_stored_on_upstreams_server_is_read_here(start, filer, weed
 
 
 def test_replicas_written_through_one_server_of_each_kind_agree(start, weed, own_master, filer):
-    """volume.check.disk compares the indexes of replicas, and would mend what differs."""
+    """volume.check.disk compares the indexes of replicas, and would repair a difference."""
     ours, theirs = start("native"), start("go")
     servers = {server.url: server for server in (ours, theirs)}
     fids = []

@@ -1,6 +1,6 @@
-"""From start to end: signals, exit codes, a crash, and what is there afterwards.
+"""From start to end: signals, exit codes, a crash, and the state afterwards.
 
-Starting a server takes about a second, so each test gets out of one what belongs together.
+Starting a server takes about a second, so each test checks several related facts.
 """
 
 import shutil
@@ -9,14 +9,16 @@ import socket
 
 import pytest
 from harness.http1 import Connection
+from harness.implementations import SHIPPED
 from harness.processes import is_alive
-from harness.waiting import wait_until
+from harness.server import VolumeServer
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
 
 def assert_ended(server, children):
-    """It ended well, and nothing of it is left: no registration, no process, no port, no temporary file."""
+    """The server ended with success, and left nothing: no registration, no process, no port, no temporary file."""
     wait_until(lambda: server.process.exit_code is not None, "the exit")
     assert server.process.exit_code == 0
     wait_until(lambda: not server.is_registered(), "the master to forget the server")
@@ -33,7 +35,7 @@ def test_an_orderly_stop_leaves_nothing_but_the_data(fresh_server):
     fid = server.store(b"kept", [("Content-Type", "text/plain")])
     before, children = server.read(fid), server.child_pids()
     maintenance = pb.VolumeServerState(maintenance=True, version=0)
-    server.rpc.SetState(pb.SetStateRequest(state=maintenance), timeout=10)
+    server.rpc.SetState(pb.SetStateRequest(state=maintenance), timeout=LIMIT_S)
     server.close_channel()
     server.process.send_signal(signal.SIGTERM)
     assert_ended(server, children)
@@ -42,7 +44,7 @@ def test_an_orderly_stop_leaves_nothing_but_the_data(fresh_server):
     after = server.read(fid)
     same = ("Etag", "Last-Modified", "Content-Type", "Content-Length")
     assert (after.body, [after.get(name) for name in same]) == (b"kept", [before.get(name) for name in same])
-    kept = server.rpc.GetState(pb.GetStateRequest(), timeout=10).state
+    kept = server.rpc.GetState(pb.GetStateRequest(), timeout=LIMIT_S).state
     assert kept == pb.VolumeServerState(maintenance=True, version=1)
 
 
@@ -54,7 +56,7 @@ def test_what_was_acknowledged_survives_a_crash_and_no_child_does(fresh_server):
     children = server.child_pids()
     assert bool(children) == server.implementation.is_supervised
     server.process.kill()
-    wait_until(lambda: not any(is_alive(pid) for pid in children), "the child to be gone", limit_s=5)
+    wait_until(lambda: not any(is_alive(pid) for pid in children), "the child to be gone")
 
     server.restart()
     assert server.read(deleted).status == 404
@@ -125,9 +127,20 @@ def test_a_running_download_is_finished_before_the_end(fresh_server):
 def test_leaving_the_cluster_ends_the_registration_but_not_the_service(fresh_server):
     server = fresh_server()
     fid = server.store(b"still served")
-    server.rpc.VolumeServerLeave(pb.VolumeServerLeaveRequest(), timeout=10)
+    server.rpc.VolumeServerLeave(pb.VolumeServerLeaveRequest(), timeout=LIMIT_S)
     wait_until(lambda: not server.is_registered(), "the master to forget the server")
     wait_until(lambda: server.http("GET", "/healthz").status == 503, "healthz to say so")
     assert server.http("GET", "/status").status == 200
     assert server.read(fid).body == b"still served"
     assert server.stop() == 0
+
+
+def test_a_table_that_forwards_nothing_starts_no_backend(tmp_path, master, weed):
+    server = VolumeServer(SHIPPED, tmp_path, master, weed)
+    try:
+        assert server.read(server.store(b"native")).body == b"native"
+        assert server.child_pids() == []
+        assert "forwards nothing: the backend native is not started" in (server.base / "server.log").read_text()
+        assert server.stop() == 0
+    finally:
+        server.end()

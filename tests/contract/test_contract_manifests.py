@@ -1,4 +1,4 @@
-"""Files in chunks, from outside: read whole and in ranges, nested, and deleted with what they are made of."""
+"""Chunked files from outside: read whole and in ranges, nested, and deleted with their chunks."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ ALPHABET = b"abcdefghijklmnopqrstuvwxyz"
 
 
 def store_manifest(server, *chunks, **fields):
-    """Uploads a manifest of (file id, length) pairs, one after the other; its file id and length."""
+    """Uploads a manifest of (file id, length) pairs in their order. Returns its file id and length."""
     entries, end = [], 0
     for fid, size in chunks:
         entries.append({"fid": fid, "offset": end, "size": size})
@@ -25,7 +25,7 @@ def store_chunk(server, data):
 
 @pytest.fixture
 def nested(server):
-    """(file id, ids of all that it is made of) of the alphabet, in two manifests and five chunks."""
+    """(file id, ids of all parts) of the alphabet, in two manifests and five chunks."""
     pieces = [store_chunk(server, ALPHABET[start:end]) for start, end in ((0, 5), (5, 6), (6, 15), (15, 20), (20, 26))]
     inner = store_manifest(server, *pieces[1:4])
     outer, _ = store_manifest(server, pieces[0], inner, pieces[4])
@@ -71,9 +71,53 @@ def test_deleting_a_file_deletes_its_chunks(server):
     assert [server.read(one).status for one in (fid, *(chunk for chunk, _ in chunks))] == [404] * 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"null",
+        b'{"size":-5}',
+        b'{"chunks":[{"fid":"@","offset":0,"size":-5}]}',
+        b'{"Chunks":[{"FID":"@","offset":-1}]}',
+        b'{"chunks":[{"fid":"@"}],"x":[[[]]],"chunks":[{"size":3}]}',
+    ],
+)
+def test_whatever_can_be_stored_can_be_deleted_with_what_it_names(server, text):
+    chunk, _ = store_chunk(server, b"one")
+    fid = server.store(text.replace(b"@", chunk.encode()), CHUNK, query="?cm=true")
+    assert server.http("DELETE", f"/{fid}").status == 202
+    assert server.read(fid).status == 404
+    assert server.read(chunk).status == (404 if b"@" in text else 200)
+
+
+@pytest.mark.only(lambda implementation: "native" in {implementation.mode, implementation.backend})
+@pytest.mark.parametrize("text", [b"no json", b"[]", b'{"size":"5"}', b"[" * 20_000])
+def test_what_is_no_manifest_is_deleted_too(server, text):
+    """Go keeps these for ever: 500."""
+    fid = server.store(text, CHUNK, query="?cm=true")
+    assert server.http("DELETE", f"/{fid}").status == 202
+    assert server.http("GET", f"/{fid}?cm=false").status == 404
+
+
+@pytest.mark.parametrize("text", [b'{"chunks":[{"fid":"x","size":1}]}', b'{"chunks":[{}]}'])
+def test_a_manifest_that_names_no_file_is_kept(server, text):
+    fid = server.store(text, CHUNK, query="?cm=true")
+    assert server.http("DELETE", f"/{fid}").status == 500
+    assert server.http("GET", f"/{fid}?cm=false").status == 200
+
+
+@pytest.mark.only(lambda implementation: implementation.mode == "native")
+def test_a_manifest_that_names_no_file_can_be_deleted_itself(server):
+    """Go keeps it for ever: 500."""
+    chunk, _ = store_chunk(server, b"one")
+    fid = server.store(b'{"chunks":[{"fid":"x"},null,{"fid":"%s"}]}' % chunk.encode(), CHUNK, query="?cm=true")
+    assert server.http("DELETE", f"/{fid}?cm=false").status == 202
+    assert server.http("GET", f"/{fid}?cm=false").status == 404
+    assert server.read(chunk).status == 404
+
+
 @pytest.mark.only(lambda implementation: implementation.name == "native" or implementation.is_go)
 def test_deleting_a_manifest_of_manifests(server, nested):
-    """What the inner manifest is made of is left behind by Go, unreachable, and deleted by us."""
+    """Go leaves the parts of the inner manifest behind, unreachable; a native server deletes them."""
     outer, parts = nested
     reply = server.http("DELETE", f"/{outer}")
     assert (reply.status, reply.json()) == (202, {"size": 26})

@@ -1,4 +1,4 @@
-"""`volume.move` of upstream's shell between two servers, under writers that go to whichever server takes a write."""
+"""`volume.move` of upstream's shell between two servers, under writers that go to the server that accepts writes."""
 
 import itertools
 import subprocess
@@ -8,22 +8,22 @@ import pytest
 from harness.http1 import Disconnected
 from harness.implementations import Implementation
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import wait_until
 
 LIMIT_S = 120.0
 WRITERS = 3
 
 
 @pytest.fixture
-def peer(master, weed, tmp_path):
+def other_server(master, weed, tmp_path):
     """A native server to move the volume to or from."""
-    made = VolumeServer(Implementation("peer", mode="native"), tmp_path / "peer", master, weed)
+    made = VolumeServer(Implementation("other", mode="native"), tmp_path / "other", master, weed)
     yield made
     made.end()
 
 
 class Writer(threading.Thread):
-    """Writes and deletes as a client does: at the other server where one refuses."""
+    """Writes and deletes as a client does: after a refusal at the other server."""
 
     def __init__(self, source, target, volume_id):
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class Writer(threading.Thread):
                 self.delete(next(iter(self.alive)))
 
     def delete(self, fid):
-        # A deletion that failed half-way may have been done; nothing is claimed of its needle then.
+        # A deletion that failed half-way may have happened; the test says nothing of its needle.
         del self.alive[fid]
         (self.dead if self.says("DELETE", fid, 202) else self.unsure).add(fid)
 
@@ -60,11 +60,11 @@ class Writer(threading.Thread):
 @pytest.mark.native_rpcs
 @pytest.mark.only(lambda implementation: implementation.needs_weed or implementation.name == "native")
 @pytest.mark.parametrize("direction", ["from", "to"])
-def test_a_move_loses_nothing_that_was_acknowledged(fresh_server, peer, master, weed, tmp_path, direction):
+def test_a_move_loses_nothing_that_was_acknowledged(fresh_server, other_server, master, weed, tmp_path, direction):
     if weed is None:
         pytest.skip("the shell is upstream's program")
     server = fresh_server()
-    source, target = (server, peer) if direction == "from" else (peer, server)
+    source, target = (server, other_server) if direction == "from" else (other_server, server)
     volume_id = source.new_volume()
     writers = [Writer(source, target, volume_id) for _ in range(WRITERS)]
     for writer in writers:
@@ -91,6 +91,6 @@ def test_a_move_loses_nothing_that_was_acknowledged(fresh_server, peer, master, 
         for fid, data in writer.alive.items():
             reply = target.read(fid)
             assert (reply.status, reply.body) == (200, data), fid
-        if target is peer or server.implementation.has_our_rpcs:
-            # Upstream's receiver makes an empty needle of a deletion that it gets by the tail.
+        if target is other_server or server.implementation.has_our_rpcs:
+            # Upstream's receiver stores an empty needle for a deletion in the tail.
             assert {target.read(fid).status for fid in writer.dead} <= {404}

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from harness.calls import LIMIT_S, call, refusal
 from harness.processes import open_files
-from harness.waiting import wait_until
+from support.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.native_rpcs
 
 @pytest.fixture
 def volume_id(server):
-    """A volume of the test's own."""
+    """A volume for one test."""
     made = server.new_volume()
     yield made
     with contextlib.suppress(grpc.RpcError):
@@ -39,7 +39,7 @@ def maintenance(server):
 
 
 def put(server, volume_id, data=b"data", query=""):
-    """Stores a needle whose payload lies on disk as it is; returns its file id."""
+    """Stores a needle whose payload is stored unchanged. Returns its file id."""
     headers = [("Content-Type", "application/octet-stream")]
     return server.store(data, headers, fid=server.new_fid(volume_id), query=query)
 
@@ -185,7 +185,7 @@ class TestReadingRecords:
 
     @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_a_size_far_below_zero(self, server, volume_id):
-        """Go dies of it."""
+        """Go crashes."""
         put(server, volume_id)
         told = refusal(server, "ReadNeedleBlob", volume_id=volume_id, offset=8, size=-500)
         assert told == "read needle blob offset 8 size -500: invalid needle size -500"
@@ -242,7 +242,7 @@ class TestWritingRecords:
         assert server.read(first).body == server.read(second).body == b"second"
 
     def test_a_needle_under_another_id(self, server, volume_id):
-        """Upstream's own suite copies so: the record keeps the id that it has."""
+        """Upstream's own test suite copies this way: the record keeps its id."""
         fid = put(server, volume_id, b"twice")
         (row,) = rows_of(server, volume_id)
         blob, other = blob_of(server, volume_id, row), server.new_fid(volume_id)
@@ -366,7 +366,7 @@ class TestReadAll:
 
     @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     def test_what_was_deleted_is_not_there(self, server, volume_id):
-        """Go sends it until the index is made anew."""
+        """Go sends it until the index is rebuilt."""
         gone, kept = put(server, volume_id, b"gone"), put(server, volume_id, b"kept")
         assert server.http("DELETE", f"/{gone}").status == 202
         assert [answer.needle_id for answer in self.read_all(server, volume_id)] == [key_of(kept)[0]]
@@ -405,7 +405,7 @@ class TestReadAll:
 
     @pytest.mark.only(lambda implementation: implementation.name == "native")
     def test_a_volume_that_goes_away_meanwhile_is_read_to_its_end(self, server, volume_id):
-        """The stream is held up by flow control, so it is under way. Go waits, or fails; a forwarder waits for it."""
+        """Flow control holds the stream, so it is under way. Go waits or fails; a forwarding server waits for Go."""
         payload = b"x" * (1 << 20)
         for _ in range(24):
             put(server, volume_id, payload)
@@ -416,3 +416,36 @@ class TestReadAll:
         assert len(list(stream)) == 23
         path = str(server.data_dir / f"{volume_id}.dat")
         wait_until(lambda: path not in open_files(server.process.pid), "the file to be let go")
+
+
+class TestRestart:
+    """An accepted write does not make the volume read-only at the next start."""
+
+    @staticmethod
+    def write_all(server, volume_id):
+        """Leaves a record with another id at the end. Returns its new id."""
+        fid = put(server, volume_id, b"twice")
+        (row,) = rows_of(server, volume_id)
+        blob, other = blob_of(server, volume_id, row), server.new_fid(volume_id)
+        call(server, "WriteNeedleBlob", volume_id=volume_id, needle_id=key_of(other)[0], size=row[2], needle_blob=blob)
+        return fid, other
+
+    def check(self, server, volume_id):
+        fids = self.write_all(server, volume_id)
+        server.stop()
+        server.restart()
+        assert not call(server, "VolumeStatus", volume_id=volume_id).is_read_only
+        assert [server.read(fid).body for fid in fids] == [b"twice"] * 2
+        server.store(b"more", fid=server.new_fid(volume_id))
+
+    def test_after_a_record_under_another_id(self, fresh_server):
+        server = fresh_server()
+        self.check(server, server.new_volume())
+
+    @pytest.mark.only(lambda one: one.mode == "native")
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_in_old_versions(self, fresh_server, version):
+        """Upstream's volume is read-only."""
+        server = fresh_server()
+        volume_id = server.new_volume(version=version)
+        self.check(server, volume_id)

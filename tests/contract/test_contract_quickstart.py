@@ -1,4 +1,4 @@
-"""What the README promises: one command, three lines that work as printed, a clean end, and the data still there."""
+"""The promises of the README: one command, three lines that work as printed, a clean end, and durable data."""
 
 import shutil
 import signal
@@ -7,15 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from harness.ports import free_port, free_port_pair
 from harness.processes import ServerProcess
-from harness.waiting import wait_until
-
-LIMIT_S = 20
+from support.ports import free_port, free_port_pair
+from support.waiting import LIMIT_S, wait_until
 
 
 def start(directory, *flags):
-    """A quickstart that runs, or has ended, and the lines that it printed to be tried."""
+    """A running or ended quickstart, and the lines that it printed for the user to try."""
     master, master_grpc = free_port_pair()
     ports = (f"-port={free_port()}", f"-port.grpc={free_port()}")
     masters = (f"-master.port={master}", f"-master.port.grpc={master_grpc}")

@@ -1,5 +1,6 @@
-"""Who may do what: tokens and the white list, decided for the true client by whoever faces it."""
+"""Permissions: tokens and the white list, checked for the true client by the server that the client calls."""
 
+import json
 import signal
 import time
 
@@ -7,7 +8,7 @@ import grpc
 import jwt
 import pytest
 from harness.http1 import fetch
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -74,6 +75,74 @@ def test_keys_guard_writes_and_reads_and_a_hang_up_changes_them(fresh_server):
     assert server.http("GET", "/ui/index.html").status == 400
 
 
+@pytest.mark.only(lambda implementation: not implementation.is_go)
+def test_a_token_writes_no_file_but_its_own(fresh_server):
+    """Go checks the token for the file id in one place of the path, and writes the file id in another."""
+    server = fresh_server(security=toml(write_key=WRITE_KEY))
+    fid = server.new_fid()
+    volume_id, own = fid.split(",")
+    victim = f"{volume_id},{own[:-8]}ff{own[-8:]}"
+    server.store(b"the victim's", bearer(WRITE_KEY, victim), fid=victim)
+    other = victim.split(",")[1]
+    for tail in (f"/x,{other}", f"_x,{other}", f".,{other}", f"/x%2C{other}", f"/x,{other}.jpg", f"/x,{other}_1"):
+        for method in ("PUT", "POST"):
+            path = f"/{volume_id}/{own}{tail}"
+            assert answer(server.http(method, path, bearer(WRITE_KEY, fid), b"the intruder's")) == WRONG_JWT, path
+    assert server.read(victim).body == b"the victim's"
+    assert server.http("PUT", f"/{volume_id}/{own}/x,{own}", bearer(WRITE_KEY, fid), b"own").status == 201
+    assert server.read(fid).body == b"own"
+
+
+NATIVE = pytest.mark.only(lambda implementation: "native" in {implementation.mode, implementation.backend})
+
+
+def secured_manifest(server):
+    """(file id of a manifest, file id of its chunk). Each was uploaded with its own token."""
+    chunk, fid = server.new_fid(), server.new_fid()
+    server.store(b"a chunk", bearer(WRITE_KEY, chunk), fid=chunk)
+    entry = {"fid": chunk, "offset": 0, "size": 7}
+    text = json.dumps({"size": 7, "chunks": [entry]}).encode()
+    return server.store(text, bearer(WRITE_KEY, fid), fid=fid, query="?cm=true"), chunk
+
+
+def test_a_manifest_reads_no_file_that_its_token_does_not(fresh_server):
+    server = fresh_server(security=toml(write_key=WRITE_KEY, read_key=READ_KEY))
+    fid, chunk = secured_manifest(server)
+    assert server.http("HEAD", f"/{fid}", bearer(READ_KEY, fid)).get("Content-Length") == "7"
+    refused = server.http("GET", f"/{fid}", bearer(READ_KEY, fid))
+    assert (refused.status, b"a chunk" in refused.body) == (500, False)
+    assert server.http("GET", f"/{chunk}", bearer(READ_KEY, chunk)).body == b"a chunk"
+
+
+@NATIVE
+def test_a_manifest_deletes_no_file_that_its_token_does_not(fresh_server):
+    """Go deletes them, by an RPC that knows no tokens."""
+    server = fresh_server(security=toml(write_key=WRITE_KEY))
+    fid, chunk = secured_manifest(server)
+    refused = server.http("DELETE", f"/{fid}", bearer(WRITE_KEY, fid))
+    assert answer(refused) == (401, {"error": f"Delete chunks error: chunk delete {chunk}: wrong jwt"})
+    assert server.read(fid).body == server.read(chunk).body == b"a chunk"
+    # A client with all the tokens deletes each chunk with its own token, then the manifest alone.
+    assert server.http("DELETE", f"/{chunk}", bearer(WRITE_KEY, chunk)).status == 202
+    assert server.http("DELETE", f"/{fid}?cm=false", bearer(WRITE_KEY, fid)).status == 202
+    assert server.read(fid).status == server.read(chunk).status == 404
+
+
+@NATIVE
+def test_a_token_covers_a_file_and_those_that_follow_it_in_a_manifest_too(fresh_server):
+    server = fresh_server(security=toml(write_key=WRITE_KEY, read_key=READ_KEY))
+    fid = server.new_fid()
+    for number, data in ((1, b"first, "), (2, b"second")):
+        assert server.http("PUT", f"/{fid}_{number}", bearer(WRITE_KEY, fid), data).status == 201
+    entries = [{"fid": f"{fid}_1", "offset": 0, "size": 7}, {"fid": f"{fid}_2", "offset": 7, "size": 6}]
+    server.store(
+        json.dumps({"size": 13, "chunks": entries}).encode(), bearer(WRITE_KEY, fid), fid=fid, query="?cm=true"
+    )
+    assert server.http("GET", f"/{fid}", bearer(READ_KEY, fid)).body == b"first, second"
+    assert server.http("DELETE", f"/{fid}", bearer(WRITE_KEY, fid)).status == 202
+    assert server.http("GET", f"/{fid}_1", bearer(READ_KEY, fid)).status == 404
+
+
 def test_the_white_list_goes_by_the_address_of_the_client(fresh_server):
     server = fresh_server("-whiteList=192.0.2.0/24", security=toml(white_list="127.0.0.1"))
     fid = server.store(b"listed")
@@ -105,7 +174,7 @@ def test_calls_and_writes_are_refused_to_who_is_not_listed(fresh_server):
     assert server.http("PUT", "/1,01637037d6", [], b"x").status == 401
     request = pb.AllocateVolumeRequest(volume_id=1998, replication="000", version=3)
     with pytest.raises(grpc.RpcError) as raised:
-        server.rpc.AllocateVolume(request, timeout=10)
+        server.rpc.AllocateVolume(request, timeout=LIMIT_S)
     assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert raised.value.details() == "not authorized: 127.0.0.1"
-    assert server.rpc.Ping(pb.PingRequest(), timeout=10).start_time_ns
+    assert server.rpc.Ping(pb.PingRequest(), timeout=LIMIT_S).start_time_ns

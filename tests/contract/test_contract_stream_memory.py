@@ -20,11 +20,11 @@ COOKIE = 0x637037D6
 PAYLOAD = bytes(3 * MIB)
 FIRST_NS = 1_700_000_000 * 10**9
 SOME, MANY, MORE = 4, 64, 256
-"""Needles: 12 MiB to grow warm, 192 MiB to write, 768 MiB to read."""
+"""Needles: 12 MiB to warm up, 192 MiB to write, 768 MiB to read."""
 
 
 def large_volume(server, count):
-    """A volume of `count` needles of 3 MiB, whose payloads are holes in the file."""
+    """A volume with `count` needles of 3 MiB. Their payloads are holes in the file."""
     volume_id = server.new_volume()
     server.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=volume_id), timeout=LIMIT_S)
     checksum = crc32c(PAYLOAD)
@@ -60,7 +60,7 @@ def read(server, volume_id):
 
 
 def read_slowly(server, volume_id):
-    """By a client that takes a message only when there is nothing else to be had: what it does not take, piles up."""
+    """A client that takes a message only when nothing else can be done: untaken messages accumulate."""
     request = pb.ReadAllNeedlesRequest(volume_ids=[volume_id])
     stream = server.rpc.ReadAllNeedles(request, timeout=LIMIT_S)
     taken = 0
@@ -72,7 +72,7 @@ def read_slowly(server, volume_id):
 
 
 class Watch:
-    """How far the process has grown since it was warm."""
+    """The growth of the process since it was warm."""
 
     def __init__(self, server):
         self._pid = server.process.pid

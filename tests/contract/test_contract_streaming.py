@@ -1,4 +1,4 @@
-"""Large bodies: whole, in order, and never gathered in the memory of what only passes them on."""
+"""Large bodies: whole, in order, and never gathered in the memory of a server that forwards them."""
 
 import pytest
 from harness.http1 import Connection
@@ -30,7 +30,7 @@ def test_a_client_that_leaves_in_the_middle_hurts_nobody(server):
 
 @pytest.mark.only(lambda implementation: implementation.is_supervised)
 def test_forwarding_a_large_file_costs_little_memory(server):
-    """slow: 256 MiB up and down through the supervisor, whose peak must not follow."""
+    """Slow: 256 MiB up and down through the supervisor, whose peak memory must not grow with the size."""
     pid, fid = server.process.pid, server.new_fid()
     with Connection(server.admin, limit_s=60) as connection:
         upload(connection, server.new_fid(), 1)

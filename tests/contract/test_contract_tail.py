@@ -1,4 +1,4 @@
-"""Following a volume: what is sent, what a receiver makes of it, and a move under a writer that loses nothing."""
+"""Following a volume: the sent records, the receiver's volume, and a move under a writer that loses nothing."""
 
 import itertools
 import shutil
@@ -10,7 +10,7 @@ import grpc
 import pytest
 from harness.implementations import Implementation
 from harness.server import VolumeServer
-from harness.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import actual_size, parse_needle
@@ -18,41 +18,25 @@ from native_handlers.pb import volume_server_pb2 as pb
 
 pytestmark = pytest.mark.native_rpcs
 
-LIMIT_S = 40.0
 MESSAGE_BYTES = 2 << 20
 LARGE = Random(7).randbytes(2 * MESSAGE_BYTES)
-"""What nobody compresses."""
+"""Content that no client and no server compresses."""
 IDLE_ROUNDS = 2
 NOT_EXEC = pytest.mark.only(lambda implementation: implementation.mode != "exec")
-"""That one is upstream's program itself."""
+"""The program that answers is upstream's."""
 
 
 @pytest.fixture(scope="module")
-def peer(master, weed, tmp_path_factory):
+def other_server(master, weed, tmp_path_factory):
     """A native server to move volumes to and from."""
-    made = VolumeServer(Implementation("peer", mode="native"), tmp_path_factory.mktemp("peer"), master, weed)
+    made = VolumeServer(Implementation("other", mode="native"), tmp_path_factory.mktemp("other"), master, weed)
     yield made
     assert made.stop() == 0
     assert "Traceback" not in (made.base / "server.log").read_text()
 
 
-@pytest.fixture(autouse=True)
-def leave_as_found(request):
-    """Deletes the volumes that a test made, for a server has room for some only."""
-    names = {"server", "peer"} & set(request.fixturenames)
-    before = [(one, volumes_of(one)) for one in map(request.getfixturevalue, names)]
-    yield
-    for one, ids in before:
-        for volume_id in volumes_of(one) - ids - {one.volume_id}:
-            one.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)
-
-
-def volumes_of(server):
-    return {int(path.stem.rpartition("_")[2]) for path in server.data_dir.glob("*.dat")}
-
-
-def peer_address(server):
-    """host:port.grpcPort, as servers name each other."""
+def address_of_source(server):
+    """host:port.grpcPort, the notation of servers among themselves."""
     return f"{server.url}.{server.layout.grpc_port}"
 
 
@@ -63,7 +47,10 @@ def tail(server, volume_id, since_ns=0, idle=0):
 
 def receive(target, source, volume_id, since_ns=0, idle=1):
     request = pb.VolumeTailReceiverRequest(
-        volume_id=volume_id, since_ns=since_ns, idle_timeout_seconds=idle, source_volume_server=peer_address(source)
+        volume_id=volume_id,
+        since_ns=since_ns,
+        idle_timeout_seconds=idle,
+        source_volume_server=address_of_source(source),
     )
     return target.rpc.VolumeTailReceiver.future(request, timeout=LIMIT_S)
 
@@ -157,7 +144,7 @@ def test_what_is_written_later_is_sent_too(server):
 
 
 def test_upstreams_backup_follows_a_volume(server, weed, tmp_path):
-    """It asks for what was appended since its own last record, and indexes that itself."""
+    """The backup asks for the appends since its own last record, and indexes them itself."""
     if weed is None or server.master.is_embedded:
         pytest.skip("the program that follows is upstream's")
     volume_id = server.new_volume()
@@ -173,11 +160,11 @@ def test_upstreams_backup_follows_a_volume(server, weed, tmp_path):
 
 @NOT_EXEC
 @pytest.mark.parametrize("direction", ["from", "to"])
-def test_a_receiver_gets_everything(server, peer, direction):
-    source, target = (server, peer) if direction == "from" else (peer, server)
+def test_a_receiver_gets_everything(server, other_server, direction):
+    source, target = (server, other_server) if direction == "from" else (other_server, server)
     volume_id = server.new_volume()
     request = pb.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3)
-    peer.rpc.AllocateVolume(request, timeout=LIMIT_S)
+    other_server.rpc.AllocateVolume(request, timeout=LIMIT_S)
     headers = [("Content-Type", "text/plain"), ("Seaweed-Mine", "kept")]
     fids = [source.store(b"text " * number * 100, headers, fid=source.new_fid(volume_id)) for number in range(1, 5)]
     fids.append(source.store(LARGE, fid=source.new_fid(volume_id)))
@@ -196,22 +183,22 @@ def test_a_receiver_gets_everything(server, peer, direction):
 
 
 @NOT_EXEC
-def test_a_deletion_is_followed(server, peer):
-    """By our receiver: upstream's stores an empty needle in place of what was deleted."""
+def test_a_deletion_is_followed(server, other_server):
+    """For the native receiver: upstream's stores an empty needle for a deletion."""
     volume_id = server.new_volume()
     request = pb.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3)
-    peer.rpc.AllocateVolume(request, timeout=LIMIT_S)
+    other_server.rpc.AllocateVolume(request, timeout=LIMIT_S)
     gone, kept = (server.store(b"x" * 100, fid=server.new_fid(volume_id)) for _ in range(2))
     delete(server, gone)
-    receive(peer, server, volume_id).result()
-    assert peer.read(gone).status == 404
-    assert peer.read(kept).status == 200
-    assert file_of(peer, volume_id, ".dat").stat().st_size == file_of(server, volume_id, ".dat").stat().st_size
-    assert file_of(peer, volume_id, ".idx").stat().st_size == file_of(server, volume_id, ".idx").stat().st_size
+    receive(other_server, server, volume_id).result()
+    assert other_server.read(gone).status == 404
+    assert other_server.read(kept).status == 200
+    assert file_of(other_server, volume_id, ".dat").stat().st_size == file_of(server, volume_id, ".dat").stat().st_size
+    assert file_of(other_server, volume_id, ".idx").stat().st_size == file_of(server, volume_id, ".idx").stat().st_size
 
 
 class Writer(threading.Thread):
-    """Writes needles, and deletes some, until it is refused. `alive` and `dead` are what was acknowledged."""
+    """Writes needles, and deletes some, until a refusal. `alive` and `dead` are the acknowledged state."""
 
     def __init__(self, server, volume_id, may_delete):
         super().__init__(daemon=True)
@@ -235,13 +222,12 @@ class Writer(threading.Thread):
 
 @NOT_EXEC
 @pytest.mark.parametrize("direction", ["from", "to"])
-def test_a_move_under_a_writer_loses_nothing(server, peer, direction):
-    """Copy, mount, tail; the source stops taking writes while it is tailed; then the target is as the source is.
-
-    Files are copied as files, before the writer begins. Source: weed/operation/volume_move/volume_move.go, which stops
-    the writes first, and takes what was on its way then from the tail.
+def test_a_move_under_a_writer_loses_nothing(server, other_server, direction):
+    """Copy, mount, tail. The source stops taking writes during the tail; afterwards the target equals the source. Files
+    are copied before the writer begins. Source: weed/operation/volume_move/volume_move.go, which stops the writes
+    first, and takes late writes from the tail.
     """
-    source, target = (server, peer) if direction == "from" else (peer, server)
+    source, target = (server, other_server) if direction == "from" else (other_server, server)
     volume_id = source.new_volume()
     for number in range(10):
         source.store(b"before %d" % number, fid=source.new_fid(volume_id))
@@ -277,16 +263,16 @@ def test_a_move_under_a_writer_loses_nothing(server, peer, direction):
     assert target.read(next(iter(writer.alive))).status == 200
 
 
-def test_a_source_that_is_killed_ends_its_receiver(fresh_server, peer):
+def test_a_source_that_is_killed_ends_its_receiver(fresh_server, other_server):
     source = fresh_server()
     volume_id = source.new_volume()
-    peer.rpc.AllocateVolume(
+    other_server.rpc.AllocateVolume(
         pb.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3), timeout=LIMIT_S
     )
     fid = source.store(b"before the end", fid=source.new_fid(volume_id))
-    following = receive(peer, source, volume_id, idle=0)
-    wait_until(lambda: peer.read(fid).status == 200, "the first needle")
+    following = receive(other_server, source, volume_id, idle=0)
+    wait_until(lambda: other_server.read(fid).status == 200, "the first needle")
     source.process.end()
     code, _ = refused(following.result)
     assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
-    assert peer.read(fid).body == b"before the end"
+    assert other_server.read(fid).body == b"before the end"

@@ -1,16 +1,16 @@
-"""The life of a volume as an administrator steers it: made, opened, closed, marked, configured, described, deleted.
-
-For each RPC: what it does, that it may be repeated, what it refuses and with which words, what maintenance forbids.
+"""An administrator's operations on a volume: allocate, mount, unmount, mark, configure, describe, delete. For each RPC:
+its effect, repetition, refusals and their texts, and what maintenance forbids.
 """
 
 import contextlib
 import json
+import os
 
 import grpc
 import pytest
 from harness.calls import LIMIT_S, call, refusal
-from harness.ports import LOOPBACK
-from harness.waiting import wait_until
+from support.ports import LOOPBACK
+from support.waiting import wait_until
 
 from native_handlers.pb import master_pb2, methods
 from native_handlers.pb import volume_server_pb2 as pb
@@ -92,7 +92,7 @@ class TestAllocate:
     @pytest.mark.only(lambda implementation: implementation.has_our_rpcs)
     @pytest.mark.parametrize("version", [0, 9])
     def test_versions_that_there_are_not(self, server, version):
-        """Go refuses with the same words, and leaves files."""
+        """Go refuses with the same text, and leaves files."""
         told = refusal(server, "AllocateVolume", volume_id=1_000_999, version=version)
         assert told == f"volume super block version {version} is not supported"
         assert files_of(server, "1000999") == []
@@ -230,7 +230,7 @@ def test_maintenance_refuses_what_changes_volumes(server, volume_id):
 
 
 def placement_at_master(server, volume_id):
-    """What the master says of the copy that `server` has; None while it knows of none."""
+    """The master's placement of the copy on `server`; None before the master knows the copy."""
     target = f"{LOOPBACK}:{server.master.grpc_port}"
     with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
         answer = methods.master(channel).VolumeList(master_pb2.VolumeListRequest(), timeout=LIMIT_S)
@@ -408,3 +408,21 @@ class TestDescriptions:
         for absent in (volume_id, ABSENT, 2**32 - 1):
             assert refusal(server, name, volume_id=absent) == text % absent
         call(server, "VolumeMount", volume_id=volume_id)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the mode keeps others than root from writing")
+@pytest.mark.parametrize(("extension", "is_read_only"), [("idx", False), ("vif", False), ("dat", True)])
+def test_the_mode_of_the_data_file_alone_makes_a_volume_read_only(fresh_server, extension, is_read_only):
+    """At the start, by the bits of the file's owner, for root too."""
+    server = fresh_server()
+    volume_id = server.new_volume()
+    fid = server.store(b"data", fid=server.new_fid(volume_id))
+    server.stop()
+    (server.data_dir / f"{volume_id}.{extension}").chmod(0o444)
+    server.restart()
+    status = server.rpc.VolumeStatus(pb.VolumeStatusRequest(volume_id=volume_id), timeout=LIMIT_S)
+    assert status.is_read_only is is_read_only
+    assert server.read(fid).body == b"data"
+    wanted = 500 if is_read_only else 201
+    assert server.http("PUT", f"/{server.new_fid(volume_id)}", (), b"more").status == wanted
+    assert server.http("DELETE", f"/{fid}").status == (500 if is_read_only else 202)

@@ -1,25 +1,44 @@
-"""Two servers with equal, empty volumes: Go's and our own. Skipped where there is no `weed`."""
+"""Go's programs, and two servers with equal, empty volumes: Go's and a native one. Skipped without `weed`."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
-
+from go_pair import open_pair
 from harness import implementations
 from harness.master import Master
 from harness.server import RPC_LIMIT_S, VolumeServer
+from support.command_line import Machine
 
 from native_handlers.pb import volume_server_pb2
 
 PLAIN, WITH_TTL, READ_ONLY, ABSENT = 3, 4, 5, 99
-"""Ids of the volumes; there is none of the last."""
+"""Ids of the volumes. The last one has no volume."""
+
+
+@pytest.fixture(scope="session")
+def weed_program():
+    """The Go program. Skips the test without one."""
+    weed, why_not = implementations.find_weed()
+    if weed is None:
+        pytest.skip(why_not)
+    return Path(weed).resolve()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A running Go server and the native handlers, for modules that are skipped without `weed`."""
+    with open_pair(tmp_path_factory.mktemp("native"), tmp_path_factory.mktemp("go")) as both:
+        yield both
 
 
 @pytest.fixture(scope="session")
 def both(tmp_path_factory):
-    """(Go's server, ours), each with a master of its own, for they hold volumes of the same ids."""
+    """(Go's server, the native server), each with its own master, because they hold volumes of the same ids."""
     weed, why_not = implementations.find_weed()
     if weed is None:
         pytest.skip(why_not)

@@ -1,4 +1,6 @@
-"""Asks both servers the same and says where the answers differ. What is not compared is named here, with the reason."""
+"""Sends the same request to both servers and reports differences. The differences that are ignored are named here, with
+the reason.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ NOT_COMPARED = {
     "transfer-encoding": "Go leaves Content-Length out of some answers whose length it does not know, and we know it",
 }
 ONLY_IF_BOTH = {"content-length": "as transfer-encoding"}
-"""Compared where both servers send it."""
+"""Compared if both servers send it."""
 DEPEND_ON_DEFLATE = {"etag", "content-length", "content-range"}
-"""Not compared where a server compressed an upload: its deflate makes other bytes, and the tag is their checksum."""
+"""Not compared if a server compressed an upload: its deflate makes other bytes, and the tag is their checksum."""
 
 _NEEDLE_IDS = itertools.count(0x100, 0x10)
 _NOBODY_HAS_IT = re.compile(rb"volume (id )?\d+ not found")
@@ -29,7 +31,7 @@ _BOUNDARY = re.compile(rb"[0-9a-f]{60}")
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer without what is not compared. None where the connection was closed instead."""
+    """One answer without the ignored parts. None if the server closed the connection instead."""
 
     status: int
     headers: dict[str, str]
@@ -37,7 +39,7 @@ class Answer:
 
 
 class Pair:
-    """Both servers during one example, whose needle ids no other example has."""
+    """Both servers during one example. The needle ids belong to this example alone."""
 
     def __init__(self, go, ours):
         self._servers = (go, ours)
@@ -47,7 +49,7 @@ class Pair:
         self._is_compressed = False
 
     def ask(self, ask):
-        """The request as we got it, Go's answer and ours."""
+        """The request as received, Go's answer and the native one."""
         self._is_compressed = self._is_compressed or ask.is_compressible
         target = ask.target
         for slot, needle_id in enumerate(self._ids):
@@ -65,7 +67,7 @@ class Pair:
     def _fetch(self, server, ask, raw):
         with Connection(server.public if ask.is_public else server.admin) as connection:
             try:
-                # A server may answer and close while the body is still on its way.
+                # A server may answer and close before it has read the body.
                 with suppress(ConnectionResetError, BrokenPipeError):
                     connection.send(raw)
                 return connection.read_reply(ask.method)
@@ -92,12 +94,12 @@ class Pair:
 
 
 def difference(theirs, ours):
-    """What differs, as text; "" where nothing does."""
+    """The difference as text; "" for equal answers."""
     if theirs is not None and ours is not None and theirs.status == 201 and _NOBODY_HAS_IT.search(ours.body):
-        # Go acknowledges an upload for a volume that nobody has, and stores it nowhere.
+        # Go acknowledges an upload for a volume that no server has, and stores nothing.
         return "" if ours.status == 500 else f"status: {ours.status}"
     if theirs is None:
-        # Go's handler has crashed, or its server refuses the request by closing. We answer, with the client's fault.
+        # Go's handler crashed, or its server refuses the request by closing. The native server answers with a 4xx.
         return "" if ours is not None and 400 <= ours.status < 500 else f"Go closes, we answer {ours}"
     if ours is None:
         return f"we close, Go answers {theirs}"
@@ -113,7 +115,7 @@ def difference(theirs, ours):
 
 
 def _without_deflate(reply, body):
-    """The body without what another deflate makes different: tags, sizes, compressed bytes."""
+    """The body without the parts that another deflate changes: tags, sizes, compressed bytes."""
     body = re.sub(rb'"eTag":\s*"[0-9a-f]{8}"', b'"eTag":""', body)
     body = re.sub(rb'\{\s*"size":\s*[1-9]\d*\s*\}', b'{"size":1}', body)
     if reply.get("Content-Encoding") != "gzip":

@@ -1,4 +1,4 @@
-"""Random requests: mostly sensible, each of their parts sometimes odd."""
+"""Random requests: mostly sensible; each part is sometimes odd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TARGET_ALPHABET = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) 
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. `{n}` in the target stands for the needle id of slot n, which is another one in each example."""
+    """One request. `{n}` in the target stands for the needle id of slot n, which differs from example to example."""
 
     method: str
     target: str
@@ -27,11 +27,11 @@ class Ask:
     body: bytes | None = None
     is_public: bool = False
     is_compressible: bool = field(default=False)
-    """Whether the server may compress the body, and then not to the same bytes."""
+    """Whether the server may compress the body; Go's bytes and native ones then differ."""
 
 
 def mostly(usual, odd, *, odds=6):
-    """`usual`, but once in `odds` times `odd`."""
+    """`usual`, or `odd` once in `odds` times."""
     return st.integers(1, odds).flatmap(lambda number: odd if number == 1 else usual)
 
 
@@ -71,7 +71,7 @@ def object_paths(draw):
 
 @st.composite
 def broken_paths(draw):
-    """A path with something put in, taken out or put elsewhere."""
+    """A path with something inserted, removed or moved."""
     path = draw(object_paths())
     at = draw(st.integers(1, len(path)))
     inserted = draw(
@@ -232,7 +232,7 @@ def contents(draw):
 
 @st.composite
 def upload_extras(draw, data):
-    """Headers that an upload may have besides, on the request or on a part."""
+    """Headers that an upload may have in addition, on the request or on a part."""
     extras = {}
     if draw(st.integers(0, 5)) == 0:
         extras["Content-Encoding"] = draw(st.sampled_from(["gzip", "GZIP", "zstd", "identity", "", "gzip, gzip"]))
@@ -336,7 +336,7 @@ def form_uploads(draw):
     headers = [("Content-Type", mime)] if mime else []
     method = draw(mostly(st.just("POST"), st.just("PUT"), odds=8))
     target = with_query(draw(paths), draw(write_queries))
-    # As a raw body it is text, and mostly the boundary.
+    # As a raw body it is text, usually the boundary.
     is_compressible = method == "PUT" or "form-data" not in mime or any(compressible for _, compressible in made)
     return Ask(method, target, tuple(headers + draw(pairs)), body, is_compressible=is_compressible)
 
@@ -379,7 +379,7 @@ asks = st.one_of(reads(), reads(), reads(), raw_uploads(), form_uploads(), delet
 
 
 def plain_upload(slot):
-    """What makes reads of the slot find something."""
+    """An upload that makes later reads of the slot find a needle."""
     return st.builds(
         lambda content, mime: Ask(
             "PUT", f"/3,{slot}{COOKIE}?ts={MODIFIED_S}", (("Content-Type", mime),) if mime else (), content

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
-import socket
 import subprocess
-import threading
-import time
-import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from support.ports import free_ports
+from support.waiting import LIMIT_S, wait_until
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-START_S = 30.0
 STOP_S = 5.0
 
 
@@ -39,13 +35,9 @@ class Weed:
     volumes: list[WeedVolume]
 
 
-def find_weed() -> str | None:
-    return os.environ.get("WEED_BINARY") or shutil.which("weed")
-
-
 @contextmanager
 def running_weed(program: str, directory: Path, volume_servers: int = 1):
-    """The servers, ready; ended in every case."""
+    """The running servers. They are ended in every case."""
     (directory / "config").mkdir()
     (directory / "master").mkdir()
     common = [program, f"-config_dir={directory / 'config'}"]
@@ -53,7 +45,7 @@ def running_weed(program: str, directory: Path, volume_servers: int = 1):
     master = f"127.0.0.1:{port}.{grpc_port}"
     flags = ["-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc_port}", f"-mdir={directory / 'master'}"]
     with ExitStack() as stack:
-        stack.enter_context(running([*common, "master", *flags], directory / "master.log"))
+        stack.enter_context(running([*common, "master", "-telemetry=false", *flags], directory / "master.log"))
         wait_for(f"http://127.0.0.1:{port}/cluster/status", b"Leader")
         volumes = [
             start_volume(stack, [*common, "volume", f"-mserver={master}"], directory / f"volume{number}")
@@ -83,22 +75,13 @@ def running(command: list[str], log: Path):
         process.wait(STOP_S)
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
 def wait_for(url: str, needed: bytes) -> None:
-    deadline_s = time.monotonic() + START_S
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if needed in answer.read():
-                    return
-        except (OSError, urllib.error.URLError) as error:
-            last: object = error
-        else:
-            last = "not ready"
-        assert time.monotonic() < deadline_s, f"{url}: {last}"
-        threading.Event().wait(0.05)
+    wait_until(lambda: has_answer(url, needed), f"{url} to answer with {needed!r}")
+
+
+def has_answer(url: str, needed: bytes) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
+            return needed in answer.read()
+    except OSError:
+        return False

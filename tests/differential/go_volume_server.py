@@ -1,38 +1,35 @@
-"""A Go master and volume server on loopback, for tests that ask it what the right answer is."""
+"""A Go master and volume server on loopback, for tests that compare with the Go server's answer."""
 
 from __future__ import annotations
 
 import http.client
-import os
-import shutil
-import socket
 import subprocess
-import threading
-import time
 from contextlib import ExitStack, contextmanager
 
 import grpc
+from harness import implementations
+from support.ports import free_ports
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb.methods import volume_server
 from native_handlers.pb.volume_server_pb2 import AllocateVolumeRequest
 
 START_LIMIT_S = 60
-STOP_LIMIT_S = 30
+STOP_LIMIT_S = 60
 
 
 def find_weed():
     """The program in WEED_BINARY or on PATH, or None."""
-    named = os.environ.get("WEED_BINARY")
-    return named if named and os.access(named, os.X_OK) else shutil.which("weed")
+    return implementations.find_weed()[0]
 
 
 @contextmanager
 def go_volume_server(weed, folder, volume_id, *flags, security=""):
-    """Yields (admin port, public port) of a server with one empty volume; both processes end with the block.
-
-    `security` is what its security.toml says. None as `volume_id` makes no volume: a white list forbids us to.
+    """Yields (admin port, public port) of a server with one empty volume. Both processes end with the block. `security`
+    is the content of its security.toml. With None as `volume_id` no volume is made: a white list forbids the test to
+    make one.
     """
-    master, master_grpc, admin, volume_grpc, public = _free_ports(5)
+    master, master_grpc, admin, volume_grpc, public = free_ports(5)
     config = folder / "config"
     for name in ("config", "master", "volume"):
         (folder / name).mkdir()
@@ -54,11 +51,13 @@ def go_volume_server(weed, folder, volume_id, *flags, security=""):
             _running([*head, "master", "-telemetry=false", *_flags({**common, "mdir": folder / "master"})], log)
         )
         stack.enter_context(_running([*head, "volume", *_flags(volume), *flags], log))
-        _wait_until_healthy(admin)
+        _wait_until_answered(admin, "/healthz")
         if volume_id is not None:
             with grpc.insecure_channel(f"127.0.0.1:{volume_grpc}") as channel:
                 allocation = AllocateVolumeRequest(volume_id=volume_id, version=3)
                 volume_server(channel).AllocateVolume(allocation, timeout=START_LIMIT_S, wait_for_ready=True)
+            # The server caches for minutes the answer about a volume that the master does not know yet.
+            _wait_until_answered(master, f"/dir/lookup?volumeId={volume_id}")
         yield admin, public
 
 
@@ -80,25 +79,16 @@ def _running(command, log):
             process.wait()
 
 
-def _wait_until_healthy(port):
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", "/healthz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        finally:
-            connection.close()
-        threading.Event().wait(0.05)
-    raise AssertionError("the Go volume server did not become healthy")
+def _wait_until_answered(port, path):
+    wait_until(lambda: _answers(port, path), f"the Go program on port {port} to answer {path}", START_LIMIT_S)
 
 
-def _free_ports(count):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+def _answers(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -1,5 +1,4 @@
-"""The derived command line and configuration, tried on the Go program itself: a real master in the relay's place.
-
+"""The derived command line and configuration, tried on the Go program itself: a real master stands in for the relay.
 Needs `weed`. Each test starts two processes on loopback and ends them.
 """
 
@@ -7,14 +6,10 @@ import contextlib
 import datetime
 import ipaddress
 import os
-import shutil
 import socket
 import subprocess
-import threading
-import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import grpc
 import pytest
@@ -22,6 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from support.waiting import LIMIT_S as DEADLINE_S
+from support.waiting import wait_until
 
 from native_handlers.pb import volume_server_pb2
 from supervisor.backend.child_config import ChildConfigDirectory, derive_files, relay_tls
@@ -33,29 +30,17 @@ from supervisor.wire.server_address import ServerAddress
 pytestmark = pytest.mark.slow
 """Two Go processes per test, about a second each to become ready."""
 
-DEADLINE_S = 30
 STATUS_METHOD = "/volume_server_pb.VolumeServer/VolumeServerStatus"
 
 
 @pytest.fixture
-def weed():
-    found = shutil.which(os.environ.get("WEED_BINARY") or "weed")
-    if found is None:
-        pytest.skip("no weed: WEED_BINARY is not set to one and PATH has none")
-    return Path(found).resolve()
-
-
-def wait_until(condition, what):
-    end = time.monotonic() + DEADLINE_S
-    nobody = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {DEADLINE_S} s"
-        nobody.wait(0.05)
+def weed(weed_program):
+    return weed_program
 
 
 def http_status(url):
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -91,6 +76,7 @@ def child(weed, tmp_path, *argv, master_config=None):
         relay = ServerAddress("127.0.0.1", its.ports.http, its.ports.grpc)
         master = [weed, "-logtostderr=true", f"-config_dir={master_config or empty}", "master", "-ip=127.0.0.1"]
         master += [f"-port={relay.port}", f"-port.grpc={relay.grpc_port}", f"-mdir={tmp_path}/mdir", "-peers=none"]
+        master += ["-telemetry=false"]
         with (
             running(master, tmp_path / "master.log"),
             ChildConfigDirectory(derive_files(config.security), tmp_path) as directory,
@@ -117,7 +103,7 @@ def volume_server_status(port):
             request_serializer=volume_server_pb2.VolumeServerStatusRequest.SerializeToString,
             response_deserializer=volume_server_pb2.VolumeServerStatusResponse.FromString,
         )
-        return call(volume_server_pb2.VolumeServerStatusRequest(), timeout=10, wait_for_ready=True)
+        return call(volume_server_pb2.VolumeServerStatusRequest(), timeout=DEADLINE_S, wait_for_ready=True)
 
 
 def knows_of(relay, address):
@@ -134,7 +120,7 @@ def test_the_name_localhost_listens_on_127_0_0_1_with_every_listener(weed, tmp_p
 
 
 def test_white_list_off_and_signing_key_on(weed, tmp_path):
-    """The guard is ours; the key is checked by both."""
+    """The guard is in the front; both check the key."""
     (tmp_path / "security.toml").write_text(
         '[jwt.signing]\nkey = "k"\n[guard]\nwhite_list = "192.0.2.99"\n[https.volume]\ncert = "x"\nkey = "y"\n'
     )
@@ -142,14 +128,14 @@ def test_white_list_off_and_signing_key_on(weed, tmp_path):
         url = f"http://127.0.0.1:{ports.http}/3,01637037d6"
         request = urllib.request.Request(url, data=b"x", method="PUT")
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=5)
+            urllib.request.urlopen(request, timeout=DEADLINE_S)
         assert refused.value.code == 401
         assert b"jwt" in refused.value.read()
         assert volume_server_status(ports.grpc).version
 
 
 def test_tls_to_masters_and_plaintext_on_loopback(weed, tmp_path):
-    """With grpc.volume certificates the child dials its master with TLS, and serves gRPC to us without."""
+    """With grpc.volume certificates the child dials its master with TLS, and serves gRPC to the front without TLS."""
     master_config = tmp_path / "master-config"
     master_config.mkdir()
     make_certificates(tmp_path)
@@ -165,7 +151,7 @@ def test_tls_to_masters_and_plaintext_on_loopback(weed, tmp_path):
 
 
 def make_certificates(directory):
-    """A CA, and one certificate for server and client as operators of a SeaweedFS cluster use it."""
+    """A CA, and one certificate for server and client, as operators of a SeaweedFS cluster use it."""
     now = datetime.datetime.now(datetime.UTC)
 
     def build(name, key, issuer, issuer_key, *extensions):

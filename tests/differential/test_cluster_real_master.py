@@ -6,47 +6,40 @@ Slow: each test starts one or two programs. Skipped where no `weed` is found in 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 from contextlib import contextmanager
 
 import grpc
 import pytest
 import trio
-from cluster_fake_master import until
+from go_volume_server import find_weed
+from support.ports import free_port
+from support.waiting import LIMIT_S as DEADLINE_S
+from support.waiting import LIMIT_S as READY_S
+from support.waiting import until
 
 from native_handlers.pb import master_pb2, volume_server_pb2
 from native_handlers.pb.methods import master as master_client
 from native_handlers.pb.methods import volume_server as volume_client
 from supervisor.cluster.dial import dial_insecure
-from supervisor.cluster.embedded_master import EmbeddedMasterConfig, serve_embedded_master
-from supervisor.cluster.heartbeat import serve_heartbeat
+from supervisor.cluster.heartbeat import HeartbeatHandle, serve_heartbeat
 from supervisor.cluster.heartbeat_session import HeartbeatTimings
 from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.master_view import MasterView
 from supervisor.cluster.node_model import NodeModel
+from supervisor.cluster.node_source import NodeProperties
 from supervisor.cluster.relay import MasterRelay
-from supervisor.cluster.source_feed import NodeFacts
+from supervisor.embedded_master import EmbeddedMasterConfig, serve_embedded_master
 from supervisor.wire.server_address import ServerAddress
 
-WEED = os.environ.get("WEED_BINARY") or shutil.which("weed")
+WEED = find_weed()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(WEED is None, reason="no weed program in WEED_BINARY or on the PATH"),
 ]
-READY_S = 30
-DEADLINE_S = 10
 PULSE = HeartbeatTimings(pulse_s=0.3, final_beat_s=2)
 OURS = NodeIdentity("127.0.0.1", 47321, 57321, "127.0.0.1:47321")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -88,7 +81,7 @@ async def real_master(tmp_path):
     address = ServerAddress("127.0.0.1", port, grpc_port)
     home = tmp_path / "master"
     arguments = ("-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc_port}", f"-mdir={home}", "-peers=none")
-    with running(home, "master", *arguments):
+    with running(home, "master", "-telemetry=false", *arguments):
         await eventually(address, "/cluster/status", lambda rows: rows and rows.get("Leader"))
         yield address
 
@@ -105,13 +98,19 @@ def nodes(rows):
 async def test_a_real_master_keeps_the_same_books(nursery, tmp_path, real_master):
     model = NodeModel(["native"])
     feed = model.feed("native")
-    feed.set_facts(NodeFacts({"": 9, "ssd": 4}, location_uuids=("u1",), max_file_key=500))
+    feed.set_facts(NodeProperties({"": 9, "ssd": 4}, location_uuids=("u1",), max_file_key=500))
     feed.replace_volumes([volume(1, size=77, collection="c", ttl=0x0301, file_count=3), volume(2, disk_type="ssd")])
     feed.replace_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=9, ec_index_bits=7, shard_sizes=[1, 2, 3])])
     view = MasterView([real_master])
     handle = await nursery.start(
         lambda task_status: serve_heartbeat(
-            model, OURS, [real_master], dial_insecure, view=view, timings=PULSE, task_status=task_status
+            model,
+            OURS,
+            [real_master],
+            dial_insecure,
+            handle=HeartbeatHandle(view),
+            timings=PULSE,
+            task_status=task_status,
         )
     )
     await until(lambda: handle.is_connected and view.settings.volume_size_limit_bytes)
@@ -143,7 +142,7 @@ async def test_a_real_master_keeps_the_same_books(nursery, tmp_path, real_master
 
 
 class Supervised:
-    """Our half of proxy mode: model, heartbeat, relay; the child is a real `weed volume`."""
+    """The supervisor's part of proxy mode: model, heartbeat, relay. The child is a real `weed volume`."""
 
     def __init__(self, home, master):
         self.model = NodeModel(["child"])
@@ -176,7 +175,13 @@ async def supervised(nursery, tmp_path, real_master):
     ours = Supervised(tmp_path / "child", real_master)
     await nursery.start(
         lambda task_status: serve_heartbeat(
-            ours.model, OURS, [real_master], dial_insecure, view=ours.view, timings=PULSE, task_status=task_status
+            ours.model,
+            OURS,
+            [real_master],
+            dial_insecure,
+            handle=HeartbeatHandle(ours.view),
+            timings=PULSE,
+            task_status=task_status,
         )
     )
     yield ours
@@ -219,7 +224,7 @@ async def test_a_real_child_is_seen_at_our_address_and_may_die_unseen(supervised
         await allocate(supervised, 8, child)
         await eventually(real_master, "/dir/status", lambda rows: nodes(rows) and nodes(rows)[0]["Volumes"] == 2)
         unmount = volume_server_pb2.VolumeUnmountRequest(volume_id=8)
-        with supervised.relay.absorb_deletions([8]):
+        with supervised.model.hold([8]):
             await trio.to_thread.run_sync(supervised.call, "VolumeUnmount", unmount)
             await until(lambda: 8 not in {key[1] for key in supervised.model.feed("child").volumes})
             mount = volume_server_pb2.VolumeMountRequest(volume_id=8)
@@ -257,9 +262,9 @@ async def test_a_master_restart_heals_by_itself(nursery, tmp_path):
     home = tmp_path / "master"
     arguments = ("-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc_port}", f"-mdir={home}", "-peers=none")
     model = NodeModel(["native"])
-    model.feed("native").set_facts(NodeFacts({"": 9}, location_uuids=("u1",)))
+    model.feed("native").set_facts(NodeProperties({"": 9}, location_uuids=("u1",)))
     model.feed("native").replace_volumes([volume(1)])
-    with running(home, "master", *arguments):
+    with running(home, "master", "-telemetry=false", *arguments):
         handle = await nursery.start(
             lambda task_status: serve_heartbeat(
                 model, OURS, [address], dial_insecure, timings=PULSE, task_status=task_status
@@ -268,6 +273,6 @@ async def test_a_master_restart_heals_by_itself(nursery, tmp_path):
         await eventually(address, "/dir/status", nodes)
     await until(lambda: handle.disconnections.get(address.http, 0) > 0 and not handle.is_connected)
     assert handle.is_heartbeating
-    with running(home, "master", *arguments):
+    with running(home, "master", "-telemetry=false", *arguments):
         await eventually(address, "/dir/lookup?volumeId=1", lambda rows: rows and rows.get("locations"))
         nursery.cancel_scope.cancel()

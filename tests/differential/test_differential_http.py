@@ -1,7 +1,6 @@
-"""Random requests to Go's server and to ours, one after the other on equal volumes: the answers must be the same.
-
-Each example begins with needles of its own, so its answers depend on nothing that another one did. What it finds is
-mended, and becomes a test with a name in tests/unit/http_native/test_http_native_found.py.
+"""Random requests to Go's server and to the native one, one after the other on equal volumes: the answers must be the
+same. Each example begins with its own needles, so its answers depend on no other example. A found difference is mended,
+and gets a named test in tests/unit/http_native/test_http_native_found.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from differential_requests import sequences
 from hypothesis import HealthCheck, given, settings
 
 pytestmark = pytest.mark.slow
-"""Two masters and two servers are started."""
+"""Starts two masters and two servers."""
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture])

@@ -1,6 +1,5 @@
-"""The same calls on upstream's volume server and on ours, over copies of the same volume: same answers.
-
-Skips without a `weed` program (WEED_BINARY or PATH).
+"""The same calls on upstream's volume server and on the native one, over copies of the same volume: same answers. Skips
+without a `weed` program (WEED_BINARY or PATH).
 """
 
 from __future__ import annotations
@@ -15,18 +14,21 @@ from itertools import combinations
 
 import grpc
 import pytest
-from grpc_native_fakes import FakeMasters, make_node
-from grpc_native_weed import find_weed, running_weed
+from go_cluster import running_weed
+from go_volume_server import find_weed
+from support.grpc_nodes import FakeMasters, make_node
+from support.stores import open_node_store
+from support.waiting import LIMIT_S as T
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
 from native_handlers.format.types import to_bytes_offset
-from native_handlers.grpc.handlers import GRPC_HANDLERS
+from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import volume_server
-from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.cluster.dial import dial_insecure
 from supervisor.cluster.master_view import MasterView
@@ -34,7 +36,7 @@ from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.gateway.grpc_masters import ClusterMasters
 from supervisor.gateway.grpc_native import native_engines
-from supervisor.net.grpc_peers import Peer, PeerRegistry
+from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_native
 from supervisor.wire.server_address import ServerAddress
@@ -44,19 +46,17 @@ pytestmark = [
     pytest.mark.skipif(WEED is None, reason="needs a weed program: set WEED_BINARY or put it into PATH"),
     pytest.mark.slow,
 ]
-T = 10
 OPENED_READ_ONLY = 46
-"""While upstream has a volume open that it opened read-only, it does not count what is deleted meanwhile, and counts
-empty needles as deleted."""
+"""Upstream counts no deletions of a volume that is open read-only, and counts empty needles as deleted."""
 
 
-class Everyone(PeerRegistry):
-    def find(self, _grpc_peer):
-        return Peer("127.0.0.1", 1)
+class Everyone(ClientRegistry):
+    def find(self, _grpcio_name):
+        return GrpcClient("127.0.0.1", 1)
 
 
 class RealPing(FakeMasters):
-    """Marks go nowhere, for the master does not know our server; pings go to the real master."""
+    """Marks go nowhere, because the master does not know the native server. Pings go to the real master."""
 
     def __init__(self, masters: ClusterMasters) -> None:
         super().__init__()
@@ -76,17 +76,24 @@ def weed(tmp_path_factory):
 
 
 @pytest.fixture
+def store(tmp_path):
+    opened = open_node_store(tmp_path / "volumes")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
 def both(weed, tmp_path, store):
-    """Clients of upstream's server and of ours."""
+    """Clients of upstream's server and of the native one."""
     masters = ClusterMasters(MasterView([ServerAddress.parse(weed.master)]), dial_insecure)
     node = make_node(tmp_path, store, state=StoreStateKeeper(store), masters=RealPing(masters))
     gateway = GrpcGateway(
         table=LiveTable(table_native([f"grpc.{name}" for name in GRPC_HANDLERS])),
-        native=native_engines(node, GRPC_HANDLERS),
-        peers=Everyone(),
+        native=native_engines(node, GRPC_HANDLERS, BYTES_HANDLERS),
+        clients=Everyone(),
         gate=AdminGate(lambda host: True),
     )
-    port = gateway.start()
+    port = gateway.start_on_loopback()
     with grpc.insecure_channel(weed.volumes[0].grpc) as theirs, grpc.insecure_channel(f"127.0.0.1:{port}") as ours:
         yield theirs, ours
     gateway.drain(0)
@@ -94,7 +101,7 @@ def both(weed, tmp_path, store):
 
 
 def outcome(channel, name, request, metadata=()):
-    """What came of a call, but for what must differ between two servers."""
+    """The result of a call, without the parts that must differ between two servers."""
     call_of = getattr(volume_server(channel), name)
     if name == "ReadAllNeedles":
         return outcome_of_stream(call_of(request, timeout=T, metadata=metadata))
@@ -116,7 +123,7 @@ def outcome(channel, name, request, metadata=()):
 
 
 def outcome_of_stream(stream):
-    """Everything that came, and how it ended."""
+    """All messages of a stream, and its end."""
     came = []
     try:
         came.extend(stream)
@@ -126,7 +133,9 @@ def outcome_of_stream(stream):
 
 
 def mask(text: str) -> str:
-    """`text` without what names the server: its address, its directories, and Go's two ways to space fields."""
+    """`text` without the parts that name the server: its address, its directories, and Go's two ways to space
+    fields.
+    """
     text = re.sub(r"readat \S+/", "readat …/", text).replace("  ", " ")
     text = text.split(": rpc error: code = Unavailable", maxsplit=1)[0]
     for marker in (" on 127.0.0.1:", "volume server "):
@@ -158,7 +167,7 @@ def upload(weed, fid, body, query=""):
 
 @contextmanager
 def volume_at_upstream(weed, channel, volume_id, **fields):
-    """Makes a volume there, has it filled, and closes it."""
+    """Makes a volume on upstream's server, has it filled, and closes it."""
     client = volume_server(channel)
     client.AllocateVolume(pb.AllocateVolumeRequest(volume_id=volume_id, version=3, **fields), timeout=T)
     yield client
@@ -238,7 +247,9 @@ def test_the_same_answers_of_odd_volumes(weed, both, store):
 
 
 def test_the_same_answers_of_large_and_of_corrupt_needles(weed, both, store):
-    """Large ones are read and checked in another way than small ones here, which nobody may notice."""
+    """Upstream and the native server read and check large needles in another way than small ones; the answers must not
+    show that.
+    """
     theirs, _ours = both
     payloads = {1: b"small", 2: os.urandom(3 << 20), 3: b"rotten", 4: b"rotten" + os.urandom(3 << 20)}
     with volume_at_upstream(weed, theirs, 48):
@@ -260,7 +271,7 @@ def test_the_same_answers_of_large_and_of_corrupt_needles(weed, both, store):
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_the_same_answers_of_old_volumes(weed, both, store, tmp_path, version):
-    """Written ten days ago, in each version; one needle has outlived its TTL."""
+    """Written ten days ago, in each version. The TTL of one needle has passed."""
     (tmp_path / "made").mkdir()
     config = StoreConfig((LocationConfig(tmp_path / "made", tmp_path / "made", 8),))
     ten_days_ago_ns = time.time_ns() - 10 * 86_400 * 10**9
@@ -284,7 +295,7 @@ def test_the_same_answers_of_old_volumes(weed, both, store, tmp_path, version):
 def calls_on_an_odd_volume(volume_id, rows, *, is_deleted_from=False):
     yield "VolumeMount", pb.VolumeMountRequest(volume_id=volume_id)
     if not is_deleted_from and not any(row.size < 0 for row in rows):
-        # Upstream sends what was deleted too.
+        # Upstream sends deleted needles too.
         yield "ReadAllNeedles", pb.ReadAllNeedlesRequest(volume_ids=[volume_id])
     yield from descriptions(volume_id, rows)
     yield "BatchDelete", pb.BatchDeleteRequest(file_ids=[f"{volume_id},{n:02d}637037d6" for n in range(1, 4)])
@@ -309,7 +320,7 @@ def descriptions(volume_id, rows):
 
 
 def copy_volume(weed, store, name):
-    """Copies the files of a volume that upstream's server has closed; returns the rows of its index."""
+    """Copies the files of a volume that upstream's server has closed. Returns the rows of its index."""
     for path in weed.volumes[0].directory.glob(f"{name}.*"):
         shutil.copy2(path, store.locations[0].path)
     return list(iter_entries((weed.volumes[0].directory / f"{name}.idx").read_bytes(), 4))
@@ -359,7 +370,7 @@ def calls_on_the_server(master: str):
 
 
 def calls_on_records(volume_id, rows):
-    """Reading at places that are records, that are none, that are outside of the file; then storing records."""
+    """Reads at places that are records, that are none, and that are outside of the file; then storing records."""
     size = rows[0].size
     places = [(to_bytes_offset(row.offset), row.size) for row in rows]
     places += [(8, size + 1), (8, 0), (8, -1), (0, 8), (3, 5), (1 << 40, 64), (400_000, 64), (-8, 64)]
@@ -433,7 +444,7 @@ def calls_on_a_volume():
 
 
 def pairs_of_faults():
-    """Of which one is told. What is wrong with a TTL we say in our own words."""
+    """Pairs of faults, of which one is reported. The text for a wrong TTL is this project's own."""
     faults = ({"replication": "zz"}, {"volume_id": 7}, {"disk_type": "ssd"}, {"version": 9})
     for first, second in combinations(faults, 2):
         yield {"volume_id": 10, "version": 3} | first | second

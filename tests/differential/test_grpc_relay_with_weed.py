@@ -1,6 +1,5 @@
-"""Upstream's server behind our relay and gateway, and upstream's server as the client before it.
-
-Skips without a `weed` program (WEED_BINARY or PATH).
+"""Upstream's server behind the relay and the gateway, and upstream's server as the client before them. Skips without a
+`weed` program (WEED_BINARY or PATH).
 """
 
 from __future__ import annotations
@@ -12,17 +11,20 @@ from functools import partial
 import grpc
 import pytest
 import trio
-from grpc_native_weed import find_weed, running_weed
+from go_cluster import running_weed
+from go_volume_server import find_weed
+from support.waiting import LIMIT_S as T
 
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS, volume_server
 from supervisor.backend.channel import CHANNEL_OPTIONS
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_forward import BackendEngine
-from supervisor.gateway.grpc_gate import GATED, AdminGate
+from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
-from supervisor.net.grpc_peers import PeerRegistry
+from supervisor.net.grpc_clients import ClientRegistry
 from supervisor.routing.live import LiveTable
+from supervisor.routing.registry import ROUTES_BY_NAME, Gate
 from supervisor.routing.table import table_forwarding_all
 
 WEED = find_weed()
@@ -30,7 +32,6 @@ pytestmark = [
     pytest.mark.skipif(WEED is None, reason="needs a weed program: set WEED_BINARY or put it into PATH"),
     pytest.mark.slow,
 ]
-T = 20
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +44,17 @@ def weed(tmp_path_factory):
 async def relay_before(address: str, **relay):
     """The port of a relay and gateway that forward everything to `address`."""
     backend = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    peers = PeerRegistry()
+    clients = ClientRegistry()
     allows = relay.pop("allows", lambda host: True)
     gateway = GrpcGateway(
         table=LiveTable(table_forwarding_all()),
         native={},
-        peers=peers,
+        clients=clients,
         gate=AdminGate(allows),
         backend=BackendEngine(lambda: backend, {}),
     )
-    settings = RelaySettings(target_port=gateway.start(), peers=peers, **relay)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    settings = RelaySettings(target=gateway.start(), clients=clients, **relay)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_byte_relay, listeners, settings, handler_nursery=nursery))
@@ -75,7 +76,7 @@ def allocate(channel, volume_id: int) -> None:
 
 
 async def test_every_rpc_gets_the_same_answer_through_us(weed):
-    """Empty requests: most are refused, and how is upstream's to say. What depends on time is left out."""
+    """Empty requests: upstream refuses most, with its own texts. Time-dependent parts are left out."""
     changing = {"Ping", "VolumeServerStatus", "VolumeServerLeave"}
 
     def compare(port: int) -> None:
@@ -103,7 +104,9 @@ def outcome(channel, method):
 
 
 async def test_a_go_client_copies_a_volume_through_us(weed):
-    """The second server fetches a volume from the first, whose address is ours: grpc-go to us, streams and all."""
+    """The second server fetches a volume from the first, whose address is the front's: grpc-go's requests and streams
+    to the front.
+    """
     source, target = weed.volumes
     data = bytes(range(256)) * 20_000
 
@@ -158,11 +161,11 @@ async def test_an_endless_stream_ends_when_its_client_goes(weed):
         await trio.to_thread.run_sync(tail, port)
 
 
-async def test_the_gate_sees_the_true_peer(weed):
+async def test_the_gate_sees_the_true_client(weed):
     def attempt(port: int) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             client = volume_server(channel)
-            assert "AllocateVolume" in GATED
+            assert ROUTES_BY_NAME["grpc.AllocateVolume"].gate is Gate.WHITE_LIST
             with pytest.raises(grpc.RpcError) as caught:
                 allocate(channel, 61)
             assert caught.value.details() == "not authorized: 127.0.0.1"

@@ -6,84 +6,18 @@ Content-Length, which Go leaves out of some answers. Slow: two Go processes are 
 
 from __future__ import annotations
 
-import http.client
 import itertools
-import re
 
 import pytest
-import trio
-from go_volume_server import find_weed, go_volume_server
-from http_native_kit import SETTINGS, fetch, make_context
+from go_pair import COOKIE
+from go_volume_server import find_weed
 
-from native_handlers.http.message import Listener
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
-from supervisor.routing.match import match_http
+from native_handlers.http_model.message import Listener
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
 
-VOLUME_ID = 4
-COOKIE = "12345678"
-NOT_COMPARED = {"Date", "X-Amz-Request-Id", "Transfer-Encoding", "Connection", "Content-Length"}
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 TS = "?ts=1700000000"
-
-
-class Pair:
-    """Both servers behind one call."""
-
-    def __init__(self, admin_port, public_port, context):
-        self._ports = {Listener.ADMIN: admin_port, Listener.PUBLIC: public_port}
-        self._context = context
-        self._ids = itertools.count(1)
-
-    def new_fid(self):
-        return f"/{VOLUME_ID},{next(self._ids):x}{COOKIE}"
-
-    def ask(self, method, target, headers=(), body=b"", listener=Listener.ADMIN):
-        """Asks both, and fails where the answers differ. Returns the status."""
-        pairs = list(headers.items() if isinstance(headers, dict) else headers)
-        theirs = self._ask_go(method, target, pairs, body, listener)
-        ours = trio.run(self._ask_native, method, target, pairs, body, listener)
-        assert ours == theirs, (method, target, headers, body[:80])
-        return ours[0]
-
-    def _ask_go(self, method, target, headers, body, listener):
-        connection = http.client.HTTPConnection("127.0.0.1", self._ports[listener], timeout=30)
-        try:
-            connection.putrequest(method, target, skip_accept_encoding=True)
-            for name, value in headers:
-                connection.putheader(name, value.encode("latin-1"))
-            if body or method in {"PUT", "POST"}:
-                connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body or None)
-            response = connection.getresponse()
-            return comparable(response.status, response.getheaders(), response.read())
-        finally:
-            connection.close()
-
-    async def _ask_native(self, method, target, headers, body, listener):
-        route = match_http(listener, method, target.partition("?")[0])
-        asked = {"method": method, "target": target, "headers": headers, "body": body, "listener": listener}
-        answer = await fetch(route.name, self._context, **asked)
-        return comparable(answer.status, answer.headers, answer.body)
-
-
-def comparable(status, headers, body):
-    kept = {name: re.sub("boundary=.*", "boundary=B", value) for name, value in headers if name not in NOT_COMPARED}
-    return status, kept, re.sub(rb"--[0-9a-f]{60}", b"--B", body)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    own = tmp_path_factory.mktemp("native")
-    store = open_store(StoreConfig(locations=(LocationConfig(path=own, idx_path=own, max_volumes=8),)))
-    try:
-        store.allocate_volume(VOLUME_ID)
-        with go_volume_server(find_weed(), tmp_path_factory.mktemp("go"), VOLUME_ID) as (admin, public):
-            yield Pair(admin, public, make_context(store=store, settings=SETTINGS))
-    finally:
-        store.close()
 
 
 def multipart(*parts):
@@ -135,7 +69,7 @@ def test_uploads_and_how_they_are_read_back(pair, name):
 
 @pytest.fixture(scope="module")
 def fid(pair):
-    """One object with everything on it."""
+    """One object with all metadata."""
     target = pair.new_fid()
     headers = {"Content-Type": "a/b", "Seaweed-Foo": "1", "seaweed-bar-BAZ": "x y"}
     assert pair.ask("PUT", target + TS, headers, b"0123456789" * 10) == 201

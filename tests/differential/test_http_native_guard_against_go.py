@@ -1,7 +1,6 @@
-"""Who is refused, and when: requests that a guard refuses or that no handler gets, to Go and to our gateway.
-
-What is wrong with a request besides may come to light before or after it is refused, and clients see which. Slow: two
-pairs of Go processes are started. Skipped without `weed`.
+"""Refusals and their order: requests that a guard refuses or that no handler gets, to Go and to the gateway. Another
+fault of a request may be found before or after the refusal, and clients see the order. Slow: two pairs of Go processes
+are started. Skipped without `weed`.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ import jwt
 import pytest
 import trio
 from go_volume_server import find_weed, go_volume_server
-from http_native_kit import SETTINGS, make_context, make_request
+from support.http_native import SETTINGS, make_context, make_request
+from support.stores import open_at
+from support.waiting import LIMIT_S
 
-from native_handlers.http.handlers import HTTP_HANDLERS
-from native_handlers.http.message import Listener
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
-from supervisor.cli.config import HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
+from native_handlers.http_model.message import Listener
+from supervisor.config.config import HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.routing.live import LiveTable
+from supervisor.routing.native import NATIVE_HTTP
 from supervisor.routing.table import table_native
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
@@ -57,20 +56,20 @@ TARGETS = (
 
 
 class Fronts:
-    """Go's server and our gateway, each with the same guard."""
+    """Go's server and the gateway, each with the same guard."""
 
     def __init__(self, ports, gateway):
         self._ports = ports
         self._gateway = gateway
 
     def ask(self, method, target, listener, token=""):
-        """(status, Location, body) of Go and of us."""
+        """(status, Location, body) of Go and of the native server."""
         headers = [("Authorization", f"Bearer {token}")] if token else []
         theirs = self._ask_go(method, target, listener, headers)
         return theirs, trio.run(self._ask_native, method, target, listener, headers)
 
     def _ask_go(self, method, target, listener, headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self._ports[listener], timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._ports[listener], timeout=LIMIT_S)
         try:
             connection.putrequest(method, target)
             for name, value in headers:
@@ -104,13 +103,13 @@ def fronts(request, tmp_path_factory):
         https_client=HttpsClientConfig(),
     )
     flags = [f"-whiteList={','.join(white_list)}"] if white_list else []
-    store = open_store(StoreConfig(locations=(LocationConfig(path=own, idx_path=own, max_volumes=8),)))
+    store = open_at(own)
     try:
         if not white_list:
             store.allocate_volume(VOLUME_ID)
         gateway = HttpGateway(
-            LiveTable(table_native(HTTP_HANDLERS)),
-            HTTP_HANDLERS,
+            LiveTable(table_native(NATIVE_HTTP)),
+            NATIVE_HTTP,
             make_context(store=store, settings=SETTINGS),
             None,
             Guard(security),
@@ -126,7 +125,7 @@ def fronts(request, tmp_path_factory):
 
 
 def shown(fronts, token_of):
-    """Where the two differ, by request."""
+    """The differences between the two, by request."""
     differing = {}
     for listener in Listener:
         for method in METHODS:

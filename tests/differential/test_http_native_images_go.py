@@ -1,6 +1,5 @@
-"""The same images, asked of the Go server and of the native handlers: equal sizes and formats, and nearly equal pixels.
-
-Bytes differ, for two encoders never agree. Slow: two Go processes are started. Skipped without `weed`.
+"""The same images from the Go server and from the native handlers: equal sizes and formats, and nearly equal pixels.
+Bytes differ, because no two encoders agree. Slow: two Go processes are started. Skipped without `weed`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import numpy as np
 import pytest
 import trio
 from go_volume_server import find_weed, go_volume_server
-from http_native_kit import SETTINGS, fetch, make_context
 from PIL import Image
-from test_http_native_images import encoded, oriented, picture
-
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
+from support.http_native import SETTINGS, fetch, make_context
+from support.images import encoded, oriented, picture
+from support.stores import open_at
+from support.waiting import LIMIT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
 
@@ -52,14 +50,14 @@ PICTURES = {
     "text": b"no image",
 }
 FAR = 24
-"""How far the mean of an area may be off: encoders round, and GIF dithers."""
+"""By how much the mean of an area may differ: encoders round, and GIF dithers."""
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     """The Go server's port, and the context of a native one; both have a volume."""
     own = tmp_path_factory.mktemp("native")
-    store = open_store(StoreConfig(locations=(LocationConfig(path=own, idx_path=own, max_volumes=8),)))
+    store = open_at(own)
     try:
         store.allocate_volume(VOLUME_ID)
         go = go_volume_server(find_weed(), tmp_path_factory.mktemp("go"), VOLUME_ID, "-images.fix.orientation")
@@ -70,7 +68,7 @@ def servers(tmp_path_factory):
 
 
 def ask_go(port, method, target, body=None, mime="image/png"):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
     try:
         connection.request(method, target, body, {"Content-Type": mime} if body else {})
         response = connection.getresponse()
@@ -87,7 +85,7 @@ async def ask_native(context, method, target, body=b"", mime="image/png"):
 
 
 def seen(data):
-    """Format, mode and size of an image, and its colours on a grid of 4x4 areas; other data is itself."""
+    """Format, mode and size of an image, and its colours on a grid of 4x4 areas; other data unchanged."""
     try:
         image = Image.open(io.BytesIO(data))
         mode = image.mode
@@ -120,7 +118,7 @@ def test_the_same_pictures(servers, name):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("value", range(10))
 def test_the_same_turns(servers, value, mode):
-    """Of even width: in a mirrored one of odd width the Go server leaves a black column."""
+    """Images of even width: Go's mirrored images of odd width have a black column."""
     port, context = servers
     fid = f"/{VOLUME_ID},{value + (100 if mode == 'L' else 200):x}12345678"
     data = oriented(value, picture(mode=mode))

@@ -1,5 +1,5 @@
-"""The names that the router gives, checked by the original: which handler of a real server answers a request shows in
-what it says. Needs a `weed` (WEED_BINARY or the PATH).
+"""The router's names, checked against upstream: the answer of a real server shows which of its handlers made it. Needs
+a `weed` (WEED_BINARY or the PATH).
 """
 
 from __future__ import annotations
@@ -7,20 +7,17 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
-import os
-import shutil
-import socket
 import subprocess
-import threading
-import time
 from dataclasses import dataclass
 
 import pytest
+from support.ports import free_ports
+from support.waiting import LIMIT_S as START_LIMIT_S
+from support.waiting import wait_until
 
-from native_handlers.http.message import Listener
+from native_handlers.http_model.message import Listener
 from supervisor.routing.match import match_http
 
-START_LIMIT_S = 30.0
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "get"]
 PATHS = [
     "/status",
@@ -58,10 +55,8 @@ class Weed:
 
 
 @pytest.fixture(scope="module")
-def weed(tmp_path_factory):
-    program = os.environ.get("WEED_BINARY") or shutil.which("weed")
-    if not program:
-        pytest.skip("there is no weed: WEED_BINARY is not set and none is in the PATH")
+def weed(tmp_path_factory, weed_program):
+    program = weed_program
     home = tmp_path_factory.mktemp("weed")
     for name in ("config", "master", "volume"):
         (home / name).mkdir()
@@ -69,6 +64,7 @@ def weed(tmp_path_factory):
     base = [program, f"-config_dir={home / 'config'}"]
     master_flags = [
         "master",
+        "-telemetry=false",
         "-ip=127.0.0.1",
         f"-port={master}",
         f"-port.grpc={master_grpc}",
@@ -80,36 +76,22 @@ def weed(tmp_path_factory):
         for flags in (master_flags, volume_flags):
             process = subprocess.Popen([*base, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(end, process)
-        wait_until_healthy(port)
+        wait_until(lambda: is_healthy(port), "weed to be healthy")
         yield Weed({Listener.ADMIN: port, Listener.PUBLIC: public})
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 def end(process):
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(START_LIMIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def wait_until_healthy(port):
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if ask(port, "GET", "/healthz").status == 200:
-                return
-        # A probe is refused at once while nobody listens; this paces the next one.
-        threading.Event().wait(0.05)
-    pytest.fail(f"weed was not healthy within {START_LIMIT_S} s")
+def is_healthy(port):
+    with contextlib.suppress(OSError):
+        return ask(port, "GET", "/healthz").status == 200
 
 
 @dataclass(frozen=True)
@@ -120,7 +102,7 @@ class Answer:
 
 
 def ask(port, method, path):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_LIMIT_S)
     with contextlib.closing(connection):
         connection.request(method, path, headers={"Content-Length": "0"})
         response = connection.getresponse()
@@ -128,7 +110,7 @@ def ask(port, method, path):
 
 
 def handler_seen(answer):
-    """Which handler it was, as far as an answer shows it."""
+    """The handler that made an answer, as far as the answer shows it."""
     allowed = answer.headers.get("access-control-allow-methods")
     if "server" not in answer.headers:
         return "files"
@@ -166,7 +148,7 @@ EXPECTED = {
 
 @pytest.mark.slow
 def test_a_real_server_answers_each_request_as_its_route_says(weed):
-    """Slow: the first of it starts a master and a volume server."""
+    """Slow: the first test starts a master and a volume server."""
     wrong = []
     for listener, method, path in itertools.product(Listener, METHODS, PATHS):
         route = match_http(listener, method, path)
@@ -179,7 +161,7 @@ def test_a_real_server_answers_each_request_as_its_route_says(weed):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["//status", "/./status", "/x/../status", "/3,01/../status"])
 def test_an_unclean_path_is_never_acted_upon(weed, path):
-    """Slow: see above. The route of such a path goes by its method; the answer is a redirect all the same."""
+    """Slow: see above. The route of such a path depends on its method; the answer is a redirect in each case."""
     for method in ("GET", "POST", "DELETE"):
         answer = ask(weed.ports[Listener.ADMIN], method, path)
         assert (answer.status, answer.headers["location"]) == (307, "/status")

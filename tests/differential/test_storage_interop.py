@@ -1,34 +1,39 @@
-"""Volumes written here are read by upstream's program, and the other way round. Skipped where there is no `weed`."""
+"""Upstream's program reads native volumes, and the store reads upstream's. Skipped without `weed`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import select
-import shutil
-import socket
 import subprocess
 import tarfile
-import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from go_volume_server import find_weed
+from support.checked_directories import checked_directories
+from support.ports import free_ports
+from support.stores import open_at
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.fid import parse_file_id
 from native_handlers.format.idx import iter_entries
-from native_handlers.format.needle import Needle, actual_size
+from native_handlers.format.needle import Needle, actual_size, tail_size
 from native_handlers.format.ttl import Ttl
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import Deleted
-from native_handlers.storage.store import Store, StoreConfig, open_store
+from native_handlers.format.types import NEEDLE_HEADER_BYTES
+from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import Deleted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WEED = os.environ.get("WEED_BINARY") or shutil.which("weed")
+    from native_handlers.storage.store import Store
+
+__all__ = ["checked_directories"]
+
+WEED = find_weed()
 pytestmark = pytest.mark.skipif(WEED is None, reason="needs a `weed`: WEED_BINARY is not set and PATH has none")
 
 
@@ -48,7 +53,7 @@ def weed(*arguments: str, cwd: Path) -> str:
 
 def opened(path: Path, width: int = 4) -> Store:
     path.mkdir(exist_ok=True)
-    return open_store(StoreConfig((LocationConfig(path, path, 8),), offset_width_bytes=width))
+    return open_at(path, offset_width_bytes=width)
 
 
 def sample(number: int) -> Needle:
@@ -75,11 +80,11 @@ def written(request, tmp_path):
     store = opened(path)
     store.allocate_volume(7, collection="c", replication="001", version=request.param)
     for number in range(1, 65):
-        store.write_needle(7, sample(number))
+        store.get_volume(7).write(sample(number))
     for number in range(1, 65, 10):
-        store.write_needle(7, Needle(needle_id=number, cookie=0xC0FFEE00 + number, data=b"second"))
+        store.get_volume(7).write(Needle(needle_id=number, cookie=0xC0FFEE00 + number, data=b"second"))
     for number in range(5, 65, 10):
-        store.delete_needle(7, number, 0xC0FFEE00 + number)
+        store.get_volume(7).delete(number, 0xC0FFEE00 + number)
     store.close()
     return path
 
@@ -91,11 +96,11 @@ def live() -> dict[int, bytes]:
 
 def check_content(store: Store, vid: int) -> None:
     for number, payload in live().items():
-        read = store.read_needle(vid, number, cookie=0xC0FFEE00 + number)
+        read = store.get_volume(vid).read(number, cookie=0xC0FFEE00 + number)
         assert read.needle.data == payload
     for number in range(5, 65, 10):
         with pytest.raises(Deleted):
-            store.read_needle(vid, number, cookie=None)
+            store.get_volume(vid).read(number, cookie=None)
 
 
 def test_upstream_exports_what_was_written_here(written, tmp_path):
@@ -125,7 +130,9 @@ def test_upstream_rebuilds_an_index_that_is_read_here(written, tmp_path):
 
 @pytest.mark.damage("the vacuum is left before it is decided on")
 def test_upstream_encodes_every_record_to_the_same_bytes(written, tmp_path):
-    """A vacuum by upstream decodes each live record and encodes it again; apart from order they must be ours."""
+    """A vacuum by upstream decodes each live record and encodes it again. Apart from the order the bytes must be the
+    native ones.
+    """
     weed("compact", f"-dir={written}", "-collection=c", "-volumeId=7", "-method=index", cwd=tmp_path)
     version = (written / "c_7.dat").read_bytes()[0]
 
@@ -142,6 +149,27 @@ def test_upstream_encodes_every_record_to_the_same_bytes(written, tmp_path):
     assert theirs == records("c_7.dat", "c_7.idx")
 
 
+def test_a_vacuum_here_leaves_what_upstreams_leaves(written, tmp_path):
+    """Except the padding of the records, which upstream leaves to chance."""
+    weed("compact", f"-dir={written}", "-collection=c", "-volumeId=7", "-method=index", cwd=tmp_path)
+    theirs = {extension: (written / f"c_7{extension}").read_bytes() for extension in (".cpd", ".cpx")}
+    for extension in theirs:
+        (written / f"c_7{extension}").unlink()
+    store = opened(written)
+    list(store.find_volume(7).compaction.run(CompactionOptions()))
+    ours = {extension: (written / f"c_7{extension}").read_bytes() for extension in theirs}
+    store.commit_compaction(7)
+    assert {number: store.get_volume(7).read(number, cookie=None).needle.data for number in live()} == live()
+    store.close()
+    assert ours[".cpx"] == theirs[".cpx"]
+    version = ours[".cpd"][0]
+    assert len(ours[".cpd"]) == len(theirs[".cpd"])
+    assert ours[".cpd"][:8] == theirs[".cpd"][:8]
+    for row in iter_entries(ours[".cpx"], 4):
+        start, length = row.offset * 8, NEEDLE_HEADER_BYTES + row.size + tail_size(version)
+        assert ours[".cpd"][start : start + length] == theirs[".cpd"][start : start + length]
+
+
 def test_a_volume_vacuumed_by_upstream_is_read_here(written, tmp_path):
     weed("compact", f"-dir={written}", "-collection=c", "-volumeId=7", "-method=data", cwd=tmp_path)
     other = tmp_path / "theirs"
@@ -151,7 +179,7 @@ def test_a_volume_vacuumed_by_upstream_is_read_here(written, tmp_path):
     store = opened(other)
     assert store.findings == []
     for number, payload in live().items():
-        assert store.read_needle(7, number, cookie=None).needle.data == payload
+        assert store.get_volume(7).read(number, cookie=None).needle.data == payload
     report = store.volume_reports()[0]
     assert (report.compact_revision, report.deleted_byte_count, str(report.replica_placement)) == (1, 0, "001")
     store.close()
@@ -160,42 +188,36 @@ def test_a_volume_vacuumed_by_upstream_is_read_here(written, tmp_path):
 # ---- against a running server
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-
-
 def fetch(url: str, *, method: str = "GET", body: bytes | None = None) -> bytes:
     request = urllib.request.Request(
         url, data=body, method=method, headers={"Content-Type": "application/octet-stream"}
     )  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=LIMIT_S) as response:
         return response.read()
 
 
-def wait_for(condition, seconds: float = 30):
-    """Polls until `condition` answers something true; the pause only spares the machine."""
-    deadline = time.monotonic() + seconds
-    while True:
+def wait_for(condition, what):
+    """Polls until `condition` returns a true value, which servers that start do not."""
+
+    def found():
         with contextlib.suppress(OSError, KeyError, ValueError):
-            if found := condition():
-                return found
-        assert time.monotonic() < deadline, "not ready in time"
-        select.select([], [], [], 0.05)
+            return condition()
+
+    return wait_until(found, what)
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    """A master and a volume server of upstream's; yields (master url, volume url, directory, stop the server)."""
+    """A master and a volume server of upstream; yields (master url, volume url, directory, function that stops the
+    server).
+    """
     http_m, grpc_m, http_v, grpc_v = free_ports(4)
     directory = tmp_path / "go"
     for name in ("go", "m", "conf"):
         (tmp_path / name).mkdir()
     common = [WEED, f"-config_dir={tmp_path / 'conf'}", f"-logdir={tmp_path}"]
     master = [*common, "master", "-ip=127.0.0.1", f"-port={http_m}", f"-port.grpc={grpc_m}", f"-mdir={tmp_path / 'm'}"]
+    master += ["-telemetry=false"]
     volume = [*common, "volume", "-ip=127.0.0.1", f"-port={http_v}", f"-port.grpc={grpc_v}", f"-dir={directory}"]
     volume += [f"-master=127.0.0.1:{http_m}.{grpc_m}", "-max=8", "-preStopSeconds=0", "-minFreeSpacePercent=0"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
@@ -207,22 +229,22 @@ def cluster(tmp_path):
             stack.callback(process.kill)
             processes.append(process)
             if command is master:
-                wait_for(lambda: json.loads(fetch(f"{master_url}/cluster/status")).get("IsLeader"))
+                wait_for(lambda: json.loads(fetch(f"{master_url}/cluster/status")).get("IsLeader"), "a leader")
 
         def stop() -> None:
             processes[1].terminate()
             processes[1].wait(timeout=60)
 
-        wait_for(lambda: fetch(f"{volume_url}/healthz") == b"")
+        wait_for(lambda: fetch(f"{volume_url}/healthz") == b"", "the volume server to be healthy")
         yield master_url, volume_url, directory, stop
 
 
 @pytest.mark.slow
 def test_a_volume_written_by_a_running_upstream_server_is_read_and_continued_here(cluster):
-    """Slow: starts two servers of upstream's."""
+    """Slow: starts two upstream servers."""
     master_url, volume_url, directory, stop = cluster
     payloads = {}
-    first = wait_for(lambda: json.loads(fetch(f"{master_url}/dir/assign"))["fid"])
+    first = wait_for(lambda: json.loads(fetch(f"{master_url}/dir/assign"))["fid"], "a file id")
     vid = parse_file_id(first).volume_id
     for number in range(1, 20):
         fid = f"{vid},{number:x}c0ffee{number:02x}"
@@ -237,15 +259,15 @@ def test_a_volume_written_by_a_running_upstream_server_is_read_and_continued_her
     store = opened(directory)
     assert store.findings == []
     for number, payload in payloads.items():
-        assert store.read_needle(vid, number, cookie=0xC0FFEE00 + number).needle.data == payload
+        assert store.get_volume(vid).read(number, cookie=0xC0FFEE00 + number).needle.data == payload
     for number in (3, 7):
         with pytest.raises(Deleted):
-            store.read_needle(vid, number, cookie=None)
+            store.get_volume(vid).read(number, cookie=None)
     report = store.find_volume(vid).report()
-    # Both servers count the deletions' rows of a reopened index alike, in memory as after a restart.
+    # Both servers count the rows of deletions in a reopened index alike, in memory as after a restart.
     assert report.content_size_bytes == status["Size"]
     assert (report.file_count, report.delete_count) == (status["FileCount"], status["DeleteCount"])
     assert report.deleted_byte_count == status["DeletedByteCount"]
-    store.write_needle(vid, Needle(needle_id=100, cookie=1, data=b"ours"))
+    store.get_volume(vid).write(Needle(needle_id=100, cookie=1, data=b"ours"))
     assert store.find_volume(vid).size_bytes == report.size_bytes + actual_size(9, 3)
     store.close()

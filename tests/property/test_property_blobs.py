@@ -1,4 +1,4 @@
-"""Whatever a client sends as a record, or names as a place: an answer, or a clear refusal and nothing changed."""
+"""Arbitrary records and offsets of a client: an answer, or a clear refusal that changes nothing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.stores import open_at
 
 from native_handlers.format import crc
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle, encode_needle, parse_needle
 from native_handlers.format.ttl import Ttl
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import BlobRefused, StorageError
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.model.errors import BlobRefused, StorageError
 
 versions = st.sampled_from([1, 2, 3])
 needles = st.builds(
@@ -38,7 +37,7 @@ needles = st.builds(
 def a_volume(version):
     with tempfile.TemporaryDirectory(prefix="blobs-") as name:
         directory = Path(name)
-        with contextlib.closing(open_store(StoreConfig((LocationConfig(directory, directory, 8),)))) as store:
+        with contextlib.closing(open_at(directory)) as store:
             volume = store.allocate_volume(7, version=version)
             volume.write(Needle(needle_id=1, cookie=5, data=b"there before"))
             yield volume, directory
@@ -67,7 +66,7 @@ def test_a_record_is_stored_and_read_back_as_it_is(needle, version):
 
 @given(needle=needles, version=versions, data=st.data())
 def test_a_damaged_record_is_refused_or_says_the_same(needle, version, data):
-    """What is not covered by the checksum cannot be told from another needle; the payload can."""
+    """The checksum covers the payload only: other damage can make another needle."""
     blob = bytearray(record_of(needle, version))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(blob) - 1))

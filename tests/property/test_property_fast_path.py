@@ -1,4 +1,6 @@
-"""The short way of a read answers as the long one does, byte for byte, or leaves the request to it."""
+"""The fast path of a read answers as the ordinary path does, byte for byte, or leaves the request to the ordinary
+path.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +11,43 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.security import security
+from support.stores import open_at
 from trio.testing import memory_stream_pair
 
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
-from native_handlers.http.context import AuthKeys, HttpContext, HttpSettings
-from native_handlers.http.handlers import HTTP_HANDLERS
-from native_handlers.http.message import HeldAnswer, Listener
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.http.context import HttpContext
+from native_handlers.http.settings import HttpSettings
+from native_handlers.http_model.message import HeldAnswer, Listener
+from supervisor.fast_path.reads import FastPathReads
+from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.http_quick import QuickReads
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.http_limits import HttpLimits
-from supervisor.net.pace import Pace
+from supervisor.net.timeouts import ConnectionTimeouts
 from supervisor.net.transport import StreamTransport
 from supervisor.routing.live import LiveTable
+from supervisor.routing.native import NATIVE_HTTP
 from supervisor.routing.table import table_native
 
 SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1 << 20)
-OPEN_TO_ALL = SimpleNamespace(auth_keys=AuthKeys, refuse_host=lambda *_: None, refuse_token=lambda *_: None)
+OPEN_TO_ALL = Guard(security())
 CHANGING = re.compile(rb"(X-Amz-Request-Id|Date): [^\r]*")
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
-    """A store with the volumes 3 and 5 (of which every needle expires), and what answers for it."""
+    """A store with the volumes 3 and 5 (every needle of 5 expires), and the handlers for it."""
     path = tmp_path_factory.mktemp("volumes")
-    store = open_store(StoreConfig(locations=(LocationConfig(path=path, idx_path=path, max_volumes=8),)))
+    store = open_at(path)
     store.allocate_volume(3)
     store.allocate_volume(5, ttl="3m")
     context = HttpContext(settings=SETTINGS, node=None, store=store)
-    table = LiveTable(table_native(HTTP_HANDLERS))
-    gateway = HttpGateway(table, HTTP_HANDLERS, context, None, OPEN_TO_ALL)
-    quick = QuickReads(Listener.ADMIN, table, context, OPEN_TO_ALL, gateway)
-    yield SimpleNamespace(store=store, gateway=gateway, quick=quick)
+    table = LiveTable(table_native(NATIVE_HTTP))
+    gateway = HttpGateway(table, NATIVE_HTTP, context, None, OPEN_TO_ALL)
+    fast_path = FastPathReads(Listener.ADMIN, context, gateway)
+    yield SimpleNamespace(store=store, gateway=gateway, fast_path=fast_path)
     store.close()
 
 
@@ -122,7 +126,7 @@ def requests(draw) -> bytes:
 async def long_answer(node, raw: bytes) -> bytes:
     ours, theirs = memory_stream_pair()
     limits = HttpLimits()
-    transport = StreamTransport(ours, Pace(limits.pace))
+    transport = StreamTransport(ours, ConnectionTimeouts(limits.timeouts))
     connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), node.gateway.handle, limits)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.serve)
@@ -134,14 +138,14 @@ async def long_answer(node, raw: bytes) -> bytes:
         return b"".join(pieces)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(needle=needles(), volume_id=st.sampled_from([3, 3, 3, 5]), raws=st.lists(requests(), min_size=1, max_size=4))
 def test_both_ways_give_the_same_answer(node, needle, volume_id, raws):
-    node.store.write_needle(volume_id, needle)
+    node.store.get_volume(volume_id).write(needle)
     for raw in raws:
-        quick = node.quick.answer(raw)
-        if isinstance(quick, HeldAnswer):
-            quick, release = quick.head + bytes(quick.body), quick.release
+        fast_path = node.fast_path.answer(raw)
+        if isinstance(fast_path, HeldAnswer):
+            fast_path, release = fast_path.head + bytes(fast_path.body), fast_path.release
             release()
-        if quick is not None:
-            assert CHANGING.sub(rb"\1", quick) == CHANGING.sub(rb"\1", trio.run(long_answer, node, raw))
+        if fast_path is not None:
+            assert CHANGING.sub(rb"\1", fast_path) == CHANGING.sub(rb"\1", trio.run(long_answer, node, raw))

@@ -1,4 +1,4 @@
-"""Codecs: what is encoded parses back, and no bytes whatever do more than raise this package's errors."""
+"""Codecs: encoded data parses back, and arbitrary bytes raise only this package's errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from native_handlers.format.cached_needle import parse_plain_needle
 from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.errors import FormatError
 from native_handlers.format.fid import FileId, parse_file_id
@@ -21,7 +22,6 @@ from native_handlers.format.needle import (
     encode_needle,
     parse_needle,
 )
-from native_handlers.format.plain_needle import parse_plain_needle
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.super_block import SuperBlock, parse_super_block
 from native_handlers.format.ttl import Ttl, parse_ttl
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_found_or_harmless(needle, version, data):
 
 @st.composite
 def records(draw) -> tuple[bytes, int, int]:
-    """A record, whole, damaged or none at all, with the size that its index entry claims and its version."""
+    """A record, whole, damaged or absent, with the size in its index row and its version."""
     needle, version = draw(needles()), draw(versions)
     if draw(st.booleans()):
         needle.flags &= FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL

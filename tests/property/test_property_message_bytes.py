@@ -1,18 +1,19 @@
-"""Messages that are put together around their large field are the bytes that protobuf would make."""
+"""Messages that are assembled around their large field equal protobuf's bytes."""
 
 from __future__ import annotations
 
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from native_handlers.format import crc
 from native_handlers.format.needle import FLAG_IS_COMPRESSED, Needle
-from native_handlers.grpc.message_bytes import message_around
+from native_handlers.grpc.message_bytes import message_around, pieces_of
 from native_handlers.grpc.read_all import response_of
 from native_handlers.pb import volume_server_pb2 as pb
 
 lengths = st.sampled_from([0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152])
-"""Where the length of a length changes."""
+"""Lengths at which the size of the length prefix changes."""
 payloads = st.one_of(st.binary(max_size=300), lengths.map(bytes))
 
 
@@ -28,7 +29,7 @@ def test_any_field_between_others(content, collection, number):
 
 @given(content=st.binary(max_size=9), number=st.integers(1, 2**29 - 1))
 def test_any_number_of_a_field(content, number):
-    """A message that does not know the field keeps it as it came."""
+    """A message that does not know the field keeps the field as it came."""
     message = message_around(number, content)
     known = {field.number for field in pb.VolumeUnmountRequest.DESCRIPTOR.fields}
     if number not in known and not 19_000 <= number <= 19_999:
@@ -64,3 +65,38 @@ def test_a_needle(volume_id, needle):
             mime=needle.mime,
         ).SerializeToString()
     )
+
+
+@given(
+    fids=st.lists(st.text(max_size=200), max_size=60),
+    skips=st.lists(st.booleans(), max_size=3),
+    unknown=st.binary(max_size=300),
+    least=st.integers(1, 500),
+)
+def test_a_message_cut_into_pieces_is_the_whole_when_they_are_merged(fids, skips, unknown, least):
+    flags = b"".join(pb.BatchDeleteRequest(skip_cookie_check=skip).SerializeToString() or b"\x10\x00" for skip in skips)
+    # Fields that this version does not know; one of them is inside a group.
+    strange = message_around(900, unknown) + b"\x9b\x06" + message_around(1, unknown) + b"\x9c\x06"
+    whole = strange + pb.BatchDeleteRequest(file_ids=fids).SerializeToString() + flags + strange
+    pieces = list(pieces_of(whole, least))
+    assert b"".join(pieces) == whole
+    assert all(len(piece) >= least for piece in pieces[:-1])
+    merged = pb.BatchDeleteRequest()
+    for piece in pieces:
+        merged.MergeFromString(piece)
+    assert merged == pb.BatchDeleteRequest.FromString(whole)
+
+
+@given(data=st.binary(max_size=60), least=st.integers(1, 20))
+def test_pieces_of_any_bytes_are_refused_where_the_whole_is(data, least):
+    pieces = list(pieces_of(data, least))
+    assert b"".join(pieces) == data
+    assert is_message(data) == all(map(is_message, pieces))
+
+
+def is_message(data):
+    try:
+        pb.BatchDeleteRequest.FromString(data)
+    except DecodeError:
+        return False
+    return True

@@ -1,7 +1,6 @@
-"""The needle index, and a volume shared by several handles, against a dict.
-
-A handle that attaches in this process is to the others what another process is: it has its own lock, mappings, index
-and descriptors. Real processes, really killed, are in tests/chaos/test_chaos_shared_volume.py.
+"""The needle index, and a volume shared by several handles, against a dict. A handle that attaches in this process is
+like another process for the others: it has its own lock, mappings, index and descriptors.
+tests/chaos/test_chaos_shared_volume.py has real processes, really killed.
 """
 
 from __future__ import annotations
@@ -15,19 +14,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from test_property_storage_volume import COOKIE, MISSING, VID, Crash, UnreliableFiles
+from support.unreliable_files import Crash, UnreliableFiles
+from test_property_storage_volume import COOKIE, MISSING, VID
 
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle
 from native_handlers.format.types import TOMBSTONE_SIZE
-from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import Deleted, NotFound, ReadOnly
-from native_handlers.storage.files import OS_FILES
-from native_handlers.storage.index_build import build_index
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.index import build as index_build
+from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index.build import build_index
+from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly
+from native_handlers.storage.shared.attach import attach_volume, share_volume
 from native_handlers.storage.store import StoreConfig, open_store
-from native_handlers.storage.volume import attach_volume
 
 HANDLES = 3
 needle_ids = st.integers(1, 12)
@@ -36,7 +36,7 @@ payloads = st.one_of(st.binary(max_size=30), st.just(b"\xab" * 3000))
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """`rows` is the .idx file; `model` maps ids to (offset, size) as the index is to give them."""
+    """`rows` is the .idx file. `model` maps ids to the (offset, size) that the index must give."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule()
     def merge(self):
-        self.index.layers = self.index.layers.settled()
+        self.index.layers = self.index.layers.merged()
 
     @rule(torn=st.integers(0, 15))
     def crash_and_reopen(self, torn):
-        """The last row may not be all there; what was deleted is known as such still."""
+        """The last row may be incomplete. Deleted needles are still known as deleted."""
         built = build_index(self.rows + encode_entry(1, 1, 1, self.width)[:torn], self.width, 3)
         self.index = built.index
         assert built.row_count == self.end
@@ -94,14 +94,14 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def it_is_the_dict(self):
         index = self.index
-        assert len(index.layers.delta) < needle_index._MIN_MERGE
+        assert len(index.layers.delta) < needle_index.MIN_MERGE
         assert {key: index.get(key) for key in self.model} == self.model
         assert index.get(self.first + 301) is None
         assert dict(index.ascending()) == self.model
 
 
 class AliveFiles(UnreliableFiles):
-    """Knows the descriptors that attaching opens, too; the kernel frees a dead process's lock."""
+    """Knows the descriptors that attaching opens, too. The kernel frees a dead process's lock."""
 
     def reopen(self, fd):
         own = super().reopen(fd)
@@ -116,12 +116,10 @@ class AliveFiles(UnreliableFiles):
 
 class Home:
     disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+    lost = frozenset()
 
     def check_in_service(self):
-        """The disk is well."""
-
-    def facts_in_time(self, path):
-        return OS_FILES.facts(path)
+        """The disk is in service."""
 
 
 class SharedMachine(RuleBasedStateMachine):
@@ -150,7 +148,7 @@ class SharedMachine(RuleBasedStateMachine):
             self.volumes.append(self._attach(number))
 
     def _attach(self, number):
-        return attach_volume(self.volumes[0].share(), Home(), time.time_ns, self.files[number])
+        return attach_volume(share_volume(self.volumes[0]), Home(), time.time_ns, self.files[number])
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -186,7 +184,7 @@ class SharedMachine(RuleBasedStateMachine):
         is_write=st.booleans(),
     )
     def die(self, handle, heir, needle_id, data, step, half, is_write):
-        """An attached handle dies in its work, and is replaced; the next to take the lock is any of them."""
+        """An attached handle dies during its work, and is replaced. Any handle may be the next to take the lock."""
         volume, files = self.volumes[handle], self.files[handle]
         before, wanted = self.model.get(needle_id, MISSING), data if is_write else MISSING
         files.remaining, files.half = step, half
@@ -204,7 +202,7 @@ class SharedMachine(RuleBasedStateMachine):
         self.volumes[handle] = self._attach(handle)
         self.volumes[heir].sync()
         found = self._read(self.volumes[heir], needle_id)
-        # An empty needle whose row was lost cannot be told from a deletion.
+        # An empty needle whose row was lost looks like a deletion.
         if len(choices) > 1 and b"" in choices:
             choices.append(MISSING)
         assert any(found is choice or found == choice for choice in choices)
@@ -222,10 +220,10 @@ class SharedMachine(RuleBasedStateMachine):
 
     @rule()
     def open_the_files_anew(self):
-        """What a vacuum does at its end: other files, or the same anew, take the place of those that all have open."""
+        """The end of a vacuum: other files, or the same ones anew, replace the files that all handles have open."""
         owner = self.volumes[0]
-        with owner._lock:
-            owner._open_files.reopen(owner._open_files.opened, [])
+        with owner.handle.begin_write():
+            owner.handle.reopen(owner.handle.opened, [])
 
     @rule(handle=handles)
     def mark_read_only_and_back(self, handle):
@@ -250,7 +248,7 @@ class SharedMachine(RuleBasedStateMachine):
             for needle_id, expected in self.model.items():
                 found = self._read(volume, needle_id)
                 assert found is expected or found == expected
-        indexes = [volume._open_files.look().index for volume in self.volumes]
+        indexes = [volume.handle.refresh().index for volume in self.volumes]
         entries = [dict(index.ascending()) for index in indexes]
         assert all(entry == entries[0] for entry in entries)
 
@@ -263,7 +261,8 @@ class SharedMachine(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _merge_often(monkeypatch):
-    monkeypatch.setattr(needle_index, "_MIN_MERGE", 5)
+    monkeypatch.setattr(needle_index, "MIN_MERGE", 5)
+    monkeypatch.setattr(index_build, "SMALL_BYTES", 4 * 16)  # four rows, which are fewer than are merged
 
 
 for machine, steps in ((IndexMachine, 30), (SharedMachine, 20)):

@@ -1,7 +1,6 @@
-"""The store against a plain dict: any run of operations, reopenings, crashes at any file operation, failing disks.
-
-A crash ends every file operation at a chosen point, a write half done; what stays is what the kernel had, as after
-`kill -9`. Acknowledged needles must then be there, unacknowledged ones whole or not at all.
+"""The store against a plain dict: any sequence of operations, reopenings, crashes at any file operation, failing disks.
+A crash ends every file operation at a chosen point, a write half done; the kernel's state stays, as after `kill -9`.
+Acknowledged needles must then be there, unacknowledged ones whole or not at all.
 """
 
 from __future__ import annotations
@@ -18,97 +17,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.stores import open_at
+from support.unreliable_files import Crash, UnreliableFiles
 
 from native_handlers.format import crc
 from native_handlers.format.idx import IdxEntry, encode_entry
 from native_handlers.format.needle import Needle, encode_needle
-from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import Deleted, NotFound, ReadOnly, StorageError
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.index_build import build_index
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index.build import build_index
+from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly, StorageError
 from native_handlers.storage.store import StoreConfig, open_store
 
 COOKIE = 0xC0FFEE
 VID = 7
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-class UnreliableFiles(OsFiles):
-    """Counts operations that change something; the one at `remaining` crashes, or fails with `error`."""
-
-    def __init__(self) -> None:
-        self.remaining: int | None = None
-        self.error: int | None = None
-        self.is_dead = False
-        self.half = 0.5
-        self._open_fds: set[int] = set()
-
-    def _step(self) -> bool:
-        """Whether this operation is the one; a dead process does nothing any more."""
-        if self.is_dead:
-            raise Crash
-        if self.remaining is None:
-            return False
-        self.remaining -= 1
-        if self.remaining > 0:
-            return False
-        self.remaining = None
-        return True
-
-    def _end(self) -> None:
-        if self.error is not None:
-            raise OSError(self.error, "injected")
-        self.is_dead = True
-        raise Crash
-
-    def open(self, path, flags, mode=0o644):
-        fd = super().open(path, flags, mode)
-        self._open_fds.add(fd)
-        return fd
-
-    def close(self, fd):
-        self._open_fds.discard(fd)
-        super().close(fd)
-
-    def bury(self) -> None:
-        """What the kernel does for a dead process: its descriptors, and with them its locks, go."""
-        for fd in list(self._open_fds):
-            self.close(fd)
-
-    def write(self, fd, parts, offset_bytes):
-        if self._step():
-            whole = b"".join(parts)
-            super().write(fd, [whole[: int(len(whole) * self.half)]], offset_bytes)
-            self._end()
-        super().write(fd, parts, offset_bytes)
-
-    def truncate(self, fd, length_bytes):
-        if self._step():
-            self._end()
-        super().truncate(fd, length_bytes)
-
-    def sync(self, fd):
-        if self._step():
-            self._end()
-
-    def sync_directory(self, path):
-        if self._step():
-            self._end()
-
-    def rename(self, source, target):
-        if self._step():
-            self._end()
-        super().rename(source, target)
-
-    def unlink(self, path):
-        if self._step():
-            self._end()
-        super().unlink(path)
 
 
 needle_ids = st.integers(1, 6)
@@ -119,7 +42,7 @@ MISSING = object()
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`model` maps needle ids to what reading must give; `unsure` to what it may give instead."""
+    """`model` maps needle ids to the results that reading must give; `unsure` to other allowed results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
         volume.write_blob(needle_id, encode_needle(needle, volume.version), needle.size)
 
     def _write(self, needle_id, data, fsync):
-        self.store.write_needle(VID, Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
+        self.store.get_volume(VID).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
 
     @rule(needle_id=needle_ids, data=payloads, fsync=st.booleans())
     def write(self, needle_id, data, fsync):
@@ -179,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(needle_id=needle_ids)
     def delete(self, needle_id):
-        freed = self.store.delete_needle(VID, needle_id, COOKIE)
+        freed = self.store.get_volume(VID).delete(needle_id, COOKIE)
         was = self.model.get(needle_id, MISSING)
         assert (freed > 0) == (was is not MISSING and was != b"")
         self.model[needle_id] = MISSING
@@ -207,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
             elif how == "write_blob":
                 self._write_blob(needle_id, data)
             else:
-                self.store.delete_needle(VID, needle_id, COOKIE)
+                self.store.get_volume(VID).delete(needle_id, COOKIE)
             self.model[needle_id] = MISSING if how == "delete" else data
         except Crash:
             self.unsure[needle_id] = [before, MISSING if how == "delete" else data]
@@ -228,7 +151,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert not self.store.find_volume(VID).is_read_only
         for needle_id, choices in self.unsure.items():
             found = self._read(needle_id)
-            # An empty needle whose row was lost cannot be told from a deletion.
+            # An empty needle whose row was lost looks like a deletion.
             assert any(
                 found is choice or found == choice for choice in [*choices, *([MISSING] if b"" in choices else [])]
             )
@@ -237,7 +160,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(needle_id=needle_ids, data=payloads, step=st.integers(1, 4), code=st.sampled_from([errno.EIO, errno.ENOSPC]))
     def failing_write(self, needle_id, data, step, code):
-        """One file operation of a write fails; the store goes on, and the needle is as before or written."""
+        """One file operation of a write fails. The store continues, and the needle is as before or written."""
         before = self.model.get(needle_id, MISSING)
         self.files.remaining, self.files.error = step, code
         with contextlib.suppress(StorageError):
@@ -251,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _read(self, needle_id) -> bytes | object:
         try:
-            read = self.store.read_needle(VID, needle_id, cookie=COOKIE)
+            read = self.store.get_volume(VID).read(needle_id, cookie=COOKIE)
         except (NotFound, Deleted):
             return MISSING
         try:
@@ -274,7 +197,8 @@ StoreMachine.TestCase.settings = settings(
     stateful_step_count=15,
     suppress_health_check=list(HealthCheck),
 )
-TestStore = StoreMachine.TestCase
+TestStore = pytest.mark.slow(StoreMachine.TestCase)
+"""Slow: each example is a store on disk that is opened many times."""
 
 
 def test_a_crash_at_each_step_of_a_first_allocation_leaves_a_usable_directory(tmp_path):
@@ -297,7 +221,7 @@ def test_a_crash_at_each_step_of_a_first_allocation_leaves_a_usable_directory(tm
         store = open_store(config)
         if store.find_volume(VID) is None:
             store.allocate_volume(VID)
-        store.write_needle(VID, Needle(needle_id=1, cookie=COOKIE, data=b"x"))
+        store.get_volume(VID).write(Needle(needle_id=1, cookie=COOKIE, data=b"x"))
         store.close()
         assert check_directory(directory).is_healthy
         if is_whole:
@@ -307,11 +231,11 @@ def test_a_crash_at_each_step_of_a_first_allocation_leaves_a_usable_directory(tm
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_a_disk_that_refuses_to_take_back_stops_the_volume(tmp_path, step):
-    """Each failing step of a write, with everything after it failing too."""
+    """Each failing step of a write, with every later operation failing too."""
     files = UnreliableFiles()
-    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+    store = open_at(tmp_path, files=files)
     store.allocate_volume(VID)
-    store.write_needle(VID, Needle(needle_id=1, cookie=COOKIE, data=b"kept"))
+    store.get_volume(VID).write(Needle(needle_id=1, cookie=COOKIE, data=b"kept"))
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "injected")
@@ -319,10 +243,10 @@ def test_a_disk_that_refuses_to_take_back_stops_the_volume(tmp_path, step):
     files.remaining, files.error = step, errno.EIO
     files.truncate = fail
     with pytest.raises(StorageError):
-        store.write_needle(VID, Needle(needle_id=2, cookie=COOKIE, data=b"x"), fsync=True)
+        store.get_volume(VID).write(Needle(needle_id=2, cookie=COOKIE, data=b"x"), fsync=True)
     with pytest.raises(ReadOnly):
-        store.write_needle(VID, Needle(needle_id=3, cookie=COOKIE, data=b"x"))
-    assert store.read_needle(VID, 1, cookie=COOKIE).needle.data == b"kept"
+        store.get_volume(VID).write(Needle(needle_id=3, cookie=COOKIE, data=b"x"))
+    assert store.get_volume(VID).read(1, cookie=COOKIE).needle.data == b"kept"
     files.bury()
 
 
@@ -332,7 +256,7 @@ rows_of_index = st.lists(
 
 
 class ModelMap:
-    """The index as a dict: upstream's rules for loading and for changing, written down once more."""
+    """The index as a dict: upstream's rules for loading and for changing, written a second time."""
 
     def __init__(self) -> None:
         self.entries: dict[int, tuple[int, int]] = {}
@@ -383,8 +307,8 @@ def test_an_index_built_at_once_is_that_of_a_replay(rows, width):
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**33), st.integers(0, 99), st.booleans()), max_size=80))
 def test_an_index_with_merges_is_a_dict(changes):
-    original = needle_index._MIN_MERGE
-    needle_index._MIN_MERGE = 7
+    original = needle_index.MIN_MERGE
+    needle_index.MIN_MERGE = 7
     try:
         index = build_index(encode_entry(3, 1, 10, 5), 5, 3).index
         model = {3: (1, 10)}
@@ -401,7 +325,7 @@ def test_an_index_with_merges_is_a_dict(changes):
         assert dict(index.ascending()) == model
         assert [key for key, _ in index.ascending()] == sorted(model)
     finally:
-        needle_index._MIN_MERGE = original
+        needle_index.MIN_MERGE = original
 
 
 def test_an_index_takes_16_bytes_a_needle():

@@ -1,7 +1,8 @@
-"""A stand-in for the volume server as a child: opens the two ports, answers /healthz, and does as told on signals.
+"""A stand-in for the volume server as a child: opens the two ports, answers /healthz, and obeys its words on signals.
 
-Run as a program: fake_backend.py HTTP_PORT GRPC_PORT [WORD...]. Words: unready (answers 503), stubborn (ignores TERM),
-crash (exits 3 at once), chatty (prints more than a pipe holds), parent (starts a child of its own, and says its pid).
+Run as a program: backend_program.py HTTP_PORT GRPC_PORT [WORD...]. Words: unready (answers 503), stubborn (ignores
+TERM), crash (exits 3 at once), chatty (prints more than a pipe holds), parent (starts a child of its own, and prints
+its pid).
 """
 
 import signal

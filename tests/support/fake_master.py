@@ -1,4 +1,4 @@
-"""A master as the heartbeat and the relay see one: keeps books as upstream's does, can be a follower, can misbehave.
+"""A master for the heartbeat and the relay: keeps books as upstream's, can be a follower, can misbehave.
 
 Source: weed/server/master_grpc_server.go (SendHeartbeat), weed/topology.
 """
@@ -10,21 +10,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import trio
 
 from native_handlers.format.report_hash import report_hash_of_message
 from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import MASTER_METHODS
 from supervisor.cluster.messages import volume_from_short
 from supervisor.wire.server_address import ServerAddress
-
-
-async def until(condition, timeout_s=10):
-    """Waits for what threads do; polls, for they ring no bell of ours."""
-    with trio.fail_after(timeout_s):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.005)
-
+from support.waiting import LIMIT_S
 
 _SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
@@ -33,7 +25,7 @@ _SERVER_OPTIONS = [
 
 
 class Books:
-    """What a master holds of one volume server. Volumes are keyed by disk type and id, as upstream keys them."""
+    """The records of a master about one volume server. Volumes are keyed by disk type and id, as upstream keys them."""
 
     def __init__(self):
         self.volumes = {}
@@ -43,7 +35,7 @@ class Books:
         self.has_registered = False
 
     def apply(self, beat):
-        """Returns whether the full list is needed."""
+        """Applies a beat. Returns whether the full list is needed."""
         self.has_registered = True
         self.limits.update(beat.max_volume_counts)
         if beat.HasField("state"):
@@ -113,10 +105,10 @@ class FakeMaster:
         self.server.start()
 
     def stop(self):
-        self.server.stop(0).wait(5)
+        self.server.stop(0).wait(LIMIT_S)
         self.executor.shutdown(wait=False, cancel_futures=True)
 
-    def wait_for(self, condition, timeout_s=10):
+    def wait_for(self, condition, timeout_s=LIMIT_S):
         with self.changed:
             assert self.changed.wait_for(condition, timeout_s), f"beats so far: {self.beats[-5:]}"
 
@@ -183,3 +175,25 @@ class FakeMaster:
             yield self.configuration.SerializeToString()
             return
         yield from self.answers[name](requests, context)
+
+
+ROW = master_pb2.Location(url="10.0.0.7:8080", public_url="pub:80", grpc_port=18080)
+
+
+def know(master, **answers):
+    """Makes `master` answer look-ups: v<id>=locations or error text."""
+
+    def answer(requests, context):
+        request = master_pb2.LookupVolumeRequest.FromString(next(requests))
+        response = master_pb2.LookupVolumeResponse()
+        for volume_id in request.volume_or_file_ids:
+            row = answers[f"v{volume_id}"]
+            known = {"error": row} if isinstance(row, str) else {"locations": row}
+            response.volume_id_locations.add(volume_or_file_id=volume_id, **known)
+        yield response.SerializeToString()
+
+    master.answers["LookupVolume"] = answer
+
+
+def look_ups(master):
+    return sum(name == "LookupVolume" for name, _ in master.requests)

@@ -1,24 +1,27 @@
-"""A source of volumes for VolumeCopy: a real store behind the client's interface, which can be told to misbehave."""
+"""A source of volumes for VolumeCopy: a real store behind the client's interface, which can misbehave."""
 
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import grpc
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcContext, RpcFailure
 from native_handlers.grpc.copy_file import copy_file
-from native_handlers.grpc.volumes import read_volume_file_status
+from native_handlers.grpc.tail_sender import volume_tail_sender
+from native_handlers.grpc.volumes import read_volume_file_status, volume_status
 from native_handlers.pb import volume_server_pb2 as pb
 
 COOKIE = 0x637037D6
 SOURCE = "10.0.0.2:8080"
 
 
-class PeerError(grpc.RpcError):
-    """What a call to a peer ends with."""
+class SourceFailed(grpc.RpcError):
+    """The error of a call to another server."""
 
     def __init__(self, code, details):
         super().__init__(details)
@@ -32,7 +35,7 @@ class PeerError(grpc.RpcError):
 
 
 class Stream:
-    """A server's stream as grpcio gives it: an iterator that another thread may cancel."""
+    """A stream of answers as grpcio gives it: an iterator that another thread may cancel."""
 
     def __init__(self, messages):
         self._messages = iter(messages)
@@ -44,11 +47,11 @@ class Stream:
 
     def __next__(self):
         if self.is_cancelled.is_set():
-            raise PeerError(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+            raise SourceFailed(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
         try:
             return next(self._messages)
         except RpcFailure as failure:
-            raise PeerError(failure.code, failure.message) from failure
+            raise SourceFailed(failure.code, failure.message) from failure
         except StopIteration:
             self.is_over = True
             raise
@@ -67,7 +70,7 @@ class Future:
         try:
             return self._run()
         except RpcFailure as failure:
-            raise PeerError(failure.code, failure.message) from failure
+            raise SourceFailed(failure.code, failure.message) from failure
 
     def cancel(self):
         pass
@@ -79,21 +82,42 @@ class Unary:
     def __init__(self, run):
         self._run = run
 
-    def future(self, request):
+    def __call__(self, request, timeout=None):
+        return Future(lambda: self._run(request)).result()
+
+    def future(self, request, timeout=None):
         return Future(lambda: self._run(request))
 
 
+def ended_after(timeout_s, caller, messages):
+    """A stream with a deadline, as a client sees it."""
+    ringing = threading.Timer(timeout_s, caller.leave)
+    ringing.start()
+    try:
+        yield from messages
+    finally:
+        ringing.cancel()
+    if not caller.is_here:
+        raise RpcFailure("Deadline Exceeded", grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
 class Source:
-    """`peers` of the copying node. `asked` has every request; the hooks change what is answered."""
+    """`volume_servers` of the copying node. `asked` has every request; the hooks change the answers."""
 
     def __init__(self, node):
         self.node = node
         self.asked = []
+        self.tails = []
         self.streams = []
         self.is_connected = False
+        self.self_error = None
         self.change_status = lambda status: status
         self.change_stream = lambda request, messages: messages
+        self.change_tail = lambda messages: messages
+        self.on_clock = lambda: None
         self.ReadVolumeFileStatus = Unary(self._status)
+        self.VolumeStatus = Unary(lambda request: volume_status(self.node, None, request))
+        self.Ping = Unary(self._ping)
 
     @contextmanager
     def open_volume_server(self, address):
@@ -104,13 +128,27 @@ class Source:
         finally:
             self.is_connected = False
 
+    def is_self(self, error):
+        return error.code() is self.self_error
+
     def _status(self, request):
         self.asked.append(request)
         return self.change_status(read_volume_file_status(self.node, None, request))
 
-    def open_undecoded(self, name):
-        assert name == "CopyFile"
-        return self._copy_file
+    def _ping(self, request):
+        self.on_clock()
+        return pb.PingResponse(start_time_ns=time.time_ns())
+
+    def VolumeTailSender(self, request, timeout=None):  # noqa: N802  the RPC's name
+        self.tails.append(request)
+        caller = Caller()
+        messages = ended_after(timeout, caller, volume_tail_sender(self.node, caller.context, request))
+        self.streams.append(Stream(self.change_tail(messages)))
+        return self.streams[-1]
+
+    @property
+    def undecoded(self):
+        return SimpleNamespace(CopyFile=self._copy_file)
 
     def _copy_file(self, request):
         self.asked.append(request)
@@ -121,7 +159,7 @@ class Source:
 
 
 class Caller:
-    """The client of a call: `context` is what a handler gets, `leave` ends it as a client that goes does."""
+    """The client of a call: `context` is the handler's, `leave` ends the call as a client does that goes."""
 
     def __init__(self):
         self._callbacks = []
@@ -140,16 +178,16 @@ class Caller:
 
 
 def fill(store, volume_id=7, *, count=20, size_bytes=3000, seed=b"n", **fields):
-    """A volume with needles, one of them deleted; returns what reading each gives."""
+    """Makes a volume with needles, one of them deleted. Returns the expected data by needle id."""
     store.allocate_volume(volume_id, **fields)
     data = {needle_id: bytes([needle_id]) * size_bytes + seed for needle_id in range(1, count + 1)}
     for needle_id, payload in data.items():
-        store.write_needle(volume_id, Needle(cookie=COOKIE, needle_id=needle_id, data=payload))
-    store.delete_needle(volume_id, count, COOKIE)
+        store.get_volume(volume_id).write(Needle(cookie=COOKIE, needle_id=needle_id, data=payload))
+    store.get_volume(volume_id).delete(count, COOKIE)
     del data[count]
     return data
 
 
 def contents(store, data, volume_id=7):
-    """What reading the needles of `data` gives now."""
-    return {key: store.read_needle(volume_id, key, cookie=COOKIE).needle.data for key in data}
+    """The data that reading the needles of `data` gives now."""
+    return {key: store.get_volume(volume_id).read(key, cookie=COOKIE).needle.data for key in data}

@@ -1,10 +1,9 @@
-"""A gateway before a fake backend: a grpc server of which a test says, RPC by RPC, what it does with bytes."""
+"""A gateway before a fake backend: a gRPC server whose behaviour with bytes the test sets for each RPC."""
 
 from __future__ import annotations
 
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,27 +12,27 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
-from supervisor.net.grpc_peers import Peer, PeerRegistry
+from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
 
 if TYPE_CHECKING:
     from supervisor.gateway.grpc import GrpcGateway
 
-DEADLINE_S = 20.0
 
+class EveryoneIsKnown(ClientRegistry):
+    """A registry that gives `client` for every connection."""
 
-class EveryoneIsKnown(PeerRegistry):
-    """Takes each connection for one that the relay opened for `peer`."""
-
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, client: GrpcClient) -> None:
         super().__init__()
-        self.peer = peer
+        self.client = client
 
-    def find(self, _grpc_peer: str) -> Peer | None:
-        return self.peer
+    def find(self, _grpcio_name: str) -> GrpcClient | None:
+        return self.client
 
 
 class FakeBackend(grpc.GenericRpcHandler):
-    """Behaviours by RPC name, shaped as the RPC is. `seen` holds each call's (name, metadata, seconds left)."""
+    """A gRPC server of bytes. A behaviour is registered for each RPC's name. `seen` holds (name, metadata, seconds
+    left) of each call.
+    """
 
     def __init__(self) -> None:
         self.behaviors: dict[str, object] = {}
@@ -67,12 +66,13 @@ class FakeBackend(grpc.GenericRpcHandler):
 
 @dataclass
 class Client:
-    """Calls of bytes on the gateway, by RPC name."""
+    """Calls RPCs of the gateway by name, with bytes as messages."""
 
     channel: grpc.Channel
     gateway: GrpcGateway
     counted: list[tuple[str, str, str]]
     backend_channel: grpc.Channel | None = None
+    port: int = 0
 
     def call(self, name: str):
         method = VOLUME_SERVER_METHODS[name]
@@ -81,7 +81,7 @@ class Client:
 
 
 class Line:
-    """A TCP line to `port` that can be cut: its `port` leads there, for one connection."""
+    """A TCP proxy to `port` for one connection. The test connects to the proxy's `port`, and can cut the connection."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -109,10 +109,3 @@ class Line:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
-
-
-def wait_until(condition, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not so in time: {what}"
-        threading.Event().wait(0.002)

@@ -1,4 +1,4 @@
-"""What handlers are given in these tests in place of a cluster."""
+"""Fakes that handlers get in place of a cluster."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ class FakeState:
 
 @dataclass
 class FakeMasters:
-    """Knows one master; `marks` has what it was told; `failure` is what it answers instead."""
+    """Knows one master; `marks` has the marks that it received; `failure` is its answer instead."""
 
     known: str = "127.0.0.1:9333"
     marks: list = field(default_factory=list)
     failure: RpcFailure | None = None
     on_mark: object = None
+    asked_holders: int = 0
+    learns_after: int = 0
 
     def is_known(self, target: str) -> bool:
         return target == self.known
@@ -44,6 +46,12 @@ class FakeMasters:
             raise self.failure
         return 1234
 
+    def holds(self, volume_id: int, ip: str, port: int, timeout_s: float) -> bool:
+        if self.failure is not None:
+            raise self.failure
+        self.asked_holders += 1
+        return self.asked_holders > self.learns_after
+
     def mark_readonly(self, request, timeout_s: float | None) -> None:
         if self.failure is not None:
             raise self.failure
@@ -52,8 +60,11 @@ class FakeMasters:
             self.on_mark()
 
 
-class LoopbackPeers:
-    """Dials peers without TLS."""
+class LoopbackVolumeServers:
+    """Connects to other servers without TLS, and takes none for itself."""
+
+    def is_self(self, error) -> bool:
+        return False
 
     @contextmanager
     def open_volume_server(self, address: str):
@@ -76,7 +87,7 @@ def make_node(tmp_path, store=None, **more) -> GrpcNode:
     settings = {
         "state": FakeState(),
         "masters": FakeMasters(),
-        "peers": LoopbackPeers(),
+        "volume_servers": LoopbackVolumeServers(),
         "leave": lambda: None,
         "facts": facts,
         **more,

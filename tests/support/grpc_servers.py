@@ -3,72 +3,65 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_native_fakes import make_node
 
 from native_handlers.format.needle import Needle
-from native_handlers.grpc.handlers import GRPC_HANDLERS
+from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb.methods import ServiceClient, volume_server
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.gateway.grpc_native import native_engines
-from supervisor.net.grpc_peers import Peer, PeerRegistry
+from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_native
+from support.files import PlannedFiles
+from support.grpc_nodes import make_node
+from support.stores import open_at
+from support.waiting import LIMIT_S as DEADLINE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
-    from supervisor.gateway.grpc_limits import CallLimits
+    from supervisor.gateway.grpc_pools import CallLimits
 
-DEADLINE_S = 20.0
 VID = 7
 COOKIE = 0x637037D6
 
 
-class Everyone(PeerRegistry):
-    """Takes each connection for one that the relay opened."""
+class Everyone(ClientRegistry):
+    """Treats each connection as one that the relay opened."""
 
-    def find(self, _grpc_peer):
-        return Peer("127.0.0.1", 1)
+    def find(self, _grpcio_name):
+        return GrpcClient("127.0.0.1", 1)
 
 
-class WatchedFiles(OsFiles):
-    """Counts the bytes read; opening the file named `held_name` waits for `release`."""
+class HeldOpen:
+    """Opening the file with this name waits for `release`."""
 
     def __init__(self) -> None:
-        self.read_bytes = 0
-        self.held_name = ""
+        self.name = ""
         self.is_held, self.release = threading.Event(), threading.Event()
 
-    def open(self, path, flags, mode=0o644):
-        if path.name == self.held_name:
+    def __call__(self, operation, target) -> None:
+        if operation == "open" and target.name == self.name:
             self.is_held.set()
             assert self.release.wait(DEADLINE_S)
-        return super().open(path, flags, mode)
-
-    def read(self, fd, length_bytes, offset_bytes):
-        self.read_bytes += length_bytes
-        return super().read(fd, length_bytes, offset_bytes)
 
 
 @dataclass
 class Served:
-    """`address` is how peers name it; `rpc` a client of it."""
+    """`address` is the name for other servers; `rpc` is a client of the server."""
 
     directory: Path
-    files: WatchedFiles
+    files: PlannedFiles
+    held_open: HeldOpen
     store: Store
     node: GrpcNode
     gateway: GrpcGateway
@@ -87,15 +80,15 @@ class Served:
         needle = Needle(needle_id=needle_id, cookie=cookie, data=data)
         for name, value in more.items():
             setattr(needle, name, value)
-        self.store.write_needle(VID, needle)
+        self.store.get_volume(VID).write(needle)
         return needle
 
     def delete(self, needle_id: int, **more) -> int:
-        return self.store.delete_needle(VID, needle_id, COOKIE, **more)
+        return self.store.get_volume(VID).delete(needle_id, COOKIE, **more)
 
     def holders(self) -> int:
-        """How many hold the volume's data file open, itself included."""
-        return self.volume._open_files.opened.dat._users
+        """The number of holders of the volume's data file, itself included."""
+        return self.volume.handle.opened.dat.user_count
 
     def is_idle(self) -> bool:
         return self.gateway.running_calls == 0 and self.holders() == 1
@@ -103,32 +96,26 @@ class Served:
 
 @contextmanager
 def serving(directory: Path, limits: CallLimits | None = None):
-    """A server with an empty volume of id VID; ended in every case."""
+    """A server with an empty volume of id VID; always ended."""
     directory.mkdir()
-    files = WatchedFiles()
-    store = open_store(StoreConfig((LocationConfig(directory, directory, 8),)), files=files)
+    held_open = HeldOpen()
+    files = PlannedFiles(before=held_open)
+    store = open_at(directory, files=files)
     store.allocate_volume(VID)
     node = make_node(directory, store, state=StoreStateKeeper(store))
     gateway = GrpcGateway(
         table=LiveTable(table_native([f"grpc.{name}" for name in GRPC_HANDLERS])),
-        native=native_engines(node, GRPC_HANDLERS),
-        peers=Everyone(),
+        native=native_engines(node, GRPC_HANDLERS, BYTES_HANDLERS),
+        clients=Everyone(),
         gate=AdminGate(lambda host: True),
         limits=limits,
     )
-    port = gateway.start()
+    port = gateway.start_on_loopback()
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
     try:
-        yield Served(directory, files, store, node, gateway, f"127.0.0.1:1.{port}", channel)
+        yield Served(directory, files, held_open, store, node, gateway, f"127.0.0.1:1.{port}", channel)
     finally:
         channel.close()
         gateway.drain(0)
-        files.release.set()
+        held_open.release.set()
         store.close()
-
-
-def wait_until(condition, what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not so in time: {what}"
-        threading.Event().wait(0.005)

@@ -1,4 +1,4 @@
-"""What the HTTP tests share: a server connection over memory streams, h11 as the client, a scripted backend."""
+"""Shared by the HTTP tests: a server connection over memory streams, h11 as the client, a scripted backend."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import os
 import socket
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import h11
 import trio
 from trio.testing import memory_stream_pair
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Listener, Request, Response
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Request, Response
 from supervisor.net.http_client import HttpPool, PoolLimits
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.http_limits import HttpLimits
-from supervisor.net.pace import Pace, PaceLimits
-from supervisor.net.quick_loop import QuickLoop
+from supervisor.net.http_server import serve_http
+from supervisor.net.idle_poller import IdlePoller
+from supervisor.net.listeners import open_listener
+from supervisor.net.timeouts import ConnectionTimeouts, TimeoutLimits
 from supervisor.net.transport import SocketTransport, StreamTransport
+from support.waiting import LIMIT_S
 
 LIMITS = HttpLimits()
 SOCKET_BUFFER_BYTES = 16 * 1024
@@ -35,7 +39,7 @@ class Answer:
 
 
 class PagedSource:
-    """What lies on a disk of which memory holds some pages. Reading brings pages in, unless `forgets`."""
+    """A file on a disk of which memory holds some pages. Reading brings pages into memory, unless `forgets`."""
 
     def __init__(self, data: bytes, cached_pages=(), *, forgets: bool = False, sends: bool = False) -> None:
         self.data = data
@@ -59,7 +63,7 @@ class PagedSource:
         return len(some) == len(buffer)
 
     def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int | None:
-        """Part of it, as a kernel may."""
+        """Sends a part, as a kernel may."""
         if not self.sends or not self.cached_pages.issuperset(self.pages(offset_bytes, length_bytes)):
             return None
         self.sent_straight += 1
@@ -73,7 +77,7 @@ class PagedSource:
         return self.data[offset_bytes : offset_bytes + length_bytes]
 
 
-class Peer:
+class RawClient:
     """A client on the raw stream; reads answers through h11."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -125,31 +129,31 @@ class Peer:
 
 
 @asynccontextmanager
-async def serving(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN, quick=None):
-    """A connection of a client to `handle`; ends with the server's side closed. Yields (peer, connection)."""
+async def serving(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN, fast_path=None):
+    """A client's connection to `handle`; the server's side is closed at the end. Yields (client, connection)."""
     ours, theirs = memory_stream_pair()
-    transport = StreamTransport(ours, Pace(limits.pace))
-    connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, quick)
+    transport = StreamTransport(ours, ConnectionTimeouts(limits.timeouts))
+    connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, fast_path)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.serve)
-        yield Peer(theirs), connection
+        yield RawClient(theirs), connection
         nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def serving_a_socket(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN, quick=None):
+async def serving_a_socket(handle, limits: HttpLimits = LIMITS, listener: Listener = Listener.ADMIN, fast_path=None):
     """The same over a real socket, whose buffers hold little."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    with closing(QuickLoop()) as loop:
-        transport = SocketTransport(ours, Pace(limits.pace), loop)
-        connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, quick)
+    with closing(IdlePoller()) as loop:
+        transport = SocketTransport(ours, ConnectionTimeouts(limits.timeouts), loop)
+        connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, fast_path)
         async with trio.open_nursery() as nursery, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream:
             nursery.start_soon(loop.run)
             nursery.start_soon(connection.serve)
-            yield Peer(stream), connection
+            yield RawClient(stream), connection
             nursery.cancel_scope.cancel()
 
 
@@ -166,7 +170,7 @@ async def echo(request: Request) -> Response:
 
 
 class Backend:
-    """A server behind the forwarder, scripted: each connection runs `script(peer_stream)`. Counts connections."""
+    """A server behind the forwarder, scripted: each connection runs `script(stream)`. Counts connections."""
 
     def __init__(self, nursery: trio.Nursery, script) -> None:
         self._nursery = nursery
@@ -182,14 +186,14 @@ class Backend:
         self.connections += 1
         ours, theirs = memory_stream_pair()
         self._nursery.start_soon(self._script, theirs)
-        return StreamTransport(ours, Pace(PaceLimits()))
+        return StreamTransport(ours, ConnectionTimeouts(TimeoutLimits()))
 
     def pool(self, **changes) -> HttpPool:
         return HttpPool(replace(PoolLimits(), **changes), connect=self.connect)
 
 
 async def read_head(stream) -> tuple[bytes, bytes]:
-    """A request head as raw bytes, and what came behind it; b"" for both when the peer closed instead."""
+    """A request head as raw bytes, and the bytes behind it; b"" for both when the client closed instead."""
     data = b""
     while b"\r\n\r\n" not in data:
         some = await stream.receive_some()
@@ -207,3 +211,24 @@ async def read_exactly(stream, count: int, data: bytes = b"") -> bytes:
         assert some, f"closed after {len(data)} of {count} bytes"
         data += some
     return data
+
+
+@asynccontextmanager
+async def serving_on(handle, *, tls=None, seats=None, turn_away=None, fast_path=None, **changes):
+    """A server on a free loopback port. Yields (port, accept scope)."""
+    listener = open_listener("127.0.0.1", 0, tls=tls)
+    serve = partial(serve_http, limits=limits(**changes), seats=seats, turn_away=turn_away, fast_path=fast_path)
+    async with trio.open_nursery() as nursery:
+        scope = await nursery.start(serve, [listener], handle)
+        with trio.fail_after(LIMIT_S):
+            yield listener.port, scope
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(port, context=None):
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    if context is not None:
+        stream = trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
+    async with stream:
+        yield RawClient(stream)

@@ -1,11 +1,11 @@
-"""A file system that knows what of it is on disk, and what a power cut may leave of the rest.
+"""A file system that knows which of its changes are on disk, and what a power cut may leave of the others.
 
-What is modelled, as journaling file systems have it:
+The model is that of journaling file systems:
 
-- what `sync` put on disk stays; a file's bytes since then may be there by the block, in any combination;
-- a file that grew may have any length on the way, and zeros where a block was not written;
-- creations, renames and removals reach the disk in order, so that what survives is a prefix of them; `sync_directory`
-  puts all of that directory's, and what came before, on disk; syncing a file says nothing of its name.
+- bytes that `sync` put on disk stay; later bytes of a file may be on disk block by block, in any combination;
+- a file that grew may have any length in between, and zeros where a block was not written;
+- creations, renames and removals reach the disk in order, so a prefix of them survives; `sync_directory` puts all of
+  that directory's changes, and earlier ones, on disk; syncing a file says nothing of its name.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from native_handlers.storage.files import OsFiles
+from native_handlers.storage.system.files import OsFiles
 
 BLOCK_BYTES = 512
 
 
 @dataclass
 class Inode:
-    """A file: the bytes on disk, and the images that the file had since, each whole, oldest first."""
+    """A file: its bytes on disk, and its later images, each complete, the oldest first."""
 
     durable: bytes = b""
     since: list[bytes] = field(default_factory=list)
@@ -41,12 +41,12 @@ class Inode:
 
 @dataclass
 class Disk:
-    """`names` is what the directories durably say; `pending` are changes of them, in order."""
+    """`names` are the durable entries of the directories; `pending` are later changes, in order."""
 
     inodes: dict[int, Inode] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     pending: list[tuple[str, int | None, str | None]] = field(default_factory=list)
-    """(name, inode or None for a removal, name that goes away with it)"""
+    """(name, inode or None for a removal, name that is removed with it)"""
 
     def copy(self) -> Disk:
         return Disk({key: inode.copy() for key, inode in self.inodes.items()}, dict(self.names), list(self.pending))
@@ -64,7 +64,7 @@ class Disk:
 
 
 class PowerCutFiles(OsFiles):
-    """The files below `root`, with a model of what is on disk. `on_step` is called before each change."""
+    """The files below `root`, with a model of their state on disk. `on_step` is called before each change."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -107,6 +107,11 @@ class PowerCutFiles(OsFiles):
         super().write(fd, parts, offset_bytes)
         self._changed(fd)
 
+    def copy(self, source, source_at, target, target_at, length_bytes):
+        self.on_step()
+        super().copy(source, source_at, target, target_at, length_bytes)
+        self._changed(target)
+
     def truncate(self, fd, length_bytes):
         self.on_step()
         super().truncate(fd, length_bytes)
@@ -138,7 +143,7 @@ class PowerCutFiles(OsFiles):
 
 
 def survivors(inode: Inode) -> list[bytes]:
-    """Contents that a power cut may leave of a file: the telling ones, each once."""
+    """Contents that a power cut may leave of a file: the significant ones, each once."""
     images = [inode.durable, *inode.since]
     found = list(images)
     for before, after in itertools.pairwise(images):
@@ -153,13 +158,15 @@ def survivors(inode: Inode) -> list[bytes]:
 
 
 def changed_blocks(before: bytes, after: bytes) -> list[int]:
-    """Where the blocks of `after` start that differ."""
+    """The positions of the blocks of `after` that differ."""
     starts = range(0, len(after), BLOCK_BYTES)
     return [at for at in starts if before[at : at + BLOCK_BYTES] != after[at : at + BLOCK_BYTES]]
 
 
 def mixed(before: bytes, after: bytes, chosen: list[int]) -> bytes:
-    """As long as `after`, with its blocks at `chosen` and elsewhere those of `before`; zeros where that had none."""
+    """A file as long as `after`: the blocks at `chosen` from `after`, others from `before`, zeros where `before` had
+    none.
+    """
     image = bytearray(before[: len(after)].ljust(len(after), b"\0"))
     for at in chosen:
         image[at : at + BLOCK_BYTES] = after[at : at + BLOCK_BYTES]
@@ -167,7 +174,7 @@ def mixed(before: bytes, after: bytes, chosen: list[int]) -> bytes:
 
 
 def after_cut(disk: Disk, pick) -> dict[str, bytes]:
-    """One directory that a cut may leave. `pick(options)` chooses each time one of several."""
+    """One directory that a cut may leave. `pick(options)` makes each choice."""
     names = disk.names_after(pick(list(range(len(disk.pending), -1, -1))))
     return {name: pick(survivors(disk.inodes[number])) for name, number in sorted(names.items())}
 

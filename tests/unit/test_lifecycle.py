@@ -1,19 +1,36 @@
 import errno
 import os
 import signal
+import sys
+from contextlib import ExitStack
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.testing
+from support.waiting import LIMIT_S
 
-from native_handlers.storage.errors import StoreClosed
-from supervisor.app import leaves_of, reload, say_goodbye
+from native_handlers.storage.model.errors import StoreClosed
+from supervisor.app import INTERPRETER_TURN_S, leaves_of, reload, run_until_stopped, say_goodbye
+from supervisor.assembly.lifecycle import Reloads, StopRequest, serve_signals
 from supervisor.assembly.node import make_node
 from supervisor.cli.load import Surroundings, load_config
-from supervisor.cluster.heartbeat import HeartbeatHandle
-from supervisor.lifecycle import StopRequest, serve_signals
+
+
+def test_a_thread_that_computes_gives_the_event_loop_its_turn_soon():
+    before, seen = sys.getswitchinterval(), []
+
+    async def serve(_stop):
+        seen.append(sys.getswitchinterval())
+        await trio.lowlevel.checkpoint()
+
+    try:
+        assert run_until_stopped(serve) == 0
+        assert seen == [pytest.approx(INTERPRETER_TURN_S)]
+        assert seen[0] <= 0.001
+    finally:
+        sys.setswitchinterval(before)
 
 
 async def test_one_request_drains_and_a_second_hurries(autojump_clock):
@@ -24,11 +41,11 @@ async def test_one_request_drains_and_a_second_hurries(autojump_clock):
     assert stop.is_asked
     assert stop.reason == "SIGTERM"
     began = trio.current_time()
-    await stop.sleep_unless_hurried(10)
+    await stop.sleep_unless_forced(10)
     assert trio.current_time() - began == 10
     stop.ask("SIGINT")
-    await stop.wait_hurried()
-    await stop.sleep_unless_hurried(10)
+    await stop.wait_forced()
+    await stop.sleep_unless_forced(10)
     assert trio.current_time() - began == 10
     assert stop.reason == "SIGTERM"
 
@@ -39,7 +56,7 @@ async def test_stop_signals_stop(number):
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_signals, stop, partial(trio.lowlevel.checkpoint))
         os.kill(os.getpid(), number)
-        with trio.fail_after(5):
+        with trio.fail_after(LIMIT_S):
             await stop.wait()
         nursery.cancel_scope.cancel()
     assert stop.reason == number.name
@@ -54,7 +71,7 @@ async def test_a_hang_up_reloads_and_stops_nothing():
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_signals, stop, reload)
         os.kill(os.getpid(), signal.SIGHUP)
-        with trio.fail_after(5):
+        with trio.fail_after(LIMIT_S):
             await reloaded.wait()
         nursery.cancel_scope.cancel()
     assert not stop.is_asked
@@ -70,7 +87,7 @@ async def test_a_reload_that_fails_ends_nothing(caplog):
 
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_signals, stop, reload)
-        with trio.fail_after(5):
+        with trio.fail_after(LIMIT_S):
             for reloaded in reloads:
                 os.kill(os.getpid(), signal.SIGHUP)
                 await reloaded.wait()
@@ -91,7 +108,7 @@ async def test_a_reload_that_hangs_keeps_no_stop_waiting_and_one_more_is_kept(ca
 
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_signals, stop, reload)
-        with trio.fail_after(5):
+        with trio.fail_after(LIMIT_S):
             os.kill(os.getpid(), signal.SIGHUP)
             await reloads[0].wait()
             for _ in range(3):
@@ -122,9 +139,12 @@ async def test_a_disk_that_fails_in_one_part_of_a_reload_keeps_no_other_from_bei
     node = SimpleNamespace(
         reload_security=lambda: done.append("security"),
         table=SimpleNamespace(reload=lambda: done.append("table")),
-        reload_callbacks=[fail_by_the_disk, fail_by_the_store, go_well],
+        reloads=Reloads(),
     )
-    await reload(node)
+    with ExitStack() as parts:
+        for part in (fail_by_the_disk, fail_by_the_store, go_well):
+            parts.enter_context(node.reloads.including(part))
+        await reload(node)
     assert done == ["security", "table", "volumes"]
     assert "a part of the reload failed: [Errno 5] Input/output error" in caplog.text
     assert "a part of the reload failed: the store is closed" in caplog.text
@@ -137,18 +157,24 @@ def test_leaves_of_nested_groups():
 
 
 @pytest.fixture
-def node(tmp_path):
-    """A node that is registered, as far as it knows itself, and is to serve on for 10 s before it stops."""
+def starting(tmp_path):
+    """A node that serves for 10 s before it stops, and has not begun to register."""
     flags = ["-mode=native", f"-dir={tmp_path}", "-preStopSeconds=10"]
     config = load_config(flags, {}, tmp_path, Surroundings(detect_address=lambda: "192.0.2.7"))
     made = make_node(config, StopRequest())
-    made.heartbeat = HeartbeatHandle(made.masters)
     made.stop.ask("SIGTERM")
     return made
 
 
+@pytest.fixture
+def node(starting):
+    """A node that takes itself for registered."""
+    starting.heartbeat.begin(lambda: None)
+    return starting
+
+
 async def goodbye_s(node):
-    """The seconds that it takes."""
+    """The seconds that the goodbye takes."""
     began = trio.current_time()
     await say_goodbye(node)
     return trio.current_time() - began
@@ -160,13 +186,15 @@ async def test_a_node_that_stops_leaves_and_serves_on(node, autojump_clock):
     assert not node.is_heartbeating
 
 
-@pytest.mark.parametrize("how", ["VolumeServerLeave", "no heartbeat yet"])
-async def test_one_that_has_nothing_to_leave_does_not_wait(node, autojump_clock, how):
-    if how == "VolumeServerLeave":
-        assert node.leave()
-    else:
-        node.heartbeat = None
+async def test_one_that_left_before_does_not_wait(node, autojump_clock):
+    assert node.leave()
     assert await goodbye_s(node) == 0
+
+
+async def test_one_that_has_not_begun_to_register_has_nothing_to_leave(starting, autojump_clock):
+    assert not starting.leave()
+    assert await goodbye_s(starting) == 0
+    assert starting.is_heartbeating
 
 
 async def test_a_second_signal_ends_the_wait(node, autojump_clock):

@@ -1,4 +1,5 @@
-"""How full a location's file system is. It is asked with a time limit, for one that hangs must hang nobody.
+"""The free space of a location's file system. Queries have a time limit: a file system that hangs must not stop
+callers.
 
 Source: weed/storage/disk_location.go:CheckDiskSpace, weed/util/minfreespace.go, weed/stats/disk_supported.go.
 """
@@ -8,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.files import DiskSpace
-from native_handlers.storage.patience import NoAnswer, Patience
-from native_handlers.storage.report import DiskStatus
+from native_handlers.storage.model.report import DiskStatus
+from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
+from native_handlers.storage.system.files import DiskSpace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.system.files import Files
 
 STATFS_TIMEOUT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class MinFree:
-    """The reserve below which a disk takes no more: in bytes when that is set, else in percent of the disk."""
+    """The free space below which a disk takes no more: in bytes when that is set, else in percent of the disk."""
 
     percent: float | None
     size_bytes: int | None
@@ -33,7 +34,7 @@ class MinFree:
         return self.percent is not None and percent_of(space.free_bytes, space.all_bytes) < self.percent
 
     def available_bytes(self, space: DiskSpace) -> int:
-        """What may be taken before the reserve is touched."""
+        """The bytes that may be taken before the limit is reached."""
         reserve = self.size_bytes
         if reserve is None:
             reserve = int(space.all_bytes * (self.percent or 0.0) / 100)
@@ -44,39 +45,61 @@ def percent_of(part: int, whole: int) -> float:
     return part / whole * 100 if whole else 0.0
 
 
-class DiskGauge:
-    """The space of one directory's file system, as it was when it answered last. Safe from any thread.
+class DiskUsage:
+    """The space of one directory's file system at its last answer. Safe from any thread.
 
-    The properties never wait. Before the first answer the disk counts as having room.
+    The properties never wait. Before the first answer the disk counts as having room. The reserve for deletions counts
+    as free, so that -minFreeSpace has the same meaning as without a reserve.
     """
 
     def __init__(self, files: Files, path: Path, min_free: MinFree) -> None:
         self._files, self._path, self._min_free = files, path, min_free
-        self._patience = Patience("statfs", STATFS_TIMEOUT_S)
+        self._bounded = BoundedCall("statfs", STATFS_TIMEOUT_S)
         self._space = DiskSpace(0, 0)
+        self.left_bytes = 0
+        """How many bytes may be appended before -minFreeSpace may be reached. Appenders subtract their bytes here, and
+        call `look_again` when the number becomes negative."""
+        self.reserved_bytes = 0
+        """The size of the reserve at the last look."""
         self.is_low = False
         self.is_answering = True
-        """Whether it answered when it was asked last."""
+        """Whether the file system answered the last query."""
 
     def ask(self) -> str:
-        """Asks the file system now, for half a second at most. Returns why it gave no answer, "" if it did."""
+        """Queries the file system now, for half a second at most. Returns the reason why it gave no answer, or ""."""
         try:
-            space = self._patience.ask(lambda: self._files.disk_space(self._path))
-        except NoAnswer as failure:
+            space = self._bounded.run(lambda: self._files.disk_space(self._path))
+        except CallTimedOut as failure:
             self.is_answering = False
             return str(failure)
         except OSError as error:
             self.is_answering = False
             return error.strerror or str(error)
         self._space = space
-        self.is_low = self._min_free.is_low(space)
+        counted = self._counted
+        self.is_low = self._min_free.is_low(counted)
+        self.left_bytes = self._min_free.available_bytes(counted)
         self.is_answering = True
         return ""
 
+    def look_again(self) -> None:
+        """Queries again after `left_bytes` were used up, unless the disk is known to be low."""
+        if self.is_answering and not self.is_low:
+            self.ask()
+
+    @property
+    def _counted(self) -> DiskSpace:
+        return DiskSpace(self._space.all_bytes, self._space.free_bytes + self.reserved_bytes)
+
+    @property
+    def free_bytes(self) -> int:
+        """Free space, the reserve included."""
+        return self._counted.free_bytes
+
     @property
     def available_bytes(self) -> int:
-        """Free space above the reserve."""
-        return self._min_free.available_bytes(self._space)
+        """Free space above -minFreeSpace."""
+        return self._min_free.available_bytes(self._counted)
 
     def status(self, disk_type: str, error: str = "") -> DiskStatus:
         """The space as of now; where the file system gives no answer, as of the last one."""

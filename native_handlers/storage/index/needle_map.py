@@ -1,12 +1,13 @@
-"""Where each needle of a volume is: needle id -> (offset, size), 16 bytes a needle and little more.
+"""The place of each needle of a volume: needle id -> (offset, size), little more than 16 bytes a needle.
 
-Three layers. The *base* is made once from the .idx file. The *delta* is a dict of what came last; when it is full it
-is merged into *recent*, sorted columns as well, and when that has grown to a fraction of the base both become the new
-base. So there is never a Python object for more than some thousand needles. The layers are swapped as one object: a
-reader holds either the old ones or the new ones, and takes no lock. Writers are serialised by their volume.
+There are three layers. The *base* is built once from the .idx file. The *delta* is a dict of the latest entries. When
+the delta is full it is merged into *recent*, which is sorted columns as well. When recent has grown to a fraction of
+the base, both become the new base. So there are never Python objects for more than some thousand needles. The layers
+are replaced as one object: a reader uses either the old layers or the new ones, and takes no lock. The volume
+serialises writers.
 
-An entry's size is that of the record's body. A deleted needle keeps its entry with the size negated (-1 where it
-was 0), so that it can still be read on request until a restart after which only its tombstone is known.
+An entry's size is that of the record's body. A deleted needle keeps its entry with the size negated (-1 where it was
+0). So it can still be read on request, until a restart after which only its tombstone is known.
 
 Source of the counting rules: weed/storage/needle_map_metric.go, needle_map_memory.go, needle_map/compact_map.go.
 """
@@ -16,23 +17,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from native_handlers.format.types import TOMBSTONE_SIZE
-from native_handlers.storage.index_base import Base, merge, pack, sorted_base, unpack
+from native_handlers.format.types import TOMBSTONE_SIZE, UINT32_MASK
+from native_handlers.storage.index.sorted_segment import NeedleValue, SortedSegment, merge, sorted_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from native_handlers.storage.index_base import Location
-
-_MIN_MERGE = 1 << 14
-"""The delta is merged at this many entries, which take about 2.5 MB."""
+MIN_MERGE = 1 << 14
+"""The delta is merged at so many entries, which take about 2.5 MB."""
 _MERGE_FRACTION = 8
-"""What is recent goes into the base at 1/8 of it: each needle is then moved a small constant number of times."""
+"""Recent is merged into the base at 1/8 of the base's length, so each needle is moved a small constant number of
+times."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a volume reports of its needles. All only grow; a vacuum starts them afresh."""
+    """The counts that a volume reports of its needles. They only grow; a vacuum starts them anew."""
 
     file_count: int = 0
     content_bytes: int = 0
@@ -42,26 +42,30 @@ class Counters:
 
 
 class Layers(NamedTuple):
-    """`recent` is None where nothing is. `generation` counts publications, where several processes share them."""
+    """The layers of an index. `recent` is None where it is empty. `generation` counts publications, where processes
+    share them.
+    """
 
-    base: Base
-    recent: Base | None
+    base: SortedSegment
+    recent: SortedSegment | None
     delta: dict[int, int]
     generation: int = 0
 
-    def find(self, needle_id: int) -> Location | None:
+    def find(self, needle_id: int) -> NeedleValue | None:
         base, recent, delta, _ = self
         value = delta.get(needle_id)
         if value is not None:
-            return unpack(value)
+            # As `sorted_segment.unpack`, in line because each recently written needle comes here.
+            size = value & UINT32_MASK
+            return NeedleValue(value >> 32, size - (1 << 32) if size >> 31 else size)
         if recent is not None:
             found = recent.get(needle_id)
             if found is not None:
                 return found
         return base.get(needle_id)
 
-    def settled(self) -> Layers:
-        """The same entries without a delta."""
+    def merged(self) -> Layers:
+        """The same entries with an empty delta."""
         base, recent, delta, generation = self
         if delta:
             newest = sorted_base(delta, has_high=base.high is not None)
@@ -72,7 +76,7 @@ class Layers(NamedTuple):
 
 
 class NeedleIndex:
-    """The index of one volume. Reading is safe from any thread; writing is the volume's, one at a time."""
+    """The index of one volume. Any thread may read. The volume writes, one thread at a time."""
 
     __slots__ = ("counters", "layers")
 
@@ -81,16 +85,16 @@ class NeedleIndex:
         self.counters = counters
 
     @classmethod
-    def of(cls, base: Base, counters: Counters) -> NeedleIndex:
-        """An index of what `base` has."""
+    def of(cls, base: SortedSegment, counters: Counters) -> NeedleIndex:
+        """An index with the entries of `base`."""
         return cls(Layers(base, None, {}), counters)
 
-    def get(self, needle_id: int) -> Location | None:
-        """Where the needle is or was; None when it is not known."""
+    def get(self, needle_id: int) -> NeedleValue | None:
+        """The needle's place, also that of a deleted needle; None for an unknown needle."""
         return self.layers.find(needle_id)
 
     def put(self, needle_id: int, offset: int, size: int) -> None:
-        """Enters a needle or moves it. `offset` in units of 8 bytes."""
+        """Adds a needle or changes its place. `offset` is in units of 8 bytes."""
         old = self.layers.find(needle_id)
         self._set(needle_id, offset, size)
         counters = self.counters
@@ -102,7 +106,7 @@ class NeedleIndex:
             counters.deleted_bytes += old.size
 
     def delete(self, needle_id: int) -> int:
-        """Marks a needle deleted. Returns its size; 0 when it was not there, deleted already, or empty."""
+        """Marks a needle deleted. Returns its size; 0 when it was unknown, deleted already, or empty."""
         old = self.layers.find(needle_id)
         if old is None or old.size < 0:
             return 0
@@ -113,24 +117,24 @@ class NeedleIndex:
         return old.size
 
     def _set(self, needle_id: int, offset: int, size: int) -> None:
-        self.layers.delta[needle_id] = pack(offset, size)
+        self.layers.delta[needle_id] = offset << 32 | (size & UINT32_MASK)  # as `sorted_segment.pack`
         if self.is_delta_full:
-            self.layers = self.layers.settled()
+            self.layers = self.layers.merged()
 
     @property
     def is_delta_full(self) -> bool:
-        """Whether what came last is to be merged."""
-        return len(self.layers.delta) >= _MIN_MERGE
+        """Whether the delta is to be merged."""
+        return len(self.layers.delta) >= MIN_MERGE
 
-    def ascending(self) -> Iterator[tuple[int, Location]]:
-        """Every entry, deleted ones included, by needle id, as of now."""
-        base, recent, _, _ = self.layers._replace(delta=dict(self.layers.delta)).settled()
+    def ascending(self) -> Iterator[tuple[int, NeedleValue]]:
+        """Yields every entry, deleted ones included, by needle id, as of the call."""
+        base, recent, _, _ = self.layers._replace(delta=dict(self.layers.delta)).merged()
         merged = base if recent is None else merge(base, recent)
         for index, needle_id in enumerate(merged.keys.data):
             yield needle_id, merged.at(index)
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the columns take, without the delta."""
+        """The memory of the columns in bytes, without the delta."""
         base, recent = self.layers.base, self.layers.recent
         return base.size_bytes + (recent.size_bytes if recent is not None else 0)

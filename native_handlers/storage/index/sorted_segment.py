@@ -1,11 +1,13 @@
-"""The bulk of a needle index: sorted columns, searched by bisection, never changed.
+"""The bulk of a needle index: immutable sorted columns, searched by bisection.
 
-They may lie in this process's memory or in a mapping that several processes share: a `Base` does not know.
+The columns are in this process's memory or in a mapping that several processes share; a `SortedSegment` does not know
+which.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,18 +23,18 @@ _STRIDE = 512
 _new_tuple = tuple.__new__
 
 
-class Location(NamedTuple):
+class NeedleValue(NamedTuple):
     """A needle's place. `offset` counts units of 8 bytes, `size` is negative for a deleted needle."""
 
     offset: int
     size: int
 
 
-class Base:
+class SortedSegment:
     """Sorted parallel arrays. `high` holds the fifth offset byte and is None with 4-byte offsets.
 
-    Every 512th key is kept as an int as well, 0.1 bytes a needle: most of a bisection then goes over a list, in a
-    third of the time.
+    Every 512th key is kept as an int as well, 0.1 bytes a needle. So most of a bisection runs over a list, in a third
+    of the time.
     """
 
     __slots__ = ("_highs", "_keys", "_lows", "_milestones", "_sizes", "high", "keys", "low", "sizes")
@@ -55,16 +57,16 @@ class Base:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the columns take."""
+        """The memory of the columns in bytes."""
         return sum(column.nbytes for column in self.columns)
 
     @property
     def columns(self) -> tuple[NDArray[np.generic], ...]:
-        """Keys, low offsets, sizes, and high offset bytes where there are some."""
+        """Keys, low offsets, sizes, and with 5-byte offsets the high offset bytes."""
         fixed = (self.keys, self.low, self.sizes)
         return fixed if self.high is None else (*fixed, self.high)
 
-    def get(self, needle_id: int) -> Location | None:
+    def get(self, needle_id: int) -> NeedleValue | None:
         """The needle's entry, or None."""
         keys = self._keys
         end = bisect_right(self._milestones, needle_id) * _STRIDE
@@ -76,35 +78,36 @@ class Base:
         offset = self._lows[index]
         if self._highs is not None:
             offset |= self._highs[index] << 32
-        # Half the time of `Location(offset, size)`, which goes through a function in Python.
-        return _new_tuple(Location, (offset, self._sizes[index]))
+        # `NeedleValue(offset, size)` takes twice the time, because it goes through a function in Python.
+        return _new_tuple(NeedleValue, (offset, self._sizes[index]))
 
-    def at(self, index: int) -> Location:
-        """The entry at a position in needle id order."""
+    def at(self, index: int) -> NeedleValue:
+        """The entry at a position in the order of needle ids."""
         offset = self._lows[index]
         if self._highs is not None:
             offset |= self._highs[index] << 32
-        return Location(offset, self._sizes[index])
+        return NeedleValue(offset, self._sizes[index])
 
 
-def empty_base(*, has_high: bool) -> Base:
-    """A base without entries. `has_high`: offsets are 5 bytes wide."""
+@lru_cache(maxsize=2)
+def empty_base(*, has_high: bool) -> SortedSegment:
+    """The segment without entries. `has_high` means 5-byte offsets."""
     high = np.empty(0, np.uint8) if has_high else None
-    return Base(np.empty(0, np.uint64), np.empty(0, np.uint32), high, np.empty(0, np.int32))
+    return SortedSegment(np.empty(0, np.uint64), np.empty(0, np.uint32), high, np.empty(0, np.int32))
 
 
 def pack(offset: int, size: int) -> int:
-    """A location as one number, which takes a third of a tuple's memory."""
+    """Packs a place into one number, which takes a third of a tuple's memory."""
     return offset << 32 | (size & UINT32_MASK)
 
 
-def unpack(value: int) -> Location:
+def unpack(value: int) -> NeedleValue:
     size = value & UINT32_MASK
-    return Location(value >> 32, size - (1 << 32) if size >> 31 else size)
+    return NeedleValue(value >> 32, size - (1 << 32) if size >> 31 else size)
 
 
-def sorted_base(entries: dict[int, int], *, has_high: bool) -> Base:
-    """A base of `entries`, needle ids to packed locations."""
+def sorted_base(entries: dict[int, int], *, has_high: bool) -> SortedSegment:
+    """A segment of `entries`, which maps needle ids to packed places."""
     count = len(entries)
     keys = np.fromiter(entries.keys(), np.uint64, count)
     offsets = np.fromiter((value >> 32 for value in entries.values()), np.uint64, count)
@@ -112,17 +115,17 @@ def sorted_base(entries: dict[int, int], *, has_high: bool) -> Base:
     order = np.argsort(keys)
     keys, offsets, sizes = keys[order], offsets[order], sizes[order]
     high = (offsets >> np.uint64(32)).astype(np.uint8) if has_high else None
-    return Base(keys, (offsets & np.uint64(UINT32_MASK)).astype(np.uint32), high, sizes)
+    return SortedSegment(keys, (offsets & np.uint64(UINT32_MASK)).astype(np.uint32), high, sizes)
 
 
-def merge(old: Base, new: Base) -> Base:
-    """A base with the entries of both, those of `new` winning."""
+def merge(old: SortedSegment, new: SortedSegment) -> SortedSegment:
+    """A segment with the entries of both. An entry of `new` replaces that of `old`."""
     where = np.searchsorted(old.keys, new.keys)
     known = np.zeros(len(new), np.bool_)
     inside = where < len(old)
     known[inside] = old.keys[where[inside]] == new.keys[inside]
     places, is_added = where[known], ~known
-    # Where each added entry comes to stand: its place among the old ones, moved by the added ones before it.
+    # The position of each added entry: its place among the old ones, plus the added ones before it.
     added = where[is_added] + np.arange(np.count_nonzero(is_added))
     is_old = np.ones(len(old) + len(added), np.bool_)
     is_old[added] = False
@@ -140,4 +143,4 @@ def merge(old: Base, new: Base) -> Base:
 
     moved = np.searchsorted(where[is_added], places, side="right")
     high = None if old.high is None or new.high is None else changed(old.high, new.high)
-    return Base(merged(old.keys, new.keys), changed(old.low, new.low), high, changed(old.sizes, new.sizes))
+    return SortedSegment(merged(old.keys, new.keys), changed(old.low, new.low), high, changed(old.sizes, new.sizes))

@@ -1,6 +1,7 @@
-"""What a store can refuse or fail to do. Messages are upstream's where clients or tools match them.
+"""The errors of a store. Messages are upstream's where clients or tools match them.
 
-Nothing here knows HTTP or gRPC: handlers map the classes. Corrupt records raise `native_handlers.format.errors`.
+No error knows HTTP or gRPC: handlers map the classes to statuses. Corrupt records raise
+`native_handlers.format.errors`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class NotFound(StorageError):
 
 
 class Deleted(StorageError):
-    """The needle was there and has been deleted."""
+    """The needle existed and has been deleted."""
 
     def __init__(self, volume_id: int, needle_id: int) -> None:
         super().__init__("already deleted")
@@ -34,7 +35,7 @@ class Deleted(StorageError):
 
 
 class CookieMismatch(StorageError):
-    """The needle on disk has another cookie than the caller gave. `expected` is the one on disk."""
+    """The needle on disk has another cookie than the caller gave. `expected` is the cookie on disk."""
 
     def __init__(self, expected: int, got: int) -> None:
         super().__init__(f"mismatching cookie {got:x}")
@@ -43,7 +44,7 @@ class CookieMismatch(StorageError):
 
 
 class ReadOnly(StorageError):
-    """The volume takes no writes (or no deletes). `reason` says why, for logs."""
+    """The volume takes no writes (or no deletes). `reason` is the cause, for logs."""
 
     def __init__(self, volume_id: int, reason: str) -> None:
         super().__init__(f"volume {volume_id} is read only")
@@ -52,7 +53,7 @@ class ReadOnly(StorageError):
 
 
 class VolumeClosed(StorageError):
-    """The volume was unmounted or deleted while the caller held on to it."""
+    """The volume was unmounted or deleted while the caller used it."""
 
     def __init__(self, volume_id: int) -> None:
         super().__init__(f"volume {volume_id} is closed")
@@ -60,7 +61,9 @@ class VolumeClosed(StorageError):
 
 
 class VolumeNotFound(StorageError):
-    """No volume of that id is mounted, or on a disk. `where` ends the message as upstream's operation does."""
+    """No volume of that id is mounted, or on a disk. `where` is the end of the message, as upstream's operation has
+    it.
+    """
 
     def __init__(self, volume_id: int, where: str = "", *, prefix: str = "volume") -> None:
         super().__init__(f"{prefix} {volume_id} not found{where}")
@@ -92,18 +95,21 @@ class VolumeArriving(StorageError):
 
 
 class CopyIncomplete(StorageError):
-    """A copied volume is not what its source said it would be."""
+    """A copied volume differs from its source's announcement."""
 
 
 class ReceiveRefused(StorageError):
-    """A file that is sent here has no place, or one where it would do harm. Nothing was changed."""
+    """A file that is sent here has no place, or a place where it would do harm. Nothing was changed."""
 
 
 class NoSpaceForCopy(StorageError):
-    """No location of the wanted disk type has a free slot and room for the volume."""
+    """No location of the wanted disk type has a free slot and room for the volume. `why` has the reason for each
+    location.
+    """
 
-    def __init__(self, disk_type: str) -> None:
-        super().__init__(f"no space left for disk type {disk_type or 'hdd'}")
+    def __init__(self, disk_type: str, why: str = "") -> None:
+        text = f"no space left for disk type {disk_type or 'hdd'}"
+        super().__init__(f"{text}: {why}" if why else text)
         self.disk_type = disk_type
 
 
@@ -143,7 +149,7 @@ class NeedleTooLarge(StorageError):
 
 
 class ExistingNeedleUnreadable(StorageError):
-    """A write could not compare cookies, for the needle it replaces cannot be read. Nothing was written."""
+    """A write could not compare cookies, because the existing needle cannot be read. Nothing was written."""
 
     def __init__(self, volume_id: int, cause: Exception) -> None:
         super().__init__(f"reading existing needle: {cause}")
@@ -160,7 +166,9 @@ class ReadFailed(StorageError):
 
 
 class WriteFailed(StorageError):
-    """The operating system failed a write or an fsync. It was taken back, or else the volume stopped writing."""
+    """The operating system failed a write or an fsync. The write was undone, or else the volume takes no more
+    writes.
+    """
 
     def __init__(self, path: Path, offset_bytes: int, cause: OSError) -> None:
         super().__init__(f"write {path} at {offset_bytes}: {cause.strerror}")
@@ -169,20 +177,58 @@ class WriteFailed(StorageError):
         self.cause = cause
 
     def copy(self) -> WriteFailed:
-        """The same for another thread: an exception that several raise gathers the tracebacks of all."""
+        """A copy for another thread: an exception that several threads raise collects the tracebacks of all."""
         return WriteFailed(self.path, self.offset_bytes, self.cause)
 
 
-class BadRange(StorageError):
-    """The caller named a place in .dat where no such record can be. The messages are Go's of its failed reads."""
+class BadRecordRange(StorageError):
+    """The caller named a range of .dat that can hold no record. The messages are Go's for its failed reads."""
 
 
 class BlobRefused(StorageError):
-    """A record that was to be stored as it is, is none. Nothing was written."""
+    """Bytes that were to be stored unchanged as a record are no record. Nothing was written."""
+
+
+class CompactionRunning(StorageError):
+    """The volume is being compacted, or a compacted copy is being put in its place. Nothing was changed."""
+
+    def __init__(self, volume_id: int) -> None:
+        super().__init__(f"volume {volume_id} is compacting")
+        self.volume_id = volume_id
+
+
+class CompactionRefused(StorageError):
+    """The volume cannot be compacted now, or there is no compacted copy that fits the volume. The volume is served as
+    before.
+    """
+
+    def __init__(self, volume_id: int, why: str) -> None:
+        super().__init__(f"volume {volume_id} {why}")
+        self.volume_id = volume_id
+
+
+class CompactionEnded(StorageError):
+    """A compaction ended early, because no caller wanted it any more. The volume is served as before."""
+
+    def __init__(self, volume_id: int) -> None:
+        super().__init__(f"compaction of volume {volume_id}: interrupted")
+        self.volume_id = volume_id
+
+
+class NoSpaceForCompaction(StorageError):
+    """The disk cannot hold the compacted copy. Nothing was written."""
+
+    def __init__(self, needed_bytes: int, data_bytes: int, index_bytes: int, free_bytes: int) -> None:
+        super().__init__(
+            f"insufficient free space for compaction: need {needed_bytes} bytes "
+            f"(volume: {data_bytes}, index: {index_bytes}), but only {free_bytes} bytes available"
+        )
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class IndexMoveFailed(StorageError):
-    """The .idx file could not be moved; it is where it was and the volume goes on with it."""
+    """The .idx file could not be moved. It is where it was, and the volume goes on with it."""
 
     def __init__(self, volume_id: int, cause: OSError) -> None:
         super().__init__(f"relocate index for volume {volume_id}: move .idx: {cause.strerror}")
@@ -191,9 +237,10 @@ class IndexMoveFailed(StorageError):
 
 
 class ConfigureFailed(StorageError):
-    """A volume's settings could not be changed. `step` says when: "unmount", "" for the change itself, or "mount".
+    """A volume's settings could not be changed. `step` is the failed step: "unmount", "" for the change itself, or
+    "mount".
 
-    `restore_failure` says why the volume could not be opened again, where it could not.
+    `restore_failure` is the reason why the volume could not be opened again, or None where it was opened.
     """
 
     def __init__(self, step: str, why: str, restore_failure: str | None = None) -> None:
@@ -204,7 +251,7 @@ class ConfigureFailed(StorageError):
 
 
 class DiskUnavailable(StorageError):
-    """The disk is out of service for now; it may be well again later. Other disks are served."""
+    """The disk is out of service and may come back. Other disks are served."""
 
     def __init__(self, path: Path, why: str, state: str = "is out of service") -> None:
         super().__init__(f"disk {path} {state}: {why}")
@@ -213,14 +260,14 @@ class DiskUnavailable(StorageError):
 
 
 class DiskUnreadable(DiskUnavailable):
-    """What is on the disk could not be found out, though it was in service. Other disks are served."""
+    """The files on the disk could not be listed or read, though the disk was in service. Other disks are served."""
 
     def __init__(self, path: Path, cause: OSError) -> None:
         super().__init__(path, cause.strerror or str(cause), "cannot be looked at")
 
 
 class VolumeNotSeen(StorageError):
-    """No disk that could be looked at has the volume, and not every disk could be: it may be there."""
+    """No readable disk has the volume, but at least one disk could not be read: the volume may be there."""
 
     def __init__(self, volume_id: int, unseen: list[DiskUnavailable]) -> None:
         super().__init__(f"volume {volume_id} is on no disk that could be looked at; {'; '.join(map(str, unseen))}")
@@ -229,14 +276,14 @@ class VolumeNotSeen(StorageError):
 
 
 class StoreClosed(StorageError):
-    """The store was closed; it does nothing any more."""
+    """The store was closed and does nothing any more."""
 
     def __init__(self) -> None:
         super().__init__("the store is closed")
 
 
 class DirectoryLocked(StorageError):
-    """Another process, or this one a second time, serves the directory."""
+    """Another process, or this process a second time, serves the directory."""
 
     def __init__(self, path: Path, holder: str) -> None:
         super().__init__(f"{path} is in use by {holder or 'an unnamed process'}; stop it, or serve another directory")
@@ -245,7 +292,7 @@ class DirectoryLocked(StorageError):
 
 
 class DirectoryUnusable(StorageError):
-    """A configured directory does not exist, is none, or cannot be written."""
+    """A configured directory does not exist, is no directory, or cannot be written."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"cannot serve {path}: {why}")
@@ -267,7 +314,7 @@ class OffsetWidthMismatch(StorageError):
 
 
 class VolumeLoadFailed(StorageError):
-    """The files of a volume are there and cannot be served. They were left as they are."""
+    """The files of a volume are there and cannot be served. They were not changed."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"volume {path} cannot be loaded: {why}")
@@ -276,15 +323,23 @@ class VolumeLoadFailed(StorageError):
 
 
 class NewVersionUnsupported(StorageError):
-    """A volume was to be made of a version that there is not. No file was made. The text is upstream's."""
+    """A new volume was to have an unsupported version. No file was made. The text is upstream's."""
 
     def __init__(self, version: int) -> None:
         super().__init__(f"volume super block version {version} is not supported")
         self.version = version
 
 
+class TierMoveUnclear(StorageError):
+    """Nobody knows whether the .vif names the object in the tier: neither the object nor the .dat may go."""
+
+
+class TierMoveFailed(StorageError):
+    """The data of a volume could not be moved to a tier or back. The volume is served as before."""
+
+
 class RemoteTierUnsupported(VolumeLoadFailed):
-    """The volume's data lives in a remote storage tier, which this server cannot read."""
+    """The volume's data is in a remote storage tier, which this server cannot read."""
 
     def __init__(self, path: Path, storage_name: str, key: str) -> None:
         super().__init__(
@@ -294,8 +349,16 @@ class RemoteTierUnsupported(VolumeLoadFailed):
         self.key = key
 
 
+class TooManyVolumes(VolumeLoadFailed):
+    """The process has no descriptors left for another volume. No file was changed."""
+
+    def __init__(self, path: Path, open_count: int, advice: str) -> None:
+        super().__init__(path, f"{open_count} volumes are open, and there is room for no more; {advice}")
+        self.open_count = open_count
+
+
 class DeleteFailed(StorageError):
-    """Some copies of a volume, or some volumes of a collection, could not be deleted; the others are gone."""
+    """Some copies of a volume, or some volumes of a collection, could not be deleted; the others are deleted."""
 
     def __init__(self, what: str, failures: list[str]) -> None:
         super().__init__(f"{what} failed on some disks: {'; '.join(failures)}")
@@ -303,7 +366,7 @@ class DeleteFailed(StorageError):
 
 
 class BadState(StorageError):
-    """state.pb is there and cannot be read; a server must not start with a guess."""
+    """state.pb is there and cannot be read. A server must not start with a guess."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"failed to read store state from {path} : {why}")

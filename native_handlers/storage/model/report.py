@@ -1,12 +1,16 @@
-"""What a store tells others: facts of a volume, of a disk, changes, and findings made when a volume was opened."""
+"""The facts that a store reports: of a volume, of a disk, and findings about a volume's files."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import dataclass
 from enum import Enum
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from native_handlers.format.replica_placement import ReplicaPlacement
@@ -15,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VolumeReport:
-    """One mounted volume. `size_bytes` is the length of the .dat file, `content_size_bytes` what the index counts.
+    """One mounted volume. `size_bytes` is the length of the .dat file, `content_size_bytes` the sum that the index
+    counts.
 
     `is_announced` is False for a volume that a heartbeat must leave out, so that the master replicates it again:
     expired, failing with I/O errors, on an unavailable disk, or with its .dat file unlinked.
@@ -41,11 +46,15 @@ class VolumeReport:
     max_needle_id: int
     is_announced: bool = True
     index_size_bytes: int = 0
+    no_write_or_delete: bool = False
+    no_write_can_delete: bool = False
+    disk_space_low: bool = False
+    """Why the volume is read-only: see `ReadOnlyReasons`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOnlyReasons:
-    """Why a volume refuses writes; each flag is a series of upstream's metrics. `text` is for people."""
+    """Why a volume refuses writes. Each flag is a series of upstream's metrics. `text` is for people."""
 
     no_write_or_delete: bool
     no_write_can_delete: bool
@@ -57,31 +66,11 @@ class ReadOnlyReasons:
         return self.no_write_or_delete or self.no_write_can_delete or self.disk_space_low
 
 
-class VolumeEventKind(Enum):
-    ADDED = "added"
-    REMOVED = "removed"
-    CHANGED = "changed"
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeEvent:
-    """A volume came, went, or changed its read-only state. The facts are those that a delta heartbeat carries."""
-
-    kind: VolumeEventKind
-    volume_id: int
-    collection: str
-    replica_placement: ReplicaPlacement
-    version: int
-    ttl: Ttl
-    disk_type: str
-    disk_id: int
-
-
 @dataclass(frozen=True, slots=True)
 class DiskStatus:
-    """One location's file system. Sizes in bytes; `used` is what is not free to an unprivileged user.
+    """One location's file system. Sizes in bytes; `used` is the part that is not free to an unprivileged user.
 
-    `error` is why the disk is out of service, "" when it is not; `available` is the free space above the reserve.
+    `error` is the reason why the disk is out of service, or ""; `available` is the free space above the reserve.
     """
 
     dir: str
@@ -96,7 +85,7 @@ class DiskStatus:
 
 
 class FindingKind(Enum):
-    """What was found when a volume was opened."""
+    """The kinds of findings at the opening of a volume."""
 
     IDX_ROW_CUT = "a partial row at the end of .idx was cut"
     IDX_HEAD_REPAIRED = "rows that deletions had overwritten at the head of .idx were restored"
@@ -107,21 +96,79 @@ class FindingKind(Enum):
     MADE_READ_ONLY = "made read-only"
     VIF_UNREADABLE = ".vif cannot be parsed and was left alone"
     VIF_NOT_WRITTEN = ".vif cannot be written"
+    ARRIVAL_FINISHED = "a copy that had arrived whole took its place"
+    ARRIVAL_DOUBTFUL = "files that do not fit their record were moved aside"
     NOT_REPAIRED = "needs repair, which waits until the volume is made writable"
     COPY_REMOVED = "an unfinished copy was removed"
+    COPY_ASIDE = "files with a .note that are no whole volume were moved aside"
+    NOTE_ASIDE = "the .note beside a whole volume was moved aside"
+    COMPACTION_ASIDE = "files of a vacuum that do not fit the volume were moved aside"
+    ID_TAKEN = "not opened, another volume of its id is"
+    ID_SERVED_ELSEWHERE = "open, but another volume of its id on another disk is served"
     COMPACTION_FINISHED = "an interrupted vacuum was finished"
     COMPACTION_UNDONE = "an interrupted vacuum was undone"
     NOT_PREALLOCATED = "its space could not be reserved"
+    TIER_UNREACHABLE = "its remote tier could not be asked for the super block"
     NOT_LOADED = "not loaded"
+
+
+class ReadFindingKind(Enum):
+    """The kinds of findings at reads of a volume."""
+
+    DAMAGED = "a record is damaged and cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing out of the ordinary about the files at `base`, a volume's path without extension."""
+    """One irregularity of the files at `base`, a volume's path without extension."""
 
-    kind: FindingKind
+    kind: FindingKind | ReadFindingKind
     base: Path
     detail: str
 
     def __str__(self) -> str:
         return f"{self.base}: {self.kind.value}: {self.detail}"
+
+
+_log = logging.getLogger(__name__)
+
+
+# ---- The findings about the volumes of one location, kept for status pages and logged once.
+
+
+class Findings:
+    """Each finding once, in the order of discovery. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, dict[Finding, int]] = {}
+        """By the volume's path, because there may be as many as volumes. The values are the numbers of the order."""
+        self._count = 0
+        # Protects both.
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        """Whether there are any findings."""
+        return bool(self._found)
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Logs each finding, and keeps it until `forget`."""
+        for finding in findings:
+            _log.warning("%s", finding)
+            with self._lock:
+                self._count += 1
+                self._found.setdefault(finding.base, {}).setdefault(finding, self._count)
+
+    def forget(self, base: Path) -> None:
+        """Drops the findings about the files at `base`: the files are opened anew, or are gone."""
+        with self._lock:
+            self._found.pop(base, None)
+
+    def replace(self, base: Path, findings: Iterable[Finding]) -> None:
+        """Replaces the findings about the files at `base`."""
+        self.forget(base)
+        self.add(findings)
+
+    def all(self) -> list[Finding]:
+        with self._lock:
+            numbered = [pair for found in self._found.values() for pair in found.items()]
+        return [finding for finding, _ in sorted(numbered, key=itemgetter(1))]

@@ -1,8 +1,8 @@
-"""A needle index whose columns several processes map, each with a dict of its own for what came after them.
+"""A needle index whose columns several processes map. Each process has its own dict of later entries.
 
-What came after is in .idx, in the order in which it was acknowledged: a process that finds the shared sequence number
-changed reads the new rows before it answers. Columns are replaced by publishing new ones and giving the memory of the
-old ones back, which a reader of the old ones notices when it looks at the generation again after its search.
+The later entries are in .idx, in the order of acknowledgement. A process that sees the shared sequence number changed
+reads the new rows before it answers. Columns are replaced by publishing new ones and freeing the memory of the old
+ones. A reader of the old columns notices that, because it compares the generation again after its search.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from native_handlers.storage.index_base import Base, pack, unpack
-from native_handlers.storage.needle_index import Counters, Layers, NeedleIndex
-from native_handlers.storage.shared_state import HEAD_BYTES, INTACT, SEQUENCE
+from native_handlers.storage.index.needle_map import Counters, Layers, NeedleIndex
+from native_handlers.storage.index.sorted_segment import SortedSegment, pack, unpack
+from native_handlers.storage.shared.state import HEAD_BYTES, INTACT, SEQUENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from native_handlers.storage.files import Files
-    from native_handlers.storage.index_base import Location
-    from native_handlers.storage.shared_state import IndexTable
+    from native_handlers.storage.index.sorted_segment import NeedleValue
+    from native_handlers.storage.shared.state import IndexTable
+    from native_handlers.storage.system.files import Files
 
 _PAGE_BYTES = mmap.ALLOCATIONGRANULARITY
 
 
 class SharedNeedleIndex(NeedleIndex):
-    """`follow` brings index and volume up to date; `sequence` is how far they are, -1 when that is not known."""
+    """`follow` brings index and volume up to date. `sequence` is their state number, -1 when that is not known."""
 
     __slots__ = ("_words", "follow", "sequence")
 
@@ -37,18 +37,18 @@ class SharedNeedleIndex(NeedleIndex):
         self.follow = follow
         self.sequence = -1
 
-    def get(self, needle_id: int) -> Location | None:
-        """Where the needle is or was, by all that any process acknowledged before the call.
+    def get(self, needle_id: int) -> NeedleValue | None:
+        """The needle's place, after all writes that any process acknowledged before the call.
 
         Raises:
-            FilesSwapped: other files are the volume's now.
+            FilesSwapped: the volume has other files now.
             ReadFailed: .idx could not be read.
         """
         words = self._words
         while True:
             if words[SEQUENCE] != self.sequence:
                 self.follow()
-            # As `Layers.find`, without the call.
+            # As `Layers.find`, in line.
             base, recent, delta, generation = self.layers
             value = delta.get(needle_id)
             if value is not None:
@@ -59,7 +59,7 @@ class SharedNeedleIndex(NeedleIndex):
             if words[INTACT] <= generation:
                 return found
 
-    def ascending(self) -> Iterator[tuple[int, Location]]:
+    def ascending(self) -> Iterator[tuple[int, NeedleValue]]:
         while True:
             if self._words[SEQUENCE] != self.sequence:
                 self.follow()
@@ -71,37 +71,37 @@ class SharedNeedleIndex(NeedleIndex):
                 return
 
     def _set(self, needle_id: int, offset: int, size: int) -> None:
-        # Merging is publishing, which is for the holder of the lock, at the end of its work.
+        # Merging is publishing, which only the holder of the lock does, at the end of its work.
         self.layers.delta[needle_id] = pack(offset, size)
 
 
-def _copy(base: Base) -> Base:
+def _copy(base: SortedSegment) -> SortedSegment:
     high = None if base.high is None else base.high.copy()
-    return Base(base.keys.copy(), base.low.copy(), high, base.sizes.copy())
+    return SortedSegment(base.keys.copy(), base.low.copy(), high, base.sizes.copy())
 
 
-def write_columns(files: Files, fd: int, base: Base) -> int:
-    """Puts `base` behind all that is in the file, where nothing was before, and returns where. Raises OSError.
+def write_columns(files: Files, fd: int, base: SortedSegment) -> int:
+    """Writes `base` behind all content of the file and returns its offset in bytes. Raises OSError.
 
-    Written, not stored through a mapping: where memory is short that is an error and no signal.
+    The columns are written, not stored through a mapping: a lack of memory is then an error and no signal.
     """
     start = -(-max(files.facts_of(fd).size_bytes, HEAD_BYTES) // _PAGE_BYTES) * _PAGE_BYTES
     files.write(fd, [np.ascontiguousarray(column).data.cast("B") for column in base.columns], start)
     return start
 
 
-def map_columns(fd: int, start_bytes: int, count: int, *, has_high: bool) -> Base:
-    """The base that was written there. Raises OSError, ValueError."""
+def map_columns(fd: int, start_bytes: int, count: int, *, has_high: bool) -> SortedSegment:
+    """Maps the columns that `write_columns` wrote at `start_bytes`. Raises OSError, ValueError."""
     row_bytes = 17 if has_high else 16
     mapped = mmap.mmap(fd, count * row_bytes, prot=mmap.PROT_READ, offset=start_bytes)
     keys = np.frombuffer(mapped, np.uint64, count)
     low = np.frombuffer(mapped, np.uint32, count, 8 * count)
     sizes = np.frombuffer(mapped, np.int32, count, 12 * count)
-    return Base(keys, low, np.frombuffer(mapped, np.uint8, count, 16 * count) if has_high else None, sizes)
+    return SortedSegment(keys, low, np.frombuffer(mapped, np.uint8, count, 16 * count) if has_high else None, sizes)
 
 
 def give_back(files: Files, fd: int, table: IndexTable, *, has_high: bool) -> None:
-    """Gives back the memory of everything but what `table` names: old columns, and such as were never published."""
+    """Frees the memory of all columns but those of `table`: old ones, and ones that were never published."""
     row_bytes = 17 if has_high else 16
     named = [(table.base_at, table.base_count), (table.recent_at, table.recent_count)]
     position = HEAD_BYTES

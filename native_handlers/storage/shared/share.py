@@ -1,12 +1,13 @@
-"""One process's part in a volume that several processes read and write: how it follows, locks, publishes.
+"""One process's share in a volume that several processes read and write: following, locking, publishing.
 
-Readers compare one shared number on each look-up and, when it has moved, read the rows that .idx has gained. Writers
-hold a lock that the kernel takes back from the dead; who gets it brings itself up to date first, and repairs the files
-when the last holder did not finish. docs/sharing.md has the protocol, and what each death leaves.
+Readers compare one shared number at each look-up. When it has changed, they read the new rows of .idx. Writers hold a
+lock that the kernel releases when the holder dies. The next holder brings itself up to date first, and repairs the
+files when the last holder did not finish. docs/sharing.md describes the protocol, and the state after each death.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import contextmanager
@@ -14,45 +15,46 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.types import TOMBSTONE_SIZE
-from native_handlers.storage.errors import ReadFailed
-from native_handlers.storage.index_base import empty_base
-from native_handlers.storage.needle_index import Counters, Layers
-from native_handlers.storage.share_repair import repair_files
-from native_handlers.storage.shared_index import SharedNeedleIndex, give_back, map_columns, write_columns
-from native_handlers.storage.shared_state import BUSY, INTACT, SEQUENCE, GateTexts, IndexTable
+from native_handlers.storage.index.needle_map import Counters, Layers
+from native_handlers.storage.index.sorted_segment import empty_base
+from native_handlers.storage.model.errors import ReadFailed, VolumeClosed, WriteFailed
+from native_handlers.storage.shared.index import SharedNeedleIndex, give_back, map_columns, write_columns
+from native_handlers.storage.shared.repair import repair_files
+from native_handlers.storage.shared.state import BUSY, INTACT, SEQUENCE, IndexTable, RefusalTexts
+from native_handlers.storage.system.files import SharedFile
+from native_handlers.storage.volume.compaction_swap import is_decided
+from native_handlers.storage.volume.dat_head import read_super_block
+from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.state import FilesSwapped, VolumeProgress, VolumeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from native_handlers.storage.files import Files
-    from native_handlers.storage.index_base import Base
-    from native_handlers.storage.shared_state import SharedState, State
-    from native_handlers.storage.volume_open import Opened
-    from native_handlers.storage.write_gate import WriteGate
+    from native_handlers.storage.index.sorted_segment import SortedSegment
+    from native_handlers.storage.shared.state import CommittedState, SharedState
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.paths import VolumePaths
+    from native_handlers.storage.volume.write_state import WriteState
 
-
-class FilesSwapped(Exception):
-    """Other files are the volume's now, or it was closed: what was open is not to be used any more."""
+_log = logging.getLogger(__name__)
 
 
 class VolumeShare:
-    """A volume's shared head, this process's lock on it, and what this process has seen of it."""
+    """A volume's shared head, this process's lock on it, and the last state that this process has seen."""
 
     def __init__(self, files: Files, fd: int, state: SharedState, offset_width_bytes: int) -> None:
-        """`fd` is a description of the file in memory that is this process's own."""
+        """`fd` is an open file description of the file in memory that only this process uses."""
         self.files, self.fd, self.state, self.width = files, fd, state, offset_width_bytes
-        self._gate: WriteGate | None = None
-        self._seen: State | None = None
-        self._texts = GateTexts(None, None)
-        # Protects _seen and _texts, and makes following and publishing one step each for this process's threads.
+        self._write_state: WriteState | None = None
+        self._seen: CommittedState | None = None
+        self._texts = RefusalTexts(None, None)
+        # Protects _seen and _texts, and makes each follow and each publication one step for this process's threads.
         self._mutex = threading.RLock()
         self._publish_at_entries = 0
-        self.publish_error: OSError | None = None
-        """Why the last merge of the index could not be published; None when it was."""
 
-    def bind(self, gate: WriteGate) -> None:
-        """The gate that is to say what all processes know, and whose changes they are to hear of."""
-        self._gate = gate
+    def bind(self, write_state: WriteState) -> None:
+        """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published."""
+        self._write_state = write_state
 
     @property
     def _has_high(self) -> bool:
@@ -60,23 +62,23 @@ class VolumeShare:
 
     # ---- following
 
-    def follow(self, opened: Opened) -> None:
-        """Brings `opened`, its index and the gate up to what is committed.
+    def follow(self, opened: VolumeState) -> None:
+        """Brings `opened`, its index and the write state up to the last commit.
 
         Raises:
-            FilesSwapped: `opened` is of other files than the volume has now.
+            FilesSwapped: the volume has other files than `opened` now.
             ReadFailed: .idx could not be read; nothing changed.
         """
         with self._mutex:
             while not self._follow_once(opened):
                 pass
 
-    def look(self, opened: Opened) -> None:
-        """The same, where there is anything new."""
+    def refresh(self, opened: VolumeState) -> None:
+        """As `follow`, but only where there is a newer commit."""
         if self.state.words[SEQUENCE] != getattr(opened.index, "sequence", -1):
             self.follow(opened)
 
-    def _follow_once(self, opened: Opened) -> bool:
+    def _follow_once(self, opened: VolumeState) -> bool:
         index = opened.index
         assert isinstance(index, SharedNeedleIndex)
         state = self.state.read()
@@ -92,7 +94,7 @@ class VolumeShare:
             except OSError as error:
                 raise ReadFailed(opened.idx.path, 0, error) from error
             start, counters = table.rows_end_bytes, _counters(table)
-        if not self._follow_gate(state):
+        if not self._follow_write_state(state):
             return False
         rows = self._read_rows(opened, start, state.idx_end_bytes)
         replay = SharedNeedleIndex(layers, counters, self.state.words, index.follow)
@@ -102,18 +104,18 @@ class VolumeShare:
             else:
                 replay.put(needle_id, offset, size)
         if self.state.words[INTACT] > layers.generation:
-            # The old needles were looked up in memory that was given back meanwhile.
+            # The old needles were looked up in memory that was freed meanwhile.
             index.sequence = -1
             return False
         index.layers, index.counters = layers, counters
-        _set_facts(opened, state)
+        opened.followed(_progress_in(state))
         self._seen = state
         index.sequence = state.sequence
         return True
 
-    def _map_layers(self, table: IndexTable, state: State) -> Layers:
+    def _map_layers(self, table: IndexTable, state: CommittedState) -> Layers:
         if self.fd < 0:
-            # Closed here meanwhile; a descriptor of -1 would map anything.
+            # Closed in this process meanwhile. A mapping of descriptor -1 would be anonymous memory.
             raise FilesSwapped
         parts = [
             map_columns(self.fd, start, count, has_high=self._has_high) if count else None
@@ -122,8 +124,10 @@ class VolumeShare:
         base = parts[0] or empty_base(has_high=self._has_high)
         return Layers(base, parts[1], {}, state.index_generation)
 
-    def _follow_gate(self, state: State) -> bool:
-        if self._gate is None or (self._seen is not None and self._seen.gate_generation == state.gate_generation):
+    def _follow_write_state(self, state: CommittedState) -> bool:
+        if self._write_state is None or (
+            self._seen is not None and self._seen.texts_generation == state.texts_generation
+        ):
             return True
         try:
             texts = self.state.read_texts(state)
@@ -133,11 +137,11 @@ class VolumeShare:
             return False
         if not self.state.is_present(state):
             return False
-        self._gate.adopt(*texts)
+        self._write_state.adopt(*texts)
         self._texts = texts
         return True
 
-    def _read_rows(self, opened: Opened, start: int, end: int) -> bytes:
+    def _read_rows(self, opened: VolumeState, start: int, end: int) -> bytes:
         if start == end:
             return b""
         try:
@@ -150,10 +154,54 @@ class VolumeShare:
 
     # ---- the lock
 
-    def lock(self) -> State:
+    def lock(self) -> CommittedState:
         """Waits for the lock, and returns the state that the last holder committed. Raises OSError."""
         self.files.wait_lock(self.fd)
         return self.state.read()
+
+    def join_work(
+        self,
+        opened: VolumeState,
+        replace_opened: Callable[[VolumeState], None],
+        reopen: Callable[[VolumeState], VolumeState],
+    ) -> tuple[VolumeState | None, str | None]:
+        """Takes the lock of a shared volume, brings `opened` up to date, and repairs the files that the last holder
+        left.
+
+        Returns the open state now (None when the volume was closed), and the reason why its files can take no more
+        writes, or None. `replace_opened` gets the state that takes the place of `opened`. `reopen` opens the files
+        anew, repairs and shares them.
+
+        Raises:
+            WriteFailed: a file operation failed. The lock is free, and the next holder tries again.
+        """
+        problem = None
+        try:
+            state = self.lock()
+        except OSError as error:
+            raise WriteFailed(opened.dat.path, 0, error) from error
+        try:
+            if state.is_closed:
+                self.begin()
+                return None, None
+            if state.files_generation != opened.files_generation:
+                opened = open_shared(self, opened.paths)
+                replace_opened(opened)
+            if self.was_left_busy:
+                if self.is_swapped(opened):
+                    opened = reopen(opened)
+                else:
+                    problem = self.repair(opened)
+            if problem is None:
+                self.follow(opened)
+            self.begin()
+        except OSError as error:
+            self.unlock()
+            raise WriteFailed(opened.dat.path, 0, error) from error
+        except BaseException:
+            self.unlock()
+            raise
+        return opened, problem
 
     def unlock(self) -> None:
         self.files.unlock(self.fd)
@@ -164,32 +212,39 @@ class VolumeShare:
         return self.state.words[BUSY] != 0
 
     def begin(self) -> None:
-        """From now on a death of this process means that the files are to be looked at."""
+        """Marks the lock's holder as busy: after a death of this process from here on, the next holder checks the
+        files.
+        """
         self.state.words[BUSY] = os.getpid()
 
-    def is_swapped(self, opened: Opened) -> bool:
-        """Whether the volume's paths lead to other files than the state says; under the lock. Raises OSError."""
+    def is_swapped(self, opened: VolumeState) -> bool:
+        """Whether the volume's paths lead to other files than the state says. Also true where a compacted copy is
+        decided but not renamed yet. Under the lock. Raises OSError.
+        """
+        if is_decided(self.files, opened.paths):
+            return True
         table = self.state.read_table(self.state.read())
         there = [self.files.facts(file.path) for file in (opened.dat, opened.idx)]
         known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
         return [facts and facts.identity for facts in there] != known
 
-    def repair(self, opened: Opened) -> str | None:
-        """Repairs the files and commits what they hold now; under the lock. Returns why that is not possible.
+    def repair(self, opened: VolumeState) -> str | None:
+        """Repairs the files and commits the result; under the lock. Returns the reason why that is not possible, or
+        None.
 
-        `opened` is then as of the last commit, and its index as it was.
+        `opened` is then as of the last commit, and its index unchanged.
 
-        Raises OSError; it is to be done again.
+        Raises OSError; the repair must be repeated.
         """
         state = self.state.read()
-        _set_facts(opened, state)
+        opened.followed(_progress_in(state))
         repaired = repair_files(self.files, opened, self.width)
         if repaired.problem is not None:
             self._seen = state
             return repaired.problem
         index = opened.index
         assert isinstance(index, SharedNeedleIndex)
-        # Whatever this process entered of an append that it did not finish is forgotten.
+        # Entries of an unfinished append of this process are dropped.
         index.sequence = -1
         self._commit(
             state._replace(
@@ -200,10 +255,10 @@ class VolumeShare:
         )
         return None
 
-    def finish(self, opened: Opened | None, *, is_sound: bool) -> None:
-        """The end of the work under the lock. Unless `is_sound` the next holder looks at the files.
+    def finish(self, opened: VolumeState | None, *, is_sound: bool) -> None:
+        """Ends the work under the lock. Unless `is_sound`, the next holder checks the files.
 
-        What is new in `opened` and in the gate is committed; an index that has grown is merged and published.
+        Commits the changes of `opened` and of the write state. Merges and publishes an index that has grown.
         """
         try:
             if not is_sound:
@@ -221,32 +276,32 @@ class VolumeShare:
     # ---- publishing
 
     @contextmanager
-    def publishing(self, opened: Opened) -> Iterator[None]:
-        """What is done to `opened` and its index in here is committed at the end; under the lock."""
+    def publishing(self, opened: VolumeState) -> Iterator[None]:
+        """Commits the changes that the block makes to `opened` and its index; under the lock."""
         with self._mutex:
             yield
             self._save(opened)
 
-    def _save(self, opened: Opened) -> None:
+    def _save(self, opened: VolumeState) -> None:
         assert self._seen is not None
-        state = _with_facts(self._seen, opened)
-        state = self._save_gate(state)
+        state = self._seen._replace(**opened.progress._asdict())
+        state = self._save_write_state(state)
         if state != self._seen:
             assert isinstance(opened.index, SharedNeedleIndex)
             opened.index.sequence = self._commit(state).sequence
 
-    def _save_gate(self, state: State) -> State:
-        if self._gate is None or self._gate.texts == self._texts:
+    def _save_write_state(self, state: CommittedState) -> CommittedState:
+        if self._write_state is None or self._write_state.texts == self._texts:
             return state
-        self._texts = GateTexts(*self._gate.texts)
-        self.state.write_texts(state.gate_generation + 1, self._texts)
-        return state._replace(gate_generation=state.gate_generation + 1)
+        self._texts = RefusalTexts(*self._write_state.texts)
+        self.state.write_texts(state.texts_generation + 1, self._texts)
+        return state._replace(texts_generation=state.texts_generation + 1)
 
-    def _commit(self, state: State) -> State:
+    def _commit(self, state: CommittedState) -> CommittedState:
         self._seen = self.state.commit(state)
         return self._seen
 
-    def _publish_if_full(self, opened: Opened) -> None:
+    def _publish_if_full(self, opened: VolumeState) -> None:
         entries = len(opened.index.layers.delta)
         if not opened.index.is_delta_full or entries < self._publish_at_entries:
             return
@@ -254,41 +309,41 @@ class VolumeShare:
         assert isinstance(index, SharedNeedleIndex)
         try:
             self._publish(opened, index, files_generation=opened.files_generation)
-            self._publish_at_entries, self.publish_error = 0, None
+            self._publish_at_entries = 0
         except OSError as error:
-            # No memory: the index is as right as before and takes more of it. To be tried again when it has doubled.
-            self._publish_at_entries, self.publish_error = 2 * entries, error
+            # No memory: the index stays correct and takes more memory. Publishing is tried again when the index has
+            # doubled.
+            self._publish_at_entries = 2 * entries
+            _log.warning("%s: the merged index was not published: %s", opened.idx.path, error)
 
-    def adopt(self, opened: Opened, *, files_generation: int) -> None:
+    def adopt(self, opened: VolumeState, *, files_generation: int) -> None:
         """Makes `opened`, whose index is this process's own, the shared volume; under the lock.
 
-        Raises OSError; the shared volume is as before.
+        Raises OSError; the shared volume is then unchanged.
         """
         private = opened.index
         index = SharedNeedleIndex(private.layers, private.counters, self.state.words, lambda: self.follow(opened))
         with self._mutex:
             self._seen = self.state.read()
             self._publish(opened, index, files_generation=files_generation)
-            opened.share, opened.files_generation = self, files_generation
-            # Last: readers take what is here without a lock, and it must be whole.
-            opened.index = index
+            opened.shared(self, files_generation, index)
 
-    def _publish(self, opened: Opened, index: SharedNeedleIndex, *, files_generation: int) -> None:
-        """Writes the index without a dict as columns, commits that, and gives the old columns back."""
+    def _publish(self, opened: VolumeState, index: SharedNeedleIndex, *, files_generation: int) -> None:
+        """Writes the merged index as columns, commits them, and frees the old columns."""
         state = self._seen
         assert state is not None
         generation = state.index_generation + 1
         old = self.state.read_table(state)
-        settled = index.layers.settled()
-        is_same_base = settled.base is index.layers.base and index.layers.generation == state.index_generation > 0
-        base_at = old.base_at if is_same_base else self._write(settled.base)
-        recent_at = self._write(settled.recent) if settled.recent is not None else 0
+        merged = index.layers.merged()
+        is_same_base = merged.base is index.layers.base and index.layers.generation == state.index_generation > 0
+        base_at = old.base_at if is_same_base else self._write(merged.base)
+        recent_at = self._write(merged.recent) if merged.recent is not None else 0
         counters = index.counters
         table = IndexTable(
             base_at,
-            len(settled.base),
+            len(merged.base),
             recent_at,
-            len(settled.recent) if settled.recent is not None else 0,
+            len(merged.recent) if merged.recent is not None else 0,
             opened.idx_end_bytes,
             counters.file_count,
             counters.content_bytes,
@@ -302,17 +357,17 @@ class VolumeShare:
         new = state._replace(index_generation=generation, files_generation=files_generation)
         layers = self._map_layers(table, new)
         self.state.write_table(generation, table)
-        new = self._commit(self._save_gate(_with_facts(new, opened)))
+        new = self._commit(self._save_write_state(new._replace(**opened.progress._asdict())))
         index.layers = layers
         index.sequence = new.sequence
         self.state.words[INTACT] = generation
         try:
             give_back(self.files, self.fd, table, has_high=self._has_high)
         except OSError as error:
-            # The new columns stand; the next publication gives back what this one could not.
-            self.publish_error = error
+            # The new columns are valid; the next publication frees what this one could not.
+            _log.warning("%s: memory of the old index was not given back: %s", opened.idx.path, error)
 
-    def _write(self, base: Base) -> int:
+    def _write(self, base: SortedSegment) -> int:
         return write_columns(self.files, self.fd, base) if len(base) else 0
 
     def retire(self) -> None:
@@ -321,7 +376,7 @@ class VolumeShare:
             self._commit(self.state.read()._replace(is_closed=1))
 
     def release(self) -> None:
-        """Takes this process out: closes its descriptor, and with it gives the lock back."""
+        """Ends this process's share: closes its descriptor, which also releases the lock."""
         with self._mutex:
             fd, self.fd = self.fd, -1
         if fd >= 0:
@@ -334,18 +389,56 @@ def _counters(table: IndexTable) -> Counters:
     )
 
 
-def _set_facts(opened: Opened, state: State) -> None:
-    opened.dat_end_bytes, opened.idx_end_bytes = state.dat_end_bytes, state.idx_end_bytes
-    opened.last_append_at_ns, opened.modified_at_s = state.last_append_at_ns, state.modified_at_s
-    opened.last_modified_s, opened.doubtful_end_bytes = state.last_modified_s, state.doubtful_end_bytes
-
-
-def _with_facts(state: State, opened: Opened) -> State:
-    return state._replace(
-        dat_end_bytes=opened.dat_end_bytes,
-        idx_end_bytes=opened.idx_end_bytes,
-        last_append_at_ns=opened.last_append_at_ns,
-        modified_at_s=opened.modified_at_s,
-        last_modified_s=opened.last_modified_s,
-        doubtful_end_bytes=opened.doubtful_end_bytes,
+def _progress_in(state: CommittedState) -> VolumeProgress:
+    return VolumeProgress(
+        state.dat_end_bytes,
+        state.idx_end_bytes,
+        state.last_append_at_ns,
+        state.modified_at_s,
+        state.last_modified_s,
+        state.sync_failed_end_bytes,
     )
+
+
+def open_shared(share: VolumeShare, paths: VolumePaths) -> VolumeState:
+    """Opens the volume's present files. Their index is empty: the caller calls `VolumeShare.follow` next."""
+    files = share.files
+    while True:
+        state = share.state.read()
+        if state.is_closed:
+            raise VolumeClosed(paths.volume_id)
+        table = share.state.read_table(state)
+        if share.state.is_present(state):
+            break
+    flags = os.O_RDWR if table.is_writable else os.O_RDONLY
+    dat = SharedFile.open(files, paths.file(".dat"), flags)
+    try:
+        idx = SharedFile.open(files, paths.file(".idx"), flags)
+        try:
+            super_block = read_super_block(files, dat.fd)
+            info = load_volume_info(files, paths.file(".vif")).info
+        except BaseException:
+            idx.release()
+            raise
+    except BaseException:
+        dat.release()
+        raise
+    layers = Layers(empty_base(has_high=share.width == 5), None, {})
+    index = SharedNeedleIndex(layers, Counters(), share.state.words, lambda: share.follow(opened))
+    opened = VolumeState(
+        paths=paths,
+        info=info,
+        dat=dat,
+        idx=idx,
+        super_block=super_block,
+        index=index,
+        dat_end_bytes=0,
+        idx_end_bytes=0,
+        last_append_at_ns=0,
+        modified_at_s=0,
+        is_writable=bool(table.is_writable),
+        damage=None,
+        share=share,
+        files_generation=state.files_generation,
+    )
+    return opened

@@ -1,9 +1,9 @@
-"""What the processes that share a volume know in common: a few pages at the head of a file in memory.
+"""The common state of the processes that share a volume: a few pages at the head of a file in memory.
 
-One number, `SEQUENCE`, says which of two slots holds the present state, and changing it is what makes a new state
-valid: whoever dies before leaves the old state whole, whoever dies after has finished. Tables that change seldom (where
-the index lies, why writes are refused) are doubled in the same way and numbered in the state. Writing is for the holder
-of the volume's lock; reading needs no lock. Byte by byte: docs/sharing.md.
+One number, `SEQUENCE`, says which of two slots holds the present state. Changing it makes a new state valid: a process
+that dies before the change leaves the old state whole; a process that dies after it has finished. Tables that change
+seldom (the place of the index, the reasons for refusing writes) have two copies in the same way, and the state has
+their numbers. Only the holder of the volume's lock writes; reading needs no lock. Byte by byte: docs/sharing.md.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from native_handlers.storage.volume_paths import VolumePaths
+from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.system.files import Files
 
 HEAD_BYTES = 32 << 10
 _MAGIC = 0x7765656473686172
-"""Changes with the layout: all processes of a server are of one version, so there is nothing to convert."""
+"""Changes with the layout. All processes of a server have one version, so nothing is ever converted."""
 
 SEQUENCE, BUSY, INTACT = 1, 2, 3
-"""Numbers of 8-byte words. BUSY is the process that works under the lock, 0 when the last one finished in good order.
-INTACT is the oldest generation of the index whose memory was not given back."""
+"""Indexes of 8-byte words. BUSY is the process that works under the lock, 0 when the last one finished properly. INTACT
+is the oldest generation of the index whose memory was not freed."""
 
 _SLOTS_AT, _SLOT_BYTES = 256, 128
 _TABLES_AT, _TABLE_BYTES = 512, 256
@@ -34,8 +34,8 @@ _CONFIG_AT = 8192
 _MASK = (1 << 64) - 1
 
 
-class State(NamedTuple):
-    """The present of a shared volume. Ends are those of what was committed: more may be in the files."""
+class CommittedState(NamedTuple):
+    """The present state of a shared volume. The ends are the committed ones: the files may be longer."""
 
     sequence: int
     dat_end_bytes: int
@@ -43,17 +43,18 @@ class State(NamedTuple):
     last_append_at_ns: int
     modified_at_s: int
     last_modified_s: int
-    doubtful_end_bytes: int
+    sync_failed_end_bytes: int
     files_generation: int
     index_generation: int
-    gate_generation: int
+    texts_generation: int
     is_closed: int
 
 
 class IndexTable(NamedTuple):
-    """Where the columns lie, what they count, and the files that they are of.
+    """The places of the index's columns, their counters, and the identity of the volume's files.
 
-    `rows_end_bytes` is how much of .idx they cover. Offsets are in the file in memory; a count of 0 is no columns.
+    `rows_end_bytes` is the part of .idx that they cover. Offsets are in the file in memory; a count of 0 means no
+    columns.
     """
 
     base_at: int
@@ -73,23 +74,23 @@ class IndexTable(NamedTuple):
     is_writable: int
 
 
-class GateTexts(NamedTuple):
-    """Why the volume refuses writes; None where it does not."""
+class RefusalTexts(NamedTuple):
+    """The reasons why the volume refuses writes; None where it does not."""
 
     no_write_or_delete: str | None
     no_write_can_delete: str | None
 
 
-_STATE = struct.Struct(f"<{len(State._fields)}QQ")
+_STATE = struct.Struct(f"<{len(CommittedState._fields)}QQ")
 _TABLE = struct.Struct(f"<{len(IndexTable._fields)}Q")
 
 
 class ShareLost(Exception):
-    """What was handed over is no shared volume, or one of another version."""
+    """The descriptor is no shared volume, or one of another version."""
 
 
 class SharedState:
-    """The mapped head. `words` are its first numbers, each read and written at once."""
+    """The mapped head. `words` are its first numbers; each is read and written atomically."""
 
     def __init__(self, fd: int) -> None:
         """Maps the head of `fd`, which must have HEAD_BYTES. Raises OSError, ValueError."""
@@ -99,7 +100,7 @@ class SharedState:
 
     @classmethod
     def create(cls, files: Files, fd: int, paths: VolumePaths, offset_width_bytes: int) -> SharedState:
-        """The head of a new file in memory. Raises OSError."""
+        """Makes the head of a new file in memory. Raises OSError."""
         where = [str(paths.data_dir), str(paths.index_dir), paths.collection, paths.volume_id, offset_width_bytes]
         config = json.dumps(where).encode()
         files.write(fd, [bytes(HEAD_BYTES)], 0)
@@ -110,10 +111,10 @@ class SharedState:
 
     @classmethod
     def attach(cls, fd: int) -> tuple[SharedState, VolumePaths, int]:
-        """The head of a file that another process made, the volume's paths, and its offset width.
+        """Maps the head of a file that another process made. Returns it with the volume's paths and offset width.
 
         Raises:
-            ShareLost: it is none.
+            ShareLost: the file is no shared volume.
         """
         try:
             state = cls(fd)
@@ -125,47 +126,47 @@ class SharedState:
         data, index, collection, volume_id, width = json.loads(bytes(state._view[_CONFIG_AT + 4 :][:length]))
         return state, VolumePaths(Path(data), Path(index), collection, volume_id), width
 
-    def read(self) -> State:
-        """The present state, from any thread. Tables that it numbers are valid while `is_present` says so."""
+    def read(self) -> CommittedState:
+        """The present state, from any thread. Tables with the state's numbers are valid while `is_present` is true."""
         while True:
             sequence = self.words[SEQUENCE]
             *fields, check = _STATE.unpack_from(self._view, _slot(sequence))
-            # The sum holds where a processor shows another one's writes out of order.
+            # The sum detects a processor that sees another one's writes out of order.
             if check == sum(fields) & _MASK and fields[0] == sequence == self.words[SEQUENCE]:
-                return State._make(fields)
+                return CommittedState._make(fields)
 
-    def commit(self, state: State) -> State:
-        """Makes `state` the present one, under the next sequence number, and returns it so."""
+    def commit(self, state: CommittedState) -> CommittedState:
+        """Makes `state` the present one, under the next sequence number, and returns it with that number."""
         state = state._replace(sequence=self.words[SEQUENCE] + 1)
         _STATE.pack_into(self._view, _slot(state.sequence), *state, sum(state) & _MASK)
         self.words[SEQUENCE] = state.sequence
         return state
 
-    def is_present(self, state: State) -> bool:
+    def is_present(self, state: CommittedState) -> bool:
         return self.words[SEQUENCE] == state.sequence
 
-    def read_table(self, state: State) -> IndexTable:
-        """Where the index of `state` lies; to be trusted if `state` is still present afterwards."""
+    def read_table(self, state: CommittedState) -> IndexTable:
+        """The table of the index of `state`. Valid if `state` is still present afterwards."""
         return IndexTable._make(_TABLE.unpack_from(self._view, _table(state.index_generation)))
 
     def write_table(self, generation: int, table: IndexTable) -> None:
-        """Prepares the table of a generation that no state names yet."""
+        """Writes the table of a generation that no state names yet."""
         _TABLE.pack_into(self._view, _table(generation), *table)
 
-    def read_texts(self, state: State) -> GateTexts:
-        """Why writes are refused; to be trusted if `state` is still present afterwards."""
-        start = _TEXTS_AT + state.gate_generation % 2 * _TEXT_BYTES
+    def read_texts(self, state: CommittedState) -> RefusalTexts:
+        """The reasons for refusing writes. Valid if `state` is still present afterwards."""
+        start = _TEXTS_AT + state.texts_generation % 2 * _TEXT_BYTES
         (length,) = struct.unpack_from("<I", self._view, start)
         length = min(length, _TEXT_BYTES - 4)
         no_write_or_delete, no_write_can_delete = json.loads(
             bytes(self._view[start + 4 : start + 4 + length]) or "[0,0]"
         )
-        return GateTexts(no_write_or_delete or None, no_write_can_delete or None)
+        return RefusalTexts(no_write_or_delete or None, no_write_can_delete or None)
 
-    def write_texts(self, generation: int, texts: GateTexts) -> None:
-        """Prepares the texts of a generation that no state names yet. Long ones are cut."""
+    def write_texts(self, generation: int, texts: RefusalTexts) -> None:
+        """Writes the texts of a generation that no state names yet. Long texts are cut."""
         start = _TEXTS_AT + generation % 2 * _TEXT_BYTES
-        # In JSON a character takes 6 bytes at most (two of them, 12, where it is beyond the first 65536).
+        # In JSON a character takes 6 bytes at most, or 12 beyond the first 65536.
         text = json.dumps([why and why[:80] for why in texts]).encode()
         struct.pack_into("<I", self._view, start, len(text))
         self._view[start + 4 : start + 4 + len(text)] = text

@@ -1,8 +1,8 @@
-"""Asks a file system something without waiting longer than told: one that hangs keeps one thread, and nobody else.
+"""Calls into a file system with a time limit: a file system that hangs holds one thread, and no caller.
 
-A call that hangs in the kernel cannot be ended. So it has a thread of its own, which is given up, and as long as it is
-under way nothing else is asked: a dead disk must not cost a thread a question.
-Source: weed/stats/disk.go (one outstanding statfs).
+A call that hangs in the kernel cannot be ended. So the call has a thread of its own, which is abandoned after the
+limit. While that call is under way no other call is made: a dead disk must not cost a thread for each call. Source:
+weed/stats/disk.go (one outstanding statfs).
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class NoAnswer(Exception):
-    """The call did not end in time, or an earlier one has not yet ended. It may still take effect."""
+class CallTimedOut(Exception):
+    """The call did not end in time, or an earlier call has not ended yet. The call may still take effect."""
 
 
-class Patience:
-    """Makes one call at a time, each waited for `wait_s` at most. Safe from any thread."""
+class BoundedCall:
+    """Makes one call at a time and waits at most `wait_s` for each. Safe from any thread."""
 
     def __init__(self, name: str, wait_s: float) -> None:
         self._name = name
         self._wait_s = wait_s
         self._started_at_s = 0.0
-        # Held while a call is under way; freed by its thread, so not by whoever has given it up.
+        # Held while a call is under way. The call's thread releases it, so a caller that gave up does not.
         self._under_way = threading.Lock()
 
-    def ask(self, call: Callable[[], T]) -> T:
-        """What `call` returns or raises. A call of somebody else that is under way is waited for, within its time.
+    def run(self, call: Callable[[], T]) -> T:
+        """Makes `call` and returns its result or raises its error. First waits for a call of another thread, within
+        that call's limit.
 
         Raises:
-            NoAnswer: it took too long, or the one before it still does.
+            CallTimedOut: the call took too long, or an earlier call still runs.
         """
         if not self._under_way.acquire(timeout=self._time_left_s()):
-            raise NoAnswer(f"{self._name} still in progress")
+            raise CallTimedOut(f"{self._name} still in progress")
         self._started_at_s = time.monotonic()
         outcome: Future[T] = Future()
         try:
@@ -48,7 +49,7 @@ class Patience:
             self._under_way.release()
             raise
         if not wait([outcome], self._wait_s).done:
-            raise NoAnswer(f"{self._name} timeout")
+            raise CallTimedOut(f"{self._name} timeout")
         return outcome.result()
 
     def _time_left_s(self) -> float:

@@ -1,36 +1,42 @@
 """The seam to the file system: every open, read, write, fsync, rename and unlink of the store goes through `Files`.
 
-A fault injector stands in for it in tests. Above it: `replace_file`, the one way a file is replaced, and
-`SharedFile`, a descriptor that outlives its owner while somebody reads.
+Tests replace it with a fault injector. Above it are `replace_file`, the only way to replace a file, and `SharedFile`, a
+descriptor that stays open while readers use it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
+import mmap
 import os
 import shutil
 import struct
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from native_handlers.storage.page_cache import is_in_page_cache
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+_SYNC_FILE_RANGE_WRITE = 2
+"""Start the write; wait for nothing."""
 _FALLOC_KEEP_SIZE = 1
 _FALLOC_PUNCH_HOLE = 2
-_COPY_BYTES = 1 << 20
 _MAX_IOVECS = 512
-"""Below Linux' 1024 buffers a call."""
+"""Below Linux' limit of 1024 buffers in a call."""
+_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Errors that mean: the kernel cannot copy between these two files."""
+_COPY_BYTES = 256 * 1024
+"""A piece that the processor's cache holds between the read and the write."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What is known of a file. `is_*_by_owner` are mode bits, which upstream goes by even for root."""
+class FileFacts(NamedTuple):
+    """The facts about a file. `is_*_by_owner` are mode bits, which upstream goes by even for root."""
 
     size_bytes: int
     modified_at_s: int
@@ -40,18 +46,21 @@ class FileFacts:
     modified_at_ns: int = 0
     identity: tuple[int, int] = (0, 0)
     """Device and inode: the same for every name and descriptor of one file."""
+    changed_at_s: int = 0
+    """When content, name or mode last changed. Programs that restore files set the modification time, and cannot set
+    this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """A file system's space. `free_bytes` is what an unprivileged user can still take."""
+    """A file system's space. `free_bytes` is the space that an unprivileged user can still take."""
 
     all_bytes: int
     free_bytes: int
 
 
 class NotCached(Exception):
-    """What is to be read is not in memory: whoever must not wait for a disk has to read it elsewhere."""
+    """The bytes are not in memory. A caller that must not wait for a disk has to read them in another thread."""
 
 
 class Files(Protocol):
@@ -64,7 +73,7 @@ class Files(Protocol):
         ...
 
     def read_into(self, fd: int, buffer: memoryview, offset_bytes: int) -> int:
-        """Fills `buffer` from `offset_bytes` on; returns how much there was, less only at the end of the file."""
+        """Fills `buffer` from `offset_bytes` on. Returns the number of bytes read, less only at the end of the file."""
         ...
 
     def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
@@ -76,10 +85,10 @@ class Files(Protocol):
         ...
 
     def send_cached(self, socket_fd: int, fd: int, length_bytes: int, offset_bytes: int) -> int:
-        """Sends the beginning of a range straight from memory to a socket, and returns how much of it.
+        """Sends the beginning of a range directly from memory to a socket. Returns the number of bytes sent.
 
         Raises:
-            NotCached: memory does not hold all of it, or the system cannot tell; nothing was sent.
+            NotCached: memory does not hold all of the range, or the system cannot tell; nothing was sent.
             BlockingIOError, ConnectionError: from the socket.
             OSError: from the disk.
         """
@@ -89,20 +98,33 @@ class Files(Protocol):
         """Writes all of `parts`, one after the other. A failure may leave some of them written."""
         ...
 
+    def copy(self, source: int, source_at: int, target: int, target_at: int, length_bytes: int) -> None:
+        """Copies a range of one open file into another, in the kernel where possible. Both offsets are in bytes.
+
+        A failure may leave a part of the range written. A source that ends within the range is a failure (EIO).
+        """
+        ...
+
     def truncate(self, fd: int, length_bytes: int) -> None: ...
     def allocate(self, fd: int, length_bytes: int) -> None:
         """Reserves space without changing the file's size."""
+        ...
+
+    def begin_write_back(self, fd: int, start_bytes: int, length_bytes: int) -> None:
+        """Tells the kernel to start putting a range on disk, so that a sync has less to do. Reports no error: the sync
+        does.
+        """
         ...
 
     def sync(self, fd: int) -> None: ...
     def sync_directory(self, path: Path) -> None: ...
     def rename(self, source: Path, target: Path) -> None: ...
     def unlink(self, path: Path) -> None:
-        """Removes a file, or a directory with all in it. Nothing happens when there is none."""
+        """Removes a file, or a directory with its content. Does nothing when there is none."""
         ...
 
     def facts(self, path: Path) -> FileFacts | None:
-        """None only when there is no such file: any other failure raises."""
+        """The facts of a file. None only when there is no such file; any other failure raises."""
         ...
 
     def facts_of(self, fd: int) -> FileFacts: ...
@@ -112,27 +134,30 @@ class Files(Protocol):
 
     def list_directory(self, path: Path) -> list[str]: ...
     def lock(self, fd: int) -> bool:
-        """Takes an exclusive lock for as long as the descriptor is open; False when someone else holds it."""
+        """Takes an exclusive lock for as long as the descriptor is open. Returns False when another process holds
+        it.
+        """
         ...
 
     def wait_lock(self, fd: int) -> None:
         """Waits for an exclusive lock between the open file descriptions of one file.
 
-        The kernel takes it back when the last descriptor of this description is closed, as at the process's death.
+        The kernel releases the lock when the last descriptor of this description is closed, also at the process's
+        death.
         """
         ...
 
     def unlock(self, fd: int) -> None: ...
     def memory_file(self, name: str) -> int:
-        """A new file that lies in memory, has no path, can only grow, and goes with its last descriptor."""
+        """Makes a file in memory that has no path, can only grow, and is freed with its last descriptor."""
         ...
 
     def reopen(self, fd: int) -> int:
-        """A descriptor of the same file that shares neither its locks nor its position."""
+        """A new descriptor of the same file, with its own locks and position."""
         ...
 
     def punch(self, fd: int, start_bytes: int, length_bytes: int) -> None:
-        """Gives a range's memory or space back; it reads as zeros from now on."""
+        """Frees a range's memory or space. The range reads as zeros from then on."""
         ...
 
     def disk_space(self, path: Path) -> DiskSpace: ...
@@ -173,7 +198,8 @@ class OsFiles:
         try:
             count = os.preadv(fd, [buffer], offset_bytes, os.RWF_NOWAIT)
         except OSError as error:
-            # Not in the page cache, no such call on this file system, or a failing disk, which `read` will meet too.
+            # The range is not in the page cache, the file system has no such call, or the disk fails; then `read`
+            # fails, too.
             raise NotCached from error
         if count != len(buffer):
             raise NotCached
@@ -193,11 +219,38 @@ class OsFiles:
             if left and written:
                 left[0] = left[0][written:]
 
+    def copy(self, source: int, source_at: int, target: int, target_at: int, length_bytes: int) -> None:
+        done = 0
+        while done < length_bytes:
+            try:
+                count = os.copy_file_range(source, target, length_bytes - done, source_at + done, target_at + done)
+            except OSError as error:
+                if error.errno not in _NO_KERNEL_COPY:
+                    raise
+                self._copy_by_hand(source, source_at + done, target, target_at + done, length_bytes - done)
+                return
+            if not count:
+                raise _ended_early(length_bytes, done)
+            done += count
+
+    def _copy_by_hand(self, source: int, source_at: int, target: int, target_at: int, length_bytes: int) -> None:
+        for position in range(0, length_bytes, _COPY_BYTES):
+            wanted = min(_COPY_BYTES, length_bytes - position)
+            piece = self.read(source, wanted, source_at + position)
+            self.write(target, [piece], target_at + position)
+            if len(piece) < wanted:
+                raise _ended_early(length_bytes, position + len(piece))
+
     def truncate(self, fd: int, length_bytes: int) -> None:
         os.ftruncate(fd, length_bytes)
 
     def allocate(self, fd: int, length_bytes: int) -> None:
         _fallocate(fd, _FALLOC_KEEP_SIZE, 0, length_bytes)
+
+    def begin_write_back(self, fd: int, start_bytes: int, length_bytes: int) -> None:
+        begin = _sync_file_range()
+        if begin is not None:
+            begin(fd, ctypes.c_longlong(start_bytes), ctypes.c_longlong(length_bytes), _SYNC_FILE_RANGE_WRITE)
 
     def sync(self, fd: int) -> None:
         os.fsync(fd)
@@ -250,7 +303,7 @@ class OsFiles:
 
     def memory_file(self, name: str) -> int:
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # A mapping of what was cut off would kill whoever reads it.
+        # Sealed: accessing a mapping of a part that was cut off would kill the process.
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         return fd
 
@@ -263,6 +316,20 @@ class OsFiles:
     def disk_space(self, path: Path) -> DiskSpace:
         vfs = os.statvfs(path)
         return DiskSpace(vfs.f_blocks * vfs.f_frsize, vfs.f_bavail * vfs.f_frsize)
+
+
+def _ended_early(wanted_bytes: int, got_bytes: int) -> OSError:
+    return OSError(errno.EIO, f"the source ended after {got_bytes} of {wanted_bytes} bytes")
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    """The C library's call, or None."""
+    try:
+        found: Callable[..., int] = ctypes.CDLL(None).sync_file_range
+    except (AttributeError, OSError):
+        return None
+    return found
 
 
 def _flock(kind: int) -> bytes:
@@ -280,15 +347,23 @@ def _fallocate(fd: int, mode: int, start_bytes: int, length_bytes: int) -> None:
 def _facts(stat: os.stat_result) -> FileFacts:
     is_directory = (stat.st_mode & 0o170000) == 0o040000
     readable, writable = bool(stat.st_mode & 0o400), bool(stat.st_mode & 0o200)
-    identity = (stat.st_dev, stat.st_ino)
-    return FileFacts(stat.st_size, int(stat.st_mtime), readable, writable, is_directory, stat.st_mtime_ns, identity)
+    return FileFacts(
+        size_bytes=stat.st_size,
+        modified_at_s=int(stat.st_mtime),
+        is_readable_by_owner=readable,
+        is_writable_by_owner=writable,
+        is_directory=is_directory,
+        modified_at_ns=stat.st_mtime_ns,
+        identity=(stat.st_dev, stat.st_ino),
+        changed_at_s=int(stat.st_ctime),
+    )
 
 
 OS_FILES: Files = OsFiles()
 
 
 def read_file(files: Files, path: Path) -> bytes | None:
-    """All of a small file, or None when there is none."""
+    """The content of a small file, or None when there is no such file."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -300,55 +375,60 @@ def read_file(files: Files, path: Path) -> bytes | None:
 
 
 def replace_file(files: Files, path: Path, data: bytes) -> None:
-    """Makes `path` hold `data`, durably, or leaves it as it was.
+    """Replaces the content of `path` by `data`, durably, or leaves the file unchanged.
 
-    A crash leaves the old content or the new one, and maybe a file with ``.tmp`` behind its name, which the next
-    replacement overwrites. Raises OSError; the old content then still stands.
+    A crash leaves the old or the new content, and perhaps a file with ``.tmp`` behind its name, which the next
+    replacement overwrites. Raises OSError; then the old content stands, and no other file is left.
     """
     temporary = path.with_name(path.name + ".tmp")
     fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
-        files.write(fd, [data], 0)
-        files.sync(fd)
-    finally:
-        files.close(fd)
-    files.rename(temporary, path)
+        try:
+            files.write(fd, [data], 0)
+            files.sync(fd)
+        finally:
+            files.close(fd)
+        files.rename(temporary, path)
+    except OSError:
+        remove_unfinished(files, temporary)
+        raise
     files.sync_directory(path.parent)
 
 
-def copy_range(files: Files, fd: int, start_bytes: int, end_bytes: int, target: Path) -> None:
-    """Puts ``[start, end)`` of an open file into `target`, durably, in pieces. Raises OSError."""
-    copy = files.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        for position in range(start_bytes, end_bytes, _COPY_BYTES):
-            piece = files.read(fd, min(_COPY_BYTES, end_bytes - position), position)
-            files.write(copy, [piece], position - start_bytes)
-        files.sync(copy)
-    finally:
-        files.close(copy)
-    files.sync_directory(target.parent)
+def remove_unfinished(files: Files, path: Path) -> None:
+    """Removes an incomplete file, which would take space that is missing. Ignores errors: it is called while another
+    error is handled.
+    """
+    with suppress(OSError):
+        files.unlink(path)
 
 
 class FileRetired(Exception):
-    """The file was closed by its owner before the caller could hold on to it."""
+    """The owner closed the file before the caller could retain it."""
 
 
 class SharedFile:
     """An open file that is closed when its owner and every reader have released it.
 
-    So a volume can be closed, deleted or swapped under readers, and none of them finds its descriptor gone, or
-    worse, given to another file.
+    So a volume can be closed, deleted or swapped during reads. No reader finds its descriptor closed, or used for
+    another file.
     """
 
-    __slots__ = ("_files", "_lock", "_users", "fd", "path")
+    __slots__ = ("_closed", "_files", "_lock", "_users", "fd", "path")
 
     def __init__(self, files: Files, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
         self._files = files
         self._users = 1
-        # Protects _users.
+        self._closed: threading.Event | None = None
+        # Protects _users and _closed.
         self._lock = threading.Lock()
+
+    @property
+    def user_count(self) -> int:
+        """The number of holders: the owner, and every reader that has not released the file yet."""
+        return self._users
 
     @classmethod
     def open(cls, files: Files, path: Path, flags: int) -> SharedFile:
@@ -356,26 +436,26 @@ class SharedFile:
         return cls(files, path, files.open(path, flags))
 
     def read(self, length_bytes: int, offset_bytes: int) -> bytes:
-        """As `Files.read`; for who holds on to the file."""
+        """As `Files.read`. The caller has retained the file."""
         return self._files.read(self.fd, length_bytes, offset_bytes)
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
-        """As `Files.read_into`; for who holds on to the file."""
+        """As `Files.read_into`. The caller has retained the file."""
         return self._files.read_into(self.fd, buffer, offset_bytes)
 
     def read_cached_into(self, buffer: memoryview, offset_bytes: int) -> None:
-        """As `Files.read_cached_into`; for who holds on to the file."""
+        """As `Files.read_cached_into`. The caller has retained the file."""
         self._files.read_cached_into(self.fd, buffer, offset_bytes)
 
     def send_cached(self, socket_fd: int, length_bytes: int, offset_bytes: int) -> int:
-        """As `Files.send_cached`; for who holds on to the file."""
+        """As `Files.send_cached`. The caller has retained the file."""
         return self._files.send_cached(socket_fd, self.fd, length_bytes, offset_bytes)
 
     def retain(self) -> None:
         """Keeps the file open until a matching `release`.
 
         Raises:
-            FileRetired: it is closed already.
+            FileRetired: the file is closed already.
         """
         with self._lock:
             if not self._users:
@@ -383,9 +463,58 @@ class SharedFile:
             self._users += 1
 
     def release(self) -> None:
-        """Lets go; the last one to do so closes the file."""
+        """Ends one use of the file. The last release closes the file."""
         with self._lock:
             self._users -= 1
-            is_last = not self._users
+            is_last, closed = not self._users, self._closed
         if is_last:
             self._files.close(self.fd)
+            if closed is not None:
+                closed.set()
+
+    def wait_closed(self, limit_s: float) -> bool:
+        """Waits until the last user has released the file, for `limit_s` at most. Returns whether that is so."""
+        with self._lock:
+            if not self._users:
+                return True
+            # Few files are waited for, and there are many of them: the event is made here.
+            self._closed = closed = self._closed or threading.Event()
+        return closed.wait(limit_s)
+
+
+# ---- Finds out whether memory holds a range of a file without reading it: mincore(2) of a mapping that is not touched.
+
+_RESIDENT = b"\x01"
+
+
+def is_in_page_cache(fd: int, offset_bytes: int, length_bytes: int) -> bool:
+    """Whether the whole range exists and is in memory now. The kernel may drop it at any moment.
+
+    Takes some 25 us for a MiB. False where the file ends before the range does, and where the system cannot tell.
+    """
+    mincore = load_mincore()
+    if mincore is None or length_bytes <= 0:
+        return False
+    start = offset_bytes & -mmap.ALLOCATIONGRANULARITY
+    mapped_bytes = offset_bytes + length_bytes - start
+    pages = ctypes.create_string_buffer(-(-mapped_bytes // mmap.PAGESIZE))
+    try:
+        # Private and writable only because ctypes needs a writable buffer to take its address.
+        mapping = mmap.mmap(fd, mapped_bytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=start)
+    except (OSError, ValueError):
+        return False
+    with mapping:
+        first = ctypes.c_char.from_buffer(mapping)
+        failed = mincore(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(mapped_bytes), pages)
+        del first
+    return not failed and pages.raw.count(_RESIDENT) == len(pages)
+
+
+@cache
+def load_mincore() -> Callable[..., int] | None:
+    """The C library's call, or None."""
+    try:
+        found: Callable[..., int] = ctypes.CDLL(None).mincore
+    except (AttributeError, OSError):
+        return None
+    return found

@@ -1,44 +1,55 @@
-"""Files as they arrive from elsewhere: nobody sees one under its name before it is whole and on disk.
+"""Files that arrive from other servers. A file gets its name only when it is complete and on disk.
 
-Source: weed/server/volume_grpc_copy.go (writeToFile, ReceiveFile). Upstream writes ReceiveFile's in place.
+Source: weed/server/volume_grpc_copy.go (writeToFile, ReceiveFile). Upstream's ReceiveFile writes in place.
 """
 
 from __future__ import annotations
 
-import itertools
+import errno
 import logging
 import os
 from typing import TYPE_CHECKING, Self
 
+from native_handlers.storage.model.errors import StorageError
+from native_handlers.storage.model.file_kinds import receiving_path
+from native_handlers.storage.system.files import read_file
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
-    from native_handlers.storage.files import Files
-    from native_handlers.storage.volume_paths import VolumePaths
+    from native_handlers.storage.system.files import Files
 
 _log = logging.getLogger(__name__)
-RECEIVING = ".receiving"
-"""Ends the name of a file that is not whole yet. No volume's file is called so: `sweep_unfinished` may remove them."""
-_numbers = itertools.count(1)
 
 
-class IncomingFile:
-    """A file that is being written from its start. Leaving the context without `commit` leaves nothing of it.
+class StagedFile:
+    """A file that is being written from its start. Leaving the context without `commit` removes it.
 
-    Used by one thread.
+    For one thread.
     """
 
-    def __init__(self, files: Files, target: Path, *, in_place: bool = False) -> None:
-        """Makes the file. Raises OSError; there is then none.
+    def __init__(
+        self,
+        files: Files,
+        target: Path,
+        *,
+        in_place: bool = False,
+        check: Callable[[bytes], None] | None = None,
+        max_bytes: int | None = None,
+    ) -> None:
+        """Makes the file. Raises OSError; then there is no file.
 
         Args:
-            in_place: writes to `target` at once, for what lies there is marked as unfinished in some other way.
+            in_place: write to `target` directly, because `target` is marked as incomplete in some other way.
+            check: gets the content of a small file before the file gets its name; raises StorageError to forbid that.
+            max_bytes: `write` raises OSError (EFBIG) beyond it.
         """
         self.target = target
         self.size_bytes = 0
-        self._files = files
-        self._path = target if in_place else target.with_name(f"{target.name}.{next(_numbers)}{RECEIVING}")
+        self._files, self._check, self._max_bytes = files, check, max_bytes
+        self._path = target if in_place else receiving_path(target)
         flags = os.O_TRUNC if in_place else os.O_EXCL
         self._fd: int | None = files.open(self._path, os.O_WRONLY | os.O_CREAT | flags)
 
@@ -51,23 +62,28 @@ class IncomingFile:
         self.discard()
 
     def reserve(self, size_bytes: int) -> None:
-        """Takes the space, if the file system knows how to; raises OSError where it does not, or has not as much."""
+        """Reserves the space. Raises OSError where the file system cannot, or has not enough."""
         self._files.allocate(self._open_fd, size_bytes)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Adds to the end. Raises OSError; the file is then to be discarded."""
+        """Appends `data`. Raises OSError; the caller then discards the file."""
+        if self._max_bytes is not None and self.size_bytes + len(data) > self._max_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.target))
         self._files.write(self._open_fd, [data], self.size_bytes)
         self.size_bytes += len(data)
 
     def commit(self, modified_at_ns: int = 0) -> None:
-        """Gives the file its name, durably, and the time of its modification if that is not 0.
+        """Renames the file to its target, durably, and sets its modification time if `modified_at_ns` is not 0.
 
         Raises:
-            OSError: nothing of it is there, and what had the name before is. Only if putting the name itself on disk
-                failed, the file has it all the same, maybe not for long.
+            StorageError: of `check`; the file is removed.
+            OSError: the file is removed, and an older file of that name stays. Only where syncing the directory failed,
+                the new file has the name, but a crash may undo that.
         """
         fd = self._open_fd
         try:
+            if self._check is not None:
+                self._check(read_file(self._files, self._path) or b"")
             if modified_at_ns:
                 self._files.set_modified(fd, modified_at_ns)
             self._files.sync(fd)
@@ -76,12 +92,12 @@ class IncomingFile:
             if self._path != self.target:
                 self._files.rename(self._path, self.target)
             self._files.sync_directory(self.target.parent)
-        except OSError:
+        except (OSError, StorageError):
             self._remove()
             raise
 
     def discard(self) -> None:
-        """Closes the file and removes what there is of it. After `commit` it does nothing."""
+        """Closes and removes the file. After `commit` it does nothing."""
         if self._fd is not None:
             self._remove()
 
@@ -101,26 +117,3 @@ class IncomingFile:
             self._files.unlink(self._path)
         except OSError as error:
             _log.warning("%s is unfinished and could not be removed: %s", self._path, error)
-
-
-def sweep_unfinished(files: Files, directory: Path) -> None:
-    """Removes what a crash left of files that were arriving. Raises OSError.
-
-    To be called while nothing arrives in the directory.
-    """
-    for name in files.list_directory(directory):
-        if name.endswith(RECEIVING):
-            _log.warning("%s was not received whole; removed", directory / name)
-            files.unlink(directory / name)
-
-
-def remove_unfinished_copy(files: Files, paths: VolumePaths, *, keep_vif: bool) -> None:
-    """Removes a volume whose .note says that it was being copied here: what there is of it is no volume.
-
-    Raises OSError. The marker goes last: a crash on the way leaves it to be found again.
-    """
-    for path in paths.owned(keep_vif=keep_vif):
-        if not path.name.endswith(".note"):
-            files.unlink(path)
-    for path in paths.sidecars(".note"):
-        files.unlink(path)

@@ -1,8 +1,8 @@
-"""Records as they are on disk: read at a place that the caller names, and written as another server has them.
+"""Records as they are on disk: read at a place that the caller names, and written in the form of another server.
 
-Upstream believes whoever calls: it stores any bytes behind a header, and a size far below zero ends its process. Here
-a record is stored only when it is whole and its checksum fits, and every range is checked before anything is read.
-The volume's files are held open by whoever calls. Source: weed/storage/volume_write.go (WriteNeedleBlob),
+Upstream trusts the caller: it stores any bytes behind a header, and a size far below zero ends its process. Here a
+record is stored only when it is whole and its checksum fits, and every range is checked before the read. The caller
+holds the volume's files open. Source: weed/storage/volume_write.go (WriteNeedleBlob),
 weed/storage/needle/needle_read.go, needle_read_page.go, needle_write.go.
 """
 
@@ -28,66 +28,68 @@ from native_handlers.format.types import (
     VERSION_1,
     max_volume_size_bytes,
 )
-from native_handlers.storage.errors import BadRange, BlobRefused, ReadFailed
+from native_handlers.storage.model.errors import BadRecordRange, BlobRefused, ReadFailed
 
 if TYPE_CHECKING:
-    from native_handlers.storage.index_base import Location
-    from native_handlers.storage.volume_open import Opened
-    from native_handlers.storage.volume_read import VolumeReader
+    from native_handlers.storage.index.sorted_segment import NeedleValue
+    from native_handlers.storage.volume.read import VolumeReader
+    from native_handlers.storage.volume.state import VolumeState
 
 _MAX_META_BYTES = 128 * 1024
 _END_OF_FILE = "EOF"
 
 
 def blob_size(size: int, version: int) -> int:
-    """The length of a record whose body is `size` bytes. A size just below zero, a deletion's, has one too.
+    """The length of a record whose body is `size` bytes. A size just below zero, a deletion's, has a length too.
 
     Raises:
-        BadRange: there is no such record.
+        BadRecordRange: no record has that size.
     """
     length = actual_size(size, version)
     if length < NEEDLE_HEADER_BYTES:
-        raise BadRange(f"invalid needle size {size}")
+        raise BadRecordRange(f"invalid needle size {size}")
     return length
 
 
-def read_blob(reader: VolumeReader, opened: Opened, offset_bytes: int, size: int) -> bytes:
-    """What is at `offset_bytes`, as long as a record with a body of `size` bytes; whether it is one is not looked at.
+def read_blob(reader: VolumeReader, state: VolumeState, offset_bytes: int, size: int) -> bytes:
+    """The bytes at `offset_bytes`, as many as a record with a body of `size` bytes has. Whether they are a record is
+    not checked.
 
     Raises:
-        BadRange: not all of it is in the file; nothing was read.
+        BadRecordRange: the range is not wholly in the file; nothing was read.
         ReadFailed: the disk failed.
     """
-    return _read(reader, opened, blob_size(size, opened.super_block.version), offset_bytes)
+    return _read(reader, state, blob_size(size, state.super_block.version), offset_bytes)
 
 
-def read_meta(reader: VolumeReader, opened: Opened, offset_bytes: int, size: int) -> Needle:
-    """The needle whose record is at `offset_bytes`, without its payload; a negative size is a deletion's record.
+def read_meta(reader: VolumeReader, state: VolumeState, offset_bytes: int, size: int) -> Needle:
+    """The needle whose record is at `offset_bytes`, without its payload. A negative size is that of a deletion's
+    record.
 
-    Its checksum is the stored one.
+    The checksum is the stored one.
 
     Raises:
-        BadRange: there is no record of that size.
-        FormatError: its metadata is corrupt; upstream tells what it makes of it.
+        BadRecordRange: there is no record of that size.
+        FormatError: the metadata is corrupt; upstream answers with the part that it could parse.
         ReadFailed: the disk failed.
     """
     size = max(size, 0)
     if reader.offset_width_bytes != 4:
-        return _read_meta_at(reader, opened, offset_bytes, size)
+        return _read_meta_at(reader, state, offset_bytes, size)
     try:
-        return _read_meta_at(reader, opened, offset_bytes, size)
+        return _read_meta_at(reader, state, offset_bytes, size)
     except _OtherSize:
         # Old servers let 4-byte offsets wrap around.
-        return _read_meta_at(reader, opened, offset_bytes + max_volume_size_bytes(4), size)
+        return _read_meta_at(reader, state, offset_bytes + max_volume_size_bytes(4), size)
 
 
-class _OtherSize(BadRange):
+class _OtherSize(BadRecordRange):
     """There is a record of another size."""
 
 
-def _read_meta_at(reader: VolumeReader, opened: Opened, offset: int, size: int) -> Needle:
-    version = opened.super_block.version
-    head = _read(reader, opened, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
+def _read_meta_at(reader: VolumeReader, state: VolumeState, offset: int, size: int) -> Needle:
+    version = state.super_block.version
+    head = _read(reader, state, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
     header = parse_needle_header(head)
     if header.size != size:
         what = f"found id {header.needle_id:x} size {header.size}, expected size {size}"
@@ -99,41 +101,43 @@ def _read_meta_at(reader: VolumeReader, opened: Opened, offset: int, size: int) 
         start += DATA_LENGTH_BYTES
         meta_bytes = size - DATA_LENGTH_BYTES - needle.data_size
         if not 0 <= meta_bytes <= _MAX_META_BYTES:
-            # Upstream counts what follows the metadata too.
+            # Upstream's count includes the tail and the padding after the metadata.
             counted = actual_size(size, version) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES - needle.data_size
             where = f"DataSize={needle.data_size}, size={size}, offset={offset}"
-            raise BadRange(f"invalid needle meta size {counted}: {where}")
-    rest = memoryview(_read(reader, opened, meta_bytes + tail_size(version), offset + start + needle.data_size))
+            raise BadRecordRange(f"invalid needle meta size {counted}: {where}")
+    rest = memoryview(_read(reader, state, meta_bytes + tail_size(version), offset + start + needle.data_size))
     parse_needle_tail(needle, rest[meta_bytes:], version)
     parse_needle_meta(needle, rest[:meta_bytes])
     return needle
 
 
-def _read(reader: VolumeReader, opened: Opened, length: int, offset: int) -> bytes:
-    """Exactly that. The end of the file is known, so what a caller claims never makes a buffer larger than the file."""
+def _read(reader: VolumeReader, state: VolumeState, length: int, offset: int) -> bytes:
+    """Reads exactly `length` bytes. The end of the file is known, so no buffer is larger than the file, whatever the
+    caller claims.
+    """
     if offset < 0:
-        raise BadRange(f"readat {opened.dat.path}: negative offset")
-    if offset + length > opened.dat_end_bytes:
-        raise BadRange(_END_OF_FILE)
+        raise BadRecordRange(f"readat {state.dat.path}: negative offset")
+    if offset + length > state.dat_end_bytes:
+        raise BadRecordRange(_END_OF_FILE)
     try:
-        data = reader.files.read(opened.dat.fd, length, offset)
+        data = reader.files.read(state.dat.fd, length, offset)
     except OSError as error:
         reader.health.failed(error)
-        raise ReadFailed(opened.dat.path, offset, error) from error
+        raise ReadFailed(state.dat.path, offset, error) from error
     reader.health.succeeded()
     if len(data) < length:
-        raise BadRange(_END_OF_FILE)
+        raise BadRecordRange(_END_OF_FILE)
     return data
 
 
 def parse_blob(needle_id: int, blob: bytes, size: int, version: int) -> Needle:
-    """The needle in `blob`, which is to be stored under `needle_id`: a whole record, with its padding and no more.
+    """Parses `blob`, which is to be stored under `needle_id`: a whole record, with its padding and no more.
 
-    Upstream takes a record without padding, and one with bytes behind it; every record after it is then misplaced
-    for whoever walks the file. It takes one with a wrong checksum too.
+    Upstream accepts a record without padding, and one with bytes behind it. Every later record is then misplaced for a
+    walk over the file. It accepts a wrong checksum, too.
 
     Raises:
-        BlobRefused: it is no such record.
+        BlobRefused: `blob` is no such record.
     """
     if version not in SUPPORTED_VERSIONS:
         raise UnsupportedVersion(version)
@@ -158,12 +162,12 @@ def parse_blob(needle_id: int, blob: bytes, size: int, version: int) -> Needle:
         raise BlobRefused(str(error)) from error
 
 
-def is_stored(reader: VolumeReader, opened: Opened, needle: Needle, location: Location) -> bool:
-    """Whether the record at `location` has the size, cookie and payload of `needle`. An unreadable one has not."""
+def is_stored(reader: VolumeReader, state: VolumeState, needle: Needle, location: NeedleValue) -> bool:
+    """Whether the record at `location` has the size, cookie and payload of `needle`; False for an unreadable record."""
     if location.size != needle.size:
         return False
     try:
-        read = reader.read_record(opened, needle.needle_id, location, want_data=True)
+        read = reader.read_record(state, needle.needle_id, location, want_data=True)
     except (ReadFailed, FormatError):
         return False
     try:

@@ -1,8 +1,8 @@
-"""Lets many writers that each want their needle on disk share one pair of syncs.
+"""Lets many writers that want their needles on disk share one pair of syncs.
 
-There is no thread for it: a writer that finds nobody committing commits what is waiting, its own needle first, and
-hands over to the next one waiting. While a batch is synced the next one gathers, so the batch size follows the load,
-and a lone writer waits for nobody.
+There is no thread for that: a writer that finds no commit under way commits the waiting writes, its own first, and
+passes the commit on to the next waiting writer. While one batch is synced the next one gathers. So the batch size
+follows the load, and a lone writer waits for no other.
 
 Source of the bounds: weed/storage/volume_write.go:startWorker.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import FormatError
-from native_handlers.storage.errors import StorageError, WriteFailed
+from native_handlers.storage.model.errors import StorageError, WriteFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 MAX_WRITES = 128
 MAX_BYTES = 4 << 20
-"""A batch is closed at the write that reaches either: whoever came first is not to wait long for the others."""
+"""A batch is closed at the write that reaches either bound, so that its first writer does not wait long for the
+others."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """`offset` is the record's, in bytes; `size_bytes` is the payload's length. Unchanged: nothing was written."""
+    """The result of a write. `offset` is the record's, in bytes; `size_bytes` is the payload's length. `is_unchanged`
+    means that the same content was stored already and nothing was written.
+    """
 
     offset: int
     size_bytes: int
@@ -37,11 +40,11 @@ class WriteResult:
 
 
 class BatchAborted(Exception):
-    """Another thread died of a defect while it committed the batch: whether the needle was stored is not known."""
+    """Another thread failed by a defect while it committed the batch. Whether the needle was stored is not known."""
 
 
 class PendingWrite:
-    """One writer's needle. Who commits it sets `result` or `error`."""
+    """One writer's needle. The committing thread sets `result` or `error`."""
 
     __slots__ = ("_is_awake", "check_cookie", "error", "needle", "result")
 
@@ -57,7 +60,7 @@ class PendingWrite:
         return self.result is not None or self.error is not None
 
     def wake(self) -> None:
-        """Its outcome is known, or it is its turn to commit."""
+        """Wakes the writer: its result is known, or its turn to commit has come."""
         self._is_awake.set()
 
     def wait(self) -> None:
@@ -73,9 +76,9 @@ class PendingWrite:
 def settle_together(
     writes: Sequence[PendingWrite], stage: Callable[[PendingWrite], WriteResult], commit: Callable[[], None]
 ) -> None:
-    """Stages each of `writes`, then commits once. One that cannot be staged does not harm the others.
+    """Stages each of `writes`, then commits once. A write that cannot be staged does not affect the others.
 
-    What was found stored already is committed too: it is to be on disk as well.
+    Needles that were stored already are committed, too: they are to be on disk as well.
     """
     staged: list[tuple[PendingWrite, WriteResult]] = []
     for write in writes:
@@ -105,8 +108,13 @@ class GroupCommit:
         # Protects _waiting and _is_committing.
         self._lock = threading.Lock()
 
+    @property
+    def waiting_count(self) -> int:
+        """The number of writes that no batch has taken yet."""
+        return len(self._waiting)
+
     def write(self, write: PendingWrite) -> WriteResult:
-        """The outcome of `write`, which is settled when this returns; raises its error."""
+        """Returns the result of `write`, which is settled then, or raises its error."""
         with self._lock:
             self._waiting.append(write)
             is_leader, self._is_committing = not self._is_committing, True
@@ -117,7 +125,7 @@ class GroupCommit:
         return write.outcome()
 
     def _lead(self) -> None:
-        """Commits one batch. The caller's own write is the oldest, so it is in it."""
+        """Commits one batch. The caller's own write is the oldest, so the batch contains it."""
         with self._lock:
             batch = self._take()
         try:

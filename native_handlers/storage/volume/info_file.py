@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.format.vif import VolumeInfo, encode_volume_info, parse_volume_info
-from native_handlers.storage.files import read_file, replace_file
+from native_handlers.storage.system.files import read_file, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.ttl import Ttl
-    from native_handlers.storage.files import Files
-    from native_handlers.storage.volume_paths import VolumePaths
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.paths import VolumePaths
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedInfo:
-    """`is_present` is False for no file and for an empty one; `error` is set when the file is not to be understood."""
+    """A loaded .vif. `is_present` is False for no file and for an empty one; `error` is set when the file cannot be
+    parsed.
+    """
 
     info: VolumeInfo
     is_present: bool
@@ -27,8 +29,14 @@ class LoadedInfo:
 
 
 def load_volume_info(files: Files, path: Path) -> LoadedInfo:
-    """What the .vif at `path` says. Raises OSError when it is there and cannot be read."""
-    text = read_file(files, path)
+    """The content of the .vif at `path`. A .vif that this process may not read counts as not understood, as upstream.
+
+    Raises OSError where reading it fails in another way.
+    """
+    try:
+        text = read_file(files, path)
+    except PermissionError as error:
+        return LoadedInfo(VolumeInfo(), is_present=True, error=BadVolumeInfo(f"it may not be read: {error.strerror}"))
     if not text:
         return LoadedInfo(VolumeInfo(), is_present=False)
     try:
@@ -38,12 +46,20 @@ def load_volume_info(files: Files, path: Path) -> LoadedInfo:
 
 
 def is_coded(files: Files, paths: VolumePaths) -> bool:
-    """Whether a .vif of the volume, in either directory, says that it is erasure-coded. Raises OSError."""
+    """Whether a .vif of the volume, in either directory, says that the volume is erasure-coded. Raises OSError."""
     return any(load_volume_info(files, path).info.ec_shard_config is not None for path in paths.sidecars(".vif"))
 
 
+def has_shards(files: Files, paths: VolumePaths) -> bool:
+    """Whether the index of erasure coding shards lies beside the volume, in either directory: they share its .vif.
+
+    Raises OSError.
+    """
+    return any(files.facts(path) is not None for path in paths.sidecars(".ecx"))
+
+
 def save_volume_info(files: Files, path: Path, info: VolumeInfo, ttl: Ttl, now_s: int) -> VolumeInfo:
-    """Replaces the .vif at `path` and returns what it now says: the time of expiry is counted anew from `now_s`.
+    """Replaces the .vif at `path` and returns its new content: the time of expiry is counted anew from `now_s`.
 
     Raises OSError; the old file then still stands.
     """

@@ -1,8 +1,9 @@
-"""Which file of a volume lies where. Source: weed/storage/volume.go (FileName), disk_location.go."""
+"""The paths of a volume's files. Source: weed/storage/volume.go (FileName), disk_location.go."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
@@ -11,23 +12,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _INDEX_SIDE = frozenset((".idx", ".cpx", ".ldb", ".cpldb", ".rdb", ".sdx"))
-"""Extensions that follow the index directory; all others stay with the data."""
+"""Extensions in the index directory; all others are in the data directory."""
 _OWNED = (".idx", ".dat", ".vif", ".sdx", ".cpd", ".cpx", ".cpc", ".ldb", ".rdb", ".cut", ".note")
-"""What a destroyed volume leaves nothing of, in the order of removal. No erasure coding file is among them.
+"""The files that are removed with a volume, in the order of removal. No erasure coding file is among them.
 
-A crash after .idx leaves the volume whole, for .idx is made anew; one after .dat leaves nothing that hinders a new
-volume of that name. The other way round there would be an .idx without its .dat, which is refused as damage.
-"""
+A crash after .idx leaves a whole volume, because .idx is rebuilt. A crash after .dat leaves no file that hinders a new
+volume of that name. The other order would leave an .idx without its .dat, which is refused as damage."""
 
 
 @dataclass(frozen=True, slots=True)
 class VolumePaths:
-    """The files of one volume in one location. `index_dir` is `data_dir` unless -dir.idx says otherwise."""
+    """The files of one volume in one location. `index_dir` is `data_dir` unless -dir.idx is set.
+
+    `suffix` ends the name of each file; it is not empty for files that arrive, see `arrival`.
+    """
 
     data_dir: Path
     index_dir: Path
     collection: str
     volume_id: int
+    suffix: str = ""
 
     @property
     def name(self) -> str:
@@ -35,25 +39,33 @@ class VolumePaths:
 
     @property
     def base(self) -> Path:
-        """What findings and errors call the volume: its path on the data side, without extension."""
-        return self.data_dir / self.name
+        """The volume's path in the data directory, without extension. Findings and errors name the volume by it."""
+        return _path(self.data_dir, self.name)
 
     def file(self, extension: str) -> Path:
-        """The path of ``.dat``, ``.idx`` and so on."""
+        """The path of the file with that extension: ``.dat``, ``.idx`` and so on."""
         directory = self.index_dir if extension in _INDEX_SIDE else self.data_dir
-        return directory / (self.name + extension)
+        return _path(directory, self.name + extension + self.suffix)
 
     def beside_data(self) -> VolumePaths:
         """The same volume with its index in the data directory."""
-        return replace(self, index_dir=self.data_dir)
+        return self if self.index_dir == self.data_dir else replace(self, index_dir=self.data_dir)
 
     def owned(self, *, keep_vif: bool) -> list[Path]:
-        """Every file that belongs to the volume alone, in both directories, in the order to remove them in."""
+        """Every file that belongs to the volume alone, in both directories, in the order of removal."""
         directories = dict.fromkeys((self.data_dir, self.index_dir))
         extensions = [extension for extension in _OWNED if not (keep_vif and extension == ".vif")]
-        return [directory / (self.name + extension) for directory in directories for extension in extensions]
+        return [directory / (self.name + one + self.suffix) for directory in directories for one in extensions]
 
     def sidecars(self, extension: str) -> list[Path]:
-        """Where a file that may lie on either side can be found, data side first."""
+        """The places of a file that may lie in either directory, the data directory first."""
         directories = dict.fromkeys((self.data_dir, self.index_dir))
-        return [directory / (self.name + extension) for directory in directories]
+        return [_path(directory, self.name + extension + self.suffix) for directory in directories]
+
+
+@lru_cache(maxsize=256)
+def _path(directory: Path, name: str) -> Path:
+    """Cached: making a path takes longer than most calls that use it, and opening a volume needs the same path several
+    times.
+    """
+    return directory / name

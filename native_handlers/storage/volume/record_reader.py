@@ -1,4 +1,4 @@
-"""Reads one needle's record: whole with one pread, or, when large, its metadata and the place of its payload.
+"""Reads one needle's record: whole with one pread, or, for a large one, its metadata and the place of its payload.
 
 Source: weed/storage/needle/needle_read.go, needle_read_page.go, weed/storage/volume_read.go.
 """
@@ -20,36 +20,39 @@ from native_handlers.format.needle import (
     tail_size,
 )
 from native_handlers.format.types import (
+    ALIGNMENT_BYTES,
     DATA_LENGTH_BYTES,
     NEEDLE_HEADER_BYTES,
     VERSION_1,
     max_volume_size_bytes,
-    to_bytes_offset,
 )
-from native_handlers.storage.errors import ReadFailed
+from native_handlers.storage.model.errors import ReadFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from native_handlers.format.errors import FormatError
     from native_handlers.format.needle import NeedleHeader
-    from native_handlers.storage.files import SharedFile
-    from native_handlers.storage.index_base import Location
-    from native_handlers.storage.io_health import IoHealth
+    from native_handlers.storage.index.sorted_segment import NeedleValue
+    from native_handlers.storage.system.files import SharedFile
+    from native_handlers.storage.volume.write_state import IoHealth
 
 WHOLE_READ_LIMIT_BYTES = 1 << 20
-"""A body longer than this is not read whole, unless the payload must be transformed anyway."""
+"""A longer body is not read whole, unless it is a chunk manifest."""
+MANIFEST_READ_LIMIT_BYTES = 16 << 20
+"""A chunk manifest with a longer payload is not read whole either."""
 _MAX_META_BYTES = 128 * 1024
 _COMPARE_BYTES = 1 << 20
 _CHECK_BYTES = 256 * 1024
-"""Fits a core's cache, so that what was just copied is summed up without going to memory again."""
+"""Fits a core's cache, so the checksum is computed without reading the copied bytes from memory again."""
 
 
 class PayloadSlice:
-    """A payload that lies in an open file, which stays open until `release`.
+    """A payload in an open file, which stays open until `release`.
 
-    What its disk does is counted: each read that fails, and as a success only a read that gets to the payload's end
-    while none of this slice has failed. A reader stops at a failure, so the sound bytes before a bad spot must not end
-    the run of errors. Source: weed/storage/volume_read.go, readNeedleDataInto.
+    Its reads count for the disk's health: each failed read as a failure. A success counts only when a read reaches the
+    payload's end and no read of this slice has failed. A reader stops at a failure, so the sound bytes before a bad
+    sector must not end the run of errors. Source: weed/storage/volume_read.go, readNeedleDataInto.
     """
 
     __slots__ = ("_file", "_has_failed", "_health", "_offset_bytes", "length_bytes")
@@ -63,7 +66,7 @@ class PayloadSlice:
         self.length_bytes = length_bytes
 
     def read(self, start_bytes: int, length_bytes: int) -> bytes:
-        """Bytes of the payload from its byte `start_bytes` on; fewer only where the file has been cut short.
+        """Returns bytes of the payload from its byte `start_bytes` on; fewer only where the file has been cut short.
 
         Raises:
             ReadFailed: the disk failed.
@@ -78,9 +81,9 @@ class PayloadSlice:
         return data
 
     def read_into(self, start_bytes: int, buffer: memoryview) -> int:
-        """Fills `buffer`, which the rest of the payload fills, from the payload's byte `start_bytes` on.
+        """Fills `buffer` from the payload's byte `start_bytes` on. `buffer` is no longer than the rest of the payload.
 
-        Returns how many bytes there were, fewer only where the file has been cut short.
+        Returns the number of bytes read, fewer only where the file has been cut short.
 
         Raises:
             ReadFailed: the disk failed.
@@ -96,7 +99,7 @@ class PayloadSlice:
         return count
 
     def read_cached_into(self, start_bytes: int, buffer: memoryview) -> None:
-        """As `read_into` without waiting for a disk, of which it says nothing then.
+        """As `read_into`, but never waits for the disk. Does not count for the disk's health.
 
         Raises:
             NotCached: memory does not hold enough to fill `buffer`.
@@ -106,12 +109,12 @@ class PayloadSlice:
         self._file.read_cached_into(buffer, self._offset_bytes + start_bytes)
 
     def send_cached(self, start_bytes: int, length_bytes: int, socket_fd: int) -> int:
-        """Sends the beginning of a range straight from memory to a socket, and returns how much of it.
+        """Sends the beginning of a range directly from memory to a socket. Returns the number of bytes sent.
 
         Raises:
-            NotCached: memory does not hold all of it; nothing was sent.
+            NotCached: memory does not hold all of the range; nothing was sent.
             BlockingIOError, ConnectionError: from the socket.
-            ReadFailed: the disk failed all the same.
+            ReadFailed: the disk failed nevertheless.
         """
         assert self._file is not None, "read after release"
         assert start_bytes + length_bytes <= self.length_bytes, "read beyond the payload"
@@ -133,7 +136,7 @@ class PayloadSlice:
             self._health.succeeded()
 
     def release(self) -> None:
-        """Lets the file go; nothing can be read afterwards. May be called again."""
+        """Releases the file; nothing can be read afterwards. May be called again."""
         file, self._file = self._file, None
         if file is not None:
             file.release()
@@ -141,33 +144,32 @@ class PayloadSlice:
 
 @dataclass(slots=True)
 class NeedleRead:
-    """A needle that was read. Call `release` when done with it, in every case.
+    """A needle that was read. The caller calls `release` in every case.
 
-    `payload` is set instead of `needle.data` when the payload was left on disk; its checksum was then not verified:
-    see `check_payload`.
+    `payload` is set instead of `needle.data` when the payload was left on disk. Its checksum was then not verified: see
+    `check_payload`.
     """
 
     needle: Needle
     payload: PayloadSlice | None = None
-
-    @property
-    def verify(self) -> int:
-        """The stored checksum, to hold against that of a streamed payload. See `fits`."""
-        return self.needle.checksum
+    on_damage: Callable[[int, FormatError], None] | None = None
+    """Called with the needle's id when the payload turns out to be damaged."""
+    place: PayloadSlice | None = None
+    """The place of a large payload that was read into `needle.data`. See `leave_on_disk`."""
 
     def fits(self, computed_crc: int) -> bool:
-        """Whether the whole payload, whose CRC-32C is `computed_crc`, is what was stored."""
+        """Whether `computed_crc`, the CRC-32C of the whole payload, is that of the stored payload."""
         return crc.matches(self.needle.checksum, computed_crc)
 
     def check_payload(self) -> int:
-        """Reads a payload that was left on disk and compares its checksum, and returns that in the present form;
-        afterwards the page cache holds the payload, as a rule.
+        """Reads a payload that was left on disk, compares its checksum, and returns the checksum in the current form.
+        Afterwards the page cache usually holds the payload.
 
-        For a thread: takes as long as the disk does. Memory is a piece's.
+        Call it in a thread: it waits for the disk. Memory is that of one piece.
 
         Raises:
-            ChecksumMismatch: the payload is not what was stored.
-            Truncated: the file ends before it does.
+            ChecksumMismatch: the payload is damaged.
+            Truncated: the file ends before the payload does.
             ReadFailed: the disk failed.
         """
         if self.payload is None:
@@ -175,43 +177,61 @@ class NeedleRead:
         piece = memoryview(bytearray(_CHECK_BYTES))
         return self._read_checked(self.payload, lambda _start, length: piece[:length])
 
+    def leave_on_disk(self) -> None:
+        """Drops a large payload from memory that was read and verified, and leaves it on disk. For a caller that has
+        examined the payload and is going to send it: a payload must not stay in memory while a slow client receives it.
+        """
+        if self.place is not None:
+            self.payload, self.place = self.place, None
+            self.needle.data = b""
+
     def load_payload(self, buffer: memoryview) -> None:
-        """The same, with the payload put into `buffer`, which is as long."""
+        """As `check_payload`, and puts the payload into `buffer`, which is as long."""
         assert self.payload is not None, "the payload is in memory already"
         assert len(buffer) == self.payload.length_bytes
         self._read_checked(self.payload, lambda start, length: buffer[start : start + length])
 
     def keep_payload(self, data: bytes) -> None:
-        """Makes `data`, which was read from the place of a payload that was left on disk, that of the needle.
+        """Verifies `data`, which was read from the place of the payload, and makes it the needle's data.
 
         Raises:
-            ChecksumMismatch: it is not what was stored.
-            Truncated: it is too short.
+            ChecksumMismatch: `data` is damaged.
+            Truncated: `data` is too short.
         """
         if len(data) < self.needle.data_size:
-            raise Truncated(f"needle {self.needle.needle_id:x}", self.needle.data_size, len(data))
+            raise self._damaged(Truncated(f"needle {self.needle.needle_id:x}", self.needle.data_size, len(data)))
         computed = crc.crc32c(data)
-        self._check_fits(computed)
+        self.check_fits(computed)
         self.needle.data, self.needle.checksum = data, computed
 
     def _read_checked(self, payload: PayloadSlice, place_of: Callable[[int, int], memoryview]) -> int:
-        """Reads the payload piece by piece to where `place_of` says for a start and a length; returns its checksum."""
+        """Reads the payload piece by piece into the buffers of `place_of(start, length)`. Returns its checksum."""
         computed, total = 0, payload.length_bytes
         for start in range(0, total, _CHECK_BYTES):
             piece = place_of(start, min(_CHECK_BYTES, total - start))
             count = payload.read_into(start, piece)
             if count < len(piece):
-                raise Truncated(f"needle {self.needle.needle_id:x}", total, start + count)
+                raise self._damaged(Truncated(f"needle {self.needle.needle_id:x}", total, start + count))
             computed = crc.crc32c_extend(computed, piece)
-        self._check_fits(computed)
+        self.check_fits(computed)
         return computed
 
-    def _check_fits(self, computed: int) -> None:
-        if not self.fits(computed):
-            raise ChecksumMismatch(self.needle.needle_id, self.needle.checksum, computed)
+    def check_fits(self, computed_crc: int) -> None:
+        """Compares the checksum for a caller that has read the whole payload, whose CRC-32C is `computed_crc`.
+
+        Raises:
+            ChecksumMismatch: the payload is damaged; that was reported.
+        """
+        if not self.fits(computed_crc):
+            raise self._damaged(ChecksumMismatch(self.needle.needle_id, self.needle.checksum, computed_crc))
+
+    def _damaged(self, error: FormatError) -> FormatError:
+        if self.on_damage is not None:
+            self.on_damage(self.needle.needle_id, error)
+        return error
 
     def holds(self, needle: Needle) -> bool:
-        """Whether this has the payload of `needle`, whose checksum is set. Raises ReadFailed."""
+        """Whether the read needle has the payload of `needle`, whose checksum is set. Raises ReadFailed."""
         if self.needle.data_size != len(needle.data) or not self.fits(needle.checksum):
             return False
         if self.payload is None:
@@ -224,13 +244,16 @@ class NeedleRead:
         return True
 
     def release(self) -> None:
-        if self.payload is not None:
-            self.payload.release()
+        for held in (self.payload, self.place):
+            if held is not None:
+                held.release()
 
 
 @dataclass(slots=True)
 class RecordReader:
-    """Reads records of one open .dat file. `read_bytes` is a read of `Files`, and decides what is waited for."""
+    """Reads records of one open .dat file. `read_bytes` is a read method of `Files`; it decides whether a read may
+    wait.
+    """
 
     read_bytes: Callable[[int, int, int], bytes]
     dat: SharedFile
@@ -238,33 +261,42 @@ class RecordReader:
     offset_width_bytes: int
     health: IoHealth
 
-    def read(self, needle_id: int, location: Location, *, want_data: bool) -> NeedleRead:
-        """The needle at `location`, whose size is positive.
+    def read(self, needle_id: int, location: NeedleValue, *, want_data: bool) -> NeedleRead:
+        """The needle at `location`, whose size is not negative. Also for size 0 the record decides: its header must say
+        0. (Upstream does not read it, and takes the needle for empty.)
 
-        Without `want_data` a large payload is left on disk even where it would have to be transformed. A record that
-        was read whole counts as a success of the disk, a part of one does not; a failure is the caller's to count.
+        A large payload is left on disk; without `want_data` also that of a chunk manifest. A record that was read whole
+        counts as a success of the disk, a part of one does not. The caller counts failures.
 
         Raises:
-            FormatError: the record is not what the index says, or is corrupt.
+            FormatError: the record does not fit the index, or is corrupt.
             OSError: a read failed.
         """
-        offset = to_bytes_offset(location.offset)
+        offset = location.offset * ALIGNMENT_BYTES
         try:
             return self._read_at(needle_id, location.size, offset, want_data=want_data)
-        except SizeMismatch:
+        except SizeMismatch as mismatch:
             if self.offset_width_bytes != 4:
                 raise
             # Old servers let 4-byte offsets wrap around.
             wrapped = offset + max_volume_size_bytes(4)
-            return self._read_at(needle_id, location.size, wrapped, want_data=want_data)
+            try:
+                return self._read_at(needle_id, location.size, wrapped, want_data=want_data)
+            except (SizeMismatch, Truncated):
+                # There is no record either, so the error is that of the first place.
+                raise mismatch from None
 
     def _read_at(self, needle_id: int, size: int, offset: int, *, want_data: bool) -> NeedleRead:
         if size <= WHOLE_READ_LIMIT_BYTES:
             return NeedleRead(self._read_whole(needle_id, size, offset))
         needle, payload_offset = self._read_meta(needle_id, size, offset)
-        if want_data and (needle.is_compressed or needle.is_chunk_manifest):
-            return NeedleRead(self._read_whole(needle_id, size, offset))
-        return NeedleRead(needle, PayloadSlice(self.dat, payload_offset, needle.data_size, self.health))
+        if not (want_data and needle.is_chunk_manifest and needle.data_size <= MANIFEST_READ_LIMIT_BYTES):
+            return NeedleRead(needle, self._slice(payload_offset, needle))
+        needle = self._read_whole(needle_id, size, offset)
+        return NeedleRead(needle, place=self._slice(payload_offset, needle))
+
+    def _slice(self, payload_offset: int, needle: Needle) -> PayloadSlice:
+        return PayloadSlice(self.dat, payload_offset, needle.data_size, self.health)
 
     def _read_whole(self, needle_id: int, size: int, offset: int) -> Needle:
         record = self.read_bytes(self.dat.fd, actual_size(size, self.version), offset)
@@ -273,8 +305,8 @@ class RecordReader:
         return parse_needle(record, self.version)
 
     def _check_header(self, record: bytes, needle_id: int, size: int) -> NeedleHeader:
-        """As upstream has it the index decides which record a needle is: WriteNeedleBlob may enter a record under
-        another id than it carries.
+        """Parses the header and compares its size. The id is not compared: as in upstream the index decides, because
+        WriteNeedleBlob may enter a record under another id than it carries.
         """
         header = parse_needle_header(record)
         if header.size != size:

@@ -1,13 +1,14 @@
-"""Walks the records of a .dat file in order, each verified, until its end or until something is no record.
+"""Walks the records of a .dat file in order and verifies each, until the end or the first bytes that are no record.
 
-Used where the index cannot be trusted: after a crash, and by `check`. Memory stays bounded whatever a file says of
-itself. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not verify.
+For files whose index cannot be trusted: after a crash, and in `check`. Memory stays bounded whatever lengths a file
+claims. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not verify.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,19 +23,20 @@ from native_handlers.format.types import (
     VERSION_1,
     VERSION_3,
 )
+from native_handlers.storage.volume.window import DatWindow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from native_handlers.storage.files import Files
+    from native_handlers.storage.system.files import Files
 
 _PIECE_BYTES = 1 << 20
 _MAX_META_BYTES = 1 + 256 + 256 + 5 + 2 + 2 + 65535
-"""The most that can follow the payload in a body."""
+"""The greatest length of the part of a body after the payload."""
 
 
 class DatRecord(NamedTuple):
-    """A whole record. `offset_bytes` is where it starts, `end_bytes` where the next one does."""
+    """A whole record. `offset_bytes` is its start, `end_bytes` the start of the next one."""
 
     header: NeedleHeader
     offset_bytes: int
@@ -44,7 +46,7 @@ class DatRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OpenDat:
-    """An open .dat file as whoever compares it with its index needs it. Records lie from `start_bytes` on."""
+    """An open .dat file for comparison with its index. Records begin at `start_bytes`."""
 
     files: Files
     fd: int
@@ -54,7 +56,7 @@ class OpenDat:
     offset_width_bytes: int
 
     def scan(self) -> DatScan:
-        """All of its records."""
+        """A scan of all records."""
         return DatScan(self.files, self.fd, self.version, self.start_bytes, self.size_bytes)
 
 
@@ -67,7 +69,9 @@ class ScanEnd(Enum):
 
 
 class DatScan:
-    """One pass over ``[start, end)`` of an open .dat file. After iteration `result` and `stopped_at_bytes` are set."""
+    """One pass over ``[start, end)`` of an open .dat file. After the iteration `result` and `stopped_at_bytes` are
+    set.
+    """
 
     def __init__(  # noqa: PLR0913  a range of a file, and how to read it
         self,
@@ -79,17 +83,16 @@ class DatScan:
         *,
         window_bytes: int = _PIECE_BYTES,
     ) -> None:
-        """`window_bytes` is how much is read at once: little when only one record is wanted."""
-        self._files, self._fd, self._version = files, fd, version
-        self._window_bytes = window_bytes
+        """`window_bytes` is the length of one read: small when only one record is wanted."""
+        self._version = version
         self._end_bytes = end_bytes
-        self._window, self._window_start = b"", 0
+        self._read = DatWindow(partial(files.read, fd), end_bytes, window_bytes).read
         self.stopped_at_bytes = start_bytes
         self.result = ScanEnd.COMPLETE
         self.why = ""
 
     def __iter__(self) -> Iterator[DatRecord]:
-        """The records; raises OSError when a read fails."""
+        """Yields the records. Raises OSError when a read fails."""
         while self.stopped_at_bytes < self._end_bytes:
             record = self._next()
             if record is None:
@@ -121,20 +124,12 @@ class DatScan:
         append_at_ns = int.from_bytes(tail[CHECKSUM_BYTES:], "big") if self._version == VERSION_3 else 0
         return DatRecord(header, offset, offset + length, append_at_ns)
 
-    def _read(self, length_bytes: int, offset_bytes: int) -> bytes:
-        """Reads through a window, so that small records do not cost several system calls each."""
-        start = offset_bytes - self._window_start
-        if not 0 <= start <= len(self._window) - length_bytes:
-            wanted = min(max(length_bytes, self._window_bytes), self._end_bytes - offset_bytes)
-            self._window, self._window_start, start = self._files.read(self._fd, wanted, offset_bytes), offset_bytes, 0
-        return self._window[start : start + length_bytes]
-
     def _stop(self, result: ScanEnd, why: str) -> None:
         self.result = result
         self.why = f"{why} at {self.stopped_at_bytes}"
 
     def _judge_zeros(self, offset: int) -> tuple[ScanEnd, str]:
-        """Nothing but zeros to the end is what a file system leaves of an append after a power cut."""
+        """Zeros up to the end are what a file system leaves of an append after a power cut."""
         while offset < self._end_bytes:
             piece = self._read(min(_PIECE_BYTES, self._end_bytes - offset), offset)
             if piece.strip(b"\0") or not piece:
@@ -147,7 +142,7 @@ class DatScan:
         if self._version != VERSION_1:
             length = int.from_bytes(self._read(DATA_LENGTH_BYTES, start), "big")
             start += DATA_LENGTH_BYTES
-            # A body without a payload is what zeros look like, whose checksum is zero too; no writer makes one.
+            # No writer makes a body without a payload. Zeros would look like one, and their checksum is zero, too.
             if not length or DATA_LENGTH_BYTES + length > size:
                 return False
         return crc.matches(stored, self._crc(start, length))
@@ -161,10 +156,10 @@ class DatScan:
 
 
 def holds_record(files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> bool:
-    """Whether any whole record with a payload and the right checksum starts in ``[start, end)`` at a multiple of 8.
+    """Whether a whole record with a payload and the right checksum starts in ``[start, end)`` at a multiple of 8.
 
-    For versions 2 and 3: in version 1 a record cannot be told from other bytes cheaply, and the answer is True
-    unless the range is shorter than a record. Raises OSError when a read fails.
+    For versions 2 and 3. In version 1 a record cannot be told from other bytes cheaply, and the result is True unless
+    the range is shorter than a record. Raises OSError when a read fails.
     """
     if version == VERSION_1:
         return end_bytes - start_bytes > actual_size(0, version)
@@ -178,7 +173,7 @@ def holds_record(files: Files, fd: int, version: int, start_bytes: int, end_byte
 
 
 def _candidates(piece: bytes, room: int) -> list[int]:
-    """Offsets in `piece` where the lengths of a record with a payload would be plausible."""
+    """Offsets in `piece` at which the lengths of a record with a payload are plausible."""
     count = (len(piece) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES) // ALIGNMENT_BYTES
     if count <= 0:
         return []

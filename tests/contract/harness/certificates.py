@@ -1,4 +1,4 @@
-"""A certificate authority for one test, and what a client needs in order to speak with what it signed."""
+"""A certificate authority for one test, and the files of a client that talks to its servers."""
 
 import datetime
 import ipaddress
@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from harness.ports import LOOPBACK
+from support.ports import LOOPBACK
 
 DAY = datetime.timedelta(days=1)
 
@@ -60,9 +60,8 @@ class Authority:
 
 @dataclass(frozen=True)
 class ClientTls:
-    """How a client that holds `pair` speaks to servers that `ca` signed.
-
-    `grpc_name` is the name that gRPC servers' certificates have, where that is not their address.
+    """The TLS files of a client that holds `pair`, for servers that `ca` signed. `grpc_name` is the name in the gRPC
+    servers' certificates, if it is not their address.
     """
 
     ca: Path

@@ -1,6 +1,5 @@
-"""A whole cluster of chosen servers, and upstream's tools that drive it: `weed shell`, `weed benchmark`, any other.
-
-What the master knows is asked over gRPC (`VolumeList`), as the tools do. Everything ends with the test process.
+"""A whole cluster of chosen servers, and upstream's tools that drive it: `weed shell`, `weed benchmark`, any other. The
+master's facts are read over gRPC (`VolumeList`), as the tools do. Everything ends with the test process.
 """
 
 import subprocess
@@ -9,54 +8,53 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness.implementations import ALL
+from harness.implementations import ALL, FORWARDED_HTTP, NATIVE_HTTP, NATIVE_RPCS
 from harness.master import Master
-from harness.ports import LOOPBACK, free_port_pair
 from harness.processes import ServerProcess, clean_environment
 from harness.server import VolumeServer, new_volume_id
-from harness.waiting import wait_until
+from support.ports import LOOPBACK, free_port_pair
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import master_pb2, methods
 
-RPC_LIMIT_S = 10.0
 TOOL_LIMIT_S = 60.0
-BY_NAME = {implementation.name: implementation for implementation in ALL}
+BY_NAME = {implementation.name: implementation for implementation in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP)}
 
 
 def needs_native(*names):
-    """Skips while one of these RPCs has no native handler."""
+    """Skips the test while one of these RPCs has no native handler."""
     missing = [name for name in names if name not in GRPC_HANDLERS]
     return pytest.mark.skipif(bool(missing), reason=f"not native yet: {', '.join(missing)}")
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What a tool printed, both streams together, and its exit code."""
+    """The output of a tool, both streams together, and its exit code."""
 
     output: str
     exit_code: int
 
 
 class MasterGroup:
-    """Masters that elect a leader among them. Stands where a `Master` can: `address` is all of theirs."""
+    """Masters that elect a leader among them. Usable in place of a `Master`: `address` has all addresses."""
 
     def __init__(self, base, weed, count, *, security="", flags=()):
         ports = [free_port_pair() for _ in range(count)]
-        peers = ",".join(f"{LOOPBACK}:{http}.{rpc}" for http, rpc in ports)
-        flags = (f"-peers={peers}", "-electionTimeout=1s", "-heartbeatInterval=200ms", *flags)
+        volume_servers = ",".join(f"{LOOPBACK}:{http}.{rpc}" for http, rpc in ports)
+        flags = (f"-peers={volume_servers}", "-electionTimeout=1s", "-heartbeatInterval=200ms", *flags)
         self.members = [
             Master(base / f"master{number}", weed, security, flags=flags, ports=pair, waits=False)
             for number, pair in enumerate(ports)
         ]
-        self.leader(limit_s=40)
+        self.leader()
 
     @property
     def running(self):
         return [member for member in self.members if member.process.exit_code is None]
 
-    def leader(self, limit_s=40.0):
-        """The member that a majority takes for the leader; waits for one."""
+    def leader(self, limit_s=LIMIT_S):
+        """The member that a majority takes for the leader. Waits for one."""
 
         def agreed():
             named = [member.leader() for member in self.running]
@@ -83,7 +81,7 @@ class MasterGroup:
 
 
 class Cluster:
-    """One master, or the one that is given, with the servers that `add` starts."""
+    """The servers that `add` starts, with one master: a new one, or the given one."""
 
     def __init__(self, base, weed, *, master=None, security="", tls=None, master_flags=(), master_ports=None):  # noqa: PLR0913
         self.base = Path(base)
@@ -97,7 +95,7 @@ class Cluster:
         (self._tool_home / "security.toml").write_text(security)
 
     def add(self, name, *flags, security=None, **options):
-        """Starts a server of the implementation `name` and returns it when the master knows it."""
+        """Starts a server of the implementation `name`. Returns it when the master knows it."""
         base = self.base / f"{len(self.servers)}-{name}"
         security = self.security if security is None else security
         made = VolumeServer(BY_NAME[name], base, self.master, self.weed, flags, security, self.tls, **options)
@@ -105,7 +103,7 @@ class Cluster:
         return made
 
     def add_all(self, *wanted):
-        """`add` for each (name, flag, ...), all at once. As many directories as -disk names."""
+        """`add` for each (name, flag, ...), all at once. A server gets as many directories as -disk has names."""
         made = []
         for name, *flags in wanted:
             disks = next((flag for flag in flags if flag.startswith("-disk=")), "")
@@ -116,11 +114,11 @@ class Cluster:
 
     @property
     def tool_master(self):
-        """The master that tools are given."""
+        """The master that tools use."""
         return self.master.leader() if isinstance(self.master, MasterGroup) else self.master
 
     def tool(self, *arguments, text="", limit_s=TOOL_LIMIT_S):
-        """Runs `weed [our configuration] ARGUMENTS` with `text` as its input."""
+        """Runs `weed [the cluster's configuration] ARGUMENTS` with `text` as its input."""
         command = [self.weed, f"-config_dir={self._tool_home}", *map(str, arguments)]
         done = subprocess.run(
             command, input=text, text=True, timeout=limit_s, cwd=self._tool_home, env=self._environment(),
@@ -128,22 +126,22 @@ class Cluster:
         )  # fmt: skip
         return ToolResult(done.stdout, done.returncode)
 
-    def shell(self, *commands, locks=True):
+    def shell(self, *commands, locks=True, limit_s=TOOL_LIMIT_S):
         """What `weed shell` prints for `commands`, between `lock` and `unlock` unless `locks` is False."""
         within = ("lock", *commands, "unlock") if locks else commands
         text = "".join(f"{command}\n" for command in (*within, "exit"))
-        return self.tool("shell", f"-master={self.tool_master.address}", text=text).output
+        return self.tool("shell", f"-master={self.tool_master.address}", text=text, limit_s=limit_s).output
 
     def start_tool(self, name, *arguments):
-        """A tool that serves, such as a filer; the caller ends it."""
+        """A tool that serves, such as a filer. The caller ends it."""
         command = [self.weed, f"-config_dir={self._tool_home}", "-logtostderr=true", *arguments]
         return ServerProcess(command, self.base / f"{name}.log", self._tool_home)
 
     def topology(self):
-        """What the master knows, as VolumeList says it."""
+        """The master's topology, as VolumeList gives it."""
         with self._master_channel() as channel:
             client = methods.master(channel)
-            return client.VolumeList(master_pb2.VolumeListRequest(), timeout=RPC_LIMIT_S).topology_info
+            return client.VolumeList(master_pb2.VolumeListRequest(), timeout=LIMIT_S).topology_info
 
     def node(self, server):
         """The master's DataNodeInfo of `server`, or None."""
@@ -159,18 +157,18 @@ class Cluster:
         ]
 
     def volumes(self, server):
-        """What the master knows of the volumes of `server`: id -> VolumeInformationMessage."""
+        """The master's volumes of `server`: id -> VolumeInformationMessage."""
         node = self.node(server)
         disks = node.diskInfos.values() if node else []
         return {volume.id: volume for disk in disks for volume in disk.volume_infos}
 
     def holders(self, volume_id):
-        """host:port of the servers that the master would send a client to, sorted."""
+        """host:port of the servers to which the master would send a client, sorted."""
         found = self.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
         return sorted(location["url"] for location in found)
 
     def allocate(self, *servers, **fields):
-        """One volume with a copy on each of `servers`; returns its id once the master knows all copies."""
+        """Allocates one volume with a copy on each of `servers`. Returns its id once the master knows all copies."""
         volume_id = new_volume_id()
         for server in servers:
             server.allocate(volume_id, **fields)

@@ -1,13 +1,15 @@
-"""A filer of upstream's and its shell: what a cluster puts onto volume servers, and the tools that examine them."""
+"""An upstream filer and its shell: the contents that a cluster puts on volume servers, and the tools that examine
+them.
+"""
 
 import os
 import subprocess
 from pathlib import Path
 
 from harness.http1 import fetch
-from harness.ports import LOOPBACK, free_port
 from harness.processes import ServerProcess, clean_environment
-from harness.waiting import wait_until
+from support.ports import LOOPBACK, free_port
+from support.waiting import wait_until
 
 FILER_TOML = """[leveldb2]
 enabled = true
@@ -17,7 +19,7 @@ SHELL_LIMIT_S = 90.0
 
 
 class Filer:
-    """A running filer with its names in a leveldb of the test."""
+    """A running filer. Its names are in a leveldb of the test."""
 
     def __init__(self, base, weed, master):
         self._base = Path(base)
@@ -49,7 +51,7 @@ class Filer:
         assert reply.status in {202, 204}, reply
 
     def shell(self, *lines):
-        """What `weed shell` prints when it is given these commands, within the cluster's lock."""
+        """The output of `weed shell` for these commands, within the cluster's lock."""
         done = subprocess.run(
             [
                 self._weed, "-logtostderr=true", f"-config_dir={self._base / 'config'}", "shell",

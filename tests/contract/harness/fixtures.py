@@ -14,6 +14,7 @@ import shutil
 import pytest
 from harness import implementations
 from harness.master import Master
+from harness.processes import is_alive
 from harness.server import VolumeServer
 
 IMPLEMENTATIONS = implementations.chosen()
@@ -32,10 +33,8 @@ def pytest_generate_tests(metafunc):
 
 
 def without_duplicates():
-    """Fewer for tests that start servers: our own as the child only where there is no Go program for that part.
-
-    Starting two Python processes for each such test would take most of the suite's time. Naming them in
-    VOLUME_SERVER_IMPL runs them all the same.
+    """The implementations for tests that start servers. With a Go program those with a native child are left out: two
+    Python processes for each such test would take most of the suite's time. VOLUME_SERVER_IMPL overrides this.
     """
     if "VOLUME_SERVER_IMPL" in os.environ or implementations.find_weed()[0] is None:
         return IMPLEMENTATIONS
@@ -43,7 +42,9 @@ def without_duplicates():
 
 
 def with_one_skip(meant):
-    """Without a `weed`, the first that needs it is left to skip and say why; the others would only repeat it."""
+    """Without a `weed`, only the first implementation that needs one stays, and skips with the reason; the others would
+    repeat it.
+    """
     skipping = [one for one in meant if one.needs_weed] if implementations.find_weed()[0] is None else []
     return [one for one in meant if one not in skipping[1:]]
 
@@ -55,7 +56,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A failure shows the ends of the logs of the servers that the test used."""
+    """A failure shows the ends of the logs of the test's servers."""
     report = yield
     if report.when != "teardown" and report.failed:
         for name, fixture in item.funcargs.items():
@@ -97,8 +98,21 @@ def server(implementation, master, weed, tmp_path_factory):
     shutil.rmtree(base / "data")
 
 
+@pytest.fixture(autouse=True)
+def volumes_as_found(request):
+    """Deletes the volumes that a test made on a shared server, which has room for only some."""
+    used = [
+        request.getfixturevalue(name) for name in ("server", "other_server", "source") if name in request.fixturenames
+    ]
+    before = [(one, one.volumes_on_disk()) for one in used if isinstance(one, VolumeServer)]
+    yield
+    for one, ids in before:
+        if is_alive(one.process.pid):
+            one.delete_all_but(ids)
+
+
 class ServerFactory:
-    """Starts servers of the test's implementation that nobody else uses."""
+    """Starts servers of the test's implementation for this test alone."""
 
     def __init__(self, implementation, tmp_path, master, weed):
         self._implementation = implementation

@@ -4,7 +4,7 @@ import json
 import socket
 from dataclasses import dataclass
 
-LIMIT_S = 15.0
+from support.waiting import LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,20 @@ class Connection:
     """
 
     def __init__(self, address, limit_s=LIMIT_S, source=None, tls=None):
-        self.socket = socket.create_connection(address, timeout=limit_s, source_address=source and (source, 0))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is not None:
-            self.socket = tls.wrap_socket(self.socket, server_hostname=address[0])
+        plain = socket.create_connection(address, timeout=limit_s, source_address=source and (source, 0))
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.use(plain if tls is None else tls.wrap_socket(plain, server_hostname=address[0]))
+
+    @classmethod
+    def over(cls, connected_socket):
+        """A `Connection` over a socket that the test has connected."""
+        made = cls.__new__(cls)
+        made.use(connected_socket)
+        return made
+
+    def use(self, connected_socket):
+        """Speaks over this socket from now on. No byte was received yet."""
+        self.socket = connected_socket
         self._buffer = bytearray()
 
     def __enter__(self):
@@ -83,18 +93,22 @@ class Connection:
         del self._buffer[:count]
         return data
 
+    def take_received(self):
+        """The received bytes that were not read. They are not read again."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
     def read_to_end(self):
         """All bytes until the server closes; a reset counts as a close."""
         try:
             while True:
                 self._fill()
         except (Disconnected, ConnectionResetError):
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            return data
+            return self.take_received()
 
     def is_closed_by_server(self):
-        """Whether nothing more comes: waits for the close, and is False when bytes come instead."""
+        """Whether the server closes the connection. Waits for the close; False when bytes come instead."""
         return self.read_to_end() == b""
 
     def _read_body(self, head):
@@ -128,7 +142,7 @@ class Connection:
 
 
 def request_bytes(method, target, headers=(), body=None, host="test"):
-    """The wire form; a Content-Length is added when there is a body."""
+    """The wire form. A Content-Length is added for a body."""
     pairs = [("Host", host), *headers]
     if body is not None:
         pairs.append(("Content-Length", str(len(body))))
@@ -137,7 +151,7 @@ def request_bytes(method, target, headers=(), body=None, host="test"):
 
 
 def fetch(address, method, target, headers=(), body=None, **options):
-    """One request on a connection of its own; `options` are the connection's."""
+    """One request on its own connection. `options` are the connection's."""
     with Connection(address, **options) as connection:
         return connection.request(method, target, headers, body)
 

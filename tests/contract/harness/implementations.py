@@ -1,4 +1,4 @@
-"""The servers that the suite runs against, as data: a name, a command line, and what may be expected of it."""
+"""The servers under test, as data: a name, a command line, and the expected abilities."""
 
 import os
 import shutil
@@ -6,14 +6,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.ports import LOOPBACK
+from support.ports import LOOPBACK
 
 OURS = (sys.executable, "-m", "supervisor.cli.main")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one server is to be: its ports, its directory and its configuration."""
+    """The place of one server: its ports, its directory and its configuration."""
 
     http_port: int
     grpc_port: int
@@ -33,6 +33,7 @@ class Implementation:
         backend: what our own program is given as the child.
         needs_weed: it cannot run without the Go program.
         routes: the text of a routing table, which it is given as a file; "" leaves it with the shipped one.
+        has_native_rpcs: the table makes every RPC native.
     """
 
     name: str
@@ -42,20 +43,21 @@ class Implementation:
     is_go: bool = False
     binary: str | None = None
     routes: str = ""
+    has_native_rpcs: bool = False
 
     @property
     def has_our_rpcs(self):
-        """RPCs on volumes and needles are answered by our own code, here or in the child."""
-        return self.mode == "native" or self.backend == "native" or bool(self.routes)
+        """Whether code of this project answers RPCs on volumes and needles, in this process or in the child."""
+        return self.mode == "native" or self.backend == "native" or self.has_native_rpcs
 
     @property
     def is_supervised(self):
-        """It has a child whose death it survives."""
-        return self.mode in {"proxy", "mixed"}
+        """Whether the server has a child whose death it survives."""
+        return self.mode == "proxy" or (self.mode == "mixed" and bool(self.routes))
 
     @property
     def is_front(self):
-        """Our own front-end parses what comes in."""
+        """Whether the front-end of this project parses requests."""
         return self.mode in {"proxy", "mixed", "native"}
 
     def command(self, layout, weed, extra=()):
@@ -89,7 +91,9 @@ def _go_flags(layout):
 
 
 def _rust_flags(layout):
-    """As upstream's suite starts its Rust server. Source: test/volume_server/framework/cluster_rust.go."""
+    """The flags with which upstream's suite starts its Rust server. Source:
+    test/volume_server/framework/cluster_rust.go.
+    """
     words = {
         "--port": layout.http_port,
         "--port.grpc": layout.grpc_port,
@@ -105,24 +109,53 @@ def _rust_flags(layout):
     return [str(word) for pair in words.items() for word in pair]
 
 
+CONTROL_PLANE = "phase: 1\nroutes: {}\n"
+"""The control plane is native; all routes about volumes are forwarded."""
+
 ALL = (
     Implementation("native", mode="native"),
     Implementation("proxy-native", mode="proxy", backend="native"),
-    Implementation("mixed-native", mode="mixed", backend="native"),
+    Implementation("mixed-native", mode="mixed", backend="native", routes=CONTROL_PLANE),
     Implementation("go", needs_weed=True, is_go=True),
     Implementation("proxy-go", mode="proxy", backend="go", needs_weed=True),
-    Implementation("mixed-go", mode="mixed", backend="go", needs_weed=True),
+    Implementation("mixed-go", mode="mixed", backend="go", needs_weed=True, routes=CONTROL_PLANE),
     Implementation("exec-go", mode="exec", backend="go", needs_weed=True),
 )
 
 NATIVE_RPCS = Implementation(
-    "mixed-native-grpc-go", mode="mixed", backend="go", needs_weed=True, routes="phase: 3\nroutes: {}\n"
+    "mixed-native-grpc-go",
+    mode="mixed",
+    backend="go",
+    needs_weed=True,
+    routes="phase: 3\nroutes:\n  http.favicon: forward\n",
+    has_native_rpcs=True,
 )
-"""The shipped table forwards every RPC on volumes; with this one all that have a native handler are native."""
+"""Every RPC is native. The backend has each volume until its first use: one forwarded route keeps the backend
+running."""
+
+NATIVE_HTTP = Implementation(
+    "mixed-http-native", mode="mixed", backend="go", needs_weed=True, routes='phase: 2\nroutes:\n  "grpc.*": forward\n'
+)
+"""HTTP is native, and volumes change hands for each RPC. In `mixed-go` Go does both, replication too."""
+
+
+FORWARDED_HTTP = Implementation(
+    "mixed-http-forwarded",
+    mode="mixed",
+    backend="go",
+    needs_weed=True,
+    routes="phase: 3\nroutes:\n"
+    + "".join(f"  http.{name}: forward\n" for name in ("read", "public.read", "write", "delete")),
+    has_native_rpcs=True,
+)
+"""The other way round: every RPC is native, and Go reads and writes."""
+
+SHIPPED = Implementation("mixed-shipped", mode="mixed", backend="native")
+"""The shipped table: everything is native, and the backend is not started."""
 
 
 def find_weed():
-    """The Go program's path, or None; and the sentence that says why not."""
+    """The Go program's path, or None, and the reason without one."""
     named = os.environ.get("WEED_BINARY")
     if named:
         found = shutil.which(named)
@@ -131,14 +164,17 @@ def find_weed():
 
 
 def chosen():
-    """The implementations that VOLUME_SERVER_BINARY or VOLUME_SERVER_IMPL leaves; all when neither is set."""
+    """The implementations that VOLUME_SERVER_BINARY or VOLUME_SERVER_IMPL selects; all when neither is set."""
     binary = os.environ.get("VOLUME_SERVER_BINARY")
     if binary:
         return (Implementation("binary", binary=str(Path(binary).resolve())),)
     wanted = os.environ.get("VOLUME_SERVER_IMPL")
     if not wanted:
         return ALL
-    known = {implementation.name: implementation for implementation in (*ALL, NATIVE_RPCS)}
+    known = {
+        implementation.name: implementation
+        for implementation in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED)
+    }
     unknown = [name for name in wanted.split(",") if name not in known]
     if unknown:
         raise ValueError(f"VOLUME_SERVER_IMPL names {unknown[0]!r}; known are {', '.join(known)}")

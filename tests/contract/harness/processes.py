@@ -1,7 +1,6 @@
-"""Programs under test: started in their own process group, logged to a file, ended in every case.
-
-They are started through the project's own launcher, which ties them to this process, so that nothing is left behind
-even when the test run itself is killed.
+"""Programs under test: each is started in its own process group, logged to a file, and ended in every case. The
+project's own launcher starts them and ties them to this process, so that nothing stays when the test run itself is
+killed.
 """
 
 import atexit
@@ -12,16 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.waiting import LIMIT_S as STOP_LIMIT_S
+
 from supervisor.backend.process import LAUNCHER
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-STOP_LIMIT_S = 20.0
 LOG_TAIL_BYTES = 6000
 _RUNNING = set()
 
 
 class ServerProcess:
-    """One program. `log_path` has its output, of this run and of those before it."""
+    """One program. `log_path` has the output of this run and of earlier ones."""
 
     def __init__(self, command, log_path, directory):
         self.command = [str(word) for word in command]
@@ -49,19 +49,19 @@ class ServerProcess:
 
     @property
     def exit_code(self):
-        """None while it runs."""
+        """The exit code; None while the program runs."""
         return self._popen.poll()
 
     def send_signal(self, number):
         self._popen.send_signal(number)
 
     def kill(self):
-        """SIGKILL to this one process, as the kernel does when memory is short; returns when it is gone."""
+        """SIGKILL to this one process, as the kernel does without memory. Returns when the process is gone."""
         self._popen.kill()
         self._popen.wait(STOP_LIMIT_S)
 
     def stop(self):
-        """Asks it to end and returns its exit code; kills what is left of its process group in every case."""
+        """Asks the program to end, and returns its exit code. Kills the rest of its process group in every case."""
         try:
             if self.exit_code is None:
                 self._popen.terminate()
@@ -83,7 +83,9 @@ class ServerProcess:
 
 
 def clean_environment():
-    """Ours without what would steer a server: its mode, its configuration, a proxy."""
+    """The environment of this process without the variables that steer a server: its mode, its configuration, a
+    proxy.
+    """
     steering = ("WEED_", "VOLUME_SERVER_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(steering)}
     return kept | {"PYTHONPATH": str(REPOSITORY)}
@@ -96,9 +98,8 @@ def children_of(pid):
 
 
 def argument_of(pid, flag):
-    """The value of `-flag=value` in a process's command line, None where there is none.
-
-    A process that was only just started has its parent's command line, or none at all.
+    """The value of `-flag=value` in a process's command line, None without the flag. A process that has just started
+    has its parent's command line, or none.
     """
     try:
         words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
@@ -114,7 +115,7 @@ def is_alive(pid):
 
 
 def _stat_fields(entry):
-    """State, parent and so on of a process; empty when it is gone."""
+    """The state, parent and other fields of a process; empty when the process is gone."""
     try:
         return (entry / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -122,7 +123,7 @@ def _stat_fields(entry):
 
 
 def open_files(pid):
-    """What the descriptors of a process lead to; a file that was deleted is named as before."""
+    """The targets of a process's descriptors. A deleted file keeps its name."""
     found = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -139,7 +140,7 @@ def memory_bytes(pid, field):
 
 
 def reset_peak_memory(pid):
-    """Makes VmHWM start again from the present VmRSS."""
+    """Resets VmHWM to the present VmRSS."""
     (Path("/proc") / str(pid) / "clear_refs").write_text("5")
 
 

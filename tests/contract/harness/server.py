@@ -1,4 +1,4 @@
-"""A volume server under test, whoever it is: started, addressed, restarted, ended, and asked the everyday things."""
+"""A volume server of any implementation: started, addressed, restarted, ended, and asked for common facts."""
 
 import itertools
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 import grpc
 from harness.http1 import Disconnected, fetch
 from harness.implementations import Layout
-from harness.ports import LOOPBACK, free_port, free_port_pair
 from harness.processes import ServerProcess, argument_of, children_of, is_alive
-from harness.waiting import wait_until
+from support.ports import LOOPBACK, free_port, free_port_pair
+from support.waiting import LIMIT_S as RPC_LIMIT_S
+from support.waiting import wait_until
 
 from native_handlers.pb import methods, volume_server_pb2
 from supervisor.wire.server_address import join_host_port
 
 _VOLUME_IDS = itertools.count(900_000, -1)  # downwards, for the master gives out the highest it knows plus one
-_NEEDLE_IDS = itertools.count(1)
+_NEEDLE_IDS = itertools.count(1 << 20)  # above every id that a test writes out
 COOKIE = 0x637037D6
-RPC_LIMIT_S = 10.0
 START_LIMIT_S = 60.0
 
 
@@ -38,6 +38,9 @@ class VolumeServer:
         waits: False returns while it starts.
         master: something with an `address`, and `registered_urls` of those that are registered there.
     """
+
+    command_prefix = ()
+    """What starts the program, where that is not the harness itself."""
 
     def __init__(  # noqa: PLR0913, PLR0917  a test's choices
         self,
@@ -78,17 +81,17 @@ class VolumeServer:
             self.wait_until_ready()
 
     def start(self):
-        """Starts the program and returns when it serves and the master knows it."""
+        """Starts the program. Returns when the server serves and the master knows it."""
         self.launch()
         self.wait_until_ready()
 
     def launch(self):
-        """Starts the program and does not wait."""
-        command = self.implementation.command(self.layout, self._weed, self.extra_flags)
+        """Starts the program without waiting for it."""
+        command = [*self.command_prefix, *self.implementation.command(self.layout, self._weed, self.extra_flags)]
         self.process = ServerProcess(command, self.base / "server.log", self.base)
 
     def wait_until_ready(self):
-        """Returns when it serves and the master knows it."""
+        """Returns when the server serves and the master knows it."""
         try:
             wait_until(self._serves, f"{self.implementation.name} to serve", START_LIMIT_S)
             wait_until(
@@ -112,7 +115,7 @@ class VolumeServer:
 
     @property
     def url(self):
-        """host:port as the master hands it out."""
+        """host:port, as the master gives it to clients."""
         return join_host_port(self.layout.ip, self.layout.http_port)
 
     @property
@@ -130,7 +133,7 @@ class VolumeServer:
         return methods.volume_server(self.channel)
 
     def open_channel(self):
-        """A channel of its own connection, with no memory of earlier failures."""
+        """A channel with its own connection, which remembers no earlier failure."""
         options = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
@@ -142,17 +145,17 @@ class VolumeServer:
         return self.tls.open_channel(target, options)
 
     def http(self, method, target, headers=(), body=None):
-        """One request to the admin port, on a connection of its own."""
+        """One request to the admin port, on its own connection."""
         return fetch(self.admin, method, target, headers, body, tls=self.tls and self.tls.context)
 
     def new_volume(self, **fields):
-        """Allocates an empty volume here and returns its id."""
+        """Allocates an empty volume on this server and returns its id."""
         volume_id = new_volume_id()
         self.allocate(volume_id, **fields)
         return volume_id
 
     def allocate(self, volume_id, *, replication="000", version=3, **fields):
-        """Makes the volume here; the fields are the RPC's."""
+        """Allocates the volume on this server. The fields are the RPC's."""
         request = volume_server_pb2.AllocateVolumeRequest(
             volume_id=volume_id, replication=replication, version=version, **fields
         )
@@ -164,6 +167,20 @@ class VolumeServer:
         if self._volume_id is None:
             self._volume_id = self.new_volume()
         return self._volume_id
+
+    def volumes_on_disk(self):
+        """The ids of the volumes in the server's directories."""
+        found = (path for directory in self.layout.data_dirs for path in directory.glob("*.dat"))
+        return {int(path.stem.rpartition("_")[2]) for path in found}
+
+    def delete_all_but(self, kept):
+        """Deletes the mounted volumes, except the ids in `kept` and the volume that the tests share."""
+        for volume_id in self.volumes_on_disk() - kept - {self._volume_id}:
+            try:
+                self.rpc.VolumeDelete(volume_server_pb2.VolumeDeleteRequest(volume_id=volume_id), timeout=RPC_LIMIT_S)
+            except grpc.RpcError as error:
+                if "not found" not in error.details():
+                    raise
 
     def new_fid(self, volume_id=None):
         """A file id that no test has used."""
@@ -183,17 +200,17 @@ class VolumeServer:
         return self.url in self.master.registered_urls()
 
     def child_pids(self):
-        """Its child processes."""
+        """The process ids of the server's children."""
         return children_of(self.process.pid)
 
     def kill_child(self):
-        """SIGKILL to its one child; returns when that is gone."""
+        """SIGKILL to the server's one child. Returns when the child is gone."""
         (pid,) = self.child_pids()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(pid), "the child to be gone")
 
     def open_child_channel(self):
-        """A channel to the child itself, past everything of ours."""
+        """A channel to the child itself, past the front."""
 
         def port():
             pids = self.child_pids()
@@ -204,24 +221,24 @@ class VolumeServer:
         return grpc.insecure_channel(f"{LOOPBACK}:{wait_until(port, 'a child that has its own command line')}")
 
     def is_known(self, volume_id):
-        """Whether the master knows that it has the volume."""
+        """Whether the master knows that this server has the volume."""
         locations = self.master.get(f"/dir/lookup?volumeId={volume_id}").get("locations") or []
         return self.url in [location["url"] for location in locations]
 
     def restart(self):
-        """Starts it again after it has ended."""
+        """Starts the server again after its end."""
         self.close_channel()
         self.process.end()
         self.start()
 
     def give_way_to(self, implementation):
-        """Ends it in good order; another program then serves the same files at the same address."""
+        """Ends the server in good order. Another program then serves the same files at the same address."""
         self.stop()
         wait_until(lambda: not self.is_registered(), f"the master to forget {self.name}")
         self.become(implementation, self._weed, self.extra_flags)
 
     def become(self, implementation, weed, extra_flags=()):
-        """Another program in its place, on the same directory and ports. It must have ended."""
+        """Starts another program in the server's place, on the same directory and ports. The server must have ended."""
         self.implementation = implementation
         self._weed, self.extra_flags = weed, tuple(extra_flags)
         self.restart()
@@ -232,12 +249,12 @@ class VolumeServer:
             self._channel = None
 
     def stop(self):
-        """Ends it in good order and returns its exit code."""
+        """Ends the server in good order and returns its exit code."""
         self.close_channel()
         return self.process.stop()
 
     def end(self):
-        """Ends it in every case."""
+        """Ends the server in every case."""
         self.close_channel()
         self.process.end()
 

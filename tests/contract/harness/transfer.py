@@ -1,4 +1,4 @@
-"""Large files over one connection, never held whole on this side either."""
+"""Large files over one connection, never whole in the memory of the test."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ BLOCK = bytes(range(256)) * (MIB // 256)
 
 
 def upload(connection, fid, size_mib):
-    """Sends `size_mib` blocks, each different in its first bytes; returns the digest of it all."""
+    """Sends `size_mib` blocks, each different in its first bytes. Returns the digest of the whole content."""
     connection.send(f"PUT /{fid} HTTP/1.1\r\nHost: a\r\nContent-Length: {size_mib * MIB}\r\n\r\n".encode())
     digest = hashlib.sha256()
     for at in range(size_mib):
@@ -19,7 +19,7 @@ def upload(connection, fid, size_mib):
 
 
 def download(connection, fid):
-    """Reads a file piece by piece; returns its length and digest."""
+    """Reads a file piece by piece. Returns its length and digest."""
     connection.send(f"GET /{fid} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     status_line, headers = connection.read_head()
     assert status_line.startswith("HTTP/1.1 200")

@@ -1,4 +1,4 @@
-"""The tasks that watch disks: each disk by itself, and none in the way of the server's end."""
+"""The tasks that watch disks: each disk separately, and none delays the server's end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import threading
 from dataclasses import dataclass, field
 
 import trio
+from support.waiting import LIMIT_S
 
-from native_handlers.storage.disk_probe import ProbeConfig
-from supervisor.assembly.disks import serve_disk_watch
+from native_handlers.storage.disk.health import ProbeConfig
+from supervisor.assembly.store import serve_disk_watch
 
 
 @dataclass
@@ -37,7 +38,7 @@ class FakeWatch:
 async def test_a_hung_disk_delays_neither_another_nor_the_end():
     go_on = threading.Event()
     hung, well = FakeWatch(ProbeConfig(), hangs=go_on), FakeWatch(ProbeConfig())
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             for watch in (hung, well):
                 nursery.start_soon(lambda watch=watch: serve_disk_watch(watch, look_interval_s=0.001))
@@ -49,7 +50,7 @@ async def test_a_hung_disk_delays_neither_another_nor_the_end():
 
 async def test_the_probe_is_on_where_it_is_wanted():
     watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: serve_disk_watch(watch, min_probe_interval_s=0.001))
             await trio.to_thread.run_sync(watch.is_seen.wait, abandon_on_cancel=True)
@@ -59,9 +60,32 @@ async def test_the_probe_is_on_where_it_is_wanted():
 
 async def test_a_disk_is_looked_at_when_all_shared_threads_wait_for_it(no_shared_threads):
     watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: serve_disk_watch(watch, look_interval_s=0.001, min_probe_interval_s=0.001))
             while watch.looks < 2 or watch.probes < 2:  # noqa: ASYNC110
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_that_becomes_short_of_room_is_looked_at_soon(autojump_clock, monkeypatch):
+    """Also when that is noticed between two looks."""
+    watch = FakeWatch(ProbeConfig())
+    looked_at_s, hurry_s = [], None
+
+    async def look_at_once(work, **_how):
+        looked_at_s.append(round(trio.current_time() - began_at_s))
+        work()
+
+    # The clock of the test would not wait for a thread.
+    monkeypatch.setattr(trio.to_thread, "run_sync", look_at_once)
+    began_at_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: serve_disk_watch(watch, hurry=lambda: hurry_s))
+        await trio.sleep(72)
+        hurry_s = 5.0
+        await trio.sleep(15)
+        hurry_s = None
+        await trio.sleep(100)
+        nursery.cancel_scope.cancel()
+    assert looked_at_s == [0, 60, 75, 80, 85, 145]

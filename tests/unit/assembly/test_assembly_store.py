@@ -1,14 +1,19 @@
-"""The end of the native store."""
+"""The beginning and the end of the native store."""
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
 import trio
+from support.waiting import LIMIT_S
 
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.store import StoreConfig
+from native_handlers.storage.system.files import OsFiles
 from supervisor.assembly import store as assembly_store
-from supervisor.assembly.store import close_store
+from supervisor.assembly.store import close_store, load_settled, open_settled
 
 
 class FakeStore:
@@ -31,7 +36,7 @@ def store():
 
 async def test_a_store_that_hangs_does_not_keep_the_process_from_ending(store, monkeypatch, caplog):
     monkeypatch.setattr(assembly_store, "CLOSE_S", 0.01)
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         await close_store(store)
     assert not store.is_closed.is_set()
     assert "the store was not closed within 0.01 s" in caplog.text
@@ -43,3 +48,25 @@ async def test_it_is_closed_though_the_server_is_cancelled(store, caplog):
         await close_store(store)
     assert store.is_closed.is_set()
     assert not caplog.text
+
+
+def test_the_collector_of_cycles_does_not_run_while_volumes_are_opened(tmp_path, monkeypatch):
+    on, seen, facts = gc.isenabled(), [], OsFiles.facts
+
+    def note(files, path):
+        seen.append(gc.isenabled())
+        return facts(files, path)
+
+    monkeypatch.setattr(OsFiles, "facts", note)
+    store = open_settled(StoreConfig((LocationConfig(tmp_path, tmp_path, 2),)))
+    try:
+        store.allocate_volume(1)
+        assert (seen[0], seen[-1]) == (False, on)
+        store.unmount_volume(1)
+        seen.clear()
+        load_settled(store)
+        assert store.open_count == 1
+        assert set(seen) == {False}
+        assert gc.isenabled() == on
+    finally:
+        store.close()

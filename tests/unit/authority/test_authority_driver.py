@@ -1,58 +1,22 @@
-"""Authority over two engines that are played by the test: what they are told, and in which order."""
+"""Authority over two engines that the test plays: the calls that they get, and their order."""
 
-import threading
 from contextlib import contextmanager, nullcontext
 
 import pytest
 import trio
 import trio.testing
+from support.played_engine import LIMIT_S, PlayedEngine
 
 from supervisor.authority import authority as authority_module
 from supervisor.authority.authority import Authority
-from supervisor.authority.errors import AccessRefused, After, HolderFailed, ServedElsewhere
-from supervisor.authority.ledger import Left, Mark
+from supervisor.authority.errors import AccessRefused, After, ServedElsewhere
+from supervisor.authority.form import Mark, Shards
+from supervisor.authority.ledger import BackendEffect
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
 NATIVE, BACKEND = Engine.NATIVE, Engine.BACKEND
 READ, WRITE = AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE
-LIMIT_S = 10.0
-
-
-class PlayedEngine:
-    """Has `volumes` open, some of them with `marks`. `failures` holds, by ("look", "open" or "close"), what to raise
-    next, one by one.
-    """
-
-    def __init__(self, log, name, volumes=()):
-        self.log, self.name, self.volumes, self.marks = log, name, set(volumes), {}
-        self.failures = {"look": [], "open": [], "close": []}
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def mark_of(self, volume_id):
-        self._fail("look", volume_id)
-        return self.marks.get(volume_id, Mark.WRITABLE) if volume_id in self.volumes else None
-
-    def close_volume(self, volume_id):
-        self._step("close", volume_id)
-        self.volumes.discard(volume_id)
-        self.marks.pop(volume_id, None)
-
-    def open_volume(self, volume_id, mark):
-        self._step("open", volume_id)
-        self.volumes.add(volume_id)
-        if mark is not Mark.WRITABLE:
-            self.marks[volume_id] = mark
-
-    def _step(self, verb, volume_id):
-        assert self.gate.wait(LIMIT_S)
-        self.log.append(f"{self.name} {verb} {volume_id}")
-        self._fail(verb, volume_id)
-
-    def _fail(self, verb, volume_id):
-        if self.failures[verb]:
-            raise HolderFailed(volume_id, verb, "played", self.failures[verb].pop(0))
 
 
 class Scene:
@@ -62,6 +26,7 @@ class Scene:
         self.backend = PlayedEngine(self.log, "backend", {3, 4})
         self.is_ready = True
         self.held = []
+        self.released = []
         self.authority = Authority(
             {NATIVE: self.native, BACKEND: self.backend}, self.hold, is_backend_ready=lambda: self.is_ready
         )
@@ -70,7 +35,7 @@ class Scene:
     def hold(self, hand_over):
         self.held.append(hand_over.volume_id)
         with nullcontext():
-            yield
+            yield lambda: self.released.append(hand_over.volume_id)
 
 
 @pytest.fixture
@@ -100,6 +65,7 @@ async def test_a_volume_is_closed_here_and_opened_there(scene):
 async def test_a_volume_that_nobody_has_open_is_opened_by_nobody(scene):
     await use(scene, NATIVE, WRITE, 99)
     assert scene.log == []
+    assert scene.released == [99]
     assert scene.authority.native_volumes() == []
 
 
@@ -198,7 +164,7 @@ async def test_a_thread_that_waits_in_vain_is_refused(scene):
 
 
 async def test_whoever_waits_natively_for_too_long_goes_elsewhere(scene, monkeypatch):
-    monkeypatch.setattr(authority_module, "PATIENCE_S", 0.001)
+    monkeypatch.setattr(authority_module, "FALL_BACK_AFTER_S", 0.001)
     ticket = await scene.authority.enter(3, BACKEND, READ)
     with pytest.raises(ServedElsewhere):
         await use(scene, NATIVE, WRITE)
@@ -228,7 +194,7 @@ async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them
 
 async def test_a_bug_in_an_engine_is_told_to_who_waits(scene, caplog):
 
-    def broken(_volume_id, _mark):
+    def broken(_volume_id, _form):
         raise KeyError("a bug")
 
     scene.native.open_volume = broken
@@ -247,7 +213,7 @@ async def test_an_engine_that_cannot_be_asked_keeps_the_volume(scene):
 
 async def test_a_mark_goes_with_the_volume_both_ways(scene):
     ticket = await scene.authority.enter(3, BACKEND, WRITE)
-    scene.authority.leave(ticket, Left(mark=Mark.READ_ONLY_CAN_DELETE))
+    scene.authority.leave(ticket, BackendEffect(mark=Mark.READ_ONLY_CAN_DELETE))
     await use(scene, NATIVE)
     assert scene.native.marks == {3: Mark.READ_ONLY_CAN_DELETE}
     await use(scene, BACKEND)
@@ -256,6 +222,43 @@ async def test_a_mark_goes_with_the_volume_both_ways(scene):
     scene.native.marks.clear()
     await use(scene, BACKEND)
     assert scene.backend.marks == {}
+
+
+@pytest.mark.parametrize("volumes", [set(), {3}])
+async def test_shards_go_with_the_volume_both_ways(scene, volumes):
+    """A volume that is encoded and not yet deleted changes hands as both forms."""
+    scene.backend.volumes, scene.backend.shards[3] = set(volumes), Shards("c", (0, 13))
+    await use(scene, NATIVE)
+    assert (scene.native.volumes, scene.native.shards) == (volumes, {3: Shards("c", (0, 13))})
+    assert (scene.backend.volumes, scene.backend.shards) == (set(), {})
+    scene.native.shards[3] = Shards("c", (13,))
+    await use(scene, BACKEND)
+    assert (scene.backend.volumes, scene.backend.shards) == (volumes, {3: Shards("c", (13,))})
+    assert (scene.native.volumes, scene.native.shards) == (set(), {})
+
+
+async def test_the_disk_type_that_a_mount_named_goes_with_the_shards(scene):
+    scene.backend.shards[3] = Shards("c", (1,))
+    ticket = await scene.authority.enter(3, BACKEND, WRITE)
+    scene.authority.leave(ticket, BackendEffect(shard_disk_type="ssd"))
+    await use(scene, NATIVE)
+    assert scene.native.shards == {3: Shards("c", (1,), "ssd")}
+    await use(scene, BACKEND)
+    scene.backend.shards[3] = Shards("c", (1,))
+    await use(scene, NATIVE)
+    assert scene.native.shards == {3: Shards("c", (1,), "ssd")}
+
+
+@pytest.mark.parametrize("second", [After.FAILED, After.UNKNOWN])
+async def test_shards_outlive_a_hand_over_that_failed(scene, second):
+    scene.backend.volumes, scene.backend.shards[3] = set(), Shards("c", (0, 13))
+    await use(scene, NATIVE)
+    scene.backend.failures["open"] = [second]
+    with pytest.raises(AccessRefused):
+        await use(scene, BACKEND)
+    await use(scene, BACKEND)
+    assert scene.backend.shards == {3: Shards("c", (0, 13))}
+    assert scene.native.shards == {}
 
 
 @pytest.mark.parametrize("second", [After.FAILED, After.UNKNOWN])
@@ -271,14 +274,14 @@ async def test_a_mark_outlives_a_hand_over_that_failed(scene, second):
 
 async def test_a_pinned_volume_is_served_by_the_backend_until_it_says_otherwise(scene):
     ticket = await scene.authority.enter(3, BACKEND, WRITE)
-    scene.authority.leave(ticket, Left(pin=True))
+    scene.authority.leave(ticket, BackendEffect(pin=True))
     with pytest.raises(ServedElsewhere):
         await use(scene, NATIVE)
     with pytest.raises(ServedElsewhere):
         await trio.to_thread.run_sync(scene.authority.enter_all, [4, 3], NATIVE, READ, LIMIT_S)
     await use(scene, BACKEND, WRITE, 4)
     ticket = await scene.authority.enter(3, BACKEND, WRITE)
-    scene.authority.leave(ticket, Left(pin=False))
+    scene.authority.leave(ticket, BackendEffect(pin=False))
     await use(scene, NATIVE)
 
 
@@ -309,7 +312,7 @@ async def test_a_native_volume_that_was_left_closed_is_not_opened_while_a_backen
 @pytest.mark.parametrize("engine", Engine)
 async def test_a_volume_that_the_backend_broke_is_opened_anew_before_its_next_use(scene, engine):
     ticket = await scene.authority.enter(3, BACKEND, WRITE)
-    scene.authority.leave(ticket, Left(pin=False, is_broken=True))
+    scene.authority.leave(ticket, BackendEffect(pin=False, is_broken=True))
     await use(scene, engine)
     closed = scene.log.index("backend close 3")
     assert scene.log[closed:] == ["backend close 3", f"{engine.value} open 3"]

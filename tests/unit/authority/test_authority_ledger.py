@@ -1,10 +1,11 @@
-"""The rules of authority: single steps by hand, and whole histories by machine."""
+"""The rules of authority: single steps by hand, and random histories."""
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from supervisor.authority.ledger import HandOver, Ledger, Left, Mark, Outcome, Ticket, TicketState
+from supervisor.authority.form import Mark, Shards, VolumeForm
+from supervisor.authority.ledger import BackendEffect, HandOver, Ledger, Outcome, Ticket, TicketState
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
@@ -121,9 +122,9 @@ def test_while_frozen_native_volumes_are_read_and_not_written():
     ledger = native_ledger()
     writing, _ = ask(ledger, NATIVE, WRITE)
     ledger.freeze()
-    assert not ledger.is_quiet
+    assert not ledger.is_idle
     ledger.end(writing)
-    assert ledger.is_quiet
+    assert ledger.is_idle
     held, _ = ask(ledger, NATIVE, WRITE)
     read, _ = ask(ledger, NATIVE, READ)
     assert (held.state, read.state) == (TicketState.WAITING, TicketState.GRANTED)
@@ -147,19 +148,29 @@ def test_a_volume_that_was_made_natively_stays_native():
     assert ledger.native_volumes() == [3]
 
 
-def test_what_was_left_closed_keeps_its_mark():
+@pytest.mark.parametrize("form", [VolumeForm(mark=Mark.READ_ONLY), VolumeForm(False, shards=Shards("c", (0, 13)))])
+def test_what_was_left_closed_is_to_be_opened_as_it_was(form):
     ledger = Ledger()
     _, effects = ask(ledger, NATIVE)
-    outcome = Outcome(BACKEND, is_open=False, refusal="no", mark=Mark.READ_ONLY)
-    ledger.hand_over_ended(effects.hand_overs[0], outcome)
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(BACKEND, is_open=False, refusal="no", form=form))
     _, effects = ask(ledger, BACKEND)
-    assert effects.hand_overs[0].mark is Mark.READ_ONLY
+    assert effects.hand_overs[0].form == form
+
+
+def test_of_what_the_backend_has_open_only_what_it_cannot_say_is_kept():
+    ledger = native_ledger()
+    ticket, effects = ask(ledger, BACKEND)
+    form = VolumeForm(False, Mark.READ_ONLY, Shards("c", (0, 13), "ssd"))
+    ledger.hand_over_ended(effects.hand_overs[0], Outcome(BACKEND, form=form))
+    ledger.end(ticket)
+    _, effects = ask(ledger, NATIVE)
+    assert effects.hand_overs[0].form == VolumeForm(mark=Mark.READ_ONLY, shards=Shards(disk_type="ssd"))
 
 
 def test_a_pin_outlives_the_operation_and_ends_with_the_backend():
     ledger = Ledger()
     ticket, _ = ask(ledger, BACKEND, EXCLUSIVE)
-    ledger.end(ticket, Left(pin=True))
+    ledger.end(ticket, BackendEffect(pin=True))
     assert ledger.is_pinned(3)
     assert ask(ledger, NATIVE)[0].state is TicketState.ELSEWHERE
     assert ask(ledger, BACKEND)[0].state is TicketState.GRANTED
@@ -170,7 +181,7 @@ def test_a_pin_outlives_the_operation_and_ends_with_the_backend():
 def test_what_a_native_operation_leaves_pins_nothing():
     ledger = native_ledger()
     ticket, _ = ask(ledger, NATIVE, EXCLUSIVE)
-    ledger.end(ticket, Left(pin=True, mark=Mark.READ_ONLY))
+    ledger.end(ticket, BackendEffect(pin=True, mark=Mark.READ_ONLY))
     assert ask(ledger, NATIVE)[0].state is TicketState.GRANTED
 
 
@@ -200,23 +211,23 @@ def test_while_frozen_a_native_volume_that_was_left_closed_is_not_opened():
     assert ledger.thaw().hand_overs == [HandOver(3, NATIVE, NATIVE, is_reopening=True)]
 
 
-def test_who_loses_patience_goes_where_the_volume_is_and_lets_others_pass():
+def test_a_wait_that_is_too_long_ends_where_the_volume_is_and_lets_others_pass():
     ledger = Ledger()
     ask(ledger, BACKEND)
     native, _ = ask(ledger, NATIVE)
     behind, _ = ask(ledger, BACKEND)
-    assert ledger.lose_patience(native).settled == [native, behind]
+    assert ledger.fall_back_to_backend(native).settled == [native, behind]
     assert (native.state, behind.state) == (TicketState.ELSEWHERE, TicketState.GRANTED)
-    assert ledger.lose_patience(native).settled == []
+    assert ledger.fall_back_to_backend(native).settled == []
 
 
 def test_nobody_goes_elsewhere_while_the_volume_is_on_its_way():
     ledger = Ledger()
     native, effects = ask(ledger, NATIVE)
-    assert ledger.lose_patience(native).settled == []
+    assert ledger.fall_back_to_backend(native).settled == []
     ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE))
     backend, _ = ask(ledger, BACKEND)
-    assert ledger.lose_patience(backend).settled == []
+    assert ledger.fall_back_to_backend(backend).settled == []
     assert (native.state, backend.state) == (TicketState.GRANTED, TicketState.WAITING)
 
 
@@ -241,7 +252,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert ticket.state is not TicketState.ELSEWHERE or ticket.engine is NATIVE
 
     def bound(self):
-        """The volumes that the backend keeps: with what it has left there, or with something long under way."""
+        """The volumes that the backend keeps: with state that it has left there, or with a long operation under way."""
         long = {t.volume_id for t in self.running() if t.is_long and t.engine is BACKEND}
         return long | {volume_id for volume_id in self.pinned if self.ledger.owner_of(volume_id) is BACKEND}
 
@@ -264,12 +275,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tickets.remove(ticket)
         if pin is not None and ticket.state is TicketState.GRANTED and ticket.engine is BACKEND:
             (self.pinned.add if pin else self.pinned.discard)(ticket.volume_id)
-        self.note(self.ledger.end(ticket, Left(pin=pin)))
+        self.note(self.ledger.end(ticket, BackendEffect(pin=pin)))
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
-    def lose_patience(self, data):
-        self.note(self.ledger.lose_patience(data.draw(st.sampled_from(self.tickets))))
+    def fall_back_to_backend(self, data):
+        self.note(self.ledger.fall_back_to_backend(data.draw(st.sampled_from(self.tickets))))
 
     @precondition(lambda self: self.moves)
     @rule(data=st.data(), owner=st.sampled_from(Engine), is_open=st.booleans(), is_vacant=st.booleans())
@@ -327,12 +338,14 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not waiting
 
     @invariant()
-    def quiet_means_quiet(self):
+    def idle_means_idle(self):
         changes = [t for t in self.running() if t.engine is NATIVE and t.is_change]
-        assert self.ledger.is_quiet == (not changes and not self.moves)
+        assert self.ledger.is_idle == (not changes and not self.moves)
 
     def teardown(self):
-        """From wherever it is: if every hand-over works and every operation ends, everybody gets his turn."""
+        """From any state: if every hand-over succeeds and every operation ends, every waiting operation gets its
+        turn.
+        """
         self.is_frozen = False
         self.pinned.clear()
         self.note(self.ledger.thaw())
@@ -347,4 +360,5 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.note(self.ledger.end(ticket))
 
 
-TestLedgerHistories = LedgerMachine.TestCase
+TestLedgerHistories = pytest.mark.slow(LedgerMachine.TestCase)
+"""Slow: each example is a history of operations, hand-overs and restarts."""

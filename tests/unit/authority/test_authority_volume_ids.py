@@ -1,9 +1,12 @@
-"""Volume ids are found in requests of every RPC that names one, as a full decoding would find them."""
+"""Volume ids are found in the bytes of requests as a full decoding would find them."""
 
 import pytest
-from hypothesis import given
+from google.protobuf.message import DecodeError
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from native_handlers.format.errors import BadFileId
+from native_handlers.format.fid import parse_file_id
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.authority.volume_ids import BadMessage, text_field, volume_ids_of
@@ -44,6 +47,16 @@ def test_a_field_inside_a_message():
     assert found(message, "info.volume_id") == {7}
 
 
+def test_a_later_message_of_a_stream_may_be_about_no_volume():
+    def later(**fields):
+        message = pb.ReceiveFileRequest(**fields)
+        return volume_ids_of(message.DESCRIPTOR, "info.volume_id", message.SerializeToString(), is_first=False)
+
+    assert later(file_content=b"x" * 100) == later() == set()
+    assert later(info=pb.ReceiveFileInfo(volume_id=7)) == {7}
+    assert later(info=pb.ReceiveFileInfo(ext=".dat")) == {0}
+
+
 def test_text():
     message = pb.DeleteCollectionRequest(collection="pictures")
     assert text_field(type(message).DESCRIPTOR, "collection", message.SerializeToString()) == "pictures"
@@ -62,3 +75,73 @@ def test_any_bytes_are_read_or_refused(data):
         assert len(volume_ids_of(pb.VolumeStatusRequest.DESCRIPTOR, "volume_id", data)) == 1
     except BadMessage:
         return
+
+
+# ---- the volumes that are asked for are the ones that the decoded request is about
+
+
+def varint(value):
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*out, value))
+
+
+VARINTS = st.integers(0, 2**64 - 1).map(varint) | st.integers(0, 300).map(varint)
+FID_TEXTS = st.sampled_from(
+    [b"7,01aabbccdd", b"0000000000000000000000007,01aabbccdd", b"4294967303,01aabbccdd", b"7", b"x,01"]
+)
+NUMBERS = st.integers(1, 4)
+FIELDS = st.one_of(
+    st.builds(lambda number, value: varint(number << 3) + value, NUMBERS, VARINTS),
+    st.builds(
+        lambda number, value: varint(number << 3 | 2) + varint(len(value)) + value,
+        NUMBERS,
+        st.lists(VARINTS, max_size=3).map(b"".join) | FID_TEXTS,
+    ),
+    st.builds(lambda number, value: varint(number << 3 | 5) + value, NUMBERS, st.binary(min_size=4, max_size=4)),
+)
+MESSAGES = st.lists(FIELDS, max_size=5).map(b"".join)
+
+
+def decoded(message_class, data):
+    message = message_class()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        return None
+    return message
+
+
+@given(data=MESSAGES)
+@example(data=b"\x08\x07\x0a\x01\x08")
+def test_the_volume_is_the_decoded_one(data):
+    message = decoded(pb.VolumeStatusRequest, data)
+    if message is not None:
+        assert volume_ids_of(message.DESCRIPTOR, "volume_id", data) == {message.volume_id}
+
+
+@given(data=MESSAGES)
+def test_the_volumes_of_a_list_are_the_decoded_ones(data):
+    message = decoded(pb.ReadAllNeedlesRequest, data)
+    if message is not None:
+        assert volume_ids_of(message.DESCRIPTOR, "volume_ids", data) == set(message.volume_ids)
+
+
+@given(data=MESSAGES)
+@example(data=b"\x0a\x23" + b"7".zfill(24) + b",01aabbccdd")
+def test_the_volumes_of_file_ids_are_the_decoded_ones(data):
+    message = decoded(pb.BatchDeleteRequest, data)
+    if message is not None:
+        assert volumes_of(message.file_ids) <= volume_ids_of(message.DESCRIPTOR, "file_ids", data)
+
+
+def volumes_of(fids):
+    found = set()
+    for fid in fids:
+        try:
+            found.add(parse_file_id(fid).volume_id)
+        except BadFileId:
+            continue
+    return found

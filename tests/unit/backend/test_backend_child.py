@@ -1,26 +1,30 @@
-"""The supervision loop against a real child: a small program that behaves as told. Real clock, polled states."""
+"""The supervision loop with a real child: a small program that obeys its words. Real clock, polled states."""
 
 import logging
 import os
 import signal
 import socket
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 import trio
+from support import backend_program
+from support.descriptors import open_descriptors
+from support.waiting import LIMIT_S, until
 
 from supervisor.backend.channel import BackendChannel
-from supervisor.backend.child import BackendSpec, serve_backend
+from supervisor.backend.child import BackendSpec, is_serving, serve_backend
 from supervisor.backend.errors import BackendGaveUp, BackendStartFailed
-from supervisor.backend.handle import BackendNotRunning, BackendState
+from supervisor.backend.handle import BackendState
 from supervisor.backend.ports import BackendPorts
-from supervisor.backend.probe import is_serving
 from supervisor.backend.restart_policy import RestartPolicy
 
-FAKE = Path(__file__).with_name("fake_backend.py")
+FAKE = Path(backend_program.__file__)
 EAGER = RestartPolicy(first_delay_s=0.01, max_delay_s=0.02)
 
 
@@ -39,15 +43,9 @@ def is_alive(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-async def until(condition, limit_s=10):
-    with trio.fail_after(limit_s):
-        while not condition():  # noqa: ASYNC110  processes and log lines set no event
-            await trio.sleep(0.005)
-
-
 async def test_started_means_that_it_answers_and_a_stop_leaves_nothing(caplog):
     caplog.set_level(logging.INFO)
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(serve_backend, spec_of())
         assert handle.state is BackendState.READY
@@ -61,7 +59,7 @@ async def test_started_means_that_it_answers_and_a_stop_leaves_nothing(caplog):
     assert handle.last_exit is not None
     assert handle.last_exit.status == 0
     assert not is_alive(pid)
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert not open_descriptors() - before
     assert "volume.go:4 stopped" in caplog.text
 
 
@@ -71,15 +69,13 @@ async def test_a_killed_child_comes_back_on_the_same_ports():
         first_pid, ports = handle.pid, handle.ports
         os.kill(first_pid, signal.SIGKILL)
         await until(lambda: not handle.is_ready)
-        with trio.fail_after(10):
-            await handle.wait_ready()
+        await until(lambda: handle.is_ready)
         assert handle.pid != first_pid
         assert handle.ports == ports
         assert (handle.restarts, handle.generation) == (1, 2)
         assert handle.last_exit.description == "SIGKILL"
         handle.request_stop()
-    with pytest.raises(BackendNotRunning, match="stopped and will not be ready"):
-        await handle.wait_ready()
+    assert handle.state is BackendState.STOPPED
 
 
 async def test_a_child_that_never_gets_ready_ends_in_one_named_error_with_its_last_words():
@@ -145,8 +141,10 @@ async def test_cancelling_during_the_start_leaves_no_child():
         found.append(ports)
         return spec_of("unready").command(ports)
 
-    with trio.move_on_after(0.3):
-        await serve_backend(BackendSpec("fake", command, policy=EAGER))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_backend, BackendSpec("fake", command, policy=EAGER))
+        await until(lambda: found)
+        nursery.cancel_scope.cancel()
     assert len(found) == 1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", found[0].http))
@@ -170,7 +168,7 @@ async def test_a_hang_up_is_forwarded_even_when_it_comes_before_the_child_is_rea
 async def test_a_child_that_writes_a_lot_is_never_blocked_by_us(caplog):
     caplog.set_level(logging.INFO)
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             handle = await nursery.start(serve_backend, spec_of("chatty"))
         handle.request_stop()
     assert max(len(record.getMessage()) for record in caplog.records) < 9000
@@ -205,7 +203,7 @@ async def test_a_call_without_a_child_fails_at_once():
         handle = await nursery.start(serve_backend, spec_of())
         handle.request_stop()
     channels = BackendChannel(handle)
-    call = partial(channels.get().unary_unary("/x/y"), b"", timeout=10)
+    call = partial(channels.get().unary_unary("/x/y"), b"", timeout=LIMIT_S)
     try:
         with pytest.raises(grpc.RpcError) as raised:
             await trio.to_thread.run_sync(call)
@@ -215,22 +213,26 @@ async def test_a_call_without_a_child_fails_at_once():
 
 
 async def test_a_port_that_was_taken_meanwhile_is_given_up(caplog):
-    policy = RestartPolicy(first_delay_s=0.3, max_delay_s=0.3)
-    async with trio.open_nursery() as nursery:
-        handle = await nursery.start(serve_backend, spec_of(policy=policy))
-        taken = handle.ports.http
-        os.kill(handle.pid, signal.SIGKILL)
-        await until(lambda: handle.state is BackendState.BACKOFF)
-        with socket.create_server(("127.0.0.1", taken)):
-            await handle.wait_ready()
+    with ExitStack() as holding:
+
+        def take_the_port(pid):
+            """As soon as the child is gone."""
+            if pid is None and handle.generation == 1:
+                holding.enter_context(socket.create_server(("127.0.0.1", taken)))
+
+        async with trio.open_nursery() as nursery:
+            handle = await nursery.start(serve_backend, replace(spec_of(), note_process=take_the_port))
+            taken = handle.ports.http
+            os.kill(handle.pid, signal.SIGKILL)
+            await until(lambda: handle.is_ready and handle.generation == 2)
             assert handle.ports.http != taken
-        assert "a port was taken by another program" in caplog.text
-        handle.request_stop()
+            handle.request_stop()
+    assert "a port was taken by another program" in caplog.text
 
 
 async def test_a_stop_ends_the_wait_for_the_next_start():
     policy = RestartPolicy(first_delay_s=60, max_delay_s=60)
-    with trio.fail_after(10):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             handle = await nursery.start(serve_backend, spec_of(policy=policy))
             os.kill(handle.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The child's private configuration: what is kept, what is cleared, how it lives and dies on disk."""
+"""The child's private configuration: what is kept, what is cleared, and its files' life on disk."""
 
 import dataclasses
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import LIMIT_S
 
 from supervisor.backend.child_config import (
     DERIVED_KEYS,
     ChildConfigDirectory,
     ChildFiles,
-    child_dials_tls,
     derive_files,
     derived_values,
     relay_tls,
     remove_abandoned,
+    toml_text,
 )
-from supervisor.backend.toml_text import toml_text
-from supervisor.cli.config import TlsFiles
-from supervisor.cli.security import security_from_tree
-from supervisor.cli.toml_config import ConfigTree
+from supervisor.config.config import TlsFiles
+from supervisor.config.security import security_from_tree
+from supervisor.config.toml_config import ConfigTree
 
 FILES = ChildFiles("a = 1\n", "b = 2\n")
 CERTIFICATES = """
@@ -91,9 +91,7 @@ def test_a_client_pair_is_preferred():
 
 def test_the_relay_serves_what_the_child_dials():
     assert relay_tls(security_of("")) is None
-    assert not child_dials_tls(security_of(""))
     with_server = security_of(CERTIFICATES + 'client_cert = "c.pem"\nclient_key = "c.key"\n')
-    assert child_dials_tls(with_server)
     assert relay_tls(with_server) == TlsFiles(
         cert=Path("/etc/x/pki/v.pem"), key=Path("/etc/x/pki/v.key"), ca=Path("/etc/x/pki/ca.pem")
     )
@@ -210,7 +208,7 @@ class TestDirectory:
         )
         environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], env=environ, capture_output=True, timeout=30, check=False
+            [sys.executable, "-c", code, str(tmp_path)], env=environ, capture_output=True, timeout=LIMIT_S, check=False
         )
         left = Path(done.stdout.decode().strip())
         assert left.is_dir()

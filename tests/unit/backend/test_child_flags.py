@@ -5,14 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import LIMIT_S
 
 from supervisor.backend.child_config import DERIVED_KEYS
 from supervisor.backend.child_flags import BIND_NAME, child_command, child_environment
 from supervisor.backend.ports import BackendPorts
-from supervisor.cli.config import Mode, NativeBackend
-from supervisor.cli.flags import VOLUME_FLAGS, Kind, Owner, weed_variable
-from supervisor.cli.go_flags import scan
 from supervisor.cli.load import Surroundings, load_config
+from supervisor.config.config import Mode, NativeBackend
+from supervisor.config.flags import VOLUME_FLAGS, Kind, Owner, weed_variable
+from supervisor.config.go_flags import scan
 from supervisor.wire.server_address import ServerAddress
 
 PORTS = BackendPorts(http=1001, grpc=1002, public=1003, metrics=1004)
@@ -21,7 +22,7 @@ RELAY = ServerAddress("127.0.0.1", 1005, 1006)
 
 @pytest.fixture
 def command(tmp_path):
-    """The child's flags for what an operator gave: (program part, {name: text})."""
+    """The child's flags for an operator's flags: (program part, {name: text})."""
     (tmp_path / "data").mkdir()
     program = tmp_path / "weed"
     program.touch(mode=0o755)
@@ -69,7 +70,7 @@ def test_what_is_passed_on(command):
 
 
 def test_which_remote_endpoints_are_trusted_is_for_the_child_to_heed(command):
-    """FetchAndWriteNeedle, the only RPC that asks, is the child's."""
+    """FetchAndWriteNeedle, the only RPC that uses the flag, is forwarded to the child."""
     name = "volume.allowUntrustedRemoteEndpoints"
     for argv, expected in (((), None), ((f"-{name}",), "true"), ((f"-{name}=false",), "false")):
         _, flags = command(*argv)
@@ -85,7 +86,7 @@ def test_what_is_ours_is_not_passed_on(command):
 
 
 def test_every_flag_is_either_replaced_or_passed_on(command):
-    """A flag that an upgrade adds to the table is passed on; the tests above say which are not."""
+    """A flag that an upgrade adds to the table is passed on; the tests above name those that are not."""
     _, plain = command()
     for row in VOLUME_FLAGS.values():
         if row.owner is not Owner.VOLUME or row.name in {"dir", "options", "dir.idx", "metricsPort"}:
@@ -161,7 +162,7 @@ def test_our_own_program_is_found_wherever_it_runs(tmp_path):
         env=environ,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
         check=True,
     )
     assert done.stdout.startswith("Usage: weed-volume-py")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervisor.cli.config import Mode, NativeBackend
+from supervisor.config.config import Mode, NativeBackend
 
 
 class TestEngine:
@@ -42,6 +42,13 @@ class TestEngine:
         )
         (problem,) = machine.problems(mode="proxy", WEED_BINARY="/nowhere/weed")
         assert "looked at WEED_BINARY=/nowhere/weed (does not exist)." in problem
+
+    def test_a_table_that_forwards_nothing_needs_no_backend(self, machine):
+        config = machine.load(mode="mixed", PATH="bin1")
+        assert (config.mode, config.backend) == (Mode.MIXED, None)
+        machine.forwards = True
+        (problem,) = machine.problems(mode="mixed", PATH="bin1")
+        assert problem.startswith("-mode=mixed needs a backend and none was found")
 
     def test_the_order_of_places(self, machine):
         first, second, third = machine.program("first"), machine.program("second"), machine.program()

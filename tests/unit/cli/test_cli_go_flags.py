@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.cli.flags import VOLUME_FLAGS, Kind
-from supervisor.cli.go_flags import Unknown, nearest, scan, unknown_flag_message
-from supervisor.cli.options_file import parse_options_file
+from supervisor.config.flags import VOLUME_FLAGS, Kind
+from supervisor.config.go_flags import Unknown, nearest, scan, unknown_flag_message
+from supervisor.config.values import parse_options_file
 
 
 def values(*tokens):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.cli.config import ReadMode
+from native_handlers.http_model.read_mode import ReadMode
 from supervisor.wire.server_address import ServerAddress
 
 
@@ -140,6 +140,13 @@ def test_all_problems_at_once(machine):
     ]
 
 
+@pytest.mark.parametrize("flags", [["-readMode="], ["-readMode", ""], ["-options=o"]], ids=" ".join)
+def test_an_empty_text_is_no_choice_unless_it_is_the_default(machine, flags):
+    (machine.cwd / "o").write_text("readMode=\n")
+    (problem,) = machine.problems(*flags)
+    assert problem.endswith(": '' cannot be used; expected local, proxy or redirect")
+
+
 @pytest.mark.parametrize("flag", ["-port=0", "-port=65536", "-port.grpc=-1", "-preStopSeconds=-1", "-v=-1"])
 def test_numbers_out_of_range(machine, flag):
     (problem,) = machine.problems(flag)
@@ -256,6 +263,27 @@ class TestDirectories:
         assert machine.problems(directories, flag, data=False) == [
             f"{flag}: 2 values, but -dir names 3; give one value, or one per directory"
         ]
+
+    @pytest.mark.parametrize("form", ["{0},", ",{0}", "{0},,{1}", ",", "", "{0},{1},"])
+    def test_an_empty_entry_is_no_directory(self, machine, form):
+        """The directory is not the current one, where volumes would be made that no later start finds."""
+        self.make(machine, "a", "b")
+        text = form.format("a", "b")
+        (problem,) = machine.problems(f"-dir={text}", data=False)
+        assert problem.startswith(f"-dir={text}: {text!r} has an empty entry")
+
+    @pytest.mark.parametrize("flag", ["-max=8,", "-max=,", "-max=", "-minFreeSpace=1,", "-minFreeSpace=,",
+                                      "-minFreeSpacePercent=1,", "-minFreeSpacePercent="])  # fmt: skip
+    def test_an_empty_entry_is_no_number(self, machine, flag):
+        (problem,) = machine.problems(self.make(machine, "a", "b"), flag, data=False)
+        assert problem.startswith(f"{flag}: ''")
+
+    def test_an_empty_entry_is_the_kind_of_disk_that_is_usual_and_no_tag(self, machine):
+        flags = (self.make(machine, "a", "b"), "-disk=ssd,", "-tags=,x")
+        first, second = machine.load(*flags, data=False).directories
+        assert (first.disk_type, first.tags, second.disk_type, second.tags) == ("ssd", (), "", ("x",))
+        (problem,) = machine.problems("-disk=ssd,")
+        assert problem == "-disk=ssd,: 2 values, but -dir names 1; give one value, or one per directory"
 
     def test_missing_tags_are_none(self, machine):
         config = machine.load(self.make(machine, "a", "b", "c"), "-tags=x,y", data=False)

@@ -1,4 +1,4 @@
-"""What is asked of the machine: home directories and the address to be reached under."""
+"""Facts of the machine: home directories, and the address under which it can be reached."""
 
 import os
 import pwd
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.cli.home_paths import absolute, absolute_or_none, expand_home
-from supervisor.cli.host_address import detect_host_address, first_ipv6
+from supervisor.config.home_paths import absolute, absolute_or_none, expand_home
+from supervisor.config.host_address import detect_host_address, first_ipv6
 
 ME = pwd.getpwuid(os.getuid())
 

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT_S
 
-from supervisor.cli.errors import UsageError
+from supervisor.cli.engine_choice import table_forwards_anything
 from supervisor.cli.exec_mode import check_offset_width, go_command
 from supervisor.cli.load_small import load_master, load_quickstart
 from supervisor.cli.main import main, split_command
 from supervisor.cli.version_command import run_version
+from supervisor.config.errors import UsageError
 from supervisor.wire.server_address import ServerAddress
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +26,7 @@ def run_program(machine, *argv, **environ):
         [sys.executable, "-m", "supervisor.cli.main", *argv],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
         check=False,
         cwd=machine.cwd,
         env=machine.environ | {"PYTHONPATH": str(ROOT)} | environ,
@@ -126,7 +128,7 @@ class TestExec:
         argv = [sys.executable, "-m", "supervisor.cli.main", "-mode=exec", f"-dir={machine.data}"]
         environ = machine.environ | {"WEED_BINARY": str(program), "PYTHONPATH": str(ROOT)}
         started = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environ)
-        assert started.communicate(timeout=30)[0] == f"{started.pid} volume -dir={machine.data}\n"
+        assert started.communicate(timeout=LIMIT_S)[0] == f"{started.pid} volume -dir={machine.data}\n"
         assert started.returncode == 0
 
     def test_a_program_that_cannot_be_executed(self, machine):
@@ -155,7 +157,7 @@ class TestExec:
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=LIMIT_S,
             check=True,
             env=machine.environ | {"PYTHONPATH": str(ROOT), "WEED_BINARY": str(program)},
         )
@@ -164,14 +166,23 @@ class TestExec:
         assert not loaded & {"trio", "grpc", "yaml", "google.protobuf", "ssl", "supervisor.app"}
 
 
-def test_the_shipped_table_decides_the_default_mode(machine):
-    """Through the real routing package: the shipped table forwards, so a backend is asked for."""
-    done = run_program(machine, f"-dir={machine.data}", PATH="/nonexistent")
+@pytest.mark.slow
+def test_the_table_decides_the_default_mode(machine):
+    """Through the real routing package: the shipped table forwards nothing, and with one that forwards a backend is
+    asked for.
+
+    Slow: starts the program.
+    """
+    assert not table_forwards_anything(None)
+    (machine.cwd / "r.yaml").write_text("phase: 1\n")
+    done = run_program(machine, f"-dir={machine.data}", "-routes=r.yaml", PATH="/nonexistent")
     assert done.returncode == 2
     assert "-mode=mixed needs a backend and none was found" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_bad_table_is_a_usage_error(machine):
+    """Slow: starts the program."""
     (machine.cwd / "r.yaml").write_text("phase: many\n")
     done = run_program(machine, f"-dir={machine.data}", "-routes=r.yaml")
     assert done.returncode == 2
@@ -187,7 +198,7 @@ def test_a_reader_that_has_gone_is_no_traceback(machine):
             [sys.executable, "-m", "supervisor.cli.main", "-h"],
             stdout=closed,
             stderr=subprocess.PIPE,
-            timeout=30,
+            timeout=LIMIT_S,
             check=False,
             cwd=machine.cwd,
             env=machine.environ | {"PYTHONPATH": str(ROOT)},
@@ -202,7 +213,7 @@ raise SystemExit(main(['-mode=native']))"
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
         check=False,
         cwd=machine.cwd,
         env=machine.environ | {"PYTHONPATH": str(ROOT)},

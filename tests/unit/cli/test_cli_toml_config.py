@@ -1,16 +1,15 @@
 """security.toml and volume.toml: search, merging, WEED_ variables, wrong types, and the snapshots made of them."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from supervisor.cli.config import DiskProbeConfig
-from supervisor.cli.errors import BadConfigFile
-from supervisor.cli.load import reload_security
-from supervisor.cli.security import split_list
-from supervisor.cli.toml_config import ConfigSources, ConfigTree, load_config_tree, search_path
+from supervisor.config.config import DiskProbeConfig
+from supervisor.config.errors import BadConfigFile
+from supervisor.config.security import reload_security, split_list
+from supervisor.config.toml_config import ConfigSources, ConfigTree, search_path
+from supervisor.net.grpc_client_names import ClientNames
+from supervisor.wire.whitelist import Whitelist
 
 
 def write(path, text):
@@ -112,7 +111,7 @@ def test_keys_have_no_case_and_paths_are_taken_from_here(machine):
         key = "pki/v.key"
         client_cert = "/c/c.pem"
         client_key = "/c/c.key"
-        allowed_commonNames = "a, b,,"
+        allowed_commonNames = "a,b"
         [https.volume]
         cert = "h.pem"
         key = "h.key"
@@ -161,10 +160,60 @@ def test_what_weed_would_silently_make_of_it_is_a_warning(machine, text, words):
 
 
 def test_the_white_list_is_the_flag_and_the_file(machine):
-    write(machine.cwd / "security.toml", '[guard]\nwhite_list = "10.0.0.2, 10.0.0.3"\n')
-    config = machine.load("-whiteList=10.0.0.1,")
+    write(machine.cwd / "security.toml", '[guard]\nwhite_list = "10.0.0.2,10.0.0.3"\n')
+    config = machine.load("-whiteList=10.0.0.1")
     assert config.white_list_flag == ("10.0.0.1",)
     assert config.security.white_list == ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+
+
+@pytest.mark.parametrize("text", [",", " ", ",,", " , "])
+def test_a_list_of_empty_entries_is_a_list(machine, text):
+    """As in upstream, such a list lets no client in. Without its entries it would be no list, and let every client
+    in.
+    """
+    write(
+        machine.cwd / "security.toml",
+        f'[guard]\nwhite_list = "{text}"\n[grpc.volume]\nallowed_commonNames = "{text}"\n',
+    )
+    security = machine.load().security
+    assert not Whitelist.parse(security.white_list).allows("10.0.0.1")
+    assert not ClientNames(security.grpc.allowed_common_names).allows("somebody")
+    assert "are taken as they are" in security.warnings[-1]
+    security = machine.load(f"-whiteList={text}").security
+    assert not Whitelist.parse(security.white_list).allows("10.0.0.1")
+
+
+def test_the_tiers_of_volume_toml(machine):
+    assert machine.load().tiers == ()
+    write(
+        machine.cwd / "volume.toml",
+        """
+        [storage.backend]
+        [storage.backend.s3.default]
+        enabled = false
+        bucket = "not-this-one"
+        [storage.backend.s3.Cold]
+        enabled = true
+        aws_secret_access_key = "hunter2"
+        bucket = "volumes"
+        force_path_style = false
+        """,
+    )
+    config = machine.load()
+    (tier,) = config.tiers
+    assert (tier.kind, tier.id) == ("s3", "cold")
+    assert dict(tier.properties) == {
+        "aws_secret_access_key": "hunter2",
+        "bucket": "volumes",
+        "force_path_style": "false",
+    }
+    assert "hunter2" not in repr(config.tiers)
+
+
+@pytest.mark.parametrize("text", ["storage = 1", '[storage]\nbackend = "s3"', '[storage.backend]\ns3 = ["a"]'])
+def test_tiers_that_are_no_tables_are_none(machine, text):
+    write(machine.cwd / "volume.toml", text)
+    assert machine.load().tiers == ()
 
 
 def test_the_disk_probe_of_upstreams_example(machine):
@@ -226,7 +275,7 @@ def test_values_of_the_tree():
 
 
 def test_lists_are_split_at_commas():
-    assert split_list(" a, b ,,c") == ("a", "b", "c")
+    assert split_list(" a, b ,,c") == (" a", " b ", "", "c")
     assert split_list("") == ()
 
 
@@ -235,14 +284,3 @@ def test_an_unreadable_file_is_reported(machine):
     path.write_bytes(b"\xff\xfe")
     (warning,) = machine.load().warnings
     assert warning.startswith(f"{path} cannot be read")
-
-
-def test_upstreams_own_example_files_can_be_read(weed_program, tmp_path):
-    for name in ("security", "volume"):
-        done = subprocess.run(
-            [weed_program, "scaffold", f"-config={name}"], capture_output=True, timeout=20, check=True, cwd=tmp_path
-        )
-        (tmp_path / f"{name}.toml").write_bytes(done.stdout)
-    tree = load_config_tree(ConfigSources(tmp_path, None, dict(os.environ), tmp_path), strict=True)
-    assert tree.loaded_from == (tmp_path / "security.toml", tmp_path / "volume.toml")
-    assert tree.integer("volume.disk.io.min.samples", 0) == 10

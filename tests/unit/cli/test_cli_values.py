@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.cli.durations import parse_duration_ns, parse_duration_s
-from supervisor.cli.errors import BadValue
-from supervisor.cli.go_values import parse_bool, parse_decimal, parse_int
-from supervisor.cli.sizes import parse_min_free_space, parse_size_bytes
+from supervisor.config.durations import parse_duration_ns, parse_duration_s
+from supervisor.config.errors import BadValue
+from supervisor.config.go_values import parse_bool, parse_decimal, parse_int
+from supervisor.config.sizes import parse_min_free_space, parse_size_bytes
 
 
 @pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from supervisor.backend.child_config import DERIVED_KEYS
-from supervisor.cli.config import Mode
-from supervisor.cli.flags import MASTER_FLAGS, QUICKSTART_FLAGS, Group
 from supervisor.cli.usage import COMMANDS
+from supervisor.config.config import Mode
+from supervisor.config.flags import MASTER_FLAGS, QUICKSTART_FLAGS, Group
 
 DOCS = Path(__file__).parents[3] / "docs"
 CONFIGURATION = (DOCS / "configuration.md").read_text()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from cluster_fake_master import FakeMaster
+from support.fake_master import FakeMaster
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
-"""Kept channels: made once, made anew after a server was away, and never waited for by who wants another one."""
+"""Kept channels: made once, made anew after a server was away, and never awaited by callers of other channels."""
 
 import threading
 
 import grpc
 import pytest
+from support.waiting import LIMIT_S
 
 from supervisor.cluster.channels import ChannelCache
 from supervisor.wire.server_address import ServerAddress
 
 HERE, THERE = ServerAddress("127.0.0.1", 1, 2), ServerAddress("127.0.0.1", 3, 4)
-LIMIT_S = 10
 
 
 class FakeChannel:

@@ -1,32 +1,35 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import queue
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import grpc
 import pytest
 import trio
-from cluster_fake_master import until
+from support.waiting import LIMIT_S as DEADLINE_S
+from support.waiting import until
 
 from native_handlers.format.fid import parse_file_id
 from native_handlers.pb import master_pb2
-from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from native_handlers.pb.methods import MASTER_METHODS, VOLUME_SERVER_METHODS
 from native_handlers.pb.methods import master as master_client
-from supervisor.cli.config import JwtKey
 from supervisor.cluster.dial import dial_insecure
-from supervisor.cluster.embedded_master import BadMasterState, EmbeddedMasterConfig, MasterDirectoryInUse
-from supervisor.cluster.embedded_master.serve import serve_embedded_master
-from supervisor.cluster.embedded_master.state_file import STATE_FILE_NAME, MasterState
 from supervisor.cluster.heartbeat import serve_heartbeat
 from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.node_model import NodeModel
-from supervisor.cluster.source_feed import NodeFacts
+from supervisor.cluster.node_source import NodeProperties
+from supervisor.config.config import JwtKey
+from supervisor.embedded_master import BadMasterState, EmbeddedMasterConfig, MasterDirectoryInUse
+from supervisor.embedded_master.serve import serve_embedded_master
+from supervisor.embedded_master.state_file import STATE_FILE_NAME, MasterState
 from supervisor.wire.jwt import check_token
-
-DEADLINE_S = 10
 
 
 class FakeVolumeServer:
@@ -39,7 +42,7 @@ class FakeVolumeServer:
         self.feed = self.model.feed("native")
         self.feed.replace_volumes([])
         self.feed.replace_ec_shards([])
-        self.feed.set_facts(NodeFacts({"": slots}, location_uuids=(f"uuid-{http_port}",), max_file_key=41))
+        self.feed.set_facts(NodeProperties({"": slots}, location_uuids=(f"uuid-{http_port}",), max_file_key=41))
         self.executor = ThreadPoolExecutor(4)
         self.server = grpc.server(self.executor, handlers=[self], options=[("grpc.so_reuseport", 0)])
         port = self.server.add_insecure_port("127.0.0.1:0")
@@ -61,7 +64,7 @@ class FakeVolumeServer:
         )
 
     def stop(self):
-        self.server.stop(0).wait(5)
+        self.server.stop(0).wait(DEADLINE_S)
         self.executor.shutdown(wait=False)
 
 
@@ -84,6 +87,17 @@ class Web:
         self.headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
         self.status = int(status.split()[1])
         return json.loads(self.body) if self.headers.get("content-type") == "application/json" else None
+
+
+class Calls:
+    """Calls with one answer, made in a thread: the master's relay runs in the test's own event loop."""
+
+    def __init__(self, channel):
+        self.stub = master_client(channel)
+
+    def __getattr__(self, name):
+        call = getattr(self.stub, name)
+        return lambda request, timeout: trio.to_thread.run_sync(partial(call, request, timeout=timeout))
 
 
 @pytest.fixture
@@ -111,12 +125,12 @@ def web(master):
 @pytest.fixture
 def calls(master):
     channel = dial_insecure(master)
-    yield master_client(channel)
+    yield Calls(channel)
     channel.close()
 
 
 async def eventually(web, target, is_it):
-    """Asks until the answer is as wanted."""
+    """Asks until the answer is the expected one."""
     with trio.fail_after(DEADLINE_S):
         while not is_it(await web(target)):  # noqa: ASYNC110
             await trio.sleep(0.01)
@@ -126,6 +140,11 @@ async def join(nursery, master, web, *servers):
     for server in servers:
         await nursery.start(serve_heartbeat, server.model, server.identity, [master], dial_insecure)
     await eventually(web, "/dir/status", lambda rows: rows["Topology"]["Max"] >= 4 * len(servers))
+
+
+def writable_ids(rows):
+    """The ids of the writable volumes, a list for each layout."""
+    return [row["writables"] for row in rows["Topology"]["Layouts"] or ()]
 
 
 async def test_it_leads_and_says_what_it_is(web, master):
@@ -191,8 +210,10 @@ async def test_full_and_read_only_volumes_are_passed_over(nursery, master, web, 
             master_pb2.VolumeInformationMessage(id=7, version=3, size=limit - 1),
         ]
     )
-    await eventually(web, "/dir/status", lambda rows: rows["Topology"]["Free"] == 1)
-    assert {parse_file_id((await web("/dir/assign"))["fid"]).volume_id for _ in range(5)} <= {1, 7}
+    # A new volume's first report has neither its size nor its mark: they come with the next one.
+    await eventually(web, "/dir/status", lambda rows: writable_ids(rows) == [[7]])
+    assert (await web("/dir/status"))["Topology"]["Free"] == 1
+    assert {parse_file_id((await web("/dir/assign"))["fid"]).volume_id for _ in range(5)} == {7}
     volume_server.feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=7)])
     await eventually(web, "/dir/lookup?volumeId=7", lambda rows: "error" in rows)
     await web("/vol/grow?count=1")
@@ -208,7 +229,7 @@ async def test_replicas_go_where_the_placement_says(nursery, master, web, calls,
         request.volume_id for _, request in volume_server.calls + same_rack.calls
     }
     other_rack.calls.clear()
-    assigned = calls.Assign(master_pb2.AssignRequest(replication="001", collection="b"), timeout=DEADLINE_S)
+    assigned = await calls.Assign(master_pb2.AssignRequest(replication="001", collection="b"), timeout=DEADLINE_S)
     assert {assigned.location.url, *(row.url for row in assigned.replicas)} == {"127.0.0.1:8101", "127.0.0.1:8103"}
     assert not other_rack.calls
     await web("/dir/assign?replication=002&collection=c")
@@ -258,6 +279,27 @@ async def test_refusals_in_upstreams_words(web, target, status, error):
     assert (web.status, answer["error"]) == (status, error)
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [("POST", "/dir/status", 405), ("DELETE", "/dir/assign", 405), ("GET", "/a/b", 404), ("GET", "/", 404)],
+)
+async def test_what_there_is_not(web, method, target, status):
+    await web(target, method)
+    assert web.status == status
+    assert "quickstart" in web.headers["x-embedded-master"]
+
+
+async def test_head_is_get_without_the_body(web):
+    await web("/cluster/status")
+    length = web.headers["content-length"]
+    stream = await trio.open_tcp_stream(web.address.host, web.address.port)
+    async with stream:
+        await stream.send_all(b"HEAD /cluster/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = b"".join([chunk async for chunk in stream]).decode()
+    assert answer.endswith("\r\n\r\n")
+    assert f"content-length: {length}\r\n" in answer.lower()
+
+
 async def test_a_huge_form_is_not_read(web):
     await web("/dir/assign", "POST", "count=2&pad=" + "x" * 100_000)
     assert web.status == 406
@@ -275,7 +317,7 @@ async def test_look_ups_and_redirects(nursery, master, web, calls, volume_server
     await web(f"/{fid}?a=b")
     assert (web.status, web.headers["location"]) == (308, f"http://public:8101/{fid}?a=b")
     request = master_pb2.LookupVolumeRequest(volume_or_file_ids=[volume_text, "99", "x"])
-    found, missing, bad = calls.LookupVolume(request, timeout=DEADLINE_S).volume_id_locations
+    found, missing, bad = (await calls.LookupVolume(request, timeout=DEADLINE_S)).volume_id_locations
     assert [(place.url, place.grpc_port) for place in found.locations] == [
         ("127.0.0.1:8101", volume_server.identity.grpc_port)
     ]
@@ -296,10 +338,10 @@ class TestWithKeys:
         check_token(web.headers["authorization"].removeprefix("Bearer "), b"w", fid, now_s)
         await web(f"/dir/lookup?fileId={fid}&read=yes")
         check_token(web.headers["authorization"].removeprefix("Bearer "), b"r", fid, now_s)
-        assigned = calls.Assign(master_pb2.AssignRequest(), timeout=DEADLINE_S)
+        assigned = await calls.Assign(master_pb2.AssignRequest(), timeout=DEADLINE_S)
         check_token(assigned.auth, b"w", assigned.fid, now_s)
         request = master_pb2.LookupVolumeRequest(volume_or_file_ids=[fid])
-        (row,) = calls.LookupVolume(request, timeout=DEADLINE_S).volume_id_locations
+        (row,) = (await calls.LookupVolume(request, timeout=DEADLINE_S)).volume_id_locations
         check_token(row.auth, b"w", fid, now_s)
 
 
@@ -308,19 +350,19 @@ async def test_ec_shards_can_be_looked_up(nursery, master, web, calls, volume_se
     await join(nursery, master, web, volume_server)
     request = master_pb2.LookupEcVolumeRequest(volume_id=5)
     await eventually(web, "/dir/lookup?volumeId=5", lambda rows: "locations" in rows)
-    answer = calls.LookupEcVolume(request, timeout=DEADLINE_S)
+    answer = await calls.LookupEcVolume(request, timeout=DEADLINE_S)
     assert [(row.shard_id, row.locations[0].url) for row in answer.shard_id_locations] == [
         (0, "127.0.0.1:8101"), (2, "127.0.0.1:8101"),
     ]  # fmt: skip
     with pytest.raises(grpc.RpcError, match="ec volume 6 not found"):
-        calls.LookupEcVolume(master_pb2.LookupEcVolumeRequest(volume_id=6), timeout=DEADLINE_S)
+        await calls.LookupEcVolume(master_pb2.LookupEcVolumeRequest(volume_id=6), timeout=DEADLINE_S)
 
 
 async def test_the_volume_list_has_the_tree_and_its_sums(nursery, master, web, calls, volume_server):
     other = FakeVolumeServer(8102, "rack2")
     volume_server.feed.replace_volumes([master_pb2.VolumeInformationMessage(id=3, version=3, collection="c", size=9)])
     await join(nursery, master, web, volume_server, other)
-    info = calls.VolumeList(master_pb2.VolumeListRequest(), timeout=DEADLINE_S).topology_info
+    info = (await calls.VolumeList(master_pb2.VolumeListRequest(), timeout=DEADLINE_S)).topology_info
     assert (info.diskInfos[""].max_volume_count, info.diskInfos[""].volume_count) == (8, 1)
     (center,) = info.data_center_infos
     assert (center.id, [rack.id for rack in center.rack_infos]) == ("dc1", ["rack1", "rack2"])
@@ -330,12 +372,14 @@ async def test_the_volume_list_has_the_tree_and_its_sums(nursery, master, web, c
     )  # fmt: skip
     assert [row.size for row in node.diskInfos[""].volume_infos] == [9]
     assert node.diskInfos[""].free_volume_count == 3
-    filtered = calls.VolumeList(master_pb2.VolumeListRequest(default_collection_only=True), timeout=DEADLINE_S)
+    filtered = await calls.VolumeList(master_pb2.VolumeListRequest(default_collection_only=True), timeout=DEADLINE_S)
     disk = filtered.topology_info.data_center_infos[0].rack_infos[0].data_node_infos[0].diskInfos[""]
     assert (len(disk.volume_infos), disk.volume_count) == (0, 1)
-    names = calls.CollectionList(master_pb2.CollectionListRequest(include_normal_volumes=True), timeout=DEADLINE_S)
+    names = await calls.CollectionList(
+        master_pb2.CollectionListRequest(include_normal_volumes=True), timeout=DEADLINE_S
+    )
     assert [row.name for row in names.collections] == ["c"]
-    used = calls.Statistics(master_pb2.StatisticsRequest(collection="c"), timeout=DEADLINE_S)
+    used = await calls.Statistics(master_pb2.StatisticsRequest(collection="c"), timeout=DEADLINE_S)
     assert (used.used_size, used.total_size) == (9, 8 * (30 << 30))
     other.stop()
 
@@ -344,19 +388,21 @@ async def test_read_only_marks_count_at_once(nursery, master, web, calls, volume
     await join(nursery, master, web, volume_server)
     await web("/dir/assign")
     for volume_id in (1, 2):
-        calls.VolumeMarkReadonly(
+        await calls.VolumeMarkReadonly(
             master_pb2.VolumeMarkReadonlyRequest(ip="127.0.0.1", port=8101, volume_id=volume_id, is_readonly=True),
             timeout=DEADLINE_S,
         )
     assert (await web("/dir/status"))["Topology"]["Layouts"][0]["writables"] == [3]
-    calls.VolumeMarkReadonly(master_pb2.VolumeMarkReadonlyRequest(ip="9.9.9.9", port=1, volume_id=1), timeout=5)
+    await calls.VolumeMarkReadonly(
+        master_pb2.VolumeMarkReadonlyRequest(ip="9.9.9.9", port=1, volume_id=1), timeout=DEADLINE_S
+    )
 
 
 async def test_watchers_hear_of_every_change(nursery, master, web, calls, volume_server):
     heard = []
     outbox = queue.Queue()
     outbox.put(master_pb2.KeepConnectedRequest(client_type="filer"))
-    stream = calls.KeepConnected(iter(outbox.get, None))
+    stream = calls.stub.KeepConnected(iter(outbox.get, None))
 
     def listen():
         try:
@@ -392,19 +438,60 @@ async def test_a_server_that_leaves_or_dies_is_forgotten(master, web, volume_ser
 async def test_another_server_with_the_same_directories_is_refused(nursery, master, web, calls, volume_server):
     await join(nursery, master, web, volume_server)
     beat = master_pb2.Heartbeat(ip="127.0.0.2", port=1, location_uuids=["uuid-8101"], has_no_volumes=True)
-    stream = calls.SendHeartbeat(iter([beat]), timeout=DEADLINE_S)
-    assert list(next(stream).duplicated_uuids) == ["uuid-8101"]
+    stream = calls.stub.SendHeartbeat(iter([beat]), timeout=DEADLINE_S)
+    answer = await trio.to_thread.run_sync(next, stream)
+    assert list(answer.duplicated_uuids) == ["uuid-8101"]
     with pytest.raises(grpc.RpcError, match="registered by another volume server"):
-        next(stream)
+        await trio.to_thread.run_sync(next, stream)
 
 
 async def test_ping_and_what_it_does_not_know(calls, master):
-    assert calls.Ping(master_pb2.PingRequest(), timeout=DEADLINE_S).start_time_ns
+    assert (await calls.Ping(master_pb2.PingRequest(), timeout=DEADLINE_S)).start_time_ns
     with pytest.raises(grpc.RpcError, match="unknown ping target"):
-        calls.Ping(master_pb2.PingRequest(target="127.0.0.1:1", target_type="master"), timeout=DEADLINE_S)
+        await calls.Ping(master_pb2.PingRequest(target="127.0.0.1:1", target_type="master"), timeout=DEADLINE_S)
     with pytest.raises(grpc.RpcError) as failure:
-        calls.ListClusterNodes(master_pb2.ListClusterNodesRequest(), timeout=DEADLINE_S)
+        await calls.ListClusterNodes(master_pb2.ListClusterNodesRequest(), timeout=DEADLINE_S)
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class TestAFlood:
+    """A stranger who holds all connections, or all calls, and does nothing with them."""
+
+    @pytest.fixture
+    def config(self, tmp_path):
+        return EmbeddedMasterConfig(directory=tmp_path / "master", port=0, grpc_port=0, max_connections=24)
+
+    @pytest.fixture
+    def hold(self):
+        held = []
+
+        def connect(port, count):
+            held.extend(socket.create_connection(("127.0.0.1", port)) for _ in range(count))
+
+        yield connect
+        for one in held:
+            one.close()
+
+    async def test_of_half_open_connections_lets_requests_in(self, master, web, hold):
+        await trio.to_thread.run_sync(hold, master.port, 100)
+        with trio.fail_after(DEADLINE_S):
+            assert (await web("/cluster/status"))["IsLeader"]
+
+    async def test_of_silent_grpc_connections_lets_calls_in(self, master, calls, hold):
+        await trio.to_thread.run_sync(hold, master.grpc_port, 100)
+        assert (await calls.Ping(master_pb2.PingRequest(), timeout=DEADLINE_S)).start_time_ns
+
+    @pytest.mark.parametrize("name", ["Assign", "SendHeartbeat"])
+    async def test_of_silent_calls_lets_calls_in(self, master, calls, name):
+        with dial_insecure(master) as channel:
+            never = threading.Event()
+            path = MASTER_METHODS[name].path
+            # One connection may have the most places.
+            silent = [channel.stream_stream(path)(iter(never.wait, None)) for _ in range(200)]
+            assert (await calls.Ping(master_pb2.PingRequest(), timeout=DEADLINE_S)).start_time_ns
+            for one in silent:
+                one.cancel()
+            never.set()
 
 
 async def test_cancelling_ends_streams_and_frees_the_directory(config):
@@ -467,3 +554,25 @@ def test_a_damaged_state_file_is_refused_and_left_alone(tmp_path, text):
     with pytest.raises(BadMasterState, match="not the state"):
         MasterState(tmp_path)
     assert path.read_text() == text
+
+
+def test_a_full_disk_gives_nothing_out_and_ends_nothing(tmp_path, monkeypatch):
+    """The reports of servers are still known, and the old file stays the only one."""
+    state = MasterState(tmp_path)
+    first = state.take_file_keys(1)
+    before = (tmp_path / STATE_FILE_NAME).read_bytes()
+
+    def full(_fd):
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        state.note_volume_id(7)
+        for take in (lambda: state.take_file_keys(50_000), state.take_volume_id):
+            with pytest.raises(OSError, match="no room"):
+                take()
+    assert (tmp_path / STATE_FILE_NAME).read_bytes() == before
+    assert not list(tmp_path.glob("*.new"))
+    assert state.take_file_keys(1) == first + 1
+    assert state.take_volume_id() == 8
+    state.close()

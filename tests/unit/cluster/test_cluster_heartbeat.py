@@ -5,7 +5,7 @@ from functools import partial
 import grpc
 import pytest
 import trio
-from cluster_fake_master import until
+from support.waiting import LIMIT_S, until
 
 from native_handlers.pb import master_pb2, volume_server_pb2
 from supervisor.cluster.dial import dial_insecure
@@ -14,7 +14,7 @@ from supervisor.cluster.heartbeat import serve_heartbeat
 from supervisor.cluster.heartbeat_session import HeartbeatTimings
 from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.node_model import NodeModel
-from supervisor.cluster.source_feed import NodeFacts
+from supervisor.cluster.node_source import NodeProperties
 from supervisor.wire.server_address import ServerAddress
 
 IDENTITY = NodeIdentity("10.0.0.9", 8080, 18080, "public:80", "node-1", "dc1", "rack1")
@@ -22,7 +22,7 @@ QUICK = HeartbeatTimings(
     pulse_s=0.05, ec_list_pulses=3, redirect_pause_s=0.01, duplicate_pauses_s=(0.01, 0.02, 0.03), final_beat_s=1
 )
 SLOW_PULSE = HeartbeatTimings(pulse_s=600, redirect_pause_s=0.01, final_beat_s=1)
-FACTS = NodeFacts(
+FACTS = NodeProperties(
     max_volume_counts={"": 7, "ssd": 3},
     disk_tags=(master_pb2.DiskTag(disk_id=0, tags=["fast"], type="", max_volume_count=7),),
     location_uuids=("uuid-1",),
@@ -126,7 +126,7 @@ async def test_a_larger_limit_is_told_before_the_next_pulse(nursery, fake_master
         partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE)
     )
     await waited(fake_master, lambda: fake_master.books.limits == {"": 7, "ssd": 3})
-    model.feed("native").set_facts(NodeFacts(max_volume_counts={"": 9, "ssd": 3}))
+    model.feed("native").set_facts(NodeProperties(max_volume_counts={"": 9, "ssd": 3}))
     await waited(fake_master, lambda: fake_master.books.limits == {"": 9, "ssd": 3})
     nursery.cancel_scope.cancel()
 
@@ -339,7 +339,7 @@ async def test_a_leader_that_is_no_address_is_an_error(nursery, fake_master, mod
 
 
 async def test_the_heart_beats_when_all_shared_threads_are_taken(nursery, fake_master, model, no_shared_threads):
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         await nursery.start(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure)
         while not fake_master.beats:  # noqa: ASYNC110
             await trio.sleep(0.001)

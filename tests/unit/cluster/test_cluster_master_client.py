@@ -4,16 +4,17 @@ import threading
 
 import pytest
 import trio
+from support.fake_master import ROW, know, look_ups
+from support.waiting import LIMIT_S
 
 from native_handlers.http.context import Location, LookupFailed
-from native_handlers.pb import master_pb2
 from supervisor.cluster.dial import dial_insecure
+from supervisor.cluster.location_cache import UNTOLD_S
 from supervisor.cluster.master_client import MasterClient
 from supervisor.cluster.master_view import MasterView
 from supervisor.wire.server_address import ServerAddress
 
 DEAD = ServerAddress("127.0.0.1", 1, 1)
-ROW = master_pb2.Location(url="10.0.0.7:8080", public_url="pub:80", grpc_port=18080)
 
 
 @pytest.fixture
@@ -34,33 +35,14 @@ def client(fake_master, clock):
     client.close()
 
 
-def know(master, **answers):
-    """Makes `master` answer look-ups: v<id>=locations or error text."""
-
-    def answer(requests, context):
-        request = master_pb2.LookupVolumeRequest.FromString(next(requests))
-        response = master_pb2.LookupVolumeResponse()
-        for volume_id in request.volume_or_file_ids:
-            row = answers[f"v{volume_id}"]
-            known = {"error": row} if isinstance(row, str) else {"locations": row}
-            response.volume_id_locations.add(volume_or_file_id=volume_id, **known)
-        yield response.SerializeToString()
-
-    master.answers["LookupVolume"] = answer
-
-
-def look_ups(master):
-    return sum(name == "LookupVolume" for name, _ in master.requests)
-
-
-async def test_locations_are_cached_for_ten_minutes(fake_master, client, clock):
+async def test_locations_are_kept_for_a_moment_while_no_master_tells_of_changes(fake_master, client, clock):
     know(fake_master, v3=[ROW])
     expected = [Location("10.0.0.7:8080", "pub:80", 18080)]
     assert await client.locations(3) == expected
-    clock.now_s = 599
+    clock.now_s = UNTOLD_S * 0.9
     assert await client.locations(3) == expected
     assert look_ups(fake_master) == 1
-    clock.now_s = 601
+    clock.now_s = UNTOLD_S * 1.1
     assert await client.locations(3) == expected
     assert look_ups(fake_master) == 2
 
@@ -113,11 +95,11 @@ async def test_a_cancelled_look_up_ends_at_once(fake_master, client):
         ended = threading.Event()
         context.add_callback(ended.set)
         token.run_sync_soon(arrived.set)
-        ended.wait(10)
+        ended.wait(2 * LIMIT_S)
         yield b""
 
     fake_master.answers["LookupVolume"] = hang
-    with trio.fail_after(3):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.locations, 3)
             await arrived.wait()
@@ -148,5 +130,5 @@ async def test_it_asks_again_after_a_pause(fake_master):
 
 async def test_it_looks_up_when_all_shared_threads_are_taken(fake_master, client, no_shared_threads):
     know(fake_master, v3=[ROW])
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         assert await client.locations(3)

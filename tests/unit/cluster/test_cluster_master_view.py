@@ -61,3 +61,20 @@ def test_storage_backends_and_metrics_come_with_the_configuration():
     )
     view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=5))
     assert (view.settings.metrics_address, view.settings.storage_backends) == ("m:1", (backend,))
+
+
+def test_tiers_of_this_servers_own_configuration_come_before_a_masters_of_the_same_name():
+    def backend(tier_id, bucket):
+        return master_pb2.StorageBackend(type="s3", id=tier_id, properties={"bucket": bucket})
+
+    own = backend("cold", "own")
+    view = MasterView([A], [own])
+    assert view.settings.storage_backends == (own,)
+    told = [backend("cold", "the master's"), backend("warm", "the master's")]
+    view.note_configuration(master_pb2.GetMasterConfigurationResponse(storage_backends=told))
+    assert view.settings.storage_backends == (own, told[1])
+    assert list(view.configuration.storage_backends) == [own, told[1]]
+    view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=5))
+    assert view.settings.storage_backends == (own, told[1])
+    view.note_response(master_pb2.HeartbeatResponse(storage_backends=[told[0]]))
+    assert view.settings.storage_backends == (own,)

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 import pytest
-from cluster_fake_master import Books
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_master import Books
 
 from native_handlers.pb import master_pb2, volume_server_pb2
 from supervisor.cluster.child_heartbeat import absorb
+from supervisor.cluster.heartbeat_encoder import HeartbeatEncoder
 from supervisor.cluster.identity import NodeIdentity
-from supervisor.cluster.master_report import MasterReport
 from supervisor.cluster.messages import short_of
 from supervisor.cluster.node_model import NodeModel
-from supervisor.cluster.source_feed import NodeFacts
+from supervisor.cluster.node_source import NodeProperties
 
 IDENTITY = NodeIdentity("10.0.0.9", 8080, 18080, "10.0.0.9:8080")
 Beat = master_pb2.Heartbeat
@@ -57,7 +57,7 @@ steps = st.one_of(
 
 
 class HonestChild:
-    """A volume server that tells each change as upstream does; `volumes` and `shards` are the truth."""
+    """A volume server that tells each change as upstream does; `volumes` and `shards` are the true state."""
 
     def __init__(self, feed):
         self.feed = feed
@@ -105,7 +105,7 @@ class HonestMaster:
 
     def connect(self):
         self.books = Books()
-        self.report = MasterReport(IDENTITY)
+        self.report = HeartbeatEncoder(IDENTITY)
         self.pulse()
         self.ec_list()
         self.report.is_digest_supported = True
@@ -124,7 +124,9 @@ class HonestMaster:
 
 @settings(max_examples=200)
 @given(st.lists(steps, max_size=25))
+@pytest.mark.slow
 def test_the_master_ends_up_with_the_truth_and_never_has_to_ask(script):
+    """Slow: two hundred histories."""
     model = NodeModel(["child"])
     child = HonestChild(model.feed("child"))
     master = HonestMaster(model)
@@ -163,7 +165,7 @@ def test_the_master_ends_up_with_the_truth_and_never_has_to_ask(script):
 def test_a_partial_node_is_never_called_empty(model):
     model.feed("native").replace_volumes([])
     model.feed("native").replace_ec_shards([])
-    report = MasterReport(IDENTITY)
+    report = HeartbeatEncoder(IDENTITY)
     assert not report.volume_beat(model.snapshot()).has_no_volumes
     assert report.ec_beat(model.snapshot()) is None
     model.feed("child").replace_volumes([])
@@ -175,7 +177,7 @@ def test_a_partial_node_is_never_called_empty(model):
 
 def test_shards_known_before_the_lists_are_whole_go_out_as_deltas(model):
     model.feed("native").add_ec_shards([Shards(id=1, ec_index_bits=0b101, shard_sizes=[7, 9])])
-    report = MasterReport(IDENTITY)
+    report = HeartbeatEncoder(IDENTITY)
     (beat,) = report.delta_beats(model.snapshot())
     assert list(beat.new_ec_shards) == [Shards(id=1, ec_index_bits=0b101, shard_sizes=[7, 9])]
     assert report.delta_beats(model.snapshot()) == []
@@ -184,7 +186,7 @@ def test_shards_known_before_the_lists_are_whole_go_out_as_deltas(model):
 def test_only_the_shards_that_changed_are_named(model):
     feed = model.feed("native")
     feed.add_ec_shards([Shards(id=1, ec_index_bits=0b111, shard_sizes=[1, 2, 3], encode_ts_ns=5)])
-    report = MasterReport(IDENTITY)
+    report = HeartbeatEncoder(IDENTITY)
     report.delta_beats(model.snapshot())
     feed.remove_ec_shards([Shards(id=1, ec_index_bits=0b010)])
     feed.add_ec_shards([Shards(id=1, ec_index_bits=0b1000, shard_sizes=[4], encode_ts_ns=5)])
@@ -199,7 +201,7 @@ def test_only_the_shards_that_changed_are_named(model):
 def test_a_volume_that_moves_between_disks_is_no_departure(model):
     feed = model.feed("native")
     feed.replace_volumes([volume(1, disk_id=0)])
-    report = MasterReport(IDENTITY)
+    report = HeartbeatEncoder(IDENTITY)
     report.volume_beat(model.snapshot())
     report.is_digest_supported = True
     feed.replace_volumes([volume(1, disk_id=1)])
@@ -212,7 +214,7 @@ def test_a_volume_that_moves_between_disks_is_no_departure(model):
 def test_a_volume_in_a_new_layout_is_taken_off_the_old_one(model):
     feed = model.feed("native")
     feed.replace_volumes([volume(1, replica_placement=0)])
-    report = MasterReport(IDENTITY)
+    report = HeartbeatEncoder(IDENTITY)
     report.volume_beat(model.snapshot())
     feed.replace_volumes([volume(1, replica_placement=1)])
     gone, new = report.delta_beats(model.snapshot())
@@ -224,17 +226,17 @@ def test_unknown_fields_and_both_copies_of_a_doubled_volume_are_kept(model):
     strange = volume(1).SerializeToString() + b"\xf8\x07\x2a"
     twins = [master_pb2.VolumeInformationMessage.FromString(strange), volume(1, disk_id=1)]
     model.feed("native").replace_volumes(twins)
-    beat = MasterReport(IDENTITY).volume_beat(model.snapshot())
+    beat = HeartbeatEncoder(IDENTITY).volume_beat(model.snapshot())
     assert [held.SerializeToString() for held in beat.volumes] == [strange, twins[1].SerializeToString()]
 
 
 def test_the_state_is_told_once_per_connection(model):
     model.feed("child").set_state(volume_server_pb2.VolumeServerState(maintenance=True, version=3))
-    report = MasterReport(IDENTITY)
+    report = HeartbeatEncoder(IDENTITY)
     assert [beat.state.maintenance for beat in report.delta_beats(model.snapshot())] == [True]
-    model.feed("child").set_facts(NodeFacts(max_file_key=1))
+    model.feed("child").set_facts(NodeProperties(max_file_key=1))
     assert report.delta_beats(model.snapshot()) == []
-    assert len(MasterReport(IDENTITY).delta_beats(model.snapshot())) == 1
+    assert len(HeartbeatEncoder(IDENTITY).delta_beats(model.snapshot())) == 1
 
 
 # -- merging
@@ -250,13 +252,13 @@ def test_the_higher_source_owns_a_volume_that_two_claim(model):
 def test_disks_that_both_engines_see_are_counted_once(model):
     tag = master_pb2.DiskTag
     model.feed("native").set_facts(
-        NodeFacts({"": 5}, (tag(disk_id=0, max_volume_count=5),), ("u1",), {"": 100}, {"": 40}, 8)
+        NodeProperties({"": 5}, (tag(disk_id=0, max_volume_count=5),), ("u1",), {"": 100}, {"": 40}, 8)
     )
     model.feed("child").set_facts(
-        NodeFacts({"": 7, "ssd": 2}, (tag(disk_id=0, max_volume_count=7), tag(disk_id=1)), ("u1", "u2"),
+        NodeProperties({"": 7, "ssd": 2}, (tag(disk_id=0, max_volume_count=7), tag(disk_id=1)), ("u1", "u2"),
                   {"": 100, "ssd": 50}, {"": 41, "ssd": 9}, 6)
     )  # fmt: skip
-    assert model.snapshot().facts == NodeFacts(
+    assert model.snapshot().facts == NodeProperties(
         {"": 7, "ssd": 2}, (tag(disk_id=0, max_volume_count=7), tag(disk_id=1)), ("u1", "u2"),
         {"": 100, "ssd": 50}, {"": 40, "ssd": 9}, 8,
     )  # fmt: skip
@@ -297,8 +299,8 @@ def test_a_removal_with_a_wrong_disk_id_removes_every_copy(model):
 
 def test_holds_nest_and_cover_every_source(model):
     model.feed("native").replace_volumes([volume(1)])
-    with model.hold([1]):
-        with model.hold([1, 2]):
+    with model.suppress_removals([1]):
+        with model.suppress_removals([1, 2]):
             model.feed("native").remove_volumes([short_of(volume(1))])
         assert ids(model) == {1}
         model.feed("child").add_volumes([short_of(volume(1))])
@@ -311,7 +313,7 @@ def test_a_hold_ends_when_its_block_fails(model):
     model.feed("child").replace_volumes([volume(1)])
 
     def fail_to_hand_over():
-        with model.hold([1]):
+        with model.suppress_removals([1]):
             model.feed("child").retire()
             assert ids(model) == {1}
             raise ValueError("hand-over failed")
@@ -324,8 +326,8 @@ def test_a_hold_ends_when_its_block_fails(model):
 def test_listeners_hear_of_changes_until_removed(model):
     heard = []
     remove = model.add_listener(lambda: heard.append(model.snapshot().version))
-    model.feed("child").set_facts(NodeFacts(max_file_key=1))
-    model.feed("child").set_facts(NodeFacts(max_file_key=1))
+    model.feed("child").set_facts(NodeProperties(max_file_key=1))
+    model.feed("child").set_facts(NodeProperties(max_file_key=1))
     assert len(heard) == 1
     remove()
     remove()
@@ -345,11 +347,42 @@ def test_snapshots_do_not_change_afterwards(model):
 def test_tiered_volumes_are_known_while_they_are(model):
     feed = model.feed("child")
     feed.replace_volumes([volume(1), volume(2, remote_storage_name="s3.default", remote_storage_key="k")])
-    assert [feed.has_tiered(volume_id) for volume_id in (1, 2)] == [False, True]
+    assert [feed.tier_of(volume_id) for volume_id in (1, 2)] == ["", "s3.default"]
     feed.change_volumes([volume(1, remote_storage_name="s3.default"), volume(2)])
-    assert [feed.has_tiered(volume_id) for volume_id in (1, 2)] == [True, False]
+    assert [feed.tier_of(volume_id) for volume_id in (1, 2)] == ["s3.default", ""]
     feed.remove_volumes([short_of(volume(1))])
-    assert not feed.has_tiered(1)
+    assert not feed.tier_of(1)
     feed.replace_volumes([volume(3, remote_storage_name="s3.default")])
     feed.replace_volumes([])
-    assert not feed.has_tiered(3)
+    assert not feed.tier_of(3)
+
+
+def bits_of(model):
+    return {key: message.ec_index_bits for key, message in model.snapshot().ec_shards.items()}
+
+
+def test_shards_that_change_hands_are_there_all_the_time(model):
+    native, child = model.feed("native"), model.feed("child")
+    child.replace_ec_shards([Shards(id=1, ec_index_bits=0b111, shard_sizes=[5, 5, 5]), Shards(id=2, ec_index_bits=1)])
+    with model.suppress_removals([1]):
+        child.remove_ec_shards([Shards(id=1, ec_index_bits=0b10), Shards(id=2, ec_index_bits=1)])
+        assert bits_of(model) == {(0, 1): 0b111}
+        native.add_ec_shards([Shards(id=1, ec_index_bits=0b10, shard_sizes=[5])])
+        child.replace_ec_shards([])
+        assert bits_of(model) == {(0, 1): 0b111}
+        assert list(model.snapshot().ec_shards[0, 1].shard_sizes) == [5, 5, 5]
+    assert bits_of(model) == {(0, 1): 0b10}
+
+
+def test_what_is_opened_again_is_held_no_longer(model):
+    child = model.feed("child")
+    child.replace_ec_shards([Shards(id=1, ec_index_bits=0b11)])
+    with model.suppress_removals([1]):
+        child.replace_ec_shards([])
+        child.add_ec_shards([Shards(id=1, ec_index_bits=0b01)])
+        assert bits_of(model) == {(0, 1): 0b11}
+    assert bits_of(model) == {(0, 1): 0b01}
+    with model.suppress_removals([1]):
+        child.retire()
+        assert bits_of(model) == {(0, 1): 0b01}
+    assert bits_of(model) == {}

@@ -7,10 +7,11 @@ import threading
 
 import grpc
 import pytest
-from cluster_fake_master import until
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.waiting import LIMIT_S as DEADLINE_S
+from support.waiting import until
 
 from native_handlers.pb import master_pb2, volume_server_pb2
 from native_handlers.pb.methods import master as master_client
@@ -23,11 +24,10 @@ from supervisor.wire.server_address import ServerAddress
 
 OURS = NodeIdentity("10.0.0.9", 8080, 18080, "public.example:80")
 CHILD = NodeIdentity("127.0.0.1", 40001, 40002, "127.0.0.1:40001")
-DEADLINE_S = 10
 
 
 class Child:
-    """A volume server as far as its master sees one: an open heartbeat stream and calls."""
+    """A volume server as its master sees it: an open heartbeat stream and calls."""
 
     def __init__(self, address):
         self.channel = dial_insecure(address)
@@ -199,7 +199,7 @@ async def test_a_hand_over_is_not_reported(model, relay, child):
     child.connect()
     child.beat(volume(1, size=9), volume(2))
     await until(lambda: held(model) == {1, 2})
-    with relay.absorb_deletions([1]):
+    with model.suppress_removals([1]):
         child.say(deleted_volumes=[master_pb2.VolumeShortInformationMessage(id=id_) for id_ in (1, 2)])
         await until(lambda: 2 not in held(model))
         assert model.snapshot().volumes[0, 1].message.size == 9
@@ -211,7 +211,7 @@ async def test_a_hand_over_that_loses_the_volume_is_reported_at_its_end(model, r
     child.connect()
     child.beat(volume(1))
     await until(lambda: held(model) == {1})
-    with relay.absorb_deletions([1]):
+    with model.suppress_removals([1]):
         child.beat()
         await until(lambda: not model.feed("child").volumes)
         assert held(model) == {1}
@@ -235,7 +235,7 @@ def introduce(relay, child):
 
 
 OUR_LOCATION = {"url": "10.0.0.9:8080", "public_url": "public.example:80", "grpc_port": 18080, "data_center": "dc"}
-PEER_LOCATION = {"url": "10.0.0.7:8080", "public_url": "10.0.0.7:8080", "grpc_port": 18080, "data_center": "dc"}
+OTHER_LOCATION = {"url": "10.0.0.7:8080", "public_url": "10.0.0.7:8080", "grpc_port": 18080, "data_center": "dc"}
 CHILD_LOCATION = {
     "url": "127.0.0.1:40001", "public_url": "127.0.0.1:40001", "grpc_port": 40002, "data_center": "dc",
 }  # fmt: skip
@@ -248,11 +248,11 @@ def locations(*rows):
 async def test_the_child_finds_itself_in_look_ups(fake_master, relay, child):
     await introduce(relay, child)
     answer = master_pb2.LookupVolumeResponse()
-    answer.volume_id_locations.add(volume_or_file_id="1", locations=locations(OUR_LOCATION, PEER_LOCATION), auth="jwt")
+    answer.volume_id_locations.add(volume_or_file_id="1", locations=locations(OUR_LOCATION, OTHER_LOCATION), auth="jwt")
     answer.volume_id_locations.add(volume_or_file_id="2", error="volume id 2 not found")
     fake_master.answers["LookupVolume"] = answer_once(answer)
     got = child.master.LookupVolume(master_pb2.LookupVolumeRequest(volume_or_file_ids=["1", "2"]), timeout=DEADLINE_S)
-    assert list(got.volume_id_locations[0].locations) == locations(CHILD_LOCATION, PEER_LOCATION)
+    assert list(got.volume_id_locations[0].locations) == locations(CHILD_LOCATION, OTHER_LOCATION)
     assert got.volume_id_locations[0].auth == "jwt"
     assert got.volume_id_locations[1] == answer.volume_id_locations[1]
 
@@ -260,10 +260,10 @@ async def test_the_child_finds_itself_in_look_ups(fake_master, relay, child):
 async def test_the_child_finds_itself_among_ec_shard_holders(fake_master, relay, child):
     await introduce(relay, child)
     answer = master_pb2.LookupEcVolumeResponse(volume_id=4)
-    answer.shard_id_locations.add(shard_id=2, locations=locations(PEER_LOCATION, OUR_LOCATION))
+    answer.shard_id_locations.add(shard_id=2, locations=locations(OTHER_LOCATION, OUR_LOCATION))
     fake_master.answers["LookupEcVolume"] = answer_once(answer)
     got = child.master.LookupEcVolume(master_pb2.LookupEcVolumeRequest(volume_id=4), timeout=DEADLINE_S)
-    assert list(got.shard_id_locations[0].locations) == locations(PEER_LOCATION, CHILD_LOCATION)
+    assert list(got.shard_id_locations[0].locations) == locations(OTHER_LOCATION, CHILD_LOCATION)
 
 
 async def test_read_only_marks_name_us(fake_master, relay, child):
@@ -282,7 +282,7 @@ async def test_keep_connected_is_passed_on_with_addresses_changed(fake_master, r
 
     def answer(requests, context):
         seen.append(master_pb2.KeepConnectedRequest.FromString(next(requests)))
-        for location in (OUR_LOCATION, PEER_LOCATION):
+        for location in (OUR_LOCATION, OTHER_LOCATION):
             message = master_pb2.VolumeLocation(**location, leader=str(fake_master.address), new_vids=[1])
             yield master_pb2.KeepConnectedResponse(volume_location=message).SerializeToString()
         next(requests)
@@ -291,11 +291,11 @@ async def test_keep_connected_is_passed_on_with_addresses_changed(fake_master, r
     requests = queue.Queue()
     requests.put(master_pb2.KeepConnectedRequest(client_type="volumeServer", client_address="127.0.0.1:40001.40002"))
     call = child.master.KeepConnected(iter(requests.get, None), timeout=DEADLINE_S)
-    ours, peers = next(call).volume_location, next(call).volume_location
+    ours, others = next(call).volume_location, next(call).volume_location
     assert seen[0].client_address == "10.0.0.9:8080.18080"
     assert (ours.url, ours.grpc_port, list(ours.new_vids)) == ("127.0.0.1:40001", 40002, [1])
-    assert peers.url == "10.0.0.7:8080"
-    assert ours.leader == peers.leader == str(relay.address)
+    assert others.url == "10.0.0.7:8080"
+    assert ours.leader == others.leader == str(relay.address)
     requests.put(None)
     call.cancel()
 
@@ -308,6 +308,15 @@ async def test_the_configuration_names_the_relay_and_is_remembered_for_hard_time
     fake_master.stop()
     again = child.master.GetMasterConfiguration(request, timeout=DEADLINE_S)
     assert again == first
+
+
+async def test_the_configuration_has_this_servers_own_tiers(fake_master, view, child):
+    own = master_pb2.StorageBackend(type="s3", id="cold", properties={"bucket": "own"})
+    told = master_pb2.StorageBackend(type="s3", id="cold", properties={"bucket": "the master's"})
+    view.own_backends = (own,)
+    fake_master.configuration.storage_backends.append(told)
+    answer = child.master.GetMasterConfiguration(master_pb2.GetMasterConfigurationRequest(), timeout=DEADLINE_S)
+    assert list(answer.storage_backends) == [own]
 
 
 async def test_without_any_answer_yet_a_dead_master_is_unavailable(fake_master, child):
@@ -389,7 +398,7 @@ async def test_an_unreachable_leader_gives_way_to_the_next_seed(fake_master, sec
 
 
 async def test_strangers_are_refused(model, view):
-    relay = MasterRelay(model, OURS, view, dial_insecure, is_allowed_peer=lambda peer, port: False)
+    relay = MasterRelay(model, OURS, view, dial_insecure, is_allowed_caller=lambda caller, port: False)
     relay.start()
     child = Child(relay.address).connect()
     with pytest.raises(grpc.RpcError) as failure:

@@ -79,3 +79,19 @@ def test_updates_without_a_location_pass():
     assert rewrite("KeepConnected", "response", update, SPOKEN).cluster_node_update == update.cluster_node_update
     told = master_pb2.KeepConnectedResponse(volume_location=master_pb2.VolumeLocation(url="10.0.0.7:8080"))
     assert rewrite("KeepConnected", "response", told, SPOKEN).volume_location == told.volume_location
+
+
+def test_a_child_does_not_remember_where_volumes_are():
+    """An entry without holders, for the same number, replaces the child's cached entry; the contract tests show Go's
+    reaction.
+    """
+    response = look_up("10.0.0.7:8080")
+    response.volume_id_locations.add(volume_or_file_id="12", error="volume id 12 not found")
+    response.volume_id_locations.add(volume_or_file_id="3,01637037d6", locations=[master_pb2.Location(url="a:1")])
+    told = rewrite("LookupVolume", "response", response, SPOKEN).volume_id_locations
+    assert [(one.volume_or_file_id, len(one.locations), one.error) for one in told] == [
+        ("1", 1, ""),
+        ("12", 0, "volume id 12 not found"),
+        ("3,01637037d6", 1, ""),
+        ("01", 0, ""),
+    ]

@@ -5,16 +5,15 @@ import time
 
 import pytest
 import trio
-from cluster_fake_master import until
+from support.stores import open_at, place
+from support.waiting import LIMIT_S, until
 
 from native_handlers.format.needle import Needle
 from native_handlers.pb import master_pb2
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import VolumeNotFound
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.model.errors import VolumeNotFound
 from native_handlers.storage.store_state import ServerState
 from supervisor.cluster.dial import dial_insecure
-from supervisor.cluster.heartbeat import serve_heartbeat
+from supervisor.cluster.heartbeat import HeartbeatHandle, serve_heartbeat
 from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.master_view import MasterView
 from supervisor.cluster.node_model import NodeModel
@@ -37,12 +36,8 @@ def clock():
 
 @pytest.fixture
 def store(tmp_path, clock):
-    locations = (
-        LocationConfig(tmp_path, tmp_path, 8, "", ("fast",)),
-        LocationConfig(tmp_path / "ssd", tmp_path / "ssd", 3, "ssd"),
-    )
-    locations[1].path.mkdir()
-    store = open_store(StoreConfig(locations), clock_ns=clock)
+    places = place(tmp_path, tags=("fast",)), place(tmp_path / "ssd", max_volumes=3, disk_type="ssd")
+    store = open_at(*places, clock_ns=clock)
     yield store
     store.close()
 
@@ -81,7 +76,7 @@ async def start(nursery, store, model, view, **options):
 
 async def test_the_first_look_is_complete(nursery, store, model, view):
     add(store, 3, collection="pics", replication="001", ttl="3d", disk_type="ssd")
-    store.write_needle(3, Needle(cookie=1, needle_id=99, data=b"x" * 100))
+    store.get_volume(3).write(Needle(cookie=1, needle_id=99, data=b"x" * 100))
     await start(nursery, store, model, view)
     snapshot = model.snapshot()
     message = messages(model)[3]
@@ -120,7 +115,7 @@ async def test_growth_is_seen_at_the_next_look(nursery, store, model, view):
     add(store, 1)
     await start(nursery, store, model, view, refresh_s=0.01)
     before = messages(model)[1].size
-    store.write_needle(1, Needle(cookie=1, needle_id=2, data=b"x"))
+    store.get_volume(1).write(Needle(cookie=1, needle_id=2, data=b"x"))
     await until(lambda: messages(model)[1].size > before)
     nursery.cancel_scope.cancel()
 
@@ -148,7 +143,7 @@ async def test_the_masters_options_reach_the_store(nursery, store, model, view):
 async def test_an_expired_volume_is_left_out_and_later_deleted(nursery, store, model, view, clock):
     view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=SIZE_LIMIT))
     add(store, 1, ttl="20m")
-    store.write_needle(1, Needle(cookie=1, needle_id=2, data=b"x"))
+    store.get_volume(1).write(Needle(cookie=1, needle_id=2, data=b"x"))
     source = await start(nursery, store, model, view, refresh_s=600)
     assert set(messages(model)) == {1}
     clock.now_ns += (21 * 60 + 30) * 10**9
@@ -162,25 +157,25 @@ async def test_an_expired_volume_is_left_out_and_later_deleted(nursery, store, m
 
 
 async def test_a_mount_that_waits_for_a_disk_holds_up_no_news(nursery, store, model, view, clock, monkeypatch):
-    """Of volumes that are to be deleted neither: they wait for it, the heartbeat does not."""
+    """Deletion of expired volumes does not hold up the heartbeat either."""
     view.note_response(master_pb2.HeartbeatResponse(volume_size_limit=SIZE_LIMIT))
     add(store, 1)
     add(store, 2, ttl="20m")
-    store.write_needle(2, Needle(cookie=1, needle_id=2, data=b"x"))
+    store.get_volume(2).write(Needle(cookie=1, needle_id=2, data=b"x"))
     source = await start(nursery, store, model, view, refresh_s=600)
     is_waiting, go_on = threading.Event(), threading.Event()
 
-    def hang(volume_id):
+    def hang(volume_id, names):
         is_waiting.set()
         assert go_on.wait(60)
 
     monkeypatch.setattr(store.locations[0], "load_one", hang)
-    monkeypatch.setattr(store.locations[1], "load_one", lambda volume_id: None)
+    monkeypatch.setattr(store.locations[1], "load_one", lambda volume_id, names: None)
     try:
         nursery.start_soon(trio.to_thread.run_sync, _mount_nothing, store)
         assert await trio.to_thread.run_sync(is_waiting.wait, 60)
         before = messages(model)[1].size
-        store.write_needle(1, Needle(cookie=1, needle_id=2, data=b"x"))
+        store.get_volume(1).write(Needle(cookie=1, needle_id=2, data=b"x"))
         clock.now_ns += 3600 * 10**9
         source.refresh_soon()
         await until(lambda: messages(model)[1].size > before)
@@ -207,13 +202,18 @@ async def test_volumes_of_the_other_engine_are_left_out(nursery, store, model, v
 
 
 async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path, nursery, fake_master, model):
-    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 0),)))
+    store = open_at(place(tmp_path, max_volumes=0))
     view = MasterView([fake_master.address])
     await start(nursery, store, model, view, refresh_s=600)
     identity = NodeIdentity("10.0.0.9", 8080, 18080, "")
     await nursery.start(
         lambda task_status: serve_heartbeat(
-            model, identity, [fake_master.address], dial_insecure, view=view, task_status=task_status
+            model,
+            identity,
+            [fake_master.address],
+            dial_insecure,
+            handle=HeartbeatHandle(view),
+            task_status=task_status,
         )
     )
     await until(lambda: fake_master.books.limits.get("", 0) > 0)
@@ -222,7 +222,7 @@ async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path,
 
 
 async def test_it_looks_when_all_shared_threads_are_taken(nursery, store, model, view, no_shared_threads):
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         await start(nursery, store, model, view, refresh_s=600)
         add(store, 2)
         while set(messages(model)) != {2}:  # noqa: ASYNC110

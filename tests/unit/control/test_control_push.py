@@ -1,8 +1,8 @@
 import pytest
 import trio
 
-from native_handlers.http.context import PeerFailed, PeerFailureKind, PeerResponse
-from native_handlers.http.headers import Headers
+from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
+from native_handlers.http_model.headers import Headers
 from supervisor.control.push import PushTarget, serve_push
 
 
@@ -28,7 +28,7 @@ def test_an_interval_of_zero_switches_it_off():
 
 
 class Gateway:
-    """A PeerHttp that keeps what is pushed, and fails or hangs when told to."""
+    """A VolumeServerHttp that keeps what is pushed, and fails or hangs when told to."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -41,7 +41,7 @@ class Gateway:
             await trio.sleep_forever()
         if isinstance(answer, Exception):
             raise answer
-        return PeerResponse(answer, Headers(), NoChunks())
+        return VolumeServerResponse(answer, Headers(), NoChunks())
 
 
 class NoChunks:
@@ -50,7 +50,7 @@ class NoChunks:
 
 
 async def test_it_pushes_at_the_interval_whatever_the_gateway_does(autojump_clock, caplog):
-    refused = PeerFailed("push:9091", PeerFailureKind.CONNECTION_REFUSED, "connection refused")
+    refused = VolumeServerFailed("push:9091", VolumeServerFailureKind.CONNECTION_REFUSED, "connection refused")
     gateway = Gateway(200, refused, 500, None, 202)
 
     async def text():

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import pytest
 from google.protobuf import json_format
 
 from native_handlers.format.errors import BadVolumeInfo
-from native_handlers.format.replica_placement import ReplicaPlacement
-from native_handlers.format.report_hash import report_hash, report_hash_of_message
-from native_handlers.format.ttl import EMPTY_TTL, Ttl
+from native_handlers.format.report_hash import report_hash_of_message
 from native_handlers.format.vif import (
     EcShardConfig,
     RemoteFile,
@@ -153,28 +150,6 @@ def test_vif_that_is_none(text):
         parse_volume_info(text)
 
 
-@dataclass(frozen=True)
-class Report:
-    id: int = 0
-    size_bytes: int = 0
-    collection: str = ""
-    file_count: int = 0
-    delete_count: int = 0
-    deleted_byte_count: int = 0
-    read_only: bool = False
-    replica_placement: ReplicaPlacement = ReplicaPlacement()  # noqa: RUF009  frozen
-    version: int = 0
-    ttl: Ttl = EMPTY_TTL
-    compact_revision: int = 0
-    modified_at_s: int = 0
-    disk_type: str = ""
-    disk_id: int = 0
-    remote_storage_name: str = ""
-
-
-FULL_REPORT = Report(
-    42, 1 << 30, "c", 7, 2, 99, True, ReplicaPlacement(0, 1, 0), 3, Ttl(3, 0), 5, 1700000000, "ssd", 2, "s3"
-)
 FULL_MESSAGE = master_pb2.VolumeInformationMessage(
     id=42,
     size=1 << 30,
@@ -196,22 +171,20 @@ FULL_MESSAGE = master_pb2.VolumeInformationMessage(
 
 
 @pytest.mark.parametrize(
-    ("report", "message", "expected"),
+    ("message", "expected"),
     [
-        (Report(), master_pb2.VolumeInformationMessage(), 10988706248825469653),
-        (Report(id=1), master_pb2.VolumeInformationMessage(id=1), 2035849960016744285),
-        (FULL_REPORT, FULL_MESSAGE, 2748844479819636032),
+        (master_pb2.VolumeInformationMessage(), 10988706248825469653),
+        (master_pb2.VolumeInformationMessage(id=1), 2035849960016744285),
+        (FULL_MESSAGE, 2748844479819636032),
     ],
 )
-def test_report_hash_vectors(report, message, expected):
-    assert report_hash(report) == expected
+def test_report_hash_vectors(message, expected):
     assert report_hash_of_message(message) == expected
 
 
 def test_a_ttl_unit_without_count_is_dropped():
     plain = report_hash_of_message(master_pb2.VolumeInformationMessage(id=1))
     assert report_hash_of_message(master_pb2.VolumeInformationMessage(id=1, ttl=3)) == plain
-    assert report_hash(Report(id=1, ttl=Ttl(0, 3))) == plain
 
 
 def test_counts_are_pinned_at_32_bits():

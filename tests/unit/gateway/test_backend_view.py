@@ -1,67 +1,11 @@
-import json
-
 import pytest
 import trio
+from support.backend_status import STATUS, WELL, Child, Chunks, view_of, whole
 
-from native_handlers.http.context import NodeDetails, PeerFailed, PeerFailureKind, PeerResponse
-from native_handlers.http.headers import Headers
-from native_handlers.http.node_view import NodeState
+from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind
 from supervisor.gateway import backend_view
-from supervisor.gateway.backend_view import BackendNodeView
-from supervisor.gateway.shared_view import SharedNodeView
+from supervisor.gateway.backend_view import SharedNodeView
 from supervisor.net.errors import BackendUnavailable
-
-STATUS = {"DiskStatuses": [{"dir": "/data", "all": 9}], "Version": "30GB 4.44 ", "Volumes": [{"Id": 3}]}
-
-
-class Chunks:
-    def __init__(self, *pieces):
-        self.pieces = list(pieces)
-        self.is_closed = False
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        if not self.pieces:
-            raise StopAsyncIteration
-        return self.pieces.pop(0)
-
-    async def aclose(self):
-        self.is_closed = True
-
-
-class Child:
-    """A PeerHttp that answers each request with the next of `answers`; an exception is raised."""
-
-    def __init__(self, *answers):
-        self.answers = list(answers)
-        self.asked = []
-
-    async def request(self, method, url_host_port, target, headers, body):
-        self.asked.append((method, url_host_port, target))
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        if answer is None:
-            await trio.sleep_forever()
-        status, chunks = answer
-        return PeerResponse(status, Headers(), chunks)
-
-
-def whole(status=STATUS):
-    text = json.dumps(status).encode()
-    return 200, Chunks(text[:7], text[7:])
-
-
-def view_of(child):
-    return BackendNodeView(
-        child,
-        NodeState(
-            details=lambda: NodeDetails(started_at_s=1.0), is_heartbeating=lambda: True, is_stopping=lambda: False
-        ),
-        address=lambda: "127.0.0.1:1",
-    )
 
 
 async def test_one_page_is_one_question(autojump_clock):
@@ -84,7 +28,7 @@ async def test_findings_of_both_engines_are_one_list():
         async def findings(self):
             return [{**theirs, "Path": "/d/5"}]
 
-    shared = SharedNodeView(Natively(), at_backend, at_backend._state)
+    shared = SharedNodeView(Natively(), at_backend, WELL)
     assert [row["Path"] for row in await shared.findings()] == ["/d/5", "/d/4"]
     assert not shared.is_stopping
 
@@ -105,9 +49,12 @@ async def test_the_other_facts_are_the_supervisors():
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (PeerFailed("127.0.0.1:1", PeerFailureKind.CONNECTION_REFUSED, "connection refused"), "connection refused"),
+        (
+            VolumeServerFailed("127.0.0.1:1", VolumeServerFailureKind.CONNECTION_REFUSED, "connection refused"),
+            "connection refused",
+        ),
         ((200, Chunks(b"not json")), "cannot be read"),
-        ((200, Chunks(b"[1]")), "answered 200"),
+        ((200, Chunks(b"[1]")), "cannot be read: { expected"),
         ((503, Chunks(b"{}")), "answered 503"),
         (None, "no /status within 10 s"),
     ],

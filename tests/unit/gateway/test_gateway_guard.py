@@ -6,26 +6,14 @@ import warnings
 
 import jwt
 import pytest
+from support.security import security
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Listener, Request
-from supervisor.cli.config import HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Request
 from supervisor.gateway.guard import Guard
 from supervisor.routing.match import match_http
 
 FID = "3,01637037d6"
-
-
-def security(*, write=b"", read=b"", white_list=()):
-    return SecurityConfig(
-        write_key=JwtKey(write, 10),
-        read_key=JwtKey(read, 60),
-        ui_access=False,
-        white_list=tuple(white_list),
-        grpc=TlsFiles(),
-        https=TlsFiles(),
-        https_client=HttpsClientConfig(),
-    )
 
 
 def request(method="GET", target=f"/{FID}", *fields, host="10.0.0.1"):
@@ -106,6 +94,14 @@ def test_a_bad_network_is_logged_and_left_out(caplog):
     assert "every host may write" in caplog.text
 
 
+def test_an_entry_with_blanks_is_taken_as_it_is_and_said_so(caplog):
+    guard = Guard(security(white_list=["10.0.0.1", " 10.0.0.2", ""]))
+    assert guard.allows("10.0.0.1")
+    assert not guard.allows("10.0.0.2")
+    assert "' 10.0.0.2' is no host" in caplog.text
+    assert "'' is no host" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("method", "key", "is_asked"),
     [
@@ -146,11 +142,34 @@ def test_a_token_is_for_the_file_that_the_path_names(path, is_allowed):
     assert (token_status(guard, req) is None) is is_allowed
 
 
+def test_what_a_token_covers_besides_the_file_of_the_path():
+    guard = Guard(security(write=b"w", read=b"r"), now_s=lambda: 100.0)
+
+    def scope(key, **claims):
+        req = request("GET", "/4,01", ("Authorization", f"Bearer {token(key, **claims)}"))
+        return guard.readable(req), guard.changeable(req)
+
+    assert scope(b"r") == (FID, "")
+    assert scope(b"w") == ("", FID)
+    assert scope(b"w", exp=100) == ("", "")
+    assert scope(b"w", fid=None) == ("", "")
+    assert (guard.readable(request()), guard.changeable(request())) == ("", "")
+    keyless = Guard(security())
+    assert (keyless.readable(request()), keyless.changeable(request())) == (None, None)
+
+
 def test_list_and_keys_change_together():
     guard = Guard(security(write=b"old", white_list=["10.0.0.1"]))
     assert (guard.auth_keys().write_key, guard.allows("10.0.0.2")) == (b"old", False)
     guard.update(security(read=b"new", white_list=["10.0.0.2"]))
     keys = guard.auth_keys()
-    assert (keys.write_key, keys.read_key, keys.read_expires_after_s) == (b"", b"new", 60)
+    assert (keys.write_key, keys.read_key) == (b"", b"new")
     assert guard.allows("10.0.0.2")
     assert not guard.allows("10.0.0.1")
+
+
+def test_an_empty_white_list_names_nobody():
+    assert not Guard(security()).names("10.0.0.1")
+    guard = Guard(security(white_list=["10.0.0.0/8"]))
+    assert guard.names("10.0.0.1")
+    assert not guard.names("192.0.2.1")

@@ -1,4 +1,6 @@
-"""The gateway: routed by the table, guarded for both engines, counted, logged; never a silent wrong engine."""
+"""The gateway: routed by the table, guarded for both engines, counted, logged; the wrong engine never answers
+silently.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ import json
 import logging
 
 import pytest
-from test_gateway_guard import security
+from support.security import security
 
-from native_handlers.http.context import HttpContext, HttpSettings
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Listener, Request, Response
+from native_handlers.http.context import HttpContext
+from native_handlers.http.settings import HttpSettings
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Request, Response
+from supervisor.gateway import http
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.routing.decision import Engine
@@ -67,6 +71,15 @@ async def test_a_native_table_answers_here():
     assert forwarder.seen == []
 
 
+async def test_clients_cannot_make_series_with_their_methods():
+    context = HttpContext(settings=SETTINGS, node=None)
+    handlers = {"http.read": answer_natively, "http.invalid": answer_natively}
+    front = HttpGateway(LiveTable(table_native(handlers)), handlers, context, None, Guard(security()))
+    for method in ("GET", "A-METHOD-OF-MY-OWN"):
+        (await front.handle(request(method))).close()
+    assert set(context.metrics.snapshot().request_total) == {("GET", "200"), ("INVALID", "200")}
+
+
 async def test_a_route_without_a_handler_is_501_by_name():
     response = await gateway(table_native(["http.read"]), handlers={"http.read": answer_natively}).handle(
         request("POST")
@@ -99,7 +112,7 @@ async def test_the_white_list_holds_for_both_engines(table):
     ("target", "status", "location"), [("//3,01637037d6", 307, FID), ("/3,%zz", 400, None), (FID, 401, None)]
 )
 async def test_what_no_handler_would_get_is_told_so_before_it_is_refused(table, target, status, location):
-    """And nothing else happens to it: no handler runs, nothing is forwarded."""
+    """Nothing else happens to the request: no handler runs, nothing is forwarded."""
     handlers = {"http.write": answer_natively, "http.read": answer_natively}
     forwarder = Forwarded()
     front = gateway(table, handlers=handlers, forwarder=forwarder, white_list=["10.0.0.9"], write=b"w", read=b"r")
@@ -134,7 +147,7 @@ async def test_the_status_page_is_an_object_where_it_is_switched_off():
     assert list(front.counts) == [("http.read", Engine.BACKEND)]
 
 
-async def test_the_access_log_names_peer_request_answer_route_and_engine(caplog):
+async def test_the_access_log_names_client_request_answer_route_and_engine(caplog):
     front = gateway(table_forwarding_all(), forwarder=Forwarded())
     with caplog.at_level(logging.INFO, "supervisor.access"):
         await front.handle(request())
@@ -143,3 +156,26 @@ async def test_the_access_log_names_peer_request_answer_route_and_engine(caplog)
         await front.handle(request("GET", FID + "?a=b"))
     (line,) = [record.getMessage() for record in caplog.records if record.name == "supervisor.access"]
     assert line.startswith("10.0.0.1:1 GET /3,01637037d6?a=b 200 http.read backend ")
+
+
+@pytest.mark.parametrize("elsewhere", [None, Response(202, body=b"elsewhere")])
+@pytest.mark.parametrize(("method", "status"), [("DELETE", 404), ("DELETE", 202), ("GET", 404)])
+async def test_a_forwarded_delete_that_finds_nothing_is_looked_into(monkeypatch, elsewhere, method, status):
+    """The backend may have no copy yet, or be the only one that an earlier delete has reached."""
+    asked, closed = [], []
+
+    class Absent:
+        async def forward(self, _request):
+            return Response(status, body=b"backend", close=lambda: closed.append(True))
+
+    async def at_others(_context, request):
+        asked.append(request.method)
+        return elsewhere
+
+    monkeypatch.setattr(http, "delete_at_others", at_others)
+    answer = await gateway(table_forwarding_all(), forwarder=Absent()).handle(request(method))
+    is_looked_into = (method, status) == ("DELETE", 404)
+    assert asked == (["DELETE"] if is_looked_into else [])
+    is_replaced = is_looked_into and elsewhere is not None
+    assert (answer.status, answer.body) == ((202, b"elsewhere") if is_replaced else (status, b"backend"))
+    assert closed == [True] * is_replaced

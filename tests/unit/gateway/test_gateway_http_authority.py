@@ -1,18 +1,22 @@
-"""HTTP requests and authority: who answers, who goes elsewhere, and how long a volume is had."""
+"""HTTP requests and authority: which engine answers, which requests are forwarded, and how long a volume is held."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
 import trio
-from test_gateway_guard import security
+from support.security import security
+from support.waiting import LIMIT_S
 
-from native_handlers.http.context import HttpContext, HttpSettings
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Listener, Request, Response, StreamBody
+from native_handlers.http.context import HttpContext
+from native_handlers.http.settings import HttpSettings
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Request, Response, StreamBody
 from supervisor.authority.authority import Authority
-from supervisor.authority.errors import After, HolderFailed
-from supervisor.authority.ledger import Left, Mark
+from supervisor.authority.errors import AccessRefused, After, HolderFailed
+from supervisor.authority.form import PLAIN
+from supervisor.authority.ledger import BackendEffect
+from supervisor.authority.outside import outside
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.http_authority import HttpAuthority
@@ -31,13 +35,13 @@ class Holder:
     volumes: set = field(default_factory=set)
     is_failing: bool = False
 
-    def mark_of(self, volume_id):
-        return Mark.WRITABLE if volume_id in self.volumes else None
+    def form_of(self, volume_id):
+        return PLAIN if volume_id in self.volumes else None
 
-    def close_volume(self, volume_id):
+    def close_volume(self, volume_id, _form):
         self.volumes.remove(volume_id)
 
-    def open_volume(self, volume_id, _mark):
+    def open_volume(self, volume_id, _form):
         if self.is_failing:
             raise HolderFailed(volume_id, "opening", "played", After.FAILED)
         self.volumes.add(volume_id)
@@ -47,9 +51,10 @@ class Scene:
     def __init__(self):
         self.native, self.child, self.bound = Holder(), Holder({3, 4}), set()
         holders = {Engine.NATIVE: self.native, Engine.BACKEND: self.child}
-        self.authority = Authority(holders, lambda _: nullcontext(), lambda: True)
+        self.authority = Authority(holders, lambda _: nullcontext(lambda: None), lambda: True)
         self.http = HttpAuthority(self.authority, self.bound.__contains__)
-        self.body = b"native"
+        self.body, self.status = b"native", 200
+        self.during = lambda: None
         settings = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1)
         self.gateway = HttpGateway(
             LiveTable(table_native(["http.read", "http.write"])),
@@ -62,7 +67,8 @@ class Scene:
 
     async def answer(self, _context, _request):
         assert self.native.volumes == {3}
-        return Response(200, body=self.body)
+        await trio.to_thread.run_sync(self.during)
+        return Response(self.status, body=self.body)
 
     async def forward(self, _request):
         assert 3 in self.child.volumes
@@ -70,12 +76,12 @@ class Scene:
 
     async def get(self, method="GET"):
         request = Request(method, FID, Headers(()), None, Listener.ADMIN, "10.0.0.1", 1, "THE-ID")
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             return await self.gateway.handle(request)
 
     async def pin(self, pin=True):  # noqa: FBT002  the test says pin(False)
         ticket = await self.authority.enter(3, Engine.BACKEND, AccessKind.VOLUME_WRITE)
-        self.authority.leave(ticket, Left(pin=pin))
+        self.authority.leave(ticket, BackendEffect(pin=pin))
 
 
 @pytest.fixture
@@ -137,3 +143,39 @@ async def test_what_is_changed_besides_is_changed_here_or_by_the_backend(scene):
     async with scene.http.changing(4) as is_here:
         assert not is_here
     assert scene.native.volumes == set()
+
+
+def at_backend(scene, **options):
+    """A ticket of the backend, and whether the volume exists."""
+    ticket = scene.authority.enter_blocking(3, Engine.BACKEND, AccessKind.VOLUME_WRITE, 5.0, **options)
+    assert scene.child.volumes == {3, 4}
+    return ticket
+
+
+async def test_a_request_that_waits_for_another_server_lets_its_volume_go_meanwhile(scene):
+    def during():
+        with outside():
+            scene.authority.leave(at_backend(scene))
+        assert scene.native.volumes == {3}
+        with pytest.raises(AccessRefused):
+            scene.authority.enter_blocking(3, Engine.BACKEND, AccessKind.VOLUME_WRITE, 0.05)
+
+    scene.during = during
+    assert (await scene.get()).body == b"native"
+    assert scene.authority.owner_of(3) is Engine.NATIVE
+    scene.authority.leave(await trio.to_thread.run_sync(at_backend, scene))
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"native"), (404, b"backend"), (500, b"backend")])
+async def test_a_request_that_lost_its_volume_meanwhile_fails_only_where_the_backend_says_so(scene, status, body):
+    tickets = []
+
+    def during():
+        with outside():
+            tickets.append(at_backend(scene, is_long=True))
+
+    scene.during, scene.status = during, status
+    assert (await scene.get()).body == body
+    scene.authority.leave(tickets[0])
+    scene.during = lambda: None
+    assert (await scene.get()).body == b"native"

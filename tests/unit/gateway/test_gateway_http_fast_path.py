@@ -1,4 +1,4 @@
-"""What is answered the short way, and what closes it. That both ways agree is a property test."""
+"""Requests that the fast path answers, and facts that switch it off. A property test compares both ways."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ import os
 from dataclasses import replace
 
 import pytest
-from test_gateway_guard import security
+from support.security import security
+from support.stores import open_at
 
 from native_handlers.format.needle import Needle
-from native_handlers.http.context import HttpContext, HttpSettings
-from native_handlers.http.handlers import HTTP_HANDLERS
-from native_handlers.http.message import Listener
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import NotCached, OsFiles
-from native_handlers.storage.payload_buffers import LARGEST_BYTES, PayloadBuffers
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.http.context import HttpContext
+from native_handlers.http.settings import HttpSettings
+from native_handlers.http_model.headers import CommonHeaders
+from native_handlers.http_model.message import Listener
+from native_handlers.storage.system.buffer_pool import LARGEST_BYTES, BufferPool
+from native_handlers.storage.system.files import NotCached, OsFiles
+from supervisor.fast_path import reads as fast_reads
+from supervisor.fast_path.reads import FastPathReads
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.http_quick import QuickReads
 from supervisor.gateway.throttle import FlightLimit, Throttle
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
+from supervisor.routing.native import NATIVE_HTTP
+from supervisor.routing.registry import ROUTES_BY_NAME, Access, AccessKind, Gate, TokenKey
 from supervisor.routing.table import table_forwarding_all, table_native
 
 GET = b"GET /3,01637037d6 HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE_GET = GET.replace(b",01", b",05")
-NATIVE = table_native(HTTP_HANDLERS)
+NATIVE = table_native(NATIVE_HTTP)
 SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1)
 
 
 @pytest.fixture
 def store(tmp_path):
-    opened = open_store(StoreConfig(locations=(LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8),)))
+    opened = open_at(tmp_path)
     opened.allocate_volume(3)
     write(opened, data=b"hello")
     yield opened
@@ -41,21 +44,21 @@ def store(tmp_path):
 
 
 def write(store, needle_id=1, **fields):
-    store.write_needle(3, Needle(needle_id=needle_id, cookie=0x637037D6, **fields))
+    store.get_volume(3).write(Needle(needle_id=needle_id, cookie=0x637037D6, **fields))
 
 
-def quick_reads(store, *, table=NATIVE, listener=Listener.ADMIN, guard=None, throttle=None, buffers=None):
-    """The short way, and the gateway that counts its answers."""
-    buffers = PayloadBuffers() if buffers is None else buffers
+def fast_path_reads(store, *, table=NATIVE, listener=Listener.ADMIN, guard=None, throttle=None, buffers=None):
+    """The fast path, and the gateway that counts its answers."""
+    buffers = BufferPool() if buffers is None else buffers
     context = HttpContext(settings=SETTINGS, node=None, store=store, payload_buffers=buffers)
     live, guard = LiveTable(table), guard or Guard(security())
-    gateway = HttpGateway(live, HTTP_HANDLERS, context, None, guard, throttle)
-    return QuickReads(listener, live, context, guard, gateway), gateway.counts
+    gateway = HttpGateway(live, NATIVE_HTTP, context, None, guard, throttle)
+    return FastPathReads(listener, context, gateway), gateway.counts
 
 
 @pytest.mark.parametrize(("listener", "route"), [(Listener.ADMIN, "http.read"), (Listener.PUBLIC, "http.public.read")])
 def test_a_plain_get_is_answered_and_counted(store, listener, route):
-    reads, counts = quick_reads(store, listener=listener)
+    reads, counts = fast_path_reads(store, listener=listener)
     answer = reads.answer(GET)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b"\r\n\r\nhello")
@@ -81,7 +84,7 @@ def test_a_plain_get_is_answered_and_counted(store, listener, route):
     ],
 )
 def test_the_rest_is_left_to_the_long_way(store, data):
-    reads, counts = quick_reads(store)
+    reads, counts = fast_path_reads(store)
     assert reads.answer(data) is None
     assert not counts
 
@@ -91,7 +94,7 @@ def test_what_is_not_plain_or_not_in_memory_is_left_too(store, monkeypatch):
     write(store, needle_id=3, data=b"x", flags=0x01)
     write(store, needle_id=4, data=b"")
     write(store, needle_id=5, data=b"x" * 2_000_000)
-    reads, _ = quick_reads(store)
+    reads, _ = fast_path_reads(store)
     for needle_id in (b"2", b"3", b"4"):
         assert reads.answer(GET.replace(b",01", b",0" + needle_id)) is None
 
@@ -112,8 +115,8 @@ class TestLarge:
     def test_the_answer_lies_in_a_buffer_until_it_is_sent(self, store, size):
         data = os.urandom(size)
         write(store, needle_id=5, data=data)
-        buffers = PayloadBuffers()
-        reads, counts = quick_reads(store, buffers=buffers)
+        buffers = BufferPool()
+        reads, counts = fast_path_reads(store, buffers=buffers)
         answer = reads.answer(LARGE_GET)
         assert answer.head.endswith(b"\r\n\r\n")
         assert b"Content-Length: %d\r\n" % size in answer.head
@@ -126,7 +129,7 @@ class TestLarge:
     def test_two_answers_do_not_share_memory(self, store):
         for needle_id in (5, 6):
             write(store, needle_id=needle_id, data=os.urandom(200_000))
-        reads, _ = quick_reads(store)
+        reads, _ = fast_path_reads(store)
         first, second = reads.answer(LARGE_GET), reads.answer(LARGE_GET.replace(b",05", b",06"))
         assert first.body != second.body
 
@@ -138,21 +141,21 @@ class TestLarge:
             with (tmp_path / "3.dat").open("r+b") as dat:
                 dat.seek(dat.read().index(data) + 100_000)
                 dat.write(bytes([data[100_000] ^ 1]))
-        buffers = PayloadBuffers()
-        reads, counts = quick_reads(store, buffers=buffers)
+        buffers = BufferPool()
+        reads, counts = fast_path_reads(store, buffers=buffers)
         assert reads.answer(LARGE_GET.replace(b"d6 HTTP", get)) is None
         assert (buffers.lent_bytes, counts) == (0, {})
 
     def test_no_memory_is_left(self, store):
         write(store, needle_id=5, data=bytes(200_000))
-        reads, _ = quick_reads(store, buffers=PayloadBuffers(total_bytes=0))
+        reads, _ = fast_path_reads(store, buffers=BufferPool(total_bytes=0))
         assert reads.answer(LARGE_GET) is None
         assert reads.answer(GET)
 
 
 def test_a_read_key_closes_it_at_once(store):
     guard = Guard(security())
-    reads, _ = quick_reads(store, guard=guard)
+    reads, _ = fast_path_reads(store, guard=guard)
     assert reads.answer(GET)
     guard.update(security(read=b"secret"))
     assert reads.answer(GET) is None
@@ -167,25 +170,51 @@ def test_a_read_key_closes_it_at_once(store):
     ],
 )
 def test_what_closes_it(store, closing):
-    reads, counts = quick_reads(store, **closing)
+    reads, counts = fast_path_reads(store, **closing)
     assert reads.answer(GET) is None
     assert not counts
 
 
+@pytest.mark.parametrize(
+    ("row", "rules"),
+    [
+        pytest.param({"gate": Gate.WHITE_LIST}, {"white_list": ["10.0.0.9"]}, id="gate"),
+        pytest.param({"token": TokenKey.WRITE}, {"write": b"secret"}, id="token"),
+        pytest.param({"common_headers": CommonHeaders.NONE}, {}, id="headers"),
+        pytest.param({"access": Access(AccessKind.NOTHING)}, {}, id="access"),
+    ],
+)
+def test_another_row_of_the_registry_closes_it(store, monkeypatch, row, rules):
+    guard = Guard(security(**rules))
+    assert fast_path_reads(store, guard=guard)[0].answer(GET)
+    monkeypatch.setattr(fast_reads, "match_object", lambda *_: replace(ROUTES_BY_NAME["http.read"], **row))
+    assert fast_path_reads(store, guard=guard)[0].answer(GET) is None
+
+
+def test_a_route_that_is_not_counted_is_not(store, monkeypatch):
+    for is_counted in (True, False):
+        row = replace(ROUTES_BY_NAME["http.read"], is_counted=is_counted)
+        monkeypatch.setattr(fast_reads, "match_object", lambda *_, row=row: row)
+        context = HttpContext(settings=SETTINGS, node=None, store=store, payload_buffers=BufferPool())
+        gateway = HttpGateway(LiveTable(NATIVE), NATIVE_HTTP, context, None, Guard(security()))
+        assert FastPathReads(Listener.ADMIN, context, gateway).answer(GET)
+        assert bool(context.metrics.snapshot().request_total) == is_counted
+
+
 def test_without_a_store_and_with_an_upload_limit(store):
-    assert quick_reads(None)[0].answer(GET) is None
-    assert quick_reads(store, throttle=Throttle(FlightLimit(10**9), FlightLimit()))[0].answer(GET)
+    assert fast_path_reads(None)[0].answer(GET) is None
+    assert fast_path_reads(store, throttle=Throttle(FlightLimit(10**9), FlightLimit()))[0].answer(GET)
 
 
 def test_a_log_of_every_access_closes_it(store, caplog):
-    reads, _ = quick_reads(store)
+    reads, _ = fast_path_reads(store)
     with caplog.at_level(logging.DEBUG, "supervisor.access"):
         assert reads.answer(GET) is None
     assert reads.answer(GET)
 
 
 def test_any_number_of_different_heads_is_known_in_bounded_memory(store):
-    reads, _ = quick_reads(store)
+    reads, _ = fast_path_reads(store)
     for number in range(600):
         assert reads.answer(GET.replace(b"Host: x", b"Host: x\r\nTraceparent: %d" % number))
-    assert len(reads._gets._blocks) <= 256
+    assert reads.known_heads <= 256

@@ -1,4 +1,4 @@
-"""Bytes in flight: who waits, who does not, and what is said to whom waited in vain."""
+"""Bytes in flight: which requests wait, which do not, and the answer to a request that waited in vain."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from test_gateway_guard import security
+from support.security import security
 
-from native_handlers.http.context import HttpContext, HttpSettings, Location, PeerResponse, ReadMode
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import BodyError, FileBody, Listener, Request, Response, StreamBody
+from native_handlers.http.context import HttpContext, Location, VolumeServerResponse
+from native_handlers.http.settings import HttpSettings
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import BodyError, FileBody, Listener, Request, RequestBody, Response, StreamBody
+from native_handlers.http_model.read_mode import ReadMode
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.throttle import FlightLimit, Throttle
@@ -22,7 +24,7 @@ FID = "/3,01637037d6"
 ROUTES = ("http.read", "http.write", "http.delete")
 
 
-class Body:
+class Body(RequestBody):
     def __init__(self, length_bytes):
         self.length_bytes = length_bytes
 
@@ -32,7 +34,7 @@ def request(method, length=0, target=FID):
 
 
 class Front:
-    """A gateway whose handler waits until it is let go."""
+    """A gateway whose handler waits until the test lets it go on."""
 
     def __init__(self, *, upload=0, download=0, body=b"12345", white_list=(), **context):
         self.let_go = trio.Event()
@@ -42,10 +44,14 @@ class Front:
         settings = HttpSettings(version="V", self_url="", file_size_limit_bytes=1)
         table = LiveTable(table_native(ROUTES))
         context = HttpContext(**{"settings": settings, "node": None, **context})
-        handlers = dict.fromkeys(ROUTES, self.handle_one)
+        self.handler = self.handle_one
+        handlers = dict.fromkeys(ROUTES, self.call_handler)
         guard = Guard(security(white_list=white_list))
         self.gateway = HttpGateway(table, handlers, context, None, guard, self.throttle)
         self.handle = self.gateway.handle
+
+    async def call_handler(self, context, req):
+        return await self.handler(context, req)
 
     async def handle_one(self, context, req):
         self.running += 1
@@ -92,7 +98,7 @@ async def test_replication_and_other_methods_do_not_wait_for_uploads(autojump_cl
 
 
 class ChunkedBody(Body):
-    """Comes in pieces of five bytes, one each time it is let."""
+    """Arrives in pieces of five bytes, one each time the test allows it."""
 
     def __init__(self, pieces):
         super().__init__(None)
@@ -125,7 +131,7 @@ async def test_a_chunked_upload_counts_what_has_arrived():
         assert await req.body.receive_some() == b""
         return Response(200)
 
-    front.gateway._native = dict.fromkeys(ROUTES, read_all)
+    front.handler = read_all
     body = ChunkedBody(2)
     for _ in range(2):
         body.let.send_nowait(b"12345")
@@ -141,7 +147,7 @@ async def test_a_chunked_upload_that_breaks_off_is_not_in_flight():
         await req.body.receive_some()
         raise BodyError("gone")
 
-    front.gateway._native = dict.fromkeys(ROUTES, break_off)
+    front.handler = break_off
     body = ChunkedBody(1)
     body.let.send_nowait(b"12345")
     with pytest.raises(BodyError):
@@ -196,12 +202,12 @@ async def test_a_cancelled_wait_leaves_nothing_behind(autojump_clock):
 
 
 async def test_who_may_not_write_waits_as_well(autojump_clock):
-    """Upstream looks at the white list after the wait."""
+    """Upstream checks the white list after the wait."""
     front = Front(upload=10, white_list=("10.0.0.1",))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(front.handle, request("POST", 11))
         await trio.testing.wait_all_tasks_blocked()
-        stranger = replace(request("POST", 1), peer_host="10.0.0.2")
+        stranger = replace(request("POST", 1), client_host="10.0.0.2")
         assert (await front.handle(stranger)).status == 429
         front.let_go.set()
     assert (await front.handle(stranger)).status == 401
@@ -226,7 +232,7 @@ class Holders:
 
 
 class Replica:
-    """A peer that answers every read."""
+    """A volume server that answers every read."""
 
     def __init__(self):
         self.asked = []
@@ -234,11 +240,11 @@ class Replica:
 
     async def request(self, method, url, target, headers, body):
         self.asked.append((method, url, target))
-        return PeerResponse(200, Headers([("Content-Length", "4")]), self._chunks())
+        return VolumeServerResponse(200, Headers([("Content-Length", "4")]), self._chunks())
 
     async def _chunks(self):
         try:
-            yield b"peer"
+            yield b"copy"
         finally:
             self.closed += 1
 
@@ -246,17 +252,22 @@ class Replica:
 def crowded(*, copies=2, holders=("10.0.0.8:80", "10.0.0.9:80"), mode=ReadMode.PROXY):
     """A front of 10.0.0.8:80 with no room for another download."""
     settings = HttpSettings(version="V", self_url="10.0.0.8:80", file_size_limit_bytes=1, read_mode=mode)
-    context = {"settings": settings, "store": Replicated(copies), "lookup": Holders(*holders), "peers": Replica()}
+    context = {
+        "settings": settings,
+        "store": Replicated(copies),
+        "lookup": Holders(*holders),
+        "volume_servers": Replica(),
+    }
     front = Front(download=4, **context)
     front.throttle.downloads.add(5)
-    return front, context["peers"]
+    return front, context["volume_servers"]
 
 
 async def test_a_read_without_room_is_handed_to_another_replica():
     front, replica = crowded()
     response = await front.handle(request("GET", target=FID + "?a=1"))
     assert (response.status, response.headers.get("Server")) == (200, "SeaweedFS Volume V")
-    assert [some async for some in response.body.chunks] == [b"peer"]
+    assert [some async for some in response.body.chunks] == [b"copy"]
     assert replica.asked == [("GET", "10.0.0.9:80", FID + "?a=1&proxied=true")]
     assert (front.running, front.throttle.downloads.bytes) == (0, 5)
 

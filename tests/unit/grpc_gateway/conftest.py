@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from grpc_gateway_fakes import Client, EveryoneIsKnown, FakeBackend
+from support.grpc_gateway import Client, EveryoneIsKnown, FakeBackend
 
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_forward import BackendEngine
 from supervisor.gateway.grpc_gate import AdminGate
-from supervisor.gateway.grpc_limits import CallLimits
-from supervisor.net.grpc_peers import Peer
+from supervisor.gateway.grpc_pools import CallLimits
+from supervisor.net.grpc_clients import GrpcClient
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_forwarding_all, table_native
 
@@ -24,11 +24,20 @@ def backend():
 
 @pytest.fixture
 def open_gateway():
-    """Starts gateways as the test wants them; gives a Client of each."""
+    """Starts gateways; yields a Client of each."""
     closing = []
 
     def start(
-        *, backend=None, native=None, table=None, allows=lambda host: True, peers=None, hooks=None, limits=None
+        *,
+        backend=None,
+        native=None,
+        table=None,
+        allows=lambda host: True,
+        clients=None,
+        hooks=None,
+        limits=None,
+        mark=None,
+        check=lambda engine: engine,
     ) -> Client:
         engine = backend_channel = None
         if backend is not None:
@@ -37,7 +46,7 @@ def open_gateway():
                 options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
             )
             closing.append(backend_channel.close)
-            engine = BackendEngine(lambda: backend_channel, hooks or {})
+            engine = check(BackendEngine(lambda: backend_channel, hooks or {}))
         if table is None:
             names = [f"grpc.{name}" for name in native or {}]
             table = table_forwarding_all() if backend is not None else table_native(names)
@@ -45,19 +54,20 @@ def open_gateway():
         gateway = GrpcGateway(
             table=LiveTable(table),
             native=native or {},
-            peers=EveryoneIsKnown(Peer("10.1.2.3", 777)) if peers is None else peers,
+            clients=EveryoneIsKnown(GrpcClient("10.1.2.3", 777)) if clients is None else clients,
             gate=AdminGate(allows),
             backend=engine,
             limits=limits or CallLimits(),
+            mark=mark,
             count=lambda route, engine, code, _seconds: counted.append((route, engine, code)),
         )
-        port = gateway.start()
+        port = gateway.start_on_loopback()
         channel = grpc.insecure_channel(
             f"127.0.0.1:{port}",
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
         closing[:0] = [channel.close, lambda: gateway.drain(0)]
-        return Client(channel, gateway, counted, backend_channel)
+        return Client(channel, gateway, counted, backend_channel, port)
 
     yield start
     for close in closing:

@@ -1,4 +1,4 @@
-"""When a call has its volumes, when it lets them go, and when the backend is to execute it."""
+"""When a call gets its volumes, when it releases them, and when the backend executes it."""
 
 import threading
 from contextlib import nullcontext
@@ -11,10 +11,11 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.authority.authority import Authority
-from supervisor.authority.ledger import Mark
+from supervisor.authority.form import PLAIN, Mark, Shards, VolumeForm
+from supervisor.authority.outside import outside
 from supervisor.gateway import grpc_volume_access
 from supervisor.gateway.grpc_authority import GrpcAuthority
-from supervisor.gateway.grpc_call import Call
+from supervisor.gateway.grpc_call import Call, RequestStream
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import ROUTES_BY_NAME, AccessKind
 
@@ -27,18 +28,18 @@ class Holder:
     def __init__(self, volumes=()):
         self.volumes = set(volumes)
 
-    def mark_of(self, volume_id):
-        return Mark.WRITABLE if volume_id in self.volumes else None
+    def form_of(self, volume_id):
+        return PLAIN if volume_id in self.volumes else None
 
-    def close_volume(self, volume_id):
+    def close_volume(self, volume_id, _form):
         self.volumes.remove(volume_id)
 
-    def open_volume(self, volume_id, _mark):
+    def open_volume(self, volume_id, _form):
         self.volumes.add(volume_id)
 
 
 class Requests:
-    """One message, which may be given back."""
+    """One message, which may be returned again."""
 
     def __init__(self, message):
         self._message = message
@@ -51,7 +52,7 @@ class Requests:
 
 
 class PlayedRunner:
-    """Answers as told. `calls` counts; `during` is run for each message."""
+    """Answers as set. `calls` counts; `during` runs for each message."""
 
     def __init__(self, name, messages=(b"1", b"2"), during=lambda _call: None, failure=None):
         self.name = name
@@ -74,10 +75,13 @@ class Scene:
     def __init__(self):
         self.native, self.child = Holder(), Holder({3, 4})
         holders = {NATIVE: self.native, BACKEND: self.child}
-        self.authority = Authority(holders, lambda _: nullcontext(), lambda: True)
+        self.forgotten = []
+        self.authority = Authority(holders, lambda _: nullcontext(lambda: None), lambda: True, self.forgotten.append)
         self.backend = PlayedRunner("backend")
         self.bound, self.is_active, self.is_in_maintenance = set(), True, False
-        model = SimpleNamespace(snapshot=lambda: SimpleNamespace(volumes={}, volume_ids={3, 4}))
+        model = SimpleNamespace(
+            snapshot=lambda: SimpleNamespace(volumes={}, ec_shards={}, volume_ids={3}, all_ids={3, 4})
+        )
         self.grpc = GrpcAuthority(self.authority, model, self.bound.__contains__, self.backend, self.check_maintenance)
 
     def check_maintenance(self):
@@ -89,7 +93,7 @@ class Scene:
         method = VOLUME_SERVER_METHODS[name]
         context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: self.is_active)
         route = ROUTES_BY_NAME[f"grpc.{name}"]
-        call = Call(route.name, method, Requests(request.SerializeToString()), context, None, (), "")
+        call = Call(route, method, Requests(request.SerializeToString()), context, None, (), "")
         self.guarded = self.grpc.guarded(route, engine, runner)
         if method.server_streaming:
             return self.guarded.stream(call)
@@ -129,12 +133,55 @@ def test_a_call_has_its_volume_to_the_last_message(scene):
     assert scene.can_go_to(BACKEND)
 
 
+@pytest.mark.parametrize("engine", [NATIVE, BACKEND])
+@pytest.mark.parametrize("name", ["VolumeDelete", "VolumeUnmount"])
+def test_a_volume_that_a_call_takes_away_is_told_of(scene, engine, name):
+    request = getattr(pb, f"{name}Request")(volume_id=3)
+    with pytest.raises(RpcFailure):
+        list(scene.run(name, request, PlayedRunner("x", failure=failure(grpc.StatusCode.UNKNOWN)), engine))
+    list(scene.run("VolumeMount", pb.VolumeMountRequest(volume_id=4), PlayedRunner("x"), engine))
+    assert scene.forgotten == []
+    list(scene.run(name, request, PlayedRunner("x"), engine))
+    assert scene.forgotten == [3]
+
+
 @pytest.mark.parametrize("name", ["CopyFile", "VolumeIncrementalCopy"])
 def test_a_stream_that_has_opened_its_files_lets_the_volume_go(scene, name):
     answers = scene.run(name, getattr(pb, f"{name}Request")(volume_id=3), PlayedRunner("native"))
     assert next(answers) == b"1"
     assert scene.can_go_to(BACKEND)
     assert list(answers) == [b"2"]
+
+
+def received(scene, *messages):
+    """The messages that the backend gets of an upload of a file."""
+    got = []
+
+    class Reader(PlayedRunner):
+        def respond(self, call):
+            got.extend(call.requests)
+            return b"done"
+
+    context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: True)
+    requests = RequestStream(iter([message.SerializeToString() for message in messages]), context, 1 << 20)
+    route = ROUTES_BY_NAME["grpc.ReceiveFile"]
+    call = Call(route, VOLUME_SERVER_METHODS["ReceiveFile"], requests, context, None, (), "")
+    try:
+        scene.grpc.guarded(route, BACKEND, Reader("backend")).respond(call)
+    except RpcFailure as failure:
+        return len(got), failure.code, str(failure)
+    return len(got), None, ""
+
+
+def test_a_later_message_of_a_stream_is_about_the_same_volume(scene):
+    """Go's server changes over to the volume that a second file info names, which nobody has asked for by then."""
+    info = pb.ReceiveFileRequest(info=pb.ReceiveFileInfo(volume_id=3, ext=".dat"))
+    other = pb.ReceiveFileRequest(info=pb.ReceiveFileInfo(volume_id=4, ext=".dat"))
+    content = pb.ReceiveFileRequest(file_content=b"x")
+    assert received(scene, info, content, info, content) == (4, None, "")
+    text = "the call is about volume 3, and a later message about volume 4"
+    assert received(scene, info, content, other, content) == (2, grpc.StatusCode.INVALID_ARGUMENT, text)
+    assert scene.can_go_to(NATIVE)
 
 
 def test_a_stream_over_several_volumes_needs_them_to_the_end(scene):
@@ -170,7 +217,7 @@ def test_a_stream_that_waits_gets_a_volume_back_that_the_backend_kept(scene):
 
 @pytest.mark.parametrize("limit_s", [0.0, 30.0])
 def test_a_stream_whose_volume_is_kept_from_it_ends_with_unavailable(scene, limit_s, monkeypatch):
-    """After a while, or as soon as nobody wants it any more."""
+    """After a while, or as soon as no caller wants the result any more."""
     monkeypatch.setattr(grpc_volume_access, "TAKE_BACK_LIMIT_S", limit_s)
 
     def wait(call):
@@ -268,7 +315,7 @@ def test_a_commit_of_a_volume_that_is_not_there_says_so(scene):
 )
 def test_marks_that_are_in_no_file_go_with_the_volume(scene, fields, mark):
     marks = []
-    scene.native.open_volume = lambda volume_id, given: (scene.native.volumes.add(volume_id), marks.append(given))
+    scene.native.open_volume = lambda volume_id, given: (scene.native.volumes.add(volume_id), marks.append(given.mark))
     request = pb.VolumeMarkReadonlyRequest(volume_id=3, **fields)
     list(scene.run("VolumeMarkReadonly", request, PlayedRunner("backend"), BACKEND))
     assert scene.can_go_to(NATIVE)
@@ -276,3 +323,51 @@ def test_marks_that_are_in_no_file_go_with_the_volume(scene, fields, mark):
     list(scene.run("VolumeMarkWritable", pb.VolumeMarkWritableRequest(volume_id=3), PlayedRunner("backend"), BACKEND))
     assert scene.can_go_to(NATIVE)
     assert marks == [mark, Mark.WRITABLE]
+
+
+def test_a_call_that_waits_for_another_server_lets_its_volumes_go_meanwhile(scene):
+    seen = []
+
+    def during(_call):
+        with outside():
+            seen.append(scene.can_go_to(BACKEND))
+        seen.append((scene.can_go_to(BACKEND), scene.native.volumes))
+
+    request = pb.BatchDeleteRequest(file_ids=["3,01637037d6"])
+    assert list(scene.run("BatchDelete", request, PlayedRunner("native", during=during))) == [b"12"]
+    assert seen == [True, (False, {3})] * 2
+    assert scene.can_go_to(BACKEND)
+
+
+def test_a_call_that_does_not_get_its_volume_again_ends(scene, monkeypatch):
+    monkeypatch.setattr(grpc_volume_access, "TAKE_BACK_LIMIT_S", 0.05)
+    tickets = []
+
+    def during(_call):
+        with outside():
+            tickets.append(scene.authority.enter_blocking(3, BACKEND, AccessKind.VOLUME_WRITE, 5.0, is_long=True))
+
+    request = pb.BatchDeleteRequest(file_ids=["3,01637037d6"])
+    with pytest.raises(RpcFailure) as caught:
+        list(scene.run("BatchDelete", request, PlayedRunner("native", during=during)))
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+    scene.authority.leave(tickets[0])
+    assert scene.can_go_to(NATIVE)
+
+
+def test_a_call_about_shards_that_no_engine_has_open_is_the_backends(scene):
+    request = pb.VolumeEcShardsMountRequest(recover_missing_index=True)
+    native = PlayedRunner("native")
+    list(scene.run("VolumeEcShardsMount", request, native))
+    assert (native.calls, scene.backend.calls) == (0, 1)
+
+
+def test_the_disk_type_of_a_mount_goes_with_the_shards(scene):
+    forms = []
+    scene.child.form_of = lambda _volume_id: VolumeForm(False, shards=Shards("", (1,)))
+    scene.native.open_volume = lambda _volume_id, form: forms.append(form)
+    scene.child.close_volume = lambda _volume_id, _form: None
+    request = pb.VolumeEcShardsMountRequest(volume_id=3, shard_ids=[1], source_disk_type="ssd")
+    list(scene.run("VolumeEcShardsMount", request, PlayedRunner("backend"), BACKEND))
+    assert scene.can_go_to(NATIVE)
+    assert [form.shards for form in forms] == [Shards("", (1,), "ssd")]

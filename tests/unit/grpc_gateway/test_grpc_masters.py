@@ -97,6 +97,22 @@ def test_ping(start):
     assert failure_of(lambda: masters.ping(str(seed.address), 5)).startswith("rpc error: code = Unavailable desc = ")
 
 
+def test_who_holds_a_volume(start):
+    answer = pb.LookupVolumeResponse()
+    answer.volume_id_locations.add(
+        volume_or_file_id="3", locations=[pb.Location(url=url) for url in ("10.0.0.1:8080", "[::1]:8081", "junk")]
+    )
+    seed = start.master(LookupVolume=answer)
+    masters = start.masters([seed])
+    for ip, port, is_holder in (("10.0.0.1", 8080, True), ("::1", 8081, True), ("10.0.0.1", 8081, False)):
+        assert masters.holds(3, ip, port, 5) is is_holder
+    seed.answers["LookupVolume"] = pb.LookupVolumeResponse()
+    assert not masters.holds(3, "10.0.0.1", 8080, 5)
+    seed.answers["LookupVolume"] = "not the leader"
+    told = failure_of(lambda: masters.holds(3, "10.0.0.1", 8080, 5))
+    assert told == "rpc error: code = Unknown desc = not the leader"
+
+
 def test_the_connected_master_is_told(start):
     seed, other = start.master(), start.master()
     start.masters([seed], connected=other).mark_readonly(REQUEST, None)
@@ -133,3 +149,10 @@ def test_other_refusals_are_passed_on(start):
         f"grpc VolumeMarkReadonly with master {seed.address.http}: set volume 3 to read only on master: "
         "rpc error: code = Unknown desc = no such volume"
     )
+
+
+def test_the_filers_that_the_master_lists(start):
+    nodes = [pb.ListClusterNodesResponse.ClusterNode(address=address) for address in ("a:8888", "b:8888.18888")]
+    master = start.master(ListClusterNodes=pb.ListClusterNodesResponse(cluster_nodes=nodes))
+    assert start.masters([master]).filers() == ["a:8888", "b:8888.18888"]
+    assert failure_of(start.masters([start.master(ListClusterNodes="no")]).filers).endswith("desc = no")

@@ -1,4 +1,4 @@
-"""Which metadata goes on, and request ids."""
+"""Forwarded metadata, and request ids."""
 
 from __future__ import annotations
 

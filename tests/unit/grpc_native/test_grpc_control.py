@@ -8,7 +8,7 @@ import threading
 
 import grpc
 import pytest
-from grpc_native_fakes import FakeMasters, make_context, make_node
+from support.grpc_nodes import FakeMasters, make_context, make_node
 
 from native_handlers.grpc import control
 from native_handlers.grpc.context import RpcFailure
@@ -103,6 +103,14 @@ class TestPing:
         with pytest.raises(RpcFailure, match=f"^unknown ping target {target} of type {kind}$") as caught:
             control.ping(make_node(tmp_path), context, pb.PingRequest(target=target, target_type=kind))
         assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+    def test_what_is_longer_than_an_address_is_not_repeated(self, tmp_path, context):
+        request = pb.PingRequest(target="127.0.0.1:9333" + "0" * 10_000_000, target_type="master" * 1_000_000)
+        with pytest.raises(RpcFailure) as caught:
+            control.ping(make_node(tmp_path), context, request)
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.message.startswith("unknown ping target 127.0.0.1:93330000")
+        assert len(caught.value.message) < 700
 
     def test_a_master_that_does_not_answer(self, tmp_path, context):
         masters = FakeMasters(failure=RpcFailure("rpc error: code = Unavailable desc = x"))

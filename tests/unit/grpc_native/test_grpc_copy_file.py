@@ -1,4 +1,4 @@
-"""CopyFile against a real store: what is sent, what is refused, and that nothing stays open."""
+"""CopyFile against a real store: what is sent, what is refused, and no open file afterwards."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
+from support.descriptors import open_files
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
@@ -17,9 +18,10 @@ from native_handlers.grpc.copy_file import ANY_REVISION, copy_file
 from native_handlers.grpc.copy_messages import encode_copy_piece, parse_copy_piece
 from native_handlers.grpc.file_names import check_collection, check_extension, quoted
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage import outgoing
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.errors import WriteFailed
+from native_handlers.storage.model.errors import WriteFailed
+from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.volume import file_reader as outgoing
 
 COOKIE = 0x637037D6
 ALL = 2**63 - 1
@@ -29,7 +31,7 @@ ALL = 2**63 - 1
 def volume(store):
     made = store.allocate_volume(7, collection="c")
     for needle_id in range(1, 40):
-        store.write_needle(7, Needle(cookie=COOKIE, needle_id=needle_id, data=os.urandom(50_000)))
+        store.get_volume(7).write(Needle(cookie=COOKIE, needle_id=needle_id, data=os.urandom(50_000)))
     yield made
     assert check_directory(store.locations[0].path).is_healthy
 
@@ -54,14 +56,6 @@ def path_of(store, name):
     return store.locations[0].path / name
 
 
-def open_files():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd_is_there(fd))
-
-
-def fd_is_there(fd):
-    return Path(f"/proc/self/fd/{fd}").is_symlink()
-
-
 class TestWhatIsSent:
     @pytest.mark.parametrize("extension", [".dat", ".idx", ".vif"])
     def test_a_file_whole(self, node, context, store, volume, extension, monkeypatch):
@@ -72,6 +66,12 @@ class TestWhatIsSent:
         assert all(len(message.file_content) <= 300_000 for message in messages)
         times = [message.modified_ts_ns for message in messages]
         assert times == [path.stat().st_mtime_ns] + [0] * (len(messages) - 1)
+
+    def test_messages_are_short_at_first(self, node, context, store, volume):
+        """Who reads nothing of hundreds of streams gets a few short messages of each."""
+        lengths = [len(message.file_content) for message in copied(node, context)]
+        assert sum(lengths) == path_of(store, "c_7.dat").stat().st_size
+        assert lengths[:4] == [64 << 10, 128 << 10, 256 << 10, 512 << 10]
 
     @pytest.mark.parametrize("stop", [1, 8, 299_999, 300_000, 300_001, 600_000])
     def test_no_further_than_the_stop_offset(self, node, context, store, volume, stop, monkeypatch):
@@ -197,7 +197,7 @@ class TestWhileOtherThingsHappen:
         elif end == "delete":
             store.delete_volume(7, only_empty=False)
         else:
-            store.write_needle(7, Needle(cookie=COOKIE, needle_id=99, data=b"later"))
+            store.get_volume(7).write(Needle(cookie=COOKIE, needle_id=99, data=b"later"))
         rest = [pb.CopyFileResponse.FromString(message).file_content for message in stream]
         assert first + b"".join(rest) == whole
 
@@ -227,19 +227,19 @@ class TestWhileOtherThingsHappen:
         def fail(fd, length, offset):
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(store._files, "read", fail, raising=False)
+        monkeypatch.setattr(OS_FILES, "read", fail, raising=False)
         path = path_of(store, "c_7.dat")
         assert failure_of(node, context) == f"read {path}: input/output error"
 
     def test_what_is_dirty_is_written_before_writers_have_to_wait(self, node, context, store, volume, monkeypatch):
-        """With the volume's lock held there is little left to sync."""
-        synced, sync = [], store._files.sync
+        """Little is left to sync while the volume's lock is held."""
+        synced, sync = [], OS_FILES.sync
 
         def watch(fd):
-            synced.append((os.readlink(f"/proc/self/fd/{fd}"), volume._open_files.lock._lock.locked()))
+            synced.append((os.readlink(f"/proc/self/fd/{fd}"), volume.handle.is_locked))
             sync(fd)
 
-        monkeypatch.setattr(store._files, "sync", watch, raising=False)
+        monkeypatch.setattr(OS_FILES, "sync", watch, raising=False)
         copied(node, context)
         dat, idx = str(path_of(store, "c_7.dat")), str(path_of(store, "c_7.idx"))
         assert synced == [(dat, False), (idx, False), (dat, True), (idx, True)]

@@ -1,4 +1,4 @@
-"""What each RPC answers of a volume whose disk is out of service, and that it leaves the disk alone."""
+"""The answer of each RPC about a volume whose disk is out of service. The RPC does not touch the disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from contextlib import closing, contextmanager
 
 import grpc
 import pytest
-from grpc_native_fakes import make_context, make_node
+from support.files import PlannedFiles, path_of
+from support.grpc_nodes import make_context, make_node
+from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
@@ -14,41 +16,26 @@ from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.store import StoreConfig, open_store
 
 COOKIE = 0x637037D6
 VID = 7
 
 
-class Watched(OsFiles):
-    """Knows the files that were opened, and what was done with those below `sick` since it was set."""
+class Touched:
+    """Records the operations on files below `sick` since that was set."""
 
     def __init__(self):
         self.sick = None
-        self.touched = []
-        self._paths = {}
+        self.calls = []
 
-    def __getattribute__(self, name):
-        found = super().__getattribute__(name)
-        if name.startswith("_") or not callable(found):
-            return found
-
-        def call(first, *rest, **options):
-            where = self._paths.get(first) if isinstance(first, int) else first
-            if self.sick is not None and where is not None and self.sick in (where, *where.parents):
-                self.touched.append((name, where.name))
-            result = found(first, *rest, **options)
-            if name == "open":
-                self._paths[result] = first
-            return result
-
-        return call
+    def __call__(self, name, target):
+        where = path_of(target)
+        if self.sick is not None and self.sick in (where, *where.parents):
+            self.calls.append((name, where.name))
 
 
 class Source:
-    """A server that nobody should ask; `asked` says whether somebody did."""
+    """A server that must not be asked. `asked` says whether an RPC asked it."""
 
     def __init__(self):
         self.asked = False
@@ -60,36 +47,32 @@ class Source:
 
 
 @pytest.fixture
-def files():
-    return Watched()
+def touched():
+    return Touched()
 
 
 @pytest.fixture
-def store(tmp_path, files):
-    locations = []
-    for name, disk_type in (("well", ""), ("sick", "ssd")):
-        path = tmp_path / name
-        path.mkdir()
-        locations.append(LocationConfig(path=path, idx_path=path, max_volumes=8, disk_type=disk_type))
-    with closing(open_store(StoreConfig(tuple(locations), offset_width_bytes=4), files=files)) as opened:
+def store(tmp_path, touched):
+    places = place(tmp_path / "well"), place(tmp_path / "sick", disk_type="ssd")
+    with closing(open_at(*places, offset_width_bytes=4, files=PlannedFiles(before=touched))) as opened:
         volume = opened.allocate_volume(VID, disk_type="ssd", collection="c")
         volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
         (tmp_path / "sick" / "c_7.ec01").write_bytes(b"shard")
         opened.locations[1].watch.problem = "why"
-        files.sick = tmp_path / "sick"
+        touched.sick = tmp_path / "sick"
         yield opened
-        files.sick = None
+        touched.sick = None
         opened.locations[1].watch.problem = ""
-        assert bytes(opened.read_needle(VID, 1, cookie=COOKIE).needle.data) == b"payload"
+        assert bytes(opened.get_volume(VID).read(1, cookie=COOKIE).needle.data) == b"payload"
 
 
 @pytest.fixture
 def node(tmp_path, store):
-    return make_node(tmp_path, store, state=StoreStateKeeper(store), peers=Source())
+    return make_node(tmp_path, store, state=StoreStateKeeper(store), volume_servers=Source())
 
 
 def invoke(node, name, request):
-    """What the RPC answers; the list of messages where it is a stream."""
+    """The answer of the RPC; the list of messages for a stream."""
     answer = GRPC_HANDLERS[name](node, make_context(), request)
     return list(answer) if VOLUME_SERVER_METHODS[name].server_streaming else answer
 
@@ -104,10 +87,12 @@ REFUSED = [
             volume_id=VID, collection="c", ext=".ec01", is_ec_volume=True, ignore_source_file_not_found=True
         ),
     ),
+    ("Query", pb.QueryRequest(from_file_ids=[f"{VID},01{COOKIE:08x}"])),
     ("ReadAllNeedles", pb.ReadAllNeedlesRequest(volume_ids=[VID])),
     ("ReadNeedleBlob", pb.ReadNeedleBlobRequest(volume_id=VID, offset=8, size=12)),
     ("ReadNeedleMeta", pb.ReadNeedleMetaRequest(volume_id=VID, offset=8, size=12)),
     ("WriteNeedleBlob", pb.WriteNeedleBlobRequest(volume_id=VID, needle_id=1, needle_blob=bytes(32))),
+    ("ScrubVolume", pb.ScrubVolumeRequest(volume_ids=[VID], mode=pb.VolumeScrubMode.FULL)),
     ("VolumeConfigure", pb.VolumeConfigureRequest(volume_id=VID, replication="001")),
     ("VolumeConsolidateIndex", pb.VolumeConsolidateIndexRequest(volume_id=VID)),
     ("VolumeIncrementalCopy", pb.VolumeIncrementalCopyRequest(volume_id=VID)),
@@ -115,8 +100,18 @@ REFUSED = [
     ("VolumeMarkWritable", pb.VolumeMarkWritableRequest(volume_id=VID)),
     ("VolumeNeedleStatus", pb.VolumeNeedleStatusRequest(volume_id=VID, needle_id=1)),
     ("VolumeTailReceiver", pb.VolumeTailReceiverRequest(volume_id=VID, source_volume_server="10.0.0.2:8080")),
+    ("FetchAndWriteNeedle", pb.FetchAndWriteNeedleRequest(volume_id=VID, needle_id=1, size=1)),
+    ("VolumeTierMoveDatToRemote", pb.VolumeTierMoveDatToRemoteRequest(volume_id=VID, collection="c")),
+    ("VolumeTierMoveDatFromRemote", pb.VolumeTierMoveDatFromRemoteRequest(volume_id=VID, collection="c")),
+    ("VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID, collection="c")),
+    ("VolumeEcShardsRebuild", pb.VolumeEcShardsRebuildRequest(volume_id=VID, collection="c")),
+    ("VolumeEcShardsDelete", pb.VolumeEcShardsDeleteRequest(volume_id=VID, collection="c", shard_ids=[1])),
+    ("VolumeEcShardsCopy", pb.VolumeEcShardsCopyRequest(volume_id=VID, collection="c", shard_ids=[1], disk_id=1)),
+    ("VacuumVolumeCompact", pb.VacuumVolumeCompactRequest(volume_id=VID)),
+    ("VacuumVolumeCommit", pb.VacuumVolumeCommitRequest(volume_id=VID)),
+    ("VacuumVolumeCleanup", pb.VacuumVolumeCleanupRequest(volume_id=VID)),
     ("VolumeTailSender", pb.VolumeTailSenderRequest(volume_id=VID, idle_timeout_seconds=1)),
-    ("ReceiveFile", [pb.ReceiveFileRequest(info=pb.ReceiveFileInfo(volume_id=VID, collection="c", ext=".ecx"))]),
+    ("ReceiveFile", [pb.ReceiveFileRequest(info=pb.ReceiveFileInfo(volume_id=VID, collection="c", ext=".tmprecv"))]),
     (
         "ReceiveFile",
         [
@@ -143,6 +138,13 @@ OTHERWISE = {
     "DeleteCollection": "is tried, at the operator's word",
     "VolumeDelete": "is tried, at the operator's word",
     "VolumeUnmount": "is tried, at the operator's word",
+    "VolumeEcShardsMount": "other disks may have the shard",
+    "VolumeEcShardsUnmount": "is tried, at the operator's word",
+    "VolumeEcShardsInfo": "of shards that are open, of which there are none",
+    "VolumeEcShardRead": "of shards that are open, of which there are none",
+    "VolumeEcBlobDelete": "of shards that are open, of which there are none",
+    "VolumeEcShardsToVolume": "of shards that are open, of which there are none",
+    "ScrubEcVolume": "of shards that are open, of which there are none",
     "GetState": "of the server",
     "Ping": "of the server",
     "SetState": "of the server",
@@ -156,51 +158,51 @@ def test_every_rpc_is_thought_of():
 
 
 @pytest.mark.parametrize(("name", "request_message"), REFUSED, ids=lambda value: value if type(value) is str else "")
-def test_what_needs_the_disk_is_unavailable(node, store, files, name, request_message):
+def test_what_needs_the_disk_is_unavailable(node, store, touched, name, request_message):
     if isinstance(request_message, list):
         request_message = iter(request_message)
     with pytest.raises(RpcFailure) as caught:
         invoke(node, name, request_message)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     assert caught.value.message == f"disk {store.locations[1].path} is out of service: why"
-    assert files.touched == []
-    assert not node.peers.asked
+    assert touched.calls == []
+    assert not node.volume_servers.asked
 
 
 @pytest.mark.parametrize(("name", "request_message"), ANSWERED_FROM_MEMORY, ids=lambda value: str(value)[:20])
-def test_what_is_known_is_told(node, files, name, request_message):
+def test_what_is_known_is_told(node, touched, name, request_message):
     invoke(node, name, request_message)
-    assert [call for call in files.touched if call[0] != "facts"] == []
+    assert [call for call in touched.calls if call[0] != "facts"] == []
 
 
-def test_each_needle_that_is_to_be_deleted_has_its_own_answer(node, store, files):
+def test_each_needle_that_is_to_be_deleted_has_its_own_answer(node, store, touched):
     store.allocate_volume(8)
-    store.write_needle(8, Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
+    store.get_volume(8).write(Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
     for skips in (True, False):
         ids = [f"{VID},01{COOKIE:08x}", f"8,01{COOKIE:08x}"]
         results = invoke(node, "BatchDelete", pb.BatchDeleteRequest(file_ids=ids, skip_cookie_check=skips)).results
         assert results[0].status == 503
         assert results[1].status in {202, 404 if not skips else 304}
-    assert files.touched == []
+    assert touched.calls == []
 
 
-def test_a_new_volume_goes_elsewhere(node, store, files):
+def test_a_new_volume_goes_elsewhere(node, store, touched):
     request = pb.AllocateVolumeRequest(volume_id=8, version=3, disk_type="ssd", replication="000")
     with pytest.raises(RpcFailure, match="No more free space left"):
         invoke(node, "AllocateVolume", request)
-    assert files.touched == []
+    assert touched.calls == []
 
 
-def test_shards_are_looked_for_on_the_other_disks_first(node, store, tmp_path, files):
+def test_shards_are_looked_for_on_the_other_disks_first(node, store, tmp_path, touched):
     (tmp_path / "well" / "c_7.ec03").write_bytes(b"well")
     request = pb.CopyFileRequest(volume_id=VID, collection="c", ext=".ec03", stop_offset=9, is_ec_volume=True)
     [message] = invoke(node, "CopyFile", request)
     assert pb.CopyFileResponse.FromString(message).file_content == b"well"
-    assert files.touched == []
+    assert touched.calls == []
 
 
-def test_a_disk_that_goes_out_of_service_ends_a_tail(node, store, files):
-    files.sick, store.locations[1].watch.problem = None, ""
+def test_a_disk_that_goes_out_of_service_ends_a_tail(node, store, touched):
+    touched.sick, store.locations[1].watch.problem = None, ""
     request = pb.VolumeTailSenderRequest(volume_id=VID, idle_timeout_seconds=0)
     messages = GRPC_HANDLERS["VolumeTailSender"](node, make_context(), request)
     assert next(messages).needle_header

@@ -1,14 +1,15 @@
-"""RPCs of a server one of whose disks fails: on the others they go on, and what fails says so in plain words."""
+"""RPCs of a server with one failing disk: the other disks serve, and failures have plain texts."""
 
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import closing
 
 import grpc
 import pytest
-from grpc_native_fakes import FakeMasters, make_node
+from support.files import PlannedFiles, broken
+from support.grpc_nodes import FakeMasters, make_node
+from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import configure, volumes
@@ -16,43 +17,26 @@ from native_handlers.grpc.checks import errors_as_upstream
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.store import StoreConfig, open_store
 
 COOKIE = 0x637037D6
 
 
-class Files(OsFiles):
-    """Cannot list `broken`."""
-
-    broken = None
-
-    def list_directory(self, path):
-        if path == self.broken:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return super().list_directory(path)
-
-
 @pytest.fixture
 def files():
-    return Files()
+    return PlannedFiles()
 
 
 @pytest.fixture
 def store(tmp_path, files):
-    """Volume 1 on the disk that is to fail, 2 on the other."""
-    locations = []
-    for name, disk_type in (("a", ""), ("b", "ssd")):
-        path = tmp_path / name
-        path.mkdir()
-        locations.append(LocationConfig(path, path, 8, disk_type=disk_type))
-    with closing(open_store(StoreConfig(tuple(locations), offset_width_bytes=4), files=files)) as opened:
+    """Volume 1 on the failing disk, volume 2 on the other."""
+    places = tmp_path / "a", place(tmp_path / "b", disk_type="ssd")
+    with closing(open_at(*places, offset_width_bytes=4, files=files)) as opened:
         opened.allocate_volume(1)
         opened.allocate_volume(2, disk_type="ssd")
         for vid in (1, 2):
-            opened.write_needle(vid, Needle(cookie=COOKIE, needle_id=1, data=b"payload"))
-        files.broken = locations[0].path
+            opened.get_volume(vid).write(Needle(cookie=COOKIE, needle_id=1, data=b"payload"))
+        files.plan["list_directory"] = broken()
+        files.matches = lambda path: path == tmp_path / "a"
         yield opened
 
 
@@ -62,7 +46,7 @@ def node(tmp_path, store):
 
 
 def read(store, vid):
-    return bytes(store.read_needle(vid, 1, cookie=COOKIE).needle.data)
+    return bytes(store.get_volume(vid).read(1, cookie=COOKIE).needle.data)
 
 
 def test_a_volume_of_a_well_disk_is_mounted(node, store, context):

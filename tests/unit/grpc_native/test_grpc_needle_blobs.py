@@ -1,4 +1,4 @@
-"""RPCs on records as they are on disk, and on how a volume is kept, against a real store."""
+"""RPCs on records as they are on disk, and on a volume's state, against a real store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import closing
 
 import grpc
 import pytest
+from support.descriptors import open_files
 
 from native_handlers.format import crc
 from native_handlers.format.needle import Needle
@@ -28,7 +29,7 @@ def volume(store):
 
 
 def write(volume, needle_id, data=b"payload", **fields):
-    """Stores a needle; returns where its record is."""
+    """Stores a needle. Returns the place of its record."""
     needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, **fields)
     return volume.write(needle).offset, needle.size
 
@@ -51,7 +52,7 @@ def read_blob_of(node, context, **fields):
 
 
 def damage(store, what):
-    """Changes one bit where `what` is in the .dat of volume 7."""
+    """Changes one bit of the .dat of volume 7, at the place of `what`."""
     path = store.locations[0].path / "7.dat"
     with path.open("r+b") as file:
         at = file.read().index(what)
@@ -68,7 +69,7 @@ class TestBlobs:
         for _ in range(2):
             assert needle_blobs.write_needle_blob(node, context, request) == pb.WriteNeedleBlobResponse()
         assert store.find_volume(8).report().file_count == 1
-        assert bytes(store.read_needle(8, 5, cookie=COOKIE).needle.data) == b"x" * 50
+        assert bytes(store.get_volume(8).read(5, cookie=COOKIE).needle.data) == b"x" * 50
 
     def test_what_a_record_says_of_itself(self, node, context, volume):
         offset, size = write(volume, 5, last_modified_s=9, flags=8)
@@ -187,7 +188,7 @@ class TestReadAll:
         assert [answer.crc for answer in answers] == [crc.legacy_form(crc.crc32c(payload)) for payload in data.values()]
 
     def test_large_needles_are_copied_once(self, node, store, context, volume):
-        """Into the message; what cannot be copied without the interpreter lock is not copied at all."""
+        """The one copy is into the message. A copy that holds the interpreter lock is not made."""
         size = 16 << 20
         offset, record_size = write(volume, 1, os.urandom(size))
         request = pb.ReadAllNeedlesRequest(volume_ids=[7])
@@ -230,16 +231,6 @@ class TestReadAll:
         assert path not in open_files()
 
 
-def open_files():
-    links = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            links.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:
-            continue
-    return links
-
-
 class TestConfigure:
     def test_it_is_changed(self, node, store, context, volume):
         write(volume, 1)
@@ -247,7 +238,7 @@ class TestConfigure:
             request = pb.VolumeConfigureRequest(volume_id=7, replication=replication)
             assert configure.volume_configure(node, context, request) == pb.VolumeConfigureResponse()
             assert str(store.find_volume(7).replica_placement) == replication
-        assert bytes(store.read_needle(7, 1, cookie=COOKIE).needle.data) == b"payload"
+        assert bytes(store.get_volume(7).read(1, cookie=COOKIE).needle.data) == b"payload"
 
     @pytest.mark.parametrize(
         ("fields", "text"),

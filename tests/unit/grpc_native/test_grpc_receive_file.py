@@ -1,14 +1,15 @@
-"""ReceiveFile against real stores: where a file goes, what is refused, and that nothing of a bad one is left."""
+"""ReceiveFile against real stores: the place of a file, refusals, and no rest of a refused file."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
-import os
 from types import SimpleNamespace
 
 import pytest
-from grpc_native_fakes import FakeMasters, make_node
+from support.files import PlannedFiles
+from support.grpc_nodes import FakeMasters, make_node
+from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
@@ -17,66 +18,37 @@ from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import master_pb2 as pb_master
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.incoming import RECEIVING, IncomingFile, sweep_unfinished
-from native_handlers.storage.store import StoreConfig, open_store
-from supervisor.assembly.grpc_node import _coded_disk_ids
+from native_handlers.storage.directory.unfinished import sweep_unfinished
+from native_handlers.storage.model.file_kinds import (
+    CODED_EXTENSIONS,
+    RECEIVING,
+    RESERVED_EXTENSIONS,
+    VOLUME_EXTENSIONS,
+)
+from native_handlers.storage.system.files import OsFiles
+from native_handlers.storage.transfer.receive import StagedFile
+from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES
+from supervisor.assembly.grpc_node import coded_disk_ids
 from supervisor.cluster.node_model import NodeModel
 
-
-class CountingFiles(OsFiles):
-    """Fails the operation `fail` names; counts what is open."""
-
-    def __init__(self):
-        self.fail = None
-        self.opened = set()
-
-    def _step(self, name):
-        if self.fail == name:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    def open(self, path, flags, mode=0o644):
-        if flags & os.O_CREAT:
-            self._step("open")
-        fd = super().open(path, flags, mode)
-        self.opened.add(fd)
-        return fd
-
-    def close(self, fd):
-        self.opened.discard(fd)
-        super().close(fd)
-
-    def write(self, fd, parts, offset_bytes):
-        if self.fail == "write":
-            super().write(fd, [b"".join(parts)[:2]], offset_bytes)
-        self._step("write")
-        super().write(fd, parts, offset_bytes)
-
-    def sync(self, fd):
-        self._step("sync")
-
-    def rename(self, source, target):
-        self._step("rename")
-        super().rename(source, target)
+VIF_OF_SHARDS = b'{"version":3,"bytesOffset":4,"datFileSize":"8","ecShardConfig":{"dataShards":10,"parityShards":4}}'
 
 
 @pytest.fixture
 def files():
-    return CountingFiles()
+    return PlannedFiles(short_write_bytes=2, syncs=False)
 
 
 @pytest.fixture
 def disks(tmp_path, files):
     """A store on an SSD and two HDDs; the second HDD has its index elsewhere."""
-    locations = []
-    for name, disk_type, index in (("ssd", "ssd", "ssd"), ("a", "", "a"), ("b", "", "index")):
-        for directory in {name, index}:
-            (tmp_path / directory).mkdir(exist_ok=True)
-        locations.append(LocationConfig(tmp_path / name, tmp_path / index, 4, disk_type, min_free_percent=0.0))
-    store = open_store(StoreConfig(tuple(locations), offset_width_bytes=4), files=files)
+    locations = [
+        place(tmp_path / name, tmp_path / index, max_volumes=4, disk_type=disk_type, min_free_percent=0.0)
+        for name, disk_type, index in (("ssd", "ssd", "ssd"), ("a", "", "a"), ("b", "", "index"))
+    ]
+    store = open_at(*locations, offset_width_bytes=4, files=files)
     yield store
-    files.fail = None
+    files.plan.clear()
     store.close()
     assert all(check_directory(one.path, index_path=one.idx_path).is_healthy for one in locations)
 
@@ -95,10 +67,14 @@ def content(data):
 
 
 def names(tmp_path):
-    """Every file but those that a store keeps for itself."""
+    """Every file but the store's own."""
     own = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
     found = (path for path in tmp_path.rglob("*") if path.is_file() and path.name not in own)
     return sorted(str(path.relative_to(tmp_path)) for path in found)
+
+
+def contents(tmp_path):
+    return {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
 
 
 def receive(node, context, *messages):
@@ -118,17 +94,28 @@ class TestRegularVolumes:
             assert receive(node, context, info(), content(data)).bytes_written == len(data)
             assert (tmp_path / "a" / "7.tmprecv").read_bytes() == data
 
-    @pytest.mark.parametrize("extension", [".dat", ".idx", ".cpd", ".note"])
-    @pytest.mark.parametrize("is_coded", [False, True])
-    def test_what_a_mounted_volume_works_with_is_safe(self, node, context, disks, tmp_path, extension, is_coded):
+    @pytest.fixture
+    def _a_volume_that_stays(self, disks, tmp_path):
         disks.allocate_volume(7)
-        disks.write_needle(7, Needle(cookie=1, needle_id=1, data=b"here"))
-        before = names(tmp_path)
-        message = info(ext=extension, is_ec_volume=is_coded, disk_id=1 if is_coded else 0)
-        answer = receive(node, context, message, content(b"x"))
+        disks.get_volume(7).write(Needle(cookie=1, needle_id=1, data=b"here"))
+        before = contents(tmp_path)
+        yield
+        assert contents(tmp_path) == before
+        assert disks.get_volume(7).read(1, cookie=1).needle.data == b"here"
+
+    @pytest.mark.usefixtures("_a_volume_that_stays")
+    @pytest.mark.parametrize("extension", [".dat", ".idx", ".vif"])
+    def test_what_a_mounted_volume_works_with_is_safe(self, node, context, extension):
+        answer = receive(node, context, info(ext=extension), content(b"x"))
         assert answer.error == f"volume 7 is mounted and works with its {extension}; unmount before ReceiveFile"
-        assert names(tmp_path) == before
-        assert disks.read_needle(7, 1, cookie=1).needle.data == b"here"
+
+    @pytest.mark.usefixtures("_a_volume_that_stays")
+    @pytest.mark.parametrize(
+        "extension", [*sorted(RESERVED_EXTENSIONS - set(VOLUME_EXTENSIONS)), ".NOTE", ".Idx", ".ec77"]
+    )
+    def test_a_name_that_means_something_to_the_next_start(self, node, context, extension):
+        answer = receive(node, context, info(ext=extension), content(b"x"))
+        assert answer.error == f'invalid file extension "{extension}": a volume is sent as .dat, .idx and .vif'
 
     def test_an_absent_volume(self, node, context, tmp_path):
         assert receive(node, context, info(), content(b"x")).error == "volume 7 not found"
@@ -146,6 +133,17 @@ class TestStaged:
         (tmp_path / "b" / "7.ec00").touch()  # empty: what a failed distribution left
         assert not receive(node, context, info(ext=".dat", disk_type="hdd"), content(b"x")).error
         assert "b/7.dat.copying" in names(tmp_path)
+
+    @pytest.mark.parametrize("extension", [".tmprecv", ".dat2"])
+    def test_only_the_files_that_make_a_volume(self, node, context, tmp_path, extension):
+        answer = receive(node, context, info(ext=extension, disk_type="hdd"), content(b"x"))
+        assert answer.error == f"{extension} is no file of a volume that is to come: .dat, .idx and .vif are"
+        assert names(tmp_path) == []
+
+    def test_not_while_the_volume_is_being_copied_here(self, node, context, disks):
+        disks.locations[0].arriving.add(7)
+        answer = receive(node, context, info(ext=".dat", disk_type="hdd"), content(b"x"))
+        assert answer.error == "volume 7 is being copied here already"
 
     def test_no_disk_of_that_type(self, node, context, tmp_path):
         (tmp_path / "ssd" / "7.ec00").write_bytes(b"shard")
@@ -197,8 +195,8 @@ class TestCodedVolumes:
         model = NodeModel(["native", "child"])
         shards = [pb_master.VolumeEcShardInformationMessage(id=7, disk_id=disk, ec_index_bits=1) for disk in (2, 0)]
         model.feed("child").add_ec_shards([*shards, pb_master.VolumeEcShardInformationMessage(id=8, ec_index_bits=1)])
-        assert _coded_disk_ids(SimpleNamespace(model=model), 7) == [0, 2]
-        assert _coded_disk_ids(SimpleNamespace(model=model), 9) == []
+        assert coded_disk_ids(SimpleNamespace(model=model), 7) == [0, 2]
+        assert coded_disk_ids(SimpleNamespace(model=model), 9) == []
 
     def test_no_room_anywhere(self, node, context, disks):
         for volume_id in range(100, 112):
@@ -208,6 +206,105 @@ class TestCodedVolumes:
     def test_over_a_volume_that_is_being_copied_here(self, node, context, disks):
         disks.locations[1].arriving.add(7)
         assert self.put(node, context, disk_id=1).error == "volume 7 is being copied here already"
+
+
+class TestNamesOfCodedVolumes:
+    """A file that is sent for an erasure-coded volume never becomes, or misleads the start about, a regular volume."""
+
+    def put(self, node, context, data=b"x", **fields):
+        return receive(node, context, info(is_ec_volume=True, disk_id=1, **fields), content(data)).error
+
+    @pytest.fixture
+    def volume(self, disks):
+        """A regular volume of id 7 with a needle, on the disk to which files are sent."""
+        volume = disks.allocate_volume(7)
+        assert volume.disk_id == 1
+        volume.write(Needle(cookie=1, needle_id=1, data=b"x"))
+        return volume
+
+    @pytest.mark.parametrize(
+        "extension", [".dat", ".idx", ".note", ".cpd", ".cpx", ".cpc", ".ec32", ".ec", ".ec0", ".ec000", ".EC00", ".x"]
+    )
+    def test_a_file_that_no_erasure_coded_volume_has(self, node, context, tmp_path, extension):
+        known = ".ec00 to .ec31, .ecx, .ecj, .ecsum and .vif"
+        text = f'invalid file extension "{extension}": an erasure-coded volume has {known}'
+        assert self.put(node, context, ext=extension, collection="0", volume_id=4) == text
+        assert names(tmp_path) == []
+
+    def test_beside_the_same_id_of_another_collection(self, node, context, disks, tmp_path):
+        disks.allocate_volume(7, collection="a")
+        before = names(tmp_path)
+        for extension in sorted(CODED_EXTENSIONS):
+            error = self.put(node, context, ext=extension, collection="b")
+            assert error == "volume 7 of collection 'a' is mounted here; there cannot be one of collection 'b' too"
+        assert names(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        ("vif", "error"),
+        [
+            (b'{"version":3,"bytesOffset":5}', "the .vif says 5-byte offsets, this server runs with 4-byte ones"),
+            (b"no json", "the .vif cannot be parsed: "),
+        ],
+    )
+    def test_an_info_that_would_mislead_the_next_start(self, node, context, tmp_path, vif, error):
+        assert self.put(node, context, vif, ext=".vif").startswith(error)
+        assert names(tmp_path) == []
+
+    @pytest.mark.parametrize("is_unmounted", [False, True])
+    @pytest.mark.parametrize(
+        ("vif", "error"),
+        [
+            (b"{}", "the .vif is of no erasure-coded volume, and a regular volume's data lies beside it"),
+            (b"", "the .vif cannot be parsed: "),
+            (b'{"bytesOffset":5}', "the .vif says 5-byte offsets, this server runs with 4-byte ones"),
+            (
+                b'{"version":3,"files":[{"backendType":"s3"}],"ecShardConfig":{"dataShards":10}}',
+                "the .vif says that the data is in remote storage, and the volume's data is here",
+            ),
+        ],
+    )
+    @pytest.mark.usefixtures("volume")
+    def test_an_info_that_does_not_fit_the_volume(self, node, context, disks, tmp_path, vif, error, is_unmounted):
+        if is_unmounted:
+            disks.unmount_volume(7)
+        before = contents(tmp_path)
+        assert self.put(node, context, vif, ext=".vif").startswith(error)
+        assert contents(tmp_path) == before
+
+    @pytest.mark.usefixtures("volume")
+    def test_an_info_of_another_version(self, node, context, tmp_path):
+        before = contents(tmp_path)
+        error = self.put(node, context, b'{"version":2,"ecShardConfig":{"dataShards":10}}', ext=".vif")
+        assert error == "the .vif says version 2, the volume that is mounted here has version 3"
+        assert contents(tmp_path) == before
+
+    @pytest.mark.parametrize("is_unmounted", [False, True])
+    def test_an_info_of_shards_beside_a_volume_that_nobody_has_written_to(
+        self, node, context, disks, tmp_path, is_unmounted
+    ):
+        """The next start would take the volume for a stub, and not load the volume."""
+        assert disks.allocate_volume(7).disk_id == 1
+        if is_unmounted:
+            disks.unmount_volume(7)
+        before = contents(tmp_path)
+        error = self.put(node, context, VIF_OF_SHARDS, ext=".vif")
+        assert error == "the volume whose data lies beside is empty: the next start would take it for a stub of shards"
+        assert contents(tmp_path) == before
+        disks.mount_volume(7)
+
+    def test_a_stub_of_shards_hinders_no_info(self, node, context, tmp_path):
+        (tmp_path / "a" / "7.dat").write_bytes(b"\3" + bytes(7))
+        (tmp_path / "a" / "7.vif").write_bytes(VIF_OF_SHARDS)
+        assert not self.put(node, context, VIF_OF_SHARDS, ext=".vif")
+
+    @pytest.mark.usefixtures("volume")
+    def test_the_info_that_shards_share_with_the_volume_that_they_were_made_from(self, node, context, tmp_path):
+        assert not self.put(node, context, VIF_OF_SHARDS, ext=".vif")
+        assert (tmp_path / "a" / "7.vif").read_bytes() == VIF_OF_SHARDS
+
+    def test_an_info_without_end(self, node, context, tmp_path):
+        assert "ile too large" in self.put(node, context, bytes(MAX_VIF_BYTES + 1), ext=".vif")
+        assert names(tmp_path) == []
 
 
 class TestViolations:
@@ -228,9 +325,9 @@ class TestViolations:
     )
     def test_they_are_told_and_leave_nothing(self, node, context, disks, files, tmp_path, messages, error):
         disks.allocate_volume(7)
-        before, open_before = names(tmp_path), set(files.opened)
+        before, open_before = names(tmp_path), set(files.open_fds)
         assert receive(node, context, *messages).error == error
-        assert (names(tmp_path), files.opened) == (before, open_before)
+        assert (names(tmp_path), files.open_fds) == (before, open_before)
 
     def test_maintenance(self, node, context):
         node.state.update(pb.VolumeServerState(maintenance=True))
@@ -241,7 +338,7 @@ class TestViolations:
     def test_a_stream_that_breaks_leaves_what_was_there(self, node, context, disks, files, tmp_path, after):
         disks.allocate_volume(7)
         receive(node, context, info(), content(b"old"))
-        before, open_before = names(tmp_path), set(files.opened)
+        before, open_before = names(tmp_path), set(files.open_fds)
 
         def broken():
             yield from [info(), content(b"abc"), content(b"def")][:after]
@@ -249,7 +346,7 @@ class TestViolations:
 
         with pytest.raises(RequestsBroken):
             receive_file(node, context, broken())
-        assert (names(tmp_path), files.opened) == (before, open_before)
+        assert (names(tmp_path), files.open_fds) == (before, open_before)
         assert (tmp_path / "a" / "7.tmprecv").read_bytes() == b"old"
 
     @pytest.mark.parametrize(
@@ -264,12 +361,12 @@ class TestViolations:
     def test_a_full_disk_leaves_what_was_there(self, node, context, disks, files, tmp_path, operation, text):
         disks.allocate_volume(7)
         receive(node, context, info(), content(b"old"))
-        before, open_before = names(tmp_path), set(files.opened)
-        files.fail = operation
+        before, open_before = names(tmp_path), set(files.open_fds)
+        files.plan[operation] = (0, errno.ENOSPC)
         error = receive(node, context, info(), content(b"abc")).error
         assert error.startswith(text)
         assert error.endswith(": no space left on device")
-        assert (names(tmp_path), files.opened) == (before, open_before)
+        assert (names(tmp_path), files.open_fds) == (before, open_before)
         assert (tmp_path / "a" / "7.tmprecv").read_bytes() == b"old"
 
 
@@ -277,7 +374,7 @@ def test_what_a_crash_left_is_removed_at_the_next_start(node, context, disks, fi
     disks.allocate_volume(7)
     for location in disks.locations:
         for directory in {location.path, location.idx_path}:
-            IncomingFile(files, directory / "7.dat").write(b"half")
+            StagedFile(files, directory / "7.dat").write(b"half")
     assert sum(RECEIVING in name for name in names(tmp_path)) == 4
     for location in disks.locations:
         location.begin_session()

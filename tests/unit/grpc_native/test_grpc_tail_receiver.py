@@ -1,4 +1,6 @@
-"""VolumeTailReceiver between two servers of ours, and before sources that lie, fail or fall silent."""
+"""VolumeTailReceiver between two servers of this project, and with sources that send wrong data, fail or fall
+silent.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-from grpc_native_fakes import make_context
-from grpc_native_servers import COOKIE, VID, serving, wait_until
+from support.grpc_nodes import make_context
+from support.grpc_servers import COOKIE, VID, serving
+from support.waiting import LIMIT_S as T
+from support.waiting import wait_until
 
 from native_handlers.format import crc
 from native_handlers.format.errors import FormatError
@@ -30,11 +34,12 @@ from native_handlers.grpc.tail_receiver import received_needles
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.errors import Deleted, NotFound
-from native_handlers.storage.record_walk import PIECE_BYTES
-from supervisor.gateway.grpc_limits import LONG_UNARY, CallLimits
+from native_handlers.storage.model.errors import Deleted, NotFound
+from native_handlers.storage.volume.append_log import PIECE_BYTES
+from supervisor.gateway.grpc_pools import CallLimits
+from supervisor.gateway.grpc_shares import ShareRule
+from supervisor.routing.registry import ROUTES_BY_NAME, Pool
 
-T = 20
 ROW_BYTES = 16
 EMPTY_RECORD_BYTES = 32
 
@@ -46,7 +51,7 @@ def short_rounds(monkeypatch):
 
 @pytest.fixture
 def pair(tmp_path):
-    """A source and a target, both with an empty volume; checked in the end."""
+    """A source and a target with an empty volume each. Both are checked after the test."""
     with serving(tmp_path / "source") as source, serving(tmp_path / "target") as target:
         yield source, target
         for server in (source, target):
@@ -70,9 +75,9 @@ def error_of(call):
 
 
 def facts_of(server, needle_id):
-    """All that is stored of a needle, but for when; None when it is not there."""
+    """All stored facts of a needle except its time; None for an absent needle."""
     try:
-        read = server.store.read_needle(VID, needle_id, cookie=None)
+        read = server.store.get_volume(VID).read(needle_id, cookie=None)
     except (NotFound, Deleted):
         return None
     try:
@@ -147,16 +152,16 @@ class TestReceiving:
         source.delete(1)
         receive(target, source.address).result()
         counted = target.volume.report().file_count
-        since_ns = target.volume._open_files.opened.last_append_at_ns
+        since_ns = target.volume.handle.opened.last_append_at_ns
         for _ in range(2):
             receive(target, source.address, since_ns=0).result()
             assert facts_of(target, 1) is None
             assert facts_of(target, 2) == facts_of(source, 2)
-        # A needle that was deleted since is written and deleted once more; what is there already is not.
+        # A needle that was deleted since is written and deleted again; a needle that is present is not written.
         assert target.volume.report().file_count - counted <= 2
-        assert target.volume._open_files.opened.last_append_at_ns >= since_ns
+        assert target.volume.handle.opened.last_append_at_ns >= since_ns
         before = sizes_of(target)
-        receive(target, source.address, since_ns=source.volume._open_files.opened.last_append_at_ns).result()
+        receive(target, source.address, since_ns=source.volume.handle.opened.last_append_at_ns).result()
         assert sizes_of(target) == before
 
     def test_a_deletion_of_what_is_not_here_changes_nothing(self, pair):
@@ -277,9 +282,9 @@ class TestEnds:
         assert error_of(call)[0] in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
 
     def test_followers_are_counted_as_streams(self, tmp_path):
-        """They last as long, so small calls must not share their bound."""
-        assert {"VolumeTailReceiver", "ScrubVolume"} <= LONG_UNARY <= set(VOLUME_SERVER_METHODS)
-        limits = CallLimits(unary=1, streaming=2)
+        """Followers last as long as streams, so small calls must not share their limit."""
+        assert ROUTES_BY_NAME["grpc.VolumeTailReceiver"].pool is Pool.LONG
+        limits = CallLimits(unary=1, streaming=2, rule=ShareRule(1, 1, 1))
         with serving(tmp_path / "source") as source, serving(tmp_path / "target", limits) as target:
             calls = [receive(target, source.address, idle=0) for _ in range(2)]
             wait_until(lambda: source.gateway.running_calls == 2, "both follow")
@@ -297,7 +302,7 @@ class TestEnds:
 
 
 class ScriptedSource(grpc.GenericRpcHandler):
-    """A volume server that sends what it is given, then does what it is told."""
+    """A volume server that sends the given messages and then follows its instruction."""
 
     def __init__(self, messages, end):
         self._messages, self._end = messages, end
@@ -339,7 +344,7 @@ def message(raw, *, is_last=True, version=3, start=16, end=None):
 class TestBadSources:
     @pytest.mark.parametrize("count", range(4))
     def test_a_source_that_fails_after_any_message_is_followed_again(self, pair, count):
-        """What came before the failure is stored; doing it again completes it."""
+        """The messages before the failure are stored; storing them again changes nothing."""
         source, target = pair
         for needle_id in (1, 2):
             source.write(needle_id)

@@ -1,4 +1,4 @@
-"""VolumeTailSender and VolumeIncrementalCopy: what is sent, when it ends, and what it leaves behind."""
+"""VolumeTailSender and VolumeIncrementalCopy: what is sent, when the stream ends, and what stays open."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from grpc_native_fakes import make_context
-from grpc_native_servers import COOKIE, VID, serving, wait_until
+from support.grpc_nodes import make_context
+from support.grpc_servers import COOKIE, VID, serving
+from support.waiting import LIMIT_S as T
+from support.waiting import wait_until
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle, parse_needle
@@ -19,9 +21,9 @@ from native_handlers.grpc.incremental_copy import volume_incremental_copy
 from native_handlers.grpc.tail_receiver import received_needles
 from native_handlers.grpc.tail_sender import volume_tail_sender
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.record_walk import PIECE_BYTES
+from native_handlers.storage.volume.append_log import PIECE_BYTES
+from native_handlers.storage.volume.file_reader import FIRST_PIECE_BYTES
 
-T = 20
 NEVER_S = 600.0
 
 
@@ -157,16 +159,19 @@ class TestTail:
     def test_a_row_that_leads_nowhere_ends_it(self, server):
         server.write(1)
         rows = (server.directory / f"{VID}.idx").read_bytes()
-        (server.directory / f"{VID}.idx").write_bytes(rows[:7] + b"\x09" + rows[8:])
+        (server.directory / f"{VID}.idx").write_bytes(rows[:8] + b"\x09" + rows[9:])
         message = failure_of(lambda: list(tail(server))).message
-        assert message.startswith("streamFollow: fail to locate by appendAtNs 0: needle 9: its index row leads to")
+        assert message.startswith("streamFollow: fail to locate by appendAtNs 0: ")
+        assert f"{VID}.dat at 1207959560 needs 16 bytes, there are 0" in message
 
     def test_old_versions_are_followed_from_now_on(self, server):
-        """They have no append times, so what is there counts as old, as upstream; which sends nothing later either."""
+        """These versions have no append times, so present records count as old, as in upstream. Upstream sends no later
+        record either.
+        """
         server.store.allocate_volume(8, version=VERSION_2)
         stream = tail(server, volume_id=8, idle=2)
         assert next(stream) == pb.VolumeTailSenderResponse(is_last_chunk=True, version=2)
-        server.store.write_needle(8, Needle(needle_id=5, cookie=1, data=b"v2"))
+        server.store.get_volume(8).write(Needle(needle_id=5, cookie=1, data=b"v2"))
         assert [bytes(one.data) for one in received_needles(stream)] == [b"v2"]
 
     def test_a_client_that_is_gone_already(self, server):
@@ -176,7 +181,7 @@ class TestTail:
 
 
 class _Asked:
-    """A store that tells when it is asked for a volume."""
+    """A store that reports each request for a volume."""
 
     def __init__(self, store, on_ask):
         self._store, self._on_ask = store, on_ask
@@ -187,7 +192,7 @@ class _Asked:
 
 
 class TestEnds:
-    """Through the gateway, with rounds that never end by themselves: whoever ends here was woken."""
+    """Through the gateway. The rounds never end by themselves: a stream that ends here was woken."""
 
     @pytest.fixture(autouse=True)
     def endless_rounds(self, monkeypatch, short_rounds):
@@ -229,8 +234,11 @@ class TestEnds:
             next(stream)
         wait_until(server.is_idle, "the call is over")
 
+    @pytest.mark.slow
     def test_a_client_that_does_not_read_stops_it(self, server):
-        """Flow control: what is read ahead is a few messages and the windows of the connection, not the volume."""
+        """Flow control: a few messages and the connection's windows are read ahead, not the volume. Slow: writes 64
+        MiB.
+        """
         size = 1 << 20
         for needle_id in range(1, 65):
             server.write(needle_id, bytes([needle_id]) * size)
@@ -280,7 +288,8 @@ class TestIncrementalCopy:
         pieces = [next(stream).file_content]
         server.write(2)
         pieces += [one.file_content for one in stream]
-        assert [len(piece) for piece in pieces] == [PIECE_BYTES, PIECE_BYTES, end - 8 - 2 * PIECE_BYTES]
+        whole = [*(FIRST_PIECE_BYTES << step for step in range(5)), PIECE_BYTES]
+        assert [len(piece) for piece in pieces] == [*whole, end - 8 - sum(whole)]
 
     def test_a_volume_deleted_under_it(self, server):
         server.write(1, b"L" * (2 * PIECE_BYTES))
@@ -302,19 +311,20 @@ class TestIncrementalCopy:
     def test_a_row_that_leads_nowhere(self, server):
         server.write(1)
         rows = (server.directory / f"{VID}.idx").read_bytes()
-        (server.directory / f"{VID}.idx").write_bytes(rows[:7] + b"\x09" + rows[8:])
+        (server.directory / f"{VID}.idx").write_bytes(rows[:8] + b"\x09" + rows[9:])
         message = failure_of(lambda: list(self.copy(server, 5))).message
-        assert message.startswith("fail to locate by appendAtNs 5: needle 9: its index row leads to")
+        assert message.startswith("fail to locate by appendAtNs 5: ")
+        assert f"{VID}.dat at 1207959560 needs 16 bytes, there are 0" in message
 
 
 def test_small_calls_are_served_while_the_store_waits_for_a_disk(server):
-    """A mount that hangs in the disk holds what guards the set of volumes, and keeps nobody but its like waiting."""
+    """A mount that hangs in the disk holds the lock of the set of volumes. Only calls of the same kind wait."""
     server.write(1)
     server.store.allocate_volume(9)
     server.store.unmount_volume(9)
-    server.files.held_name = "9.dat"
+    server.held_open.name = "9.dat"
     mount = server.rpc.VolumeMount.future(pb.VolumeMountRequest(volume_id=9), timeout=60)
-    assert server.files.is_held.wait(T)
+    assert server.held_open.is_held.wait(T)
     unmount = server.rpc.VolumeUnmount.future(pb.VolumeUnmountRequest(volume_id=9), timeout=60)
     wait_until(lambda: server.gateway.running_calls == 2, "both wait")
 
@@ -331,13 +341,13 @@ def test_small_calls_are_served_while_the_store_waits_for_a_disk(server):
     assert not mount.done()
     assert not unmount.done()
 
-    server.files.release.set()
+    server.held_open.release.set()
     mount.result(timeout=T)
     unmount.result(timeout=T)
 
 
 def test_writers_do_not_wait_for_streams(server):
-    """Eight streams stand in the middle of the volume; none holds what a writer needs."""
+    """Eight streams stand in the middle of the volume; none holds a lock that a writer needs."""
     server.write(1, b"L" * PIECE_BYTES)
     streams = [tail(server) for _ in range(8)]
     for stream in streams:

@@ -8,65 +8,38 @@ import threading
 
 import grpc
 import pytest
-from grpc_copy_kit import COOKIE, SOURCE, Caller, Source, contents, fill
-from grpc_native_fakes import FakeMasters, make_node
+from support import stores
+from support.files import PlannedFiles, broken
+from support.grpc_copy import COOKIE, SOURCE, Caller, Source, contents, fill
+from support.grpc_nodes import FakeMasters, make_node
+from support.stores import place
 
 from native_handlers.format.needle import Needle
-from native_handlers.grpc import copy_client, volume_copy
+from native_handlers.grpc import copy_client, copy_follow, volume_copy
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.state_keeper import StoreStateKeeper
-from native_handlers.grpc.throttle import Throttle
+from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage import outgoing
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import VolumeArriving, VolumeExists
-from native_handlers.storage.files import DiskSpace, OsFiles
-from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.model.errors import ConfigureFailed, ReadOnly, VolumeArriving, VolumeExists
+from native_handlers.storage.system.files import OsFiles
+from native_handlers.storage.volume import file_reader as outgoing
 
 OWN = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
 
 
-class FullFiles(OsFiles):
-    """The n-th write fails, as on a full disk. Counts what is open."""
-
-    def __init__(self):
-        self.writes_left = None
-        self.opened = set()
-        self.free_bytes = None
-
-    def open(self, path, flags, mode=0o644):
-        fd = super().open(path, flags, mode)
-        self.opened.add(fd)
-        return fd
-
-    def close(self, fd):
-        self.opened.discard(fd)
-        super().close(fd)
-
-    def write(self, fd, parts, offset_bytes):
-        if self.writes_left is not None:
-            self.writes_left -= 1
-            if self.writes_left < 0:
-                super().write(fd, [b"".join(parts)[:7]], offset_bytes)
-                raise OSError(errno.ENOSPC, "No space left on device")
-        super().write(fd, parts, offset_bytes)
-
-    def disk_space(self, path):
-        space = super().disk_space(path)
-        return space if self.free_bytes is None else DiskSpace(space.all_bytes, self.free_bytes)
-
-
 def open_at(path, files, **more):
-    path.mkdir(exist_ok=True)
-    location = LocationConfig(path, path, 8, min_free_percent=0.0, **more)
-    return open_store(StoreConfig((location,), offset_width_bytes=4), files=files)
+    return stores.open_at(place(path, min_free_percent=0.0, **more), offset_width_bytes=4, files=files)
+
+
+def open_both_kinds(path):
+    places = (place(path / name, disk_type=disk_type) for name, disk_type in DISKS)
+    return stores.open_at(*places, offset_width_bytes=4)
 
 
 @pytest.fixture
 def files():
-    return FullFiles()
+    return PlannedFiles(short_write_bytes=7)
 
 
 @pytest.fixture
@@ -86,19 +59,24 @@ def source(tmp_path, source_store):
 def target(tmp_path, files):
     store = open_at(tmp_path / "target", files)
     yield store
-    files.writes_left = None
+    files.plan.clear()
     store.close()
     assert check_directory(tmp_path / "target").is_healthy
 
 
 @pytest.fixture
 def node(tmp_path, target, source):
-    return make_node(tmp_path, target, state=StoreStateKeeper(target), masters=FakeMasters(), peers=source)
+    return make_node(tmp_path, target, state=StoreStateKeeper(target), masters=FakeMasters(), volume_servers=source)
 
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     monkeypatch.setattr(outgoing, "PIECE_BYTES", 10_000)
+
+
+@pytest.fixture(autouse=True)
+def _no_time_to_settle(monkeypatch):
+    monkeypatch.setattr(copy_follow, "SETTLE_S", 0)
 
 
 @pytest.fixture
@@ -129,7 +107,7 @@ class TestWhatArrives:
         (last,) = copy(node, caller)
         assert contents(target, data) == data
         volume, original = target.find_volume(7), source_store.find_volume(7)
-        assert last == pb.VolumeCopyResponse(last_append_at_ns=original._open_files.opened.last_append_at_ns)
+        assert last == pb.VolumeCopyResponse(last_append_at_ns=original.handle.opened.last_append_at_ns)
         assert (volume.collection, volume.ttl, str(volume.replica_placement)) == (
             original.collection,
             original.ttl,
@@ -146,16 +124,17 @@ class TestWhatArrives:
         (last,) = copy(node, caller)
         assert last.last_append_at_ns == source_store.find_volume(7).report().modified_at_s * 10**9
         assert target.find_volume(7).is_empty
-        target.write_needle(7, Needle(cookie=COOKIE, needle_id=1, data=b"it takes writes"))
+        target.get_volume(7).write(Needle(cookie=COOKIE, needle_id=1, data=b"it takes writes"))
 
     def test_in_place_of_the_one_that_is_here(self, node, caller, source_store, target, tmp_path):
         fill(target, collection="old", seed=b"old")
         data = fill(source_store)
         events = []
-        target.add_listener(lambda event: events.append((event.kind, event.collection)))
+        target.add_listener(events.append)
         list(copy(node, caller))
         assert contents(target, data) == data
-        assert events == [(VolumeEventKind.REMOVED, "old"), (VolumeEventKind.ADDED, "")]
+        assert events == [7, 7, 7]
+        assert target.find_volume(7).collection == ""
         assert names(tmp_path) == ["7.dat", "7.idx", "7.vif"]
 
     def test_what_lies_there_unmounted_goes(self, node, caller, source_store, target, tmp_path):
@@ -167,21 +146,6 @@ class TestWhatArrives:
         assert contents(target, data) == data
         assert names(tmp_path) == ["7.dat", "7.idx", "7.vif"]
 
-    def test_nothing_that_is_written_meanwhile(self, node, caller, source, source_store, target):
-        data = fill(source_store)
-
-        def write_on(request, messages):
-            for number, message in enumerate(messages):
-                needle = Needle(cookie=COOKIE, needle_id=1000 + number, data=b"late" * 5000)
-                source_store.write_needle(7, needle)
-                yield message
-
-        source.change_stream = write_on
-        list(copy(node, caller))
-        assert contents(target, data) == data
-        assert not target.find_volume(7).is_read_only
-        assert target.find_volume(7).report().file_count == len(data) + 1
-
     def test_a_source_without_vif(self, node, caller, source, source_store, target):
         data = fill(source_store)
         source.change_stream = lambda request, messages: iter(()) if request.ext == ".vif" else messages
@@ -190,11 +154,8 @@ class TestWhatArrives:
 
     def test_the_disk_type_that_is_asked_for(self, tmp_path, source, source_store, caller):
         data = fill(source_store)
-        for name in ("hdd", "ssd"):
-            (tmp_path / name).mkdir()
-        locations = tuple(LocationConfig(tmp_path / name, tmp_path / name, 8, kind) for name, kind in DISKS)
-        store = open_store(StoreConfig(locations, offset_width_bytes=4))
-        node = make_node(tmp_path, store, peers=source)
+        store = open_both_kinds(tmp_path)
+        node = make_node(tmp_path, store, volume_servers=source)
         for disk_type, name in (("", "hdd"), ("SSD", "ssd"), ("hdd", "hdd")):
             list(copy(node, caller, disk_type=disk_type))
             assert contents(store, data) == data
@@ -250,7 +211,7 @@ DISKS = (("hdd", ""), ("ssd", "ssd"))
 
 
 class TestWhatIsRefused:
-    """Before anything here is touched."""
+    """The refusals come before anything is changed."""
 
     @pytest.fixture(autouse=True)
     def _the_old_one_stays(self, target):
@@ -278,12 +239,18 @@ class TestWhatIsRefused:
         text = "read volume file status failed, rpc error: code = Unavailable desc = connection refused"
         assert (failure.message, failure.code) == (text, grpc.StatusCode.UNAVAILABLE)
 
-    @pytest.mark.parametrize("address", ["127.0.0.1:8080", "127.0.0.1:8080.18080"])
-    def test_from_itself(self, node, caller, address):
-        text = "volume server 127.0.0.1:8080 cannot copy a volume from itself"
-        assert failure_of(node, caller, source_data_node=address).message == text
+    def test_from_itself(self, node, caller, source):
+        """However the address is spelled: the call returns with the mark that it was given."""
 
-    def test_from_a_remote_tier(self, node, caller, source, source_store):
+        def recognise(_status):
+            raise RpcFailure("it is me", grpc.StatusCode.FAILED_PRECONDITION)
+
+        fill(source.node.store)
+        source.change_status, source.self_error = recognise, grpc.StatusCode.FAILED_PRECONDITION
+        text = "volume server 127.0.0.1:8080 cannot copy a volume from itself"
+        assert failure_of(node, caller).message == text
+
+    def test_from_a_remote_tier_that_nobody_named_here(self, node, caller, source, source_store):
         fill(source_store)
 
         def tiered(status):
@@ -291,7 +258,7 @@ class TestWhatIsRefused:
             return status
 
         source.change_status = tiered
-        text = "volume 7 is in remote storage s3.default, which is not supported here yet"
+        text = "volume 7 is in remote storage s3.default, which this server has no settings of"
         assert failure_of(node, caller).message == text
 
     @pytest.mark.parametrize("collection", ["../up", "a/b", ".."])
@@ -326,23 +293,37 @@ def change_size(field, by):
 
 
 class TestWhatFails:
-    """On the way. Nothing of it is left, nothing is open, and the next attempt succeeds."""
+    """Failures on the way. Nothing of the copy stays, no file stays open, the old volume is as before, and the next
+    attempt succeeds.
+    """
 
     @pytest.fixture
     def data(self, source_store):
         return fill(source_store)
 
+    @pytest.fixture(params=[None, "", "old"], ids=["new", "replacing", "replacing-another-collection"])
+    def old(self, request, target):
+        """The volume that is present before; None for none."""
+        return None if request.param is None else fill(target, seed=b"old", collection=request.param)
+
     @pytest.fixture(autouse=True)
-    def _nothing_is_left(self, data, node, source, source_store, target, files, tmp_path):
-        before = set(files.opened)
+    def _nothing_is_left(self, data, old, node, source, target, files, tmp_path):
+        before, files_before = set(files.open_fds), names(tmp_path)
         yield
-        assert names(tmp_path) == []
-        assert files.opened == before
+        files.plan.clear()
+        assert names(tmp_path) == files_before
+        assert files.open_fds == before
         assert not source.is_connected
         assert not target.locations[0].arriving
-        assert target.find_volume(7) is None
-        files.writes_left = files.free_bytes = None
-        target.locations[0]._gauge.ask()
+        if old is None:
+            assert target.find_volume(7) is None
+        else:
+            assert contents(target, old) == old
+            assert not target.find_volume(7).is_read_only
+            target.get_volume(7).write(Needle(cookie=COOKIE, needle_id=99, data=b"takes writes again"))
+        files.plan.clear()
+        files.free_bytes = None
+        target.locations[0].usage.ask()
         source.change_stream, source.change_status = lambda request, messages: messages, lambda status: status
         list(copy(node, Caller()))
         assert contents(target, data) == data
@@ -366,24 +347,28 @@ class TestWhatFails:
 
     @pytest.mark.parametrize("writes", range(10))
     def test_the_disk_is_full(self, node, caller, files, source_store, writes):
-        """20 needles of 3000 bytes are 7 pieces of .dat, one of .idx and one of .vif; the note is first."""
-        files.writes_left = writes
+        """20 needles of 3000 bytes are 7 pieces of .dat, one of .idx and one of .vif; the record comes last."""
+        files.plan["write"] = broken(errno.ENOSPC, after=writes)
         failure = failure_of(node, caller)
         assert failure.code is grpc.StatusCode.UNKNOWN
-        assert "no space left on device" in failure.message
-        what = "write .note for volume 7" if writes == 0 else "failed to copy 7."
+        assert "no space left on device" in failure.message.lower()
+        what = "failed to mount volume 7: " if writes == 9 else "failed to copy 7."
         assert failure.message.startswith(what)
 
-    def test_there_is_no_room_from_the_start(self, node, caller, files, source_store, target):
-        dat, _ = source_store.find_volume(7).file_sizes()
-        for free in (0, dat):
+    def test_there_is_no_room_from_the_start(self, node, caller, files, source_store, target, tmp_path):
+        """There is no space for both volumes when the old one is present."""
+        dat, idx = source_store.find_volume(7).file_sizes()
+        for free in (0, dat + idx):
             files.free_bytes = free
-            target.locations[0]._gauge.ask()
-            assert failure_of(node, caller).message == "no space left for disk type hdd"
+            target.locations[0].usage.ask()
+            assert failure_of(node, caller).message == (
+                f"no space left for disk type hdd: volume 7 needs more than {dat + idx} bytes beside what is there; "
+                f"{tmp_path / 'target'} has {free} bytes free above its reserve"
+            )
 
     @pytest.mark.parametrize("step", range(12))
     def test_the_client_goes_before_a_message(self, node, caller, source, step):
-        """Before message `step` of the three files; the last ones come when all is here."""
+        """Before message `step` of the three files. Before the last messages all files are here."""
         count = iter(range(1000))
 
         def leave(request, messages):
@@ -454,10 +439,92 @@ class TestWhatFails:
                 yield message
 
         source.change_stream = garbled
-        assert failure_of(node, caller).message == "failed to mount volume 7: volume 7 not found on disk"
+        failure = failure_of(node, caller)
+        assert failure.message.startswith("failed to mount volume 7: volume ")
+        assert failure.message.endswith("cannot be loaded: volume version 0 is not supported; 1, 2 and 3 are")
 
 
 class TestMeanwhile:
+    def test_what_is_here_is_read_and_takes_no_writes(self, node, caller, source, source_store, target):
+        """A write that the new volume lacks would be lost silently."""
+        old, data = fill(target, seed=b"old"), fill(source_store)
+        seen = []
+
+        def look(request, messages):
+            for message in messages:
+                seen.append(contents(target, old) == old)
+                for change in (
+                    lambda: target.get_volume(7).write(Needle(cookie=COOKIE, needle_id=99, data=b"late")),
+                    lambda: target.get_volume(7).delete(1, COOKIE),
+                ):
+                    with pytest.raises(ReadOnly):
+                        change()
+                target.mark_writable(7)
+                with pytest.raises(ConfigureFailed, match="being copied here already"):
+                    target.configure_volume(7, "001")
+                yield message
+
+        source.change_stream = look
+        list(copy(node, caller))
+        assert seen
+        assert all(seen)
+        assert contents(target, data) == data
+        target.get_volume(7).write(Needle(cookie=COOKIE, needle_id=99, data=b"takes writes"))
+
+    def test_what_is_deleted_here_meanwhile_is_as_if_it_had_not_been(self, node, caller, source, source_store, target):
+        fill(target, seed=b"old")
+        data = fill(source_store)
+
+        def delete(request, messages):
+            yield from messages
+            if request.ext == ".dat":
+                target.delete_volume(7, only_empty=False)
+
+        source.change_stream = delete
+        list(copy(node, caller))
+        assert contents(target, data) == data
+
+    def test_a_full_disk_has_room_for_the_volume_that_it_has_already(self, tmp_path, source, source_store, caller):
+        """The old volume's slot counts."""
+        store = stores.open_at(place(tmp_path / "one", max_volumes=1), offset_width_bytes=4)
+        fill(store, seed=b"old")
+        data = fill(source_store)
+        node = make_node(tmp_path, store, volume_servers=source)
+        list(copy(node, caller))
+        assert contents(store, data) == data
+        fill(source_store, 8)
+        failure = failure_of(node, caller, volume_id=8)
+        assert failure.message.endswith(f"{tmp_path / 'one'} has no free slot (1 volumes at most)")
+        store.close()
+
+    def test_a_damaged_copy_does_not_replace_what_is_here(self, node, caller, source, source_store, target):
+        old = fill(target, seed=b"old")
+        fill(source_store)
+
+        def damage(request, messages):
+            for message in messages:
+                if request.ext == ".idx":
+                    # The last row names a record beyond the end.
+                    row = message.file_content[-16:]
+                    message.file_content = message.file_content[:-16] + row[:8] + b"\x00\xff\xff\xff" + row[12:]
+                yield message
+
+        source.change_stream = damage
+        text = failure_of(node, caller).message
+        assert text.startswith("failed to mount volume 7: the copy is damaged, and does not replace the volume")
+        assert contents(target, old) == old
+
+    def test_from_one_disk_of_this_server_to_another(self, tmp_path, source, source_store, caller):
+        """The new copy is on another disk. The old one is removed when the new one has its place."""
+        store = open_both_kinds(tmp_path)
+        fill(store, seed=b"old", collection="old")
+        data = fill(source_store)
+        list(copy(make_node(tmp_path, store, volume_servers=source), caller, disk_type="ssd"))
+        assert contents(store, data) == data
+        assert names(tmp_path, "hdd") == []
+        assert names(tmp_path, "ssd") == ["7.dat", "7.idx", "7.vif"]
+        store.close()
+
     def test_nobody_else_touches_its_files(self, node, caller, source, source_store, target):
         data = fill(source_store)
         seen = []
@@ -500,21 +567,21 @@ class TestThrottle:
             pauses.append(seconds)
             now_ns[0] += round(seconds * 10**9)
 
-        throttle = Throttle(1000, pause, lambda: now_ns[0])
+        throttle = WriteThrottler(1000, pause, lambda: now_ns[0])
         for _ in range(10):
             throttle.passed(100)
         assert sum(pauses) == pytest.approx(1.0, abs=0.02)
 
-    def test_a_slow_peer_is_not_made_up_for(self):
+    def test_a_slow_source_is_not_made_up_for(self):
         now_ns, pauses = [0], []
-        throttle = Throttle(1000, pauses.append, lambda: now_ns[0])
+        throttle = WriteThrottler(1000, pauses.append, lambda: now_ns[0])
         now_ns[0] = 60 * 10**9
         throttle.passed(1000)
         assert pauses == [pytest.approx(1.0, abs=0.02)]
 
     @pytest.mark.parametrize("rate", [0, -1])
     def test_no_bound(self, rate):
-        Throttle(rate, pytest.fail).passed(1 << 40)
+        WriteThrottler(rate, pytest.fail).passed(1 << 40)
 
     @pytest.mark.parametrize(
         ("asked", "own", "expected"), [(0, 0, 0), (0, 500, 500), (300, 500, 300), (-1, 500, 500), (300, 0, 300)]
@@ -524,9 +591,9 @@ class TestThrottle:
 
         def throttle(rate, pause):
             rates.append(rate)
-            return Throttle(0, pause)
+            return WriteThrottler(0, pause)
 
-        monkeypatch.setattr(volume_copy, "Throttle", throttle)
+        monkeypatch.setattr(volume_copy, "WriteThrottler", throttle)
         source_store.allocate_volume(7)
         node = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=own))
         list(copy(node, caller, io_byte_per_second=asked))

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 
 from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.needle import Needle
@@ -15,7 +16,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
-from native_handlers.storage.errors import WriteFailed
+from native_handlers.storage.model.errors import WriteFailed
 
 COOKIE = 0x637037D6
 
@@ -27,7 +28,7 @@ def allocate(node, context, volume_id=7, **more):
 
 def write(store, volume_id, needle_id, data=b"payload", **more):
     needle = Needle(cookie=COOKIE, needle_id=needle_id, data=data, **more)
-    store.write_needle(volume_id, needle)
+    store.get_volume(volume_id).write(needle)
 
 
 def failure_of(invoke) -> RpcFailure:
@@ -127,7 +128,7 @@ class TestLife:
         assert not list(store.locations[0].path.glob("8.*"))
 
     def test_files_that_are_there_have_their_version(self, node, store, context):
-        """As upstream, which asks for the version only where it writes one."""
+        """As in upstream, which asks for the version only before it writes one."""
         allocate(node, context)
         store.unmount_volume(7)
         allocate(node, context, version=9)
@@ -212,7 +213,7 @@ class TestStatus:
         allocate(node, context, collection="c", ttl="3d")
         for needle_id in (1, 2):
             write(store, 7, needle_id)
-        store.delete_needle(7, 1, COOKIE)
+        store.get_volume(7).delete(1, COOKIE)
         report = store.find_volume(7).report()
         status = volumes.volume_status(node, context, pb.VolumeStatusRequest(volume_id=7))
         assert status == pb.VolumeStatusResponse(
@@ -230,18 +231,6 @@ class TestStatus:
         assert (files.version, files.collection, files.volume_info.version) == (3, "c", 3)
         assert files.volume_info.bytes_offset == 4
         assert files.volume_info.expire_at_sec > report.modified_at_s
-        vacuum = volumes.vacuum_volume_check(node, context, pb.VacuumVolumeCheckRequest(volume_id=7))
-        assert vacuum.garbage_ratio == report.deleted_byte_count / report.content_size_bytes
-
-    def test_no_garbage_is_announced_where_nothing_can_compact(self, node, context):
-        """The master would take the volume out of service for a compaction that cannot come."""
-        allocate(node, context)
-        unable, request = dataclasses.replace(node, can_compact=False), pb.VacuumVolumeCheckRequest(volume_id=7)
-        write(node.store, 7, 1)
-        assert volumes.vacuum_volume_check(unable, context, request).garbage_ratio == 0
-        node.store.delete_needle(7, 1, COOKIE)
-        failure = failure_of(lambda: volumes.vacuum_volume_check(unable, context, request))
-        assert failure.code is grpc.StatusCode.UNIMPLEMENTED
 
     @pytest.mark.parametrize(
         ("handler", "message", "text"),
@@ -249,11 +238,6 @@ class TestStatus:
             (volumes.volume_status, pb.VolumeStatusRequest(volume_id=9), "not found volume id 9"),
             (volumes.volume_sync_status, pb.VolumeSyncStatusRequest(volume_id=9), "not found volume id 9"),
             (volumes.read_volume_file_status, pb.ReadVolumeFileStatusRequest(volume_id=9), "not found volume id 9"),
-            (
-                volumes.vacuum_volume_check,
-                pb.VacuumVolumeCheckRequest(volume_id=9),
-                "volume id 9 is not found during check compact",
-            ),
             (needles.volume_needle_status, pb.VolumeNeedleStatusRequest(volume_id=9), "volume not found 9"),
         ],
     )
@@ -262,7 +246,7 @@ class TestStatus:
         assert (failure.message, failure.code) == (text, grpc.StatusCode.UNKNOWN)
 
     def test_the_volume_information_is_what_is_known_not_what_the_file_says(self, node, store, context):
-        """A failure would have `volume.move` take the volume for absent, and copy over it."""
+        """After a failure `volume.move` would take the volume for absent, and copy over it."""
         allocate(node, context, ttl="3d")
         request = pb.ReadVolumeFileStatusRequest(volume_id=7)
         before = volumes.read_volume_file_status(node, context, request)
@@ -308,27 +292,18 @@ class TestStatus:
         failure = failure_of(lambda: volumes.read_volume_file_status(node, context, request))
         assert failure.code is grpc.StatusCode.UNAVAILABLE
 
-    def test_garbage_of_deletions_whose_sizes_are_unknown(self, node, store, context):
-        allocate(node, context)
-        write(store, 7, 1)
-        report = store.find_volume(7).report()
-        assert volumes.garbage_ratio(report) == 0
-        lost = dataclasses.replace(report, delete_count=1, deleted_byte_count=0, content_size_bytes=50, size_bytes=100)
-        assert volumes.garbage_ratio(lost) == 0.42
-        assert volumes.garbage_ratio(dataclasses.replace(lost, content_size_bytes=0)) == 0
-
 
 class TestNeedles:
     def test_needle_status(self, node, store, context):
         allocate(node, context)
         write(store, 7, 5, b"x" * 100, last_modified_s=77)
         answer = needles.volume_needle_status(node, context, pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=5))
-        read = store.read_needle(7, 5, cookie=None)
+        read = store.get_volume(7).read(5, cookie=None)
         assert (answer.needle_id, answer.cookie, answer.size) == (5, COOKIE, read.needle.size)
         assert answer.crc == legacy_form(read.needle.checksum)
         assert answer.ttl == ""
         for needle_id, text in ((6, "not found"), (5, "already deleted")):
-            store.delete_needle(7, 5, COOKIE)
+            store.get_volume(7).delete(5, COOKIE)
             request = pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=needle_id)
             failure = failure_of(lambda request=request: needles.volume_needle_status(node, context, request))
             assert failure.message == text
@@ -339,7 +314,7 @@ class TestNeedles:
             write(store, 7, needle_id)
         manifest = Needle(cookie=COOKIE, needle_id=4, data=b"{}")
         manifest.is_chunk_manifest = True
-        store.write_needle(7, manifest)
+        store.get_volume(7).write(manifest)
         cookie = f"{COOKIE:08x}"
         cases = [
             (f"7,01{COOKIE + 1:08x}", 400, "File Random Cookie does not match."),
@@ -365,7 +340,7 @@ class TestNeedles:
     @pytest.mark.parametrize("flags", [0, 1], ids=["plain", "compressed"])
     @pytest.mark.parametrize("size", [100, 3 << 20])
     def test_a_corrupt_needle_is_neither_described_nor_deleted(self, node, store, context, size, flags):
-        """Whatever its size, for upstream reads it whole."""
+        """Upstream reads the whole needle, so its size does not matter."""
         allocate(node, context)
         write(store, 7, 1, b"rotten" + bytes(size), flags=flags)
         path = store.locations[0].path / "7.dat"
@@ -392,6 +367,44 @@ class TestNeedles:
         assert "invalid syntax" in answer.results[0].error
         assert answer.results[1].error == "KeyHash is too short."
         assert answer.results[5].error == "volume 77 not found on 127.0.0.1:8080"
+
+    def test_a_batch_of_many_needles_is_deleted_as_a_small_one(self, node, store, context):
+        allocate(node, context)
+        for needle_id in range(1, 20):
+            write(store, 7, needle_id)
+        for skips in (False, True):
+            # The flag comes after the ids on the wire, and is true for all of them.
+            ids = [f"7,{needle_id:x}{COOKIE + skips:08x}" for needle_id in range(1, 2000, 10 - skips)]
+            request = pb.BatchDeleteRequest(file_ids=ids, skip_cookie_check=skips)
+            answer = needles.batch_delete_in_pieces(node, context, request.SerializeToString())
+            results = pb.BatchDeleteResponse.FromString(answer).results
+            assert [result.file_id for result in results] == ids
+            assert [result.status for result in results[:3]] == ([304, 202, 202] if skips else [202, 202, 404])
+            assert {result.status for result in results[3:]} == {304 if skips else 404}
+
+    def test_a_batch_goes_on_when_its_client_leaves_and_ends_when_the_server_stops(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 999)
+        gone = dataclasses.replace(context, is_active=lambda: False)
+        ids = [f"7,{needle_id:x}{COOKIE:08x}" for needle_id in range(1, 1000)]
+        request = pb.BatchDeleteRequest(file_ids=ids).SerializeToString()
+
+        def statuses():
+            answer = needles.batch_delete_in_pieces(node, gone, request)
+            return [result.status for result in pb.BatchDeleteResponse.FromString(answer).results]
+
+        assert statuses() == [404] * 998 + [202]
+        store.close()
+        assert 0 < len(statuses()) < 999
+
+    def test_a_batch_that_is_no_message_deletes_nothing(self, node, store, context):
+        allocate(node, context)
+        write(store, 7, 1)
+        request = pb.BatchDeleteRequest(file_ids=[f"7,01{COOKIE:08x}"] * 1000).SerializeToString()
+        for bad in (b"\x0a\x02\xff\xfe", b"\x0a\x7fa", b"\x0f"):
+            with pytest.raises(DecodeError):
+                needles.batch_delete_in_pieces(node, context, request + bad)
+        assert store.get_volume(7).read(1, cookie=COOKIE).needle.data
 
     def test_a_disk_out_of_service(self, node, store, context):
         allocate(node, context)

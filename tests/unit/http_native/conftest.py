@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from http_native_kit import make_context
-
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
+from support.http_native import make_context
+from support.stores import open_at
 
 
 class Clock:
-    """Nanoseconds that stand still until a test moves them."""
+    """A clock in nanoseconds that only the test moves."""
 
     def __init__(self):
         self.now_ns = 1_700_000_000_000_000_000
@@ -27,8 +25,7 @@ def clock():
 @pytest.fixture
 def store(tmp_path, clock):
     """Volume 3 has one copy, volume 4 two, volume 5 a TTL of three minutes."""
-    location = LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8)
-    opened = open_store(StoreConfig(locations=(location,)), clock_ns=clock)
+    opened = open_at(tmp_path, clock_ns=clock)
     opened.allocate_volume(3)
     opened.allocate_volume(4, replication="001")
     opened.allocate_volume(5, ttl="3m")

@@ -1,4 +1,4 @@
-"""A payload that is not what was stored never goes out as a whole 200, large payloads included."""
+"""A payload that differs from the stored payload is never sent as a complete 200. Large payloads included."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from dataclasses import replace
 
 import pytest
-from http_native_kit import SETTINGS, fetch, make_context, make_request
+from support.descriptors import open_descriptors
+from support.files import PlannedFiles, broken
+from support.http_native import SETTINGS, fetch, make_context, make_request
+from support.stores import open_at
 
-from native_handlers.http.handlers import HTTP_HANDLERS
-from native_handlers.http.message import FileBody
+from native_handlers.http_model.message import FileBody
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.payload_buffers import TOTAL_BYTES, PayloadBuffers
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.system.buffer_pool import TOTAL_BYTES, BufferPool
+from supervisor.routing.native import NATIVE_HTTP
 
 FID = "/3,0212345678"
 BIG = os.urandom((3 << 20) + 5)
@@ -35,7 +35,7 @@ async def big(store):
 
 
 def damage(folder, distance):
-    """Flips a bit of the large object, `distance` bytes into it."""
+    """Flips one bit of the large object, `distance` bytes after its start."""
     with (folder / "3.dat").open("r+b") as dat:
         place = dat.read().index(BIG) + distance
         dat.seek(place)
@@ -62,13 +62,13 @@ async def test_damage_is_noticed_however_often_it_was_sound_before(big, tmp_path
 
 @pytest.mark.parametrize("total_bytes", [TOTAL_BYTES, 0], ids=["from-memory", "from-its-file"])
 async def test_what_a_whole_answer_holds_is_given_back(store, total_bytes):
-    buffers = PayloadBuffers(total_bytes)
+    buffers = BufferPool(total_bytes)
     context = make_context(
         store=store, settings=replace(SETTINGS, file_size_limit_bytes=8 << 20), payload_buffers=buffers
     )
     await ask(context, "PUT", FID, (), BIG)
     request = make_request(method="GET", target=FID)
-    response = await HTTP_HANDLERS["http.read"](context, request)
+    response = await NATIVE_HTTP["http.read"](context, request)
     assert isinstance(response.body, memoryview if total_bytes else FileBody)
     assert bool(buffers.lent_bytes) == bool(total_bytes)
     response.close()
@@ -87,30 +87,21 @@ async def test_what_sends_no_whole_payload_does_not_look_at_it(big, tmp_path):
 
 async def test_a_damaged_large_object_leaves_no_file_open(big, tmp_path):
     damage(tmp_path, 7)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     await ask(big, "GET", FID)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_descriptors() - before
 
 
 async def test_a_large_object_that_the_disk_does_not_give_is_500(tmp_path):
-    class FailingFiles(OsFiles):
-        fails = False
-
-        def read_into(self, fd, buffer, offset_bytes):
-            if self.fails:
-                raise OSError(5, "Input/output error")
-            return super().read_into(fd, buffer, offset_bytes)
-
-    files = FailingFiles()
-    location = LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8)
-    store = open_store(StoreConfig(locations=(location,)), files=files)
+    files = PlannedFiles()
+    store = open_at(tmp_path, files=files)
     try:
         store.allocate_volume(3)
         settings = replace(SETTINGS, file_size_limit_bytes=8 << 20)
         await ask(make_context(store=store, settings=settings), "PUT", FID, (), BIG)
-        files.fails = True
+        files.plan["read_into"] = broken()
         for total_bytes in (TOTAL_BYTES, 0):
-            buffers = PayloadBuffers(total_bytes)
+            buffers = BufferPool(total_bytes)
             answer = await ask(make_context(store=store, settings=settings, payload_buffers=buffers), "GET", FID)
             assert (answer.status, answer.body) == (500, b"")
             assert buffers.lent_bytes == 0

@@ -1,4 +1,4 @@
-"""The control plane: what each route answers, byte for byte where a client may depend on it."""
+"""The answers of the control routes, byte for byte where a client may depend on the bytes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import re
 
 import pytest
-from http_native_kit import REQUEST_ID, FakeNode, fetch, make_context
+from support.http_native import REQUEST_ID, FakeNode, fetch, make_context
 
-from native_handlers.http.context import EcVolumeRow, HttpContext, HttpSettings, NodeDetails
+from native_handlers.http.context import EcVolumeRow, HttpContext, NodeDetails
 from native_handlers.http.handlers import HTTP_HANDLERS
-from native_handlers.http.message import Listener
-from native_handlers.http.request_id import new_request_id
+from native_handlers.http.reply import with_fields
+from native_handlers.http.settings import HttpSettings
+from native_handlers.http_model.headers import HeaderMap
+from native_handlers.http_model.message import Listener, Response, new_request_id
+from supervisor.routing.registry import ROUTES_BY_NAME
 
 VOLUME = {
     "Collection": "",
@@ -34,11 +37,11 @@ DISK = {"dir": "/data", "all": 270, "used": 188, "free": 82, "percent_free": 30.
 
 
 def node_with_data():
-    return FakeNode(volume_rows=[{**VOLUME, "Id": 9}, VOLUME], disk_rows=[DISK])
+    return FakeNode(statuses=[{**VOLUME, "Id": 9}, VOLUME], disk_rows=[DISK])
 
 
 async def test_status_is_upstreams_json_to_the_byte():
-    answer = await fetch("http.status", make_context(node=FakeNode(volume_rows=[VOLUME], disk_rows=[DISK])))
+    answer = await fetch("http.status", make_context(node=FakeNode(statuses=[VOLUME], disk_rows=[DISK])))
     assert answer.status == 200
     assert answer.body == (
         b'{"DiskStatuses":[{"dir":"/data","all":270,"used":188,"free":82,"percent_free":30.146055,'
@@ -192,7 +195,7 @@ def test_request_ids_are_hex_and_differ():
 async def test_ui_shows_everything_escaped():
     remote = {**VOLUME, "Id": 5, "RemoteStorageName": "s3.default", "Collection": "<b>"}
     node = FakeNode(
-        volume_rows=[VOLUME, remote, {**VOLUME, "Id": 6, "Ttl": {"Count": 3, "Unit": 3}, "ReadOnly": True}],
+        statuses=[VOLUME, remote, {**VOLUME, "Id": 6, "Ttl": {"Count": 3, "Unit": 3}, "ReadOnly": True}],
         disk_rows=[{"dir": "/data <x>", "all": 1 << 30, "used": 1 << 29, "free": 1 << 29}],
         node_details=NodeDetails(
             started_at_s=0,
@@ -267,5 +270,11 @@ async def test_clean_paths_are_not(target):
 
 
 def test_each_handler_is_known_to_the_router():
-    registry = pytest.importorskip("supervisor.routing.registry")
-    assert set(HTTP_HANDLERS) <= set(registry.ROUTES_BY_NAME)
+    assert set(HTTP_HANDLERS) <= set(ROUTES_BY_NAME)
+
+
+def test_fields_are_added_to_the_map_that_the_answer_has():
+    answer = Response(200, HeaderMap([("Etag", "x")]))
+    headers = answer.headers
+    assert with_fields(answer, ("X-Volume-Holder", "yes")).headers is headers
+    assert list(headers) == [("Etag", "x"), ("X-Volume-Holder", "yes")]

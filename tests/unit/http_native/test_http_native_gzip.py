@@ -1,17 +1,18 @@
-"""Compression: what is worth it, what comes back, and bombs."""
+"""Compression: which contents are compressed, round trips, and decompression bombs."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from native_handlers.http import gzip_data
-from native_handlers.http.gzip_data import (
+from native_handlers.content.gzip_data import (
     BadGzip,
+    ClearFacts,
     TooMuchData,
     compress,
     compress_if_smaller,
@@ -20,6 +21,7 @@ from native_handlers.http.gzip_data import (
     is_worth_compressing,
     measure,
 )
+from native_handlers.runtime.content_threads import finish
 
 
 @given(st.binary(max_size=3000), st.binary(max_size=50))
@@ -27,9 +29,11 @@ def test_round_trip_of_several_members(first, second):
     packed = compress(first) + gzip.compress(second)
     assert is_gzip(packed)
     assert decompress(packed, 10_000) == first + second
-    facts = measure(memoryview(packed))
-    assert facts.size_bytes == len(first + second)
-    assert facts.md5 == hashlib.md5(first + second, usedforsecurity=False).digest()
+    digest = hashlib.md5(usedforsecurity=False)
+    facts = finish(measure(memoryview(packed), 10_000, keep_bytes=1000, digest=digest))
+    kept = first + second if len(first + second) <= 1000 else None
+    assert facts == ClearFacts(len(first + second), kept)
+    assert digest.digest() == hashlib.md5(first + second, usedforsecurity=False).digest()
 
 
 def test_content_longer_than_every_buffer():
@@ -37,13 +41,14 @@ def test_content_longer_than_every_buffer():
     assert decompress(compress(data), len(data)) == data
 
 
-def test_bombs_stop_at_the_limit(monkeypatch):
+def test_bombs_stop_at_the_limit():
     bomb = compress(b"\0" * 20_000_000)
     with pytest.raises(TooMuchData, match="more than 1000 bytes come out of"):
         decompress(bomb, 1000)
-    monkeypatch.setattr(gzip_data, "MAX_COUNTED_BYTES", 1000)
+    steps = measure(bomb, 100_000)
+    assert next(steps) is None
     with pytest.raises(TooMuchData):
-        measure(bomb)
+        next(steps)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +58,13 @@ def test_damaged_data(data):
     with pytest.raises(BadGzip):
         decompress(data, 1000)
     with pytest.raises(BadGzip):
-        measure(data)
+        finish(measure(data, 1000))
 
 
 def test_only_a_real_gain_counts():
-    assert compress_if_smaller(b"a" * 1000) is not None
-    assert compress_if_smaller(b"ab") is None
+    assert gzip.decompress(finish(compress_if_smaller(b"a" * 200_000))) == b"a" * 200_000
+    assert finish(compress_if_smaller(b"ab")) is None
+    assert finish(compress_if_smaller(os.urandom(200_000))) is None
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,28 @@
-"""Images cut and scaled on reads, and turned upright on upload."""
+"""Images are cropped and scaled on reads, and rotated upright on upload."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import json
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from http_native_kit import SETTINGS, fetch, make_context
 from PIL import Image
+from support.http_native import SETTINGS, fetch, make_context
+from support.images import encoded, oriented, picture
 
-from native_handlers.http import images_codec
-from native_handlers.http.images import edit_image, fix_orientation
-from native_handlers.http.images_codec import BadImage, plan9_palette
-from native_handlers.http.images_edit import ImageEdit, Scaling, plan_scaling, wanted_edit
-from native_handlers.http.query import parse_query
+from native_handlers.content import images_codec, images_source
+from native_handlers.content.images import edit_image, fix_orientation
+from native_handlers.content.images_codec import BadImage, plan9_palette
+from native_handlers.content.images_edit import ImageEdit, Scaling, plan_scaling, wanted_edit
+from native_handlers.content.images_source import ImageSource, count_of
+from native_handlers.http_model.query import parse_query
 
 FID = "/3,0212345678"
-
-
-def picture(width=60, height=40, mode="RGB"):
-    """Colours that differ from place to place, in any mode."""
-    y, x = np.mgrid[:height, :width]
-    pixels = np.stack([x * 4 % 256, y * 4 % 256, x * 0 + 200], axis=-1).astype(np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image, kind="PNG", **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 PNG = encoded(picture())
@@ -185,13 +176,97 @@ def test_bombs_are_left_alone(monkeypatch):
         images_codec.open_image(large)
 
 
+def png_of(*chunks, size=(1, 1)):
+    """A PNG: the signature, the header, and `chunks`."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*one) for one in chunks)
+
+
+GIF_HEAD = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)
+MANY = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("ext", "begins", "part"),
+    [
+        (".jpg", b"\xff\xd8\xff\xe0\x00\x02", b"\xff\x00"),
+        (".jpg", b"\xff\xd8", b"\xff\xe5\x00\x02"),
+        (".jpg", b"\xff\xd8", b"\xff\xfe\x00\x02"),
+        (".png", png_of(), png_of((b"prVt", b""))[33:]),
+        (".png", png_of(), png_of((b"tEXt", b"a\0b"))[33:]),
+        (".png", png_of(), png_of((b"IDAT", b""))[33:]),
+        (".gif", GIF_HEAD, b"!\xfe\x01c\0"),
+        (".gif", GIF_HEAD, b"\0"),
+    ],
+)
+@pytest.mark.slow
+def test_a_file_of_very_many_parts_is_left_alone(ext, begins, part, monkeypatch):
+    """Pillow reads segments one by one and keeps them in memory: 40 times the file's size. Slow: reads as many parts
+    as an image may have.
+    """
+    reads = []
+    read = ImageSource.read
+    monkeypatch.setattr(ImageSource, "read", lambda self, size=-1: reads.append(size) or read(self, size))
+    data = begins + part * MANY
+    assert edited(data, "width=10", ext) is data
+    assert len(reads) <= images_source.MAX_READS + 1
+
+
+def test_a_file_with_very_much_before_its_picture_is_left_alone(monkeypatch):
+    """Pillow joins each EXIF segment to all earlier ones."""
+    exif = b"\xff\xe1\xff\xffExif\0\0" + bytes(0xFFFF - 8)
+    data = b"\xff\xd8" + exif * 40 + encoded(picture(), "JPEG")[2:]
+    assert decoded(edited(data, "width=30", ".jpg")).size == (30, 20)
+    monkeypatch.setattr(images_source, "MAX_HEAD_BYTES", 30 * len(exif))
+    assert edited(data, "width=30", ".jpg") is data
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP"])
+def test_a_picture_is_longer_than_what_may_come_before_it(kind, monkeypatch):
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (200, 300, 3), np.uint8))
+    data = encoded(noise, kind)
+    monkeypatch.setattr(images_source, "MAX_HEAD_BYTES", 4096)
+    assert len(data) > 4096
+    assert decoded(edited(data, "width=30")).size == (30, 20)
+
+
+def test_a_png_in_chunks_of_8_kib():
+    noise = np.random.default_rng(1).integers(0, 255, (400, 600, 3), np.uint8)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in noise))
+    pieces = [(b"IDAT", packed[at : at + 8192]) for at in range(0, len(packed), 8192)]
+    data = png_of(*pieces, (b"IEND", b""), size=(600, 400))
+    assert decoded(edited(data, "width=30")).size == (30, 20)
+
+
+@pytest.mark.parametrize("at", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) - 2])
+def test_marks_are_counted_across_pieces(at):
+    data = bytearray(2 << 20)
+    data[at : at + 2] = b"\xff\xda"
+    assert count_of(b"\xff\xda", bytes(data)) == 1
+
+
+def test_images_with_a_long_side_are_left_alone():
+    longest = images_codec.MAX_SIDE_PIXELS
+    for size in ((longest, 1), (1, longest)):
+        assert max(decoded(edited(encoded(Image.new("1", size)), "width=1&height=9&mode=fit")).size) <= 9
+    for size in ((longest + 1, 1), (1, longest + 1)):
+        data = encoded(Image.new("1", size))
+        for query in ("width=5", "height=5", "width=5&height=5&mode=fill", "crop_x1=0&crop_y1=0&crop_x2=1&crop_y2=1"):
+            assert edited(data, query) is data
+
+
+def test_a_webp_with_more_pixels_than_its_decoder_may_take_is_left_alone(monkeypatch):
+    monkeypatch.setattr(images_codec, "MAX_WEBP_PIXELS", 60 * 40)
+    assert decoded(edited(encoded(picture(), "WEBP"), "width=30", ext=".webp")).size == (30, 20)
+    large = encoded(picture(60, 41), "WEBP")
+    assert edited(large, "width=30", ext=".webp") is large
+
+
 # ---- orientation
-
-
-def oriented(value, image=None):
-    exif = Image.Exif()
-    exif[0x0112] = value
-    return encoded(image or picture(), "JPEG", exif=exif, quality=95)
 
 
 @pytest.mark.parametrize("value", range(2, 9))
@@ -201,7 +276,7 @@ def test_turned_upright(value):
     corners = {
         2: (59, 0), 3: (59, 39), 4: (0, 39), 5: (0, 0), 6: (39, 0), 7: (39, 59), 8: (0, 59),
     }  # fmt: skip
-    # Where the stored top left corner, the one with least red and green, is to be seen.
+    # The corner in which the stored top left corner appears: the one with the least red and green.
     assert sum(fixed.getpixel(corners[value])[:2]) < 40
 
 
@@ -260,7 +335,7 @@ async def test_compressed_images_are_edited_for_everyone(context):
 
 
 async def test_a_large_image_is_edited_only_by_its_url(store):
-    """Upstream streams it before it knows the stored name."""
+    """Upstream streams the file before the stored name is known."""
     context = make_context(store=store, settings=replace(SETTINGS, file_size_limit_bytes=1 << 24))
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (700, 700, 3), dtype=np.uint8))
     data = encoded(noise, compress_level=0)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import trio
-from http_native_kit import MemoryBody
 from hypothesis import given
 from hypothesis import strategies as st
+from support.http_native import MemoryBody
 from trio.testing import assert_no_checkpoints
 
-from native_handlers.http import multipart
-from native_handlers.http.errors import BadUpload
-from native_handlers.http.message import BodyError
-from native_handlers.http.multipart import MAX_LINE_BYTES, MultipartReader
+from native_handlers.content import multipart
+from native_handlers.content.multipart import MAX_LINE_BYTES, MultipartReader
+from native_handlers.http_model.errors import BadUpload
+from native_handlers.http_model.message import BodyError
+from native_handlers.runtime.content_threads import ContentThreads
 
 LIMIT = 1000
 
@@ -23,7 +24,7 @@ def in_pieces(data, step):
 
 async def parse(data, step=None, boundary="x", limit=LIMIT, breaks=False):
     body = MemoryBody(data, breaks=breaks) if step is None else in_pieces(data, step)
-    reader = MultipartReader(body, boundary)
+    reader = MultipartReader(body, boundary, ContentThreads())
     parts = []
     while (part := await reader.next_part()) is not None:
         parts.append((part.filename, await reader.read_content(part, limit)))
@@ -57,7 +58,9 @@ async def test_a_body_without_parts():
 
 
 async def test_unread_content_is_passed_over():
-    reader = MultipartReader(MemoryBody(b"--x\r\n\r\n" + b"a" * 5000 + b"\r\n--x\r\n\r\nb\r\n--x--"), "x")
+    reader = MultipartReader(
+        MemoryBody(b"--x\r\n\r\n" + b"a" * 5000 + b"\r\n--x\r\n\r\nb\r\n--x--"), "x", ContentThreads()
+    )
     await reader.next_part()
     part = await reader.next_part()
     assert await reader.read_content(part, 1) == b"b"
@@ -79,7 +82,7 @@ async def test_file_names_lose_their_folder(filename, expected):
 
 async def test_the_limit_holds_while_reading():
     body = in_pieces(b"--x\r\n\r\n" + b"a" * 100_000 + b"\r\n--x--", 1000)
-    reader = MultipartReader(body, "x")
+    reader = MultipartReader(body, "x", ContentThreads())
     part = await reader.next_part()
     with pytest.raises(BadUpload, match="file over the limited 5000 bytes"):
         await reader.read_content(part, 5000)
@@ -132,7 +135,7 @@ async def test_the_headers_of_a_part_are_limited(monkeypatch):
     ids=["parts", "headers", "a folded header", "almost boundaries", "a preamble"],
 )
 async def test_others_get_their_turn_while_a_body_is_read_that_is_all_there(data):
-    """A body of small things is work for a long time, and nothing of it has to be waited for."""
+    """A body of small parts is long work without any wait."""
     turns = 0
 
     async def count_turns():
@@ -154,14 +157,14 @@ async def test_a_small_body_is_read_without_giving_way():
 
 
 async def test_a_folded_header_is_one_value():
-    reader = MultipartReader(MemoryBody(b"--x\r\nA: b\r\n\tc \r\n  d\r\nB: e\r\n\r\n\r\n--x--"), "x")
+    reader = MultipartReader(MemoryBody(b"--x\r\nA: b\r\n\tc \r\n  d\r\nB: e\r\n\r\n\r\n--x--"), "x", ContentThreads())
     part = await reader.next_part()
     assert list(part.headers) == [("A", "b c d"), ("B", "e")]
 
 
 async def test_an_empty_boundary():
     with pytest.raises(BadUpload, match="boundary is empty"):
-        MultipartReader(MemoryBody(b""), "")
+        MultipartReader(MemoryBody(b""), "", ContentThreads())
 
 
 async def test_a_vanished_client_is_not_the_end_of_the_body():
@@ -171,7 +174,7 @@ async def test_a_vanished_client_is_not_the_end_of_the_body():
 
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4), st.integers(1, 20))
 def test_any_content_comes_through(contents, step):
-    """Contents are shielded from the boundary by construction: it is longer than they are."""
+    """The boundary is longer than any of the contents, so it cannot occur in them."""
     boundary = "b" * 61
     data = b"".join(b"--%s\r\nA: b\r\n\r\n%s\r\n" % (boundary.encode(), content) for content in contents)
     data += b"--%s--\r\n" % boundary.encode()

@@ -1,4 +1,4 @@
-"""Manifests whose chunks are manifests, or erasure-coded, or damaged."""
+"""Manifests whose chunks are manifests, erasure-coded needles, or damaged."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from dataclasses import dataclass, field, replace
 
 import pytest
-from http_native_kit import SETTINGS, fetch, make_context
+from support.http_native import SETTINGS, fetch, make_context
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.chunk_manifest import DEPTH_HEADER, MAX_DEPTH
-from native_handlers.http.context import Location, PeerResponse
-from native_handlers.http.headers import Headers
-from native_handlers.storage.errors import CookieMismatch, NotFound
+from native_handlers.http.context import Location, VolumeServerResponse
+from native_handlers.http_model.headers import Headers
+from native_handlers.storage.model.errors import CookieMismatch, NotFound
 
 COOKIE = 0x12345678
 OTHER = Location("127.0.0.1:8082", "example:8082")
@@ -22,7 +22,7 @@ LARGE = os.urandom((2 << 20) + 3)
 
 @dataclass
 class FakeEc:
-    """Needles of erasure-coded volume 7, by id, all with one cookie."""
+    """Needles of the erasure-coded volume 7, by id. All have one cookie."""
 
     needles: dict = field(default_factory=dict)
 
@@ -79,7 +79,7 @@ async def delete(context, file_id, headers=()):
 
 @pytest.fixture
 async def nested(context):
-    """File 1 is "abc", then file 2, a manifest of "def" and "gh", then "i"."""
+    """File 1 is "abc", file 2 a manifest of "def" and "gh", file 3 "i"."""
     for number, data in ((3, b"abc"), (4, b"def"), (5, b"gh"), (6, b"i")):
         await put(context, number, data)
     await put_manifest(context, 2, (fid(4), 0, 3), (fid(5), 3, 2))
@@ -110,17 +110,42 @@ async def test_a_manifest_that_contains_itself_comes_to_an_end(context):
     assert answer.status == 500
     assert f"more than {MAX_DEPTH} manifests".encode() in answer.body
     answer = await delete(context, fid(1))
+    assert (answer.status, json.loads(answer.body)) == (202, {"size": 10})
+    assert (await get(context, f"{fid(1)}?cm=false")).status == 404
+
+
+async def test_manifests_that_contain_each_other_are_deleted(context):
+    await put(context, 3, b"abc")
+    await put_manifest(context, 1, (fid(3), 0, 3), (fid(2), 3, 5))
+    await put_manifest(context, 2, (fid(1), 0, 5), (fid(1), 5, 5))
+    assert (await delete(context, fid(1))).status == 202
+    assert [(await get(context, f"{fid(number)}?cm=false")).status for number in (1, 2, 3)] == [404] * 3
+
+
+async def test_a_nested_manifest_that_names_a_strangers_file_is_kept_with_it(context):
+    """The outer manifest may allow deletions that the inner manifest does not allow."""
+
+    class Scope:
+        def changeable(self, _request):
+            return fid(1)
+
+    await put(context, 9, b"a stranger's")
+    await put_manifest(context, 2, (fid(9), 0, 12))
+    await put_manifest(context, 1, (f"{fid(1)}_1", 0, 12))
+    guarded = replace(context, token_scope=Scope())
+    answer = await delete(guarded, fid(1))
     assert answer.status == 500
-    assert (await get(context, f"{fid(1)}?cm=false")).status == 200
+    assert json.loads(answer.body)["error"].endswith(f"chunk delete {fid(9)}: wrong jwt")
+    assert (await get(context, fid(9))).body == b"a stranger's"
 
 
 async def test_holders_are_told_how_deep_they_are(context):
     asked = []
 
-    class Peers:
+    class VolumeServers:
         async def request(self, method, _url, target, headers, _body):
             asked.append((method, target, headers.get(DEPTH_HEADER)))
-            return PeerResponse(200, Headers(), self._body())
+            return VolumeServerResponse(200, Headers(), self._body())
 
         async def _body(self):
             yield b"xyz"
@@ -129,7 +154,7 @@ async def test_holders_are_told_how_deep_they_are(context):
         async def locations(self, _vid, *, refresh=False):
             return [OTHER]
 
-    context = replace(context, lookup=Lookup(), peers=Peers())
+    context = replace(context, lookup=Lookup(), volume_servers=VolumeServers())
     await put_manifest(context, 2, (fid(1, volume_id=9), 0, 3))
     await put_manifest(context, 1, (fid(2), 0, 3))
     assert (await get(context, fid(1), {DEPTH_HEADER: "4"})).body == b"xyz"
@@ -141,7 +166,13 @@ async def test_holders_are_told_how_deep_they_are(context):
 @pytest.mark.parametrize("depth", [str(MAX_DEPTH), "999"])
 async def test_too_deep_is_refused(nested, depth):
     assert (await get(nested, fid(1), {DEPTH_HEADER: depth})).status == 500
-    assert (await delete(nested, fid(1), {DEPTH_HEADER: depth})).status == 500
+
+
+@pytest.mark.parametrize("depth", [str(MAX_DEPTH - 1), str(MAX_DEPTH), "999"])
+async def test_a_manifest_at_the_end_of_a_long_chain_is_deleted_with_its_chunks_alone(nested, depth):
+    """Deleting a chunk that is a manifest does not delete its chunks: the chain is probably a circle."""
+    assert (await delete(nested, fid(1), {DEPTH_HEADER: depth})).status == 202
+    assert [(await get(nested, fid(number))).status for number in range(1, 7)] == [404, 404, 404, 200, 200, 404]
 
 
 @pytest.mark.parametrize("depth", ["", "-1", "x", "1" * 5000, "\xb2"])
@@ -211,7 +242,7 @@ async def test_zstd_data_goes_out_as_it_is(context, store):
     frame = bytes.fromhex("28b52ffd0400190000616263bf5a0a7d")
     needle = Needle(needle_id=9, cookie=COOKIE, data=frame)
     needle.is_compressed = True
-    store.write_needle(3, needle)
+    store.get_volume(3).write(needle)
     for accepted in ("", "gzip", "zstd", "gzip, zstd"):
         answer = await get(context, fid(9), {"Accept-Encoding": accepted})
         assert (answer.status, answer.body, answer.headers.get("Content-Encoding")) == (200, frame, None)
@@ -223,4 +254,4 @@ async def test_a_zstd_upload_keeps_its_bytes_and_forgets_its_encoding(context, s
     await fetch("http.write", context, method="PUT", target=f"/{fid(9)}", headers=headers, body=frame)
     answer = await get(context, fid(9), {"Accept-Encoding": "zstd"})
     assert (answer.body, answer.headers.get("Content-Encoding")) == (frame, None)
-    assert not store.read_needle(3, 9, cookie=COOKIE).needle.is_compressed
+    assert not store.get_volume(3).read(9, cookie=COOKIE).needle.is_compressed

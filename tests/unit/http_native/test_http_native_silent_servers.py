@@ -1,7 +1,7 @@
-"""Peers that take a connection and a request and then say nothing: nobody may wait for them for ever.
+"""Volume servers that accept a connection and a request and then send nothing: no caller waits for ever.
 
-On real sockets, with the client that a node makes for itself. The clock begins to jump only when a peer has the
-request, so that it never outruns the threads of the store.
+The tests use real sockets and the node's own client. The clock begins to jump when a server has the request, so that
+the clock never outruns the threads of the store.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from http_native_kit import SETTINGS, fetch, make_context
-from test_http_native_peers import FakeLookup, manifest_of
+from support.http_native import SETTINGS, FakeLookup, fetch, make_context, manifest_of
 
-from native_handlers.http.context import Location, NoMetrics, PeerFailed, PeerFailureKind, ReadMode
-from native_handlers.http.headers import Headers
-from native_handlers.http.peers import ANSWER_TIMEOUT_S, read_answer
-from supervisor.assembly.http_context import make_peer_client
+from native_handlers.http.context import Location, VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http.replicate import ANSWER_TIMEOUT_S, read_answer
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.runtime.server_counts import ServerCounts
+from supervisor.assembly.http_context import make_volume_server_client
 
 SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
 TIMEOUT_S = 30
@@ -47,7 +48,7 @@ async def stop_in_the_body(stream):
 
 
 async def answer_slowly(stream):
-    """Every pause is bearable, all of them together take longer than one may."""
+    """Each pause alone is within the limit; all of them together are longer than the limit."""
     for piece in (HEAD, b"wo", b"rl", b"d!"):
         await trio.sleep(TIMEOUT_S * 0.9)
         await stream.send_all(piece)
@@ -57,8 +58,8 @@ async def answer(stream):
     await stream.send_all(HEAD + b"world!")
 
 
-class Peers:
-    """Opens servers that read one request head, start the jumping clock, and go on as their script says."""
+class VolumeServers:
+    """Opens servers that read one request head, start the jumping clock, and then follow their script."""
 
     def __init__(self, nursery, clock):
         self._nursery = nursery
@@ -66,7 +67,7 @@ class Peers:
         self.asked = []
 
     async def open(self, script):
-        """Where a server with `script` is."""
+        """The address of a server with `script`."""
         (listener,) = await self._nursery.start(
             partial(trio.serve_tcp, partial(self._serve, script), 0, host="127.0.0.1")
         )
@@ -87,20 +88,23 @@ class Peers:
 
 
 @pytest.fixture
-async def peers(nursery, mock_clock):
-    return Peers(nursery, mock_clock)
+async def volume_servers(nursery, mock_clock):
+    return VolumeServers(nursery, mock_clock)
 
 
 @pytest.fixture
 async def client():
     security = SimpleNamespace(https_client=SimpleNamespace(enabled=False))
-    made = make_peer_client(SimpleNamespace(config=SimpleNamespace(security=security, bind_ip="")))
+    config = SimpleNamespace(security=security, bind_ip="")
+    node = SimpleNamespace(config=config, descriptors=SimpleNamespace(links=64))
+    made = make_volume_server_client(node)
     yield made
-    await made._pool.drop_idle()
+    await made.drop_idle()
 
 
-class ReplicationKinds(NoMetrics):
+class ReplicationKinds(ServerCounts):
     def __init__(self):
+        super().__init__()
         self.seen = []
 
     def observe_replication(self, operation, _replicas, _duration_s, failure):
@@ -108,78 +112,87 @@ class ReplicationKinds(NoMetrics):
 
 
 @pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_in_the_body])
-async def test_a_write_fails_when_a_replica_says_nothing(store, peers, client, script, mock_clock):
+async def test_a_write_fails_when_a_replica_says_nothing(store, volume_servers, client, script, mock_clock):
     metrics = ReplicationKinds()
-    lookup = FakeLookup({4: [SELF, await peers.open(script)]})
-    context = make_context(store=store, lookup=lookup, peers=client, metrics=metrics)
+    lookup = FakeLookup({4: [SELF, await volume_servers.open(script)]})
+    context = make_context(store=store, lookup=lookup, volume_servers=client, metrics=metrics)
     with trio.fail_after(3 * TIMEOUT_S):
         got = await fetch("http.write", context, method="PUT", target="/4,0212345678", body=b"hello")
     assert got.status == 500
     assert json.loads(got.body)["error"].startswith("failed to write to replicas for volume 4: [127.0.0.1:")
-    assert metrics.seen == [("write", PeerFailureKind.TIMEOUT)]
+    assert metrics.seen == [("write", VolumeServerFailureKind.TIMEOUT)]
+    counts = metrics.snapshot()
+    assert counts.upload_error_total == {"0": 1}
+    assert counts.in_flight_requests == {"writeToLocalDisk": 0, "writeToReplicas": 0}
 
 
 @pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_in_the_body])
 @pytest.mark.parametrize("size", [900_000, 20_000_000])
-async def test_a_large_write_fails_when_a_replica_takes_nothing(peers, client, size, script, mock_clock):
-    """Of the smaller one all ends up in the kernel's buffers. Without a store, for its thread would be outrun."""
+async def test_a_large_write_fails_when_a_replica_takes_nothing(volume_servers, client, size, script, mock_clock):
+    """All of the smaller content fits the kernel's buffers. Without a store, because the clock would outrun its
+    thread.
+    """
     metrics = ReplicationKinds()
     settings = replace(SETTINGS, file_size_limit_bytes=1 << 25)
-    lookup = FakeLookup({9: [await peers.open(script)]})
-    context = make_context(settings=settings, lookup=lookup, peers=client, metrics=metrics)
+    lookup = FakeLookup({9: [await volume_servers.open(script)]})
+    context = make_context(settings=settings, lookup=lookup, volume_servers=client, metrics=metrics)
     headers = {"Content-Type": "a/b"}
     with trio.fail_after(3 * TIMEOUT_S):
         got = await fetch(
             "http.write", context, method="PUT", target="/9,0212345678", headers=headers, body=bytes(size)
         )
     assert got.status == 500
-    assert metrics.seen == [("write", PeerFailureKind.TIMEOUT)]
+    assert metrics.seen == [("write", VolumeServerFailureKind.TIMEOUT)]
 
 
 @pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_in_the_body])
-async def test_a_delete_fails_when_a_replica_says_nothing(store, peers, client, script, mock_clock):
+async def test_a_delete_fails_when_a_replica_says_nothing(store, volume_servers, client, script, mock_clock):
     metrics = ReplicationKinds()
-    lookup = FakeLookup({4: [SELF, await peers.open(script)]})
-    context = make_context(store=store, lookup=lookup, peers=client, metrics=metrics)
+    lookup = FakeLookup({4: [SELF, await volume_servers.open(script)]})
+    context = make_context(store=store, lookup=lookup, volume_servers=client, metrics=metrics)
     replica = "/4,0212345678?type=replicate"
     assert (await fetch("http.write", context, method="PUT", target=replica, body=b"hello")).status == 201
     with trio.fail_after(3 * TIMEOUT_S):
         got = await fetch("http.delete", context, method="DELETE", target="/4,0212345678")
     assert got.status == 500
     assert json.loads(got.body)["error"].startswith("Deletion Failed: [127.0.0.1:")
-    assert metrics.seen[-1] == ("delete", PeerFailureKind.TIMEOUT)
+    assert metrics.seen[-1] == ("delete", VolumeServerFailureKind.TIMEOUT)
 
 
 def proxying(client, *holders):
     return make_context(
-        settings=replace(SETTINGS, read_mode=ReadMode.PROXY), lookup=FakeLookup({9: list(holders)}), peers=client
+        settings=replace(SETTINGS, read_mode=ReadMode.PROXY),
+        lookup=FakeLookup({9: list(holders)}),
+        volume_servers=client,
     )
 
 
-async def test_a_proxied_read_fails_when_no_holder_says_anything(peers, client, mock_clock):
-    context = proxying(client, await peers.open(say_nothing), await peers.open(drip_a_head))
+async def test_a_proxied_read_fails_when_no_holder_says_anything(volume_servers, client, mock_clock):
+    context = proxying(client, await volume_servers.open(say_nothing), await volume_servers.open(drip_a_head))
     with trio.fail_after(3 * TIMEOUT_S):
         got = await fetch("http.read", context, target="/9,0212345678")
     assert (got.status, got.body) == (500, b"")
-    assert len(peers.asked) == 2
+    assert len(volume_servers.asked) == 2
 
 
-async def test_a_proxied_read_is_answered_by_the_next_holder(peers, client, mock_clock):
-    silent = [await peers.open(say_nothing) for _ in range(3)]
-    context = proxying(client, *silent, await peers.open(answer))
+async def test_a_proxied_read_is_answered_by_the_next_holder(volume_servers, client, mock_clock):
+    silent = [await volume_servers.open(say_nothing) for _ in range(3)]
+    context = proxying(client, *silent, await volume_servers.open(answer))
     with trio.fail_after(5 * TIMEOUT_S):
         got = await fetch("http.read", context, target="/9,0212345678")
     assert (got.status, got.body) == (200, b"world!")
 
 
-async def test_a_proxied_read_breaks_off_when_the_holder_stops(peers, client, mock_clock):
+async def test_a_proxied_read_breaks_off_when_the_holder_stops(volume_servers, client, mock_clock):
     with trio.fail_after(3 * TIMEOUT_S):
-        got = await fetch("http.read", proxying(client, await peers.open(stop_in_the_body)), target="/9,0212345678")
+        got = await fetch(
+            "http.read", proxying(client, await volume_servers.open(stop_in_the_body)), target="/9,0212345678"
+        )
     assert (got.body, got.breaks_off) == (b"wo", True)
 
 
-async def test_a_holder_that_is_slow_but_moves_is_waited_for(peers, client, mock_clock):
-    got = await fetch("http.read", proxying(client, await peers.open(answer_slowly)), target="/9,0212345678")
+async def test_a_holder_that_is_slow_but_moves_is_waited_for(volume_servers, client, mock_clock):
+    got = await fetch("http.read", proxying(client, await volume_servers.open(answer_slowly)), target="/9,0212345678")
     assert (got.body, got.breaks_off) == (b"world!", False)
 
 
@@ -188,47 +201,47 @@ async def put_manifest(context):
     assert (await fetch("http.write", context, method="PUT", target="/3,0112345678?cm=true", body=body)).status == 201
 
 
-async def read_through_a_manifest(store, peers, client, *scripts):
-    """What is had of a file whose one chunk has holders that behave as `scripts`, in their order."""
-    holders = [await peers.open(script) for script in scripts]
-    context = make_context(store=store, lookup=FakeLookup({9: holders, 3: [SELF]}), peers=client)
+async def read_through_a_manifest(store, volume_servers, client, *scripts):
+    """The bytes that arrive of a file with one chunk. The chunk's holders behave as `scripts`, in their order."""
+    holders = [await volume_servers.open(script) for script in scripts]
+    context = make_context(store=store, lookup=FakeLookup({9: holders, 3: [SELF]}), volume_servers=client)
     await put_manifest(context)
     with trio.fail_after(3 * TIMEOUT_S):
         return await fetch("http.read", context, target="/3,0112345678")
 
 
 @pytest.mark.parametrize("script", [say_nothing, drip_a_head, stop_before_the_body])
-async def test_a_chunk_is_read_from_the_next_holder(store, peers, client, script, mock_clock):
-    got = await read_through_a_manifest(store, peers, client, script, answer)
+async def test_a_chunk_is_read_from_the_next_holder(store, volume_servers, client, script, mock_clock):
+    got = await read_through_a_manifest(store, volume_servers, client, script, answer)
     assert (got.status, got.body, got.breaks_off) == (200, b"world!", False)
-    assert peers.asked == ["/9,0a12345678"] * 2
+    assert volume_servers.asked == ["/9,0a12345678"] * 2
 
 
-async def test_a_chunk_that_no_holder_gives_is_500(store, peers, client, mock_clock):
-    got = await read_through_a_manifest(store, peers, client, say_nothing, stop_before_the_body)
+async def test_a_chunk_that_no_holder_gives_is_500(store, volume_servers, client, mock_clock):
+    got = await read_through_a_manifest(store, volume_servers, client, say_nothing, stop_before_the_body)
     assert got.status == 500
 
 
-async def test_a_chunk_breaks_off_when_its_holder_stops(store, peers, client, mock_clock):
-    got = await read_through_a_manifest(store, peers, client, stop_in_the_body, answer)
+async def test_a_chunk_breaks_off_when_its_holder_stops(store, volume_servers, client, mock_clock):
+    got = await read_through_a_manifest(store, volume_servers, client, stop_in_the_body, answer)
     assert (got.body, got.breaks_off) == (b"wo", True)
 
 
-async def test_a_silent_peer_is_asked_once_though_its_connection_was_a_kept_one(peers, client, mock_clock):
+async def test_a_silent_server_is_asked_once_though_its_connection_was_a_kept_one(volume_servers, client, mock_clock):
     async def answer_once(stream):
         await answer(stream)
         await stream.receive_some()
-        peers.asked.append("again")
+        volume_servers.asked.append("again")
         await trio.sleep_forever()
 
-    where = (await peers.open(answer_once)).url
+    where = (await volume_servers.open(answer_once)).url
     async for _ in (await client.request("GET", where, "/1", Headers(), b"")).chunks:
         pass
     with trio.fail_after(1.5 * TIMEOUT_S):
-        with pytest.raises(PeerFailed) as caught:
+        with pytest.raises(VolumeServerFailed) as caught:
             await client.request("GET", where, "/2", Headers(), b"")
-    assert caught.value.kind is PeerFailureKind.TIMEOUT
-    assert peers.asked == ["/1", "again"]
+    assert caught.value.kind is VolumeServerFailureKind.TIMEOUT
+    assert volume_servers.asked == ["/1", "again"]
 
 
 async def test_an_answer_to_a_write_that_drips_is_not_waited_for(autojump_clock):
@@ -238,6 +251,6 @@ async def test_an_answer_to_a_write_that_drips_is_not_waited_for(autojump_clock)
             yield b" "
 
     with trio.fail_after(2 * ANSWER_TIMEOUT_S):
-        with pytest.raises(PeerFailed) as caught:
+        with pytest.raises(VolumeServerFailed) as caught:
             await read_answer("127.0.0.1:1", SimpleNamespace(chunks=drip()))
-    assert caught.value.kind is PeerFailureKind.TIMEOUT
+    assert caught.value.kind is VolumeServerFailureKind.TIMEOUT

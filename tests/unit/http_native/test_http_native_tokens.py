@@ -1,9 +1,9 @@
-"""Where a request's token is looked for: by the guard, and by what passes it on to replicas. It is one function."""
+"""Where the guard and the forwarding to replicas look for a request's token. Both call one function."""
 
 from __future__ import annotations
 
 import pytest
-from http_native_kit import make_request
+from support.http_native import make_request
 
 from native_handlers.http import replicate
 from native_handlers.http.tokens import token_of
@@ -27,6 +27,12 @@ def request(target="/3,01637037d6", *fields):
         (request("/a", ("Authorization", "Bearer ")), ""),
         (request("/a", ("Authorization", "Basic abc"), ("Cookie", "AT=C")), "C"),
         (request("/a?x=jwt=&jwt=a%2Eb"), "a.b"),
+        (request("/a?%6Awt=Q", ("Authorization", "Bearer B")), "Q"),
+        (request("/a?jw%74=Q&jwt=R"), "Q"),
+        (request("/a?jwt=&jwt=R", ("Authorization", "Bearer B")), "B"),
+        (request("/a?jwt=Q%zz&jwt=R"), "R"),
+        (request("/a?jwt=Q;jwt=S&jwt=R"), "R"),
+        (request("/a?JWT=Q"), ""),
     ],
 )
 def test_where_a_token_is_looked_for(req, token):
@@ -56,7 +62,7 @@ def test_cookies_are_read_as_go_reads_them(cookies, token):
 
 
 def test_a_cookie_full_of_escapes_is_read_in_one_pass():
-    """http.cookies undoes escapes one after the other and copies the whole rest each time: seconds for this one."""
+    """http.cookies decodes escapes one by one and copies the rest each time: seconds for this cookie."""
     line = 'a="' + r"\"" * 30_000 + '"; AT=C'
     assert token_of(request("/a", ("Cookie", line))) == "C"
 

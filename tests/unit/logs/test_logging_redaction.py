@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.logs.redaction import redact
+from supervisor.logs.formats import redact
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJmaWQiOiIzLDAxIn0.c2lnbmF0dXJlLTEyMzQ1Njc4"
 

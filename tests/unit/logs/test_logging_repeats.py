@@ -50,7 +50,7 @@ def test_memory_is_bounded_and_nothing_held_back_goes_untold():
         told += limiter.take_due(1.0)
         limiter.admit(kind(str(number)), 1.0)
     assert told == [Suppressed(kind("first"), 1, 1.0)]
-    assert len(limiter._windows) <= MAX_KINDS + 1
+    assert limiter.kind_count <= MAX_KINDS + 1
 
 
 def test_take_all_closes_open_windows():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.cli.config import LogConfig
+from supervisor.config.config import LogConfig
 from supervisor.logs.repeats import BURST, WINDOW_S
 from supervisor.logs.setup import LogHandler, set_up_logging
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from supervisor.cli.config import JwtKey, Mode, NativeBackend
-from supervisor.logs.start_line import start_line
+from supervisor.config.config import JwtKey, Mode, NativeBackend
+from supervisor.logs.setup import start_line
 from supervisor.wire.server_address import ServerAddress
 
 

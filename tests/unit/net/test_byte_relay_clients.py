@@ -1,30 +1,35 @@
-"""The registry of peers, and names as white lists and operators spell them."""
+"""The registry of clients, and clients' names as white lists and operators spell them."""
 
 from __future__ import annotations
 
 import pytest
 
 from supervisor.net.grpc_client_names import common_name_of
-from supervisor.net.grpc_peers import Peer, PeerRegistry, normal_host
+from supervisor.net.grpc_clients import ClientRegistry, GrpcClient, normal_host
 
 
 def test_find_reads_what_grpcio_says():
-    registry = PeerRegistry()
-    peer = Peer("2001:db8::1", 5, "name")
-    registry.add(41234, peer)
-    assert registry.find("ipv4:127.0.0.1:41234") is peer
-    assert registry.find("ipv6:%5B::1%5D:41234") is peer
-    for other in ("ipv4:127.0.0.1:41235", "unix:", "", "ipv4:127.0.0.1:", "ipv4:127.0.0.1:٤"):
+    registry = ClientRegistry()
+    client = GrpcClient("2001:db8::1", 5, "name")
+    registry.add(b"\0a1b2c", client)
+    assert registry.find("unix-abstract:a1b2c") is client
+    for other in ("unix-abstract:a1b2d", "unix:a1b2c", "unix:", "", "ipv4:127.0.0.1:41234", "unix-abstract:"):
         assert registry.find(other) is None
-    registry.remove(41234)
-    assert registry.find("ipv4:127.0.0.1:41234") is None
+    registry.remove(b"\0a1b2c")
+    assert registry.find("unix-abstract:a1b2c") is None
 
 
-def test_a_port_stands_for_one_peer():
-    registry = PeerRegistry()
-    registry.add(1, Peer("a", 1))
-    with pytest.raises(ValueError, match="port 1 already stands for a:1"):
-        registry.add(1, Peer("b", 1))
+def test_a_name_stands_for_one_client():
+    registry = ClientRegistry()
+    registry.add(b"\0a1b2c", GrpcClient("a", 1))
+    with pytest.raises(ValueError, match="unix-abstract:a1b2c already stands for a:1"):
+        registry.add(b"\0a1b2c", GrpcClient("b", 1))
+
+
+@pytest.mark.parametrize("name", [b"", b"\0", b"/tmp/socket"])
+def test_a_socket_without_an_abstract_name_is_nobodys(name):
+    with pytest.raises(ValueError, match="is not an abstract name"):
+        ClientRegistry().add(name, GrpcClient("a", 1))
 
 
 @pytest.mark.parametrize(
@@ -41,9 +46,9 @@ def test_normal_host(host, normal):
     assert normal_host(host) == normal
 
 
-def test_peers_print_as_addresses():
-    assert str(Peer("192.0.2.1", 5)) == "192.0.2.1:5"
-    assert str(Peer("2001:db8::1", 5)) == "[2001:db8::1]:5"
+def test_clients_print_as_addresses():
+    assert str(GrpcClient("192.0.2.1", 5)) == "192.0.2.1:5"
+    assert str(GrpcClient("2001:db8::1", 5)) == "[2001:db8::1]:5"
 
 
 def test_common_name_of():

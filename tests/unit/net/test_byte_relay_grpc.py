@@ -11,38 +11,42 @@ from functools import partial
 import grpc
 import pytest
 import trio
-from byte_relay_certificates import Authority
+from support.certificate_authority import Authority
+from support.waiting import LIMIT_S as T
 
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
-from supervisor.net.grpc_peers import PeerRegistry
+from supervisor.net.grpc_clients import ClientRegistry
+from supervisor.net.private_socket import private_socket
 from supervisor.net.tls import TlsContextSource, TlsSettings
-
-T = 20
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Answers with the request and the common name of its true peer."""
+    """Answers with the request and the common name of the true client."""
 
-    def __init__(self, peers: PeerRegistry) -> None:
-        self._peers = peers
+    def __init__(self, clients: ClientRegistry) -> None:
+        self._clients = clients
 
     def service(self, details):
         def echo(request, context):
-            peer = self._peers.find(context.peer())
-            return request + (peer.common_name or "").encode()
+            known = self._clients.find(context.peer())
+            return request + (known.common_name or "").encode()
 
         return grpc.unary_unary_rpc_method_handler(echo)
 
 
 @asynccontextmanager
 async def echo_behind_relay(source: TlsContextSource):
-    peers = PeerRegistry()
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[Echo(peers)], options=[("grpc.so_reuseport", 0)])
-    settings = RelaySettings(server.add_insecure_port("127.0.0.1:0"), peers, source.current)
-    server.start()
+    clients = ClientRegistry()
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[Echo(clients)], options=[("grpc.so_reuseport", 0)])
+
+    def listen(path):
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     try:
-        with trio.fail_after(2 * T):
+        with private_socket(listen) as path, trio.fail_after(2 * T):
+            settings = RelaySettings(path, clients, source.current)
             async with trio.open_nursery() as nursery:
                 await nursery.start(partial(serve_byte_relay, listeners, settings, handler_nursery=nursery))
                 yield listeners[0].socket.getsockname()[1]
@@ -56,7 +60,7 @@ def ask(port: int, ca: bytes, pair: tuple[bytes, bytes] | None) -> bytes:
     credentials = grpc.ssl_channel_credentials(ca, key, chain)
     options = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.secure_channel(f"localhost:{port}", credentials, options) as channel:
-        return channel.unary_unary("/a.b/c")(b"hello ", timeout=5)
+        return channel.unary_unary("/a.b/c")(b"hello ", timeout=T)
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@ import ssl
 
 import grpc
 import pytest
-from byte_relay_certificates import Authority
+from support.certificate_authority import Authority
+from support.waiting import LIMIT_S
 
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import volume_server
-from supervisor.cli.config import TlsFiles
-from supervisor.net.channel import _client_material, name_in_certificate, open_channel
+from supervisor.config.config import TlsFiles
+from supervisor.net.channel import client_material, name_in_certificate, open_channel
 from supervisor.wire.server_address import ServerAddress
 
 NOBODY = ServerAddress("127.0.0.1", 9, 9)
@@ -36,28 +37,28 @@ def files(tmp_path, *names):
 
 def test_client_material_needs_all_three(tmp_path):
     made = files(tmp_path, "ca", "cert", "key")
-    assert _client_material(TlsFiles(**made)) == (made["ca"], made["cert"], made["key"])
-    assert _client_material(TlsFiles(cert=made["cert"], key=made["key"])) is None
+    assert client_material(TlsFiles(**made)) == (made["ca"], made["cert"], made["key"])
+    assert client_material(TlsFiles(cert=made["cert"], key=made["key"])) is None
 
 
 def test_client_pair_counts_only_whole(tmp_path):
     made = files(tmp_path, "ca", "cert", "key", "client_cert", "client_key")
-    assert _client_material(TlsFiles(**made))[1:] == (made["client_cert"], made["client_key"])
+    assert client_material(TlsFiles(**made))[1:] == (made["client_cert"], made["client_key"])
     del made["client_key"]
-    assert _client_material(TlsFiles(**made))[1:] == (made["cert"], made["key"])
+    assert client_material(TlsFiles(**made))[1:] == (made["cert"], made["key"])
 
 
 def test_unreadable_file_turns_tls_off_with_a_warning(tmp_path, caplog):
     made = files(tmp_path, "ca", "cert", "key")
     made["key"].unlink()
-    assert _client_material(TlsFiles(**made)) is None
+    assert client_material(TlsFiles(**made)) is None
     assert "key cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize("damaged", ["ca", "cert", "key"])
 @pytest.mark.parametrize("kept_bytes", [0, 40, 200])
 def test_files_that_are_half_there_are_an_error_and_never_reach_grpcio(tmp_path, damaged, kept_bytes):
-    """Which ends the process when it is given an empty certificate."""
+    """grpcio ends the process when it gets an empty certificate."""
     authority = Authority(tmp_path)
     cert, key = authority.issue("client")
     tls = TlsFiles(ca=authority.ca, cert=cert, key=key)
@@ -68,7 +69,7 @@ def test_files_that_are_half_there_are_an_error_and_never_reach_grpcio(tmp_path,
         open_channel(NOBODY, tls)
     whole.write_bytes(content)
     with open_channel(NOBODY, tls) as channel, pytest.raises(grpc.RpcError) as caught:
-        volume_server(channel).VolumeStatus(pb.VolumeStatusRequest(), timeout=5)
+        volume_server(channel).VolumeStatus(pb.VolumeStatusRequest(), timeout=LIMIT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

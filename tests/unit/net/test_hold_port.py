@@ -7,8 +7,9 @@ from supervisor.net.listeners import hold_port, open_listener
 
 
 def free_port():
+    """A port that is free at every address: an ended connection keeps its port at its own address for a while."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("", 0))
         return probe.getsockname()[1]
 
 

@@ -1,27 +1,29 @@
-"""The client pool on real sockets: dead kept connections are noticed, a gigabyte fits through, peers over TLS."""
+"""The client pool on real sockets: dead idle connections are noticed, a gigabyte passes, volume servers over TLS."""
 
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import pytest
 import trio
-from byte_relay_certificates import Authority
-from http_harness import echo, limits, read_head
+from support.certificate_authority import Authority
+from support.descriptors import open_descriptors
+from support.http_serving import echo, limits, read_head
+from support.waiting import LIMIT_S
 
-from native_handlers.http.context import PeerFailed, PeerFailureKind
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Response, StreamBody
+from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Response, StreamBody
 from supervisor.net import http_exchange
 from supervisor.net.errors import BadCertificate
-from supervisor.net.http_client import Address, HttpPool, TcpConnector
+from supervisor.net.http_client import Address, HttpPool, PoolLimits, TcpConnector
 from supervisor.net.http_connect import source_address
 from supervisor.net.http_exchange import Exchange
 from supervisor.net.http_forward import Forwarder
-from supervisor.net.http_peer import PeerClient
 from supervisor.net.http_server import serve_http
+from supervisor.net.http_volume_servers import VolumeServerClient
 from supervisor.net.listeners import open_listener
 from supervisor.net.tls import TlsContextSource, TlsSettings, client_context
 from supervisor.wire.http1_events import RequestHead
@@ -41,7 +43,7 @@ async def scripted(script):
 
     async with trio.open_nursery() as nursery:
         (listener,) = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             yield Address("127.0.0.1", listener.socket.getsockname()[1]), connections
         nursery.cancel_scope.cancel()
 
@@ -51,7 +53,7 @@ async def serving_on(handle, tls=None):
     listener = open_listener("127.0.0.1", 0, tls=tls)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: serve_http([listener], handle, limits=limits()))
-        with trio.fail_after(30):
+        with trio.fail_after(LIMIT_S):
             yield f"127.0.0.1:{listener.port}"
         nursery.cancel_scope.cancel()
 
@@ -71,16 +73,16 @@ async def test_a_kept_connection_that_the_server_has_closed_or_spoken_on_is_not_
     async with scripted(script) as (address, connections):
         pool = HttpPool()
         for count in (1, 2, 3):
-            # A POST, which must not be sent twice, so only noticing beforehand helps.
+            # A POST must not be sent twice, so the client must notice before it sends.
             answer = await Exchange(pool, address).send_whole(RequestHead("POST", "/", GET.headers), b"")
             assert (answer.head.status, answer.body, len(connections)) == (200, b"ok", count)
-            await until_not_quiet(pool, address)
+            await until_not_idle(pool, address)
         await pool.drop_idle()
 
 
-async def until_not_quiet(pool, address):
-    for link in pool._idle.get(address, ()):
-        while link.is_quiet:
+async def until_not_idle(pool, address):
+    for link in pool.idle_connections(address):
+        while link.is_idle:
             await trio.lowlevel.checkpoint()
 
 
@@ -100,13 +102,40 @@ async def test_a_kept_connection_is_used_again_and_dropped_when_asked():
         await pool.drop_idle()
 
 
+async def test_kept_connections_count_towards_the_bound_of_the_pool():
+    """Descriptors are bounded with any number of servers."""
+
+    async def script(stream):
+        with suppress(trio.BrokenResourceError):
+            while (await read_head(stream))[0]:
+                await stream.send_all(OK)
+
+    async with AsyncExitStack() as servers:
+        addresses = [(await servers.enter_async_context(scripted(script)))[0] for _ in range(5)]
+        pool = HttpPool(PoolLimits(max_connections=3))
+        before = open_descriptors()
+        for address in addresses:
+            await Exchange(pool, address).send_whole(GET, b"")
+            kept = sum(len(pool.idle_connections(one)) for one in addresses)
+            assert kept == pool.idle_count <= 3
+        links = [await pool.acquire(address, is_fresh=True) for address in addresses[:3]]
+        assert pool.idle_count == 0
+        await trio.testing.wait_all_tasks_blocked()
+        # Each connection has two ends here.
+        assert len(open_descriptors() - before) <= 2 * 3
+        for address, link in zip(addresses, links, strict=False):
+            await pool.release(address, link)
+        await pool.drop_idle()
+        assert pool.idle_count == 0
+
+
 async def chunks(*pieces):
     for piece in pieces:
         yield piece
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
-async def test_a_peer_is_asked(is_tls, tmp_path):
+async def test_a_volume_server_is_asked(is_tls, tmp_path):
     authority = Authority(tmp_path)
     tls = None
     if is_tls:
@@ -114,10 +143,12 @@ async def test_a_peer_is_asked(is_tls, tmp_path):
         tls = TlsContextSource(TlsSettings(cert=certificate, key=key, ca=authority.ca), trio.current_time)
     context = client_context(*authority.issue("client"), authority.ca) if is_tls else None
     pool = HttpPool(connect=TcpConnector(tls=context))
-    peers = PeerClient(pool)
+    volume_servers = VolumeServerClient(pool)
     async with serving_on(echo, tls) as address:
         for body in (b"", b"hello", chunks(b"he", b"", b"llo"), b"x" * 300_000):
-            response = await peers.request("POST", address, "/3,01?type=replicate", Headers([("A", "1")]), body)
+            response = await volume_servers.request(
+                "POST", address, "/3,01?type=replicate", Headers([("A", "1")]), body
+            )
             got = b"".join([chunk async for chunk in response.chunks])
             assert response.headers.get("X-Saw") == "POST /3,01?type=replicate"
             assert got == (body if isinstance(body, bytes) else b"hello")
@@ -131,37 +162,37 @@ async def test_a_stream_of_declared_length_is_sent_with_it():
     async with serving_on(handle) as address:
         pool = HttpPool()
         fields = Headers([("Content-Length", "5")])
-        response = await PeerClient(pool).request("PUT", address, "/", fields, chunks(b"he", b"llo"))
+        response = await VolumeServerClient(pool).request("PUT", address, "/", fields, chunks(b"he", b"llo"))
         assert b"".join([chunk async for chunk in response.chunks]) == b"5"
         await response.chunks.aclose()
         await pool.drop_idle()
 
 
-async def test_a_peer_that_is_not_there_is_said_to_refuse():
+async def test_a_volume_server_that_is_not_there_is_said_to_refuse():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(PeerFailed, match="connection refused") as caught:
-            await PeerClient(HttpPool()).request("GET", address, "/", Headers(), b"")
-    assert caught.value.kind is PeerFailureKind.CONNECTION_REFUSED
+        with pytest.raises(VolumeServerFailed, match="connection refused") as caught:
+            await VolumeServerClient(HttpPool()).request("GET", address, "/", Headers(), b"")
+    assert caught.value.kind is VolumeServerFailureKind.CONNECTION_REFUSED
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:port", ""])
-async def test_a_peer_address_that_is_none_fails_as_a_peer(address):
-    with pytest.raises(PeerFailed, match="server address"):
-        await PeerClient(HttpPool()).request("GET", address, "/", Headers(), b"")
+async def test_an_address_that_is_none_fails_as_a_volume_server(address):
+    with pytest.raises(VolumeServerFailed, match="server address"):
+        await VolumeServerClient(HttpPool()).request("GET", address, "/", Headers(), b"")
 
 
-async def test_a_peer_that_breaks_off_its_body_fails_the_reading():
+async def test_a_volume_server_that_breaks_off_its_body_fails_the_reading():
     async def script(stream):
         await read_head(stream)
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
         await stream.aclose()
 
     async with scripted(script) as (address, _):
-        response = await PeerClient(HttpPool()).request("GET", str(address), "/", Headers(), b"")
+        response = await VolumeServerClient(HttpPool()).request("GET", str(address), "/", Headers(), b"")
         assert await anext(response.chunks) == b"half"
-        with pytest.raises(PeerFailed, match="broke off"):
+        with pytest.raises(VolumeServerFailed, match="broke off"):
             await anext(response.chunks)
         await response.chunks.aclose()
 
@@ -180,7 +211,7 @@ async def test_an_answer_that_is_given_up_closes_its_connection():
         return Response(200, body=StreamBody(endless()))
 
     async with serving_on(handle) as address:
-        response = await PeerClient(HttpPool()).request("GET", address, "/", Headers(), b"")
+        response = await VolumeServerClient(HttpPool()).request("GET", address, "/", Headers(), b"")
         await anext(response.chunks)
         await response.chunks.aclose()
         await ended.wait()
@@ -217,7 +248,7 @@ async def test_a_client_that_resets_while_it_waits_ends_the_backends_request(mon
 
     async with (
         scripted(script) as (backend, _),
-        serving_on(Forwarder(HttpPool(), lambda: backend).forward) as address,
+        serving_on(Forwarder(HttpPool(), lambda _: backend).forward) as address,
     ):
         host, port = address.split(":")
         client = await trio.open_tcp_stream(host, int(port))
@@ -228,15 +259,15 @@ async def test_a_client_that_resets_while_it_waits_ends_the_backends_request(mon
         await ended.wait()
 
 
-async def test_a_server_that_speaks_no_tls_is_no_peer_over_tls():
+async def test_a_server_that_speaks_no_tls_fails_over_tls():
     async def script(stream):
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await stream.aclose()
 
     async with scripted(script) as (address, _):
         pool = HttpPool(connect=TcpConnector(tls=client_context(None, None, None)))
-        with pytest.raises(PeerFailed, match="no TLS"):
-            await PeerClient(pool).request("GET", str(address), "/", Headers(), b"")
+        with pytest.raises(VolumeServerFailed, match="no TLS"):
+            await VolumeServerClient(pool).request("GET", str(address), "/", Headers(), b"")
 
 
 async def test_a_certificate_need_not_be_verified_where_that_is_asked_for(tmp_path):
@@ -244,11 +275,11 @@ async def test_a_certificate_need_not_be_verified_where_that_is_asked_for(tmp_pa
     tls = TlsContextSource(TlsSettings(cert=certificate, key=key), trio.current_time)
     async with serving_on(echo, tls) as address:
         pool = HttpPool(connect=TcpConnector(tls=client_context(None, None, None, verifies=False)))
-        response = await PeerClient(pool).request("GET", address, "/x", Headers(), b"")
+        response = await VolumeServerClient(pool).request("GET", address, "/x", Headers(), b"")
         assert response.headers.get("X-Saw") == "GET /x"
         await pool.drop_idle()
-        with pytest.raises(PeerFailed, match="no TLS"):
-            await PeerClient(HttpPool(connect=TcpConnector(tls=client_context(None, None, None)))).request(
+        with pytest.raises(VolumeServerFailed, match="no TLS"):
+            await VolumeServerClient(HttpPool(connect=TcpConnector(tls=client_context(None, None, None)))).request(
                 "GET", address, "/x", Headers(), b""
             )
 

@@ -1,4 +1,4 @@
-"""Answers from a disk: what memory lacks is never read by the event loop, whatever the peer and the disk do."""
+"""Responses from a disk: the event loop never reads data that is not in memory, whatever the client and the disk do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import socket
 
 import pytest
 import trio
-from http_harness import PAGE_BYTES, PagedSource, serving, serving_a_socket
+from support.http_serving import PAGE_BYTES, PagedSource, serving, serving_a_socket
+from support.waiting import LIMIT_S
 
-from native_handlers.http.message import FileBody, FileSlice, Response
+from native_handlers.http_model.message import FileBody, FileSlice, Response
 from supervisor.net import file_pieces, transport
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,12 +32,12 @@ def answering(source, offset_bytes=0, length_bytes=None):
 @DRIVERS
 @pytest.mark.parametrize("length_bytes", [len(DATA), MIB, 300_001])
 async def test_a_window_whose_ends_alone_are_in_memory_is_read_elsewhere(serve, length_bytes):
-    """So it is after the first page was looked at for its type and the last one read with the metadata."""
+    """This is the state after the first page was read for its type and the last one with the metadata."""
     start = len(DATA) - length_bytes
     source = PagedSource(DATA, {start // PAGE_BYTES, LAST_PAGE})
-    async with serve(answering(source, start, length_bytes)) as (peer, _):
-        with trio.fail_after(30):
-            assert (await peer.ask(GET)).body == DATA[start:]
+    async with serve(answering(source, start, length_bytes)) as (client, _):
+        with trio.fail_after(LIMIT_S):
+            assert (await client.ask(GET)).body == DATA[start:]
     read = {page for offset, length in source.reads for page in source.pages(offset, length)}
     missing = set(range(start // PAGE_BYTES + 1, LAST_PAGE))
     assert missing <= read
@@ -45,19 +46,19 @@ async def test_a_window_whose_ends_alone_are_in_memory_is_read_elsewhere(serve, 
 @DRIVERS
 async def test_what_memory_holds_needs_no_thread(serve):
     source = PagedSource(DATA, range(LAST_PAGE + 1))
-    async with serve(answering(source)) as (peer, _):
-        assert (await peer.ask(GET)).body == DATA
+    async with serve(answering(source)) as (client, _):
+        assert (await client.ask(GET)).body == DATA
     assert source.reads == []
 
 
 @DRIVERS
 async def test_a_disk_whose_pages_are_never_in_memory(serve):
     source = PagedSource(DATA, forgets=True)
-    async with serve(answering(source)) as (peer, _):
-        assert (await peer.ask(GET)).body == DATA
+    async with serve(answering(source)) as (client, _):
+        assert (await client.ask(GET)).body == DATA
 
 
-async def test_slow_peers_do_not_get_the_bytes_of_others():
+async def test_slow_clients_do_not_get_the_bytes_of_others():
     other = bytes(255 - byte for byte in DATA[:256]) * (len(DATA) // 256)
     sources = [PagedSource(DATA, range(LAST_PAGE + 1)), PagedSource(other, range(len(other) // PAGE_BYTES + 1))]
     async with (
@@ -66,10 +67,10 @@ async def test_slow_peers_do_not_get_the_bytes_of_others():
     ):
         bodies = {}
 
-        async def ask(name, peer):
-            bodies[name] = (await peer.ask(GET)).body
+        async def ask(name, client):
+            bodies[name] = (await client.ask(GET)).body
 
-        with trio.fail_after(30):
+        with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(ask, "first", first)
                 nursery.start_soon(ask, "second", second)
@@ -83,11 +84,11 @@ async def test_a_disk_that_fails_while_it_is_sent_breaks_the_answer_off(serve, c
             raise OSError(5, "Input/output error")
 
     source = Failing(DATA, range(100))
-    async with serve(answering(source)) as (peer, _):
-        await peer.send(GET)
-        with trio.fail_after(30):
+    async with serve(answering(source)) as (client, _):
+        await client.send(GET)
+        with trio.fail_after(LIMIT_S):
             try:
-                received = await peer.read_to_end()
+                received = await client.read_to_end()
             except trio.BrokenResourceError:
                 received = b""
     assert len(received) < len(DATA)
@@ -96,8 +97,8 @@ async def test_a_disk_that_fails_while_it_is_sent_breaks_the_answer_off(serve, c
 
 async def test_what_memory_holds_goes_straight_to_a_socket_and_the_rest_is_read():
     source = PagedSource(DATA, [page for page in range(LAST_PAGE + 1) if page // 256 != 1], sends=True)
-    async with serving_a_socket(answering(source)) as (peer, _):
-        assert (await peer.ask(GET)).body == DATA
+    async with serving_a_socket(answering(source)) as (client, _):
+        assert (await client.ask(GET)).body == DATA
     assert source.sent_straight
     assert {page for offset, length in source.reads for page in source.pages(offset, length)} >= set(range(256, 512))
 
@@ -105,18 +106,18 @@ async def test_what_memory_holds_goes_straight_to_a_socket_and_the_rest_is_read(
 async def test_where_the_kernel_paces_nothing_goes_straight(monkeypatch):
     monkeypatch.setattr(transport, "is_paced", lambda _sock: True)
     source = PagedSource(DATA, range(LAST_PAGE + 1), sends=True)
-    async with serving_a_socket(answering(source)) as (peer, _):
-        assert (await peer.ask(GET)).body == DATA
+    async with serving_a_socket(answering(source)) as (client, _):
+        assert (await client.ask(GET)).body == DATA
     assert not source.sent_straight
 
 
 async def test_a_client_that_goes_while_it_is_sent_straight_is_gone():
     source = PagedSource(DATA, range(LAST_PAGE + 1), sends=True)
-    async with serving_a_socket(answering(source)) as (peer, _):
-        await peer.send(GET)
+    async with serving_a_socket(answering(source)) as (client, _):
+        await client.send(GET)
         await trio.testing.wait_all_tasks_blocked()
-        await peer.stream.aclose()
-        with trio.fail_after(30):
+        await client.stream.aclose()
+        with trio.fail_after(LIMIT_S):
             await trio.testing.wait_all_tasks_blocked()
     assert source.sent_straight
 

@@ -1,4 +1,4 @@
-"""Forwarding, against a scripted backend over memory streams: what goes through, and what is never sent twice."""
+"""Forwarding, against a scripted backend over memory streams: what passes, and what is never sent twice."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 import trio
-from http_harness import Backend, limits, read_exactly, read_head, serving
+from support.http_serving import Backend, limits, read_exactly, read_head, serving
 
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Request, RequestBody
 from supervisor.net.http_client import Address, HttpPool, PoolLimits
 from supervisor.net.http_forward import NOTE_INTERVAL_S, Forwarder
 
@@ -26,10 +28,10 @@ def post(length: int, *fields: bytes) -> bytes:
 
 @asynccontextmanager
 async def forwarding(script, **pool_limits):
-    """A client of a forwarder whose backend runs `script` for each connection. Yields (client, backend)."""
+    """A client of a forwarder. The backend runs `script` for each connection. Yields (client, backend)."""
     async with trio.open_nursery() as nursery:
         backend = Backend(nursery, script)
-        forwarder = Forwarder(backend.pool(**pool_limits), lambda: ADDRESS)
+        forwarder = Forwarder(backend.pool(**pool_limits), lambda _: ADDRESS)
         async with serving(forwarder.forward, limits()) as (client, _):
             yield client, backend
         nursery.cancel_scope.cancel()
@@ -101,8 +103,14 @@ async def test_a_body_of_declared_length_goes_through(size):
 
 
 async def test_a_chunked_body_goes_through_with_its_trailers():
+    """Chunks that arrive apart are sent apart; chunks that arrive together would become one."""
+    has_first = trio.Event()
+
     async def script(stream):
         raw = b""
+        while not raw.endswith(b"abc\r\n"):
+            raw += await stream.receive_some()
+        has_first.set()
         while not raw.endswith(b"Sum: 1\r\n\r\n"):
             raw += await stream.receive_some()
         assert raw == (
@@ -112,6 +120,7 @@ async def test_a_chunked_body_goes_through_with_its_trailers():
 
     async with forwarding(script) as (client, _):
         await client.send(b"PUT / HTTP/1.1\r\nHost: f\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await has_first.wait()
         await client.send(b"2;ext=1\r\nde\r\n0\r\nSum: 1\r\n\r\n")
         assert (await client.answer()).body == b"ok"
 
@@ -295,7 +304,7 @@ async def test_a_dead_backend_is_logged_now_and_then_not_for_every_request(autoj
 
 
 async def test_a_backend_that_is_not_there_is_a_502_that_says_so():
-    forwarder = Forwarder(Backend(None, None).pool(), lambda: None)
+    forwarder = Forwarder(Backend(None, None).pool(), lambda _: None)
     async with serving(forwarder.forward) as (client, _):
         assert json.loads((await client.ask(GET)).body) == {"error": "the backend is not running"}
 
@@ -407,7 +416,7 @@ async def test_no_more_connections_than_allowed_and_the_rest_waits(autojump_cloc
 
     async with trio.open_nursery() as nursery:
         backend = Backend(nursery, script)
-        forwarder = Forwarder(backend.pool(max_connections=2, max_idle=0), lambda: ADDRESS)
+        forwarder = Forwarder(backend.pool(max_connections=2, max_idle=0), lambda _: ADDRESS)
 
         async def ask():
             async with serving(forwarder.forward) as (client, _):
@@ -438,7 +447,7 @@ async def test_kept_connections_of_a_backend_that_moved_are_closed(autojump_cloc
     async with trio.open_nursery() as nursery:
         backend = Backend(nursery, script)
         address = Address("127.0.0.1", 1)
-        forwarder = Forwarder(backend.pool(max_idle_s=5), lambda: address)
+        forwarder = Forwarder(backend.pool(max_idle_s=5), lambda _: address)
         async with serving(forwarder.forward) as (client, _):
             await client.ask(GET)
             address = Address("127.0.0.1", 2)
@@ -462,7 +471,7 @@ async def test_cancelling_a_forward_closes_the_backends_connection(is_upload):
 
     async with trio.open_nursery() as nursery:
         backend = Backend(nursery, script)
-        forwarder = Forwarder(backend.pool(), lambda: ADDRESS)
+        forwarder = Forwarder(backend.pool(), lambda _: ADDRESS)
         async with serving(forwarder.forward) as (client, _):
             await client.send(post(1_000_000) + b"x" if is_upload else GET)
             await began.wait()
@@ -482,7 +491,7 @@ async def test_backpressure_holds_a_download_back():
 
     async with trio.open_nursery() as nursery:
         backend = Backend(nursery, script)
-        response = await Forwarder(backend.pool(), lambda: ADDRESS).forward(_plain_get())
+        response = await Forwarder(backend.pool(), lambda _: ADDRESS).forward(_plain_get())
         await anext(response.body.chunks)
         await trio.testing.wait_all_tasks_blocked()
         at_rest = sent
@@ -493,10 +502,7 @@ async def test_backpressure_holds_a_download_back():
 
 
 def _plain_get():
-    from native_handlers.http.headers import Headers  # noqa: PLC0415
-    from native_handlers.http.message import Listener, Request  # noqa: PLC0415
-
-    class Empty:
+    class Empty(RequestBody):
         length_bytes = 0
 
         async def receive_some(self):
@@ -571,7 +577,7 @@ async def test_a_body_that_is_no_client_connections_is_sent_in_chunks_too():
         assert raw.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
         await stream.send_all(OK)
 
-    class Body:
+    class Body(RequestBody):
         length_bytes = None
 
         def __init__(self):
@@ -581,7 +587,7 @@ async def test_a_body_that_is_no_client_connections_is_sent_in_chunks_too():
             return self.pieces.pop() if self.pieces else b""
 
     async with trio.open_nursery() as nursery:
-        forwarder = Forwarder(Backend(nursery, script).pool(), lambda: ADDRESS)
+        forwarder = Forwarder(Backend(nursery, script).pool(), lambda _: ADDRESS)
         response = await forwarder.forward(replace(_plain_get(), method="POST", body=Body()))
         assert response.body == b"ok"
         nursery.cancel_scope.cancel()
@@ -591,7 +597,7 @@ async def test_a_connection_that_takes_too_long_to_make_is_a_502(autojump_clock)
     async def never(address):
         await trio.sleep_forever()
 
-    forwarder = Forwarder(HttpPool(PoolLimits(connect_timeout_s=3), connect=never), lambda: ADDRESS)
+    forwarder = Forwarder(HttpPool(PoolLimits(connect_timeout_s=3), connect=never), lambda _: ADDRESS)
     response = await forwarder.forward(_plain_get())
     assert response.status == 502
     assert b"no connection within 3 s" in response.body

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from http_harness import echo, limits, serving
+from support.http_serving import echo, limits, serving
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import BodyError, FileBody, Response, StreamBody
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import BodyError, FileBody, Response, StreamBody
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from http_harness import echo, limits, serving
+from support.http_serving import echo, limits, serving
+from support.waiting import LIMIT_S
 
-from native_handlers.http.message import Response, StreamBody
+from native_handlers.http_model.message import Response, StreamBody
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -195,7 +196,7 @@ async def test_draining_does_not_end_the_wait_for_a_body():
 
 
 class Held:
-    """A response that is being produced when the connection is cancelled; says whether it was released."""
+    """A response that is being produced when the connection is cancelled. It records its release."""
 
     def __init__(self) -> None:
         self.is_released = False
@@ -226,7 +227,7 @@ async def test_cancelling_a_connection_closes_it_and_releases_what_it_holds(auto
         await client.send(POST[:10] if where == "head" else POST)
         if where == "send":
             await held.began.wait()
-    with trio.fail_after(1):
+    with trio.fail_after(LIMIT_S):
         try:
             raw = await client.read_to_end()
         except trio.BrokenResourceError:

@@ -1,4 +1,4 @@
-"""Requests that are answered before they are parsed, between others on one connection, under the same deadlines."""
+"""Requests that the fast path answers, between others on one connection, under the same deadlines."""
 
 from __future__ import annotations
 
@@ -7,86 +7,88 @@ import logging
 import os
 import socket
 import struct
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
 
 import pytest
 import trio
-from http_harness import SOCKET_BUFFER_BYTES, echo, limits, serving, serving_a_socket
+from support.descriptors import open_descriptors
+from support.http_serving import SOCKET_BUFFER_BYTES, echo, limits, serving, serving_a_socket
+from support.waiting import LIMIT_S
 from trio.testing import lockstep_stream_pair
 
-from native_handlers.http.message import HeldAnswer, Listener, Response
-from supervisor.net import quick_loop
+from native_handlers.http_model.message import HeldAnswer, Listener, Response, StreamBody
+from supervisor.net import idle_poller
 from supervisor.net.http_connection import Client, HttpConnection
-from supervisor.net.pace import Pace
-from supervisor.net.quick_loop import QuickLoop, QuickSleeper
+from supervisor.net.idle_poller import IdleConnection, IdlePoller
+from supervisor.net.timeouts import ConnectionTimeouts
 from supervisor.net.transport import SocketTransport, StreamTransport
 
-QUICK = b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n"
+KNOWN = b"GET /known HTTP/1.1\r\nHost: x\r\n\r\n"
 OTHER = b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n"
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nquick"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nknown"
 HUGE_BYTES = 40 * SOCKET_BUFFER_BYTES
 HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUGE_BYTES + bytes(HUGE_BYTES)
 
 
-def quick(listener, data):
+def fast_path(listener, data):
     assert listener is Listener.ADMIN
-    return ANSWER if data == QUICK else None
+    return ANSWER if data == KNOWN else None
 
 
 def huge(_listener, data):
-    return HUGE if data == QUICK else None
+    return HUGE if data == KNOWN else None
 
 
 @pytest.fixture(params=[serving, serving_a_socket], ids=["stream", "socket"])
-def quick_serving(request):
-    """Serves what `echo` and `quick` answer, over either kind of connection."""
+def serving_known(request):
+    """Serves the answers of `echo` and `fast_path` over either kind of connection."""
 
-    def make(answer=quick, **changes):
-        return request.param(echo, limits(**changes), quick=answer)
+    def make(answer=fast_path, **changes):
+        return request.param(echo, limits(**changes), fast_path=answer)
 
     return make
 
 
-async def test_both_kinds_take_turns(quick_serving):
-    async with quick_serving() as (client, _):
-        for raw, body in ((QUICK, b"quick"), (OTHER, b""), (QUICK, b"quick"), (QUICK, b"quick")):
+async def test_both_kinds_take_turns(serving_known):
+    async with serving_known() as (client, _):
+        for raw, body in ((KNOWN, b"known"), (OTHER, b""), (KNOWN, b"known"), (KNOWN, b"known")):
             assert (await client.ask(raw)).body == body
 
 
-async def test_what_does_not_come_whole_and_alone_is_parsed(quick_serving):
-    async with quick_serving() as (client, _):
-        await client.send(QUICK[:20])
+async def test_what_does_not_come_whole_and_alone_is_parsed(serving_known):
+    async with serving_known() as (client, _):
+        await client.send(KNOWN[:20])
         await trio.testing.wait_all_tasks_blocked()
-        await client.send(QUICK[20:] + QUICK)
+        await client.send(KNOWN[20:] + KNOWN)
         for _ in range(2):
-            assert (await client.answer()).headers["x-saw"] == "GET /quick"
-        assert (await client.ask(QUICK)).body == b"quick"
+            assert (await client.answer()).headers["x-saw"] == "GET /known"
+        assert (await client.ask(KNOWN)).body == b"known"
 
 
-async def test_a_client_that_ends_its_side_gets_its_answer(quick_serving, autojump_clock):
-    async with quick_serving() as (client, _):
-        await client.send(QUICK)
+async def test_a_client_that_ends_its_side_gets_its_answer(serving_known, autojump_clock):
+    async with serving_known() as (client, _):
+        await client.send(KNOWN)
         await client.stream.send_eof()
         assert await client.read_to_end() == ANSWER
     assert trio.current_time() < 1
 
 
 @pytest.mark.parametrize("asked", [0, 1, 3])
-async def test_an_idle_connection_is_closed_after_the_idle_timeout(quick_serving, autojump_clock, asked):
-    async with quick_serving(idle_timeout_s=7) as (client, _):
+async def test_an_idle_connection_is_closed_after_the_idle_timeout(serving_known, autojump_clock, asked):
+    async with serving_known(idle_timeout_s=7) as (client, _):
         for _ in range(asked):
             await trio.sleep(5)
-            await client.ask(QUICK)
+            await client.ask(KNOWN)
         idle_since = trio.current_time()
         assert await client.is_closed()
         assert trio.current_time() - idle_since == pytest.approx(7)
 
 
-async def test_a_head_that_begins_must_end_in_time(quick_serving, autojump_clock):
-    async with quick_serving(idle_timeout_s=70, head_timeout_s=3) as (client, _):
-        await client.ask(QUICK)
+async def test_a_head_that_begins_must_end_in_time(serving_known, autojump_clock):
+    async with serving_known(idle_timeout_s=70, head_timeout_s=3) as (client, _):
+        await client.ask(KNOWN)
         await trio.sleep(50)
         began_at = trio.current_time()
         await client.send(OTHER[:20])
@@ -94,42 +96,42 @@ async def test_a_head_that_begins_must_end_in_time(quick_serving, autojump_clock
         assert trio.current_time() - began_at == pytest.approx(3)
 
 
-async def test_draining_closes_an_idle_connection_at_once(quick_serving, autojump_clock):
-    async with quick_serving() as (client, connection):
-        await client.ask(QUICK)
+async def test_draining_closes_an_idle_connection_at_once(serving_known, autojump_clock):
+    async with serving_known() as (client, connection):
+        await client.ask(KNOWN)
         await trio.testing.wait_all_tasks_blocked()
         connection.drain()
         assert await client.is_closed()
     assert trio.current_time() < 1
 
 
-async def test_draining_while_an_answer_goes_out_takes_no_other_request(quick_serving, autojump_clock):
+async def test_draining_while_an_answer_goes_out_takes_no_other_request(serving_known, autojump_clock):
     def drain(_listener, data):
         connection.drain()
-        return quick(_listener, data)
+        return fast_path(_listener, data)
 
-    async with quick_serving(drain) as (client, connection):
-        await client.send(QUICK)
+    async with serving_known(drain) as (client, connection):
+        await client.send(KNOWN)
         assert await client.read_to_end() == ANSWER
     assert trio.current_time() < 1
 
 
-async def test_an_answer_that_the_client_takes_slowly(quick_serving):
-    async with quick_serving(huge) as (client, _):
+async def test_an_answer_that_the_client_takes_slowly(serving_known):
+    async with serving_known(huge) as (client, _):
         for _ in range(3):
-            assert (await client.ask(QUICK)).body == bytes(HUGE_BYTES)
+            assert (await client.ask(KNOWN)).body == bytes(HUGE_BYTES)
         assert (await client.ask(OTHER)).headers["x-saw"] == "GET /other"
 
 
 class Held:
-    """Answers with a body in memory on loan, and counts what is not given back."""
+    """Answers with a body in lent memory, and counts bodies that are not given back."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
         self.lent = 0
 
     def __call__(self, _listener, data):
-        if data != QUICK:
+        if data != KNOWN:
             return None
         self.lent += 1
         memory = bytearray(self.body)
@@ -145,19 +147,19 @@ class Held:
 
 
 @pytest.mark.parametrize("size", [10, HUGE_BYTES])
-async def test_an_answer_in_memory_on_loan(quick_serving, size):
+async def test_an_answer_in_memory_on_loan(serving_known, size):
     held = Held(os.urandom(size))
-    async with quick_serving(held) as (client, _):
+    async with serving_known(held) as (client, _):
         for _ in range(3):
-            assert (await client.ask(QUICK)).body == held.body
+            assert (await client.ask(KNOWN)).body == held.body
             assert (await client.ask(OTHER)).headers["x-saw"] == "GET /other"
             assert held.lent == 0
 
 
 async def test_a_loan_ends_with_its_connection():
     held = Held(bytes(HUGE_BYTES))
-    async with serving_a_socket(echo, quick=held) as (client, _):
-        await client.send(QUICK)
+    async with serving_a_socket(echo, fast_path=held) as (client, _):
+        await client.send(KNOWN)
         await trio.testing.wait_all_tasks_blocked()
         assert held.lent == 1
         await client.stream.aclose()
@@ -167,8 +169,8 @@ async def test_a_loan_ends_with_its_connection():
 
 async def test_a_loan_ends_with_its_server():
     held = Held(bytes(HUGE_BYTES))
-    async with serving_a_socket(echo, quick=held) as (client, _):
-        await client.send(QUICK)
+    async with serving_a_socket(echo, fast_path=held) as (client, _):
+        await client.send(KNOWN)
         await trio.testing.wait_all_tasks_blocked()
         assert held.lent == 1
     assert held.lent == 0
@@ -176,11 +178,11 @@ async def test_a_loan_ends_with_its_server():
 
 async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
     held = Held(bytes(HUGE_BYTES))
-    with closing(QuickLoop()) as loop:
+    with closing(IdlePoller()) as loop:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-        theirs.send(QUICK)
+        theirs.send(KNOWN)
         with trio.CancelScope() as scope:
 
             def answer(data):
@@ -189,7 +191,7 @@ async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(loop.run)
-                await QuickSleeper(loop, ours, answer).sleep()
+                await IdleConnection(loop, ours, answer).sleep()
         assert scope.cancelled_caught
         assert held.lent == 0
         ours.close()
@@ -198,11 +200,10 @@ async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
 
 @asynccontextmanager
 async def ready_connections(count, answer, prepare=lambda _ours: None):
-    """(ours, theirs) of connections that sleep, each with a request waiting, as the loop begins to run.
-
-    `answer(number, data)` answers connection `number`; `prepare(ours)` sees each before it sleeps.
+    """(ours, theirs) of idle connections. Each has a waiting request when the loop begins to run. `answer(number,
+    data)` answers connection `number`; `prepare(ours)` gets each connection before it becomes idle.
     """
-    with closing(QuickLoop()) as loop, ExitStack() as open_sockets:
+    with closing(IdlePoller()) as loop, ExitStack() as open_sockets:
         pairs = [socket.socketpair() for _ in range(count)]
         async with trio.open_nursery() as nursery:
             for number, (ours, theirs) in enumerate(pairs):
@@ -211,7 +212,7 @@ async def ready_connections(count, answer, prepare=lambda _ours: None):
                 ours.setblocking(False)
                 prepare(ours)
                 theirs.send(b"request")
-                nursery.start_soon(QuickSleeper(loop, ours, partial(answer, number)).sleep)
+                nursery.start_soon(IdleConnection(loop, ours, partial(answer, number)).sleep)
             await trio.testing.wait_all_tasks_blocked()
             nursery.start_soon(loop.run)
             yield pairs
@@ -219,7 +220,7 @@ async def ready_connections(count, answer, prepare=lambda _ours: None):
 
 
 async def counts_seen(answered, count):
-    """How many of `count` were `answered` at each turn of another task, up to all of them."""
+    """How many of `count` connections were `answered` at each turn of another task, up to all of them."""
     seen = []
     while len(answered) < count:
         seen.append(len(answered))
@@ -228,7 +229,7 @@ async def counts_seen(answered, count):
 
 
 async def test_large_answers_in_a_row_leave_the_others_their_turn(monkeypatch):
-    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
+    monkeypatch.setattr(idle_poller, "BYTES_IN_A_ROW", 1000)
     answered = []
 
     def answer(_number, data):
@@ -237,15 +238,15 @@ async def test_large_answers_in_a_row_leave_the_others_their_turn(monkeypatch):
 
     async with ready_connections(8, answer) as pairs:
         seen = await counts_seen(answered, len(pairs))
-        # One at a time; a task may get its turn early in one round and late in the next.
+        # One at a time. A task may get its turn early in one round and late in the next.
         assert max(after - before for before, after in pairwise(seen)) <= 2
         for _, theirs in pairs:
             assert len(theirs.recv(2000)) == 1004
 
 
 async def test_no_connection_is_answered_more_often_than_the_others(monkeypatch):
-    """All of them always have a request waiting, and more is answered than fits one turn."""
-    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 2500)
+    """All connections always have a waiting request, and there are more answers than fit one turn."""
+    monkeypatch.setattr(idle_poller, "BYTES_IN_A_ROW", 2500)
     counts = [0] * 8
     enough = trio.Event()
 
@@ -261,12 +262,13 @@ async def test_no_connection_is_answered_more_often_than_the_others(monkeypatch)
 
     async with ready_connections(len(counts), answer) as pairs:
         await enough.wait()
-    assert max(counts) - min(counts) <= 1
+    # New connections come after the connections that were answered. They may stay one or two answers behind, not more.
+    assert max(counts) - min(counts) <= 3
 
 
 async def test_what_slow_clients_leave_counts_as_answered(monkeypatch):
     """Reading a large needle costs its time, however little of it is sent."""
-    monkeypatch.setattr(quick_loop, "_BYTES_IN_A_ROW", 1000)
+    monkeypatch.setattr(idle_poller, "BYTES_IN_A_ROW", 1000)
     answered = []
 
     def answer(_number, data):
@@ -283,31 +285,31 @@ async def test_what_slow_clients_leave_counts_as_answered(monkeypatch):
         assert max(after - before for before, after in pairwise(seen)) <= 2
 
 
-async def test_a_bug_in_an_answer_ends_the_connection_and_is_seen(quick_serving):
+async def test_a_bug_in_an_answer_ends_the_connection_and_is_seen(serving_known):
     def broken(_listener, _data):
         raise ZeroDivisionError
 
     with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
-        async with quick_serving(broken) as (client, _):
-            await client.send(QUICK)
+        async with serving_known(broken) as (client, _):
+            await client.send(KNOWN)
             await client.read_to_end()
 
 
 async def test_a_stream_whose_client_does_not_take_its_answer_is_cut(autojump_clock):
     ours, theirs = lockstep_stream_pair()
-    pace = Pace(limits(idle_timeout_s=7).pace)
+    timeouts = ConnectionTimeouts(limits(idle_timeout_s=7).timeouts)
     connection = HttpConnection(
-        StreamTransport(ours, pace), Client("10.0.0.1", 1, Listener.ADMIN), echo, limits(), quick
+        StreamTransport(ours, timeouts), Client("10.0.0.1", 1, Listener.ADMIN), echo, limits(), fast_path
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(theirs.send_all, QUICK)
+        nursery.start_soon(theirs.send_all, KNOWN)
         await connection.serve()
     assert trio.current_time() == pytest.approx(7)
 
 
 async def test_a_socket_whose_client_does_not_take_its_answer_is_cut(autojump_clock):
-    async with serving_a_socket(echo, limits(idle_timeout_s=7), quick=huge) as (client, _):
-        await client.send(QUICK)
+    async with serving_a_socket(echo, limits(idle_timeout_s=7), fast_path=huge) as (client, _):
+        await client.send(KNOWN)
         await trio.sleep(8)
         received = b""
         with suppress(trio.BrokenResourceError):
@@ -315,9 +317,11 @@ async def test_a_socket_whose_client_does_not_take_its_answer_is_cut(autojump_cl
         assert len(received) < len(HUGE)
 
 
-@pytest.mark.parametrize("kind", ["quick", "parsed"])
-async def test_a_client_that_does_not_take_its_answer_sees_a_reset(autojump_clock, kind):
-    """Not the polite end that an idle connection gets, whichever way the answer was made."""
+@pytest.mark.parametrize(("kind", "version"), [("known", b"1.1"), ("parsed", b"1.1"), ("parsed", b"1.0")])
+async def test_a_client_that_does_not_take_its_answer_still_gets_what_was_sent(autojump_clock, kind, version):
+    """As upstream's clients get it, on either path. Where the end of the connection is the end of the answer, a torn
+    answer would look whole, so that client gets a reset.
+    """
 
     listener = socket.create_server(("127.0.0.1", 0))
     client = socket.create_connection(listener.getsockname())
@@ -329,22 +333,26 @@ async def test_a_client_that_does_not_take_its_answer_sees_a_reset(autojump_cloc
     body = bytes(64 * HUGE_BYTES)
 
     def more(_listener, data):
-        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body if kind == "quick" else None
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body if kind == "known" else None
+
+    async def pieces():
+        yield body
 
     async def parsed(_request):
-        return Response(200, body=body)
+        return Response(200, body=StreamBody(pieces()) if version == b"1.0" else body)
 
-    with closing(listener), closing(client), closing(QuickLoop()) as loop:
-        transport = SocketTransport(ours, Pace(limits(idle_timeout_s=7).pace), loop)
+    with closing(listener), closing(client), closing(IdlePoller()) as loop:
+        transport = SocketTransport(ours, ConnectionTimeouts(limits(idle_timeout_s=7).timeouts), loop)
         connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), parsed, limits(), more)
-        client.send(QUICK)
+        client.send(KNOWN.replace(b"1.1", version))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(loop.run)
             await connection.serve()
             nursery.cancel_scope.cancel()
         client.settimeout(5)
-        with pytest.raises(ConnectionResetError):
-            list(iter(partial(client.recv, 1 << 20), b""))
+        with pytest.raises(ConnectionResetError) if version == b"1.0" else nullcontext():
+            received = sum(map(len, iter(partial(client.recv, 1 << 20), b"")))
+            assert transport.sent_bytes == received < len(body)
 
 
 async def test_a_reset_ends_the_connection_without_a_word(caplog):
@@ -353,9 +361,9 @@ async def test_a_reset_ends_the_connection_without_a_word(caplog):
         client = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
         ours.setblocking(False)
-        with closing(listener), closing(QuickLoop()) as loop, caplog.at_level(logging.INFO):
+        with closing(listener), closing(IdlePoller()) as loop, caplog.at_level(logging.INFO):
             nursery.start_soon(loop.run)
-            sleeper = QuickSleeper(loop, ours, lambda _: None)
+            sleeper = IdleConnection(loop, ours, lambda _: None)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
             with pytest.raises(ConnectionResetError) as raised:
@@ -367,8 +375,8 @@ async def test_a_reset_ends_the_connection_without_a_word(caplog):
 
 
 async def test_one_answer_may_end_the_sleep_of_others():
-    """As when a request makes the server drain: all of them are ready, none is touched twice."""
-    with closing(QuickLoop()) as loop:
+    """For example when a request makes the server drain: all connections are ready, and none is answered twice."""
+    with closing(IdlePoller()) as loop:
         scopes, answered, pairs = [], [], [socket.socketpair() for _ in range(5)]
 
         def answer(data):
@@ -380,7 +388,7 @@ async def test_one_answer_may_end_the_sleep_of_others():
         async def sleep(sock):
             with trio.CancelScope() as scope:
                 scopes.append(scope)
-                await QuickSleeper(loop, sock, answer).sleep()
+                await IdleConnection(loop, sock, answer).sleep()
 
         async with trio.open_nursery() as outer:
             async with trio.open_nursery() as sleepers:
@@ -414,20 +422,139 @@ async def test_many_ready_connections_leave_the_others_their_turn():
 
 
 async def test_what_is_cancelled_leaves_nothing_behind():
-    with closing(QuickLoop()) as loop:
+    with closing(IdlePoller()) as loop:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        before = os.listdir("/proc/self/fd")
+        before = open_descriptors()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(loop.run)
-            sleeper = QuickSleeper(loop, ours, lambda data: data.upper() if data.islower() else None)
+            sleeper = IdleConnection(loop, ours, lambda data: data.upper() if data.islower() else None)
             for _ in range(3):
                 with trio.move_on_after(0):
                     await sleeper.sleep()
             theirs.send(b"UNKNOWN")
             assert (await sleeper.sleep()).data == b"UNKNOWN"
             nursery.cancel_scope.cancel()
-        assert not loop._sleepers
-        assert os.listdir("/proc/self/fd") == before
+        assert not loop.sleeping_count
+        assert not open_descriptors() - before
         ours.close()
         theirs.close()
+
+
+@asynccontextmanager
+async def sleeping(count, answer, urgent=()):
+    """`count` idle connections. Yields (their clients, the woken connections, the scope of all)."""
+    woken = []
+
+    async def sleep(ours):
+        woken.append((await IdleConnection(loop, ours, answer).sleep()).data)
+
+    with ExitStack() as stack:
+        loop = stack.enter_context(closing(IdlePoller(urgent)))
+        pairs = [socket.socketpair() for _ in range(count)]
+        for ours, theirs in pairs:
+            stack.enter_context(ours).setblocking(False)
+            stack.enter_context(theirs)
+        with trio.fail_after(LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(loop.run)
+                for ours, _ in pairs:
+                    nursery.start_soon(sleep, ours)
+                await trio.testing.wait_all_tasks_blocked()
+                yield [theirs for _, theirs in pairs], woken, nursery.cancel_scope
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_request_among_many_connections_that_end_does_not_wait_for_all_of_their_tasks():
+    woken_before = []
+
+    def answer(data):
+        if data != KNOWN:
+            return None
+        woken_before.append(len(woken))
+        return ANSWER
+
+    async with sleeping(400, answer) as (clients, woken, _):
+        clients[-1].send(KNOWN)
+        await trio.testing.wait_all_tasks_blocked()
+        for client in clients[:-1]:
+            client.send(b"x")
+        clients[-1].send(KNOWN)
+        await trio.testing.wait_all_tasks_blocked()
+        assert woken_before == [0, 0]
+        assert len(woken) == 399
+
+
+async def test_who_got_short_answers_is_answered_before_newcomers():
+    answered = []
+
+    def answer(data):
+        answered.append(data)
+        return ANSWER
+
+    async with sleeping(400, answer) as (clients, _, _):
+        clients[-1].send(b"before")
+        await trio.testing.wait_all_tasks_blocked()
+        for client in clients[:-1]:
+            client.send(b"newcomer")
+        clients[-1].send(b"regular")
+        await trio.testing.wait_all_tasks_blocked()
+    assert answered == [b"before", b"regular"] + [b"newcomer"] * 399
+
+
+async def test_who_got_a_large_answer_waits_as_newcomers_do():
+    answered = []
+
+    def answer(data):
+        answered.append(data)
+        return bytes(idle_poller.SHORT_BYTES + 1) if data == b"large" else ANSWER
+
+    async with sleeping(3, answer) as (clients, _, _):
+        for client, before in zip(clients, (b"large", b"short", b"short"), strict=True):
+            client.send(before)
+            await trio.testing.wait_all_tasks_blocked()
+        del answered[:]
+        for client, data in zip(clients, (b"first", b"second", b"third"), strict=True):
+            client.send(data)
+        await trio.testing.wait_all_tasks_blocked()
+    assert answered == [b"second", b"third", b"first"]
+
+
+async def test_an_urgent_request_of_a_newcomer_does_not_wait_for_the_others():
+    async with sleeping(400, lambda _: None, urgent=(b"health",)) as (clients, woken, _):
+        for client in clients[:-1]:
+            client.send(b"x")
+        clients[-1].send(b"health check")
+        await trio.testing.wait_all_tasks_blocked()
+    assert b"health check" in woken[:64]
+    assert len(woken) == 400
+
+
+async def test_urgent_requests_in_thousands_leave_the_others_their_turn():
+    async with sleeping(400, lambda _: None, urgent=(b"health",)) as (clients, woken, _):
+        clients[0].send(b"x")
+        for client in clients[1:]:
+            client.send(b"health check")
+        await trio.testing.wait_all_tasks_blocked()
+    assert b"x" in woken[:64]
+    assert len(woken) == 400
+
+
+def test_fewer_are_woken_in_one_turn_while_turns_take_long():
+    size = idle_poller.TurnSize()
+    counts = [size.count]
+    for turn_s in (1, 1, 1, 1, 1, 0, 0, 0, 0, 0):
+        size.note(turn_s)
+        counts.append(size.count)
+    assert counts == [32, 16, 8, 4, 2, 2, 4, 8, 16, 32, 32]
+
+
+async def test_who_has_something_gets_it_though_all_is_cancelled_before_its_turn():
+    async with sleeping(400, lambda _: None) as (clients, woken, scope):
+        for client in clients:
+            client.send(b"x")
+        while not woken:  # noqa: ASYNC110  the first ones have had their turn, the others are in the row
+            await trio.lowlevel.checkpoint()
+        assert len(woken) < 400
+        scope.cancel()
+    assert woken == [b"x"] * 400

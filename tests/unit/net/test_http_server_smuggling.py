@@ -1,14 +1,13 @@
-"""Requests that two servers could read differently never reach a handler, and end the connection.
-
-Each row is sent with a second request behind it, which must not be answered either.
+"""Requests that two servers could read differently never reach a handler, and end the connection. After each row a
+second request is sent, which must not be answered either.
 """
 
 from __future__ import annotations
 
 import pytest
-from http_harness import limits, serving
+from support.http_serving import limits, serving
 
-from native_handlers.http.message import BodyError, Response
+from native_handlers.http_model.message import BodyError, Response
 
 H = b"Host: x\r\n"
 AFTER = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from supervisor.cli.explain import run_explain, run_routes
 from supervisor.routing import native
-from supervisor.routing.explain import run_explain, run_routes
 from supervisor.routing.registry import CONTROL_PHASE, ROUTES
 
 SERVED = frozenset(route.name for route in ROUTES if 0 < route.phase <= CONTROL_PHASE) | {"http.read", "http.delete"}
@@ -15,7 +15,9 @@ SERVED = frozenset(route.name for route in ROUTES if 0 < route.phase <= CONTROL_
 
 @pytest.fixture(autouse=True)
 def fixed_surroundings(monkeypatch):
-    """Handlers come and go with the code; these tests say which there are. No variable of the caller's shell counts."""
+    """Handlers change with the code, so these tests set which routes have one. No variable of the caller's shell
+    counts.
+    """
     monkeypatch.setattr(native, "native_names", lambda: SERVED)
     for variable in ("VOLUME_SERVER_PY_MODE", "VOLUME_SERVER_RUST_MODE", "VOLUME_SERVER_PY_ROUTES"):
         monkeypatch.delenv(variable, raising=False)

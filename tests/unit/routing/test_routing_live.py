@@ -7,15 +7,15 @@ import threading
 
 import pytest
 import trio
+from support.waiting import LIMIT_S as DEADLINE_S
 
-from supervisor.cli.config import Mode
+from supervisor.config.config import Mode
 from supervisor.routing.errors import TableError
 from supervisor.routing.live import POLL_INTERVAL_S, LiveTable, open_live_table, serve_table_reload
 from supervisor.routing.registry import ROUTES_BY_NAME
 from supervisor.routing.states import State
 
 EVERY_NAME = frozenset(ROUTES_BY_NAME)
-DEADLINE_S = 5.0
 
 
 @pytest.fixture

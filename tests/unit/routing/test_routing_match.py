@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from native_handlers.http.message import Listener
+from native_handlers.http_model.message import Listener
 from supervisor.routing.match import match_grpc, match_http
 from supervisor.routing.registry import ROUTES, Protocol
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from native_handlers.http.message import Listener
+from native_handlers.http_model.message import Listener
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.routing.registry import (
     MAX_PHASE,

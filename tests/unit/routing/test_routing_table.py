@@ -1,4 +1,4 @@
-"""Loading and checking tables: what is accepted, what each refusal says and where it points."""
+"""Loading and checking tables: which are accepted, the text of each refusal, and its position."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from supervisor.routing.errors import TableError
 from supervisor.routing.native import native_names
 from supervisor.routing.registry import CONTROL_PHASE, MAX_PHASE, ROUTES, ROUTES_BY_NAME
 from supervisor.routing.table import (
+    MAX_TABLE_BYTES,
     State,
     default_table_path,
     load_table,
     table_forwarding_all,
     table_native,
 )
-from supervisor.routing.table_file import MAX_TABLE_BYTES
 
 EVERY_NAME = frozenset(ROUTES_BY_NAME)
 CONTROL_NAMES = frozenset(route.name for route in ROUTES if 0 < route.phase <= CONTROL_PHASE)
@@ -37,7 +37,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refuse(load, tmp_path):
-    """Loads a text that must be refused; returns its problems as `line: text; suggestion`, the file name cut off."""
+    """Loads a text that must be refused. Returns its problems as `line: text; suggestion`, without the file name."""
 
     def refuse(text, **options):
         with pytest.raises(TableError) as caught:
@@ -99,10 +99,10 @@ def test_a_pattern_leaves_alone_what_is_always_native(load):
 
 
 def test_the_shipped_table_is_valid_and_is_the_default():
-    table = load_table(None, native_names=CONTROL_NAMES)
+    table = load_table(None, native_names=native_names())
     assert table.source == default_table_path()
-    assert table.forwards_anything
-    assert load_table(default_table_path(), native_names=CONTROL_NAMES) == table
+    assert (table.phase, table.forwards_anything, table.absent) == (4, False, frozenset())
+    assert load_table(default_table_path(), native_names=native_names()) == table
 
 
 def test_an_installed_package_has_its_table_beside_the_module(tmp_path, monkeypatch):
@@ -205,7 +205,9 @@ def test_what_is_not_yaml_is_one_problem_with_its_line(refuse, text, line):
     assert problems[0].startswith(f"{line}: ")
 
 
+@pytest.mark.slow
 def test_hostile_yaml_is_refused_and_not_executed(refuse):
+    """Slow: the parser goes down five thousand levels."""
     assert "not YAML" in refuse("[" * 5000)[0]
     assert "not YAML" in refuse("phase: \x01")[0]
     assert refuse("phase: !!python/object/apply:os.abort []")
@@ -250,9 +252,11 @@ def test_both_engines_may_work_on_volumes_and_the_price_is_told(load):
 def test_routes_that_go_together_are_named(load):
     warnings = load(HTTP_NATIVE + "\n  http.read: forward").warnings
     assert warnings[1].startswith(
-        "flip together: http.read, http.public.read, http.write, http.delete are used on the same volumes"
+        "flip together: http.read, http.write, http.delete, http.public.read are used on the same volumes"
     )
-    assert load(HTTP_NATIVE).warnings[1].startswith("flip together: http.delete, grpc.BatchDelete")
+    together = [text for text in load(HTTP_NATIVE).warnings if text.startswith("flip together: ")]
+    assert together[0].startswith("flip together: http.delete, grpc.BatchDelete")
+    assert together[1].startswith("flip together: http.read, http.public.read, grpc.VolumeEcShardRead")
     assert not [text for text in load("phase: 2").warnings if "flip together" in text]
 
 
@@ -266,7 +270,6 @@ def test_a_table_with_one_engine_for_the_volumes_has_no_warning(load):
     ("more", "text", "advice"),
     [
         ("http.status: forward", "does not know of the volumes that are native", "set http.status to native"),
-        ("grpc.DeleteCollection: native", "erasure-coded volumes are the backend's", "to forward"),
         ("grpc.VacuumVolumeCommit: native", "must be in one state", "flip them together"),
     ],
 )
@@ -306,20 +309,28 @@ def test_what_the_native_engine_cannot_do_yet_is_forwarded_in_the_phases_between
     missing = {"grpc.VacuumVolumeCommit", "grpc.Query", "grpc.VolumeTierMoveDatToRemote"}
     table = load(f"phase: {phase}", native_names=EVERY_NAME - missing)
     assert not table.absent
-    held_back = {"grpc.DeleteCollection"} | (missing | VACUUM if phase == 3 else set())
+    held_back = missing | VACUUM if phase == 3 else set()
     assert set(table.held_back) == held_back
     assert all(table.states[name] is State.FORWARD for name in held_back)
     forwarded = {name for name, state in table.states.items() if state is State.FORWARD}
     assert forwarded == held_back | {route.name for route in ROUTES if route.phase > phase}
-    assert table.warnings[-1].startswith(f"forwarded although phase {phase} says native, until they can be: ")
-    assert "grpc.DeleteCollection" in table.warnings[-1]
-    assert "erasure-coded volumes are the backend's" in table.reasons["grpc.DeleteCollection"]
+    said = [text for text in table.warnings if text.startswith("forwarded although phase 3 says native, until they")]
+    assert len(said) == bool(held_back)
 
 
-def test_all_that_has_a_handler_is_native_in_phase_3(load):
+def test_phase_3_forwards_nothing_for_every_route_has_a_handler(load):
     names = native_names()
     table = load("phase: 3", native_names=names)
-    assert native_of(table) == names - {"grpc.DeleteCollection"} | {"grpc.reflection"}
+    assert native_of(table) == names | {"grpc.reflection"} == EVERY_NAME
+    assert not table.held_back
+    assert not table.absent
+    assert not table.forwards_anything
+
+
+def test_routes_of_erasure_coded_volumes_flip_like_others(load):
+    table = load("phase: 1\nroutes:\n  grpc.VolumeEcShardsMount: native\n  grpc.DeleteCollection: native")
+    assert table.shares_volumes
+    assert table.states["grpc.VolumeEcShardsMount"] is State.NATIVE
 
 
 @pytest.mark.parametrize(
@@ -330,7 +341,7 @@ def test_all_that_has_a_handler_is_native_in_phase_3(load):
 def test_tables_that_divide_the_rpcs_are_accepted(load, phase, more):
     table = load(f"phase: {phase}\nroutes:\n  {more}")
     assert table.shares_volumes
-    assert table.states["grpc.DeleteCollection"] is State.FORWARD
+    assert table.states["grpc.DeleteCollection"] is State.NATIVE
 
 
 def test_a_vacuum_of_which_one_step_is_forwarded_is_forwarded_whole(load):

@@ -1,34 +1,37 @@
-"""A volume as a log: what was appended after a time, and its records in pieces."""
+"""A volume as a log: the appends after a given time, and their records in pieces."""
 
 from __future__ import annotations
 
-import errno
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.files import PlannedFiles, broken
+from support.stores import open_at
 
 from native_handlers.format import crc
 from native_handlers.format.errors import Corrupt, Truncated
 from native_handlers.format.idx import encode_entry
-from native_handlers.format.needle import Needle, encode_needle, parse_needle
+from native_handlers.format.needle import Needle, encode_needle, parse_needle, parse_needle_header
 from native_handlers.format.types import TOMBSTONE_SIZE, VERSION_2, VERSION_3
-from native_handlers.storage.append_log import AppendLog
-from native_handlers.storage.append_times import append_time_ns, first_row_after
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import ReadFailed, VolumeClosed
-from native_handlers.storage.files import FileRetired, OsFiles
-from native_handlers.storage.record_walk import PIECE_BYTES, walk_records
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.model.errors import ReadFailed, VolumeClosed
+from native_handlers.storage.system.files import FileRetired, OsFiles
+from native_handlers.storage.volume.append_log import (
+    PIECE_BYTES,
+    AppendLog,
+    append_time_ns,
+    first_row_after,
+    walk_records,
+)
 
 VID = 7
 COOKIE = 0xC0FFEE
 
 
 class Clock:
-    """Each look is a microsecond later."""
+    """A clock that advances one microsecond with each reading."""
 
     now_ns = 1_700_000_000 * 10**9
 
@@ -37,28 +40,14 @@ class Clock:
         return self.now_ns
 
 
-class CountingFiles(OsFiles):
-    """Knows the largest read, and fails reads when told to."""
-
-    largest_bytes = 0
-    fails = False
-
-    def read(self, fd, length_bytes, offset_bytes):
-        if self.fails:
-            raise OSError(errno.EIO, "injected")
-        self.largest_bytes = max(self.largest_bytes, length_bytes)
-        return super().read(fd, length_bytes, offset_bytes)
-
-
 @pytest.fixture
 def files():
-    return CountingFiles()
+    return PlannedFiles()
 
 
 @pytest.fixture(params=[4, 5])
 def store(tmp_path, files, request):
-    location = LocationConfig(tmp_path, tmp_path, 8)
-    opened = open_store(StoreConfig((location,), offset_width_bytes=request.param), files=files, clock_ns=Clock())
+    opened = open_at(tmp_path, offset_width_bytes=request.param, files=files, clock_ns=Clock())
     opened.allocate_volume(VID)
     yield opened
     opened.close()
@@ -68,12 +57,12 @@ def store(tmp_path, files, request):
 
 def write(store, needle_id, data=b"payload"):
     needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data)
-    store.write_needle(VID, needle)
+    store.get_volume(VID).write(needle)
     return needle.append_at_ns
 
 
 def records(log, first=0):
-    """Each record that the log names, put together."""
+    """Each record of the log, joined from its pieces."""
     found, parts = [], []
     for piece in walk_records(log, first):
         assert 0 < len(piece.body) <= PIECE_BYTES
@@ -89,7 +78,7 @@ class TestLog:
     def test_rows_and_records_in_the_order_of_writing_with_deletions(self, store):
         write(store, 3, b"three")
         write(store, 1, b"one")
-        store.delete_needle(VID, 3, COOKIE, checksum=5)
+        store.get_volume(VID).delete(3, COOKIE, checksum=5)
         with store.find_volume(VID).open_log() as log:
             assert [(row.needle_id, row.size > 0) for row in log.rows(0)] == [(3, True), (1, True), (3, False)]
             found = records(log)
@@ -120,38 +109,48 @@ class TestLog:
         sizes = [PIECE_BYTES * 3, 1, PIECE_BYTES - 100, 5000, PIECE_BYTES]
         for needle_id, size in enumerate(sizes, 1):
             write(store, needle_id, bytes([needle_id]) * size)
-        files.largest_bytes = 0
+        files.longest_read_bytes = 0
         with store.find_volume(VID).open_log() as log:
             assert [len(one.data) for one in records(log)] == sizes
-        assert files.largest_bytes == PIECE_BYTES
+        assert files.longest_read_bytes == PIECE_BYTES
 
     def test_thousands_of_rows_are_read_in_pieces(self, store, files):
         for needle_id in range(1, 3001):
             write(store, needle_id)
-        files.largest_bytes = 0
+        files.longest_read_bytes = 0
         with store.find_volume(VID).open_log() as log:
             assert [row.needle_id for row in log.rows(0)] == list(range(1, 3001))
             assert [row.needle_id for row in log.rows(1500, 1502)] == [1501, 1502]
-            assert files.largest_bytes <= 1024 * 17
+            assert files.longest_read_bytes <= 1024 * 17
             assert [one.needle_id for one in records(log, 2998)] == [2999, 3000]
 
     def test_a_failing_disk(self, store, files):
         write(store, 1)
         with store.find_volume(VID).open_log() as log:
-            files.fails = True
+            files.plan["read"] = broken()
             with pytest.raises(ReadFailed):
                 records(log)
-            files.fails = False
+            files.plan.clear()
 
     def test_a_row_that_leads_elsewhere(self, tmp_path):
         dat = bytes(8) + encode_needle(Needle(needle_id=1, data=b"x"), VERSION_3)
-        for entry, error in (((2, 1, 6), Corrupt), ((1, 1, 7), Corrupt), ((1, 99, 6), Corrupt), ((1, 2, 6), Corrupt)):
+        for entry, error in (((1, 1, 7), Corrupt), ((1, 99, 6), Corrupt), ((1, 2, 6), Corrupt)):
             with made_log(tmp_path, dat, [entry]) as log, pytest.raises(error):
                 list(walk_records(log, 0))
-        with made_log(tmp_path, dat, [(2, 1, 6)]) as log, pytest.raises(Corrupt):
+        below_zero = dat[:20] + b"\xff" * 4 + dat[24:]
+        with made_log(tmp_path, below_zero, [(1, 1, 6)]) as log, pytest.raises(Corrupt):
             first_row_after(log, 0)
         with made_log(tmp_path, dat, [(1, 99, 6)]) as log, pytest.raises(Truncated):
             first_row_after(log, 0)
+
+    def test_a_record_that_carries_another_id_goes_under_that_of_its_row(self, tmp_path):
+        dat = bytes(8) + encode_needle(Needle(needle_id=1, data=b"x", append_at_ns=5), VERSION_3)
+        with made_log(tmp_path, dat, [(2, 1, 6)]) as log:
+            (piece,) = walk_records(log, 0)
+            assert parse_needle_header(piece.header).needle_id == 2
+            assert piece.header[:4] + piece.header[12:] + piece.body == dat[8:12] + dat[20:]
+            assert first_row_after(log, 0) == 0
+            assert first_row_after(log, 5) is None
 
     def test_a_record_cut_short(self, tmp_path):
         dat = bytes(8) + encode_needle(Needle(needle_id=1, data=b"x" * 50), VERSION_3)[:40]
@@ -162,7 +161,7 @@ class TestLog:
 class TestTimes:
     def test_each_time_finds_what_came_after_it(self, store):
         times = [write(store, needle_id) for needle_id in range(1, 8)]
-        store.delete_needle(VID, 4, COOKIE)
+        store.get_volume(VID).delete(4, COOKIE)
         with store.find_volume(VID).open_log() as log:
             assert first_row_after(log, 0) == 0
             for row, time_ns in enumerate(times):
@@ -178,7 +177,7 @@ class TestTimes:
 
     def test_old_versions_have_no_times(self, store):
         store.allocate_volume(8, version=VERSION_2)
-        store.write_needle(8, Needle(needle_id=1, cookie=1, data=b"old"))
+        store.get_volume(8).write(Needle(needle_id=1, cookie=1, data=b"old"))
         with store.find_volume(8).open_log() as log:
             assert first_row_after(log, 0) is None
             assert records(log)[0].data == b"old"
@@ -210,7 +209,9 @@ class made_log:  # noqa: N801  used as a function
     since=st.integers(0, 100),
 )
 def test_bisection_is_the_same_as_looking_at_every_row(tmp_path_factory, times, since):
-    """Of each row: by how much its time is later, whether it is a deletion, and whether it has no record."""
+    """The argument has for each row: how much later its time is, whether it is a deletion, whether it lacks a
+    record.
+    """
     dat, rows, expected, now = bytearray(8), [], None, 0
     for number, (step, is_deletion, has_no_record) in enumerate(times):
         if has_no_record:

@@ -1,4 +1,4 @@
-"""Memory for large payloads: bounded, used again, never given twice."""
+"""Memory for large payloads: bounded, reused, never lent twice at a time."""
 
 from __future__ import annotations
 
@@ -6,59 +6,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from native_handlers.storage.payload_buffers import KEPT_BYTES, LARGEST_BYTES, TOTAL_BYTES, PayloadBuffers
+from native_handlers.storage.system.buffer_pool import KEPT_BYTES, LARGEST_BYTES, TOTAL_BYTES, BufferPool
 
 MIB = 1 << 20
 
 
 @pytest.mark.parametrize("length", [0, 1, 70_000, MIB, 4 * MIB + 40, LARGEST_BYTES, LARGEST_BYTES + 64 * 1024])
 def test_a_buffer_is_as_long_as_asked_for(length):
-    buffer = PayloadBuffers().lend(length)
+    buffer = BufferPool().acquire(length)
     assert len(buffer.view) == length
     buffer.view[:] = b"x" * length
 
 
 def test_the_record_of_a_payload_takes_no_more_room_than_the_payload():
-    buffers = PayloadBuffers()
-    buffers.lend(4 * MIB)
+    buffers = BufferPool()
+    buffers.acquire(4 * MIB)
     alone = buffers.lent_bytes
-    buffers.lend(4 * MIB + 40)
+    buffers.acquire(4 * MIB + 40)
     assert buffers.lent_bytes == 2 * alone < 9 * MIB
 
 
 def test_what_is_too_much():
-    buffers = PayloadBuffers()
-    assert buffers.lend(LARGEST_BYTES + 64 * 1024 + 1) is None
+    buffers = BufferPool()
+    assert buffers.acquire(LARGEST_BYTES + 64 * 1024 + 1) is None
     lent = []
-    while (buffer := buffers.lend(4 * MIB)) is not None:
+    while (buffer := buffers.acquire(4 * MIB)) is not None:
         lent.append(buffer)
     assert TOTAL_BYTES - 5 * MIB < buffers.lent_bytes <= TOTAL_BYTES
     lent.pop().release()
-    assert buffers.lend(4 * MIB) is not None
+    assert buffers.acquire(4 * MIB) is not None
 
 
 def test_memory_is_used_again():
-    buffers = PayloadBuffers()
-    first = buffers.lend(4 * MIB)
+    buffers = BufferPool()
+    first = buffers.acquire(4 * MIB)
     memory = first.view.obj
     first.release()
     first.release()
     assert (buffers.lent_bytes, buffers.idle_bytes) == (0, len(memory))
-    assert buffers.lend(3 * MIB).view.obj is memory
+    assert buffers.acquire(3 * MIB).view.obj is memory
 
 
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("lend"), st.integers(0, 10 * MIB)), st.tuples(st.just("release"), st.integers(0, 50))
+            st.tuples(st.just("acquire"), st.integers(0, 10 * MIB)), st.tuples(st.just("release"), st.integers(0, 50))
         )
     )
 )
 def test_bounds_hold_and_no_memory_is_lent_twice(steps):
-    buffers, lent = PayloadBuffers(), []
+    buffers, lent = BufferPool(), []
     for what, number in steps:
-        if what == "lend":
-            buffer = buffers.lend(number)
+        if what == "acquire":
+            buffer = buffers.acquire(number)
             if buffer is not None:
                 lent.append(buffer)
         elif lent:

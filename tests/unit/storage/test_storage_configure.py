@@ -1,71 +1,40 @@
-"""The replica placement of a volume, and where its index lies: changed, refused, and cut off at each step."""
+"""Changes of a volume's replica placement and of its index's place: done, refused, and interrupted at each step."""
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 from contextlib import closing
 
 import pytest
+from support.files import PlannedFiles
+from support.stores import open_at, place
 
 from native_handlers.format.errors import BadReplicaPlacement
 from native_handlers.format.needle import Needle
-from native_handlers.storage import errors
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.model import errors
 
 COOKIE = 0xC0FFEE
 
 
-class Files(OsFiles):
-    """Fails the n-th call of an operation from now on: name -> (calls to let pass, errno); then lets the rest pass."""
+class Files(PlannedFiles):
+    """Fails a planned operation once. Raises `PowerOff` at the step `crash_at`."""
 
     def __init__(self):
-        self.plan = {}
+        super().__init__(is_lasting=False, syncs=False)
         self.crash_at = None
         self.steps = 0
 
-    def step(self, name):
+    def step(self, name, *args):
         self.steps += 1
         if self.crash_at is not None and self.steps >= self.crash_at:
             raise PowerOff
-        if name in self.plan:
-            left, code = self.plan[name]
-            if left:
-                self.plan[name] = (left - 1, code)
-            else:
-                del self.plan[name]
-                raise OSError(code, os.strerror(code))
-
-    def open(self, path, flags, mode=0o644):
-        self.step("open")
-        return super().open(path, flags, mode)
-
-    def write(self, fd, parts, offset_bytes):
-        self.step("write")
-        super().write(fd, parts, offset_bytes)
-
-    def sync(self, fd):
-        self.step("sync")
-
-    def sync_directory(self, path):
-        self.step("sync_directory")
-
-    def rename(self, source, target):
-        self.step("rename")
-        super().rename(source, target)
-
-    def unlink(self, path):
-        self.step("unlink")
-        super().unlink(path)
+        super().step(name, *args)
 
 
 class PowerOff(BaseException):
-    """The process is gone: nothing catches it but the test."""
+    """The simulated end of the process. Only the test catches it."""
 
 
 @pytest.fixture
@@ -86,18 +55,17 @@ def open_it(directories, files):
     data, index = directories
 
     def opener(*, apart=False, width=4):
-        location = LocationConfig(path=data, idx_path=index if apart else data, max_volumes=8)
-        return open_store(StoreConfig((location,), offset_width_bytes=width), files=files)
+        return open_at(place(data, index if apart else data), offset_width_bytes=width, files=files)
 
     return opener
 
 
 def write(store, needle_id, data=b"payload"):
-    store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=data))
+    store.get_volume(7).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data))
 
 
 def read(store, needle_id):
-    return bytes(store.read_needle(7, needle_id, cookie=COOKIE).needle.data)
+    return bytes(store.get_volume(7).read(needle_id, cookie=COOKIE).needle.data)
 
 
 def vif(directories):
@@ -129,10 +97,8 @@ class TestReplication:
         events = []
         store.add_listener(events.append)
         store.configure_volume(7, "001")
-        assert [(event.kind, str(event.replica_placement)) for event in events] == [
-            (VolumeEventKind.REMOVED, "000"),
-            (VolumeEventKind.ADDED, "001"),
-        ]
+        assert events == [7, 7]
+        assert str(store.find_volume(7).report().replica_placement) == "001"
 
     def test_what_is_no_placement_changes_nothing(self, store, directories):
         volume, before = store.find_volume(7), vif(directories)
@@ -237,7 +203,7 @@ def test_a_crash_at_any_step_leaves_the_old_placement_or_the_new(open_it, direct
 class TestIndexPlace:
     @pytest.fixture
     def store(self, open_it, directories):
-        """A volume whose index lies beside its data, though there is an index directory."""
+        """A volume whose index is beside its data, although there is an index directory."""
         with closing(open_it()) as made:
             made.allocate_volume(7)
             write(made, 1)

@@ -1,4 +1,4 @@
-"""What changes the set of volumes goes on on the other disks while one fails or hangs."""
+"""Changes of the set of volumes continue on healthy disks while another disk fails or hangs."""
 
 from __future__ import annotations
 
@@ -10,26 +10,22 @@ import time
 from contextlib import closing
 
 import pytest
-from test_storage_disks import COOKIE, ONCE, Disks, look_at_all, read, write
+from support.disks import Disks, give_up_only_what_hangs
+from support.stores import open_at
+from support.waiting import LIMIT_S
+from test_storage_disks import COOKIE, ONCE, look_at_all, read, wait_until_well, write
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import disk_location, disk_space, errors
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.report import VolumeEventKind
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.model import errors
 
 HOUR_NS = 3600 * 10**9
 
 
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch):
-    for module in (disk_space, disk_location):
-        monkeypatch.setattr(module, "STATFS_TIMEOUT_S", 0.25)
-
-
 @pytest.fixture
-def files():
+def files(monkeypatch):
     made = Disks()
+    give_up_only_what_hangs(monkeypatch, made)
     yield made
     made.let_all_go_on()
 
@@ -51,11 +47,10 @@ def locations(tmp_path):
 
 @pytest.fixture
 def store(locations, files, now_ns):
-    """Volume 1 on the first disk, 2 and 3 on the second, a needle in each; 3 is not mounted."""
+    """Volume 1 on the first disk, 2 and 3 on the second, each with a needle. Volume 3 is not mounted."""
     for location in locations:
         files.add(location.path)
-    config = StoreConfig(locations)
-    with closing(open_store(config, files=files, clock_ns=lambda: now_ns[0])) as opened:
+    with closing(open_at(*locations, files=files, clock_ns=lambda: now_ns[0])) as opened:
         opened.set_volume_size_limit(1 << 30)
         opened.allocate_volume(1)
         for vid in (2, 3):
@@ -64,7 +59,7 @@ def store(locations, files, now_ns):
             write(opened, vid, b"before")
         opened.unmount_volume(3)
         yield opened
-        for disk in files._disks.values():
+        for disk in files.disks.values():
             disk.go_on()
             disk.error = None
         look_at_all(opened)
@@ -113,7 +108,7 @@ class TestOthersGoOn:
         store.add_listener(events.append)
         break_first()
         store.mount_volume(1)
-        assert [(event.kind, event.volume_id) for event in events] == [(VolumeEventKind.ADDED, 1)]
+        assert events == [1]
 
     def test_configuring(self, store, break_first):
         break_first()
@@ -132,10 +127,7 @@ class TestOthersGoOn:
         assert store.find_volume(1) is volume
         first.go_on()
         first.error = None
-        deadline = time.monotonic() + 10
-        while store.locations[0].is_unavailable:
-            assert time.monotonic() < deadline
-            look_at_all(store)
+        wait_until_well(store)
         assert read(store, 1) == b"before"
         write(store, 1, b"after", needle_id=2)
 
@@ -144,7 +136,7 @@ class TestOthersGoOn:
         store.add_listener(events.append)
         break_first()
         store.load_new_volumes()
-        assert [(event.kind, event.volume_id) for event in events] == [(VolumeEventKind.ADDED, 3)]
+        assert events == [3]
         assert read(store, 3) == b"before"
         assert "new volumes were not looked for" in caplog.text
         assert str(store.locations[0].path) in caplog.text
@@ -170,7 +162,28 @@ def test_on_a_disk_that_is_out_of_service_nothing_is_deleted(store, break_first)
         with pytest.raises(errors.DeleteFailed, match=r"disk .*/a is out of service"):
             delete()
     assert store.volumes() == [volume]
-    assert [event.volume_id for event in events] == [2], "the collection's other volume is gone"
+    assert events == [2], "the collection's other volume is gone"
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_what_is_on_a_disk_that_is_out_of_service_is_replaced_by_no_copy(store, break_first, is_begun):
+    """Closing the old volume might hang, and with it every change of the set of volumes."""
+    volume = store.find_volume(1)
+    incoming = store.begin_copy(1, "", "ssd", 0) if is_begun else None
+    if incoming is not None:
+        for extension in (".dat", ".idx", ".vif"):
+            with incoming.receive(extension) as file:
+                file.write(store.find_volume(2).paths.file(extension).read_bytes())
+                file.commit()
+    break_first()
+    with pytest.raises(errors.DiskUnavailable, match=r"disk .*/a is out of service"):
+        store.mount_copy(incoming) if incoming is not None else store.begin_copy(1, "", "ssd", 0)
+    if incoming is not None:
+        store.abandon_copy(incoming)
+    assert store.find_volume(1) is volume
+    assert not store.locations[1].arriving
+    assert not any("arriv" in path.name for path in store.locations[1].path.iterdir())
 
 
 def test_a_disk_that_is_known_to_hang_is_not_asked(store, first):
@@ -187,7 +200,7 @@ def test_a_disk_that_is_known_to_hang_is_not_asked(store, first):
 class TestExpiredVolumes:
     @pytest.fixture
     def hung_mount(self, store, first):
-        """A mount that waits for the first disk, of which nobody knows yet that it hangs."""
+        """A mount that waits for the first disk, before the disk is known to hang."""
         first.hang()
         outcome = []
 
@@ -199,10 +212,10 @@ class TestExpiredVolumes:
 
         thread = threading.Thread(target=mount)
         thread.start()
-        assert first.has_caller.wait(10)
+        assert first.has_caller.wait(LIMIT_S)
         yield thread
         first.go_on()
-        thread.join(30)
+        thread.join(LIMIT_S)
         assert len(outcome) == 1
 
     def test_looking_for_them_waits_for_no_mount(self, store, hung_mount):
@@ -217,11 +230,11 @@ class TestExpiredVolumes:
         assert store.remove_expired_volumes() == []
         assert mount.is_alive()
         first.go_on()
-        mount.join(30)
+        mount.join(LIMIT_S)
         assert store.remove_expired_volumes() == [5]
 
     def test_a_closed_store_has_none(self, locations, files, now_ns):
-        store = open_store(StoreConfig(locations), files=files, clock_ns=lambda: now_ns[0])
+        store = open_at(*locations, files=files, clock_ns=lambda: now_ns[0])
         store.close()
         assert store.remove_expired_volumes() == []
 
@@ -230,14 +243,14 @@ class TestNewVolumes:
     def test_one_that_is_of_another_width_hinders_no_other(self, store, locations, tmp_path, caplog):
         source = tmp_path / "wide"
         source.mkdir()
-        with closing(open_store(StoreConfig((LocationConfig(source, source, 8),), offset_width_bytes=5))) as wide:
+        with closing(open_at(source, offset_width_bytes=5)) as wide:
             wide.allocate_volume(10)
-        with closing(open_store(StoreConfig((LocationConfig(source, source, 8),), offset_width_bytes=5))) as wide:
+        with closing(open_at(source, offset_width_bytes=5)) as wide:
             assert [volume.id for volume in wide.volumes()] == [10]
         for path in source.glob("10.*"):
             shutil.copy(path, locations[1].path)
         events = []
-        store.add_listener(lambda event: events.append(event.volume_id))
+        store.add_listener(events.append)
         store.load_new_volumes()
         assert events == [3]
         assert "10.vif says its index has 5-byte offsets" in caplog.text
@@ -270,12 +283,12 @@ class TestAtTheStart:
         with monkeypatch.context() as patch:
             patch.setattr(files, "list_directory", fail)
             with pytest.raises(errors.DiskUnreadable, match=r"^disk .*/a cannot be looked at: Input/output error$"):
-                open_store(StoreConfig(locations, offset_width_bytes=4), files=files)
-        open_store(StoreConfig(locations), files=files).close()
+                open_at(*locations, offset_width_bytes=4, files=files)
+        open_at(*locations, files=files).close()
 
 
 def test_closing_a_file_may_fail_too(store, files, monkeypatch):
-    """What a network file system had kept to itself, it may tell when a file is closed."""
+    """A network file system may report a delayed failure when a file is closed."""
 
     def fail(fd):
         os.close(fd)
@@ -287,4 +300,4 @@ def test_closing_a_file_may_fail_too(store, files, monkeypatch):
             store.unmount_volume(2)
     assert store.find_volume(2) is None
     store.mount_volume(2)
-    store.write_needle(2, Needle(needle_id=2, cookie=COOKIE, data=b"x"))
+    store.get_volume(2).write(Needle(needle_id=2, cookie=COOKIE, data=b"x"))

@@ -1,4 +1,4 @@
-"""Disks that hang, fail, are slow, are full and recover; and that the others are served meanwhile."""
+"""Disks that hang, fail, are slow, are full and recover, and the service of the other disks meanwhile."""
 
 from __future__ import annotations
 
@@ -6,126 +6,40 @@ import errno
 import os
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
+from support.disks import Disks, give_up_only_what_hangs
+from support.stores import open_at, place
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import disk_location, disk_space, errors
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.disk_probe import ProbeConfig, SpaceAnswers, WriteTimes, describe
-from native_handlers.storage.disk_space import DiskGauge, MinFree
-from native_handlers.storage.disk_watch import PROBE_BYTES, PROBE_FILE_NAME, DiskWatch
-from native_handlers.storage.files import DiskSpace, OsFiles
-from native_handlers.storage.patience import NoAnswer, Patience
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.disk.health import (
+    PROBE_BYTES,
+    PROBE_FILE_NAME,
+    DiskHealth,
+    ProbeConfig,
+    SpaceAnswers,
+    WriteTimes,
+    describe,
+)
+from native_handlers.storage.disk.space import DiskUsage, MinFree
+from native_handlers.storage.model import errors
+from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
+from native_handlers.storage.system.files import DiskSpace
 
 COOKIE = 0xC0FFEE
 
 
-class Disk:
-    """How one directory's disk behaves now."""
-
-    def __init__(self) -> None:
-        self.error: int | None = None
-        self.sync_error: int | None = None
-        self.space = DiskSpace(1000 << 20, 500 << 20)
-        self._is_moving = threading.Event()
-        self._is_moving.set()
-        self.calls = 0
-        self.has_caller = threading.Event()
-        """Somebody waits for the disk, or has waited."""
-
-    def hang(self) -> None:
-        self._is_moving.clear()
-
-    def go_on(self) -> None:
-        self._is_moving.set()
-
-    def touch(self) -> None:
-        """What every call to the disk goes through."""
-        self.calls += 1
-        if not self._is_moving.is_set():
-            self.has_caller.set()
-        assert self._is_moving.wait(60), "nobody let the disk go on"
-        if self.error is not None:
-            raise OSError(self.error, os.strerror(self.error))
-
-
-class Disks(OsFiles):
-    """Disks of their own below each directory that `add` was called with."""
-
-    def __init__(self) -> None:
-        self._disks: dict[str, Disk] = {}
-
-    def add(self, path) -> Disk:
-        return self._disks.setdefault(str(path), Disk())
-
-    def _of(self, path) -> Disk | None:
-        found = [disk for root, disk in self._disks.items() if f"{path}/".startswith(f"{root}/")]
-        return found[0] if found else None
-
-    def _touch(self, path) -> None:
-        disk = self._of(path)
-        if disk is not None:
-            disk.touch()
-
-    def _touch_fd(self, fd) -> None:
-        self._touch(os.readlink(f"/proc/self/fd/{fd}"))
-
-    def open(self, path, flags, mode=0o644):
-        self._touch(path)
-        return super().open(path, flags, mode)
-
-    def read(self, fd, length_bytes, offset_bytes):
-        self._touch_fd(fd)
-        return super().read(fd, length_bytes, offset_bytes)
-
-    def write(self, fd, parts, offset_bytes):
-        self._touch_fd(fd)
-        super().write(fd, parts, offset_bytes)
-
-    def sync(self, fd):
-        disk = self._of(os.readlink(f"/proc/self/fd/{fd}"))
-        if disk is not None and disk.sync_error is not None:
-            raise OSError(disk.sync_error, os.strerror(disk.sync_error))
-        self._touch_fd(fd)
-
-    def facts(self, path):
-        self._touch(path)
-        return super().facts(path)
-
-    def list_directory(self, path):
-        self._touch(path)
-        return super().list_directory(path)
-
-    def disk_space(self, path):
-        disk = self._of(path)
-        if disk is None:
-            return super().disk_space(path)
-        disk.touch()
-        return disk.space
-
-    def let_all_go_on(self):
-        for disk in self._disks.values():
-            disk.go_on()
-            disk.error = disk.sync_error = None
-
-
 @pytest.fixture
-def files():
+def files(monkeypatch):
     made = Disks()
+    give_up_only_what_hangs(monkeypatch, made)
     yield made
     made.let_all_go_on()
-
-
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch):
-    """A hung disk costs each question this long."""
-    for module in (disk_space, disk_location):
-        monkeypatch.setattr(module, "STATFS_TIMEOUT_S", 0.25)
 
 
 ONCE = ProbeConfig(max_stat_failures=1)
@@ -140,7 +54,7 @@ def two(tmp_path, files):
         path.mkdir()
         disks.append(files.add(path))
         locations.append(LocationConfig(path, path, 8, disk_type=disk_type, probe=ONCE))
-    with closing(open_store(StoreConfig(tuple(locations)), files=files)) as store:
+    with closing(open_at(*locations, files=files)) as store:
         store.allocate_volume(1)
         store.allocate_volume(2, disk_type="ssd")
         for vid in (1, 2):
@@ -156,11 +70,11 @@ def two(tmp_path, files):
 
 
 def write(store, vid, data, needle_id=1, **how):
-    return store.write_needle(vid, Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
+    return store.get_volume(vid).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
 
 
 def read(store, vid, needle_id=1):
-    return store.read_needle(vid, needle_id, cookie=COOKIE).needle.data
+    return store.get_volume(vid).read(needle_id, cookie=COOKIE).needle.data
 
 
 def announced(store) -> list[int]:
@@ -172,48 +86,57 @@ def look_at_all(store) -> None:
         location.watch.look()
 
 
-class TestPatience:
+def wait_until_well(store) -> None:
+    """Probes until the first disk is back in service."""
+
+    def is_well():
+        look_at_all(store)
+        return not store.locations[0].is_unavailable
+
+    wait_until(is_well, "the disk to be well again")
+
+
+class TestBoundedCall:
     def test_what_the_call_gives_or_raises(self):
-        patience = Patience("it", 5)
-        assert patience.ask(lambda: 7) == 7
+        bounded = BoundedCall("it", LIMIT_S)
+        assert bounded.run(lambda: 7) == 7
         with pytest.raises(ZeroDivisionError):
-            patience.ask(lambda: 1 // 0)
+            bounded.run(lambda: 1 // 0)
         with pytest.raises(TimeoutError):
-            patience.ask(self._time_out)
+            bounded.run(self._time_out)
 
     @staticmethod
     def _time_out():
         raise TimeoutError(errno.ETIMEDOUT, "of the call itself")
 
     def test_one_that_hangs_is_given_up_and_is_the_only_one(self):
-        patience, go_on, calls = Patience("it", 0.01), threading.Event(), []
+        bounded, go_on, calls = BoundedCall("it", 0.01), threading.Event(), []
 
         def hang():
             calls.append(1)
-            go_on.wait(60)
+            go_on.wait(LIMIT_S)
 
-        before = threading.active_count()
-        with pytest.raises(NoAnswer, match="it timeout"):
-            patience.ask(hang)
+        before = set(threading.enumerate())
+        with pytest.raises(CallTimedOut, match="it timeout"):
+            bounded.run(hang)
         for _ in range(5):
-            with pytest.raises(NoAnswer, match="it still in progress"):
-                patience.ask(hang)
-        assert (len(calls), threading.active_count()) == (1, before + 1)
+            with pytest.raises(CallTimedOut, match="it still in progress"):
+                bounded.run(hang)
+        assert (len(calls), len(set(threading.enumerate()) - before)) == (1, 1)
         go_on.set()
-        self._until_answered(patience)
+        self._until_answered(bounded)
 
     @staticmethod
-    def _until_answered(patience):
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                return patience.ask(lambda: "again")
-            except NoAnswer:
-                assert time.monotonic() < deadline
+    def _until_answered(bounded):
+        def is_answered():
+            with suppress(CallTimedOut):
+                return bounded.run(lambda: "again")
+
+        assert wait_until(is_answered, "the call to end") == "again"
 
     def test_callers_at_once_wait_for_each_other(self):
-        patience, answers = Patience("it", 10), []
-        threads = [threading.Thread(target=lambda: answers.append(patience.ask(lambda: 1))) for _ in range(20)]
+        bounded, answers = BoundedCall("it", LIMIT_S), []
+        threads = [threading.Thread(target=lambda: answers.append(bounded.run(lambda: 1))) for _ in range(20)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -222,7 +145,7 @@ class TestPatience:
 
 
 class TestRules:
-    """The numbers of weed/stats/disk.go."""
+    """The numbers are those of weed/stats/disk.go."""
 
     def test_failures_in_a_row_make_unavailable_and_answers_in_a_row_available(self):
         answers = SpaceAnswers(ProbeConfig(max_stat_failures=3, recovery_coefficient=0.25))
@@ -310,7 +233,9 @@ class TestRules:
         assert not times.problem
 
     def test_a_window_that_cannot_hold_the_samples_is_widened(self):
-        """With upstream's defaults the window holds one sample of ten, and the probe can reach no verdict."""
+        """With upstream's defaults the window holds one sample of the required ten, so the probe would never reach a
+        verdict.
+        """
         config = ProbeConfig(is_enabled=True)
         times = WriteTimes(config)
         for number in range(config.min_samples):
@@ -336,7 +261,7 @@ class TestHangingDisk:
             lambda: read(store, 1),
             lambda: write(store, 1, b"during"),
             lambda: write(store, 1, b"during", fsync=True),
-            lambda: store.delete_needle(1, 1, COOKIE),
+            lambda: store.get_volume(1).delete(1, COOKIE),
             lambda: store.mark_writable(1),
             lambda: store.find_volume(1).read_blob(8, 15),
             lambda: store.find_volume(1).write_blob(1, b"", 0),
@@ -365,10 +290,7 @@ class TestHangingDisk:
         with pytest.raises(errors.DiskUnavailable):
             read(store, 1)
         first.go_on()
-        deadline = time.monotonic() + 10
-        while store.locations[0].is_unavailable:
-            assert time.monotonic() < deadline
-            look_at_all(store)
+        wait_until_well(store)
         assert announced(store) == [1, 2]
         assert read(store, 1) == b"before"
         write(store, 1, b"after")
@@ -376,17 +298,17 @@ class TestHangingDisk:
         assert "a is well again and back in service" in caplog.text
 
     def test_reports_do_not_hang_before_it_is_known_to(self, two):
-        """The look for an unlinked .dat asks the disk as well; what was known stands."""
+        """The query for an unlinked .dat uses the disk as well; the last known state stays."""
         store, first, _ = two
         first.hang()
         assert announced(store) == [1, 2]
         assert [status.free for status in store.disk_statuses()] == [500 << 20] * 2
         assert first.calls
-        before = threading.active_count()
+        before = set(threading.enumerate())
         for _ in range(20):
             store.volume_reports()
             store.disk_statuses()
-        assert threading.active_count() == before
+        assert not set(threading.enumerate()) - before
 
     def test_no_new_volume_comes_to_a_disk_that_did_not_answer(self, two):
         store, first, _ = two
@@ -396,21 +318,21 @@ class TestHangingDisk:
         with pytest.raises(errors.NoFreeSpace):
             store.allocate_volume(3)
 
-    def test_a_stop_syncs_the_other_disks_first(self, two, monkeypatch):
+    def test_a_sync_has_the_other_disks_first(self, two, monkeypatch):
         store, first, _ = two
         synced = []
         for volume in store.volumes():
             monkeypatch.setattr(volume, "sync", lambda vid=volume.id: synced.append(vid))
         first.error = errno.EIO
         look_at_all(store)
-        store.set_stopping()
+        store.sync()
         assert synced == [2, 1]
 
     def test_a_hung_disk_at_the_start_is_in_service_until_it_is_known_to_fail(self, tmp_path, files):
         disk = files.add(tmp_path)
         disk.hang()
-        gauge = DiskGauge(files, tmp_path, MinFree(1.0, None))
-        watch = DiskWatch(files, tmp_path, gauge, ProbeConfig())
+        gauge = DiskUsage(files, tmp_path, MinFree(1.0, None))
+        watch = DiskHealth(files, tmp_path, gauge, ProbeConfig())
         watch.look()
         assert (watch.problem, gauge.is_low, gauge.is_answering) == ("", False, False)
         for _ in range(4):
@@ -433,8 +355,7 @@ class TestFailingDisk:
     def test_expired_volumes_of_a_disk_that_is_out_are_left_alone(self, tmp_path, files):
         disk = files.add(tmp_path)
         now_ns = [time.time_ns()]
-        config = StoreConfig((LocationConfig(tmp_path, tmp_path, 8, probe=ONCE),))
-        with closing(open_store(config, files=files, clock_ns=lambda: now_ns[0])) as store:
+        with closing(open_at(place(tmp_path, probe=ONCE), files=files, clock_ns=lambda: now_ns[0])) as store:
             store.set_volume_size_limit(1 << 30)
             store.allocate_volume(1, ttl="1m")
             write(store, 1, b"short-lived")
@@ -448,7 +369,7 @@ class TestFailingDisk:
 
 
 class Ticks:
-    """A clock that each call moves on by `step_s`."""
+    """A clock that advances by `step_s` with each call."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -469,8 +390,8 @@ class TestProbe:
     @pytest.fixture
     def watch(self, tmp_path, files, clock):
         self.disk = files.add(tmp_path)
-        made = DiskWatch(
-            files, tmp_path, DiskGauge(files, tmp_path, MinFree(1.0, None)), self.CONFIG, monotonic_s=clock
+        made = DiskHealth(
+            files, tmp_path, DiskUsage(files, tmp_path, MinFree(1.0, None)), self.CONFIG, monotonic_s=clock
         )
         made.look()
         return made
@@ -512,16 +433,22 @@ class TestProbe:
         self._probe(watch, 10)
         assert watch.problem == ""
 
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+    def test_one_that_no_descriptor_is_left_for_is_not_failing(self, watch, code):
+        self.disk.error = code
+        self._probe(watch, 10)
+        assert watch.problem == ""
+
     def test_a_hanging_one_keeps_one_thread(self, tmp_path, files):
         disk = files.add(tmp_path)
         config = replace(self.CONFIG, timeout_s=0.01)
-        watch = DiskWatch(files, tmp_path, DiskGauge(files, tmp_path, MinFree(1.0, None)), config)
+        watch = DiskHealth(files, tmp_path, DiskUsage(files, tmp_path, MinFree(1.0, None)), config)
         watch.look()
         disk.hang()
-        before = threading.active_count()
+        before = set(threading.enumerate())
         self._probe(watch, 5)
         assert watch.problem == "disk health check failed: io: disk io still in progress"
-        assert threading.active_count() == before + 1
+        assert len(set(threading.enumerate()) - before) == 1
 
     def test_what_does_not_answer_is_not_written_to(self, watch):
         self.disk.error = errno.EIO
@@ -531,19 +458,19 @@ class TestProbe:
         assert self.disk.calls == calls
 
     def test_off_by_default(self, tmp_path, files):
-        watch = DiskWatch(files, tmp_path, DiskGauge(files, tmp_path, MinFree(1.0, None)), ProbeConfig())
+        watch = DiskHealth(files, tmp_path, DiskUsage(files, tmp_path, MinFree(1.0, None)), ProbeConfig())
         watch.look()
         watch.probe()
         assert list(tmp_path.iterdir()) == []
 
     def test_a_window_too_short_is_said(self, tmp_path, files, caplog):
         config = ProbeConfig(is_enabled=True)
-        DiskWatch(files, tmp_path, DiskGauge(files, tmp_path, MinFree(1.0, None)), config)
+        DiskHealth(files, tmp_path, DiskUsage(files, tmp_path, MinFree(1.0, None)), config)
         assert "the window is 682 s instead of 60 s, for it has to hold 10 samples, one every 60 s" in caplog.text
 
 
 class TestLocations:
-    """Each list flag of the disk locations, as the store heeds it."""
+    """Each list flag of the disk locations, as the store applies it."""
 
     def _store(self, tmp_path, files, *fields, idx=None):
         locations = []
@@ -551,7 +478,7 @@ class TestLocations:
             path = tmp_path / f"d{number}"
             path.mkdir(exist_ok=True)
             locations.append(LocationConfig(path, idx or path, **{"max_volumes": 8} | more))
-        return closing(open_store(StoreConfig(tuple(locations)), files=files))
+        return closing(open_at(*locations, files=files))
 
     @pytest.mark.parametrize("reserve", [{"min_free_percent": 10.0}, {"min_free_bytes": 100 << 20}])
     def test_a_full_disk_takes_no_writes_until_there_is_room_again(self, tmp_path, files, reserve):
@@ -572,7 +499,7 @@ class TestLocations:
             assert store.max_volume_counts() == {"": 1, "ssd": 8}, "no more slots than are used"
             with pytest.raises(errors.NoFreeSpace):
                 store.allocate_volume(3)
-            assert store.delete_needle(1, 1, COOKIE)
+            assert store.get_volume(1).delete(1, COOKIE)
             write(store, 2, b"the other disk")
             disk.space = DiskSpace(1000 << 20, 100 << 20)
             look_at_all(store)
@@ -591,7 +518,7 @@ class TestLocations:
             assert not store.adjust_max_volumes()
             store.allocate_volume(1)
             store.allocate_volume(2)
-            # What the volume there will still grow into is spoken for.
+            # The bytes that the volume there may still grow into are reserved.
             assert [len(location.volumes) for location in store.locations] == [1, 1]
             disk.space = DiskSpace(1000 << 20, 300 << 20)
             assert store.adjust_max_volumes()
@@ -642,8 +569,8 @@ class TestLocations:
     def test_each_directory_is_locked(self, tmp_path, files):
         with self._store(tmp_path, files, {}, {}):
             for name in ("d0", "d1"):
-                location = LocationConfig(tmp_path / name, tmp_path / name, 8)
+                location = place(tmp_path / name)
                 with pytest.raises(errors.DirectoryLocked, match=f"{name} is in use by pid {os.getpid()}"):
-                    open_store(StoreConfig((location,)))
+                    open_at(location)
         with self._store(tmp_path, files, {}, {}) as store:
             assert store.findings == []

@@ -1,4 +1,4 @@
-"""Failing disks, readers and writers at once, and the pieces that make both harmless."""
+"""Failing disks, concurrent readers and writers, and the parts that make both harmless."""
 
 from __future__ import annotations
 
@@ -9,81 +9,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from support.files import PlannedFiles
+from support.stores import open_at
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import errors
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.disk_space import MinFree
-from native_handlers.storage.files import (
+from native_handlers.storage.disk.space import MinFree
+from native_handlers.storage.model import errors
+from native_handlers.storage.system.files import (
     OS_FILES,
     DiskSpace,
     FileRetired,
     NotCached,
-    OsFiles,
     SharedFile,
     read_file,
     replace_file,
 )
-from native_handlers.storage.io_health import TOLERATED, IoHealth
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.volume.write_state import TOLERATED, IoHealth
 
 COOKIE = 0xC0FFEE
 LARGE = os.urandom((3 << 20) + 5)
 
 
-class FailingFiles(OsFiles):
-    """Fails what it is told to, as often as it is told to: name of the operation -> (calls to let pass, error)."""
-
-    def __init__(self) -> None:
-        self.plan: dict[str, tuple[int, int]] = {}
-
-    def _step(self, name: str) -> None:
-        if name in self.plan:
-            left, code = self.plan[name]
-            self.plan[name] = (left - 1, code)
-            if left <= 0:
-                raise OSError(code, os.strerror(code))
-
-    def read(self, fd, length_bytes, offset_bytes):
-        self._step("read")
-        return super().read(fd, length_bytes, offset_bytes)
-
-    def read_into(self, fd, buffer, offset_bytes):
-        self._step("read_into")
-        return super().read_into(fd, buffer, offset_bytes)
-
-    def write(self, fd, parts, offset_bytes):
-        try:
-            self._step("write")
-        except OSError:
-            super().write(fd, [b"".join(parts)[:5]], offset_bytes)
-            raise
-        super().write(fd, parts, offset_bytes)
-
-    def sync(self, fd):
-        self._step("sync")
-
-    def truncate(self, fd, length_bytes):
-        self._step("truncate")
-        super().truncate(fd, length_bytes)
-
-    def rename(self, source, target):
-        self._step("rename")
-        super().rename(source, target)
-
-    def disk_space(self, path):
-        self._step("disk_space")
-        return super().disk_space(path)
-
-
 @pytest.fixture
 def files():
-    return FailingFiles()
+    return PlannedFiles(short_write_bytes=5, syncs=False)
 
 
 @pytest.fixture
 def store(tmp_path, files):
-    opened = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+    opened = open_at(tmp_path, files=files)
     opened.allocate_volume(7)
     write(opened, 1, b"first")
     yield opened
@@ -92,16 +46,16 @@ def store(tmp_path, files):
 
 
 def write(store, needle_id, data, **how):
-    return store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
+    return store.get_volume(7).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
 
 
 def read(store, needle_id):
-    return store.read_needle(7, needle_id, cookie=COOKIE).needle.data
+    return store.get_volume(7).read(needle_id, cookie=COOKIE).needle.data
 
 
 def read_payload(store, how):
-    """Reads the payload of the large needle 2 in one of the ways in which it is sent."""
-    found = store.read_needle(7, 2, cookie=COOKIE)
+    """Reads the payload of the large needle 2 in one of the ways in which a response is sent."""
+    found = store.get_volume(7).read(2, cookie=COOKIE)
     try:
         if how == "check":
             found.check_payload()
@@ -141,7 +95,7 @@ class TestFailedAppends:
     def test_a_failed_deletion_leaves_the_needle(self, store, files):
         files.plan = {"write": (0, errno.EIO)}
         with pytest.raises(errors.WriteFailed):
-            store.delete_needle(7, 1, COOKIE)
+            store.get_volume(7).delete(1, COOKIE)
         files.plan = {}
         assert read(store, 1) == b"first"
 
@@ -189,7 +143,7 @@ class TestQuarantine:
         with pytest.raises(errors.ReadOnly):
             write(store, 2, b"second")
         with pytest.raises(errors.ReadOnly):
-            store.delete_needle(7, 1, COOKIE)
+            store.get_volume(7).delete(1, COOKIE)
         store.mark_writable(7)
         write(store, 2, b"second")
         assert store.volume_reports()[0].is_announced
@@ -199,7 +153,7 @@ class TestQuarantine:
         write(store, 2, LARGE)
         for _ in range(TOLERATED):
             assert store.volume_reports()[0].is_announced
-            # The metadata is read, and the first piece; the second is not.
+            # The metadata and the first piece are read; the second piece is not.
             files.plan = {"read_into": (1, errno.EIO), "read": (3, errno.EIO)}
             with pytest.raises(errors.ReadFailed):
                 read_payload(store, how)
@@ -227,7 +181,7 @@ class TestQuarantine:
             with pytest.raises(errors.ReadFailed):
                 read(store, 1)
             files.plan = {}
-            store.read_needle(7, 2, cookie=COOKIE, data=data).release()
+            store.get_volume(7).read(2, cookie=COOKIE, data=data).release()
         assert not store.volume_reports()[0].is_announced
 
     def test_only_eio_counts_and_a_success_ends_the_run(self):
@@ -327,7 +281,7 @@ class TestFiles:
 
 
 def test_readers_and_writers_at_once(store):
-    """Every reader always finds one of the payloads that were ever written under an id, whole."""
+    """Every reader finds one whole payload that was written under the id."""
     is_done = threading.Event()
 
     def payload(needle_id: int, turn: int) -> bytes:
@@ -384,34 +338,27 @@ def test_unmounting_under_readers_gives_them_the_needle_or_not_found(store):
     assert outcomes <= {b"first", errors.NotFound, errors.VolumeNotFound}
 
 
-class ColdFiles(OsFiles):
-    """A page cache that is always empty."""
-
-    def read_cached(self, fd, length_bytes, offset_bytes):
-        raise NotCached
-
-
 class TestReadsInPassing:
     def test_what_memory_holds(self, store):
         write(store, 2, b"x" * 1000)
-        assert store.read_needle(7, 2, cookie=COOKIE, cached_only=True).needle.data == b"x" * 1000
-        assert store.read_plain(7, 2, COOKIE).data == b"x" * 1000
+        assert store.get_volume(7).read(2, cookie=COOKIE, cached_only=True).needle.data == b"x" * 1000
+        assert store.get_volume(7).try_read_cached(2, COOKIE).data == b"x" * 1000
 
     def test_too_large_to_check(self, store):
         write(store, 2, b"x" * 200_000)
         with pytest.raises(NotCached):
-            store.read_needle(7, 2, cookie=COOKIE, cached_only=True)
-        assert store.read_plain(7, 2, COOKIE) is None
+            store.get_volume(7).read(2, cookie=COOKIE, cached_only=True)
+        assert store.get_volume(7).try_read_cached(2, COOKIE) is None
         assert read(store, 2) == b"x" * 200_000
 
     def test_a_cold_cache_says_nothing_of_the_disk(self, tmp_path):
-        with closing(open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=ColdFiles())) as cold:
+        with closing(open_at(tmp_path, files=PlannedFiles(is_cold=True))) as cold:
             cold.allocate_volume(7)
             write(cold, 1, b"first")
             for _ in range(TOLERATED + 1):
                 with pytest.raises(NotCached):
-                    cold.read_needle(7, 1, cookie=COOKIE, cached_only=True)
-                assert cold.read_plain(7, 1, COOKIE) is None
+                    cold.get_volume(7).read(1, cookie=COOKIE, cached_only=True)
+                assert cold.get_volume(7).try_read_cached(1, COOKIE) is None
             assert read(cold, 1) == b"first"
             assert not cold.find_volume(7).is_read_only
 

@@ -1,20 +1,19 @@
-"""Writers that wait for the disk together: how many syncs they cost, and that each learns its own fate."""
+"""Writers that wait for the disk together: the number of syncs, and each writer's own result."""
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.files import PlannedFiles
+from support.stores import open_at
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import errors
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.group_commit import (
+from native_handlers.storage.model import errors
+from native_handlers.storage.volume.group_commit import (
     MAX_BYTES,
     MAX_WRITES,
     BatchAborted,
@@ -22,21 +21,13 @@ from native_handlers.storage.group_commit import (
     PendingWrite,
     WriteResult,
 )
-from native_handlers.storage.store import StoreConfig, open_store
 
 COOKIE = 0xC0FFEE
 WRITERS = 32
 
 
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
-
-
-class GatedFiles(OsFiles):
-    """Counts syncs. The first one since `arm` lasts until `is_open`; the one numbered `failing` fails."""
+class SyncGate:
+    """Records syncs. The first sync after `arm` waits until `is_open`. The sync with the number `failing` fails."""
 
     def __init__(self) -> None:
         self.syncs: list[int] = []
@@ -47,7 +38,9 @@ class GatedFiles(OsFiles):
         self.syncs.clear()
         self.is_open = is_open
 
-    def sync(self, fd):
+    def __call__(self, operation, fd):
+        if operation != "sync":
+            return
         self.syncs.append(fd)
         if len(self.syncs) == 1:
             wait_until(self.is_open)
@@ -56,33 +49,35 @@ class GatedFiles(OsFiles):
 
 
 @pytest.fixture
-def files():
-    return GatedFiles()
+def gate():
+    return SyncGate()
 
 
 @pytest.fixture
-def store(tmp_path, files):
-    opened = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+def store(tmp_path, gate):
+    opened = open_at(tmp_path, files=PlannedFiles(syncs=False, before=gate))
     opened.allocate_volume(7)
     for needle_id in range(1, WRITERS + 1):
         write(opened, needle_id, b"old", fsync=False)
     yield opened
-    files.failing = None
+    gate.failing = None
     opened.close()
 
 
 def write(store, needle_id, data, *, fsync=True, cookie=COOKIE):
-    return store.write_needle(7, Needle(needle_id=needle_id, cookie=cookie, data=data), fsync=fsync)
+    return store.get_volume(7).write(Needle(needle_id=needle_id, cookie=cookie, data=data), fsync=fsync)
 
 
 def read(store, needle_id):
-    return store.read_needle(7, needle_id, cookie=COOKIE).needle.data
+    return store.get_volume(7).read(needle_id, cookie=COOKIE).needle.data
 
 
-def write_at_once(store, files, jobs):
-    """Runs `jobs` in threads; all but the first one gather while its .dat is synced. Returns results or errors."""
-    waiting = store.find_volume(7)._writer._commits._waiting
-    files.arm(lambda: len(waiting) == len(jobs) - 1)
+def write_at_once(store, gate, jobs):
+    """Runs `jobs` in threads. All but the first gather while the .dat of the first is synced. Returns results or
+    errors.
+    """
+    volume = store.find_volume(7)
+    gate.arm(lambda: volume.waiting_writes == len(jobs) - 1)
     outcomes: list[object] = [None] * len(jobs)
 
     def run(number):
@@ -93,7 +88,7 @@ def write_at_once(store, files, jobs):
 
     with ThreadPoolExecutor(len(jobs)) as pool:
         pool.submit(run, 0)
-        wait_until(lambda: len(files.syncs) == 1)
+        wait_until(lambda: len(gate.syncs) == 1)
         for number in range(1, len(jobs)):
             pool.submit(run, number)
     return outcomes
@@ -104,23 +99,23 @@ def new_data(store, needle_id):
 
 
 class TestStore:
-    def test_32_writers_cost_four_syncs(self, store, files):
-        """The first one two of its own, the other 31 two together."""
-        outcomes = write_at_once(store, files, [new_data(store, number) for number in range(1, WRITERS + 1)])
+    def test_32_writers_cost_four_syncs(self, store, gate):
+        """The first writer makes two syncs, the other 31 writers together make two."""
+        outcomes = write_at_once(store, gate, [new_data(store, number) for number in range(1, WRITERS + 1)])
         assert all(isinstance(outcome, WriteResult) for outcome in outcomes)
-        assert len(files.syncs) == 4
+        assert len(gate.syncs) == 4
         assert [read(store, number) for number in range(1, WRITERS + 1)] == [
             b"new %d" % number for number in range(1, WRITERS + 1)
         ]
 
-    def test_a_lone_writer_waits_for_nobody(self, store, files):
-        files.arm(lambda: True)
+    def test_a_lone_writer_waits_for_nobody(self, store, gate):
+        gate.arm(lambda: True)
         write(store, 1, b"new")
-        assert len(files.syncs) == 2
+        assert len(gate.syncs) == 2
 
-    def test_a_data_file_that_cannot_be_synced_takes_the_batch_back(self, store, files, tmp_path):
-        files.failing = 3
-        outcomes = write_at_once(store, files, [new_data(store, number) for number in range(1, WRITERS + 1)])
+    def test_a_data_file_that_cannot_be_synced_takes_the_batch_back(self, store, gate, tmp_path):
+        gate.failing = 3
+        outcomes = write_at_once(store, gate, [new_data(store, number) for number in range(1, WRITERS + 1)])
         assert isinstance(outcomes[0], WriteResult)
         assert {type(outcome) for outcome in outcomes[1:]} == {errors.WriteFailed}
         assert len({id(outcome) for outcome in outcomes}) == WRITERS, "each gets an error of its own"
@@ -129,36 +124,36 @@ class TestStore:
         write(store, 2, b"later")
         assert read(store, 2) == b"later"
 
-    def test_an_index_that_cannot_be_synced_fails_the_batch_and_stops_the_volume(self, store, files):
-        files.failing = 4
-        outcomes = write_at_once(store, files, [new_data(store, number) for number in range(1, WRITERS + 1)])
+    def test_an_index_that_cannot_be_synced_fails_the_batch_and_stops_the_volume(self, store, gate):
+        gate.failing = 4
+        outcomes = write_at_once(store, gate, [new_data(store, number) for number in range(1, WRITERS + 1)])
         assert {type(outcome) for outcome in outcomes[1:]} == {errors.WriteFailed}
         with pytest.raises(errors.ReadOnly):
             write(store, 1, b"later")
 
-    def test_one_bad_write_does_not_harm_the_others(self, store, files):
+    def test_one_bad_write_does_not_harm_the_others(self, store, gate):
         bad = lambda: write(store, 3, b"x", cookie=1)  # noqa: E731  one of a list of jobs
-        outcomes = write_at_once(store, files, [new_data(store, 1), new_data(store, 2), bad, new_data(store, 4)])
+        outcomes = write_at_once(store, gate, [new_data(store, 1), new_data(store, 2), bad, new_data(store, 4)])
         assert [type(outcome) for outcome in outcomes] == [WriteResult, WriteResult, errors.CookieMismatch, WriteResult]
         assert [read(store, number) for number in (1, 2, 3, 4)] == [b"new 1", b"new 2", b"old", b"new 4"]
 
-    def test_writes_of_one_needle_see_each_other(self, store, files):
+    def test_writes_of_one_needle_see_each_other(self, store, gate):
         jobs = [new_data(store, 1), *([lambda: write(store, 90, b"same")] * 3)]
-        outcomes = write_at_once(store, files, jobs)
+        outcomes = write_at_once(store, gate, jobs)
         assert sorted(outcome.is_unchanged for outcome in outcomes[1:]) == [False, True, True]
         assert len({outcome.offset for outcome in outcomes[1:]}) == 1
         with pytest.raises(errors.CookieMismatch):
             write(store, 90, b"same", cookie=1)
 
-    def test_a_needle_that_is_stored_already_is_synced_too(self, store, files):
-        files.arm(lambda: True)
+    def test_a_needle_that_is_stored_already_is_synced_too(self, store, gate):
+        gate.arm(lambda: True)
         assert write(store, 1, b"old").is_unchanged
-        assert len(files.syncs) == 2
+        assert len(gate.syncs) == 2
 
-    def test_after_a_failed_sync_the_same_needle_is_written_again(self, store, files):
-        """The kernel may have dropped what was not synced, and the next sync would succeed all the same."""
-        files.arm(lambda: True)
-        files.failing = 1
+    def test_after_a_failed_sync_the_same_needle_is_written_again(self, store, gate):
+        """The kernel may have dropped the pages that were not synced; the next sync would succeed nevertheless."""
+        gate.arm(lambda: True)
+        gate.failing = 1
         with pytest.raises(errors.WriteFailed):
             write(store, 2, b"new")
         assert not write(store, 1, b"old").is_unchanged
@@ -170,8 +165,8 @@ class TestStore:
         with pytest.raises(errors.VolumeClosed):
             volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"x"), fsync=True)
 
-    def test_many_writers_all_get_their_answer(self, store, files):
-        files.arm(lambda: True)
+    def test_many_writers_all_get_their_answer(self, store, gate):
+        gate.arm(lambda: True)
 
         def work(writer):
             for number in range(20):
@@ -183,30 +178,30 @@ class TestStore:
                 job.result(timeout=60)
         for needle_id in range(1000, 1000 + WRITERS * 20):
             assert read(store, needle_id) == b"%d" % needle_id
-        assert len(files.syncs) <= 2 * WRITERS * 20
+        assert len(gate.syncs) <= 2 * WRITERS * 20
 
 
 class TestGroups:
-    """`GroupCommit` alone, with a commit that is held up."""
+    """`GroupCommit` alone, with a commit that waits."""
 
     def run(self, sizes, commit):
-        """The first write is held in `commit` until all others wait."""
-        group = GroupCommit(lambda batch: commit(batch, lambda: wait_until(lambda: len(group._waiting) == count - 1)))
-        count = len(sizes)
-        entered = threading.Event()
-        writes = [
-            PendingWrite(Needle(needle_id=n, data=bytes(size)), check_cookie=True) for n, size in enumerate(sizes)
-        ]
-        original = group._commit
+        """The first write waits in `commit` until all other writers wait."""
+        count, entered = len(sizes), threading.Event()
+
+        def hold():
+            wait_until(lambda: group.waiting_count == count - 1)
 
         def note(batch):
             entered.set()
-            original(batch)
+            commit(batch, hold)
 
-        group._commit = note
+        group = GroupCommit(note)
+        writes = [
+            PendingWrite(Needle(needle_id=n, data=bytes(size)), check_cookie=True) for n, size in enumerate(sizes)
+        ]
         with ThreadPoolExecutor(count) as pool:
             jobs = [pool.submit(group.write, writes[0])]
-            assert entered.wait(10)
+            assert entered.wait(LIMIT_S)
             jobs += [pool.submit(group.write, write) for write in writes[1:]]
         return jobs
 

@@ -1,43 +1,49 @@
-"""Sizes at their ends: offsets that wrapped around, full volumes, large records that lie, stopping."""
+"""Sizes at their limits: wrapped offsets, full volumes, large records with false sizes, stopping."""
 
 from __future__ import annotations
 
 import os
+from contextlib import closing, suppress
 
 import pytest
+from support.descriptors import open_files
+from support.stores import open_at, place
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import Corrupt, SizeMismatch, Truncated
 from native_handlers.format.idx import encode_entry
-from native_handlers.format.needle import Needle, encode_needle
-from native_handlers.storage import append, errors
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.store import Store, StoreConfig, open_store
+from native_handlers.format.needle import Needle, encode_needle, parse_needle_header
+from native_handlers.storage import check
+from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS, OpenLimit
+from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
+from native_handlers.storage.model import errors
+from native_handlers.storage.model.report import FindingKind
+from native_handlers.storage.volume import append, row_place
+from native_handlers.storage.volume import record_reader as needle_read
+from native_handlers.storage.volume import recovery as last_record
+from native_handlers.storage.volume import recovery as torn_rows
+from native_handlers.storage.volume.append_log import append_time_ns, walk_records
 
 COOKIE = 0xC0FFEE
 WRAP = 32 << 30
 
 
-def opened(path) -> Store:
-    return open_store(StoreConfig((LocationConfig(path, path, 8),)))
-
-
 @pytest.fixture
 def store(tmp_path):
-    made = opened(tmp_path)
+    made = open_at(tmp_path)
     made.allocate_volume(7)
     yield made
     made.close()
 
 
 def write(store, needle_id, data, **how):
-    return store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
+    return store.get_volume(7).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
 
 
 @pytest.mark.parametrize("data", [b"wrapped", b"w" * (1 << 21)], ids=["small", "large"])
 @pytest.mark.damage("nothing but a gap of 32 GiB in front, which would take minutes to examine")
 def test_a_record_beyond_what_4_byte_offsets_reach_is_found_32_gib_further_on(tmp_path, data):
-    store = opened(tmp_path)
+    store = open_at(tmp_path)
     store.allocate_volume(7)
     write(store, 1, b"at the same place, of another size")
     store.close()
@@ -48,9 +54,9 @@ def test_a_record_beyond_what_4_byte_offsets_reach_is_found_32_gib_further_on(tm
         dat.write(record)
     with (tmp_path / "7.idx").open("wb") as idx:
         idx.write(encode_entry(2, 1, size, 4))
-    store = opened(tmp_path)
+    store = open_at(tmp_path)
     assert store.findings == []
-    read = store.read_needle(7, 2, cookie=COOKIE)
+    read = store.get_volume(7).read(2, cookie=COOKIE)
     if read.payload is None:
         assert read.needle.data == data
     else:
@@ -66,11 +72,11 @@ def test_content_beyond_the_limit_is_refused(store, monkeypatch):
     write(store, 1, b"x" * 300)
     with pytest.raises(errors.SizeLimitExceeded, match=r"^volume size limit 400 exceeded! current size is 305$"):
         write(store, 2, b"x" * 60)
-    assert store.delete_needle(7, 1, COOKIE) == 305
+    assert store.get_volume(7).delete(1, COOKIE) == 305
 
 
 def test_a_payload_beyond_the_size_field_is_refused(store, monkeypatch):
-    monkeypatch.setattr("native_handlers.storage.volume_writer._MAX_BODY_BYTES", 2**17 + 100)
+    monkeypatch.setattr("native_handlers.storage.volume.write.MAX_BODY_BYTES", 2**17 + 100)
     with pytest.raises(errors.NeedleTooLarge):
         write(store, 1, b"x" * 101)
     write(store, 1, b"x" * 100)
@@ -93,12 +99,14 @@ class TestRecordsThatLie:
     def test_another_size(self, store, place):
         place(12, b"\0\0\0\7")
         with pytest.raises((SizeMismatch, Truncated)):
-            store.read_needle(7, 1, cookie=None)
+            store.get_volume(7).read(1, cookie=None)
 
     def test_another_needle_is_read_all_the_same(self, store, place):
-        """As upstream: the index decides which record a needle is, for WriteNeedleBlob may enter any."""
+        """As in upstream: the index decides which record belongs to an id, because WriteNeedleBlob may enter any
+        record.
+        """
         place(4, b"\1")
-        read = store.read_needle(7, 1, cookie=COOKIE)
+        read = store.get_volume(7).read(1, cookie=COOKIE)
         assert read.needle.needle_id == 1 << 56 | 1
         read.release()
 
@@ -106,25 +114,194 @@ class TestRecordsThatLie:
     def test_another_payload_length(self, store, place, length):
         place(16, length)
         with pytest.raises(Corrupt):
-            store.read_needle(7, 1, cookie=None)
+            store.get_volume(7).read(1, cookie=None)
 
     def test_a_file_that_ends_early(self, store, place, tmp_path):
         os.truncate(tmp_path / "7.dat", 40)
         with pytest.raises(Truncated):
-            store.read_needle(7, 1, cookie=None)
+            store.get_volume(7).read(1, cookie=None)
         os.truncate(tmp_path / "7.dat", 26)
         with pytest.raises(Truncated):
-            store.read_needle(7, 1, cookie=None)
+            store.get_volume(7).read(1, cookie=None)
 
     def test_it_is_replaced_by_the_same_payload(self, store, place):
         place(30, b"?")
         size = 100 if store.find_volume(7).size_bytes < 1000 else 2 << 20
-        assert store.write_needle(7, Needle(needle_id=1, cookie=COOKIE, data=b"x" * size)).is_unchanged is False
+        assert store.get_volume(7).write(Needle(needle_id=1, cookie=COOKIE, data=b"x" * size)).is_unchanged is False
 
 
-def test_stopping_syncs_and_goes_on(store):
-    store.set_stopping()
-    assert store.is_stopping
+def test_it_goes_on_after_a_sync(store):
+    store.sync()
     write(store, 1, b"x")
     store.sync()
-    assert store.read_needle(7, 1, cookie=COOKIE).needle.data == b"x"
+    assert store.get_volume(7).read(1, cookie=COOKIE).needle.data == b"x"
+
+
+# ---- descriptors
+
+
+def bounded(path, *, most_new=3, most_found=5):
+    limit = OpenLimit(descriptors=1024, most_new=most_new, most_found=most_found)
+    return open_at(place(path, max_volumes=100), open_limit=limit)
+
+
+def test_an_open_volume_takes_as_many_descriptors_as_are_counted(tmp_path):
+    with closing(open_at(tmp_path)) as store:
+        before = len(open_files(tmp_path))
+        for volume_id in range(1, 6):
+            store.allocate_volume(volume_id)
+        assert len(open_files(tmp_path)) == before + 5 * VOLUME_DESCRIPTORS
+
+
+def test_a_volume_that_there_are_no_descriptors_for_is_not_made_and_the_refusal_names_the_limit(tmp_path):
+    with closing(bounded(tmp_path)) as store:
+        for volume_id in (1, 2, 3):
+            store.allocate_volume(volume_id)
+        before = sorted(os.listdir(tmp_path))
+        with pytest.raises(errors.TooManyVolumes, match=r"3 volumes are open.*may open 1024 files.*ulimit -Hn"):
+            store.allocate_volume(4)
+        with pytest.raises(errors.TooManyVolumes):
+            store.begin_copy(4, "", "", 0)
+        assert sorted(os.listdir(tmp_path)) == before
+        store.delete_volume(1, only_empty=False)
+        store.allocate_volume(4)
+        assert store.open_count == 3
+
+
+def test_a_copy_may_take_the_place_of_the_volume_that_is_here(tmp_path):
+    with closing(bounded(tmp_path, most_new=1)) as store:
+        store.allocate_volume(1)
+        store.abandon_copy(store.begin_copy(1, "", "", 0))
+
+
+def test_volumes_that_are_there_already_are_opened_beyond_what_new_ones_may_take(tmp_path):
+    with closing(open_at(tmp_path)) as store:
+        for volume_id in range(1, 8):
+            store.allocate_volume(volume_id)
+    with closing(bounded(tmp_path)) as store:
+        # Several volumes are opened at the same moment, and those are not counted.
+        assert 5 <= store.open_count <= 7
+        left = sorted(set(range(1, 8)) - {volume.id for volume in store.volumes()})
+        assert len(store.findings) == len(left)
+        for finding in store.findings:
+            assert finding.kind is FindingKind.NOT_LOADED
+            assert "raise the hard limit of open files" in finding.detail
+
+
+def test_a_volume_is_not_mounted_beyond_the_limit_and_is_afterwards(tmp_path):
+    with closing(bounded(tmp_path, most_new=9, most_found=2)) as store:
+        for volume_id in (1, 2, 3):
+            store.allocate_volume(volume_id)
+        store.unmount_volume(1)
+        with pytest.raises(errors.TooManyVolumes, match="2 volumes are open"):
+            store.mount_volume(1)
+        with pytest.raises(errors.VolumeNotFound):
+            store.mount_volume(77)
+        store.mount_volume(2)
+        store.unmount_volume(2)
+        store.mount_volume(1)
+        assert store.findings == []
+
+
+class TestDeletionsBeyondTheLimit:
+    """A volume as long as offsets of 4 bytes reach. The result must not depend on the record's place."""
+
+    LIMIT = 4096
+
+    @pytest.fixture(params=[1, 2, 3])
+    def full(self, request, tmp_path, monkeypatch):
+        """A directory with a full volume. The limit is small, so that the test can examine the bytes before it."""
+        for module in (append, check, last_record, needle_read, row_place, torn_rows):
+            monkeypatch.setattr(module, "max_volume_size_bytes", lambda _width: self.LIMIT)
+        with closing(open_at(tmp_path)) as store:
+            store.allocate_volume(7, version=request.param)
+            with suppress(errors.AppendOffsetExceeded, errors.SizeLimitExceeded):
+                for needle_id in range(1, 1000):
+                    write(store, needle_id, b"x" * 60)
+            needle_id = 0
+            while store.find_volume(7).size_bytes < self.LIMIT:
+                needle_id += 1
+                store.get_volume(7).delete(needle_id, COOKIE)
+            self.first_id = needle_id + 1
+        return tmp_path
+
+    def state(self, store):
+        found = {}
+        for needle_id in range(1, 50):
+            try:
+                found[needle_id] = bytes(store.get_volume(7).read(needle_id, cookie=COOKIE).needle.data)
+            except (errors.Deleted, errors.NotFound) as error:
+                found[needle_id] = type(error)
+        return found
+
+    def delete_some(self, path, count=5):
+        with closing(open_at(path)) as store:
+            before = store.find_volume(7).size_bytes
+            for needle_id in range(self.first_id, self.first_id + count):
+                assert store.get_volume(7).delete(needle_id, COOKIE) > 0
+            assert store.find_volume(7).size_bytes > max(before, self.LIMIT)
+            with pytest.raises((errors.AppendOffsetExceeded, errors.SizeLimitExceeded)):
+                write(store, 2000, b"more")
+            return self.state(store)
+
+    @pytest.mark.parametrize("ending", ["stop", "power cut"])
+    def test_they_stay_deleted(self, full, ending):
+        state = self.delete_some(full)
+        if ending == "power cut":
+            (full / SESSION_FILE_NAME).write_text("another 0\n")
+        for _ in range(2):
+            with closing(open_at(full)) as store:
+                assert store.findings == []
+                assert not store.find_volume(7).is_read_only
+                assert self.state(store) == state
+                store.get_volume(7).delete(self.first_id + 10, COOKIE)
+                state = self.state(store)
+                self.first_id += 1
+
+    def test_rows_that_idx_lacks_are_entered(self, full):
+        state = self.delete_some(full)
+        rows = (full / "7.idx").read_bytes()
+        (full / "7.idx").write_bytes(rows[:-32])
+        with closing(open_at(full)) as store:
+            assert [finding.kind for finding in store.findings] == [FindingKind.IDX_BEHIND]
+            assert self.state(store) == state
+        assert (full / "7.idx").read_bytes() == rows
+
+    def test_followers_are_told(self, full):
+        self.delete_some(full)
+        with closing(open_at(full)) as store, store.find_volume(7).open_log() as log:
+            deleted = [parse_needle_header(piece.header).needle_id for piece in walk_records(log, 0)][-4:]
+            assert deleted == list(range(self.first_id + 1, self.first_id + 5))
+            if log.version == 3:
+                times = [append_time_ns(log, entry) for entry in log.rows(0) if entry.offset]
+                assert times == sorted(set(times))
+
+
+@pytest.mark.damage("nothing but a gap of 32 GiB in front, which would take minutes to examine")
+def test_a_deletion_beyond_32_gib(tmp_path):
+    """With the real limit, and a file with a hole."""
+    with closing(open_at(tmp_path)) as store:
+        store.allocate_volume(7)
+        for needle_id in range(1, 4):
+            write(store, needle_id, b"data")
+    record = encode_needle(Needle(needle_id=9, cookie=COOKIE, data=b"x", checksum=crc32c(b"x"), append_at_ns=5), 3)
+    with (tmp_path / "7.dat").open("r+b") as dat:
+        dat.seek(WRAP - len(record))
+        dat.write(record)
+    with (tmp_path / "7.idx").open("ab") as idx:
+        idx.write(encode_entry(9, (WRAP - len(record)) // 8, int.from_bytes(record[12:16], "big"), 4))
+    with closing(open_at(tmp_path)) as store:
+        for needle_id in (1, 9, 2):
+            assert store.get_volume(7).delete(needle_id, COOKIE) > 0
+        with pytest.raises(errors.AppendOffsetExceeded):
+            write(store, 10, b"x")
+    rows = (tmp_path / "7.idx").read_bytes()[-48:]
+    # As upstream writes such rows: the offset begins again at 0.
+    assert rows == b"".join(encode_entry(key, at, -1, 4) for key, at in ((1, 0), (9, 4), (2, 8)))
+    with closing(open_at(tmp_path)) as store:
+        assert store.findings == []
+        assert store.get_volume(7).read(3, cookie=COOKIE).needle.data == b"data"
+        for needle_id in (1, 9, 2):
+            with pytest.raises(errors.Deleted):
+                store.get_volume(7).read(needle_id, cookie=COOKIE)
+        assert store.get_volume(7).delete(3, COOKIE) > 0

@@ -1,59 +1,31 @@
-"""Every live needle in the order of .dat: over overwrites, deletions, growth, unmounting, damage."""
+"""Every live needle in the order of .dat: with overwrites, deletions, growth, unmounting and damage."""
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import closing
 
 import pytest
+from support.files import PlannedFiles, broken
+from support.stores import open_at
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle
-from native_handlers.storage import errors, live_needles
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.model import errors
+from native_handlers.storage.volume import live_needles
 
 COOKIE = 0xC0FFEE
 
 
-class Files(OsFiles):
-    """Counts what is open, remembers the longest read, and fails reads from the given one on."""
-
-    def __init__(self):
-        self.open_fds = set()
-        self.longest_read = 0
-        self.reads_before_failure = None
-
-    def open(self, path, flags, mode=0o644):
-        fd = super().open(path, flags, mode)
-        self.open_fds.add(fd)
-        return fd
-
-    def close(self, fd):
-        self.open_fds.discard(fd)
-        super().close(fd)
-
-    def read(self, fd, length_bytes, offset_bytes):
-        if self.reads_before_failure is not None:
-            self.reads_before_failure -= 1
-            if self.reads_before_failure < 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-        self.longest_read = max(self.longest_read, length_bytes)
-        return super().read(fd, length_bytes, offset_bytes)
-
-
 @pytest.fixture
 def files():
-    return Files()
+    return PlannedFiles()
 
 
 @pytest.fixture
 def store(tmp_path, files):
-    config = StoreConfig((LocationConfig(path=tmp_path, idx_path=tmp_path, max_volumes=8),))
-    with closing(open_store(config, files=files)) as opened:
+    with closing(open_at(tmp_path, files=files)) as opened:
         yield opened
 
 
@@ -149,15 +121,15 @@ def test_nobody_wants_it_any_more(volume):
 
 
 def test_memory_is_that_of_a_window_or_one_needle(store, files, monkeypatch):
-    monkeypatch.setattr(live_needles, "_WINDOW_BYTES", 4096)
+    monkeypatch.setattr(live_needles, "WINDOW_BYTES", 4096)
     volume = store.allocate_volume(7)
     write(volume, 1, b"a" * 100_000)
     for needle_id in range(2, 400):
         write(volume, needle_id, b"b" * 50)
     write(volume, 1, b"c" * 9_000)
-    files.longest_read = 0
+    files.longest_read_bytes = 0
     assert len(walk(volume)) == 399
-    assert files.longest_read < 9_100, "the body that was overwritten is passed over"
+    assert files.longest_read_bytes < 9_100, "the body that was overwritten is passed over"
 
 
 @pytest.mark.damage("it stays as the test made it")
@@ -192,7 +164,7 @@ def test_garbage_at_the_end_of_a_damaged_volume_ends_the_walk(store, volume, tmp
     store.unmount_volume(7)
     with (tmp_path / "7.dat").open("ab") as dat:
         dat.write(garbage)
-    os.chmod(tmp_path / "7.idx", 0o400)
+    os.chmod(tmp_path / "7.dat", 0o400)
     store.mount_volume(7)
     assert store.find_volume(7).is_read_only
     assert walk(store.find_volume(7)) == [(1, b"first")]
@@ -210,8 +182,8 @@ def test_a_live_record_whose_size_lies_is_an_error(volume, tmp_path):
 
 def test_a_failing_disk(volume, files):
     write(volume, 1, b"first")
-    files.reads_before_failure = 0
+    files.plan["read"] = broken(after=0)
     with pytest.raises(errors.ReadFailed):
         walk(volume)
-    files.reads_before_failure = None
+    files.plan.clear()
     assert len(walk(volume)) == 1

@@ -1,21 +1,23 @@
-"""What opening a volume does about each kind of damage: what is repaired, what makes it read-only, what is left."""
+"""What opening a volume does for each kind of damage: repairs, read-only volumes, files that stay."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from support.stores import open_at, place
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.format.vif import EcShardConfig, RemoteFile, VolumeInfo, encode_volume_info
-from native_handlers.storage import errors
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.report import FindingKind
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.model import errors
+from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.store import Store, StoreConfig, open_store
 
 if TYPE_CHECKING:
@@ -24,16 +26,14 @@ if TYPE_CHECKING:
 COOKIE = 0xC0FFEE
 
 
-def open_at(path: Path, *, width: int | None = None, idx_path: Path | None = None) -> Store:
-    return open_store(StoreConfig((LocationConfig(path, idx_path or path, 8),), offset_width_bytes=width))
-
-
 def put(store: Store, needle_id: int, data: bytes | None = None) -> None:
-    store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=b"x" * needle_id if data is None else data))
+    store.get_volume(7).write(
+        Needle(needle_id=needle_id, cookie=COOKIE, data=b"x" * needle_id if data is None else data)
+    )
 
 
 def get(store: Store, needle_id: int) -> bytes:
-    return bytes(store.read_needle(7, needle_id, cookie=COOKIE).needle.data)
+    return bytes(store.get_volume(7).read(needle_id, cookie=COOKIE).needle.data)
 
 
 def kinds(store: Store) -> list[FindingKind]:
@@ -48,11 +48,11 @@ def width(request):
 @pytest.fixture
 def made(tmp_path, width):
     """A directory with volume 7: needles 1 to 9, of which 4 is deleted and 5 written twice. Returns it closed."""
-    store = open_at(tmp_path, width=width)
+    store = open_at(tmp_path, offset_width_bytes=width)
     store.allocate_volume(7)
     for needle_id in range(1, 10):
         put(store, needle_id)
-    store.delete_needle(7, 4, COOKIE)
+    store.get_volume(7).delete(4, COOKIE)
     put(store, 5, b"again")
     store.close()
     return tmp_path
@@ -65,7 +65,7 @@ def check_all(store: Store, expected=EXPECTED) -> None:
     for needle_id, data in expected.items():
         assert get(store, needle_id) == data
     with pytest.raises(errors.Deleted):
-        store.read_needle(7, 4, cookie=None)
+        store.get_volume(7).read(4, cookie=None)
 
 
 def check_writable_and_clean_afterwards(store: Store) -> None:
@@ -122,7 +122,7 @@ class TestIndex:
     def test_an_index_beside_the_data_outranks_the_index_directory(self, made, tmp_path):
         other = tmp_path / "idx"
         other.mkdir()
-        store = open_at(made, idx_path=other)
+        store = open_at(place(made, other))
         check_all(store)
         put(store, 50)
         store.close()
@@ -131,12 +131,12 @@ class TestIndex:
     def test_new_volumes_have_their_index_in_the_index_directory(self, tmp_path):
         (tmp_path / "d").mkdir()
         (tmp_path / "i").mkdir()
-        store = open_at(tmp_path / "d", idx_path=tmp_path / "i")
+        store = open_at(place(tmp_path / "d", tmp_path / "i"))
         store.allocate_volume(7)
         put(store, 1)
         store.close()
         assert sorted(path.name for path in (tmp_path / "i").iterdir()) == ["7.idx"]
-        store = open_at(tmp_path / "d", idx_path=tmp_path / "i")
+        store = open_at(place(tmp_path / "d", tmp_path / "i"))
         assert get(store, 1) == b"x"
         store.delete_volume(7, only_empty=False)
         assert list((tmp_path / "i").iterdir()) == []
@@ -171,13 +171,24 @@ class TestIndex:
     def test_a_last_row_that_lies_makes_it_read_only(self, made, width):
         content = (made / "7.idx").read_bytes()
         last = list(iter_entries(content, width))[-1]
-        for lie in ((last.needle_id + 1, last.offset, last.size), (last.needle_id, last.offset, last.size - 1)):
-            (made / "7.idx").write_bytes(content[: -row_length(width)] + encode_entry(*lie, width))
-            store = open_at(made)
-            assert kinds(store) == [FindingKind.MADE_READ_ONLY]
-            with pytest.raises(errors.ReadOnly):
-                put(store, 50)
-            store.close()
+        lie = (last.needle_id, last.offset, last.size - 1)
+        (made / "7.idx").write_bytes(content[: -row_length(width)] + encode_entry(*lie, width))
+        store = open_at(made)
+        assert kinds(store) == [FindingKind.MADE_READ_ONLY]
+        with pytest.raises(errors.ReadOnly):
+            put(store, 50)
+        store.close()
+
+    def test_a_last_row_of_another_id_does_not(self, made, width):
+        """WriteNeedleBlob leaves such rows; upstream accepts them too."""
+        content = (made / "7.idx").read_bytes()
+        last = list(iter_entries(content, width))[-1]
+        row = encode_entry(last.needle_id + 1, last.offset, last.size, width)
+        (made / "7.idx").write_bytes(content[: -row_length(width)] + row)
+        store = open_at(made)
+        assert kinds(store) == []
+        put(store, 50)
+        store.close()
 
     def test_rows_overwritten_at_the_head_are_restored(self, made, width):
         content = (made / "7.idx").read_bytes()
@@ -253,7 +264,7 @@ class TestData:
 
     @pytest.mark.damage("it stays")
     def test_a_torn_record_with_a_whole_one_behind_its_header_is_kept(self, made, width):
-        """A header that lies about its length must not cost the records after it, index or no index."""
+        """A header with a false length must not cost the records after it, with an index or without one."""
         rows = list(iter_entries((made / "7.idx").read_bytes(), width))
         with (made / "7.dat").open("r+b") as dat:
             dat.seek(rows[2].offset * 8 + 12)
@@ -298,18 +309,18 @@ class TestInfo:
         fields = json.loads((made / "7.vif").read_text())
         assert (fields["version"], fields["bytesOffset"], fields["expireAtSec"]) == (3, width, "0")
         (made / "7.vif").unlink()
-        open_at(made, width=width).close()
+        open_at(made, offset_width_bytes=width).close()
         assert json.loads((made / "7.vif").read_text()) == fields
 
     def test_an_empty_one_counts_as_absent(self, made, width):
         (made / "7.vif").write_bytes(b"")
-        open_at(made, width=width).close()
+        open_at(made, offset_width_bytes=width).close()
         assert json.loads((made / "7.vif").read_text())["version"] == 3
 
     @pytest.mark.damage("it stays")
     def test_one_that_cannot_be_parsed_is_left_alone(self, made, width):
         (made / "7.vif").write_bytes(b"{")
-        store = open_at(made, width=width)
+        store = open_at(made, offset_width_bytes=width)
         assert kinds(store) == [FindingKind.VIF_UNREADABLE]
         check_all(store)
         store.close()
@@ -331,7 +342,7 @@ class TestInfo:
         with pytest.raises(
             errors.OffsetWidthMismatch, match=f"{width}-byte offsets, this server runs with {other}-byte"
         ):
-            open_at(made, width=other)
+            open_at(made, offset_width_bytes=other)
         store = open_at(made)
         assert store.offset_width_bytes == width, "taken from the .vif, and the directory was not left locked"
         store.close()
@@ -360,6 +371,10 @@ class TestInfo:
 
 class TestStrangeDirectories:
     def test_an_unfinished_copy_is_removed(self, made):
+        """Go's server leaves this state when it is killed during the copy of the .dat."""
+        os.truncate(made / "7.dat", 100)
+        (made / "7.idx").unlink()
+        (made / "7.vif").unlink()
         (made / "7.note").write_text("copying")
         store = open_at(made)
         assert kinds(store) == [FindingKind.COPY_REMOVED]
@@ -368,6 +383,7 @@ class TestStrangeDirectories:
 
     def test_but_not_the_vif_that_shards_share(self, made):
         (made / "7.note").write_text("copying")
+        (made / "7.idx").unlink()
         (made / "7.ecx").write_bytes(b"")
         open_at(made).close()
         left = sorted(path.name for path in made.iterdir())
@@ -395,15 +411,33 @@ class TestStrangeDirectories:
     def test_a_volume_beside_its_shards_is_served_read_only_and_nothing_of_them_is_touched(self, made):
         shards = ["7.ecx", "7.ecj", "7.ec00", "7.ec13"]
         for name in shards:
-            (made / name).write_bytes(b"shard")
+            (made / name).write_bytes(b"" if name == "7.ecj" else bytes(1 << 20))
         store = open_at(made)
         check_all(store)
         assert store.find_volume(7).read_only_reasons.text == "its erasure coding shards lie beside it"
+        assert kinds(store) == [FindingKind.MADE_READ_ONLY]
         assert store.locations[0].ec_slots == 1
         store.delete_volume(7, only_empty=False)
         store.close()
         assert all((made / name).exists() for name in [*shards, "7.vif"])
         assert not (made / "7.dat").exists()
+
+    def test_a_volume_that_is_mounted_beside_its_shards_takes_writes(self, made):
+        """The volume was decoded, and its shards are about to be deleted."""
+        with closing(open_at(made)) as store:
+            store.unmount_volume(7)
+            for name in ("7.ecx", "7.ecj", "7.ec00", "7.ec13"):
+                (made / name).write_bytes(b"" if name == "7.ecj" else bytes(1 << 20))
+            store.mount_volume(7)
+            assert not store.find_volume(7).is_read_only
+            assert store.findings == []
+
+    def test_an_index_of_shards_without_a_shard_changes_nothing_for_the_volume_beside_it(self, made):
+        (made / "7.ecx").write_bytes(b"x" * 100)
+        with closing(open_at(made)) as store:
+            check_all(store)
+            assert not store.find_volume(7).is_read_only
+            assert store.findings == []
 
     def test_an_empty_data_file_of_a_coded_volume_is_no_volume(self, made):
         (made / "9.dat").write_bytes(b"\3" + bytes(7))
@@ -421,7 +455,7 @@ class TestStrangeDirectories:
         (made / "7.dat").unlink()
         (made / "7.idx").unlink()
         (made / "7.vif").unlink()
-        store = open_at(made, width=width)
+        store = open_at(made, offset_width_bytes=width)
         assert store.find_volume(7).collection == "b"
         check_all(store)
         store.close()
@@ -435,7 +469,7 @@ class TestStrangeDirectories:
         store.close()
 
     def test_many_volumes_load_in_parallel(self, tmp_path):
-        store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 100),)))
+        store = open_at(place(tmp_path, max_volumes=100))
         for vid in range(1, 31):
             store.allocate_volume(vid)
         store.close()
@@ -504,7 +538,7 @@ class TestDirectories:
         elif kind == "read-only":
             path.mkdir(mode=0o555)
         with pytest.raises(errors.DirectoryUnusable, match=why):
-            open_at(path)
+            open_at(LocationConfig(path, path, 8))
 
     def test_its_identity_is_kept_and_renewed_when_empty(self, tmp_path):
         open_at(tmp_path).close()

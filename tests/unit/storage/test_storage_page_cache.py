@@ -1,4 +1,4 @@
-"""What memory holds of a file, and sending that without reading it."""
+"""Which parts of a file are in the page cache, and sending them without a read."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from native_handlers.storage import page_cache
-from native_handlers.storage.files import NotCached, OsFiles
-from native_handlers.storage.page_cache import is_in_page_cache
+from native_handlers.storage.system import files as page_cache
+from native_handlers.storage.system.files import NotCached, OsFiles, is_in_page_cache
 
 SIZE = (1 << 20) + 123
 DATA = os.urandom(SIZE)
@@ -27,7 +26,7 @@ def fd(tmp_path):
 
 
 def evict(fd):
-    """Skips where the file system keeps what it is told to forget."""
+    """Drops the file from the page cache. Skips the test where the file system keeps it."""
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     try:
         os.preadv(fd, [bytearray(1)], SIZE // 2, os.RWF_NOWAIT)
@@ -60,7 +59,7 @@ def test_what_is_not_there_is_not_in_memory(fd, offset, length):
 
 
 def test_a_system_that_cannot_tell(fd, monkeypatch):
-    monkeypatch.setattr(page_cache, "_mincore", lambda: None)
+    monkeypatch.setattr(page_cache, "load_mincore", lambda: None)
     assert not is_in_page_cache(fd, 0, 1)
 
 

@@ -1,23 +1,24 @@
-"""What is repaired after the machine went down, and that nothing of it happens otherwise."""
+"""Repairs after a machine crash, and no such repair otherwise."""
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import replace
 
 import pytest
+from support.files import PlannedFiles, broken
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle
-from native_handlers.storage import errors, session_mark
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.files import OsFiles
-from native_handlers.storage.report import FindingKind
-from native_handlers.storage.session_mark import SESSION_FILE_NAME, SessionMark
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.disk import session_mark
+from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME, SessionMark
+from native_handlers.storage.model import errors
+from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.system.files import OsFiles
 
 COOKIE = 0xC0FFEE
 
@@ -31,11 +32,11 @@ def open_at(path, files=None):
 
 
 def write(store, needle_id, data):
-    store.write_needle(7, Needle(needle_id=needle_id, cookie=COOKIE, data=data))
+    store.get_volume(7).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data))
 
 
 def read(store, needle_id):
-    return store.read_needle(7, needle_id, cookie=COOKIE).needle.data
+    return store.get_volume(7).read(needle_id, cookie=COOKIE).needle.data
 
 
 def kinds(store):
@@ -44,7 +45,7 @@ def kinds(store):
 
 @pytest.fixture
 def made(tmp_path):
-    """Needles 1, 1 again, 2 and 3, cleanly closed."""
+    """A cleanly closed volume with needles 1, 1 again, 2 and 3."""
     store = open_at(tmp_path)
     store.allocate_volume(7)
     for needle_id, data in ((1, b"old"), (1, b"new" * 300), (2, b"two"), (3, b"three" * 300)):
@@ -58,7 +59,7 @@ def cut_power(directory, *, boot=b"another-boot", since_s=0):
 
 
 def damage(directory, payload):
-    """Puts zeros in the place of a payload in .dat."""
+    """Overwrites a payload in .dat with zeros."""
     data = (directory / "7.dat").read_bytes()
     assert payload in data
     (directory / "7.dat").write_bytes(data.replace(payload, bytes(len(payload)), 1))
@@ -67,14 +68,14 @@ def damage(directory, payload):
 class TestMark:
     def test_it_is_there_while_the_store_is_open(self, made):
         store = open_at(made)
-        assert (made / SESSION_FILE_NAME).read_text().split()[0] == session_mark._BOOT_ID.read_text().strip()
+        assert (made / SESSION_FILE_NAME).read_text().split()[0] == session_mark.BOOT_ID.read_text().strip()
         store.close()
         assert not (made / SESSION_FILE_NAME).exists()
 
     @pytest.mark.damage("the record stays torn")
     def test_a_killed_server_is_no_power_cut(self, made):
-        """The mark names this boot: a record that is damaged then is not taken for one that was never written."""
-        cut_power(made, boot=session_mark._BOOT_ID.read_bytes().strip())
+        """The mark names this boot: a damaged record then does not count as a record that was never written."""
+        cut_power(made, boot=session_mark.BOOT_ID.read_bytes().strip())
         damage(made, b"new" * 300)
         store = open_at(made)
         assert kinds(store) == []
@@ -88,7 +89,7 @@ class TestMark:
         assert SessionMark(OsFiles(), made).cut_since_s == 0
 
     def test_without_a_boot_id_any_mark_counts(self, made, monkeypatch):
-        monkeypatch.setattr(session_mark, "_BOOT_ID", made / "absent")
+        monkeypatch.setattr(session_mark, "BOOT_ID", made / "absent")
         mark = SessionMark(OsFiles(), made)
         assert mark.cut_since_s is None
         mark.begin(5)
@@ -102,23 +103,15 @@ class TestMark:
         assert (made / SESSION_FILE_NAME).read_bytes() == b"another-boot 0\n"
 
     def test_a_last_sync_that_fails_leaves_it(self, made):
-        class Failing(OsFiles):
-            is_failing = False
-
-            def sync(self, fd):
-                if self.is_failing:
-                    raise OSError(errno.EIO, "injected")
-                super().sync(fd)
-
-        files = Failing()
+        files = PlannedFiles()
         store = open_at(made, files)
-        files.is_failing = True
+        files.plan["sync"] = broken()
         store.close()
         assert (made / SESSION_FILE_NAME).exists()
 
 
 class TestMarkOfTwo:
-    """A parent that owns the mark and a child that borrows it, on one directory."""
+    """A parent that owns the mark and a child that borrows the mark, on one directory."""
 
     @pytest.fixture
     def open_parent(self, made):
@@ -158,7 +151,7 @@ class TestMarkOfTwo:
     @pytest.mark.damage("the record stays torn, and no row leads to it")
     @pytest.mark.parametrize("ends_well", [True, False])
     def test_a_cut_is_remembered_until_every_volume_was_examined(self, made, open_parent, ends_well):
-        """The other engine is one that repairs nothing, and the parent ends, or is killed."""
+        """The other engine repairs nothing, and the parent ends or is killed."""
         cut_power(made, since_s=3)
         damage(made, b"new" * 300)
         parent = open_parent()
@@ -172,18 +165,10 @@ class TestMarkOfTwo:
         assert not (made / SESSION_FILE_NAME).exists()
 
     def test_a_child_that_could_not_sync_leaves_word(self, made, open_parent):
-        class Failing(OsFiles):
-            is_failing = False
-
-            def sync(self, fd):
-                if self.is_failing and os.readlink(f"/proc/self/fd/{fd}").endswith((".dat", ".idx")):
-                    raise OSError(errno.EIO, "injected")
-                super().sync(fd)
-
-        files = Failing()
+        files = PlannedFiles(matches=lambda path: path.suffix in {".dat", ".idx"})
         parent = open_parent()
         child = open_store(replace(config(made), lock_owner_pid=os.getpid()), files=files)
-        files.is_failing = True
+        files.plan["sync"] = broken()
         child.close()
         parent.close()
         assert self.lines(made)[1:] == ["unsynced"]
@@ -195,7 +180,7 @@ class TestMarkOfTwo:
         assert len(self.lines(made)) == 1
 
     def test_a_session_goes_on_from_the_time_of_one_that_was_killed(self, made):
-        cut_power(made, boot=session_mark._BOOT_ID.read_bytes().strip(), since_s=3)
+        cut_power(made, boot=session_mark.BOOT_ID.read_bytes().strip(), since_s=3)
         store = open_at(made)
         assert self.lines(made)[0].endswith(" 3")
         store.close()
@@ -252,16 +237,18 @@ class TestRepair:
         store.close()
 
     def test_whole_records_behind_a_torn_one_are_put_aside(self, made):
-        """None of them was ever synced; what is a record cannot be known for sure once one is torn."""
+        """None of these records was synced. After one torn record no later record is certain."""
         cut_power(made)
         os.truncate(made / "7.idx", 32)
         damage(made, b"two")
+        (made / "7.cut").write_bytes(b"of an earlier power cut")
         before = (made / "7.dat").read_bytes()
         store = open_at(made)
         assert kinds(store) == [FindingKind.DAT_TAIL_CUT]
         assert "kept in" in str(store.findings[0])
         assert read(store, 1) == b"new" * 300
         assert (made / "7.dat").read_bytes() + (made / "7.cut").read_bytes() == before
+        assert (made / "7.cut.aside").read_bytes() == b"of an earlier power cut"
         write(store, 2, b"again")
         store.close()
         assert check_directory(made).is_healthy
@@ -276,7 +263,7 @@ class TestRepair:
 
     @pytest.mark.damage("the record stays torn")
     def test_what_is_old_is_not_examined(self, made, monkeypatch):
-        monkeypatch.setattr("native_handlers.storage.torn_rows.SUSPECT_BYTES", 100)
+        monkeypatch.setattr("native_handlers.storage.volume.recovery.SUSPECT_BYTES", 100)
         cut_power(made)
         damage(made, b"new" * 300)
         store = open_at(made)

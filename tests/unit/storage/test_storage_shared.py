@@ -1,21 +1,23 @@
-"""Sharing a volume: errors on the way, what is noticed, and what sharing costs who does not share."""
+"""Sharing a volume: errors on the way, changes that a holder notices, and the costs for a volume that is not shared."""
 
 import errno
+import gc
 import os
 import threading
 import time
 
 import pytest
+from support.descriptors import open_descriptors
+from support.files import PlannedFiles, broken
+from support.stores import open_at
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage import needle_index
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.errors import NotFound, ReadOnly, VolumeClosed, WriteFailed
-from native_handlers.storage.files import OS_FILES, NotCached, OsFiles, replace_file
-from native_handlers.storage.shared_state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
-from native_handlers.storage.store import StoreConfig, open_store
-from native_handlers.storage.volume import attach_volume
+from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.model.errors import NotFound, ReadFailed, ReadOnly, VolumeClosed, WriteFailed
+from native_handlers.storage.shared.attach import attach_volume, share_volume
+from native_handlers.storage.shared.state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
+from native_handlers.storage.system.files import NotCached, OsFiles, replace_file
 
 COOKIE = 0xC0FFEE
 VID = 7
@@ -23,57 +25,20 @@ VID = 7
 
 class Home:
     disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+    lost = frozenset()
 
     def check_in_service(self):
-        """The disk is well."""
-
-    def facts_in_time(self, path):
-        return OS_FILES.facts(path)
-
-
-class PickyFiles(OsFiles):
-    """Fails the operations that are named in `failing`; counts locks."""
-
-    def __init__(self):
-        self.failing = set()
-        self.memory_fd_writes_fail = False
-        self.lock_count = 0
-
-    def _maybe_fail(self, name):
-        if name in self.failing:
-            raise OSError(errno.EMFILE, "injected")
-
-    def memory_file(self, name):
-        self._maybe_fail("memory_file")
-        return super().memory_file(name)
-
-    def reopen(self, fd):
-        self._maybe_fail("reopen")
-        return super().reopen(fd)
-
-    def wait_lock(self, fd):
-        self._maybe_fail("wait_lock")
-        self.lock_count += 1
-        super().wait_lock(fd)
-
-    def punch(self, fd, start_bytes, length_bytes):
-        self._maybe_fail("punch")
-        super().punch(fd, start_bytes, length_bytes)
-
-    def write(self, fd, parts, offset_bytes):
-        if self.memory_fd_writes_fail and "memfd" in os.readlink(f"/proc/self/fd/{fd}"):
-            raise OSError(errno.ENOSPC, "injected")
-        super().write(fd, parts, offset_bytes)
+        """The disk is in service."""
 
 
 @pytest.fixture
 def files():
-    return PickyFiles()
+    return PlannedFiles()
 
 
 @pytest.fixture
 def store(tmp_path, files):
-    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)), files=files)
+    store = open_at(tmp_path, files=files)
     store.allocate_volume(VID)
     yield store
     store.close()
@@ -92,12 +57,18 @@ def attach(owner):
     volumes = []
 
     def attach(files=None):
-        volumes.append(attach_volume(owner.share(), Home(), time.time_ns, files or OsFiles()))
+        volumes.append(attach_volume(share_volume(owner), Home(), time.time_ns, files or OsFiles()))
         return volumes[-1]
 
     yield attach
     for volume in volumes:
         volume.close()
+
+
+def fail_in_memory(files):
+    """Files in memory take no more bytes."""
+    files.matches = lambda path: "memfd" in str(path)
+    files.plan["write"] = broken(errno.ENOSPC)
 
 
 def put(volume, needle_id, data=b"data", **options):
@@ -112,33 +83,36 @@ def test_a_volume_that_is_not_shared_takes_no_lock_between_processes(owner, file
     put(owner, 1)
     put(owner, 2, fsync=True)
     owner.delete(1, COOKIE)
-    assert files.lock_count == 0
-    owner.share()
+    assert files.calls["wait_lock"] == 0
+    share_volume(owner)
     put(owner, 3)
-    assert files.lock_count == 1
+    assert files.calls["wait_lock"] == 1
 
 
 def test_sharing_again_gives_the_same_descriptor(owner):
-    assert owner.share() == owner.share()
+    assert share_volume(owner) == share_volume(owner)
 
 
 def test_a_closed_volume_is_not_shared(owner):
     owner.close()
     with pytest.raises(VolumeClosed):
-        owner.share()
+        share_volume(owner)
 
 
 @pytest.mark.parametrize("failing", ["memory_file", "reopen", "memory"])
 def test_a_volume_that_cannot_be_shared_stays_as_it_was(owner, files, failing):
     put(owner, 1)
-    files.failing, files.memory_fd_writes_fail = {failing}, failing == "memory"
-    before = len(os.listdir("/proc/self/fd"))
+    if failing == "memory":
+        fail_in_memory(files)
+    else:
+        files.plan[failing] = broken(errno.EMFILE)
+    before = open_descriptors()
     with pytest.raises(WriteFailed):
-        owner.share()
-    assert len(os.listdir("/proc/self/fd")) == before
-    files.failing, files.memory_fd_writes_fail = set(), False
+        share_volume(owner)
+    assert not open_descriptors() - before
+    files.plan.clear()
     put(owner, 2)
-    assert files.lock_count == 0
+    assert files.calls["wait_lock"] == 0
     assert get(owner, 1) == get(owner, 2) == b"data"
 
 
@@ -146,23 +120,25 @@ def test_a_volume_that_cannot_be_shared_stays_as_it_was(owner, files, failing):
 def test_a_descriptor_of_something_else_is_refused(content):
     fd = os.memfd_create("other")
     os.write(fd, content)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with pytest.raises(ShareLost):
         attach_volume(fd, Home(), time.time_ns)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_descriptors() - before
     os.close(fd)
 
 
 def test_closing_gives_every_descriptor_back(owner, store):
-    before = len(os.listdir("/proc/self/fd"))
-    attached = attach_volume(owner.share(), Home(), time.time_ns)
+    before = open_descriptors()
+    attached = attach_volume(share_volume(owner), Home(), time.time_ns)
     put(attached, 1)
     attached.close()
     owner.close()
     del attached
-    # The mappings' own descriptors go with the last reference to the columns.
-    owner._open_files.opened = None
-    assert len(os.listdir("/proc/self/fd")) <= before
+    # The mappings' own descriptors close with the last reference to the columns, and the parts of a volume refer to
+    # each other.
+    owner.handle.opened = None
+    gc.collect()
+    assert not open_descriptors() - before
 
 
 def test_who_attached_leaves_without_harm(owner, attach):
@@ -189,35 +165,35 @@ def test_a_closed_volume_is_closed_for_all(owner, attach):
     assert attached.is_closed
 
 
-def test_a_full_memory_costs_memory_and_nothing_else(owner, attach, monkeypatch):
-    """What cannot be published stays in each process's own dict, and is tried again."""
-    monkeypatch.setattr(needle_index, "_MIN_MERGE", 4)
-    files = PickyFiles()
+def test_a_full_memory_costs_memory_and_nothing_else(owner, attach, monkeypatch, caplog):
+    """An index that cannot be published stays in each process's own dict, and the publication is tried again."""
+    monkeypatch.setattr(needle_index, "MIN_MERGE", 4)
+    files = PlannedFiles()
     attached = attach(files)
-    files.memory_fd_writes_fail = True
+    fail_in_memory(files)
     for needle_id in range(1, 12):
         put(attached, needle_id)
-    share = attached._open_files.opened.share
-    assert isinstance(share.publish_error, OSError)
+    assert "the merged index was not published" in caplog.text
     assert [get(owner, needle_id) for needle_id in range(1, 12)] == [b"data"] * 11
-    files.memory_fd_writes_fail = False
+    files.plan.clear()
     for needle_id in range(12, 40):
         put(attached, needle_id)
-    assert share.publish_error is None
-    assert len(attached._open_files.opened.index.layers.delta) < 4
+    assert len(attached.handle.opened.index.layers.delta) < 4
     assert [get(owner, needle_id) for needle_id in range(1, 40)] == [b"data"] * 39
 
 
+@pytest.mark.slow
 def test_memory_of_old_columns_is_given_back(owner, attach, monkeypatch):
-    monkeypatch.setattr(needle_index, "_MIN_MERGE", 50)
+    """Slow: four thousand writes."""
+    monkeypatch.setattr(needle_index, "MIN_MERGE", 50)
     attached = attach()
     for needle_id in range(1, 4000):
         put(attached, needle_id)
-    fd = owner.share()
+    fd = share_volume(owner)
     taken_bytes = os.fstat(fd).st_blocks * 512
-    # The head, and columns of 16 bytes a needle rounded up to pages; eighty publications went before.
+    # The head, and columns of 16 bytes a needle, rounded up to pages. Eighty publications came before.
     assert taken_bytes < HEAD_BYTES + 16 * 4000 + 6 * 4096
-    assert attached._open_files.opened.share.state.words[INTACT] > 70
+    assert attached.handle.opened.share.state.words[INTACT] > 70
     assert get(owner, 1) == get(owner, 3999) == b"data"
 
 
@@ -226,8 +202,8 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
     put(owner, 1)
     put(owner, 2)
     assert get(attached, 2) == b"data"
-    opened = owner._open_files.opened
-    # Nobody who follows the protocol does this; the dead holder is for making the next one look.
+    opened = owner.handle.opened
+    # No process that follows the protocol does this. The dead holder makes the next one check.
     os.ftruncate(opened.idx.fd, 16)
     opened.share.state.words[BUSY] = 1
     for volume in (attached, owner):
@@ -241,66 +217,71 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
 
 
 def test_files_that_were_swapped_and_not_announced_are_opened_anew(owner, attach, files):
-    """As by a holder that died between its rename and its commit."""
+    """As after a holder that died between its rename and its commit."""
     attached = attach()
     put(owner, 1)
-    idx = owner._open_files.opened.idx.path
+    idx = owner.handle.opened.idx.path
     replace_file(files, idx, idx.read_bytes())
-    owner._open_files.opened.share.state.words[BUSY] = 1
+    owner.handle.opened.share.state.words[BUSY] = 1
     put(attached, 2)
     assert get(owner, 1) == get(owner, 2) == b"data"
-    owner_fd, attached_fd = owner._open_files.opened.idx.fd, attached._open_files.opened.idx.fd
+    owner_fd, attached_fd = owner.handle.opened.idx.fd, attached.handle.opened.idx.fd
     assert os.fstat(owner_fd).st_ino == os.fstat(attached_fd).st_ino == idx.stat().st_ino
 
 
 def test_who_must_not_wait_is_not_made_to_open_files(owner, attach):
     attached = attach()
     put(owner, 1)
-    with owner._lock:
-        owner._open_files.reopen(owner._open_files.opened, [])
+    with owner.handle.begin_write():
+        owner.handle.reopen(owner.handle.opened, [])
     with pytest.raises(NotCached):
         attached.read(1, cached_only=True)
-    assert attached.read_plain(1, COOKIE) is None
+    assert attached.try_read_cached(1, COOKIE) is None
     assert get(attached, 1) == b"data"
-    assert get(attached, 1, cached_only=True) == attached.read_plain(1, COOKIE).data == b"data"
+    assert get(attached, 1, cached_only=True) == attached.try_read_cached(1, COOKIE).data == b"data"
 
 
 def test_a_disk_that_fails_the_repair_fails_the_write_and_the_next_one_repairs(owner, attach):
-    files = PickyFiles()
+    files = PlannedFiles()
     attached = attach(files)
     put(owner, 1)
-    owner._open_files.opened.share.state.words[BUSY] = 1
-    os.pwrite(owner._open_files.opened.idx.fd, b"half", owner.index_size_bytes)
-    files.failing = {"truncate"}
-    files.truncate = lambda fd, length_bytes: files._maybe_fail("truncate") or OsFiles.truncate(files, fd, length_bytes)
+    owner.handle.opened.share.state.words[BUSY] = 1
+    os.pwrite(owner.handle.opened.idx.fd, b"half", owner.index_size_bytes)
+    files.plan["truncate"] = broken()
     with pytest.raises(WriteFailed):
         put(attached, 2)
     with pytest.raises(WriteFailed):
         put(attached, 2, fsync=True)
-    files.failing = set()
+    files.plan.clear()
     put(attached, 2)
     assert owner.index_size_bytes == 32
 
 
 def test_a_lock_that_is_not_to_be_had_fails_the_write(owner, files):
-    owner.share()
-    files.failing = {"wait_lock"}
+    share_volume(owner)
+    files.plan["wait_lock"] = broken(errno.EMFILE)
     with pytest.raises(WriteFailed):
         put(owner, 1)
-    files.failing = set()
+    files.plan.clear()
     put(owner, 1)
 
 
 def test_repeated_io_errors_of_one_process_stop_all_and_are_forgotten_together(owner, attach):
-    attached = attach()
+    files = PlannedFiles()
+    attached = attach(files)
+    put(owner, 1)
+    assert get(attached, 1) == b"data"
+    files.plan["read"] = broken()
     for _ in range(3):
-        attached._health.failed(OSError(errno.EIO, "injected"))
+        with pytest.raises(ReadFailed):
+            get(attached, 1)
+    files.plan.clear()
     for volume in (attached, owner):
         with pytest.raises(ReadOnly) as refused:
-            put(volume, 1)
+            put(volume, 2)
         assert refused.value.reason == "repeated I/O errors"
     owner.mark_writable()
-    put(attached, 1)
+    put(attached, 2)
 
 
 def test_an_error_that_is_no_error_of_the_store_makes_the_next_one_look(owner, attach):
@@ -308,26 +289,26 @@ def test_an_error_that_is_no_error_of_the_store_makes_the_next_one_look(owner, a
     put(owner, 1)
 
     def fail():
-        with owner._lock:
-            os.pwrite(owner._open_files.opened.idx.fd, b"half", owner.index_size_bytes)
+        with owner.handle.begin_write():
+            os.pwrite(owner.handle.opened.idx.fd, b"half", owner.index_size_bytes)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert owner._open_files.opened.share.was_left_busy
+    assert owner.handle.opened.share.was_left_busy
     put(attached, 2)
-    assert not owner._open_files.opened.share.was_left_busy
-    assert owner.index_size_bytes == owner._open_files.opened.idx.path.stat().st_size == 32
+    assert not owner.handle.opened.share.was_left_busy
+    assert owner.index_size_bytes == owner.handle.opened.idx.path.stat().st_size == 32
 
 
 def test_a_state_that_was_not_committed_is_none(owner, attach):
     attached = attach()
     put(owner, 1)
-    state = owner._open_files.opened.share.state
+    state = owner.handle.opened.share.state
     present = state.read()
-    # A commit that died before its one decisive store: the other slot is half written.
+    # A commit died before its deciding store: the other slot is half written.
     start = 256 + (present.sequence + 1) % 2 * 128
-    state._view[start : start + 40] = b"\xff" * 40
+    os.pwrite(share_volume(owner), b"\xff" * 40, start)
     assert state.read() == present
     put(attached, 2)
     assert state.words[SEQUENCE] > present.sequence
@@ -360,13 +341,13 @@ def test_threads_of_two_handles_write_and_sync_together(owner, attach):
 
 def test_why_writes_are_refused_is_told_in_any_script(owner, attach):
     attached = attach()
-    with owner._lock:
-        owner._gate.stop("\U0001f4a5" * 500)
+    with owner.handle.begin_write():
+        owner.handle.write_state.stop("\U0001f4a5" * 500)
     assert attached.read_only_reasons.text == "\U0001f4a5" * 80
 
 
 def test_readers_miss_nothing_while_a_volume_is_being_shared(owner, monkeypatch):
-    """Each time that the sharing writes or looks at anything, a reader looks."""
+    """A reader reads each time that the sharing writes or reads."""
     put(owner, 1)
     seen = []
 
@@ -382,7 +363,7 @@ def test_readers_miss_nothing_while_a_volume_is_being_shared(owner, monkeypatch)
     with monkeypatch.context() as patched:
         for name in ("commit", "write_table", "read_table", "write_texts"):
             patched.setattr(SharedState, name, and_read(getattr(SharedState, name)))
-        owner.share()
+        share_volume(owner)
     assert len(seen) >= 6
     assert set(seen) == {b"data"}
     assert get(owner, 1) == b"data"

@@ -1,4 +1,4 @@
-"""The store as colleagues use it: allocate, write, read, delete, reopen, mount, mark, report, events."""
+"""The store as its callers use it: allocate, write, read, delete, reopen, mount, mark, report, events."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.descriptors import open_files
+from support.stores import open_at
 
 from native_handlers.format import crc
 from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
-from native_handlers.storage import errors
-from native_handlers.storage.disk_location import LocationConfig
-from native_handlers.storage.disk_type import normal_disk_type
-from native_handlers.storage.report import VolumeEventKind
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.directory.scan import normal_disk_type
+from native_handlers.storage.model import errors
 from native_handlers.storage.store import Store, StoreConfig, open_store
 from native_handlers.storage.store_state import ServerState
+from native_handlers.storage.volume.record_reader import MANIFEST_READ_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 class Clock:
-    """Nanoseconds that move only when told to."""
+    """A clock in nanoseconds that only the test moves."""
 
     def __init__(self) -> None:
         self.now_ns = 1_700_000_000 * 10**9
@@ -74,7 +76,7 @@ def needle(needle_id=1, data=b"hello", cookie=0xC0FFEE, **changes) -> Needle:
 
 
 def data_of(store, vid, needle_id, **how):
-    read = store.read_needle(vid, needle_id, cookie=0xC0FFEE, **how)
+    read = store.get_volume(vid).read(needle_id, cookie=0xC0FFEE, **how)
     try:
         if read.payload is None:
             return bytes(read.needle.data)
@@ -86,7 +88,7 @@ def data_of(store, vid, needle_id, **how):
 class TestNeedles:
     def test_what_is_written_is_read_also_after_reopening(self, store, clock):
         store.allocate_volume(3, collection="pics")
-        result = store.write_needle(3, needle(name=b"a.txt", flags=0x0A))
+        result = store.get_volume(3).write(needle(name=b"a.txt", flags=0x0A))
         assert (result.offset, result.size_bytes, result.is_unchanged) == (8, 5, False)
         self._check_first(store)
         again = reopened(store, clock)
@@ -94,101 +96,99 @@ class TestNeedles:
         again.close()
 
     def _check_first(self, store):
-        read = store.read_needle(3, 1, cookie=0xC0FFEE)
+        read = store.get_volume(3).read(1, cookie=0xC0FFEE)
         assert (read.needle.data, read.needle.name, read.needle.flags) == (b"hello", b"a.txt", 0x0A)
-        assert read.verify == crc.crc32c(b"hello")
+        assert read.needle.checksum == crc.crc32c(b"hello")
         read.release()
 
     def test_missing_deleted_and_wrong_cookie(self, store):
         store.allocate_volume(3)
         with pytest.raises(errors.NotFound, match=r"^not found$"):
-            store.read_needle(3, 1, cookie=None)
-        store.write_needle(3, needle())
+            store.get_volume(3).read(1, cookie=None)
+        store.get_volume(3).write(needle())
         with pytest.raises(errors.CookieMismatch) as caught:
-            store.read_needle(3, 1, cookie=7)
+            store.get_volume(3).read(1, cookie=7)
         assert (caught.value.expected, caught.value.got) == (0xC0FFEE, 7)
-        assert store.delete_needle(3, 1, 0xC0FFEE) == 15
+        assert store.get_volume(3).delete(1, 0xC0FFEE) == 15
         with pytest.raises(errors.Deleted, match=r"^already deleted$"):
-            store.read_needle(3, 1, cookie=None)
+            store.get_volume(3).read(1, cookie=None)
         assert data_of(store, 3, 1, read_deleted=True) == b"hello"
-        assert store.delete_needle(3, 1, 0xC0FFEE) == 0
-        assert store.delete_needle(3, 99, 0) == 0
+        assert store.get_volume(3).delete(1, 0xC0FFEE) == 0
+        assert store.get_volume(3).delete(99, 0) == 0
 
     def test_a_deletion_survives_reopening_and_then_is_final(self, store, clock):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
-        store.delete_needle(3, 1, 0xC0FFEE)
+        store.get_volume(3).write(needle())
+        store.get_volume(3).delete(1, 0xC0FFEE)
         again = reopened(store, clock)
         with pytest.raises(errors.Deleted):
-            again.read_needle(3, 1, cookie=None)
+            again.get_volume(3).read(1, cookie=None)
         again.close()
 
     def test_no_volume(self, store):
         with pytest.raises(errors.VolumeNotFound, match=r"^volume 9 not found on 127\.0\.0\.1:8080$"):
-            store.write_needle(9, needle())
+            store.get_volume(9, store.on_this_server)
         with pytest.raises(errors.VolumeNotFound, match=r"^volume 9 not found$"):
-            store.read_needle(9, 1, cookie=None)
-        with pytest.raises(errors.VolumeNotFound, match=r"^volume 9 not found on "):
-            store.delete_needle(9, 1, 0)
+            store.get_volume(9)
 
     def test_the_same_again_is_not_written(self, store):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         size = store.find_volume(3).size_bytes
-        assert store.write_needle(3, needle()).is_unchanged
-        assert store.write_needle(3, needle(), fsync=True).is_unchanged
+        assert store.get_volume(3).write(needle()).is_unchanged
+        assert store.get_volume(3).write(needle(), fsync=True).is_unchanged
         assert store.find_volume(3).size_bytes == size
-        assert not store.write_needle(3, needle(data=b"other")).is_unchanged
+        assert not store.get_volume(3).write(needle(data=b"other")).is_unchanged
         assert data_of(store, 3, 1) == b"other"
 
     def test_the_same_again_is_written_where_the_volume_has_a_ttl(self, store):
         store.allocate_volume(3, ttl="1d")
-        store.write_needle(3, needle())
-        assert not store.write_needle(3, needle()).is_unchanged
+        store.get_volume(3).write(needle())
+        assert not store.get_volume(3).write(needle()).is_unchanged
 
     def test_the_same_again_when_large(self, store):
         store.allocate_volume(3)
         data = os.urandom(3 << 20)
-        store.write_needle(3, needle(data=data))
-        assert store.write_needle(3, needle(data=data)).is_unchanged
-        assert not store.write_needle(3, needle(data=data[:-1] + bytes([data[-1] ^ 1]))).is_unchanged
+        store.get_volume(3).write(needle(data=data))
+        assert store.get_volume(3).write(needle(data=data)).is_unchanged
+        assert not store.get_volume(3).write(needle(data=data[:-1] + bytes([data[-1] ^ 1]))).is_unchanged
 
     def test_another_cookie_may_not_overwrite(self, store):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         with pytest.raises(errors.CookieMismatch, match=r"^mismatching cookie 7$"):
-            store.write_needle(3, needle(cookie=7, data=b"x"))
-        store.delete_needle(3, 1, 0xC0FFEE)
+            store.get_volume(3).write(needle(cookie=7, data=b"x"))
+        store.get_volume(3).delete(1, 0xC0FFEE)
         with pytest.raises(errors.CookieMismatch):
-            store.write_needle(3, needle(cookie=7, data=b"x"))
-        store.write_needle(3, needle(data=b"x"))
+            store.get_volume(3).write(needle(cookie=7, data=b"x"))
+        store.get_volume(3).write(needle(data=b"x"))
         assert data_of(store, 3, 1) == b"x"
 
     def test_cookie_0_takes_over_the_cookie_when_not_checked(self, store):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         with pytest.raises(errors.CookieMismatch):
-            store.write_needle(3, needle(cookie=0, data=b"x"))
-        store.write_needle(3, needle(cookie=0, data=b"x"), check_cookie=False)
+            store.get_volume(3).write(needle(cookie=0, data=b"x"))
+        store.get_volume(3).write(needle(cookie=0, data=b"x"), check_cookie=False)
         assert data_of(store, 3, 1) == b"x"
 
     def test_an_empty_needle_is_live_and_answers_any_cookie(self, store, clock):
         store.allocate_volume(3)
-        store.write_needle(3, needle(data=b""))
+        store.get_volume(3).write(needle(data=b""))
         assert data_of(store, 3, 1) == b""
         again = reopened(store, clock)
-        again.read_needle(3, 1, cookie=12345).release()
+        again.get_volume(3).read(1, cookie=12345).release()
         assert again.volume_reports()[0].file_count == 1
-        again.delete_needle(3, 1, 0)
+        again.get_volume(3).delete(1, 0)
         with pytest.raises(errors.Deleted):
-            again.read_needle(3, 1, cookie=None, read_deleted=True)
+            again.get_volume(3).read(1, cookie=None, read_deleted=True)
         again.close()
 
     def test_large_payloads_stay_on_disk(self, store):
         store.allocate_volume(3)
         data = os.urandom((1 << 20) + 1)
-        store.write_needle(3, needle(data=data, name=b"big", flags=0x0A))
-        read = store.read_needle(3, 1, cookie=0xC0FFEE)
+        store.get_volume(3).write(needle(data=data, name=b"big", flags=0x0A))
+        read = store.get_volume(3).read(1, cookie=0xC0FFEE)
         assert (read.needle.data, read.needle.name, read.needle.data_size) == (b"", b"big", len(data))
         payload = read.payload
         assert payload.read(0, payload.length_bytes) == data
@@ -197,20 +197,49 @@ class TestNeedles:
         assert not read.fits(1)
         read.release()
         read.release()
-        head_only = store.read_needle(3, 1, cookie=0xC0FFEE, data=False)
+        head_only = store.get_volume(3).read(1, cookie=0xC0FFEE, data=False)
         assert head_only.needle.data_size == len(data)
         assert head_only.check_payload() == crc.crc32c(data)
         head_only.release()
 
-    @pytest.mark.parametrize("flag", ["is_compressed", "is_chunk_manifest"])
-    def test_large_payloads_to_be_transformed_are_read(self, store, flag):
+    @pytest.mark.parametrize(
+        ("flag", "size"), [("is_compressed", (1 << 20) + 1), ("is_chunk_manifest", MANIFEST_READ_LIMIT_BYTES + 1)]
+    )
+    def test_what_is_compressed_or_too_long_a_manifest_stays_on_disk(self, store, flag, size):
+        store.allocate_volume(3)
+        data = os.urandom(size)
+        store.get_volume(3).write(needle(data=data, **{flag: True}))
+        read = store.get_volume(3).read(1, cookie=0xC0FFEE)
+        assert (read.needle.data, read.needle.data_size) == (b"", size)
+        assert read.payload.read(0, size) == data
+        read.check_payload()
+        read.release()
+
+    def test_a_large_manifest_that_was_read_can_be_left_on_disk_again(self, store):
         store.allocate_volume(3)
         data = os.urandom((1 << 20) + 1)
-        store.write_needle(3, needle(data=data, **{flag: True}))
-        read = store.read_needle(3, 1, cookie=0xC0FFEE)
+        store.get_volume(3).write(needle(data=data, is_chunk_manifest=True))
+        for size in (0, len(data)):
+            read = store.get_volume(3).read(1, cookie=0xC0FFEE)
+            assert (read.needle.data, read.payload) == (data, None)
+            if size:
+                read.leave_on_disk()
+                assert (read.needle.data, read.payload.read(0, size)) == (b"", data)
+                read.check_payload()
+            read.release()
+        store.get_volume(3).write(needle(data=b"small", is_chunk_manifest=True))
+        read = store.get_volume(3).read(1, cookie=0xC0FFEE)
+        read.leave_on_disk()
+        assert (read.needle.data, read.payload) == (b"small", None)
+
+    def test_large_manifests_are_read(self, store):
+        store.allocate_volume(3)
+        data = os.urandom((1 << 20) + 1)
+        store.get_volume(3).write(needle(data=data, is_chunk_manifest=True))
+        read = store.get_volume(3).read(1, cookie=0xC0FFEE)
         assert read.needle.data == data
         assert read.payload is None
-        meta = store.read_needle(3, 1, cookie=0xC0FFEE, data=False)
+        meta = store.get_volume(3).read(1, cookie=0xC0FFEE, data=False)
         assert meta.needle.data == b""
         assert meta.check_payload() == crc.crc32c(data) == read.check_payload()
         meta.release()
@@ -218,26 +247,27 @@ class TestNeedles:
     def test_a_payload_stays_readable_after_the_volume_is_deleted(self, store):
         store.allocate_volume(3)
         data = os.urandom((1 << 20) + 1)
-        store.write_needle(3, needle(data=data))
-        read = store.read_needle(3, 1, cookie=0xC0FFEE)
+        store.get_volume(3).write(needle(data=data))
+        read = store.get_volume(3).read(1, cookie=0xC0FFEE)
         store.delete_volume(3, only_empty=False)
         assert read.payload.read(0, read.payload.length_bytes) == data
-        before = len(os.listdir("/proc/self/fd"))
+        [path] = open_files(store.locations[0].path / "3.")
+        assert path.endswith("3.dat (deleted)")
         read.release()
-        assert len(os.listdir("/proc/self/fd")) == before - 1
+        assert open_files(store.locations[0].path / "3.") == []
 
     def test_append_times_grow_even_when_the_clock_stands_still_or_goes_back(self, store, clock):
         store.allocate_volume(3)
         times = []
         for needle_id in range(1, 4):
             made = needle(needle_id)
-            store.write_needle(3, made)
+            store.get_volume(3).write(made)
             times.append(made.append_at_ns)
             clock.advance(-1)
         assert times == sorted(set(times))
         again = reopened(store, clock)
         made = needle(9)
-        again.write_needle(3, made)
+        again.get_volume(3).write(made)
         assert made.append_at_ns == times[-1] + 1
         again.close()
 
@@ -246,13 +276,13 @@ class TestNeedles:
         volume = store.allocate_volume(3, version=version)
         assert volume.version == version
         big = os.urandom((1 << 20) + 5)
-        store.write_needle(3, needle(1))
-        store.write_needle(3, needle(2, data=big))
-        store.delete_needle(3, 1, 0xC0FFEE)
+        store.get_volume(3).write(needle(1))
+        store.get_volume(3).write(needle(2, data=big))
+        store.get_volume(3).delete(1, 0xC0FFEE)
         again = reopened(store, clock)
         assert data_of(again, 3, 2) == big
         with pytest.raises(errors.Deleted):
-            again.read_needle(3, 1, cookie=None)
+            again.get_volume(3).read(1, cookie=None)
         assert again.findings == []
         again.close()
 
@@ -260,33 +290,33 @@ class TestNeedles:
 class TestTtl:
     def test_a_needle_expires_by_its_append_time(self, store, clock):
         store.allocate_volume(3)
-        store.write_needle(3, needle(1, ttl=Ttl(5, 1), has_ttl=True))
+        store.get_volume(3).write(needle(1, ttl=Ttl(5, 1), has_ttl=True))
         clock.advance(299)
-        assert data_of(store, 3, 1) == store.read_plain(3, 1, needle().cookie).data == b"hello"
+        assert data_of(store, 3, 1) == store.get_volume(3).try_read_cached(1, needle().cookie).data == b"hello"
         clock.advance(1)
-        assert store.read_plain(3, 1, needle().cookie) is None
+        assert store.get_volume(3).try_read_cached(1, needle().cookie) is None
         with pytest.raises(errors.NotFound):
-            store.read_needle(3, 1, cookie=None)
+            store.get_volume(3).read(1, cookie=None)
 
     def test_without_a_modification_time_it_does_not(self, store, clock):
         store.allocate_volume(3)
-        store.write_needle(3, needle(1, ttl=Ttl(5, 1), has_ttl=True, has_last_modified=False))
+        store.get_volume(3).write(needle(1, ttl=Ttl(5, 1), has_ttl=True, has_last_modified=False))
         clock.advance(3000)
         assert data_of(store, 3, 1) == b"hello"
 
     def test_the_volumes_ttl_is_given_to_needles_without_one(self, store):
         store.allocate_volume(3, ttl="1h")
-        store.write_needle(3, needle(1))
-        store.write_needle(3, needle(2, ttl=Ttl(5, 1), has_ttl=True))
-        assert [str(store.read_needle(3, n, cookie=None).needle.ttl) for n in (1, 2)] == ["1h", "5m"]
+        store.get_volume(3).write(needle(1))
+        store.get_volume(3).write(needle(2, ttl=Ttl(5, 1), has_ttl=True))
+        assert [str(store.get_volume(3).read(n, cookie=None).needle.ttl) for n in (1, 2)] == ["1h", "5m"]
 
     def test_an_expired_volume_is_hidden_then_removed(self, store, clock):
         store.allocate_volume(3, ttl="10m")
         store.allocate_volume(4)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         modified_s = clock.now_ns // 10**9
         assert modified_s
-        store.find_volume(3)._open_files.opened.last_modified_s = modified_s
+        store.find_volume(3).handle.opened.last_modified_s = modified_s
         clock.advance(11 * 60 + 1)
         assert [r.is_announced for r in store.volume_reports()] == [True, True]
         assert store.remove_expired_volumes() == []
@@ -343,7 +373,7 @@ class TestVolumes:
 
     def test_mount_and_unmount(self, store):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         store.unmount_volume(3)
         store.unmount_volume(3)
         assert store.find_volume(3) is None
@@ -356,7 +386,7 @@ class TestVolumes:
     def test_delete_volume(self, store, tmp_path):
         store.allocate_volume(3)
         store.allocate_volume(4)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         with pytest.raises(errors.VolumeNotEmpty, match=r"^DeleteVolume 3: volume not empty$"):
             store.delete_volume(3, only_empty=True)
         store.delete_volume(4, only_empty=True)
@@ -399,10 +429,7 @@ class TestVolumes:
         store.add_listener(events.append)
         assert [(volume.id, volume.disk_id) for volume in store.volumes()] == [(3, 0), (3, 1)]
         store.delete_volume(3, only_empty=True)
-        assert [(event.kind, event.disk_id) for event in events] == [
-            (VolumeEventKind.REMOVED, 0),
-            (VolumeEventKind.REMOVED, 1),
-        ]
+        assert events == [3, 3]
         store.close()
 
     def test_new_volumes_are_found_on_request(self, store, tmp_path, clock):
@@ -411,7 +438,7 @@ class TestVolumes:
         events = []
         remove = store.add_listener(events.append)
         store.load_new_volumes()
-        assert [(event.kind, event.volume_id) for event in events] == [(VolumeEventKind.ADDED, 3)]
+        assert events == [3]
         store.load_new_volumes()
         remove()
         store.unmount_volume(3)
@@ -427,22 +454,22 @@ class TestVolumes:
 class TestReadOnly:
     def test_marking(self, store):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         events = []
         store.add_listener(events.append)
         store.mark_readonly(3)
         with pytest.raises(errors.ReadOnly, match=r"^volume 3 is read only$"):
-            store.write_needle(3, needle(2))
+            store.get_volume(3).write(needle(2))
         with pytest.raises(errors.ReadOnly):
-            store.delete_needle(3, 1, 0)
+            store.get_volume(3).delete(1, 0)
         assert store.volume_reports()[0].read_only
         store.mark_readonly(3, can_delete=True)
         with pytest.raises(errors.ReadOnly):
-            store.write_needle(3, needle(2))
-        assert store.delete_needle(3, 1, 0xC0FFEE)
+            store.get_volume(3).write(needle(2))
+        assert store.get_volume(3).delete(1, 0xC0FFEE)
         store.mark_writable(3)
-        store.write_needle(3, needle(2))
-        assert [event.kind for event in events] == [VolumeEventKind.CHANGED] * 3
+        store.get_volume(3).write(needle(2))
+        assert events == [3] * 3
         for mark in (store.mark_readonly, store.mark_writable):
             with pytest.raises(errors.VolumeNotFound, match=r"^volume 9 not found$"):
                 mark(9)
@@ -450,7 +477,7 @@ class TestReadOnly:
     @pytest.mark.parametrize(("persist", "can_delete"), [(True, False), (True, True), (False, False)])
     def test_it_outlives_the_process_only_if_asked(self, store, clock, persist, can_delete):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         store.mark_readonly(3, persist=persist, can_delete=can_delete)
         again = reopened(store, clock)
         reasons = again.find_volume(3).read_only_reasons
@@ -459,7 +486,7 @@ class TestReadOnly:
             persist and can_delete,
         )
         again.mark_writable(3)
-        again.write_needle(3, needle(2))
+        again.get_volume(3).write(needle(2))
         last = reopened(again, clock)
         assert not last.find_volume(3).is_read_only
         assert data_of(last, 3, 2) == b"hello"
@@ -468,13 +495,13 @@ class TestReadOnly:
     def test_low_space_refuses_writes_and_allows_deletes(self, tmp_path, clock):
         store = open_store(config(location(tmp_path / "a")), clock_ns=clock)
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         store.close()
         store = open_store(config(location(tmp_path / "a", min_free_bytes=1 << 62)), clock_ns=clock)
         assert store.find_volume(3).read_only_reasons.disk_space_low
         with pytest.raises(errors.ReadOnly):
-            store.write_needle(3, needle(2))
-        assert store.delete_needle(3, 1, 0xC0FFEE)
+            store.get_volume(3).write(needle(2))
+        assert store.get_volume(3).delete(1, 0xC0FFEE)
         with pytest.raises(errors.NoFreeSpace):
             store.allocate_volume(4)
         assert store.max_volume_counts() == {"": 1}
@@ -485,9 +512,9 @@ class TestReports:
     def test_numbers(self, store, clock):
         store.allocate_volume(3, collection="c", replication="001", ttl="1d")
         for needle_id in range(1, 4):
-            store.write_needle(3, needle(needle_id))
-        store.write_needle(3, needle(2, data=b"other"))
-        store.delete_needle(3, 3, 0xC0FFEE)
+            store.get_volume(3).write(needle(needle_id))
+        store.get_volume(3).write(needle(2, data=b"other"))
+        store.get_volume(3).delete(3, 0xC0FFEE)
         report = store.volume_reports()[0]
         assert (report.id, report.collection, report.file_count, report.delete_count) == (3, "c", 4, 2)
         # 4 payload length + 5 payload + 1 flags + 5 modification time + 2 TTL
@@ -504,7 +531,7 @@ class TestReports:
 
     def test_a_volume_without_its_file_is_not_announced(self, store, tmp_path, clock):
         store.allocate_volume(3)
-        store.write_needle(3, needle())
+        store.get_volume(3).write(needle())
         assert store.volume_reports()[0].is_announced
         (tmp_path / "d0" / "3.dat").unlink()
         assert store.volume_reports()[0].is_announced, "looked at less than 30 s ago"
@@ -567,19 +594,21 @@ _WRITER = """
 import os, signal, sys
 from pathlib import Path
 from native_handlers.format.needle import Needle
-from native_handlers.storage.disk_location import LocationConfig
+from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import StoreConfig, open_store
 path = Path(sys.argv[1])
 store = open_store(StoreConfig((LocationConfig(path, path, 8),)))
 store.allocate_volume(3)
 for needle_id in range(1, 101):
-    store.write_needle(3, Needle(needle_id=needle_id, cookie=0xC0FFEE, data=b"x" * needle_id))
-store.delete_needle(3, 50, 0xC0FFEE)
+    store.get_volume(3).write(Needle(needle_id=needle_id, cookie=0xC0FFEE, data=b"x" * needle_id))
+store.get_volume(3).delete(50, 0xC0FFEE)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
+    """Slow: starts a program and kills it."""
     done = subprocess.run([sys.executable, "-c", _WRITER, str(tmp_path)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     store = open_store(config(location(tmp_path)))
@@ -587,14 +616,14 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     for needle_id in range(1, 101):
         if needle_id == 50:
             with pytest.raises(errors.Deleted):
-                store.read_needle(3, needle_id, cookie=None)
+                store.get_volume(3).read(needle_id, cookie=None)
         else:
             assert data_of(store, 3, needle_id) == b"x" * needle_id
     store.close()
 
 
 def test_volumes_on_disk_are_those_with_data_open_or_not(tmp_path):
-    store = open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8),)))
+    store = open_at(tmp_path)
     for vid, collection in ((1, ""), (2, "pictures"), (3, "")):
         store.allocate_volume(vid, collection=collection)
     store.unmount_volume(2)

@@ -1,15 +1,15 @@
-"""What a proxy hands on: everything in its order and case, minus what concerns one connection only."""
+"""The headers that a proxy forwards: all, in their order and case, except those of one connection."""
 
 from __future__ import annotations
 
 import pytest
 
-from native_handlers.http.headers import Headers
-from native_handlers.http.message import Listener, Request
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Request, RequestBody
 from supervisor.wire.forwarding import HOP_BY_HOP, end_to_end, forwarded_request
 
 
-class Body:
+class Body(RequestBody):
     def __init__(self, length_bytes):
         self.length_bytes = length_bytes
 

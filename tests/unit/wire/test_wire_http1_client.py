@@ -1,11 +1,11 @@
-"""The client's side of a connection: what is sent as h11's server reads it, and every way an answer can end."""
+"""The client's side of a connection: h11's server reads the sent requests, and every way in which an answer can end."""
 
 from __future__ import annotations
 
 import h11
 import pytest
 
-from native_handlers.http.headers import Headers
+from native_handlers.http_model.headers import Headers
 from supervisor.wire.errors import LocalProtocolError, RemoteProtocolError
 from supervisor.wire.http1 import ClientConnection
 from supervisor.wire.http1_events import NO_HEADERS, Data, EndOfMessage, RequestHead, ResponseHead, Signal

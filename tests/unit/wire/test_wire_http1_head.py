@@ -1,4 +1,4 @@
-"""Heads: what is accepted is split exactly, and what two servers could read differently is refused."""
+"""Heads: an accepted head is split exactly, and a head that two servers could read differently is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's side of a connection: requests whole, byte by byte, pipelined, malformed; responses read by h11."""
+"""The server's side of a connection: requests whole, byte by byte, pipelined, malformed; h11 reads the responses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from native_handlers.http.headers import Headers
+from native_handlers.http_model.headers import Headers
 from supervisor.wire.errors import LocalProtocolError, RemoteProtocolError
 from supervisor.wire.http1 import ServerConnection, WireLimits
 from supervisor.wire.http1_events import NO_HEADERS, Data, EndOfMessage, RequestHead, ResponseHead, Signal
@@ -20,7 +20,7 @@ def head(method="GET", target="/", *fields, version="1.1", length=0, expects=Fal
     return RequestHead(method, target, Headers(fields), version, length, expects, keep_alive)
 
 
-# What is sent, the head it makes, its body, its trailers.
+# The sent bytes, the parsed head, its body, its trailers.
 GOOD = [
     (b"GET / HTTP/1.1\r\n" + H + b"\r\n", head("GET", "/", HOST), b"", ()),
     (b"GET /3,01?a=b%20c#d HTTP/1.1\r\nhOST: x\r\nB: 2\r\nA: 1\r\n\r\n",
@@ -83,7 +83,7 @@ LIMITS = WireLimits(max_body_bytes=10)
 
 
 def read_all(connection: ServerConnection, raw: bytes, step: int = 100_000) -> list:
-    """Every event that `raw` makes when it comes in pieces of `step` bytes; body pieces joined."""
+    """Every event of `raw` in pieces of `step` bytes; body pieces are joined."""
     events, body = [], b""
     for at in range(0, len(raw), step):
         connection.receive_data(raw[at : at + step])
@@ -244,7 +244,7 @@ def test_a_value_cannot_end_its_header():
 
 @pytest.mark.parametrize("value", ["b\r\nEvil: 1", "b\r\nTransfer-Encoding: chunked\r\nX: ", "b\r\n"])
 def test_a_value_that_is_whole_lines_makes_no_header_of_its_own(value):
-    """Where it alone is wrong: the block that it is in then is a good one."""
+    """Only this value is wrong: its header block is a good one."""
     sent = start().send(ResponseHead(200, Headers([("A", value), ("C", "d")]), body_length_bytes=0))
     assert sent.startswith(b"HTTP/1.1 200 OK\r\nA: b  ")
     assert sent.count(b"\r\n") == len((b"status", b"A", b"C", b"Content-Length", b"end"))
@@ -298,7 +298,7 @@ VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF), max_size=
 
 @given(TOKEN, st.lists(st.tuples(TOKEN, VALUE), max_size=6), st.sampled_from(["1.0", "1.1"]))
 def test_both_parsers_read_a_good_request_alike(method, fields, version):
-    """The short way without h11 and h11 itself must not differ in anything that they both take."""
+    """The short path without h11 and h11 must not differ in a request that both accept."""
     fields = [(name, value) for name, value in fields if name.lower() not in {"host", "expect", "upgrade"}]
     block = "".join(f"{name}: {value}\r\n" for name, value in [HOST, *fields])
     raw = f"{method} /path?q HTTP/{version}\r\n{block}\r\n".encode("latin-1")
@@ -312,7 +312,7 @@ def test_both_parsers_read_a_good_request_alike(method, fields, version):
 
 @given(st.binary(max_size=80), st.booleans())
 def test_what_we_take_h11_takes_too(noise, has_host):
-    """On arbitrary input: we may refuse what h11 takes, never the other way round."""
+    """On arbitrary input: the server may refuse requests that h11 accepts, never the other way round."""
     raw = b"GET / HTTP/1.1\r\n" + (H if has_host else b"") + noise + b"\r\n\r\n"
     connection = ServerConnection()
     connection.receive_data(raw)

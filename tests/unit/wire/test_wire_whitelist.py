@@ -1,4 +1,4 @@
-"""The white list, entry by entry, as upstream's guard reads it."""
+"""The white list, entry by entry, as upstream's guard reads an entry."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ from supervisor.wire.whitelist import Whitelist
         (["10.0.0.0/8"], "::ffff:10.0.0.1", True),
         (["10.0.0.0/8"], "fe80::1%eth0", False),
         (["10.0.0.0/8"], "some.host", False),
+        (["fe80::/10"], "fe80::1", True),
+        (["fe80::/10"], "fe80::1%eth0", False),
+        (["fe80::1"], "fe80::1%eth0", False),
+        (["fe80::1%eth0"], "fe80::1%eth0", True),
+        (["::ffff:10.0.0.0/104"], "10.9.9.9", True),
+        (["::ffff:10.0.0.0/104"], "11.0.0.1", False),
+        (["::/0"], "10.0.0.1", False),
+        ([""], "10.0.0.1", False),
+        (["", "10.0.0.1"], "10.0.0.1", True),
         (["some.host"], "some.host", True),
         ([" 1.2.3.4"], "1.2.3.4", False),
     ],
@@ -33,7 +42,13 @@ def test_who_is_allowed(entries, host, is_allowed):
     assert Whitelist.parse(entries).allows(host) is is_allowed
 
 
-@pytest.mark.parametrize("entry", ["10.0.0.0/33", "10.0.0.0/255.0.0.0", "x/8", "10.0.0.0/", "/8", "10.0.0.0/-1"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "10.0.0.0/33", "10.0.0.0/255.0.0.0", "x/8", "10.0.0.0/", "/8", "10.0.0.0/-1", " 10.0.0.0/8", "10.0.0.0/8 ",
+        "fe80::%eth0/10",
+    ],
+)  # fmt: skip
 def test_a_network_that_is_none_is_skipped_and_named(entry):
     whitelist = Whitelist.parse([entry, "1.2.3.4"])
     assert whitelist.skipped == (entry,)

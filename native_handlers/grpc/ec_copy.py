@@ -1,0 +1,190 @@
+"""VolumeEcShardsCopy: fetches shards and their companion files from another server.
+
+Source: weed/server/volume_grpc_erasure_coding.go (VolumeEcShardsCopy).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_client import CallEnd, CopySource, receive_copy
+from native_handlers.grpc.file_names import check_collection
+from native_handlers.grpc.throttle import WriteThrottler
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.directory.placement import choose_for_shard
+from native_handlers.storage.erasure_coding.names import shard_extension
+from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
+from native_handlers.storage.transfer.receive import StagedFile
+from native_handlers.storage.transfer.received_files import coded_info_file
+from native_handlers.storage.volume.paths import VolumePaths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.store import Store
+
+ANY_REVISION = 2**32 - 1
+ALL = 2**63 - 1
+MAX_JOURNAL_BYTES = 1 << 30
+MAX_CHECKSUMS_BYTES = 1 << 24
+
+
+def volume_ec_shards_copy(
+    node: GrpcNode, context: RpcContext, request: pb.VolumeEcShardsCopyRequest
+) -> pb.VolumeEcShardsCopyResponse:
+    """Fetches shards, and the index, journal, .vif and checksums that the request asks for. A file gets its name when
+    the whole file is on disk; upstream writes in place. The ids of the fetched journal are added to the present
+    journal.
+
+    Raises RpcFailure: files that were complete before the failure stay.
+    """
+    check_maintenance(node)
+    check_collection(request.collection)
+    for shard_id in request.shard_ids:
+        if shard_id >= MAX_SHARDS:
+            raise RpcFailure(f"VolumeEcShardsCopy volume {request.volume_id}: there is no shard {shard_id}")
+    store = store_of(node)
+    volume = store.find_volume(request.volume_id)
+    if volume is not None and volume.collection != request.collection:
+        raise RpcFailure(other_collection_text(volume.id, volume.collection, request.collection))
+    with errors_as_upstream():
+        location = _location(store, request)
+        location.check_in_service()
+    with node.volume_servers.open_volume_server(request.source_data_node) as client:
+        end = CallEnd(context)
+        bytes_per_s = request.io_byte_per_second
+        if bytes_per_s <= 0:
+            bytes_per_s = node.facts.maintenance_bytes_per_s
+        source = CopySource(client, end, WriteThrottler(bytes_per_s, end.pause))
+        try:
+            with store.ec.exclusive(request.volume_id):
+                ShardCopy(store, source, location, request.collection, request.volume_id).copy(request)
+        except RpcFailure as failure:
+            text = f"VolumeEcShardsCopy volume {request.volume_id}: {failure.message}"
+            raise RpcFailure(text, failure.code) from failure
+    return pb.VolumeEcShardsCopyResponse()
+
+
+def _location(store: Store, request: pb.VolumeEcShardsCopyRequest) -> DiskLocation:
+    locations = store.locations
+    if request.disk_id:
+        if request.disk_id >= len(locations):
+            raise RpcFailure(f"invalid disk_id {request.disk_id}: only have {len(locations)} disks")
+        return locations[request.disk_id]
+    mounted = [volume.place.disk_id for volume in store.ec.copies(request.volume_id)]
+    location = choose_for_shard(store.ec.files, locations, request.collection, request.volume_id, mounted)
+    if location is None:
+        raise RpcFailure("no space left")
+    return location
+
+
+class ShardCopy:
+    """Fetches files of one volume to one disk."""
+
+    def __init__(
+        self, store: Store, source: CopySource, location: DiskLocation, collection: str, volume_id: int
+    ) -> None:
+        self._store, self._source, self._location = store, source, location
+        self._collection, self._volume_id = collection, volume_id
+        self._files = store.ec.files
+
+    def copy(self, request: pb.VolumeEcShardsCopyRequest) -> None:
+        """Fetches the files. Raises RpcFailure; files that were complete before the failure stay."""
+        with errors_as_upstream():
+            self._location.check_in_service()
+        data, index = self._location.path, self._location.idx_path
+        for shard_id in request.shard_ids:
+            extension = shard_extension(shard_id)
+            self.fetch(extension, partial(StagedFile, self._files, self._path(data, extension)))
+        if request.copy_ecx_file:
+            self.fetch_index()
+        if request.copy_ecj_file:
+            self.fetch_journal(index)
+        if request.copy_vif_file:
+            self.fetch_info()
+        if request.copy_ecsum_file:
+            self.fetch_checksums()
+
+    def fetch_index(self) -> None:
+        """Fetches the .ecx. An empty .ecx is refused: a failed copy leaves an empty one."""
+        path = self._path(self._location.idx_path, ".ecx")
+        self.fetch(".ecx", partial(_IndexFile, self._files, path))
+
+    def fetch_info(self) -> None:
+        """Fetches the .vif, if the source has one. The checks of ReceiveFile apply to the .vif."""
+        paths = VolumePaths(self._location.path, self._location.idx_path, self._collection, self._volume_id)
+        volume, width = self._store.find_volume(self._volume_id), self._store.offset_width_bytes
+        self.fetch(".vif", partial(coded_info_file, self._files, paths, volume, width), is_optional=True)
+
+    def fetch_checksums(self) -> None:
+        """Fetches the .ecsum, if the source has one."""
+        path = self._path(self._location.path, ".ecsum")
+        make = partial(StagedFile, self._files, path, max_bytes=MAX_CHECKSUMS_BYTES)
+        self.fetch(".ecsum", make, is_optional=True)
+
+    def fetch_journal(self, directory: Path) -> None:
+        """Fetches the .ecj and adds its ids to the present .ecj."""
+        content = _Memory(self._path(directory, ".ecj"))
+        self.fetch(".ecj", lambda: cast("StagedFile", content), is_optional=True)
+        with errors_as_upstream("write file"):
+            self._store.ec_work.merge_journal(self._volume_id, content.target, bytes(content.data))
+
+    def fetch(self, extension: str, make: Callable[[], StagedFile], *, is_optional: bool = False) -> None:
+        """Fetches one file. Raises RpcFailure; then no part of the file stays."""
+        request = pb.CopyFileRequest(
+            volume_id=self._volume_id,
+            ext=extension,
+            compaction_revision=ANY_REVISION,
+            stop_offset=ALL,
+            collection=self._collection,
+            is_ec_volume=True,
+            ignore_source_file_not_found=is_optional,
+        )
+        for _ in receive_copy(self._source, request, make):
+            pass
+
+    def _path(self, directory: Path, extension: str) -> Path:
+        return directory / (format_volume_name(self._collection, self._volume_id) + extension)
+
+
+class _IndexFile(StagedFile):
+    """A staged .ecx. `commit` refuses an empty file."""
+
+    def commit(self, modified_at_ns: int = 0) -> None:
+        if not self.size_bytes:
+            self.discard()
+            raise RpcFailure("source .ecx is 0 bytes")
+        super().commit(modified_at_ns)
+
+
+class _Memory:
+    """Has the interface of `StagedFile`, and keeps the file in memory."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.data = bytearray()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+    def write(self, data: bytes | memoryview) -> None:
+        if len(self.data) + len(data) > MAX_JOURNAL_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.target))
+        self.data += data
+
+    def commit(self, modified_at_ns: int = 0) -> None:
+        """Changes nothing: the memory holds the whole file."""
+
+    def discard(self) -> None:
+        """Removes nothing."""

@@ -1,0 +1,99 @@
+"""RPCs that make shards, and volumes of shards. Source: weed/server/volume_grpc_erasure_coding.go."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import grpc
+
+from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.errors import NoLiveNeedles
+from native_handlers.storage.transfer.staged_volume import adopt_staged
+
+if TYPE_CHECKING:
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def volume_ec_shards_generate(
+    node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsGenerateRequest
+) -> pb.VolumeEcShardsGenerateResponse:
+    """Makes the shards of a volume that is here. The volume stays."""
+    check_maintenance(node)
+    store = store_of(node)
+    volume = volume_of(node, request.volume_id, "volume %d not found")
+    with errors_as_upstream():
+        store.ec_work.generate(volume, request.collection)
+    log.info("volume %d is erasure-coded", request.volume_id)
+    return pb.VolumeEcShardsGenerateResponse()
+
+
+def volume_ec_shards_rebuild(
+    node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsRebuildRequest
+) -> pb.VolumeEcShardsRebuildResponse:
+    """Rebuilds lost and damaged shards."""
+    check_maintenance(node)
+    began_s, is_success = monotonic(), False
+    try:
+        with errors_as_upstream():
+            rebuilt = store_of(node).ec_work.rebuild_missing(
+                request.collection,
+                request.volume_id,
+                ignores_checksums=request.unsafe_ignore_sidecar,
+            )
+        is_success = True
+    finally:
+        node.counts.observe_ec_rebuild(monotonic() - began_s, is_success=is_success)
+    log.info("shards %s of volume %d are made anew", rebuilt, request.volume_id)
+    return pb.VolumeEcShardsRebuildResponse(rebuilt_shard_ids=rebuilt)
+
+
+def volume_ec_shards_to_volume(
+    node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsToVolumeRequest
+) -> pb.VolumeEcShardsToVolumeResponse:
+    """Makes a volume from the open data shards, or from files that were sent here (`from_staged`).
+
+    Wilful differences: the next vacuum frees the space of deleted needles, not this call. A volume of that id that is
+    open here is closed meanwhile, and replaced only where it is the volume from which the shards were made.
+    """
+    check_maintenance(node)
+    store = store_of(node)
+    with errors_as_upstream():
+        if request.from_staged:
+            _adopt(store, request)
+            return pb.VolumeEcShardsToVolumeResponse()
+        try:
+            _decode(store, request.collection, request.volume_id)
+        except NoLiveNeedles as error:
+            raise RpcFailure(str(error), grpc.StatusCode.FAILED_PRECONDITION) from error
+    log.info("volume %d is made of its shards", request.volume_id)
+    return pb.VolumeEcShardsToVolumeResponse()
+
+
+def _adopt(store: Store, request: pb.VolumeEcShardsToVolumeRequest) -> None:
+    volume_id = request.volume_id
+    if store.find_volume(volume_id) is not None:
+        raise RpcFailure(f"staged volume {volume_id} already exists on this server")
+    with store.ec.exclusive(volume_id):
+        adopt_staged(store.ec.files, store.locations, request.collection, volume_id, request.disk_type)
+    with errors_as_upstream(f"mount staged volume {volume_id}"):
+        store.mount_volume(volume_id)
+
+
+def _decode(store: Store, collection: str, volume_id: int) -> None:
+    was_open = store.find_volume(volume_id) is not None
+    if was_open and store.ec.find(volume_id) is not None:
+        # Reads go on from the shards.
+        store.unmount_volume(volume_id)
+    try:
+        store.ec_work.decode(collection, volume_id, was_open=was_open)
+    finally:
+        if was_open:
+            store.mount_volume(volume_id)

@@ -1,0 +1,90 @@
+"""ScrubVolume: verifies volumes, and on request marks broken ones read-only.
+
+Source: weed/server/volume_grpc_scrub.go.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import time
+from typing import TYPE_CHECKING
+
+import grpc
+
+from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.throttle import WriteThrottler
+from native_handlers.grpc.volumes import volume_mark_readonly
+from native_handlers.pb import volume_server_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from native_handlers.grpc.context import RpcContext
+    from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.volume.scrub import ScrubResult
+    from native_handlers.storage.volume.volume import Volume
+
+
+_MODES = {pb.VolumeScrubMode.INDEX, pb.VolumeScrubMode.FULL, pb.VolumeScrubMode.LOCAL}
+
+
+def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeRequest) -> pb.ScrubVolumeResponse:
+    """Verifies the volumes in the request, or all: the index alone (INDEX), or every record too (FULL, LOCAL).
+
+    Paced by -maintenanceMBps, and ended when the client goes. A volume that cannot be verified counts as broken.
+    """
+    is_gone = threading.Event()
+    if not context.add_callback(is_gone.set):
+        raise _interrupted()
+    throttle = WriteThrottler(node.facts.maintenance_bytes_per_s, is_gone.wait)
+
+    def passed(count_bytes: int) -> None:
+        if is_gone.is_set():
+            raise _interrupted()
+        throttle.passed(count_bytes)
+
+    response = pb.ScrubVolumeResponse()
+    for volume_id in request.volume_ids or [volume.id for volume in store_of(node).volumes()]:
+        volume = volume_of(node, volume_id, "volume id %d not found")
+        with errors_as_upstream():
+            result = _scrub(volume, request.mode, passed)
+        response.total_volumes += 1
+        response.total_files += result.row_count
+        if result.problems:
+            response.broken_volume_ids.append(volume_id)
+            response.details.extend(result.problems)
+    failures = _mark_broken(node, context, response) if request.mark_broken_volumes_readonly else []
+    if request.mode in _MODES:
+        node.counts.observe_scrub(pb.VolumeScrubMode.Name(request.mode), len(response.broken_volume_ids), time())
+    if failures:
+        raise RpcFailure("\n".join(failures))
+    return response
+
+
+def _interrupted() -> RpcFailure:
+    return RpcFailure("the client has gone", grpc.StatusCode.CANCELLED)
+
+
+def _scrub(volume: Volume, mode: int, passed: Callable[[int], None]) -> ScrubResult:
+    from native_handlers.storage.volume import scrub  # noqa: PLC0415  (numpy, which a front-end does without)
+
+    if mode not in _MODES:
+        raise RpcFailure(f"unsupported volume scrub mode {mode}")
+    with volume.open_log() as log:
+        if mode == pb.VolumeScrubMode.INDEX:
+            return scrub.scrub_index(log)
+        return scrub.scrub_data(log, volume.id, passed)
+
+
+def _mark_broken(node: GrpcNode, context: RpcContext, response: pb.ScrubVolumeResponse) -> list[str]:
+    failures = []
+    for volume_id in response.broken_volume_ids:
+        try:
+            volume_mark_readonly(node, context, pb.VolumeMarkReadonlyRequest(volume_id=volume_id, persist=True))
+        except RpcFailure as failure:
+            failures.append(failure.message)
+            response.details.append(failure.message)
+        else:
+            response.details.append(f"volume {volume_id} is now read-only")
+    return failures

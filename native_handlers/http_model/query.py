@@ -1,0 +1,135 @@
+"""Query strings and form bodies, which have the same grammar.
+
+Keys and values are wire text: each character is one byte. Source of the rules: Go's net/url ParseQuery, which drops a
+bad pair, goes on, and reports an error. Reads ignore that error, uploads fail with it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import quote_plus
+
+from native_handlers.http_model.errors import quote
+from native_handlers.http_model.percent import unescape
+from native_handlers.runtime.content_threads import finish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from native_handlers.runtime.content_threads import Job
+
+MAX_PAIRS = 10_000
+"""Go's default. A query with more pairs is refused whole."""
+_LONG_CHARACTERS = 1024
+_STEP_PAIRS = 256
+STEP_CHARACTERS = 1 << 15
+_ESCAPE_CHARACTERS = 3
+_MARKS = re.compile("[%+;]")
+_BAD_ESCAPE = re.compile("%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Parsed pairs in order. `error` is the text of a parse error, or None."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    error: str | None = None
+
+    def get(self, name: str) -> str:
+        """The first value under `name`, or ""."""
+        for key, value in self.pairs:
+            if key == name:
+                return value
+        return ""
+
+    def is_true(self, name: str) -> bool:
+        """Whether the value is exactly "true"."""
+        return self.get(name) == "true"
+
+
+NO_QUERY = Query()
+"""The query of a target without one."""
+
+
+def parse_query(raw: str) -> Query:
+    """Parses `raw`. Pairs that cannot be decoded are left out, and `error` names the fault."""
+    return _parse_long(raw) if len(raw) > _LONG_CHARACTERS else finish(parse_form(raw))
+
+
+@lru_cache(maxsize=16)
+def _parse_long(raw: str) -> Query:
+    """Cached: several parts of the server use the query of a request, and a long query takes milliseconds to parse."""
+    return finish(parse_form(raw))
+
+
+def parse_form(raw: str) -> Job[Query]:
+    """As `parse_query`, in steps, for text that may be long."""
+    if raw.count("&") >= MAX_PAIRS:
+        return Query(error="number of URL query parameters exceeded limit")
+    if not _MARKS.search(raw):
+        plain = (pair.partition("=") for pair in raw.split("&") if pair)
+        return Query(tuple((key, value) for key, _, value in plain))
+    pairs, error = [], None
+    for number, pair in enumerate(raw.split("&"), 1):
+        if number % _STEP_PAIRS == 0:
+            yield
+        if ";" in pair:
+            error = "invalid semicolon separator in query"
+            continue
+        key, _, value = pair.partition("=")
+        bad = None
+        if len(pair) > STEP_CHARACTERS:
+            key, bad = yield from _unescaped(key)
+            if bad is None:
+                value, bad = yield from _unescaped(value)
+        elif _MARKS.search(pair):
+            bad = _bad_escape(key) or _bad_escape(value)
+            if bad is None:
+                key, value = _decode(key), _decode(value)
+        if bad is not None:
+            error = error or f"invalid URL escape {quote(bad)}"
+        elif pair:
+            pairs.append((key, value))
+    return Query(tuple(pairs), error)
+
+
+def _bad_escape(text: str) -> str | None:
+    found = _BAD_ESCAPE.search(text)
+    return None if found is None else found[0]
+
+
+def _unescaped(text: str) -> Job[tuple[str, str | None]]:
+    """Decodes a long text in steps. Returns the text and None, or "" and the first bad escape."""
+    pieces, start = [], 0
+    while start < len(text):
+        end = start + STEP_CHARACTERS
+        # A piece must not end within an escape.
+        end -= 1 if text[end - 1 : end] == "%" else 2 if text[end - 2 : end - 1] == "%" else 0
+        bad = _BAD_ESCAPE.search(text[start:end])
+        if bad:
+            return "", text[start + bad.start() :][:_ESCAPE_CHARACTERS]
+        pieces.append(_decode(text[start:end]))
+        start = end
+        yield
+    return "".join(pieces), None
+
+
+def encode_query(values: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
+    """Encodes `values` as a query string sorted by key. Equal keys keep their order."""
+    pairs = sorted(dict(values).items()) if not isinstance(values, (list, tuple)) else sorted(values, key=_key)
+    return "&".join(f"{_encode(key)}={_encode(value)}" for key, value in pairs)
+
+
+def _key(pair: tuple[str, str]) -> str:
+    return pair[0]
+
+
+def _decode(text: str) -> str:
+    return unescape(text.replace("+", " ").encode("latin-1")).decode("latin-1")
+
+
+def _encode(text: str) -> str:
+    return quote_plus(text.encode("latin-1"))

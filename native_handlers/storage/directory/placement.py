@@ -1,0 +1,165 @@
+"""Chooses the disk for a volume that is made or copied here, and for a shard that is sent here.
+
+The caller serialises changes of the set of volumes. Source: weed/storage/store.go (FindFreeLocation, addVolume),
+store_ec.go (FindEcShardTargetLocation), weed/server/volume_grpc_copy.go.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.model.errors import NoFreeSpace, NoSpaceForCopy
+from native_handlers.storage.model.file_kinds import DATA_SHARDS, SHARD_EXTENSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.system.files import Files
+
+_UNLIMITED = 1 << 30
+"""Shard slots of a disk without a limit, less those in use: so the emptier one of two such disks is chosen."""
+
+
+class _Tier(IntEnum):
+    """The preference of a disk for a shard, the weakest first."""
+
+    ANY = 1
+    HDD = 2
+    HAS_INDEX = 3
+    MOUNTED = 4
+
+
+def choose_for_new(locations: Sequence[DiskLocation], disk_type: str) -> DiskLocation:
+    """The disk for a new volume: of the disks of the type (in its wire form) with a free slot, the one with the fewest
+    volumes.
+
+    Raises:
+        NoFreeSpace: no disk has a free slot.
+    """
+    free = [location for location in locations if location.disk_type == disk_type and location.has_free_slot]
+    if not free:
+        raise NoFreeSpace(disk_type)
+    return min(free, key=lambda candidate: candidate.local_volume_count)
+
+
+def choose_for_copy(
+    locations: Sequence[DiskLocation], disk_type: str, volume_id: int, needed_bytes: int
+) -> DiskLocation:
+    """The disk of the type (in its wire form) for a volume of `needed_bytes` that is copied here: of the disks with
+    more free space than that, the one with the most free slots. The slot of a volume with that id counts as free,
+    because the copy replaces it.
+
+    Raises:
+        NoSpaceForCopy: no disk fits; the text has the reason for each disk.
+    """
+    location = _roomiest(locations, disk_type, lambda one: one.available_bytes > needed_bytes, volume_id)
+    if location is None:
+        raise NoSpaceForCopy(disk_type, _why_no_room(locations, disk_type, volume_id, needed_bytes))
+    return location
+
+
+def choose_for_decoded(
+    files: Files, locations: Sequence[DiskLocation], disk_type: str, collection: str, volume_id: int
+) -> DiskLocation | None:
+    """The disk of the type (in its wire form) for a volume that comes file by file: of the disks without shards of the
+    volume, the one with the most free slots. A volume must not lie beside the shards from which it was decoded. None
+    without room.
+
+    Raises OSError when a disk cannot say whether it has shards.
+    """
+    return _roomiest(locations, disk_type, lambda location: not _holds_shards(files, location, collection, volume_id))
+
+
+def choose_for_shard(
+    files: Files,
+    locations: Sequence[DiskLocation],
+    collection: str,
+    volume_id: int,
+    mounted_disk_ids: Collection[int],
+) -> DiskLocation | None:
+    """The disk for a shard whose sender names none: a disk with mounted shards of the volume, else one with its .ecx,
+    so that shards and index stay together, else an HDD, else any; among equals the one with the most room. None without
+    room.
+
+    Raises OSError when a disk cannot say whether it has the .ecx.
+    """
+    best, best_rank = None, (0, 0)
+    for location in locations:
+        slots = _free_shard_slots(location)
+        if slots <= 0 or location.is_space_low or location.is_unavailable:
+            continue
+        rank = (_tier_of(files, location, collection, volume_id, mounted_disk_ids), slots)
+        if rank > best_rank:
+            best, best_rank = location, rank
+    return best
+
+
+def _tier_of(
+    files: Files, location: DiskLocation, collection: str, volume_id: int, mounted_disk_ids: Collection[int]
+) -> _Tier:
+    if location.disk_id in mounted_disk_ids:
+        return _Tier.MOUNTED
+    name = format_volume_name(collection, volume_id) + ".ecx"
+    for directory in dict.fromkeys((location.path, location.idx_path)):
+        facts = files.facts(directory / name)
+        # An empty .ecx is left by a failed distribution; it must not attract shards to this disk.
+        if facts is not None and facts.size_bytes and not facts.is_directory:
+            return _Tier.HAS_INDEX
+    return _Tier.HDD if not location.disk_type else _Tier.ANY
+
+
+def _roomiest(
+    locations: Sequence[DiskLocation],
+    disk_type: str,
+    is_fit: Callable[[DiskLocation], bool],
+    replaced_id: int | None = None,
+) -> DiskLocation | None:
+    """The disk with the most free volume slots among those that fit; None if no fitting disk has a slot.
+
+    Args:
+        replaced_id: a volume that will be removed, so its slot counts as free.
+    """
+    best, most = None, 0
+    for location in locations:
+        if location.disk_type != disk_type or location.is_space_low or location.is_unavailable:
+            continue
+        slots = _free_shard_slots(location) // DATA_SHARDS + (replaced_id in location.volumes)
+        if slots > most and is_fit(location):
+            best, most = location, slots
+    return best
+
+
+def _why_no_room(locations: Sequence[DiskLocation], disk_type: str, volume_id: int, needed_bytes: int) -> str:
+    """The reason why each disk of the type has no room, as text; "" where there is no such disk."""
+    found = []
+    for location in locations:
+        if location.disk_type != disk_type:
+            continue
+        has_slot = _free_shard_slots(location) >= DATA_SHARDS or volume_id in location.volumes
+        if location.is_unavailable:
+            found.append(f"{location.path} is out of service")
+        elif not has_slot:
+            found.append(f"{location.path} has no free slot ({location.max_volumes} volumes at most)")
+        else:
+            found.append(f"{location.path} has {location.available_bytes} bytes free above its reserve")
+    if not found:
+        return ""
+    return f"volume {volume_id} needs more than {needed_bytes} bytes beside what is there; {', '.join(found)}"
+
+
+def _free_shard_slots(location: DiskLocation) -> int:
+    """The free room in shards; `DATA_SHARDS` shards take the room of a volume. Arriving volumes count as present."""
+    used = (len(location.volumes) + len(location.arriving)) * DATA_SHARDS + location.ec_shard_count
+    if location.max_volumes <= 0:
+        return max(_UNLIMITED - used, 1)
+    return location.max_volumes * DATA_SHARDS - used
+
+
+def _holds_shards(files: Files, location: DiskLocation, collection: str, volume_id: int) -> bool:
+    """Whether the disk has a shard file of the volume, mounted or not. Raises OSError when that cannot be told."""
+    base = format_volume_name(collection, volume_id)
+    found = (files.facts(location.path / (base + extension)) for extension in SHARD_EXTENSIONS)
+    return any(facts is not None and not facts.is_directory and facts.size_bytes for facts in found)

@@ -1,0 +1,142 @@
+"""Finds the volumes and shards of a data directory by file names, and checks the directory itself.
+
+Source: weed/storage/disk_location.go:concurrentLoadingVolumes, weed/command/volume.go.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import BadVolumeName
+from native_handlers.format.types import DEFAULT_OFFSET_WIDTH_BYTES, OFFSET_WIDTHS_BYTES
+from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.storage.model.errors import DirectoryUnusable, DiskUnreadable
+from native_handlers.storage.model.file_kinds import NOTE
+from native_handlers.storage.volume.info_file import load_volume_info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from native_handlers.storage.system.files import Files
+
+_SHOWING = (".idx", ".vif", NOTE)
+MAX_SHARDS = 32
+"""The number of shards that upstream's formats and messages can name."""
+_SHARD_FILE = re.compile(r"\.ec[0-9]{2}$", re.ASCII)
+
+
+def check_directory(files: Files, directory: Path) -> None:
+    """Raises DirectoryUnusable, with the reason, unless `directory` is a directory that its owner may write to."""
+    try:
+        facts = files.facts(directory)
+    except OSError as error:
+        raise DirectoryUnusable(directory, str(error)) from error
+    if facts is None:
+        raise DirectoryUnusable(directory, "it does not exist; create it first")
+    if not facts.is_directory:
+        raise DirectoryUnusable(directory, "it is not a directory")
+    if not facts.is_writable_by_owner:
+        raise DirectoryUnusable(directory, "its owner may not write to it")
+
+
+def list_names(files: Files, directory: Path) -> list[str]:
+    """The names in a data directory. Raises DiskUnreadable."""
+    try:
+        return files.list_directory(directory)
+    except OSError as error:
+        raise DiskUnreadable(directory, error) from error
+
+
+def volume_candidates(names: Iterable[str], *, besides: AbstractSet[str] = frozenset()) -> dict[int, list[str]]:
+    """Volume ids in file names, with their collections. A volume counts by its .idx or .vif, an unfinished copy by its
+    .note: its .dat is made first, and must not stay for ever.
+
+    Args:
+        besides: names of volumes to leave out.
+    """
+    found: dict[int, list[str]] = {}
+    for collection, volume_id in _volume_names(_stems(names, _SHOWING) - besides):
+        found.setdefault(volume_id, []).append(collection)
+    return found
+
+
+def collections_of(names: Iterable[str], volume_id: int) -> list[str]:
+    """The collections of one volume, as in `volume_candidates`."""
+    ending = str(volume_id)
+    stems = (stem for stem in _stems(names, _SHOWING) if stem.endswith(ending))
+    return [collection for collection, found_id in _volume_names(stems) if found_id == volume_id]
+
+
+def ids_with_data(names: Iterable[str]) -> list[int]:
+    """The ids of the volumes among `names` that can be opened, each once: those with a .dat and a file that
+    `volume_candidates` counts.
+    """
+    names = list(names)
+    stems = _stems(names, _SHOWING) & _stems(names, (".dat",))
+    return list(dict.fromkeys(volume_id for _, volume_id in _volume_names(stems)))
+
+
+def count_shards(names: Iterable[str]) -> int:
+    """The number of erasure coding shard files among `names`."""
+    return sum("ec" in name and _SHARD_FILE.search(name) is not None for name in names)
+
+
+def has_any_shard(volume_name: str, names: AbstractSet[str]) -> bool:
+    """Whether `names` has a file of an erasure coding shard of the volume."""
+    return any(f"{volume_name}.ec{number:02d}" in names for number in range(MAX_SHARDS))
+
+
+def _stems(names: Iterable[str], extensions: tuple[str, ...]) -> set[str]:
+    return {name.rpartition(".")[0] for name in names if name.endswith(extensions)}
+
+
+def _volume_names(stems: Iterable[str]) -> list[tuple[str, int]]:
+    """Collection and volume id of each of `stems` that is a volume's name, in order of the names."""
+    found: list[tuple[str, int]] = []
+    for stem in sorted(stems):
+        try:
+            found.append(parse_volume_name(stem))
+        except BadVolumeName:
+            continue
+    return found
+
+
+# ---- The index offset width with which a set of directories was written.
+
+
+def find_offset_width(files: Files, directories: Iterable[Path]) -> int:
+    """The width in bytes from the first .vif of a volume that names one; 4 when none does. A .vif without a volume or
+    shards beside it is ignored: a left-over must not decide for the volumes that are here.
+
+    Where another .vif contradicts it, opening that volume fails. Raises OSError when a directory or .vif cannot be
+    read.
+    """
+    for directory in directories:
+        for name in _vifs_of_volumes(files.list_directory(directory)):
+            width = load_volume_info(files, directory / name).info.bytes_offset
+            if width in OFFSET_WIDTHS_BYTES:
+                return width
+    return DEFAULT_OFFSET_WIDTH_BYTES
+
+
+def _vifs_of_volumes(names: Iterable[str]) -> Iterator[str]:
+    """The .vif files among `names` that have a volume's .dat beside them; after them those with an .ecx alone.
+
+    One by one: most often the first says what is asked, and a directory has thousands.
+    """
+    present = set(names)
+    vifs = sorted(name for name in present if name.endswith(".vif"))
+    yield from (name for name in vifs if name[:-4] + ".dat" in present)
+    yield from (name for name in vifs if name[:-4] + ".ecx" in present and name[:-4] + ".dat" not in present)
+
+
+# ---- Names of disk types.
+
+
+def normal_disk_type(text: str) -> str:
+    """The wire form of a disk type: lower case, "" for hdd. Source: weed/storage/types/volume_disk_type.go."""
+    lowered = text.lower()
+    return "" if lowered == "hdd" else lowered

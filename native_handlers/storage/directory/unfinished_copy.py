@@ -1,0 +1,100 @@
+"""Decides at the start about a `.note` beside a volume's files.
+
+Go's server, and earlier versions of this one, leave the note while they copy a volume. The .dat comes first, then .idx,
+then .vif, and then the note is removed. So a note beside a part of a .dat is an unfinished copy, which is removed, as
+upstream does. But a note beside a complete volume proves nothing, and such a volume is kept. All other files with a
+note are moved aside. Source: weed/storage/disk_location.go (loadExistingVolume, removeVolumeFiles).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.storage.disk.aside import move_aside
+from native_handlers.storage.model.file_kinds import NOTE, VOLUME_EXTENSIONS
+from native_handlers.storage.model.report import Finding, FindingKind
+from native_handlers.storage.volume.index_place import with_index_found
+from native_handlers.storage.volume.info_file import has_shards, load_volume_info
+from native_handlers.storage.volume.soundness import why_not_a_pair
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.paths import VolumePaths
+
+
+class NoteMeans(Enum):
+    """The kinds of files beside a note, each with the action of a start."""
+
+    UNFINISHED = "a copy of it was not finished (.note); the next start removes it"
+    WHOLE = "a .note lies beside a whole volume; the next start moves the note aside"
+    DOUBTFUL = "a .note lies beside files that are no whole volume; the next start moves all of them aside"
+
+
+class NoteVerdict(NamedTuple):
+    """A kind, and in `why` the reason against a complete volume."""
+
+    means: NoteMeans
+    why: str = ""
+
+
+def judge_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> NoteVerdict:
+    """Decides the kind of the files beside the note of the volume at `paths`. Changes nothing. Raises OSError."""
+    dat = files.facts(paths.file(".dat"))
+    if dat is None or dat.size_bytes <= SUPER_BLOCK_BYTES:
+        return NoteVerdict(NoteMeans.UNFINISHED)
+    idx = with_index_found(files, paths).file(".idx")
+    has_idx = files.facts(idx) is not None
+    # With shards, the .vif was here before the copy.
+    has_vif = files.facts(paths.file(".vif")) is not None and not has_shards(files, paths)
+    if not has_idx and not has_vif:
+        return NoteVerdict(NoteMeans.UNFINISHED)
+    if not has_vif:
+        return NoteVerdict(NoteMeans.DOUBTFUL, "there is no .vif, which comes last")
+    loaded = load_volume_info(files, paths.file(".vif"))
+    if loaded.error is not None or loaded.info.bytes_offset not in {0, offset_width_bytes}:
+        return NoteVerdict(NoteMeans.DOUBTFUL, "its .vif does not fit")
+    why = why_not_a_pair(files, paths.file(".dat"), idx, offset_width_bytes)
+    return NoteVerdict(NoteMeans.WHOLE) if why is None else NoteVerdict(NoteMeans.DOUBTFUL, why)
+
+
+def settle_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> tuple[bool, Finding]:
+    """Acts by `judge_note`. Returns whether there is a volume to be opened. Raises OSError.
+
+    The note is moved or removed last: after a crash before that the next start finds it.
+    """
+    verdict = judge_note(files, paths, offset_width_bytes)
+    note = paths.file(NOTE)
+    if verdict.means is NoteMeans.WHOLE:
+        moved = move_aside(files, note)
+        files.sync_directory(paths.data_dir)
+        return True, Finding(FindingKind.NOTE_ASIDE, paths.base, moved)
+    if verdict.means is NoteMeans.DOUBTFUL:
+        moved = ", ".join(move_aside(files, path) for path in _own_files(files, paths))
+        for directory in dict.fromkeys((paths.index_dir, paths.data_dir)):
+            files.sync_directory(directory)
+        return False, Finding(FindingKind.COPY_ASIDE, paths.base, f"{verdict.why}; {moved}")
+    remove_unfinished_copy(files, paths, keep_vif=has_shards(files, paths))
+    return False, Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")
+
+
+def remove_unfinished_copy(files: Files, paths: VolumePaths, *, keep_vif: bool) -> None:
+    """Removes a volume whose .note shows an unfinished copy.
+
+    Raises OSError. The note is removed last: after a crash before that the next start finds it.
+    """
+    for path in paths.owned(keep_vif=keep_vif):
+        if not path.name.endswith(NOTE):
+            files.unlink(path)
+    for path in paths.sidecars(NOTE):
+        files.unlink(path)
+
+
+def _own_files(files: Files, paths: VolumePaths) -> list[Path]:
+    """The volume's files and, last, its note; without a .vif that shards share."""
+    extensions = [one for one in VOLUME_EXTENSIONS if one != ".vif" or not has_shards(files, paths)]
+    places = [path for extension in (*extensions, NOTE) for path in paths.sidecars(extension)]
+    return [path for path in places if files.facts(path) is not None]

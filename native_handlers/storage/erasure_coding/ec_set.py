@@ -1,0 +1,295 @@
+"""The erasure-coded volumes of a store: which shards are open on which disk.
+
+Changes of the set are serialised; look-ups take no lock. Source: weed/storage/store_ec.go, disk_location_ec.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.directory.scan import normal_disk_type
+from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
+from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere
+from native_handlers.storage.model.errors import StorageError, StoreClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.system.files import Files
+
+_log = logging.getLogger(__name__)
+EcKey = tuple[str, int]
+"""Collection and volume id."""
+
+
+@dataclass(frozen=True, slots=True)
+class EcReport:
+    """A heartbeat's facts of an erasure-coded volume on one disk."""
+
+    id: int
+    collection: str
+    disk_id: int
+    disk_type: str
+    expire_at_s: int
+    shard_sizes: tuple[tuple[int, int], ...]
+    file_count: int
+    delete_count: int
+    encode_ts_ns: int
+    created_at_s: int
+
+
+class EcVolumeSet:
+    """The open shards. Callers change the files of a volume only inside `exclusive(volume_id)`."""
+
+    def __init__(self, files: Files, locations: Sequence[DiskLocation], offset_width_bytes: int) -> None:
+        self.locations = tuple(locations)
+        self.files, self.width = files, offset_width_bytes
+        # Protects the fields below.
+        self._changing = threading.RLock()
+        self._busy: dict[int, tuple[threading.RLock, int]] = {}
+        """By volume id: the lock of `exclusive`, and the number of its holders and waiters."""
+        self._by_id: dict[int, tuple[EcVolume, ...]] = {}
+        """In order of the disks. Replaced as a whole, under the lock."""
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        self._is_closed = False
+
+    # ---- looking up
+
+    def copies(self, volume_id: int) -> tuple[EcVolume, ...]:
+        """The volume on each disk that has open shards of it, in the order of the disks."""
+        return self._by_id.get(volume_id, ())
+
+    def find(self, volume_id: int) -> EcVolume | None:
+        """The volume on the first disk that has it; a disk in service is preferred."""
+        copies = self.copies(volume_id)
+        return next((volume for volume in copies if self.is_in_service(volume)), copies[0] if copies else None)
+
+    def is_in_service(self, volume: EcVolume) -> bool:
+        """Whether the disk of the shards is in service."""
+        return not self.locations[volume.place.disk_id].is_unavailable
+
+    def check_in_service(self, volume: EcVolume) -> None:
+        """Raises DiskUnavailable while the disk of the shards is out of service."""
+        self.locations[volume.place.disk_id].check_in_service()
+
+    def find_shard(self, volume_id: int, shard_id: int) -> tuple[EcVolume, EcShard] | None:
+        """An open shard, and the volume on its disk: another disk's volume may have another encoding."""
+        found = None
+        for volume in self.copies(volume_id):
+            shard = volume.shards.get(shard_id)
+            if shard is not None and (found is None or not self.is_in_service(found[0])):
+                found = volume, shard
+        return found
+
+    def volumes(self) -> list[EcVolume]:
+        """Every volume, by id and disk."""
+        return [volume for _, copies in sorted(self._by_id.items()) for volume in copies]
+
+    def reports(self) -> list[EcReport]:
+        """The reports for heartbeats. Disks out of service are left out."""
+        return [_report(volume) for volume in self.volumes() if not self.locations[volume.place.disk_id].is_unavailable]
+
+    def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Registers `callback` for each change; the changing thread calls it. Returns a function that removes it."""
+        with self._changing:
+            self._listeners = (*self._listeners, callback)
+
+        def remove() -> None:
+            with self._changing:
+                self._listeners = tuple(one for one in self._listeners if one is not callback)
+
+        return remove
+
+    @contextmanager
+    def exclusive(self, volume_id: int) -> Iterator[None]:
+        """Inside, no other thread changes the files of the volume, or which of them are open. Reads go on."""
+        with self._changing:
+            lock, users = self._busy.get(volume_id, (threading.RLock(), 0))
+            self._busy[volume_id] = lock, users + 1
+        try:
+            with lock:
+                yield
+        finally:
+            with self._changing:
+                _, users = self._busy.pop(volume_id)
+                if users > 1:
+                    self._busy[volume_id] = lock, users - 1
+
+    # ---- opening and closing
+
+    def open_shard(
+        self, location: DiskLocation, collection: str, volume_id: int, shard_id: int, index_dir: Path | None = None
+    ) -> EcVolume:
+        """Opens a shard whose file is on that disk. A shard that is open is opened anew.
+
+        Args:
+            index_dir: the directory of an index that is not on that disk.
+
+        Raises:
+            FileNotFoundError: there is no such shard, or no index.
+            OSError, StorageError: the shard is there and cannot be opened.
+        """
+        with self._changing:
+            self._check_open()
+            location.check_in_service()
+            index_dir = self._index_dir(location, collection, volume_id, index_dir)
+            place = EcPlace(location.path, index_dir, collection, volume_id, location.disk_id, location.disk_type)
+            shard = EcShard(self.files, place, shard_id)
+            volume = next((one for one in self.copies(volume_id) if one.place.disk_id == location.disk_id), None)
+            if volume is None:
+                try:
+                    volume = EcVolume(self.files, place, self.width)
+                except BaseException:
+                    shard.close()
+                    raise
+                self._put(volume)
+            volume.add_shard(shard)
+            self._count()
+        return volume
+
+    def _index_dir(self, location: DiskLocation, collection: str, volume_id: int, elsewhere: Path | None) -> Path:
+        """A filled .ecx is preferred, and the one beside the shards to another: an empty one may be of a failed
+        copy.
+        """
+        name = format_volume_name(collection, volume_id) + ".ecx"
+        places = dict.fromkeys((location.path, elsewhere or location.idx_path))
+        sizes = {}
+        for directory in places:
+            facts = self.files.facts(directory / name)
+            if facts is not None and not facts.is_directory:
+                sizes[directory] = facts.size_bytes
+        if not sizes:
+            where = " or ".join(str(directory / name) for directory in places)
+            raise FileNotFoundError(2, f"cannot open ec volume index {where}: no such file")
+        return next((directory for directory, size in sizes.items() if size), next(iter(sizes)))
+
+    def mount(self, collection: str, volume_id: int, shard_id: int, source_disk_type: str = "") -> None:
+        """Opens a shard from the first disk that has the shard and can open it.
+
+        Args:
+            source_disk_type: the disk type for heartbeats; "" for the type of the disk itself.
+
+        Raises:
+            EcShardNotHere: no disk has the shard.
+            EcMountFailed: no disk has the index, or no disk that has both can open the shard.
+        """
+        name = f"MountEcShards {volume_id}.{shard_id}"
+        index_dir = self.find_index_dir(collection, volume_id)
+        failures = []
+        with self.exclusive(volume_id):
+            for location in self.locations:
+                try:
+                    volume = self.open_shard(
+                        location, collection, volume_id, shard_id, self._other(location, index_dir)
+                    )
+                except FileNotFoundError:
+                    continue
+                except (OSError, StorageError) as error:
+                    failures.append(f"{location.path}: {error}")
+                    continue
+                if source_disk_type:
+                    volume.disk_type = normal_disk_type(source_disk_type)
+                break
+            else:
+                if failures:
+                    raise EcMountFailed(f"{name} load failures: {'; '.join(failures)}")
+                if index_dir is None:
+                    raise EcMountFailed(f"{name}: no .ecx index found on any local disk")
+                raise EcShardNotHere(f"{name} not found on disk")
+        self.tell()
+
+    def _other(self, location: DiskLocation, index_dir: Path | None) -> Path | None:
+        return None if index_dir in {location.path, location.idx_path} else index_dir
+
+    def find_index_dir(self, collection: str, volume_id: int) -> Path | None:
+        """The first directory of this server with a filled .ecx of the volume. Disks out of service are left out."""
+        name = format_volume_name(collection, volume_id) + ".ecx"
+        for location in self.locations:
+            if location.is_unavailable:
+                continue
+            for directory in dict.fromkeys((location.idx_path, location.path)):
+                facts = self.files.facts(directory / name)
+                if facts is not None and facts.size_bytes and not facts.is_directory:
+                    return directory
+        return None
+
+    def unmount(self, volume_id: int, shard_id: int, encode_ts_ns: int = 0) -> None:
+        """Closes a shard on every disk. Without an open one the call succeeds.
+
+        Args:
+            encode_ts_ns: closes only shards that are known to be of an older encoding than this; 0 closes any.
+        """
+        with self.exclusive(volume_id), self._changing:
+            for volume in self.copies(volume_id):
+                if encode_ts_ns and not 0 < volume.encode_ts_ns < encode_ts_ns:
+                    continue
+                if volume.drop_shard(shard_id) and not volume.shards:
+                    self._drop(volume)
+            self._count()
+        self.tell()
+
+    def unload(self, volume_id: int, *, disk_id: int | None = None) -> None:
+        """Closes all shards of a volume, on every disk or on one. Files stay."""
+        with self._changing:
+            for volume in self.copies(volume_id):
+                if disk_id in {None, volume.place.disk_id}:
+                    self._drop(volume)
+            self._count()
+        self.tell()
+
+    def close(self) -> None:
+        """Closes everything; no shard is opened any more."""
+        with self._changing:
+            self._is_closed = True
+            for volume in self.volumes():
+                self._drop(volume)
+
+    def tell(self) -> None:
+        """Calls the listeners."""
+        for listener in self._listeners:
+            listener()
+
+    def _put(self, volume: EcVolume) -> None:
+        copies = sorted((*self.copies(volume.id), volume), key=lambda one: one.place.disk_id)
+        self._by_id = {**self._by_id, volume.id: tuple(copies)}
+
+    def _drop(self, volume: EcVolume) -> None:
+        left = tuple(one for one in self.copies(volume.id) if one is not volume)
+        self._by_id = {key: copies for key, copies in self._by_id.items() if key != volume.id}
+        if left:
+            self._by_id[volume.id] = left
+        volume.close()
+
+    def _count(self) -> None:
+        """Sets the number of open shards on each disk."""
+        counts = dict.fromkeys(range(len(self.locations)), 0)
+        for volume in self.volumes():
+            counts[volume.place.disk_id] += len(volume.shards)
+        for location in self.locations:
+            location.ec_shard_count = counts[location.disk_id]
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreClosed
+
+
+def _report(volume: EcVolume) -> EcReport:
+    return EcReport(
+        id=volume.id,
+        collection=volume.collection,
+        disk_id=volume.place.disk_id,
+        disk_type=volume.disk_type,
+        expire_at_s=volume.expire_at_s,
+        shard_sizes=tuple((shard.id, shard.size_bytes) for shard in volume.shards.values()),
+        file_count=volume.file_count,
+        delete_count=len(volume.deleted),
+        encode_ts_ns=volume.encode_ts_ns,
+        created_at_s=volume.created_at_s,
+    )

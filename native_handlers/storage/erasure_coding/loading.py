@@ -1,0 +1,276 @@
+"""Opens the shards on the disks, at the start and when files have appeared since.
+
+Shards without their volume's .dat on this server belong to a volume that is spread over servers. They are kept and
+opened, however few they are. Where the whole .dat is here too, shards that are shorter than its coding gives are left
+over from a coding that did not end, and are removed. In every doubtful case the files are kept: shards may be the only
+copy of their data.
+
+Source: weed/storage/disk_location_ec.go, store_ec_reconcile.go, store_ec_mirror.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.erasure_coding.files_on_disk import remove_all
+from native_handlers.storage.erasure_coding.layout import shard_bytes_of
+from native_handlers.storage.erasure_coding.names import load_info, parse_base_name, parse_shard_name, ratio_of
+from native_handlers.storage.model.errors import StorageError
+from native_handlers.storage.model.file_kinds import receiving_path
+from native_handlers.storage.system.file_copy import copy_range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.erasure_coding.ec_set import EcKey, EcVolumeSet
+    from native_handlers.storage.system.files import Files
+
+_log = logging.getLogger(__name__)
+STALE_EMPTY_S = 3600
+"""An older empty shard file is left over from a failure; a younger one may belong to a transfer under way."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """The files of one volume on one disk: its shard files that are not empty with their sizes, and the .dat's size.
+
+    `has_rows`: the .ecx is not empty. An empty one is of a volume without live needles, or of a copy that failed.
+    """
+
+    shards: dict[int, int] = field(default_factory=dict)
+    has_index: bool = False
+    has_rows: bool = False
+    dat_bytes: int | None = None
+
+
+_Disks = list[tuple["DiskLocation", dict["EcKey", _Found]]]
+
+
+def remove_left_overs(files: Files, locations: Iterable[DiskLocation], is_open: Callable[[int], bool]) -> None:
+    """Removes shards that are useless beside the whole .dat from which they were to be made.
+
+    Call it before volumes are opened: a volume beside shards is opened read-only.
+
+    Args:
+        is_open: whether shards of a volume are open; those are left alone.
+    """
+    for location in locations:
+        for key, found in sorted((_look(files, location) or {}).items()):
+            name = location.path / format_volume_name(*key)
+            try:
+                if not is_open(key[1]) and _is_left_over(files, location, key, found):
+                    count = len(found.shards)
+                    _log.warning("%s: its .dat is here and its %d shards are not whole: removed", name, count)
+                    remove_all(files, location, *key, keeps_vif=True)
+            except (OSError, StorageError) as error:
+                _log.error("%s: its shards are kept: %s", name, error)
+
+
+def load_shards(ec: EcVolumeSet, volume_id: int | None = None) -> None:
+    """Opens every shard that lies on a disk and is not open. What hinders one volume is logged and hinders no other.
+
+    Args:
+        volume_id: the one volume that is looked for; None for all.
+    """
+    looked = ((location, _look(ec.files, location)) for location in ec.locations)
+    disks: _Disks = [
+        (location, {key: found for key, found in by_key.items() if volume_id in {None, key[1]}})
+        for location, by_key in looked
+        if by_key is not None
+    ]
+    for location, by_key in disks:
+        for key, found in sorted(by_key.items()):
+            if found.has_index:
+                elsewhere = None if found.has_rows else ec.find_index_dir(*key)
+                _try_to_open(ec, location, key, found, elsewhere)
+    _remove_partial(ec, disks)
+    _load_across_disks(ec, disks)
+    ec.tell()
+
+
+def _try_to_open(
+    ec: EcVolumeSet, location: DiskLocation, key: EcKey, found: _Found, index_dir: Path | None = None
+) -> None:
+    try:
+        _open(ec, location, key, found, index_dir)
+    except (OSError, StorageError) as error:
+        name = location.path / format_volume_name(*key)
+        _log.error("%s: its shards are kept, and are not opened: %s", name, error)
+
+
+def _look(files: Files, location: DiskLocation) -> dict[EcKey, _Found] | None:
+    """The files by volume; None for a disk that cannot be read."""
+    if location.is_unavailable:
+        return None
+    try:
+        found: dict[EcKey, _Found] = {}
+        listed = {path: files.list_directory(path) for path in dict.fromkeys((location.path, location.idx_path))}
+        # Most volumes are not erasure-coded.
+        suspects = [name for names in listed.values() for name in names if "ec" in name]
+        coded = {key for name in suspects if (key := _coded_base(name)) is not None}
+        if not coded:
+            return {}
+        for directory, names in listed.items():
+            for name in names:
+                if name.rpartition(".")[0] in coded:
+                    _take(files, directory, name, found, is_data=directory == location.path)
+    except OSError as error:
+        _log.error("erasure-coded volumes in %s are not loaded: %s", location.path, error)
+        return None
+    return {key: one for key, one in found.items() if one.shards}
+
+
+def _coded_base(name: str) -> str | None:
+    """The name of the volume whose shard, or index of shards, has this name."""
+    base, _, extension = name.rpartition(".")
+    return base if extension == "ecx" or parse_shard_name(name) is not None else None
+
+
+def _take(files: Files, directory: Path, name: str, found: dict[EcKey, _Found], *, is_data: bool) -> None:
+    base, _, extension = name.rpartition(".")
+    if extension in {"ecx", "dat"}:
+        key = parse_base_name(base)
+        facts = files.facts(directory / name) if key is not None else None
+        if key is None or facts is None or facts.is_directory:
+            return
+        one = found.setdefault(key, _Found())
+        if extension == "ecx":
+            one.has_index = True
+            one.has_rows = one.has_rows or facts.size_bytes > 0
+        elif is_data:
+            one.dat_bytes = facts.size_bytes
+        return
+    shard = parse_shard_name(name)
+    facts = files.facts(directory / name) if shard is not None else None
+    if shard is None or facts is None or facts.is_directory:
+        return
+    if not facts.size_bytes:
+        if time.time() - facts.modified_at_s > STALE_EMPTY_S:
+            _log.warning("%s is an empty shard that something left which failed; removed", directory / name)
+            files.unlink(directory / name)
+    elif is_data:
+        found.setdefault(shard[0], _Found()).shards[shard[1]] = facts.size_bytes
+
+
+def _is_left_over(files: Files, location: DiskLocation, key: EcKey, found: _Found) -> bool:
+    """Whether the shards are useless, because the .dat beside them has every byte. Raises OSError."""
+    if found.dat_bytes is None or found.dat_bytes <= SUPER_BLOCK_BYTES:
+        return False
+    sizes = set(found.shards.values())
+    name = format_volume_name(*key)
+    info = load_info(files, (directory / (name + ".vif") for directory in (location.path, location.idx_path)))
+    whole = shard_bytes_of(found.dat_bytes, ratio_of(info).data)
+    if not found.has_index:
+        # The index gets its name last. Longer shards were made from another .dat.
+        return max(sizes) <= whole
+    if info is not None and info.dat_file_size == found.dat_bytes and sizes != {whole}:
+        # The .dat is the one from which they were made, and a power cut came before all of them were on disk.
+        return min(sizes) < whole
+    return len(sizes) == 1 and sizes.pop() < whole
+
+
+def _open(ec: EcVolumeSet, location: DiskLocation, key: EcKey, found: _Found, index_dir: Path | None = None) -> None:
+    collection, volume_id = key
+    for shard_id in sorted(found.shards):
+        opened = next((one for one in ec.copies(volume_id) if one.place.disk_id == location.disk_id), None)
+        if opened is None or shard_id not in opened.shards:
+            ec.open_shard(location, collection, volume_id, shard_id, index_dir)
+
+
+def _remove_partial(ec: EcVolumeSet, disks: _Disks) -> None:
+    """Removes shards on a disk that are too few to decode, while another disk has the .dat from which they were
+    made.
+    """
+    for location, by_key in disks:
+        for key, found in by_key.items():
+            volume = next((one for one in ec.copies(key[1]) if one.place.disk_id == location.disk_id), None)
+            if volume is None or volume.collection != key[0] or len(volume.shards) >= volume.ratio.data:
+                continue
+            dat = _sibling_dat(ec.files, disks, location, key)
+            if dat is None or volume.dat_bytes <= 0 or dat != volume.dat_bytes:
+                continue
+            everywhere = {shard for one in ec.copies(key[1]) for shard in one.shards}
+            if len(everywhere) >= volume.ratio.data:
+                continue
+            name = location.path / format_volume_name(*key)
+            _log.warning(
+                "%s: its .dat is on another disk, and only %d shards are here: removed", name, len(volume.shards)
+            )
+            ec.unload(key[1], disk_id=location.disk_id)
+            try:
+                remove_all(ec.files, location, *key, keeps_vif=True)
+                found.shards.clear()
+            except (OSError, StorageError) as error:
+                _log.error("%s: %s", name, error)
+
+
+def _sibling_dat(files: Files, disks: _Disks, location: DiskLocation, key: EcKey) -> int | None:
+    for other, _ in disks:
+        if other is not location:
+            facts = files.facts(other.path / (format_volume_name(*key) + ".dat"))
+            if facts is not None:
+                return facts.size_bytes
+    return None
+
+
+def _load_across_disks(ec: EcVolumeSet, disks: _Disks) -> None:
+    """Opens shards whose index is on another disk of this server, with a copy of the index, or with that one."""
+    for location, by_key in disks:
+        for key, found in sorted(by_key.items()):
+            if not found.shards or found.has_index:
+                continue
+            name = location.path / format_volume_name(*key)
+            index_dir = ec.find_index_dir(*key)
+            if index_dir is None:
+                _log.warning("%s: shards %s have no .ecx on this server", name, sorted(found.shards))
+                continue
+            try:
+                _mirror(ec.files, location, index_dir, key)
+            except OSError as error:
+                _log.warning("%s: its index stays on another disk alone: %s", name, error)
+            _try_to_open(ec, location, key, found, index_dir)
+
+
+def _mirror(files: Files, location: DiskLocation, index_dir: Path, key: EcKey) -> None:
+    """Copies .ecx, .ecj and .vif to a disk that has none of them. Raises OSError; what was copied is whole."""
+    name = format_volume_name(*key)
+    for extension in (".ecj", ".vif", ".ecx"):
+        target = (location.path if extension == ".vif" else location.idx_path) / (name + extension)
+        if files.facts(target) is None:
+            copy_file(files, index_dir / (name + extension), target)
+
+
+def copy_file(files: Files, source: Path, target: Path) -> bool:
+    """Copies `source` to `target`, durably. Returns whether there is a source. Raises OSError; `target` is then
+    unchanged.
+    """
+    try:
+        fd = files.open(source, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    staged = receiving_path(target)
+    try:
+        copy_range(files, fd, 0, files.facts_of(fd).size_bytes, staged)
+    finally:
+        files.close(fd)
+    files.rename(staged, target)
+    files.sync_directory(target.parent)
+    return True
+
+
+def without_index(ec: EcVolumeSet) -> list[tuple[DiskLocation, str, int]]:
+    """Volumes with shards here whose index no disk of this server has, each with its first disk with shards."""
+    found = {}
+    for location in ec.locations:
+        for key in sorted(_look(ec.files, location) or {}):
+            if key not in found and ec.find_index_dir(*key) is None:
+                found[key] = location, *key
+    return list(found.values())

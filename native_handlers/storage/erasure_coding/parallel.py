@@ -1,0 +1,66 @@
+"""Processes pieces in several threads: while one thread waits for the disk another computes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+
+MAX_THREADS = 4
+"""The bound of what one disk and the memory bandwidth can use."""
+
+
+def thread_count() -> int:
+    """The number of processors, at least two so that reading and writing overlap."""
+    return min(max(len(os.sched_getaffinity(0)), 2), MAX_THREADS)
+
+
+def in_parallel(items: Iterable[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
+    """Processes each of `items` in one of several workers, which take the items in order.
+
+    Raises:
+        Exception: the first error of a worker. No work is under way any more.
+    """
+    _Crowd(items, make_worker).run()
+
+
+class _Crowd:
+    def __init__(self, items: Iterable[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
+        self._items = iter(items)
+        self._make_worker = make_worker
+        # Protects the fields below, and `_items`.
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        threads = [
+            threading.Thread(target=self._work, name="ec-worker", daemon=True) for _ in range(thread_count() - 1)
+        ]
+        for thread in threads:
+            thread.start()
+        self._work()
+        for thread in threads:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            worker = self._make_worker()
+            while True:
+                with self._lock:
+                    if self._failure is not None:
+                        return
+                    try:
+                        item = next(self._items)
+                    except StopIteration:
+                        return
+                worker(item)
+        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+            with self._lock:
+                self._failure = self._failure or error

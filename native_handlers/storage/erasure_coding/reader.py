@@ -1,0 +1,338 @@
+"""Reads and deletes needles of erasure-coded volumes.
+
+A range is read from the shard that is open here, else from a server that holds the shard. Else it is computed from the
+same range of as many other shards as there are data shards, local ones first. Only needed bytes are read.
+
+Source: weed/storage/store_ec.go, store_ec_delete.go.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from native_handlers.format.errors import Corrupt
+from native_handlers.format.needle import actual_size, parse_needle
+from native_handlers.format.types import to_bytes_offset
+from native_handlers.storage.erasure_coding.errors import EcDeleteRefused
+from native_handlers.storage.erasure_coding.galois import recovery_matrix
+from native_handlers.storage.erasure_coding.kernel import multiply
+from native_handlers.storage.erasure_coding.remote import ShardLocations, ShardRange, ShardUnreachable
+from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound, StorageError, VolumeNotFound
+from native_handlers.storage.system.files import NotCached
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from native_handlers.format.needle import Needle
+    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
+    from native_handlers.storage.erasure_coding.layout import Interval
+    from native_handlers.storage.erasure_coding.remote import PendingRange, RemoteShards
+
+_log = logging.getLogger(__name__)
+CACHED_BYTES = 256 << 10
+"""A larger needle is not read on the event loop even where memory holds it: copying and checking it takes too long."""
+
+
+class EcReader:
+    """Safe from any thread. With `remote` None this server stands alone, and shards that are not here are lost.
+
+    Attributes:
+        locations: the servers that hold the shards, as the master last named them.
+    """
+
+    def __init__(self, ec: EcVolumeSet) -> None:
+        self._ec = ec
+        self.remote: RemoteShards | None = None
+        self.locations = ShardLocations()
+
+    def read_needle(self, volume_id: int, needle_id: int, cookie: int | None, *, cached_only: bool = False) -> Needle:
+        """The whole needle, its checksum verified. As upstream, the TTL is not checked.
+
+        Args:
+            cookie: None accepts any cookie.
+            cached_only: reads only bytes in memory, of local shards, up to `CACHED_BYTES`.
+
+        Raises:
+            VolumeNotFound, NotFound, Deleted, CookieMismatch.
+            StorageError, FormatError, OSError: too few shards can be read, or they are damaged.
+            NotCached: `cached_only`, and that is not enough.
+        """
+        volume = self._volume(volume_id)
+        entry = volume.find(needle_id, cached_only=cached_only)
+        if entry is None:
+            raise NotFound(volume_id, needle_id)
+        if entry.size < 0:
+            raise Deleted(volume_id, needle_id)
+        length = actual_size(entry.size, volume.version)
+        if cached_only and length > CACHED_BYTES:
+            raise NotCached
+        buffer = bytearray(length)
+        view, at = memoryview(buffer), 0
+        # The list is made before the first read: while another server is asked, the volume may be closed, and a closed
+        # volume no longer knows its layout.
+        for interval in list(volume.layout.locate(to_bytes_offset(entry.offset), length)):
+            self._read_interval(
+                volume, needle_id, interval, view[at : at + interval.length_bytes], cached_only=cached_only
+            )
+            at += interval.length_bytes
+        needle = parse_needle(view, volume.version)
+        if needle.needle_id != needle_id or needle.size != entry.size:
+            place = f"ec volume {volume_id} needle {needle_id:x} offset {to_bytes_offset(entry.offset)}"
+            raise Corrupt(place, f"there is needle {needle.needle_id:x} of size {needle.size}, not {entry.size}")
+        if cookie is not None and needle.cookie != cookie:
+            raise CookieMismatch(needle.cookie, cookie)
+        return needle
+
+    def read_directly(self, volume: EcVolume, needle_id: int, interval: Interval) -> bytes | None:
+        """A range from its shard, here or at a holder; None where neither returns it. Computes nothing."""
+        part = bytearray(interval.length_bytes)
+        if self.read_here(volume, interval.shard_id, interval.offset_bytes, memoryview(part)):
+            return bytes(part)
+        holders = self._holders(volume)
+        try:
+            return self._read_there(volume, needle_id, interval, holders.get(interval.shard_id, []))
+        except Deleted:
+            return None
+
+    def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
+        """Deletes a needle at one server that holds the shard in which the needle begins, as upstream. Returns the size
+        of its body.
+
+        Args:
+            cookie: 0 for any cookie.
+
+        Raises:
+            As `read_needle`; StorageError where no server with a shard could be reached.
+        """
+        volume = self._volume(volume_id)
+        needle = self.read_needle(volume_id, needle_id, None)
+        if cookie and cookie != needle.cookie:
+            raise EcDeleteRefused(f"unexpected cookie {cookie:x}")
+        volume = self._volume(volume_id)  # Opened anew, perhaps, while others were asked for the needle.
+        entry = volume.find(needle_id)
+        if entry is None:
+            raise NotFound(volume_id, needle_id)
+        length = actual_size(max(0, entry.size), volume.version)
+        first = next(volume.layout.locate(to_bytes_offset(entry.offset), length)).shard_id
+        holders = self._holders(volume, self.locations.now_s())
+        has_home = self._delete_at(volume, holders, first, needle_id)
+        if not has_home:
+            others = (shard for shard in range(volume.ratio.total) if shard != first)
+            if not any(self._delete_quietly(volume, holders, shard, needle_id) for shard in others):
+                raise ShardUnreachable(f"ec shard {volume_id}.{first}: ec shard missing")
+        return needle.size
+
+    def _delete_quietly(self, volume: EcVolume, holders: dict[int, list[str]], shard_id: int, needle_id: int) -> bool:
+        try:
+            return self._delete_at(volume, holders, shard_id, needle_id)
+        except (StorageError, OSError) as error:
+            _log.warning("deleting %x from ec shard %d.%d: %s", needle_id, volume.id, shard_id, error)
+            return False
+
+    def _delete_at(self, volume: EcVolume, holders: dict[int, list[str]], shard_id: int, needle_id: int) -> bool:
+        """Deletes the needle at one holder of the shard. Returns whether the shard has a holder. Raises where each of
+        them failed.
+        """
+        remote = self.remote
+        addresses = holders.get(shard_id, [])
+        is_here = self._ec.find_shard(volume.id, shard_id) is not None
+        if is_here and (remote is None or not addresses or any(map(remote.is_self, addresses))):
+            volume.delete(needle_id)
+            return True
+        failure = None
+        for address in addresses:
+            if remote is None or remote.is_self(address):
+                continue
+            try:
+                remote.delete(address, volume.id, volume.collection, needle_id, volume.version)
+            except ShardUnreachable as error:
+                failure = error
+                continue
+            return True
+        if failure is not None:
+            raise failure
+        return False
+
+    def _volume(self, volume_id: int) -> EcVolume:
+        volume = self._ec.find(volume_id)
+        if volume is None:
+            raise VolumeNotFound(volume_id, prefix="ec shard")
+        self._ec.check_in_service(volume)
+        return volume
+
+    def _holders(self, volume: EcVolume, since_s: float | None = None) -> dict[int, list[str]]:
+        """The holders by shard; empty where the master cannot be asked, because local shards may be enough. `since_s`:
+        see `ShardLocations.get`.
+        """
+        if self.remote is None:
+            return {}
+        try:
+            return self.locations.get(self.remote, volume.id, volume.ratio, since_s=since_s)
+        except ShardUnreachable as error:
+            _log.warning("%s", error)
+            return {}
+
+    # ---- a range
+
+    def _read_interval(
+        self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview, *, cached_only: bool
+    ) -> None:
+        if self.read_here(volume, interval.shard_id, interval.offset_bytes, view, cached_only=cached_only):
+            return
+        if cached_only:
+            raise NotCached
+        started_s = self.locations.now_s()
+        try:
+            data = self._read_elsewhere(volume, needle_id, interval, self._holders(volume))
+        except ShardUnreachable:
+            # Shards move: other servers may hold them by now.
+            if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
+                return
+            data = self._read_elsewhere(volume, needle_id, interval, self._holders(volume, started_s))
+        view[:] = data
+
+    def _read_elsewhere(
+        self, volume: EcVolume, needle_id: int, interval: Interval, holders: dict[int, list[str]]
+    ) -> memoryview:
+        """The range from a holder, or computed. Raises Deleted, ShardUnreachable."""
+        data = self._read_there(volume, needle_id, interval, holders.get(interval.shard_id, []))
+        return self._recover(volume, needle_id, interval, holders) if data is None else memoryview(data)
+
+    def read_here(
+        self, volume: EcVolume, shard_id: int, offset: int, view: memoryview, *, cached_only: bool = False
+    ) -> bool:
+        """Reads the range from a local shard. Returns whether all of it was read; a shard of another encoding is not
+        used.
+        """
+        found = self._ec.find_shard(volume.id, shard_id)
+        if found is None or not self._ec.is_in_service(found[0]):
+            return False
+        if volume.encode_ts_ns and found[0].encode_ts_ns != volume.encode_ts_ns:
+            return False
+        try:
+            return found[1].read_into(view, offset, cached_only=cached_only)
+        except OSError as error:
+            _log.warning("read local ec shard %d.%d at %d: %s", volume.id, shard_id, offset, error)
+            return False
+
+    def _read_there(
+        self, volume: EcVolume, needle_id: int, interval: Interval, addresses: Iterable[str]
+    ) -> bytes | None:
+        """The range from a holder of its shard; None where none returns it. Raises Deleted."""
+        remote = self.remote
+        for address in addresses:
+            if remote is None or remote.is_self(address):
+                continue
+            try:
+                pending = remote.begin_read(address, _range(volume, needle_id, interval.shard_id, interval))
+                data = pending.result()
+            except ShardUnreachable as error:
+                _log.warning("%s", error)
+                continue
+            if data is None:
+                raise Deleted(volume.id, needle_id)
+            return data
+        return None
+
+    def _recover(
+        self, volume: EcVolume, needle_id: int, interval: Interval, holders: dict[int, list[str]]
+    ) -> memoryview:
+        """The range computed from other shards. Raises Deleted, ShardUnreachable."""
+        ratio = volume.ratio
+        gathered = _Gathered(self, volume, needle_id, interval)
+        others = [shard for shard in range(ratio.total) if shard != interval.shard_id]
+        gathered.take_here(others)
+        gathered.take_there(others, holders)
+        parts = gathered.parts
+        if len(parts) < ratio.data:
+            have = " ".join(map(str, sorted(parts)))
+            missing = " ".join(str(shard) for shard in range(ratio.total) if shard not in parts)
+            raise ShardUnreachable(
+                f"cannot recover shard {volume.id}.{interval.shard_id}: only {len(parts)} shards available [{have}],"
+                f" need at least {ratio.data} (missing: [{missing}])"
+            )
+        present = tuple(sorted(parts))[: ratio.data]
+        matrix = recovery_matrix(ratio.data, ratio.total, present, (interval.shard_id,))
+        output = np.empty(interval.length_bytes, np.uint8)
+        multiply(matrix, [np.frombuffer(parts[shard], np.uint8) for shard in present], [output])
+        return memoryview(output.data)
+
+
+def _range(volume: EcVolume, needle_id: int, shard_id: int, interval: Interval) -> ShardRange:
+    return ShardRange(volume.id, shard_id, interval.offset_bytes, interval.length_bytes, needle_id, volume.encode_ts_ns)
+
+
+class _Gathered:
+    """The same range of several shards, as many as are needed."""
+
+    def __init__(self, reader: EcReader, volume: EcVolume, needle_id: int, interval: Interval) -> None:
+        self._reader, self._volume, self._needle_id, self._interval = reader, volume, needle_id, interval
+        self._wanted = volume.ratio.data
+        self.parts: dict[int, bytes | bytearray] = {}
+
+    def take_here(self, shard_ids: Iterable[int]) -> None:
+        for shard in shard_ids:
+            if len(self.parts) == self._wanted:
+                return
+            part = bytearray(self._interval.length_bytes)
+            if self._reader.read_here(self._volume, shard, self._interval.offset_bytes, memoryview(part)):
+                self.parts[shard] = part
+
+    def take_there(self, shard_ids: Iterable[int], holders: dict[int, list[str]]) -> None:
+        """Requests as many ranges at the same time as are missing, and further ones in place of those that fail."""
+        remote = self._reader.remote
+        if remote is None:
+            return
+        left = [
+            (shard, [address for address in holders.get(shard, []) if not remote.is_self(address)])
+            for shard in shard_ids
+            if shard not in self.parts
+        ]
+        left = [(shard, addresses) for shard, addresses in left if addresses]
+        asked: list[tuple[int, list[str], PendingRange]] = []
+        try:
+            while len(self.parts) < self._wanted and (left or asked):
+                while left and len(self.parts) + len(asked) < self._wanted:
+                    shard, addresses = left.pop(0)
+                    self._ask(remote, shard, addresses, asked, left)
+                if asked:
+                    self._collect(asked, left)
+        finally:
+            for _, _, pending in asked:
+                pending.cancel()
+
+    def _ask(
+        self,
+        remote: RemoteShards,
+        shard: int,
+        addresses: list[str],
+        asked: list[tuple[int, list[str], PendingRange]],
+        left: list[tuple[int, list[str]]],
+    ) -> None:
+        wanted = _range(self._volume, self._needle_id, shard, self._interval)
+        try:
+            asked.append((shard, addresses[1:], remote.begin_read(addresses[0], wanted)))
+        except ShardUnreachable as error:
+            self._failed(shard, addresses[1:], error, left)
+
+    def _collect(self, asked: list[tuple[int, list[str], PendingRange]], left: list[tuple[int, list[str]]]) -> None:
+        shard, more, pending = asked.pop(0)
+        try:
+            data = pending.result()
+        except ShardUnreachable as error:
+            self._failed(shard, more, error, left)
+            return
+        if data is None:
+            raise Deleted(self._volume.id, self._needle_id)
+        self.parts[shard] = data
+
+    def _failed(self, shard: int, more: list[str], error: Exception, left: list[tuple[int, list[str]]]) -> None:
+        _log.warning("%s", error)
+        if more:
+            left.append((shard, more))
+        else:
+            self._reader.locations.forget(self._volume.id, shard)

@@ -1,0 +1,249 @@
+"""Verifies erasure-coded volumes: the index, the needles in local or in all shards, and the bytes of each local shard.
+
+Source: weed/storage/erasure_coding/ec_volume_scrub.go, weed/storage/store_ec_scrub.go, weed/storage/idx/check.go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from native_handlers.format.crc import crc32c_extend
+from native_handlers.format.errors import FormatError
+from native_handlers.format.idx import IdxEntry, iter_entries, row_bytes
+from native_handlers.format.needle import actual_size, parse_needle
+from native_handlers.format.types import TOMBSTONE_SIZE, to_bytes_offset
+from native_handlers.storage.erasure_coding.bitrot import Protection, differing_blocks
+from native_handlers.storage.system.files import FileRetired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from native_handlers.storage.erasure_coding.bitrot import Checksums, ShardSums
+    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+    from native_handlers.storage.erasure_coding.ec_volume import EcShard, EcVolume
+    from native_handlers.storage.erasure_coding.layout import Interval
+    from native_handlers.storage.erasure_coding.reader import EcReader
+
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class EcScrub:
+    """The results. `broken_shards` has the size of each broken shard, in bytes."""
+
+    file_count: int = 0
+    errors: list[str] = field(default_factory=list)
+    broken_shards: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def is_broken(self) -> bool:
+        return bool(self.errors or self.broken_shards)
+
+
+class EcScrubber:
+    """Verifies one volume.
+
+    Args:
+        passed: called with the number of bytes read. It waits where reading is too fast, and raises when the result is
+            not wanted any more.
+    """
+
+    def __init__(self, ec: EcVolumeSet, reader: EcReader, volume: EcVolume, passed: Callable[[int], None]) -> None:
+        self._ec, self._reader, self._volume, self._passed = ec, reader, volume, passed
+        self._width = ec.width
+        self._layout = volume.layout
+        self._found = EcScrub()
+
+    def index(self) -> EcScrub:
+        """Checks that no two needles overlap and that the rows are whole. Raises OSError, StorageError."""
+        found, volume = self._found, self._volume
+        content = volume.read_rows()
+        if not content:
+            found.errors.append(f"zero-size ECX file for EC volume {volume.id}")
+            return found
+        entries = list(iter_entries(content, self._width))
+        found.file_count = len(entries)
+        placed = sorted((entry for entry in entries if entry.offset or entry.size >= 0), key=lambda one: one.offset)
+        for last, entry in pairwise(placed):
+            start, end = _extent(entry, volume.version)
+            last_start, last_end = _extent(last, volume.version)
+            if start <= last_end:
+                found.errors.append(
+                    f"needle {entry.needle_id} (#{entries.index(entry) + 1}) at [{start}-{end}] overlaps"
+                    f" needle {last.needle_id} at [{last_start}-{last_end}]"
+                )
+        whole = len(entries) * row_bytes(self._width)
+        if whole != len(content):
+            found.errors.append(f"expected an index file of size {whole}, got {len(content)}")
+        return found
+
+    def local(self) -> EcScrub:
+        """Checks the index, and every needle as far as its shards are here. Raises OSError, StorageError."""
+        self.index()
+        self._found.file_count = 0
+        for entry in self._rows():
+            self._check_local(entry)
+        return self._found
+
+    def full(self, *, checks_deleted: bool) -> EcScrub:
+        """Checks the index, and every needle in shards here or elsewhere; computes nothing. Raises OSError,
+        StorageError.
+
+        Args:
+            checks_deleted: reports also where index and record differ in whether the needle is deleted.
+        """
+        self.index()
+        self._found.file_count = 0
+        for entry in self._rows():
+            self._check_full(entry, checks_deleted=checks_deleted)
+        return self._found
+
+    def checksums(self) -> EcScrub:
+        """Checks the bytes of each local shard by the .ecsum; nothing without one. Raises OSError."""
+        found, volume = self._found, self._volume
+        protection, sums = volume.checksums()
+        if protection is Protection.INVALID:
+            name = f"ec volume {volume.id}: bitrot sidecar is malformed/unverifiable (sidecar integrity)"
+            found.errors.append(name)
+        if sums is None:
+            return found
+        shards = {shard.id: shard for one in self._ec.copies(volume.id) for shard in one.shards.values()}
+        for shard in shards.values():
+            self._check_shard(shard, sums)
+        if len(found.broken_shards) > volume.ratio.parity:
+            found.errors = [
+                f"ec volume {volume.id}: {len(found.broken_shards)}/{len(shards)} local shards mismatch"
+                f" (> parity {volume.ratio.parity}): suspect stale sidecar, not flagging shard corruption"
+            ]
+            found.broken_shards.clear()
+        return found
+
+    def _rows(self) -> list[IdxEntry]:
+        """The rows of needles. All rows are counted."""
+        entries = list(iter_entries(self._volume.read_rows(), self._width))
+        self._found.file_count = len(entries)
+        return [entry for entry in entries if entry.size != TOMBSTONE_SIZE]
+
+    def _intervals(self, entry: IdxEntry) -> list[Interval]:
+        size = abs(entry.size)
+        length = actual_size(size, self._volume.version)
+        return list(self._layout.locate(to_bytes_offset(entry.offset), length))
+
+    def _check_local(self, entry: IdxEntry) -> None:
+        volume, intervals = self._volume, self._intervals(entry)
+        parts: list[bytes] = []
+        is_whole, used = True, []
+        for number, interval in enumerate(intervals, 1):
+            here = self._ec.find_shard(volume.id, interval.shard_id)
+            if here is None:
+                is_whole = False
+                continue
+            shard = here[1]
+            used.append(shard.id)
+            what = f"chunk {number}/{len(intervals)}"
+            if interval.offset_bytes + interval.length_bytes > shard.size_bytes:
+                text = f"local shard {shard.id} for needle {entry.needle_id} is too short ({shard.size_bytes})"
+                self._broken(shard, f"{text}, cannot read {what}")
+                is_whole = False
+                continue
+            data = self._read(shard, interval, f"{what} for needle {entry.needle_id}")
+            is_whole = is_whole and data is not None
+            parts.append(data or b"")
+        if is_whole:
+            self._check_needle(
+                entry,
+                b"".join(parts),
+                f"needle {entry.needle_id} on volume {volume.id}, shards {_listed(sorted(used))}",
+            )
+        self._passed(sum(map(len, parts)))
+
+    def _read(self, shard: EcShard, interval: Interval, what: str) -> bytes | None:
+        try:
+            data = shard.read(interval.length_bytes, interval.offset_bytes)
+        except (OSError, FileRetired) as error:
+            self._broken(
+                shard, f"failed to read {what} from local shard {shard.id} at offset {interval.offset_bytes}: {error}"
+            )
+            return None
+        if len(data) != interval.length_bytes:
+            text = f"expected {interval.length_bytes} bytes for {what} from local shard {shard.id}, got {len(data)}"
+            self._broken(shard, text)
+            return None
+        return data
+
+    def _check_full(self, entry: IdxEntry, *, checks_deleted: bool) -> None:
+        volume, intervals = self._volume, self._intervals(entry)
+        shards = _listed(sorted(interval.shard_id for interval in intervals))
+        name = f"EC volume {volume.id}, needle {entry.needle_id} on shards {shards}"
+        parts = []
+        for number, interval in enumerate(intervals, 1):
+            data = self._reader.read_directly(volume, entry.needle_id, interval)
+            if data is None:
+                self._found.errors.append(
+                    f"failed to read EC shard {interval.shard_id} for needle {entry.needle_id} on volume {volume.id}"
+                    f" (interval {number}/{len(intervals)})"
+                )
+                self._found.broken_shards[interval.shard_id] = interval.length_bytes
+                break
+            parts.append(data)
+        record = b"".join(parts)
+        self._passed(len(record))
+        wanted = sum(interval.length_bytes for interval in intervals)
+        if len(record) != wanted:
+            self._found.errors.append(f"{name}: expected {wanted} bytes, got {len(record)}")
+            return
+        self._check_needle(entry, record, name, checks_deleted=checks_deleted)
+
+    def _check_needle(self, entry: IdxEntry, record: bytes, name: str, *, checks_deleted: bool = False) -> None:
+        try:
+            needle = parse_needle(record, self._volume.version)
+        except FormatError as error:
+            self._found.errors.append(f"{name}: {error}")
+            return
+        # A difference in whether the needle is deleted is no damage.
+        differs = (entry.size < 0) != (needle.size == 0)
+        if needle.size != entry.size and (not differs or checks_deleted):
+            self._found.errors.append(f"{name}: size mismatch: index {entry.size}, record {needle.size}")
+
+    def _check_shard(self, shard: EcShard, sums: Checksums) -> None:
+        volume, entry = self._volume, sums.shards[shard.id]
+        name = f"ec volume {volume.id} shard {shard.id}"
+        if shard.size_bytes != entry.covered_bytes:
+            text = f"{name}: size {shard.size_bytes} != covered_size {entry.covered_bytes} (truncated or extended)"
+            self._broken(shard, text)
+            return
+        try:
+            blocks = self._blocks(shard, entry, sums.block_bytes)
+        except (OSError, FileRetired) as error:
+            self._broken(shard, f"{name}: {error}")
+            return
+        for number in differing_blocks(entry, shard.size_bytes, blocks):
+            at = number * sums.block_bytes
+            self._broken(shard, f"{name}: checksum mismatch at block {number} (offset {at})")
+
+    def _blocks(self, shard: EcShard, entry: ShardSums, block_bytes: int) -> list[int]:
+        sums = []
+        for start in range(0, entry.covered_bytes, block_bytes):
+            checksum = 0
+            for at in range(start, min(start + block_bytes, entry.covered_bytes), _PIECE_BYTES):
+                data = shard.read(_PIECE_BYTES, at)
+                checksum = crc32c_extend(checksum, data)
+                self._passed(len(data))
+            sums.append(checksum)
+        return sums
+
+    def _broken(self, shard: EcShard, text: str) -> None:
+        self._found.errors.append(text)
+        self._found.broken_shards[shard.id] = shard.size_bytes
+
+
+def _extent(entry: IdxEntry, version: int) -> tuple[int, int]:
+    start = to_bytes_offset(entry.offset)
+    return start, start + max(actual_size(entry.size, version), 1) - 1
+
+
+def _listed(numbers: list[int]) -> str:
+    """The numbers in Go's form of a slice."""
+    return f"[{' '.join(map(str, numbers))}]"

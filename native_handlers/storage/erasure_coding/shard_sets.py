@@ -1,0 +1,77 @@
+"""Finds the shards in directories, by volume, whether a server has them open or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.erasure_coding.errors import VerifyFailed
+from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Ratio
+from native_handlers.storage.erasure_coding.names import parse_shard_name, ratio_of, shard_extension
+from native_handlers.storage.erasure_coding.rebuild import ShardFiles
+from native_handlers.storage.volume.info_file import load_volume_info
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from native_handlers.storage.system.files import Files
+
+
+class ShardSet(NamedTuple):
+    """The shards of one volume. `directories` are the directories that may hold files of the volume."""
+
+    collection: str
+    volume_id: int
+    files: ShardFiles
+    directories: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        return format_volume_name(self.collection, self.volume_id)
+
+    def sidecars(self, extension: str) -> list[Path]:
+        """The possible paths of a file that belongs to all shards."""
+        return [directory / (self.name + extension) for directory in self.directories]
+
+
+def find_shard_sets(files: Files, directories: Sequence[Path]) -> list[ShardSet]:
+    """The volumes with shards in any of `directories`. Of two files of one shard the first counts.
+
+    Raises OSError: a directory cannot be listed.
+    """
+    present: dict[tuple[str, int], dict[int, tuple[Path, int]]] = {}
+    for directory in directories:
+        for name in sorted(files.list_directory(directory)):
+            found = parse_shard_name(name)
+            facts = None if found is None else files.facts(directory / name)
+            if found is not None and facts is not None and facts.size_bytes:
+                present.setdefault(found[0], {}).setdefault(found[1], (directory / name, facts.size_bytes))
+    return [
+        ShardSet(collection, volume_id, _files(directories[0], collection, volume_id, shards), tuple(directories))
+        for (collection, volume_id), shards in sorted(present.items())
+    ]
+
+
+def _files(directory: Path, collection: str, volume_id: int, shards: dict[int, tuple[Path, int]]) -> ShardFiles:
+    base = next(iter(shards.values()))[0].parent / format_volume_name(collection, volume_id)
+    places = {shard: path for shard, (path, _) in shards.items()}
+    for shard in range(DEFAULT_RATIO.total):
+        places.setdefault(shard, directory / (base.name + shard_extension(shard)))
+    return ShardFiles(base, shards, places)
+
+
+def ratio_of_set(files: Files, found: ShardSet) -> Ratio:
+    """The ratio in the first .vif of the volume; the default ratio without a .vif.
+
+    Raises:
+        VerifyFailed: a .vif cannot be parsed.
+        OSError: a .vif cannot be read.
+    """
+    for path in found.sidecars(".vif"):
+        loaded = load_volume_info(files, path)
+        if loaded.error is not None:
+            raise VerifyFailed(f"{path} cannot be parsed: {loaded.error}")
+        if loaded.is_present:
+            return ratio_of(loaded.info)
+    return DEFAULT_RATIO

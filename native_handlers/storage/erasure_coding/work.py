@@ -1,0 +1,462 @@
+"""Operations on the files of whole erasure-coded volumes: coding, rebuilding, decoding, deleting.
+
+Source: weed/server/volume_grpc_erasure_coding.go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import FormatError
+from native_handlers.format.super_block import parse_super_block
+from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.erasure_coding.bitrot import Protection, encode_checksums, load_checksums
+from native_handlers.storage.erasure_coding.decode import layout_for_decode, write_dat
+from native_handlers.storage.erasure_coding.encode import encode
+from native_handlers.storage.erasure_coding.errors import (
+    DecodeFailed,
+    EcRefused,
+    NoLiveNeedles,
+    RebuildFailed,
+    VerifyFailed,
+)
+from native_handlers.storage.erasure_coding.files_on_disk import (
+    EcFiles,
+    checksum_paths,
+    info_on,
+    look,
+    remove_all,
+    remove_paths,
+)
+from native_handlers.storage.erasure_coding.index_files import (
+    ID_BYTES,
+    end_of_live,
+    fold_journal,
+    idx_rows,
+    journal_ids,
+    sorted_rows,
+)
+from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Ratio
+from native_handlers.storage.erasure_coding.loading import load_shards, without_index
+from native_handlers.storage.erasure_coding.names import ratio_of, shard_extension
+from native_handlers.storage.erasure_coding.rebuild import ShardFiles, rebuild
+from native_handlers.storage.erasure_coding.scrub import EcScrubber
+from native_handlers.storage.erasure_coding.staged import StagedFiles
+from native_handlers.storage.erasure_coding.verify import verify
+from native_handlers.storage.model.errors import DeleteFailed, StorageError
+from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
+from native_handlers.storage.system.files import read_file, replace_file
+from native_handlers.storage.volume.info_file import load_volume_info
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
+    from native_handlers.storage.erasure_coding.reader import EcReader
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.volume import Volume
+
+_log = logging.getLogger(__name__)
+_SUPER_BLOCK_AT_MOST = 8 + (1 << 16)
+
+
+# ---- coding
+
+
+def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
+    """Makes the shards of a volume beside it, with their index.
+
+    The shards are written under other names first. When all of them are complete, the files of an earlier coding are
+    removed. The .ecx gets its name last; without an .ecx a start removes shards beside a whole .dat.
+
+    Raises:
+        EcRefused: the volume is of another collection.
+        StorageError, OSError: there are no shards of this coding; those of an earlier one may be removed.
+    """
+    if volume.collection != collection:
+        raise EcRefused(f"existing collection:{volume.collection} unexpected input: {collection}")
+    volume.check_in_service()
+    with ec.exclusive(volume.id):
+        _generate(ec, volume)
+
+
+def _generate(ec: EcVolumeSet, volume: Volume) -> None:
+    files, base = ec.files, volume.paths.base
+    ratio = _ratio_for_coding(files, base.with_name(base.name + ".vif"))
+    volume.sync()
+    # The index comes first: later writes may be in the shards, but are not in their index.
+    ecx = sorted_rows(read_file(files, volume.paths.file(".idx")) or b"", ec.width)
+    location = ec.locations[volume.disk_id]
+    name = volume.paths.name
+    shards = [location.path / (name + shard_extension(shard)) for shard in range(ratio.total)]
+    ecx_path = volume.paths.file(".idx").with_name(name + ".ecx")
+    dat_path = volume.paths.file(".dat")
+    with ExitStack() as stack:
+        dat_fd = files.open(dat_path, os.O_RDONLY)
+        stack.callback(files.close, dat_fd)
+        dat_bytes = files.facts_of(dat_fd).size_bytes
+        sums_path = location.path / (name + ".ecsum")
+        staged = stack.enter_context(StagedFiles(files, [sums_path, *shards, ecx_path]))
+        checksums = encode(files, dat_fd, dat_bytes, ratio, [staged.descriptor(path) for path in shards])
+        files.write(staged.descriptor(ecx_path), [ecx], 0)
+        files.write(staged.descriptor(sums_path), [encode_checksums(checksums)], 0)
+        for path in (sums_path, ecx_path):
+            files.sync(staged.descriptor(path))
+        ec.unload(volume.id)
+        for disk in ec.locations:
+            remove_all(files, disk, volume.collection, volume.id, keeps_vif=disk is location)
+        info = VolumeInfo(
+            version=volume.version,
+            dat_file_size=dat_bytes,
+            expire_at_s=int(time.time()) + volume.ttl.seconds if volume.ttl else 0,
+            ec_shard_config=EcShardConfig(ratio.data, ratio.parity, time.time_ns()),
+        )
+        replace_file(files, location.path / (name + ".vif"), encode_volume_info(info).encode())
+        # `sync_shards` comes before the .dat is deleted; until then a start removes shards that a power cut has
+        # shortened.
+        staged.publish(lazily=True)
+
+
+def sync_shards(ec: EcVolumeSet, base: Path) -> None:
+    """Syncs the shards beside a volume. Call it before the .dat from which they were made is deleted.
+
+    Raises OSError: they may not be on disk.
+    """
+    for extension in SHARD_EXTENSIONS:
+        try:
+            fd = ec.files.open(base.with_name(base.name + extension), os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            ec.files.sync(fd)
+        finally:
+            ec.files.close(fd)
+
+
+def _ratio_for_coding(files: Files, vif: Path) -> Ratio:
+    """The ratio in the .vif, where the volume was coded before."""
+    loaded = load_volume_info(files, vif)
+    return DEFAULT_RATIO if loaded.error is not None else ratio_of(loaded.info)
+
+
+# ---- rebuilding shards
+
+
+def rebuild_missing(ec: EcVolumeSet, collection: str, volume_id: int, *, ignores_checksums: bool = False) -> list[int]:
+    """Rebuilds the shards that this server lacks and can compute, on the disk with the index and the most shards.
+
+    Returns their ids; none where no disk has the index.
+
+    Raises:
+        StorageError, OSError: no shard was changed.
+    """
+    with ec.exclusive(volume_id):
+        found = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+        chosen = max((one for one in found if one.has_ecx), key=lambda one: len(one.shard_ids), default=None)
+        if chosen is None:
+            return []
+        others = [one for one in found if one is not chosen and (one.shard_ids or one.has_ecx)]
+        base = chosen.path("")
+        try:
+            ratio = _ratio_for_rebuild(ec.files, chosen)
+            shards = _shard_files(ec.files, base, ratio, [chosen, *others])
+            sidecars = [one.path(".ecsum") for one in (chosen, *others)]
+            protection, checksums = load_checksums(ec.files, sidecars, ratio)
+            rebuilt = rebuild(ec.files, shards, ratio, protection, checksums, ignores_checksums=ignores_checksums)
+        except OSError as error:
+            raise RebuildFailed(f"RebuildEcFiles {base}: {error}") from error
+        except RebuildFailed as error:
+            raise RebuildFailed(f"RebuildEcFiles {base}: {error}") from error
+        _fold(ec, chosen, collection, volume_id)
+        if protection is Protection.OFF:
+            _add_checksums(ec, ratio, collection, volume_id, chosen)
+        return rebuilt
+
+
+def _add_checksums(ec: EcVolumeSet, ratio: Ratio, collection: str, volume_id: int, chosen: EcFiles) -> None:
+    """Writes an .ecsum for shards without one, if all shards agree.
+
+    A failure is logged with its reason; the shards then stay without an .ecsum. Deliberate difference: upstream
+    computes the checksums from the shards unverified, so that checksums may confirm wrong data.
+    """
+    path = chosen.path(".ecsum")
+    found = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+    if any(checksum_paths(ec.files, one) for one in found):
+        return
+    shards = _shard_files(ec.files, chosen.path(""), ratio, found)
+    try:
+        verdict = verify(ec.files, shards, ratio)
+        if verdict.checksums is None:
+            _log.warning("%s is not written: shards do not fit each other (ec-verify tells which)", path)
+            return
+        replace_file(ec.files, path, encode_checksums(verdict.checksums))
+    except (VerifyFailed, OSError) as error:
+        _log.warning("%s is not written: %s", path, error)
+
+
+def _ratio_for_rebuild(files: Files, found: EcFiles) -> Ratio:
+    """The ratio in the .vif. Raises RebuildFailed for a .vif that cannot be parsed: a wrong ratio would make wrong
+    shards.
+    """
+    for path in reversed(found.on_either_side(".vif")):
+        loaded = load_volume_info(files, path)
+        if loaded.error is not None:
+            raise RebuildFailed(f"cannot load .vif: {loaded.error}")
+        if loaded.is_present:
+            return ratio_of(loaded.info)
+    return DEFAULT_RATIO
+
+
+def _shard_files(files: Files, base: Path, ratio: Ratio, found: Sequence[EcFiles]) -> ShardFiles:
+    present: dict[int, tuple[Path, int]] = {}
+    places: dict[int, Path] = {}
+    for shard in range(ratio.total):
+        places[shard] = found[0].path(shard_extension(shard))
+        for one in found:
+            path = one.path(shard_extension(shard))
+            facts = files.facts(path) if shard in one.shard_ids else None
+            if facts is not None:
+                places[shard] = path
+                if facts.size_bytes:
+                    present[shard] = path, facts.size_bytes
+                break
+    return ShardFiles(base, present, places)
+
+
+def _fold(ec: EcVolumeSet, found: EcFiles, collection: str, volume_id: int) -> None:
+    """Writes the deletions into the .ecx, whether it is open or not."""
+    opened = [one for one in ec.copies(volume_id) if one.collection == collection]
+    for volume in opened:
+        if volume.place.index_dir in {found.location.path, found.location.idx_path}:
+            volume.fold()
+            return
+    # The first choice first, as for opening.
+    for path in reversed(found.on_either_side(".ecx")):
+        facts = ec.files.facts(path)
+        if facts is not None:
+            fold_journal(ec.files, path, path.with_suffix(".ecj"), ec.width)
+            return
+
+
+# ---- decoding
+
+
+def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool = False) -> None:
+    """Makes a .dat and an .idx from the open data shards. The shards stay open.
+
+    Args:
+        was_open: a regular volume of that id was open here until now. The result replaces it if it has not changed
+            since it was coded.
+
+    Raises:
+        NoLiveNeedles: there is no live needle.
+        EcRefused: the volume is not here, is of another collection, or lacks a data shard here.
+        StorageError, OSError: no .dat was made.
+    """
+    with ec.exclusive(volume_id):
+        volumes = ec.copies(volume_id)
+        if not volumes:
+            raise EcRefused(f"ec volume {volume_id} not found")
+        volume = volumes[-1]
+        if volume.collection != collection:
+            raise EcRefused(f"existing collection:{volume.collection} unexpected input: {collection}")
+        if was_open:
+            _check_unchanged(ec.files, volume)
+        sources = [_data_shard(ec, volume_id, shard) for shard in range(volume.ratio.data)]
+        volume.fold()
+        ecx = volume.read_index()
+        with ExitStack() as stack:
+            fds = []
+            for path in sources:
+                fds.append(ec.files.open(path, os.O_RDONLY))
+                stack.callback(ec.files.close, fds[-1])
+            version = _version_in(ec.files, fds[0], sources[0])
+            dat_bytes = end_of_live(ecx, ec.width, version)
+            if dat_bytes is None:
+                raise NoLiveNeedles(volume_id)
+            shard_bytes = ec.files.facts_of(fds[0]).size_bytes
+            base = volume.place.base
+            layout = layout_for_decode(base.name, dat_bytes, volume.dat_bytes, shard_bytes, volume.ratio.data)
+            dat, idx = base.with_name(base.name + ".dat"), base.with_name(base.name + ".idx")
+            # The .idx is made beside the .dat, where opening looks for it first; `consolidate_index` moves it. The .dat
+            # comes last: an .idx without one is ignored.
+            staged = stack.enter_context(StagedFiles(ec.files, [idx, dat]))
+            write_dat(ec.files, fds, staged.descriptor(dat), dat_bytes, layout)
+            ec.files.write(staged.descriptor(idx), [idx_rows(ecx, ec.width)], 0)
+            staged.publish()
+        for found in (look(ec.files, ec.locations[one.place.disk_id], collection, volume_id) for one in volumes):
+            remove_paths(ec.files, checksum_paths(ec.files, found))
+
+
+def _check_unchanged(files: Files, volume: EcVolume) -> None:
+    """Raises EcRefused where the .dat beside the shards is not the one from which they were made."""
+    base = volume.place.base
+    facts = files.facts(base.with_name(base.name + ".dat"))
+    if facts is None or not volume.dat_bytes or facts.size_bytes != volume.dat_bytes:
+        raise EcRefused(
+            f"volume {volume.id} is mounted here as a regular volume, and is not what its shards were made of;"
+            " unmount or delete it before they are decoded"
+        )
+
+
+def _data_shard(ec: EcVolumeSet, volume_id: int, shard_id: int) -> Path:
+    found = ec.find_shard(volume_id, shard_id)
+    if found is None:
+        raise EcRefused(f"ec volume {volume_id} missing shard {shard_id}")
+    return found[1].path
+
+
+def _version_in(files: Files, fd: int, path: Path) -> int:
+    try:
+        return parse_super_block(files.read(fd, _SUPER_BLOCK_AT_MOST, 0)).version
+    except FormatError as error:
+        raise DecodeFailed(f"read ec volume {path} superblock: {error}") from error
+
+
+# ---- deletions of other servers
+
+
+def merge_journal(ec: EcVolumeSet, volume_id: int, path: Path, content: bytes) -> None:
+    """Adds the ids of another server's .ecj to the one at `path`, and to the open volume with that file.
+
+    Raises:
+        OSError, VolumeClosed: no id was added to the file.
+    """
+    found = journal_ids(content)
+    opened = [volume for volume in ec.copies(volume_id) if volume.place.index(".ecj") == path]
+    for volume in opened:
+        volume.merge_journal(found)
+    if opened or not found:
+        return
+    old = read_file(ec.files, path) or b""
+    # A partial id at the end was never acknowledged.
+    whole = old[: len(old) // ID_BYTES * ID_BYTES]
+    known = set(journal_ids(whole))
+    new = (one for one in dict.fromkeys(found) if one not in known)
+    replace_file(ec.files, path, whole + b"".join(one.to_bytes(ID_BYTES, "big") for one in new))
+
+
+# ---- deleting
+
+
+def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: Sequence[int]) -> None:
+    """Deletes shard files on every disk. With the last shard on this server the index is deleted, and the .vif unless a
+    regular volume owns it.
+
+    Raises OSError, DiskUnavailable: some files may be deleted.
+    """
+    with ec.exclusive(volume_id):
+        name = format_volume_name(collection, volume_id)
+        for location in ec.locations:
+            location.check_in_service()
+            had = [shard for shard in shard_ids if ec.files.facts(location.path / (name + shard_extension(shard)))]
+            remove_paths(ec.files, [location.path / (name + shard_extension(shard)) for shard in had])
+            found = look(ec.files, location, collection, volume_id)
+            if had and not found.shard_ids:
+                remove_paths(ec.files, _own_checksums(ec, found, collection, volume_id))
+        left = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+        if any(one.shard_ids for one in left):
+            return
+        for one in left:
+            paths = [*one.on_either_side(".ecx"), *one.on_either_side(".ecj")] if one.has_index else []
+            if not one.has_volume:
+                paths.append(one.path(".vif"))
+            remove_paths(ec.files, paths)
+
+
+def _own_checksums(ec: EcVolumeSet, found: EcFiles, collection: str, volume_id: int) -> list[Path]:
+    """The .ecsum files that protect only this disk's shards: several disks may share one index directory."""
+    paths = checksum_paths(ec.files, found)
+    shared = found.location.idx_path
+    others = (one for one in ec.locations if one.idx_path == shared and one is not found.location)
+    if shared != found.location.path and any(look(ec.files, one, collection, volume_id).shard_ids for one in others):
+        return [path for path in paths if path.parent != shared]
+    return paths
+
+
+def tear_down(ec: EcVolumeSet, collection: str, volume_id: int, encode_ts_ns: int = 0) -> None:
+    """Removes all files of an erasure-coded volume on this server.
+
+    Args:
+        encode_ts_ns: only on disks whose .vif has an older encoding than this; 0 on all.
+
+    Raises OSError, DiskUnavailable: some files may be removed.
+    """
+    with ec.exclusive(volume_id):
+        for location in ec.locations:
+            if encode_ts_ns:
+                info = info_on(ec.files, look(ec.files, location, collection, volume_id))
+                config = info.ec_shard_config if info is not None else None
+                if config is None or not 0 < config.encode_ts_ns < encode_ts_ns:
+                    continue
+            ec.unload(volume_id, disk_id=location.disk_id)
+            remove_all(ec.files, location, collection, volume_id)
+
+
+def destroy(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> list[str]:
+    """Closes erasure-coded volumes and deletes their files. Returns the failures."""
+    failures = []
+    for volume in volumes:
+        with ec.exclusive(volume.id):
+            location: DiskLocation = ec.locations[volume.place.disk_id]
+            ec.unload(volume.id, disk_id=volume.place.disk_id)
+            try:
+                remove_all(ec.files, location, volume.collection, volume.id)
+            except (OSError, StorageError) as error:
+                failures.append(str(error))
+    return failures
+
+
+class EcWork:
+    """Operations on the files of a store's erasure-coded volumes. Each method calls the function of its name."""
+
+    def __init__(self, ec: EcVolumeSet) -> None:
+        self._ec = ec
+
+    def generate(self, volume: Volume, collection: str) -> None:
+        generate(self._ec, volume, collection)
+
+    def rebuild_missing(self, collection: str, volume_id: int, *, ignores_checksums: bool) -> list[int]:
+        return rebuild_missing(self._ec, collection, volume_id, ignores_checksums=ignores_checksums)
+
+    def decode(self, collection: str, volume_id: int, *, was_open: bool) -> None:
+        decode(self._ec, collection, volume_id, was_open=was_open)
+
+    def delete_shards(self, collection: str, volume_id: int, shard_ids: Sequence[int]) -> None:
+        delete_shards(self._ec, collection, volume_id, shard_ids)
+
+    def tear_down(self, collection: str, volume_id: int, encode_ts_ns: int) -> None:
+        tear_down(self._ec, collection, volume_id, encode_ts_ns)
+
+    def destroy(self, volumes: Sequence[EcVolume]) -> list[str]:
+        return destroy(self._ec, volumes)
+
+    def merge_journal(self, volume_id: int, path: Path, content: bytes) -> None:
+        merge_journal(self._ec, volume_id, path, content)
+
+    def sync_before_delete(self, volume: Volume | None) -> None:
+        """Calls `sync_shards` for a volume that is to be deleted. Raises DeleteFailed: then it must not be deleted."""
+        if volume is None or not volume.is_in_service:
+            # A disk out of service is not used; the deletion itself refuses, with the reason.
+            return
+        try:
+            sync_shards(self._ec, volume.paths.base)
+        except OSError as error:
+            raise DeleteFailed(f"DeleteVolume {volume.id}", [f"its shards cannot be put on disk: {error}"]) from error
+
+    def scrubber(self, reader: EcReader, volume: EcVolume, passed: Callable[[int], None]) -> EcScrubber:
+        return EcScrubber(self._ec, reader, volume, passed)
+
+    def load_shards(self, volume_id: int | None) -> None:
+        load_shards(self._ec, volume_id)
+
+    def without_index(self) -> list[tuple[DiskLocation, str, int]]:
+        return without_index(self._ec)

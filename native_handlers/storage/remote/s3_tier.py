@@ -1,0 +1,152 @@
+"""A tier in an S3 bucket. Source: weed/storage/backend/s3_backend (s3_backend.go, s3_upload.go, s3_download.go)."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from native_handlers.storage.remote.tiers import TierFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from native_handlers.storage.remote.tiers import Progress, TierSettings
+
+PART_BYTES = 64 << 20
+MAX_PARTS = 1000
+CONCURRENCY = 5
+CONNECT_LIMIT_S = 10.0
+READ_LIMIT_S = 60.0
+_PASS = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
+"""The texts of `force_path_style` that mean yes; the empty text does, too."""
+_RANGE_BEHIND_END = "InvalidRange"
+
+
+class S3Tier:
+    """A bucket and its access data; see `Tier`."""
+
+    def __init__(self, settings: TierSettings) -> None:
+        said = dict(settings.properties)
+        self._bucket = said.get("bucket", "")
+        self._endpoint = said.get("endpoint", "")
+        self._region = said.get("region", "")
+        self._keys = said.get("aws_access_key_id", ""), said.get("aws_secret_access_key", "")
+        self._storage_class = said.get("storage_class", "") or "STANDARD_IA"
+        self._is_path_style = said.get("force_path_style", "") in _PASS
+        # boto3 must not make clients in two threads at once: see its documentation of sessions.
+        self._making = threading.Lock()
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
+        # Imported here: loading it takes half a second, and few servers have a tier.
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        access_key, secret_key = self._keys
+        return boto3.session.Session().client(
+            "s3",
+            region_name=self._region or "us-east-1",
+            endpoint_url=self._endpoint or None,
+            aws_access_key_id=access_key or None,
+            aws_secret_access_key=secret_key or None,
+            config=Config(
+                s3={"addressing_style": "path" if self._is_path_style else "virtual"},
+                connect_timeout=CONNECT_LIMIT_S,
+                read_timeout=READ_LIMIT_S,
+                retries={"max_attempts": 4, "mode": "standard"},
+                max_pool_connections=32,
+                # Older services of this protocol do not know the newer checksums.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def _connect(self) -> Any:  # noqa: ANN401
+        with self._making:
+            return self._client
+
+    def upload(self, path: Path, size_bytes: int, progress: Progress) -> str:
+        key = str(uuid.uuid4())
+        part_bytes = PART_BYTES
+        while part_bytes * MAX_PARTS < size_bytes:
+            part_bytes *= 4
+        done = _Counter(size_bytes, progress)
+        with _failures(f"failed to upload file {path}"):
+            client = self._connect()
+            client.upload_file(
+                str(path),
+                self._bucket,
+                key,
+                ExtraArgs={"StorageClass": self._storage_class},
+                Callback=done.add,
+                Config=_transfer(part_bytes),
+            )
+            stored_bytes = int(client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
+        if stored_bytes != size_bytes:
+            raise TierFailed(f"failed to upload file {path}: {stored_bytes} of {size_bytes} bytes are stored")
+        return key
+
+    def download(self, key: str, path: Path, progress: Progress) -> int:
+        with _failures(f"failed to download /buckets/{self._bucket}/{key} to {path}"):
+            client = self._connect()
+            size_bytes = int(client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
+            done = _Counter(size_bytes, progress)
+            with path.open("wb") as file:
+                client.download_fileobj(self._bucket, key, file, Callback=done.add, Config=_transfer(PART_BYTES))
+        return size_bytes
+
+    def read(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
+        if length_bytes <= 0:
+            return b""
+        wanted = f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}"
+        with _failures(f"bucket {self._bucket} GetObject {key}"):
+            try:
+                answer = self._connect().get_object(Bucket=self._bucket, Key=key, Range=wanted)
+            except self._connect().exceptions.ClientError as error:
+                if error.response.get("Error", {}).get("Code") == _RANGE_BEHIND_END:
+                    return b""
+                raise
+            with answer["Body"] as body:
+                data: bytes = body.read()
+        return data
+
+    def delete(self, key: str) -> None:
+        with _failures(f"bucket {self._bucket} DeleteObject {key}"):
+            self._connect().delete_object(Bucket=self._bucket, Key=key)
+
+
+def _transfer(part_bytes: int) -> Any:  # noqa: ANN401
+    from boto3.s3.transfer import TransferConfig  # noqa: PLC0415
+
+    return TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=CONCURRENCY)
+
+
+class _Counter:
+    """Sums the bytes that the threads of one transfer have moved."""
+
+    def __init__(self, size_bytes: int, progress: Progress) -> None:
+        self._size_bytes, self._progress = size_bytes, progress
+        self._lock = threading.Lock()  # protects _moved_bytes
+        self._moved_bytes = 0
+
+    def add(self, moved_bytes: int) -> None:
+        with self._lock:
+            self._moved_bytes += moved_bytes
+            moved_bytes = self._moved_bytes
+        self._progress(moved_bytes, 100 * moved_bytes / self._size_bytes if self._size_bytes else 100.0)
+
+
+@contextmanager
+def _failures(doing: str) -> Iterator[None]:
+    """Turns the exceptions of boto3 into TierFailed, whose text begins with `doing`."""
+    from boto3.exceptions import Boto3Error  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield
+    except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+        raise TierFailed(f"{doing}: {error}") from error

@@ -1,0 +1,153 @@
+"""The file system, with descriptors that stand for objects in a remote tier.
+
+A volume whose .dat is in a tier is read like any other: `Files`, the store's seam to files, fetches the bytes of such a
+descriptor. The descriptor is that of an empty file in memory. So no number is given out twice, and a check for cached
+bytes finds none.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from native_handlers.storage.remote.tiers import TierFailed
+from native_handlers.storage.system.files import FileFacts, NotCached, OsFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from native_handlers.format.vif import RemoteFile
+    from native_handlers.storage.remote.tiers import Tier, Tiers
+
+_log = logging.getLogger(__name__)
+
+
+class TieredFiles(Protocol):
+    """Opens the .dat of volumes in tiers."""
+
+    @property
+    def tiers(self) -> Tiers:
+        """The tiers of the objects."""
+        ...
+
+    def open_remote(self, file: RemoteFile) -> int:
+        """A descriptor of the object, for `Files` of the same store. Fetches nothing.
+
+        Raises:
+            TierFailed: there is no tier of that name.
+        """
+        ...
+
+    def delete_remote(self, file: RemoteFile) -> None:
+        """Deletes the object. A failure is logged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An open object. Its size is the one that the .vif got when the object was uploaded."""
+
+    tier: Tier
+    key: str
+    size_bytes: int
+    modified_at_s: int
+
+
+class TierFiles(OsFiles):
+    """The real file system, with objects of `tiers` in it. Reading an object takes a request, and raises OSError as
+    disks do.
+
+    Where the tier cannot be reached the error is EREMOTEIO, which does not count against a disk.
+    """
+
+    def __init__(self, tiers: Tiers) -> None:
+        self.tiers = tiers
+        # Any thread changes and reads it; each operation on it is atomic in the interpreter.
+        self._objects: dict[int, _Object] = {}
+
+    def open_remote(self, file: RemoteFile) -> int:
+        """See `TieredFiles`."""
+        tier = self.tiers.find(file.backend_name)
+        if tier is None:
+            raise TierFailed(f"backend storage {file.backend_name} not found")
+        fd = self.memory_file(f"tiered-{file.key[:64]}")
+        self._objects[fd] = _Object(tier, file.key.removeprefix("/"), file.file_size, file.modified_time)
+        return fd
+
+    def delete_remote(self, file: RemoteFile) -> None:
+        """See `TieredFiles`."""
+        tier = self.tiers.find(file.backend_name)
+        try:
+            if tier is None:
+                raise TierFailed(f"backend storage {file.backend_name} not found")
+            tier.delete(file.key.removeprefix("/"))
+        except TierFailed as error:
+            _log.warning("the object %s of a deleted volume stays in %s: %s", file.key, file.backend_name, error)
+
+    def close(self, fd: int) -> None:
+        # First, because the number may be given to another file after the close.
+        self._objects.pop(fd, None)
+        super().close(fd)
+
+    def read(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
+        found = self._objects.get(fd)
+        return (
+            super().read(fd, length_bytes, offset_bytes) if found is None else _fetch(found, length_bytes, offset_bytes)
+        )
+
+    def read_into(self, fd: int, buffer: memoryview, offset_bytes: int) -> int:
+        found = self._objects.get(fd)
+        if found is None:
+            return super().read_into(fd, buffer, offset_bytes)
+        data = _fetch(found, len(buffer), offset_bytes)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def send_cached(self, socket_fd: int, fd: int, length_bytes: int, offset_bytes: int) -> int:
+        if fd in self._objects:
+            raise NotCached
+        return super().send_cached(socket_fd, fd, length_bytes, offset_bytes)
+
+    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
+        if fd in self._objects:
+            raise OSError(errno.EROFS, "a .dat in a remote tier is not written to")
+        super().write(fd, parts, offset_bytes)
+
+    def truncate(self, fd: int, length_bytes: int) -> None:
+        if fd in self._objects:
+            raise OSError(errno.EROFS, "a .dat in a remote tier is not cut")
+        super().truncate(fd, length_bytes)
+
+    def sync(self, fd: int) -> None:
+        if fd not in self._objects:
+            super().sync(fd)
+
+    def facts_of(self, fd: int) -> FileFacts:
+        found = self._objects.get(fd)
+        if found is None:
+            return super().facts_of(fd)
+        seconds = found.modified_at_s
+        return FileFacts(
+            size_bytes=found.size_bytes,
+            modified_at_s=seconds,
+            is_readable_by_owner=True,
+            is_writable_by_owner=False,
+            is_directory=False,
+            modified_at_ns=seconds * 10**9,
+        )
+
+
+def _fetch(found: _Object, length_bytes: int, offset_bytes: int) -> bytes:
+    length_bytes = min(length_bytes, found.size_bytes - offset_bytes)
+    if length_bytes <= 0:
+        return b""
+    try:
+        data = found.tier.read(found.key, offset_bytes, length_bytes)
+    except TierFailed as error:
+        raise OSError(errno.EREMOTEIO, str(error)) from error
+    if len(data) != length_bytes:
+        # A short answer must not look like the end of the file.
+        raise OSError(errno.EREMOTEIO, f"{found.key}: {len(data)} of {length_bytes} bytes at {offset_bytes} came")
+    return data

@@ -1,0 +1,99 @@
+"""Opens or closes many volumes in parallel, with as many threads as the disk can use.
+
+Opening a volume is partly computing and partly waiting for the disk. Where memory holds the files it is all computing,
+and more threads only compete for the interpreter: ten take twice as long as one. Where the disk has to seek, one thread
+leaves the disk idle between two reads. So one thread begins, and another joins while the processor has idle time. Time
+in which other programs keep the processors busy does not count as idle.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+
+MAX_THREADS = max(os.cpu_count() or 1, 10)
+"""As upstream. Source: weed/storage/disk_location.go:concurrentLoadingVolumes."""
+_LOOK_S = 0.01
+"""How long the processor time is measured before another thread joins."""
+_IDLE_SHARE = 0.5
+"""Another thread joins when this process was idle for this share of the time."""
+
+
+class Crew(Generic[T]):
+    """Runs `work` for each item, in the order of the items, several at the same time."""
+
+    def __init__(self, items: Iterable[T], work: Callable[[T], object]) -> None:
+        self._items = iter(items)
+        self._work = work
+        # Protects the fields below, and `_items`.
+        self._lock = threading.Lock()
+        self._failures: list[Exception] = []
+        self._helpers: list[threading.Thread] = []
+        self._looked_at_s = time.monotonic()
+        self._busy_s = time.process_time()
+        self._waited_s = threading.local()
+        """For each thread: how long it had waited for a processor at its last measurement."""
+
+    def run(self) -> None:
+        """Runs all work and returns when it is done. Then raises the first error, if there was one."""
+        self._waited_for_processor_s()
+        self._take_part()
+        for helper in self._helpers:
+            helper.join()
+        if self._failures:
+            raise self._failures[0]
+
+    def _take_part(self) -> None:
+        while True:
+            with self._lock:
+                try:
+                    item = next(self._items)
+                except StopIteration:
+                    return
+            try:
+                self._work(item)
+            except Exception as error:  # noqa: BLE001  raised again when all is done
+                with self._lock:
+                    self._failures.append(error)
+            self._look()
+
+    def _look(self) -> None:
+        """Starts another thread where the processor was idle for a part of the time."""
+        now_s = time.monotonic()
+        if now_s - self._looked_at_s < _LOOK_S:
+            return
+        with self._lock:
+            passed_s, busy_s = now_s - self._looked_at_s, time.process_time()
+            is_idle = busy_s - self._busy_s + self._waited_for_processor_s() < passed_s * (1 - _IDLE_SHARE)
+            self._looked_at_s, self._busy_s = now_s, busy_s
+            if passed_s < _LOOK_S or not is_idle or len(self._helpers) >= MAX_THREADS - 1:
+                return
+            helper = threading.Thread(target=self._take_part, name="volume-crew", daemon=True)
+            self._helpers.append(helper)
+            helper.start()
+
+    def _waited_for_processor_s(self) -> float:
+        """How long this thread has waited for a processor since its last measurement."""
+        total_s = run_delay_s()
+        before_s: float = getattr(self._waited_s, "total", total_s)
+        self._waited_s.total = total_s
+        return total_s - before_s
+
+
+def run_delay_s() -> float:
+    """How long the calling thread has been ready to run while the processors were busy; 0 where that is unknown.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as stat:
+            return int(stat.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0

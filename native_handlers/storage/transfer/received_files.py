@@ -1,0 +1,242 @@
+"""Chooses the place of a file that another server sends, and refuses places where it would do harm.
+
+No sent file replaces a file of a mounted volume, or joins the files of another collection's volume of the same id. The
+one exception is the `.vif` that an erasure-coded volume shares with the regular volume from which it is made: its
+content is checked first.
+
+Source: weed/server/volume_grpc_copy.go (ReceiveFile), weed/worker/tasks/erasure_coding/ec_task.go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import BadVolumeInfo
+from native_handlers.format.vif import VolumeInfo, parse_volume_info
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.directory.placement import choose_for_decoded, choose_for_shard
+from native_handlers.storage.directory.scan import normal_disk_type
+from native_handlers.storage.model.errors import ReceiveRefused, VolumeArriving
+from native_handlers.storage.model.file_kinds import (
+    CODED_EXTENSIONS,
+    STAGED,
+    VOLUME_EXTENSIONS,
+    in_use_text,
+    is_reserved,
+    other_collection_text,
+)
+from native_handlers.storage.transfer.receive import StagedFile
+from native_handlers.storage.volume.dat_head import is_bare
+from native_handlers.storage.volume.info_file import is_coded
+from native_handlers.storage.volume.paths import VolumePaths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.volume import Volume
+
+MAX_VIF_BYTES = 1 << 20
+"""The limit of VolumeCopy for the same file."""
+
+
+# ---- The facts of a sent file, and of the volume beside it.
+
+
+@dataclass(frozen=True, slots=True)
+class MountedVolume:
+    """The facts of the regular volume that a sent `.vif` beside it must not change."""
+
+    collection: str
+    version: int
+    replication: str
+    is_read_only: bool
+    is_bare: bool = False
+    """Whether the volume holds no record and was never vacuumed."""
+
+
+class DataBeside(Enum):
+    """The data of a regular volume beside a `.vif`."""
+
+    NONE = auto()
+    BARE = auto()
+    """A .dat without records. With a .vif of an erasure-coded volume beside it, a start takes the .dat for the stub
+    that an encoding leaves."""
+    SOME = auto()
+
+
+def receive_file(
+    files: Files,
+    locations: Sequence[DiskLocation],
+    volume: Volume | None,
+    wanted: ReceiveRequest,
+    offset_width_bytes: int,
+) -> StagedFile:
+    """Makes the file. The caller writes the file and commits it. The commit of a .vif raises ReceiveRefused if the .vif
+    does not fit this server, or the regular volume beside it.
+
+    Deliberate difference: upstream lets a sender overwrite .dat, .idx and other files of a mounted volume, and accepts
+    any name for a file of an erasure-coded volume.
+
+    Args:
+        volume: the mounted volume of that id.
+
+    Raises:
+        ReceiveRefused: with upstream's text where upstream has one. No file was made.
+        VolumeArriving: the volume is being copied there. No file was made.
+        DiskUnavailable: the disk for the file is out of service. No file was made.
+        OSError: the file cannot be made.
+    """
+    if wanted.is_coded:
+        return _coded(files, locations, volume, wanted, offset_width_bytes)
+    if volume is None:
+        return StagedFile(files, _staged(files, locations, wanted))
+    volume.check_in_service()
+    if is_reserved(wanted.extension):
+        raise ReceiveRefused(in_use_text(wanted.volume_id, wanted.extension))
+    return StagedFile(files, volume.paths.file(wanted.extension))
+
+
+def _coded(
+    files: Files,
+    locations: Sequence[DiskLocation],
+    volume: Volume | None,
+    wanted: ReceiveRequest,
+    offset_width_bytes: int,
+) -> StagedFile:
+    if wanted.extension not in CODED_EXTENSIONS:
+        raise ReceiveRefused(f"{wanted.extension} is no file of an erasure-coded volume")
+    if volume is not None and volume.collection != wanted.collection:
+        raise ReceiveRefused(other_collection_text(volume.id, volume.collection, wanted.collection))
+    location = _location_of_coded(files, locations, wanted)
+    if wanted.volume_id in location.arriving:
+        raise VolumeArriving(wanted.volume_id)
+    location.check_in_service()
+    if wanted.extension != ".vif":
+        return StagedFile(files, location.path / wanted.name)
+    paths = VolumePaths(location.path, location.idx_path, wanted.collection, wanted.volume_id)
+    return coded_info_file(files, paths, volume, offset_width_bytes)
+
+
+def coded_info_file(files: Files, paths: VolumePaths, volume: Volume | None, offset_width_bytes: int) -> StagedFile:
+    """The .vif of an erasure-coded volume that another server sends, to be written and committed. `volume` is the
+    mounted regular one of that id. The commit raises ReceiveRefused where the .vif does not fit this server, or the
+    regular volume that lies beside it.
+
+    Raises:
+        ReceiveRefused: a volume of that id and another collection is mounted.
+        OSError: the file cannot be made.
+    """
+    mounted = None
+    if volume is not None:
+        if volume.collection != paths.collection:
+            raise ReceiveRefused(other_collection_text(volume.id, volume.collection, paths.collection))
+        version, replication = volume.version, str(volume.replica_placement)
+        mounted = MountedVolume(volume.collection, version, replication, volume.is_read_only)
+
+    def check(text: bytes) -> None:
+        data = DataBeside.NONE
+        if files.facts(paths.file(".dat")) is not None:
+            # A .vif with an encoding may replace one with an encoding: a stub stays a stub.
+            data = (
+                DataBeside.BARE
+                if is_bare(files, paths.file(".dat")) and not is_coded(files, paths)
+                else DataBeside.SOME
+            )
+        check_coded_info(text, offset_width_bytes, mounted, data)
+
+    return StagedFile(files, paths.file(".vif"), check=check, max_bytes=MAX_VIF_BYTES)
+
+
+def check_coded_info(text: bytes, width: int, mounted: MountedVolume | None, data: DataBeside) -> None:
+    """Raises ReceiveRefused for a .vif that would make the next start misjudge the files beside the .vif.
+
+    Args:
+        mounted: the regular volume of that id; None without one.
+        data: the data of a regular volume beside the .vif, whether the volume is mounted or not.
+    """
+    try:
+        info = parse_volume_info(text) if text or data is not DataBeside.NONE else VolumeInfo()
+    except BadVolumeInfo as error:
+        raise ReceiveRefused(f"the .vif cannot be parsed: {error}") from error
+    if info.bytes_offset not in {0, width}:
+        why = f"the .vif says {info.bytes_offset}-byte offsets, this server runs with {width}-byte ones"
+    elif data is DataBeside.NONE:
+        return
+    elif info.files:
+        why = "the .vif says that the data is in remote storage, and the volume's data is here"
+    elif info.ec_shard_config is None:
+        why = "the .vif is of no erasure-coded volume, and a regular volume's data lies beside it"
+    elif data is DataBeside.BARE:
+        why = "the volume whose data lies beside is empty: the next start would take it for a stub of shards"
+    elif mounted is None:
+        return
+    elif info.version not in {0, mounted.version}:
+        why = f"the .vif says version {info.version}, the volume that is mounted here has version {mounted.version}"
+    elif info.replication not in {"", mounted.replication}:
+        why = f"the .vif says replication {info.replication}, the volume that is mounted here has {mounted.replication}"
+    elif info.read_only and not mounted.is_read_only:
+        why = "the .vif says read-only, and the volume that is mounted here takes writes"
+    else:
+        return
+    raise ReceiveRefused(why)
+
+
+def _location_of_coded(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
+    if wanted.mounted_disk_ids:
+        disk_ids = " ".join(map(str, wanted.mounted_disk_ids))
+        mounted = f"ec volume {wanted.volume_id} is mounted on disk_ids:[{disk_ids}]"
+        raise ReceiveRefused(f"{mounted}; unmount before ReceiveFile")
+    if wanted.disk_id:
+        if wanted.disk_id >= len(locations):
+            raise ReceiveRefused(f"invalid disk_id {wanted.disk_id}: only have {len(locations)} disks")
+        return locations[wanted.disk_id]
+    location = choose_for_shard(files, locations, wanted.collection, wanted.volume_id, ())
+    if location is None:
+        raise ReceiveRefused("no storage location available")
+    return location
+
+
+def _staged(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> Path:
+    if not wanted.disk_type:
+        raise ReceiveRefused(f"volume {wanted.volume_id} not found")
+
+    if any(wanted.volume_id in location.arriving for location in locations):
+        raise VolumeArriving(wanted.volume_id)
+    disk_type = normal_disk_type(wanted.disk_type)
+    location = choose_for_decoded(files, locations, disk_type, wanted.collection, wanted.volume_id)
+    if location is None:
+        where = f"no {wanted.disk_type} disk location with a free slot"
+        raise ReceiveRefused(f"{where} for volume {wanted.volume_id}")
+    if wanted.extension not in VOLUME_EXTENSIONS:
+        raise ReceiveRefused(f"{wanted.extension} is no file of a volume that is to come: .dat, .idx and .vif are")
+    return location.path / (wanted.name + STAGED)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveRequest:
+    """A file that another server sends. `extension` and `collection` are used only as parts of a file name.
+
+    Args:
+        is_coded: whether the file belongs to an erasure-coded volume.
+        disk_type: the type of the volume's disk, as the sender names the type. Used only for a volume that this server
+            lacks. Empty if the sender names no type.
+        disk_id: for a file of an erasure-coded volume; 0 for any disk.
+        mounted_disk_ids: the disks on which shards of that volume are mounted.
+    """
+
+    volume_id: int
+    collection: str
+    extension: str
+    is_coded: bool = False
+    disk_type: str = ""
+    disk_id: int = 0
+    mounted_disk_ids: Sequence[int] = ()
+
+    @property
+    def name(self) -> str:
+        return format_volume_name(self.collection, self.volume_id) + self.extension

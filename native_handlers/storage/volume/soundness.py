@@ -1,0 +1,125 @@
+"""Checks whether the files of a volume belong together, before a start replaces or removes any of them.
+
+The checks change nothing, and read little beyond the index; `check` does a full examination. "Sound" here means that no
+check found a contradiction; opening the volume checks more.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from native_handlers.format.idx import parse_entry, row_bytes
+from native_handlers.format.needle import actual_size, parse_needle_header
+from native_handlers.format.types import (
+    NEEDLE_HEADER_BYTES,
+    OFFSET_WIDTHS_BYTES,
+    max_volume_size_bytes,
+    to_bytes_offset,
+)
+from native_handlers.storage.index.build import build_index
+from native_handlers.storage.model.file_kinds import VOLUME_EXTENSIONS
+from native_handlers.storage.model.report import Finding, FindingKind
+from native_handlers.storage.system.files import read_file
+from native_handlers.storage.volume.dat_head import super_block_of
+from native_handlers.storage.volume.recovery import check_last_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.paths import VolumePaths
+
+_SAMPLES = 16
+
+
+def missing_files(files: Files, paths: VolumePaths) -> int:
+    """How many of its files a volume lacks. Of several volumes of one id in a directory, a start opens the one that
+    lacks the fewest. Raises OSError.
+    """
+    return sum(all(files.facts(path) is None for path in paths.sidecars(extension)) for extension in VOLUME_EXTENSIONS)
+
+
+def fullest_first(files: Files, candidates: list[VolumePaths]) -> list[VolumePaths]:
+    """Volumes of one id in one directory, in the order in which a start tries them. Raises OSError."""
+    return sorted(candidates, key=partial(missing_files, files)) if len(candidates) > 1 else candidates
+
+
+def not_opened(files: Files, opened: VolumePaths, candidates: list[VolumePaths]) -> list[Finding]:
+    """The findings for other volumes with the id of `opened`, which are not touched. Raises OSError."""
+    return [
+        Finding(FindingKind.ID_TAKEN, paths.base, f"{opened.base} is served")
+        for paths in candidates
+        if paths != opened and files.facts(paths.file(".dat")) is not None
+    ]
+
+
+def why_not_a_pair(files: Files, dat: Path, idx: Path, offset_width_bytes: int) -> str | None:
+    """The reason why `idx` is not the index of `dat`, whatever their names; None where no check contradicts.
+
+    A .dat with records behind those of the index is fine: a killed server leaves such a file. Raises OSError.
+    """
+    block = super_block_of(files, dat)
+    if block is None:
+        return f"{dat.name} has no super block"
+    rows = read_file(files, idx)
+    if rows is None:
+        return f"there is no {idx.name}"
+    fd = files.open(dat, os.O_RDONLY)
+    try:
+        size = files.facts_of(fd).size_bytes
+        built = build_index(rows, offset_width_bytes, block.version)
+        if built.max_end_bytes > size:
+            return f"{idx.name} references end={built.max_end_bytes} but {dat.name} is {size} bytes"
+        if built.last_row is None:
+            return None if size <= block.size_bytes else f"{idx.name} names no record"
+        return check_last_record(files, fd, built.last_row, block.version, size, offset_width_bytes).problem
+    finally:
+        files.close(fd)
+
+
+class ForeignIndex(NamedTuple):
+    """The reason why an index is not that of a .dat file. `is_other_width`: it is, but with offsets of another
+    width.
+    """
+
+    why: str
+    is_other_width: bool = False
+
+
+def foreign_index(files: Files, fd: int, rows: bytes, version: int, dat_bytes: int, width: int) -> ForeignIndex | None:
+    """The reason why `rows` are not an index of the open .dat file at all, so that repairing either from the other
+    would destroy one of them. None where a row of a sample leads to its record, or no row of the sample can be looked
+    up.
+
+    Raises OSError.
+    """
+    leads, misses = _look_up(files, fd, rows, version, dat_bytes, width)
+    if leads or not misses:
+        return None
+    for other in OFFSET_WIDTHS_BYTES:
+        if other != width and _look_up(files, fd, rows, version, dat_bytes, other)[0]:
+            why = f"its .idx has rows of {other}-byte offsets, and this server runs with {width}-byte ones"
+            return ForeignIndex(why, is_other_width=True)
+    return ForeignIndex(f"its .idx is another volume's: none of {misses} rows that were looked up leads to its record")
+
+
+def _look_up(files: Files, fd: int, rows: bytes, version: int, dat_bytes: int, width: int) -> tuple[bool, int]:
+    """Whether a row of a sample leads to its record, and how many rows before it do not."""
+    length = row_bytes(width)
+    count = len(rows) // length
+    misses = 0
+    for number in sorted({index * (count - 1) // max(_SAMPLES - 1, 1) for index in range(_SAMPLES)} if count else ()):
+        entry = parse_entry(rows[number * length : (number + 1) * length], width)
+        if not entry.offset or entry.size <= 0:
+            continue
+        # Old servers let 4-byte offsets wrap around: the record may be one whole addressable range further on.
+        start, length_bytes = to_bytes_offset(entry.offset), actual_size(entry.size, version)
+        places = [at for at in (start, start + max_volume_size_bytes(4)) if at + length_bytes <= dat_bytes]
+        headers = [parse_needle_header(files.read(fd, NEEDLE_HEADER_BYTES, at)) for at in places]
+        # WriteNeedleBlob stores records under other ids too, so only the size is compared.
+        if any(header.size == entry.size for header in headers):
+            return True, misses
+        misses += bool(headers)
+    return False, misses

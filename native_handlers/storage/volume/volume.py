@@ -1,0 +1,598 @@
+"""One volume: appends, reads and deletes needles in a .dat file through its index.
+
+The parts are in modules beside this one: `handle` owns the lock and the open files, `write` appends, `read` reads.
+
+Writers hold the volume's one lock from the look-up of the old needle to the published index entry. An append writes
+.dat, then the .idx row, then enters the needle in the index. It is acknowledged after that, and with `fsync` after both
+files are on disk. A failed append undoes its writes; if that fails too the volume takes no more writes.
+
+Readers take no lock: they look the needle up and read its record with one pread. They retain the open files during the
+read, so closing, deleting or swapping the volume waits for no reader and disturbs none.
+
+Source: weed/storage/volume_write.go, volume_read.go, volume.go.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from native_handlers.format.errors import FormatError
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.storage.model.errors import (
+    IndexMoveFailed,
+    NotFound,
+    VolumeClosed,
+)
+from native_handlers.storage.system.files import FileRetired, NotCached
+from native_handlers.storage.volume import report as expiry
+from native_handlers.storage.volume.append import Appender
+from native_handlers.storage.volume.append_log import log_of
+from native_handlers.storage.volume.blobs import read_blob, read_meta
+from native_handlers.storage.volume.compaction import Compaction
+from native_handlers.storage.volume.damage import VolumeDamage
+from native_handlers.storage.volume.file_reader import open_volume_file, write_back
+from native_handlers.storage.volume.handle import VolumeHandle
+from native_handlers.storage.volume.index_place import move_index
+from native_handlers.storage.volume.live_needles import walk_live_needles
+from native_handlers.storage.volume.open import open_volume
+from native_handlers.storage.volume.read import VolumeReader
+from native_handlers.storage.volume.report import VolumeDescriber
+from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeSharing
+from native_handlers.storage.volume.tiering import serve_from_disk, serve_from_tier
+from native_handlers.storage.volume.write import VolumeWriter
+from native_handlers.storage.volume.write_state import DiskNow, IoHealth, WriteState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from pathlib import Path
+
+    from native_handlers.format.cached_needle import CachedNeedle
+    from native_handlers.format.needle import Needle
+    from native_handlers.format.replica_placement import ReplicaPlacement
+    from native_handlers.format.super_block import SuperBlock
+    from native_handlers.format.ttl import Ttl
+    from native_handlers.format.vif import RemoteFile, VolumeInfo
+    from native_handlers.storage.model.report import Finding, ReadOnlyReasons, VolumeReport
+    from native_handlers.storage.system.files import Files, SharedFile
+    from native_handlers.storage.volume.append_log import AppendLog
+    from native_handlers.storage.volume.file_reader import FileReader
+    from native_handlers.storage.volume.group_commit import PendingWrite, WriteResult
+    from native_handlers.storage.volume.paths import VolumePaths
+    from native_handlers.storage.volume.record_reader import NeedleRead
+    from native_handlers.storage.volume.state import VolumeState
+    from native_handlers.storage.volume.write_state import DiskContext
+
+_NS = 10**9
+
+
+class Volume:
+    """An open volume. Every method may be called from any thread."""
+
+    def __init__(
+        self, state: VolumeState, disk: DiskContext, request: OpenRequest, clock_ns: Callable[[], int]
+    ) -> None:
+        self.id = state.paths.volume_id
+        self.collection = state.paths.collection
+        self._disk = disk
+        self._files: Files = request.files
+        self._clock_ns = clock_ns
+        self._width = request.offset_width_bytes
+        self._health = IoHealth()
+        self._write_state = WriteState(state.damage, state.info, disk, self._health)
+        self._damage = VolumeDamage(state.paths, request.damage)
+        self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health, self._damage)
+        self._describer = VolumeDescriber()
+        self._open_files = VolumeHandle(state, request, disk, self._write_state, clock_ns)
+        self._appender = Appender(
+            self._files, self._width, clock_ns, self._health, self._write_state.stop, request.room
+        )
+        self._writer = VolumeWriter(self._open_files, disk, self._write_state, self._reader, self._appender)
+        self.compaction = Compaction(self._open_files, disk, self._write_state, self._health, clock_ns)
+
+    # ---- facts
+
+    @property
+    def handle(self) -> VolumeHandle:
+        """The owner of the volume's open files and of the one lock that its writers take."""
+        return self._open_files
+
+    @property
+    def waiting_writes(self) -> int:
+        """The number of writers that wait for the sync of other writers."""
+        return self._writer.waiting_count
+
+    @property
+    def paths(self) -> VolumePaths:
+        return self._open_files.paths
+
+    @property
+    def super_block(self) -> SuperBlock:
+        """The super block; the .vif takes precedence where the two differ. Replaced as a whole when it changes."""
+        return self._open_files.super_block
+
+    @property
+    def version(self) -> int:
+        return self._open_files.super_block.version
+
+    @property
+    def ttl(self) -> Ttl:
+        return self._open_files.super_block.ttl
+
+    @property
+    def replica_placement(self) -> ReplicaPlacement:
+        return self._open_files.super_block.replica_placement
+
+    @property
+    def copy_count(self) -> int:
+        """The number of copies that the volume must have, this one included."""
+        return self._open_files.super_block.replica_placement.copy_count
+
+    @property
+    def compaction_revision(self) -> int:
+        return self._open_files.super_block.compaction_revision
+
+    @property
+    def disk_type(self) -> str:
+        return self._disk.disk_type
+
+    @property
+    def disk_id(self) -> int:
+        return self._disk.disk_id
+
+    @property
+    def is_in_service(self) -> bool:
+        """False while the disk is out of service; the volume then refuses reads and writes."""
+        return not self._disk.is_unavailable
+
+    def check_in_service(self) -> None:
+        """Raises DiskUnavailable while the disk is out of service."""
+        self._disk.check_in_service()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._open_files.refresh() is None
+
+    @property
+    def info(self) -> VolumeInfo:
+        """The content of the .vif, as this process last read or wrote it; see docs/sharing.md for who may write it."""
+        return replace(self._open_files.info, version=self.version, bytes_offset=self._width)
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of .dat; 0 when closed."""
+        state = self._open_files.refresh()
+        return state.dat_end_bytes if state else 0
+
+    @property
+    def index_size_bytes(self) -> int:
+        """The length of .idx; 0 when closed."""
+        state = self._open_files.refresh()
+        return state.idx_end_bytes if state else 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the volume has never held a needle. Raises VolumeClosed: of a closed volume this is not known."""
+        self._open_files.refresh()
+        state = self._open_files.get()
+        return state.dat_end_bytes <= SUPER_BLOCK_BYTES and not state.index.counters.content_bytes
+
+    @property
+    def is_tiered(self) -> bool:
+        """Whether the data is read from a remote tier, as this process last saw the volume."""
+        state = self._open_files.opened
+        return state is not None and state.is_tiered
+
+    def serve_from_tier(self, file: RemoteFile, *, keep_local: bool) -> None:
+        """See `tiering.serve_from_tier`."""
+        serve_from_tier(self._open_files, self._write_state, file, keep_local=keep_local, now_s=self._clock_ns() // _NS)
+
+    def serve_from_disk(self, arrived: Path) -> SharedFile:
+        """See `tiering.serve_from_disk`."""
+        return serve_from_disk(self._open_files, self._write_state, arrived, now_s=self._clock_ns() // _NS)
+
+    @property
+    def has_needles(self) -> bool:
+        """Whether the index has entries, as this process last saw it. Deleted needles count. False when closed."""
+        state = self._open_files.opened
+        return state is not None and bool(state.index.counters.file_count)
+
+    def room_left_bytes(self, size_limit_bytes: int) -> int:
+        """By how many bytes the volume will still grow before it is full; 0 when it is read-only."""
+        state = self._open_files.refresh()
+        if state is None or self._write_state.is_read_only:
+            return 0
+        return max(size_limit_bytes - state.dat_end_bytes - state.idx_end_bytes, 0)
+
+    @property
+    def read_only_reasons(self) -> ReadOnlyReasons:
+        """Why the volume refuses writes now; `is_read_only` of the result is False when it takes them."""
+        self._open_files.refresh()
+        return self._write_state.reasons
+
+    @property
+    def is_read_only(self) -> bool:
+        self._open_files.refresh()
+        return self._write_state.is_read_only
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a read found damage since the volume was opened, or marked writable."""
+        return bool(self._damage.count)
+
+    @property
+    def is_marked_on_disk(self) -> bool:
+        """Whether the .vif says that the volume is read-only, so that the next opening knows."""
+        return self._open_files.info.read_only
+
+    def report(self, size_limit_bytes: int = 0, disk_now: DiskNow | None = None) -> VolumeReport | None:
+        """The volume's report for heartbeats and /status; None when closed. The size limit matters for expiry only.
+
+        `disk_now` is the state of the volume's disk, where the caller knows it already.
+        """
+        files, disk = self._open_files, self._disk
+        state = files.opened
+        if state is not None and state.share is not None:
+            state = files.refresh()
+        if state is None:
+            return None
+        is_space_low, is_unavailable, lost = disk_now or DiskNow.of(disk)
+        is_hidden = is_unavailable or self._health.is_quarantined or self in lost
+        is_hidden = is_hidden or (files.super_block.ttl.count > 0 and self.is_expired(size_limit_bytes))
+        flags = self._write_state.flags(is_space_low=is_space_low)
+        return self._describer.describe(state, disk, flags, is_announced=not is_hidden)
+
+    def is_expired(self, size_limit_bytes: int) -> bool:
+        """Whether the TTL has passed since the last modification. Never while the size limit is unknown (0)."""
+        if not (self.ttl and size_limit_bytes) or self.size_bytes <= SUPER_BLOCK_BYTES:
+            return False
+        return expiry.is_expired(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
+
+    @property
+    def _last_modified_s(self) -> int:
+        state = self._open_files.opened
+        return state.last_modified_s if state else self._clock_ns() // _NS
+
+    @property
+    def is_expired_long_enough(self) -> bool:
+        """Whether the volume expired so long ago that it is to be deleted."""
+        return expiry.is_expired_long_enough(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
+
+    def file_sizes(self) -> tuple[int, int]:
+        """The lengths of .dat and .idx at one moment: each row of .idx has its whole record. Raises VolumeClosed."""
+        with self._open_files.begin_write():
+            state = self._open_files.get()
+            return state.dat_end_bytes, state.idx_end_bytes
+
+    # ---- reading
+
+    def open_for_copy(self, extension: str) -> FileReader:
+        """Opens one of the volume's files for reading from its start. The caller closes it. For .dat and .idx these are
+        the files that are open now; a swap, a close or a removal of the volume does not disturb the reader.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            OSError: the file cannot be opened; FileNotFoundError when there is none.
+            DiskUnavailable: the disk is out of service; no file was opened.
+        """
+        self._disk.check_in_service()
+        while True:
+            state = self._open_files.get()
+            try:
+                return open_volume_file(self._files, state, extension)
+            except FileRetired:
+                # Swapped or closed in between: try again with the new state.
+                continue
+
+    def read(
+        self,
+        needle_id: int,
+        *,
+        cookie: int | None = None,
+        read_deleted: bool = False,
+        data: bool = True,
+        cached_only: bool = False,
+    ) -> NeedleRead:
+        """Reads a needle. The caller releases the result.
+
+        As in upstream, a needle with an empty payload is found whatever `cookie` says.
+
+        Args:
+            cookie: None does not compare.
+            read_deleted: finds a needle that was deleted since the volume was opened.
+            data: False leaves a large payload on disk, a compressed one too; see `NeedleRead.check_payload`.
+            cached_only: never waits for a disk and never computes for long; for callers that must not block.
+
+        Raises:
+            NotCached: with `cached_only`, the needle is not in memory, or is too large to be checked on the event loop.
+            NotFound: there is no such needle, it has expired, or the volume is closed.
+            Deleted: the needle was deleted.
+            CookieMismatch: the needle has another cookie.
+            FormatError: the record is corrupt.
+            ReadFailed: the disk failed.
+            DiskUnavailable: the disk is out of service; nothing was read.
+        """
+        while True:
+            state = self._open_files.acquire()
+            if state is None:
+                raise NotFound(self.id, needle_id)
+            try:
+                return self._reader.read(
+                    state, needle_id, cookie, read_deleted=read_deleted, data=data, cached_only=cached_only
+                )
+            except FilesSwapped:
+                if cached_only:
+                    raise NotCached from None
+                self._open_files.rejoin(state)
+            finally:
+                state.dat.release()
+
+    def try_read_cached(
+        self, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None = None
+    ) -> CachedNeedle | None:
+        """The needle, if it is a plain one in memory; None means that the caller uses `read`.
+
+        Args:
+            place: gets the length of a record of more than 128 KiB and returns memory for it, or None; the needle's
+                data is then a part of that memory. Without memory such a needle is not read.
+
+        Raises:
+            DiskUnavailable: the disk is out of service; nothing was read.
+        """
+        state = self._open_files.acquire()
+        if state is None:
+            return None
+        try:
+            return self._reader.try_read_cached(state, needle_id, cookie, place)
+        except FilesSwapped:
+            return None
+        finally:
+            state.dat.release()
+
+    def read_blob(self, offset_bytes: int, size: int) -> bytes:
+        """The bytes at a place of .dat; see `blobs.read_blob`. Raises VolumeClosed as well."""
+        with self._open_files.held() as state:
+            return read_blob(self._reader, state, offset_bytes, size)
+
+    def read_meta(self, offset_bytes: int, size: int) -> Needle:
+        """The needle at a place of .dat, without its payload; see `blobs.read_meta`. Raises VolumeClosed as well."""
+        with self._open_files.held() as state:
+            return read_meta(self._reader, state, offset_bytes, size)
+
+    def live_needles(self, is_wanted: Callable[[], bool]) -> Generator[Needle]:
+        """Yields every live needle; see `walk_live_needles`. Closing or deleting the volume meanwhile does not wait.
+
+        Close the iterator when it is not used to its end. Raises VolumeClosed as well.
+        """
+        with self._open_files.held() as state:
+            try:
+                yield from walk_live_needles(self._reader, state, is_wanted)
+            except FilesSwapped:
+                raise VolumeClosed(self.id) from None
+
+    @contextmanager
+    def open_log(self) -> Iterator[AppendLog]:
+        """The log of appends so far. Inside, the files stay open even if the volume is closed or deleted.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            DiskUnavailable: the disk is out of service; nothing was read.
+        """
+        self._disk.check_in_service()
+        with self._open_files.begin_write():
+            state = self._open_files.get()
+            log = log_of(self._files, state, self._width)
+            state.dat.retain()
+            state.idx.retain()
+        try:
+            yield log
+        except FormatError as error:
+            self._damage.found(0, error)
+            raise
+        finally:
+            log.dat.release()
+            log.idx.release()
+
+    # ---- sharing
+
+    def share(self, create: Callable[[Files, VolumePaths, int], tuple[int, VolumeSharing]]) -> int:
+        """A descriptor with which another process opens this volume; `shared.attach.share_volume` calls this.
+
+        `create` makes the descriptor and this process's share. A second call gives the same descriptor.
+
+        Raises:
+            VolumeClosed: the volume is closed.
+            WriteFailed: there is no memory or no descriptor left; nothing changed.
+        """
+        return self._open_files.share(create)
+
+    # ---- writing
+
+    def write(self, needle: Needle, *, check_cookie: bool = True, fsync: bool = False) -> WriteResult:
+        """Stores `needle`. Computes its checksum and append time, and gives it the volume's TTL if it has none.
+
+        Returns after both files hold the needle; with `fsync` after both are on disk. The same payload under the same
+        cookie is not written again (unless the volume has a TTL).
+
+        Args:
+            check_cookie: False lets a needle with cookie 0 take over the cookie of the one it replaces.
+
+        Raises:
+            VolumeClosed, ReadOnly, SizeLimitExceeded, AppendOffsetExceeded, NeedleTooLarge: nothing was written.
+            NeedleTooWide: the metadata does not fit a record; nothing was written.
+            CookieMismatch: a needle of that id with another cookie exists, or existed since the volume was opened.
+            ExistingNeedleUnreadable: the existing needle cannot be read; nothing was written.
+            WriteFailed: the disk failed. The write was undone, or the volume is read-only from now on.
+            DiskUnavailable: the disk is out of service; nothing was written.
+        """
+        return self._writer.write(needle, check_cookie=check_cookie, fsync=fsync)
+
+    def write_together(self, writes: Sequence[PendingWrite]) -> None:
+        """Appends the needles of all `writes` and syncs once, as for writers that come at the same time.
+
+        Sets `result` or `error` of each write, and raises none of these errors.
+        """
+        self._writer.commit_together(writes)
+
+    def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
+        """Stores a record unchanged, except for its append time, under `needle_id`. Replaces the needle that was there.
+
+        The cookie is not compared. A record that is stored already is not written again.
+
+        Raises:
+            VolumeClosed, ReadOnly, BlobRefused, SizeLimitExceeded, AppendOffsetExceeded: nothing was written.
+            WriteFailed, DiskUnavailable: as with `write`.
+        """
+        return self._writer.write_blob(needle_id, blob, size)
+
+    def delete(self, needle_id: int, cookie: int, *, checksum: int = 0) -> int:
+        """Deletes a needle and returns the size of its body; 0 when there is none or it was deleted before.
+
+        The cookie is recorded, not compared: callers read and compare first. `checksum` goes into the record of the
+        deletion, where upstream leaves that of the needle it read.
+
+        Raises:
+            VolumeClosed, ReadOnly: nothing was written. Low disk space does not forbid deleting.
+            WriteFailed: as with `write`.
+            DiskUnavailable: the disk is out of service; nothing was written.
+        """
+        return self._writer.delete(needle_id, cookie, checksum=checksum)
+
+    # ---- state
+
+    def mark_read_only(self, *, can_delete: bool, persist: bool) -> None:
+        """Refuses writes from now on, and deletes too unless `can_delete`; with `persist` also after a restart.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            WriteFailed: the .vif could not be written; the state is unchanged.
+            DiskUnavailable: with `persist` only: the disk is out of service; the state is unchanged.
+        """
+        if persist:
+            self._disk.check_in_service()
+        with self._open_files.begin_write():
+            state = self._open_files.get()
+            if persist:
+                self._open_files.save_info(state, read_only=True, can_delete=can_delete)
+            self._write_state.mark_read_only(can_delete=can_delete)
+
+    def mark_writable(self) -> list[Finding]:
+        """Takes writes again, and resets the count of I/O errors. Returns the findings of opening the files anew.
+
+        As in upstream, an operator's decision overrides known damage.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            VolumeLoadFailed: the files cannot be opened for writing; the volume is unchanged.
+            WriteFailed: the .vif could not be written; the volume stays read-only.
+            DiskUnavailable: the disk is out of service; nothing changed.
+        """
+        self._disk.check_in_service()
+        findings: list[Finding] = []
+        with self._open_files.begin_write():
+            state = self._open_files.get()
+            # Another process that shares the volume may have found the reason for the stop.
+            is_stopped = state.share is not None and self._write_state.is_stopped
+            if state.damage is not None or not state.is_writable or is_stopped:
+                state = self._open_files.reopen(state, findings)
+            self._open_files.save_info(state, read_only=False, can_delete=False)
+            state.cleared_damage()
+            self._write_state.mark_writable()
+            self._damage.reset()
+        return findings
+
+    @property
+    def awaits_room(self) -> bool:
+        """Whether a repair that opening the volume found necessary waits for room on the disk."""
+        state = self._open_files.opened
+        return state is not None and state.awaits_room
+
+    def repair(self) -> list[Finding]:
+        """Does the repair that waits for room. Returns its findings. Raises as `mark_writable`."""
+        findings: list[Finding] = []
+        self._open_files.repair(findings)
+        return findings
+
+    def hold_writes(self, reason: str | None) -> None:
+        """Refuses writes and deletes until called with None. Marks are unchanged. Affects this process alone.
+
+        Does not wait for a write that is under way.
+        """
+        self._write_state.hold(reason)
+
+    def move_index(self, directory: Path) -> None:
+        """Moves .idx to `directory`; see `index_place.move_index`.
+
+        Raises:
+            VolumeClosed: the volume is not open.
+            IndexMoveFailed: the .idx is where it was. Always for a shared volume: processes find it by its paths.
+            DiskUnavailable: the disk is out of service; nothing was moved.
+        """
+        self._disk.check_in_service()
+        with self._open_files.begin_write():
+            state = self._open_files.get()
+            if state.share is not None:
+                raise IndexMoveFailed(self.id, OSError(errno.EBUSY, "it is shared with other processes"))
+            move_index(self._files, state, directory)
+
+    def sync(self) -> None:
+        """Puts both files on disk. Does nothing when the volume is closed.
+
+        Raises:
+            WriteFailed: they may not be on disk.
+        """
+        with self._open_files.begin_write():
+            state = self._open_files.opened
+            if state is not None:
+                self._appender.sync(state)
+
+    def sync_in_passing(self) -> None:
+        """As `sync`, but writes most of the data before it takes the lock, so writers wait less. Errors as `sync`."""
+        state = self._open_files.opened
+        if state is not None:
+            for file in (state.dat, state.idx):
+                write_back(self._files, file.path)
+        self.sync()
+
+    def close(self) -> None:
+        """Syncs and closes the volume. Readers under way finish; later callers get an error. A compaction under way
+        ends, and its uncommitted copy is removed.
+
+        The process that opened a shared volume closes it in every process; another one closes it for itself alone.
+
+        Raises:
+            WriteFailed: the sync failed; the volume is closed all the same.
+        """
+        self.compaction.abandon()
+        self._open_files.close(self._appender.sync)
+
+    def destroy(
+        self,
+        *,
+        keep_vif: bool,
+        may_go: Callable[[], bool] | None = None,
+        forget: Callable[[], None] | None = None,
+        keep_remote: bool = True,
+    ) -> bool:
+        """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
+
+        Args:
+            may_go: asked under the lock, when no write is possible; on False nothing changes and False is returned.
+            forget: called after the close, before the files are removed.
+            keep_remote: keeps the object of a tiered volume.
+
+        Raises:
+            OSError: some files could not be removed; the volume is closed.
+            StorageError: of `may_go`, or the lock of a shared volume could not be taken; nothing changed.
+        """
+        self.compaction.abandon()
+        return self._open_files.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
+
+
+def open_existing(
+    request: OpenRequest, disk: DiskContext, clock_ns: Callable[[], int], findings: list[Finding]
+) -> Volume:
+    """Opens the volume of `request`. Errors and `findings` are those of `open_volume`."""
+    return Volume(open_volume(request, findings), disk, request, clock_ns)

@@ -1,0 +1,69 @@
+"""`weed-volume-py compact DIR...`: a vacuum of volumes that no server has open."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import StorageError
+from native_handlers.storage.store import StoreConfig, open_store
+from supervisor.cli.tool_arguments import progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.volume import Volume
+    from supervisor.cli.tool_arguments import ToolArguments
+
+
+@dataclass(slots=True)
+class Compacted:
+    """The result for one volume. If `problem` is set, the volume is unchanged."""
+
+    name: str
+    before_bytes: int
+    after_bytes: int
+    problem: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name}: not compacted: {self.problem}"
+        return f"{self.name}: {self.before_bytes} bytes, now {self.after_bytes}"
+
+
+def compact_directory(arguments: ToolArguments, path: Path) -> list[Compacted]:
+    """Opens the directory as a server does, and compacts each volume that the command line names.
+
+    Raises:
+        DirectoryLocked: a server runs on the directory.
+        StorageError, OSError: the directory cannot be opened. Nothing was compacted.
+    """
+    location = LocationConfig(path, arguments.index_path or path, max_volumes=0, min_free_bytes=0)
+    store = open_store(StoreConfig((location,), arguments.offset_width_bytes))
+    try:
+        volumes = [volume for volume in store.volumes() if arguments.is_wanted(volume.paths.collection, volume.id)]
+        return [_compact(store, volume) for volume in sorted(volumes, key=lambda one: one.paths.name)]
+    finally:
+        store.close()
+
+
+def _compact(store: Store, volume: Volume) -> Compacted:
+    done = Compacted(str(volume.paths.base), volume.size_bytes, volume.size_bytes)
+    try:
+        with progress(f"compact {volume.paths.name}", volume.size_bytes) as passed:
+            before = 0
+            for done_bytes in volume.compaction.run(CompactionOptions()):
+                passed(done_bytes - before)
+                before = done_bytes
+        _, done.after_bytes = store.commit_compaction(volume.id)
+    except (StorageError, OSError) as error:
+        volume.compaction.cleanup()
+        done.problem = str(error)
+    return done

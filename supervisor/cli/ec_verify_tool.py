@@ -1,0 +1,112 @@
+"""`weed-volume-py ec-verify DIR...`: compares shards with each other, and with the .ecsum where there is one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from native_handlers.storage.erasure_coding.bitrot import Protection, differing_blocks, load_checksums
+from native_handlers.storage.erasure_coding.errors import VerifyFailed
+from native_handlers.storage.erasure_coding.shard_sets import find_shard_sets, ratio_of_set
+from native_handlers.storage.erasure_coding.verify import verify
+from native_handlers.storage.system.files import OS_FILES
+from supervisor.cli.tool_arguments import EXIT_HEALTHY, EXIT_PROBLEMS, complain, progress
+
+if TYPE_CHECKING:
+    from native_handlers.storage.erasure_coding.layout import Ratio
+    from native_handlers.storage.erasure_coding.shard_sets import ShardSet
+    from native_handlers.storage.erasure_coding.verify import Verdict
+    from supervisor.cli.tool_arguments import ToolArguments
+
+
+@dataclass(slots=True)
+class Verified:
+    """The findings for one volume. `bad_shards` are the shards that are known to be wrong."""
+
+    name: str
+    data_shards: int = 0
+    parity_shards: int = 0
+    missing: list[int] = field(default_factory=list)
+    bad_shards: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_data(self) -> dict[str, Any]:
+        """The findings as JSON data."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __str__(self) -> str:
+        verdict = (
+            f"bad shards: {_listed(self.bad_shards)}" if self.bad_shards else "problems" if self.problems else "ok"
+        )
+        here = f"{self.data_shards}+{self.parity_shards} shards"
+        missing = f", missing {_listed(self.missing)}" if self.missing else ""
+        lines = [f"{self.name}: {verdict} ({here}{missing})", *(f"  {problem}" for problem in self.problems)]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def run_ec_verify(arguments: ToolArguments) -> int:
+    """Returns 0 when all shards fit, 1 when a shard does not fit or cannot be verified. Changes no file."""
+    try:
+        sets = find_shard_sets(OS_FILES, arguments.directories)
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}")
+        return EXIT_PROBLEMS
+    found = [_verify(one) for one in sets if arguments.is_wanted(one.collection, one.volume_id)]
+    is_well = not any(one.problems for one in found)
+    if arguments.as_json:
+        print(json.dumps({"is_well": is_well, "volumes": [one.as_data() for one in found]}, indent=2))
+    else:
+        print("\n".join(map(str, found)) or "no shards")
+    return EXIT_HEALTHY if is_well else EXIT_PROBLEMS
+
+
+def _verify(one: ShardSet) -> Verified:
+    verified = Verified(one.name)
+    try:
+        ratio = ratio_of_set(OS_FILES, one)
+        verified.data_shards, verified.parity_shards = ratio.data, ratio.parity
+        protection, checksums = load_checksums(OS_FILES, one.sidecars(".ecsum"), ratio)
+        total_bytes = max(size for _, size in one.files.present.values())
+        with progress(f"ec-verify {one.name}", total_bytes) as passed:
+            verdict = verify(OS_FILES, one.files, ratio, passed, 0 if checksums is None else checksums.block_bytes)
+    except OSError as error:
+        verified.problems.append(f"{error.filename or one.name}: {error.strerror}")
+        return verified
+    except VerifyFailed as error:
+        verified.problems.append(str(error))
+        return verified
+    verified.missing = verdict.missing
+    _judge(verified, verdict, ratio)
+    if protection is Protection.INVALID:
+        verified.problems.append("its .ecsum cannot be believed")
+    elif checksums is None:
+        verified.notes.append("there is no .ecsum; a rebuild makes one")
+    else:
+        for shard, sums in verdict.block_sums.items():
+            differing = differing_blocks(checksums.shards[shard], verdict.shard_bytes, sums)
+            if differing:
+                verified.problems.append(f"shard {shard}: blocks {_listed(differing)} differ from the .ecsum")
+                if shard not in verdict.wrong_bytes and verdict.is_sound:
+                    verified.notes.append(f"shard {shard} fits the others: the .ecsum may be of another coding")
+    return verified
+
+
+def _judge(verified: Verified, verdict: Verdict, ratio: Ratio) -> None:
+    for shard, size in sorted(verdict.other_lengths.items()):
+        verified.problems.append(f"shard {shard}: {size} bytes long, the others have {verdict.shard_bytes}")
+    for shard, count in sorted(verdict.wrong_bytes.items()):
+        where = verdict.first_wrong[shard]
+        verified.problems.append(f"shard {shard}: {count} bytes do not fit the other shards, the first at {where}")
+    if verdict.undecided_bytes:
+        verified.problems.append(
+            f"at {verdict.undecided_bytes} places shards do not fit, and which are wrong cannot be told"
+        )
+    verified.bad_shards = sorted({*verdict.wrong_bytes, *verdict.other_lengths})
+    if len(verdict.missing) > ratio.parity:
+        verified.problems.append("fewer shards are here than the volume has data shards")
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,0 +1,138 @@
+"""The common parts of the tools that work on directories: their arguments, and a progress bar.
+
+Exit status of each tool: 0 no problem, 1 a problem was found or a step failed, 2 the arguments cannot be used.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from native_handlers.format.errors import BadVolumeName
+from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.storage.directory.scan import find_offset_width
+from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.volume.paths import VolumePaths
+from supervisor.config.errors import UsageError
+from supervisor.config.flags import TOOL_FLAGS
+from supervisor.config.go_flags import Scan, scan, unknown_flag_message
+from supervisor.config.home_paths import absolute, absolute_or_none
+from supervisor.config.values import FlagValues
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+EXIT_HEALTHY = 0
+EXIT_PROBLEMS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ToolArguments:
+    """A command line. `volume_id` 0 stands for all volumes, `collection` "" for all collections."""
+
+    command: str
+    directories: tuple[Path, ...]
+    index_path: Path | None
+    offset_width_bytes: int | None
+    volume_id: int
+    collection: str
+    as_json: bool
+    values: FlagValues
+
+    def is_wanted(self, collection: str, volume_id: int) -> bool:
+        """Whether the command line names the volume."""
+        return self.volume_id in {0, volume_id} and self.collection in {"", collection}
+
+    def width(self, directory: Path) -> int:
+        """The width in bytes of the offsets of the volumes in `directory`: the flag's, else the one that the files
+        show.
+        """
+        return self.offset_width_bytes or find_offset_width(OS_FILES, [directory])
+
+    def volumes(self, directory: Path) -> list[VolumePaths]:
+        """The volumes that the command line names and that have a .dat in `directory`, in the order of their names.
+
+        Raises OSError: the directory cannot be listed.
+        """
+        found = []
+        for name in sorted(OS_FILES.list_directory(directory)):
+            if not name.endswith(".dat"):
+                continue
+            try:
+                collection, volume_id = parse_volume_name(name.removesuffix(".dat"))
+            except BadVolumeName:
+                continue
+            if self.is_wanted(collection, volume_id):
+                found.append(VolumePaths(directory, self.index_path or directory, collection, volume_id))
+        return found
+
+
+def read_arguments(command: str, argv: Sequence[str], cwd: Path) -> ToolArguments:
+    """Reads a command line. Flags may stand before, between and after the directories.
+
+    Raises:
+        UsageError: the arguments cannot be used. Nothing was done.
+    """
+    table = TOOL_FLAGS[command]
+    values = FlagValues(table)
+    words: list[str] = []
+    part = Scan(words=list(argv))
+    while part.words:
+        part = scan(part.words, table)
+        values.add(part.given)
+        values.problems.extend(part.problems)
+        values.problems.extend(unknown_flag_message(flag.name, table) for flag in part.unknown)
+        if part.words:
+            words.append(part.words.pop(0))
+    if not words:
+        values.problems.append(f"{command} needs a directory: weed-volume-py {command} [flags] DIR...")
+    has_index = "dir.idx" in table
+    arguments = ToolArguments(
+        command,
+        tuple(absolute(word, cwd) for word in words),
+        absolute_or_none(values.text("dir.idx"), cwd) if has_index else None,
+        (values.integer("offset.bytes") or None) if has_index else None,
+        values.integer("volumeId"),
+        values.text("collection"),
+        values.boolean("json"),
+        values,
+    )
+    missing = [f"{path} is not a directory" for path in arguments.directories if not path.is_dir()]
+    if values.problems or missing:
+        raise UsageError(*values.problems, *missing)
+    return arguments
+
+
+@contextmanager
+def progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Shows a progress bar on standard error while the block runs, if standard error is a terminal.
+
+    Yields a function that takes the number of bytes done since its last call. Any thread may call the function.
+    """
+    lock = threading.Lock()
+    with tqdm(
+        total=total_bytes, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None
+    ) as bar:
+
+        def passed(count_bytes: int) -> None:
+            with lock:
+                bar.update(count_bytes)
+
+        yield passed
+
+
+def size_of(path: Path) -> int:
+    """The size of the file in bytes; 0 where there is no such file."""
+    facts = OS_FILES.facts(path)
+    return 0 if facts is None else facts.size_bytes
+
+
+def complain(text: str) -> None:
+    """Prints a problem on standard error."""
+    print(text, file=sys.stderr)

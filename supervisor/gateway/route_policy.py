@@ -1,0 +1,74 @@
+"""Whether a route is open: whether anything is to be checked before its native handler runs.
+
+The ordinary way (`HttpGateway`) asks the guard unless the route is open. The fast path answers only where reads of the
+route are free. Both answers come from the same fields of the `Route`, so a changed row holds for both ways.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from supervisor.routing.decision import Engine, decide
+from supervisor.routing.registry import AccessKind
+
+if TYPE_CHECKING:
+    from supervisor.gateway.guard import Guard
+    from supervisor.gateway.throttle import Throttle
+    from supervisor.routing.live import LiveTable
+    from supervisor.routing.registry import Route
+    from supervisor.routing.table import Table
+
+access_log = logging.getLogger("supervisor.access")
+"""One line for each answer, at debug level."""
+
+
+class RoutePolicy:
+    """Knows what is true of each route under the table and the access rules in force.
+
+    Each answer is worked out once, and again when the table or the access rules are replaced. Only the tasks of one
+    event loop use it.
+
+    Args:
+        throttle: None where nothing bounds the bytes in flight.
+    """
+
+    def __init__(self, table: LiveTable, guard: Guard, throttle: Throttle | None) -> None:
+        self._table = table
+        self._guard = guard
+        self._throttle = throttle
+        self._made_for: tuple[Table, object] = (table.table, guard.rules)
+        self._open: dict[str, bool] = {}
+        self._free: dict[str, bool] = {}
+
+    def is_open(self, route: Route) -> bool:
+        """Whether the guard refuses no request of the route."""
+        self._follow()
+        known = self._open.get(route.name)
+        if known is None:
+            known = self._open[route.name] = not self._guard.checks(route)
+        return known
+
+    def is_free_read(self, route: Route) -> bool:
+        """Whether the route reads volumes, and each of its requests is answered natively and at once: the guard refuses
+        none, none waits for room, and none leaves a line in the access log.
+        """
+        self._follow()
+        known = self._free.get(route.name)
+        if known is None:
+            known = self._free[route.name] = self._is_free_read(route)
+        return known and not access_log.isEnabledFor(logging.DEBUG)
+
+    def _follow(self) -> None:
+        """Forgets all answers when the table or the access rules were replaced."""
+        table, rules = self._table.table, self._guard.rules
+        if table is not self._made_for[0] or rules is not self._made_for[1]:
+            self._made_for, self._open, self._free = (table, rules), {}, {}
+
+    def _is_free_read(self, route: Route) -> bool:
+        decision = decide(route, None, self._table.table)
+        if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
+            return False
+        if self._throttle is not None and self._throttle.downloads.is_bounded:
+            return False
+        return route.access.kind is AccessKind.VOLUME_READ

@@ -1,0 +1,394 @@
+"""Watches all idle connections in one task, and answers at once the requests that can be answered from memory.
+
+The tasks of idle connections sleep here. Connections without a task (`newcomers`) are watched here too. One epoll
+watches all their sockets. So a request that is answered at once costs its reads and writes, and no trip through trio's
+scheduler. All other bytes wake the connection's own task.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from native_handlers.http_model.message import HeldAnswer
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from native_handlers.http_model.message import Answer
+
+FAST_PATH_BYTES = 4096
+"""The most that one receive takes. Every request that can be answered at once is shorter."""
+
+_ANSWERS_IN_A_ROW = 32
+_WOKEN_IN_A_ROW = 32
+_TURN_S = 0.01
+"""After a turn of the event loop that took longer, fewer tasks are woken in the next turn: some requests take long."""
+_LEAST_WOKEN = 2
+WOKEN_BESIDE_A_CROWD = 8
+"""The most tasks woken in a turn while a listener's backlog is full of newcomers. A health check among the newcomers
+must be accepted soon, and nothing is known of it before."""
+
+CROWD = 100
+"""With more connections than this, tasks that wait to send are also woken in turns. Each wait costs one more trip."""
+
+_LOOKED_AT = 512
+"""How many ready sockets are looked at before a task is woken. The requests among them that can be answered at once are
+answered first: when thousands of connections end at once, such a request does not wait for all of their tasks."""
+
+SHORT_BYTES = 64 * 1024
+"""A connection whose last answer was no longer than this is served first. Connections with longer answers come later.
+So do newcomers: a newcomer's request is unknown, and thousands may come at once for large answers."""
+
+_LATER_S = 0.005
+"""How much of each turn goes to those later connections."""
+
+BYTES_IN_A_ROW = 4 << 20
+"""After this many bytes of answers the other tasks get a turn: some milliseconds, even where all answers are large."""
+
+
+class Arrival(NamedTuple):
+    """Why a connection was woken: `data` has arrived that was not answered; b"" is the end of the stream.
+
+    Or `data` is None, and `unsent` is the rest of an answer that the client did not take at once.
+    """
+
+    data: bytes | None
+    unsent: Answer = b""
+
+
+class IdleConnection:
+    """One idle connection, made by its task for its socket. The task may call `sleep` any number of times."""
+
+    __slots__ = (
+        "_answer",
+        "_is_cancelled",
+        "_loop",
+        "_sock",
+        "_task",
+        "_woken_by",
+        "answered_at",
+        "answered_bytes",
+        "is_regular",
+        "sent_bytes",
+        "taken",
+    )
+
+    def __init__(self, loop: IdlePoller, sock: socket.socket, answer: Callable[[bytes], Answer | None]) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._answer = answer
+        self._task: trio.lowlevel.Task | None = None
+        self._woken_by: Arrival | Exception | None = None
+        self._is_cancelled = False
+        self.is_regular = False
+        """Whether the last answer was a short one."""
+        self.taken: bytes | None = None
+        """Bytes that have arrived and wait for their turn to be answered."""
+        self.answered_at = trio.current_time()
+        """When the last answer was sent; before the first one, when this object was made. Trio time."""
+        self.answered_bytes = 0
+        """The length of all answers, over all sleeps."""
+        self.sent_bytes = 0
+        """How many bytes of the answers were sent by this object."""
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    EVENTS = select.EPOLLIN
+
+    async def sleep(self) -> Arrival:
+        """Sleeps while everything that arrives can be answered at once.
+
+        Raises:
+            OSError: the connection broke.
+            Exception: what `answer` raised.
+
+        Cancellation: nothing was taken from the socket; the task may sleep again.
+        """
+        loop, fd = self._loop, self.fd
+        self._is_cancelled = False
+        self._task = trio.lowlevel.current_task()
+        loop.watch(fd, self)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            if self._woken_by is not None or self.taken is not None:
+                # Bytes were taken from the socket. A cancel now would lose them, so the task wakes in its turn.
+                self._is_cancelled = True
+                return trio.lowlevel.Abort.FAILED
+            loop.forget(fd)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+            if self._is_cancelled and isinstance(self._woken_by, Arrival) and self._woken_by.data is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            # The connection's own answer may have cancelled this task.
+            self._drop()
+            raise
+        finally:
+            self._task = None  # the task refers to this object: without a cycle both are freed at once
+        woken_by, self._woken_by = self._woken_by, None
+        if isinstance(woken_by, Exception):
+            raise woken_by
+        assert woken_by is not None
+        return woken_by
+
+    def take(self) -> bool:
+        """Takes the socket's bytes, to serve them later. False when there are none."""
+        try:
+            self.taken = self._sock.recv(FAST_PATH_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._woken_by = error
+        return True
+
+    def leave_to_its_task(self) -> None:
+        """The bytes that were taken are not answered here: the task gets them."""
+        if self._woken_by is None:
+            assert self.taken is not None
+            self._woken_by = Arrival(self.taken)
+        self.taken = None
+
+    def serve_taken(self, now: float) -> bool:
+        """As `serve`, for bytes that were taken before.
+
+        A task that was cancelled meanwhile is woken with the result.
+        """
+        if self._is_cancelled or self.taken is None:
+            self.leave_to_its_task()
+            return False
+        is_served = self.serve(now, self.taken)
+        self.taken = None
+        if is_served and self._is_cancelled:
+            # Cancelled by its own answer, for example.
+            self._woken_by = Arrival(None)
+        return self._woken_by is None
+
+    def serve(self, now: float, data: bytes | None = None) -> bool:
+        """Takes and answers the socket's bytes, at trio time `now`. False when the connection's task must be woken."""
+        try:
+            self._woken_by = self._serve(now, data)
+        except Exception as error:  # noqa: BLE001  the error concerns this connection alone, and its task raises it
+            self._woken_by = error
+        return self._woken_by is None
+
+    def _serve(self, now: float, data: bytes | None) -> Arrival | None:
+        sock = self._sock
+        if data is None:
+            try:
+                data = sock.recv(FAST_PATH_BYTES)
+            except BlockingIOError:
+                return None
+        answer = self._answer(data)
+        if answer is None:
+            return Arrival(data)
+        self.answered_at = now
+        if isinstance(answer, HeldAnswer):
+            return self._send_held(answer)
+        self.is_regular = len(answer) <= SHORT_BYTES
+        self.answered_bytes += len(answer)
+        try:
+            sent = sock.send(answer)
+        except BlockingIOError:
+            sent = 0
+        self.sent_bytes += sent
+        return None if sent == len(answer) else Arrival(None, answer[sent:])
+
+    def _send_held(self, answer: HeldAnswer) -> Arrival | None:
+        head, body, release = answer
+        length_bytes = len(head) + len(body)
+        self.is_regular = length_bytes <= SHORT_BYTES
+        self.answered_bytes += length_bytes
+        is_done = True
+        try:
+            sent = self._sock.sendmsg((head, body))
+            is_done = sent == length_bytes
+        except BlockingIOError:
+            sent, is_done = 0, False
+        finally:
+            if is_done:
+                release()
+        self.sent_bytes += sent
+        if is_done:
+            return None
+        return Arrival(None, HeldAnswer(head[sent:], body[max(0, sent - len(head)) :], release))
+
+    def _drop(self) -> None:
+        """Releases the memory of an answer that will not be sent."""
+        woken_by, self._woken_by = self._woken_by, None
+        if isinstance(woken_by, Arrival) and isinstance(woken_by.unsent, HeldAnswer):
+            woken_by.unsent.release()
+
+    def wake(self) -> None:
+        assert self._task is not None
+        trio.lowlevel.reschedule(self._task)
+
+
+class WritableSleeper(IdleConnection):
+    """A connection that waits until its client takes more. `sleep` returns an empty arrival, in turn."""
+
+    __slots__ = ()
+
+    EVENTS = select.EPOLLOUT
+
+    def __init__(self, loop: IdlePoller, sock: socket.socket) -> None:
+        super().__init__(loop, sock, leave_unanswered)
+
+    def take(self) -> bool:
+        self.taken = b""
+        return True
+
+
+class TurnSize:
+    """How many tasks are woken in one turn of the event loop: half as many after a long turn, else twice as many."""
+
+    def __init__(self) -> None:
+        self.count = _WOKEN_IN_A_ROW
+
+    def note(self, turn_s: float) -> None:
+        """Takes into account that the last turn took `turn_s` seconds."""
+        if turn_s > _TURN_S:
+            self.count = max(self.count // 2, _LEAST_WOKEN)
+        else:
+            self.count = min(self.count * 2, _WOKEN_IN_A_ROW)
+
+
+class IdlePoller:
+    """The place where the idle connections of one server sleep. Only the trio thread of `run` uses it. To be closed.
+
+    Args:
+        urgent: a connection whose bytes begin with one of these is woken before the others.
+
+    Attributes:
+        connections: how many connections exist, asleep or not. The code that opens and closes connections counts them.
+        crowded_doors: the ports with more newcomers than are admitted in one turn. The accepting tasks keep the set.
+    """
+
+    def __init__(self, urgent: tuple[bytes, ...] = ()) -> None:
+        self._urgent = urgent
+        self.connections = 0
+        self.crowded_doors: set[int] = set()
+        self._epoll = select.epoll()
+        self._sleepers: dict[int, IdleConnection] = {}
+        self._to_wake: deque[IdleConnection] = deque()  # have an arrival, and are no longer watched
+        self._to_wake_first: deque[IdleConnection] = deque()
+        self._later: deque[IdleConnection] = deque()  # have taken bytes, and are no longer watched
+
+    @property
+    def sleeping_count(self) -> int:
+        """How many connections are watched."""
+        return len(self._sleepers)
+
+    def close(self) -> None:
+        """Closes the epoll. No connection may sleep here any more."""
+        self._epoll.close()
+
+    async def run(self) -> None:
+        """Serves until cancelled. A connection that sleeps here then sleeps until its own task is cancelled."""
+        turn = TurnSize()
+        try:
+            while True:
+                if self._later or self._to_wake or self._to_wake_first:
+                    began_s = perf_counter()
+                    await trio.lowlevel.checkpoint()
+                    turn.note(perf_counter() - began_s)
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                await self._serve_all_that_arrived()
+                self._serve_later()
+                self._wake_some(min(turn.count, WOKEN_BESIDE_A_CROWD) if self.crowded_doors else turn.count)
+        finally:
+            # A task whose bytes were taken cannot be cancelled before its turn, so all of these are woken now.
+            for sleeper in self._later:
+                sleeper.leave_to_its_task()
+            self._to_wake.extend(self._later)
+            self._wake_some(len(self._to_wake) + len(self._to_wake_first))
+
+    def _wake_some(self, most: int) -> None:
+        """Wakes up to `most` tasks. While others wait, at most half are urgent ones: any client may send those."""
+        urgent = min(len(self._to_wake_first), max(most // 2, most - len(self._to_wake)))
+        for _ in range(urgent):
+            self._to_wake_first.popleft().wake()
+        for _ in range(min(len(self._to_wake), most - urgent)):
+            self._to_wake.popleft().wake()
+
+    async def _serve_all_that_arrived(self) -> None:
+        now, left, left_bytes = trio.current_time(), _ANSWERS_IN_A_ROW, BYTES_IN_A_ROW
+        # One poll gives up to _LOOKED_AT sockets, and all are looked at before the next poll. The kernel may name the
+        # same ones first each time.
+        for fd, _ in self._epoll.poll(0, _LOOKED_AT):
+            if left_bytes <= 0 or left <= 0:
+                await trio.lowlevel.checkpoint()
+                now, left, left_bytes = trio.current_time(), _ANSWERS_IN_A_ROW, BYTES_IN_A_ROW
+            sleeper = self._sleepers.get(fd)
+            # An earlier answer may have ended the sleep of this connection.
+            if sleeper is None:
+                continue
+            if not sleeper.is_regular:
+                self._put_off(fd, sleeper)
+                continue
+            left_bytes += sleeper.answered_bytes
+            if sleeper.serve(now):
+                left -= 1
+            elif fd in self._sleepers:
+                self.forget(fd)
+                self._to_wake.append(sleeper)
+            left_bytes -= sleeper.answered_bytes
+
+    def _put_off(self, fd: int, sleeper: IdleConnection) -> None:
+        """Leaves the connection for after those with short answers. An urgent one is woken before all others."""
+        if not sleeper.take():
+            return
+        self.forget(fd)
+        data = sleeper.taken
+        if data and not data.startswith(self._urgent):
+            self._later.append(sleeper)
+            return
+        sleeper.leave_to_its_task()
+        (self._to_wake_first if data else self._to_wake).append(sleeper)
+
+    def _serve_later(self) -> None:
+        now, until_s, left_bytes = trio.current_time(), perf_counter() + _LATER_S, BYTES_IN_A_ROW
+        for _ in range(min(len(self._later), _ANSWERS_IN_A_ROW)):
+            sleeper = self._later.popleft()
+            left_bytes += sleeper.answered_bytes
+            if sleeper.serve_taken(now):
+                self.watch(sleeper.fd, sleeper)
+            else:
+                self._to_wake.append(sleeper)
+            left_bytes -= sleeper.answered_bytes
+            if left_bytes <= 0 or perf_counter() > until_s:
+                break
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether tasks should wait here for their turn, because too many may become ready at once."""
+        return self.connections > CROWD
+
+    def watch(self, fd: int, sleeper: IdleConnection) -> None:
+        """Calls `sleeper` whenever its socket `fd` can be read, or written if `sleeper` waits for that."""
+        self._epoll.register(fd, sleeper.EVENTS)
+        self._sleepers[fd] = sleeper
+
+    def is_asleep(self, sleeper: IdleConnection) -> bool:
+        """Whether `sleeper` is watched. It is not watched while bytes that it has taken wait for their turn."""
+        return self._sleepers.get(sleeper.fd) is sleeper
+
+    def forget(self, fd: int) -> None:
+        """Ends `watch` for the socket `fd`."""
+        del self._sleepers[fd]
+        self._epoll.unregister(fd)
+
+
+def leave_unanswered(_data: bytes) -> None:
+    """Answers nothing: the connection's task gets all bytes."""

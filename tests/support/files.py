@@ -1,0 +1,154 @@
+"""File systems for tests: they fail planned operations, count operations, and may have an empty page cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from pathlib import Path
+
+from native_handlers.storage.system.files import DiskSpace, NotCached, OsFiles
+
+
+class UnsyncedFiles(OsFiles):
+    """For tests that are not about power cuts: syncing would take most of the time."""
+
+    def sync(self, fd):
+        """Does nothing."""
+
+    def sync_directory(self, path):
+        """Does nothing."""
+
+
+class PlannedFiles(OsFiles):
+    """Counts the operations, and fails the planned ones.
+
+    Args:
+        is_lasting: a planned operation fails until the plan is changed; else once.
+        short_write_bytes: how much a failing write has written before it fails; None is nothing.
+        syncs: False makes a successful sync do nothing.
+        is_cold: nothing is in the page cache.
+        matches: the files and directories of the plan; all by default. A rename is asked about both of its paths.
+        before: called before each operation, with its name and its path or descriptor; what `before` raises, the caller
+            of the operation gets.
+
+    Attributes:
+        plan: name of an operation -> (how many calls succeed first, the errno of later calls).
+        calls: the number of calls, by name of the operation.
+        open_fds: descriptors that were opened and not closed.
+        longest_read_bytes: the longest read of one call.
+        read_bytes: the bytes that were asked for in all reads.
+        free_bytes: the free space that every disk tells; None for what it has.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_lasting=True,
+        short_write_bytes=None,
+        syncs=True,
+        is_cold=False,
+        matches=lambda _: True,
+        before=lambda _name, _target: None,
+    ):
+        self.is_lasting, self.short_write_bytes = is_lasting, short_write_bytes
+        self.syncs, self.is_cold, self.matches, self.before = syncs, is_cold, matches, before
+        self.plan: dict[str, tuple[int, int]] = {}
+        self.calls: Counter[str] = Counter()
+        self.open_fds: set[int] = set()
+        self.longest_read_bytes = self.read_bytes = 0
+        self.free_bytes: int | None = None
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        if name not in OPERATIONS:
+            return found
+
+        def operation(*args, **options):
+            self.step(name, *args)
+            return found(*args, **options)
+
+        return operation
+
+    def since(self, work):
+        """Runs `work` and returns its operations, counted by name."""
+        before = Counter(self.calls)
+        work()
+        return self.calls - before
+
+    def step(self, name, *args):
+        """Comes before each operation: counts it. Raises the planned OSError."""
+        if self.is_cold and "cached" in name:
+            raise NotCached
+        self.calls[name] += 1
+        targets = _targets(name, args)
+        self.before(name, targets[0])
+        if name not in self.plan or not any(self.matches(path_of(target)) for target in targets):
+            return
+        left, code = self.plan[name]
+        if left > 0:
+            self.plan[name] = left - 1, code
+            return
+        if not self.is_lasting:
+            del self.plan[name]
+        if name == "write" and self.short_write_bytes is not None:
+            fd, parts, offset_bytes = args
+            super().write(fd, [b"".join(parts)[: self.short_write_bytes]], offset_bytes)
+        raise OSError(code, os.strerror(code))
+
+    def open(self, path, flags, mode=0o644):
+        fd = super().open(path, flags, mode)
+        self.open_fds.add(fd)
+        return fd
+
+    def close(self, fd):
+        self.open_fds.discard(fd)
+        super().close(fd)
+
+    def read(self, fd, length_bytes, offset_bytes):
+        self._note_read(length_bytes)
+        return super().read(fd, length_bytes, offset_bytes)
+
+    def read_into(self, fd, buffer, offset_bytes):
+        self._note_read(len(buffer))
+        return super().read_into(fd, buffer, offset_bytes)
+
+    def read_cached_into(self, fd, buffer, offset_bytes):
+        self._note_read(len(buffer))
+        super().read_cached_into(fd, buffer, offset_bytes)
+
+    def _note_read(self, length_bytes):
+        self.read_bytes += length_bytes
+        self.longest_read_bytes = max(self.longest_read_bytes, length_bytes)
+
+    def sync(self, fd):
+        if self.syncs:
+            super().sync(fd)
+
+    def sync_directory(self, path):
+        if self.syncs:
+            super().sync_directory(path)
+
+    def disk_space(self, path):
+        space = super().disk_space(path)
+        return space if self.free_bytes is None else DiskSpace(space.all_bytes, self.free_bytes)
+
+
+OPERATIONS = frozenset(name for name, value in vars(OsFiles).items() if callable(value) and not name.startswith("_"))
+
+
+def _targets(name, args):
+    """The paths or descriptors that an operation is about."""
+    if name == "send_cached":
+        return args[1:2]
+    return args[:2] if name == "rename" else args[:1]
+
+
+def path_of(target):
+    """The path that `PlannedFiles.before` was called with, also where that was a descriptor."""
+    return Path(os.readlink(f"/proc/self/fd/{target}")) if isinstance(target, int) else Path(target)
+
+
+def broken(code=errno.EIO, after=0):
+    """A plan: after `after` successful calls, the operation fails."""
+    return after, code

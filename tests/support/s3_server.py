@@ -1,0 +1,58 @@
+"""An S3 server for the test run, on loopback."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+
+
+class S3Server:
+    """A running server with one bucket."""
+
+    def __init__(self, port: int, bucket: str) -> None:
+        self.bucket = bucket
+        self.endpoint = f"http://127.0.0.1:{port}"
+        import boto3  # noqa: PLC0415  as moto
+
+        self.client = boto3.client(
+            "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+        )
+        self.client.create_bucket(Bucket=self.bucket)
+
+    def properties(self, **changes) -> tuple[tuple[str, str], ...]:
+        """The properties of a tier in the bucket, as in the master's configuration."""
+        said = {
+            "aws_access_key_id": "a",
+            "aws_secret_access_key": "b",
+            "region": "us-east-1",
+            "bucket": self.bucket,
+            "endpoint": self.endpoint,
+            "storage_class": "",
+            "force_path_style": "true",
+        }
+        return tuple(sorted({**said, **changes}.items()))
+
+    def keys(self) -> list[str]:
+        return [one["Key"] for one in self.client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def read(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+
+@contextmanager
+def s3_server(bucket):
+    """A server that ends with the block. Servers of one process share their content: use a bucket of your own."""
+    # Takes as long to import as all of the product: only tests that start a server wait for it.
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        yield S3Server(port, bucket)
+    finally:
+        server.stop()

@@ -1,0 +1,44 @@
+"""Stores on directories of a test."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.store import Store, StoreConfig, open_store
+from native_handlers.storage.system.files import OS_FILES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_VOLUMES = 8
+
+
+def place(path: Path, idx_path: Path | None = None, *, max_volumes: int = MAX_VOLUMES, **more) -> LocationConfig:
+    """A data directory, made when missing; its index files are beside the data unless `idx_path` is given."""
+    for directory in (path, idx_path or path):
+        directory.mkdir(parents=True, exist_ok=True)
+    return LocationConfig(path, idx_path or path, max_volumes, **more)
+
+
+def open_at(*places: Path | LocationConfig, files=OS_FILES, clock_ns=time.time_ns, tiers=None, **config) -> Store:
+    """A store on these directories; the caller closes it. `config` are the other fields of a `StoreConfig`."""
+    locations = tuple(one if isinstance(one, LocationConfig) else place(one) for one in places)
+    return open_store(StoreConfig(locations, **config), files=files, clock_ns=clock_ns, tiers=tiers)
+
+
+def open_node_store(path: Path) -> Store:
+    """The store of the node that `grpc_nodes.make_node` makes: with an address and a place in the cluster."""
+    config = {
+        "offset_width_bytes": 4,
+        "file_size_limit_bytes": 1 << 20,
+        "ip": "127.0.0.1",
+        "port": 8080,
+        "grpc_port": 18080,
+        "public_url": "127.0.0.1:8080",
+        "id": "node-1",
+        "data_center": "dc1",
+        "rack": "r1",
+    }
+    return open_at(place(path, min_free_percent=0.0), **config)

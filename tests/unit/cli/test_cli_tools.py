@@ -1,0 +1,378 @@
+"""The command line tools for directories of volumes."""
+
+import io
+import json
+import tarfile
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from support.stores import open_at
+
+from native_handlers.format.idx import iter_entries
+from native_handlers.format.needle import Needle
+from supervisor.cli.main import main
+from supervisor.cli.tools import run_tool
+from supervisor.config.errors import UsageError
+
+
+def test_an_empty_directory_is_healthy(tmp_path, capsys):
+    assert run_tool("check", [str(tmp_path)], tmp_path) == 0
+    assert capsys.readouterr().out == "no volumes\n"
+
+
+def test_a_damaged_volume_is_told_and_left_alone(tmp_path, capsys):
+    (tmp_path / "3.dat").write_bytes(b"\x09 not a super block")
+    assert run_tool("check", ["-offset.bytes=4", ".", "-dir.idx", "."], tmp_path) == 1
+    assert f"{tmp_path}/3: 1 problems" in capsys.readouterr().out
+    assert (tmp_path / "3.dat").read_bytes() == b"\x09 not a super block"
+    assert [path.name for path in tmp_path.iterdir()] == ["3.dat"]
+
+
+def test_every_directory_is_examined(tmp_path, capsys):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/1.dat").write_bytes(b"x")
+    assert run_tool("check", ["bad", "good"], tmp_path) == 1
+    assert "no volumes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        ([], "check needs a directory"),
+        (["none"], "none is not a directory"),
+        (["-offset.bytes=6", "."], "expected 0, 4 or 5"),
+        ([".", "-dir.idxx=a"], "did you mean -dir.idx?"),
+        ([".", "-dir.idx"], "-dir.idx needs a value"),
+    ],
+)
+def test_what_cannot_be_used(argv, problem, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        run_tool("check", argv, tmp_path)
+    assert any(problem in text for text in caught.value.problems)
+
+
+@pytest.mark.parametrize("argv", [["check", "-h"], ["help", "check"]])
+def test_help(argv, capsys):
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("Usage: weed-volume-py check [flags] DIR...")
+
+
+COOKIE = 0x1234
+
+
+def make_volume(directory, vid=3, collection="", count=6):
+    """A volume with a deletion and an overwritten needle. Returns the content of its files."""
+    directory.mkdir(exist_ok=True)
+    store = open_at(directory)
+    store.allocate_volume(vid, collection=collection)
+    volume = store.get_volume(vid)
+    data = {}
+    for number in range(1, count + 1):
+        for payload in (b"old %d" % number, b"%d " % number * 1000):
+            needle = Needle(needle_id=number, cookie=COOKIE, data=payload, name=b"n%d.txt" % number, mime=b"text/x")
+            needle.has_name = needle.has_mime = needle.has_last_modified = True
+            needle.last_modified_s = 1_700_000_000 + number
+            volume.write(needle)
+            data[number] = payload
+    volume.delete(count, COOKIE)
+    del data[count]
+    store.close()
+    return data
+
+
+def read_all(directory, data, vid=3):
+    store = open_at(directory)
+    try:
+        return {number: bytes(store.get_volume(vid).read(number, cookie=COOKIE).needle.data) for number in data}
+    finally:
+        store.close()
+
+
+def run_json(capsys, command, *argv, status=0):
+    assert main([command, "-json", *map(str, argv)]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+class TestCheck:
+    def test_says_it_as_json(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        found = run_json(capsys, "check", tmp_path / "a")
+        assert found["is_well"]
+        ((volume,),) = (one["volumes"] for one in found["directories"])
+        assert (volume["record_count"], volume["is_healthy"], volume["problems"]) == (13, True, [])
+
+    def test_one_volume_of_many(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        make_volume(tmp_path / "a", vid=4, collection="c")
+        for flags, names in (((), ["3", "c_4"]), (("-volumeId=3",), ["3"]), (("-collection=c",), ["c_4"])):
+            found = run_json(capsys, "check", *flags, tmp_path / "a")
+            assert [Path(one["base"]).name for one in found["directories"][0]["volumes"]] == names
+
+
+class TestFix:
+    def test_an_index_that_is_right_stays(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        before = (tmp_path / "a/3.idx").read_bytes()
+        found = run_json(capsys, "fix", tmp_path / "a")
+        assert found["directories"][0]["volumes"][0]["is_changed"] is False
+        assert (tmp_path / "a/3.idx").read_bytes() == before
+
+    def test_a_lost_index_is_made(self, tmp_path, capsys):
+        data = make_volume(tmp_path / "a")
+        before = (tmp_path / "a/3.idx").read_bytes()
+        (tmp_path / "a/3.idx").unlink()
+        assert main(["fix", str(tmp_path / "a")]) == 0
+        assert "its index is made anew (13 records)" in capsys.readouterr().out
+        assert (tmp_path / "a/3.idx").read_bytes() == before
+        assert read_all(tmp_path / "a", data) == data
+
+    def test_a_wrong_index_is_kept_under_another_name(self, tmp_path, capsys):
+        data = make_volume(tmp_path / "a")
+        good = (tmp_path / "a/3.idx").read_bytes()
+        wrong = good[:16] + good[32:48] + good[16:32] + bytes(16)
+        (tmp_path / "a/3.idx").write_bytes(wrong)
+        (volume,) = run_json(capsys, "fix", tmp_path / "a")["directories"][0]["volumes"]
+        assert (tmp_path / "a" / volume["kept_as"]).read_bytes() == wrong
+        assert (tmp_path / "a/3.idx").read_bytes() == good
+        assert read_all(tmp_path / "a", data) == data
+
+    def test_what_follows_damage_is_found_by_the_old_index(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        good = (tmp_path / "a/3.idx").read_bytes()
+        third = list(iter_entries(good, 4))[2]
+        with (tmp_path / "a/3.dat").open("r+b") as dat:
+            dat.seek(third.offset * 8 + 18)
+            dat.write(b"????")
+        (volume,) = run_json(capsys, "fix", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert volume["record_count"] == 12
+        assert "bytes are not entered" in volume["problems"][0]
+        assert (tmp_path / "a/3.idx").read_bytes() == good[:32] + good[48:]
+
+    def test_an_empty_file_stays_one(self, tmp_path):
+        """The record looks like a deletion; the old index shows that it is an empty file."""
+        make_volume(tmp_path / "a")
+        store = open_at(tmp_path / "a")
+        store.get_volume(3).write(Needle(needle_id=99, cookie=COOKIE, data=b""))
+        store.close()
+        before = (tmp_path / "a/3.idx").read_bytes()
+        assert main(["fix", str(tmp_path / "a")]) == 0
+        assert (tmp_path / "a/3.idx").read_bytes() == before
+
+    def test_a_directory_that_a_server_has_is_left_alone(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        store = open_at(tmp_path / "a")
+        for command in ("fix", "compact"):
+            assert main([command, str(tmp_path / "a")]) == 1
+            assert "is in use" in capsys.readouterr().err
+        store.close()
+
+    def test_what_is_unfinished_is_left_to_the_next_start(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        (tmp_path / "a/3.cpd").write_bytes(b"x")
+        before = {path: path.read_bytes() for path in (tmp_path / "a").glob("3.*")}
+        (volume,) = run_json(capsys, "fix", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert "something is unfinished" in volume["problems"][0]
+        assert {path: path.read_bytes() for path in (tmp_path / "a").glob("3.*")} == before
+
+
+class TestCompact:
+    def test_what_was_deleted_goes(self, tmp_path, capsys):
+        data = make_volume(tmp_path / "a")
+        before = (tmp_path / "a/3.dat").stat().st_size
+        (volume,) = run_json(capsys, "compact", tmp_path / "a")["directories"][0]["volumes"]
+        assert (volume["before_bytes"], volume["problem"]) == (before, "")
+        assert volume["after_bytes"] == (tmp_path / "a/3.dat").stat().st_size < before
+        assert read_all(tmp_path / "a", data) == data
+        assert main(["check", str(tmp_path / "a")]) == 0
+
+    def test_a_volume_that_cannot_be_is_told_and_left(self, tmp_path, capsys):
+        data = make_volume(tmp_path / "a")
+        with (tmp_path / "a/3.dat").open("r+b") as dat:
+            dat.seek(8 + 3)
+            dat.write(b"?" * 40)
+        (tmp_path / "a/3.vif").unlink()
+        make_volume(tmp_path / "a", vid=4)
+        idx = tmp_path / "a/3.idx"
+        idx.write_bytes(b"".join(row[:8] + b"\0\0\xff\xff" + row[12:] for row in batched(idx.read_bytes())))
+        first, second = run_json(capsys, "compact", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert first["problem"]
+        assert (second["problem"], second["after_bytes"] < second["before_bytes"]) == ("", True)
+        assert data
+
+
+def batched(rows):
+    return [rows[at : at + 16] for at in range(0, len(rows), 16)]
+
+
+class TestExport:
+    def test_lists_what_is_live(self, tmp_path, capsys):
+        data = make_volume(tmp_path / "a")
+        assert main(["export", str(tmp_path / "a")]) == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert head.split("\t") == [
+            "key",
+            "name",
+            "size",
+            "gzip",
+            "mime",
+            "modified",
+            "ttl",
+            "deleted",
+            "start",
+            "stop",
+        ]
+        rows = [line.split("\t") for line in lines]
+        assert [row[:5] for row in rows] == [
+            [f"3,{number:02x}{COOKIE:08x}", f"n{number}.txt", str(len(payload)), "false", "text/x"]
+            for number, payload in data.items()
+        ]
+
+    def test_lists_everything_as_json_lines(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        assert main(["export", "-json", "-deleted", str(tmp_path / "a")]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(rows) == 13
+        assert [row["deleted"] for row in rows].count(False) == 5
+        assert rows[-1]["name"] == "*tombstone"
+
+    def test_writes_a_tar_file_once(self, tmp_path, capsys):
+        data = make_volume(tmp_path / "a")
+        output = tmp_path / "out.tar"
+        argv = ["export", f"-o={output}", "-fileNameFormat={{.Mime}}/{{.Id}}:{{.Name}}", str(tmp_path / "a")]
+        assert main(argv) == 0
+        with tarfile.open(output) as tar:
+            found = {one.name: (tar.extractfile(one).read(), one.mtime) for one in tar}
+        assert found == {
+            f"text/x/{number:x}:n{number}.txt": (payload, 1_700_000_000 + number) for number, payload in data.items()
+        }
+        assert main(argv) == 2
+        assert "is there already" in capsys.readouterr().err
+
+    def test_names_do_not_lead_out_of_the_directory(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        store = open_at(tmp_path / "a")
+        store.allocate_volume(3)
+        for number, name in enumerate((b"../../etc/x", b"/abs", b".."), 1):
+            needle = Needle(needle_id=number, cookie=COOKIE, data=b"x", name=name)
+            needle.has_name = True
+            store.get_volume(3).write(needle)
+        store.close()
+        output = tmp_path / "out.tar"
+        assert main(["export", f"-o={output}", "-fileNameFormat={{.Name}}", str(tmp_path / "a")]) == 0
+        with tarfile.open(output) as tar:
+            assert tar.getnames() == ["etc/x", "abs", "3,0300001234"]
+
+    def test_newer_and_limit(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        since = datetime.fromtimestamp(1_700_000_003).strftime("%Y-%m-%dT%H:%M:%S")  # noqa: DTZ006
+        assert main(["export", "-json", f"-newer={since}", "-limit=2", str(tmp_path / "a")]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["name"] for row in rows] == ["n3.txt", "n4.txt"]
+
+    @pytest.mark.parametrize(
+        ("flag", "why"),
+        [
+            ("-newer=yesterday", "expected one like"),
+            ("-fileNameFormat={{.Size}}", "expected {{.Ext}}"),
+            ("-o=out.zip", "should be - or end with .tar"),
+        ],
+    )
+    def test_arguments_that_cannot_be_used(self, tmp_path, capsys, flag, why):
+        make_volume(tmp_path / "a")
+        assert main(["export", flag, str(tmp_path / "a")]) == 2
+        assert why in capsys.readouterr().err
+
+    def test_damage_is_told(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        with (tmp_path / "a/3.dat").open("ab") as dat:
+            dat.write(b"?" * 24)
+        assert main(["export", "-json", str(tmp_path / "a")]) == 1
+        told = capsys.readouterr()
+        assert len(told.out.splitlines()) == 5
+        assert "3.dat from " in told.err
+
+    def test_without_an_index_fix_is_named(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        (tmp_path / "a/3.idx").unlink()
+        assert main(["export", str(tmp_path / "a")]) == 1
+        assert "fix makes one" in capsys.readouterr().err
+
+
+class TestEcVerify:
+    @pytest.fixture
+    def shards(self, tmp_path):
+        make_volume(tmp_path / "a")
+        store = open_at(tmp_path / "a")
+        store.ec_work.generate(store.get_volume(3), "")
+        store.close()
+        return tmp_path / "a"
+
+    def damage(self, directory, shard, at=100):
+        with (directory / f"3.ec{shard:02d}").open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 1]))
+
+    def test_sound_shards(self, shards, capsys):
+        (volume,) = run_json(capsys, "ec-verify", shards)["volumes"]
+        assert (volume["name"], volume["bad_shards"], volume["missing"], volume["problems"]) == ("3", [], [], [])
+
+    def test_bad_shards_are_named_without_checksums(self, shards, capsys):
+        (shards / "3.ecsum").unlink()
+        self.damage(shards, 2)
+        self.damage(shards, 12, at=5000)
+        (volume,) = run_json(capsys, "ec-verify", shards, status=1)["volumes"]
+        assert volume["bad_shards"] == [2, 12]
+        assert volume["problems"][0] == "shard 2: 1 bytes do not fit the other shards, the first at 100"
+
+    def test_the_checksums_agree(self, shards, capsys):
+        self.damage(shards, 7)
+        (volume,) = run_json(capsys, "ec-verify", shards, status=1)["volumes"]
+        assert volume["problems"][1:] == ["shard 7: blocks 0 differ from the .ecsum"]
+
+    def test_shards_in_several_directories(self, shards, tmp_path, capsys):
+        (tmp_path / "b").mkdir()
+        for shard in range(3, 9):
+            (shards / f"3.ec{shard:02d}").rename(tmp_path / f"b/3.ec{shard:02d}")
+        (tmp_path / "b/3.ec05").unlink()
+        (volume,) = run_json(capsys, "ec-verify", shards, tmp_path / "b")["volumes"]
+        assert (volume["missing"], volume["problems"]) == ([5], [])
+        (volume,) = run_json(capsys, "ec-verify", shards, status=1)["volumes"]
+        assert "11 at least are needed" in volume["problems"][0]
+
+    def test_a_cut_shard(self, shards, capsys):
+        (shards / "3.ec04").write_bytes(b"short")
+        assert main(["ec-verify", str(shards)]) == 1
+        out = capsys.readouterr().out
+        assert "bad shards: 4" in out
+        assert "shard 4: 5 bytes long" in out
+
+    def test_no_shards(self, tmp_path, capsys):
+        assert main(["ec-verify", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == "no shards\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("command", ["check", "fix", "compact", "export"])
+def test_a_bar_shows_how_far_the_work_is_where_somebody_looks(tmp_path, capsys, monkeypatch, command):
+    make_volume(tmp_path / "a")
+    for stream, has_bar in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stream)
+        assert main([command, "-json", str(tmp_path / "a")]) == 0
+        assert ("100%" in stream.getvalue() or f"{command} " in stream.getvalue()) is has_bar
+        assert command not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check", "fix", "compact", "export", "ec-verify"])
+def test_each_tool_explains_itself(command, capsys):
+    assert main([command, "-h"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"Usage: weed-volume-py {command} [flags] DIR...")
+    assert "-json" in told

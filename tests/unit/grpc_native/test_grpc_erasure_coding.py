@@ -1,0 +1,187 @@
+"""RPCs on erasure-coded volumes: an index fetched from another server, received files, counts."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from support.grpc_copy import COOKIE, SOURCE, Source, SourceFailed, fill
+from support.grpc_nodes import make_context, make_node
+from support.stores import open_at
+
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.ec_scrub import scrub_ec_volume
+from native_handlers.grpc.ec_shards import volume_ec_shards_mount
+from native_handlers.grpc.ec_work import volume_ec_shards_rebuild, volume_ec_shards_to_volume
+from native_handlers.grpc.state_keeper import StoreStateKeeper
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from native_handlers.storage.model.file_kinds import STAGED
+
+VID = 7
+OTHER = "10.0.0.3:8080"
+
+
+class Holders:
+    """The master's answer about the shards of other servers."""
+
+    def __init__(self, *addresses):
+        self.addresses = addresses
+
+    def holders(self, _volume_id):
+        if not self.addresses:
+            raise ShardUnreachable("the master is away")
+        return {0: list(self.addresses)}
+
+    def is_self(self, address):
+        return address == OTHER
+
+
+class Pair:
+    """A server with all shards and their index, and a server with shards alone."""
+
+    def __init__(self, base):
+        self.directory = base / "target"
+        self.source_store = open_at(base / "source")
+        self.data = fill(self.source_store, VID)
+        self.source_store.ec_work.generate(self.source_store.find_volume(VID), "")
+        self.source = Source(make_node(base, self.source_store))
+        self.source.node.store.ec_work.load_shards(None)
+        self.directory.mkdir()
+        for shard in range(14):
+            name = f"{VID}.ec{shard:02d}"
+            (self.directory / name).write_bytes((base / "source" / name).read_bytes())
+        self.store = open_at(self.directory)
+        self.store.ec_reader.remote = Holders(OTHER, SOURCE)
+        self.node = make_node(base, self.store, state=StoreStateKeeper(self.store), volume_servers=self.source)
+
+    def mount(self, **fields):
+        request = pb.VolumeEcShardsMountRequest(volume_id=VID, shard_ids=range(14), **fields)
+        return volume_ec_shards_mount(self.node, make_context(), request)
+
+    def read_all(self):
+        return {key: bytes(self.store.ec_reader.read_needle(VID, key, COOKIE).data) for key in self.data}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    made = Pair(tmp_path)
+    yield made
+    made.store.close()
+    made.source_store.close()
+
+
+class TestMissingIndex:
+    def test_is_fetched_from_a_holder(self, pair):
+        with pytest.raises(RpcFailure):
+            pair.mount()
+        pair.mount(recover_missing_index=True)
+        assert pair.read_all() == pair.data
+        assert {path.suffix for path in pair.directory.glob(f"{VID}.*")} >= {".ecx", ".vif"}
+        assert {request.ext for request in pair.source.asked} == {".vif", ".ecj", ".ecx"}
+
+    def test_of_all_volumes_at_once(self, pair):
+        request = pb.VolumeEcShardsMountRequest(recover_missing_index=True)
+        volume_ec_shards_mount(pair.node, make_context(), request)
+        assert pair.read_all() == pair.data
+
+    def test_is_not_fetched_where_one_is_here(self, pair):
+        pair.mount(recover_missing_index=True)
+        pair.source.asked.clear()
+        pair.mount(recover_missing_index=True)
+        assert pair.source.asked == []
+
+    def test_a_master_that_is_away_changes_nothing(self, pair):
+        pair.store.ec_reader.remote = Holders()
+        before = sorted(pair.directory.iterdir())
+        with pytest.raises(RpcFailure, match=f"mount {VID}.0"):
+            pair.mount(recover_missing_index=True)
+        assert sorted(pair.directory.iterdir()) == before
+
+    def test_a_holder_that_fails_leaves_no_index(self, pair):
+        def breaks(_request, _messages):
+            raise SourceFailed(grpc.StatusCode.UNAVAILABLE, "the holder went")
+            yield
+
+        pair.source.change_stream = breaks
+        with pytest.raises(RpcFailure, match=f"mount {VID}.0"):
+            pair.mount(recover_missing_index=True)
+        assert not list(pair.directory.glob("*.ecx"))
+
+
+class TestStagedFiles:
+    """Files that were received under staged names become a volume, all or none."""
+
+    @pytest.fixture
+    def staged(self, pair, tmp_path):
+        for shard in pair.directory.glob("*.ec*"):
+            shard.unlink()
+        for extension in (".dat", ".idx", ".vif"):
+            content = (tmp_path / "source" / f"{VID}{extension}").read_bytes()
+            (pair.directory / f"{VID}{extension}{STAGED}").write_bytes(content)
+        return pair
+
+    def adopt(self, pair, **fields):
+        request = pb.VolumeEcShardsToVolumeRequest(volume_id=VID, from_staged=True, **fields)
+        return volume_ec_shards_to_volume(pair.node, make_context(), request)
+
+    def test_become_a_volume(self, staged):
+        self.adopt(staged)
+        volume = staged.store.find_volume(VID)
+        assert {key: volume.read(key, cookie=COOKIE).needle.data for key in staged.data} == staged.data
+        assert not list(staged.directory.glob(f"*{STAGED}"))
+
+    def test_do_not_replace_a_volume(self, staged):
+        staged.store.allocate_volume(VID)
+        with pytest.raises(RpcFailure, match=f"staged volume {VID} already exists on this server"):
+            self.adopt(staged)
+        assert len(list(staged.directory.glob(f"*{STAGED}"))) == 3
+
+    def test_lie_beside_no_shard(self, staged):
+        (staged.directory / f"{VID}.ec03").write_bytes(b"a shard")
+        with pytest.raises(RpcFailure):
+            self.adopt(staged)
+        assert staged.store.find_volume(VID) is None
+        assert len(list(staged.directory.glob(f"*{STAGED}"))) == 3
+
+    @pytest.mark.parametrize("missing", [".dat", ".idx"])
+    def test_are_no_volume_unless_both_are_there(self, staged, missing):
+        (staged.directory / f"{VID}{missing}{STAGED}").unlink()
+        with pytest.raises(RpcFailure):
+            self.adopt(staged)
+        assert staged.store.find_volume(VID) is None
+        assert not (staged.directory / f"{VID}.dat").exists()
+
+    def test_where_nothing_was_sent(self, pair):
+        with pytest.raises(RpcFailure):
+            self.adopt(pair)
+
+
+class TestCounts:
+    def test_scrubs(self, pair):
+        pair.mount(recover_missing_index=True)
+        (pair.directory / f"{VID}.ecsum").write_bytes((pair.directory.parent / "source" / f"{VID}.ecsum").read_bytes())
+        with (pair.directory / f"{VID}.ec00").open("r+b") as shard:
+            shard.seek(100)
+            shard.write(b"\xff\xff")
+        for mode in (pb.VolumeScrubMode.CHECKSUM, pb.VolumeScrubMode.INDEX):
+            scrub_ec_volume(pair.node, make_context(), pb.ScrubEcVolumeRequest(mode=mode))
+        counts = pair.node.counts.snapshot()
+        assert counts.scrub_volume_failures == {"CHECKSUM": 1, "INDEX": 0}
+        assert counts.scrub_shard_failures == {"CHECKSUM": 1, "INDEX": 0}
+        assert set(counts.scrub_last_time_seconds) == {"CHECKSUM", "INDEX"}
+
+    def test_rebuilds(self, pair):
+        pair.mount(recover_missing_index=True)
+        (pair.directory / f"{VID}.ec02").unlink()
+        request = pb.VolumeEcShardsRebuildRequest(volume_id=VID)
+        assert volume_ec_shards_rebuild(pair.node, make_context(), request).rebuilt_shard_ids == [2]
+        for shard in range(5):
+            (pair.directory / f"{VID}.ec{shard:02d}").unlink()
+        with pytest.raises(RpcFailure):
+            volume_ec_shards_rebuild(pair.node, make_context(), request)
+        counts = pair.node.counts.snapshot()
+        assert counts.ec_rebuild_total == {"success": 1, "failure": 1}
+        assert {result: sum(seconds.counts) for result, seconds in counts.ec_rebuild_seconds.items()} == {
+            "success": 1,
+            "failure": 1,
+        }

@@ -1,0 +1,174 @@
+"""Volumes move during reads: what is held anywhere is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.http_native import SETTINGS, fetch, make_context
+from support.moved_volumes import (
+    HELLO,
+    NEW,
+    OLD,
+    Master,
+    body,
+    go_not_found,
+    servers,
+    unreachable,
+    volume_gone,
+    written,
+)
+
+from native_handlers.http import holders
+from native_handlers.http.context import Location
+from native_handlers.http.ec_volumes import StoreEcVolumes
+from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED
+from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from native_handlers.storage.model.errors import VolumeClosed
+
+FID = "/4,0212345678"
+SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
+
+
+async def put(context, target=FID, body=HELLO, headers=()):
+    return await fetch("http.write", context, method="PUT", target=target, headers=headers, body=body)
+
+
+@pytest.fixture(autouse=True)
+def _short_holder_wait(monkeypatch):
+    monkeypatch.setattr(holders, "HOLDER_WAIT_S", 0.3)
+
+
+@pytest.fixture
+async def stored(store):
+    """Puts the needle into this store only."""
+    context = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=servers(old=written))
+    assert (await put(context)).status == 201
+    return store
+
+
+def reading(master, volume_servers, mode=ReadMode.PROXY):
+    return make_context(settings=replace(SETTINGS, read_mode=mode), lookup=master, volume_servers=volume_servers)
+
+
+@pytest.mark.parametrize("denial", [volume_gone, go_not_found, unreachable])
+async def test_a_read_goes_on_with_the_server_to_which_the_volume_moved(denial):
+    master, volume_servers = Master([OLD], [[NEW]]), servers(old=denial, new=body)
+    answer = await fetch("http.read", reading(master, volume_servers), target="/9,0212345678")
+    assert (answer.status, answer.body) == (200, HELLO)
+    assert volume_servers.asked == [OLD.url, NEW.url]
+
+
+async def test_a_read_of_what_this_server_held_asks_the_master():
+    master, volume_servers = Master([SELF], [[NEW]]), servers(new=body)
+    assert (await fetch("http.read", reading(master, volume_servers), target="/9,0212345678")).body == HELLO
+
+
+async def test_a_holders_404_is_the_answer():
+    master, volume_servers = Master([OLD]), servers(old=go_not_found)
+    assert (await fetch("http.read", reading(master, volume_servers), target="/9,0212345678")).status == 404
+    assert (volume_servers.asked, master.refreshes) == ([OLD.url], 1)
+
+
+async def test_a_volume_that_all_deny_is_404():
+    volume_servers = servers(old=volume_gone, new=volume_gone)
+    answer = await fetch("http.read", reading(Master([OLD], [[NEW]]), volume_servers), target="/9,0212345678")
+    assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, None)
+    assert volume_servers.asked == [OLD.url, NEW.url]
+
+
+async def test_a_redirect_for_what_this_server_held_goes_where_it_is_now():
+    context = reading(Master([SELF], [[NEW]]), servers(), ReadMode.REDIRECT)
+    answer = await fetch("http.read", context, target="/9,0212345678")
+    assert answer.headers.get("Location") == f"http://{NEW.url}/9,0212345678?proxied=true"
+
+
+async def test_a_volume_that_goes_during_a_read_is_read_where_it_is_then(stored, monkeypatch):
+    master, volume_servers = Master([SELF, OLD], [[OLD, NEW]]), servers(old=body, new=body)
+    volume = stored.get_volume(4)
+    read = volume.read
+
+    def goes(*more, **options):
+        stored.unmount_volume(4)
+        return read(*more, **options)
+
+    monkeypatch.setattr(volume, "read", goes)
+    context = make_context(store=stored, lookup=master, volume_servers=volume_servers)
+    assert (await fetch("http.read", context, target=FID)).body == HELLO
+    assert len(volume_servers.asked) == 1
+
+
+@pytest.fixture
+def forms(stored):
+    """What it takes to code and decode volume 4 of the store, and its native context."""
+    return Forms(stored), make_context(store=stored, ec_volumes=StoreEcVolumes(stored))
+
+
+class Forms:
+    def __init__(self, store):
+        self.store = store
+
+    def open_shards(self):
+        for shard in range(14):
+            self.store.ec.mount("", 4, shard)
+
+    def code(self):
+        self.store.ec_work.generate(self.store.get_volume(4), "")
+        self.open_shards()
+
+    def go_to_shards(self):
+        self.store.delete_volume(4, only_empty=False)
+
+    def decode(self):
+        self.store.ec_work.decode("", 4, was_open=False)
+        self.store.mount_volume(4)
+        self.store.ec.unload(4)
+
+
+async def test_a_volume_that_goes_in_favour_of_its_shards_during_a_read_is_read_from_them(forms, monkeypatch):
+    forms, context = forms
+    forms.code()
+    volume = forms.store.get_volume(4)
+    read = volume.read
+
+    def goes(*more, **options):
+        forms.go_to_shards()
+        return read(*more, **options)
+
+    monkeypatch.setattr(volume, "read", goes)
+    assert (await fetch("http.read", context, target=FID)).body == HELLO
+
+
+async def test_a_volume_that_is_closed_and_not_yet_forgotten_is_read_from_its_shards(forms, monkeypatch):
+    forms, context = forms
+    forms.code()
+    volume = forms.store.get_volume(4)
+    forms.go_to_shards()
+    monkeypatch.setitem(forms.store.locations[0].volumes, 4, volume)
+    assert (await fetch("http.read", context, target=FID)).body == HELLO
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("failure", [VolumeClosed(4), ShardUnreachable("too few")])
+async def test_shards_that_go_in_favour_of_the_volume_during_a_read_leave_it_to_the_volume(forms, monkeypatch, failure):
+    forms, context = forms
+    forms.code()
+    forms.go_to_shards()
+
+    def goes(*_more, **_options):
+        forms.decode()
+        raise failure
+
+    monkeypatch.setattr(forms.store.ec_reader, "read_needle", goes)
+    assert (await fetch("http.read", context, target=FID)).body == HELLO
+
+
+async def test_a_server_that_was_asked_as_a_holder_says_that_it_is_none():
+    for mode in ReadMode:
+        context = reading(Master([OLD]), servers(), mode)
+        fields = {HOLDER_HEADER: REQUIRED}
+        answer = await fetch("http.read", context, target="/9,0212345678?proxied=true", headers=fields)
+        assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, NO)
+        answer = await fetch("http.read", context, target="/9,0212345678?proxied=true")
+        assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, None)

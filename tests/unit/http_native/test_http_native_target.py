@@ -1,0 +1,144 @@
+"""The parse of a request target: one function for the router, the guard, the authority and the handlers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.http_native import make_request
+
+from native_handlers.format.errors import BadFileId
+from native_handlers.format.fid import parse_volume_id
+from native_handlers.http_model.target import RequestTarget, canonical_target, is_well_formed
+
+
+@pytest.mark.parametrize(
+    ("path", "volume_id"),
+    [
+        ("/3,01637037d6", 3),
+        ("/3,01637037d6.jpg", 3),
+        ("/3/01637037d6", 3),
+        ("/3/01637037d6/name.txt", 3),
+        ("/3/01637037d6/a,b", 3),
+        ("/3", 3),
+        ("/007,01", 7),
+        ("/4294967298,01", 2),
+        ("/18446744073709551615,01", 0xFFFFFFFF),
+        ("/0000000000000000000000000000000000003,01", 3),
+        ("/18446744073709551616,01", None),
+        ("/" + "9" * 5000 + ",01", None),
+        ("/", None),
+        ("/,01", None),
+        ("/x,01", None),
+        ("/-3,01", None),
+        ("/+3,01", None),
+        ("/3_0,01", None),
+        ("/\xb9,01", None),
+        ("/\u00b2,01", None),
+        ("/stats/counter", None),
+        ("", None),
+        ("*", None),
+        ("/a/b/c/3,01", None),
+        ("/a/b/c/3", 3),
+        ("/3%2C01", 3),
+        ("/3%2F01%2Fname?x=/4,01", 3),
+    ],
+)
+def test_the_volume_of_a_path(path, volume_id):
+    assert RequestTarget.parse(path).volume_id == volume_id
+
+
+def test_each_byte_of_the_path_is_kept():
+    request = make_request(target="/3,01%2F%ff%C3%A4?a=b")
+    assert request.parsed.path == "/3,01/\xff\xc3\xa4"
+    assert request.path == "/3,01/\udcff\xe4"
+    assert (request.raw_path, request.raw_query) == ("/3,01%2F%ff%C3%A4", "a=b")
+
+
+def test_a_target_is_read_once():
+    request = make_request(target="/3,01637037d6")
+    assert request.parsed is request.parsed
+
+
+@pytest.mark.parametrize(
+    ("path", "token_file_id", "writes_another"),
+    [
+        ("/7,01aabbccdd", "7,01aabbccdd", False),
+        ("/7,01aabbccdd.jpg", "7,01aabbccdd", False),
+        ("/7,01aabbccdd_2.jpg", "7,01aabbccdd", False),
+        ("/7/01aabbccdd/a,01aabbccdd", "7,01aabbccdd", False),
+        ("/7/01aabbccdd_1/a,01aabbccdd_2", "7,01aabbccdd", False),
+        # An upload to this target writes nothing, so its own refusal stands.
+        ("/7/01aabbccdd", "7,01aabbccdd", False),
+        ("/7/01aabbccdd/name", "7,01aabbccdd", False),
+        ("/7/01aabbccdd/x,zz", "7,01aabbccdd", False),
+        ("/7/01aabbccdd/x,02aabbccdd", "7,01aabbccdd", True),
+        ("/7/01aabbccdd_x,02aabbccdd", "7,01aabbccdd", True),
+        ("/7/01aabbccdd.,02aabbccdd", "7,01aabbccdd", True),
+        ("/7/01aabbccdd/x,02aabbccdd.jpg", "7,01aabbccdd", True),
+        ("/7/01aabbccdd/x%2C02aabbccdd", "7,01aabbccdd", True),
+        ("/7%2F01aabbccdd%2Fx%2C02aabbccdd_3", "7,01aabbccdd", True),
+        ("/7_1,01aabbccdd", "7_1,01aabbccdd", False),
+    ],
+)
+def test_a_token_is_for_what_an_upload_writes(path, token_file_id, writes_another):
+    target = RequestTarget.parse(path)
+    assert (target.token_file_id, target.uploads_another) == (token_file_id, writes_another)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_misread"),
+    [
+        ("/7,01aabbccdd", False),
+        ("/7/01aabbccdd/a,b", False),
+        ("/a/b/c/d", False),
+        ("/a/b/c,d/e", False),
+        ("/a/b/c/7,01aabbccdd", True),
+        ("/aaa/bb/cc/dd/7x01aabbccddxxxxxxxx,.jpg", True),
+    ],
+)
+def test_deep_paths_with_a_comma_are_read_in_two_ways(path, is_misread):
+    assert RequestTarget.parse(path).is_misread is is_misread
+
+
+DIGITS = st.text("0123456789abcdefABCDEF_.,/%", max_size=30)
+PATHS = st.one_of(
+    st.from_regex(r"/[0-9]{1,9},[0-9a-fA-F]{9,24}", fullmatch=True),
+    st.builds(lambda vid, fid: f"/{vid},{fid}", st.integers(0, 2**40), DIGITS),
+    st.text("/.%2aF,3_~{ ", max_size=20).map(lambda text: f"/{text}"),
+)
+
+
+@given(PATHS)
+def test_the_usual_form_is_read_as_any_other(path):
+    assert RequestTarget.parse(path) == RequestTarget.parse_any(path, "")
+
+
+@given(PATHS)
+def test_what_is_called_canonical_reaches_a_handler(path):
+    target = RequestTarget.parse(path)
+    if target.is_canonical:
+        assert is_well_formed(target)
+        assert canonical_target("GET", target) is None
+
+
+def test_a_query_is_read_once():
+    target = make_request(target="/3,01637037d6?a=b&c").parsed
+    assert target.query.pairs == (("a", "b"), ("c", ""))
+    assert target.query is target.query
+
+
+def test_an_id_that_cannot_be_parsed_is_told_with_its_reason():
+    target = RequestTarget.parse("/x,1")
+    assert (target.volume_id, target.needle, target.uploaded_needle) == (None, None, None)
+    with pytest.raises(BadFileId) as failed:
+        target.require_volume_id()
+    with pytest.raises(BadFileId) as expected:
+        parse_volume_id("x")
+    assert str(failed.value) == str(expected.value)
+    for require in (target.require_needle, target.require_uploaded_needle):
+        with pytest.raises(BadFileId, match=r"Invalid fid: 1$"):
+            require()
+    sound = RequestTarget.parse("/3,01637037d6")
+    assert sound.require_volume_id() == sound.volume_id == 3
+    assert sound.require_needle() == sound.require_uploaded_needle() == (1, 0x637037D6)

@@ -1,0 +1,42 @@
+"""The rows of /status for one native store."""
+
+import json
+
+import pytest
+from support.stores import open_at, place
+
+from native_handlers.format.needle import Needle
+from native_handlers.http.node_view import NodeState, StoreNodeView
+
+
+@pytest.fixture
+def store(tmp_path):
+    with_volumes = open_at(place(tmp_path, max_volumes=9))
+    for volume_id in (1, 2):
+        with_volumes.allocate_volume(volume_id)
+    yield with_volumes
+    with_volumes.close()
+
+
+def view_of(store):
+    return StoreNodeView(store, NodeState(details=dict, is_heartbeating=lambda: True, is_stopping=lambda: False))
+
+
+@pytest.mark.parametrize("is_pretty", [False, True])
+async def test_only_the_row_of_a_volume_that_has_changed_is_made_anew(store, is_pretty):
+    view = view_of(store)
+    before = dict(await view.volume_rows(is_pretty=is_pretty))
+    await view.volume_rows(is_pretty=not is_pretty)
+    store.get_volume(1).write(Needle(cookie=1, needle_id=2, data=b"content"))
+    after = dict(await view.volume_rows(is_pretty=is_pretty))
+    assert after[2] is before[2]
+    assert (json.loads(before[1])["FileCount"], json.loads(after[1])["FileCount"]) == (0, 1)
+    assert ("\n" in after[1]) == is_pretty
+
+
+async def test_the_row_of_a_volume_that_is_gone_is_not_kept(store):
+    view = view_of(store)
+    await view.volume_rows(is_pretty=True)
+    store.unmount_volume(2)
+    assert [volume_id for volume_id, _ in await view.volume_rows(is_pretty=True)] == [1]
+    assert view.kept_rows == 1

@@ -1,0 +1,497 @@
+"""Erasure-coded volumes in a store: several disks, crashes at every step, the files that a start keeps and removes."""
+
+import errno
+import os
+import shutil
+
+import pytest
+from support import stores
+from support.files import PlannedFiles, path_of
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.needle import Needle
+from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info, parse_volume_info
+from native_handlers.storage.erasure_coding import bitrot, encode, layout, rebuild
+from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused
+from native_handlers.storage.erasure_coding.remote import (
+    FRESH_WITH_ALL_S,
+    FRESH_WITH_FEW_S,
+    FRESH_WITH_SOME_S,
+    ShardLocations,
+    ShardUnreachable,
+)
+from native_handlers.storage.model.errors import Deleted, DiskUnavailable, StorageError
+
+VID = 7
+MIB = 1 << 20
+
+
+class Cut(OSError):
+    """The simulated crash of the machine."""
+
+
+class CutFiles(PlannedFiles):
+    """Counts the operations that change names or sync. From step `cut_at` on each of them fails, as after a crash."""
+
+    def __init__(self, cut_at=None):
+        super().__init__(syncs=False)
+        self.steps = 0
+        self.cut_at = cut_at
+
+    def step(self, name, *args):
+        super().step(name, *args)
+        if name in {"sync", "sync_directory", "rename", "unlink"}:
+            self.steps += 1
+            if self.cut_at is not None and self.steps >= self.cut_at:
+                raise Cut(errno.EIO, "cut")
+
+
+def open_at(*directories, files=None, **fields):
+    return stores.open_at(*directories, files=files or CutFiles(), **fields)
+
+
+def needle(number, size=3000):
+    data = bytes((number,)) * size
+    return Needle(needle_id=number, cookie=5, data=data, checksum=crc32c(data))
+
+
+def filled(store, count=5):
+    store.allocate_volume(VID)
+    for number in range(1, count + 1):
+        store.get_volume(VID).write(needle(number))
+    return store
+
+
+@pytest.fixture
+def disk(tmp_path):
+    path = tmp_path / "one"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    path = tmp_path / "two"
+    path.mkdir()
+    return path
+
+
+def mount_all(store, shards=range(14)):
+    for shard in shards:
+        store.ec.mount("", VID, shard)
+
+
+def check(store, numbers, *, coded):
+    for number in numbers:
+        if coded:
+            data = store.ec_reader.read_needle(VID, number, 5).data
+        else:
+            read = store.get_volume(VID).read(number, cookie=5)
+            data = read.needle.data
+            read.release()
+        assert bytes(data) == bytes((number,)) * 3000
+
+
+def code(directory, *, keeps_dat=False):
+    store = filled(open_at(directory))
+    store.ec_work.generate(store.find_volume(VID), "")
+    mount_all(store)
+    if not keeps_dat:
+        store.delete_volume(VID, only_empty=False)
+    store.close()
+
+
+def test_a_coded_volume_is_read_deleted_and_opened_again(disk):
+    code(disk)
+    store = open_at(disk)
+    assert store.locations[0].ec_shard_count == 14
+    (report,) = store.ec.reports()
+    assert (report.file_count, report.delete_count, len(report.shard_sizes)) == (5, 0, 14)
+    check(store, range(1, 6), coded=True)
+    told = []
+    store.ec.add_listener(lambda: told.append(1))
+    size = store.ec_reader.delete_needle(VID, 2, 5)
+    assert size > 3000
+    with pytest.raises(Deleted):
+        store.ec_reader.read_needle(VID, 2, 5)
+    with pytest.raises(StorageError, match="unexpected cookie 6"):
+        store.ec_reader.delete_needle(VID, 3, 6)
+    store.close()
+    (disk / "7.ecj").write_bytes((disk / "7.ecj").read_bytes() + b"torn")
+    store = open_at(disk)
+    with pytest.raises(Deleted):
+        store.ec_reader.read_needle(VID, 2, 5)
+    store.ec_reader.delete_needle(VID, 3, 0)
+    assert (disk / "7.ecj").read_bytes() == (2).to_bytes(8, "big") + (3).to_bytes(8, "big")
+    check(store, (1, 4, 5), coded=True)
+    store.close()
+
+
+def test_another_ratio_is_kept(disk):
+    store = filled(open_at(disk))
+    vif = disk / "7.vif"
+    info = parse_volume_info(vif.read_bytes())
+    vif.write_text(encode_volume_info(VolumeInfo(version=info.version, ec_shard_config=EcShardConfig(3, 2, 1))))
+    store.ec_work.generate(store.find_volume(VID), "")
+    assert len(list(disk.glob("7.ec[0-9]*"))) == 5
+    mount_all(store, range(5))
+    store.ec.unmount(VID, 0)
+    store.ec.unmount(VID, 2)
+    check(store, range(1, 6), coded=True)
+    store.close()
+
+
+WORKS = ("generate", "rebuild", "decode")
+
+
+def prepared(directory, work):
+    """The directory before `work`, with a store that is open on counting files."""
+    code(directory, keeps_dat=work == "generate")
+    if work == "generate":
+        for path in directory.glob("7.ec*"):
+            path.unlink()
+    if work == "rebuild":
+        store = open_at(directory)
+        store.ec_reader.delete_needle(VID, 2, 0)
+        store.close()
+        for shard in (1, 12):
+            (directory / f"7.ec{shard:02d}").unlink()
+    if work == "decode":
+        store = open_at(directory)
+        store.ec_reader.delete_needle(VID, 2, 0)
+        store.close()
+
+
+def run(store, work):
+    if work == "generate":
+        store.ec_work.generate(store.find_volume(VID), "")
+    elif work == "rebuild":
+        assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [1, 12]
+    else:
+        store.ec_work.decode("", VID, was_open=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", WORKS)
+def test_a_cut_at_any_step(tmp_path, work):
+    """The next start has the old state or the new one, and every needle. Slow: some fifty starts."""
+    first = tmp_path / "first"
+    first.mkdir()
+    prepared(first, work)
+    untouched = tmp_path / "untouched"
+    shutil.copytree(first, untouched)
+    files = CutFiles()
+    store = open_at(first, files=files)
+    before = files.steps
+    run(store, work)
+    steps = files.steps - before
+    assert steps > 5
+    store.close()
+    for cut_at in range(1, steps + 1):
+        directory = tmp_path / f"cut{cut_at}"
+        shutil.copytree(untouched, directory)
+        files = CutFiles()
+        store = open_at(directory, files=files)
+        files.cut_at = files.steps + cut_at
+        with pytest.raises((OSError, StorageError)):
+            run(store, work)
+        files.cut_at = None
+        store.close()
+        store = open_at(directory)
+        assert not list(directory.glob("*.receiving"))
+        shards = len(list(directory.glob("7.ec[0-9]*")))
+        gone = () if work == "generate" else (2,)
+        alive = [number for number in range(1, 6) if number not in gone]
+        if work == "generate":
+            assert shards in {0, 14}, cut_at
+            check(store, alive, coded=False)
+            assert (store.ec.find(VID) is not None) == (shards == 14)
+        else:
+            assert 12 <= shards <= 14
+            check(store, alive, coded=True)
+            with pytest.raises(Deleted):
+                store.ec_reader.read_needle(VID, 2, 5)
+        if work == "decode" and (directory / "7.dat").exists():
+            store.mount_volume(VID)
+            check(store, alive, coded=False)
+        store.close()
+        shutil.rmtree(directory)
+
+
+def test_shards_on_a_disk_without_index_are_opened(disk, other_disk):
+    code(disk)
+    for shard in range(5, 14):
+        shutil.move(disk / f"7.ec{shard:02d}", other_disk)
+    store = open_at(disk, other_disk)
+    assert [sorted(volume.shards) for volume in store.ec.copies(VID)] == [list(range(5)), list(range(5, 14))]
+    assert [location.ec_shard_count for location in store.locations] == [5, 9]
+    assert {path.name for path in other_disk.glob("7.*")} >= {"7.ecx", "7.vif"}
+    check(store, range(1, 6), coded=True)
+    store.close()
+
+
+@pytest.mark.damage("shards of other lengths lie beside the .dat")
+def test_shards_are_kept_unless_the_whole_dat_is_there(disk):
+    code(disk, keeps_dat=True)
+    shards = sorted(disk.glob("7.ec[0-9]*"))
+    (disk / "7.ec03").write_bytes(bytes(2 * MIB))
+    open_at(disk).close()
+    assert sorted(disk.glob("7.ec[0-9]*")) == shards, "unequal lengths: what they are cannot be told"
+    for path in shards:
+        os.truncate(path, 5)
+    (disk / "7.dat").rename(disk / "7.aside")
+    (disk / "7.dat").write_bytes((disk / "7.aside").read_bytes()[:8])
+    open_at(disk).close()
+    assert sorted(disk.glob("7.ec[0-9]*")) == shards, "an empty .dat is no source"
+    (disk / "7.aside").rename(disk / "7.dat")
+    store = open_at(disk)
+    assert not list(disk.glob("7.ec[0-9]*"))
+    assert not store.find_volume(VID).is_read_only
+    store.close()
+
+
+def test_shards_that_a_power_cut_made_shorter_go_while_the_dat_is_there(disk):
+    code(disk, keeps_dat=True)
+    os.truncate(disk / "7.ec03", 4096)
+    os.truncate(disk / "7.ec05", 0)
+    store = open_at(disk)
+    assert not [path for path in disk.glob("7.ec[0-9]*") if path.stat().st_size]
+    check(store, range(1, 6), coded=False)
+    store.close()
+
+
+def test_shards_are_on_disk_before_their_dat_goes(disk):
+    synced = set()
+
+    def note(operation, target):
+        if operation == "sync":
+            synced.add(path_of(target).name)
+        if operation == "unlink" and target.name == "7.dat":
+            assert len({name for name in synced if ".ec" in name and name[-2:].isdigit()}) == 14
+
+    files = PlannedFiles(syncs=False, before=note)
+    store = filled(open_at(disk, files=files))
+    store.ec_work.generate(store.find_volume(VID), "")
+    mount_all(store, range(3, 14))
+    synced.clear()
+    store.delete_volume(VID, only_empty=False)
+    assert not (disk / "7.dat").exists()
+    store.close()
+
+
+def test_shards_of_a_disk_out_of_service_are_not_asked(disk, other_disk):
+    code(disk)
+    for shard in range(10, 14):
+        shutil.move(disk / f"7.ec{shard:02d}", other_disk)
+    store = open_at(disk, other_disk)
+    store.locations[1].watch.problem = "why"
+    assert [report.disk_id for report in store.ec.reports()] == [0]
+    check(store, range(1, 6), coded=True)
+    store.ec.unmount(VID, 0)
+    with pytest.raises(ShardUnreachable, match="only 9 shards available"):
+        check(store, range(1, 6), coded=True)
+    store.locations[1].watch.problem = ""
+    check(store, range(1, 6), coded=True)
+    store.locations[0].watch.problem = "why"
+    with pytest.raises(ShardUnreachable):
+        check(store, range(1, 6), coded=True)
+    store.locations[1].watch.problem = "why"
+    with pytest.raises(DiskUnavailable):
+        check(store, range(1, 6), coded=True)
+    store.locations[0].watch.problem = store.locations[1].watch.problem = ""
+    store.close()
+
+
+def test_a_fenced_teardown_keeps_what_is_not_older(disk):
+    code(disk)
+    store = open_at(disk)
+    stamp = store.ec.find(VID).encode_ts_ns
+    store.ec_work.tear_down("", VID, stamp)
+    assert len(list(disk.glob("7.ec[0-9]*"))) == 14
+    store.ec.unmount(VID, 0, stamp)
+    assert len(store.ec.find(VID).shards) == 14
+    store.ec_work.tear_down("", VID, stamp + 1)
+    assert not list(disk.glob("7.*"))
+    assert store.ec.find(VID) is None
+    store.close()
+
+
+def test_the_index_goes_with_the_last_shard_of_the_server(disk, other_disk):
+    code(disk)
+    shutil.move(disk / "7.ec00", other_disk)
+    store = open_at(disk, other_disk)
+    for shard in range(14):
+        store.ec.unmount(VID, shard)
+    store.ec_work.delete_shards("", VID, range(1, 14))
+    assert (disk / "7.ecx").exists()
+    assert not list(disk.glob("7.ecsum"))
+    store.ec_work.delete_shards("", VID, [0])
+    assert not [*disk.glob("7.*"), *other_disk.glob("7.*")]
+    store.close()
+
+
+def test_mounting_says_what_is_missing(disk):
+    code(disk)
+    store = open_at(disk)
+    with pytest.raises(EcMountFailed, match=r"MountEcShards 7\.20 not found on disk"):
+        store.ec.mount("", VID, 20)
+    with pytest.raises(EcMountFailed, match=r"MountEcShards 8\.0: no \.ecx index found on any local disk"):
+        store.ec.mount("", 8, 0)
+    store.ec.mount("", VID, 3, "ssd")
+    assert store.ec.reports()[0].disk_type == "ssd"
+    store.ec.unmount(VID, 30)
+    store.ec.unmount(9, 0)
+    store.close()
+
+
+def test_what_would_overwrite_or_is_not_whole_is_not_decoded(disk):
+    code(disk, keeps_dat=True)
+    store = open_at(disk)
+    store.ec.find(VID).dat_bytes -= 8
+    with pytest.raises(EcRefused, match="not what its shards were made of"):
+        store.ec_work.decode("", VID, was_open=True)
+    store.ec.unmount(VID, 4)
+    with pytest.raises(EcRefused, match="ec volume 7 missing shard 4"):
+        store.ec_work.decode("", VID, was_open=False)
+    with pytest.raises(EcRefused, match="ec volume 9 not found"):
+        store.ec_work.decode("", 9, was_open=False)
+    with pytest.raises(EcRefused, match="existing collection: unexpected input: c"):
+        store.ec_work.decode("c", VID, was_open=False)
+    with pytest.raises(EcRefused, match="existing collection: unexpected input: c"):
+        store.ec_work.generate(store.find_volume(VID), "c")
+    store.close()
+
+
+class FakeRemote:
+    """Other servers: the content of each shard id, by address."""
+
+    def __init__(self, shards):
+        self.shards = shards
+        self.asked, self.read = 0, []
+        self.is_away = False
+
+    def holders(self, _volume_id):
+        self.asked += 1
+        if self.is_away:
+            raise ShardUnreachable("the master is away")
+        found = {}
+        for address, shards in self.shards.items():
+            for shard in shards:
+                found.setdefault(shard, []).append(address)
+        return found
+
+    def is_self(self, _address):
+        return False
+
+    def begin_read(self, address, wanted):
+        self.read.append(wanted.shard_id)
+        content = self.shards.get(address, {}).get(wanted.shard_id)
+
+        class Pending:
+            def result(self):
+                if content is None:
+                    raise ShardUnreachable("it went")
+                return content[wanted.offset_bytes : wanted.offset_bytes + wanted.length_bytes]
+
+            def cancel(self):
+                pass
+
+        return Pending()
+
+
+def test_shards_elsewhere_are_read_and_no_more_than_it_takes(disk):
+    code(disk)
+    store = open_at(disk)
+    content = {shard: (disk / f"7.ec{shard:02d}").read_bytes() for shard in range(14)}
+    for shard in range(14):
+        if shard not in {1, 2, 3}:
+            store.ec.unmount(VID, shard)
+    remote = store.ec_reader.remote = FakeRemote({"a": {shard: content[shard] for shard in (0, 4, 5)}})
+    check(store, range(1, 6), coded=True)
+    assert (remote.read, remote.asked) == ([0] * 5, 1)
+    remote.shards = {"b": {shard: content[shard] for shard in range(4, 14)}}
+    remote.read.clear()
+    check(store, [1], coded=True)
+    assert remote.asked == 2, "what was known did not do"
+    assert len(remote.read) <= 3 + 7 + 3
+    remote.shards = {"b": {shard: content[shard] for shard in range(4, 10)}}
+    with pytest.raises(ShardUnreachable, match=r"cannot recover shard 7\.0: only 9 shards available"):
+        check(store, [1], coded=True)
+    store.close()
+
+
+def test_what_is_known_of_holders_ages():
+    now = 0.0
+    known = ShardLocations(lambda: now)
+    few, some, everything = ({"a": dict.fromkeys(range(count), b"")} for count in (9, 12, 14))
+    for shards, limit_s in ((few, FRESH_WITH_FEW_S), (some, FRESH_WITH_SOME_S), (everything, FRESH_WITH_ALL_S)):
+        remote = FakeRemote(shards)
+        volume_id = len(shards["a"])
+        for passed_s, asked in ((0, 1), (limit_s - 1, 1), (2, 2)):
+            now += passed_s
+            known.get(remote, volume_id, layout.DEFAULT_RATIO)
+            assert remote.asked == asked
+    remote.is_away = True
+    now += 10 * FRESH_WITH_ALL_S
+    assert len(known.get(remote, 14, layout.DEFAULT_RATIO)) == 14, "old news is better than none"
+    known.forget(14, 3)
+    assert 3 not in known.get(remote, 14, layout.DEFAULT_RATIO)
+    with pytest.raises(ShardUnreachable):
+        known.get(remote, 1, layout.DEFAULT_RATIO)
+
+
+def test_pieces_are_of_one_size():
+    assert layout.SMALL_BLOCK_BYTES % encode.PIECE_BYTES == 0
+    assert rebuild.PIECE_BYTES == encode.PIECE_BYTES
+
+
+def test_a_scrub_names_what_is_broken(disk):
+    code(disk)
+    store = open_at(disk)
+    read = []
+
+    def scrub():
+        return store.ec_work.scrubber(store.ec_reader, store.ec.find(VID), read.append)
+
+    for found in (scrub().index(), scrub().local(), scrub().full(checks_deleted=True), scrub().checksums()):
+        assert not found.is_broken, found.errors
+    assert sum(read) > 14 * MIB
+    with (disk / "7.ec00").open("r+b") as shard:
+        shard.seek(100)
+        shard.write(b"\xff")
+    for found in (scrub().local(), scrub().full(checks_deleted=False)):
+        assert "needle 1 on " in found.errors[0]
+    found = scrub().checksums()
+    assert found.broken_shards == {0: MIB}
+    assert "shard 0: checksum mismatch at block 0 (offset 0)" in found.errors[0]
+    store.ec.unmount(VID, 0)
+    assert not scrub().local().is_broken
+    assert scrub().full(checks_deleted=False).broken_shards.keys() == {0}
+    os.truncate(disk / "7.ecx", 16 * 5 - 3)
+    assert any("index file of size" in error for error in scrub().index().errors)
+    store.close()
+
+
+def test_shards_without_checksums_get_them_by_a_rebuild(disk):
+    code(disk)
+    expected = bitrot.parse_checksums((disk / "7.ecsum").read_bytes())
+    (disk / "7.ecsum").unlink()
+    (disk / "7.ec03").unlink()
+    store = open_at(disk)
+    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
+    assert bitrot.parse_checksums((disk / "7.ecsum").read_bytes()) == expected
+    store.close()
+
+
+def test_shards_that_do_not_fit_get_no_checksums(disk):
+    """Checksums of wrong shards would confirm the wrong data."""
+    code(disk)
+    (disk / "7.ecsum").unlink()
+    content = bytearray((disk / "7.ec12").read_bytes())
+    content[77] ^= 1
+    (disk / "7.ec12").write_bytes(content)
+    (disk / "7.ec03").unlink()
+    store = open_at(disk)
+    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
+    assert not (disk / "7.ecsum").exists()
+    store.close()

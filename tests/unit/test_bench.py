@@ -1,0 +1,14 @@
+"""The measurements are run by hand; this test only imports them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_measurements_load():
+    asked = [sys.executable, "-m", "tests.bench", "--help"]
+    ended = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    assert "sweep-volumes" in ended.stdout
