@@ -65,7 +65,9 @@ async def _serve_quickstart(quickstart: QuickstartConfig, stop: StopRequest) -> 
         await outer.start(
             serve_embedded_master, master_config(quickstart.master, directory, config.security, of_reserve)
         )
-        await serve_until_stopped(node, on_serving=partial(print_welcome, quickstart))
+        # Before the master knows of the server, the lines of the welcome would not work.
+        welcome = partial(node.heartbeat.view.when_connected, partial(print_welcome, quickstart))
+        await serve_until_stopped(node, on_serving=welcome)
         outer.cancel_scope.cancel()
 
 

@@ -9,6 +9,7 @@ weed/server/volume_grpc_remote.go (checkGcsCredentials, guardedRemoteClient).
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ _MAKERS: Mapping[str, Any] = {
 }
 """Kinds of credentials that carry their own key."""
 _RETRY_FOR_S = 30.0
+
+# Google's client would ask for the metadata of each bucket from a thread of its own, for traces that are not made here.
+# Credentials that may only read objects are refused then, and the thread tries again for two minutes.
+os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
 
 
 class GcsObjects:

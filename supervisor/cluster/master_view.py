@@ -62,6 +62,7 @@ class MasterView:
         self._settings = MasterSettings(storage_backends=self.own_backends)
         self._configuration: master_pb2.GetMasterConfigurationResponse | None = None
         self._listeners: list[Callable[[MasterSettings], None]] = []
+        self._awaiting_master: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> ServerAddress | None:
@@ -107,10 +108,23 @@ class MasterView:
 
         A connected master counts as the leader.
         """
+        awaiting: list[Callable[[], None]] = []
         with self._lock:
             self._connected = master
             if master is not None:
                 self._leader = master
+                awaiting, self._awaiting_master = self._awaiting_master, []
+        for callback in awaiting:
+            callback()
+
+    def when_connected(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once when a master has taken this node: now, or from the thread of the heartbeat."""
+        with self._lock:
+            is_connected = self._connected is not None
+            if not is_connected:
+                self._awaiting_master.append(callback)
+        if is_connected:
+            callback()
 
     def note_leader(self, leader: ServerAddress) -> None:
         """Notes that a master named `leader`. Requests go there until the heartbeat connects."""

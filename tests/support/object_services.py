@@ -121,9 +121,9 @@ class GcsDouble(ObjectService):
 
     def key_of(self, path):
         parts = urlsplit(path)
-        assert parse_qs(parts.query).get("alt") == ["media"], path
         found = re.fullmatch(r"/download/storage/v1/b/([^/]+)/o/([^/]+)", parts.path)
-        return f"{found[1]}/{unquote(found[2])}" if found else ""
+        is_media = parse_qs(parts.query).get("alt") == ["media"]
+        return f"{found[1]}/{unquote(found[2])}" if found and is_media else ""
 
 
 class AzureDouble(ObjectService):

@@ -78,3 +78,15 @@ def test_tiers_of_this_servers_own_configuration_come_before_a_masters_of_the_sa
     assert view.settings.storage_backends == (own, told[1])
     view.note_response(master_pb2.HeartbeatResponse(storage_backends=[told[0]]))
     assert view.settings.storage_backends == (own,)
+
+
+def test_who_waits_for_a_master_is_called_once_when_one_has_taken_the_node():
+    view, heard = MasterView([A]), []
+    view.when_connected(lambda: heard.append("waited"))
+    assert not heard
+    view.set_connected(A)
+    view.set_connected(None)
+    view.set_connected(A)
+    assert heard == ["waited"]
+    view.when_connected(lambda: heard.append("at once"))
+    assert heard == ["waited", "at once"]

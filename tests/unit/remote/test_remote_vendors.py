@@ -7,6 +7,7 @@ import importlib.util
 import json
 import ssl
 import sys
+import threading
 from random import Random
 
 import pytest
@@ -100,6 +101,16 @@ def test_an_object_kept_as_gzip_is_read_as_it_is_stored(service):
     stored = double.objects["bucket/text.gz"]
     assert client.read("bucket", "text.gz", 0, len(stored)) == stored
     assert client.read("bucket", "text.gz", 10, 20) == stored[10:30]
+
+
+def test_a_read_asks_for_the_object_alone_and_leaves_no_thread(service):
+    """Google's client would also ask for the bucket, and ask again for two minutes where that is refused."""
+    double, client = service
+    before = set(threading.enumerate())
+    client.read("bucket", NAME, 0, 10)
+    left = [thread.name for thread in set(threading.enumerate()) - before]
+    assert not [name for name in left if "process_request_thread" not in name]
+    assert len([path for path, _ in double.requests if path != "/token"]) == 1
 
 
 def test_what_is_not_there_is_not_read(service):
