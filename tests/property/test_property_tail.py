@@ -111,6 +111,17 @@ class Line:
         self._messages.close()
 
 
+@contextmanager
+def in_pieces(dat_bytes):
+    """So many bytes are sent in `COPY_PIECES` messages.
+
+    Only meanwhile: with the piece of a small volume, a large one would be a million messages.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outgoing, "PIECE_BYTES", dat_bytes // COPY_PIECES + 1)
+        yield
+
+
 class SourceOfCopies:
     """The part of a source that VolumeCopy uses. Messages are numbered through: 0 is the status, then come those of the
     files. `needles` are the source's needles when it gave its status. It has no Ping, so writes during the copy are not
@@ -398,10 +409,10 @@ class TailMachine(RuleBasedStateMachine):
 
     def fetch(self, at=lambda number: None):
         """One VolumeCopy, in some messages a file. The destination has the source's state at the first message."""
-        self.patch.setattr(outgoing, "PIECE_BYTES", self.source.dat_path.stat().st_size // COPY_PIECES + 1)
         source = SourceOfCopies(self.source, at)
         request = pb.VolumeCopyRequest(volume_id=VID, source_data_node="source")
-        *_, last = volume_copy(node_of(self.target.store, FixedVolumeServer(source)), context(), request)
+        with in_pieces(self.source.dat_path.stat().st_size):
+            *_, last = volume_copy(node_of(self.target.store, FixedVolumeServer(source)), context(), request)
         assert self.target.needles() == source.needles
         assert self.target.store.findings == []
         self.since_ns = last.last_append_at_ns
@@ -468,11 +479,12 @@ class TailMachine(RuleBasedStateMachine):
         request = pb.VolumeIncrementalCopyRequest(volume_id=VID, since_ns=self.backup_ns)
         self.backup_ns, self.backup_needles = self.source.last_append_ns(), self.source.needles()
         end = self.source.volume.size_bytes
-        for number, piece in enumerate(volume_incremental_copy(node_of(self.source.store), context(), request)):
-            self.backup += piece.file_content
-            if number == when:
-                for op in ops:
-                    self.source.change(*op)
+        with in_pieces(max(end - len(self.backup), 0)):
+            for number, piece in enumerate(volume_incremental_copy(node_of(self.source.store), context(), request)):
+                self.backup += piece.file_content
+                if number == when:
+                    for op in ops:
+                        self.source.change(*op)
         assert self.backup == self.source.dat[:end]
 
     @rule()
