@@ -20,7 +20,7 @@ from native_handlers.storage.model.errors import (
     VolumeNotSeen,
 )
 from native_handlers.storage.model.report import Finding, FindingKind
-from native_handlers.storage.system.crew import Crew
+from native_handlers.storage.system.crew import Crew, times_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -110,7 +110,7 @@ def release(location: DiskLocation) -> None:
             _log.warning("volume %d: %s", volume.id, error)
 
     try:
-        Crew(list(location.volumes.values()), close).run()
+        Crew(list(location.volumes.values()), close, times_blocked).run()
     finally:
         location.release()
 

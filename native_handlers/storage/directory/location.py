@@ -37,7 +37,7 @@ from native_handlers.storage.model.errors import (
 from native_handlers.storage.model.file_kinds import DATA_SHARDS
 from native_handlers.storage.model.report import Finding, FindingKind, Findings
 from native_handlers.storage.system.bounded_call import BoundedCall
-from native_handlers.storage.system.crew import Crew
+from native_handlers.storage.system.crew import Crew, blocks_read
 from native_handlers.storage.volume.damage import DamageReports
 from native_handlers.storage.volume.dat_head import is_stub_of_shards
 from native_handlers.storage.volume.dat_presence import DatPresence
@@ -289,7 +289,7 @@ class DiskLocation:
             self._forget_findings(vid, collections)
         self.findings.add(recovered)
         present = self._present(names)
-        Crew(sorted(missing.items()), lambda found: self._load_first(*found, present)).run()
+        Crew(sorted(missing.items()), lambda found: self._load_first(*found, present), blocks_read).run()
 
     def names_of(self, volume_id: int) -> list[str]:
         """The names in the data directory that may be of the volume's files, and of some others. Raises as `load_one`.

@@ -22,7 +22,7 @@ from native_handlers.storage.model.report import Finding, FindingKind, Findings
 from native_handlers.storage.shared.attach import share_volume
 from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.system import crew
-from native_handlers.storage.system.crew import Crew
+from native_handlers.storage.system.crew import Crew, times_blocked
 
 COOKIE = 0xC0FFEE
 FEW, MANY = 4, 24
@@ -321,7 +321,7 @@ class TestCrew:
         monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=seconds.__next__, process_time=seconds.__next__))
         monkeypatch.setattr(crew, "run_delay_s", lambda: 0.0)
         done = []
-        Crew(range(50), done.append).run()
+        Crew(range(50), done.append, times_blocked).run()
         assert done == list(range(50))
         assert not started
 
@@ -337,13 +337,20 @@ class TestCrew:
             else:
                 together.wait(LIMIT_S)
 
-        Crew(range(7), work).run()
+        Crew(range(7), work, times_blocked).run()
 
     def test_nobody_joins_where_other_programs_keep_the_processor(self, started, monkeypatch):
         """Time in which this process computes nothing is then not time of the disk."""
         begun_s, alone = time.monotonic(), threading.Event()
         monkeypatch.setattr(crew, "run_delay_s", lambda: time.monotonic() - begun_s)
-        Crew(range(6), lambda _item: alone.wait(0.02)).run()
+        Crew(range(6), lambda _item: alone.wait(0.02), times_blocked).run()
+        assert not started
+
+    def test_nobody_joins_where_nothing_is_read_from_the_disk(self, started, monkeypatch):
+        """As where the host of a virtual machine takes the processor away."""
+        monkeypatch.setattr(crew, "run_delay_s", lambda: 0.0)
+        alone = threading.Event()
+        Crew(range(6), lambda _item: alone.wait(0.02), disk_waits=lambda: 5).run()
         assert not started
 
     def test_the_first_error_is_raised_when_all_is_done(self):
@@ -355,7 +362,7 @@ class TestCrew:
                 raise ValueError(item)
 
         with pytest.raises(ValueError, match="2"):
-            Crew(range(6), work).run()
+            Crew(range(6), work, times_blocked).run()
         assert done == list(range(6))
 
 
