@@ -29,6 +29,7 @@ from native_handlers.storage.index import needle_map as needle_index
 from native_handlers.storage.index.build import build_index
 from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly, StorageError
 from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.volume.write import SmallChange
 
 COOKIE = 0xC0FFEE
 VID = 7
@@ -39,6 +40,8 @@ payloads = st.one_of(
     st.binary(max_size=40), st.integers(0, 255).map(lambda byte: bytes([byte]) * 5000), st.just(b"\xab" * 1_100_000)
 )
 MISSING = object()
+small_payloads = st.one_of(st.binary(max_size=40), st.just(bytes(600)))
+batches = st.lists(st.tuples(needle_ids, st.one_of(small_payloads, st.just(MISSING))), min_size=1, max_size=6)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -81,6 +84,45 @@ class StoreMachine(RuleBasedStateMachine):
     def write(self, needle_id, data, fsync):
         self._write(needle_id, data, fsync)
         self.model[needle_id] = data
+
+    def _change_together(self, wanted):
+        """Changes needles in one batch; MISSING deletes one. Returns the changes that were made."""
+        changes = [
+            SmallChange(
+                Needle(needle_id=needle_id, cookie=COOKIE, data=b"" if data is MISSING else data), data is MISSING
+            )
+            for needle_id, data in wanted
+        ]
+        self.store.get_volume(VID).try_together(changes)
+        return [pair for pair, change in zip(wanted, changes, strict=True) if change.result is not None]
+
+    @rule(wanted=batches)
+    def change_together(self, wanted):
+        done = self._change_together(wanted)
+        # A second change of one needle is left, also after a change that had nothing to do.
+        assert {needle_id for needle_id, _ in done} == {needle_id for needle_id, _ in wanted}
+        self.model.update(done)
+
+    @rule(wanted=batches, step=st.integers(1, 4), code=st.sampled_from([errno.EIO, errno.ENOSPC]))
+    def change_together_on_a_failing_disk(self, wanted, step, code):
+        """One file operation fails. Each change is made, or the needle is as before."""
+        self.files.remaining, self.files.error = step, code
+        done = self._change_together(wanted)
+        self.files.remaining = self.files.error = None
+        self.model.update(done)
+        if self.store.find_volume(VID).is_read_only:
+            self.store.mark_writable(VID)
+
+    @rule(wanted=batches, step=st.integers(1, 4), half=st.floats(0, 1))
+    def crash_while_changing_together(self, wanted, step, half):
+        self.files.remaining, self.files.half = step, half
+        try:
+            self.model.update(self._change_together(wanted))
+        except Crash:
+            for needle_id, data in wanted:
+                before = self.model.get(needle_id, MISSING)
+                self.unsure.setdefault(needle_id, [before]).append(data)
+        self._die_and_restart(again_at=step)
 
     @rule(needle_id=needle_ids, data=payloads)
     def write_blob(self, needle_id, data):

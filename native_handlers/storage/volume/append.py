@@ -49,6 +49,9 @@ class Batch:
     end_bytes: int
     last_append_at_ns: int
     entries: list[tuple[int, NeedleValue]] = field(default_factory=list)
+    gathered: list[bytes | memoryview] | None = None
+    """The records that the commit will write, where one write is to hold all of them; None where each is written at
+    once."""
     _staged: dict[int, NeedleValue] = field(default_factory=dict)
 
     @property
@@ -58,6 +61,10 @@ class Batch:
     def find(self, needle_id: int) -> NeedleValue | None:
         """The needle's place after the commit. A negative size is a deletion."""
         return self._staged.get(needle_id) or self.state.index.get(needle_id)
+
+    def is_staged(self, needle_id: int) -> bool:
+        """Whether a record of the batch has that id."""
+        return needle_id in self._staged
 
     def add(self, needle_id: int, entry: NeedleValue, end_bytes: int, append_at_ns: int) -> None:
         self.entries.append((needle_id, entry))
@@ -88,9 +95,9 @@ class Appender:
         self.commit(batch, fsync=False)
         return offset
 
-    def begin(self, state: VolumeState) -> Batch:
-        """Begins a batch without records."""
-        return Batch(state, state.dat_end_bytes, state.last_append_at_ns)
+    def begin(self, state: VolumeState, *, gathers: bool = False) -> Batch:
+        """Begins a batch without records. With `gathers` the commit writes the records, all in one write."""
+        return Batch(state, state.dat_end_bytes, state.last_append_at_ns, gathered=[] if gathers else None)
 
     def stage(self, batch: Batch, needle: Needle, *, is_deletion: bool) -> int:
         """Writes the record of a needle, or of its deletion, to .dat only. Returns the record's offset in bytes.
@@ -143,12 +150,15 @@ class Appender:
     ) -> int:
         state, offset = batch.state, batch.end_bytes
         state.begun_record()
-        try:
-            self._files_for(size).write(state.dat.fd, parts, offset)
-        except OSError as error:
-            self._failed(error)
-            self._cut(state, idx_too=False, dat_end_bytes=offset)
-            raise WriteFailed(state.dat.path, offset, error) from error
+        if batch.gathered is not None:
+            batch.gathered += parts
+        else:
+            try:
+                self._files_for(size).write(state.dat.fd, parts, offset)
+            except OSError as error:
+                self._failed(error)
+                self._cut(state, idx_too=False, dat_end_bytes=offset)
+                raise WriteFailed(state.dat.path, offset, error) from error
         # As `row_place.row_offset`: a deletion may lie beyond what offsets reach.
         entry = NeedleValue(offset % max_volume_size_bytes(self.offset_width_bytes) // ALIGNMENT_BYTES, size)
         batch.add(needle_id, entry, offset + length, append_at_ns)
@@ -183,6 +193,8 @@ class Appender:
             WriteFailed: all records were undone, or `stop` was called. After a failed sync of .idx they stay readable.
         """
         state = batch.state
+        if batch.gathered:
+            self._write_gathered(state, batch.gathered)
         if fsync:
             self._sync_dat(batch)
         if batch.entries:
@@ -197,6 +209,14 @@ class Appender:
         if fsync:
             self._sync_idx(state)
             state.synced()
+
+    def _write_gathered(self, state: VolumeState, parts: list[bytes | memoryview]) -> None:
+        """Writes all records of a batch. After a failure, the caller writes each of them alone, which counts it."""
+        try:
+            self.files.write(state.dat.fd, [b"".join(parts)], state.dat_end_bytes)
+        except OSError as error:
+            self._cut(state, idx_too=False, dat_end_bytes=state.dat_end_bytes)
+            raise WriteFailed(state.dat.path, state.dat_end_bytes, error) from error
 
     def _sync_dat(self, batch: Batch) -> None:
         state = batch.state

@@ -81,6 +81,17 @@ class VolumeHandle:
         """
         return self._lock
 
+    @contextmanager
+    def begin_write_at_once(self) -> Iterator[bool]:
+        """As `begin_write`, but waits for no other thread of this process. False: one of them has the lock, and the
+        caller may change nothing.
+        """
+        if not self._lock.try_enter():
+            yield False
+            return
+        with self._lock.entered():
+            yield True
+
     # ---- holding
 
     def get(self) -> VolumeState:
@@ -340,6 +351,26 @@ class _WriterLock:
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        self._begin()
+
+    def try_enter(self) -> bool:
+        """As `__enter__`, unless another thread of this process has the lock. The caller then uses `entered`."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self._begin()
+        return True
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Leaves the lock at the end, as `__exit__` does. Only after `try_enter`."""
+        try:
+            yield
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
+        self.__exit__(None)
+
+    def _begin(self) -> None:
         if self.on_acquire is not None:
             try:
                 self.on_acquire()

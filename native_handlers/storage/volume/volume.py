@@ -21,11 +21,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.storage.model.errors import (
-    IndexMoveFailed,
-    NotFound,
-    VolumeClosed,
-)
+from native_handlers.storage.model.errors import IndexMoveFailed, NotFound, VolumeClosed
 from native_handlers.storage.system.files import FileRetired, NotCached
 from native_handlers.storage.volume import report as expiry
 from native_handlers.storage.volume.append import Appender
@@ -63,6 +59,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.record_reader import NeedleRead
     from native_handlers.storage.volume.state import VolumeState
+    from native_handlers.storage.volume.write import SmallChange
     from native_handlers.storage.volume.write_state import DiskContext
 
 _NS = 10**9
@@ -174,7 +171,7 @@ class Volume:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the volume has never held a needle. Raises VolumeClosed: of a closed volume this is not known."""
+        """Whether the volume has never held a needle. Raises VolumeClosed."""
         self._open_files.refresh()
         state = self._open_files.get()
         return state.dat_end_bytes <= SUPER_BLOCK_BYTES and not state.index.counters.content_bytes
@@ -430,11 +427,16 @@ class Volume:
         return self._writer.write(needle, check_cookie=check_cookie, fsync=fsync)
 
     def write_together(self, writes: Sequence[PendingWrite]) -> None:
-        """Appends the needles of all `writes` and syncs once, as for writers that come at the same time.
-
-        Sets `result` or `error` of each write, and raises none of these errors.
-        """
+        """Appends all `writes` and syncs once. Sets `result` or `error` of each write, and raises none of these."""
         self._writer.commit_together(writes)
+
+    def try_together(self, changes: Sequence[SmallChange]) -> None:
+        """Makes all `changes` that can be made without an error, with one write of each file, and sets their `result`.
+
+        A change without a result has not happened: its caller uses `write` or `delete`, and gets the error from there.
+        None happens where the disk fails, or where another thread has the volume's lock, which this does not wait for.
+        """
+        self._writer.try_together(changes)
 
     def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
         """Stores a record unchanged, except for its append time, under `needle_id`. Replaces the needle that was there.

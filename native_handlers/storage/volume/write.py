@@ -7,12 +7,15 @@ Source: weed/storage/volume_write.go.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format import crc
+from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle
 from native_handlers.format.types import ALIGNMENT_BYTES, to_bytes_offset
-from native_handlers.storage.model.errors import NeedleTooLarge, ReadOnly, VolumeClosed, WriteFailed
+from native_handlers.storage.model.errors import NeedleTooLarge, ReadOnly, StorageError, VolumeClosed, WriteFailed
 from native_handlers.storage.volume.blobs import is_stored, parse_blob
 from native_handlers.storage.volume.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
 
@@ -22,9 +25,20 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.append import Appender, Batch
     from native_handlers.storage.volume.handle import VolumeHandle
     from native_handlers.storage.volume.read import VolumeReader
+    from native_handlers.storage.volume.state import VolumeState
     from native_handlers.storage.volume.write_state import DiskContext, WriteState
 
+_log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 2**31 - 1
+
+
+@dataclass(slots=True)
+class SmallChange:
+    """A needle that is to be stored, or deleted, together with others. `result` is None until that is done."""
+
+    needle: Needle
+    is_deletion: bool = False
+    result: WriteResult | None = None
 
 
 class VolumeWriter:
@@ -53,11 +67,7 @@ class VolumeWriter:
         self._disk.check_in_service()
         if len(needle.data) > MAX_BODY_BYTES - 2**17:
             raise NeedleTooLarge(len(needle.data), MAX_BODY_BYTES - 2**17)
-        ttl = self._open_files.super_block.ttl
-        if ttl.count and ttl and not needle.ttl:
-            needle.ttl = ttl
-            needle.has_ttl = True
-        needle.checksum = crc.crc32c(needle.data)
+        self._complete(needle)
         if fsync:
             return self._commits.write(PendingWrite(needle, check_cookie=check_cookie))
         with self._open_files.begin_write():
@@ -65,6 +75,14 @@ class VolumeWriter:
             result = self._stage(batch, needle, check_cookie=check_cookie, fsync=False)
             self._appender.commit(batch, fsync=False)
             return result
+
+    def _complete(self, needle: Needle) -> None:
+        """Gives a needle its checksum, and the volume's TTL if it has none."""
+        ttl = self._open_files.super_block.ttl
+        if ttl.count and ttl and not needle.ttl:
+            needle.ttl = ttl
+            needle.has_ttl = True
+        needle.checksum = crc.crc32c(needle.data)
 
     def _stage(self, batch: Batch, needle: Needle, *, check_cookie: bool, fsync: bool) -> WriteResult:
         self._refuse_if_read_only()
@@ -115,6 +133,48 @@ class VolumeWriter:
                 lambda write: self._stage(batch, write.needle, check_cookie=write.check_cookie, fsync=True),
                 lambda: self._appender.commit(batch, fsync=True),
             )
+
+    def try_together(self, changes: Sequence[SmallChange]) -> None:
+        """See `Volume.try_together`."""
+        try:
+            self._disk.check_in_service()
+            with self._open_files.begin_write_at_once() as is_ours:
+                state = self._open_files.opened
+                if is_ours and state is not None and not state.is_tiered:
+                    self._try_locked(state, changes)
+        except (StorageError, FormatError) as error:
+            _log.debug("volume %d: changes are made one by one instead: %s", self._id, error)
+
+    def _try_locked(self, state: VolumeState, changes: Sequence[SmallChange]) -> None:
+        batch = self._appender.begin(state, gathers=True)
+        staged: list[tuple[SmallChange, WriteResult]] = []
+        for change in changes:
+            # The record of an earlier change of the batch cannot be read yet.
+            if batch.is_staged(change.needle.needle_id):
+                continue
+            try:
+                stage = self._stage_small_deletion if change.is_deletion else self._stage_small
+                staged.append((change, stage(batch, change.needle)))
+            except (StorageError, FormatError) as error:
+                _log.debug("volume %d: a change is made alone: %s", self._id, error)
+        if staged:
+            self._appender.commit(batch, fsync=False)
+        for change, result in staged:
+            change.result = result
+
+    def _stage_small(self, batch: Batch, needle: Needle) -> WriteResult:
+        self._complete(needle)
+        return self._stage(batch, needle, check_cookie=True, fsync=False)
+
+    def _stage_small_deletion(self, batch: Batch, deletion: Needle) -> WriteResult:
+        reasons = self._write_state.reasons
+        if reasons.no_write_or_delete:
+            raise ReadOnly(self._id, reasons.text)
+        location = batch.find(deletion.needle_id)
+        if location is None or location.size < 0:
+            return WriteResult(0, 0, is_unchanged=True)
+        offset = self._appender.stage(batch, deletion, is_deletion=True)
+        return WriteResult(offset, location.size, is_unchanged=False)
 
     def delete(self, needle_id: int, cookie: int, *, checksum: int) -> int:
         """See `Volume.delete`."""
