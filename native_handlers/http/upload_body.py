@@ -79,7 +79,11 @@ class UploadBody:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class SentFile:
+    """One file as sent. `content_type` is that of its part, or of the whole body. `mime` is what a raw body stores in
+    any case.
+    """
+
     name: str
     content_type: str
     mime: str
@@ -104,7 +108,7 @@ async def read_form(request: Request, threads: ContentThreads) -> tuple[Query, R
     content_type = request.headers.get("Content-Type")
     if content_type:
         try:
-            is_form = _is_form(content_type) if len(content_type) <= _KEPT_CHARS else _says_form(content_type)
+            is_form = is_urlencoded(content_type)
         except BadMediaType as failure:
             raise BadUpload(str(failure)) from failure
         if is_form:
@@ -119,6 +123,11 @@ async def read_form(request: Request, threads: ContentThreads) -> tuple[Query, R
     if not fields.pairs:
         return query, request
     return Query((*fields.pairs, *query.pairs)), request
+
+
+def is_urlencoded(content_type: str) -> bool:
+    """Whether a body of this type is a urlencoded form. Raises BadMediaType."""
+    return _is_form(content_type) if len(content_type) <= _KEPT_CHARS else _says_form(content_type)
 
 
 def _says_form(content_type: str) -> bool:
@@ -142,6 +151,11 @@ async def read_upload(request: Request, form: Query, limit_bytes: int, threads: 
         file = await _read_multipart(request, content_type, limit_bytes, threads)
     else:
         file = await _read_raw(request, content_type, limit_bytes)
+    return upload_body(file, form)
+
+
+def upload_body(file: SentFile, form: Query) -> UploadBody:
+    """The file as it is to be stored: `form` says whether it is a manifest, its name may imply its type."""
     is_manifest = bool(form.pairs) and parse_bool(form.get("cm"))
     mime = file.mime if is_manifest else _stored_mime(file)
     return UploadBody(file.name, mime, file.data, file.is_gzipped, is_manifest, file.content_md5, file.fields)
@@ -202,7 +216,7 @@ async def drain(body: RequestBody) -> bool:
     return True
 
 
-async def _read_multipart(request: Request, content_type: str, limit_bytes: int, threads: ContentThreads) -> _File:
+async def _read_multipart(request: Request, content_type: str, limit_bytes: int, threads: ContentThreads) -> SentFile:
     """Reads the first part; where that has no file name, the first later part that has one instead."""
     reader = MultipartReader(request.body, _boundary(content_type), threads)
     part = await reader.next_part()
@@ -219,8 +233,8 @@ async def _read_multipart(request: Request, content_type: str, limit_bytes: int,
     if part.filename:
         while await _pass_fields(reader, fields) is not None:
             pass
-    return _File(
-        name=_file_name(part.filename),
+    return SentFile(
+        name=file_name(part.filename),
         content_type=part.headers.get("Content-Type") or "",
         mime="",
         data=data,
@@ -254,12 +268,12 @@ async def _read_field(reader: MultipartReader, part: Part) -> list[tuple[str, st
     return [(part.name, content.decode("latin-1"))]
 
 
-async def _read_raw(request: Request, content_type: str, limit_bytes: int) -> _File:
+async def _read_raw(request: Request, content_type: str, limit_bytes: int) -> SentFile:
     data = await read_limited(request.body, limit_bytes)
     if data is None:
         raise BadUpload(f"file over the limited {limit_bytes} bytes")
-    return _File(
-        name=_file_name(_disposition_name(request)) or _last_segment(request.parsed.path),
+    return SentFile(
+        name=file_name(_disposition_name(request)) or _last_segment(request.parsed.path),
         content_type=content_type,
         mime=content_type,
         data=data,
@@ -303,12 +317,12 @@ def _last_segment(path: str) -> str:
     return path.rpartition("/")[2] or base_name(path)
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """The last segment of a path with slashes or backslashes."""
     return base_name(name.replace("\\", "/")) if name else ""
 
 
-def _stored_mime(file: _File) -> str:
+def _stored_mime(file: SentFile) -> str:
     """The MIME type to store: the type as sent unless the name implies the same; the type of a raw body is always
     stored.
     """

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.volume import Volume
 
 log = logging.getLogger(__name__)
-_LOCALLY = "writeToLocalDisk"
+LOCALLY = "writeToLocalDisk"
+"""The label of that step in the metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ async def _send(
 
 async def _write_here(context: HttpContext, volume: Volume, write: _Write) -> bool:
     metrics, started = context.metrics, trio.current_time()
-    metrics.begin(_LOCALLY)
+    metrics.begin(LOCALLY)
     try:
         work = partial(volume.write, write.upload.needle, fsync=write.is_fsync)
         result = await context.disk_threads.run(volume, work)
@@ -212,8 +213,8 @@ async def _write_here(context: HttpContext, volume: Volume, write: _Write) -> bo
         metrics.count_handler("errorWriteToLocalDisk")
         raise ReplicationFailed(f"failed to write to local disk: {failure}") from failure
     finally:
-        metrics.end(_LOCALLY)
-        metrics.observe_request(_LOCALLY, trio.current_time() - started)
+        metrics.end(LOCALLY)
+        metrics.observe_request(LOCALLY, trio.current_time() - started)
     return result.is_unchanged
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -227,6 +228,35 @@ class HeldAnswer(NamedTuple):
 
 Answer = bytes | HeldAnswer
 """A whole answer in wire form that was made without waiting."""
+
+
+class PendingAnswer(ABC):
+    """An answer that another thread is making, to the request `data`.
+
+    The event loop collects the pending answers of one turn, and calls `hurry` of each. Where that gives False, a task
+    calls `wait`. Then `outcome` is called, once.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @abstractmethod
+    def hurry(self) -> bool:
+        """Returns whether the answer is there. Waits for it for some milliseconds at most, with all of the turn."""
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """Returns when the answer is there. Cancellation: the work goes on, and nobody waits for it."""
+
+    @abstractmethod
+    def outcome(self) -> bytes | None:
+        """The answer. None leaves the request to the ordinary way; then nothing has been done."""
+
+
+FastAnswer = Answer | PendingAnswer | None
+"""The answer of a fast path to the bytes of a request; None leaves them to the ordinary way."""
 
 
 @dataclass(slots=True)

@@ -231,6 +231,20 @@ class ServerCounts:
             if failure is not None:
                 counts.replication_failures_total[operation, failure.value] += 1
 
+    def count_small_change(self, method: str, status: int, duration_s: float, *, is_write: bool) -> None:
+        """Counts a write or a delete that went to this server alone, when it is over: in one step all that `begin` and
+        `end`, `count_request`, `observe_request` and `observe_replication` count.
+        """
+        with self._lock:
+            counts = self._counts
+            counts.in_flight_requests[method] += 0
+            counts.request_total[method, str(status)] += 1
+            counts.request_seconds[method].observe(duration_s)
+            counts.replication_targets.observe(0)
+            if is_write:
+                counts.in_flight_requests["writeToLocalDisk"] += 0
+                counts.request_seconds["writeToLocalDisk"].observe(duration_s)
+
     def observe_compaction(self, duration_s: float, *, is_success: bool) -> None:
         """vacuuming_compact_count{success} and vacuuming_seconds{type="compact"}."""
         with self._lock:

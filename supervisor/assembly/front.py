@@ -25,7 +25,7 @@ from supervisor.backend.child_flags import FRONT_VARIABLE, is_named_in
 from supervisor.backend.ports import LOOPBACK
 from supervisor.cluster.master_client import MasterClient
 from supervisor.control.metrics import HttpCountCollector, SeatCollector
-from supervisor.fast_path.reads import FastPath, FastPathReads
+from supervisor.fast_path.fast_path import FastPath
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_authority import GrpcAuthority
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from supervisor.config.config import Config, SecurityConfig, TlsFiles
     from supervisor.control.metrics import Registry
     from supervisor.gateway.grpc_call import CallEngine
-    from supervisor.net.http_server import Handle, TryAnswer
+    from supervisor.net.http_server import Handle
     from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
@@ -137,19 +137,21 @@ async def open_sockets(node: Node) -> AsyncIterator[Sockets]:
 @asynccontextmanager
 async def open_front(node: Node, sockets: Sockets, engines: Engines, tasks: Tasks) -> AsyncIterator[None]:
     """Serves inside the block. At its end running requests are drained, for half a minute at most."""
-    with closing(MasterClient(node.masters, node.dial)) as lookup:
-        async with _open_front(node, sockets, engines, tasks, lookup):
+    with closing(MasterClient(node.masters, node.dial)) as lookup, ExitStack() as at_end:
+        async with _open_front(node, sockets, engines, tasks, lookup, at_end):
             yield
 
 
 @asynccontextmanager
-async def _open_front(
-    node: Node, sockets: Sockets, engines: Engines, tasks: Tasks, lookup: MasterClient
+async def _open_front(  # noqa: PLR0913, PLR0917  a part of `open_front`
+    node: Node, sockets: Sockets, engines: Engines, tasks: Tasks, lookup: MasterClient, at_end: ExitStack
 ) -> AsyncIterator[None]:
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
     context = make_http_context(node, engines, guard, tasks.counts, lookup)
     handle, fast_path = make_http_handle(node, engines, context, guard, tasks)
+    if fast_path is not None:
+        at_end.callback(fast_path.close)
     http_seats, grpc_seats = make_seats(node, engines, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
     clients = ClientRegistry()
@@ -160,7 +162,7 @@ async def _open_front(
     serve = partial(
         serve_http,
         limits=limits,
-        fast_path=fast_path,
+        fast_path=None if fast_path is None else fast_path.answer,
         seats=http_seats,
         turn_away=partial(turn_away, handle),
         urgent=HEALTH_REQUESTS,
@@ -248,8 +250,8 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 
 def make_http_handle(
     node: Node, engines: Engines, context: HttpContext, guard: Guard, tasks: Tasks
-) -> tuple[Handle, TryAnswer | None]:
-    """The function that answers every HTTP request, and the fast path before it, see `FastPathReads`.
+) -> tuple[Handle, FastPath | None]:
+    """The function that answers every HTTP request, and the fast path before it, which the caller closes.
 
     The fast path is None where this process has no store.
     """
@@ -269,8 +271,7 @@ def make_http_handle(
     tasks.registry.register(HttpCountCollector([gateway.counts]))
     if context.store is None:
         return gateway.handle, None
-    reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
-    return gateway.handle, FastPath(reads).answer
+    return gateway.handle, FastPath(context, gateway)
 
 
 def make_seats(node: Node, engines: Engines, registry: Registry) -> tuple[Seats, Seats]:

@@ -178,6 +178,15 @@ class Ledger:
         """Whether no native write and no hand-over runs."""
         return not (self._native_changes or self._hand_overs)
 
+    def may_enter(self, volume_id: int, engine: Engine, *, is_change: bool) -> bool:
+        """Whether a ticket would be granted at once: the engine has the volume at rest, and nothing is frozen."""
+        volume = self._volumes.get(volume_id)
+        if volume is None or volume.owner is not engine or not volume.is_open:
+            return False
+        if volume.is_pinned or volume.waiting or volume.moving:
+            return False
+        return not (self._is_frozen and is_change)
+
     # ---- operations
 
     def ask(self, ticket: Ticket) -> Effects:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.target import USUAL_PATH
+from supervisor.fast_path.idle_fields import IDLE_FIELDS
 from supervisor.fast_path.read_answer import try_answer
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
@@ -22,8 +23,6 @@ from supervisor.wire.http1 import ServerConnection
 from supervisor.wire.http1_events import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from native_handlers.http.context import HttpContext
     from native_handlers.http_model.message import Answer, Listener
     from supervisor.gateway.http import HttpGateway
@@ -71,17 +70,6 @@ class FastPathReads:
         return answer
 
 
-class FastPath:
-    """The fast paths of all listeners."""
-
-    def __init__(self, reads: Mapping[Listener, FastPathReads]) -> None:
-        self._reads = reads
-
-    def answer(self, listener: Listener, data: bytes) -> Answer | None:
-        """See `FastPathReads.answer`."""
-        return self._reads[listener].answer(data)
-
-
 # ---- Recognises the common request: a whole GET of a file id with no field that matters.
 #
 # The fields of such requests are mostly the same bytes again. So each block of fields is parsed once, by
@@ -89,22 +77,6 @@ class FastPath:
 # `ServerConnection`.
 
 _LINE = re.compile(b"GET " + USUAL_PATH.encode() + rb" HTTP/1\.1\r\n")
-_IDLE_FIELDS = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "cache-control",
-        "connection",
-        "host",
-        "pragma",
-        "traceparent",
-        "user-agent",
-        "x-amz-request-id",
-        "x-forwarded-for",
-    }
-)
-"""Fields that do not change the answer to a GET of a plain needle. Accept-Encoding matters for compressed ones only."""
 _MAX_BLOCK_BYTES = 2048
 _MAX_BLOCKS = 256
 
@@ -155,4 +127,4 @@ def _is_plain(block: bytes) -> bool:
     if not isinstance(head, RequestHead) or connection.buffered_bytes:
         return False
     names = {name.lower() for name, _ in head.headers}
-    return head.keep_alive and head.body_length_bytes == 0 and not head.expects_continue and names <= _IDLE_FIELDS
+    return head.keep_alive and head.body_length_bytes == 0 and not head.expects_continue and names <= IDLE_FIELDS

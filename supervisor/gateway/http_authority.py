@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,13 @@ class HttpAuthority:
         finally:
             if not is_kept:
                 access.leave()
+
+    def enter_at_once(self, volume_id: int, kind: AccessKind) -> Callable[[], None] | None:
+        """Access of the native engine that it has without waiting, as a function that ends it; else None."""
+        if self._is_bound(volume_id):
+            return None
+        ticket = self._authority.enter_at_once(volume_id, Engine.NATIVE, kind)
+        return None if ticket is None else partial(self._authority.leave, ticket)
 
     @asynccontextmanager
     async def changing(self, volume_id: int) -> AsyncIterator[bool]:

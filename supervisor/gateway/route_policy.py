@@ -7,12 +7,15 @@ route are free. Both answers come from the same fields of the `Route`, so a chan
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from supervisor.routing.decision import Engine, decide
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from supervisor.gateway.guard import Guard
     from supervisor.gateway.throttle import Throttle
     from supervisor.routing.live import LiveTable
@@ -56,8 +59,28 @@ class RoutePolicy:
         self._follow()
         known = self._free.get(route.name)
         if known is None:
-            known = self._free[route.name] = self._is_free_read(route)
+            known = self._free[route.name] = self._is_free(route, AccessKind.VOLUME_READ)
         return known and not access_log.isEnabledFor(logging.DEBUG)
+
+    def is_free_change(self, route: Route) -> bool:
+        """As `is_free_read`, for a route that writes to volumes and whose uploads wait for no room."""
+        self._follow()
+        known = self._free.get(route.name)
+        if known is None:
+            known = self._free[route.name] = self._is_free(route, AccessKind.VOLUME_WRITE)
+        return known and not access_log.isEnabledFor(logging.DEBUG)
+
+    @contextmanager
+    def counting_upload(self, length_bytes: int) -> Iterator[None]:
+        """Counts an upload as in flight within the block, for the metrics."""
+        if self._throttle is None:
+            yield
+            return
+        self._throttle.uploads.add(length_bytes)
+        try:
+            yield
+        finally:
+            self._throttle.uploads.remove(length_bytes)
 
     def _follow(self) -> None:
         """Forgets all answers when the table or the access rules were replaced."""
@@ -65,10 +88,12 @@ class RoutePolicy:
         if table is not self._made_for[0] or rules is not self._made_for[1]:
             self._made_for, self._open, self._free = (table, rules), {}, {}
 
-    def _is_free_read(self, route: Route) -> bool:
+    def _is_free(self, route: Route, kind: AccessKind) -> bool:
         decision = decide(route, None, self._table.table)
         if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
             return False
-        if self._throttle is not None and self._throttle.downloads.is_bounded:
-            return False
-        return route.access.kind is AccessKind.VOLUME_READ
+        if self._throttle is not None:
+            flight = self._throttle.downloads if kind is AccessKind.VOLUME_READ else self._throttle.uploads
+            if flight.is_bounded:
+                return False
+        return route.access.kind is kind

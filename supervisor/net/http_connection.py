@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http_model.headers import Headers
-from native_handlers.http_model.message import Answer, BodyError, Listener, Request, Response, new_request_id
+from native_handlers.http_model.message import BodyError, Listener, Request, Response, new_request_id
 from native_handlers.runtime.content_threads import CLIENT
 from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow, Interrupted
 from supervisor.net.http_body import HttpChannel, ServerBody
@@ -28,6 +28,7 @@ from supervisor.wire.http1_events import RequestHead, Signal, reason_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from native_handlers.http_model.message import FastAnswer
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.seats import Seat
     from supervisor.net.transport import Transport
@@ -69,7 +70,7 @@ class HttpConnection:
         client: Client,
         handle: Callable[[Request], Awaitable[Response]],
         limits: HttpLimits,
-        fast_path: Callable[[Listener, bytes], Answer | None] | None = None,
+        fast_path: Callable[[Listener, bytes], FastAnswer] | None = None,
         seat: Seat | None = None,
     ) -> None:
         self._transport = transport
@@ -180,7 +181,7 @@ class HttpConnection:
         timeouts.begin_exchange()
         return event if isinstance(event, RequestHead) else None
 
-    async def _serve_fast_path(self, fast_path: Callable[[Listener, bytes], Answer | None]) -> None:
+    async def _serve_fast_path(self, fast_path: Callable[[Listener, bytes], FastAnswer]) -> None:
         """Answers requests as long as `fast_path` has the answer. The first other bytes are given to the codec."""
         data = await self._transport.receive_unanswered(partial(fast_path, self._client.listener))
         self._is_idle = not data

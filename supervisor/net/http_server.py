@@ -6,10 +6,12 @@ import logging
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.http_model.message import PendingAnswer
 from supervisor.net.errors import ConnectionFailed
 from supervisor.net.http_connection import Client, HttpConnection, plain_response
 from supervisor.net.idle_poller import IdlePoller, leave_unanswered
@@ -24,12 +26,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from native_handlers.http_model.message import Answer, Listener, Request, Response
+    from native_handlers.http_model.message import FastAnswer, Listener, Request, Response
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.idle_poller import Arrival
 
     Handle = Callable[[Request], Awaitable[Response]]
-    TryAnswer = Callable[[Listener, bytes], Answer | None]
+    TryAnswer = Callable[[Listener, bytes], FastAnswer]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     once. Running requests have `limits.drain_s` to finish; requests that run longer are cut.
 
     `fast_path` gets the bytes that arrive on an idle connection, before they are parsed. Where it returns bytes, the
-    bytes are sent as the whole answer, and the connection stays open. Where it returns None, `handle` gets the request.
+    bytes are sent as the whole answer, and the connection stays open; a pending answer is sent as soon as it is there.
+    Where it returns None, `handle` gets the request.
 
     Among many requests that arrive at once on idle connections, those that begin with one of `urgent` go first.
 
@@ -198,8 +201,15 @@ class _Server:
                 transport, newcomer.client, service.handle, service.limits, service.fast_path, seat
             )
             if arrival.data is None:
+                answer = arrival.unsent
+                if isinstance(answer, PendingAnswer):
+                    await answer.wait()
+                    outcome = answer.outcome()
+                    if outcome is None:
+                        connection.begin(answer.data, inf)
+                    answer = outcome or b""
                 transport.timeouts.sending.start_message()
-                await send_answer(transport, arrival.unsent)
+                await send_answer(transport, answer)
             else:
                 connection.begin(arrival.data, newcomer.head_due)
             if newcomer.is_given_up:

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from native_handlers.http_model.message import HeldAnswer
+from native_handlers.http_model.message import HeldAnswer, PendingAnswer
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from native_handlers.http_model.message import Answer
+    from native_handlers.http_model.message import Answer, FastAnswer
 
 FAST_PATH_BYTES = 4096
-"""The most that one receive takes. Every request that can be answered at once is shorter."""
+"""The most that one receive takes. Every request that can be answered from memory is shorter."""
+_UPLOAD_BYTES = 36 * 1024
+"""The most that is taken of an upload besides. A longer one is not answered at once."""
+_UPLOADS = (b"POST ", b"PUT ")
 
 _ANSWERS_IN_A_ROW = 32
 _WOKEN_IN_A_ROW = 32
@@ -55,11 +58,28 @@ BYTES_IN_A_ROW = 4 << 20
 class Arrival(NamedTuple):
     """Why a connection was woken: `data` has arrived that was not answered; b"" is the end of the stream.
 
-    Or `data` is None, and `unsent` is the rest of an answer that the client did not take at once.
+    Or `data` is None, and `unsent` is the rest of an answer that the client did not take at once, or an answer that
+    another thread is still making.
     """
 
     data: bytes | None
-    unsent: Answer = b""
+    unsent: Answer | PendingAnswer = b""
+
+
+def receive_request(sock: socket.socket) -> bytes:
+    """What has arrived on `sock`, as far as a request that can be answered at once may be long; b"" at the end.
+
+    Raises:
+        BlockingIOError: nothing has arrived.
+        OSError: the connection broke.
+    """
+    data = sock.recv(FAST_PATH_BYTES)
+    if len(data) == FAST_PATH_BYTES and data.startswith(_UPLOADS):
+        try:
+            data += sock.recv(_UPLOAD_BYTES)
+        except BlockingIOError:
+            return data
+    return data
 
 
 class IdleConnection:
@@ -75,11 +95,12 @@ class IdleConnection:
         "answered_at",
         "answered_bytes",
         "is_regular",
+        "pending",
         "sent_bytes",
         "taken",
     )
 
-    def __init__(self, loop: IdlePoller, sock: socket.socket, answer: Callable[[bytes], Answer | None]) -> None:
+    def __init__(self, loop: IdlePoller, sock: socket.socket, answer: Callable[[bytes], FastAnswer]) -> None:
         self._loop = loop
         self._sock = sock
         self._answer = answer
@@ -90,6 +111,8 @@ class IdleConnection:
         """Whether the last answer was a short one."""
         self.taken: bytes | None = None
         """Bytes that have arrived and wait for their turn to be answered."""
+        self.pending: PendingAnswer | None = None
+        """The answer that another thread is making. The poller calls `settle` before other tasks get a turn."""
         self.answered_at = trio.current_time()
         """When the last answer was sent; before the first one, when this object was made. Trio time."""
         self.answered_bytes = 0
@@ -145,7 +168,7 @@ class IdleConnection:
     def take(self) -> bool:
         """Takes the socket's bytes, to serve them later. False when there are none."""
         try:
-            self.taken = self._sock.recv(FAST_PATH_BYTES)
+            self.taken = receive_request(self._sock)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -183,22 +206,46 @@ class IdleConnection:
         return self._woken_by is None
 
     def _serve(self, now: float, data: bytes | None) -> Arrival | None:
-        sock = self._sock
         if data is None:
             try:
-                data = sock.recv(FAST_PATH_BYTES)
+                data = receive_request(self._sock)
             except BlockingIOError:
                 return None
         answer = self._answer(data)
         if answer is None:
             return Arrival(data)
+        if isinstance(answer, PendingAnswer):
+            self.pending = answer
+            return None
         self.answered_at = now
         if isinstance(answer, HeldAnswer):
             return self._send_held(answer)
+        return self._send(answer)
+
+    def settle(self, now: float) -> bool:
+        """Sends the answer that was pending, at trio time `now`. False when the connection's task must be woken."""
+        pending, self.pending = self.pending, None
+        assert pending is not None
+        try:
+            self._woken_by = self._settled(pending, now)
+        except Exception as error:  # noqa: BLE001  as in `serve`
+            self._woken_by = error
+        return self._woken_by is None
+
+    def _settled(self, pending: PendingAnswer, now: float) -> Arrival | None:
+        if not pending.hurry():
+            return Arrival(None, pending)
+        answer = pending.outcome()
+        if answer is None:
+            return Arrival(pending.data)
+        self.answered_at = now
+        return self._send(answer)
+
+    def _send(self, answer: bytes) -> Arrival | None:
         self.is_regular = len(answer) <= SHORT_BYTES
         self.answered_bytes += len(answer)
         try:
-            sent = sock.send(answer)
+            sent = self._sock.send(answer)
         except BlockingIOError:
             sent = 0
         self.sent_bytes += sent
@@ -283,6 +330,7 @@ class IdlePoller:
         self._to_wake: deque[IdleConnection] = deque()  # have an arrival, and are no longer watched
         self._to_wake_first: deque[IdleConnection] = deque()
         self._later: deque[IdleConnection] = deque()  # have taken bytes, and are no longer watched
+        self._pending: list[IdleConnection] = []  # of this turn; empty whenever other tasks run
 
     @property
     def sleeping_count(self) -> int:
@@ -328,6 +376,7 @@ class IdlePoller:
         # same ones first each time.
         for fd, _ in self._epoll.poll(0, _LOOKED_AT):
             if left_bytes <= 0 or left <= 0:
+                self._settle_pending()
                 await trio.lowlevel.checkpoint()
                 now, left, left_bytes = trio.current_time(), _ANSWERS_IN_A_ROW, BYTES_IN_A_ROW
             sleeper = self._sleepers.get(fd)
@@ -340,10 +389,25 @@ class IdlePoller:
             left_bytes += sleeper.answered_bytes
             if sleeper.serve(now):
                 left -= 1
+                if sleeper.pending is not None:
+                    self._pending.append(sleeper)
             elif fd in self._sleepers:
                 self.forget(fd)
                 self._to_wake.append(sleeper)
             left_bytes -= sleeper.answered_bytes
+        self._settle_pending()
+
+    def _settle_pending(self) -> None:
+        """Sends the answers that threads have made for this turn. An answer that takes longer goes to its task."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        now = trio.current_time()
+        for sleeper in pending:
+            if not sleeper.settle(now):
+                if sleeper.fd in self._sleepers:
+                    self.forget(sleeper.fd)
+                self._to_wake.append(sleeper)
 
     def _put_off(self, fd: int, sleeper: IdleConnection) -> None:
         """Leaves the connection for after those with short answers. An urgent one is woken before all others."""
@@ -364,11 +428,14 @@ class IdlePoller:
             left_bytes += sleeper.answered_bytes
             if sleeper.serve_taken(now):
                 self.watch(sleeper.fd, sleeper)
+                if sleeper.pending is not None:
+                    self._pending.append(sleeper)
             else:
                 self._to_wake.append(sleeper)
             left_bytes -= sleeper.answered_bytes
             if left_bytes <= 0 or perf_counter() > until_s:
                 break
+        self._settle_pending()
 
     @property
     def is_crowded(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from supervisor.net.delivery import leave_to_the_kernel
-from supervisor.net.idle_poller import FAST_PATH_BYTES, Arrival, IdleConnection
+from supervisor.net.idle_poller import FAST_PATH_BYTES, Arrival, IdleConnection, receive_request
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_head import HeadLimits, find_head
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from native_handlers.http_model.message import Answer
+    from native_handlers.http_model.message import FastAnswer
     from supervisor.net.http_connection import Client
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.idle_poller import IdlePoller
@@ -57,7 +57,7 @@ class Newcomer(IdleConnection):
         loop: IdlePoller,
         sock: socket.socket,
         client: Client,
-        answer: Callable[[bytes], Answer | None],
+        answer: Callable[[bytes], FastAnswer],
     ) -> None:
         super().__init__(loop, sock, answer)
         self.client = client
@@ -84,7 +84,7 @@ class Newcomer(IdleConnection):
     def take(self) -> bool:
         """Takes the socket's bytes. True when the head is whole, or a task has to refuse it."""
         try:
-            data = self._sock.recv(FAST_PATH_BYTES)
+            data = receive_request(self._sock)
         except BlockingIOError:
             return False
         except OSError as error:

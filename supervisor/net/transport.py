@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from native_handlers.http_model.message import HeldAnswer
+from native_handlers.http_model.message import HeldAnswer, PendingAnswer
 from supervisor.net.delivery import RESET_ON_CLOSE, leave_to_the_kernel, unacknowledged_bytes
 from supervisor.net.errors import ConnectionLost
 from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
@@ -24,7 +24,7 @@ from supervisor.net.idle_poller import IdleConnection, WritableSleeper, leave_un
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from native_handlers.http_model.message import Answer, FileSlice
+    from native_handlers.http_model.message import Answer, FastAnswer, FileSlice
     from supervisor.net.idle_poller import IdlePoller
     from supervisor.net.timeouts import ConnectionTimeouts
 
@@ -66,7 +66,7 @@ class Transport(Protocol):
         """As `receive_some`, but puts the bytes at the front of `buffer` and returns their count; 0 at the end."""
         ...
 
-    async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer]) -> bytes:
         """The first bytes that `answer` declines, b"" at the end of the stream.
 
         `answer` gets all bytes that have arrived, and must not wait. It is called only between two messages. What
@@ -165,7 +165,7 @@ class SocketTransport:
                 self.timeouts.moved(self.timeouts.receiving, count)
                 return count
 
-    async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer]) -> bytes:
         assert self._idle_poller is not None, "made without a loop to sleep in"
         sleeper = self._sleeper = IdleConnection(self._idle_poller, self._sock, answer)
         while True:
@@ -178,8 +178,15 @@ class SocketTransport:
                 self.sent_bytes += sleeper.sent_bytes - sent_before
             if arrival.data is not None:
                 return arrival.data
+            unsent = arrival.unsent
+            if isinstance(unsent, PendingAnswer):
+                await unsent.wait()
+                outcome = unsent.outcome()
+                if outcome is None:
+                    return unsent.data
+                unsent = outcome
             self.timeouts.sending.start_message()
-            await send_answer(self, arrival.unsent)
+            await send_answer(self, unsent)
 
     async def receive_in_turn(self) -> bytes:
         if self._idle_poller is None:
@@ -346,11 +353,15 @@ class StreamTransport:
         buffer[: len(data)] = data
         return len(data)
 
-    async def receive_unanswered(self, answer: Callable[[bytes], Answer | None]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer]) -> bytes:
         while True:
             self.timeouts.receiving.start_message()
             data = await self.receive_some()
             reply = answer(data)
+            if isinstance(reply, PendingAnswer):
+                if not reply.hurry():
+                    await reply.wait()
+                reply = reply.outcome()
             if reply is None:
                 return data
             self._answered_at = trio.current_time()

@@ -102,6 +102,7 @@ ONE_IMPORTER = {
     "supervisor/assembly/open_engines.py": "opens what `both_engines` makes, which imports `engines`",
     "supervisor/backend/channel.py": "the child's channel, wired by the composition root",
     "supervisor/cli/version_command.py": "a command",
+    "supervisor/fast_path/fast_path.py": "all fast paths side by side, wired by the composition root",
     "supervisor/gateway/grpc_reflection.py": "a service of its own",
     "supervisor/net/file_pieces.py": "reading for a socket, apart from the transport that sends",
     "native_handlers/grpc/state_keeper.py": "what persists flags, wired by the composition root",

@@ -131,6 +131,27 @@ def test_while_frozen_native_volumes_are_read_and_not_written():
     assert ledger.thaw().settled == [held]
 
 
+def test_who_may_enter_would_be_granted_at_once():
+    ledger = native_ledger()
+
+    def may(engine):
+        return tuple(ledger.may_enter(3, engine, is_change=is_change) for is_change in (False, True))
+
+    assert (may(NATIVE), may(BACKEND)) == ((True, True), (False, False))
+    assert not ledger.may_enter(4, NATIVE, is_change=False)
+    running, _ = ask(ledger, NATIVE, WRITE)
+    assert may(NATIVE) == (True, True)
+    ledger.freeze()
+    assert may(NATIVE) == (True, False)
+    ledger.thaw()
+    ask(ledger, BACKEND)
+    assert may(NATIVE) == (False, False)
+    (hand_over,) = ledger.end(running).hand_overs
+    assert may(NATIVE) == (False, False)
+    ledger.hand_over_ended(hand_over, Outcome(BACKEND))
+    assert may(NATIVE) == (False, False)
+
+
 def test_volumes_that_do_not_exist_leave_no_trace():
     ledger = Ledger()
     for volume_id in range(100):

@@ -1,0 +1,40 @@
+"""The fast paths of all listeners, side by side: small reads, and small writes and deletes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from native_handlers.http_model.message import Listener
+from supervisor.fast_path.reads import FastPathReads
+from supervisor.fast_path.write_batch import DiskBatches
+from supervisor.fast_path.writes import FastPathWrites
+
+if TYPE_CHECKING:
+    from native_handlers.http.context import HttpContext
+    from native_handlers.http_model.message import FastAnswer
+    from supervisor.gateway.http import HttpGateway
+
+
+class FastPath:
+    """Answers of the native engine that need no `Request`. To be closed.
+
+    Args:
+        gateway: the ordinary way.
+        batches: makes the changes of each turn.
+    """
+
+    def __init__(self, context: HttpContext, gateway: HttpGateway, batches: DiskBatches | None = None) -> None:
+        self._batches = batches or DiskBatches()
+        self._reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
+        self._writes = FastPathWrites(Listener.ADMIN, context, gateway, self._batches)
+
+    def answer(self, listener: Listener, data: bytes) -> FastAnswer:
+        """See `FastPathReads.answer` and `FastPathWrites.answer`."""
+        if data.startswith(b"G"):
+            return self._reads[listener].answer(data)
+        # The public listener takes no writes.
+        return self._writes.answer(data) if listener is Listener.ADMIN else None
+
+    def close(self) -> None:
+        """Ends the threads that write."""
+        self._batches.close()
