@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import trio
@@ -50,7 +51,8 @@ class TurnBatch:
                 (self._threads[disk], self._threads[disk].begin(partial(_make, volumes)))
                 for disk, volumes in self._disks.items()
             ]
-            self._late = [work for thread, work in begun if not thread.wait(work, self._wait_s)]
+            until_s = monotonic() + self._wait_s
+            self._late = [work for thread, work in begun if not thread.wait(work, max(until_s - monotonic(), 0.0))]
             if self._late:
                 self._watch(self._late)
             else:
@@ -95,7 +97,7 @@ class DiskBatches:
     """Collects changes for the next batch. Only the event loop uses it. To be closed.
 
     Args:
-        wait_s: how long the event loop waits for each disk.
+        wait_s: how long the event loop waits for the disks of a batch.
     """
 
     def __init__(self, wait_s: float = WAIT_S) -> None:

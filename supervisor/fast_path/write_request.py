@@ -36,6 +36,8 @@ _FORM_TYPE = re.compile(rb"[Cc]ontent-[Tt]ype: (multipart/form-data; boundary=([
 _MAX_LINES = 512
 _MAX_LINE_BYTES = 512
 
+_IDLE_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
+"""Upstream's uploads have this line. It differs for each file, and means nothing to a volume server."""
 _PART_HEAD = re.compile(rb"(?:[^\r\n]++\r\n)++\r\n")
 _FIELD_NAME = re.compile(rb"[A-Za-z0-9\-]+")
 _ODD_QUERY = frozenset({"fsync", "pretty"})
@@ -216,7 +218,7 @@ def _part_in(data: bytes, start: int, dashes: bytes) -> SentFile | None:
     end = data.find(b"\r\n" + dashes, head.end())
     if end < 0 or data[end + 2 + len(dashes) :] not in {b"--\r\n", b"--"}:
         return None
-    facts = _facts_of_part(head[0])
+    facts = _facts_of_part(_IDLE_PART_LINE.sub(b"", head[0]))
     if facts is None:
         return None
     name, content_type, is_gzipped, content_md5 = facts

@@ -100,13 +100,13 @@ class FastPathWrites:
         self._context.metrics.count_small_change(method, status, duration_s, is_write=is_write)
 
     @contextmanager
-    def in_flight(self, method: str, upload_bytes: int) -> Iterator[None]:
-        """Counts a request as in flight within the block; `upload_bytes` is 0 for a delete."""
-        steps = (method, LOCALLY) if upload_bytes else (method,)
+    def in_flight(self, method: str, body_bytes: int) -> Iterator[None]:
+        """Counts a request with a body of that length as in flight within the block."""
+        steps = (method,) if method == "DELETE" else (method, LOCALLY)
         with ExitStack() as stack:
             for step in steps:
                 stack.enter_context(self._context.metrics.in_flight(step))
-            stack.enter_context(self._policy.counting_upload(upload_bytes))
+            stack.enter_context(self._policy.counting_upload(body_bytes))
             yield
 
     @property
@@ -183,7 +183,8 @@ class _PendingChange(PendingAnswer):
         return self._batch.hurry()
 
     async def wait(self) -> None:
-        with self._writes.in_flight(self._method, 0 if self._upload is None else len(self._upload.needle.data)):
+        body_bytes = len(self.data) - self.data.index(b"\r\n\r\n") - 4
+        with self._writes.in_flight(self._method, body_bytes):
             await self._batch.wait()
 
     def outcome(self) -> bytes | None:

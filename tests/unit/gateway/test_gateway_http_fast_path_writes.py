@@ -75,11 +75,11 @@ def disk(files, store, tmp_path):
     return files.add(tmp_path / "a")
 
 
-def make(store, *, table=NATIVE, guard=None, throttle=None, wait_s=LIMIT_S):
-    """The fast path and the gateway, which counts its answers. Without `wait_s` the loop waits as long as it takes."""
+def make(store, *, table=NATIVE, guard=None, throttle=None, batches=None):
+    """The fast path and the gateway, which counts its answers. Without `batches` the loop waits as long as it takes."""
     context = HttpContext(settings=SETTINGS, node=None, store=store)
     gateway = HttpGateway(LiveTable(table), NATIVE_HTTP, context, None, guard or Guard(security()), throttle)
-    return FastPath(context, gateway, DiskBatches(wait_s)), gateway
+    return FastPath(context, gateway, batches or DiskBatches(LIMIT_S)), gateway
 
 
 @pytest.fixture
@@ -212,30 +212,40 @@ def test_changes_that_fail_together_leave_no_trace(store, fast_path, files, monk
     assert all(answers(fast_path, PUT % 2))
 
 
-async def test_a_disk_that_hangs_keeps_no_other_request_waiting(store, disk):
-    fast_path, gateway = make(store, wait_s=0.001)
+@pytest.mark.parametrize("before", [[], [b"odd"]], ids=["newcomer", "connection-with-a-task"])
+async def test_a_disk_that_hangs_keeps_no_other_request_waiting(store, disk, before):
+    batches = DiskBatches(0.001)
+    fast_path, gateway = make(store, batches=batches)
     answered = []
 
     async def ask(port, raw):
         async with connected(port) as client:
-            answered.append((raw, (await client.ask(raw)).status))
+            await note(client, raw)
+
+    async def note(client, raw):
+        answered.append((raw, (await client.ask(raw)).status))
 
     def stuck():
         return {thread.name for thread in threading.enumerate() if thread.ident in disk.stuck}
 
     with closing(fast_path):
-        async with serving_on(gateway.handle, fast_path=fast_path.answer) as (port, _):
+        async with serving_on(gateway.handle, fast_path=fast_path.answer) as (port, _), connected(port) as first:
             await ask(port, PUT % 1)
+            for _ in before:
+                assert (await first.ask((GET % 1).replace(b" HTTP", b"?odd=y HTTP"))).status == 200
+            volumes = [store.get_volume(volume_id) for volume_id in (1, 2)]
+            await until(lambda: all(map(batches.is_free, volumes)), "the threads are free")
             disk.hang()
             async with trio.open_nursery() as nursery:
-                # The first one hangs in the thread for small writes, the second one on the ordinary way.
-                nursery.start_soon(ask, port, PUT % 2)
+                # The first one hangs in the thread for small writes, the last one on the ordinary way.
+                nursery.start_soon(note, first, PUT % 2)
                 await until(lambda: stuck() == {"small writes 0"}, "the small write stands at the disk")
                 nursery.start_soon(ask, port, PUT.replace(b"/1,", b"/2,") % 3)
                 nursery.start_soon(ask, port, GET % 1)
                 await until(lambda: len(answered) == 3, "the other disk and memory are served")
                 nursery.start_soon(ask, port, PUT % 4)
                 await ask(port, GET % 1)
+                assert len(answered) == 4
                 disk.go_on()
     assert [status for raw, status in answered if raw.startswith(b"PUT")] == [201] * 4
     assert [status for raw, status in answered if raw.startswith(b"GET")] == [200] * 2
@@ -243,7 +253,8 @@ async def test_a_disk_that_hangs_keeps_no_other_request_waiting(store, disk):
 
 
 async def test_a_client_that_goes_while_its_write_hangs_has_written(store, disk):
-    fast_path, gateway = make(store, wait_s=0.001)
+    batches = DiskBatches(0.001)
+    fast_path, gateway = make(store, batches=batches)
     with closing(fast_path):
         async with serving_on(gateway.handle, fast_path=fast_path.answer) as (port, _):
             disk.hang()
