@@ -25,6 +25,7 @@ from supervisor.backend.child_flags import FRONT_VARIABLE, is_named_in
 from supervisor.backend.ports import LOOPBACK
 from supervisor.cluster.master_client import MasterClient
 from supervisor.control.metrics import HttpCountCollector, SeatCollector
+from supervisor.fast_path.forwards import FastPathForwards
 from supervisor.fast_path.reads import FastPath, FastPathReads
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_authority import GrpcAuthority
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from supervisor.config.config import Config, SecurityConfig, TlsFiles
     from supervisor.control.metrics import Registry
     from supervisor.gateway.grpc_call import CallEngine
-    from supervisor.net.http_server import Handle, TryAnswer
+    from supervisor.net.http_server import Handle, TryAnswer, TryForward
     from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ async def _open_front(
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
     context = make_http_context(node, engines, guard, tasks.counts, lookup)
-    handle, fast_path = make_http_handle(node, engines, context, guard, tasks)
+    handle, fast_path, forward = make_http_handle(node, engines, context, guard, tasks)
     http_seats, grpc_seats = make_seats(node, engines, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
     clients = ClientRegistry()
@@ -161,6 +162,7 @@ async def _open_front(
         serve_http,
         limits=limits,
         fast_path=fast_path,
+        forward=forward,
         seats=http_seats,
         turn_away=partial(turn_away, handle),
         urgent=HEALTH_REQUESTS,
@@ -248,10 +250,11 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 
 def make_http_handle(
     node: Node, engines: Engines, context: HttpContext, guard: Guard, tasks: Tasks
-) -> tuple[Handle, TryAnswer | None]:
-    """The function that answers every HTTP request, and the fast path before it, see `FastPathReads`.
+) -> tuple[Handle, TryAnswer, TryForward | None]:
+    """The function that answers every HTTP request, and the fast paths before it: see `FastPathReads` and
+    `FastPathForwards`.
 
-    The fast path is None where this process has no store.
+    The second one is None where there is no backend.
     """
     pool = HttpPool(PoolLimits(max_connections=node.descriptors.links))
     forwarder = make_forwarder(engines.backend, pool)
@@ -267,10 +270,11 @@ def make_http_handle(
         stop=node.stop,
     )
     tasks.registry.register(HttpCountCollector([gateway.counts]))
-    if context.store is None:
-        return gateway.handle, None
-    reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
-    return gateway.handle, FastPath(reads).answer
+    forward = None if forwarder is None else FastPathForwards(gateway, forwarder, authority).begin
+    # Without a store there is nothing to read from memory.
+    listeners = Listener if context.store is not None else ()
+    reads = {listener: FastPathReads(listener, context, gateway) for listener in listeners}
+    return gateway.handle, FastPath(reads).answer, forward
 
 
 def make_seats(node: Node, engines: Engines, registry: Registry) -> tuple[Seats, Seats]:

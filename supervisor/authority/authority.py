@@ -103,6 +103,15 @@ class Authority:
                 raise
         return _granted(ticket)
 
+    def try_enter(self, volume_id: int, engine: Engine, kind: AccessKind) -> Ticket | None:
+        """As `enter`, without waiting; None where the operation would wait, be refused or be sent elsewhere."""
+        ticket = Ticket(volume_id, engine, kind)
+        with self._lock:
+            if not self._ledger.grants_at_once(ticket):
+                return None
+            self._apply(self._ledger.ask(ticket))
+        return _granted(ticket)
+
     def enter_blocking(
         self, volume_id: int, engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
     ) -> Ticket:

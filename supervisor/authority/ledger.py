@@ -180,6 +180,15 @@ class Ledger:
 
     # ---- operations
 
+    def grants_at_once(self, ticket: Ticket) -> bool:
+        """Whether `ask` would grant `ticket`, and would do nothing else."""
+        volume = self._volumes.get(ticket.volume_id)
+        if volume is None:
+            return ticket.engine is Engine.BACKEND
+        if volume.waiting or volume.moving or not volume.is_open or ticket.engine is not volume.owner:
+            return False
+        return not self._is_held_back(volume, ticket) and not (ticket.engine is Engine.NATIVE and volume.is_bound)
+
     def ask(self, ticket: Ticket) -> Effects:
         """Takes a new operation. `ticket` is granted, refused or sent elsewhere at once, or it waits."""
         volume = self._volumes.setdefault(ticket.volume_id, _Volume())

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import CommonHeaders
+from native_handlers.http_model.message import Listener
 from native_handlers.http_model.target import USUAL_PATH
 from supervisor.fast_path.read_answer import try_answer
 from supervisor.net.http_send import http_date
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from native_handlers.http.context import HttpContext
-    from native_handlers.http_model.message import Answer, Listener
+    from native_handlers.http_model.message import Answer
     from supervisor.gateway.http import HttpGateway
 
 
@@ -60,8 +61,10 @@ class FastPathReads:
         """
         started_at_s = perf_counter()
         store = self._context.store
+        if store is None or not self._has_head or not self._policy.is_free_read(self._route):
+            return None
         file_id = self._gets.file_id_in(data)
-        if file_id is None or store is None or not self._has_head or not self._policy.is_free_read(self._route):
+        if file_id is None:
             return None
         answer = try_answer(store, file_id, self._buffers, version=self._version, date=http_date())
         if answer is not None:
@@ -72,14 +75,15 @@ class FastPathReads:
 
 
 class FastPath:
-    """The fast paths of all listeners."""
+    """The fast paths of the listeners that have one."""
 
     def __init__(self, reads: Mapping[Listener, FastPathReads]) -> None:
-        self._reads = reads
+        self._admin, self._public = reads.get(Listener.ADMIN), reads.get(Listener.PUBLIC)
 
     def answer(self, listener: Listener, data: bytes) -> Answer | None:
         """See `FastPathReads.answer`."""
-        return self._reads[listener].answer(data)
+        reads = self._admin if listener is Listener.ADMIN else self._public
+        return None if reads is None else reads.answer(data)
 
 
 # ---- Recognises the common request: a whole GET of a file id with no field that matters.
