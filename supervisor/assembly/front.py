@@ -26,6 +26,7 @@ from supervisor.backend.ports import LOOPBACK
 from supervisor.cluster.master_client import MasterClient
 from supervisor.control.metrics import HttpCountCollector, SeatCollector
 from supervisor.fast_path.fast_path import FastPath
+from supervisor.fast_path.forwards import FastPathForwards
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_authority import GrpcAuthority
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from supervisor.config.config import Config, SecurityConfig, TlsFiles
     from supervisor.control.metrics import Registry
     from supervisor.gateway.grpc_call import CallEngine
-    from supervisor.net.http_server import Handle
+    from supervisor.net.http_server import Handle, TryForward
     from supervisor.routing.registry import Route
 
 log = logging.getLogger(__name__)
@@ -149,9 +150,8 @@ async def _open_front(  # noqa: PLR0913, PLR0917  a part of `open_front`
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
     context = make_http_context(node, engines, guard, tasks.counts, lookup)
-    handle, fast_path = make_http_handle(node, engines, context, guard, tasks)
-    if fast_path is not None:
-        at_end.callback(fast_path.close)
+    handle, fast_path, forward = make_http_handle(node, engines, context, guard, tasks)
+    at_end.callback(fast_path.close)
     http_seats, grpc_seats = make_seats(node, engines, tasks.registry)
     limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
     clients = ClientRegistry()
@@ -162,7 +162,8 @@ async def _open_front(  # noqa: PLR0913, PLR0917  a part of `open_front`
     serve = partial(
         serve_http,
         limits=limits,
-        fast_path=None if fast_path is None else fast_path.answer,
+        fast_path=fast_path.answer,
+        forward=forward,
         seats=http_seats,
         turn_away=partial(turn_away, handle),
         urgent=HEALTH_REQUESTS,
@@ -250,10 +251,10 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 
 def make_http_handle(
     node: Node, engines: Engines, context: HttpContext, guard: Guard, tasks: Tasks
-) -> tuple[Handle, FastPath | None]:
-    """The function that answers every HTTP request, and the fast path before it, which the caller closes.
+) -> tuple[Handle, FastPath, TryForward | None]:
+    """The function that answers every HTTP request, and the fast paths before it. The caller closes the first one.
 
-    The fast path is None where this process has no store.
+    The second one is None where there is no backend.
     """
     pool = HttpPool(PoolLimits(max_connections=node.descriptors.links))
     forwarder = make_forwarder(engines.backend, pool)
@@ -269,9 +270,8 @@ def make_http_handle(
         stop=node.stop,
     )
     tasks.registry.register(HttpCountCollector([gateway.counts]))
-    if context.store is None:
-        return gateway.handle, None
-    return gateway.handle, FastPath(context, gateway)
+    forward = None if forwarder is None else FastPathForwards(gateway, forwarder, authority).begin
+    return gateway.handle, FastPath(context, gateway), forward
 
 
 def make_seats(node: Node, engines: Engines, registry: Registry) -> tuple[Seats, Seats]:

@@ -103,13 +103,14 @@ class Authority:
                 raise
         return _granted(ticket)
 
-    def enter_at_once(self, volume_id: int, engine: Engine, kind: AccessKind) -> Ticket | None:
-        """As `enter` where that need not wait. None where it must; then nothing has changed."""
+    def try_enter(self, volume_id: int, engine: Engine, kind: AccessKind) -> Ticket | None:
+        """As `enter`, without waiting; None where the operation would wait, be refused or be sent elsewhere."""
         ticket = Ticket(volume_id, engine, kind)
         with self._lock:
-            if self._ledger.may_enter(volume_id, engine, is_change=ticket.is_change):
-                self._apply(self._ledger.ask(ticket))
-        return ticket if ticket.state is TicketState.GRANTED else None
+            if not self._ledger.grants_at_once(ticket):
+                return None
+            self._apply(self._ledger.ask(ticket))
+        return _granted(ticket)
 
     def enter_blocking(
         self, volume_id: int, engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False

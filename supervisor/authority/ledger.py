@@ -178,16 +178,16 @@ class Ledger:
         """Whether no native write and no hand-over runs."""
         return not (self._native_changes or self._hand_overs)
 
-    def may_enter(self, volume_id: int, engine: Engine, *, is_change: bool) -> bool:
-        """Whether a ticket would be granted at once: the engine has the volume at rest, and nothing is frozen."""
-        volume = self._volumes.get(volume_id)
-        if volume is None or volume.owner is not engine or not volume.is_open:
-            return False
-        if volume.is_pinned or volume.waiting or volume.moving:
-            return False
-        return not (self._is_frozen and is_change)
-
     # ---- operations
+
+    def grants_at_once(self, ticket: Ticket) -> bool:
+        """Whether `ask` would grant `ticket`, and would do nothing else."""
+        volume = self._volumes.get(ticket.volume_id)
+        if volume is None:
+            return ticket.engine is Engine.BACKEND
+        if volume.waiting or volume.moving or not volume.is_open or ticket.engine is not volume.owner:
+            return False
+        return not self._is_held_back(volume, ticket) and not (ticket.engine is Engine.NATIVE and volume.is_bound)
 
     def ask(self, ticket: Ticket) -> Effects:
         """Takes a new operation. `ticket` is granted, refused or sent elsewhere at once, or it waits."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FastPath:
-    """Answers of the native engine that need no `Request`. To be closed.
+    """Answers of the native engine that need no `Request`; none where this process has no store. To be closed.
 
     Args:
         gateway: the ordinary way.
@@ -24,12 +24,15 @@ class FastPath:
     """
 
     def __init__(self, context: HttpContext, gateway: HttpGateway, batches: DiskBatches | None = None) -> None:
+        self._has_store = context.store is not None
         self._batches = batches or DiskBatches()
         self._reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
         self._writes = FastPathWrites(Listener.ADMIN, context, gateway, self._batches)
 
     def answer(self, listener: Listener, data: bytes) -> FastAnswer:
         """See `FastPathReads.answer` and `FastPathWrites.answer`."""
+        if not self._has_store:
+            return None
         if data.startswith(b"G"):
             return self._reads[listener].answer(data)
         # The public listener takes no writes.

@@ -59,8 +59,10 @@ class FastPathReads:
         """
         started_at_s = perf_counter()
         store = self._context.store
+        if store is None or not self._has_head or not self._policy.is_free_read(self._route):
+            return None
         file_id = self._gets.file_id_in(data)
-        if file_id is None or store is None or not self._has_head or not self._policy.is_free_read(self._route):
+        if file_id is None:
             return None
         answer = try_answer(store, file_id, self._buffers, version=self._version, date=http_date())
         if answer is not None:

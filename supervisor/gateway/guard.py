@@ -106,9 +106,13 @@ class Guard:
     def _checks_host(self, route: Route) -> bool:
         return route.gate is Gate.WHITE_LIST and not self.rules.is_open_to_all
 
+    def admits(self, route: Route, host: str) -> bool:
+        """Whether the white list lets a client with the TCP address `host` use the route."""
+        return not self._checks_host(route) or self.allows(host)
+
     def refuse_host(self, route: Route, request: Request) -> Response | None:
         """401 without a body, for a write by a client that is not in the white list. None lets the request pass."""
-        if not self._checks_host(route) or self.allows(request.client_host):
+        if self.admits(route, request.client_host):
             return None
         log.info("not in the white list: %s wanted to %s %s", request.client_host, request.method, request.raw_path)
         return empty_reply(401)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from native_handlers.http.context import HttpContext, HttpHandler
     from native_handlers.http_model.message import Request, Response
+    from supervisor.authority.ledger import Ticket
     from supervisor.gateway.guard import Guard
     from supervisor.gateway.http_authority import HttpAuthority
     from supervisor.gateway.throttle import Throttle
@@ -104,14 +105,44 @@ class HttpGateway:
             return await self._native[route.name](self._context, request)
         volume_id = target.volume_id if route.access.volume_id_in == "path" else None
         decision = self._decide(route)
-        try:
-            if self._authority is not None and volume_id is not None:
-                decision = self._authority.where_it_can_be_done(decision, volume_id)
-            self.counts[route.name, decision.engine] += 1
-            if route.is_counted:
-                response = await self._answer_counted(decision, request)
+        if self._authority is not None and volume_id is not None:
+            decision = self._authority.where_it_can_be_done(decision, volume_id)
+        self.counts[route.name, decision.engine] += 1
+        return await self._respond(decision, request, self._answer, started_at_s)
+
+    async def resume(
+        self, decision: Decision, request: Request, forward: Callable[[], Awaitable[Response]], ticket: Ticket | None
+    ) -> Response:
+        """The answer to a request that the fast path has begun to forward, has checked and has counted.
+
+        Args:
+            forward: gives the backend's answer.
+            ticket: the access to the request's volume, where one is needed. It is left with the answer.
+        """
+
+        async def answer(decision: Decision, request: Request) -> Response:
+            volume_id = request.parsed.volume_id
+            if self._authority is None or ticket is None or volume_id is None:
+                response = await forward()
             else:
-                response = await self._answer(decision, request)
+                response = await self._authority.answer(decision, volume_id, forward, ticket)
+            return await self._after_forward(decision, request, response)
+
+        return await self._respond(decision, request, answer, monotonic())
+
+    async def _respond(
+        self,
+        decision: Decision,
+        request: Request,
+        answer: Callable[[Decision, Request], Awaitable[Response]],
+        started_at_s: float,
+    ) -> Response:
+        """The response of `answer`, with what goes with each response: metrics, and a line in the access log."""
+        try:
+            if decision.route.is_counted:
+                response = await self._answer_counted(decision, request, answer)
+            else:
+                response = await answer(decision, request)
         except BackendUnavailable as error:
             return bad_gateway(str(error))
         if access_log.isEnabledFor(logging.DEBUG):
@@ -136,7 +167,9 @@ class HttpGateway:
             decision = self._decisions[route.name] = decide(route, None, table)
         return decision
 
-    async def _answer_counted(self, decision: Decision, request: Request) -> Response:
+    async def _answer_counted(
+        self, decision: Decision, request: Request, answer: Callable[[Decision, Request], Awaitable[Response]]
+    ) -> Response:
         """Counts the request in upstream's metrics, unless the backend has answered, and so counted, it.
 
         Source: weed/server/volume_server_handlers.go (privateStoreHandler, publicReadOnlyHandler).
@@ -154,7 +187,7 @@ class HttpGateway:
                 counts.count_request(label, status, perf_counter() - started_at_s)
 
         try:
-            response = await self._answer(decision, request)
+            response = await answer(decision, request)
         except BaseException as error:
             finish(_status_of(error))
             raise
@@ -188,6 +221,10 @@ class HttpGateway:
         if self._forwarder is None:
             return bad_gateway(f"{decision.route.name} is to be forwarded, and there is no backend")
         response = await self._with_access(decision, request, partial(self._forwarder.forward, request))
+        return await self._after_forward(decision, request, response)
+
+    async def _after_forward(self, decision: Decision, request: Request, response: Response) -> Response:
+        """`response` of the backend, or what takes its place."""
         asks_others = decision.route.after_forward is AfterForward.ASK_OTHER_HOLDERS
         if asks_others and response.status == HTTPStatus.NOT_FOUND:
             return await self._looked_into(request, response)

@@ -51,8 +51,22 @@ class HttpAuthority:
             return replace(decision, engine=Engine.BACKEND, why=f"volume {volume_id} is the backend's alone")
         return decision
 
-    async def answer(self, decision: Decision, volume_id: int, answer: Callable[[], Awaitable[Response]]) -> Response:
-        """The response of `answer`, which runs with access to the volume.
+    def try_enter(self, decision: Decision, volume_id: int) -> Ticket | None:
+        """Access for a request, where it can be had at once. The caller gives it to `leave` or to `answer`."""
+        return self._authority.try_enter(volume_id, decision.engine, decision.route.access.kind)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Ends an access of `try_enter`."""
+        self._authority.leave(ticket)
+
+    async def answer(
+        self,
+        decision: Decision,
+        volume_id: int,
+        answer: Callable[[], Awaitable[Response]],
+        ticket: Ticket | None = None,
+    ) -> Response:
+        """The response of `answer`, which runs with access to the volume: that of `ticket`, or else a new one.
 
         A streamed body may still read from the volume, so access lasts until the body was sent. The files of a file
         body are open by then, and stay readable whichever engine has the volume.
@@ -61,7 +75,7 @@ class HttpAuthority:
             AccessRefused: the engine did not get the volume.
             ServedElsewhere: the backend is to answer; nothing was done, or what it repeats.
         """
-        access = _HttpAccess(self._authority, await self._enter(decision, volume_id))
+        access = _HttpAccess(self._authority, ticket or await self._enter(decision, volume_id))
         is_kept = False
         try:
             if decision.engine is Engine.NATIVE:
@@ -86,7 +100,7 @@ class HttpAuthority:
         """Access of the native engine that it has without waiting, as a function that ends it; else None."""
         if self._is_bound(volume_id):
             return None
-        ticket = self._authority.enter_at_once(volume_id, Engine.NATIVE, kind)
+        ticket = self._authority.try_enter(volume_id, Engine.NATIVE, kind)
         return None if ticket is None else partial(self._authority.leave, ticket)
 
     @asynccontextmanager

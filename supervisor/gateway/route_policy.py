@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from supervisor.gateway.guard import Guard
     from supervisor.gateway.throttle import Throttle
+    from supervisor.routing.decision import Decision
     from supervisor.routing.live import LiveTable
     from supervisor.routing.registry import Route
     from supervisor.routing.table import Table
@@ -43,6 +44,20 @@ class RoutePolicy:
         self._made_for: tuple[Table, object] = (table.table, guard.rules)
         self._open: dict[str, bool] = {}
         self._free: dict[str, bool] = {}
+        self._forwarded: dict[str, Decision | None] = {}
+
+    def forwarded(self, route: Route, client_host: str) -> Decision | None:
+        """The decision to forward, where nothing else is to be done with a request of the route from `client_host`
+        whose path has the usual form: the white list has the host, and no line goes to the access log. Else None.
+        """
+        self._follow()
+        if route.name not in self._forwarded:
+            decided = decide(route, None, self._table.table)
+            self._forwarded[route.name] = decided if decided.engine is Engine.BACKEND else None
+        decision = self._forwarded[route.name]
+        if decision is None or access_log.isEnabledFor(logging.DEBUG):
+            return None
+        return decision if self._guard.admits(route, client_host) else None
 
     def is_open(self, route: Route) -> bool:
         """Whether the guard refuses no request of the route."""
@@ -86,7 +101,7 @@ class RoutePolicy:
         """Forgets all answers when the table or the access rules were replaced."""
         table, rules = self._table.table, self._guard.rules
         if table is not self._made_for[0] or rules is not self._made_for[1]:
-            self._made_for, self._open, self._free = (table, rules), {}, {}
+            self._made_for, self._open, self._free, self._forwarded = (table, rules), {}, {}, {}
 
     def _is_free(self, route: Route, kind: AccessKind) -> bool:
         decision = decide(route, None, self._table.table)

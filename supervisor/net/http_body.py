@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http_model.message import BodyError, RequestBody
+from supervisor.net.body_splice import SPLICED_FROM_BYTES, SourceFailed, splice_body
 from supervisor.net.errors import ConnectionFailed
-from supervisor.net.transport import RECEIVE_BYTES
+from supervisor.net.transport import RECEIVE_BYTES, SocketTransport
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_events import NO_HEADERS, Data, EndOfMessage, Event, RequestHead, ResponseHead, Signal
 
@@ -117,6 +118,29 @@ class ServerBody(RequestBody):
             raise BodyError(f"the request body broke off: {error}") from error
         self.received_bytes += count
         return count
+
+    async def pass_rest_to(self, sink: SocketTransport) -> int:
+        """Moves the rest of a large body to `sink`. Returns how many bytes were moved: the whole rest, or none.
+
+        Only bytes that have not been received yet are moved, between plain sockets.
+
+        Raises:
+            BodyError: as `receive_some`.
+            ConnectionFailed: the fault of the other end of `sink`.
+        """
+        source, left_bytes = self._channel.transport, self._channel.codec.uncopied_body_bytes
+        if not isinstance(source, SocketTransport) or self._ahead or self.awaits_continue:
+            return 0
+        if left_bytes < SPLICED_FROM_BYTES:
+            return 0
+        try:
+            return await splice_body(source, sink, left_bytes, self._note_taken)
+        except (SourceFailed, RemoteProtocolError) as error:
+            raise BodyError(f"the request body broke off: {error}") from error
+
+    def _note_taken(self, count: int) -> None:
+        self._channel.codec.received_out_of_band(count)
+        self.received_bytes += count
 
     async def _ask_for_body(self) -> None:
         self.awaits_continue = False

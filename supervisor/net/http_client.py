@@ -105,6 +105,42 @@ class HttpPool:
             self._pruned_at_s = now_s
             await self._prune(now_s - self._limits.max_idle_s)
 
+    # ---- without waiting: for exchanges that no task makes
+
+    def acquire_kept(self, address: Address) -> ClientHttpConnection | None:
+        """A kept plain connection to `address`. The caller gives it back with `keep` or `discard`.
+
+        None where `acquire` would have to do more than take one: connect, close, wait, or look for old connections.
+        """
+        kept = self._idle.get(address)
+        now_s, max_idle_s = trio.current_time(), self._limits.max_idle_s
+        if not kept or now_s - self._pruned_at_s > 2 * max_idle_s:
+            return None
+        link = kept[-1]
+        if link.idle_since_s < now_s - max_idle_s or not self._slots.value:
+            return None
+        if link.plain_socket is None or not link.is_idle:
+            return None
+        self._slots.acquire_nowait()
+        self._idle_count -= 1
+        return kept.pop()
+
+    def keep(self, address: Address, link: ClientHttpConnection) -> None:
+        """Takes back a connection of `acquire_kept` that can serve another request."""
+        kept = self._idle.setdefault(address, [])
+        if len(kept) >= self._limits.max_idle:
+            self.discard(link)
+            return
+        self._slots.release()
+        link.idle_since_s = trio.current_time()
+        self._idle_count += 1
+        kept.append(link)
+
+    def discard(self, link: ClientHttpConnection) -> None:
+        """Takes back a connection of `acquire_kept` and closes it by a reset, so that its server notices at once."""
+        self._slots.release()
+        link.abort()
+
     async def drop_idle(self) -> None:
         """Closes every connection that is not in use."""
         kept, self._idle, self._idle_count = self._idle, {}, 0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from native_handlers.http_model.message import FastAnswer
     from supervisor.net.http_limits import HttpLimits
+    from supervisor.net.polled_exchange import Continuation, Forwarding
     from supervisor.net.seats import Seat
     from supervisor.net.transport import Transport
 
@@ -50,6 +51,8 @@ class HttpConnection:
     """One client's connection. The task that runs `serve` owns it. Any task may call `drain`."""
 
     __slots__ = (
+        "_begin_exchange",
+        "_begun",
         "_channel",
         "_client",
         "_fast_path",
@@ -72,6 +75,7 @@ class HttpConnection:
         limits: HttpLimits,
         fast_path: Callable[[Listener, bytes], FastAnswer] | None = None,
         seat: Seat | None = None,
+        begin_exchange: Callable[[Client, bytes], Forwarding | None] | None = None,
     ) -> None:
         self._transport = transport
         self._channel = HttpChannel(ServerConnection(limits.wire), transport)
@@ -79,6 +83,8 @@ class HttpConnection:
         self._handle = handle
         self._limits = limits
         self._fast_path = fast_path
+        self._begin_exchange = begin_exchange
+        self._begun: Continuation | None = None  # what goes on with the next request, where it was sent on already
         self._seat = seat
         self._is_draining = False
         self._is_given_up = False
@@ -103,11 +109,13 @@ class HttpConnection:
         self._is_draining = self._is_given_up = True
         self._transport.timeouts.interrupt()
 
-    def begin(self, data: bytes, head_due: float) -> None:
+    def begin(self, data: bytes, head_due: float, begun: Continuation | None = None) -> None:
         """Call this before `serve`:
 
-        `data` has arrived, and the head in it must be complete by `head_due` (trio's clock).
+        `data` has arrived, and the head in it must be complete by `head_due` (trio's clock). `begun` is as in
+        `Arrival`.
         """
+        self._begun = begun
         self._channel.codec.receive_data(data)
         self._has_more = bool(data)
         self._head_due = head_due
@@ -130,7 +138,13 @@ class HttpConnection:
                 # incomplete.
                 await self._transport.aclose()
         finally:
+            self._abandon_begun()
             await self._transport.abort()
+
+    def _abandon_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun.abandon()
 
     async def _serve_one(self) -> bool:
         """Serves one request. Returns whether the connection can take another one."""
@@ -183,9 +197,12 @@ class HttpConnection:
 
     async def _serve_fast_path(self, fast_path: Callable[[Listener, bytes], FastAnswer]) -> None:
         """Answers requests as long as `fast_path` has the answer. The first other bytes are given to the codec."""
-        data = await self._transport.receive_unanswered(partial(fast_path, self._client.listener))
-        self._is_idle = not data
-        self._channel.codec.receive_data(data)
+        begin = None if self._begin_exchange is None else partial(self._begin_exchange, self._client)
+        arrival = await self._transport.receive_unanswered(partial(fast_path, self._client.listener), begin)
+        assert arrival.data is not None, "only what is left unanswered wakes this task"
+        self._begun = arrival.begun
+        self._is_idle = not arrival.data
+        self._channel.codec.receive_data(arrival.data)
 
     def _begin_head(self) -> None:
         """Notes that a part of a head has arrived, and allows waiting for the rest.
@@ -225,8 +242,10 @@ class HttpConnection:
             await self._refuse(500, "see the server's log")
 
     async def _response_to(self, head: RequestHead, body: ServerBody) -> Response:
+        begun, self._begun = self._begun, None
         try:
-            return await self._handle(self._request(head, body))
+            request = self._request(head, body)
+            return await (self._handle(request) if begun is None else begun.answer(request))
         except BodyError as error:
             cause = error.__cause__
             status = cause.status if isinstance(cause, RemoteProtocolError) else 400

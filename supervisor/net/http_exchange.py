@@ -8,6 +8,7 @@ connection. No other request is sent twice.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,6 +16,7 @@ import trio
 
 from native_handlers.http_model.message import BodyError
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
+from supervisor.net.http_body import ServerBody
 from supervisor.net.http_link import ClientHttpConnection, LinkBroken, LinkSilent, NotYet, receive_final_head
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead, ResponseHead
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from native_handlers.http_model.message import RequestBody
     from supervisor.net.http_client import Address, HttpPool
     from supervisor.net.http_link import OnInterim
+    from supervisor.net.polled_exchange import SentRequest
+    from supervisor.net.transport import SocketTransport
 
 WATCH_AFTER_S = 0.25
 """After this time without an answer, a task watches whether the client is still there. A shorter wait needs no task."""
@@ -71,6 +75,20 @@ class AnswerBody:
         await self.aclose()
         raise StopAsyncIteration
 
+    async def pass_rest_to(self, sink: SocketTransport) -> int:
+        """Moves the rest of a large body to `sink`. Returns how many bytes were moved: the whole rest, or none.
+
+        Raises:
+            BackendUnavailable: the server broke off.
+            ConnectionFailed: the fault of the other end of `sink`.
+        """
+        if self._link is None:
+            return 0
+        try:
+            return await self._link.pass_rest_to(sink)
+        except LinkBroken as error:
+            raise BackendUnavailable(str(self._address), f"the answer broke off: {error}") from error
+
     async def aclose(self) -> None:
         """Gives the connection back. A connection with an unread rest is closed, so the server stops sending."""
         link, self._link = self._link, None
@@ -83,6 +101,36 @@ class BackendResponse(NamedTuple):
 
     head: ResponseHead
     body: bytes | AnswerBody
+
+
+@dataclass(eq=False, slots=True)
+class BegunExchange:
+    """An exchange over a connection of `pool` that was begun outside of `Exchange`; see `polled_exchange`.
+
+    Attributes:
+        link: the connection; None after `take_link` or `close`.
+    """
+
+    pool: HttpPool
+    address: Address
+    sent: SentRequest
+    link: ClientHttpConnection | None
+
+    def take_link(self) -> ClientHttpConnection:
+        """The connection. From now on the caller gives it back to the pool."""
+        link, self.link = self.link, None
+        assert link is not None, "the exchange is over"
+        return link
+
+    def put_back(self) -> None:
+        """Gives the connection back to the pool: the exchange is complete, or nothing was sent."""
+        self.pool.keep(self.address, self.take_link())
+
+    def close(self) -> None:
+        """Closes the connection, unless it was taken. The server notices at once."""
+        link, self.link = self.link, None
+        if link is not None:
+            self.pool.discard(link)
 
 
 class Exchange:
@@ -130,10 +178,22 @@ class Exchange:
         except _StaleLink:
             return await self._stream_once(head, source, is_fresh=True)
 
-    async def _whole_once(self, head: RequestHead, body: bytes, *, is_fresh: bool) -> BackendResponse:
-        link = await self._pool.acquire(self._address, is_fresh=is_fresh)
+    async def resume(self, head: RequestHead, body: bytes, begun: BegunExchange) -> BackendResponse:
+        """As `send_whole`, for a request that was sent already."""
         try:
-            await link.send_request(head, body)
+            return await self._whole_once(head, body, is_fresh=False, begun=begun)
+        except _StaleLink:
+            return await self._whole_once(head, body, is_fresh=True)
+
+    async def _whole_once(
+        self, head: RequestHead, body: bytes, *, is_fresh: bool, begun: BegunExchange | None = None
+    ) -> BackendResponse:
+        link = await self._pool.acquire(self._address, is_fresh=is_fresh) if begun is None else begun.take_link()
+        try:
+            if begun is None:
+                await link.send_request(head, body)
+            else:
+                await link.resume(head, begun.sent)
             return await self._answer(link, await self._head_in_time(link))
         except LinkBroken as error:
             await self._give_up(link)
@@ -291,6 +351,8 @@ class _Upload:
             while data := await self._source.receive_some():
                 self._set_answer_deadline()
                 await self._link.send_data(data)
+                if isinstance(self._source, ServerBody):
+                    await self._link.send_rest_of(self._source)
                 self._answer_scope.deadline = inf
             self._set_answer_deadline()
             await self._link.send_end(self._source.trailers)

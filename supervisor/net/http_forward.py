@@ -11,12 +11,13 @@ import trio
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Request, Response, StreamBody
-from supervisor.net.http_exchange import BackendResponse, Exchange
+from supervisor.net.http_exchange import BackendResponse, BegunExchange, Exchange
 from supervisor.net.http_link import LinkBroken
+from supervisor.net.polled_exchange import SentRequest
 from supervisor.wire.forwarding import end_to_end, forwarded_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from native_handlers.http_model.message import Listener
     from supervisor.net.http_client import Address, HttpPool
@@ -55,8 +56,32 @@ class Forwarder:
         address = self._address(request.listener)
         if address is None:
             return bad_gateway("the backend is not running")
+        return await self._response_of(request, address, self._exchange(request, address))
+
+    def begin(self, listener: Listener, raw: bytes) -> BegunExchange | None:
+        """An exchange for the whole request `raw`, over a kept connection; nothing is sent yet.
+
+        None where `forward` would have to wait, to connect for example. The caller closes the exchange, or gives it to
+        `resume`.
+        """
+        address = self._address(listener)
+        link = None if address is None else self._pool.acquire_kept(address)
+        return None if address is None or link is None else BegunExchange(self._pool, address, SentRequest(raw), link)
+
+    async def resume(self, request: Request, begun: BegunExchange) -> Response:
+        """As `forward`, for a request that was sent, and whose whole body has arrived."""
+        return await self._response_of(request, begun.address, self._resumed(request, begun))
+
+    async def _resumed(self, request: Request, begun: BegunExchange) -> BackendResponse:
+        body = await _gather(request) if request.body.length_bytes else b""
+        exchange = Exchange(self._pool, begun.address, request.body)
+        return await exchange.resume(forwarded_request(request, keeps_expect=False), body, begun)
+
+    async def _response_of(
+        self, request: Request, address: Address, exchange: Coroutine[object, object, BackendResponse]
+    ) -> Response:
         try:
-            answer = await self._exchange(request, address)
+            answer = await exchange
         except LinkBroken as error:
             self._note_failure(request, address, error)
             return bad_gateway(f"the backend at {address} failed: {error}")

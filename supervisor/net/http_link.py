@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from supervisor.net.body_splice import SPLICED_FROM_BYTES, SourceFailed, splice_body
 from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow
 from supervisor.net.transport import HEAD_BYTES, RECEIVE_BYTES, SocketTransport
 from supervisor.wire.errors import RemoteProtocolError
@@ -21,9 +22,12 @@ from supervisor.wire.http1_events import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
     from native_handlers.http_model.headers import Headers
+    from supervisor.net.http_body import ServerBody
+    from supervisor.net.polled_exchange import SentRequest
     from supervisor.net.transport import Transport
     from supervisor.wire.http1 import ClientConnection
 
@@ -54,6 +58,7 @@ class ClientHttpConnection:
         must_close: whether the connection is unfit for another exchange.
         sent_bytes: how much of the current request the kernel has taken.
         received_bytes: how much of the current answer has arrived.
+        polled_in: the poller that has watched the socket, if any; see `polled_exchange`.
     """
 
     __slots__ = (
@@ -64,6 +69,7 @@ class ClientHttpConnection:
         "idle_since_s",
         "is_reused",
         "must_close",
+        "polled_in",
         "received_bytes",
         "trailers",
     )
@@ -78,6 +84,12 @@ class ClientHttpConnection:
         self.must_close = False
         self.received_bytes = 0
         self.trailers = NO_HEADERS
+        self.polled_in: object = None
+
+    @property
+    def plain_socket(self) -> socket.socket | None:
+        """The socket, where its bytes are those of HTTP; None over TLS. Its owner is this object."""
+        return self._transport.sock if isinstance(self._transport, SocketTransport) else None
 
     @property
     def sent_bytes(self) -> int:
@@ -112,9 +124,40 @@ class ClientHttpConnection:
             await self._send(raw, more=True)
             await self._send(body)
 
+    async def resume(self, head: RequestHead, sent: SentRequest) -> None:
+        """As `send_request`, for a request that was sent without this object, wholly or in part.
+
+        Raises:
+            LinkBroken: as `send_request`; and where the connection broke meanwhile.
+        """
+        self._codec.send_whole(head)
+        self._sent_before = self._transport.sent_bytes - sent.sent_bytes
+        self.received_bytes = len(sent.received)
+        self.trailers = NO_HEADERS
+        if sent.received:
+            self._codec.receive_data(sent.received)
+        if sent.failure:
+            self.must_close = True
+            raise LinkBroken(sent.failure)
+        if unsent := sent.raw[sent.sent_bytes :]:
+            await self._send(unsent)
+
     async def send_data(self, data: bytes) -> None:
         """Sends a piece of the body. Raises LinkBroken."""
         await self._send(self._codec.send(Data(data)))
+
+    async def send_rest_of(self, body: ServerBody) -> None:
+        """Sends what is left of a large body of a client, where that can be moved. Raises LinkBroken, BodyError."""
+        if not isinstance(self._transport, SocketTransport):
+            return
+        try:
+            self._codec.sent_out_of_band(await body.pass_rest_to(self._transport))
+        except ConnectionFailed as error:
+            self.must_close = True
+            raise _broken(error) from error
+        except trio.Cancelled:
+            self.must_close = True
+            raise
 
     async def send_end(self, trailers: Headers = NO_HEADERS) -> None:
         """Ends the body. Raises LinkBroken."""
@@ -133,7 +176,7 @@ class ClientHttpConnection:
         """The next head, which may be an interim one. Cancelling the call is safe.
 
         Raises:
-            LinkBroken: `received_bytes` says whether the answer had begun.
+            LinkBroken: `received_bytes` says whether the answer had sent.
             NotYet: the deadline of `expect_head_by` has passed. The call may be repeated.
         """
         event = await self._next_event(HEAD_BYTES)
@@ -154,6 +197,25 @@ class ClientHttpConnection:
             self.trailers = event.trailers
         return b""
 
+    async def pass_rest_to(self, sink: SocketTransport) -> int:
+        """Moves the rest of a large body to `sink`. Returns how many bytes were moved: the whole rest, or none.
+
+        Raises:
+            LinkBroken: as `receive_data`.
+            ConnectionFailed: the fault of the other end of `sink`.
+        """
+        source, left_bytes = self._transport, self._codec.uncopied_body_bytes
+        if not isinstance(source, SocketTransport) or left_bytes < SPLICED_FROM_BYTES:
+            return 0
+        try:
+            moved = await splice_body(source, sink, left_bytes, self._codec.received_out_of_band)
+        except SourceFailed as error:
+            raise _broken(error.failure) from error
+        except RemoteProtocolError as error:
+            raise LinkBroken(error.why) from error
+        self.received_bytes += moved
+        return moved
+
     def take_whole_body(self, length_bytes: int) -> bytes | None:
         """The whole body of `length_bytes`, if all of it has arrived. Else None, and nothing is taken."""
         return self._codec.take_whole_body(length_bytes)
@@ -164,6 +226,12 @@ class ClientHttpConnection:
             await self._transport.aclose()
         else:
             await self._transport.abort()
+
+    def abort(self) -> None:
+        """Closes a plain connection by a reset, without waiting."""
+        self.must_close = True
+        assert isinstance(self._transport, SocketTransport), "over TLS a close takes a task"
+        self._transport.abort_now()
 
     async def _send(self, data: bytes, *, more: bool = False) -> None:
         try:

@@ -11,7 +11,8 @@ import trio
 
 from native_handlers.http_model.headers import HeaderMap, Headers
 from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
-from supervisor.net.transport import CLEANUP_S
+from supervisor.net.http_exchange import AnswerBody
+from supervisor.net.transport import CLEANUP_S, SocketTransport
 from supervisor.wire.http1_events import NO_HEADERS, Data, EndOfMessage, ResponseHead
 
 if TYPE_CHECKING:
@@ -104,11 +105,14 @@ async def _send_file_body(channel: HttpChannel, head: bytes, body: FileBody) -> 
 
 
 async def _send_stream(channel: HttpChannel, head: bytes, body: StreamBody) -> None:
-    codec, transport = channel.codec, channel.transport
+    codec, transport, chunks = channel.codec, channel.transport, body.chunks
+    passing = chunks if isinstance(chunks, AnswerBody) and body.length_bytes is not None else None
     await transport.send_all(head)
-    async for chunk in body.chunks:
+    async for chunk in chunks:
         if chunk:
             await transport.send_all(codec.send(Data(chunk)))
+            if passing is not None and isinstance(transport, SocketTransport):
+                codec.sent_out_of_band(await passing.pass_rest_to(transport))
     trailers: Headers = getattr(body.chunks, "trailers", NO_HEADERS)
     if end := codec.send(EndOfMessage(trailers) if trailers else _END):
         await transport.send_all(end)

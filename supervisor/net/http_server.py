@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from native_handlers.http_model.message import FastAnswer, Listener, Request, Response
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.idle_poller import Arrival
+    from supervisor.net.polled_exchange import Forwarding
 
     Handle = Callable[[Request], Awaitable[Response]]
     TryAnswer = Callable[[Listener, bytes], FastAnswer]
+    TryForward = Callable[[Client, bytes], Forwarding | None]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     *,
     limits: HttpLimits,
     fast_path: TryAnswer | None = None,
+    forward: TryForward | None = None,
     seats: Seats | None = None,
     turn_away: Handle | None = None,
     urgent: tuple[bytes, ...] = (),
@@ -62,7 +65,8 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
 
     `fast_path` gets the bytes that arrive on an idle connection, before they are parsed. Where it returns bytes, the
     bytes are sent as the whole answer, and the connection stays open; a pending answer is sent as soon as it is there.
-    Where it returns None, `handle` gets the request.
+    Where it returns None, `forward` may prepare an exchange with another server, see `polled_exchange`. Where that
+    returns None too, `handle` gets the request.
 
     Among many requests that arrive at once on idle connections, those that begin with one of `urgent` go first.
 
@@ -72,7 +76,7 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     Cancellation: cuts all connections at once.
     """
     with closing(IdlePoller(urgent)) as idle_poller, closing(SpareDescriptors(SPARE_DESCRIPTORS)) as spare:
-        regular = _Service(handle, limits, seats or Seats("HTTP", lambda: limits.max_connections), fast_path)
+        regular = _Service(handle, limits, seats or Seats("HTTP", lambda: limits.max_connections), fast_path, forward)
         server = _Server(regular, _service_for_turning_away(limits, turn_away), idle_poller, spare)
         async with trio.open_nursery() as background:
             background.start_soon(idle_poller.run)
@@ -104,6 +108,7 @@ class _Service:
     limits: HttpLimits
     seats: Seats
     fast_path: TryAnswer | None = None
+    forward: TryForward | None = None
 
 
 def _service_for_turning_away(limits: HttpLimits, turn_away: Handle | None) -> _Service:
@@ -167,7 +172,9 @@ class _Server:
         if listener.tls is None and not self._spare.is_short:
             fast_path = self._regular.fast_path
             answer = leave_unanswered if fast_path is None else partial(fast_path, listener.kind)
-            newcomer = Newcomer(self.newcomers, self._idle_poller, sock, client, answer)
+            forward = self._regular.forward
+            begin = None if forward is None else partial(forward, client)
+            newcomer = Newcomer(self.newcomers, self._idle_poller, sock, client, answer, begin)
             newcomer.seat = self._regular.seats.take(host, newcomer.give_up)
             if newcomer.seat is not None:
                 newcomer.seat.served_at = newcomer.served_at
@@ -198,7 +205,7 @@ class _Server:
         with self._fault_wall(newcomer.sock, seat):
             transport = SocketTransport(newcomer.sock, ConnectionTimeouts(service.limits.timeouts), self._idle_poller)
             connection = HttpConnection(
-                transport, newcomer.client, service.handle, service.limits, service.fast_path, seat
+                transport, newcomer.client, service.handle, service.limits, service.fast_path, seat, service.forward
             )
             if arrival.data is None:
                 answer = arrival.unsent
@@ -211,7 +218,7 @@ class _Server:
                 transport.timeouts.sending.start_message()
                 await send_answer(transport, answer)
             else:
-                connection.begin(arrival.data, newcomer.head_due)
+                connection.begin(arrival.data, newcomer.head_due, arrival.begun)
             if newcomer.is_given_up:
                 connection.give_up()
             await self._serve_connection(connection)
@@ -227,7 +234,7 @@ class _Server:
                 if seat is not None:
                     transport = await self._transport_for(sock, listener, service.limits)
                     connection = HttpConnection(
-                        transport, client, service.handle, service.limits, service.fast_path, seat
+                        transport, client, service.handle, service.limits, service.fast_path, seat, service.forward
                     )
                     await self._serve_connection(connection)
 

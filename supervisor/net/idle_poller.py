@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from native_handlers.http_model.message import HeldAnswer, PendingAnswer
+from supervisor.net.polled_exchange import Exchanges
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
     from native_handlers.http_model.message import Answer, FastAnswer
+    from supervisor.net.polled_exchange import Continuation, Forwarding, PolledExchange
+
+    Begin = Callable[[bytes], Forwarding | None]
+    """Prepares an exchange with another server for a request that has arrived; None leaves the request alone."""
 
 FAST_PATH_BYTES = 4096
 """The most that one receive takes. Every request that can be answered from memory is shorter."""
@@ -60,10 +65,14 @@ class Arrival(NamedTuple):
 
     Or `data` is None, and `unsent` is the rest of an answer that the client did not take at once, or an answer that
     another thread is still making.
+
+    Attributes:
+        begun: where `data` is a request that was sent on already, what goes on with it.
     """
 
     data: bytes | None
     unsent: Answer | PendingAnswer = b""
+    begun: Continuation | None = None
 
 
 def receive_request(sock: socket.socket) -> bytes:
@@ -87,7 +96,10 @@ class IdleConnection:
 
     __slots__ = (
         "_answer",
+        "_begin_exchange",
+        "_exchange",
         "_is_cancelled",
+        "_is_unwatched",
         "_loop",
         "_sock",
         "_task",
@@ -100,10 +112,19 @@ class IdleConnection:
         "taken",
     )
 
-    def __init__(self, loop: IdlePoller, sock: socket.socket, answer: Callable[[bytes], FastAnswer]) -> None:
+    def __init__(
+        self,
+        loop: IdlePoller,
+        sock: socket.socket,
+        answer: Callable[[bytes], FastAnswer],
+        begin: Begin | None = None,
+    ) -> None:
         self._loop = loop
         self._sock = sock
         self._answer = answer
+        self._begin_exchange = begin
+        self._exchange: PolledExchange | None = None
+        self._is_unwatched = False  # whether the client has sent something, or closed, while an exchange runs
         self._task: trio.lowlevel.Task | None = None
         self._woken_by: Arrival | Exception | None = None
         self._is_cancelled = False
@@ -142,9 +163,11 @@ class IdleConnection:
         loop.watch(fd, self)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            if self._woken_by is not None or self.taken is not None:
+            if self._woken_by is not None or self.taken is not None or self._exchange is not None:
                 # Bytes were taken from the socket. A cancel now would lose them, so the task wakes in its turn.
                 self._is_cancelled = True
+                if self._exchange is not None:
+                    loop.exchanges.hurry(self._exchange)
                 return trio.lowlevel.Abort.FAILED
             loop.forget(fd)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -213,7 +236,7 @@ class IdleConnection:
                 return None
         answer = self._answer(data)
         if answer is None:
-            return Arrival(data)
+            return Arrival(data) if self._begin_exchange is None else self._begin(self._begin_exchange, data)
         if isinstance(answer, PendingAnswer):
             self.pending = answer
             return None
@@ -251,6 +274,83 @@ class IdleConnection:
         self.sent_bytes += sent
         return None if sent == len(answer) else Arrival(None, answer[sent:])
 
+    # ---- exchanges with another server
+
+    @property
+    def is_in_exchange(self) -> bool:
+        """Whether a request of this connection was sent on, and its answer is awaited."""
+        return self._exchange is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the connection's task is to wake as soon as it can."""
+        return self._is_cancelled
+
+    def _begin(self, begin: Begin, data: bytes) -> Arrival | None:
+        forwarding = begin(data)
+        if forwarding is None:
+            return Arrival(data)
+        self._exchange = self._loop.exchanges.begin(self, data, forwarding)
+        return Arrival(data, b"", forwarding) if self._exchange is None else None
+
+    def unwatch(self) -> None:
+        """The client has sent something, or closed, while an exchange runs: that is looked at after the answer."""
+        self._is_unwatched = True
+        self._loop.forget(self.fd)
+
+    def pass_on(self, answer: memoryview, now: float) -> None:
+        """Sends the answer of the exchange, which is over, at trio time `now`. `answer` may change afterwards."""
+        self._exchange = None
+        self.answered_at = now
+        self.is_regular = len(answer) <= SHORT_BYTES
+        self.answered_bytes += len(answer)
+        try:
+            sent = self._sock.send(answer)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._woken_by = error
+            sent = len(answer)
+        else:
+            self.sent_bytes += sent
+        if sent < len(answer):
+            self._woken_by = Arrival(None, bytes(answer[sent:]))
+        if self._woken_by is not None:
+            self._leave()
+        elif self._is_unwatched:
+            self._is_unwatched = False
+            self._loop.watch(self.fd, self)
+
+    def leave_exchange(self, data: bytes, forwarding: Forwarding) -> None:
+        """The task goes on with the exchange, as soon as it has its turn."""
+        self._exchange = None
+        self._woken_by = Arrival(data, b"", forwarding)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Has the task woken in its turn."""
+        self._stop_watching()
+        self._loop.wake_later(self)
+
+    def _stop_watching(self) -> None:
+        if self._is_unwatched:
+            self._is_unwatched = False
+        else:
+            self._loop.forget(self.fd)
+
+    def abandon_exchange(self) -> None:
+        """The connection is closed: ends a running exchange."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+            self._stop_watching()
+
+    def fail_exchange(self, error: Exception) -> None:
+        """The exchange has failed by a bug: the task raises `error`."""
+        self._exchange = None
+        self._woken_by = error
+        self._leave()
+
     def _send_held(self, answer: HeldAnswer) -> Arrival | None:
         head, body, release = answer
         length_bytes = len(head) + len(body)
@@ -271,10 +371,12 @@ class IdleConnection:
         return Arrival(None, HeldAnswer(head[sent:], body[max(0, sent - len(head)) :], release))
 
     def _drop(self) -> None:
-        """Releases the memory of an answer that will not be sent."""
+        """Releases the memory of an answer that will not be sent, and ends an exchange with which no task goes on."""
         woken_by, self._woken_by = self._woken_by, None
         if isinstance(woken_by, Arrival) and isinstance(woken_by.unsent, HeldAnswer):
             woken_by.unsent.release()
+        if isinstance(woken_by, Arrival) and woken_by.begun is not None:
+            woken_by.begun.abandon()
 
     def wake(self) -> None:
         assert self._task is not None
@@ -318,6 +420,7 @@ class IdlePoller:
 
     Attributes:
         connections: how many connections exist, asleep or not. The code that opens and closes connections counts them.
+        exchanges: the requests that were sent on for connections which sleep here.
         crowded_doors: the ports with more newcomers than are admitted in one turn. The accepting tasks keep the set.
     """
 
@@ -326,6 +429,7 @@ class IdlePoller:
         self.connections = 0
         self.crowded_doors: set[int] = set()
         self._epoll = select.epoll()
+        self.exchanges = Exchanges(self._epoll, self.wake_waiting)
         self._sleepers: dict[int, IdleConnection] = {}
         self._to_wake: deque[IdleConnection] = deque()  # have an arrival, and are no longer watched
         self._to_wake_first: deque[IdleConnection] = deque()
@@ -343,6 +447,11 @@ class IdlePoller:
 
     async def run(self) -> None:
         """Serves until cancelled. A connection that sleeps here then sleeps until its own task is cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.exchanges.run)
+            await self._run()
+
+    async def _run(self) -> None:
         turn = TurnSize()
         try:
             while True:
@@ -357,6 +466,7 @@ class IdlePoller:
                 self._wake_some(min(turn.count, WOKEN_BESIDE_A_CROWD) if self.crowded_doors else turn.count)
         finally:
             # A task whose bytes were taken cannot be cancelled before its turn, so all of these are woken now.
+            self.exchanges.hand_over_all()
             for sleeper in self._later:
                 sleeper.leave_to_its_task()
             self._to_wake.extend(self._later)
@@ -370,6 +480,16 @@ class IdlePoller:
         for _ in range(min(len(self._to_wake), most - urgent)):
             self._to_wake.popleft().wake()
 
+    def wake_later(self, connection: IdleConnection) -> None:
+        """Wakes the task of `connection` in its turn. The connection is not watched any more."""
+        self._to_wake.append(connection)
+
+    async def wake_waiting(self) -> None:
+        """Wakes the tasks that wait for their turn, few in each turn of the event loop. Then returns."""
+        while self._to_wake or self._to_wake_first:
+            self._wake_some(WOKEN_BESIDE_A_CROWD)
+            await trio.lowlevel.checkpoint()
+
     async def _serve_all_that_arrived(self) -> None:
         now, left, left_bytes = trio.current_time(), _ANSWERS_IN_A_ROW, BYTES_IN_A_ROW
         # One poll gives up to _LOOKED_AT sockets, and all are looked at before the next poll. The kernel may name the
@@ -382,6 +502,10 @@ class IdlePoller:
             sleeper = self._sleepers.get(fd)
             # An earlier answer may have ended the sleep of this connection.
             if sleeper is None:
+                left_bytes -= self.exchanges.serve(fd, now)
+                continue
+            if sleeper.is_in_exchange:
+                sleeper.unwatch()
                 continue
             if not sleeper.is_regular:
                 self._put_off(fd, sleeper)
@@ -448,8 +572,8 @@ class IdlePoller:
         self._sleepers[fd] = sleeper
 
     def is_asleep(self, sleeper: IdleConnection) -> bool:
-        """Whether `sleeper` is watched. It is not watched while bytes that it has taken wait for their turn."""
-        return self._sleepers.get(sleeper.fd) is sleeper
+        """Whether `sleeper` waits for its client alone: no bytes that were taken wait for their turn or an answer."""
+        return self._sleepers.get(sleeper.fd) is sleeper and not sleeper.is_in_exchange
 
     def forget(self, fd: int) -> None:
         """Ends `watch` for the socket `fd`."""

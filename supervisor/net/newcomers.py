@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from native_handlers.http_model.message import FastAnswer
     from supervisor.net.http_connection import Client
     from supervisor.net.http_limits import HttpLimits
-    from supervisor.net.idle_poller import IdlePoller
+    from supervisor.net.idle_poller import Begin, IdlePoller
     from supervisor.net.seats import Seat
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,9 @@ class Newcomer(IdleConnection):
         sock: socket.socket,
         client: Client,
         answer: Callable[[bytes], FastAnswer],
+        begin: Begin | None = None,
     ) -> None:
-        super().__init__(loop, sock, answer)
+        super().__init__(loop, sock, answer, begin)
         self.client = client
         self._newcomers = newcomers
         self._held = b""
@@ -117,6 +118,8 @@ class Newcomer(IdleConnection):
             self._newcomers.end(self)
         else:
             self.is_given_up = self._is_cancelled = True  # it gets a task, which closes after the answer
+            if self._exchange is not None:
+                self._loop.exchanges.hurry(self._exchange)
 
     def wake(self) -> None:
         woken_by, self._woken_by = self._woken_by, None
@@ -180,6 +183,7 @@ class Newcomers:
         """Closes a connection. The kernel still delivers what was sent."""
         if self._loop.is_asleep(newcomer):
             self._loop.forget(newcomer.fd)
+        newcomer.abandon_exchange()
         self._forget(newcomer)
         if newcomer.seat is not None:
             newcomer.seat.leave()

@@ -68,7 +68,7 @@ async def splice(
             await trio.lowlevel.checkpoint()
             return False
         reading, writing = pipe
-        _enlarge(writing)
+        enlarge(writing)
         try:
             while (count := await _fill(source, writing)) is not None:
                 if not count:
@@ -80,7 +80,8 @@ async def splice(
     return False
 
 
-def _enlarge(writing: int) -> None:
+def enlarge(writing: int) -> None:
+    """Makes the pipe hold PIPE_BYTES, where the kernel allows it."""
     try:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:

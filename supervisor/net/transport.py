@@ -19,13 +19,13 @@ from native_handlers.http_model.message import HeldAnswer, PendingAnswer
 from supervisor.net.delivery import RESET_ON_CLOSE, leave_to_the_kernel, unacknowledged_bytes
 from supervisor.net.errors import ConnectionLost
 from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
-from supervisor.net.idle_poller import IdleConnection, WritableSleeper, leave_unanswered
+from supervisor.net.idle_poller import Arrival, IdleConnection, WritableSleeper, leave_unanswered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.http_model.message import Answer, FastAnswer, FileSlice
-    from supervisor.net.idle_poller import IdlePoller
+    from supervisor.net.idle_poller import Begin, IdlePoller
     from supervisor.net.timeouts import ConnectionTimeouts
 
 RECEIVE_BYTES = 64 * 1024
@@ -66,11 +66,12 @@ class Transport(Protocol):
         """As `receive_some`, but puts the bytes at the front of `buffer` and returns their count; 0 at the end."""
         ...
 
-    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer], begin: Begin | None = None) -> Arrival:
         """The first bytes that `answer` declines, b"" at the end of the stream.
 
         `answer` gets all bytes that have arrived, and must not wait. It is called only between two messages. What
-        `answer` returns is sent, and the wait goes on.
+        `answer` returns is sent, and the wait goes on. What it declines is given to `begin`, which may begin an
+        exchange with another server; only a plain socket does so.
 
         Raises:
             ConnectionFailed: as `receive_some` and `send_all`.
@@ -165,9 +166,9 @@ class SocketTransport:
                 self.timeouts.moved(self.timeouts.receiving, count)
                 return count
 
-    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer], begin: Begin | None = None) -> Arrival:
         assert self._idle_poller is not None, "made without a loop to sleep in"
-        sleeper = self._sleeper = IdleConnection(self._idle_poller, self._sock, answer)
+        sleeper = self._sleeper = IdleConnection(self._idle_poller, self._sock, answer, begin)
         while True:
             sent_before = sleeper.sent_bytes
             try:
@@ -177,13 +178,13 @@ class SocketTransport:
             finally:
                 self.sent_bytes += sleeper.sent_bytes - sent_before
             if arrival.data is not None:
-                return arrival.data
+                return arrival
             unsent = arrival.unsent
             if isinstance(unsent, PendingAnswer):
                 await unsent.wait()
                 outcome = unsent.outcome()
                 if outcome is None:
-                    return unsent.data
+                    return Arrival(unsent.data)
                 unsent = outcome
             self.timeouts.sending.start_message()
             await send_answer(self, unsent)
@@ -211,7 +212,7 @@ class SocketTransport:
             if sent == len(window):
                 await self._breathe()
             else:
-                await self._wait_writable()
+                await self.wait_writable()
 
     async def send_file(self, part: FileSlice) -> None:
         at_bytes, window_bytes = 0, SEND_WINDOW_BYTES
@@ -237,7 +238,7 @@ class SocketTransport:
             else:
                 # What was not taken is read again later: a slow client holds no memory, and gets small pieces.
                 window_bytes = max(sent, RECEIVE_BYTES)
-                await self._wait_writable()
+                await self.wait_writable()
 
     def _send_straight_now(self, part: FileSlice, at_bytes: int, length_bytes: int) -> int | None:
         """As `_send_now`, by sendfile from the page cache. None where the bytes must be read first."""
@@ -248,7 +249,7 @@ class SocketTransport:
         except ConnectionError as error:
             raise ConnectionLost(str(error)) from error
         if sent is not None:
-            self._has_sent(sent)
+            self.has_sent(sent)
         return sent
 
     def _send_now(self, data: bytes | memoryview, flags: int = 0) -> int:
@@ -259,7 +260,7 @@ class SocketTransport:
             return 0
         except OSError as error:
             raise ConnectionLost(str(error)) from error
-        self._has_sent(sent)
+        self.has_sent(sent)
         return sent
 
     async def send_eof(self) -> None:
@@ -274,9 +275,18 @@ class SocketTransport:
         self._close()
 
     async def abort(self) -> None:
+        self.abort_now()
+
+    def abort_now(self) -> None:
+        """As `abort`, which has nothing to wait for here."""
         if self._sock.fileno() >= 0:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._close()
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket. Code that moves its bytes itself notes them by `has_sent` and `has_received`."""
+        return self._sock
 
     @property
     def is_idle(self) -> bool:
@@ -294,9 +304,18 @@ class SocketTransport:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
 
-    def _has_sent(self, count: int) -> None:
+    def has_sent(self, count: int) -> None:
+        """Notes that the kernel has taken `count` bytes."""
         self.sent_bytes += count
         self.timeouts.moved(self.timeouts.sending, count)
+
+    def has_received(self, count: int) -> None:
+        """Notes that `count` bytes have arrived."""
+        self.timeouts.moved(self.timeouts.receiving, count)
+
+    async def wait_readable(self) -> None:
+        """Returns when bytes have arrived, or the end. Raises ConnectionFailed."""
+        await self._wait_readable(waits_without_limit=False)
 
     async def _wait_readable(self, *, waits_without_limit: bool) -> None:
         if waits_without_limit:
@@ -304,7 +323,8 @@ class SocketTransport:
         else:
             await self.timeouts.wait(self.timeouts.receiving, trio.lowlevel.wait_readable, self._sock)
 
-    async def _wait_writable(self) -> None:
+    async def wait_writable(self) -> None:
+        """Returns when the kernel takes bytes again. Raises ConnectionFailed."""
         if self._idle_poller is not None and self._idle_poller.is_crowded:
             await self.timeouts.wait(self.timeouts.sending, WritableSleeper(self._idle_poller, self._sock).sleep)
         else:
@@ -353,7 +373,7 @@ class StreamTransport:
         buffer[: len(data)] = data
         return len(data)
 
-    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer]) -> bytes:
+    async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer], begin: Begin | None = None) -> Arrival:  # noqa: ARG002
         while True:
             self.timeouts.receiving.start_message()
             data = await self.receive_some()
@@ -363,7 +383,7 @@ class StreamTransport:
                     await reply.wait()
                 reply = reply.outcome()
             if reply is None:
-                return data
+                return Arrival(data)
             self._answered_at = trio.current_time()
             self.timeouts.sending.start_message()
             await send_answer(self, reply)

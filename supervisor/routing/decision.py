@@ -19,6 +19,8 @@ class Engine(Enum):
     NATIVE = "native"
     BACKEND = "backend"
 
+    __hash__ = object.__hash__  # the one of Enum is a function in Python, and counting hashes an engine per request
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

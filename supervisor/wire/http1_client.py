@@ -59,6 +59,12 @@ class ClientConnection(Receiver):
         """
         return self._send_head(head, is_whole=True)
 
+    def sent_out_of_band(self, count: int) -> None:
+        """Notes `count` body bytes that were sent without `send`."""
+        if self._writer is None:
+            raise LocalProtocolError("the body comes after the head")
+        self._writer.passed(count)
+
     @property
     def can_reuse(self) -> bool:
         """Whether another request may follow: both messages are over, both sides allow it, no further byte has come."""

@@ -99,25 +99,6 @@ class ServerConnection(Receiver):
         """
         return self._send_head(head, is_whole=True)
 
-    @property
-    def uncopied_body_bytes(self) -> int:
-        """How many bytes of a body of a declared length may now be received without `receive_data`; 0 if none."""
-        body = self._body
-        return body.left_bytes if isinstance(body, LengthReader) and not self._incoming else 0
-
-    def received_out_of_band(self, count: int) -> None:
-        """Notes `count` body bytes that were received without `receive_data`; 0 is the end of the stream.
-
-        Raises:
-            RemoteProtocolError: the stream ended within the body.
-        """
-        assert isinstance(self._body, LengthReader), "only a body of a declared length is received this way"
-        if count:
-            self._body.passed(count)
-            return
-        self.receive_data(b"")
-        self.next_event()
-
     def sent_out_of_band(self, count: int) -> None:
         """Notes `count` body bytes that were sent without `send`."""
         self._current_writer().passed(count)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import forwarding
 import index_bench
 import sweep_content
 import sweep_volumes
@@ -72,6 +73,10 @@ def main():
         if options.only == "ways":
             ways.run(options, master, base, weed, stack)
             return
+        if options.only == "forwarding":
+            compared = start_servers("go,proxy-go", base, master, weed, stack)
+            forwarding.run(compared, base, stack, options.rounds, options.seconds)
+            return
         servers = start_servers(options.servers, base, master, weed, stack)
         if options.only == "sweep-grpc":
             print_sweep_grpc(servers, options.seconds)
@@ -108,6 +113,7 @@ def parse_options():
         "--only",
         choices=[
             "ec",
+            "forwarding",
             "index",
             "maintenance",
             "sweep-connections",
@@ -118,7 +124,8 @@ def parse_options():
             "walk",
             "ways",
         ],
-        help="one part: the index, many connections, contents that are much work, silent gRPC clients, many volumes, "
+        help="one part: forwarded requests beside nginx, "
+        "the index, many connections, contents that are much work, silent gRPC clients, many volumes, "
         "vacuums and scrubs, erasure coding, both of these (maintenance), how far a request travels, "
         "or requests that go the ordinary way",
     )

@@ -17,6 +17,7 @@ error_log stderr error;
 events {{ worker_connections 512; }}
 http {{
   access_log off;
+  client_max_body_size 0;
   client_body_temp_path {directory}/body;
   proxy_temp_path {directory}/proxy;
   fastcgi_temp_path {directory}/fastcgi;
@@ -31,6 +32,7 @@ http {{
       proxy_http_version 1.1;
       proxy_set_header Connection "";
       proxy_buffering off;
+      proxy_request_buffering off;
     }}
   }}
 }}

@@ -214,10 +214,13 @@ async def read_exactly(stream, count: int, data: bytes = b"") -> bytes:
 
 
 @asynccontextmanager
-async def serving_on(handle, *, tls=None, seats=None, turn_away=None, fast_path=None, **changes):
+async def serving_on(  # noqa: PLR0913  the seams of `serve_http`
+    handle, *, tls=None, seats=None, turn_away=None, fast_path=None, forward=None, **changes
+):
     """A server on a free loopback port. Yields (port, accept scope)."""
     listener = open_listener("127.0.0.1", 0, tls=tls)
-    serve = partial(serve_http, limits=limits(**changes), seats=seats, turn_away=turn_away, fast_path=fast_path)
+    seams = {"seats": seats, "turn_away": turn_away, "fast_path": fast_path, "forward": forward}
+    serve = partial(serve_http, limits=limits(**changes), **seams)
     async with trio.open_nursery() as nursery:
         scope = await nursery.start(serve, [listener], handle)
         with trio.fail_after(LIMIT_S):

@@ -84,7 +84,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor/embedded_master": FACTS
     | VOCABULARY
     | {"native_handlers/pb", "native_handlers/grpc", "supervisor/net", "supervisor/cluster", "supervisor/gateway"},
-    "supervisor/fast_path": FACTS | NATIVE | {f"supervisor/{room}" for room in ("net", "routing", "gateway")},
+    "supervisor/fast_path": FACTS
+    | NATIVE
+    | {f"supervisor/{room}" for room in ("net", "routing", "authority", "gateway")},
     "supervisor/control": FACTS | NATIVE | {"supervisor/net", "supervisor/routing"},
 }
 """The folders that the modules of a folder may import, besides their own."""

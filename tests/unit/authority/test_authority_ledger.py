@@ -33,6 +33,8 @@ def test_the_backend_has_every_volume_at_first():
     assert ticket.state is TicketState.GRANTED
     assert effects.settled == [ticket]
     assert effects.hand_overs == []
+    assert ledger.grants_at_once(Ticket(3, BACKEND, EXCLUSIVE))
+    assert not ledger.grants_at_once(Ticket(3, NATIVE, READ))
 
 
 def test_the_other_engine_gets_a_volume_by_hand_over():
@@ -135,10 +137,10 @@ def test_who_may_enter_would_be_granted_at_once():
     ledger = native_ledger()
 
     def may(engine):
-        return tuple(ledger.may_enter(3, engine, is_change=is_change) for is_change in (False, True))
+        return tuple(ledger.grants_at_once(Ticket(3, engine, kind)) for kind in (READ, WRITE))
 
     assert (may(NATIVE), may(BACKEND)) == ((True, True), (False, False))
-    assert not ledger.may_enter(4, NATIVE, is_change=False)
+    assert not ledger.grants_at_once(Ticket(4, NATIVE, READ))
     running, _ = ask(ledger, NATIVE, WRITE)
     assert may(NATIVE) == (True, True)
     ledger.freeze()
@@ -287,7 +289,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def ask(self, volume_id, engine, kind, is_nested, is_long):
         ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long)
         self.tickets.append(ticket)
-        self.note(self.ledger.ask(ticket))
+        is_sure = self.ledger.grants_at_once(ticket)
+        effects = self.ledger.ask(ticket)
+        assert not is_sure or (ticket.state is TicketState.GRANTED and effects.settled == [ticket])
+        assert not (is_sure and effects.hand_overs)
+        self.note(effects)
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data(), pin=st.sampled_from([None, True, False]))

@@ -1,0 +1,307 @@
+"""Exchanges with another server that no task makes: the idle poller watches the server's connection too.
+
+A request goes out over a kept connection as soon as it has arrived. Where the whole answer comes soon and in the common
+form, its bytes are passed on. So a forwarded request costs its reads and writes, and no trip through trio's scheduler.
+Everything else is handed over, with what was sent and received so far, to the task of the client's connection: the
+ordinary way goes on where this module has stopped. So no failure, no late answer and no odd answer is treated here.
+"""
+
+from __future__ import annotations
+
+import select
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from supervisor.wire.plain_heads import match_response
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable
+
+    from native_handlers.http_model.message import Request, Response
+
+HAND_OVER_AFTER_S = 0.25
+"""How long an answer may take here. A task can watch meanwhile whether the client is still there."""
+LOOK_EVERY_S = 0.1
+MAX_ANSWER_BYTES = 64 * 1024
+"""The longest answer, head and body, that is passed on here. A task streams longer ones."""
+_HANDED_OVER_IN_A_ROW = 8
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+
+_window = bytearray(MAX_ANSWER_BYTES)
+"""Where answers are received. All connections share it: what must stay is copied before the next receive."""
+_view = memoryview(_window)
+
+
+@dataclass(eq=False, slots=True)
+class SentRequest:
+    """A request that was sent, and what has come back so far.
+
+    Attributes:
+        raw: the request as it is sent, body included; the kernel has taken `sent_bytes` of it.
+        received: the bytes of the answer so far.
+        failure: how the connection broke; "" while it works.
+    """
+
+    raw: bytes
+    sent_bytes: int = 0
+    received: bytes = b""
+    failure: str = ""
+
+
+class PolledLink(Protocol):
+    """A kept connection to a server.
+
+    Attributes:
+        polled_in: the exchanges whose poller has watched the socket, if any.
+    """
+
+    polled_in: object
+
+    @property
+    def plain_socket(self) -> socket.socket | None: ...
+
+
+class AwaitingClient(Protocol):
+    """A client's connection that waits for the answer of an exchange; see `IdleConnection`."""
+
+    @property
+    def is_cancelled(self) -> bool: ...
+
+    def pass_on(self, answer: memoryview, now: float) -> None: ...
+
+    def leave_exchange(self, data: bytes, forwarding: Forwarding) -> None: ...
+
+    def fail_exchange(self, error: Exception) -> None: ...
+
+
+class Continuation(Protocol):
+    """A request that was sent on already. Its owner calls one of the methods, once."""
+
+    async def answer(self, request: Request) -> Response:
+        """The answer to `request`, which is the request that was sent. Raises as the ordinary way does."""
+        ...
+
+    def abandon(self) -> None:
+        """Gives the exchange up: nobody wants the answer. After `answer` was called, does nothing."""
+        ...
+
+
+class Forwarding(Continuation, Protocol):
+    """A forwarded request, as a polled exchange needs it.
+
+    Attributes:
+        sent: the request.
+        is_head: whether the request is a HEAD.
+    """
+
+    sent: SentRequest
+    is_head: bool
+
+    @property
+    def link(self) -> PolledLink:
+        """The connection over which the request goes."""
+        ...
+
+    def passes(self, status: int) -> bool:
+        """Whether an answer with `status` is passed on unchanged."""
+        ...
+
+    def passed(self) -> None:
+        """The answer is complete, and the connection can serve another request."""
+        ...
+
+
+class PolledExchange:
+    """One exchange for the client at `connection`.
+
+    Args:
+        data: the request as it arrived. The task gets it if the exchange is handed over.
+
+    Attributes:
+        due: when the exchange is handed over at the latest. Trio time.
+        fd: the descriptor of the server's connection.
+    """
+
+    __slots__ = ("_connection", "_data", "_exchanges", "_forwarding", "_received", "_sock", "due", "fd")
+
+    def __init__(self, exchanges: Exchanges, connection: AwaitingClient, data: bytes, forwarding: Forwarding) -> None:
+        sock = forwarding.link.plain_socket
+        assert sock is not None, "`acquire_kept` gives plain connections"
+        self._exchanges = exchanges
+        self._connection = connection
+        self._data = data
+        self._forwarding = forwarding
+        self._sock = sock
+        self._received: bytearray | None = None
+        self.due = trio.current_time() + HAND_OVER_AFTER_S
+        self.fd = sock.fileno()
+
+    @property
+    def link(self) -> PolledLink:
+        """The server's connection."""
+        return self._forwarding.link
+
+    def send(self) -> bool:
+        """Sends the request. False where the kernel did not take all of it at once: then a task must go on."""
+        sent = self._forwarding.sent
+        try:
+            sent.sent_bytes = self._sock.send(sent.raw)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            sent.failure = str(error)
+            return False
+        return sent.sent_bytes == len(sent.raw)
+
+    def serve(self, now: float) -> int:
+        """Takes what the server has sent. Returns how many bytes were passed on to the client."""
+        forwarding, received = self._forwarding, self._received
+        try:
+            count = self._sock.recv_into(_window)
+        except BlockingIOError:
+            self._exchanges.arm(self)
+            return 0
+        except OSError as error:
+            forwarding.sent.failure = str(error)
+            self.hand_over()
+            return 0
+        if received is None:
+            data, length = _window, count
+        else:
+            received += _view[:count]
+            data, length = received, len(received)
+        head = match_response(data, length, is_head=forwarding.is_head)
+        if head is None or not count or self._connection.is_cancelled:
+            self._keep(data, length)
+            self.hand_over()
+            return 0
+        whole = head.head_bytes + head.body_bytes
+        if whole == length and forwarding.passes(head.status):
+            self._pass_on(data, length, now)
+            return length
+        self._keep(data, length)
+        if length < whole <= MAX_ANSWER_BYTES:
+            self._exchanges.arm(self)
+        else:
+            self.hand_over()
+        return 0
+
+    def _keep(self, data: bytearray, length: int) -> None:
+        if data is _window:
+            self._received = bytearray(_view[:length])
+
+    def _pass_on(self, data: bytearray, length: int, now: float) -> None:
+        self._exchanges.forget(self)
+        self._forwarding.passed()
+        self._connection.pass_on((_view if data is _window else memoryview(data))[:length], now)
+
+    def hand_over(self) -> None:
+        """Leaves the exchange to the client's task, which is woken in its turn."""
+        self._exchanges.forget(self)
+        self._exchanges.unwatch(self)
+        self._forwarding.sent.received = bytes(self._received or b"")
+        self._connection.leave_exchange(self._data, self._forwarding)
+
+    def abandon(self) -> None:
+        """Ends the exchange: the client's connection is closed."""
+        self._exchanges.forget(self)
+        self._forwarding.abandon()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the exchange after a bug. The client's task raises `error`."""
+        self._exchanges.forget(self)
+        self._forwarding.abandon()
+        self._connection.fail_exchange(error)
+
+
+class Exchanges:
+    """The running exchanges of one poller."""
+
+    def __init__(self, epoll: select.epoll, wake_waiting: Callable[[], Awaitable[None]]) -> None:
+        """`wake_waiting` wakes the tasks to which exchanges were handed over."""
+        self._wake_waiting = wake_waiting
+        self._epoll = epoll
+        self._running: dict[int, PolledExchange] = {}  # the longest running first
+        self._wakes = trio.Event()
+        self._is_parked = False
+
+    @property
+    def count(self) -> int:
+        """How many exchanges run."""
+        return len(self._running)
+
+    def begin(self, connection: AwaitingClient, data: bytes, forwarding: Forwarding) -> PolledExchange | None:
+        """Sends the request of `forwarding`. None where a task must go on: then nothing runs here."""
+        exchange = PolledExchange(self, connection, data, forwarding)
+        if not exchange.send():
+            return None
+        self._running[exchange.fd] = exchange
+        self.arm(exchange)
+        if self._is_parked:
+            self._wakes.set()
+        return exchange
+
+    def arm(self, exchange: PolledExchange) -> None:
+        """Has the poller call `serve` for `exchange` once, when its server has sent something."""
+        link = exchange.link
+        # Between two exchanges the socket stays in the epoll, disarmed: one system call for each exchange.
+        if link.polled_in is self:
+            self._epoll.modify(exchange.fd, _ONCE)
+        else:
+            self._epoll.register(exchange.fd, _ONCE)
+            link.polled_in = self
+
+    def unwatch(self, exchange: PolledExchange) -> None:
+        """Takes the socket of `exchange` out of the epoll: a task waits for it from now on."""
+        self._epoll.unregister(exchange.fd)
+        exchange.link.polled_in = None
+
+    def forget(self, exchange: PolledExchange) -> None:
+        """Ends the exchange here, if it runs."""
+        self._running.pop(exchange.fd, None)
+
+    def serve(self, fd: int, now: float) -> int:
+        """Serves the exchange over the socket `fd`, if there is one. Returns how many bytes were passed on."""
+        exchange = self._running.get(fd)
+        if exchange is None:
+            return 0
+        try:
+            return exchange.serve(now)
+        except Exception as error:  # noqa: BLE001  a bug concerns this connection alone, and its task raises it
+            exchange.fail(error)
+            return 0
+
+    def hurry(self, exchange: PolledExchange) -> None:
+        """Hands `exchange` over soon."""
+        exchange.due = trio.current_time()
+        self._wakes.set()
+
+    async def run(self) -> None:
+        """Hands over the exchanges that take long, until cancelled."""
+        while True:
+            self._wakes = trio.Event()
+            if self._running:
+                with trio.move_on_after(LOOK_EVERY_S):
+                    await self._wakes.wait()
+            else:
+                self._is_parked = True
+                await self._wakes.wait()
+                self._is_parked = False
+            await self._hand_over_due()
+
+    async def _hand_over_due(self) -> None:
+        now = trio.current_time()
+        for number, exchange in enumerate([one for one in self._running.values() if one.due <= now], 1):
+            if self._running.get(exchange.fd) is exchange:
+                exchange.hand_over()
+            if number % _HANDED_OVER_IN_A_ROW == 0:
+                await self._wake_waiting()
+        await self._wake_waiting()
+
+    def hand_over_all(self) -> None:
+        """Hands over every exchange."""
+        for exchange in list(self._running.values()):
+            exchange.hand_over()

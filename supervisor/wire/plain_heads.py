@@ -1,0 +1,115 @@
+"""Heads of the common form, which a proxy passes on as they are: matched in one step, neither split nor rebuilt.
+
+A head that matches here is sent on by the ordinary way (`http1_server`, `forwarding`, `http1_client`) with the same
+bytes: it has no field that concerns one connection, and each line has the form in which this program sends lines. A
+head that does not match says nothing: the ordinary way decides. A property test holds both ways to the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from supervisor.wire.forwarding import HOP_BY_HOP
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ]))?"
+"""A value without spaces around it, which would be dropped. Upstream sends an empty Content-Md5."""
+_TARGET = (
+    rb"/([0-9]{1,9}),[0-9a-fA-F]{9,24}(?:_[0-9]{1,9})?(?:\.[0-9A-Za-z]{1,16})?(?:\?[\x21-\x7e]*+)?"  # volume, file id
+)
+"""The form of target that nearly every client sends. Its volume id is group 2 of a request. Reads, deletes and uploads
+find the same file id in it; see `RequestTarget.uploaded`."""
+
+
+def _line_but(names: frozenset[str]) -> bytes:
+    """The pattern of a line whose field has none of `names`. Most lines differ from all of them in the first letter."""
+    letters = {name[0] for name in names}
+    first = "".join(sorted(letters | {letter.upper() for letter in letters})).encode()
+    named = "|".join(sorted(names)).encode()
+    return rb"(?:(?![%b])|(?!(?i:%b):))%b: %b" % (first, named, _TOKEN, _VALUE)
+
+
+_LENGTH = rb"(?:Content-Length|content-length): (0|[1-9][0-9]{0,17})"
+_KEEP_ALIVE = rb"([Cc]onnection: [Kk]eep-[Aa]live)"
+# The repetition of lines is not possessive: `re` of Python 3.11 to 3.13 mixes up groups within a possessive one.
+_REQUEST = re.compile(
+    rb"(GET|HEAD|POST|PUT|DELETE) %b HTTP/1\.1\r\n(?:(?:[Hh]ost: %b|%b|%b|%b)\r\n)*\r\n"
+    % (_TARGET, _VALUE, _LENGTH, _KEEP_ALIVE, _line_but(HOP_BY_HOP | {"host", "content-length", "expect"}))
+)
+_RESPONSE = re.compile(
+    rb"HTTP/1\.1 ([2-5][0-9][0-9]) [\t\x20-\x7e\x80-\xff]++\r\n"
+    rb"(?:(?:Content-Length: (0|[1-9][0-9]{0,17})|(Date): %b|%b)\r\n)*\r\n"
+    % (_VALUE, _line_but(HOP_BY_HOP | {"content-length"}))
+)
+_KEEP_ALIVE_LINE = re.compile(rb"(?<=\n)[Cc]onnection: [Kk]eep-[Aa]live\r\n")
+_MAX_LINES = 256
+_LEAST_LINE_BYTES = len(b"a: \r\n")
+_BODYLESS = frozenset({b"204", b"304"})
+_UPLOADS = frozenset({b"POST", b"PUT"})
+
+
+class PlainRequest(NamedTuple):
+    """A whole request. `raw` is what is sent on, body included."""
+
+    method: str
+    volume_id: int
+    raw: bytes
+
+
+def match_request(data: bytes) -> PlainRequest | None:
+    """The request in `data`, if `data` is exactly one request of the common form. Else None.
+
+    Uploads declare the length of their body, and all other requests have none. The client wants to keep the connection.
+    """
+    match = _REQUEST.match(data)
+    if match is None:
+        return None
+    method, volume_id, length, keep_alive = match.groups()
+    end = match.end()
+    if method in _UPLOADS:
+        if length is None or end + int(length) != len(data):
+            return None
+        if data.count(b"\nContent-Length:", 0, end) + data.count(b"\ncontent-length:", 0, end) != 1:
+            return None
+    elif length is not None or end != len(data):
+        return None
+    if data.count(b"\nHost:", 0, end) + data.count(b"\nhost:", 0, end) != 1 or _has_many_lines(data, end):
+        return None
+    if keep_alive is not None:
+        data = _KEEP_ALIVE_LINE.sub(b"", data[:end]) + data[end:]
+    return PlainRequest(method.decode(), int(volume_id), data)
+
+
+class PlainResponse(NamedTuple):
+    """The head of a final answer, and the lengths of head and body."""
+
+    status: int
+    head_bytes: int
+    body_bytes: int
+
+
+def match_response(data: bytes | bytearray, count: int, *, is_head: bool) -> PlainResponse | None:
+    """The head at the start of `data`, of which `count` bytes count, if it has the common form. Else None.
+
+    The length of the body is declared, and the server keeps the connection.
+
+    Args:
+        is_head: whether the request was a HEAD, whose answer has no body.
+    """
+    match = _RESPONSE.match(data, 0, count)
+    if match is None:
+        return None
+    status, length, date = match.groups()
+    end = match.end()
+    if date is None or _has_many_lines(data, end):
+        return None
+    if length is not None and data.count(b"\nContent-Length:", 0, end) != 1:
+        return None
+    if is_head or status in _BODYLESS:
+        return PlainResponse(int(status), end, 0)
+    return None if length is None else PlainResponse(int(status), end, int(length))
+
+
+def _has_many_lines(data: bytes | bytearray, end: int) -> bool:
+    return end > _MAX_LINES * _LEAST_LINE_BYTES and data.count(b"\n", 0, end) > _MAX_LINES
