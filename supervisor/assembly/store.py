@@ -48,10 +48,12 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
     if not node.table.current().is_data_native:
         yield None
         return
-    # Imported only here: the storage core loads numpy, which a node without volumes of its own does not need.
-    from native_handlers.storage.remote.tier_files import TierFiles  # noqa: PLC0415
+    # The modules are loaded while the master is asked.
+    async with trio.open_nursery() as starting:
+        starting.start_soon(trio.to_thread.run_sync, load_storage_core)
+        await wait_for_master(node)
+    from native_handlers.storage.remote.tier_files import TierFiles  # noqa: PLC0415  (with the storage core)
 
-    await wait_for_master(node)
     tiers = open_tiers(node)
     files = TierFiles(tiers)
     is_shared = node.table.current().shares_volumes
@@ -82,13 +84,22 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
         await close_store(store)
 
 
+def load_storage_core() -> None:
+    """Loads the modules of the storage core, so that later imports of them cost nothing.
+
+    They load numpy. A node without volumes of its own does without both.
+    """
+    with without_collection():
+        from native_handlers.storage import store  # noqa: F401, PLC0415
+        from native_handlers.storage.remote import s3_tier, tier_files  # noqa: F401, PLC0415
+
+
 def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:
     """As `open_store`, without collections meanwhile. The objects of many volumes are set apart.
 
     `files` also opens the files in remote tiers.
     """
-    # Imported only here: the storage core loads numpy, which a node without volumes of its own does not need.
-    from native_handlers.storage.store import open_store  # noqa: PLC0415
+    from native_handlers.storage.store import open_store  # noqa: PLC0415  (with the storage core)
 
     with without_collection():
         store = open_store(config) if files is None else open_store(config, files=files, tiers=files)

@@ -415,8 +415,30 @@ def test_a_node_without_a_store_of_its_own_starts_without_what_that_needs():
 def test_a_native_server_starts_without_what_only_some_work_needs():
     """Images, tiers and coding load what they need at first use; libraries for texts that are written here, nothing."""
     unwanted = ["PIL", "boto3", "botocore", "llvmlite", "yaml", "urllib.request", "http.server", "importlib.metadata"]
+    unwanted += ["h2", "tqdm", "urllib3", "requests", "google.auth", "native_handlers.content.images"]
     code = (
-        f"import sys, supervisor.app, native_handlers.storage.store; print([n for n in {unwanted} if n in sys.modules])"
+        "import sys, supervisor.app\n"
+        "from supervisor.assembly.store import load_storage_core\n"
+        "load_storage_core()\n"
+        "assert 'native_handlers.storage.store' in sys.modules\n"
+        f"print([name for name in {unwanted} if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_opening_a_store_loads_no_further_module(tmp_path):
+    """What a start needs is loaded while the master is asked, and not while volumes wait to be opened."""
+    code = (
+        "import sys, pathlib, supervisor.app\n"
+        "from supervisor.assembly import store\n"
+        "store.load_storage_core()\n"
+        "from native_handlers.storage.directory.location import LocationConfig\n"
+        "from native_handlers.storage.store import StoreConfig\n"
+        "before = set(sys.modules)\n"
+        f"path = pathlib.Path({str(tmp_path)!r})\n"
+        "store.open_settled(StoreConfig((LocationConfig(path, path, 2),))).close()\n"
+        "print(sorted(set(sys.modules) - before))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
