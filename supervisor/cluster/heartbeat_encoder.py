@@ -25,7 +25,7 @@ from native_handlers.pb import master_pb2
 from supervisor.cluster.messages import layout_of, shard_sizes, short_of, volume_from_short, with_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from native_handlers.pb import volume_server_pb2
     from supervisor.cluster.identity import NodeIdentity
@@ -51,6 +51,7 @@ class HeartbeatEncoder:
     def __init__(self, identity: NodeIdentity) -> None:
         self._identity = identity
         self._volumes: dict[VolumeKey, _Sent] = {}
+        self._disk_ids: set[int] = set()  # of all keys that _volumes ever had
         self._ec_shards: Mapping[VolumeKey, master_pb2.VolumeEcShardInformationMessage] | None = None
         self._state: volume_server_pb2.VolumeServerState | None = None
         self._limits: Mapping[str, int] | None = None
@@ -69,6 +70,7 @@ class HeartbeatEncoder:
         self._limits = snapshot.facts.max_volume_counts
         if is_full:
             self._volumes = {key: _Sent(held.hash, short_of(held.message)) for key, held in snapshot.volumes.items()}
+            self._disk_ids.update(disk_id for disk_id, _ in self._volumes)
             volumes = [held.message for held in snapshot.volumes.values()]
             for start in range(0, len(volumes), _VOLUMES_A_STEP):
                 beat.volumes.extend(volumes[start : start + _VOLUMES_A_STEP])
@@ -81,7 +83,7 @@ class HeartbeatEncoder:
             told = self._volumes.get(key)
             if told is None or told.hash != held.hash:
                 beat.changed_volumes.append(held.message)
-                self._volumes[key] = _Sent(held.hash, short_of(held.message))
+                self._note(key, _Sent(held.hash, short_of(held.message)))
         return beat
 
     def ec_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat | None:
@@ -99,10 +101,12 @@ class HeartbeatEncoder:
         """The beats of arrivals and departures since the last beat, departures first. Empty without changes."""
         if snapshot.version == self._compared_version:
             return []
+        # What has not changed since the last comparison is neither an arrival nor a departure now.
+        changed_ids = snapshot.changed_since(self._compared_version)
         self._compared_version = snapshot.version
         beats = [
-            master_pb2.Heartbeat(deleted_volumes=self._take_departures(snapshot)),
-            self._arrivals_beat(snapshot),
+            master_pb2.Heartbeat(deleted_volumes=self._take_departures(snapshot, changed_ids)),
+            self._arrivals_beat(snapshot, changed_ids),
             *self._ec_delta_beats(snapshot),
         ]
         beats = [beat for beat in beats if beat.ByteSize()]
@@ -120,34 +124,54 @@ class HeartbeatEncoder:
         beat.public_url = self._identity.public_url
         return beat
 
-    def _take_departures(self, snapshot: NodeSnapshot) -> list[master_pb2.VolumeShortInformationMessage]:
-        """Drops volumes that have left the node, or whose layout has changed. Returns their short messages."""
+    def _note(self, key: VolumeKey, sent: _Sent) -> None:
+        self._volumes[key] = sent
+        self._disk_ids.add(key[0])
+
+    def _told_keys(self, volume_id: int) -> list[VolumeKey]:
+        return [key for disk_id in self._disk_ids if (key := (disk_id, volume_id)) in self._volumes]
+
+    def _take_departures(
+        self, snapshot: NodeSnapshot, ids: Iterable[int] | None = None
+    ) -> list[master_pb2.VolumeShortInformationMessage]:
+        """Drops volumes that have left the node, or whose layout has changed. Returns their short messages.
+
+        `ids` names the volumes to look at; None stands for all.
+        """
         held_ids = snapshot.keys_of
         departed = []
-        for key, told in list(self._volumes.items()):
+        keys = list(self._volumes) if ids is None else [key for one in ids for key in self._told_keys(one)]
+        for key in keys:
+            told = self._volumes[key]
             held = snapshot.volumes.get(key)
             is_gone = held is None and key[1] not in held_ids
             if is_gone or (held and held.hash != told.hash and layout_of(held.message) != layout_of(told.short)):
                 departed.append(self._volumes.pop(key).short)
         return departed
 
-    def _arrivals_beat(self, snapshot: NodeSnapshot) -> master_pb2.Heartbeat:
+    def _arrivals_beat(self, snapshot: NodeSnapshot, ids: Iterable[int] | None) -> master_pb2.Heartbeat:
         """Names the volumes that the master does not know, and adds at once what the short form leaves out.
+
+        `ids` names the volumes to look at; None stands for all.
 
         A short message alone means an empty, writable volume. Until the next pulse the master would assign files to a
         volume that is full or read-only. For the same reason a volume that moved to another disk is not named here.
         """
         beat = master_pb2.Heartbeat()
-        told_ids = {volume_id for _, volume_id in self._volumes}
-        for key, held in snapshot.volumes.items():
-            if key not in self._volumes and key[1] not in told_ids:
+        if ids is None:
+            unknown = snapshot.keys_of.keys() - {volume_id for _, volume_id in self._volumes}
+        else:
+            unknown = {volume_id for volume_id in ids if not self._told_keys(volume_id)}
+        for volume_id in sorted(unknown):
+            for key in snapshot.keys_of.get(volume_id, ()):
+                held = snapshot.volumes[key]
                 short = short_of(held.message)
                 told_hash = report_hash_of_message(volume_from_short(short))
                 beat.new_volumes.append(short)
                 if told_hash != held.hash and self.is_digest_supported:
                     beat.changed_volumes.append(held.message)
                     told_hash = held.hash
-                self._volumes[key] = _Sent(told_hash, short)
+                self._note(key, _Sent(told_hash, short))
         return beat
 
     def _ec_delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:

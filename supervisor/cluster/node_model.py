@@ -6,23 +6,43 @@ Sources are listed by rank. They serve the same directories, so what they say ab
   that any source claims count;
 - limits per disk type: the larger; disk sizes and tags: the first source that knows them;
 - directory identities: the union; highest file key: the highest; state: the highest version.
+
+A node may have many thousand volumes. So where few have changed, a snapshot is made from the one before it: the changed
+volumes are merged anew, and the rest is copied at once.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.cluster.messages import digest_of, plus_shards
-from supervisor.cluster.node_source import NodeProperties, NodeSource, ReportedVolume
+from supervisor.cluster.node_source import Changes, NodeProperties, NodeSource, ReportedVolume
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from native_handlers.pb import master_pb2, volume_server_pb2
     from supervisor.cluster.messages import VolumeKey
+
+
+_REMEMBERED_STEPS = 64
+"""A heartbeat looks at each snapshot or skips a few. Behind more than this it compares all volumes."""
+
+
+_FEW = 8
+"""Where more than one volume in so many has changed, going over all of them takes less time."""
+
+
+class Step(NamedTuple):
+    """The volumes that changed from one snapshot to the next."""
+
+    from_version: int
+    version: int
+    volume_ids: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +63,17 @@ class NodeSnapshot:
     digest: int
     has_all_volumes: bool
     has_all_ec_shards: bool
+    steps: tuple[Step, ...] = ()
+    """The last steps that led here, the oldest first."""
+
+    def changed_since(self, version: int) -> set[int] | None:
+        """The ids of the volumes that changed after `version`; None where these are many, or not known any more."""
+        if version >= self.version:
+            return set()
+        if not self.steps or version < self.steps[0].from_version:
+            return None
+        changed = set().union(*(step.volume_ids for step in self.steps if step.version > version))
+        return changed if len(changed) * _FEW <= len(self.keys_of) else None
 
     @property
     def volume_ids(self) -> set[int]:
@@ -58,9 +89,11 @@ class NodeModel:
     """A thread-safe union of what the named sources report. An earlier name outranks a later one."""
 
     def __init__(self, source_names: Sequence[str]) -> None:
-        self._lock = threading.RLock()  # protects the feeds' contents, _version and _snapshot
+        self._lock = threading.RLock()  # protects the feeds' contents and the four fields below
         self._version = 0
-        self._snapshot: NodeSnapshot | None = None
+        self._snapshot = _EMPTY
+        self._changes = Changes()  # since _snapshot
+        self._steps: deque[Step] = deque(maxlen=_REMEMBERED_STEPS)
         self._feeds = {name: NodeSource(name, self._changing) for name in source_names}
         self._listeners: dict[object, Callable[[], None]] = {}
 
@@ -71,8 +104,9 @@ class NodeModel:
     def snapshot(self) -> NodeSnapshot:
         """The node now. It is built once per version."""
         with self._lock:
-            if self._snapshot is None:
-                self._snapshot = self._build()
+            if self._snapshot.version != self._version:
+                self._snapshot = self._build(self._snapshot, self._changes)
+                self._changes = Changes()
             return self._snapshot
 
     @property
@@ -108,47 +142,75 @@ class NodeModel:
         return remove
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self) -> Iterator[Changes]:
         with self._lock:
             try:
-                yield
+                yield self._changes
             finally:
                 self._version += 1
-                self._snapshot = None
             listeners = list(self._listeners.values())
         for listener in listeners:
             listener()
 
-    def _build(self) -> NodeSnapshot:
+    def _build(self, before: NodeSnapshot, changes: Changes) -> NodeSnapshot:
         feeds = list(self._feeds.values())
-        volumes = _merge_volumes(feeds)
+        is_few = len(changes.volume_ids) * _FEW <= len(before.keys_of)
+        merged = _merge_changed(feeds, before, changes.volume_ids) if is_few else _merge_volumes(feeds)
+        self._steps.append(Step(before.version, self._version, frozenset(changes.volume_ids)))
         return NodeSnapshot(
             version=self._version,
-            volumes=volumes,
-            keys_of=_by_id(volumes),
-            ec_shards=_merge_shards(feeds),
+            volumes=merged.volumes,
+            keys_of=merged.keys_of,
+            ec_shards=_merge_shards(feeds) if changes.has_shards else before.ec_shards,
             facts=_merge_facts([feed.facts for feed in feeds if feed.facts is not None]),
             state=_newest_state(feed.state for feed in feeds),
-            digest=digest_of(volume.hash for volume in volumes.values()),
+            digest=merged.digest,
             has_all_volumes=all(feed.has_all_volumes for feed in feeds),
             has_all_ec_shards=all(feed.has_all_ec_shards for feed in feeds),
+            steps=tuple(self._steps),
         )
 
 
-def _by_id(keys: Iterable[VolumeKey]) -> dict[int, list[VolumeKey]]:
-    found: dict[int, list[VolumeKey]] = {}
-    for key in keys:
-        found.setdefault(key[1], []).append(key)
-    return found
+class _Merged(NamedTuple):
+    volumes: dict[VolumeKey, ReportedVolume]
+    keys_of: dict[int, list[VolumeKey]]
+    digest: int
 
 
-def _merge_volumes(feeds: Sequence[NodeSource]) -> dict[VolumeKey, ReportedVolume]:
+def _merge_volumes(feeds: Sequence[NodeSource]) -> _Merged:
     merged: dict[VolumeKey, ReportedVolume] = {}
     owners: dict[int, int] = {}
     claims = [feed.volumes for feed in feeds] + [feed.suppressed for feed in feeds]
     for rank, claimed in enumerate(claims):
         merged |= {key: volume for key, volume in claimed.items() if owners.setdefault(key[1], rank) == rank}
-    return merged
+    keys_of: dict[int, list[VolumeKey]] = {}
+    for key in merged:
+        keys_of.setdefault(key[1], []).append(key)
+    return _Merged(merged, keys_of, digest_of(volume.hash for volume in merged.values()))
+
+
+def _merge_changed(feeds: Sequence[NodeSource], before: NodeSnapshot, changed_ids: Iterable[int]) -> _Merged:
+    """As `_merge_volumes`. `before` is right but for the volumes `changed_ids`."""
+    volumes, keys_of, digest = dict(before.volumes), dict(before.keys_of), before.digest
+    for volume_id in changed_ids:
+        old_keys, now = keys_of.pop(volume_id, ()), _claimed(feeds, volume_id)
+        digest ^= digest_of(volumes[key].hash for key in old_keys) ^ digest_of(volume.hash for volume in now.values())
+        for key in old_keys:
+            if key not in now:
+                del volumes[key]
+        volumes |= now
+        if now:
+            keys_of[volume_id] = list(now)
+    return _Merged(volumes, keys_of, digest)
+
+
+def _claimed(feeds: Sequence[NodeSource], volume_id: int) -> dict[VolumeKey, ReportedVolume]:
+    """The copies of a volume that the source of the highest rank claims; suppressed removals have the lowest rank."""
+    for claim in (*(feed.copies for feed in feeds), *(feed.suppressed_copies for feed in feeds)):
+        claimed = claim(volume_id)
+        if claimed:
+            return claimed
+    return {}
 
 
 def _merge_shards(feeds: Sequence[NodeSource]) -> dict[VolumeKey, master_pb2.VolumeEcShardInformationMessage]:
@@ -191,3 +253,17 @@ def _newest_state(
 ) -> volume_server_pb2.VolumeServerState | None:
     known = [state for state in states if state is not None]
     return max(known, key=lambda state: state.version, default=None)
+
+
+_EMPTY = NodeSnapshot(
+    version=-1,
+    volumes={},
+    keys_of={},
+    ec_shards={},
+    facts=NodeProperties(),
+    state=None,
+    digest=0,
+    has_all_volumes=False,
+    has_all_ec_shards=False,
+)
+"""The node before its first snapshot."""

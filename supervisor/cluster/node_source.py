@@ -66,13 +66,22 @@ class NodeProperties:
         )
 
 
+@dataclass(slots=True)
+class Changes:
+    """What sources have changed since a snapshot was made. Facts and states are few and are not noted."""
+
+    volume_ids: set[int] = field(default_factory=set)
+    has_shards: bool = False
+
+
 class NodeSource:
     """One engine's part of the node. Any thread may call any method, and each call takes effect in one step.
 
-    `NodeModel` makes sources. `changing` takes the model's lock and notifies its listeners.
+    `NodeModel` makes sources. `changing` takes the model's lock and notifies its listeners. It gives a `Changes`, in
+    which each method notes what it changes.
     """
 
-    def __init__(self, name: str, changing: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, name: str, changing: Callable[[], AbstractContextManager[Changes]]) -> None:
         self.name = name
         self._changing = changing
         self.volumes: dict[VolumeKey, ReportedVolume] = {}
@@ -98,12 +107,14 @@ class NodeSource:
             for key, volume in reported.items()
             if volume.message.remote_storage_name
         }
-        with self._changing():
+        with self._changing() as changes:
             # Replaced as a whole: a reader without the lock sees the old volumes or the new ones.
             previous, self.volumes = self.volumes, reported
+            changes.volume_ids.update(key[1] for key, volume in reported.items() if previous.get(key) is not volume)
             self._disk_ids |= disk_ids
             self._tiers = tiers
             gone = {key: volume for key, volume in previous.items() if key not in reported}
+            changes.volume_ids.update(volume_id for _, volume_id in (*gone, *self.suppressed))
             kept = {key: volume for key, volume in self.suppressed.items() if key not in reported}
             self.suppressed = kept | {key: volume for key, volume in gone.items() if self._holds[key[1]]}
             self.has_all_volumes = True
@@ -112,31 +123,35 @@ class NodeSource:
         self, volumes: Iterable[master_pb2.VolumeInformationMessage], gone: Iterable[VolumeKey] = ()
     ) -> None:
         """Adds or updates the named volumes, and removes the copies in `gone`. Others stay as they are."""
-        reported = self._reported(volumes)
-        with self._changing():
+        reported, gone = self._reported(volumes), list(gone)
+        with self._changing() as changes:
+            changes.volume_ids.update(volume_id for _, volume_id in (*gone, *reported))
             self._suppress({key: self.volumes.pop(key) for key in gone if key in self.volumes})
             for volume in reported.values():
                 self._put(volume)
 
     def add_volumes(self, shorts: Iterable[master_pb2.VolumeShortInformationMessage]) -> None:
         """Adds volumes of which only the short form is known. A known volume with the same layout stays as it is."""
-        with self._changing():
+        with self._changing() as changes:
             for short in shorts:
+                changes.volume_ids.add(short.id)
                 held = self.volumes.get(volume_key(short)) or self.suppressed.get(volume_key(short))
                 is_known = held is not None and _layout_of(held.message) == _layout_of(short)
                 self._put(held if held is not None and is_known else ReportedVolume.of(volume_from_short(short)))
 
     def remove_volumes(self, shorts: Iterable[master_pb2.VolumeShortInformationMessage]) -> None:
         """Removes the copy that each message names. Where the disk id is not the reported one, removes every copy."""
-        with self._changing():
+        with self._changing() as changes:
             for short in shorts:
+                changes.volume_ids.add(short.id)
                 key = volume_key(short)
-                keys = [key] if key in self.volumes else self._copies(short.id)
+                keys = [key] if key in self.volumes else list(self.copies(short.id))
                 self._suppress({gone: self.volumes.pop(gone) for gone in keys})
 
     def replace_ec_shards(self, shards: Iterable[master_pb2.VolumeEcShardInformationMessage]) -> None:
         """Takes `shards` as the full list."""
-        with self._changing():
+        with self._changing() as changes:
+            changes.has_shards = True
             previous, self.ec_shards = self.ec_shards, {}
             self._put_shards(shards)
             self.has_all_ec_shards = True
@@ -146,12 +161,14 @@ class NodeSource:
 
     def add_ec_shards(self, shards: Iterable[master_pb2.VolumeEcShardInformationMessage]) -> None:
         """Adds the named shards to those of their volume on that disk."""
-        with self._changing():
+        with self._changing() as changes:
+            changes.has_shards = True
             self._put_shards(shards)
 
     def remove_ec_shards(self, shards: Iterable[master_pb2.VolumeEcShardInformationMessage]) -> None:
         """Removes the named shards from those of their volume on that disk."""
-        with self._changing():
+        with self._changing() as changes:
+            changes.has_shards = True
             for message in shards:
                 held = self.ec_shards.pop(volume_key(message), None)
                 if held is None:
@@ -174,7 +191,9 @@ class NodeSource:
 
     def retire(self) -> None:
         """Removes everything of an engine that is gone for good. Nothing waits for its first list any more."""
-        with self._changing():
+        with self._changing() as changes:
+            changes.has_shards = True
+            changes.volume_ids.update(volume_id for _, volume_id in self.volumes)
             self._suppress(self.volumes)
             self.volumes = {}
             for held in self.ec_shards.values():
@@ -187,9 +206,17 @@ class NodeSource:
         """The hashes of the volumes that the engine reports now, for comparison with its own digest."""
         return [volume.hash for volume in list(self.volumes.values())]
 
+    def copies(self, volume_id: int) -> dict[VolumeKey, ReportedVolume]:
+        """The copies of a volume that the engine reports now."""
+        return self._copies_in(self.volumes, volume_id)
+
+    def suppressed_copies(self, volume_id: int) -> dict[VolumeKey, ReportedVolume]:
+        """The copies of a volume in `suppressed`."""
+        return self._copies_in(self.suppressed, volume_id)
+
     def has_volume(self, volume_id: int) -> bool:
         """Whether the engine reports a copy of the volume now."""
-        return bool(self._copies(volume_id))
+        return bool(self.copies(volume_id))
 
     def shard_bits(self, volume_id: int) -> int:
         """The erasure coding shards of the volume that the source claims now, on any disk; bit n is shard n."""
@@ -214,16 +241,20 @@ class NodeSource:
         try:
             yield
         finally:
-            with self._changing():
+            with self._changing() as changes:
+                changes.has_shards = True
+                changes.volume_ids.update(volume_ids)
                 self._holds -= Counter(volume_ids)
                 self.suppressed = {key: held for key, held in self.suppressed.items() if self._holds[key[1]]}
                 shards = self.suppressed_shards
                 self.suppressed_shards = {key: held for key, held in shards.items() if self._holds[key[1]]}
 
-    def _copies(self, volume_id: int) -> list[VolumeKey]:
-        """The keys of a volume: one look-up for each disk, instead of a walk over all volumes."""
+    def _copies_in(
+        self, volumes: Mapping[VolumeKey, ReportedVolume], volume_id: int
+    ) -> dict[VolumeKey, ReportedVolume]:
+        # One look-up for each disk, instead of a walk over all volumes.
         keys = [(disk_id, volume_id) for disk_id in sorted(self._disk_ids)]
-        return [key for key in keys if key in self.volumes]
+        return {key: volumes[key] for key in keys if key in volumes}
 
     def _reported(self, messages: Iterable[master_pb2.VolumeInformationMessage]) -> dict[VolumeKey, ReportedVolume]:
         """The messages with their hashes. It runs without the lock, because hashing many volumes takes a while."""

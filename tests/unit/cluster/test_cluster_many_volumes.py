@@ -87,6 +87,40 @@ def test_a_full_list_is_whole_however_it_is_put_together():
     assert [volume.id for volume in beat.volumes] == list(range(1, count + 1))
 
 
+def test_a_volume_that_comes_or_goes_is_told_without_going_over_all():
+    model = NodeModel(["native"])
+    feed, report = model.feed("native"), HeartbeatEncoder(IDENTITY)
+    feed.replace_volumes([message(number) for number in range(1, 41)])
+    report.volume_beat(model.snapshot())
+    report.delta_beats(model.snapshot())
+    feed.volumes = NotGoneOver(feed.volumes)
+    feed.change_volumes([message(50)], [(0, 3)])
+    snapshot = model.snapshot()
+    assert snapshot.volume_ids == {*range(1, 41), 50} - {3}
+    gone, new = report.delta_beats(replace(snapshot, volumes=NotGoneOver(snapshot.volumes)))
+    assert [short.id for short in gone.deleted_volumes] == [3]
+    assert [short.id for short in new.new_volumes] == [50]
+
+
+def test_a_snapshot_knows_for_a_while_what_changed_before_it():
+    model = NodeModel(["native"])
+    feed = model.feed("native")
+    feed.replace_volumes([message(number) for number in range(1, 41)])
+    first = model.snapshot()
+    feed.change_volumes([message(2, size=5)])
+    assert model.snapshot().changed_since(first.version) == {2}
+    feed.change_volumes([message(9, size=5)])
+    assert model.snapshot().changed_since(first.version) == {2, 9}
+    assert model.snapshot().changed_since(model.snapshot().version) == set()
+    feed.replace_volumes([message(number, size=6) for number in range(1, 41)])
+    assert model.snapshot().changed_since(first.version) is None
+    second = model.snapshot()
+    for size in range(100):
+        feed.change_volumes([message(1, size=size)])
+        model.snapshot()
+    assert model.snapshot().changed_since(second.version) is None
+
+
 def test_the_embedded_master_finds_the_holders_without_going_over_all_volumes(monkeypatch):
     topology = Topology()
     beat = master_pb2.Heartbeat(ip="10.0.0.1", port=8080, grpc_port=18080)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from native_handlers.pb import master_pb2, volume_server_pb2
 from supervisor.cluster.child_heartbeat import absorb
 from supervisor.cluster.heartbeat_encoder import HeartbeatEncoder
 from supervisor.cluster.identity import NodeIdentity
-from supervisor.cluster.messages import short_of
+from supervisor.cluster.messages import digest_of, short_of
 from supervisor.cluster.node_model import NodeModel
 from supervisor.cluster.node_source import NodeProperties
 
@@ -157,6 +159,95 @@ def test_the_master_ends_up_with_the_truth_and_never_has_to_ask(script):
     for held in master.books.volumes.values():
         held.remote_storage_key = child.volumes[held.id].remote_storage_key  # the master does not keep it
     assert {held.id: held for held in master.books.volumes.values()} == child.volumes
+
+
+# -- a snapshot that is made from the one before is the one that going over all sources gives
+
+MANY = 60
+"""So many volumes that a few changes of them are few."""
+source_names = st.sampled_from(["native", "child"])
+some_ids = st.lists(st.integers(1, 3), max_size=2)
+source_steps = st.one_of(
+    st.tuples(st.just("change"), source_names, some_ids, fields),
+    st.tuples(st.just("remove"), source_names, some_ids, st.integers(0, 1)),
+    st.tuples(st.just("shorts"), source_names, some_ids, fields),
+    st.tuples(st.just("replace"), source_names, some_ids, fields),
+    st.tuples(st.just("shards"), source_names, some_ids, st.integers(0, 7)),
+    st.tuples(st.just("suppress"), some_ids),
+    st.tuples(st.just("end")),
+    st.tuples(st.just("give up"), source_names, st.lists(st.integers(1, 3), min_size=1, max_size=2)),
+    st.tuples(st.just("retire")),
+    st.tuples(st.just("look")),
+)
+
+
+def expected_volumes(model):
+    """key -> message: of each volume the copies that the first claim has."""
+    feeds = [model.feed("native"), model.feed("child")]
+    claims = [claim for kind in ("volumes", "suppressed") for claim in (getattr(feed, kind) for feed in feeds)]
+    found = {}
+    for volume_id in range(1, MANY + 1):
+        copies = [{key: held for key, held in claim.items() if key[1] == volume_id} for claim in claims]
+        found |= next(filter(None, copies), {})
+    return found
+
+
+@settings(max_examples=100)
+@given(st.lists(source_steps, min_size=8, max_size=25))
+@pytest.mark.slow
+def test_each_snapshot_is_what_the_sources_have_now(script):
+    """Slow: a hundred histories of sixty volumes."""
+    model, earlier = NodeModel(["native", "child"]), []
+    model.feed("native").replace_volumes([volume(volume_id) for volume_id in range(1, MANY + 1)])
+    with ExitStack() as suppressed:
+        for name, *args in script:
+            feed = model.feed(args[0]) if args and isinstance(args[0], str) else None
+            match name:
+                case "change":
+                    feed.change_volumes([volume(volume_id, **args[2]) for volume_id in args[1]])
+                case "remove":
+                    feed.remove_volumes([short_of(volume(volume_id, disk_id=args[2])) for volume_id in args[1]])
+                case "shorts":
+                    feed.add_volumes([short_of(volume(volume_id, **args[2])) for volume_id in args[1]])
+                case "replace":
+                    kept = [held.message for (_, volume_id), held in feed.volumes.items() if volume_id not in args[1]]
+                    feed.replace_volumes(kept + [volume(volume_id, **args[2]) for volume_id in args[1]])
+                case "shards":
+                    feed.replace_ec_shards([Shards(id=one, ec_index_bits=args[2]) for one in args[1]])
+                case "suppress":
+                    suppressed.enter_context(model.suppress_removals(args[0]))
+                case "give up":
+                    feed.add_volumes([short_of(volume(volume_id)) for volume_id in args[1]])
+                    feed.add_ec_shards([Shards(id=volume_id, ec_index_bits=3) for volume_id in args[1]])
+                    suppressed.enter_context(model.suppress_removals(args[1]))
+                    feed.remove_volumes([short_of(volume(volume_id)) for volume_id in args[1]])
+                    feed.remove_ec_shards([Shards(id=volume_id, ec_index_bits=1) for volume_id in args[1]])
+                case "end":
+                    suppressed.close()
+                case "retire":
+                    model.feed("child").retire()
+                case "look":
+                    earlier.append(model.snapshot())
+            check_snapshot(model, earlier)
+    check_snapshot(model, earlier)
+
+
+def check_snapshot(model, earlier):
+    now, expected = model.snapshot(), expected_volumes(model)
+    assert now.volumes == expected
+    assert {key for keys in now.keys_of.values() for key in keys} == expected.keys()
+    assert all(key[1] == volume_id for volume_id, keys in now.keys_of.items() for key in keys)
+    assert now.digest == digest_of(held.hash for held in expected.values())
+    bits = {}
+    for feed in map(model.feed, ("native", "child")):
+        for key, held in (*feed.ec_shards.items(), *feed.suppressed_shards.items()):
+            bits[key] = bits.get(key, 0) | held.ec_index_bits
+    assert {key: held.ec_index_bits for key, held in now.ec_shards.items()} == bits
+    for before in earlier:
+        both = now.volumes.keys() | before.volumes.keys()
+        differs = {key[1] for key in both if now.volumes.get(key) != before.volumes.get(key)}
+        changed = now.changed_since(before.version)
+        assert changed is None or differs <= changed
 
 
 # -- what a beat may and may not say
