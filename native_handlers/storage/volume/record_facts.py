@@ -1,8 +1,9 @@
-"""Facts of many records at once: their lengths, and whether they have expired.
+"""Facts of many records at once: their lengths, whether they are sound, and whether they have expired.
 
 For work that goes through a whole volume: parsing record by record takes longer than reading them.
 
-Source: weed/storage/volume_vacuum.go (VisitNeedle, copyDataBasedOnIndexFile), weed/storage/needle/needle_read.go.
+Source: weed/storage/volume_vacuum.go (VisitNeedle, copyDataBasedOnIndexFile), weed/storage/needle/needle_read.go,
+weed/storage/needle/crc.go.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from native_handlers.format.crc import crc32c_of_each, matches
 from native_handlers.format.needle import (
     FLAG_HAS_LAST_MODIFIED,
     FLAG_HAS_MIME,
     FLAG_HAS_NAME,
+    FLAG_HAS_PAIRS,
     FLAG_HAS_TTL,
+    LAST_MODIFIED_BYTES,
     tail_size,
 )
 from native_handlers.format.ttl import MINUTES_OF_UNIT
@@ -37,8 +41,8 @@ HEAD_BYTES = NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES
 """The first bytes of a record: its header, and the length of its payload."""
 META_BYTES = 1 + 256 + 256 + 5 + 2
 """From the flags on, so many bytes reach the end of the TTL in any record."""
-_LAST_MODIFIED_BYTES = 5
 _TTL_BYTES = 2
+_PAIRS_LENGTH_BYTES = 2
 _NS = 10**9
 _SECONDS_OF_UNIT = np.zeros(256, np.int64)
 _SECONDS_OF_UNIT[: len(MINUTES_OF_UNIT)] = np.array(MINUTES_OF_UNIT) * 60
@@ -78,6 +82,48 @@ def are_records(pieces: Pieces, sizes: NDArray[np.int32]) -> NDArray[np.bool_]:
     return fits
 
 
+def are_sound(
+    buffer: NDArray[np.uint8], heads: NDArray[np.int64], sizes: NDArray[np.int32], version: int
+) -> NDArray[np.bool_]:
+    """Whether `parse_needle` takes each record and its header has the size of its index row.
+
+    False says nothing: records of version 1, and bodies that end before all fields that their flags name, are not
+    examined.
+
+    Args:
+        buffer: has each record from header to tail, at its position in `heads`.
+        sizes: of the index rows; not negative.
+    """
+    fits = _numbers(buffer, heads + NEEDLE_HEADER_BYTES - 4, 4) == sizes
+    sound: NDArray[np.bool_] = fits & (sizes == 0)
+    if version == VERSION_1:
+        return sound
+    which = np.flatnonzero(fits & (sizes > DATA_LENGTH_BYTES))
+    starts = heads[which] + HEAD_BYTES
+    payloads, tails = payload_lengths(buffer, heads[which]), heads[which] + NEEDLE_HEADER_BYTES + sizes[which]
+    has_meta = (payloads > 0) & (starts + payloads < tails)
+    which, starts, payloads, tails = which[has_meta], starts[has_meta], payloads[has_meta], tails[has_meta]
+    has_fields = _ends_of_fields(buffer, starts + payloads, tails) <= tails
+    which, starts, payloads, tails = which[has_fields], starts[has_fields], payloads[has_fields], tails[has_fields]
+    computed = crc32c_of_each(buffer, starts.tolist(), (starts + payloads).tolist())
+    stored = _numbers(buffer, tails, CHECKSUM_BYTES).tolist()
+    sound[which] = list(map(matches, stored, computed))
+    return sound
+
+
+def _ends_of_fields(buffer: NDArray[np.uint8], metas: NDArray[np.int64], tails: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The end of the last field that the flags at `metas` name; behind the record's tail where a length leads there."""
+    flags, at = buffer[metas], metas + 1
+    for flag in (FLAG_HAS_NAME, FLAG_HAS_MIME):
+        # Behind the body there is the tail: its bytes are read as a length in vain.
+        at += np.where(_has(flags, flag), buffer[np.minimum(at, tails)].astype(np.int64) + 1, 0)
+    at += np.where(_has(flags, FLAG_HAS_LAST_MODIFIED), LAST_MODIFIED_BYTES, 0)
+    at += np.where(_has(flags, FLAG_HAS_TTL), _TTL_BYTES, 0)
+    lengths = _numbers(buffer, np.minimum(at, tails), _PAIRS_LENGTH_BYTES)
+    at += np.where(_has(flags, FLAG_HAS_PAIRS), _PAIRS_LENGTH_BYTES + lengths, 0)
+    return at
+
+
 def have_expired(
     pieces: Pieces, sizes: NDArray[np.int32], version: int, volume_ttl_minutes: int, now_s: int
 ) -> NDArray[np.bool_]:
@@ -101,8 +147,8 @@ def have_expired(
     at = starts + 1
     for flag in (FLAG_HAS_NAME, FLAG_HAS_MIME):
         at += np.where(_has(flags, flag), buffer[at].astype(np.int64) + 1, 0)
-    modified_s = _numbers(buffer, at, _LAST_MODIFIED_BYTES)
-    at += _LAST_MODIFIED_BYTES
+    modified_s = _numbers(buffer, at, LAST_MODIFIED_BYTES)
+    at += LAST_MODIFIED_BYTES
     own_s = buffer[at].astype(np.int64) * _SECONDS_OF_UNIT[buffer[at + 1]]
     is_whole = at + _TTL_BYTES - starts <= meta_lengths[which]
     lives_s = volume_ttl_minutes * 60 or own_s

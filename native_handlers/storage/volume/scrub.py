@@ -8,35 +8,24 @@ Source: weed/storage/volume_checking.go (ScrubIndex, scrubVolumeData), weed/stor
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import FormatError, SizeMismatch
 from native_handlers.format.idx import row_bytes
-from native_handlers.format.needle import (
-    FLAG_HAS_LAST_MODIFIED,
-    FLAG_HAS_MIME,
-    FLAG_HAS_NAME,
-    FLAG_HAS_PAIRS,
-    FLAG_HAS_TTL,
-    parse_needle,
-    parse_needle_header,
-    tail_size,
-)
+from native_handlers.format.needle import parse_needle, parse_needle_header
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES, super_block_size
-from native_handlers.format.types import ALIGNMENT_BYTES, DATA_LENGTH_BYTES, NEEDLE_HEADER_BYTES, VERSION_1
+from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, VERSION_1
 from native_handlers.storage.index.build import parse_rows
 from native_handlers.storage.model.errors import ReadFailed, StorageError
-from native_handlers.storage.volume.record_facts import HEAD_BYTES, record_lengths
+from native_handlers.storage.volume.record_facts import are_sound, record_lengths
 from native_handlers.storage.volume.record_mover import Rows
 from native_handlers.storage.volume.scan import DatScan
 from native_handlers.storage.volume.window import DatWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -45,13 +34,6 @@ if TYPE_CHECKING:
 MAX_PROBLEMS = 1000
 """The greatest number of problems in one result: a damaged volume may have millions."""
 _WINDOW_BYTES = 1 << 20
-_TELL_BYTES = 64 << 10
-"""So much is gone through before the caller hears of it."""
-_LEAST_BYTES = DATA_LENGTH_BYTES + 1
-"""Of a body, beside the payload: its length and the flags."""
-_SIZES = struct.Struct(">iI")
-_CHECKSUM = struct.Struct(">I")
-_FLAGS_OF_FIELDS = FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL | FLAG_HAS_PAIRS
 
 
 class ScrubResult(NamedTuple):
@@ -79,20 +61,9 @@ def scrub_data(log: AppendLog, volume_id: int, passed: Callable[[int], object]) 
     rows = _rows_of(log)
     problems = _index_problems(log, rows)
     lengths = record_lengths(rows.sizes, log.version)
-    order = np.argsort(rows.offsets, kind="stable")
-    window = DatWindow(log.read_dat, log.dat_end_bytes, _WINDOW_BYTES)
-    live = order[rows.sizes[order] >= 0]
-    columns = (rows.keys[live].tolist(), rows.offsets[live].tolist(), rows.sizes[live].tolist(), lengths[live].tolist())
-    untold_bytes = 0
-    for key, offset, size, length in zip(*columns, strict=True):
-        why = _why_unreadable(log, window, offset * ALIGNMENT_BYTES, size, length)
-        if why is not None and len(problems) <= MAX_PROBLEMS:
+    for key, why in _unreadable(log, _LiveRecords.of(rows, lengths), passed):
+        if len(problems) <= MAX_PROBLEMS:
             problems.append(f"failed to read needle {key} on volume {volume_id}: {why}")
-        untold_bytes += length
-        if untold_bytes >= _TELL_BYTES:
-            passed(untold_bytes)
-            untold_bytes = 0
-    passed(untold_bytes)
     # A deletion without a record takes no room.
     has_record = (rows.offsets != 0) | (rows.sizes >= 0)
     wanted_bytes = int(lengths[has_record].sum()) + _start_of(log)
@@ -137,14 +108,77 @@ def _overlaps(rows: Rows, version: int) -> list[str]:
     ]
 
 
+class _LiveRecords(NamedTuple):
+    """The records of live rows in the order of .dat: needle ids, positions, sizes and lengths in bytes."""
+
+    keys: NDArray[np.uint64]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Rows, lengths: NDArray[np.int64]) -> _LiveRecords:
+        order = np.argsort(rows.offsets, kind="stable")
+        live = order[rows.sizes[order] >= 0]
+        return cls(rows.keys[live], rows.offsets[live] * ALIGNMENT_BYTES, rows.sizes[live], lengths[live])
+
+
+def _unreadable(log: AppendLog, records: _LiveRecords, passed: Callable[[int], object]) -> Iterator[tuple[int, str]]:
+    """The id of each needle that cannot be read, with the reason."""
+    window = DatWindow(log.read_dat, log.dat_end_bytes, _WINDOW_BYTES)
+    buffer = np.zeros(_WINDOW_BYTES, np.uint8)
+    ends = records.starts + records.lengths
+    first = 0
+    while first < len(ends):
+        end = _end_of_batch(records.starts, ends, first, log.dat_end_bytes)
+        batch = slice(first, end)
+        sound = _are_sound(log, buffer, records.starts[batch], ends[batch], records.sizes[batch])
+        for at in (np.flatnonzero(~sound) + first).tolist():
+            start, size, length = int(records.starts[at]), int(records.sizes[at]), int(records.lengths[at])
+            why = _why_unreadable(log, window, start, size, length)
+            if why is not None:
+                yield int(records.keys[at]), why
+        passed(int(records.lengths[batch].sum()))
+        first = end
+
+
+def _end_of_batch(starts: NDArray[np.int64], ends: NDArray[np.int64], first: int, dat_end_bytes: int) -> int:
+    """The end of the records from `first` on that one window holds: at least one record, which may be longer."""
+    limit = min(int(starts[first]) + _WINDOW_BYTES, dat_end_bytes)
+    last = int(np.searchsorted(starts, limit, "left"))
+    beyond = np.flatnonzero(ends[first:last] > limit)
+    return max(first + (int(beyond[0]) if len(beyond) else last - first), first + 1)
+
+
+def _are_sound(
+    log: AppendLog,
+    buffer: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+) -> NDArray[np.bool_]:
+    """Which of the records of one batch are certainly sound. The others are to be read one by one.
+
+    Reads them into `buffer`, which has the length of a window.
+    """
+    start, length = int(starts[0]), int(ends.max() - starts[0])
+    unknown = np.zeros(len(starts), np.bool_)
+    if length > len(buffer) or start + length > log.dat_end_bytes or log.version == VERSION_1:
+        return unknown
+    try:
+        count = log.files.read_into(log.dat.fd, buffer.data[:length], start)
+    except OSError:
+        # The unreadable place may lie between the records, or in one of them.
+        return unknown
+    return are_sound(buffer[:length], starts - start, sizes, log.version) if count == length else unknown
+
+
 def _why_unreadable(log: AppendLog, window: DatWindow, start: int, size: int, length: int) -> str | None:
     if start + length > log.dat_end_bytes:
         return f"its record ends at {start + length}, and .dat at {log.dat_end_bytes}"
     try:
         is_small = length <= _WINDOW_BYTES
         record = window.read(length if is_small else NEEDLE_HEADER_BYTES, start)
-        if is_small and _is_plain_and_sound(record, size, log.version):
-            return None
         header = parse_needle_header(record)
         if header.size != size:
             return str(SizeMismatch(header.needle_id, size, header.size))
@@ -156,21 +190,6 @@ def _why_unreadable(log: AppendLog, window: DatWindow, start: int, size: int, le
     except (FormatError, StorageError, OSError) as error:
         return str(error)
     return None
-
-
-def _is_plain_and_sound(record: bytes, size: int, version: int) -> bool:
-    """Whether a record is a payload with nothing beside it, and its checksum fits; False says nothing.
-
-    Most records of some volumes are such, and to take a record apart takes longer than its checksum.
-    """
-    tail = NEEDLE_HEADER_BYTES + size
-    if version == VERSION_1 or size <= _LEAST_BYTES or len(record) < tail + tail_size(version):
-        return False
-    header_size, payload_bytes = _SIZES.unpack_from(record, NEEDLE_HEADER_BYTES - 4)
-    if header_size != size or payload_bytes != size - _LEAST_BYTES or record[tail - 1] & _FLAGS_OF_FIELDS:
-        return False
-    (stored,) = _CHECKSUM.unpack_from(record, tail)
-    return bool(stored == crc32c(record[HEAD_BYTES : tail - 1]))
 
 
 def _start_of(log: AppendLog) -> int:
