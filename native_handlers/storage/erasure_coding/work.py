@@ -105,6 +105,7 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         dat_bytes = files.facts_of(dat_fd).size_bytes
         sums_path = location.path / (name + ".ecsum")
         staged = stack.enter_context(StagedFiles(files, [sums_path, *shards, ecx_path]))
+        _drop_cached(files, shards)
         checksums = encode(files, dat_fd, dat_bytes, ratio, [staged.descriptor(path) for path in shards])
         files.write(staged.descriptor(ecx_path), [ecx], 0)
         files.write(staged.descriptor(sums_path), [encode_checksums(checksums)], 0)
@@ -123,6 +124,19 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         # `sync_shards` comes before the .dat is deleted; until then a start removes shards that a power cut has
         # shortened.
         staged.publish(lazily=True)
+
+
+def _drop_cached(files: Files, paths: Sequence[Path]) -> None:
+    """Gives back the page cache of shards that are going to be replaced: the new ones then take no more of it."""
+    for path in paths:
+        try:
+            fd = files.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            files.drop_cached(fd)
+        finally:
+            files.close(fd)
 
 
 def sync_shards(ec: EcVolumeSet, base: Path) -> None:

@@ -76,6 +76,10 @@ class Files(Protocol):
         """Fills `buffer` from `offset_bytes` on. Returns the number of bytes read, less only at the end of the file."""
         ...
 
+    def read_into_each(self, fd: int, buffers: Sequence[memoryview], offset_bytes: int) -> int:
+        """As `read_into`, and fills one buffer after the other."""
+        ...
+
     def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         """As `read` without waiting for a disk. Raises NotCached where memory does not hold all of it."""
         ...
@@ -114,6 +118,10 @@ class Files(Protocol):
         """Tells the kernel to start putting a range on disk, so that a sync has less to do. Reports no error: the sync
         does.
         """
+        ...
+
+    def drop_cached(self, fd: int) -> None:
+        """Has the page cache forget a file's pages that are on disk."""
         ...
 
     def sync(self, fd: int) -> None: ...
@@ -189,6 +197,17 @@ class OsFiles:
             done += count
         return done
 
+    def read_into_each(self, fd: int, buffers: Sequence[memoryview], offset_bytes: int) -> int:
+        left = [buffer for buffer in buffers if len(buffer)]
+        done = 0
+        while left and (count := os.preadv(fd, left[:_MAX_IOVECS], offset_bytes + done)):
+            done += count
+            while left and count >= len(left[0]):
+                count -= len(left.pop(0))
+            if count:
+                left[0] = left[0][count:]
+        return done
+
     def read_cached(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         buffer = bytearray(length_bytes)
         self.read_cached_into(fd, buffer, offset_bytes)
@@ -251,6 +270,9 @@ class OsFiles:
         begin = _sync_file_range()
         if begin is not None:
             begin(fd, ctypes.c_longlong(start_bytes), ctypes.c_longlong(length_bytes), _SYNC_FILE_RANGE_WRITE)
+
+    def drop_cached(self, fd: int) -> None:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self, fd: int) -> None:
         os.fsync(fd)

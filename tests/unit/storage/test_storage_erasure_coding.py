@@ -21,6 +21,7 @@ from native_handlers.storage.erasure_coding.remote import (
     ShardUnreachable,
 )
 from native_handlers.storage.model.errors import Deleted, DiskUnavailable, StorageError
+from native_handlers.storage.system.files import OsFiles
 
 VID = 7
 MIB = 1 << 20
@@ -277,6 +278,55 @@ def test_shards_are_on_disk_before_their_dat_goes(disk):
     store.delete_volume(VID, only_empty=False)
     assert not (disk / "7.dat").exists()
     store.close()
+
+
+def test_pages_of_old_shards_are_given_back_before_new_ones_are_written(disk):
+    steps = []
+
+    def note(operation, target):
+        if operation in {"drop_cached", "write", "unlink"}:
+            name = path_of(target).name
+            steps.extend((operation, name) for _ in range(".ec" in name))
+
+    files = PlannedFiles(syncs=False, before=note)
+    store = filled(open_at(disk, files=files))
+    store.ec_work.generate(store.find_volume(VID), "")
+    assert {operation for operation, _ in steps} == {"write"}
+    old = {path.name: path.read_bytes() for path in disk.glob("7.ec[0-9]*")}
+    steps.clear()
+    store.ec_work.generate(store.find_volume(VID), "")
+    assert {name for operation, name in steps[:14] if operation == "drop_cached"} == old.keys()
+    assert ("unlink", "7.ec00") in steps[14:]
+    assert {path.name: path.read_bytes() for path in disk.glob("7.ec[0-9]*")} == old
+    store.close()
+
+
+def test_several_buffers_are_filled_by_one_read(tmp_path, monkeypatch):
+    path = tmp_path / "some"
+    path.write_bytes(bytes(range(100)))
+    fd = os.open(path, os.O_RDONLY)
+    read, counts = os.preadv, []
+
+    def short(fd, buffers, offset):
+        """Ends after seven bytes, as a read that a signal interrupts."""
+        left, parts = 7, []
+        for buffer in buffers:
+            parts.append(buffer[:left])
+            left -= len(parts[-1])
+        counts.append(read(fd, parts, offset))
+        return counts[-1]
+
+    def fill():
+        buffers = [bytearray(length) for length in (10, 0, 3, 60)]
+        return OsFiles().read_into_each(fd, [memoryview(one) for one in buffers], 40), b"".join(buffers)
+
+    try:
+        assert fill() == (60, bytes(range(40, 100)) + bytes(13))
+        monkeypatch.setattr(os, "preadv", short)
+        assert fill() == (60, bytes(range(40, 100)) + bytes(13))
+        assert len(counts) > 60 // 7
+    finally:
+        os.close(fd)
 
 
 def test_shards_of_a_disk_out_of_service_are_not_asked(disk, other_disk):
