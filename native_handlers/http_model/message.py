@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import time
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -230,11 +229,11 @@ Answer = bytes | HeldAnswer
 """A whole answer in wire form that was made without waiting."""
 
 
-class PendingAnswer(ABC):
+class PendingAnswer:
     """An answer that another thread is making, to the request `data`.
 
     The event loop collects the pending answers of one turn, and calls `hurry` of each. Where that gives False, a task
-    calls `wait`. Then `outcome` is called, once.
+    calls `wait`. Then `outcome` is called, once. It is no ABC, because each answer of the fast path is tested for it.
     """
 
     __slots__ = ("data",)
@@ -242,17 +241,17 @@ class PendingAnswer(ABC):
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    @abstractmethod
     def hurry(self) -> bool:
         """Returns whether the answer is there. Waits for it for some milliseconds at most, with all of the turn."""
+        raise NotImplementedError
 
-    @abstractmethod
     async def wait(self) -> None:
         """Returns when the answer is there. Cancellation: the work goes on, and nobody waits for it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def outcome(self) -> bytes | None:
         """The answer. None leaves the request to the ordinary way; then nothing has been done."""
+        raise NotImplementedError
 
 
 FastAnswer = Answer | PendingAnswer | None

@@ -81,16 +81,12 @@ class VolumeHandle:
         """
         return self._lock
 
-    @contextmanager
-    def begin_write_at_once(self) -> Iterator[bool]:
-        """As `begin_write`, but waits for no other thread of this process. False: one of them has the lock, and the
-        caller may change nothing.
+    def begin_write_at_once(self) -> AbstractContextManager[None] | None:
+        """As `begin_write`, but waits for no other thread of this process: None where one of them has the lock.
+
+        The lock is held from this call on, so the caller enters the context at once.
         """
-        if not self._lock.try_enter():
-            yield False
-            return
-        with self._lock.entered():
-            yield True
+        return _Entered(self._lock) if self._lock.try_enter() else None
 
     # ---- holding
 
@@ -354,21 +350,11 @@ class _WriterLock:
         self._begin()
 
     def try_enter(self) -> bool:
-        """As `__enter__`, unless another thread of this process has the lock. The caller then uses `entered`."""
+        """As `__enter__`, unless another thread of this process has the lock. `__exit__` must follow on True."""
         if not self._lock.acquire(blocking=False):
             return False
         self._begin()
         return True
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Leaves the lock at the end, as `__exit__` does. Only after `try_enter`."""
-        try:
-            yield
-        except BaseException as error:
-            self.__exit__(type(error))
-            raise
-        self.__exit__(None)
 
     def _begin(self) -> None:
         if self.on_acquire is not None:
@@ -386,3 +372,18 @@ class _WriterLock:
                 release(kind is None or issubclass(kind, StorageError | FormatError))
         finally:
             self._lock.release()
+
+
+class _Entered:
+    """The rest of a block whose lock has been taken: leaving it leaves the lock."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: _WriterLock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        """The lock is held already."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._lock.__exit__(kind)

@@ -138,9 +138,12 @@ class VolumeWriter:
         """See `Volume.try_together`."""
         try:
             self._disk.check_in_service()
-            with self._open_files.begin_write_at_once() as is_ours:
+            locked = self._open_files.begin_write_at_once()
+            if locked is None:
+                return
+            with locked:
                 state = self._open_files.opened
-                if is_ours and state is not None and not state.is_tiered:
+                if state is not None and not state.is_tiered:
                     self._try_locked(state, changes)
         except (StorageError, FormatError) as error:
             _log.debug("volume %d: changes are made one by one instead: %s", self._id, error)
