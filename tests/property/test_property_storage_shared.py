@@ -28,11 +28,14 @@ from native_handlers.storage.index.build import build_index
 from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly
 from native_handlers.storage.shared.attach import attach_volume, share_volume
 from native_handlers.storage.store import StoreConfig, open_store
+from native_handlers.storage.volume.write import SmallChange
 
 HANDLES = 3
 needle_ids = st.integers(1, 12)
 handles = st.integers(0, HANDLES - 1)
 payloads = st.one_of(st.binary(max_size=30), st.just(b"\xab" * 3000))
+batches = st.dictionaries(needle_ids, st.one_of(st.just(None), payloads), min_size=1, max_size=5)
+"""The new content of some needles; None for a deletion."""
 
 
 class IndexMachine(RuleBasedStateMachine):
@@ -167,6 +170,49 @@ class SharedMachine(RuleBasedStateMachine):
         self._write(self.volumes[handle], needle_id, data, fsync)
         self.model[needle_id] = data
 
+    def _change_together(self, volume, wanted):
+        changes = [
+            SmallChange(Needle(needle_id, COOKIE, data or b""), is_deletion=data is None)
+            for needle_id, data in wanted.items()
+        ]
+        volume.try_together(changes)
+        assert all(change.result is not None for change in changes)
+
+    @rule(handle=handles, wanted=batches)
+    def change_together(self, handle, wanted):
+        self._change_together(self.volumes[handle], wanted)
+        self.model.update({key: MISSING if data is None else data for key, data in wanted.items()})
+
+    @rule(
+        handle=st.integers(1, HANDLES - 1), heir=handles, wanted=batches, step=st.integers(1, 5), half=st.floats(0, 1)
+    )
+    def die_while_changing_together(self, handle, heir, wanted, step, half):
+        """As `die`. Each needle of the batch is as before or as wanted."""
+        files = self.files[handle]
+        files.remaining, files.half = step, half
+        is_done = True
+        try:
+            self._change_together(self.volumes[handle], wanted)
+        except Crash:
+            is_done = False
+        self._replace_dead(handle)
+        self.volumes[heir].sync()
+        for needle_id, data in wanted.items():
+            choices = [MISSING if data is None else data]
+            if not is_done:
+                choices.append(self.model.get(needle_id, MISSING))
+            if not is_done and b"" in choices:
+                choices.append(MISSING)
+            found = self._read(self.volumes[heir], needle_id)
+            assert any(found is choice or found == choice for choice in choices)
+            self.model[needle_id] = found
+
+    def _replace_dead(self, handle):
+        self.files[handle].is_dead = True
+        self.files[handle].bury()
+        self.files[handle] = AliveFiles()
+        self.volumes[handle] = self._attach(handle)
+
     @rule(handle=handles, needle_id=needle_ids)
     def delete(self, handle, needle_id):
         freed = self.volumes[handle].delete(needle_id, COOKIE)
@@ -196,10 +242,7 @@ class SharedMachine(RuleBasedStateMachine):
             choices = [wanted]
         except Crash:
             choices = [before, wanted]
-        files.is_dead = True
-        files.bury()
-        self.files[handle] = AliveFiles()
-        self.volumes[handle] = self._attach(handle)
+        self._replace_dead(handle)
         self.volumes[heir].sync()
         found = self._read(self.volumes[heir], needle_id)
         # An empty needle whose row was lost looks like a deletion.
