@@ -298,10 +298,10 @@ def make_forwarder(backend: ManagedBackend | None, pool: HttpPool) -> Forwarder 
     """Forwards to the child's port for the request's listener, through restarts; None without a child."""
     if backend is None:
         return None
-    handle = backend.handle
+    handle, public = backend.handle, Listener.PUBLIC
 
     def address(listener: Listener) -> Address:
-        return Address(LOOPBACK, handle.ports.public if listener is Listener.PUBLIC else handle.ports.http)
+        return Address(LOOPBACK, handle.ports.public if listener is public else handle.ports.http)
 
     return Forwarder(pool, address)
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from supervisor.gateway.http import HttpGateway
 
 
+_ADMIN = Listener.ADMIN
+"""Looking a member of an enum up by its name takes a call in Python 3.11: too much for each request."""
+
+
 class FastPath:
     """Answers of the native engine that need no `Request`; none where this process has no store. To be closed.
 
@@ -36,7 +40,7 @@ class FastPath:
         if data.startswith(b"G"):
             return self._reads[listener].answer(data)
         # The public listener takes no writes.
-        return self._writes.answer(data) if listener is Listener.ADMIN else None
+        return self._writes.answer(data) if listener is _ADMIN else None
 
     def close(self) -> None:
         """Ends the threads that write."""

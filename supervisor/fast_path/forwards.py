@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from supervisor.routing.decision import Decision
 
 
+_NOT_FOUND = HTTPStatus.NOT_FOUND.value
 _COUNTED = {route.name: (route.name, Engine.BACKEND) for route in ROUTES}
 
 
@@ -108,9 +109,7 @@ class ForwardedRequest:
 
     def passes(self, status: int) -> bool:
         """Whether the backend's answer goes to the client: other holders may know a needle that it does not have."""
-        return (
-            status != HTTPStatus.NOT_FOUND or self._decision.route.after_forward is not AfterForward.ASK_OTHER_HOLDERS
-        )
+        return status != _NOT_FOUND or self._decision.route.after_forward is not AfterForward.ASK_OTHER_HOLDERS
 
     def passed(self) -> None:
         """The answer is complete, and the connection can serve another request."""

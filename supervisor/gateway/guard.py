@@ -104,7 +104,7 @@ class Guard:
         return self._checks_host(route) or bool(self.rules.keys.of(route.token))
 
     def _checks_host(self, route: Route) -> bool:
-        return route.gate is Gate.WHITE_LIST and not self.rules.is_open_to_all
+        return not self.rules.is_open_to_all and route.gate is Gate.WHITE_LIST
 
     def admits(self, route: Route, host: str) -> bool:
         """Whether the white list lets a client with the TCP address `host` use the route."""

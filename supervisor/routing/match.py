@@ -65,6 +65,7 @@ def _mux(listener: Listener) -> _Mux:
     )
 
 
+_ADMIN_LISTENER = Listener.ADMIN  # a look-up in an enum is a call in Python 3.11
 _ADMIN = _mux(Listener.ADMIN)
 _PUBLIC = _mux(Listener.PUBLIC)
 
@@ -90,7 +91,7 @@ def match_object(listener: Listener, method: str) -> Route:
 
     Source: weed/server/volume_server.go registers /ui/index.html only without a write key, or with access.ui.
     """
-    mux = _ADMIN if listener is Listener.ADMIN else _PUBLIC
+    mux = _ADMIN if listener is _ADMIN_LISTENER else _PUBLIC
     return mux.by_method.get(method, mux.otherwise)
 
 
