@@ -151,7 +151,8 @@ class ClientHttpConnection:
         if not isinstance(self._transport, SocketTransport):
             return
         try:
-            self._codec.sent_out_of_band(await body.pass_rest_to(self._transport))
+            if moved := await body.pass_rest_to(self._transport):
+                self._codec.sent_out_of_band(moved)
         except ConnectionFailed as error:
             self.must_close = True
             raise _broken(error) from error

@@ -112,7 +112,8 @@ async def _send_stream(channel: HttpChannel, head: bytes, body: StreamBody) -> N
         if chunk:
             await transport.send_all(codec.send(Data(chunk)))
             if passing is not None and isinstance(transport, SocketTransport):
-                codec.sent_out_of_band(await passing.pass_rest_to(transport))
+                if moved := await passing.pass_rest_to(transport):
+                    codec.sent_out_of_band(moved)
     trailers: Headers = getattr(body.chunks, "trailers", NO_HEADERS)
     if end := codec.send(EndOfMessage(trailers) if trailers else _END):
         await transport.send_all(end)

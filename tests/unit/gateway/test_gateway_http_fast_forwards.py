@@ -122,6 +122,18 @@ async def test_a_large_upload_arrives_whole(is_fast):
         assert (await client.ask(WARM)).body == b"warm"
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+async def test_a_chunked_upload_arrives_whole(is_fast):
+    backend = Recorded()
+    async with front_of(backend, is_fast=is_fast) as front, connected(front.port) as client:
+        await warmed(client)
+        head = b"PUT /3,01637037d6 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        body = b"%x\r\n%b\r\n" % (300_000, bytes(300_000)) + b"0\r\n\r\n"
+        assert (await client.ask(head + body)).status == 200
+        assert backend.requests[1].count(b"\0") == 300_000
+        assert (await client.ask(WARM)).body == b"warm"
+
+
 async def test_a_late_answer_is_left_to_the_task_which_watches_the_client():
     class Late(Recorded):
         async def serve_one(self, stream) -> bool:
