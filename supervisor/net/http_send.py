@@ -111,9 +111,10 @@ async def _send_stream(channel: HttpChannel, head: bytes, body: StreamBody) -> N
     async for chunk in chunks:
         if chunk:
             await transport.send_all(codec.send(Data(chunk)))
-            if passing is not None and isinstance(transport, SocketTransport):
-                if moved := await passing.pass_rest_to(transport):
-                    codec.sent_out_of_band(moved)
+            if passing is None or not isinstance(transport, SocketTransport):
+                continue
+            if moved := await passing.pass_rest_to(transport):
+                codec.sent_out_of_band(moved)
     trailers: Headers = getattr(body.chunks, "trailers", NO_HEADERS)
     if end := codec.send(EndOfMessage(trailers) if trailers else _END):
         await transport.send_all(end)
