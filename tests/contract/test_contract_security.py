@@ -76,6 +76,7 @@ def test_keys_guard_writes_and_reads_and_a_hang_up_changes_them(fresh_server):
 
 
 @pytest.mark.only(lambda implementation: not implementation.is_go)
+@pytest.mark.only(lambda implementation: not implementation.is_go and implementation.mode != "exec")
 def test_a_token_writes_no_file_but_its_own(fresh_server):
     """Go checks the token for the file id in one place of the path, and writes the file id in another."""
     server = fresh_server(security=toml(write_key=WRITE_KEY))
