@@ -75,7 +75,6 @@ def test_keys_guard_writes_and_reads_and_a_hang_up_changes_them(fresh_server):
     assert server.http("GET", "/ui/index.html").status == 400
 
 
-@pytest.mark.only(lambda implementation: not implementation.is_go)
 @pytest.mark.only(lambda implementation: not implementation.is_go and implementation.mode != "exec")
 def test_a_token_writes_no_file_but_its_own(fresh_server):
     """Go checks the token for the file id in one place of the path, and writes the file id in another."""
