@@ -78,6 +78,16 @@ class RequestBody:
         """
         raise NotImplementedError
 
+    async def pass_rest_to(self, _sink: object, /) -> int:
+        """Moves the rest of a large body to `_sink`, the transport of another connection, without receiving the bytes.
+
+        Returns: how many bytes were moved: the whole rest; 0 where that is not possible, as for most bodies.
+
+        Raises:
+            BodyError: as `receive_some`.
+        """
+        return 0
+
     async def send_interim(self, status: int, headers: HeaderFields, reason: str = "") -> None:
         """Sends a 1xx head ahead of the answer. A body without a connection sends nothing.
 
@@ -233,7 +243,8 @@ class PendingAnswer:
     """An answer that another thread is making, to the request `data`.
 
     The event loop collects the pending answers of one turn, and calls `hurry` of each. Where that gives False, a task
-    calls `wait`. Then `outcome` is called, once. It is no ABC, because each answer of the fast path is tested for it.
+    calls `wait`. Then `outcome` is called, once. The class is no ABC: each answer of the fast path is tested for being
+    one, and that test takes long for an ABC.
     """
 
     __slots__ = ("data",)
@@ -242,7 +253,7 @@ class PendingAnswer:
         self.data = data
 
     def hurry(self) -> bool:
-        """Returns whether the answer is there. Waits for it for some milliseconds at most, with all of the turn."""
+        """Returns whether the answer is there. Waits for all answers of a turn together, some milliseconds at most."""
         raise NotImplementedError
 
     async def wait(self) -> None:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_S = 0.004
-"""How long the event loop waits for one piece of work. Small writes take some tens of microseconds. Longer than a turn
-of another process on a busy processor."""
+"""How long the event loop waits for one piece of work. Small writes take some tens of microseconds. The limit is longer
+than the turn of another process on a busy processor."""
 FIRST_REST_S = 0.02
 LONGEST_REST_S = 1.0
-"""After a wait in vain the thread gets no work for a while, twice as long after each further one. So a slow disk takes
-the event loop a hundredth of its time at most."""
+"""Where the work was not done in time, the thread gets no more work for a while. The while doubles with each further
+delay, up to `LONGEST_REST_S`. So a slow disk costs the event loop a hundredth of its time at most."""
 
 
 class BriefWork:
-    """One piece of work. The event loop calls `wait` once, and `when_done` where that was in vain."""
+    """One piece of work. The event loop calls `wait` once, and `when_done` where the work was not done in time."""
 
     __slots__ = ("_called", "_done", "_work", "is_done")
 

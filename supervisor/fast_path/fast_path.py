@@ -1,4 +1,7 @@
-"""The fast paths of all listeners, side by side: small reads, and small writes and deletes."""
+"""The fast paths of the native engine, for all listeners: small reads, small writes and deletes.
+
+`forwards` is the fast path of requests for the backend.
+"""
 
 from __future__ import annotations
 

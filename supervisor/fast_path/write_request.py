@@ -86,7 +86,7 @@ class ChangeMatcher:
         return len(self._lines)
 
     def parse(self, data: bytes) -> Change | None:
-        """The change, if `data` is exactly one request for one that is usual; else None."""
+        """The change, if `data` is exactly one request of the usual form; else None."""
         head = _HEAD.match(data, 0, MAX_HEAD_BYTES)
         if head is None:
             return None

@@ -1,7 +1,8 @@
 """Whether a route is open: whether anything is to be checked before its native handler runs.
 
-The ordinary way (`HttpGateway`) asks the guard unless the route is open. The fast path answers only where reads of the
-route are free. Both answers come from the same fields of the `Route`, so a changed row holds for both ways.
+The ordinary way (`HttpGateway`) asks the guard unless the route is open. The fast paths take only requests of routes
+that are free, or that are only to be forwarded. All answers come from the same fields of the `Route`, so a changed row
+holds for all ways.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ async def splice_body(
 ) -> int:
     """Moves `length_bytes` from `source` to `sink`. Returns how many were moved: all, or 0 where no pipe is free.
 
-    `note_taken` gets the number of bytes that were taken from `source`, piece by piece; 0 where `source` has ended too
-    early. It raises then.
+    `note_taken` gets the number of bytes of each piece that was taken from `source`. Where `source` ends too early,
+    `note_taken` gets 0, and raises.
 
     Raises:
         SourceFailed: the fault of the other end of `source`.

@@ -119,7 +119,7 @@ class ServerBody(RequestBody):
         self.received_bytes += count
         return count
 
-    async def pass_rest_to(self, sink: SocketTransport) -> int:
+    async def pass_rest_to(self, sink: object, /) -> int:
         """Moves the rest of a large body to `sink`. Returns how many bytes were moved: the whole rest, or none.
 
         Only bytes that have not been received yet are moved, between plain sockets.
@@ -129,9 +129,9 @@ class ServerBody(RequestBody):
             ConnectionFailed: the fault of the other end of `sink`.
         """
         source, left_bytes = self._channel.transport, self._channel.codec.uncopied_body_bytes
-        if not isinstance(source, SocketTransport) or self._ahead or self.awaits_continue:
+        if not isinstance(source, SocketTransport) or not isinstance(sink, SocketTransport):
             return 0
-        if left_bytes < SPLICED_FROM_BYTES:
+        if self._ahead or self.awaits_continue or left_bytes < SPLICED_FROM_BYTES:
             return 0
         try:
             return await splice_body(source, sink, left_bytes, self._note_taken)

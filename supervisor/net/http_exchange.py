@@ -16,7 +16,6 @@ import trio
 
 from native_handlers.http_model.message import BodyError
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
-from supervisor.net.http_body import ServerBody
 from supervisor.net.http_link import ClientHttpConnection, LinkBroken, LinkSilent, NotYet, receive_final_head
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead, ResponseHead
 
@@ -46,6 +45,10 @@ class BodySource(Protocol):
     def trailers(self) -> Headers: ...
 
     async def receive_some(self) -> bytes: ...
+
+    async def pass_rest_to(self, sink: object, /) -> int:
+        """As `RequestBody.pass_rest_to`."""
+        ...
 
 
 class AnswerBody:
@@ -351,8 +354,7 @@ class _Upload:
             while data := await self._source.receive_some():
                 self._set_answer_deadline()
                 await self._link.send_data(data)
-                if isinstance(self._source, ServerBody):
-                    await self._link.send_rest_of(self._source)
+                await self._link.send_moved(self._source.pass_rest_to)
                 self._answer_scope.deadline = inf
             self._set_answer_deadline()
             await self._link.send_end(self._source.trailers)

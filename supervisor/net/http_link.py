@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from native_handlers.http_model.headers import Headers
-    from supervisor.net.http_body import ServerBody
     from supervisor.net.polled_exchange import SentRequest
     from supervisor.net.transport import Transport
     from supervisor.wire.http1 import ClientConnection
@@ -146,12 +145,10 @@ class ClientHttpConnection:
         """Sends a piece of the body. Raises LinkBroken."""
         await self._send(self._codec.send(Data(data)))
 
-    async def send_rest_of(self, body: ServerBody) -> None:
-        """Sends what is left of a large body of a client, where that can be moved. Raises LinkBroken, BodyError."""
-        if not isinstance(self._transport, SocketTransport):
-            return
+    async def send_moved(self, move: Callable[[Transport], Awaitable[int]]) -> None:
+        """Sends the bytes of the body that `move` puts into the transport itself. Raises LinkBroken, BodyError."""
         try:
-            if moved := await body.pass_rest_to(self._transport):
+            if moved := await move(self._transport):
                 self._codec.sent_out_of_band(moved)
         except ConnectionFailed as error:
             self.must_close = True

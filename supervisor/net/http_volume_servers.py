@@ -102,6 +102,10 @@ class _IteratedBody:
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
 
+    async def pass_rest_to(self, _sink: object, /) -> int:
+        """No bytes: they come from an iterator."""
+        return 0
+
     async def receive_some(self) -> bytes:
         async for chunk in self._chunks:
             if chunk:

@@ -1,4 +1,4 @@
-"""Exchanges with another server that no task makes: the idle poller watches the server's connection too.
+"""Exchanges with another server without a task for each: the idle poller watches the server's connection too.
 
 A request goes out over a kept connection as soon as it has arrived. Where the whole answer comes soon and in the common
 form, its bytes are passed on. So a forwarded request costs its reads and writes, and no trip through trio's scheduler.
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from native_handlers.http_model.message import Request, Response
 
 HAND_OVER_AFTER_S = 0.25
-"""How long an answer may take here. A task can watch meanwhile whether the client is still there."""
+"""How long an answer may take here. A task takes over then, because only a task sees that the client goes away."""
 LOOK_EVERY_S = 0.1
+"""How often the poller looks for exchanges that take too long."""
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer, head and body, that is passed on here. A task streams longer ones."""
 _HANDED_OVER_IN_A_ROW = 8

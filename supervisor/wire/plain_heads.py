@@ -90,7 +90,7 @@ class PlainResponse(NamedTuple):
 
 
 def match_response(data: bytes | bytearray, count: int, *, is_head: bool) -> PlainResponse | None:
-    """The head at the start of `data`, of which `count` bytes count, if it has the common form. Else None.
+    """The head at the start of the first `count` bytes of `data`, if it has the common form. Else None.
 
     The length of the body is declared, and the server keeps the connection.
 
