@@ -13,7 +13,7 @@ from contextlib import suppress
 import grpc
 import pytest
 from harness.certificates import Authority, ClientTls
-from harness.http1 import Connection, Disconnected, fetch, request_bytes
+from harness.http1 import Connection, Disconnected, connect_tls, fetch, request_bytes
 
 IDLE_S = 3
 IDLE_FLAG = f"-idleTimeout={IDLE_S}"
@@ -57,8 +57,10 @@ def connect(server, receive_buffer=SMALL_BUFFER):
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
     plain.settimeout(60)
+    if server.tls:
+        return Connection.over(connect_tls(plain, server.admin, server.tls.context, "localhost"))
     plain.connect(server.admin)
-    return Connection.over(server.tls.context.wrap_socket(plain, server_hostname="localhost") if server.tls else plain)
+    return Connection.over(plain)
 
 
 def read_slowly(connection, duration_s, pause_s=0.1):

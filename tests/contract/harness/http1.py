@@ -31,6 +31,21 @@ class Disconnected(Exception):
     """The server closed the connection where an answer was expected."""
 
 
+def connect_tls(plain, address, tls, server_name):
+    """Connects the socket `plain` to `address`, and speaks TLS over it.
+
+    A socket that is connected before it is wrapped stays open where the other end has reset it: `wrap_socket` raises,
+    and nobody has the object then.
+    """
+    wrapped = tls.wrap_socket(plain, server_hostname=server_name)
+    try:
+        wrapped.connect(address)
+    except BaseException:
+        wrapped.close()
+        raise
+    return wrapped
+
+
 class Connection:
     """A TCP connection to `address` (host, port), a context manager.
 
@@ -40,9 +55,16 @@ class Connection:
     """
 
     def __init__(self, address, limit_s=LIMIT_S, source=None, tls=None):
-        plain = socket.create_connection(address, timeout=limit_s, source_address=source and (source, 0))
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.use(plain if tls is None else tls.wrap_socket(plain, server_hostname=address[0]))
+        if tls is None:
+            connected = socket.create_connection(address, timeout=limit_s, source_address=source and (source, 0))
+        else:
+            plain = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+            plain.settimeout(limit_s)
+            if source:
+                plain.bind((source, 0))
+            connected = connect_tls(plain, address, tls, address[0])
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.use(connected)
 
     @classmethod
     def over(cls, connected_socket):
