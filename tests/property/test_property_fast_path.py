@@ -11,9 +11,9 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.http_serving import ordinary_answer
 from support.security import security
 from support.stores import open_at
-from trio.testing import memory_stream_pair
 
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
@@ -23,10 +23,6 @@ from native_handlers.http_model.message import HeldAnswer, Listener
 from supervisor.fast_path.reads import FastPathReads
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.net.http_connection import Client, HttpConnection
-from supervisor.net.http_limits import HttpLimits
-from supervisor.net.timeouts import ConnectionTimeouts
-from supervisor.net.transport import StreamTransport
 from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
 from supervisor.routing.table import table_native
@@ -123,21 +119,6 @@ def requests(draw) -> bytes:
     return b"\r\n".join([line, *block, b"", b""]) + rest
 
 
-async def long_answer(node, raw: bytes) -> bytes:
-    ours, theirs = memory_stream_pair()
-    limits = HttpLimits()
-    transport = StreamTransport(ours, ConnectionTimeouts(limits.timeouts))
-    connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), node.gateway.handle, limits)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.serve)
-        await theirs.send_all(raw)
-        await theirs.send_eof()
-        pieces = []
-        while data := await theirs.receive_some():
-            pieces.append(bytes(data))
-        return b"".join(pieces)
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(needle=needles(), volume_id=st.sampled_from([3, 3, 3, 5]), raws=st.lists(requests(), min_size=1, max_size=4))
 def test_both_ways_give_the_same_answer(node, needle, volume_id, raws):
@@ -148,4 +129,6 @@ def test_both_ways_give_the_same_answer(node, needle, volume_id, raws):
             fast_path, release = fast_path.head + bytes(fast_path.body), fast_path.release
             release()
         if fast_path is not None:
-            assert CHANGING.sub(rb"\1", fast_path) == CHANGING.sub(rb"\1", trio.run(long_answer, node, raw))
+            assert CHANGING.sub(rb"\1", fast_path) == CHANGING.sub(
+                rb"\1", trio.run(ordinary_answer, node.gateway.handle, raw)
+            )

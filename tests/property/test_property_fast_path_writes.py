@@ -12,10 +12,10 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.http_serving import ordinary_answer
 from support.security import security
 from support.stores import open_at
 from support.waiting import LIMIT_S
-from trio.testing import memory_stream_pair
 
 from native_handlers.http import write as ordinary_write
 from native_handlers.http.context import HttpContext
@@ -26,10 +26,6 @@ from supervisor.fast_path.fast_path import FastPath
 from supervisor.fast_path.write_batch import DiskBatches
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.net.http_connection import Client, HttpConnection
-from supervisor.net.http_limits import HttpLimits
-from supervisor.net.timeouts import ConnectionTimeouts
-from supervisor.net.transport import StreamTransport
 from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
 from supervisor.routing.table import table_native
@@ -106,19 +102,8 @@ def nodes(tmp_path_factory):
         node.close()
 
 
-async def ordinary_answer(node, raw):
-    ours, theirs = memory_stream_pair()
-    limits = HttpLimits()
-    transport = StreamTransport(ours, ConnectionTimeouts(limits.timeouts))
-    connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), node.gateway.handle, limits)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.serve)
-        await theirs.send_all(raw)
-        await theirs.send_eof()
-        pieces = []
-        while data := await theirs.receive_some():
-            pieces.append(bytes(data))
-        return CHANGING.sub(rb"\1", b"".join(pieces))
+async def comparable_answer(node, raw):
+    return CHANGING.sub(rb"\1", await ordinary_answer(node.gateway.handle, raw))
 
 
 PAYLOADS = [b"", b"x", b"hello", b"<html>" * 20, bytes(600), b"text " * 500, bytes(range(256)) * 15, b"x" * 4001]
@@ -232,10 +217,10 @@ def test_both_ways_do_the_same(nodes, raws):
     # What the fast path leaves comes after what it does, as in a turn of the event loop.
     for raw, answer in zip(raws, answers, strict=True):
         if answer is not None:
-            assert CHANGING.sub(rb"\1", answer) == trio.run(ordinary_answer, ordinary, raw)
+            assert CHANGING.sub(rb"\1", answer) == trio.run(comparable_answer, ordinary, raw)
     for raw, answer in zip(raws, answers, strict=True):
         if answer is None:
-            assert trio.run(ordinary_answer, fast, raw) == trio.run(ordinary_answer, ordinary, raw)
+            assert trio.run(comparable_answer, fast, raw) == trio.run(comparable_answer, ordinary, raw)
     assert fast.files() == ordinary.files()
     assert fast.counts() == ordinary.counts()
     assert fast.gateway.counts == ordinary.gateway.counts
@@ -246,12 +231,12 @@ def test_the_usual_changes_of_one_turn_are_answered_and_written_together(nodes):
     before = fast.fast
     raws = [PUT % b"%02x" % number for number in range(32, 40)] + [DELETE % b"21"]
     for raw in raws[:2]:
-        trio.run(ordinary_answer, ordinary, raw)
-        trio.run(ordinary_answer, fast, raw)
+        trio.run(comparable_answer, ordinary, raw)
+        trio.run(comparable_answer, fast, raw)
     raws = raws[2:]
     answers = fast.answer_fast(raws)
     assert [CHANGING.sub(rb"\1", answer) for answer in answers] == [
-        trio.run(ordinary_answer, ordinary, raw) for raw in raws
+        trio.run(comparable_answer, ordinary, raw) for raw in raws
     ]
     assert fast.fast == before + len(raws)
     assert fast.files() == ordinary.files()

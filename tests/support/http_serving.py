@@ -235,3 +235,18 @@ async def connected(port, context=None):
         stream = trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
     async with stream:
         yield RawClient(stream)
+
+
+async def ordinary_answer(handle, raw: bytes) -> bytes:
+    """All that a client gets for the bytes `raw` on a connection without fast paths."""
+    ours, theirs = memory_stream_pair()
+    transport = StreamTransport(ours, ConnectionTimeouts(LIMITS.timeouts))
+    connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), handle, LIMITS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.serve)
+        await theirs.send_all(raw)
+        await theirs.send_eof()
+        pieces = []
+        while data := await theirs.receive_some():
+            pieces.append(bytes(data))
+        return b"".join(pieces)
