@@ -232,6 +232,27 @@ def test_a_volume_is_decoded(coded):
     coded.check_readable()
 
 
+def test_deletions_before_and_after_the_coding_outlive_a_decoding(coded):
+    """The first record of the .dat is of a needle without a row, and the needle of the first row is deleted."""
+    fids = list(coded.files)
+    assert coded.server.http("DELETE", f"/{fids[0]}").status == 202
+    coded.code()
+    request = pb.VolumeEcBlobDeleteRequest(volume_id=coded.id, file_key=2, version=3)
+    coded.rpc.VolumeEcBlobDelete(request, timeout=LIMIT_S)
+    coded.rebuild()
+    coded.decode()
+    coded.unmount(ALL)
+    coded.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=coded.id), timeout=LIMIT_S)
+    coded.drop(ALL)
+    for fid in fids[:2]:
+        del coded.files[fid]
+    for _ in range(2):
+        assert [coded.server.http("GET", f"/{fid}").status for fid in fids[:2]] == [404, 404]
+        coded.check_readable()
+        coded.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=coded.id), timeout=LIMIT_S)
+        coded.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=coded.id), timeout=LIMIT_S)
+
+
 def test_a_volume_that_was_decoded_takes_writes(coded):
     """The shell first mounts the volume, and then deletes the shards."""
     coded.code()

@@ -39,6 +39,8 @@ class Volume:
         self.id = volume_id
         self.state = "writable"
         self.changes = 0
+        self.operations = []
+        """The operations and requests, the last one last."""
         self._lock = threading.Lock()
         self._deletions = 0
         self._has_two_forms = False
@@ -113,13 +115,18 @@ class Client:
     def _ask(self, volume, method, fid, body=None):
         """The answer, and the volume's state if it did not change meanwhile."""
         before = volume.look()
+        volume.operations.append(f"{method} {fid}(")
         reply = self._connection.request(method, f"/{fid}", [], body)
+        volume.operations.append(f"){fid} {reply.status}")
         state = before[0] if volume.look() == before else "away"
         return reply, state
 
     def _note(self, fid, what, state, reply):
         said = reply.body[:100] if reply.status != 200 else f"{len(reply.body)} bytes {reply.body[:8].hex()}"
-        self.wrong.append((what, fid, state, reply.status, said, self._history.get(fid, [])[-6:]))
+        volume = next(one for one in self.volumes if fid.startswith(f"{one.id},"))
+        of_fid = [one for one in volume.operations if fid in one or "Volume" in one]
+        operations = " ".join(of_fid[-80:])
+        self.wrong.append((what, fid, state, reply.status, said, self._history.get(fid, [])[-6:], operations))
 
     def _write(self, volume, fid):
         data = self._rng.randbytes(self._rng.choice(SIZES))
@@ -160,12 +167,16 @@ class Upkeep:
 
     def step(self, volume):
         work = self._rng.choice([self.vacuum, self.vacuum, self.compact_and_drop, self.remount, self.mark, self.code])
+        self.volume = volume
         work(volume)
         self.done[work.__name__] += 1
 
     def call(self, name, **fields):
+        self.volume.operations.append(f"{name}(")
         answer = getattr(self.server.rpc, name)(getattr(pb, f"{name}Request")(**fields), timeout=LIMIT_S)
-        return list(answer) if name == "VacuumVolumeCompact" else answer
+        answer = list(answer) if name == "VacuumVolumeCompact" else answer
+        self.volume.operations.append(f"){name}")
+        return answer
 
     def vacuum(self, volume):
         self.call("VacuumVolumeCompact", volume_id=volume.id)
@@ -264,7 +275,9 @@ def test_nothing_is_lost_in_a_soak(tmp_path, master, weed):
         ]
         run_for(SECONDS, *work, *(client.step for client in clients))
         print(sum((one.done for one in upkeeps), Counter()), sum((one.done for one in clients), Counter()))
-        assert [client.wrong[:3] for client in clients] == [[]] * CLIENTS
+        for client in clients:
+            print(*client.wrong[:3], sep="\n")
+        assert not any(client.wrong for client in clients), "some answers were wrong; see the output"
         assert {volume.state for volume in volumes} == {"writable"}
         assert_all_is_right(server, clients)
         assert server.stop() == 0

@@ -79,13 +79,19 @@ def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -
 
 
 def idx_rows(ecx: bytes, width: int) -> bytes:
-    """The rows of an .ecx as those of an .idx. A deletion has no offset, because a decoded .dat has no record of it."""
-    content = bytearray(ecx)
-    step = row_bytes(width)
-    for row in np.flatnonzero(_rows_of(ecx, width)["size"] < 0):
-        start = int(row) * step + ID_BYTES
-        content[start : start + width] = bytes(width)
-    return bytes(content)
+    """The rows of an .ecx as those of an .idx: first those of live needles, then the deletions.
+
+    A deletion has no offset, because a decoded .dat has no record of it. Such rows at the head of an .idx are the mark
+    of a defect that volume servers repair, with rows for the first records of .dat. Here those may be needles that were
+    deleted before the coding: without any row.
+    """
+    rows = _rows_of(ecx, width).copy()
+    is_gone = rows["size"] < 0
+    gone = rows[is_gone]
+    gone["low"] = 0
+    if width == 5:
+        gone["high"] = 0
+    return bytes(rows[~is_gone].tobytes() + gone.tobytes())
 
 
 def check_whole(ecx: bytes, width: int, path: Path) -> None:

@@ -6,6 +6,7 @@ Such records remain when a server died between its two writes; when .idx was los
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import encode_entry, iter_entries, row_bytes
@@ -284,9 +285,14 @@ def _leads_to_record(dat: OpenDat, entry: IdxEntry) -> bool:
 # ---- Restores .idx rows that deletions on a tiered read-only volume once overwrote.
 #
 # A defect of old servers wrote the rows of such deletions from the start of .idx on. They leave a run of tombstones
-# with offset 0 at the head, which no healthy .idx has: its first row names the first record of .dat. The two files grow
-# in step, so the lost rows named the first records of .dat. The rows of those records that no other row names are put
-# back in front. Source: weed/storage/volume_idx_repair.go.
+# with offset 0 at the head. The two files grow in step, so the lost rows named the first records of .dat. The rows of
+# those records that no other row names are put back in front. Source: weed/storage/volume_idx_repair.go.
+#
+# Such a run alone proves nothing: an .idx that was made of an .ecx may begin with it, and the .dat of such a volume has
+# records without any row, those of needles that were deleted before the coding. To restore their rows would undo the
+# deletions. So, a wilful difference, the rows must show the defect: the row behind the run names the record behind the
+# lost ones, and each deleted needle has another row or is among the lost ones. And no record of .dat deletes a restored
+# needle.
 
 
 def restore_idx_head(dat: OpenDat, rows: bytes) -> bytes:
@@ -295,27 +301,36 @@ def restore_idx_head(dat: OpenDat, rows: bytes) -> bytes:
     Raises OSError when .dat cannot be read.
     """
     width = dat.offset_width_bytes
-    overwritten = _leading_tombstones(rows, width)
-    if not overwritten:
+    head = list(takewhile(_is_bare_deletion, iter_entries(rows, width)))
+    if not head:
         return rows
-    lost: dict[int, tuple[int, int]] = {}
-    for count, record in enumerate(dat.scan(), 1):
-        if record.header.size > 0:
-            lost[record.header.needle_id] = (to_stored(record.offset_bytes), record.header.size)
+    behind = list(iter_entries(rows[len(head) * row_bytes(width) :], width))
+    records = iter(dat.scan())
+    first = list(islice(records, len(head)))
+    follower = next(records, None)
+    has_row = {entry.needle_id for entry in behind}
+    is_explained = {entry.needle_id for entry in head} <= has_row | {record.header.needle_id for record in first}
+    if not is_explained or (follower and to_stored(follower.offset_bytes)) != (behind[0].offset if behind else None):
+        return rows
+    lost: dict[int, DatRecord] = {}
+    for record in first:
+        if record.header.size:
+            lost[record.header.needle_id] = record
         else:
             lost.pop(record.header.needle_id, None)
-        if count == overwritten:
-            break
-    for entry in iter_entries(rows, width):
+    for entry in (*head, *behind):
         lost.pop(entry.needle_id, None)
-    restored = [encode_entry(needle_id, offset, size, width) for needle_id, (offset, size) in lost.items()]
+    if lost:
+        for record in chain((follower,) if follower else (), records):
+            if not record.header.size:
+                lost.pop(record.header.needle_id, None)
+    restored = [
+        encode_entry(needle_id, to_stored(record.offset_bytes), record.header.size, width)
+        for needle_id, record in lost.items()
+    ]
     return b"".join((*restored, rows)) if restored else rows
 
 
-def _leading_tombstones(rows: bytes, width: int) -> int:
-    count = 0
-    for entry in iter_entries(rows, width):
-        if entry.offset or entry.size != TOMBSTONE_SIZE:
-            break
-        count += 1
-    return count
+def _is_bare_deletion(entry: IdxEntry) -> bool:
+    """Whether the row is a deletion without a record."""
+    return not entry.offset and entry.size == TOMBSTONE_SIZE

@@ -455,7 +455,7 @@ class TestRepairs:
 
     def test_overwritten_rows(self, stopped, disk):
         rows = (stopped / "7.idx").read_bytes()
-        (stopped / "7.idx").write_bytes((99).to_bytes(8, "big") + bytes(4) + b"\xff" * 4 + rows[16:])
+        (stopped / "7.idx").write_bytes((20).to_bytes(8, "big") + bytes(4) + b"\xff" * 4 + rows[16:])
         self.expect_late_repair(stopped, disk, range(1, 21))
 
     def test_torn_rows_and_a_torn_tail_that_holds_records(self, stopped, disk):

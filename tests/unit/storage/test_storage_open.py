@@ -202,6 +202,28 @@ class TestIndex:
         store.close()
         assert open_at_and_close(made) == []
 
+    @pytest.mark.parametrize(
+        "head",
+        [
+            pytest.param([20], id="a-needle-of-no-record"),
+            pytest.param([2], id="a-needle-behind-the-lost-records"),
+            pytest.param([9], id="rows-not-in-step"),
+        ],
+    )
+    def test_a_deletion_at_the_head_restores_no_deleted_needle(self, made, width, head):
+        """Needle 1 was deleted before the volume was coded, and `head` in the shards: it was decoded long ago."""
+        rows = list(iter_entries((made / "7.idx").read_bytes(), width))
+        left = [row for row in rows if row.needle_id not in {1, *head}]
+        if head == [9]:
+            left = [*left[1:], left[0], *(row for row in rows if row.needle_id == 9)]
+        content = [(needle_id, 0, TOMBSTONE_SIZE) for needle_id in head]
+        content += [(row.needle_id, row.offset, row.size) for row in left]
+        (made / "7.idx").write_bytes(b"".join(encode_entry(*row, width) for row in content))
+        store = open_at(made)
+        with pytest.raises(errors.NotFound):
+            get(store, 1)
+        store.close()
+
 
 def open_at_and_close(path: Path) -> list[FindingKind]:
     store = open_at(path)
