@@ -108,10 +108,8 @@ class VacuumedStore(StoreMachine):
         except Crash:
             self.is_copied = False
             self._die_and_restart(again_at)
-        self.files.remaining = self.files.error = None
         self.is_copied = False
-        if self.store.find_volume(VID).is_read_only:
-            self.store.mark_writable(VID)
+        self._go_on_after_a_failure()
 
     def _end_run(self):
         if self.running is not None:

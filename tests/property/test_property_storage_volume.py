@@ -108,10 +108,8 @@ class StoreMachine(RuleBasedStateMachine):
         """One file operation fails. Each change is made, or the needle is as before."""
         self.files.remaining, self.files.error = step, code
         done = self._change_together(wanted)
-        self.files.remaining = self.files.error = None
+        self._go_on_after_a_failure()
         self.model.update(done)
-        if self.store.find_volume(VID).is_read_only:
-            self.store.mark_writable(VID)
 
     @rule(wanted=batches, step=st.integers(1, 4), half=st.floats(0, 1))
     def crash_while_changing_together(self, wanted, step, half):
@@ -178,6 +176,14 @@ class StoreMachine(RuleBasedStateMachine):
             self.unsure[needle_id] = [before, MISSING if how == "delete" else data]
         self._die_and_restart(again_at=step)
 
+    def _go_on_after_a_failure(self) -> None:
+        """Does what the next look at a disk with room does, and the operator of a volume that was stopped."""
+        self.files.remaining = self.files.error = None
+        room = self.store.locations[0].room
+        assert not room.is_short or room.keep()
+        if self.store.find_volume(VID).is_read_only:
+            self.store.mark_writable(VID)
+
     def _die_and_restart(self, again_at: int) -> None:
         for remaining in (again_at, None):
             self.files.is_dead = True
@@ -208,11 +214,9 @@ class StoreMachine(RuleBasedStateMachine):
         with contextlib.suppress(StorageError):
             self._write(needle_id, data, fsync=True)
         found = self._read(needle_id)
-        self.files.remaining = self.files.error = None
+        self._go_on_after_a_failure()
         assert found is before or found in (before, data)
         self.model[needle_id] = found
-        if self.store.find_volume(VID).is_read_only:
-            self.store.mark_writable(VID)
 
     def _read(self, needle_id) -> bytes | object:
         try:
