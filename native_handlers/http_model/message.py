@@ -242,9 +242,9 @@ Answer = bytes | HeldAnswer
 class PendingAnswer:
     """An answer that another thread is making, to the request `data`.
 
-    The event loop collects the pending answers of one turn, and calls `hurry` of each. Where that gives False, a task
-    calls `wait`. Then `outcome` is called, once. The class is no ABC: each answer of the fast path is tested for being
-    one, and that test takes long for an ABC.
+    The event loop collects the pending answers of one turn, and calls `try_finish` of each. Where that gives False, a
+    task calls `wait`. Then `outcome` is called, once. The class is no ABC: each answer of the fast path is tested for
+    being one, and that test takes long for an ABC.
     """
 
     __slots__ = ("data",)
@@ -252,7 +252,7 @@ class PendingAnswer:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def hurry(self) -> bool:
+    def try_finish(self) -> bool:
         """Returns whether the answer is there. Waits for all answers of a turn together, some milliseconds at most."""
         raise NotImplementedError
 

@@ -74,7 +74,7 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
         with reloading:
             async with trio.open_nursery() as nursery:
                 for location in store.locations:
-                    nursery.start_soon(partial(serve_disk_watch, location.watch, hurry=location.watch.hurry_s))
+                    nursery.start_soon(watch_disk, location.watch)
                 await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
                 try:
                     yield store
@@ -209,40 +209,35 @@ MIN_PROBE_INTERVAL_S = 1.0
 """The shortest interval: a configured interval of 0 would write without a pause."""
 
 
-async def serve_disk_watch(
+async def watch_disk(
     watch: DiskHealth,
     *,
     look_interval_s: float = LOOK_INTERVAL_S,
     min_probe_interval_s: float = MIN_PROBE_INTERVAL_S,
-    hurry: Callable[[], float | None] = lambda: None,
 ) -> None:
     """Watches one disk until cancelled.
-
-    Args:
-        hurry: called every few seconds. Returns how soon after the last look the next one must come; see
-            `DiskHealth.hurry_s`.
 
     Cancellation: safe. A running look or probe is abandoned, because the disk may hang.
     """
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_repeat, watch.look, look_interval_s, hurry)
+        nursery.start_soon(_repeat, watch.look, look_interval_s, watch.next_look_within_s)
         if watch.config.is_enabled:
             nursery.start_soon(_repeat, watch.probe, max(watch.config.interval_s, min_probe_interval_s))
 
 
 async def _repeat(
-    work: Callable[[], None], interval_s: float, hurry: Callable[[], float | None] = lambda: None
+    work: Callable[[], None], interval_s: float, sooner_s: Callable[[], float | None] = lambda: None
 ) -> None:
     # A thread of its own: when a disk hangs, threads that wait for it may take all shared ones.
     limiter = trio.CapacityLimiter(1)
     while True:
         await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
-        await _pause(interval_s, hurry)
+        await _pause(interval_s, sooner_s)
 
 
-async def _pause(interval_s: float, hurry: Callable[[], float | None]) -> None:
-    """Waits for `interval_s`; for less where `hurry` says so, now or during the wait."""
+async def _pause(interval_s: float, sooner_s: Callable[[], float | None]) -> None:
+    """Waits for `interval_s`; for less where `sooner_s` gives a shorter time, now or during the wait."""
     started_at = trio.current_time()
     # Polled: the thread that finds the disk full waits for the disk, and cannot wake this task.
-    while (left_s := started_at + min(interval_s, hurry() or interval_s) - trio.current_time()) > 0:  # noqa: ASYNC110
+    while (left_s := started_at + min(interval_s, sooner_s() or interval_s) - trio.current_time()) > 0:  # noqa: ASYNC110
         await trio.sleep(min(left_s, _GLANCE_S))

@@ -1,8 +1,8 @@
 """The fast path of a forwarded request: a small request of the usual form goes to the backend as it came.
 
 Here everything is checked that the ordinary way checks before it forwards. `polled_exchange` then makes the exchange,
-and passes an answer of the common form on. What comes otherwise is handed over, and `HttpGateway.resume` goes on with
-it. Both ways give the backend and the client the same bytes; a property test holds them to it.
+and passes an answer of the common form on. All else is left to the task, and `HttpGateway.resume` goes on with it. Both
+ways give the backend and the client the same bytes; a property test holds them to it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class TurnBatch:
         self._disks.setdefault(volume.disk_id, {}).setdefault(volume, []).append(change)
         self._leave.append(leave)
 
-    def hurry(self) -> bool:
+    def try_finish(self) -> bool:
         """Makes the changes at the first call. Returns whether all threads are done."""
         if self._late is None:
             self._retire()
@@ -67,7 +67,7 @@ class TurnBatch:
     async def wait(self) -> None:
         """Returns when all threads are done. Cancellation: safe."""
         if not self._is_over:
-            assert self._ended is not None, "`hurry` came first"
+            assert self._ended is not None, "`try_finish` came first"
             await self._ended.wait()
 
     def _watch(self, late: list[BriefWork]) -> None:

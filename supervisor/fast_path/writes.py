@@ -179,8 +179,8 @@ class _PendingChange(PendingAnswer):
         self._method = method
         self._started_at_s = started_at_s
 
-    def hurry(self) -> bool:
-        return self._batch.hurry()
+    def try_finish(self) -> bool:
+        return self._batch.try_finish()
 
     async def wait(self) -> None:
         body_bytes = len(self.data) - self.data.index(b"\r\n\r\n") - 4

@@ -109,7 +109,7 @@ class RoutePolicy:
         if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
             return False
         if self._throttle is not None:
-            flight = self._throttle.downloads if kind is AccessKind.VOLUME_READ else self._throttle.uploads
-            if flight.is_bounded:
+            inflight = self._throttle.downloads if kind is AccessKind.VOLUME_READ else self._throttle.uploads
+            if inflight.is_bounded:
                 return False
         return route.access.kind is kind

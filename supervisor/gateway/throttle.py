@@ -139,9 +139,9 @@ class Throttle:
 class _CountedBody(RequestBody):
     """A body of unknown length. Each byte counts as in flight from its arrival on."""
 
-    def __init__(self, body: RequestBody, flight: InflightBytes) -> None:
+    def __init__(self, body: RequestBody, inflight: InflightBytes) -> None:
         self._body = body
-        self._flight = flight
+        self._inflight = inflight
         self.counted_bytes = 0
         self.length_bytes = body.length_bytes
 
@@ -157,14 +157,14 @@ class _CountedBody(RequestBody):
 
     def _count(self, count: int) -> None:
         self.counted_bytes += count
-        self._flight.add(count)
+        self._inflight.add(count)
 
 
 class _ClientGoneError(Exception):
     """The client closed its connection while it waited."""
 
 
-async def _wait_for_room(flight: InflightBytes, body: RequestBody) -> str | None:
+async def _wait_for_room(inflight: InflightBytes, body: RequestBody) -> str | None:
     """As `InflightBytes.wait_for_room`, but watches a client whose request is complete meanwhile.
 
     A client that has still to send a body is not watched: its end would come after the body. Upstream's library does
@@ -174,7 +174,7 @@ async def _wait_for_room(flight: InflightBytes, body: RequestBody) -> str | None
         _ClientGoneError: the client closed its sending side. As in upstream, that counts as gone.
     """
     if not body.is_over:
-        return await flight.wait_for_room()
+        return await inflight.wait_for_room()
     is_gone, excess = False, None
 
     async def watch() -> None:
@@ -185,7 +185,7 @@ async def _wait_for_room(flight: InflightBytes, body: RequestBody) -> str | None
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        excess = await flight.wait_for_room()
+        excess = await inflight.wait_for_room()
         nursery.cancel_scope.cancel()
     if is_gone:
         raise _ClientGoneError

@@ -167,7 +167,7 @@ class IdleConnection:
                 # Bytes were taken from the socket. A cancel now would lose them, so the task wakes in its turn.
                 self._is_cancelled = True
                 if self._exchange is not None:
-                    loop.exchanges.hurry(self._exchange)
+                    loop.exchanges.leave_soon(self._exchange)
                 return trio.lowlevel.Abort.FAILED
             loop.forget(fd)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -256,7 +256,7 @@ class IdleConnection:
         return self._woken_by is None
 
     def _settled(self, pending: PendingAnswer, now: float) -> Arrival | None:
-        if not pending.hurry():
+        if not pending.try_finish():
             return Arrival(None, pending)
         answer = pending.outcome()
         if answer is None:
@@ -466,7 +466,7 @@ class IdlePoller:
                 self._wake_some(min(turn.count, WOKEN_BESIDE_A_CROWD) if self.crowded_doors else turn.count)
         finally:
             # A task whose bytes were taken cannot be cancelled before its turn, so all of these are woken now.
-            self.exchanges.hand_over_all()
+            self.exchanges.leave_all()
             for sleeper in self._later:
                 sleeper.leave_to_its_task()
             self._to_wake.extend(self._later)

@@ -119,7 +119,7 @@ class Newcomer(IdleConnection):
         else:
             self.is_given_up = self._is_cancelled = True  # it gets a task, which closes after the answer
             if self._exchange is not None:
-                self._loop.exchanges.hurry(self._exchange)
+                self._loop.exchanges.leave_soon(self._exchange)
 
     def wake(self) -> None:
         woken_by, self._woken_by = self._woken_by, None

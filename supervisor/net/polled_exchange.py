@@ -2,7 +2,7 @@
 
 A request goes out over a kept connection as soon as it has arrived. Where the whole answer comes soon and in the common
 form, its bytes are passed on. So a forwarded request costs its reads and writes, and no trip through trio's scheduler.
-Everything else is handed over, with what was sent and received so far, to the task of the client's connection: the
+Everything else is left, with what was sent and received so far, to the task of the client's connection: the
 ordinary way goes on where this module has stopped. So no failure, no late answer and no odd answer is treated here.
 """
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from native_handlers.http_model.message import Request, Response
 
-HAND_OVER_AFTER_S = 0.25
+LEAVE_AFTER_S = 0.25
 """How long an answer may take here. A task takes over then, because only a task sees that the client goes away."""
 LOOK_EVERY_S = 0.1
 """How often the poller looks for exchanges that take too long."""
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer, head and body, that is passed on here. A task streams longer ones."""
-_HANDED_OVER_IN_A_ROW = 8
+_LEFT_IN_A_ROW = 8
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 
 _window = bytearray(MAX_ANSWER_BYTES)
@@ -119,10 +119,10 @@ class PolledExchange:
     """One exchange for the client at `connection`.
 
     Args:
-        data: the request as it arrived. The task gets it if the exchange is handed over.
+        data: the request as it arrived. The task gets it if the exchange is left to the task.
 
     Attributes:
-        due: when the exchange is handed over at the latest. Trio time.
+        due: when the exchange is left to the task at the latest. Trio time.
         fd: the descriptor of the server's connection.
     """
 
@@ -137,7 +137,7 @@ class PolledExchange:
         self._forwarding = forwarding
         self._sock = sock
         self._received: bytearray | None = None
-        self.due = trio.current_time() + HAND_OVER_AFTER_S
+        self.due = trio.current_time() + LEAVE_AFTER_S
         self.fd = sock.fileno()
 
     @property
@@ -167,7 +167,7 @@ class PolledExchange:
             return 0
         except OSError as error:
             forwarding.sent.failure = str(error)
-            self.hand_over()
+            self.leave()
             return 0
         if received is None:
             data, length = _window, count
@@ -177,7 +177,7 @@ class PolledExchange:
         head = match_response(data, length, is_head=forwarding.is_head)
         if head is None or not count or self._connection.is_cancelled:
             self._keep(data, length)
-            self.hand_over()
+            self.leave()
             return 0
         whole = head.head_bytes + head.body_bytes
         if whole == length and forwarding.passes(head.status):
@@ -187,7 +187,7 @@ class PolledExchange:
         if length < whole <= MAX_ANSWER_BYTES:
             self._exchanges.arm(self)
         else:
-            self.hand_over()
+            self.leave()
         return 0
 
     def _keep(self, data: bytearray, length: int) -> None:
@@ -199,7 +199,7 @@ class PolledExchange:
         self._forwarding.passed()
         self._connection.pass_on((_view if data is _window else memoryview(data))[:length], now)
 
-    def hand_over(self) -> None:
+    def leave(self) -> None:
         """Leaves the exchange to the client's task, which is woken in its turn."""
         self._exchanges.forget(self)
         self._exchanges.unwatch(self)
@@ -222,7 +222,7 @@ class Exchanges:
     """The running exchanges of one poller."""
 
     def __init__(self, epoll: select.epoll, wake_waiting: Callable[[], Awaitable[None]]) -> None:
-        """`wake_waiting` wakes the tasks to which exchanges were handed over."""
+        """`wake_waiting` wakes the tasks to which exchanges were left."""
         self._wake_waiting = wake_waiting
         self._epoll = epoll
         self._running: dict[int, PolledExchange] = {}  # the longest running first
@@ -275,13 +275,13 @@ class Exchanges:
             exchange.fail(error)
             return 0
 
-    def hurry(self, exchange: PolledExchange) -> None:
-        """Hands `exchange` over soon."""
+    def leave_soon(self, exchange: PolledExchange) -> None:
+        """Leaves `exchange` to its task soon."""
         exchange.due = trio.current_time()
         self._wakes.set()
 
     async def run(self) -> None:
-        """Hands over the exchanges that take long, until cancelled."""
+        """Leaves exchanges that take long to their tasks, until cancelled."""
         while True:
             self._wakes = trio.Event()
             if self._running:
@@ -291,18 +291,18 @@ class Exchanges:
                 self._is_parked = True
                 await self._wakes.wait()
                 self._is_parked = False
-            await self._hand_over_due()
+            await self._leave_due()
 
-    async def _hand_over_due(self) -> None:
+    async def _leave_due(self) -> None:
         now = trio.current_time()
         for number, exchange in enumerate([one for one in self._running.values() if one.due <= now], 1):
             if self._running.get(exchange.fd) is exchange:
-                exchange.hand_over()
-            if number % _HANDED_OVER_IN_A_ROW == 0:
+                exchange.leave()
+            if number % _LEFT_IN_A_ROW == 0:
                 await self._wake_waiting()
         await self._wake_waiting()
 
-    def hand_over_all(self) -> None:
-        """Hands over every exchange."""
+    def leave_all(self) -> None:
+        """Leaves every exchange to its task."""
         for exchange in list(self._running.values()):
-            exchange.hand_over()
+            exchange.leave()

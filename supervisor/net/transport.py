@@ -379,7 +379,7 @@ class StreamTransport:
             data = await self.receive_some()
             reply = answer(data)
             if isinstance(reply, PendingAnswer):
-                if not reply.hurry():
+                if not reply.try_finish():
                     await reply.wait()
                 reply = reply.outcome()
             if reply is None:

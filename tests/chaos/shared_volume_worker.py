@@ -12,7 +12,7 @@ import time
 from random import Random
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index import needle_map
 from native_handlers.storage.shared.attach import attach_volume
 from native_handlers.storage.shared.state import SharedState
 from native_handlers.storage.system.files import OsFiles
@@ -120,7 +120,7 @@ def run_until(fd, step, seed):
         return committed
 
     SharedState.commit = dying_commit
-    needle_index.MIN_MERGE = 3
+    needle_map.MIN_MERGE = 3
     volume = attach_volume(fd, Home(), time.time_ns, files)
     for needle_id in (1, 2, 3):
         say("begin", needle_id, seed)

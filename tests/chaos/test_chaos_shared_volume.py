@@ -17,7 +17,7 @@ from support.stores import open_at
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.errors import Deleted, NotFound
 from native_handlers.storage.shared.attach import share_volume
 
@@ -136,7 +136,7 @@ class Worker:
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
-    monkeypatch.setattr(needle_index, "MIN_MERGE", 50)
+    monkeypatch.setattr(needle_map, "MIN_MERGE", 50)
     shared = Shared(tmp_path)
     yield shared
     shared.end()

@@ -28,7 +28,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.index import build as index_build
-from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted, NotFound, StorageError
 from native_handlers.storage.store import StoreConfig, open_store
@@ -47,7 +47,7 @@ def _small_steps(monkeypatch):
     monkeypatch.setattr(record_mover, "LARGE_BYTES", 2000)
     monkeypatch.setattr(record_mover, "WINDOW_BYTES", 12000)
     monkeypatch.setattr(compaction, "FEW_ROWS", 1)
-    monkeypatch.setattr(needle_index, "MIN_MERGE", 5)
+    monkeypatch.setattr(needle_map, "MIN_MERGE", 5)
     monkeypatch.setattr(index_build, "SMALL_BYTES", 4 * 16)
 
 

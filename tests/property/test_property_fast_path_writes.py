@@ -69,7 +69,7 @@ class Node:
         if pending is None:
             return None
         assert isinstance(pending, PendingAnswer)
-        if not pending.hurry():
+        if not pending.try_finish():
             await pending.wait()
         answer = pending.outcome()
         self.fast += answer is not None

@@ -23,7 +23,7 @@ from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.index import build as index_build
-from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index import needle_map
 from native_handlers.storage.index.build import build_index
 from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly
 from native_handlers.storage.shared.attach import attach_volume, share_volume
@@ -97,7 +97,7 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def it_is_the_dict(self):
         index = self.index
-        assert len(index.layers.delta) < needle_index.MIN_MERGE
+        assert len(index.layers.delta) < needle_map.MIN_MERGE
         assert {key: index.get(key) for key in self.model} == self.model
         assert index.get(self.first + 301) is None
         assert dict(index.ascending()) == self.model
@@ -304,7 +304,7 @@ class SharedMachine(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _merge_often(monkeypatch):
-    monkeypatch.setattr(needle_index, "MIN_MERGE", 5)
+    monkeypatch.setattr(needle_map, "MIN_MERGE", 5)
     monkeypatch.setattr(index_build, "SMALL_BYTES", 4 * 16)  # four rows, which are fewer than are merged
 
 

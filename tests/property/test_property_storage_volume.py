@@ -25,7 +25,7 @@ from native_handlers.format.idx import IdxEntry, encode_entry
 from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.directory.location import LocationConfig
-from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index import needle_map
 from native_handlers.storage.index.build import build_index
 from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly, StorageError
 from native_handlers.storage.store import StoreConfig, open_store
@@ -353,8 +353,8 @@ def test_an_index_built_at_once_is_that_of_a_replay(rows, width):
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2**33), st.integers(0, 99), st.booleans()), max_size=80))
 def test_an_index_with_merges_is_a_dict(changes):
-    original = needle_index.MIN_MERGE
-    needle_index.MIN_MERGE = 7
+    original = needle_map.MIN_MERGE
+    needle_map.MIN_MERGE = 7
     try:
         index = build_index(encode_entry(3, 1, 10, 5), 5, 3).index
         model = {3: (1, 10)}
@@ -371,7 +371,7 @@ def test_an_index_with_merges_is_a_dict(changes):
         assert dict(index.ascending()) == model
         assert [key for key, _ in index.ascending()] == sorted(model)
     finally:
-        needle_index.MIN_MERGE = original
+        needle_map.MIN_MERGE = original
 
 
 def test_an_index_takes_16_bytes_a_needle():

@@ -47,7 +47,7 @@ from native_handlers.storage.check import check_directory
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model.errors import Deleted, NotFound
 from native_handlers.storage.store import StoreConfig, open_store
-from native_handlers.storage.volume import file_reader as outgoing
+from native_handlers.storage.volume import file_reader
 from native_handlers.storage.volume.append_log import append_time_ns
 
 VID = 7
@@ -118,7 +118,7 @@ def in_pieces(dat_bytes):
     Only meanwhile: with the piece of a small volume, a large one would be a million messages.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outgoing, "PIECE_BYTES", dat_bytes // COPY_PIECES + 1)
+        patch.setattr(file_reader, "PIECE_BYTES", dat_bytes // COPY_PIECES + 1)
         yield
 
 

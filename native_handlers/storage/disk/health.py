@@ -79,7 +79,7 @@ class DiskHealth:
         if not why and not self.problem and self.after_look is not None:
             self._has_room = self.after_look()
 
-    def hurry_s(self) -> float | None:
+    def next_look_within_s(self) -> float | None:
         """The longest time until the next look, in seconds; None where nothing waits for it."""
         is_well = self._has_room and not self._gauge.is_low and not self.is_short()
         return None if is_well else _SHORT_INTERVAL_S

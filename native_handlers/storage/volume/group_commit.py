@@ -135,7 +135,7 @@ class GroupCommit:
                 write.error = write.error or BatchAborted(repr(error))
             raise
         finally:
-            self._hand_over()
+            self._appoint_leader()
             for write in batch[1:]:
                 write.wake()
 
@@ -147,7 +147,7 @@ class GroupCommit:
             size_bytes += len(batch[-1].needle.data)
         return batch
 
-    def _hand_over(self) -> None:
+    def _appoint_leader(self) -> None:
         with self._lock:
             self._is_committing = bool(self._waiting)
             heir = self._waiting[0] if self._waiting else None

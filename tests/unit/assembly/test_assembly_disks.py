@@ -9,7 +9,7 @@ import trio
 from support.waiting import LIMIT_S
 
 from native_handlers.storage.disk.health import ProbeConfig
-from supervisor.assembly.store import serve_disk_watch
+from supervisor.assembly.store import watch_disk
 
 
 @dataclass
@@ -20,6 +20,7 @@ class FakeWatch:
     hangs: threading.Event | None = None
     looks: int = 0
     probes: int = 0
+    within_s: float | None = None
     is_seen: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> None:
@@ -28,6 +29,9 @@ class FakeWatch:
             self.is_seen.set()
         if self.hangs is not None:
             self.hangs.wait(60)
+
+    def next_look_within_s(self) -> float | None:
+        return self.within_s
 
     def probe(self) -> None:
         self.probes += 1
@@ -41,7 +45,7 @@ async def test_a_hung_disk_delays_neither_another_nor_the_end():
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             for watch in (hung, well):
-                nursery.start_soon(lambda watch=watch: serve_disk_watch(watch, look_interval_s=0.001))
+                nursery.start_soon(lambda watch=watch: watch_disk(watch, look_interval_s=0.001))
             await trio.to_thread.run_sync(well.is_seen.wait, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
     assert (hung.looks, hung.probes, well.probes) == (1, 0, 0)
@@ -52,7 +56,7 @@ async def test_the_probe_is_on_where_it_is_wanted():
     watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: serve_disk_watch(watch, min_probe_interval_s=0.001))
+            nursery.start_soon(lambda: watch_disk(watch, min_probe_interval_s=0.001))
             await trio.to_thread.run_sync(watch.is_seen.wait, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
     assert watch.looks == 1
@@ -62,7 +66,7 @@ async def test_a_disk_is_looked_at_when_all_shared_threads_wait_for_it(no_shared
     watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: serve_disk_watch(watch, look_interval_s=0.001, min_probe_interval_s=0.001))
+            nursery.start_soon(lambda: watch_disk(watch, look_interval_s=0.001, min_probe_interval_s=0.001))
             while watch.looks < 2 or watch.probes < 2:  # noqa: ASYNC110
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
@@ -71,7 +75,7 @@ async def test_a_disk_is_looked_at_when_all_shared_threads_wait_for_it(no_shared
 async def test_a_disk_that_becomes_short_of_room_is_looked_at_soon(autojump_clock, monkeypatch):
     """Also when that is noticed between two looks."""
     watch = FakeWatch(ProbeConfig())
-    looked_at_s, hurry_s = [], None
+    looked_at_s = []
 
     async def look_at_once(work, **_how):
         looked_at_s.append(round(trio.current_time() - began_at_s))
@@ -81,11 +85,11 @@ async def test_a_disk_that_becomes_short_of_room_is_looked_at_soon(autojump_cloc
     monkeypatch.setattr(trio.to_thread, "run_sync", look_at_once)
     began_at_s = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve_disk_watch(watch, hurry=lambda: hurry_s))
+        nursery.start_soon(watch_disk, watch)
         await trio.sleep(72)
-        hurry_s = 5.0
+        watch.within_s = 5.0
         await trio.sleep(15)
-        hurry_s = None
+        watch.within_s = None
         await trio.sleep(100)
         nursery.cancel_scope.cancel()
     assert looked_at_s == [0, 60, 75, 80, 85, 145]

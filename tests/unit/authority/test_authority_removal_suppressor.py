@@ -7,7 +7,7 @@ import trio
 from support.waiting import LIMIT_S
 
 from native_handlers.pb import master_pb2
-from supervisor.authority import removal_suppressor as report_hold
+from supervisor.authority import removal_suppressor
 from supervisor.authority.ledger import HandOver
 from supervisor.authority.removal_suppressor import RemovalSuppressor
 from supervisor.cluster.node_model import NodeModel
@@ -53,10 +53,10 @@ async def test_a_hand_over_is_not_heard_of(autojump_clock, scene):
     with scene.hold(TO_NATIVE):
         scene.child.replace_volumes([])
         assert scene.announced == {3}
-    await trio.sleep(report_hold.LOOK_S * 2)
+    await trio.sleep(removal_suppressor.LOOK_S * 2)
     assert scene.announced == {3}
     scene.native.replace_volumes([volume()])
-    await trio.sleep(report_hold.LOOK_S * 2)
+    await trio.sleep(removal_suppressor.LOOK_S * 2)
     scene.native.replace_volumes([])
     assert scene.announced == set()
 
@@ -96,7 +96,7 @@ async def test_a_volume_that_an_operation_took_away_is_not_held(scene):
 
 
 async def test_what_no_engine_reports_is_gone_in_the_end(scene, monkeypatch):
-    monkeypatch.setattr(report_hold, "SETTLE_S", 0.1)
+    monkeypatch.setattr(removal_suppressor, "SETTLE_S", 0.1)
     with scene.hold(TO_NATIVE):
         scene.child.replace_volumes([])
     assert scene.announced == {3}
@@ -125,10 +125,10 @@ async def test_a_hand_over_of_shards_is_not_heard_of(coded):
         coded.native.replace_volumes([volume()])
         coded.native.add_ec_shards([shards(0b001)])
     coded.child.remove_ec_shards([shards(0b010)])
-    await trio.sleep(report_hold.LOOK_S * 2)
+    await trio.sleep(removal_suppressor.LOOK_S * 2)
     assert (bits(coded), coded.announced) == (0b111, {3})
     coded.native.add_ec_shards([shards(0b110)])
-    await trio.sleep(report_hold.LOOK_S * 2)
+    await trio.sleep(removal_suppressor.LOOK_S * 2)
     coded.native.remove_ec_shards([shards(0b100)])
     assert bits(coded) == 0b011
 

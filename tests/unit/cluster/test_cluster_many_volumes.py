@@ -11,8 +11,7 @@ from support.waiting import LIMIT_S, until
 from native_handlers.format.needle import Needle
 from native_handlers.pb import master_pb2
 from native_handlers.storage.volume.volume import Volume
-from supervisor.cluster import node_source as source_feed
-from supervisor.cluster import store_source
+from supervisor.cluster import node_source, store_source
 from supervisor.cluster.heartbeat_encoder import HeartbeatEncoder
 from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.master_view import MasterView
@@ -64,7 +63,7 @@ def test_volumes_are_hashed_without_the_lock_of_the_model(feed, monkeypatch):
         model_is_free.append(looked.wait(LIMIT_S))
         return ReportedVolume(volume, 7)
 
-    monkeypatch.setattr(source_feed.ReportedVolume, "of", hashed)
+    monkeypatch.setattr(node_source.ReportedVolume, "of", hashed)
     feed.replace_volumes([message(1)])
     feed.change_volumes([message(1, size=5)])
     assert model_is_free == [True, True]
@@ -73,7 +72,7 @@ def test_volumes_are_hashed_without_the_lock_of_the_model(feed, monkeypatch):
 def test_what_is_known_is_not_hashed_again(feed, monkeypatch):
     volumes = [message(1), message(2)]
     feed.replace_volumes(volumes)
-    monkeypatch.setattr(source_feed.ReportedVolume, "of", None)
+    monkeypatch.setattr(node_source.ReportedVolume, "of", None)
     feed.replace_volumes(volumes)
     feed.replace_volumes([message(1), message(2)])
     assert feed.has_volume(2)

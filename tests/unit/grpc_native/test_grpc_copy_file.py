@@ -21,7 +21,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.errors import WriteFailed
 from native_handlers.storage.system.files import OS_FILES
-from native_handlers.storage.volume import file_reader as outgoing
+from native_handlers.storage.volume import file_reader
 
 COOKIE = 0x637037D6
 ALL = 2**63 - 1
@@ -59,7 +59,7 @@ def path_of(store, name):
 class TestWhatIsSent:
     @pytest.mark.parametrize("extension", [".dat", ".idx", ".vif"])
     def test_a_file_whole(self, node, context, store, volume, extension, monkeypatch):
-        monkeypatch.setattr(outgoing, "PIECE_BYTES", 300_000)
+        monkeypatch.setattr(file_reader, "PIECE_BYTES", 300_000)
         messages = copied(node, context, ext=extension)
         path = path_of(store, f"c_7{extension}")
         assert b"".join(message.file_content for message in messages) == path.read_bytes()
@@ -75,7 +75,7 @@ class TestWhatIsSent:
 
     @pytest.mark.parametrize("stop", [1, 8, 299_999, 300_000, 300_001, 600_000])
     def test_no_further_than_the_stop_offset(self, node, context, store, volume, stop, monkeypatch):
-        monkeypatch.setattr(outgoing, "PIECE_BYTES", 300_000)
+        monkeypatch.setattr(file_reader, "PIECE_BYTES", 300_000)
         messages = copied(node, context, stop_offset=stop)
         assert b"".join(one.file_content for one in messages) == path_of(store, "c_7.dat").read_bytes()[:stop]
 
@@ -188,7 +188,7 @@ class TestCodedVolumes:
 class TestWhileOtherThingsHappen:
     @pytest.mark.parametrize("end", ["unmount", "delete", "rewrite"])
     def test_a_running_copy_goes_on(self, node, context, store, volume, end, monkeypatch):
-        monkeypatch.setattr(outgoing, "PIECE_BYTES", 100_000)
+        monkeypatch.setattr(file_reader, "PIECE_BYTES", 100_000)
         whole = path_of(store, "c_7.dat").read_bytes()
         stream = copy_file(node, context, request_of(stop_offset=len(whole)))
         first = pb.CopyFileResponse.FromString(next(stream)).file_content

@@ -23,7 +23,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.errors import ConfigureFailed, ReadOnly, VolumeArriving, VolumeExists
 from native_handlers.storage.system.files import OsFiles
-from native_handlers.storage.volume import file_reader as outgoing
+from native_handlers.storage.volume import file_reader
 
 OWN = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
 
@@ -71,7 +71,7 @@ def node(tmp_path, target, source):
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
-    monkeypatch.setattr(outgoing, "PIECE_BYTES", 10_000)
+    monkeypatch.setattr(file_reader, "PIECE_BYTES", 10_000)
 
 
 @pytest.fixture(autouse=True)

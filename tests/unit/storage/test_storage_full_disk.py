@@ -314,12 +314,12 @@ class TestService:
             store.get_volume(VID).delete(1, COOKIE)
             for _ in range(3):
                 look(store)
-                assert store.locations[0].watch.hurry_s() is not None
+                assert store.locations[0].watch.next_look_within_s() is not None
                 with pytest.raises(errors.ReadOnly):
                     write(store, 30)
             disk.free_bytes = 10 * RESERVE_BYTES
             look(store)
-            assert store.locations[0].watch.hurry_s() is None
+            assert store.locations[0].watch.next_look_within_s() is None
             write(store, 30)
             assert (tmp_path / RESERVE_FILE_NAME).stat().st_size == RESERVE_BYTES
         assert sum("has room again" in record.getMessage() for record in caplog.records) == 1
@@ -438,7 +438,7 @@ class TestRepairs:
                     change()
             disk.free_bytes = 10 * RESERVE_BYTES
             look(store)
-            assert store.locations[0].watch.hurry_s() is None
+            assert store.locations[0].watch.next_look_within_s() is None
             assert FindingKind.MADE_READ_ONLY not in [finding.kind for finding in store.findings]
             write(store, 30)
             store.get_volume(VID).delete(1, COOKIE)

@@ -18,10 +18,7 @@ from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS, OpenLimi
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.volume import append, row_place
-from native_handlers.storage.volume import record_reader as needle_read
-from native_handlers.storage.volume import recovery as last_record
-from native_handlers.storage.volume import recovery as torn_rows
+from native_handlers.storage.volume import append, record_reader, recovery, row_place
 from native_handlers.storage.volume.append_log import append_time_ns, walk_records
 
 COOKIE = 0xC0FFEE
@@ -211,7 +208,7 @@ class TestDeletionsBeyondTheLimit:
     @pytest.fixture(params=[1, 2, 3])
     def full(self, request, tmp_path, monkeypatch):
         """A directory with a full volume. The limit is small, so that the test can examine the bytes before it."""
-        for module in (append, check, last_record, needle_read, row_place, torn_rows):
+        for module in (append, check, recovery, record_reader, row_place):
             monkeypatch.setattr(module, "max_volume_size_bytes", lambda _width: self.LIMIT)
         with closing(open_at(tmp_path)) as store:
             store.allocate_volume(7, version=request.param)

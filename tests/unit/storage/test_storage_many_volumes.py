@@ -16,7 +16,7 @@ from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.directory.location import LocationConfig
-from native_handlers.storage.disk import session_mark as write_back
+from native_handlers.storage.disk import session_mark
 from native_handlers.storage.model.errors import DeleteFailed
 from native_handlers.storage.model.report import Finding, FindingKind, Findings
 from native_handlers.storage.shared.attach import share_volume
@@ -297,7 +297,7 @@ class TestClosing:
         for name, text in (("_EXPIRE", expire), ("_INTERVAL", interval)):
             file = tmp_path / name
             file.write_bytes(text)
-            monkeypatch.setattr(write_back, name, file)
+            monkeypatch.setattr(session_mark, name, file)
         files = PlannedFiles()
         store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock())
         assert files.since(store.close)["sync"] == 2 * FEW

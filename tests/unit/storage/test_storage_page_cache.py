@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from native_handlers.storage.system import files as page_cache
+from native_handlers.storage.system import files as system_files
 from native_handlers.storage.system.files import NotCached, OsFiles, is_in_page_cache
 
 SIZE = (1 << 20) + 123
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_not_in_memory(fd, offset, length):
 
 
 def test_a_system_that_cannot_tell(fd, monkeypatch):
-    monkeypatch.setattr(page_cache, "load_mincore", lambda: None)
+    monkeypatch.setattr(system_files, "load_mincore", lambda: None)
     assert not is_in_page_cache(fd, 0, 1)
 
 

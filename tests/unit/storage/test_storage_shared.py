@@ -13,7 +13,7 @@ from support.stores import open_at
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.index import needle_map as needle_index
+from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.errors import NotFound, ReadFailed, ReadOnly, VolumeClosed, WriteFailed
 from native_handlers.storage.shared.attach import attach_volume, share_volume
 from native_handlers.storage.shared.state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
@@ -167,7 +167,7 @@ def test_a_closed_volume_is_closed_for_all(owner, attach):
 
 def test_a_full_memory_costs_memory_and_nothing_else(owner, attach, monkeypatch, caplog):
     """An index that cannot be published stays in each process's own dict, and the publication is tried again."""
-    monkeypatch.setattr(needle_index, "MIN_MERGE", 4)
+    monkeypatch.setattr(needle_map, "MIN_MERGE", 4)
     files = PlannedFiles()
     attached = attach(files)
     fail_in_memory(files)
@@ -185,7 +185,7 @@ def test_a_full_memory_costs_memory_and_nothing_else(owner, attach, monkeypatch,
 @pytest.mark.slow
 def test_memory_of_old_columns_is_given_back(owner, attach, monkeypatch):
     """Slow: four thousand writes."""
-    monkeypatch.setattr(needle_index, "MIN_MERGE", 50)
+    monkeypatch.setattr(needle_map, "MIN_MERGE", 50)
     attached = attach()
     for needle_id in range(1, 4000):
         put(attached, needle_id)
