@@ -17,7 +17,7 @@ import trio
 
 from native_handlers.format.errors import BadFileId
 from native_handlers.http.chunk_manifest import MAX_DEPTH
-from native_handlers.http.context import LookupFailed, VolumeServerFailed
+from native_handlers.http.context import LookupFailed
 from native_handlers.http.disk_threads import on_present_volume
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, Holders
@@ -25,13 +25,15 @@ from native_handlers.http.replicate import ReplicaDelete
 from native_handlers.http.settled import wait_settled
 from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerFailed
 from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound
 
 if TYPE_CHECKING:
     from native_handlers.format.fid import FileId
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import Chunk, ChunkManifest, Visit
-    from native_handlers.http.context import HttpContext, Location, VolumeServerHttp
+    from native_handlers.http.context import HttpContext, Location
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
 

@@ -19,7 +19,7 @@ from native_handlers.format.crc import crc32c_extend
 from native_handlers.format.errors import BadFileId
 from native_handlers.http.chunk_manifest import Visit, check_depth
 from native_handlers.http.clear_content import begins_as_gzip
-from native_handlers.http.context import LookupFailed, VolumeServerFailed
+from native_handlers.http.context import LookupFailed
 from native_handlers.http.disk_threads import PayloadSource
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, Candidates
@@ -30,6 +30,7 @@ from native_handlers.http_model.errors import BadManifest
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import FileSlice, StreamBody
 from native_handlers.http_model.ranges import ByteRange
+from native_handlers.http_model.volume_servers import VolumeServerFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import Chunk, ChunkManifest
     from native_handlers.http.clear_content import ClearContent, Packed
-    from native_handlers.http.context import EcVolumes, HttpContext, Location, VolumeLookup, VolumeServerHttp
+    from native_handlers.http.context import EcVolumes, HttpContext, Location, VolumeLookup
     from native_handlers.http.send_content import Piece
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.record_reader import NeedleRead, PayloadSlice
     from native_handlers.storage.volume.volume import Volume

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from native_handlers.http.clear_content import ClearContents
@@ -20,12 +19,12 @@ from native_handlers.runtime.server_counts import ServerCounts
 from native_handlers.storage.system.buffer_pool import BufferPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from native_handlers.format.needle import Needle
     from native_handlers.http.settings import HttpSettings
     from native_handlers.http_model.go_json import EncodedList
-    from native_handlers.http_model.headers import Headers
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
     from native_handlers.storage.store import Store
 
 T = TypeVar("T")
@@ -172,67 +171,6 @@ class VolumeLookup(Protocol):
 
         Raises:
             LookupFailed: the master gave no answer, or knows no holder.
-        """
-        ...
-
-
-class VolumeServerFailureKind(Enum):
-    """Why another server gave no answer; the values are metric labels. Source: weed/topology/store_replicate.go."""
-
-    TIMEOUT = "timeout"
-    CONNECTION_REFUSED = "connection_refused"
-    CONTEXT_CANCELLED = "context_cancelled"
-    SERVER_ERROR = "server_error"
-
-
-class VolumeServerFailed(Exception):
-    """A request to another server got no complete answer, or a refusal. The server may have executed it.
-
-    `status` is that of a refusal, 0 where there was no answer.
-    """
-
-    def __init__(self, server: str, kind: VolumeServerFailureKind, reason: str, *, status: int = 0) -> None:
-        super().__init__(f"{server}: {reason}")
-        self.server = server
-        self.kind = kind
-        self.reason = reason
-        self.status = status
-
-
-class ByteStream(Protocol):
-    """An async iterator of byte chunks that can be closed early, such as an async generator."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    async def __anext__(self) -> bytes: ...
-
-    async def aclose(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeServerResponse:
-    """An answer of another server. The caller reads `chunks` to the end or calls `aclose` of it. The iteration raises
-    `VolumeServerFailed` where the body breaks off. Hop-by-hop headers are removed, Content-Length is kept.
-    """
-
-    status: int
-    headers: Headers
-    chunks: ByteStream
-
-
-class VolumeServerHttp(Protocol):
-    """Requests over HTTP to a server by its address: volume servers, and the receiver of pushed metrics."""
-
-    async def request(
-        self, method: str, url_host_port: str, target: str, headers: Headers, body: bytes | AsyncIterator[bytes]
-    ) -> VolumeServerResponse:
-        """Sends one request to a volume server and returns when the head of the answer has arrived.
-
-        `headers` lack Host and framing headers, which the client adds. The request is never repeated once the server
-        may have executed it.
-
-        Raises:
-            VolumeServerFailed: there was no answer.
         """
         ...
 

@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import ChunkManifest
-    from native_handlers.http.context import EcVolumes, HttpContext, Location, VolumeServerFailed
+    from native_handlers.http.context import EcVolumes, HttpContext, Location
     from native_handlers.http.replicate import ReplicaDelete
     from native_handlers.http_model.message import Request, Response
+    from native_handlers.http_model.volume_servers import VolumeServerFailed
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.http.context import LookupFailed, VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http.context import LookupFailed
 from native_handlers.http_model.errors import ReplicationFailed
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -9,19 +9,21 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from native_handlers.http.context import LookupFailed, VolumeServerFailed
+from native_handlers.http.context import LookupFailed
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, Candidates, requires_holder
 from native_handlers.http.reply import bodiless, close_chunks, empty_reply, redirect, with_fields
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response, StreamBody
 from native_handlers.http_model.query import encode_query
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.http_model.volume_servers import VolumeServerFailed
 
 if TYPE_CHECKING:
-    from native_handlers.http.context import HttpContext, Location, VolumeServerHttp, VolumeServerResponse
+    from native_handlers.http.context import HttpContext, Location
     from native_handlers.http_model.message import Request
     from native_handlers.http_model.query import Query
     from native_handlers.http_model.target import ObjectPath
+    from native_handlers.http_model.volume_servers import VolumeServerHttp, VolumeServerResponse
 
 log = logging.getLogger(__name__)
 

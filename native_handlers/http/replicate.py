@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.content.mime_types import mime_of_extension
-from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES, NotHolder, is_denial
 from native_handlers.http.reply import close_chunks
 from native_handlers.http.tokens import bearer, token_of
@@ -26,14 +25,16 @@ from native_handlers.http_model.media_type import format_media_type
 from native_handlers.http_model.message import REQUEST_ID_HEADER
 from native_handlers.http_model.query import encode_query
 from native_handlers.http_model.target import extension
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from native_handlers.format.needle import Needle
-    from native_handlers.http.context import Location, VolumeServerHttp, VolumeServerResponse
+    from native_handlers.http.context import Location
     from native_handlers.http.upload import Upload
     from native_handlers.http_model.message import Request
+    from native_handlers.http_model.volume_servers import VolumeServerHttp, VolumeServerResponse
 
 _DONE = frozenset((200, 201, 204))
 _DELETED = frozenset((200, 202, 204))

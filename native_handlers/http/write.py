@@ -14,7 +14,6 @@ import trio
 
 from native_handlers.content.images_edit import is_jpeg_upload
 from native_handlers.format.errors import BadFileId
-from native_handlers.http.context import VolumeServerFailed
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.finish import run_to_end
 from native_handlers.http.holders import HOLDER_HEADER, NO, Holders, requires_holder
@@ -27,14 +26,16 @@ from native_handlers.http_model.errors import BadUpload, NotHere, ReplicationFai
 from native_handlers.http_model.go_json import text_of_wire
 from native_handlers.http_model.headers import HeaderMap
 from native_handlers.http_model.message import BodyError, Response
+from native_handlers.http_model.volume_servers import VolumeServerFailed
 from native_handlers.storage.model.errors import DiskUnavailable, VolumeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from native_handlers.http.context import HttpContext, Location, VolumeServerHttp
+    from native_handlers.http.context import HttpContext, Location
     from native_handlers.http.replicate import ReplicaWrite
     from native_handlers.http_model.message import Request
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
 

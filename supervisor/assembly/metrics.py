@@ -16,7 +16,7 @@ from supervisor.control.volume_metrics import NodeNumbers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from native_handlers.http.context import VolumeServerHttp
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
     from supervisor.assembly.backend import ManagedBackend
     from supervisor.assembly.node import Node
     from supervisor.gateway.throttle import Throttle

@@ -13,14 +13,14 @@ from urllib.parse import quote, urlsplit
 
 import trio
 
-from native_handlers.http.context import VolumeServerFailed
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerFailed
 from supervisor.control.text_format import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from native_handlers.http.context import VolumeServerHttp
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
 
 log = logging.getLogger(__name__)
 

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from native_handlers.http.context import VolumeServerFailed
 from native_handlers.http.node_view import StatefulNodeView
 from native_handlers.http_model.go_json import encode_item
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerFailed
 from supervisor.gateway.status_text import read_status
 from supervisor.net.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from native_handlers.http.context import DiskStatusRow, FindingRow, NodeView, VolumeServerHttp, VolumeStatus
+    from native_handlers.http.context import DiskStatusRow, FindingRow, NodeView, VolumeStatus
     from native_handlers.http.node_view import NodeState
+    from native_handlers.http_model.volume_servers import VolumeServerHttp
     from supervisor.gateway.status_text import ChildStatus
 
 STATUS_TIMEOUT_S = 10.0

@@ -1,10 +1,10 @@
-"""Requests from this server to other volume servers: `native_handlers.http.context.VolumeServerHttp` over a pool."""
+"""Requests from this server to other volume servers: `http_model.volume_servers.VolumeServerHttp` over a pool."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 from supervisor.net.errors import BackendUnavailable
 from supervisor.net.http_client import Address, CannotConnect
 from supervisor.net.http_exchange import AnswerBody, BackendResponse, Exchange

@@ -6,9 +6,10 @@ import json
 
 import trio
 
-from native_handlers.http.context import NodeDetails, VolumeServerResponse
+from native_handlers.http.context import NodeDetails
 from native_handlers.http.node_view import NodeState
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerResponse
 from supervisor.gateway.backend_view import BackendNodeView
 
 STATUS = {"DiskStatuses": [{"dir": "/data", "all": 9}], "Version": "30GB 4.44 ", "Volumes": [{"Id": 3}]}

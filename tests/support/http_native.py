@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from native_handlers.http.context import (
-    HttpContext,
-    LookupFailed,
-    NodeDetails,
-    VolumeServerResponse,
-)
+from native_handlers.http.context import HttpContext, LookupFailed, NodeDetails
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.go_json import EncodedList, encode_item
 from native_handlers.http_model.headers import Headers
@@ -23,6 +18,7 @@ from native_handlers.http_model.message import (
     RequestBody,
     StreamBody,
 )
+from native_handlers.http_model.volume_servers import VolumeServerResponse
 from supervisor.net.http_send import release
 from supervisor.routing.native import NATIVE_HTTP
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from native_handlers.http.context import (
-    Location,
-    LookupFailed,
-    VolumeServerFailed,
-    VolumeServerFailureKind,
-    VolumeServerResponse,
-)
+from native_handlers.http.context import Location, LookupFailed
 from native_handlers.http.holders import HOLDER_HEADER, NO, YES
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 
 HELLO = b"hello world, hello world"
 OLD = Location("127.0.0.1:8081", "old:8081")

@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor/wire": VOCABULARY | {"native_handlers/content"},
     "supervisor/config": {"supervisor/wire", "native_handlers/http_model"},
     "supervisor/logs": FACTS,
-    "supervisor/net": FACTS | VOCABULARY | {"native_handlers/http"},
+    "supervisor/net": FACTS | VOCABULARY,
     "supervisor/routing": FACTS | {f"native_handlers/{room}" for room in ("http_model", "http", "grpc")},
     "supervisor/backend": FACTS | {"supervisor/net", "supervisor/logs"},
     "supervisor/cluster": FACTS | NATIVE | {"supervisor/net"},

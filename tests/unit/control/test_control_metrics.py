@@ -13,7 +13,7 @@ from support.stores import open_at, place
 
 from native_handlers.format.errors import ChecksumMismatch
 from native_handlers.format.needle import Needle
-from native_handlers.http.context import VolumeServerFailureKind
+from native_handlers.http_model.volume_servers import VolumeServerFailureKind
 from native_handlers.runtime.server_counts import ServerCounts
 from native_handlers.storage.volume.damage import Damage, DamageKind
 from native_handlers.storage.volume.volume import Volume

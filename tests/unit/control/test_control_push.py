@@ -1,8 +1,8 @@
 import pytest
 import trio
 
-from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 from supervisor.control.push import PushTarget, serve_push
 
 

@@ -2,7 +2,7 @@ import pytest
 import trio
 from support.backend_status import STATUS, WELL, Child, Chunks, view_of, whole
 
-from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 from supervisor.gateway import backend_view
 from supervisor.gateway.backend_view import SharedNodeView
 from supervisor.net.errors import BackendUnavailable

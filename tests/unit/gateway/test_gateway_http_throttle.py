@@ -9,11 +9,12 @@ import pytest
 import trio
 from support.security import security
 
-from native_handlers.http.context import HttpContext, Location, VolumeServerResponse
+from native_handlers.http.context import HttpContext, Location
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import BodyError, FileBody, Listener, Request, RequestBody, Response, StreamBody
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.http_model.volume_servers import VolumeServerResponse
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.throttle import FlightLimit, Throttle

@@ -19,7 +19,8 @@ from support.http_native import (
     put,
 )
 
-from native_handlers.http.context import Location, VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http.context import Location
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 
 SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
 REPLICA = Location("127.0.0.1:8081", "example:8081")

@@ -33,9 +33,10 @@ from support.moved_volumes import (
 from support.stores import open_at
 
 from native_handlers.http import holders, settled
-from native_handlers.http.context import Location, VolumeServerResponse
+from native_handlers.http.context import Location
 from native_handlers.http.delete import delete_at_others
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES, is_same_server
+from native_handlers.http_model.volume_servers import VolumeServerResponse
 from native_handlers.storage.system.buffer_pool import BufferPool
 from supervisor.fast_path.read_answer import try_answer
 

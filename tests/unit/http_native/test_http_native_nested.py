@@ -11,8 +11,9 @@ from support.http_native import SETTINGS, fetch, make_context
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.chunk_manifest import DEPTH_HEADER, MAX_DEPTH
-from native_handlers.http.context import Location, VolumeServerResponse
+from native_handlers.http.context import Location
 from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.volume_servers import VolumeServerResponse
 from native_handlers.storage.model.errors import CookieMismatch, NotFound
 
 COOKIE = 0x12345678

@@ -15,10 +15,11 @@ import pytest
 import trio
 from support.http_native import SETTINGS, FakeLookup, fetch, make_context, manifest_of
 
-from native_handlers.http.context import Location, VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http.context import Location
 from native_handlers.http.replicate import ANSWER_TIMEOUT_S, read_answer
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 from native_handlers.runtime.server_counts import ServerCounts
 from supervisor.assembly.http_context import make_volume_server_client
 

@@ -25,12 +25,13 @@ from support.waiting import LIMIT_S
 
 from native_handlers.format.crc import crc32c, crc32c_extend
 from native_handlers.http import upload
-from native_handlers.http.context import Location, LookupFailed, VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.http.context import Location, LookupFailed
 from native_handlers.http.finish import CANCEL_GRACE_S, run_to_end
 from native_handlers.http.holders import HOLDER_HEADER, REQUIRED
 from native_handlers.http.node_view import NodeState, StoreNodeView
 from native_handlers.http.replicate import MAX_ANSWER_BYTES
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 from native_handlers.runtime import content_threads
 from native_handlers.storage.model.report import Finding, FindingKind
 

@@ -13,9 +13,9 @@ from support.descriptors import open_descriptors
 from support.http_serving import echo, limits, read_head
 from support.waiting import LIMIT_S
 
-from native_handlers.http.context import VolumeServerFailed, VolumeServerFailureKind
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response, StreamBody
+from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 from supervisor.net import http_exchange
 from supervisor.net.errors import BadCertificate
 from supervisor.net.http_client import Address, HttpPool, PoolLimits, TcpConnector
