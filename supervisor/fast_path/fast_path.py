@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from supervisor.gateway.http import HttpGateway
 
 
-_ADMIN = Listener.ADMIN
-"""Looking a member of an enum up by its name takes a call in Python 3.11: too much for each request."""
-
-
 class FastPath:
     """Answers of the native engine that need no `Request`; none where this process has no store. To be closed.
 
@@ -34,16 +30,17 @@ class FastPath:
         self._has_store = context.store is not None
         self._batches = batches or DiskBatches()
         self._reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
-        self._writes = FastPathWrites(Listener.ADMIN, context, gateway, self._batches)
+        writes = [FastPathWrites(listener, context, gateway, self._batches) for listener in Listener]
+        self._writes = {one.listener: one for one in writes if one.has_routes}
 
     def answer(self, listener: Listener, data: bytes) -> FastAnswer:
         """See `FastPathReads.answer` and `FastPathWrites.answer`."""
         if not self._has_store:
             return None
-        if data.startswith(b"G"):
+        if data.startswith(b"GET "):
             return self._reads[listener].answer(data)
-        # The public listener takes no writes.
-        return self._writes.answer(data) if listener is _ADMIN else None
+        writes = self._writes.get(listener)
+        return None if writes is None else writes.answer(data)
 
     def close(self) -> None:
         """Ends the threads that write."""

@@ -29,6 +29,7 @@ from supervisor.fast_path.write_request import ChangeMatcher
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
 from supervisor.routing.match import match_object
+from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +57,18 @@ class FastPathWrites:
     """
 
     def __init__(self, listener: Listener, context: HttpContext, gateway: HttpGateway, batches: DiskBatches) -> None:
+        self.listener = listener
         self._routes = {method: match_object(listener, method) for method in ("POST", "PUT", "DELETE")}
         self._context = context
         self._gateway = gateway
         self._policy = gateway.policy
         self._batches = batches
         self._matcher = ChangeMatcher()
+
+    @property
+    def has_routes(self) -> bool:
+        """Whether a route of the listener writes: the public one has none."""
+        return any(route.access.kind is AccessKind.VOLUME_WRITE for route in self._routes.values())
 
     def answer(self, data: bytes) -> PendingAnswer | None:
         """The answer to come, if `data` is exactly one small write or delete that can be made at once; else None.

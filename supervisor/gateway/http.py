@@ -24,7 +24,7 @@ from supervisor.gateway.route_policy import RoutePolicy, access_log
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
 from supervisor.net.http_forward import bad_gateway
 from supervisor.net.http_send import release
-from supervisor.routing.decision import Decision, Engine, decide
+from supervisor.routing.decision import Decision, Engine
 from supervisor.routing.match import match_http, match_object
 from supervisor.routing.registry import AccessKind, AfterForward
 from supervisor.wire.errors import RemoteProtocolError
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from supervisor.net.http_forward import Forwarder
     from supervisor.routing.live import LiveTable
     from supervisor.routing.registry import Route
-    from supervisor.routing.table import Table
 
 RETRY_AFTER_S = "1"
 """A hand-over takes milliseconds; a restart of the backend takes about a second."""
@@ -80,8 +79,6 @@ class HttpGateway:
         stop: Stopping | None = None,
     ) -> None:
         self._table = table
-        self._decided_by: Table | None = None
-        self._decisions: dict[str, Decision] = {}
         self._stop = stop
         self._authority = authority
         self._native = native
@@ -104,7 +101,7 @@ class HttpGateway:
             # Whichever engine has the route: the whole node is stopping, and the child does not know.
             return await self._native[route.name](self._context, request)
         volume_id = target.volume_id if route.access.volume_id_in == "path" else None
-        decision = self._decide(route)
+        decision = self.policy.decision(route)
         if self._authority is not None and volume_id is not None:
             decision = self._authority.where_it_can_be_done(decision, volume_id)
         self.counts[route.name, decision.engine] += 1
@@ -156,16 +153,6 @@ class HttpGateway:
         if self._authority is None:
             return _nothing
         return self._authority.enter_at_once(volume_id, route.access.kind)
-
-    def _decide(self, route: Route) -> Decision:
-        """The decision of the table in force for `route`, made once for each table: no state depends on the volume."""
-        table = self._table.table
-        if table is not self._decided_by:
-            self._decided_by, self._decisions = table, {}
-        decision = self._decisions.get(route.name)
-        if decision is None:
-            decision = self._decisions[route.name] = decide(route, None, table)
-        return decision
 
     async def _answer_counted(
         self, decision: Decision, request: Request, answer: Callable[[Decision, Request], Awaitable[Response]]

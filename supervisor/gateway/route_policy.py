@@ -45,20 +45,24 @@ class RoutePolicy:
         self._made_for: tuple[Table, object] = (table.table, guard.rules)
         self._open: dict[str, bool] = {}
         self._free: dict[str, bool] = {}
-        self._forwarded: dict[str, Decision | None] = {}
+        self._decisions: dict[str, Decision] = {}
 
     def forwarded(self, route: Route, client_host: str) -> Decision | None:
         """The decision to forward, where nothing else is to be done with a request of the route from `client_host`
         whose path has the usual form: the white list has the host, and no line goes to the access log. Else None.
         """
-        self._follow()
-        if route.name not in self._forwarded:
-            decided = decide(route, None, self._table.table)
-            self._forwarded[route.name] = decided if decided.engine is Engine.BACKEND else None
-        decision = self._forwarded[route.name]
-        if decision is None or access_log.isEnabledFor(logging.DEBUG):
+        decision = self.decision(route)
+        if decision.engine is not Engine.BACKEND or access_log.isEnabledFor(logging.DEBUG):
             return None
         return decision if self._guard.admits(route, client_host) else None
+
+    def decision(self, route: Route) -> Decision:
+        """The decision of the table in force for `route`, made once for each table: no state depends on the volume."""
+        self._follow()
+        decision = self._decisions.get(route.name)
+        if decision is None:
+            decision = self._decisions[route.name] = decide(route, None, self._table.table)
+        return decision
 
     def is_open(self, route: Route) -> bool:
         """Whether the guard refuses no request of the route."""
@@ -102,10 +106,10 @@ class RoutePolicy:
         """Forgets all answers when the table or the access rules were replaced."""
         table, rules = self._table.table, self._guard.rules
         if table is not self._made_for[0] or rules is not self._made_for[1]:
-            self._made_for, self._open, self._free, self._forwarded = (table, rules), {}, {}, {}
+            self._made_for, self._open, self._free, self._decisions = (table, rules), {}, {}, {}
 
     def _is_free(self, route: Route, kind: AccessKind) -> bool:
-        decision = decide(route, None, self._table.table)
+        decision = self.decision(route)
         if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
             return False
         if self._throttle is not None:
