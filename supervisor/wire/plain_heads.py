@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from native_handlers.http_model.target import USUAL_PATH
 from supervisor.wire.forwarding import HOP_BY_HOP
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ]))?"
 """A value without spaces around it, which would be dropped. Upstream sends an empty Content-Md5."""
-_TARGET = (
-    rb"/([0-9]{1,9}),[0-9a-fA-F]{9,24}(?:_[0-9]{1,9})?(?:\.[0-9A-Za-z]{1,16})?(?:\?[\x21-\x7e]*+)?"  # volume, file id
-)
-"""The form of target that nearly every client sends. Its volume id is group 2 of a request. Reads, deletes and uploads
-find the same file id in it; see `RequestTarget.uploaded`."""
+_TARGET = USUAL_PATH.encode() + rb"(?:_[0-9]{1,9})?(?:\.[0-9A-Za-z]{1,16})?(?:\?[\x21-\x7e]*+)?"
+"""The form of target that nearly every client sends: the usual path, perhaps with a delta, an extension and a query.
+Reads, deletes and uploads find the same file id in it; see `RequestTarget.uploaded`."""
 
 
 def _line_but(names: frozenset[str]) -> bytes:
@@ -65,7 +64,7 @@ def match_request(data: bytes) -> PlainRequest | None:
     match = _REQUEST.match(data)
     if match is None:
         return None
-    method, volume_id, length, keep_alive = match.groups()
+    method, volume_id, _, _, length, keep_alive = match.groups()
     end = match.end()
     if method in _UPLOADS:
         if length is None or end + int(length) != len(data):
