@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import contextmanager
+from functools import partial
 
 import grpc
 import pytest
@@ -15,8 +16,7 @@ import trio
 from go_volume_server import find_weed
 from support.ports import free_port
 from support.waiting import LIMIT_S as DEADLINE_S
-from support.waiting import LIMIT_S as READY_S
-from support.waiting import until
+from support.waiting import until, until_answer
 
 from native_handlers.pb import master_pb2, volume_server_pb2
 from native_handlers.pb.methods import master as master_client
@@ -69,12 +69,6 @@ async def http_json(address, target):
     return json.loads(answer.partition(b"\r\n\r\n")[2] or b"null")
 
 
-async def eventually(address, target, is_it):
-    with trio.fail_after(READY_S):
-        while not is_it(await http_json(address, target)):  # noqa: ASYNC110
-            await trio.sleep(0.05)
-
-
 @pytest.fixture
 async def real_master(tmp_path):
     port, grpc_port = free_port(), free_port()
@@ -82,7 +76,7 @@ async def real_master(tmp_path):
     home = tmp_path / "master"
     arguments = ("-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc_port}", f"-mdir={home}", "-peers=none")
     with running(home, "master", "-telemetry=false", *arguments):
-        await eventually(address, "/cluster/status", lambda rows: rows and rows.get("Leader"))
+        await until_answer(partial(http_json, address, "/cluster/status"), lambda rows: rows and rows.get("Leader"))
         yield address
 
 
@@ -114,7 +108,9 @@ async def test_a_real_master_keeps_the_same_books(nursery, tmp_path, real_master
         )
     )
     await until(lambda: handle.is_connected and view.settings.volume_size_limit_bytes)
-    await eventually(real_master, "/dir/status", lambda rows: nodes(rows) and nodes(rows)[0]["Volumes"] == 2)
+    await until_answer(
+        partial(http_json, real_master, "/dir/status"), lambda rows: nodes(rows) and nodes(rows)[0]["Volumes"] == 2
+    )
     client = MasterClient(view, dial_insecure)
     assert [place.url for place in await client.locations(1)] == [OURS.http]
     feed.change_volumes([volume(1, size=99, collection="c", ttl=0x0301, file_count=4, read_only=True)])
@@ -136,7 +132,7 @@ async def test_a_real_master_keeps_the_same_books(nursery, tmp_path, real_master
     assert "requesting the full volume list" not in log
     assert "disagrees" not in log
     handle.leave()
-    await eventually(real_master, "/dir/status", lambda rows: rows and not nodes(rows))
+    await until_answer(partial(http_json, real_master, "/dir/status"), lambda rows: rows and not nodes(rows))
     client.close()
     channel.close()
 
@@ -190,7 +186,7 @@ async def supervised(nursery, tmp_path, real_master):
 
 async def allocate(supervised, volume_id, process):
     request = volume_server_pb2.AllocateVolumeRequest(volume_id=volume_id, replication="000", version=3)
-    with trio.fail_after(READY_S):
+    with trio.fail_after(DEADLINE_S):
         while True:
             try:
                 await trio.to_thread.run_sync(supervised.call, "AllocateVolume", request)
@@ -208,7 +204,7 @@ async def test_a_real_child_is_seen_at_our_address_and_may_die_unseen(supervised
 
     with supervised.child_process() as child:
         await allocate(supervised, 7, child)
-        await eventually(real_master, "/dir/status", has_volume)
+        await until_answer(partial(http_json, real_master, "/dir/status"), has_volume)
         assert supervised.relay.child.http == supervised.child.http
         mark = volume_server_pb2.VolumeMarkReadonlyRequest(volume_id=7)
         await trio.to_thread.run_sync(supervised.call, "VolumeMarkReadonly", mark)
@@ -220,11 +216,13 @@ async def test_a_real_child_is_seen_at_our_address_and_may_die_unseen(supervised
     await trio.sleep(4 * PULSE.pulse_s)  # time in which an unregistration would arrive
     assert has_volume(await http_json(real_master, "/dir/status"))
     with supervised.child_process() as child:
-        await until(lambda: supervised.relay.is_child_connected, READY_S)
+        await until(lambda: supervised.relay.is_child_connected, "the child to be connected")
         await allocate(supervised, 8, child)
-        await eventually(real_master, "/dir/status", lambda rows: nodes(rows) and nodes(rows)[0]["Volumes"] == 2)
+        await until_answer(
+            partial(http_json, real_master, "/dir/status"), lambda rows: nodes(rows) and nodes(rows)[0]["Volumes"] == 2
+        )
         unmount = volume_server_pb2.VolumeUnmountRequest(volume_id=8)
-        with supervised.model.hold([8]):
+        with supervised.model.suppress_removals([8]):
             await trio.to_thread.run_sync(supervised.call, "VolumeUnmount", unmount)
             await until(lambda: 8 not in {key[1] for key in supervised.model.feed("child").volumes})
             mount = volume_server_pb2.VolumeMountRequest(volume_id=8)
@@ -242,7 +240,7 @@ async def test_a_real_volume_server_works_with_the_embedded_master(nursery, tmp_
     home = tmp_path / "volume"
     arguments = ("-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc_port}", f"-dir={home}", "-max=5")
     with running(home, "volume", *arguments, f"-mserver={address.http}.{address.grpc_port}"):
-        await eventually(address, "/dir/status", nodes)
+        await until_answer(partial(http_json, address, "/dir/status"), nodes)
         assigned = await http_json(address, "/dir/assign")
         assert assigned["url"] == f"127.0.0.1:{port}"
         upload = [WEED, f"-config_dir={home / 'config'}", "upload", f"-master={address.http}.{address.grpc_port}"]
@@ -252,7 +250,7 @@ async def test_a_real_volume_server_works_with_the_embedded_master(nursery, tmp_
         fid = json.loads(done.stdout)[0]["fid"]
         volume_text = fid.partition(",")[0]
         assert (await http_json(address, f"/dir/lookup?volumeId={volume_text}"))["locations"]
-        await eventually(address, "/dir/status", lambda rows: nodes(rows)[0]["Volumes"] == 3)
+        await until_answer(partial(http_json, address, "/dir/status"), lambda rows: nodes(rows)[0]["Volumes"] == 3)
         nursery.cancel_scope.cancel()
 
 
@@ -270,9 +268,11 @@ async def test_a_master_restart_heals_by_itself(nursery, tmp_path):
                 model, OURS, [address], dial_insecure, timings=PULSE, task_status=task_status
             )
         )
-        await eventually(address, "/dir/status", nodes)
+        await until_answer(partial(http_json, address, "/dir/status"), nodes)
     await until(lambda: handle.disconnections.get(address.http, 0) > 0 and not handle.is_connected)
     assert handle.is_heartbeating
     with running(home, "master", "-telemetry=false", *arguments):
-        await eventually(address, "/dir/lookup?volumeId=1", lambda rows: rows and rows.get("locations"))
+        await until_answer(
+            partial(http_json, address, "/dir/lookup?volumeId=1"), lambda rows: rows and rows.get("locations")
+        )
         nursery.cancel_scope.cancel()

@@ -35,3 +35,17 @@ async def until(condition, what="the condition", limit_s=LIMIT_S):
             raise TimeoutError(f"waited {limit_s:g} s in vain for {what}")
         await trio.sleep(PAUSE_S)
     return answer
+
+
+async def until_answer(ask, is_wanted, what="the wanted answer", limit_s=LIMIT_S):
+    """Calls the async function `ask` until `is_wanted` is true of its result, and returns that result.
+
+    Raises:
+        TimeoutError: as `wait_until`; the message has the last result too.
+    """
+    answer = None
+    with trio.move_on_after(limit_s):
+        while not is_wanted(answer := await ask()):  # noqa: ASYNC110  another program changes it
+            await trio.sleep(PAUSE_S)
+        return answer
+    raise TimeoutError(f"waited {limit_s:g} s in vain for {what}; the last answer: {answer!r}")

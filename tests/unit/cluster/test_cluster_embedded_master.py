@@ -14,7 +14,7 @@ import grpc
 import pytest
 import trio
 from support.waiting import LIMIT_S as DEADLINE_S
-from support.waiting import until
+from support.waiting import until, until_answer
 
 from native_handlers.format.fid import parse_file_id
 from native_handlers.pb import master_pb2
@@ -129,17 +129,10 @@ def calls(master):
     channel.close()
 
 
-async def eventually(web, target, is_it):
-    """Asks until the answer is the expected one."""
-    with trio.fail_after(DEADLINE_S):
-        while not is_it(await web(target)):  # noqa: ASYNC110
-            await trio.sleep(0.01)
-
-
 async def join(nursery, master, web, *servers):
     for server in servers:
         await nursery.start(serve_heartbeat, server.model, server.identity, [master], dial_insecure)
-    await eventually(web, "/dir/status", lambda rows: rows["Topology"]["Max"] >= 4 * len(servers))
+    await until_answer(partial(web, "/dir/status"), lambda rows: rows["Topology"]["Max"] >= 4 * len(servers))
 
 
 def writable_ids(rows):
@@ -211,11 +204,11 @@ async def test_full_and_read_only_volumes_are_passed_over(nursery, master, web, 
         ]
     )
     # A new volume's first report has neither its size nor its mark: they come with the next one.
-    await eventually(web, "/dir/status", lambda rows: writable_ids(rows) == [[7]])
+    await until_answer(partial(web, "/dir/status"), lambda rows: writable_ids(rows) == [[7]])
     assert (await web("/dir/status"))["Topology"]["Free"] == 1
     assert {parse_file_id((await web("/dir/assign"))["fid"]).volume_id for _ in range(5)} == {7}
     volume_server.feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=7)])
-    await eventually(web, "/dir/lookup?volumeId=7", lambda rows: "error" in rows)
+    await until_answer(partial(web, "/dir/lookup?volumeId=7"), lambda rows: "error" in rows)
     await web("/vol/grow?count=1")
     assert volume_server.calls[-1][1].volume_id == 8
 
@@ -243,7 +236,7 @@ async def test_a_half_made_volume_is_taken_back(nursery, master, web, volume_ser
     refusing.refusal = "no space left"
     await nursery.start(serve_heartbeat, refusing.model, refusing.identity, [master], dial_insecure)
     await join(nursery, master, web, volume_server)
-    await eventually(web, "/dir/status", lambda rows: rows["Topology"]["Max"] == 7)
+    await until_answer(partial(web, "/dir/status"), lambda rows: rows["Topology"]["Max"] == 7)
     answer = await web("/dir/assign?replication=001")
     assert web.status == 406
     assert "127.0.0.1:8102 could not make volume 1: no space left" in answer["error"]
@@ -349,7 +342,7 @@ async def test_ec_shards_can_be_looked_up(nursery, master, web, calls, volume_se
     volume_server.feed.add_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=0b101)])
     await join(nursery, master, web, volume_server)
     request = master_pb2.LookupEcVolumeRequest(volume_id=5)
-    await eventually(web, "/dir/lookup?volumeId=5", lambda rows: "locations" in rows)
+    await until_answer(partial(web, "/dir/lookup?volumeId=5"), lambda rows: "locations" in rows)
     answer = await calls.LookupEcVolume(request, timeout=DEADLINE_S)
     assert [(row.shard_id, row.locations[0].url) for row in answer.shard_id_locations] == [
         (0, "127.0.0.1:8101"), (2, "127.0.0.1:8101"),
@@ -430,7 +423,7 @@ async def test_a_server_that_leaves_or_dies_is_forgotten(master, web, volume_ser
         await join(servers, master, web, volume_server)
         await web("/dir/assign")
         servers.cancel_scope.cancel()
-    await eventually(web, "/dir/status", lambda rows: not rows["Topology"]["DataCenters"])
+    await until_answer(partial(web, "/dir/status"), lambda rows: not rows["Topology"]["DataCenters"])
     await web("/dir/lookup?volumeId=1")
     assert web.status == 404
 

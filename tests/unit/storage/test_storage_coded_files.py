@@ -21,20 +21,6 @@ from native_handlers.storage.erasure_coding.loading import STALE_EMPTY_S
 from native_handlers.storage.model.errors import Deleted, StorageError
 
 
-@pytest.fixture
-def disk(tmp_path):
-    path = tmp_path / "one"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def other_disk(tmp_path):
-    path = tmp_path / "two"
-    path.mkdir()
-    return path
-
-
 def is_deleted(store, number):
     try:
         store.ec_reader.read_needle(VID, number, 5)

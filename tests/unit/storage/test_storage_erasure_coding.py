@@ -63,20 +63,6 @@ def filled(store, count=5):
     return store
 
 
-@pytest.fixture
-def disk(tmp_path):
-    path = tmp_path / "one"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def other_disk(tmp_path):
-    path = tmp_path / "two"
-    path.mkdir()
-    return path
-
-
 def mount_all(store, shards=range(14)):
     for shard in shards:
         store.ec.mount("", VID, shard)
