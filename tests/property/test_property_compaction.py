@@ -184,6 +184,10 @@ TestVacuumedByOne = VacuumedByOne.TestCase
 # ---- threads
 
 WRITERS, IDS_A_WRITER = 2, 30
+BREATH_S = 0.0002
+"""The pause of a thread after each piece of work. A thread that makes short calls of the system without a pause may
+keep the interpreter from all others: it takes the interpreter back before another thread has woken.
+"""
 
 
 def payload(needle_id: int, version: int) -> bytes:
@@ -206,6 +210,7 @@ class Writer(threading.Thread):
             while not self.is_over.is_set():
                 self.turn = (self.turn * 1103515245 + 12345) % 2**31
                 self.change(self.first + self.turn // 7 % IDS_A_WRITER, self.turn)
+                self.is_over.wait(BREATH_S)
         except BaseException as error:  # noqa: BLE001  told to the test
             self.error = error
 
@@ -236,6 +241,7 @@ class Reader(threading.Thread):
                     assert read.needle.data == data
                     read.release()
                     self.reads += 1
+                    self.is_over.wait(BREATH_S)
         except BaseException as error:  # noqa: BLE001  told to the test
             self.error = error
 
@@ -251,7 +257,7 @@ def read(volume: Volume, needle_id: int) -> bytes | None:
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**31 - 1), st.sampled_from([4, 5]))
 def test_vacuums_under_threads_that_write_and_read(seed, width):
-    """Slow: threads write and read without a pause through eight vacuums."""
+    """Slow: threads write and read all the time through eight vacuums."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         config = StoreConfig((LocationConfig(directory, directory, 8),), offset_width_bytes=width)
