@@ -184,7 +184,37 @@ async def _exchange_all(is_fast: bool, pairs) -> tuple[list[bytes], bytes, dict,
             except trio.BrokenResourceError:
                 received.append(b"<reset>")
         counts = dict(front.gateway.counts)
-    return backend.requests, CHANGING.sub(rb"\1\2", b"".join(received)), counts, front.begun
+    answers = with_chunks_joined(b"".join(received))
+    return backend.requests, CHANGING.sub(rb"\1\2", answers), counts, front.begun
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+CHUNK_LINE = re.compile(rb"([0-9a-f]+)\r\n")
+
+
+def with_chunks_joined(raw: bytes) -> bytes:
+    """`raw` with the chunks of each answer joined: where a chunk ends depends on the pieces in which bytes arrived."""
+    before, chunked, rest = raw.partition(CHUNKED)
+    if not chunked:
+        return raw
+    fields, blank, rest = rest.partition(b"\r\n\r\n")
+    body = b""
+    while line := CHUNK_LINE.match(rest):
+        start, end = line.end(), line.end() + int(line[1], 16)
+        body, rest = body + (rest[start:end] if end > start else b"<last chunk>"), rest[end + 2 :]
+        if end == start:
+            break
+    return before + chunked + fields + blank + body + with_chunks_joined(rest)
+
+
+def test_joined_chunks_do_not_hide_a_difference():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n"
+    whole = with_chunks_joined(head + b"3\r\nabc\r\n0\r\n\r\n" + head + b"1\r\nx")
+    assert whole == head + b"abc<last chunk>" + head + b"x"
+    assert whole == with_chunks_joined(head + b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n" + head + b"1\r\nx")
+    last = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert with_chunks_joined(last + b"1\r\na\r\n1\r\nb\r\n") == last + b"ab"
+    assert whole != with_chunks_joined(head + b"3\r\nabc\r\n" + head + b"1\r\nx")
 
 
 class _Taped:
