@@ -78,7 +78,6 @@ class HttpGateway:
         authority: HttpAuthority | None = None,
         stop: Stopping | None = None,
     ) -> None:
-        self._table = table
         self._stop = stop
         self._authority = authority
         self._native = native

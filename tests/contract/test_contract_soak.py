@@ -121,9 +121,8 @@ class Client:
         state = before[0] if volume.look() == before else "away"
         return reply, state
 
-    def _note(self, fid, what, state, reply):
+    def _note(self, volume, fid, what, state, reply):
         said = reply.body[:100] if reply.status != 200 else f"{len(reply.body)} bytes {reply.body[:8].hex()}"
-        volume = next(one for one in self.volumes if fid.startswith(f"{one.id},"))
         of_fid = [one for one in volume.operations if fid in one or "Volume" in one]
         operations = " ".join(of_fid[-80:])
         self.wrong.append((what, fid, state, reply.status, said, self._history.get(fid, [])[-6:], operations))
@@ -136,7 +135,7 @@ class Client:
         if reply.status in {201, 204}:  # 204: it is what was there
             self.files[volume.id][fid] = data
         elif state == "writable":
-            self._note(fid, "PUT", state, reply)
+            self._note(volume, fid, "PUT", state, reply)
 
     def _delete(self, volume, fid):
         with volume.deleting():
@@ -146,7 +145,7 @@ class Client:
         if reply.status == 202:
             self.files[volume.id][fid] = None
         elif state == "writable":
-            self._note(fid, "DELETE", state, reply)
+            self._note(volume, fid, "DELETE", state, reply)
 
     def _read(self, volume, fid):
         reply, state = self._ask(volume, "GET", fid)
@@ -155,7 +154,7 @@ class Client:
         is_right = reply.status == 404 if data is None else (reply.status, reply.body) == (200, data)
         # A volume that is away may be not found. A found needle must be right all the same.
         if not is_right and (state != "away" or reply.status == 200):
-            self._note(fid, "GET", state, reply)
+            self._note(volume, fid, "GET", state, reply)
 
 
 class Upkeep:
@@ -167,60 +166,60 @@ class Upkeep:
 
     def step(self, volume):
         work = self._rng.choice([self.vacuum, self.vacuum, self.compact_and_drop, self.remount, self.mark, self.code])
-        self.volume = volume
         work(volume)
         self.done[work.__name__] += 1
 
-    def call(self, name, **fields):
-        self.volume.operations.append(f"{name}(")
-        answer = getattr(self.server.rpc, name)(getattr(pb, f"{name}Request")(**fields), timeout=LIMIT_S)
+    def call(self, volume, name, **fields):
+        volume.operations.append(f"{name}(")
+        request = getattr(pb, f"{name}Request")(volume_id=volume.id, **fields)
+        answer = getattr(self.server.rpc, name)(request, timeout=LIMIT_S)
         answer = list(answer) if name == "VacuumVolumeCompact" else answer
-        self.volume.operations.append(f"){name}")
+        volume.operations.append(f"){name}")
         return answer
 
     def vacuum(self, volume):
-        self.call("VacuumVolumeCompact", volume_id=volume.id)
-        self.call("VacuumVolumeCommit", volume_id=volume.id)
-        self.call("VacuumVolumeCleanup", volume_id=volume.id)
+        self.call(volume, "VacuumVolumeCompact")
+        self.call(volume, "VacuumVolumeCommit")
+        self.call(volume, "VacuumVolumeCleanup")
 
     def compact_and_drop(self, volume):
-        self.call("VacuumVolumeCompact", volume_id=volume.id)
-        self.call("VacuumVolumeCleanup", volume_id=volume.id)
+        self.call(volume, "VacuumVolumeCompact")
+        self.call(volume, "VacuumVolumeCleanup")
 
     def remount(self, volume):
         volume.enter("away")
-        self.call("VolumeUnmount", volume_id=volume.id)
-        self.call("VolumeMount", volume_id=volume.id)
+        self.call(volume, "VolumeUnmount")
+        self.call(volume, "VolumeMount")
         volume.enter("writable")
 
     def mark(self, volume):
         volume.enter("read-only")
-        self.call("VolumeMarkReadonly", volume_id=volume.id)
-        self.call("VolumeMarkWritable", volume_id=volume.id)
+        self.call(volume, "VolumeMarkReadonly")
+        self.call(volume, "VolumeMarkWritable")
         volume.enter("writable")
 
     def code(self, volume):
         volume.enter("read-only")
-        self.call("VolumeMarkReadonly", volume_id=volume.id)
-        self.call("VolumeEcShardsGenerate", volume_id=volume.id)
+        self.call(volume, "VolumeMarkReadonly")
+        self.call(volume, "VolumeEcShardsGenerate")
         with volume.changing_form():
-            self.call("VolumeEcShardsMount", volume_id=volume.id, shard_ids=range(14))
-            self.call("VolumeDelete", volume_id=volume.id)
+            self.call(volume, "VolumeEcShardsMount", shard_ids=range(14))
+            self.call(volume, "VolumeDelete")
         lost = self._rng.sample(range(14), self._rng.randrange(5))
         if lost:
-            self.call("VolumeEcShardsUnmount", volume_id=volume.id, shard_ids=lost)
-            self.call("VolumeEcShardsDelete", volume_id=volume.id, shard_ids=lost)
-            rebuilt = self.call("VolumeEcShardsRebuild", volume_id=volume.id).rebuilt_shard_ids
+            self.call(volume, "VolumeEcShardsUnmount", shard_ids=lost)
+            self.call(volume, "VolumeEcShardsDelete", shard_ids=lost)
+            rebuilt = self.call(volume, "VolumeEcShardsRebuild").rebuilt_shard_ids
             assert sorted(rebuilt) == sorted(lost)
-            self.call("VolumeEcShardsMount", volume_id=volume.id, shard_ids=lost)
+            self.call(volume, "VolumeEcShardsMount", shard_ids=lost)
         self.decode(volume)
 
     def decode(self, volume):
         with volume.changing_form():
-            self.call("VolumeEcShardsToVolume", volume_id=volume.id)
-            self.call("VolumeMount", volume_id=volume.id)
-            self.call("VolumeEcShardsUnmount", volume_id=volume.id, shard_ids=range(14))
-        self.call("VolumeEcShardsDelete", volume_id=volume.id, shard_ids=range(14))
+            self.call(volume, "VolumeEcShardsToVolume")
+            self.call(volume, "VolumeMount")
+            self.call(volume, "VolumeEcShardsUnmount", shard_ids=range(14))
+        self.call(volume, "VolumeEcShardsDelete", shard_ids=range(14))
         volume.enter("writable")
 
 

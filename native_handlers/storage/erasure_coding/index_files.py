@@ -85,7 +85,7 @@ def idx_rows(ecx: bytes, width: int) -> bytes:
     of a defect that volume servers repair, with rows for the first records of .dat. Here those may be needles that were
     deleted before the coding: without any row.
     """
-    rows = _rows_of(ecx, width).copy()
+    rows = _rows_of(ecx, width)
     is_gone = rows["size"] < 0
     gone = rows[is_gone]
     gone["low"] = 0

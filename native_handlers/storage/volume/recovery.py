@@ -304,22 +304,22 @@ def restore_idx_head(dat: OpenDat, rows: bytes) -> bytes:
     head = list(takewhile(_is_bare_deletion, iter_entries(rows, width)))
     if not head:
         return rows
-    behind = list(iter_entries(rows[len(head) * row_bytes(width) :], width))
+    behind = memoryview(rows)[len(head) * row_bytes(width) :]
     records = iter(dat.scan())
     first = list(islice(records, len(head)))
-    follower = next(records, None)
-    has_row = {entry.needle_id for entry in behind}
-    is_explained = {entry.needle_id for entry in head} <= has_row | {record.header.needle_id for record in first}
-    if not is_explained or (follower and to_stored(follower.offset_bytes)) != (behind[0].offset if behind else None):
+    follower, next_row = next(records, None), next(iter_entries(behind, width), None)
+    deleted_ids, first_ids = {entry.needle_id for entry in head}, {record.header.needle_id for record in first}
+    concerned = deleted_ids | first_ids
+    has_row = {entry.needle_id for entry in iter_entries(behind, width) if entry.needle_id in concerned}
+    is_in_step = (follower and to_stored(follower.offset_bytes)) == (next_row and next_row.offset)
+    if not is_in_step or not deleted_ids <= has_row | first_ids:
         return rows
     lost: dict[int, DatRecord] = {}
     for record in first:
-        if record.header.size:
+        if record.header.size and record.header.needle_id not in has_row | deleted_ids:
             lost[record.header.needle_id] = record
         else:
             lost.pop(record.header.needle_id, None)
-    for entry in (*head, *behind):
-        lost.pop(entry.needle_id, None)
     if lost:
         for record in chain((follower,) if follower else (), records):
             if not record.header.size:
