@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from native_handlers.storage.system.files import Files
 
-_STEP_BYTES = 4 * PIECE_BYTES
-
 
 def layout_for_decode(name: str, dat_bytes: int, encoded_bytes: int, shard_bytes: int, data_shards: int) -> Layout:
     """The layout of the blocks of a volume, of which `dat_bytes` are wanted.
@@ -53,15 +51,15 @@ def write_dat(files: Files, shard_fds: Sequence[int], dat_fd: int, dat_bytes: in
 
 def _parts(layout: Layout, dat_bytes: int) -> Iterator[tuple[int, Interval]]:
     """The position of each part in the .dat, and its interval in the shards."""
-    for start in range(0, dat_bytes, _STEP_BYTES):
+    for start in range(0, dat_bytes, PIECE_BYTES):
         at = start
-        for interval in layout.locate(start, min(_STEP_BYTES, dat_bytes - start)):
+        for interval in layout.locate(start, min(PIECE_BYTES, dat_bytes - start)):
             yield at, interval
             at += interval.length_bytes
 
 
 def _make_worker(files: Files, shard_fds: Sequence[int], dat_fd: int) -> Callable[[tuple[int, Interval]], None]:
-    buffer = memoryview(bytearray(_STEP_BYTES))
+    buffer = memoryview(bytearray(PIECE_BYTES))
 
     def work(part: tuple[int, Interval]) -> None:
         at, (shard, offset, length) = part

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from native_handlers.storage.erasure_coding.layout import Ratio, Row
     from native_handlers.storage.system.files import Files
 
-PIECE_BYTES = 256 << 10
-"""Of each shard in one write. The page cache takes one piece of memory for each write. Where memory is in many short
+PIECE_BYTES = 1 << 20
+"""Of each shard, computed in one go. A row of small blocks is one read of 10 MiB and one run of the kernel: after each
+call a thread may have to wait for the interpreter."""
+_WRITE_BYTES = 256 << 10
+"""Of a shard in one write. The page cache takes one piece of memory for each write. Where memory is in many short
 pieces, longer ones are hard to find, and a virtual machine asks its host for them."""
-_PIECES_AT_ONCE = 4
-"""Read together. In small blocks that is a whole row: one read of 10 MiB takes the place of 40 short ones, after each
-of which a thread may have to wait for the interpreter."""
 
 _CACHE_LINE_BYTES = 64
 
@@ -75,42 +75,44 @@ def encode(
     return checksums_of(ratio, shard_bytes, sums.blocks(BLOCK_BYTES), BLOCK_BYTES)
 
 
-def piece_buffers(count: int, pieces: int = 1) -> list[NDArray[np.uint8]]:
-    """Buffers of that many pieces of `PIECE_BYTES` for that many shards.
+def piece_buffers(count: int) -> list[NDArray[np.uint8]]:
+    """A buffer of `PIECE_BYTES` for each of that many shards.
 
     Each begins at another line of the processor's cache than the others: the lines that one step reads of all shards
     then do not push each other out.
     """
-    length = pieces * PIECE_BYTES
-    return [row[:length] for row in np.zeros((count, length + _CACHE_LINE_BYTES), np.uint8)]
+    return [row[:PIECE_BYTES] for row in np.zeros((count, PIECE_BYTES + _CACHE_LINE_BYTES), np.uint8)]
+
+
+def write_piece(files: Files, fd: int, piece: NDArray[np.uint8], offset_bytes: int) -> None:
+    """Writes a piece of a shard, in as many writes as suit the page cache. Raises OSError."""
+    view = piece.data
+    for start in range(0, len(view), _WRITE_BYTES):
+        files.write(fd, [view[start : start + _WRITE_BYTES]], offset_bytes + start)
 
 
 def _parts(layout: Layout, dat_bytes: int) -> Iterator[_Part]:
-    step = _PIECES_AT_ONCE * PIECE_BYTES
     for row in layout.rows(dat_bytes):
-        for within in range(0, row.block_bytes, step):
-            yield _Part(row, within, min(step, row.block_bytes - within))
+        for within in range(0, row.block_bytes, PIECE_BYTES):
+            yield _Part(row, within, min(PIECE_BYTES, row.block_bytes - within))
 
 
 def _make_worker(
     files: Files, dat_fd: int, dat_bytes: int, ratio: Ratio, shard_fds: Sequence[int], sums: PieceSums
 ) -> Callable[[_Part], None]:
-    arrays = piece_buffers(ratio.total, _PIECES_AT_ONCE)
+    buffers = piece_buffers(ratio.total)
     matrix = coding_matrix(ratio.data, ratio.total)[ratio.data :]
 
     def work(part: _Part) -> None:
-        _read_part(files, dat_fd, dat_bytes, part, arrays[: ratio.data])
+        arrays = [buffer[: part.length_bytes] for buffer in buffers]
+        data, parity = arrays[: ratio.data], arrays[ratio.data :]
+        _read_part(files, dat_fd, dat_bytes, part, data)
         offset = part.row.shard_offset_bytes + part.within_bytes
-        starts = range(0, part.length_bytes, PIECE_BYTES)
-        for start in starts:
-            pieces = [array[start : start + PIECE_BYTES] for array in arrays]
-            sums.note(offset + start, multiply_and_sum(matrix, pieces[: ratio.data], pieces[ratio.data :]))
+        sums.note(offset, multiply_and_sum(matrix, data, parity))
         # Parts side by side are written at the same time: not to the same file, which lets in one writer at a time.
-        first = offset // (_PIECES_AT_ONCE * PIECE_BYTES) % 2 * (ratio.total // 2)
+        first = offset // PIECE_BYTES % 2 * (ratio.total // 2)
         for shard in (*range(first, ratio.total), *range(first)):
-            view = arrays[shard].data
-            for start in starts:
-                files.write(shard_fds[shard], [view[start : start + PIECE_BYTES]], offset + start)
+            write_piece(files, shard_fds[shard], arrays[shard], offset)
 
     return work
 
@@ -122,7 +124,7 @@ def _read_part(files: Files, dat_fd: int, dat_bytes: int, part: _Part, arrays: S
     lengths = [min(max(dat_bytes - first - number * row.block_bytes, 0), length) for number in range(len(arrays))]
     views = [array.data[:wanted] for array, wanted in zip(arrays, lengths, strict=True)]
     for array, wanted in zip(arrays, lengths, strict=True):
-        array[wanted:length] = 0
+        array[wanted:] = 0
     if length == row.block_bytes:
         got, end = files.read_into_each(dat_fd, views, first), first + sum(lengths)
         if first + got < end:

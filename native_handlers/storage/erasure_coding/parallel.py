@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -27,6 +28,31 @@ def in_parallel(items: Iterable[T], make_worker: Callable[[], Callable[[T], None
         Exception: the first error of a worker. No work is under way any more.
     """
     _Crowd(items, make_worker).run()
+
+
+@contextmanager
+def beside(work: Callable[[], object]) -> Iterator[None]:
+    """Does `work` in a thread of its own while the body of the context runs, and waits for both.
+
+    Raises:
+        Exception: the error of the body, else that of `work`.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="ec-beside", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 class _Crowd:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.crc import crc32c
 from native_handlers.storage.erasure_coding.bitrot import BLOCK_BYTES, Protection, differing_blocks
-from native_handlers.storage.erasure_coding.encode import PIECE_BYTES, PieceSums, piece_buffers
+from native_handlers.storage.erasure_coding.encode import PIECE_BYTES, PieceSums, piece_buffers, write_piece
 from native_handlers.storage.erasure_coding.errors import RebuildFailed
 from native_handlers.storage.erasure_coding.galois import recovery_matrix
 from native_handlers.storage.erasure_coding.kernel import multiply, multiply_and_sum
@@ -206,6 +206,6 @@ def _make_worker(
             others = [crc32c(array.data) for array in given[count if made else 0 :]]
             sums.note(offset, [*computed[:count], *others, *computed[count:]])
         for number, fd in enumerate(outputs):
-            files.write(fd, [views[len(inputs) + number]], offset)
+            write_piece(files, fd, arrays[len(inputs) + number], offset)
 
     return work

@@ -44,6 +44,7 @@ from native_handlers.storage.erasure_coding.index_files import (
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Ratio
 from native_handlers.storage.erasure_coding.loading import load_shards, without_index
 from native_handlers.storage.erasure_coding.names import ratio_of, shard_extension
+from native_handlers.storage.erasure_coding.parallel import beside
 from native_handlers.storage.erasure_coding.rebuild import ShardFiles, rebuild
 from native_handlers.storage.erasure_coding.scrub import EcScrubber
 from native_handlers.storage.erasure_coding.staged import StagedFiles
@@ -91,7 +92,6 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
 def _generate(ec: EcVolumeSet, volume: Volume) -> None:
     files, base = ec.files, volume.paths.base
     ratio = _ratio_for_coding(files, base.with_name(base.name + ".vif"))
-    volume.sync()
     # The index comes first: later writes may be in the shards, but are not in their index.
     ecx = sorted_rows(read_file(files, volume.paths.file(".idx")) or b"", ec.width)
     location = ec.locations[volume.disk_id]
@@ -106,7 +106,9 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         sums_path = location.path / (name + ".ecsum")
         staged = stack.enter_context(StagedFiles(files, [sums_path, *shards, ecx_path]))
         _drop_cached(files, shards)
-        checksums = encode(files, dat_fd, dat_bytes, ratio, [staged.descriptor(path) for path in shards])
+        # A start compares shards with the length of the .dat, so the .dat is on disk before the shards get their names.
+        with beside(volume.sync_in_passing):
+            checksums = encode(files, dat_fd, dat_bytes, ratio, [staged.descriptor(path) for path in shards])
         files.write(staged.descriptor(ecx_path), [ecx], 0)
         files.write(staged.descriptor(sums_path), [encode_checksums(checksums)], 0)
         for path in (sums_path, ecx_path):

@@ -266,6 +266,37 @@ def test_shards_are_on_disk_before_their_dat_goes(disk):
     store.close()
 
 
+def test_a_dat_is_on_disk_before_its_shards_have_names(disk):
+    steps = []
+
+    def note(operation, target):
+        if operation in {"sync", "rename"}:
+            steps.append((operation, path_of(target).name))
+
+    store = filled(open_at(disk, files=PlannedFiles(syncs=False, before=note)))
+    steps.clear()
+    store.ec_work.generate(store.find_volume(VID), "")
+    renamed = [number for number, (operation, name) in enumerate(steps) if operation == "rename" and ".ec" in name]
+    assert len(renamed) >= 14
+    assert ("sync", "7.dat") in steps[: renamed[0]]
+    store.close()
+
+
+def test_a_dat_that_cannot_be_put_on_disk_is_not_coded(disk):
+    def fail(operation, target):
+        if failing and operation == "sync" and path_of(target).name == "7.dat":
+            raise OSError(errno.EIO, "the disk fails")
+
+    failing = False
+    store = filled(open_at(disk, files=PlannedFiles(syncs=False, before=fail)))
+    failing = True
+    with pytest.raises(StorageError):
+        store.ec_work.generate(store.find_volume(VID), "")
+    failing = False
+    assert not list(disk.glob("7.ec*"))
+    store.close()
+
+
 def test_pages_of_old_shards_are_given_back_before_new_ones_are_written(disk):
     steps = []
 
