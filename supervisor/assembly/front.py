@@ -162,7 +162,7 @@ async def _open_front(  # noqa: PLR0913, PLR0917  a part of `open_front`
     serve = partial(
         serve_http,
         limits=limits,
-        fast_path=fast_path.answer,
+        fast_path=None if engines.store is None else fast_path.answer,
         forward=forward,
         seats=http_seats,
         turn_away=partial(turn_away, handle),

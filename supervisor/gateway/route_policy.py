@@ -44,7 +44,7 @@ class RoutePolicy:
         self._throttle = throttle
         self._made_for: tuple[Table, object] = (table.table, guard.rules)
         self._open: dict[str, bool] = {}
-        self._free: dict[str, bool] = {}
+        self._free: dict[tuple[str, AccessKind], bool] = {}
         self._decisions: dict[str, Decision] = {}
 
     def forwarded(self, route: Route, client_host: str) -> Decision | None:
@@ -76,19 +76,11 @@ class RoutePolicy:
         """Whether the route reads volumes, and each of its requests is answered natively and at once: the guard refuses
         none, none waits for room, and none leaves a line in the access log.
         """
-        self._follow()
-        known = self._free.get(route.name)
-        if known is None:
-            known = self._free[route.name] = self._is_free(route, AccessKind.VOLUME_READ)
-        return known and not access_log.isEnabledFor(logging.DEBUG)
+        return self._is_free(route, AccessKind.VOLUME_READ)
 
     def is_free_change(self, route: Route) -> bool:
         """As `is_free_read`, for a route that writes to volumes and whose uploads wait for no room."""
-        self._follow()
-        known = self._free.get(route.name)
-        if known is None:
-            known = self._free[route.name] = self._is_free(route, AccessKind.VOLUME_WRITE)
-        return known and not access_log.isEnabledFor(logging.DEBUG)
+        return self._is_free(route, AccessKind.VOLUME_WRITE)
 
     @contextmanager
     def counting_upload(self, length_bytes: int) -> Iterator[None]:
@@ -109,6 +101,14 @@ class RoutePolicy:
             self._made_for, self._open, self._free, self._decisions = (table, rules), {}, {}, {}
 
     def _is_free(self, route: Route, kind: AccessKind) -> bool:
+        self._follow()
+        key = route.name, kind
+        known = self._free.get(key)
+        if known is None:
+            known = self._free[key] = self._find_out_if_free(route, kind)
+        return known and not access_log.isEnabledFor(logging.DEBUG)
+
+    def _find_out_if_free(self, route: Route, kind: AccessKind) -> bool:
         decision = self.decision(route)
         if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
             return False
