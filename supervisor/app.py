@@ -70,7 +70,7 @@ def run(config: Config) -> int:
 
 
 def run_until_stopped(serve: Callable[[StopRequest], Awaitable[None]]) -> int:
-    """Runs `serve(stop)` in trio, under the fault wall of the process. Returns the exit status."""
+    """Runs `serve(stop)` in trio, and catches every exception. Returns the exit status."""
     sys.setswitchinterval(INTERPRETER_TURN_S)
     status = 0
     try:

@@ -114,7 +114,7 @@ class ChunkManifest:
         self._fids = ""
         self._offsets, self._sizes, self._ends = array("q"), array("q"), array("q", [0])
         self._reach: array[int] | None = None
-        """How far the chunks up to each one reach; None where that is where each one ends."""
+        """For each chunk, the furthest end of the chunks up to it; None where that is the chunk's own end for each."""
         self.content_bytes = 0
         """The length of the file: what its chunks add up to, as upstream's 64 bits have it; maybe negative."""
 

@@ -25,9 +25,9 @@ T = TypeVar("T")
 STATIC_PREFIX = "/seaweedfsstatic/"
 _NAMED_SLASHES = 3
 """The slashes of `/vid/fid/name`. In a deeper path upstream counts from two different places, see `is_misread`."""
-USUAL_PATH = r"/([0-9]{1,9}),([0-9a-fA-F]{1,16})([0-9a-fA-F]{8})"
+SIMPLE_PATH = r"/([0-9]{1,9}),([0-9a-fA-F]{1,16})([0-9a-fA-F]{8})"
 """The form of path that nearly every client sends: volume id, needle id and cookie. The fast path recognises it too."""
-_USUAL = re.compile(USUAL_PATH)
+_SIMPLE = re.compile(SIMPLE_PATH)
 """Parses that form in one step. A test holds the two parsers to the same result."""
 _CANONICAL = re.compile(r"(?:/(?![/.])(?:[A-Za-z0-9\-_.~$&+,:;=@!'()*\[\]]|%[0-9A-Fa-f]{2})*+)++")
 
@@ -79,10 +79,10 @@ class RequestTarget:
     def parse(cls, target: str) -> Self:
         """Parses a target in origin form. Any other text names nothing."""
         raw_path, _, raw_query = target.partition("?")
-        usual = _USUAL.fullmatch(raw_path)
-        if usual is None:
+        simple = _SIMPLE.fullmatch(raw_path)
+        if simple is None:
             return cls.parse_any(raw_path, raw_query)
-        volume_id, needle_id, cookie = usual.groups()
+        volume_id, needle_id, cookie = simple.groups()
         file_id = needle_id + cookie
         needle = NeedleId(int(needle_id, 16)), Cookie(int(cookie, 16))
         named = ObjectPath(volume_id, file_id)
@@ -90,7 +90,7 @@ class RequestTarget:
 
     @classmethod
     def parse_any(cls, raw_path: str, raw_query: str) -> Self:
-        """Parses by the whole grammar. `parse` does so for every target but the usual form."""
+        """Parses by the whole grammar. `parse` does so for every target but the simple one."""
         path = unescape(raw_path.encode("latin-1")).decode("latin-1") if "%" in raw_path else raw_path
         named, uploaded = parse_object_path(path), upload_file_id(path)
         # Texts: an error that is kept and raised leads, by its traceback, to the request that keeps the error.

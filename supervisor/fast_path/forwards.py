@@ -1,7 +1,7 @@
-"""The fast path of a forwarded request: a small request of the usual form goes to the backend as it came.
+"""The fast path of a forwarded request: a simple request goes to the backend as it came.
 
 Here everything is checked that the ordinary way checks before it forwards. `polled_exchange` then makes the exchange,
-and passes an answer of the common form on. All else is left to the task, and `HttpGateway.resume` goes on with it. Both
+and passes a simple answer on. All else is left to the task, and `HttpGateway.resume` goes on with it. Both
 ways give the backend and the client the same bytes; a property test holds them to it.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from supervisor.routing.decision import Engine
 from supervisor.routing.match import match_object
 from supervisor.routing.registry import ROUTES, AfterForward
-from supervisor.wire.plain_heads import match_request
+from supervisor.wire.simple_heads import match_request
 
 if TYPE_CHECKING:
     from native_handlers.http_model.message import Request, Response

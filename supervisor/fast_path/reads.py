@@ -12,8 +12,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import CommonHeaders
-from native_handlers.http_model.target import USUAL_PATH
-from supervisor.fast_path.idle_fields import IDLE_FIELDS
+from native_handlers.http_model.target import SIMPLE_PATH
+from supervisor.fast_path.ignored_fields import IGNORED_FIELDS
 from supervisor.fast_path.read_answer import try_answer
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
@@ -78,7 +78,7 @@ class FastPathReads:
 # `ServerConnection`, and the verdict is remembered. All bytes that are not known as a plain GET go to
 # `ServerConnection`.
 
-_LINE = re.compile(b"GET " + USUAL_PATH.encode() + rb" HTTP/1\.1\r\n")
+_LINE = re.compile(b"GET " + SIMPLE_PATH.encode() + rb" HTTP/1\.1\r\n")
 _MAX_BLOCK_BYTES = 2048
 _MAX_BLOCKS = 256
 
@@ -129,4 +129,4 @@ def _is_plain(block: bytes) -> bool:
     if not isinstance(head, RequestHead) or connection.buffered_bytes:
         return False
     names = {name.lower() for name, _ in head.headers}
-    return head.keep_alive and head.body_length_bytes == 0 and not head.expects_continue and names <= IDLE_FIELDS
+    return head.keep_alive and head.body_length_bytes == 0 and not head.expects_continue and names <= IGNORED_FIELDS

@@ -2,7 +2,7 @@
 
 One pattern splits the head. Each header line is looked up among the lines seen before, because clients send mostly the
 same lines. A line that could change the answer in a way that is not known here, and every body but a raw one and a form
-of one part, makes the request odd: `parse` gives None, and the request goes the ordinary way.
+of one part, is declined: `parse` gives None, and the request goes the ordinary way.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from native_handlers.http.upload_body import SentFile, file_name, is_urlencoded
 from native_handlers.http_model.errors import BadMediaType
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.query import NO_QUERY, Query, parse_query
-from native_handlers.http_model.target import USUAL_PATH
-from supervisor.fast_path.idle_fields import IDLE_FIELDS
+from native_handlers.http_model.target import SIMPLE_PATH
+from supervisor.fast_path.ignored_fields import IGNORED_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 32 * 1024
 """Checksum, compression and copies of so much take some tenths of a millisecond on the event loop."""
 
 _HEAD = re.compile(
-    rb"(POST|PUT|DELETE) " + USUAL_PATH.encode() + rb"(?:\?([!-~]*+))? HTTP/1\.1\r\n((?:[^\r\n]++\r\n)++)\r\n"
+    rb"(POST|PUT|DELETE) " + SIMPLE_PATH.encode() + rb"(?:\?([!-~]*+))? HTTP/1\.1\r\n((?:[^\r\n]++\r\n)++)\r\n"
 )
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)")
 _LENGTH = re.compile(rb"[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,5})")
@@ -36,15 +36,15 @@ _FORM_TYPE = re.compile(rb"[Cc]ontent-[Tt]ype: (multipart/form-data; boundary=([
 _MAX_LINES = 512
 _MAX_LINE_BYTES = 512
 
-_IDLE_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
+_IGNORED_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
 """Upstream's uploads have this line. It differs for each file, and means nothing to a volume server."""
 _PART_HEAD = re.compile(rb"(?:[^\r\n]++\r\n)++\r\n")
 _FIELD_NAME = re.compile(rb"[A-Za-z0-9\-]+")
-_ODD_QUERY = frozenset({"fsync", "pretty"})
+_DECLINED_OPTIONS = frozenset({"fsync", "pretty"})
 """Options whose effect the fast path does not have: a sync, and indented JSON."""
 _HOLDER = HOLDER_HEADER.lower()
 """Matters for an upload only where the volume is not here."""
-_ODD_PART = frozenset({"content-transfer-encoding"})
+_DECLINED_PART_FIELDS = frozenset({"content-transfer-encoding"})
 
 
 class _LineFacts(NamedTuple):
@@ -52,12 +52,12 @@ class _LineFacts(NamedTuple):
 
     name: str
     pair: tuple[str, str]
-    is_idle: bool = False
+    is_ignored: bool = False
     is_kept: bool = False
     """Whether `make_upload` gets the field: a pair that is stored, or the MD5."""
 
 
-_ODD = _LineFacts("", ("", ""))
+_DECLINED = _LineFacts("", ("", ""))
 
 
 class Change(NamedTuple):
@@ -80,13 +80,8 @@ class ChangeMatcher:
     def __init__(self) -> None:
         self._lines: dict[bytes, _LineFacts] = {}
 
-    @property
-    def known_lines(self) -> int:
-        """How many different header lines are remembered."""
-        return len(self._lines)
-
     def parse(self, data: bytes) -> Change | None:
-        """The change, if `data` is exactly one request of the usual form; else None."""
+        """The change, if `data` is exactly one simple request; else None."""
         head = _HEAD.match(data, 0, MAX_HEAD_BYTES)
         if head is None:
             return None
@@ -125,7 +120,7 @@ class ChangeMatcher:
                 content_type, boundary = form_type[1].decode(), form_type[2]
                 continue
             line = self._lines.get(raw) or self._learn(raw)
-            if line.is_idle or (is_upload and line.name == _HOLDER):
+            if line.is_ignored or (is_upload and line.name == _HOLDER):
                 continue
             if line.is_kept and is_upload:
                 kept.append(line.pair)
@@ -143,7 +138,7 @@ class ChangeMatcher:
 
     def _learn(self, raw: bytes) -> _LineFacts:
         if len(raw) > _MAX_LINE_BYTES:
-            return _ODD
+            return _DECLINED
         if len(self._lines) >= _MAX_LINES:
             self._lines.clear()
         line = self._lines[raw] = _line_of(raw)
@@ -165,19 +160,19 @@ _NO_HEADERS = Headers()
 def _line_of(raw: bytes) -> _LineFacts:
     match = _FIELD.fullmatch(raw)
     if match is None:
-        return _ODD
+        return _DECLINED
     pair = match[1].decode(), match[2].decode("latin-1").rstrip(" \t")
     name, value = pair[0].lower(), pair[1]
     if name == "connection":
-        return _LineFacts(name, pair, is_idle=value.lower() == "keep-alive")
-    if name in IDLE_FIELDS and name != "host":
-        return _LineFacts(name, pair, is_idle=True)
+        return _LineFacts(name, pair, is_ignored=value.lower() == "keep-alive")
+    if name in IGNORED_FIELDS and name != "host":
+        return _LineFacts(name, pair, is_ignored=True)
     if name.startswith("seaweed-") or name == "content-md5":
         return _LineFacts(name, pair, is_kept=True)
-    is_usual = name in {"host", _HOLDER} or (name == "content-encoding" and value == "gzip")
+    is_known = name in {"host", _HOLDER} or (name == "content-encoding" and value == "gzip")
     if name == "content-type":
-        is_usual = bool(value) and _is_known_type(value)
-    return _LineFacts(name, pair) if is_usual else _ODD
+        is_known = bool(value) and _is_known_type(value)
+    return _LineFacts(name, pair) if is_known else _DECLINED
 
 
 def _is_known_type(value: str) -> bool:
@@ -193,8 +188,8 @@ def _form_of(raw_query: bytes | None) -> Query | None:
     if not raw_query:
         return NO_QUERY
     query = parse_query(raw_query.decode())
-    is_odd = query.error is not None or any(name in _ODD_QUERY for name, _ in query.pairs)
-    return None if is_odd else query
+    is_declined = query.error is not None or any(name in _DECLINED_OPTIONS for name, _ in query.pairs)
+    return None if is_declined else query
 
 
 def _file_in(method: str, data: bytes, start: int, fields: _FieldFacts, *, default_name: bytes) -> SentFile | None:
@@ -218,7 +213,7 @@ def _part_in(data: bytes, start: int, dashes: bytes) -> SentFile | None:
     end = data.find(b"\r\n" + dashes, head.end())
     if end < 0 or data[end + 2 + len(dashes) :] not in {b"--\r\n", b"--"}:
         return None
-    facts = _facts_of_part(_IDLE_PART_LINE.sub(b"", head[0]))
+    facts = _facts_of_part(_IGNORED_PART_LINE.sub(b"", head[0]))
     if facts is None:
         return None
     name, content_type, is_gzipped, content_md5 = facts
@@ -227,7 +222,7 @@ def _part_in(data: bytes, start: int, dashes: bytes) -> SentFile | None:
 
 @lru_cache(maxsize=512)
 def _facts_of_part(block: bytes) -> tuple[str, str, bool, str] | None:
-    """File name, type, whether the content is compressed, and MD5; None for a part that is not usual."""
+    """File name, type, whether the content is compressed, and MD5; None for a part that is declined."""
     pairs: list[tuple[str, str]] = []
     for raw in block[:-4].split(b"\r\n"):
         match = _FIELD.fullmatch(raw)
@@ -235,7 +230,7 @@ def _facts_of_part(block: bytes) -> tuple[str, str, bool, str] | None:
             return None
         pairs.append((match[1].decode(), match[2].decode("latin-1").strip(" \t")))
     headers = Headers(pairs)
-    if not _ODD_PART.isdisjoint(headers.lower_names):
+    if not _DECLINED_PART_FIELDS.isdisjoint(headers.lower_names):
         return None
     is_gzipped = headers.get("Content-Encoding") == "gzip"
     name = file_name(Part(headers).filename)

@@ -1,9 +1,9 @@
 """The fast path of small writes and deletes: whole in one piece of bytes, for a volume that is here alone.
 
 The request is recognised (`write_request`), the needle is made as the ordinary way makes it (`make_upload`), and the
-changes of one turn of the event loop are appended together (`write_batch`). Every request that is odd, or that meets an
-error, is left to the ordinary way, before anything is done for it. Both ways give the same answer, files and counts;
-tests hold that.
+changes of one turn of the event loop are appended together (`write_batch`). Every request that is declined, or that
+meets an error, is left to the ordinary way, before anything is done for it. Both ways give the same answer, files and
+counts; tests hold that.
 """
 
 from __future__ import annotations

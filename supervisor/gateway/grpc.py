@@ -202,7 +202,7 @@ class GrpcGateway(grpc.GenericRpcHandler):
             call = self._admit(plan, requests, context)
             place = _take_place(plan, call)
             response = plan.engine.respond(call)
-        except Exception as error:  # noqa: BLE001  the fault wall of a call
+        except Exception as error:  # noqa: BLE001  no exception of a call ends more than the call
             failure = failure_of(error, plan.route.name)
         if place is not None:
             failure = ended_here(place) or failure
@@ -223,7 +223,7 @@ class GrpcGateway(grpc.GenericRpcHandler):
             place = _take_place(plan, call)
             yield from _read_by_client(plan.engine.stream(call), place)
             failure = None
-        except Exception as error:  # noqa: BLE001  the fault wall of a call
+        except Exception as error:  # noqa: BLE001  no exception of a call ends more than the call
             failure = failure_of(error, plan.route.name)
         finally:
             if place is not None:

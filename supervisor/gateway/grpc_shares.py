@@ -59,8 +59,8 @@ class StallLimits:
     ends_first_s: float = 30.0
     ends_later_s: float = 300.0
     looks_again_s: float = 0.05
-    """After a look for a call that yields found none: when the same connection is worth another look. Each goes over
-    all calls, and a flood of a thousand calls would have a thousand of them.
+    """How long a connection is not searched for again after a search found no call that yields to it. A search goes
+    over all calls, and a flood of a thousand calls would cause a thousand searches.
     """
 
     def yields(self, waiting: Waiting) -> float:
@@ -190,7 +190,7 @@ class CallShares:
         self._held: dict[CallPlace, None] = {}
         self._counts: dict[Hashable, int] = {}
         self._in_vain: dict[tuple[Hashable, Hashable], float] = {}
-        """By share and connection: until when nobody is to be found who yields to that one."""
+        """By share and connection: the time until which no call is searched for that yields to the connection."""
 
     def __len__(self) -> int:
         return len(self._held)

@@ -49,7 +49,7 @@ class RoutePolicy:
 
     def forwarded(self, route: Route, client_host: str) -> Decision | None:
         """The decision to forward, where nothing else is to be done with a request of the route from `client_host`
-        whose path has the usual form: the white list has the host, and no line goes to the access log. Else None.
+        whose path is simple: the white list has the host, and no line goes to the access log. Else None.
         """
         decision = self.decision(route)
         if decision.engine is not Engine.BACKEND or access_log.isEnabledFor(logging.DEBUG):

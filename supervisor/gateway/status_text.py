@@ -59,7 +59,7 @@ def _read_volumes(text: str, at: int, status: ChildStatus) -> int:
 
 
 def _begin(text: str, at: int, start: str, end: str) -> tuple[int, bool]:
-    """Where the first item is. Or, where there is none, the place behind `end`, and True."""
+    """The place of the first item, and False. Without an item: the place behind `end`, and True."""
     at = _after(text, at, start)
     return (_after(text, at, end), True) if text.startswith(end, at) else (at, False)
 

@@ -86,7 +86,7 @@ async def serve_byte_relay(
 
 
 async def _serve_connection(settings: RelaySettings, pipes: PipePool, stream: trio.SocketStream) -> None:
-    """The fault wall of one connection: an error ends this connection and no other."""
+    """Catches every exception of one connection: an error ends this connection and no other."""
     with trio.CancelScope() as scope:
         seat = settings.seats.take(_host_of(stream), scope.cancel)
         try:

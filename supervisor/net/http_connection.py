@@ -1,7 +1,8 @@
 """The loop of one client connection: read a head, get the answer, send the answer, then go on or close.
 
-docs/policy/closing.md describes when a connection closes. This module is the fault wall: an exception of a handler or
-of a body is logged, and answered with 500 as long as no head has been sent. Then this connection closes; others go on.
+docs/policy/closing.md describes when a connection closes. This module catches every exception of a handler or
+of a body. The exception is logged, and answered with 500 as long as no head has been sent. Then this connection closes;
+others go on.
 """
 
 from __future__ import annotations

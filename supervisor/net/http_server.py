@@ -144,7 +144,7 @@ class _Server:
         self.newcomers = Newcomers(idle_poller, regular.limits, self._begin)
 
     async def accept_from(self, listener: BoundListener) -> None:
-        door, crowded = listener.port, self._idle_poller.crowded_doors
+        port, crowded = listener.port, self._idle_poller.crowded_ports
         try:
             while True:
                 first = await accept(listener, self._make_room)
@@ -152,13 +152,13 @@ class _Server:
                 for sock in newcomers:
                     self._admit(sock, listener)
                 if len(newcomers) == ACCEPTED_IN_A_ROW:
-                    crowded.add(door)
+                    crowded.add(port)
                 else:
-                    crowded.discard(door)
+                    crowded.discard(port)
                 # A turn for the tasks that were told to give up their seats: their sockets must close.
                 await trio.lowlevel.checkpoint()
         finally:
-            crowded.discard(door)
+            crowded.discard(port)
 
     def _admit(self, sock: socket.socket, listener: BoundListener) -> None:
         """Gives a newcomer a seat.

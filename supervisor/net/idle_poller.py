@@ -421,13 +421,13 @@ class IdlePoller:
     Attributes:
         connections: how many connections exist, asleep or not. The code that opens and closes connections counts them.
         exchanges: the requests that were sent on for connections which sleep here.
-        crowded_doors: the ports with more newcomers than are admitted in one turn. The accepting tasks keep the set.
+        crowded_ports: the ports with more newcomers than are admitted in one turn. The accepting tasks keep the set.
     """
 
     def __init__(self, urgent: tuple[bytes, ...] = ()) -> None:
         self._urgent = urgent
         self.connections = 0
-        self.crowded_doors: set[int] = set()
+        self.crowded_ports: set[int] = set()
         self._epoll = select.epoll()
         self.exchanges = Exchanges(self._epoll, self.wake_waiting)
         self._sleepers: dict[int, IdleConnection] = {}
@@ -463,7 +463,7 @@ class IdlePoller:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                 await self._serve_all_that_arrived()
                 self._serve_later()
-                self._wake_some(min(turn.count, WOKEN_BESIDE_A_CROWD) if self.crowded_doors else turn.count)
+                self._wake_some(min(turn.count, WOKEN_BESIDE_A_CROWD) if self.crowded_ports else turn.count)
         finally:
             # A task whose bytes were taken cannot be cancelled before its turn, so all of these are woken now.
             self.exchanges.leave_all()

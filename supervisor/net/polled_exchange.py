@@ -3,7 +3,8 @@
 A request goes out over a kept connection as soon as it has arrived. Where the whole answer comes soon and in the common
 form, its bytes are passed on. So a forwarded request costs its reads and writes, and no trip through trio's scheduler.
 Everything else is left, with what was sent and received so far, to the task of the client's connection: the
-ordinary way goes on where this module has stopped. So no failure, no late answer and no odd answer is treated here.
+ordinary way goes on where this module has stopped. So failures, late answers and other forms of answers are not
+treated here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from supervisor.wire.plain_heads import match_response
+from supervisor.wire.simple_heads import match_response
 
 if TYPE_CHECKING:
     import socket

@@ -36,7 +36,7 @@ BOUNDS = {
     "forwarded": {"files": 25, "moves": 80},
     "forwarded ordinary": {"files": 25, "moves": 80},
 }
-"""The most that a request of each kind may enter, see docs/architecture.md. The fast paths decline the ordinary ones."""
+"""The most that a request of each kind may enter: docs/architecture.md. The fast paths decline the ordinary ones."""
 _DECLINED_FIELD = "X-Note: a \r\n"
 """The fast paths leave a value with a blank behind it to the parser."""
 KINDS = tuple(BOUNDS)

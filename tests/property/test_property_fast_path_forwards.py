@@ -15,7 +15,7 @@ from support.recording_backend import CLOSE, PLAIN_ANSWER, WARM, Recorded, front
 from native_handlers.http_model.headers import Headers
 from supervisor.wire.http1 import ClientConnection, ServerConnection
 from supervisor.wire.http1_events import RequestHead, ResponseHead
-from supervisor.wire.plain_heads import match_request, match_response
+from supervisor.wire.simple_heads import match_request, match_response
 
 CHANGING = re.compile(rb"((?:Date|X-Amz-Request-Id): )\w{3}[^\r]*|(127\.0\.0\.1:)\d+")
 METHODS = st.sampled_from([b"GET"] * 4 + [b"HEAD", b"DELETE", b"POST", b"POST", b"PUT", b"OPTIONS", b"get"])

@@ -157,7 +157,7 @@ class Kernel:
     def _run(
         self, matrix: Matrix, inputs: Sequence[Bytes], outputs: Sequence[Bytes], *, with_sums: bool
     ) -> tuple[int, list[int]]:
-        """How many bytes the program did of each, the rest being numpy's; and the checksums of those."""
+        """Returns how many bytes of each array the program processed, and their checksums. numpy processes the rest."""
         length = len(inputs[0])
         whole = length // self.method.step_bytes * self.method.step_bytes
         of_inputs, of_outputs = [_ALL_ONES] * len(inputs), []

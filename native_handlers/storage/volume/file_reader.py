@@ -29,7 +29,7 @@ than a few small pieces; longer ones would cost half a gigabyte, and a second in
 
 
 def piece_lengths() -> Iterator[int]:
-    """How long each piece of a stream may be, for ever: each twice as long as the one before, up to `PIECE_BYTES`."""
+    """The lengths of the pieces of a stream, without an end: each twice the one before, up to `PIECE_BYTES`."""
     length = FIRST_PIECE_BYTES
     while length < PIECE_BYTES:
         yield length

@@ -88,7 +88,7 @@ class VolumeReader:
         if size <= 0:
             return None
         version = state.super_block.version
-        record = self._read_plain_record(state, offset * ALIGNMENT_BYTES, actual_size(size, version), place)
+        record = self._read_cached_record(state, offset * ALIGNMENT_BYTES, actual_size(size, version), place)
         if record is None:
             return None
         needle = parse_plain_needle(record, size, version)
@@ -99,7 +99,7 @@ class VolumeReader:
         self.health.succeeded()
         return needle
 
-    def _read_plain_record(
+    def _read_cached_record(
         self,
         state: VolumeState,
         offset_bytes: int,

@@ -80,7 +80,9 @@ async def test_after_the_first_one_requests_go_over_kept_connections():
         assert front.pool.idle_count == 1
 
 
+@pytest.mark.slow
 async def test_many_clients_at_once_get_their_own_answers():
+    """Slow: forty clients ask twenty times each."""
     backend = Recorded()
 
     async def ask_often(port, number):

@@ -196,7 +196,7 @@ async def test_few_are_woken_while_newcomers_crowd_at_a_door():
                 nursery.start_soon(sleep, ours)
                 theirs.send(b"x")
             await trio.testing.wait_all_tasks_blocked()
-            loop.crowded_doors.add(1)
+            loop.crowded_ports.add(1)
             nursery.start_soon(loop.run)
             with trio.fail_after(LIMIT_S):
                 while len(woken) < 40:  # noqa: ASYNC110  the loop's turns are what is counted

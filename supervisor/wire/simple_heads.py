@@ -1,4 +1,4 @@
-"""Heads of the common form, which a proxy passes on as they are: matched in one step, neither split nor rebuilt.
+"""Simple heads, which a proxy passes on as they are: matched in one step, neither split nor rebuilt.
 
 A head that matches here is sent on by the ordinary way (`http1_server`, `forwarding`, `http1_client`) with the same
 bytes: it has no field that concerns one connection, and each line has the form in which this program sends lines. A
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from native_handlers.http_model.target import USUAL_PATH
+from native_handlers.http_model.target import SIMPLE_PATH
 from supervisor.wire.forwarding import HOP_BY_HOP
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*+(?<![\t ]))?"
 """A value without spaces around it, which would be dropped. Upstream sends an empty Content-Md5."""
-_TARGET = USUAL_PATH.encode() + rb"(?:_[0-9]{1,9})?(?:\.[0-9A-Za-z]{1,16})?(?:\?[\x21-\x7e]*+)?"
-"""The form of target that nearly every client sends: the usual path, perhaps with a delta, an extension and a query.
+_TARGET = SIMPLE_PATH.encode() + rb"(?:_[0-9]{1,9})?(?:\.[0-9A-Za-z]{1,16})?(?:\?[\x21-\x7e]*+)?"
+"""The form of target that nearly every client sends: the simple path, perhaps with a delta, an extension and a query.
 Reads, deletes and uploads find the same file id in it; see `RequestTarget.uploaded`."""
 
 
@@ -48,7 +48,7 @@ _BODYLESS = frozenset({b"204", b"304"})
 _UPLOADS = frozenset({b"POST", b"PUT"})
 
 
-class PlainRequest(NamedTuple):
+class SimpleRequest(NamedTuple):
     """A whole request. `raw` is what is sent on, body included."""
 
     method: str
@@ -56,8 +56,8 @@ class PlainRequest(NamedTuple):
     raw: bytes
 
 
-def match_request(data: bytes) -> PlainRequest | None:
-    """The request in `data`, if `data` is exactly one request of the common form. Else None.
+def match_request(data: bytes) -> SimpleRequest | None:
+    """The request in `data`, if `data` is exactly one simple request. Else None.
 
     Uploads declare the length of their body, and all other requests have none. The client wants to keep the connection.
     """
@@ -77,10 +77,10 @@ def match_request(data: bytes) -> PlainRequest | None:
         return None
     if keep_alive is not None:
         data = _KEEP_ALIVE_LINE.sub(b"", data[:end]) + data[end:]
-    return PlainRequest(method.decode(), int(volume_id), data)
+    return SimpleRequest(method.decode(), int(volume_id), data)
 
 
-class PlainResponse(NamedTuple):
+class SimpleResponse(NamedTuple):
     """The head of a final answer, and the lengths of head and body."""
 
     status: int
@@ -88,8 +88,8 @@ class PlainResponse(NamedTuple):
     body_bytes: int
 
 
-def match_response(data: bytes | bytearray, count: int, *, is_head: bool) -> PlainResponse | None:
-    """The head at the start of the first `count` bytes of `data`, if it has the common form. Else None.
+def match_response(data: bytes | bytearray, count: int, *, is_head: bool) -> SimpleResponse | None:
+    """The head at the start of the first `count` bytes of `data`, if it is simple. Else None.
 
     The length of the body is declared, and the server keeps the connection.
 
@@ -106,8 +106,8 @@ def match_response(data: bytes | bytearray, count: int, *, is_head: bool) -> Pla
     if length is not None and data.count(b"\nContent-Length:", 0, end) != 1:
         return None
     if is_head or status in _BODYLESS:
-        return PlainResponse(int(status), end, 0)
-    return None if length is None else PlainResponse(int(status), end, int(length))
+        return SimpleResponse(int(status), end, 0)
+    return None if length is None else SimpleResponse(int(status), end, int(length))
 
 
 def _has_many_lines(data: bytes | bytearray, end: int) -> bool:

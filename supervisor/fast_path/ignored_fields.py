@@ -1,8 +1,8 @@
-"""The header fields that the fast paths pass over."""
+"""The header fields that the fast paths ignore."""
 
 from __future__ import annotations
 
-IDLE_FIELDS = frozenset(
+IGNORED_FIELDS = frozenset(
     {
         "accept",
         "accept-encoding",
