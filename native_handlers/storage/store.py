@@ -41,12 +41,11 @@ from native_handlers.storage.model.errors import (
     VolumeNotFound,
 )
 from native_handlers.storage.settling import Settling
-from native_handlers.storage.store_events import Listeners
 from native_handlers.storage.store_state import ServerState, StateFile
 from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.transfer.coded import open_coded_file
 from native_handlers.storage.transfer.received_files import receive_file
-from native_handlers.storage.volume_set import VolumeSet
+from native_handlers.storage.volume_set import Listeners, VolumeSet
 from native_handlers.storage.volume_totals import totals_of
 
 if TYPE_CHECKING:
