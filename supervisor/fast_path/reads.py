@@ -1,4 +1,4 @@
-"""The fast path of a request: a plain GET of a needle in memory is answered without making a `Request`.
+"""The fast path of a request: a simple GET of a needle in memory is answered without making a `Request`.
 
 First everything is checked that could change the answer: `RoutePolicy` says whether reads of the route are free. The
 ordinary way asks the same policy. A request that is not answered here goes through `HttpGateway`. Both ways give the
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class FastPathReads:
-    """Answers plain GETs of one listener.
+    """Answers simple GETs of one listener.
 
     Args:
         gateway: the ordinary way. Its counts include the answers of this class.
@@ -40,7 +40,7 @@ class FastPathReads:
         self._context = context
         self._gateway = gateway
         self._policy = gateway.policy
-        # A plain GET has no Origin, so its head is the same with CORS and without.
+        # A simple GET has no Origin, so its head is the same with CORS and without.
         self._has_head = self._route.common_headers is not CommonHeaders.NONE
         self._gets = SimpleGetMatcher()
         self._version = context.settings.version
@@ -53,7 +53,7 @@ class FastPathReads:
         return self._gets.known_heads
 
     def answer(self, data: bytes) -> Answer | None:
-        """The whole answer, if `data` is exactly one plain GET that can be answered at once; else None.
+        """The whole answer, if `data` is exactly one simple GET that can be answered at once; else None.
 
         Never waits. No act of a client or a disk makes it raise.
         """
@@ -75,7 +75,7 @@ class FastPathReads:
 # ---- Recognises the common request: a whole GET of a file id with no field that matters.
 #
 # The fields of such requests are mostly the same bytes again. So each block of fields is parsed once, by
-# `ServerConnection`, and the verdict is remembered. All bytes that are not known as a plain GET go to
+# `ServerConnection`, and the verdict is remembered. All bytes that are not known as a simple GET go to
 # `ServerConnection`.
 
 _LINE = re.compile(b"GET " + SIMPLE_PATH.encode() + rb" HTTP/1\.1\r\n")
@@ -84,7 +84,7 @@ _MAX_BLOCKS = 256
 
 
 class SimpleGetMatcher:
-    """Recognises plain GETs. Its memory is bounded; all connections of a listener may share it."""
+    """Recognises simple GETs. Its memory is bounded; all connections of a listener may share it."""
 
     __slots__ = ("_blocks",)
 
@@ -97,15 +97,15 @@ class SimpleGetMatcher:
         return len(self._blocks)
 
     def file_id_in(self, data: bytes) -> tuple[int, int, int] | None:
-        """Volume id, needle id and cookie, if `data` is exactly one plain GET; else None."""
+        """Volume id, needle id and cookie, if `data` is exactly one simple GET; else None."""
         match = _LINE.match(data)
         if match is None:
             return None
         block = data[match.end() :]
-        is_plain = self._blocks.get(block)
-        if is_plain is None:
-            is_plain = self._learn(block)
-        if not is_plain:
+        is_simple = self._blocks.get(block)
+        if is_simple is None:
+            is_simple = self._learn(block)
+        if not is_simple:
             return None
         volume_id, needle_id, cookie = match.groups()
         return int(volume_id), int(needle_id, 16), int(cookie, 16)
@@ -115,11 +115,11 @@ class SimpleGetMatcher:
             return False
         if len(self._blocks) >= _MAX_BLOCKS:
             self._blocks.clear()
-        self._blocks[block] = is_plain = _is_plain(block)
-        return is_plain
+        self._blocks[block] = is_simple = _is_simple(block)
+        return is_simple
 
 
-def _is_plain(block: bytes) -> bool:
+def _is_simple(block: bytes) -> bool:
     connection = ServerConnection()
     connection.receive_data(b"GET / HTTP/1.1\r\n" + block)
     try:
