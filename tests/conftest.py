@@ -5,6 +5,7 @@ HYPOTHESIS_PROFILE=deep runs more examples than the usual profile, quick fewer.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -30,6 +31,20 @@ def pytest_configure(config):
         sys.dont_write_bytecode, sys.pycache_prefix = False, compiled
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = compiled
+
+
+def pytest_collection():
+    """Stops Python's collector of cycles while tests are collected: nearly all that is made then stays."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """Sets apart what was collected, thousands of tests and their modules, from the collector of cycles.
+
+    They stay until the end, and each full collection would go over all of them.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

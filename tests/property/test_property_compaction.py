@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from support.unreliable_files import Crash
+from support.waiting import BREATH_S
 from test_property_storage_shared import AliveFiles, SharedMachine, handles
 from test_property_storage_volume import (
     COOKIE,
@@ -177,17 +178,14 @@ for machine in (VacuumedStore, VacuumedByOne):
         stateful_step_count=20,
         suppress_health_check=list(HealthCheck),
     )
-TestVacuumedStore = VacuumedStore.TestCase
+TestVacuumedStore = pytest.mark.slow(VacuumedStore.TestCase)
+"""Slow: each example is a history of operations and vacuums, with restarts."""
 TestVacuumedByOne = VacuumedByOne.TestCase
 
 
 # ---- threads
 
 WRITERS, IDS_A_WRITER = 2, 30
-BREATH_S = 0.0002
-"""The pause of a thread after each piece of work. A thread that makes short calls of the system without a pause may
-keep the interpreter from all others: it takes the interpreter back before another thread has woken.
-"""
 
 
 def payload(needle_id: int, version: int) -> bytes:

@@ -86,9 +86,11 @@ def test_any_data_shards_give_the_data(data, parity, random):
     assert multiply_matrices(invert(square), square) == coding_matrix(data, data + 1)[:data]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 300), st.integers(1, 12), st.integers(1, 7), st.integers(0, 2**32))
 @settings(max_examples=min(30, settings().max_examples))
 def test_every_kernel_gives_the_same_bytes(length, inputs, rows, seed):
+    """Slow: several kernels are compiled."""
     random = np.random.default_rng(seed)
     matrix = tuple(random.integers(0, 256, inputs, np.uint8).tobytes() for _ in range(rows))
     data = [random.integers(0, 256, length, np.uint8) for _ in range(inputs)]
@@ -365,11 +367,14 @@ def test_a_checksum_file_is_believed_only_whole(tmp_path):
         assert bitrot.load_checksums(OS_FILES, [path], DEFAULT_RATIO)[0] is bitrot.Protection.INVALID, at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [(), (4,), (3, 11), (0, 9)])
 @given(data=st.data())
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 def test_wrong_shards_are_named(tmp_path, small_pieces, lost, data):
-    """Up to half as many wrong shards at each place as there are more shards than data shards."""
+    """Up to half as many wrong shards at each place as there are more shards than data shards. Slow: each of twenty
+    examples codes a file and checks all of its shards.
+    """
     for path in tmp_path.iterdir():
         path.unlink()
     coded(tmp_path, os.urandom(3000))

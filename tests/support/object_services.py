@@ -13,13 +13,14 @@ import hmac
 import http.server
 import json
 import re
-import threading
 from contextlib import contextmanager
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from support.threaded_servers import running
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 TOKEN_AUDIENCE = "https://oauth2.googleapis.com/token"
@@ -86,10 +87,15 @@ class ObjectService:
         return 404, {"error": "there are no tokens here"}
 
 
+def make_key():
+    """The key of a service account. Making one takes a tenth of a second."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 class GcsDouble(ObjectService):
-    def __init__(self, objects):
+    def __init__(self, objects, key):
         super().__init__(objects)
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = key
         self.address = ""
 
     def credentials(self, **changes):
@@ -160,11 +166,5 @@ def serving(service, context=None):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield f"http{'s' if context else ''}://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from functools import cache
+
+from support.threaded_servers import running
 
 
 class S3Server:
@@ -42,17 +45,22 @@ class S3Server:
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
 
+@cache
+def _application():
+    # Takes as long to import as all of the product: only tests that start a server wait for it.
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    return DomainDispatcherApplication(create_backend_app)
+
+
 @contextmanager
 def s3_server(bucket):
     """A server that ends with the block. Servers of one process share their content: use a bucket of your own."""
-    # Takes as long to import as all of the product: only tests that start a server wait for it.
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415
+    application = _application()
+    from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415
+    from werkzeug.serving import make_server  # noqa: PLC0415
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        _, port = server.get_host_and_port()
-        yield S3Server(port, bucket)
-    finally:
-        server.stop()
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    with running(server):
+        yield S3Server(server.server_port, bucket)

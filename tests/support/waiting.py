@@ -7,6 +7,10 @@ import trio
 
 PAUSE_S = 0.005
 LIMIT_S = 60.0
+BREATH_S = 0.0002
+"""The pause of a thread after each piece of work. A thread that makes short calls of the system without a pause may
+keep the interpreter from all others: it takes the interpreter back before another thread has woken.
+"""
 
 
 def wait_until(condition, what="the condition", limit_s=LIMIT_S):

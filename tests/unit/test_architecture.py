@@ -12,12 +12,15 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from support.source_tree import PACKAGES, ROOT, facts_of, sources, text_of
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("native_handlers", "supervisor")
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 MAX_MODULE_LINES = 600
 MIN_SHARED_MODULE_LINES = 60
 
@@ -163,14 +166,7 @@ class Import:
         return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.target}"
 
 
-def sources() -> list[Path]:
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")) if not is_generated(path)]
-
-
-def is_generated(path: Path) -> bool:
-    return path.name.endswith("_pb2.py")
-
-
+@cache
 def layer_of(module: str) -> str:
     """The folder of a module, or of a name in a module."""
     folder = ROOT.joinpath(*module.split("."))
@@ -179,32 +175,27 @@ def layer_of(module: str) -> str:
     return str(folder.relative_to(ROOT))
 
 
+@cache
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes())
-
-
-@cache
 def imports() -> list[Import]:
-    """Every import. Imports for type checkers and inside functions count."""
+    """Every import. `name` of `from package import name` may be a module or a name in `package`; both belong to the
+    same layer.
+    """
     found = []
     for path in sources():
         layer = layer_of(module_of(path))
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-                # `name` may be a module or a name in the module `package`; both belong to the same layer.
-                targets = [f"{node.module}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            found += [Import(path, node.lineno, layer, target) for target in targets]
+        for line, target in facts_of(path).imports:
+            assert not target.startswith("."), f"{path}:{line}: a relative import"
+            found.append(Import(path, line, layer, target))
     return found
+
+
+def nodes_of(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(text_of(path)))
 
 
 def test_every_folder_has_its_rule():
@@ -239,6 +230,7 @@ def find_no_cycle(allowed_by_name: dict[str, set[str]]) -> None:
         done |= ready
 
 
+@cache
 def importers_to_imported() -> dict[str, set[str]]:
     """The modules of this project that each module imports."""
     names = {module_of(path) for path in sources() if path.name != "__init__.py"}
@@ -281,7 +273,7 @@ def test_package_files_have_no_logic():
     for path in sources():
         if path.name != "__init__.py":
             continue
-        for node in parsed(path).body:
+        for node in ast.parse(text_of(path)).body:
             is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
             assert is_docstring or is_all or isinstance(node, ast.Import | ast.ImportFrom), f"{path}:{node.lineno}"
@@ -312,9 +304,8 @@ def test_a_class_name_stands_for_one_class():
     for path in sources():
         if path.is_relative_to(ROOT / "native_handlers" / "pb"):
             continue
-        for node in ast.walk(parsed(path)):
-            if isinstance(node, ast.ClassDef):
-                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+        for line, name in facts_of(path).classes:
+            places.setdefault(name, []).append(f"{path.relative_to(ROOT)}:{line}")
     assert "HttpContext" in places
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
@@ -324,12 +315,9 @@ def test_no_name_has_a_word_of_several_meanings(word):
     found = []
     for path in sources():
         found += [str(path)] if word in path.stem.split("_") else []
-        for node in ast.walk(parsed(path)):
-            name = node.arg if isinstance(node, ast.arg) else getattr(node, "name", None)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                name = node.id
-            if isinstance(name, str) and word in re.sub(r"([A-Z])", r"_\1", name).lower().split("_"):
-                found.append(f"{path}:{node.lineno} {name}")
+        for line, name in facts_of(path).names:
+            if word in name.lower() and word in re.sub(r"([A-Z])", r"_\1", name).lower().split("_"):
+                found.append(f"{path}:{line} {name}")
     assert not found, f"{UNCLEAR_WORDS[word]}: {found}"
 
 
@@ -339,9 +327,9 @@ def test_every_shield_has_a_deadline():
     wrong = []
     for path in sources():
         if str(path.relative_to(ROOT)) in LATE_DEADLINES:
-            assert re.search(r"\b(shield|scope)\.deadline = ", path.read_text())
+            assert re.search(r"\b(shield|scope)\.deadline = ", text_of(path))
             continue
-        for node in ast.walk(parsed(path)):
+        for node in nodes_of(path) if "shield" in text_of(path) else ():
             if isinstance(node, ast.Call):
                 names = {keyword.arg for keyword in node.keywords}
                 if "shield" in names and ast.unparse(node.func) not in timed and "deadline" not in names:
@@ -357,8 +345,8 @@ def test_absence_is_never_guessed_on_disk():
     wrong = [
         f"{path}:{node.lineno}"
         for path in sources()
-        if path.is_relative_to(ROOT / "native_handlers")
-        for node in ast.walk(parsed(path))
+        if path.is_relative_to(ROOT / "native_handlers") and any(name in text_of(path) for name in guesses)
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and node.attr in guesses
     ]
     assert not wrong, wrong
@@ -377,7 +365,8 @@ def test_only_a_volumes_state_changes_its_fields():
         f"{path}:{node.lineno} changes {ast.unparse(node)}"
         for path in sources()
         if path.is_relative_to(ROOT / "native_handlers" / "storage") and path != ROOT / state
-        for node in ast.walk(parsed(path))
+        if set(re.findall(r"\.\s*(\w+)", text_of(path))) & fields
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in fields
         if ast.unparse(node.value) != "self"
     ]
@@ -404,16 +393,22 @@ def test_no_file_names_one_machine(word):
     assert not holders
 
 
+@pytest.mark.slow
 def test_a_node_without_a_store_of_its_own_starts_without_what_that_needs():
-    """The composition root loads the storage core, and modules that only some nodes need, when a node needs them."""
+    """The composition root loads the storage core, and modules that only some nodes need, when a node needs them. Slow:
+    starts a program.
+    """
     unwanted = ["numpy", "jwt", "cryptography", "native_handlers.storage.volume.volume"]
     code = f"import sys, supervisor.app; print([name for name in {unwanted} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_native_server_starts_without_what_only_some_work_needs():
-    """Images, tiers and coding load what they need at first use; libraries for texts that are written here, nothing."""
+    """Images, tiers and coding load what they need at first use; libraries for texts that are written here, nothing.
+    Slow: starts a program.
+    """
     unwanted = ["PIL", "boto3", "botocore", "llvmlite", "yaml", "urllib.request", "http.server", "importlib.metadata"]
     unwanted += ["h2", "tqdm", "urllib3", "requests", "google.auth", "native_handlers.content.images"]
     code = (
@@ -427,8 +422,11 @@ def test_a_native_server_starts_without_what_only_some_work_needs():
     assert ended.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_opening_a_store_loads_no_further_module(tmp_path):
-    """What a start needs is loaded while the master is asked, and not while volumes wait to be opened."""
+    """What a start needs is loaded while the master is asked, and not while volumes wait to be opened. Slow: starts a
+    program.
+    """
     code = (
         "import sys, pathlib, supervisor.app\n"
         "from supervisor.assembly import store\n"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 import tomllib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).parents[2]
+from support.source_tree import PACKAGES, ROOT, facts_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGE = (ROOT / "docs" / "dependencies.md").read_text()
-OWN = {"native_handlers", "supervisor"}
+OWN = set(PACKAGES)
 MODULES = {
     "grpc": "grpcio",
     "PIL": "pillow",
@@ -63,10 +66,5 @@ def test_what_is_imported_is_declared_as_a_runtime_dependency():
 
 def foreign_imports(path: Path) -> set[str]:
     """The first words of what `path` imports from outside the project and the standard library."""
-    tops = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            tops |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            tops.add(node.module.split(".")[0])
+    tops = {name.split(".")[0] for _, name in facts_of(path).imports}
     return tops - OWN - sys.stdlib_module_names

@@ -52,8 +52,18 @@ def test_links_between_pages_lead_somewhere():
     assert not [f"{page.relative_to(ROOT)}: {link}" for page, link in links if not (page.parent / link).exists()]
 
 
+@pytest.mark.slow
 def test_the_bench_can_be_loaded():
+    """Slow: starts a program."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_tests_names_what_tests_share():
+    page = (ROOT / "docs" / "testing.md").read_text()
+    table = page[page.index("## What tests share") : page.index("## The contract suite")]
+    modules = {path.name for path in (ROOT / "tests" / "support").glob("*.py")} - {"__init__.py"}
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+\.py)`", "\n".join(rows))) == modules

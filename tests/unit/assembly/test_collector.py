@@ -30,8 +30,10 @@ class Thing:
 
 @pytest.fixture(autouse=True)
 def undisturbed():
+    """Sets apart again what `tests/conftest.py` has set apart."""
     yield
     gc.unfreeze()
+    gc.freeze()
 
 
 async def make_many(count=40_000):

@@ -174,7 +174,8 @@ async def test_whoever_waits_natively_for_too_long_goes_elsewhere(scene, monkeyp
     await use(scene, NATIVE)
 
 
-async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them(scene):
+async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them(scene, monkeypatch):
+    monkeypatch.setattr("supervisor.authority.authority.RETRY_S", 0.01)
     await use(scene, NATIVE)
     writing = await scene.authority.enter(3, NATIVE, WRITE)
     async with trio.open_nursery() as nursery:

@@ -119,7 +119,9 @@ async def test_it_waits_until_some_seed_gives_its_configuration(fake_master, sec
     client.close()
 
 
+@pytest.mark.slow
 async def test_it_asks_again_after_a_pause(fake_master):
+    """Slow: it asks for longer than the pause."""
     view = MasterView([DEAD])
     client = MasterClient(view, dial_insecure)
     with trio.move_on_after(0.3) as scope:

@@ -19,7 +19,7 @@ from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.gateway.grpc import unknown_text
 from supervisor.gateway.grpc_native import native_engines
 from supervisor.gateway.grpc_pools import CallLimits
-from supervisor.gateway.grpc_shares import ShareRule, StallLimits
+from supervisor.gateway.grpc_shares import ShareRule, StallLimits, StallWatch
 from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
 from supervisor.routing.registry import REFLECTION_PATHS, ROUTES_BY_NAME, Gate
 from supervisor.routing.table import table_forwarding_all, table_native
@@ -274,7 +274,9 @@ class TestNative:
         answer = client.call("ReceiveFile")(iter(parts), timeout=T)
         assert pb.ReceiveFileResponse.FromString(answer).bytes_written == 6
 
+    @pytest.mark.slow
     def test_a_broken_off_upload_is_an_error_in_the_handler(self, open_gateway):
+        """Slow: forty uploads wait until their time is over."""
         ended = []
 
         def handler(context, requests):
@@ -431,6 +433,12 @@ class TestShares:
             call.cancel()
         wait_until(lambda: client.gateway.running_calls == 0, "every thread is free again")
 
+    @pytest.fixture
+    def looks_often(self, monkeypatch):
+        """Stalled calls are looked for more often than once a second."""
+        monkeypatch.setattr(StallWatch, "INTERVAL_S", 0.01)
+
+    @pytest.mark.usefixtures("looks_often")
     @pytest.mark.parametrize("name", ["Ping", "VolumeTailSender", "ReceiveFile"])
     def test_a_call_without_a_first_message_is_ended(self, backend, open_gateway, name):
         limits = CallLimits(stalls=StallLimits(ends_first_s=0.0))
@@ -442,6 +450,7 @@ class TestShares:
         wait_until(lambda: client.counted, "the call is counted")
         assert client.counted == [(f"grpc.{name}", "backend", "DEADLINE_EXCEEDED")]
 
+    @pytest.mark.usefixtures("looks_often")
     def test_a_stream_whose_answers_nobody_reads_is_ended(self, backend, open_gateway):
         ended = threading.Event()
 
@@ -458,7 +467,9 @@ class TestShares:
         assert failure_of(lambda: list(call)).code() is grpc.StatusCode.CANCELLED
         assert client.counted == [("grpc.CopyFile", "backend", "DEADLINE_EXCEEDED")]
 
+    @pytest.mark.slow
     def test_a_stream_of_requests_that_stops_is_ended(self, backend, open_gateway):
+        """Slow: stalled calls are looked for once a second, and the call must be at the backend by then."""
         broken = threading.Event()
 
         @backend.on("ReceiveFile")
@@ -475,8 +486,11 @@ class TestShares:
         go_on.set()
         wait_until(lambda: client.gateway.running_calls == 0, "every thread is free again")
 
+    @pytest.mark.slow
     def test_a_follower_that_waits_for_news_is_not_ended(self, backend, open_gateway):
-        """The server has nothing to send: its client reads every message."""
+        """The server has nothing to send: its client reads every message. Slow: stalled calls are looked for once a
+        second, and the follower's first message must be there by then.
+        """
         go_on = threading.Event()
 
         @backend.on("VolumeTailSender")

@@ -80,7 +80,9 @@ def while_copied(source, write):
     source.change_stream = change
 
 
+@pytest.mark.slow
 def test_what_is_written_overwritten_and_deleted_meanwhile_comes_too(node, source, source_store, target):
+    """Slow: the source is followed for a whole look, which takes 0.3 s."""
     data = fill(source_store)
 
     def write():
@@ -101,8 +103,11 @@ def test_what_is_written_overwritten_and_deleted_meanwhile_comes_too(node, sourc
             target.get_volume(7).read(needle_id, cookie=COOKIE)
 
 
+@pytest.mark.slow
 def test_the_answer_names_the_last_record_of_the_files(node, source, source_store):
-    """A tool follows the source from this time on: by the source's clock, and not too late."""
+    """A tool follows the source from this time on: by the source's clock, and not too late. Slow: the source is
+    followed for a whole look, which takes 0.3 s.
+    """
     fill(source_store)
     last_ns = source_store.find_volume(7).handle.opened.last_append_at_ns
     while_copied(source, lambda: put(source_store, 1000, b"new"))
@@ -113,7 +118,9 @@ def test_the_answer_names_the_last_record_of_the_files(node, source, source_stor
     assert [tail.since_ns > last_ns for tail in source.tails[1:]] == [True]
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_before_the_master_names_this_server(node, source, source_store, target, masters, settled):
+    """Slow: the source is followed for a whole look, which takes 0.3 s."""
     data = fill(source_store)
     masters.learns_after = 3
     source.on_clock = lambda: (settled.append("clock"), put(source_store, 1000, b"by one who did not know"))
@@ -131,8 +138,11 @@ def test_a_source_that_takes_no_writes_is_not_given_time(node, source, source_st
     assert contents(target, data) == data
 
 
+@pytest.mark.slow
 def test_what_is_written_when_all_know_of_the_copy_ends_the_following(node, source, source_store, target):
-    """A busy volume would otherwise be followed for ever."""
+    """A busy volume would otherwise be followed for ever. Slow: the source is followed for a whole look, which takes
+    0.3 s.
+    """
     fill(source_store)
     while_copied(source, lambda: put(source_store, 1000, b"late"))
 
@@ -181,7 +191,9 @@ def test_a_source_that_says_nothing_fails_the_copy_in_the_end(node, source, sour
     assert copy_follow.LONGEST_LOOK_S < looks[-1] <= copy_follow.LONGEST_LOOK_S * 2
 
 
+@pytest.mark.slow
 def test_a_copy_settles_from_when_it_can_be_found_until_it_has_all(node, source, source_store, target):
+    """Slow: the source is followed for a whole look, which takes 0.3 s."""
     fill(source_store)
     seen = []
     while_copied(source, lambda: (seen.append(7 in target.settling), put(source_store, 1000, b"late")))

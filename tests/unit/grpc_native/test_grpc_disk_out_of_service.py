@@ -11,6 +11,7 @@ from support.grpc_nodes import make_context, make_node
 from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
+from native_handlers.grpc import tail_sender
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
@@ -201,7 +202,8 @@ def test_shards_are_looked_for_on_the_other_disks_first(node, store, tmp_path, t
     assert touched.calls == []
 
 
-def test_a_disk_that_goes_out_of_service_ends_a_tail(node, store, touched):
+def test_a_disk_that_goes_out_of_service_ends_a_tail(node, store, touched, monkeypatch):
+    monkeypatch.setattr(tail_sender, "ROUND_S", 0.001)
     touched.sick, store.locations[1].watch.problem = None, ""
     request = pb.VolumeTailSenderRequest(volume_id=VID, idle_timeout_seconds=0)
     messages = GRPC_HANDLERS["VolumeTailSender"](node, make_context(), request)

@@ -14,6 +14,8 @@ from native_handlers.grpc.heard import heard
 from native_handlers.pb import volume_server_pb2 as pb
 
 LIMIT_S = 1.0
+PASSES_S = 0.1
+"""A limit before which nothing comes, however slow the machine."""
 
 
 class Source(grpc.GenericRpcHandler):
@@ -50,8 +52,11 @@ def call():
         close()
 
 
-@pytest.mark.parametrize("first", [[], [b"one", b"two"]])
-def test_silence_ends_the_call(call, first):
+@pytest.mark.parametrize(
+    ("first", "limit_s"), [([], PASSES_S), pytest.param([b"one", b"two"], LIMIT_S, marks=pytest.mark.slow)]
+)
+def test_silence_ends_the_call(call, first, limit_s):
+    """Slow with messages: they must come before the limit passes on a busy machine too."""
     sent = threading.Event()
 
     def script(ended):
@@ -61,15 +66,17 @@ def test_silence_ends_the_call(call, first):
 
     stream, source = call(script)
     assert sent.wait(T)
-    messages = heard(stream, LIMIT_S)
+    messages = heard(stream, limit_s)
     assert [next(messages) for _ in first] == first
-    with pytest.raises(RpcFailure, match=r"^the source sent nothing for 1 s$") as caught:
+    with pytest.raises(RpcFailure, match=rf"^the source sent nothing for {limit_s:g} s$") as caught:
         next(messages)
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert source.ended.wait(T)
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_its_time_is_not_the_sources_silence(call):
+    """Slow: the reader takes longer than the limit, which the messages must not reach."""
     stream, source = call(lambda _ended: iter([b"one", b"two"]))
     assert source.ended.wait(T)
     messages = heard(stream, LIMIT_S)
@@ -95,8 +102,8 @@ def test_the_sources_own_failure_goes_through(call):
 def test_a_call_that_fetches_from_a_silent_server_ends(tmp_path, monkeypatch, name):
     from support.grpc_servers import serving  # noqa: PLC0415  it needs the folder's path
 
-    monkeypatch.setattr("native_handlers.grpc.volume_copy.SILENCE_LIMIT_S", LIMIT_S)
-    monkeypatch.setattr("native_handlers.grpc.heard.heard.__defaults__", (LIMIT_S,))
+    monkeypatch.setattr("native_handlers.grpc.volume_copy.SILENCE_LIMIT_S", PASSES_S)
+    monkeypatch.setattr("native_handlers.grpc.heard.heard.__defaults__", (PASSES_S,))
 
     class Silent(grpc.GenericRpcHandler):
         def service(self, _details):

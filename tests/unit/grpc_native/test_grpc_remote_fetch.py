@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import threading
 from contextlib import contextmanager
 from random import Random
 
@@ -11,6 +10,7 @@ import grpc
 import pytest
 from support.grpc_nodes import make_context, make_node
 from support.s3_server import s3_server
+from support.threaded_servers import running
 
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.remote_fetch import fetch_and_write_needle
@@ -148,14 +148,8 @@ def replica(status):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield f"127.0.0.1:{server.server_port}", got
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_replicas_get_the_same_bytes(s3, free_node, volume):

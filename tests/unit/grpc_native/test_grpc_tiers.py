@@ -93,7 +93,9 @@ def cluster(tmp_path, s3):
         s3.client.delete_object(Bucket=s3.bucket, Key=key)
 
 
+@pytest.mark.slow
 def test_there_and_back(cluster):
+    """Slow: moves the data there and back."""
     before = cluster.file(".dat").read_bytes()
     cluster.to_tier()
     assert not cluster.file(".dat").exists()
@@ -114,7 +116,9 @@ def test_there_and_back(cluster):
     assert cluster.read(77) == b"writes again"
 
 
+@pytest.mark.slow
 def test_it_is_served_after_a_restart(cluster):
+    """Slow: moves the data there, and reads it twice."""
     cluster.to_tier()
     cluster.restart()
     cluster.check()
@@ -129,7 +133,9 @@ def test_it_is_served_after_a_restart(cluster):
     assert not cluster.volume.is_read_only
 
 
+@pytest.mark.slow
 def test_deletions_are_rows_alone(cluster):
+    """Slow: moves the data there and back."""
     cluster.to_tier()
     assert cluster.volume.delete(2, COOKIE)
     for _ in range(2):
@@ -157,7 +163,9 @@ def test_local_data_may_be_kept(cluster):
     cluster.check()
 
 
+@pytest.mark.slow
 def test_moving_what_is_there_already(cluster):
+    """Slow: moves the data there and back."""
     cluster.to_tier()
     assert cluster.to_tier() == []
     cluster.to_disk()
@@ -165,8 +173,10 @@ def test_moving_what_is_there_already(cluster):
         cluster.to_disk()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_deleted_volume_takes_its_object_along(cluster, keeps):
+    """Slow: moves the data to an S3 server."""
     cluster.to_tier()
     cluster.store.delete_volume(VID, only_empty=False, keep_remote_data=keeps)
     assert len(cluster.s3.keys()) == keeps
@@ -188,7 +198,9 @@ def test_an_upload_that_fails_leaves_the_volume_as_it_was(cluster):
     cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"writes"))
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_leaves_the_volume_in_its_tier(cluster):
+    """Slow: moves the data there and back."""
     cluster.to_tier()
     (key,) = cluster.s3.keys()
     data = cluster.s3.read(key)
@@ -254,8 +266,11 @@ def test_the_default_tier_has_two_names():
     assert tiers.names == ["s3", "s3.cold", "s3.default"]
 
 
+@pytest.mark.slow
 def test_a_vacuum_leaves_a_volume_in_a_tier_alone(cluster):
-    """And takes no lock that its readers, or a report for the master, would wait for."""
+    """And takes no lock that its readers, or a report for the master, would wait for. Slow: moves the data to an S3
+    server.
+    """
     cluster.to_tier()
     request = pb.VacuumVolumeCompactRequest(volume_id=VID)
     with pytest.raises(RpcFailure, match="its data is in a remote tier"):
@@ -349,7 +364,9 @@ def test_readers_never_miss_while_data_moves(cluster):
     assert not missed
 
 
+@pytest.mark.slow
 def test_the_object_stays_while_a_read_uses_it(cluster):
+    """Slow: moves the data there and back."""
     cluster.to_tier()
     (key,) = cluster.s3.keys()
     old = cluster.volume.handle.get().dat

@@ -1,4 +1,7 @@
-"""VolumeCopy of a volume whose data is in an S3 tier: the .idx and the .vif are copied, and the object stays."""
+"""VolumeCopy of a volume whose data is in an S3 tier: the .idx and the .vif are copied, and the object stays.
+
+Slow: each test moves the data of a volume to an S3 server first.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings
 from native_handlers.storage.volume.paths import VolumePaths
+
+pytestmark = pytest.mark.slow
 
 VID = 7
 

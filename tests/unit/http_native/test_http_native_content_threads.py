@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import trio
+from support.waiting import until
 from trio.testing import assert_no_checkpoints
 
 from native_handlers.runtime import content_threads
@@ -95,8 +96,7 @@ async def test_who_had_fewer_turns_goes_first_and_the_oldest_now_and_then():
         async with trio.open_nursery() as nursery:
             for number in range(30):
                 nursery.start_soon(partial(threads.run, endless_one(number), is_long=True))
-            while len(turns) < 600:
-                await trio.lowlevel.checkpoint()
+            await until(lambda: len(turns) >= 600)
             before = len(turns)
             await threads.run(of_three_turns(), is_long=True)
             meanwhile = len(turns) - before - 3
@@ -124,8 +124,7 @@ async def test_a_client_with_many_jobs_holds_up_its_own():
             for _ in range(40):
                 nursery.start_soon(work_for, "greedy")
             nursery.start_soon(work_for, "modest")
-            while turns.total() < 1200:
-                await trio.lowlevel.checkpoint()
+            await until(lambda: turns.total() >= 1200)
             nursery.cancel_scope.cancel()
     # Half of three turns in four, and every fourth turn, which goes to the job that waits longest.
     assert turns["modest"] > turns["greedy"] / 4

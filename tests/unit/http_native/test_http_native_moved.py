@@ -83,7 +83,9 @@ async def test_too_few_holders_in_the_middle_of_a_move_are_waited_for(store):
     assert volume_servers.asked[-1] == NEW.url
 
 
+@pytest.mark.slow
 async def test_a_holder_that_denies_for_ever_fails_the_write_in_the_end(store):
+    """Slow: the holder is asked several times, with pauses."""
     master, volume_servers = Master([SELF, OLD]), servers(old=missing)
     answer = await put(make_context(store=store, lookup=master, volume_servers=volume_servers))
     assert (answer.status, json.loads(answer.body)) == (
@@ -237,7 +239,9 @@ async def test_upstreams_404_counts_when_the_master_still_names_it(stored):
     assert (volume_servers.asked, master.refreshes) == ([OLD.url], 1)
 
 
+@pytest.mark.slow
 async def test_a_holder_that_denies_for_ever_fails_the_delete(stored):
+    """Slow: the holder is asked several times, with pauses."""
     master, volume_servers = Master([SELF, OLD]), servers(old=absent)
     answer = await delete(make_context(store=stored, lookup=master, volume_servers=volume_servers))
     assert (answer.status, json.loads(answer.body)) == (
@@ -375,7 +379,9 @@ async def test_a_chunk_is_deleted_where_its_volume_moved(store, denial):
     assert context.volume_servers.asked == [OLD.url, NEW.url]
 
 
+@pytest.mark.slow
 async def test_a_chunk_that_its_holder_denies_for_ever_keeps_the_manifest(store):
+    """Slow: the holder is asked several times, with pauses."""
     context = await with_chunk_at(store, 9)
     context.lookup.answers = []
     context.volume_servers.by_url = {OLD.url: absent}
@@ -393,8 +399,11 @@ async def test_a_chunk_of_a_volume_that_is_nowhere_keeps_the_manifest(store):
 # ---- two servers of ours
 
 
+@pytest.mark.slow
 async def test_two_native_servers_agree_who_holds_a_volume(store, tmp_path):
-    """Each server understands the other's answers: a needle is absent, or a volume is."""
+    """Each server understands the other's answers: a needle is absent, or a volume is. Slow: a server without the
+    volume is asked several times, with pauses.
+    """
     path = tmp_path / "other"
     path.mkdir()
     other = open_at(path)

@@ -112,7 +112,9 @@ async def test_what_is_no_sound_gzip_is_sent_as_it_is(context, target):
     assert part.body == PACKED[:2]
 
 
+@pytest.mark.slow
 async def test_more_than_the_limit_is_sent_compressed(context):
+    """Slow: more than the limit is compressed and unpacked."""
     much = gzip.compress(CLEAR * 3, 1)
     assert len(CLEAR) * 3 > LIMIT_BYTES
     await put(without_limit(context), much)

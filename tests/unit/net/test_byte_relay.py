@@ -155,7 +155,9 @@ async def test_a_connection_waits_while_the_servers_queue_is_full(socket_path):
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_client_that_stops_reading_stops_the_server():
+    """Slow: the server sends for half a second."""
     async with open_relay() as (target, address, _):
         client = await speaking(address)
         async with client, await target.accept() as server:

@@ -182,7 +182,7 @@ async def test_a_connection_leaves_nothing_to_the_collector_of_cycles(said):
     assert not ours & set(left), left
 
 
-async def test_few_are_woken_while_newcomers_crowd_at_a_door():
+async def test_few_are_woken_while_newcomers_crowd_at_a_port():
     with closing(idle_poller.IdlePoller()) as loop, ExitStack() as stack:
         woken, seen = [], []
 

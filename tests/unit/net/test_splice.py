@@ -147,7 +147,9 @@ async def test_a_quiet_stream_gives_its_pipe_back(monkeypatch):
     assert not open_descriptors() - before
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_slows_the_sender():
+    """Slow: the sender sends for half a second."""
     async with relayed() as (sender, receiver, _):
         sent = 0
         with trio.move_on_after(0.5) as waiting:

@@ -87,7 +87,9 @@ def test_escapes_in_keys():
     assert JsonPath("é.x y".encode()).find(rb'{"\u00e9":{"x\u0020y":"\\"}}') == rb'"\\"'
 
 
+@pytest.mark.slow
 def test_depth_costs_no_stack():
+    """Slow: the documents have five thousand levels."""
     deep = 5_000
     text = b'{"a":' * deep + b"7" + b"}" * deep
     assert JsonPath(b".".join([b"a"] * deep)).find(text) == b"7"

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 from support.certificate_authority import Authority
-from support.object_services import AzureDouble, GcsDouble, serving
+from support.object_services import AzureDouble, GcsDouble, make_key, serving
 
 from native_handlers.pb.remote_pb2 import RemoteConf
 from native_handlers.remote.endpoints import EndpointRefused
@@ -43,9 +43,14 @@ needs_azure = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def google_key():
+    return make_key()
+
+
 @pytest.fixture
-def gcs(monkeypatch):
-    service = GcsDouble({f"bucket/{NAME}": OBJECT, "bucket/text.gz": TEXT})
+def gcs(google_key, monkeypatch):
+    service = GcsDouble({f"bucket/{NAME}": OBJECT, "bucket/text.gz": TEXT}, google_key)
     with serving(service) as address:
         service.address = address
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
@@ -227,7 +232,7 @@ def test_credentials_of_another_cloud_do_not_choose_the_host(gcs):
 
 @needs_gcs
 def test_a_wrong_key_is_refused_by_the_service(gcs):
-    other = GcsDouble({})
+    other = GcsDouble({}, make_key())
     other.address = gcs.address
     with pytest.raises(RemoteReadFailed, match="invalid_grant"):
         free(gcs_conf(other)).read("bucket", NAME, 0, 10)

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import trio
+from support.waiting import BREATH_S
 from support.waiting import LIMIT_S as DEADLINE_S
 
 from supervisor.config.config import Mode
@@ -137,6 +138,7 @@ def test_readers_in_other_threads_see_whole_tables(live, file):
     def read():
         while not stop.is_set():
             seen.add(tuple(live.current().states.values()))
+            stop.wait(BREATH_S)
 
     thread = threading.Thread(target=read)
     thread.start()

@@ -4,13 +4,12 @@ are fields of its `Route`, so a new route, or another rule for one, is one edit.
 
 from __future__ import annotations
 
-import ast
 import re
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.source_tree import ROOT, facts_of, read_facts, sources
 
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.routing.registry import ROUTES_BY_NAME, UNKNOWN_RPC
@@ -18,7 +17,6 @@ from supervisor.routing.registry import ROUTES_BY_NAME, UNKNOWN_RPC
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[3]
 NAMES = {*ROUTES_BY_NAME, UNKNOWN_RPC.name}
 DOTTED = re.compile(r"(?<![\w.])(?:http|grpc)(?:\.\w+)+")
 
@@ -38,31 +36,22 @@ def names_in(source: str) -> Iterator[tuple[int, str]]:
     """Line and name of each route that a literal of `source` spells: `http.…` or `grpc.…` anywhere in it, or an RPC's
     name as the whole of it. Docstrings are none, nor is the name of a type for `cast`.
     """
-    tree = ast.parse(source)
-    passed_over = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    passed_over |= {
-        id(node.args[0])
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "cast"
-    }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or id(node) in passed_over:
-            continue
-        text = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
-        if not isinstance(text, str):
-            continue
+    return _names_among(read_facts(source).texts)
+
+
+def _names_among(texts: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    for line, text in texts:
         found = {name for name in DOTTED.findall(text) if name in NAMES}
-        yield from ((node.lineno, name) for name in found | ({text} & set(VOLUME_SERVER_METHODS)))
+        yield from ((line, name) for name in found | ({text} & set(VOLUME_SERVER_METHODS)))
 
 
 @cache
 def spelled_names() -> list[tuple[str, int, str]]:
     found: list[tuple[str, int, str]] = []
-    for package in ("native_handlers", "supervisor"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            file = str(path.relative_to(ROOT))
-            if file not in WHERE_NAMES_BELONG and not file.endswith("_pb2.py"):
-                found += ((file, line, name) for line, name in names_in(path.read_text()))
+    for path in sources():
+        file = str(path.relative_to(ROOT))
+        if file not in WHERE_NAMES_BELONG:
+            found += ((file, line, name) for line, name in _names_among(facts_of(path).texts))
     return found
 
 

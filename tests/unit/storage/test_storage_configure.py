@@ -174,7 +174,9 @@ class TestReplication:
         assert str(store.find_volume(7).replica_placement) == "001"
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_leaves_the_old_placement_or_the_new(open_it, directories, files):
+    """Slow: the store is opened again after a crash at each step."""
     with closing(open_it()) as store:
         store.allocate_volume(7)
         write(store, 1)

@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 from support.files import PlannedFiles
 from support.stores import open_at
+from support.waiting import BREATH_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.disk.space import MinFree
@@ -294,6 +295,7 @@ def test_readers_and_writers_at_once(store):
                 data = read(store, needle_id)
                 assert data == payload(needle_id, data[1])
                 count += 1
+                is_done.wait(BREATH_S)
         return count
 
     def write_all(needle_id: int) -> None:
@@ -324,6 +326,7 @@ def test_unmounting_under_readers_gives_them_the_needle_or_not_found(store):
                 outcomes.add(bytes(read(store, 1)))
             except (errors.NotFound, errors.VolumeNotFound) as error:
                 outcomes.add(type(error))
+            is_done.wait(BREATH_S)
 
     threads = [threading.Thread(target=reader) for _ in range(3)]
     for thread in threads:

@@ -219,13 +219,17 @@ class TestGroups:
         assert [job.result().offset for job in jobs] == list(range(len(sizes)))
         return batches
 
+    @pytest.mark.slow
     def test_a_batch_is_bounded_in_count(self):
+        """Slow: a thread waits with each write of a full batch."""
         assert self.batches_of([1] * (1 + MAX_WRITES + 3)) == [1, MAX_WRITES, 3]
 
     def test_a_batch_is_bounded_in_bytes(self):
         assert self.batches_of([MAX_BYTES // 2] * 6) == [1, 2, 2, 1]
 
+    @pytest.mark.slow
     def test_a_defect_in_one_batch_reaches_its_writers_and_no_others(self):
+        """Slow: a thread waits with each write of a full batch."""
         calls = []
 
         def commit(batch, hold):
