@@ -100,17 +100,17 @@ ones here."""
 MAY_IMPORT |= {folder: {*MAY_IMPORT, *TOP[:number]} for number, folder in enumerate(TOP)}
 
 ONE_IMPORTER = {
-    "native_handlers/http/handlers.py": "the table of the package, to which the registry of routes adds what it knows",
-    "native_handlers/http/ec_volumes.py": "wired by the composition root",
-    "native_handlers/storage/settling.py": "a state of volumes that the store asks for on each read",
+    "native_handlers/http/handlers.py": "route -> handler; the registry of routes may not be imported from there",
+    "native_handlers/http/ec_volumes.py": "implements a protocol of `context`, which imports no room of the store",
+    "native_handlers/storage/settling.py": "reads ask it without the lock that `volume_set` holds",
     "native_handlers/storage/transfer/coded.py": "coded files as they are sent, apart from those of volumes",
-    "supervisor/assembly/open_engines.py": "opens what `both_engines` makes, which imports `engines`",
-    "supervisor/backend/channel.py": "the child's channel, wired by the composition root",
+    "supervisor/assembly/open_engines.py": "loads `both_engines` late; in `engines` this would be a circle",
+    "supervisor/backend/channel.py": "gRPC threads use it; `handle` belongs to the event loop and imports no grpc",
     "supervisor/cli/version_command.py": "a command",
-    "supervisor/fast_path/fast_path.py": "all fast paths side by side, wired by the composition root",
+    "supervisor/fast_path/fast_path.py": "chooses between reads and changes, which do not know each other",
     "supervisor/gateway/grpc_reflection.py": "a service of its own",
     "supervisor/net/file_pieces.py": "reading for a socket, apart from the transport that sends",
-    "native_handlers/grpc/state_keeper.py": "what persists flags, wired by the composition root",
+    "native_handlers/grpc/state_keeper.py": "implements a protocol of `node`, which imports no room of the store",
 }
 """Modules under 60 lines that one other module imports, with the reason for which they are apart. A handler, which the
 table of its protocol imports, needs none."""
@@ -137,6 +137,9 @@ UNCLEAR_WORDS = {
     "quick": "say fast path",
     "patience": "say deadline or limit",
     "patient": "say that a wait has no limit",
+    "odd": "say declined, or what differs",
+    "door": "say port",
+    "doors": "say ports",
 }
 """Words that no class, function, variable or module has, with the words to use."""
 
@@ -440,3 +443,9 @@ def test_opening_a_store_loads_no_further_module(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
+
+
+def test_each_folder_of_unit_tests_is_a_room():
+    rooms = {path.name for package in PACKAGES for path in (ROOT / package).iterdir() if path.is_dir()}
+    folders = {path.parent.name for path in (ROOT / "tests" / "unit").glob("*/test_*.py")}
+    assert folders - rooms == {"http_native", "grpc_native", "grpc_gateway"}, "beside native_handlers/http and grpc"

@@ -1,4 +1,4 @@
-"""Shared by the tests of the command line: an empty machine for loading configurations."""
+"""Shared by the tests of the command line and of configurations: an empty machine for loading them."""
 
 import pytest
 from support.command_line import Machine
