@@ -135,9 +135,9 @@ def _grpc_files(tree: ConfigTree, cwd: Path) -> TlsFiles:
 
 def _common_names(tree: ConfigTree) -> tuple[str, ...]:
     names = split_list(tree.text("grpc.volume.allowed_commonNames"))
-    unusable = [name for name in names if name != name.strip() or not name]
-    if unusable:
-        shown = ", ".join(map(repr, unusable))
+    doubtful = [name for name in names if name != name.strip() or not name]
+    if doubtful:
+        shown = ", ".join(map(repr, doubtful))
         tree.warnings.append(f"grpc.volume.allowed_commonNames: {shown}: blanks and empty names are taken as they are")
     return names
 
