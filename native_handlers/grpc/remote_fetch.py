@@ -22,6 +22,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.remote.endpoints import EndpointRefused, check_replica
 from native_handlers.remote.model import RemoteReadFailed, RemoteStorageUnusable
 from native_handlers.storage.model.errors import StorageError
+from native_handlers.storage.volume.write import MAX_DATA_BYTES
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.volume import Volume
 
 MAX_CONCURRENCY = 64
+MAX_OFFSET_BYTES = 2**63 - 1
 _CREATED = 201
 _MAX_ERROR_BYTES = 2000
 
@@ -45,6 +47,7 @@ def fetch_and_write_needle(
     volume = volume_of(node, request.volume_id)
     with errors_as_upstream():
         volume.check_in_service()
+    _check_range(request)
     data = _fetch(node, request)
     if not node.allows_any_endpoint:
         for replica in request.replicas:
@@ -62,6 +65,23 @@ def fetch_and_write_needle(
     return pb.FetchAndWriteNeedleResponse(e_tag=written_etag)
 
 
+def _check_range(request: pb.FetchAndWriteNeedleRequest) -> None:
+    """Refuses a range that no needle can hold, before the remote storage is asked for anything.
+
+    As upstream, -fileSizeLimitMB does not count here: a filer asks for a thousandth of a large object at a time.
+    """
+    if 0 < request.size <= MAX_DATA_BYTES and 0 <= request.offset <= MAX_OFFSET_BYTES - request.size:
+        return
+    why = f"there is no range of {request.size} bytes at offset {request.offset}"
+    if request.size > MAX_DATA_BYTES:
+        why = f"{request.size} bytes do not fit a needle, which holds {MAX_DATA_BYTES}"
+    raise RpcFailure(f"{_doing(request)}: {why}", grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def _doing(request: pb.FetchAndWriteNeedleRequest) -> str:
+    return f"read from remote {text_format.MessageToString(request.remote_location, as_one_line=True)}"
+
+
 def _fetch(node: GrpcNode, request: pb.FetchAndWriteNeedleRequest) -> bytes:
     # Imported here, so that the client libraries are loaded only where a fetch needs them.
     from native_handlers.remote.kinds import open_remote  # noqa: PLC0415
@@ -76,9 +96,7 @@ def _fetch(node: GrpcNode, request: pb.FetchAndWriteNeedleRequest) -> bytes:
             raise RpcFailure(f"reject remote credentials: {error}") from error
         code = grpc.StatusCode.UNIMPLEMENTED if error.is_missing_extra else grpc.StatusCode.UNKNOWN
         raise RpcFailure(f"get remote client: {error}", code) from error
-    doing = f"read from remote {text_format.MessageToString(location, as_one_line=True)}"
-    if request.size <= 0 or request.offset < 0:
-        raise RpcFailure(f"{doing}: there is no range of {request.size} bytes at offset {request.offset}")
+    doing = _doing(request)
     if not location.path.startswith("/") or not location.bucket:
         raise RpcFailure(f"{doing}: a bucket and a path that begins with / are needed")
     concurrency = min(max(request.download_concurrency, 0), MAX_CONCURRENCY)

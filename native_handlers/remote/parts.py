@@ -6,18 +6,22 @@ weed/remote_storage/azure/azure_storage_client.go (ReadFileWithConcurrency).
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from native_handlers.remote.model import RemoteReadFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PART_BYTES = 4 << 20
 """The length of the range of one request. Such a request ends within the time limits on a slow line too."""
 DEFAULT_CONCURRENCY = 5
 MAX_CONCURRENCY = 64
+_AHEAD = 2
+"""How many parts there are for each thread: one in work, and one that waits. More would only take memory."""
 
 
 def read_in_parts(
@@ -30,8 +34,8 @@ def read_in_parts(
         concurrency: how many parts at a time; 0 means DEFAULT_CONCURRENCY, and MAX_CONCURRENCY is the most.
 
     Raises:
-        RemoteReadFailed: a part is shorter than it should be, or what `read_part` raised. Parts that were not begun are
-            not fetched.
+        RemoteReadFailed: a part is shorter than it should be, or what `read_part` raised. No part is begun after the
+            first failure is known.
     """
 
     def whole(start_bytes: int) -> bytes:
@@ -46,9 +50,34 @@ def read_in_parts(
         return whole(offset_bytes)
     workers = min(concurrency or DEFAULT_CONCURRENCY, MAX_CONCURRENCY, len(starts))
     with ThreadPoolExecutor(workers, thread_name_prefix="remote-read") as threads:
-        futures = [threads.submit(whole, start) for start in starts]
+        pending: deque[Future[bytes]] = deque()
         try:
-            return b"".join(future.result() for future in futures)
+            return b"".join(_in_order(threads, whole, starts, pending, workers * _AHEAD))
         finally:
-            for future in futures:
+            for future in pending:
                 future.cancel()
+
+
+def _in_order(
+    threads: ThreadPoolExecutor,
+    read: Callable[[int], bytes],
+    starts: range,
+    pending: deque[Future[bytes]],
+    window: int,
+) -> Iterator[bytes]:
+    """The parts in order. `pending` has the parts that were requested and not yet returned, `window` of them at most.
+    The first part that fails ends the iteration, even while an earlier part has not arrived.
+    """
+    rest = iter(starts)
+    while True:
+        pending.extend(threads.submit(read, start) for start in islice(rest, window - len(pending)))
+        if not pending:
+            return
+        if pending[0].done():
+            yield pending.popleft().result()
+            continue
+        unfinished = {future for future in pending if not future.done()}
+        for future in pending:
+            if future not in unfinished:
+                future.result()
+        wait(unfinished, return_when=FIRST_COMPLETED)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.write_state import DiskContext, WriteState
 
 _log = logging.getLogger(__name__)
-MAX_BODY_BYTES = 2**31 - 1
+MAX_DATA_BYTES = 2**31 - 1 - 2**17
+"""The longest content of a needle. The size field holds 2^31 - 1, and the metadata takes up to 2^17 bytes of it."""
 
 
 @dataclass(slots=True)
@@ -65,8 +66,8 @@ class VolumeWriter:
     def write(self, needle: Needle, *, check_cookie: bool, fsync: bool) -> WriteResult:
         """See `Volume.write`."""
         self._disk.check_in_service()
-        if len(needle.data) > MAX_BODY_BYTES - 2**17:
-            raise NeedleTooLarge(len(needle.data), MAX_BODY_BYTES - 2**17)
+        if len(needle.data) > MAX_DATA_BYTES:
+            raise NeedleTooLarge(len(needle.data), MAX_DATA_BYTES)
         self._complete(needle)
         if fsync:
             return self._commits.write(PendingWrite(needle, check_cookie=check_cookie))

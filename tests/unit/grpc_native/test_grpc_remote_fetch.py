@@ -17,6 +17,7 @@ from native_handlers.grpc.remote_fetch import fetch_and_write_needle
 from native_handlers.pb import remote_pb2
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.remote.model import RemoteStorageUnusable
+from native_handlers.storage.volume.write import MAX_DATA_BYTES
 
 VID = 3
 COOKIE = 0xABCDEF01
@@ -84,8 +85,6 @@ def test_a_range_becomes_a_needle(s3, free_node, volume, offset, size, concurren
         ({"path": "/dir/none"}, "failed to download file volumes/dir/none: status 404"),
         ({"offset": len(OBJECT) - 5, "size": 10}, "got 5 bytes, want 10"),
         ({"offset": len(OBJECT) + 5}, "status 416"),
-        ({"size": 0}, "no range of 0 bytes"),
-        ({"offset": -1}, "at offset -1"),
         ({"path": "no-slash"}, "a path that begins with /"),
     ],
 )
@@ -94,6 +93,43 @@ def test_what_cannot_be_read_is_not_written(s3, free_node, volume, changes, why)
     assert failure.message.startswith('read from remote name: "there"')
     assert why in failure.message
     assert not volume.has_needles
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"size": 0}, "there is no range of 0 bytes at offset 0"),
+        ({"size": -(2**63)}, f"there is no range of {-(2**63)} bytes"),
+        ({"offset": -1}, "at offset -1"),
+        ({"offset": 2**63 - 100, "size": 101}, f"there is no range of 101 bytes at offset {2**63 - 100}"),
+        ({"size": MAX_DATA_BYTES + 1}, f"2147352576 bytes do not fit a needle, which holds {MAX_DATA_BYTES}"),
+        ({"size": 1 << 42}, f"{1 << 42} bytes do not fit a needle"),
+    ],
+)
+def test_a_range_that_no_needle_holds_is_refused_before_anything_is_asked_for(
+    s3, free_node, volume, monkeypatch, changes, why
+):
+    opened = []
+    monkeypatch.setattr("native_handlers.remote.kinds.open_remote", lambda *_args, **_fields: opened.append(1))
+    failure = failure_of(free_node, request(s3, **changes))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.message.startswith('read from remote name: "there"')
+    assert why in failure.message
+    assert not opened
+    assert not volume.has_needles
+
+
+def test_the_longest_needle_may_be_fetched_whatever_the_file_size_limit(s3, free_node, volume, monkeypatch):
+    wanted = []
+
+    class Objects:
+        def read(self, _bucket, _key, offset, size, _concurrency):
+            wanted.append((offset, size))
+            return b"x"
+
+    monkeypatch.setattr("native_handlers.remote.kinds.open_remote", lambda *_args, **_fields: Objects())
+    fetch_and_write_needle(free_node, make_context(), request(s3, size=MAX_DATA_BYTES))
+    assert wanted == [(0, MAX_DATA_BYTES)]
 
 
 def test_callers_may_not_name_this_machine(s3, node, volume):

@@ -73,7 +73,7 @@ def test_content_beyond_the_limit_is_refused(store, monkeypatch):
 
 
 def test_a_payload_beyond_the_size_field_is_refused(store, monkeypatch):
-    monkeypatch.setattr("native_handlers.storage.volume.write.MAX_BODY_BYTES", 2**17 + 100)
+    monkeypatch.setattr("native_handlers.storage.volume.write.MAX_DATA_BYTES", 100)
     with pytest.raises(errors.NeedleTooLarge):
         write(store, 1, b"x" * 101)
     write(store, 1, b"x" * 100)
