@@ -51,6 +51,12 @@ class Interval(NamedTuple):
     offset_bytes: int
     length_bytes: int
 
+    def part(self, start_bytes: int, length_bytes: int | None = None) -> Interval:
+        """The part of the range from `start_bytes` of it on: all of the rest, or at most `length_bytes`."""
+        rest = self.length_bytes - start_bytes
+        length = rest if length_bytes is None else min(rest, length_bytes)
+        return Interval(self.shard_id, self.offset_bytes + start_bytes, length)
+
 
 class Row(NamedTuple):
     """A row of blocks: its beginning in the .dat and in each shard, and the length of each block."""

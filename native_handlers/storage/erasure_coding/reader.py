@@ -1,7 +1,8 @@
 """Reads and deletes needles of erasure-coded volumes.
 
 A range is read from the shard that is open here, else from a server that holds the shard. Else it is computed from the
-same range of as many other shards as there are data shards, local ones first. Only needed bytes are read.
+same range of as many other shards as there are data shards, local ones first. Only needed bytes are read. A long range
+is received and computed in pieces, so that a read holds few bytes beside the needle.
 
 Source: weed/storage/store_ec.go, store_ec_delete.go.
 """
@@ -24,7 +25,7 @@ from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFou
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from native_handlers.format.needle import Needle
     from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 CACHED_BYTES = 256 << 10
 """A larger needle is not read on the event loop even where memory holds it: copying and checking it takes too long."""
+RECEIVED_BYTES = 4 << 20
+"""How much of a shard is requested from its holder at once."""
+RECOVERED_BYTES = 1 << 20
+"""How much of a shard is computed at once, from as much of each of ten others."""
 
 
 class EcReader:
@@ -87,16 +92,18 @@ class EcReader:
             raise CookieMismatch(needle.cookie, cookie)
         return needle
 
-    def read_directly(self, volume: EcVolume, needle_id: int, interval: Interval) -> bytes | None:
+    def read_directly(self, volume: EcVolume, needle_id: int, interval: Interval) -> bytearray | None:
         """A range from its shard, here or at a holder; None where neither returns it. Computes nothing."""
         part = bytearray(interval.length_bytes)
-        if self.read_here(volume, interval.shard_id, interval.offset_bytes, memoryview(part)):
-            return bytes(part)
+        view = memoryview(part)
+        if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
+            return part
         holders = self._holders(volume)
         try:
-            return self._read_there(volume, needle_id, interval, holders.get(interval.shard_id, []))
+            count = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
         except Deleted:
             return None
+        return part if count == len(part) else None
 
     def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
         """Deletes a needle at one server that holds the shard in which the needle begins, as upstream. Returns the size
@@ -187,20 +194,21 @@ class EcReader:
             raise NotCached
         started_s = self.locations.now_s()
         try:
-            data = self._read_elsewhere(volume, needle_id, interval, self._holders(volume))
+            self._read_elsewhere(volume, needle_id, interval, view, self._holders(volume))
         except ShardUnreachable:
             # Shards move: other servers may hold them by now.
-            if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
-                return
-            data = self._read_elsewhere(volume, needle_id, interval, self._holders(volume, started_s))
-        view[:] = data
+            if not self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
+                self._read_elsewhere(volume, needle_id, interval, view, self._holders(volume, started_s))
 
     def _read_elsewhere(
-        self, volume: EcVolume, needle_id: int, interval: Interval, holders: dict[int, list[str]]
-    ) -> memoryview:
-        """The range from a holder, or computed. Raises Deleted, ShardUnreachable."""
-        data = self._read_there(volume, needle_id, interval, holders.get(interval.shard_id, []))
-        return self._recover(volume, needle_id, interval, holders) if data is None else memoryview(data)
+        self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview, holders: dict[int, list[str]]
+    ) -> None:
+        """Fills `view` with what a holder returns of the range, and computes the rest. Raises Deleted,
+        ShardUnreachable.
+        """
+        done = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
+        if done < interval.length_bytes:
+            self._recover(volume, needle_id, interval.part(done), view[done:], holders)
 
     def read_here(
         self, volume: EcVolume, shard_id: int, offset: int, view: memoryview, *, cached_only: bool = False
@@ -220,119 +228,133 @@ class EcReader:
             return False
 
     def _read_there(
-        self, volume: EcVolume, needle_id: int, interval: Interval, addresses: Iterable[str]
-    ) -> bytes | None:
-        """The range from a holder of its shard; None where none returns it. Raises Deleted."""
-        remote = self.remote
+        self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview, addresses: Iterable[str]
+    ) -> int:
+        """Fills `view` from the holders of the shard, and returns how many bytes at its beginning they returned. A
+        holder that fails is not asked again. Raises Deleted.
+        """
+        remote, done = self.remote, 0
         for address in addresses:
             if remote is None or remote.is_self(address):
                 continue
             try:
-                pending = remote.begin_read(address, _range(volume, needle_id, interval.shard_id, interval))
-                data = pending.result()
+                while done < interval.length_bytes:
+                    piece = interval.part(done, RECEIVED_BYTES)
+                    data = remote.begin_read(address, _range(volume, needle_id, interval.shard_id, piece)).result()
+                    if data is None:
+                        raise Deleted(volume.id, needle_id)
+                    view[done : done + piece.length_bytes] = data
+                    done += piece.length_bytes
             except ShardUnreachable as error:
                 _log.warning("%s", error)
                 continue
-            if data is None:
-                raise Deleted(volume.id, needle_id)
-            return data
-        return None
+            break
+        return done
 
     def _recover(
-        self, volume: EcVolume, needle_id: int, interval: Interval, holders: dict[int, list[str]]
-    ) -> memoryview:
-        """The range computed from other shards. Raises Deleted, ShardUnreachable."""
+        self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview, holders: dict[int, list[str]]
+    ) -> None:
+        """Fills `view` with the range computed from other shards, piece by piece. Raises Deleted, ShardUnreachable."""
         ratio = volume.ratio
-        gathered = _Gathered(self, volume, needle_id, interval)
         others = [shard for shard in range(ratio.total) if shard != interval.shard_id]
-        gathered.take_here(others)
-        gathered.take_there(others, holders)
-        parts = gathered.parts
-        if len(parts) < ratio.data:
-            have = " ".join(map(str, sorted(parts)))
-            missing = " ".join(str(shard) for shard in range(ratio.total) if shard not in parts)
-            raise ShardUnreachable(
-                f"cannot recover shard {volume.id}.{interval.shard_id}: only {len(parts)} shards available [{have}],"
-                f" need at least {ratio.data} (missing: [{missing}])"
-            )
-        present = tuple(sorted(parts))[: ratio.data]
-        matrix = recovery_matrix(ratio.data, ratio.total, present, (interval.shard_id,))
-        output = np.empty(interval.length_bytes, np.uint8)
-        multiply(matrix, [np.frombuffer(parts[shard], np.uint8) for shard in present], [output])
-        return memoryview(output.data)
+        sources = _Sources(self, volume, needle_id, others, holders)
+        for start in range(0, interval.length_bytes, RECOVERED_BYTES):
+            piece = interval.part(start, RECOVERED_BYTES)
+            parts = sources.gather(piece)
+            if len(parts) < ratio.data:
+                have = " ".join(map(str, sorted(parts)))
+                missing = " ".join(str(shard) for shard in range(ratio.total) if shard not in parts)
+                raise ShardUnreachable(
+                    f"cannot recover shard {volume.id}.{interval.shard_id}: only {len(parts)} shards available"
+                    f" [{have}], need at least {ratio.data} (missing: [{missing}])"
+                )
+            present = tuple(sorted(parts))[: ratio.data]
+            matrix = recovery_matrix(ratio.data, ratio.total, present, (interval.shard_id,))
+            output = np.frombuffer(view[start : start + piece.length_bytes], np.uint8)
+            multiply(matrix, [np.frombuffer(parts[shard], np.uint8) for shard in present], [output])
 
 
 def _range(volume: EcVolume, needle_id: int, shard_id: int, interval: Interval) -> ShardRange:
     return ShardRange(volume.id, shard_id, interval.offset_bytes, interval.length_bytes, needle_id, volume.encode_ts_ns)
 
 
-class _Gathered:
-    """The same range of several shards, as many as are needed."""
+class _Sources:
+    """Shards from which one range is computed, piece by piece. A shard here and a holder that failed at one piece are
+    not asked for the next ones.
+    """
 
-    def __init__(self, reader: EcReader, volume: EcVolume, needle_id: int, interval: Interval) -> None:
-        self._reader, self._volume, self._needle_id, self._interval = reader, volume, needle_id, interval
+    def __init__(
+        self,
+        reader: EcReader,
+        volume: EcVolume,
+        needle_id: int,
+        shard_ids: Sequence[int],
+        holders: dict[int, list[str]],
+    ) -> None:
+        self._reader, self._volume, self._needle_id = reader, volume, needle_id
         self._wanted = volume.ratio.data
-        self.parts: dict[int, bytes | bytearray] = {}
-
-    def take_here(self, shard_ids: Iterable[int]) -> None:
-        for shard in shard_ids:
-            if len(self.parts) == self._wanted:
-                return
-            part = bytearray(self._interval.length_bytes)
-            if self._reader.read_here(self._volume, shard, self._interval.offset_bytes, memoryview(part)):
-                self.parts[shard] = part
-
-    def take_there(self, shard_ids: Iterable[int], holders: dict[int, list[str]]) -> None:
-        """Requests as many ranges at the same time as are missing, and further ones in place of those that fail."""
-        remote = self._reader.remote
-        if remote is None:
-            return
-        left = [
-            (shard, [address for address in holders.get(shard, []) if not remote.is_self(address)])
+        self._here = list(shard_ids)
+        remote = reader.remote
+        self._holders = {
+            shard: [address for address in holders.get(shard, []) if remote is not None and not remote.is_self(address)]
             for shard in shard_ids
-            if shard not in self.parts
-        ]
-        left = [(shard, addresses) for shard, addresses in left if addresses]
-        asked: list[tuple[int, list[str], PendingRange]] = []
+        }
+
+    def gather(self, piece: Interval) -> dict[int, bytes | bytearray]:
+        """The same piece of as many shards as are needed, or of all that can be read. Raises Deleted."""
+        parts: dict[int, bytes | bytearray] = {}
+        for shard in list(self._here):
+            if len(parts) == self._wanted:
+                return parts
+            part = bytearray(piece.length_bytes)
+            if self._reader.read_here(self._volume, shard, piece.offset_bytes, memoryview(part)):
+                parts[shard] = part
+            else:
+                self._here.remove(shard)
+        if self._reader.remote is not None:
+            self._take_there(self._reader.remote, piece, parts)
+        return parts
+
+    def _take_there(self, remote: RemoteShards, piece: Interval, parts: dict[int, bytes | bytearray]) -> None:
+        """Requests as many pieces at the same time as are missing, and further ones in place of those that fail."""
+        left = [shard for shard, addresses in self._holders.items() if addresses and shard not in parts]
+        asked: list[tuple[int, PendingRange]] = []
         try:
-            while len(self.parts) < self._wanted and (left or asked):
-                while left and len(self.parts) + len(asked) < self._wanted:
-                    shard, addresses = left.pop(0)
-                    self._ask(remote, shard, addresses, asked, left)
+            while len(parts) < self._wanted and (left or asked):
+                while left and len(parts) + len(asked) < self._wanted:
+                    self._ask(remote, left.pop(0), piece, asked, left)
                 if asked:
-                    self._collect(asked, left)
+                    self._collect(asked, parts, left)
         finally:
-            for _, _, pending in asked:
+            for _, pending in asked:
                 pending.cancel()
 
     def _ask(
-        self,
-        remote: RemoteShards,
-        shard: int,
-        addresses: list[str],
-        asked: list[tuple[int, list[str], PendingRange]],
-        left: list[tuple[int, list[str]]],
+        self, remote: RemoteShards, shard: int, piece: Interval, asked: list[tuple[int, PendingRange]], left: list[int]
     ) -> None:
-        wanted = _range(self._volume, self._needle_id, shard, self._interval)
+        wanted = _range(self._volume, self._needle_id, shard, piece)
         try:
-            asked.append((shard, addresses[1:], remote.begin_read(addresses[0], wanted)))
+            asked.append((shard, remote.begin_read(self._holders[shard][0], wanted)))
         except ShardUnreachable as error:
-            self._failed(shard, addresses[1:], error, left)
+            self._failed(shard, error, left)
 
-    def _collect(self, asked: list[tuple[int, list[str], PendingRange]], left: list[tuple[int, list[str]]]) -> None:
-        shard, more, pending = asked.pop(0)
+    def _collect(
+        self, asked: list[tuple[int, PendingRange]], parts: dict[int, bytes | bytearray], left: list[int]
+    ) -> None:
+        shard, pending = asked.pop(0)
         try:
             data = pending.result()
         except ShardUnreachable as error:
-            self._failed(shard, more, error, left)
+            self._failed(shard, error, left)
             return
         if data is None:
             raise Deleted(self._volume.id, self._needle_id)
-        self.parts[shard] = data
+        parts[shard] = data
 
-    def _failed(self, shard: int, more: list[str], error: Exception, left: list[tuple[int, list[str]]]) -> None:
+    def _failed(self, shard: int, error: Exception, left: list[int]) -> None:
         _log.warning("%s", error)
-        if more:
-            left.append((shard, more))
+        del self._holders[shard][0]
+        if self._holders[shard]:
+            left.append(shard)
         else:
             self._reader.locations.forget(self._volume.id, shard)

@@ -177,7 +177,7 @@ class EcScrubber:
         volume, intervals = self._volume, self._intervals(entry)
         shards = _listed(sorted(interval.shard_id for interval in intervals))
         name = f"EC volume {volume.id}, needle {entry.needle_id} on shards {shards}"
-        parts = []
+        parts: list[bytearray] = []
         for number, interval in enumerate(intervals, 1):
             data = self._reader.read_directly(volume, entry.needle_id, interval)
             if data is None:

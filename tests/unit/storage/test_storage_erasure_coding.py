@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from support import stores
+from support.coded_volumes import FakeRemote
 from support.files import PlannedFiles, path_of
 
 from native_handlers.format.crc import crc32c
@@ -429,43 +430,6 @@ def test_what_would_overwrite_or_is_not_whole_is_not_decoded(disk):
     store.close()
 
 
-class FakeRemote:
-    """Other servers: the content of each shard id, by address."""
-
-    def __init__(self, shards):
-        self.shards = shards
-        self.asked, self.read = 0, []
-        self.is_away = False
-
-    def holders(self, _volume_id):
-        self.asked += 1
-        if self.is_away:
-            raise ShardUnreachable("the master is away")
-        found = {}
-        for address, shards in self.shards.items():
-            for shard in shards:
-                found.setdefault(shard, []).append(address)
-        return found
-
-    def is_self(self, _address):
-        return False
-
-    def begin_read(self, address, wanted):
-        self.read.append(wanted.shard_id)
-        content = self.shards.get(address, {}).get(wanted.shard_id)
-
-        class Pending:
-            def result(self):
-                if content is None:
-                    raise ShardUnreachable("it went")
-                return content[wanted.offset_bytes : wanted.offset_bytes + wanted.length_bytes]
-
-            def cancel(self):
-                pass
-
-        return Pending()
-
-
 def test_shards_elsewhere_are_read_and_no_more_than_it_takes(disk):
     code(disk)
     store = open_at(disk)
@@ -477,7 +441,7 @@ def test_shards_elsewhere_are_read_and_no_more_than_it_takes(disk):
     check(store, range(1, 6), coded=True)
     assert (remote.read, remote.asked) == ([0] * 5, 1)
     remote.shards = {"b": {shard: content[shard] for shard in range(4, 14)}}
-    remote.read.clear()
+    remote.requests.clear()
     check(store, [1], coded=True)
     assert remote.asked == 2, "what was known did not do"
     assert len(remote.read) <= 3 + 7 + 3

@@ -1,0 +1,82 @@
+"""Erasure-coded volumes for tests, and other servers that hold their shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from support.stores import open_at
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from native_handlers.format.needle import Needle
+    from native_handlers.storage.store import Store
+
+
+class FakeRemote:
+    """Other servers: the content of each shard id, by address.
+
+    Attributes:
+        asked: how often the master was asked for the holders.
+        requests: all that was requested: address and range.
+        most_pending_bytes: the most bytes of requests whose answer was not taken yet.
+    """
+
+    def __init__(self, shards):
+        self.shards = shards
+        self.asked, self.requests = 0, []
+        self.is_away = False
+        self.pending_bytes = self.most_pending_bytes = 0
+
+    @property
+    def read(self):
+        """The shard of each request."""
+        return [wanted.shard_id for _, wanted in self.requests]
+
+    def holders(self, _volume_id):
+        self.asked += 1
+        if self.is_away:
+            raise ShardUnreachable("the master is away")
+        found = {}
+        for address, shards in self.shards.items():
+            for shard in shards:
+                found.setdefault(shard, []).append(address)
+        return found
+
+    def is_self(self, _address):
+        return False
+
+    def begin_read(self, address, wanted):
+        self.requests.append((address, wanted))
+        content = self.shards.get(address, {}).get(wanted.shard_id)
+        self._pend(wanted.length_bytes)
+
+        class Pending:
+            def result(_pending):
+                self._pend(-wanted.length_bytes)
+                if content is None:
+                    raise ShardUnreachable("it went")
+                return content[wanted.offset_bytes : wanted.offset_bytes + wanted.length_bytes]
+
+            def cancel(_pending):
+                self._pend(-wanted.length_bytes)
+
+        return Pending()
+
+    def _pend(self, count_bytes):
+        self.pending_bytes += count_bytes
+        self.most_pending_bytes = max(self.most_pending_bytes, self.pending_bytes)
+
+
+def code_volume(directory: Path, volume_id: int, *needles: Needle, mounts=range(14), **config) -> Store:
+    """A store with the shards of a volume of these needles; the volume itself is gone."""
+    store = open_at(directory, **config)
+    store.allocate_volume(volume_id)
+    for needle in needles:
+        store.get_volume(volume_id).write(needle)
+    store.ec_work.generate(store.find_volume(volume_id), "")
+    for shard in mounts:
+        store.ec.mount("", volume_id, shard)
+    store.delete_volume(volume_id, only_empty=False)
+    return store
