@@ -6,19 +6,20 @@ Source: weed/storage/erasure_coding/ec_volume_scrub.go, weed/storage/store_ec_sc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from native_handlers.format.crc import crc32c_extend
 from native_handlers.format.errors import FormatError
-from native_handlers.format.idx import IdxEntry, iter_entries, row_bytes
+from native_handlers.format.idx import IdxEntry, row_bytes
 from native_handlers.format.needle import actual_size, parse_needle
-from native_handlers.format.types import TOMBSTONE_SIZE, to_bytes_offset
+from native_handlers.format.types import TOMBSTONE_SIZE, NeedleId, StoredOffset, to_bytes_offset
 from native_handlers.storage.erasure_coding.bitrot import Protection, differing_blocks
 from native_handlers.storage.system.files import FileRetired
+from native_handlers.storage.volume.record_mover import Rows
+from native_handlers.storage.volume.scrub import Problems, check_overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from native_handlers.storage.erasure_coding.bitrot import Checksums, ShardSums
     from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.erasure_coding.reader import EcReader
 
 _PIECE_BYTES = 1 << 20
+_PIECE_ROWS = 1 << 14
 
 
 @dataclass(slots=True)
@@ -34,8 +36,13 @@ class EcScrub:
     """The results. `broken_shards` has the size of each broken shard, in bytes."""
 
     file_count: int = 0
-    errors: list[str] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     broken_shards: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[str]:
+        """The problems in upstream's words, at most `MAX_PROBLEMS` and a line that says that there are more."""
+        return self.problems.listed()
 
     @property
     def is_broken(self) -> bool:
@@ -58,32 +65,12 @@ class EcScrubber:
 
     def index(self) -> EcScrub:
         """Checks that no two needles overlap and that the rows are whole. Raises OSError, StorageError."""
-        found, volume = self._found, self._volume
-        content = volume.read_rows()
-        if not content:
-            found.errors.append(f"zero-size ECX file for EC volume {volume.id}")
-            return found
-        entries = list(iter_entries(content, self._width))
-        found.file_count = len(entries)
-        placed = sorted((entry for entry in entries if entry.offset or entry.size >= 0), key=lambda one: one.offset)
-        for last, entry in pairwise(placed):
-            start, end = _extent(entry, volume.version)
-            last_start, last_end = _extent(last, volume.version)
-            if start <= last_end:
-                found.errors.append(
-                    f"needle {entry.needle_id} (#{entries.index(entry) + 1}) at [{start}-{end}] overlaps"
-                    f" needle {last.needle_id} at [{last_start}-{last_end}]"
-                )
-        whole = len(entries) * row_bytes(self._width)
-        if whole != len(content):
-            found.errors.append(f"expected an index file of size {whole}, got {len(content)}")
-        return found
+        self._check_index()
+        return self._found
 
     def local(self) -> EcScrub:
         """Checks the index, and every needle as far as its shards are here. Raises OSError, StorageError."""
-        self.index()
-        self._found.file_count = 0
-        for entry in self._rows():
+        for entry in self._live(self._check_index()):
             self._check_local(entry)
         return self._found
 
@@ -94,9 +81,7 @@ class EcScrubber:
         Args:
             checks_deleted: reports also where index and record differ in whether the needle is deleted.
         """
-        self.index()
-        self._found.file_count = 0
-        for entry in self._rows():
+        for entry in self._live(self._check_index()):
             self._check_full(entry, checks_deleted=checks_deleted)
         return self._found
 
@@ -106,25 +91,46 @@ class EcScrubber:
         protection, sums = volume.checksums()
         if protection is Protection.INVALID:
             name = f"ec volume {volume.id}: bitrot sidecar is malformed/unverifiable (sidecar integrity)"
-            found.errors.append(name)
+            found.problems.add(name)
         if sums is None:
             return found
         shards = {shard.id: shard for one in self._ec.copies(volume.id) for shard in one.shards.values()}
         for shard in shards.values():
             self._check_shard(shard, sums)
         if len(found.broken_shards) > volume.ratio.parity:
-            found.errors = [
+            found.problems = Problems()
+            found.problems.add(
                 f"ec volume {volume.id}: {len(found.broken_shards)}/{len(shards)} local shards mismatch"
                 f" (> parity {volume.ratio.parity}): suspect stale sidecar, not flagging shard corruption"
-            ]
+            )
             found.broken_shards.clear()
         return found
 
-    def _rows(self) -> list[IdxEntry]:
-        """The rows of needles. All rows are counted."""
-        entries = list(iter_entries(self._volume.read_rows(), self._width))
-        self._found.file_count = len(entries)
-        return [entry for entry in entries if entry.size != TOMBSTONE_SIZE]
+    def _check_index(self) -> Rows:
+        """Checks the rows against one another, and counts and returns them."""
+        found, volume = self._found, self._volume
+        content = volume.read_rows()
+        length = row_bytes(self._width)
+        count = len(content) // length
+        if not content:
+            found.problems.add(f"zero-size ECX file for EC volume {volume.id}")
+        for start in range(0, len(content), _PIECE_BYTES):
+            self._passed(min(_PIECE_BYTES, len(content) - start))
+        rows = Rows.parsed(content[: count * length], self._width)
+        check_overlaps(rows, volume.version, found.problems)
+        if count * length != len(content):
+            found.problems.add(f"expected an index file of size {count * length}, got {len(content)}")
+        found.file_count = count
+        return rows
+
+    def _live(self, rows: Rows) -> Iterator[IdxEntry]:
+        """The rows of needles, in the order of the index."""
+        for start in range(0, len(rows.keys), _PIECE_ROWS):
+            piece = rows.take(slice(start, start + _PIECE_ROWS))
+            piece = piece.take(piece.sizes != TOMBSTONE_SIZE)
+            self._passed(0)
+            for key, offset, size in zip(*(column.tolist() for column in piece), strict=True):
+                yield IdxEntry(NeedleId(key), StoredOffset(offset), size)
 
     def _intervals(self, entry: IdxEntry) -> list[Interval]:
         size = abs(entry.size)
@@ -133,7 +139,7 @@ class EcScrubber:
 
     def _check_local(self, entry: IdxEntry) -> None:
         volume, intervals = self._volume, self._intervals(entry)
-        parts: list[bytes] = []
+        record = bytearray()
         is_whole, used = True, []
         for number, interval in enumerate(intervals, 1):
             here = self._ec.find_shard(volume.id, interval.shard_id)
@@ -149,15 +155,16 @@ class EcScrubber:
                 is_whole = False
                 continue
             data = self._read(shard, interval, f"{what} for needle {entry.needle_id}")
+            self._passed(len(data or b""))
             is_whole = is_whole and data is not None
-            parts.append(data or b"")
+            if is_whole:
+                record += data or b""
         if is_whole:
             self._check_needle(
                 entry,
-                b"".join(parts),
+                record,
                 f"needle {entry.needle_id} on volume {volume.id}, shards {_listed(sorted(used))}",
             )
-        self._passed(sum(map(len, parts)))
 
     def _read(self, shard: EcShard, interval: Interval, what: str) -> bytes | None:
         try:
@@ -177,35 +184,35 @@ class EcScrubber:
         volume, intervals = self._volume, self._intervals(entry)
         shards = _listed(sorted(interval.shard_id for interval in intervals))
         name = f"EC volume {volume.id}, needle {entry.needle_id} on shards {shards}"
-        parts: list[bytearray] = []
+        record = bytearray()
         for number, interval in enumerate(intervals, 1):
             data = self._reader.read_directly(volume, entry.needle_id, interval)
             if data is None:
-                self._found.errors.append(
+                self._found.problems.add(
                     f"failed to read EC shard {interval.shard_id} for needle {entry.needle_id} on volume {volume.id}"
                     f" (interval {number}/{len(intervals)})"
                 )
                 self._found.broken_shards[interval.shard_id] = interval.length_bytes
+                self._passed(0)
                 break
-            parts.append(data)
-        record = b"".join(parts)
-        self._passed(len(record))
+            self._passed(len(data))
+            record += data
         wanted = sum(interval.length_bytes for interval in intervals)
         if len(record) != wanted:
-            self._found.errors.append(f"{name}: expected {wanted} bytes, got {len(record)}")
+            self._found.problems.add(f"{name}: expected {wanted} bytes, got {len(record)}")
             return
         self._check_needle(entry, record, name, checks_deleted=checks_deleted)
 
-    def _check_needle(self, entry: IdxEntry, record: bytes, name: str, *, checks_deleted: bool = False) -> None:
+    def _check_needle(self, entry: IdxEntry, record: bytearray, name: str, *, checks_deleted: bool = False) -> None:
         try:
-            needle = parse_needle(record, self._volume.version)
+            needle = parse_needle(memoryview(record), self._volume.version)
         except FormatError as error:
-            self._found.errors.append(f"{name}: {error}")
+            self._found.problems.add(f"{name}: {error}")
             return
         # A difference in whether the needle is deleted is no damage.
         differs = (entry.size < 0) != (needle.size == 0)
         if needle.size != entry.size and (not differs or checks_deleted):
-            self._found.errors.append(f"{name}: size mismatch: index {entry.size}, record {needle.size}")
+            self._found.problems.add(f"{name}: size mismatch: index {entry.size}, record {needle.size}")
 
     def _check_shard(self, shard: EcShard, sums: Checksums) -> None:
         volume, entry = self._volume, sums.shards[shard.id]
@@ -235,13 +242,8 @@ class EcScrubber:
         return sums
 
     def _broken(self, shard: EcShard, text: str) -> None:
-        self._found.errors.append(text)
+        self._found.problems.add(text)
         self._found.broken_shards[shard.id] = shard.size_bytes
-
-
-def _extent(entry: IdxEntry, version: int) -> tuple[int, int]:
-    start = to_bytes_offset(entry.offset)
-    return start, start + max(actual_size(entry.size, version), 1) - 1
 
 
 def _listed(numbers: list[int]) -> str:

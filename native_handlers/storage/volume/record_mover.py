@@ -21,6 +21,7 @@ from native_handlers.format.types import (
     StoredOffset,
     max_volume_size_bytes,
 )
+from native_handlers.storage.index.build import parse_rows
 from native_handlers.storage.model.errors import ReadFailed, WriteFailed
 from native_handlers.storage.volume.record_facts import (
     HEAD_BYTES,
@@ -59,6 +60,11 @@ class Rows(NamedTuple):
     keys: NDArray[np.uint64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int32]
+
+    @classmethod
+    def parsed(cls, rows: bytes, offset_width_bytes: int) -> Rows:
+        """Whole index rows as columns."""
+        return cls(*parse_rows(rows, offset_width_bytes))
 
     def take(self, which: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Rows:
         return Rows(self.keys[which], self.offsets[which], self.sizes[which])

@@ -17,7 +17,6 @@ from native_handlers.format.idx import row_bytes
 from native_handlers.format.needle import parse_needle, parse_needle_header
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES, super_block_size
 from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, VERSION_1
-from native_handlers.storage.index.build import parse_rows
 from native_handlers.storage.model.errors import ReadFailed, StorageError
 from native_handlers.storage.volume.record_facts import are_sound, record_lengths
 from native_handlers.storage.volume.record_mover import Rows
@@ -36,6 +35,23 @@ MAX_PROBLEMS = 1000
 _WINDOW_BYTES = 1 << 20
 
 
+class Problems:
+    """The problems of one volume, in order. Those beyond `MAX_PROBLEMS` are not kept."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        if len(self._texts) <= MAX_PROBLEMS:
+            self._texts.append(text)
+
+    def listed(self) -> list[str]:
+        """The problems; the last line says so where some were left out."""
+        if len(self._texts) <= MAX_PROBLEMS:
+            return list(self._texts)
+        return [*self._texts[:MAX_PROBLEMS], f"and more than {MAX_PROBLEMS} problems; the rest is not listed"]
+
+
 class ScrubResult(NamedTuple):
     """The number of rows, and the problems in upstream's words; a sound volume has none."""
 
@@ -45,8 +61,9 @@ class ScrubResult(NamedTuple):
 
 def scrub_index(log: AppendLog) -> ScrubResult:
     """Looks for rows whose records overlap, and for a partial row. Raises ReadFailed."""
-    rows = _rows_of(log)
-    return ScrubResult(len(rows.keys), _bounded(_index_problems(log, rows)))
+    rows, problems = _rows_of(log), Problems()
+    _check_index(log, rows, problems)
+    return ScrubResult(len(rows.keys), problems.listed())
 
 
 def scrub_data(log: AppendLog, volume_id: int, passed: Callable[[int], object]) -> ScrubResult:
@@ -58,23 +75,17 @@ def scrub_data(log: AppendLog, volume_id: int, passed: Callable[[int], object]) 
     Raises:
         ReadFailed: .idx cannot be read. A record that cannot be read is a problem of the volume.
     """
-    rows = _rows_of(log)
-    problems = _index_problems(log, rows)
+    rows, problems = _rows_of(log), Problems()
+    _check_index(log, rows, problems)
     lengths = record_lengths(rows.sizes, log.version)
     for key, why in _unreadable(log, _LiveRecords.of(rows, lengths), passed):
-        if len(problems) <= MAX_PROBLEMS:
-            problems.append(f"failed to read needle {key} on volume {volume_id}: {why}")
+        problems.add(f"failed to read needle {key} on volume {volume_id}: {why}")
     # A deletion without a record takes no room.
     has_record = (rows.offsets != 0) | (rows.sizes >= 0)
     wanted_bytes = int(lengths[has_record].sum()) + _start_of(log)
-    problems += _size_problems(log, volume_id, len(rows.keys), wanted_bytes)
-    return ScrubResult(len(rows.keys), _bounded(problems))
-
-
-def _bounded(problems: list[str]) -> list[str]:
-    if len(problems) <= MAX_PROBLEMS:
-        return problems
-    return [*problems[:MAX_PROBLEMS], f"and more than {MAX_PROBLEMS} problems; the rest is not listed"]
+    for text in _size_problems(log, volume_id, len(rows.keys), wanted_bytes):
+        problems.add(text)
+    return ScrubResult(len(rows.keys), problems.listed())
 
 
 def _rows_of(log: AppendLog) -> Rows:
@@ -83,29 +94,30 @@ def _rows_of(log: AppendLog) -> Rows:
         raw = log.files.read(log.idx.fd, length, 0)
     except OSError as error:
         raise ReadFailed(log.idx.path, 0, error) from error
-    return Rows(*parse_rows(raw, log.offset_width_bytes))
+    return Rows.parsed(raw, log.offset_width_bytes)
 
 
-def _index_problems(log: AppendLog, rows: Rows) -> list[str]:
-    problems = _overlaps(rows, log.version)
+def _check_index(log: AppendLog, rows: Rows, problems: Problems) -> None:
+    check_overlaps(rows, log.version, problems)
     length = row_bytes(log.offset_width_bytes)
     size = log.files.facts_of(log.idx.fd).size_bytes
     if len(rows.keys) != log.row_count or size % length:
-        problems.append(f"expected an index file of size {len(rows.keys) * length}, got {size}")
-    return problems
+        problems.add(f"expected an index file of size {len(rows.keys) * length}, got {size}")
 
 
-def _overlaps(rows: Rows, version: int) -> list[str]:
+def check_overlaps(rows: Rows, version: int, problems: Problems) -> None:
+    """Adds the rows whose records overlap, in the order of the records."""
     order = np.lexsort((rows.sizes, rows.offsets))
     order = order[(rows.offsets[order] != 0) | (rows.sizes[order] >= 0)]
     starts: NDArray[np.int64] = rows.offsets[order] * ALIGNMENT_BYTES
     ends = starts + record_lengths(rows.sizes[order], version) - 1
     found = np.flatnonzero(starts[1:] <= ends[:-1])[: MAX_PROBLEMS + 1] + 1
-    return [
-        f"needle {int(rows.keys[order[at]])} (#{int(order[at]) + 1}) at [{int(starts[at])}-{int(ends[at])}] overlaps "
-        f"needle {int(rows.keys[order[at - 1]])} at [{int(starts[at - 1])}-{int(ends[at - 1])}]"
-        for at in found.tolist()
-    ]
+    for at in found.tolist():
+        row, last = int(order[at]), int(order[at - 1])
+        problems.add(
+            f"needle {int(rows.keys[row])} (#{row + 1}) at [{int(starts[at])}-{int(ends[at])}] overlaps "
+            f"needle {int(rows.keys[last])} at [{int(starts[at - 1])}-{int(ends[at - 1])}]"
+        )
 
 
 class _LiveRecords(NamedTuple):

@@ -1,0 +1,174 @@
+"""ScrubEcVolume: what is read at which pace, the end with the client, and how much is listed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import grpc
+import pytest
+from support.coded_volumes import code_volume
+from support.grpc_nodes import make_context, make_node
+
+from native_handlers.format.idx import encode_entry
+from native_handlers.format.needle import Needle
+from native_handlers.grpc import ec_scrub
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.volume import scrub as volume_scrub
+
+VID = 7
+MIB = 1 << 20
+INDEX, LOCAL, FULL, CHECKSUM = pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM
+RECORD_BYTES = 300_040
+NEEDLES = [Needle(needle_id=number, cookie=5, data=bytes((number,)) * 300_000) for number in range(1, 6)]
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "coded"
+
+
+@pytest.fixture
+def store(directory):
+    made = code_volume(directory, VID, *NEEDLES)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(tmp_path, store):
+    return make_node(tmp_path, store)
+
+
+def run(node, mode, context=None, **fields):
+    return ec_scrub.scrub_ec_volume(node, context or make_context(), pb.ScrubEcVolumeRequest(mode=mode, **fields))
+
+
+class Pace:
+    """Stands for the throttle. Calls `at` when so many calls have been made."""
+
+    def __init__(self):
+        self.at, self.number = None, 0
+        self.bytes_per_s, self.counts = None, []
+
+    def __call__(self, bytes_per_s, pause):
+        assert callable(pause)
+        self.bytes_per_s = bytes_per_s
+        return self
+
+    def passed(self, count_bytes):
+        self.counts.append(count_bytes)
+        if len(self.counts) == self.number:
+            self.at()
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    made = Pace()
+    monkeypatch.setattr(ec_scrub, "WriteThrottler", made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("mode", "read_bytes"),
+    [(INDEX, 80), (LOCAL, 80 + 5 * RECORD_BYTES), (FULL, 80 + 5 * RECORD_BYTES), (CHECKSUM, 14 * MIB)],
+)
+def test_all_that_is_read_counts_for_the_pace(node, pace, mode, read_bytes):
+    slow = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=77))
+    answer = run(slow, mode)
+    assert not answer.details
+    assert (answer.total_volumes, answer.total_files) == (1, 0 if mode == CHECKSUM else 5)
+    assert pace.bytes_per_s == 77
+    assert sum(pace.counts) == pytest.approx(read_bytes, abs=5 * 8)
+    assert max(pace.counts) <= MIB
+
+
+def test_a_long_index_counts_piece_by_piece(node, directory, pace):
+    with (directory / f"{VID}.ecx").open("ab") as index:
+        for number in range(10, 200_000):
+            index.write(encode_entry(number, 0, -1, 4))
+    run(node, INDEX)
+    assert sum(pace.counts) == os.path.getsize(directory / f"{VID}.ecx")
+    assert max(pace.counts) <= MIB
+
+
+@pytest.mark.parametrize("mode", [INDEX, LOCAL, FULL, CHECKSUM])
+def test_a_client_that_has_gone_ends_it(node, mode):
+    context = make_context()
+    context.add_callback = lambda callback: callback() or True
+    with pytest.raises(RpcFailure) as raised:
+        run(node, mode, context)
+    assert raised.value.code is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize(("mode", "lost"), [(LOCAL, ()), (FULL, ()), (FULL, (0, 1))])
+def test_a_client_that_goes_meanwhile_ends_it(node, store, pace, mode, lost):
+    for shard in lost:
+        store.ec.unmount(VID, shard)
+    context = make_context()
+
+    def goes_at_the_second_piece(callback):
+        pace.at, pace.number = callback, 2
+        return True
+
+    context.add_callback = goes_at_the_second_piece
+    with pytest.raises(RpcFailure) as raised:
+        run(node, mode, context)
+    assert raised.value.code is grpc.StatusCode.CANCELLED
+    assert len(pace.counts) == 2
+
+
+@pytest.mark.damage("the index lies")
+def test_rows_that_overlap_are_named_as_upstream_names_them(node, directory):
+    with (directory / f"{VID}.ecx").open("r+b") as index:
+        index.seek(16)
+        index.write(encode_entry(2, 2, 105, 4))
+        index.seek(0, 2)
+        index.write(b"torn")
+    answer = run(node, INDEX)
+    assert list(answer.details) == [
+        f"needle 2 (#2) at [16-151] overlaps needle 1 at [8-{8 + RECORD_BYTES - 1}]",
+        "expected an index file of size 80, got 84",
+    ]
+    assert answer.total_files == 5
+
+
+@pytest.mark.damage("the index lies")
+def test_of_very_many_problems_a_thousand_are_listed(node, directory):
+    with (directory / f"{VID}.ecx").open("wb") as index:
+        for number in range(1, 50_001):
+            index.write(encode_entry(number, 1, 30, 4))
+    answer = run(node, INDEX)
+    assert len(answer.details) == volume_scrub.MAX_PROBLEMS + 1 == 1001
+    assert answer.details[0] == "needle 2 (#2) at [8-71] overlaps needle 1 at [8-71]"
+    assert answer.details[-1] == "and more than 1000 problems; the rest is not listed"
+    assert answer.total_files == 50_000
+
+
+def test_lost_shards_are_named_beyond_the_last_problem_that_is_listed(node, store, monkeypatch):
+    monkeypatch.setattr(volume_scrub, "MAX_PROBLEMS", 3)
+    for shard in (0, 1):
+        store.ec.unmount(VID, shard)
+    answer = run(node, FULL)
+    assert list(answer.details) == [
+        "failed to read EC shard 0 for needle 1 on volume 7 (interval 1/1)",
+        f"EC volume 7, needle 1 on shards [0]: expected {RECORD_BYTES} bytes, got 0",
+        "failed to read EC shard 0 for needle 2 on volume 7 (interval 1/1)",
+        "and more than 3 problems; the rest is not listed",
+    ]
+    assert [info.shard_id for info in answer.broken_shard_infos] == [0, 1]
+    assert list(answer.broken_volume_ids) == [VID]
+
+
+def test_of_damaged_needles_no_more_are_listed_either(node, directory, monkeypatch):
+    monkeypatch.setattr(volume_scrub, "MAX_PROBLEMS", 2)
+    with (directory / f"{VID}.ec00").open("r+b") as shard:
+        for number in range(3):
+            shard.seek(8 + number * RECORD_BYTES + 1000)
+            shard.write(b"XXXX")
+    for mode, name in ((LOCAL, "needle 1 on volume 7, shards [0]: "), (FULL, "EC volume 7, needle 1 on shards [0]: ")):
+        details = run(node, mode).details
+        assert len(details) == 3
+        assert details[0].startswith(name)
+        assert details[-1] == "and more than 2 problems; the rest is not listed"
