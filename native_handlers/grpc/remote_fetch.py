@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.volume import Volume
 
 MAX_CONCURRENCY = 64
+MAX_UPLOADS_AT_ONCE = 8
+"""Each upload has a copy of the needle, and the caller says how many there are. Few volumes have more than two."""
 MAX_OFFSET_BYTES = 2**63 - 1
 _CREATED = 201
 _MAX_ERROR_BYTES = 2000
@@ -55,7 +57,8 @@ def fetch_and_write_needle(
                 check_replica(replica.url)
             except EndpointRefused as error:
                 raise RpcFailure(f"reject replica target: {error}") from error
-    with ThreadPoolExecutor(max(1, len(request.replicas)), thread_name_prefix="remote-replicas") as threads:
+    uploads_at_once = min(max(1, len(request.replicas)), MAX_UPLOADS_AT_ONCE)
+    with ThreadPoolExecutor(uploads_at_once, thread_name_prefix="remote-replicas") as threads:
         uploads = [threads.submit(_upload, node, request, replica.url, data) for replica in request.replicas]
         local_failure, written_etag = _write(node, volume, request, data)
         failures = [local_failure, *(upload.result() for upload in uploads)]

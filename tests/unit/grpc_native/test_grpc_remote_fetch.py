@@ -12,6 +12,7 @@ from support.grpc_nodes import make_context, make_node
 from support.s3_server import s3_server
 from support.threaded_servers import running
 
+from native_handlers.grpc import remote_fetch
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.remote_fetch import fetch_and_write_needle
 from native_handlers.pb import remote_pb2
@@ -196,6 +197,21 @@ def test_replicas_get_the_same_bytes(s3, free_node, volume):
     assert path == f"/{VID},05abcdef01?type=replicate"
     assert authorization == "BEARER token"
     assert OBJECT[:100] in body
+
+
+def test_few_replicas_are_written_at_the_same_time(s3, free_node, volume, monkeypatch):
+    threads = []
+
+    class Threads(remote_fetch.ThreadPoolExecutor):
+        def __init__(self, count, **more):
+            threads.append(count)
+            super().__init__(count, **more)
+
+    monkeypatch.setattr(remote_fetch, "ThreadPoolExecutor", Threads)
+    with replica(201) as (address, got):
+        replicas = [pb.FetchAndWriteNeedleRequest.Replica(url=address)] * 20
+        fetch_and_write_needle(free_node, make_context(), request(s3, replicas=replicas))
+    assert (threads, len(got)) == ([8], 20)
 
 
 def test_a_replica_that_fails_is_told_and_the_others_are_written(s3, free_node, volume):
