@@ -66,7 +66,7 @@ def test_a_failure_ends_it_while_an_earlier_part_is_on_its_way(asked):
 
     with pytest.raises(RemoteReadFailed, match="third part"):
         read_in_parts(part, 0, 10_000, 3)
-    assert len(asked) <= 6
+    assert len(asked) <= 2 + 6, "the two parts before it, and as many as may be in work or wait"
 
 
 def test_a_part_that_is_late_keeps_further_parts_from_being_read(asked):
