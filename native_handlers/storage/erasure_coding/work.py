@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.erasure_coding.reader import EcReader
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.append_log import AppendLog
     from native_handlers.storage.volume.volume import Volume
 
 _log = logging.getLogger(__name__)
@@ -78,8 +79,11 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
     The shards are written under other names first. When all of them are complete, the files of an earlier coding are
     removed. The .ecx gets its name last; without an .ecx a start removes shards beside a whole .dat.
 
+    The index and the data are those of one moment. A vacuum may be committed meanwhile, also on a read-only volume. The
+    shards then are those of files that are no longer the volume's, so they are not kept.
+
     Raises:
-        EcRefused: the volume is of another collection.
+        EcRefused: the volume is of another collection, or a vacuum was committed meanwhile.
         StorageError, OSError: there are no shards of this coding; those of an earlier one may be removed.
     """
     if volume.collection != collection:
@@ -92,33 +96,37 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
 def _generate(ec: EcVolumeSet, volume: Volume) -> None:
     files, base = ec.files, volume.paths.base
     ratio = _ratio_for_coding(files, base.with_name(base.name + ".vif"))
-    # The index comes first: later writes may be in the shards, but are not in their index.
-    ecx = sorted_rows(read_file(files, volume.paths.file(".idx")) or b"", ec.width)
     location = ec.locations[volume.disk_id]
     name = volume.paths.name
     shards = [location.path / (name + shard_extension(shard)) for shard in range(ratio.total)]
     ecx_path = volume.paths.file(".idx").with_name(name + ".ecx")
-    dat_path = volume.paths.file(".dat")
     with ExitStack() as stack:
-        dat_fd = files.open(dat_path, os.O_RDONLY)
-        stack.callback(files.close, dat_fd)
-        dat_bytes = files.facts_of(dat_fd).size_bytes
+        log = stack.enter_context(volume.open_log())
+        # The index comes first: later writes may be in the shards, but are not in their index.
+        ecx = sorted_rows(log.read_rows(), ec.width)
+        dat_fd = log.dat.fd
+        if volume.is_tiered:
+            # A copy of the object may have been kept here. Such a volume takes no writes and no vacuums.
+            dat_fd = files.open(volume.paths.file(".dat"), os.O_RDONLY)
+            stack.callback(files.close, dat_fd)
+        facts = files.facts_of(dat_fd)
         sums_path = location.path / (name + ".ecsum")
         staged = stack.enter_context(StagedFiles(files, [sums_path, *shards, ecx_path]))
         _drop_cached(files, shards)
         # A start compares shards with the length of the .dat, so the .dat is on disk before the shards get their names.
         with beside(volume.sync_in_passing):
-            checksums = encode(files, dat_fd, dat_bytes, ratio, [staged.descriptor(path) for path in shards])
+            checksums = encode(files, dat_fd, facts.size_bytes, ratio, [staged.descriptor(path) for path in shards])
         files.write(staged.descriptor(ecx_path), [ecx], 0)
         files.write(staged.descriptor(sums_path), [encode_checksums(checksums)], 0)
         for path in (sums_path, ecx_path):
             files.sync(staged.descriptor(path))
+        _check_not_compacted(files, volume, log)
         ec.unload(volume.id)
         for disk in ec.locations:
             remove_all(files, disk, volume.collection, volume.id, keeps_vif=disk is location)
         info = VolumeInfo(
             version=volume.version,
-            dat_file_size=dat_bytes,
+            dat_file_size=facts.size_bytes,
             expire_at_s=int(time.time()) + volume.ttl.seconds if volume.ttl else 0,
             ec_shard_config=EcShardConfig(ratio.data, ratio.parity, time.time_ns()),
         )
@@ -126,6 +134,15 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         # `sync_shards` comes before the .dat is deleted; until then a start removes shards that a power cut has
         # shortened.
         staged.publish(lazily=True)
+
+
+def _check_not_compacted(files: Files, volume: Volume, log: AppendLog) -> None:
+    """Raises EcRefused where the volume's .dat is no longer that of `log`, VolumeClosed where the volume is closed."""
+    with volume.open_log() as now:
+        if volume.is_tiered or now.dat is log.dat:
+            return
+        if files.facts_of(now.dat.fd).identity != files.facts_of(log.dat.fd).identity:
+            raise EcRefused(f"volume {volume.id} was compacted while its shards were made; make them again")
 
 
 def _drop_cached(files: Files, paths: Sequence[Path]) -> None:

@@ -60,6 +60,10 @@ class AppendLog:
             yield from iter_entries(self._read(self.idx, count * width, first * width), self.offset_width_bytes)
             first += count
 
+    def read_rows(self) -> bytes:
+        """The content of .idx: all rows of the view. Raises as `rows`."""
+        return self._read(self.idx, self.row_count * row_bytes(self.offset_width_bytes), 0)
+
     def place_of(self, entry: IdxEntry) -> int:
         """The offset in bytes of the record of `entry`; see `row_place`. Raises as `rows`."""
         return place_of(self.read_dat, entry, self.offset_width_bytes, self.dat_end_bytes)
