@@ -105,7 +105,7 @@ def volume_ec_blob_delete(
             store_of(node).ec.check_in_service(volume)
             if volume.find(request.file_key) is None:
                 raise RpcFailure("locate in local ec volume: FindNeedleFromEcx: needle not found")
-            volume.delete(request.file_key)
+            store_of(node).ec.delete(volume, request.file_key)
     return pb.VolumeEcBlobDeleteResponse()
 
 

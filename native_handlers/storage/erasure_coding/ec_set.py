@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.directory.scan import normal_disk_type
+from native_handlers.storage.erasure_coding.deletions import Deletions
 from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere
+from native_handlers.storage.erasure_coding.files_on_disk import journals_of
 from native_handlers.storage.model.errors import StorageError, StoreClosed
 
 if TYPE_CHECKING:
@@ -88,13 +90,35 @@ class EcVolumeSet:
                 found = volume, shard
         return found
 
+    def delete(self, volume: EcVolume, needle_id: int) -> None:
+        """Records a deletion, durably, for all open shards of the volume, also those of another coding. An absent or
+        deleted needle is a success.
+
+        Raises:
+            VolumeClosed, OSError: as `Deletions.record`, for each coding.
+        """
+        volume.delete(needle_id)
+        others = (one for one in self.copies(volume.id) if one.collection == volume.collection)
+        for other in others:
+            if other.deletions is not volume.deletions and self.is_in_service(other):
+                other.delete(needle_id)
+
     def volumes(self) -> list[EcVolume]:
         """Every volume, by id and disk."""
         return [volume for _, copies in sorted(self._by_id.items()) for volume in copies]
 
     def reports(self) -> list[EcReport]:
-        """The reports for heartbeats. Disks out of service are left out."""
-        return [_report(volume) for volume in self.volumes() if not self.locations[volume.place.disk_id].is_unavailable]
+        """The reports for heartbeats. Disks out of service are left out. A deletion counts on one disk of a server:
+        upstream's shell adds the counts up.
+        """
+        counted: set[int] = set()
+        reports = []
+        for volume in self.volumes():
+            if self.is_in_service(volume):
+                is_first = id(volume.deletions) not in counted
+                counted.add(id(volume.deletions))
+                reports.append(_report(volume, len(volume.deleted) if is_first else 0))
+        return reports
 
     def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Registers `callback` for each change; the changing thread calls it. Returns a function that removes it."""
@@ -140,12 +164,20 @@ class EcVolumeSet:
             self._check_open()
             location.check_in_service()
             index_dir = self._index_dir(location, collection, volume_id, index_dir)
-            place = EcPlace(location.path, index_dir, collection, volume_id, location.disk_id, location.disk_type)
+            place = EcPlace(
+                location.path,
+                index_dir,
+                collection,
+                volume_id,
+                location.disk_id,
+                location.disk_type,
+                tuple(one.path for one in self._locations_in_service() if index_dir in {one.path, one.idx_path}),
+            )
             shard = EcShard(self.files, place, shard_id)
             volume = next((one for one in self.copies(volume_id) if one.place.disk_id == location.disk_id), None)
             if volume is None:
                 try:
-                    volume = EcVolume(self.files, place, self.width)
+                    volume = EcVolume(self.files, place, self.width, self._join_deletions)
                 except BaseException:
                     shard.close()
                     raise
@@ -169,6 +201,29 @@ class EcVolumeSet:
             where = " or ".join(str(directory / name) for directory in places)
             raise FileNotFoundError(2, f"cannot open ec volume index {where}: no such file")
         return next((directory for directory, size in sizes.items() if size), next(iter(sizes)))
+
+    def _join_deletions(self, place: EcPlace, encode_ts_ns: int) -> Deletions:
+        """Opens the journal of a place. The result is one object for all places of one coding, and for those that share
+        an index. Raises OSError.
+        """
+        path = place.index(".ecj")
+        siblings = (one for one in self.copies(place.volume_id) if one.collection == place.collection)
+        deletions = next(
+            (one.deletions for one in siblings if one.encode_ts_ns == encode_ts_ns or one.place.index(".ecj") == path),
+            None,
+        )
+        if deletions is None:
+            deletions = Deletions(self.files, place.volume_id, self._is_disk_in_service)
+        known = {path, *deletions.paths}
+        elsewhere = journals_of(self.files, self._locations_in_service(), place, encode_ts_ns, known)
+        deletions.join(path, place.disk_id, elsewhere)
+        return deletions
+
+    def _locations_in_service(self) -> list[DiskLocation]:
+        return [one for one in self.locations if not one.is_unavailable]
+
+    def _is_disk_in_service(self, disk_id: int) -> bool:
+        return not self.locations[disk_id].is_unavailable
 
     def mount(self, collection: str, volume_id: int, shard_id: int, source_disk_type: str = "") -> None:
         """Opens a shard from the first disk that has the shard and can open it.
@@ -280,7 +335,7 @@ class EcVolumeSet:
             raise StoreClosed
 
 
-def _report(volume: EcVolume) -> EcReport:
+def _report(volume: EcVolume, delete_count: int) -> EcReport:
     return EcReport(
         id=volume.id,
         collection=volume.collection,
@@ -289,7 +344,7 @@ def _report(volume: EcVolume) -> EcReport:
         expire_at_s=volume.expire_at_s,
         shard_sizes=tuple((shard.id, shard.size_bytes) for shard in volume.shards.values()),
         file_count=volume.file_count,
-        delete_count=len(volume.deleted),
+        delete_count=delete_count,
         encode_ts_ns=volume.encode_ts_ns,
         created_at_s=volume.created_at_s,
     )

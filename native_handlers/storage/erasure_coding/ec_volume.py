@@ -18,23 +18,21 @@ from native_handlers.format.types import CURRENT_VERSION, TOMBSTONE_SIZE
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.bitrot import load_checksums
 from native_handlers.storage.erasure_coding.index_files import (
-    ID_BYTES,
     check_whole,
     count_rows,
     find_row,
-    fold_journal,
-    journal_ids,
 )
 from native_handlers.storage.erasure_coding.layout import Layout
-from native_handlers.storage.erasure_coding.names import load_info, ratio_of, shard_extension
+from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info, ratio_of, shard_extension
 from native_handlers.storage.model.errors import VolumeClosed
 from native_handlers.storage.system.files import FileRetired, SharedFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from native_handlers.storage.erasure_coding.bitrot import Checksums, Protection
+    from native_handlers.storage.erasure_coding.deletions import Deletions
     from native_handlers.storage.system.files import Files
 
 
@@ -45,6 +43,7 @@ class EcPlace:
     Args:
         index_dir: the directory of .ecx and .ecj: beside the shards, the index directory, or one on another disk.
         disk_type: the disk type for heartbeats, in its wire form.
+        index_users: the data directories of all disks that use that index. Any of them may have the .vif.
     """
 
     data_dir: Path
@@ -53,6 +52,7 @@ class EcPlace:
     volume_id: int
     disk_id: int
     disk_type: str
+    index_users: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,6 +72,11 @@ class EcPlace:
     def sidecars(self, extension: str) -> list[Path]:
         """The places of ``.vif`` or ``.ecsum``, the first choice first."""
         return list(dict.fromkeys(directory / (self.name + extension) for directory in (self.data_dir, self.index_dir)))
+
+    def infos(self) -> list[Path]:
+        """The places of the .vif, the first choice first."""
+        others = (directory / (self.name + ".vif") for directory in self.index_users)
+        return list(dict.fromkeys((*self.sidecars(".vif"), *others)))
 
 
 class EcShard:
@@ -129,8 +134,18 @@ def held(file: SharedFile) -> Iterator[SharedFile]:
 class EcVolume:
     """The open shards of one volume on one disk. Safe from any thread."""
 
-    def __init__(self, files: Files, place: EcPlace, offset_width_bytes: int) -> None:
+    def __init__(
+        self,
+        files: Files,
+        place: EcPlace,
+        offset_width_bytes: int,
+        join_deletions: Callable[[EcPlace, int], Deletions],
+    ) -> None:
         """Opens the index. No shard is open yet.
+
+        Args:
+            join_deletions: opens the journal of a place and a coding time, and returns the deletions of that coding.
+                May raise OSError.
 
         Raises:
             OSError: FileNotFoundError where there is no .ecx; nothing stays open.
@@ -141,39 +156,32 @@ class EcVolume:
         self._files, self._width = files, offset_width_bytes
         self.shards: dict[int, EcShard] = {}
         """By id. Replaced as a whole: readers take no lock."""
-        self.deleted: set[int] = set()
-        """The ids that were deleted since the volume was coded."""
-        # Protects the journal, and the open index while it is replaced.
+        # Protects the fields below, while they are replaced.
         self._lock = threading.Lock()
-        info = load_info(files, place.sidecars(".vif"))
-        config = info.ec_shard_config if info is not None else None
+        self._is_closed = False
+        info = load_info(files, place.infos())
         self.ratio = ratio_of(info)
         self.version = (info.version if info is not None else 0) or CURRENT_VERSION
         self.dat_bytes = info.dat_file_size if info is not None else 0
         """The length of the .dat when it was coded; 0 where it is not known."""
         self.expire_at_s = info.expire_at_s if info is not None else 0
-        self.encode_ts_ns = config.encode_ts_ns if config is not None else 0
+        self.encode_ts_ns = encode_ts_of(info)
         """Tells two encodings of a volume apart; 0 where the .vif has none."""
         self._ecx = SharedFile.open(files, place.index(".ecx"), os.O_RDONLY)
         try:
             facts = files.facts_of(self._ecx.fd)
             self.created_at_s, self.ecx_bytes = facts.modified_at_s, facts.size_bytes
-            self._journal: SharedFile | None = self._open_journal()
+            self.deletions = join_deletions(place, self.encode_ts_ns)
         except OSError:
             self._ecx.release()
             raise
 
-    def _open_journal(self) -> SharedFile:
-        journal = SharedFile.open(self._files, self.place.index(".ecj"), os.O_RDWR | os.O_CREAT)
-        try:
-            content = journal.read(self._files.facts_of(journal.fd).size_bytes, 0)
-        except OSError:
-            journal.release()
-            raise
-        self.deleted.update(journal_ids(content))
-        return journal
-
     # ---- facts
+
+    @property
+    def deleted(self) -> set[int]:
+        """The ids that were deleted since the volume was coded, on any disk of this server."""
+        return self.deletions.ids
 
     @property
     def layout(self) -> Layout:
@@ -258,74 +266,33 @@ class EcVolume:
         return entry
 
     def delete(self, needle_id: int) -> None:
-        """Records a deletion, durably. An absent or deleted needle is a success.
+        """Records a deletion, durably, for all disks with this coding. An absent or deleted needle is a success.
 
         Raises:
-            VolumeClosed, OSError: the needle is not deleted.
+            VolumeClosed, OSError: as `Deletions.record`.
         """
         entry = self.find(needle_id)
-        if entry is None:
-            return
-        with self._lock:
-            if needle_id in self.deleted:
-                return
-            if entry.size >= 0:
-                self._append(needle_id)
-            self.deleted.add(needle_id)
+        if entry is not None and entry.size >= 0:
+            self.deletions.record([needle_id])
 
-    def merge_journal(self, needle_ids: Sequence[int]) -> None:
-        """Records deletions from another server. Raises VolumeClosed, OSError: none of them is recorded."""
+    def reopen_index(self) -> None:
+        """Goes on with the .ecx that is at its path now. Raises OSError: the volume goes on with the old one."""
+        ecx = SharedFile.open(self._files, self.place.index(".ecx"), os.O_RDONLY)
         with self._lock:
-            new = [needle_id for needle_id in dict.fromkeys(needle_ids) if needle_id not in self.deleted]
-            if new:
-                self._append(*new)
-                self.deleted.update(new)
-
-    def _append(self, *needle_ids: int) -> None:
-        journal = self._journal
-        if journal is None:
-            raise VolumeClosed(self.id)
-        # The end is read anew, because the same volume on another disk of this server may share the file. A partial id
-        # at the end was never acknowledged.
-        end = self._files.facts_of(journal.fd).size_bytes // ID_BYTES * ID_BYTES
-        try:
-            content = b"".join(needle_id.to_bytes(ID_BYTES, "big") for needle_id in needle_ids)
-            self._files.write(journal.fd, [content], end)
-            self._files.sync(journal.fd)
-        except OSError:
-            self._files.truncate(journal.fd, end)
-            raise
-
-    def fold(self) -> None:
-        """Writes the deletions into the .ecx. Errors as `fold_journal`; the volume goes on with the files that are
-        there.
-        """
-        with self._lock:
-            if self._journal is None:
-                raise VolumeClosed(self.id)
-            fold_journal(self._files, self.place.index(".ecx"), self.place.index(".ecj"), self._width)
-            ecx = SharedFile.open(self._files, self.place.index(".ecx"), os.O_RDONLY)
-            old_ecx, old_journal = self._ecx, self._journal
-            self._ecx, self._journal = ecx, self._open_journal()
-            old_ecx.release()
-            old_journal.release()
-
-    def sync(self) -> None:
-        """Puts the journal on disk. Raises OSError."""
-        with self._lock:
-            if self._journal is not None:
-                self._files.sync(self._journal.fd)
+            if not self._is_closed:
+                self._ecx, ecx = ecx, self._ecx
+        ecx.release()
 
     def close(self) -> None:
         """Releases all files; reads keep them open until they end. May be called again."""
         with self._lock:
-            journal, self._journal = self._journal, None
-        if journal is None:
+            was_closed, self._is_closed = self._is_closed, True
+        if was_closed:
             return
         shards, self.shards = self.shards, {}
         for shard in shards.values():
             shard.close()
-        journal.release()
+        self.deletions.leave(self.place.index(".ecj"), self.place.disk_id)
         self._ecx.release()
 
 

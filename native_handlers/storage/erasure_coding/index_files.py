@@ -1,10 +1,9 @@
 """The .ecx file of an erasure-coded volume: its needles by id; and the .ecj file: the ids that were deleted since.
 
-An .ecx does not change while its volume is open. Deletions go into the .ecj, and into the .ecx when shards are rebuilt
-or decoded.
+Deletions go into the .ecj, and into the .ecx when shards are rebuilt.
 
 Source: weed/storage/erasure_coding/ec_encoder.go (WriteSortedFileFromIdx), ec_volume.go (SearchNeedleFromSortedIndex),
-ec_volume_delete.go (RebuildEcxFile), ec_decoder.go (WriteIdxFileFromEcIndex).
+ec_decoder.go (WriteIdxFileFromEcIndex).
 """
 
 from __future__ import annotations
@@ -18,15 +17,12 @@ from native_handlers.format.idx import IdxEntry, iter_entries, row_bytes
 from native_handlers.format.needle import actual_size
 from native_handlers.format.types import ALIGNMENT_BYTES, TOMBSTONE_SIZE
 from native_handlers.storage.erasure_coding.errors import BadEcIndex
-from native_handlers.storage.system.files import read_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from native_handlers.storage.system.files import Files
 
 ID_BYTES = 8
 _KEY = struct.Struct(">Q")
@@ -55,6 +51,11 @@ def sorted_rows(idx: bytes, width: int) -> bytes:
 def journal_ids(content: bytes) -> list[int]:
     """The ids in an .ecj. A partial id at the end is left out."""
     return [int(one) for one in np.frombuffer(content, ">u8", len(content) // ID_BYTES)]
+
+
+def journal_rows(needle_ids: Iterable[int]) -> bytes:
+    """The rows of an .ecj with these ids."""
+    return b"".join(needle_id.to_bytes(ID_BYTES, "big") for needle_id in needle_ids)
 
 
 def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -> bytes:
@@ -140,26 +141,3 @@ def find_row(read: Callable[[int, int], bytes], ecx_bytes: int, needle_id: int, 
         if entry.needle_id == needle_id:
             return entry
     return None
-
-
-def fold_journal(files: Files, ecx_path: Path, ecj_path: Path, width: int) -> None:
-    """Marks the ids of the .ecj as deleted in the .ecx, and removes the .ecj. Does nothing without an .ecj.
-
-    A crash leaves the old .ecx or the new one. The .ecj stays until the new .ecx is on disk.
-
-    Raises:
-        BadEcIndex: one of the files is damaged; neither was changed.
-        OSError: the .ecj is still there.
-    """
-    journal = read_file(files, ecj_path)
-    if journal is None:
-        return
-    if len(journal) % ID_BYTES:
-        raise BadEcIndex(f"rebuild: read ecj {ecj_path}: unexpected EOF")
-    ecx = read_file(files, ecx_path)
-    if ecx is None:
-        raise BadEcIndex(f"rebuild: failed to open ecx file {ecx_path}: no such file or directory")
-    if journal:
-        replace_file(files, ecx_path, with_deletions(ecx, journal_ids(journal), width, ecx_path))
-    files.unlink(ecj_path)
-    files.sync_directory(ecj_path.parent)

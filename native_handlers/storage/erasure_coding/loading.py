@@ -179,10 +179,18 @@ def _is_left_over(files: Files, location: DiskLocation, key: EcKey, found: _Foun
 
 def _open(ec: EcVolumeSet, location: DiskLocation, key: EcKey, found: _Found, index_dir: Path | None = None) -> None:
     collection, volume_id = key
-    for shard_id in sorted(found.shards):
+
+    def is_open(shard_id: int) -> bool:
         opened = next((one for one in ec.copies(volume_id) if one.place.disk_id == location.disk_id), None)
-        if opened is None or shard_id not in opened.shards:
-            ec.open_shard(location, collection, volume_id, shard_id, index_dir)
+        return opened is not None and shard_id in opened.shards
+
+    if all(map(is_open, found.shards)):
+        # What keeps the volume busy may take minutes.
+        return
+    with ec.exclusive(volume_id):
+        for shard_id in sorted(found.shards):
+            if not is_open(shard_id):
+                ec.open_shard(location, collection, volume_id, shard_id, index_dir)
 
 
 def _remove_partial(ec: EcVolumeSet, disks: _Disks) -> None:

@@ -60,6 +60,12 @@ def ratio_of(info: VolumeInfo | None) -> Ratio:
     return ratio if ratio.is_valid else DEFAULT_RATIO
 
 
+def encode_ts_of(info: VolumeInfo | None) -> int:
+    """The time of the coding in a .vif; 0 where the .vif has none."""
+    config = info.ec_shard_config if info is not None else None
+    return config.encode_ts_ns if config is not None else 0
+
+
 def load_info(files: Files, paths: Iterable[Path]) -> VolumeInfo | None:
     """The content of the first .vif among `paths` that exists and can be parsed. Raises OSError."""
     for path in dict.fromkeys(paths):

@@ -148,7 +148,7 @@ class EcReader:
         addresses = holders.get(shard_id, [])
         is_here = self._ec.find_shard(volume.id, shard_id) is not None
         if is_here and (remote is None or not addresses or any(map(remote.is_self, addresses))):
-            volume.delete(needle_id)
+            self._ec.delete(volume, needle_id)
             return True
         failure = None
         for address in addresses:

@@ -33,13 +33,15 @@ from native_handlers.storage.erasure_coding.files_on_disk import (
     remove_all,
     remove_paths,
 )
+from native_handlers.storage.erasure_coding.fold import fold
 from native_handlers.storage.erasure_coding.index_files import (
     ID_BYTES,
     end_of_live,
-    fold_journal,
     idx_rows,
     journal_ids,
+    journal_rows,
     sorted_rows,
+    with_deletions,
 )
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Ratio
 from native_handlers.storage.erasure_coding.loading import load_shards, without_index
@@ -208,7 +210,7 @@ def rebuild_missing(ec: EcVolumeSet, collection: str, volume_id: int, *, ignores
             raise RebuildFailed(f"RebuildEcFiles {base}: {error}") from error
         except RebuildFailed as error:
             raise RebuildFailed(f"RebuildEcFiles {base}: {error}") from error
-        _fold(ec, chosen, collection, volume_id)
+        fold(ec, [chosen, *others], collection, volume_id)
         if protection is Protection.OFF:
             _add_checksums(ec, ratio, collection, volume_id, chosen)
         return rebuilt
@@ -264,21 +266,6 @@ def _shard_files(files: Files, base: Path, ratio: Ratio, found: Sequence[EcFiles
     return ShardFiles(base, present, places)
 
 
-def _fold(ec: EcVolumeSet, found: EcFiles, collection: str, volume_id: int) -> None:
-    """Writes the deletions into the .ecx, whether it is open or not."""
-    opened = [one for one in ec.copies(volume_id) if one.collection == collection]
-    for volume in opened:
-        if volume.place.index_dir in {found.location.path, found.location.idx_path}:
-            volume.fold()
-            return
-    # The first choice first, as for opening.
-    for path in reversed(found.on_either_side(".ecx")):
-        facts = ec.files.facts(path)
-        if facts is not None:
-            fold_journal(ec.files, path, path.with_suffix(".ecj"), ec.width)
-            return
-
-
 # ---- decoding
 
 
@@ -304,8 +291,8 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
         if was_open:
             _check_unchanged(ec.files, volume)
         sources = [_data_shard(ec, volume_id, shard) for shard in range(volume.ratio.data)]
-        volume.fold()
-        ecx = volume.read_index()
+        # Nothing is folded: a decoding that fails has changed nothing.
+        ecx = with_deletions(volume.read_index(), set(volume.deleted), ec.width, volume.place.index(".ecx"))
         with ExitStack() as stack:
             fds = []
             for path in sources:
@@ -364,17 +351,17 @@ def merge_journal(ec: EcVolumeSet, volume_id: int, path: Path, content: bytes) -
         OSError, VolumeClosed: no id was added to the file.
     """
     found = journal_ids(content)
-    opened = [volume for volume in ec.copies(volume_id) if volume.place.index(".ecj") == path]
-    for volume in opened:
-        volume.merge_journal(found)
-    if opened or not found:
+    opened = next((one for one in ec.copies(volume_id) if one.place.index(".ecj") == path), None)
+    if opened is not None:
+        opened.deletions.record(found)
+    if opened is not None or not found:
         return
     old = read_file(ec.files, path) or b""
     # A partial id at the end was never acknowledged.
     whole = old[: len(old) // ID_BYTES * ID_BYTES]
     known = set(journal_ids(whole))
     new = (one for one in dict.fromkeys(found) if one not in known)
-    replace_file(ec.files, path, whole + b"".join(one.to_bytes(ID_BYTES, "big") for one in new))
+    replace_file(ec.files, path, whole + journal_rows(new))
 
 
 # ---- deleting

@@ -1,0 +1,186 @@
+"""The deletions of an erasure-coded volume since its coding: one set for all disks of a server.
+
+Each index of the volume on this server has a journal (.ecj) beside it: one for each disk, or one that several disks
+share. A deletion is written to every open journal before it counts. A journal that is opened later gets the rows that
+it lacks. So each disk hides the deleted needles, also when it is the only one that stays.
+
+Source: weed/storage/erasure_coding/ec_volume_delete.go; upstream writes to the journal of one disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.erasure_coding.index_files import ID_BYTES, journal_ids, journal_rows
+from native_handlers.storage.model.errors import VolumeClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from native_handlers.storage.system.files import Files
+
+_log = logging.getLogger(__name__)
+
+
+class _Journal:
+    """An open .ecj. The caller serialises the calls.
+
+    Attributes:
+        disk_ids: the disks whose shards use the file.
+        lacking: ids that are in other journals and not in this one, in order.
+    """
+
+    def __init__(self, files: Files, path: Path) -> None:
+        """Opens the file, or makes it. Raises OSError."""
+        self._files, self.path = files, path
+        self.disk_ids: set[int] = set()
+        self.lacking: dict[int, None] = {}
+        self._fd = files.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            self.found = journal_ids(files.read(self._fd, files.facts_of(self._fd).size_bytes, 0))
+            """The rows at the opening."""
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, needle_ids: Sequence[int]) -> None:
+        """Writes the ids that are lacking, and `needle_ids`, durably. Raises OSError: none of them is written."""
+        rows = list(dict.fromkeys((*self.lacking, *needle_ids)))
+        if not rows:
+            return
+        # A partial id at the end was never acknowledged.
+        end = self._files.facts_of(self._fd).size_bytes // ID_BYTES * ID_BYTES
+        try:
+            self._files.write(self._fd, [journal_rows(rows)], end)
+            self._files.sync(self._fd)
+        except OSError:
+            self._files.truncate(self._fd, end)
+            raise
+        self.lacking = {}
+
+    def clear(self) -> None:
+        """Removes all rows, durably. The file stays, because it is open. Raises OSError."""
+        self._files.truncate(self._fd, 0)
+        self._files.sync(self._fd)
+        self.lacking = {}
+
+    def close(self) -> None:
+        self._files.close(self._fd)
+
+
+class Deletions:
+    """The deletions of one coding of a volume on this server. Safe from any thread.
+
+    Attributes:
+        ids: the deleted needles. Readers take no lock.
+    """
+
+    def __init__(self, files: Files, volume_id: int, is_in_service: Callable[[int], bool]) -> None:
+        """`is_in_service` tells of the id of a disk whether that disk is in service."""
+        self.ids: set[int] = set()
+        self._files, self._volume_id, self._is_in_service = files, volume_id, is_in_service
+        # Protects the fields below, and changes of `ids`.
+        self._lock = threading.RLock()
+        self._journals: dict[Path, _Journal] = {}
+        self._rows: dict[int, None] = {}
+        """The ids that belong into each journal: those in `ids` that no index has."""
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Inside, no other thread records a deletion."""
+        with self._lock:
+            yield
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """The open journals."""
+        return frozenset(self._journals)
+
+    # ---- journals
+
+    def join(self, path: Path, disk_id: int, elsewhere: Iterable[int]) -> None:
+        """Opens the journal of a disk's index, if no other disk has opened it. Each journal then gets the rows that the
+        others have.
+
+        A row that cannot be written to one of them is logged. It stays in the others, and the next deletion tries
+        again.
+
+        Args:
+            elsewhere: the ids in journals of this coding that are not open.
+
+        Raises:
+            OSError: the journal cannot be opened or read.
+        """
+        with self._lock:
+            journal = self._journals.get(path)
+            if journal is None:
+                journal = _Journal(self._files, path)
+                self._take_in(journal, elsewhere)
+            journal.disk_ids.add(disk_id)
+            try:
+                for one in self._served():
+                    one.append([])
+            except OSError as error:
+                _log.warning("ec volume %d: a journal lacks deletions of another disk: %s", self._volume_id, error)
+
+    def _take_in(self, journal: _Journal, elsewhere: Iterable[int]) -> None:
+        found = dict.fromkeys(journal.found)
+        new = {one: None for one in (*found, *elsewhere) if one not in self._rows}
+        for other in self._journals.values():
+            other.lacking |= new
+        self._rows |= new
+        self.ids.update(new)
+        journal.lacking = {one: None for one in self._rows if one not in found}
+        self._journals[journal.path] = journal
+
+    def _served(self) -> list[_Journal]:
+        """The journals of disks in service."""
+        return [one for one in self._journals.values() if any(map(self._is_in_service, one.disk_ids))]
+
+    def leave(self, path: Path, disk_id: int) -> None:
+        """Ends a disk's use of a journal. The last one closes the file."""
+        with self._lock:
+            journal = self._journals.get(path)
+            if journal is None:
+                return
+            journal.disk_ids.discard(disk_id)
+            if not journal.disk_ids:
+                del self._journals[path]
+                journal.close()
+
+    # ---- deletions
+
+    def record(self, needle_ids: Sequence[int]) -> None:
+        """Records deletions durably, in every journal whose disk is in service.
+
+        Raises:
+            VolumeClosed: no journal can be written to. Nothing is recorded.
+            OSError: the needles are not deleted here. A journal may have the rows, so the next start may find the
+                needles deleted. The same call may be made again.
+        """
+        with self._lock:
+            new = dict.fromkeys(one for one in needle_ids if one not in self.ids)
+            served = self._served()
+            if not served:
+                raise VolumeClosed(self._volume_id)
+            for journal in served:
+                journal.append(list(new))
+            for journal in self._journals.values():
+                if journal not in served:
+                    journal.lacking |= new
+            self._rows |= new
+            self.ids.update(new)
+
+    def folded(self) -> None:
+        """Empties the journals: every index has all deletions. Raises OSError: some are not empty, which does no harm.
+
+        Call it inside `exclusive`.
+        """
+        for journal in self._journals.values():
+            journal.clear()
+        self._rows = {}

@@ -1,0 +1,66 @@
+"""Writes the deletions of an erasure-coded volume from its journals into its indexes.
+
+Source: weed/storage/erasure_coding/ec_volume_delete.go (RebuildEcxFile), which does so on one disk.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.erasure_coding.files_on_disk import remove_paths
+from native_handlers.storage.erasure_coding.index_files import journal_ids, with_deletions
+from native_handlers.storage.system.files import read_file, replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+    from native_handlers.storage.erasure_coding.files_on_disk import EcFiles
+
+
+def fold(ec: EcVolumeSet, found: Sequence[EcFiles], collection: str, volume_id: int) -> None:
+    """Writes the deletions of one coding into each of its indexes on this server, and then empties its journals.
+
+    No deletion is recorded meanwhile. A crash leaves each index old or new, and the journals until every index is new
+    and on disk. The caller is inside `exclusive` of the volume.
+
+    Args:
+        found: the files of that coding on each disk.
+
+    Raises:
+        BadEcIndex: an index is damaged; nothing was changed.
+        OSError: the deletions are in the journals or in every index. Open volumes hide the deleted needles.
+    """
+    indexes = [path for one in found for path in one.on_either_side(".ecx")]
+    journals = [path for one in found for path in one.on_either_side(".ecj")]
+    opened = [
+        one for one in ec.copies(volume_id) if one.collection == collection and one.place.index(".ecx") in indexes
+    ]
+    groups = {id(one.deletions): one.deletions for one in opened}.values()
+    with ExitStack() as stack:
+        for deletions in groups:
+            stack.enter_context(deletions.exclusive())
+        deleted = {one for deletions in groups for one in deletions.ids}
+        for path in dict.fromkeys(journals):
+            deleted.update(journal_ids(read_file(ec.files, path) or b""))
+        folded = _write_indexes(ec, indexes, deleted)
+        for volume in opened:
+            volume.reopen_index()
+        in_use = {path for deletions in groups for path in deletions.paths}
+        for deletions in groups:
+            deletions.folded()
+        closed = (path.with_suffix(".ecj") for path in folded)
+        remove_paths(ec.files, [path for path in closed if path not in in_use])
+
+
+def _write_indexes(ec: EcVolumeSet, paths: Sequence[Path], deleted: set[int]) -> list[Path]:
+    """Returns the indexes that exist. All of them are on disk with the deletions."""
+    contents = {path: read_file(ec.files, path) for path in dict.fromkeys(paths)}
+    old = {path: content for path, content in contents.items() if content is not None}
+    new = {path: with_deletions(content, deleted, ec.width, path) for path, content in old.items()}
+    for path, content in new.items():
+        if content != old[path]:
+            replace_file(ec.files, path, content)
+    return list(old)

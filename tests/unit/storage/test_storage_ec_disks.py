@@ -1,0 +1,338 @@
+"""An erasure-coded volume on two disks of one server, with an index on each disk or one that both share: what was
+deleted stays deleted, whichever disk is open, decoded, rebuilt or fails.
+"""
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+from support import stores
+from support.files import PlannedFiles
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.needle import Needle
+from native_handlers.format.vif import encode_volume_info, parse_volume_info
+from native_handlers.storage.erasure_coding import work
+from native_handlers.storage.model.errors import Deleted, NotFound, VolumeClosed
+
+VID = 7
+ALL = range(1, 6)
+FIRST, SECOND = range(7), range(7, 14)
+"""The shards on each disk."""
+
+
+def content(number):
+    return bytes((number,)) * 3000
+
+
+def row(number):
+    return number.to_bytes(8, "big")
+
+
+class Disks:
+    """Two disks with half of the shards each. `index` is the directory of the index of each."""
+
+    def __init__(self, path, *, is_shared):
+        self.data = (path / "a", path / "b")
+        self.index = (path / "idx", path / "idx") if is_shared else self.data
+        self.is_shared = is_shared
+
+    def open(self, *, only=(0, 1), **more):
+        return stores.open_at(*(stores.place(self.data[one], self.index[one]) for one in only), **more)
+
+    def journal(self, number):
+        return self.index[number] / "7.ecj"
+
+    def make(self):
+        """Codes a volume on the first disk, and moves half of its shards to the second one."""
+        store = self.open()
+        store.allocate_volume(VID)
+        for number in ALL:
+            data = content(number)
+            store.get_volume(VID).write(Needle(needle_id=number, cookie=5, data=data, checksum=crc32c(data)))
+        home = store.find_volume(VID).disk_id
+        store.ec_work.generate(store.find_volume(VID), "")
+        store.delete_volume(VID, only_empty=False)
+        store.close()
+        moved = SECOND if home == 0 else FIRST
+        for shard in moved:
+            shutil.move(self.data[home] / f"7.ec{shard:02d}", self.data[1 - home])
+        # What a start does for the second disk.
+        self.open().close()
+        return self
+
+
+@pytest.fixture(params=[False, True], ids=["own", "shared"])
+def disks(tmp_path, request):
+    return Disks(tmp_path, is_shared=request.param).make()
+
+
+@pytest.fixture
+def own(tmp_path):
+    return Disks(tmp_path, is_shared=False).make()
+
+
+def readable(store):
+    """The needles that can be read. Each has its content."""
+    found = set()
+    for number in ALL:
+        try:
+            needle = store.ec_reader.read_needle(VID, number, 5)
+        except (Deleted, NotFound):
+            continue
+        assert bytes(needle.data) == content(number)
+        found.add(number)
+    return found
+
+
+def hidden(store):
+    """The needles that the open indexes do not have, or have as deleted. They are the same on each disk."""
+    each = [{number for number in ALL if volume.find(number).size < 0} for volume in store.ec.copies(VID)]
+    assert each.count(each[0]) == len(each)
+    return each[0]
+
+
+def close_shards(store, shards):
+    for shard in shards:
+        store.ec.unmount(VID, shard)
+
+
+def open_shards(store, shards):
+    for shard in shards:
+        store.ec.mount("", VID, shard)
+
+
+class TestOneOfTheDisks:
+    def test_each_disk_hides_the_needle(self, disks):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        assert hidden(store) == {2}
+        assert readable(store) == {1, 3, 4, 5}
+        close_shards(store, FIRST)
+        assert hidden(store) == {2}
+        open_shards(store, FIRST)
+        close_shards(store, SECOND)
+        assert hidden(store) == {2}
+        store.close()
+
+    @pytest.mark.parametrize("only", [0, 1])
+    def test_also_after_a_start_without_the_other(self, disks, only):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        store.close()
+        store = disks.open(only=(only,))
+        assert hidden(store) == {2}
+        store.close()
+
+    @pytest.mark.parametrize(("closed", "left"), [(FIRST, SECOND), (SECOND, FIRST)])
+    def test_one_that_was_closed_meanwhile_hides_the_needle(self, disks, closed, left):
+        store = disks.open()
+        close_shards(store, closed)
+        store.ec.delete(store.ec.find(VID), 2)
+        close_shards(store, left)
+        open_shards(store, closed)
+        assert hidden(store) == {2}
+        close_shards(store, closed)
+        store.close()
+        store = disks.open()
+        assert readable(store) == {1, 3, 4, 5}
+        store.close()
+
+    def test_the_deletions_of_each_are_in_both_journals_after_a_start(self, own):
+        """As after a crash between the two writes."""
+        own.journal(0).write_bytes(row(1))
+        own.journal(1).write_bytes(row(3) + b"torn")
+        own.open().close()
+        for number in (0, 1):
+            data = own.journal(number).read_bytes()
+            assert {data[at : at + 8] for at in range(0, len(data), 8)} == {row(1), row(3)}
+
+    def test_a_deletion_counts_on_one_of_them(self, disks):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        assert sorted(report.delete_count for report in store.ec.reports()) == [0, 1]
+        store.close()
+
+    def test_deletions_of_another_server_hide_the_needle_on_both(self, disks):
+        store = disks.open()
+        store.ec_work.merge_journal(VID, disks.journal(1), row(4))
+        assert hidden(store) == {4}
+        close_shards(store, SECOND)
+        assert hidden(store) == {4}
+        store.close()
+
+
+class TestFailures:
+    @pytest.mark.parametrize("failing", [0, 1])
+    def test_a_deletion_that_one_disk_cannot_note_is_none(self, own, failing):
+        files = PlannedFiles(syncs=False, matches=lambda path: path == own.journal(failing))
+        store = own.open(files=files)
+        files.plan["write"] = 0, errno.ENOSPC
+        with pytest.raises(OSError, match="No space left"):
+            store.ec_reader.delete_needle(VID, 2, 5)
+        assert 2 in readable(store)
+        files.plan.clear()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        store.close()
+        for number in (0, 1):
+            assert own.journal(number).read_bytes()[:8] == row(2)
+            store = own.open(only=(number,))
+            assert hidden(store) == {2}
+            store.close()
+
+    @pytest.mark.parametrize("away", [0, 1])
+    def test_a_disk_out_of_service_gets_the_deletion_later(self, own, away):
+        store = own.open()
+        store.locations[away].watch.problem = "why"
+        store.ec.delete(store.ec.find(VID), 2)
+        assert own.journal(away).read_bytes() == b""
+        assert own.journal(1 - away).read_bytes() == row(2)
+        store.locations[away].watch.problem = ""
+        assert readable(store) == {1, 3, 4, 5}
+        store.ec_reader.delete_needle(VID, 4, 5)
+        assert own.journal(away).read_bytes() == own.journal(1 - away).read_bytes() == row(2) + row(4)
+        store.close()
+
+    def test_without_a_disk_in_service_nothing_is_deleted(self, own):
+        store = own.open()
+        for location in store.locations:
+            location.watch.problem = "why"
+        with pytest.raises(VolumeClosed):
+            store.ec.delete(store.ec.find(VID), 2)
+        for location in store.locations:
+            location.watch.problem = ""
+        assert readable(store) == set(ALL)
+        store.close()
+
+    def test_a_decoding_that_fails_leaves_the_index_and_the_journals(self, disks, monkeypatch):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 1, 5)
+        before = {path: path.read_bytes() for path in disks.index[0].parent.rglob("7.ec[jx]")}
+
+        def fail(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(work, "write_dat", fail)
+            with pytest.raises(OSError, match="No space left"):
+                store.ec_work.decode("", VID, was_open=False)
+        assert {path: path.read_bytes() for path in before} == before
+        store.ec_reader.delete_needle(VID, 4, 5)
+        store.close()
+        store = disks.open()
+        assert readable(store) == {2, 3, 5}
+        store.close()
+
+
+class TestWork:
+    def test_deleted_needles_are_not_decoded(self, disks):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        close_shards(store, FIRST)
+        store.ec.delete(store.ec.find(VID), 3)
+        open_shards(store, FIRST)
+        store.ec_work.decode("", VID, was_open=False)
+        store.mount_volume(VID)
+        for number in ALL:
+            if number in {2, 3}:
+                with pytest.raises((Deleted, NotFound)):
+                    store.get_volume(VID).read(number, cookie=5)
+            else:
+                read = store.get_volume(VID).read(number, cookie=5)
+                assert bytes(read.needle.data) == content(number)
+                read.release()
+        store.close()
+
+    @pytest.mark.parametrize("closed", [(), FIRST, SECOND])
+    def test_a_rebuild_writes_the_deletions_into_each_index(self, disks, closed):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        close_shards(store, closed)
+        assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == []
+        assert not [path for path in disks.data[0].parent.rglob("7.ecj") if path.stat().st_size]
+        assert hidden(store) == {2}
+        store.ec.delete(store.ec.find(VID), 3)
+        open_shards(store, closed)
+        assert hidden(store) == {2, 3}
+        store.close()
+        store = disks.open()
+        assert readable(store) == {1, 4, 5}
+        for shards in (FIRST, SECOND):
+            close_shards(store, shards)
+            assert hidden(store) == {2, 3}
+            open_shards(store, shards)
+        store.close()
+
+    def test_a_rebuild_that_fails_at_any_step_brings_nothing_back(self, disks, tmp_path):
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        store.close()
+        names = {"sync", "sync_directory", "rename", "unlink", "truncate"}
+        counting = PlannedFiles(syncs=False)
+        untouched = tmp_path / "untouched"
+        shutil.copytree(tmp_path / "a", untouched / "a")
+        shutil.copytree(tmp_path / "b", untouched / "b")
+        if disks.is_shared:
+            shutil.copytree(tmp_path / "idx", untouched / "idx")
+        store = disks.open(files=counting)
+        counting.calls.clear()
+        store.ec_work.rebuild_missing("", VID, ignores_checksums=False)
+        steps = sum(counting.calls[name] for name in names)
+        store.close()
+        assert steps >= 4
+        for cut_at in range(1, steps + 1):
+            left = [0]
+
+            def count(name, _target, left=left, cut_at=cut_at):
+                if name in names and left[0] >= 0:
+                    left[0] += 1
+                    if left[0] >= cut_at:
+                        raise OSError(errno.EIO, "cut")
+
+            for path in untouched.iterdir():
+                shutil.rmtree(tmp_path / path.name)
+                shutil.copytree(path, tmp_path / path.name)
+            files = PlannedFiles(syncs=False)
+            store = disks.open(files=files)
+            files.before = count
+            with pytest.raises(OSError, match="cut"):
+                store.ec_work.rebuild_missing("", VID, ignores_checksums=False)
+            files.before = lambda *_: None
+            assert hidden(store) == {2}
+            store.ec_reader.delete_needle(VID, 4, 5)
+            store.close()
+            store = disks.open()
+            assert readable(store) == {1, 3, 5}, cut_at
+            close_shards(store, FIRST)
+            assert hidden(store) == {2, 4}, cut_at
+            store.close()
+
+
+class TestAnotherCoding:
+    @pytest.fixture
+    def older(self, own):
+        """The second disk has shards of an older coding."""
+        vif = own.data[1] / "7.vif"
+        info = parse_volume_info(vif.read_bytes())
+        config = info.ec_shard_config
+        older = replace(info, ec_shard_config=replace(config, encode_ts_ns=config.encode_ts_ns - 1))
+        vif.write_text(encode_volume_info(older))
+        return own
+
+    def test_its_deletions_are_not_those_of_this_one(self, older):
+        """A needle that was deleted then may have been written again."""
+        older.journal(1).write_bytes(row(3))
+        store = older.open()
+        first, second = store.ec.copies(VID)
+        assert (first.deleted, second.deleted) == (set(), {3})
+        store.close()
+        assert older.journal(0).read_bytes() == b""
+
+    def test_it_hides_what_is_deleted(self, older):
+        store = older.open()
+        store.ec.delete(store.ec.find(VID), 2)
+        assert hidden(store) == {2}
+        store.close()
+        assert older.journal(0).read_bytes() == older.journal(1).read_bytes() == row(2)
