@@ -10,6 +10,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from native_handlers.format.errors import FormatError
+from native_handlers.format.vif import parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
@@ -18,14 +20,15 @@ from native_handlers.grpc.file_names import check_collection
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import choose_for_shard
-from native_handlers.storage.erasure_coding.names import shard_extension
+from native_handlers.storage.erasure_coding.files_on_disk import EcFiles, info_on, look, remove_paths
+from native_handlers.storage.erasure_coding.names import encode_ts_of, shard_extension
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 from native_handlers.storage.transfer.receive import StagedFile
 from native_handlers.storage.transfer.received_files import coded_info_file
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from native_handlers.grpc.context import RpcContext
@@ -102,6 +105,7 @@ class ShardCopy:
         """Fetches the files. Raises RpcFailure; files that were complete before the failure stay."""
         with errors_as_upstream():
             self._location.check_in_service()
+            self._check_coding(set(request.shard_ids), takes_info=request.copy_vif_file)
         data, index = self._location.path, self._location.idx_path
         for shard_id in request.shard_ids:
             extension = shard_extension(shard_id)
@@ -114,6 +118,56 @@ class ShardCopy:
             self.fetch_info()
         if request.copy_ecsum_file:
             self.fetch_checksums()
+
+    def _check_coding(self, shard_ids: Collection[int], *, takes_info: bool) -> None:
+        """Compares the coding of the source with that of the files on this disk, and on the disks with the same index.
+        The journal of another coding that has left no shards is removed.
+
+        Args:
+            shard_ids: the shards that are fetched, and replace those of that name.
+            takes_info: whether the .vif is fetched.
+
+        Raises:
+            RpcFailure: shards of two codings would have one .vif or one index. Nothing was fetched.
+            OSError, DiskUnavailable.
+        """
+        known = [(one, encode_ts_of(info_on(self._files, one))) for one in self._on_disks_with_this_index()]
+        stamped = [(found, here) for found, here in known if here]
+        if not stamped or (takes_info and not any(found.shard_ids or found.has_index for found, _ in stamped)):
+            return
+        there = self._coding_of_source()
+        for found, here in stamped:
+            if there in {0, here}:
+                continue
+            is_here = found.location is self._location
+            kept = set(found.shard_ids) - set(shard_ids if is_here else ())
+            directories = {found.location.path, found.location.idx_path}
+            opened = [one for one in self._store.ec.copies(self._volume_id) if one.place.index_dir in directories]
+            if opened or kept or (is_here and not takes_info):
+                raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here})")
+            remove_paths(self._files, found.on_either_side(".ecj"))
+
+    def _on_disks_with_this_index(self) -> list[EcFiles]:
+        """The volume's files on this disk, and on the disks in service with the same index directory."""
+        locations = [
+            one
+            for one in self._store.locations
+            if one is self._location or (one.idx_path == self._location.idx_path and not one.is_unavailable)
+        ]
+        return [look(self._files, one, self._collection, self._volume_id) for one in locations]
+
+    def check_kept(self) -> None:
+        """Refuses the files of another coding for the shards on this disk. Raises RpcFailure, OSError."""
+        self._check_coding((), takes_info=True)
+
+    def _coding_of_source(self) -> int:
+        """The time of the coding in the source's .vif; 0 where that is not known. Raises RpcFailure."""
+        content = _Memory(self._path(self._location.path, ".vif"))
+        self.fetch(".vif", lambda: cast("StagedFile", content), is_optional=True)
+        try:
+            return encode_ts_of(parse_volume_info(bytes(content.data)))
+        except FormatError:
+            return 0
 
     def fetch_index(self) -> None:
         """Fetches the .ecx. An empty .ecx is refused: a failed copy leaves an empty one."""

@@ -60,6 +60,7 @@ def _fetch(node: GrpcNode, context: RpcContext, location: DiskLocation, collecti
                 end = CallEnd(context)
                 source = CopySource(client, end, WriteThrottler(node.facts.maintenance_bytes_per_s, end.pause))
                 copy = ShardCopy(store, source, location, collection, volume_id)
+                copy.check_kept()
                 copy.fetch_info()
                 copy.fetch_journal(location.idx_path)
                 copy.fetch_index()

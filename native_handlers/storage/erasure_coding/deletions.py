@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.erasure_coding.index_files import ID_BYTES, journal_ids, journal_rows
+from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info
 from native_handlers.storage.model.errors import VolumeClosed
+from native_handlers.storage.system.files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files
 
 _log = logging.getLogger(__name__)
@@ -184,3 +187,25 @@ class Deletions:
         for journal in self._journals.values():
             journal.clear()
         self._rows = {}
+
+
+def journals_of(
+    files: Files, locations: Iterable[DiskLocation], name: str, encode_ts_ns: int, known: Container[Path]
+) -> list[int]:
+    """The ids in the .ecj files of one coding on any of the disks, except the `known` files. A file that cannot be read
+    is logged, and is left out.
+    """
+    found: list[int] = []
+    for location in locations:
+        directories = tuple(dict.fromkeys((location.path, location.idx_path)))
+        for path in (directory / (name + ".ecj") for directory in directories):
+            if path in known:
+                continue
+            try:
+                content = read_file(files, path)
+                infos = (directory / (name + ".vif") for directory in directories)
+                if content and encode_ts_of(load_info(files, infos)) == encode_ts_ns:
+                    found += journal_ids(content)
+            except OSError as error:
+                _log.warning("%s: its deletions are not taken into account: %s", path, error)
+    return found

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.directory.scan import normal_disk_type
-from native_handlers.storage.erasure_coding.deletions import Deletions
+from native_handlers.storage.erasure_coding.deletions import Deletions, journals_of
 from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere
-from native_handlers.storage.erasure_coding.files_on_disk import journals_of
+from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info
 from native_handlers.storage.model.errors import StorageError, StoreClosed
 
 if TYPE_CHECKING:
@@ -69,9 +69,11 @@ class EcVolumeSet:
         return self._by_id.get(volume_id, ())
 
     def find(self, volume_id: int) -> EcVolume | None:
-        """The volume on the first disk that has it; a disk in service is preferred."""
-        copies = self.copies(volume_id)
-        return next((volume for volume in copies if self.is_in_service(volume)), copies[0] if copies else None)
+        """The volume on the first disk that has it. A disk in service is preferred, then the newest coding."""
+        return max(self.copies(volume_id), key=self._preference, default=None)
+
+    def _preference(self, volume: EcVolume) -> tuple[bool, int]:
+        return self.is_in_service(volume), volume.encode_ts_ns
 
     def is_in_service(self, volume: EcVolume) -> bool:
         """Whether the disk of the shards is in service."""
@@ -82,13 +84,11 @@ class EcVolumeSet:
         self.locations[volume.place.disk_id].check_in_service()
 
     def find_shard(self, volume_id: int, shard_id: int) -> tuple[EcVolume, EcShard] | None:
-        """An open shard, and the volume on its disk: another disk's volume may have another encoding."""
-        found = None
-        for volume in self.copies(volume_id):
-            shard = volume.shards.get(shard_id)
-            if shard is not None and (found is None or not self.is_in_service(found[0])):
-                found = volume, shard
-        return found
+        """An open shard, and the volume on its disk: another disk's volume may have another encoding. Of several shards
+        the choice is that of `find`.
+        """
+        found = [(volume, shard) for volume in self.copies(volume_id) if (shard := volume.shards.get(shard_id))]
+        return max(found, key=lambda one: self._preference(one[0]), default=None)
 
     def delete(self, volume: EcVolume, needle_id: int) -> None:
         """Records a deletion, durably, for all open shards of the volume, also those of another coding. An absent or
@@ -164,6 +164,7 @@ class EcVolumeSet:
             self._check_open()
             location.check_in_service()
             index_dir = self._index_dir(location, collection, volume_id, index_dir)
+            self.check_coding(location, index_dir, format_volume_name(collection, volume_id))
             place = EcPlace(
                 location.path,
                 index_dir,
@@ -202,6 +203,23 @@ class EcVolumeSet:
             raise FileNotFoundError(2, f"cannot open ec volume index {where}: no such file")
         return next((directory for directory, size in sizes.items() if size), next(iter(sizes)))
 
+    def check_coding(self, location: DiskLocation, index_dir: Path, name: str) -> None:
+        """Raises EcMountFailed where an index on another disk is of another coding than the shards."""
+        if index_dir in {location.path, location.idx_path}:
+            return
+        here, there = self.coding_on(location, name), self._coding_of_index(index_dir, name)
+        if here and there and here != there:
+            raise EcMountFailed(f"ec volume index {index_dir / name}.ecx belongs to a different encode run")
+
+    def coding_on(self, location: DiskLocation, name: str) -> int:
+        """The time of the coding in a disk's .vif; 0 without one. Raises OSError."""
+        directories = (location.path, location.idx_path)
+        return encode_ts_of(load_info(self.files, [directory / (name + ".vif") for directory in directories]))
+
+    def _coding_of_index(self, index_dir: Path, name: str) -> int:
+        users = (one for one in self._locations_in_service() if index_dir in {one.path, one.idx_path})
+        return next((time for one in users if (time := self.coding_on(one, name))), 0)
+
     def _join_deletions(self, place: EcPlace, encode_ts_ns: int) -> Deletions:
         """Opens the journal of a place. The result is one object for all places of one coding, and for those that share
         an index. Raises OSError.
@@ -215,7 +233,7 @@ class EcVolumeSet:
         if deletions is None:
             deletions = Deletions(self.files, place.volume_id, self._is_disk_in_service)
         known = {path, *deletions.paths}
-        elsewhere = journals_of(self.files, self._locations_in_service(), place, encode_ts_ns, known)
+        elsewhere = journals_of(self.files, self._locations_in_service(), place.name, encode_ts_ns, known)
         deletions.join(path, place.disk_id, elsewhere)
         return deletions
 
@@ -226,7 +244,7 @@ class EcVolumeSet:
         return not self.locations[disk_id].is_unavailable
 
     def mount(self, collection: str, volume_id: int, shard_id: int, source_disk_type: str = "") -> None:
-        """Opens a shard from the first disk that has the shard and can open it.
+        """Opens a shard from the first disk that has the shard and can open it; first those with the newest coding.
 
         Args:
             source_disk_type: the disk type for heartbeats; "" for the type of the disk itself.
@@ -236,14 +254,11 @@ class EcVolumeSet:
             EcMountFailed: no disk has the index, or no disk that has both can open the shard.
         """
         name = f"MountEcShards {volume_id}.{shard_id}"
-        index_dir = self.find_index_dir(collection, volume_id)
         failures = []
         with self.exclusive(volume_id):
-            for location in self.locations:
+            for location in self._newest_first(format_volume_name(collection, volume_id)):
                 try:
-                    volume = self.open_shard(
-                        location, collection, volume_id, shard_id, self._other(location, index_dir)
-                    )
+                    volume = self._mount_at(location, collection, volume_id, shard_id)
                 except FileNotFoundError:
                     continue
                 except (OSError, StorageError) as error:
@@ -255,25 +270,46 @@ class EcVolumeSet:
             else:
                 if failures:
                     raise EcMountFailed(f"{name} load failures: {'; '.join(failures)}")
-                if index_dir is None:
+                if self.find_index_dir(collection, volume_id) is None:
                     raise EcMountFailed(f"{name}: no .ecx index found on any local disk")
                 raise EcShardNotHere(f"{name} not found on disk")
         self.tell()
 
-    def _other(self, location: DiskLocation, index_dir: Path | None) -> Path | None:
-        return None if index_dir in {location.path, location.idx_path} else index_dir
-
-    def find_index_dir(self, collection: str, volume_id: int) -> Path | None:
-        """The first directory of this server with a filled .ecx of the volume. Disks out of service are left out."""
-        name = format_volume_name(collection, volume_id) + ".ecx"
-        for location in self.locations:
+    def _newest_first(self, name: str) -> list[DiskLocation]:
+        def age(location: DiskLocation) -> int:
             if location.is_unavailable:
-                continue
-            for directory in dict.fromkeys((location.idx_path, location.path)):
-                facts = self.files.facts(directory / name)
-                if facts is not None and facts.size_bytes and not facts.is_directory:
-                    return directory
-        return None
+                return 0
+            try:
+                return -self.coding_on(location, name)
+            except OSError:
+                return 0
+
+        return sorted(self.locations, key=age)
+
+    def _mount_at(self, location: DiskLocation, collection: str, volume_id: int, shard_id: int) -> EcVolume:
+        index_dir = self.find_index_dir(collection, volume_id, location)
+        elsewhere = None if index_dir in {location.path, location.idx_path} else index_dir
+        return self.open_shard(location, collection, volume_id, shard_id, elsewhere)
+
+    def find_index_dir(self, collection: str, volume_id: int, near: DiskLocation | None = None) -> Path | None:
+        """The first directory of this server with a filled .ecx of the volume. Disks out of service are left out.
+
+        Args:
+            near: an index of the coding on this disk is preferred to that of another one.
+        """
+        name = format_volume_name(collection, volume_id)
+        directories = [
+            directory for one in self._locations_in_service() for directory in dict.fromkeys((one.idx_path, one.path))
+        ]
+        filled = [one for one in dict.fromkeys(directories) if self._is_filled(one / (name + ".ecx"))]
+        if near is not None and len(filled) > 1 and not near.is_unavailable:
+            coding = self.coding_on(near, name)
+            filled.sort(key=lambda one: bool(coding) and self._coding_of_index(one, name) != coding)
+        return filled[0] if filled else None
+
+    def _is_filled(self, path: Path) -> bool:
+        facts = self.files.facts(path)
+        return facts is not None and facts.size_bytes > 0 and not facts.is_directory
 
     def unmount(self, volume_id: int, shard_id: int, encode_ts_ns: int = 0) -> None:
         """Closes a shard on every disk. Without an open one the call succeeds.

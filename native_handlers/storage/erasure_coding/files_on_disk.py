@@ -6,26 +6,20 @@ weed/server/volume_grpc_erasure_coding.go (checkEcVolumeStatus, removeStaleEcArt
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.erasure_coding.index_files import journal_ids
-from native_handlers.storage.erasure_coding.names import checksum_names, encode_ts_of, load_info, parse_shard_name
+from native_handlers.storage.erasure_coding.names import checksum_names, load_info, parse_shard_name
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, SHARD_EXTENSIONS
-from native_handlers.storage.system.files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.directory.location import DiskLocation
-    from native_handlers.storage.erasure_coding.ec_volume import EcPlace
     from native_handlers.storage.system.files import Files
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +109,3 @@ def checksum_paths(files: Files, found: EcFiles) -> list[Path]:
 def info_on(files: Files, found: EcFiles) -> VolumeInfo | None:
     """The content of the .vif on that disk. Raises OSError."""
     return load_info(files, reversed(found.on_either_side(".vif")))
-
-
-def journals_of(
-    files: Files, locations: Iterable[DiskLocation], place: EcPlace, encode_ts_ns: int, known: Container[Path]
-) -> list[int]:
-    """The ids in the .ecj files of one coding on any of the disks, except the `known` files. A file that cannot be read
-    is logged, and is left out.
-    """
-    found: list[int] = []
-    for location in locations:
-        directories = tuple(dict.fromkeys((location.path, location.idx_path)))
-        for path in (directory / (place.name + ".ecj") for directory in directories):
-            if path in known:
-                continue
-            try:
-                content = read_file(files, path)
-                infos = (directory / (place.name + ".vif") for directory in directories)
-                if content and encode_ts_of(load_info(files, infos)) == encode_ts_ns:
-                    found += journal_ids(content)
-            except OSError as error:
-                _log.warning("%s: its deletions are not taken into account: %s", path, error)
-    return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.erasure_coding.errors import EcMountFailed
 from native_handlers.storage.erasure_coding.files_on_disk import remove_all
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of
 from native_handlers.storage.erasure_coding.names import load_info, parse_base_name, parse_shard_name, ratio_of
@@ -89,7 +90,7 @@ def load_shards(ec: EcVolumeSet, volume_id: int | None = None) -> None:
     for location, by_key in disks:
         for key, found in sorted(by_key.items()):
             if found.has_index:
-                elsewhere = None if found.has_rows else ec.find_index_dir(*key)
+                elsewhere = None if found.has_rows else ec.find_index_dir(*key, location)
                 _try_to_open(ec, location, key, found, elsewhere)
     _remove_partial(ec, disks)
     _load_across_disks(ec, disks)
@@ -236,12 +237,16 @@ def _load_across_disks(ec: EcVolumeSet, disks: _Disks) -> None:
             if not found.shards or found.has_index:
                 continue
             name = location.path / format_volume_name(*key)
-            index_dir = ec.find_index_dir(*key)
+            index_dir = ec.find_index_dir(*key, location)
             if index_dir is None:
                 _log.warning("%s: shards %s have no .ecx on this server", name, sorted(found.shards))
                 continue
             try:
+                ec.check_coding(location, index_dir, name.name)
                 _mirror(ec.files, location, index_dir, key)
+            except EcMountFailed as error:
+                _log.error("%s: its shards are kept, and are not opened: %s", name, error)
+                continue
             except OSError as error:
                 _log.warning("%s: its index stays on another disk alone: %s", name, error)
             _try_to_open(ec, location, key, found, index_dir)

@@ -16,6 +16,7 @@ from native_handlers.format.super_block import parse_super_block
 from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.bitrot import Protection, encode_checksums, load_checksums
+from native_handlers.storage.erasure_coding.codings import check_enough, newest_on_disks, newest_open
 from native_handlers.storage.erasure_coding.decode import layout_for_decode, write_dat
 from native_handlers.storage.erasure_coding.encode import encode
 from native_handlers.storage.erasure_coding.errors import (
@@ -188,45 +189,48 @@ def _ratio_for_coding(files: Files, vif: Path) -> Ratio:
 def rebuild_missing(ec: EcVolumeSet, collection: str, volume_id: int, *, ignores_checksums: bool = False) -> list[int]:
     """Rebuilds the shards that this server lacks and can compute, on the disk with the index and the most shards.
 
-    Returns their ids; none where no disk has the index.
+    Returns their ids; none where no disk has the index. Where the disks have several codings, the newest one is rebuilt
+    of its own shards.
 
     Raises:
         StorageError, OSError: no shard was changed.
     """
     with ec.exclusive(volume_id):
-        found = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+        present = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+        present = [one for one in present if one.shard_ids or one.has_ecx]
+        found = newest_on_disks(ec.files, present)
+        left_out = [one for one in present if one not in found]
         chosen = max((one for one in found if one.has_ecx), key=lambda one: len(one.shard_ids), default=None)
         if chosen is None:
             return []
-        others = [one for one in found if one is not chosen and (one.shard_ids or one.has_ecx)]
+        found = [chosen, *(one for one in found if one is not chosen)]
         base = chosen.path("")
         try:
             ratio = _ratio_for_rebuild(ec.files, chosen)
-            shards = _shard_files(ec.files, base, ratio, [chosen, *others])
-            sidecars = [one.path(".ecsum") for one in (chosen, *others)]
-            protection, checksums = load_checksums(ec.files, sidecars, ratio)
+            check_enough(found, left_out, ratio.data)
+            shards = _shard_files(ec.files, base, ratio, found)
+            protection, checksums = load_checksums(ec.files, [one.path(".ecsum") for one in found], ratio)
             rebuilt = rebuild(ec.files, shards, ratio, protection, checksums, ignores_checksums=ignores_checksums)
         except OSError as error:
             raise RebuildFailed(f"RebuildEcFiles {base}: {error}") from error
         except RebuildFailed as error:
             raise RebuildFailed(f"RebuildEcFiles {base}: {error}") from error
-        fold(ec, [chosen, *others], collection, volume_id)
+        fold(ec, found, collection, volume_id)
         if protection is Protection.OFF:
-            _add_checksums(ec, ratio, collection, volume_id, chosen)
+            _add_checksums(ec, ratio, [look(ec.files, one.location, collection, volume_id) for one in found])
         return rebuilt
 
 
-def _add_checksums(ec: EcVolumeSet, ratio: Ratio, collection: str, volume_id: int, chosen: EcFiles) -> None:
-    """Writes an .ecsum for shards without one, if all shards agree.
+def _add_checksums(ec: EcVolumeSet, ratio: Ratio, found: Sequence[EcFiles]) -> None:
+    """Writes an .ecsum on the first disk for shards without one, if all shards agree.
 
     A failure is logged with its reason; the shards then stay without an .ecsum. Deliberate difference: upstream
     computes the checksums from the shards unverified, so that checksums may confirm wrong data.
     """
-    path = chosen.path(".ecsum")
-    found = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+    path = found[0].path(".ecsum")
     if any(checksum_paths(ec.files, one) for one in found):
         return
-    shards = _shard_files(ec.files, chosen.path(""), ratio, found)
+    shards = _shard_files(ec.files, found[0].path(""), ratio, found)
     try:
         verdict = verify(ec.files, shards, ratio)
         if verdict.checksums is None:
@@ -278,19 +282,20 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
 
     Raises:
         NoLiveNeedles: there is no live needle.
-        EcRefused: the volume is not here, is of another collection, or lacks a data shard here.
+        EcRefused: the volume is not here, is of another collection, or its newest coding lacks a data shard here.
         StorageError, OSError: no .dat was made.
     """
     with ec.exclusive(volume_id):
-        volumes = ec.copies(volume_id)
+        volumes = list(ec.copies(volume_id))
         if not volumes:
             raise EcRefused(f"ec volume {volume_id} not found")
+        if all(one.collection != collection for one in volumes):
+            raise EcRefused(f"existing collection:{volumes[-1].collection} unexpected input: {collection}")
+        volumes = newest_open([one for one in volumes if one.collection == collection])
         volume = volumes[-1]
-        if volume.collection != collection:
-            raise EcRefused(f"existing collection:{volume.collection} unexpected input: {collection}")
         if was_open:
             _check_unchanged(ec.files, volume)
-        sources = [_data_shard(ec, volume_id, shard) for shard in range(volume.ratio.data)]
+        sources = [_data_shard(ec, volumes, shard) for shard in range(volume.ratio.data)]
         # Nothing is folded: a decoding that fails has changed nothing.
         ecx = with_deletions(volume.read_index(), set(volume.deleted), ec.width, volume.place.index(".ecx"))
         with ExitStack() as stack:
@@ -327,11 +332,10 @@ def _check_unchanged(files: Files, volume: EcVolume) -> None:
         )
 
 
-def _data_shard(ec: EcVolumeSet, volume_id: int, shard_id: int) -> Path:
-    found = ec.find_shard(volume_id, shard_id)
-    if found is None:
-        raise EcRefused(f"ec volume {volume_id} missing shard {shard_id}")
-    return found[1].path
+def _data_shard(ec: EcVolumeSet, volumes: Sequence[EcVolume], shard_id: int) -> Path:
+    """The file of a shard. A disk in service is preferred."""
+    found = [one for one in volumes if shard_id in one.shards]
+    return max(found, key=ec.is_in_service).place.shard(shard_id)
 
 
 def _version_in(files: Files, fd: int, path: Path) -> int:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from support.grpc_copy import SOURCE, Stream, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
+from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
@@ -43,6 +44,10 @@ def source():
 
 @pytest.fixture
 def copy(directory, store, source, context):
+    return copying_to(directory, store, source, context)
+
+
+def copying_to(directory, store, source, context):
     node = make_node(directory, store, state=StoreStateKeeper(store), masters=FakeMasters(), volume_servers=source)
     return lambda **fields: volume_ec_shards_copy(
         node, context, pb.VolumeEcShardsCopyRequest(volume_id=7, source_data_node=SOURCE, **fields)
@@ -120,3 +125,69 @@ def test_files_beside_the_same_id_of_another_collection(copy, source, store, dir
         with pytest.raises(RpcFailure, match="volume 7 of collection 'a' is mounted here"):
             copy(**fields)
     assert files_in(directory) == {}
+
+
+class TestShardsOfAnotherCoding:
+    """The .vif of the source tells another coding than that on this disk."""
+
+    @staticmethod
+    def info(encode_ts_ns):
+        return b'{"version":3,"ecShardConfig":{"dataShards":10,"parityShards":4,"encodeTsNs":"%d"}}' % encode_ts_ns
+
+    @pytest.fixture(autouse=True)
+    def older(self, source, store, directory):
+        """Shard 3 of an older coding is here. `store` makes the directory."""
+        for name, content in {"7.vif": self.info(1), "7.ecx": b"\0" * 16, "7.ecj": b"\0" * 8, "7.ec03": b"old"}.items():
+            (directory / name).write_bytes(content)
+        source.sent |= {".vif": self.info(2), ".ecx": b"\1" * 16, ".ec03": b"new", ".ec04": b"new", ".ecj": b"\1" * 8}
+
+    def test_are_not_laid_beside_them(self, copy, directory):
+        before = files_in(directory)
+        why = r"/7 belongs to a different encode run \(want 2, got 1\)$"
+        with pytest.raises(RpcFailure, match=why):
+            copy(shard_ids=[4], copy_ecx_file=True, copy_vif_file=True)
+        with pytest.raises(RpcFailure, match=why):
+            copy(shard_ids=[3, 4])
+        assert files_in(directory) == before
+
+    def test_are_not_given_the_info_of_them(self, copy, directory):
+        for extension in (".ecx", ".ecj", ".ec03"):
+            (directory / f"7{extension}").unlink()
+        with pytest.raises(RpcFailure, match="belongs to a different encode run"):
+            copy(shard_ids=[4], copy_ecx_file=True)
+        assert set(files_in(directory)) == {"7.vif"}
+
+    def test_do_not_replace_an_index_that_another_disk_uses_too(self, source, store, context, directory, tmp_path):
+        index = tmp_path / "index"
+        store.close()
+        store = open_at(place(directory, index), place(tmp_path / "second", index))
+        for extension in (".ecx", ".ecj"):
+            (directory / f"7{extension}").rename(index / f"7{extension}")
+        before = files_in(index)
+        copy = copying_to(directory, store, source, context)
+        with pytest.raises(RpcFailure, match=f"{directory}/7 belongs to a different encode run"):
+            copy(shard_ids=[3, 4], copy_ecx_file=True, copy_vif_file=True, disk_id=1)
+        assert files_in(index) == before
+        store.close()
+
+    def test_replace_them(self, copy, directory):
+        """The journal of the older coding is not that of the newer one: a needle may have been written again."""
+        copy(shard_ids=[3, 4], copy_ecx_file=True, copy_ecj_file=True, copy_vif_file=True)
+        assert files_in(directory) == {
+            "7.vif": self.info(2),
+            "7.ecx": b"\1" * 16,
+            "7.ecj": b"\1" * 8,
+            "7.ec03": b"new",
+            "7.ec04": b"new",
+        }
+
+    def test_of_the_same_coding_are_laid_beside_them(self, copy, source, directory):
+        source.sent[".vif"] = self.info(1)
+        copy(shard_ids=[4])
+        assert files_in(directory)["7.ec04"] == b"new"
+
+    def test_of_an_unknown_coding_are_laid_beside_them(self, copy, source, directory):
+        """As upstream: an older server writes no time."""
+        source.sent[".vif"] = self.info(0)
+        copy(shard_ids=[4])
+        assert files_in(directory)["7.ec04"] == b"new"

@@ -1,0 +1,163 @@
+"""Shards of two codings of a volume on two disks of a server: they are not mixed."""
+
+import re
+import shutil
+from dataclasses import replace
+
+import pytest
+from support import stores
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.needle import Needle
+from native_handlers.format.vif import EcShardConfig, encode_volume_info, parse_volume_info
+from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, RebuildFailed
+
+VID = 7
+OLD, NEW = range(1, 6), 9
+SHARDS = range(14)
+
+
+def content(number):
+    return bytes((number,)) * 400_000
+
+
+def write(store, number):
+    data = content(number)
+    store.get_volume(VID).write(Needle(needle_id=number, cookie=5, data=data, checksum=crc32c(data)))
+
+
+class Codings:
+    """`files` has the files of the older coding and of the newer one, by name. The shards have the same length."""
+
+    def __init__(self, path):
+        self.path = path
+        store = stores.open_at(path / "made")
+        store.allocate_volume(VID)
+        for number in OLD:
+            write(store, number)
+        self.older = self._code(store)
+        write(store, NEW)
+        self.newer = self._code(store)
+        store.close()
+
+    def _code(self, store):
+        store.ec_work.generate(store.get_volume(VID), "")
+        return {
+            path.name: path.read_bytes()
+            for path in (self.path / "made").iterdir()
+            if path.suffix == ".vif" or re.fullmatch(r"\.ec([0-9]+|x)", path.suffix)
+        }
+
+    def put(self, disk, files, shards, *, extensions=(".ecx", ".vif")):
+        (self.path / disk).mkdir(exist_ok=True)
+        for name in (*(f"7.ec{shard:02d}" for shard in shards), *(f"7{extension}" for extension in extensions)):
+            (self.path / disk / name).write_bytes(files[name])
+
+    def open(self):
+        return stores.open_at(self.path / "a", self.path / "b")
+
+    def on_disk(self):
+        paths = [path for disk in "ab" for path in (self.path / disk).iterdir() if path.name.startswith("7.")]
+        return {path: path.read_bytes() for path in paths if path.suffix != ".ecj"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return Codings(tmp_path_factory.mktemp("codings"))
+
+
+@pytest.fixture
+def codings(made):
+    yield made
+    for disk in "ab":
+        shutil.rmtree(made.path / disk)
+
+
+def unstamped(files):
+    """The same files without the time of the coding, as an older server has written them."""
+    info = parse_volume_info(files["7.vif"])
+    info = replace(info, ec_shard_config=EcShardConfig(10, 4, 0))
+    return {**files, "7.vif": encode_volume_info(info).encode()}
+
+
+class TestTooFewOfTheNewest:
+    @pytest.fixture(params=[False, True], ids=["older", "unstamped"])
+    def store(self, codings, request):
+        codings.put("a", codings.newer, range(5, 14))
+        codings.put("b", unstamped(codings.older) if request.param else codings.older, range(5))
+        store = codings.open()
+        yield store
+        store.close()
+
+    def test_they_are_not_decoded(self, codings, store):
+        before = codings.on_disk()
+        with pytest.raises(EcRefused, match=r"^ec shard 7\.0 belongs to a different encode run$"):
+            store.ec_work.decode("", VID, was_open=False)
+        assert codings.on_disk() == before
+
+    def test_they_are_not_rebuilt(self, codings, store):
+        before = codings.on_disk()
+        why = (
+            "the shards of .*/b/7 belong to a different encode run, and the newest one has only 9 shards here, needs 10"
+        )
+        with pytest.raises(RebuildFailed, match=why):
+            store.ec_work.rebuild_missing("", VID, ignores_checksums=False)
+        assert codings.on_disk() == before
+
+
+@pytest.mark.parametrize("disks", [("a", "b"), ("b", "a")], ids=["newest first", "newest last"])
+class TestEnoughOfTheNewest:
+    @pytest.fixture
+    def store(self, codings, disks):
+        newer, older = disks
+        codings.put(newer, codings.newer, range(10))
+        codings.put(older, codings.older, SHARDS)
+        store = codings.open()
+        yield store
+        store.close()
+
+    def test_it_is_decoded(self, store):
+        store.ec_work.decode("", VID, was_open=False)
+        store.mount_volume(VID)
+        for number in (*OLD, NEW):
+            read = store.get_volume(VID).read(number, cookie=5)
+            assert bytes(read.needle.data) == content(number)
+            read.release()
+
+    def test_it_is_rebuilt_of_its_own_shards(self, codings, store, disks):
+        assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [10, 11, 12, 13]
+        for shard in SHARDS:
+            name = f"7.ec{shard:02d}"
+            assert (codings.path / disks[0] / name).read_bytes() == codings.newer[name]
+            assert (codings.path / disks[1] / name).read_bytes() == codings.older[name]
+
+    def test_it_is_read(self, store):
+        for number in (*OLD, NEW):
+            assert bytes(store.ec_reader.read_needle(VID, number, 5).data) == content(number)
+
+    def test_its_shard_is_mounted(self, codings, store, disks):
+        store.ec.unload(VID)
+        store.ec.mount("", VID, 3)
+        (volume,) = store.ec.copies(VID)
+        assert volume.place.data_dir == codings.path / disks[0]
+
+
+class TestIndexOfAnother:
+    """The shards of a disk without index are not opened with an index of another coding."""
+
+    @pytest.fixture
+    def store(self, codings):
+        codings.put("a", codings.newer, range(5, 14))
+        codings.put("b", codings.older, range(5), extensions=(".vif",))
+        store = codings.open()
+        yield store
+        store.close()
+
+    def test_at_a_start(self, codings, store):
+        assert [volume.place.disk_id for volume in store.ec.copies(VID)] == [0]
+        assert not (codings.path / "b" / "7.ecx").exists()
+
+    def test_when_they_are_mounted(self, store):
+        with pytest.raises(EcMountFailed, match=r"ec volume index .*/a/7\.ecx belongs to a different encode run"):
+            store.ec.mount("", VID, 2)
+        assert [volume.place.disk_id for volume in store.ec.copies(VID)] == [0]
