@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 def volume_ec_shards_generate(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsGenerateRequest
 ) -> pb.VolumeEcShardsGenerateResponse:
-    """Makes the shards of a volume that is here. The volume stays."""
+    """Makes the shards of a volume that is here. The volume stays.
+
+    Wilful difference: fails where a vacuum is committed meanwhile. Upstream may code the old index with the new data.
+    """
     check_maintenance(node)
     store = store_of(node)
     volume = volume_of(node, request.volume_id, "volume %d not found")

@@ -1,5 +1,7 @@
 """A volume against a plain dict through its whole life: writes and deletes, vacuums, codings, deletions in the shards,
-rebuilding, decoding, and openings between any two of them. Nothing fails here, so nothing may be lost or come back.
+rebuilding, decoding, and openings between any two of them. The server has one disk, or two with an index on each or one
+for both; then shards move between the disks, and those of one disk are closed while a needle is deleted. Nothing fails
+here, so nothing may be lost or come back.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support.stores import open_at
+from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
@@ -25,6 +27,8 @@ SHARDS = range(14)
 NEEDLES = range(1, 4)
 needle_ids = st.sampled_from(NEEDLES)
 lost_shards = st.sets(st.sampled_from(SHARDS), max_size=4)
+LAYOUTS = {"one disk": 1, "own indexes": 2, "shared index": 2}
+"""The number of disks."""
 
 
 class LifeOfAVolume(RuleBasedStateMachine):
@@ -37,14 +41,17 @@ class LifeOfAVolume(RuleBasedStateMachine):
         self.is_coded = False
 
     @initialize(
+        layout=st.sampled_from(sorted(LAYOUTS)),
         version=st.sampled_from([2, 3]),
         width=st.sampled_from([4, 5]),
         order=st.permutations(NEEDLES),
         deleted=st.sets(st.sampled_from(NEEDLES), max_size=1),
     )
-    def begin(self, version, width, order, deleted):
+    def begin(self, layout, version, width, order, deleted):
         self.width = width
-        self.store = open_at(self.directory, offset_width_bytes=width)
+        self.disks = [self.directory / name for name in ("a", "b")[: LAYOUTS[layout]]]
+        self.index = self.directory / "index" if layout == "shared index" else None
+        self.open()
         self.store.allocate_volume(VID, version=version)
         for needle_id in order:
             self.write(needle_id, b"first")
@@ -54,9 +61,14 @@ class LifeOfAVolume(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "store"):
             self.store.close()
-            report = check_directory(self.directory, offset_width_bytes=self.width)
-            assert report.is_healthy, str(report)
+            for disk in self.disks:
+                report = check_directory(disk, index_path=self.index, offset_width_bytes=self.width)
+                assert report.is_healthy, str(report)
         shutil.rmtree(self.directory)
+
+    def open(self):
+        places = [place(disk, self.index) for disk in self.disks]
+        self.store = open_at(*places, offset_width_bytes=self.width)
 
     @property
     def volume(self):
@@ -111,6 +123,30 @@ class LifeOfAVolume(RuleBasedStateMachine):
         self.store.ec_reader.delete_needle(VID, needle_id, COOKIE)
         del self.model[needle_id]
 
+    @precondition(lambda self: self.is_coded and len(self.disks) > 1)
+    @rule(moved=st.sets(st.sampled_from(SHARDS)))
+    def move_shards(self, moved):
+        for shard in sorted(moved):
+            name = f"{VID}.ec{shard:02d}"
+            source = next(disk for disk in self.disks if (disk / name).exists())
+            target = next(disk for disk in self.disks if disk != source)
+            self.store.ec.unmount(VID, shard)
+            (source / name).rename(target / name)
+            self.store.ec.mount("", VID, shard)
+
+    @precondition(lambda self: self.is_coded and len(self.store.ec.copies(VID)) > 1 and len(self.model) > 1)
+    @rule(which=st.integers(0, len(NEEDLES) - 1), closed=st.integers(0, 1))
+    def delete_without_one_disk(self, which, closed):
+        needle_id = sorted(self.model)[which % len(self.model)]
+        shards = list(self.store.ec.copies(VID)[closed].shards)
+        for shard in shards:
+            self.store.ec.unmount(VID, shard)
+        self.store.ec.delete(self.store.ec.find(VID), needle_id)
+        del self.model[needle_id]
+        self.each_disk_hides_what_was_deleted()
+        for shard in shards:
+            self.store.ec.mount("", VID, shard)
+
     @precondition(lambda self: self.is_coded)
     @rule(lost=lost_shards)
     def rebuild(self, lost):
@@ -136,7 +172,7 @@ class LifeOfAVolume(RuleBasedStateMachine):
     @rule()
     def open_anew(self):
         self.store.close()
-        self.store = open_at(self.directory, offset_width_bytes=self.width)
+        self.open()
         assert self.store.findings == []
 
     def _read(self, needle_id):
@@ -154,6 +190,13 @@ class LifeOfAVolume(RuleBasedStateMachine):
     def every_needle_is_as_it_was_left(self):
         if hasattr(self, "store"):
             assert {one: self._read(one) for one in NEEDLES} == {one: self.model.get(one) for one in NEEDLES}
+
+    @invariant()
+    def each_disk_hides_what_was_deleted(self):
+        if hasattr(self, "store") and self.is_coded:
+            for volume in self.store.ec.copies(VID):
+                found = {one: volume.find(one) for one in NEEDLES}
+                assert {one for one, entry in found.items() if entry is not None and entry.size >= 0} == set(self.model)
 
 
 LifeOfAVolume.TestCase.settings = settings(

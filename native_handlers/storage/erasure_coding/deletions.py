@@ -46,7 +46,7 @@ class _Journal:
         self._fd = files.open(path, os.O_RDWR | os.O_CREAT)
         try:
             self.found = journal_ids(files.read(self._fd, files.facts_of(self._fd).size_bytes, 0))
-            """The rows at the opening."""
+            """The rows at the opening, until they are taken in."""
         except BaseException:
             self.close()
             raise
@@ -139,6 +139,7 @@ class Deletions:
         self._rows |= new
         self.ids.update(new)
         journal.lacking = {one: None for one in self._rows if one not in found}
+        journal.found = []
         self._journals[journal.path] = journal
 
     def _served(self) -> list[_Journal]:
