@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from native_handlers.format.vif import RemoteFile
@@ -17,15 +18,17 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import TierMoveFailed, TierMoveUnclear
 from native_handlers.storage.model.file_kinds import receiving_path
 from native_handlers.storage.remote.tiers import TierFailed, split_tier_name
-from native_handlers.storage.volume.tiering import put_on_disk
+from native_handlers.storage.volume.tiering import put_on_disk, state_to_upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.remote.tiers import Progress, Tier, Tiers
     from native_handlers.storage.store import Store
+    from native_handlers.storage.system.files import SharedFile
+    from native_handlers.storage.volume.state import VolumeState
     from native_handlers.storage.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -45,9 +48,9 @@ def volume_tier_move_dat_to_remote(
 ) -> Iterator[pb.VolumeTierMoveDatToRemoteResponse]:
     """Uploads .dat, and serves the volume from the tier. About each second a message tells the progress.
 
-    As in upstream, a volume that is in a tier already is unchanged. Wilful differences: the volume is synced first and
-    takes no writes during the upload; the uploaded object is deleted where the move fails; a client that goes ends the
-    move.
+    As in upstream, a volume that is in a tier already is unchanged. Wilful differences: the volume is synced first, and
+    takes no writes and no commit of a vacuum during the upload; a volume that is being moved or copied here anew is
+    refused; the uploaded object is deleted where the move fails; a client that goes ends the move.
     """
     check_maintenance(node)
     volume, name = _volume(node, request.volume_id, request.collection), request.destination_backend_name
@@ -60,15 +63,11 @@ def volume_tier_move_dat_to_remote(
     kind, tier_id = split_tier_name(name)
     if any((file.backend_type, file.backend_id) == (kind, tier_id) for file in volume.info.files):
         raise RpcFailure(f"destination {name} already exists")
-    volume.hold_writes(f"volume {volume.id} is being moved to {name}")
-    try:
+    with _claimed(volume, f"is being moved to {name}", holds_writes=True):
         with errors_as_upstream():
             volume.sync()
-        path = volume.paths.file(".dat")
-        facts = volume.handle.files.facts(path)
-        if facts is None:
-            raise RpcFailure(f"stat data file {path}: no such file or directory")
-        key = ""
+            state, facts = state_to_upload(volume.handle)
+        path, key = state.dat.path, ""
 
         def upload(progress: Progress) -> None:
             nonlocal key
@@ -77,16 +76,25 @@ def volume_tier_move_dat_to_remote(
         for done_bytes, percentage in _moving(context, upload, f"backend {name} copy file {path}"):
             yield pb.VolumeTierMoveDatToRemoteResponse(processed=done_bytes, processedPercentage=percentage)
         file = RemoteFile(kind, tier_id, key, 0, facts.size_bytes, facts.modified_at_s, ".dat")
-        _take_over(volume, tier, file, keep_local=request.keep_local_dat_file)
-    finally:
-        volume.hold_writes(None)
+        _take_over(volume, tier, state, file, keep_local=request.keep_local_dat_file)
     log.info("volume %d is served from %s as %s", volume.id, name, key)
 
 
-def _take_over(volume: Volume, tier: Tier, file: RemoteFile, *, keep_local: bool) -> None:
+@contextmanager
+def _claimed(volume: Volume, reason: str, *, holds_writes: bool) -> Iterator[None]:
+    """Has the claim on the volume's files inside the block. Raises RpcFailure where another operation has it."""
+    with errors_as_upstream():
+        volume.claim.take(reason, holds_writes=holds_writes)
+    try:
+        yield
+    finally:
+        volume.claim.give_up()
+
+
+def _take_over(volume: Volume, tier: Tier, uploaded: VolumeState, file: RemoteFile, *, keep_local: bool) -> None:
     try:
         with errors_as_upstream():
-            volume.serve_from_tier(file, keep_local=keep_local)
+            volume.serve_from_tier(uploaded, file, keep_local=keep_local)
     except RpcFailure as failure:
         if isinstance(failure.__cause__, TierMoveUnclear):
             log.warning("the object %s of a move that failed stays in %s", file.key, file.backend_name)
@@ -104,10 +112,28 @@ def volume_tier_move_dat_from_remote(
     """Downloads .dat, and serves the volume from disk. The object is deleted unless the client wants it kept, when the
     reads that use the object have ended.
 
-    Wilful difference: the download has a name of its own until it is complete and on disk, so that no part of it is
-    taken for the volume's data.
+    Wilful differences: the download has a name of its own until it is complete and on disk, so that no part of it is
+    taken for the volume's data; a volume that is being moved or copied here anew is refused.
     """
     volume = _volume(node, request.volume_id, request.collection)
+    if not volume.is_tiered:
+        raise RpcFailure(f"volume {volume.id} is already on local disk")
+    with _claimed(volume, "is being moved to disk", holds_writes=False):
+        tier, key, remote = yield from _to_disk(node, context, volume)
+    if request.keep_remote_dat_file:
+        return
+    if not remote.wait_closed(READERS_LIMIT_S):
+        log.warning("volume %d: %s goes under a read that began %d s ago at least", volume.id, key, READERS_LIMIT_S)
+    try:
+        tier.delete(key)
+    except TierFailed as error:
+        raise RpcFailure(f"volume {volume.id} failed to delete remote file {key}: {error}") from error
+
+
+def _to_disk(
+    node: GrpcNode, context: RpcContext, volume: Volume
+) -> Generator[pb.VolumeTierMoveDatFromRemoteResponse, None, tuple[Tier, str, SharedFile]]:
+    """Downloads .dat and serves the volume from disk. Returns the tier, the key of the object, and the open object."""
     if not volume.is_tiered:
         raise RpcFailure(f"volume {volume.id} is already on local disk")
     file = volume.info.files[0]
@@ -136,14 +162,7 @@ def volume_tier_move_dat_from_remote(
         except OSError as error:
             log.warning("%s is left to the next start, which removes it: %s", arriving, error)
     log.info("volume %d is served from disk; it was in %s as %s", volume.id, file.backend_name, key)
-    if request.keep_remote_dat_file:
-        return
-    if not remote.wait_closed(READERS_LIMIT_S):
-        log.warning("volume %d: %s goes under a read that began %d s ago at least", volume.id, key, READERS_LIMIT_S)
-    try:
-        tier.delete(key)
-    except TierFailed as error:
-        raise RpcFailure(f"volume {volume.id} failed to delete remote file {key}: {error}") from error
+    return tier, key, remote
 
 
 def _volume(node: GrpcNode, volume_id: int, collection: str) -> Volume:

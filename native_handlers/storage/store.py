@@ -496,6 +496,7 @@ class Store:
 
         Raises:
             VolumeArriving: the volume is being copied here already; nothing changed.
+            VolumeBusy: a copy here is being moved to a tier or to disk; nothing changed.
             TooManyVolumes: the process has no descriptors for it; nothing changed.
             DiskUnavailable: a copy here is on a disk that is out of service; nothing changed.
             NoSpaceForCopy: no disk of the type has a free slot and more than `needed_bytes`; nothing changed.
@@ -507,7 +508,8 @@ class Store:
 
         Raises:
             VolumeLoadFailed, OffsetWidthMismatch: the volume cannot be served; other copies stay.
-            CopyIncomplete: the volume is damaged, and there is another copy here, which stays.
+            CopyIncomplete: the volume is damaged, and there is another copy here, which stays; or another copy was
+                mounted here since `begin_copy`, may have taken writes, and stays.
             DiskUnavailable: another copy is on a disk that is out of service by now; it stays.
             OSError: the decision could not be put on disk, and other copies stay; or files could not be renamed, and
                 the next mount or start renames them.

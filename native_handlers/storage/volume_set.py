@@ -31,6 +31,7 @@ from native_handlers.storage.model.errors import (
     DiskUnreadable,
     StoreClosed,
     VolumeArriving,
+    VolumeBusy,
     VolumeExists,
     VolumeNotEmpty,
     VolumeNotFound,
@@ -40,7 +41,7 @@ from native_handlers.storage.transfer.volume_copy import IncomingVolume
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.storage.directory.location import DiskLocation
@@ -205,11 +206,12 @@ class VolumeSet:
             if not copies_of(self._locations, vid):  # else it takes the place of one that is open
                 check_room_for_new(self._locations[0], collection, vid)
             location = choose_for_copy(self._locations, normal_disk_type(disk_type), vid, needed_bytes)
+            claimed = [volume for _, volume in copies_of(self._locations, vid)]
+            _claim_all(claimed, "is being copied here anew")
             location.arriving.add(vid)
-            changed = self._hold_writes(vid, f"volume {vid} is being copied here anew")
-        self._listeners.emit(changed)
+        self._listeners.emit([volume.id for volume in claimed])
         paths = VolumePaths(location.path, location.idx_path, collection, vid)
-        return IncomingVolume(self._files, paths, location, self._width)
+        return IncomingVolume(self._files, paths, location, self._width, claimed)
 
     def mount_copy(self, incoming: IncomingVolume) -> None:
         """See `Store.mount_copy`."""
@@ -220,6 +222,8 @@ class VolumeSet:
             with self._changing:
                 self._check_in_service(vid)
                 old = copies_of(self._locations, vid)
+                if any(volume not in incoming.claimed for _, volume in old):
+                    raise CopyIncomplete(f"volume {vid} was mounted here while it was copied, and takes writes since")
                 if damage is not None and old:
                     raise CopyIncomplete(f"the copy is damaged, and does not replace the volume that is here: {damage}")
                 incoming.decide(volume.paths for _, volume in old if volume.paths.base != incoming.paths.base)
@@ -242,9 +246,11 @@ class VolumeSet:
         """
         vid = incoming.paths.volume_id
         incoming.remove()
-        changed = self._hold_writes(vid, None)
+        claimed, incoming.claimed = incoming.claimed, []
+        for volume in claimed:
+            volume.claim.give_up()
         incoming.location.arriving.discard(vid)
-        self._listeners.emit(changed)
+        self._listeners.emit([volume.id for volume in claimed])
 
     def _names_of(self, vid: int) -> dict[DiskLocation, list[str]]:
         """By disk, without those that cannot be looked at: they are asked again when the volume is opened."""
@@ -273,13 +279,6 @@ class VolumeSet:
         for _, volume in copies_of(self._locations, vid):
             volume.check_in_service()
 
-    def _hold_writes(self, vid: int, reason: str | None) -> list[int]:
-        """Makes every copy of a volume refuse writes, or with None take them again. Returns the ids to announce."""
-        copies = copies_of(self._locations, vid)
-        for _, volume in copies:
-            volume.hold_writes(reason)
-        return [volume.id for _, volume in copies]
-
     def _is_arriving(self, vid: int) -> bool:
         return any(vid in location.arriving for location in self._locations)
 
@@ -288,6 +287,17 @@ def check_room_for_new(location: DiskLocation, collection: str, vid: int) -> Non
     """Raises TooManyVolumes where the process has no descriptors for a new volume; no file was made."""
     base = VolumePaths(location.path, location.idx_path, collection, vid).base
     location.open_volumes.check(base, is_new=True)
+
+
+def _claim_all(volumes: Sequence[Volume], reason: str) -> None:
+    """Takes the claim on the files of all volumes, and makes them refuse writes. Raises VolumeBusy: none is claimed."""
+    for number, volume in enumerate(volumes):
+        try:
+            volume.claim.take(reason, holds_writes=True)
+        except VolumeBusy:
+            for taken in volumes[:number]:
+                taken.claim.give_up()
+            raise
 
 
 def _is_empty(volume: Volume) -> bool:

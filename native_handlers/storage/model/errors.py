@@ -94,6 +94,14 @@ class VolumeArriving(StorageError):
         self.volume_id = volume_id
 
 
+class VolumeBusy(StorageError):
+    """Another operation copies the volume's files, and will replace or remove the files. Nothing was changed."""
+
+    def __init__(self, volume_id: int, reason: str) -> None:
+        super().__init__(f"volume {volume_id} {reason}")
+        self.volume_id = volume_id
+
+
 class CopyIncomplete(StorageError):
     """A copied volume differs from its source's announcement."""
 

@@ -29,13 +29,14 @@ from native_handlers.storage.volume.open import open_volume
 from native_handlers.storage.volume.state import OpenRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.model.report import Finding
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.paths import VolumePaths
+    from native_handlers.storage.volume.volume import Volume
 
 _log = logging.getLogger(__name__)
 
@@ -45,11 +46,15 @@ class IncomingVolume:
     thread.
 
     `paths` is where the volume will be, `staged` where its files are until then. `is_tiered`: its data lies in a remote
-    tier, so that it has no .dat of its own.
+    tier, so that it has no .dat of its own. `claimed`: the open copies that it may replace, whose files this copy has
+    claimed.
     """
 
-    def __init__(self, files: Files, paths: VolumePaths, location: DiskLocation, width: int) -> None:
+    def __init__(
+        self, files: Files, paths: VolumePaths, location: DiskLocation, width: int, claimed: Sequence[Volume] = ()
+    ) -> None:
         """Touches no file."""
+        self.claimed = list(claimed)
         self.paths, self.staged, self.location = paths, staged(paths), location
         self.is_tiered = False
         self._files, self._width = files, width

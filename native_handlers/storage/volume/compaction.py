@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.index.needle_map import NeedleIndex
     from native_handlers.storage.model.compaction import CompactionOptions
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.claim import FilesClaim
     from native_handlers.storage.volume.handle import VolumeHandle
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.record_mover import Rows
@@ -72,8 +73,10 @@ class Compaction:
         write_state: WriteState,
         health: IoHealth,
         clock_ns: Callable[[], int],
+        claim: FilesClaim,
     ) -> None:
         self._open_files, self._disk, self._write_state, self._health = open_files, disk, write_state, health
+        self._claim = claim
         self._clock_ns = clock_ns
         self._files: Files = open_files.files
         self._width = open_files.offset_width_bytes
@@ -237,7 +240,8 @@ class Compaction:
 
         Raises:
             CompactionRunning: the copy is still being made; that goes on.
-            CompactionRefused: there is no copy, or it does not fit any more.
+            CompactionRefused: there is no copy, it does not fit any more, or another operation has a claim on the
+                volume's files.
             VolumeClosed: the volume is not open.
             ReadFailed, WriteFailed: the disk failed. Where even the decision to swap cannot be undone, the volume takes
                 no writes until it is mounted anew, which finishes the swap.
@@ -285,8 +289,10 @@ class Compaction:
                 return
 
     def _source_of(self, copy: CompactedCopy) -> VolumeState:
-        """The state from which the copy was made, if it is still the volume's. Needs the lock."""
+        """The state from which the copy was made, if the copy may replace it. Needs the lock."""
         source = self._open_files.get()
+        if self._claim.reason is not None:
+            raise CompactionRefused(self._volume_id, f"{self._claim.reason}; compact it again later")
         if source is not copy.source:
             raise CompactionRefused(self._volume_id, "was opened anew since it was compacted; compact it again")
         if source.paths != copy.paths:

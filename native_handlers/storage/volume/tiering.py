@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.vif import RemoteFile, VolumeInfo
-    from native_handlers.storage.system.files import Files, SharedFile
+    from native_handlers.storage.system.files import FileFacts, Files, SharedFile
     from native_handlers.storage.volume.handle import VolumeHandle
     from native_handlers.storage.volume.state import VolumeState
     from native_handlers.storage.volume.write_state import WriteState
@@ -27,23 +27,58 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+def state_to_upload(handle: VolumeHandle) -> tuple[VolumeState, FileFacts]:
+    """The open state whose .dat is to be uploaded by its path, and the facts of that .dat. The caller has the claim on
+    the volume's files.
+
+    Raises:
+        VolumeClosed: the volume is not open.
+        TierMoveFailed: the volume is shared with other processes, is in a tier, or its .dat is not what its path leads
+            to, or has another length than its records.
+        OSError: the .dat cannot be looked at.
+    """
+    with handle.begin_write():
+        state = _unshared(handle)
+        if state.is_tiered:
+            raise TierMoveFailed(f"volume {handle.paths.volume_id} is in a remote tier already")
+        found, facts = handle.files.facts(state.dat.path), handle.files.facts_of(state.dat.fd)
+        if found is None or found.identity != facts.identity:
+            raise TierMoveFailed(f"volume {handle.paths.volume_id}: {state.dat.path} is not the file that is open")
+        if facts.size_bytes != state.dat_end_bytes:
+            why = f"{state.dat.path} has {facts.size_bytes} bytes, and its records {state.dat_end_bytes}"
+            raise TierMoveFailed(f"volume {handle.paths.volume_id}: {why}")
+        return state, facts
+
+
 def serve_from_tier(
-    handle: VolumeHandle, write_state: WriteState, file: RemoteFile, *, keep_local: bool, now_s: int
+    handle: VolumeHandle,
+    write_state: WriteState,
+    uploaded: VolumeState,
+    file: RemoteFile,
+    *,
+    keep_local: bool,
+    now_s: int,
 ) -> None:
     """Serves the volume from `file`, which holds all of .dat, and removes .dat unless `keep_local`.
+
+    `uploaded` is the result of `state_to_upload` before the upload. .idx leads into the .dat of that state alone. A
+    length that did not change says too little: a vacuum without garbage orders the records anew at the same length.
 
     A .dat that cannot be removed stays, and the log says so.
 
     Raises:
         VolumeClosed: the volume is not open.
-        TierMoveFailed: the volume is served as before, and its .vif does not name `file`.
+        TierMoveFailed: the volume was written to or opened anew since `state_to_upload`, or its .vif could not be
+            written. The volume is served as before, and its .vif does not name `file`.
         TierMoveUnclear: the volume is served as before, and its .vif may name `file`.
     """
     with handle.begin_write():
         old = _unshared(handle)
+        if old is not uploaded:
+            raise TierMoveFailed(f"volume {handle.paths.volume_id} got other files while it was moved")
         if old.dat_end_bytes != file.file_size:
             raise TierMoveFailed(f"volume {handle.paths.volume_id} was written to while it was moved")
-        info = replace(old.info, files=(*old.info.files, file))
+        info = replace(handle.info, files=(*handle.info.files, file))
         _change(handle, write_state, old, info, now_s)
         if not keep_local:
             try:
@@ -59,17 +94,19 @@ def serve_from_disk(handle: VolumeHandle, write_state: WriteState, arrived: Path
 
     Raises:
         VolumeClosed: the volume is not open.
-        TierMoveFailed: the volume is served from its tier as before.
+        TierMoveFailed: the volume is served as before: from its tier, or from the .dat that it has by now.
         TierMoveUnclear: the same, and its .vif may not name the object any more.
     """
     with handle.begin_write():
         old = _unshared(handle)
+        if not old.is_tiered:
+            raise TierMoveFailed(f"volume {handle.paths.volume_id} is already on local disk")
         try:
             handle.files.rename(arrived, old.dat.path)
             handle.files.sync_directory(old.dat.path.parent)
         except OSError as error:
             raise TierMoveFailed(f"volume {handle.paths.volume_id} {old.dat.path}: {error.strerror}") from error
-        _change(handle, write_state, old, replace(old.info, files=old.info.files[1:]), now_s)
+        _change(handle, write_state, old, replace(handle.info, files=handle.info.files[1:]), now_s)
         return old.dat
 
 
@@ -114,7 +151,7 @@ def _change(handle: VolumeHandle, write_state: WriteState, old: VolumeState, inf
 def _restore_info(handle: VolumeHandle, path: Path, old: VolumeState, now_s: int) -> None:
     """Writes the old .vif again. Raises TierMoveUnclear."""
     try:
-        save_volume_info(handle.files_with_reserve, path, old.info, old.super_block.ttl, now_s)
+        save_volume_info(handle.files_with_reserve, path, handle.info, old.super_block.ttl, now_s)
     except OSError as error:
         text = f"volume {handle.paths.volume_id} {path} could not be changed, and not be changed back: {error}"
         raise TierMoveUnclear(text) from error

@@ -27,6 +27,7 @@ from native_handlers.storage.volume import report as expiry
 from native_handlers.storage.volume.append import Appender
 from native_handlers.storage.volume.append_log import log_of
 from native_handlers.storage.volume.blobs import read_blob, read_meta
+from native_handlers.storage.volume.claim import FilesClaim
 from native_handlers.storage.volume.compaction import Compaction
 from native_handlers.storage.volume.damage import VolumeDamage
 from native_handlers.storage.volume.file_reader import open_volume_file, write_back
@@ -87,7 +88,8 @@ class Volume:
             self._files, self._width, clock_ns, self._health, self._write_state.stop, request.room
         )
         self._writer = VolumeWriter(self._open_files, disk, self._write_state, self._reader, self._appender)
-        self.compaction = Compaction(self._open_files, disk, self._write_state, self._health, clock_ns)
+        self.claim = FilesClaim(self.id, self._write_state)
+        self.compaction = Compaction(self._open_files, disk, self._write_state, self._health, clock_ns, self.claim)
 
     # ---- facts
 
@@ -182,9 +184,10 @@ class Volume:
         state = self._open_files.opened
         return state is not None and state.is_tiered
 
-    def serve_from_tier(self, file: RemoteFile, *, keep_local: bool) -> None:
+    def serve_from_tier(self, uploaded: VolumeState, file: RemoteFile, *, keep_local: bool) -> None:
         """See `tiering.serve_from_tier`."""
-        serve_from_tier(self._open_files, self._write_state, file, keep_local=keep_local, now_s=self._clock_ns() // _NS)
+        now_s = self._clock_ns() // _NS
+        serve_from_tier(self._open_files, self._write_state, uploaded, file, keep_local=keep_local, now_s=now_s)
 
     def serve_from_disk(self, arrived: Path) -> SharedFile:
         """See `tiering.serve_from_disk`."""
@@ -516,13 +519,6 @@ class Volume:
         findings: list[Finding] = []
         self._open_files.repair(findings)
         return findings
-
-    def hold_writes(self, reason: str | None) -> None:
-        """Refuses writes and deletes until called with None. Marks are unchanged. Affects this process alone.
-
-        Does not wait for a write that is under way.
-        """
-        self._write_state.hold(reason)
 
     def move_index(self, directory: Path) -> None:
         """Moves .idx to `directory`; see `index_place.move_index`.

@@ -21,7 +21,8 @@ from native_handlers.grpc.tiers import volume_tier_move_dat_from_remote, volume_
 from native_handlers.grpc.vacuum import vacuum_volume_cleanup, vacuum_volume_commit, vacuum_volume_compact
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.model.errors import Deleted, ReadFailed, ReadOnly
+from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import CompactionRefused, Deleted, ReadFailed, ReadOnly, VolumeBusy
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
@@ -227,6 +228,155 @@ def test_writes_wait_for_nobody_while_data_is_uploaded(cluster, monkeypatch):
         cluster.to_tier()
     assert seen == [cluster.data[1]]
     cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"x"))
+
+
+class DuringTransfer:
+    """Runs `step` once, at the end of the next upload or download of S3Tier."""
+
+    def __init__(self, monkeypatch, name) -> None:
+        usual, self.step = getattr(S3Tier, name), None
+
+        def transfer(tier, *arguments):
+            result = usual(tier, *arguments)
+            step, self.step = self.step, None
+            if step is not None:
+                step()
+            return result
+
+        monkeypatch.setattr(S3Tier, name, transfer)
+
+
+@pytest.fixture
+def during_upload(monkeypatch):
+    return DuringTransfer(monkeypatch, "upload")
+
+
+@pytest.fixture
+def during_download(monkeypatch):
+    return DuringTransfer(monkeypatch, "download")
+
+
+def reorder(cluster):
+    """Makes a volume of which a vacuum changes the order of records and no length."""
+    for number in range(30, 20, -1):
+        cluster.data[number] = bytes([number]) * 50_000
+        cluster.volume.write(Needle(needle_id=number, cookie=COOKIE, data=cluster.data[number]))
+
+
+def vacuum(cluster):
+    list(cluster.volume.compaction.run(CompactionOptions()))
+    cluster.store.commit_compaction(VID)
+
+
+def test_no_vacuum_commits_during_an_upload(cluster, during_upload):
+    reorder(cluster)
+
+    def step():
+        with pytest.raises(CompactionRefused, match=r"volume 7 is being moved to s3\.cold"):
+            vacuum(cluster)
+
+    during_upload.step = step
+    cluster.to_tier()
+    cluster.check()
+    cluster.to_disk()
+    cluster.check()
+    vacuum(cluster)
+    cluster.check()
+
+
+def test_a_copy_made_before_an_upload_is_not_committed_after_it(cluster):
+    reorder(cluster)
+    list(cluster.volume.compaction.run(CompactionOptions()))
+    cluster.to_tier()
+    with pytest.raises(CompactionRefused, match="opened anew"):
+        cluster.store.commit_compaction(VID)
+    cluster.check()
+
+
+def reopen(cluster):
+    with cluster.volume.handle.begin_write():
+        cluster.volume.handle.reopen(cluster.volume.handle.get(), [])
+
+
+def mount_anew(cluster):
+    cluster.store.unmount_volume(VID)
+    cluster.store.mount_volume(VID)
+
+
+@pytest.mark.parametrize("step", [reopen, mount_anew])
+def test_files_that_were_opened_anew_during_an_upload_do_not_go(cluster, during_upload, step):
+    """Nobody knows whether they are the files that were uploaded, even where the length is the same."""
+    during_upload.step = lambda: step(cluster)
+    with pytest.raises(RpcFailure, match=r"got other files while it was moved|is closed|not found"):
+        cluster.to_tier()
+    assert cluster.file(".dat").exists()
+    assert cluster.s3.keys() == []
+    cluster.volume = cluster.store.find_volume(VID)
+    cluster.check()
+    cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"writes"))
+    cluster.to_tier()
+    cluster.check()
+
+
+def test_a_second_upload_is_refused(cluster, during_upload):
+    def step():
+        with pytest.raises(RpcFailure, match=r"^volume 7 is being moved to s3\.cold$"):
+            cluster.to_tier()
+        with pytest.raises(ReadOnly):
+            cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"x"))
+
+    during_upload.step = step
+    cluster.to_tier()
+    assert len(cluster.s3.keys()) == 1
+    cluster.check()
+
+
+def test_a_second_download_is_refused(cluster, during_download):
+    """Its end would replace a .dat that may have taken writes since the end of the first one."""
+    cluster.to_tier()
+
+    def step():
+        with pytest.raises(RpcFailure, match=r"^volume 7 is being moved to disk$"):
+            cluster.to_disk()
+        assert cluster.volume.delete(2, COOKIE)
+
+    during_download.step = step
+    cluster.to_disk()
+    del cluster.data[2]
+    cluster.check()
+    cluster.restart()
+    cluster.check()
+
+
+def test_a_copy_of_the_volume_and_an_upload_exclude_each_other(cluster, during_upload):
+    """The end of either would let writes in that the other one loses."""
+    incoming = cluster.store.begin_copy(VID, "", "", 0)
+    with pytest.raises(RpcFailure, match=r"^volume 7 is being copied here anew$"):
+        cluster.to_tier()
+    with pytest.raises(ReadOnly):
+        cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"x"))
+    cluster.store.abandon_copy(incoming)
+    cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"x"))
+
+    def step():
+        with pytest.raises(VolumeBusy):
+            cluster.store.begin_copy(VID, "", "", 0)
+        with pytest.raises(ReadOnly):
+            cluster.volume.write(Needle(needle_id=78, cookie=COOKIE, data=b"x"))
+
+    during_upload.step = step
+    cluster.to_tier()
+    cluster.check()
+
+
+def test_a_mark_stays_with_a_volume_that_was_moved(cluster):
+    cluster.store.mark_readonly(VID, persist=True)
+    cluster.to_tier()
+    cluster.to_disk()
+    assert cluster.volume.is_read_only
+    cluster.restart()
+    assert cluster.volume.is_read_only
+    cluster.check()
 
 
 @pytest.mark.slow
