@@ -42,13 +42,17 @@ _POLL_S = (0.01, 0.25)
 _NOT_FETCHED = "what was written to volume %d while it was copied is not fetched: the source has no %s"
 
 
-def fetch_later_writes(node: GrpcNode, source: CopySource, volume_id: int, since_ns: int) -> int:
+def fetch_later_writes(node: GrpcNode, source: CopySource, volume_id: int, since_ns: int, revision: int) -> int:
     """Applies the records that the source has appended after `since_ns`, by the source's clock, up to a moment at which
     every writer knows of the copy here. Returns the number of records. A source that takes no writes needs no time to
     settle.
 
+    `revision` is the compaction revision of the copied files. A vacuum orders the records by id, so that a source finds
+    later records no more by their time, and removes the deletions.
+
     Raises:
-        RpcFailure: the source cannot be followed. The volume stays mounted, with all records that came before.
+        RpcFailure: the source cannot be followed, or was compacted since its files were copied. The volume stays
+            mounted, with all records that came before.
     """
     await_master(node, source, volume_id)
     if not _is_read_only(source, volume_id):
@@ -69,17 +73,31 @@ def fetch_later_writes(node: GrpcNode, source: CopySource, volume_id: int, since
                 return count
             is_slow = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             if not is_slow or look_s > LONGEST_LOOK_S:
-                raise RpcFailure(
-                    f"volume {volume_id} is copied and mounted, but lacks what was written to its source meanwhile: "
-                    f"{go_error_text(error)}",
-                    error.code(),
-                ) from error
+                raise _lacking(volume_id, go_error_text(error), error.code()) from error
         count += passed.count
         if passed.is_complete:
+            _check_not_compacted(source, volume_id, revision)
             return count
         if not passed.count:
             look_s *= 2
         since_ns = passed.since_ns
+
+
+def _lacking(volume_id: int, why: str, code: grpc.StatusCode) -> RpcFailure:
+    text = f"volume {volume_id} is copied and mounted, but lacks what was written to its source meanwhile"
+    return RpcFailure(f"{text}: {why}", code)
+
+
+def _check_not_compacted(source: CopySource, volume_id: int, revision: int) -> None:
+    """Raises RpcFailure where the source was compacted by now, or does not say. A revision never comes back."""
+    wanted = pb.ReadVolumeFileStatusRequest(volume_id=volume_id)
+    try:
+        now = source.client.ReadVolumeFileStatus(wanted, timeout=_CALL_S).compaction_revision
+    except grpc.RpcError as error:
+        source.end.check()
+        raise _lacking(volume_id, go_error_text(error), error.code()) from error
+    if now != revision:
+        raise _lacking(volume_id, "the source was compacted; copy it again", grpc.StatusCode.UNKNOWN)
 
 
 @dataclass(slots=True)

@@ -82,7 +82,10 @@ def volume_copy(node: GrpcNode, context: RpcContext, request: pb.VolumeCopyReque
         # Clients wait from the moment that the copy can be found until it has the writes of the meantime.
         with store.settling.settle(request.volume_id):
             _mount_or_abandon(store, incoming)
-            later = 0 if _is_tiered(status) else fetch_later_writes(node, source, request.volume_id, last_append_at_ns)
+            later = 0
+            if not _is_tiered(status):
+                revision = status.compaction_revision
+                later = fetch_later_writes(node, source, request.volume_id, last_append_at_ns, revision)
     log.info("volume %d copied from %s, and %d later records", request.volume_id, request.source_data_node, later)
     yield pb.VolumeCopyResponse(last_append_at_ns=last_append_at_ns)
 

@@ -12,6 +12,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.grpc import copy_follow, volume_copy
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted, NotFound
 
 
@@ -128,6 +129,28 @@ def test_nothing_is_fetched_before_the_master_names_this_server(node, source, so
     assert masters.asked_holders == 4
     assert settled == [0.01, 0.02, 0.04, copy_follow.SETTLE_S, "clock"]
     assert contents(target, data) == data
+
+
+def vacuum(store):
+    list(store.get_volume(7).compaction.run(CompactionOptions()))
+    store.commit_compaction(7)
+
+
+def test_a_source_that_was_compacted_meanwhile_fails_the_copy(node, source, source_store, target):
+    """Its records are in the order of their ids then. The late one comes first and is not found by its time."""
+    fill(source_store)
+
+    def write_and_vacuum():
+        put(source_store, 0, b"late")
+        vacuum(source_store)
+
+    source.on_clock = write_and_vacuum
+    with pytest.raises(RpcFailure, match="lacks what was written to its source meanwhile: the source was compacted"):
+        copy(node)
+    assert 7 not in target.settling
+    source.on_clock = lambda: None
+    copy(node)
+    assert contents(target, {0: b"late"}) == {0: b"late"}
 
 
 def test_a_source_that_takes_no_writes_is_not_given_time(node, source, source_store, target, settled):

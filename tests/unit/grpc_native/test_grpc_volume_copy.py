@@ -204,6 +204,7 @@ class TestWhatArrives:
             pb.CopyFileRequest(
                 volume_id=7, ext=".vif", stop_offset=1 << 20, collection="pics", ignore_source_file_not_found=True
             ),
+            pb.ReadVolumeFileStatusRequest(volume_id=7),
         ]
 
 
