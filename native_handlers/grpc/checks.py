@@ -11,6 +11,7 @@ from native_handlers.format.errors import FormatError
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.self_calls import self_text
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError, VolumeClosed, VolumeNotSeen
+from native_handlers.storage.volume.claim import check_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +72,24 @@ def errors_as_upstream(doing: str = "", *, absent: str | None = None) -> Iterato
             raise RpcFailure(absent) from error
         text = _text_of(error) if isinstance(error, OSError) else str(error)
         raise RpcFailure(f"{doing}: {text}" if doing else text) from error
+
+
+@contextmanager
+def claimed(volume: Volume, reason: str, *, holds_writes: bool) -> Iterator[None]:
+    """Has the claim on the volume's files inside the block; no commit of a vacuum is under way there.
+
+    Raises:
+        RpcFailure: another operation has the claim, or the volume's files cannot be opened by their paths.
+    """
+    with errors_as_upstream():
+        volume.check_in_service()
+        volume.claim.take(reason, holds_writes=holds_writes)
+    try:
+        with errors_as_upstream():
+            check_named(volume.handle)
+        yield
+    finally:
+        volume.claim.give_up()
 
 
 def unavailable(error: DiskUnavailable | VolumeNotSeen) -> RpcFailure:

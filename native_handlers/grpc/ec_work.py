@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.checks import check_maintenance, claimed, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import NoLiveNeedles
@@ -27,12 +27,13 @@ def volume_ec_shards_generate(
 ) -> pb.VolumeEcShardsGenerateResponse:
     """Makes the shards of a volume that is here. The volume stays.
 
-    Wilful difference: fails where a vacuum is committed meanwhile. Upstream may code the old index with the new data.
+    Wilful difference: no vacuum commits meanwhile, and a volume that is being moved is refused. Upstream may code the
+    old index with the new data.
     """
     check_maintenance(node)
     store = store_of(node)
     volume = volume_of(node, request.volume_id, "volume %d not found")
-    with errors_as_upstream():
+    with claimed(volume, "is being erasure-coded", holds_writes=False), errors_as_upstream():
         store.ec_work.generate(volume, request.collection)
     log.info("volume %d is erasure-coded", request.volume_id)
     return pb.VolumeEcShardsGenerateResponse()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from native_handlers.format.vif import RemoteFile
-from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.checks import check_maintenance, claimed, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import TierMoveFailed, TierMoveUnclear
@@ -63,7 +62,7 @@ def volume_tier_move_dat_to_remote(
     kind, tier_id = split_tier_name(name)
     if any((file.backend_type, file.backend_id) == (kind, tier_id) for file in volume.info.files):
         raise RpcFailure(f"destination {name} already exists")
-    with _claimed(volume, f"is being moved to {name}", holds_writes=True):
+    with claimed(volume, f"is being moved to {name}", holds_writes=True):
         with errors_as_upstream():
             volume.sync()
             state, facts = state_to_upload(volume.handle)
@@ -78,17 +77,6 @@ def volume_tier_move_dat_to_remote(
         file = RemoteFile(kind, tier_id, key, 0, facts.size_bytes, facts.modified_at_s, ".dat")
         _take_over(volume, tier, state, file, keep_local=request.keep_local_dat_file)
     log.info("volume %d is served from %s as %s", volume.id, name, key)
-
-
-@contextmanager
-def _claimed(volume: Volume, reason: str, *, holds_writes: bool) -> Iterator[None]:
-    """Has the claim on the volume's files inside the block. Raises RpcFailure where another operation has it."""
-    with errors_as_upstream():
-        volume.claim.take(reason, holds_writes=holds_writes)
-    try:
-        yield
-    finally:
-        volume.claim.give_up()
 
 
 def _take_over(volume: Volume, tier: Tier, uploaded: VolumeState, file: RemoteFile, *, keep_local: bool) -> None:
@@ -118,7 +106,7 @@ def volume_tier_move_dat_from_remote(
     volume = _volume(node, request.volume_id, request.collection)
     if not volume.is_tiered:
         raise RpcFailure(f"volume {volume.id} is already on local disk")
-    with _claimed(volume, "is being moved to disk", holds_writes=False):
+    with claimed(volume, "is being moved to disk", holds_writes=False):
         tier, key, remote = yield from _to_disk(node, context, volume)
     if request.keep_remote_dat_file:
         return

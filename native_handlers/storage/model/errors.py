@@ -95,7 +95,9 @@ class VolumeArriving(StorageError):
 
 
 class VolumeBusy(StorageError):
-    """Another operation copies the volume's files, and will replace or remove the files. Nothing was changed."""
+    """Another operation copies the volume's files, or has replaced the files and not renamed them yet. Nothing was
+    changed.
+    """
 
     def __init__(self, volume_id: int, reason: str) -> None:
         super().__init__(f"volume {volume_id} {reason}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from native_handlers.storage.model.errors import VolumeBusy
 
 if TYPE_CHECKING:
+    from native_handlers.storage.volume.handle import VolumeHandle
     from native_handlers.storage.volume.write_state import WriteState
 
 
@@ -50,3 +51,20 @@ class FilesClaim:
         with self._lock:
             self._write_state.hold(None)
             self._reason = None
+
+
+def check_named(handle: VolumeHandle) -> None:
+    """Checks that the paths of .dat and .idx lead to the open files, for an operation that opens the files by path. The
+    caller has the claim. Afterwards no write and no commit is under way that began before the claim.
+
+    Raises:
+        VolumeClosed: the volume is not open.
+        VolumeBusy: a vacuum has put new files in place, and could not rename the files.
+        OSError: the files cannot be looked at.
+    """
+    with handle.begin_write():
+        state = handle.get()
+        for file in () if state.is_tiered else (state.dat, state.idx):
+            found = handle.files.facts(file.path)
+            if found is None or found.identity != handle.files.facts_of(file.fd).identity:
+                raise VolumeBusy(handle.paths.volume_id, f"has another file at {file.path} than the one that is open")

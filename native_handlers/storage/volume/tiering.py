@@ -33,17 +33,15 @@ def state_to_upload(handle: VolumeHandle) -> tuple[VolumeState, FileFacts]:
 
     Raises:
         VolumeClosed: the volume is not open.
-        TierMoveFailed: the volume is shared with other processes, is in a tier, or its .dat is not what its path leads
-            to, or has another length than its records.
+        TierMoveFailed: the volume is shared with other processes, is in a tier, or its .dat has another length than
+            its records.
         OSError: the .dat cannot be looked at.
     """
     with handle.begin_write():
         state = _unshared(handle)
         if state.is_tiered:
             raise TierMoveFailed(f"volume {handle.paths.volume_id} is in a remote tier already")
-        found, facts = handle.files.facts(state.dat.path), handle.files.facts_of(state.dat.fd)
-        if found is None or found.identity != facts.identity:
-            raise TierMoveFailed(f"volume {handle.paths.volume_id}: {state.dat.path} is not the file that is open")
+        facts = handle.files.facts_of(state.dat.fd)
         if facts.size_bytes != state.dat_end_bytes:
             why = f"{state.dat.path} has {facts.size_bytes} bytes, and its records {state.dat_end_bytes}"
             raise TierMoveFailed(f"volume {handle.paths.volume_id}: {why}")

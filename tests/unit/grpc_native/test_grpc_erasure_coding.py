@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import grpc
 import pytest
 from support.grpc_copy import COOKIE, SOURCE, Source, SourceFailed, fill
 from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
 
+from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_scrub import scrub_ec_volume
 from native_handlers.grpc.ec_shards import volume_ec_shards_mount
-from native_handlers.grpc.ec_work import volume_ec_shards_rebuild, volume_ec_shards_to_volume
+from native_handlers.grpc.ec_work import volume_ec_shards_generate, volume_ec_shards_rebuild, volume_ec_shards_to_volume
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import CompactionRefused
 from native_handlers.storage.model.file_kinds import STAGED
+from native_handlers.storage.system.files import OsFiles
 
 VID = 7
 OTHER = "10.0.0.3:8080"
@@ -60,6 +67,75 @@ class Pair:
 
     def read_all(self):
         return {key: bytes(self.store.ec_reader.read_needle(VID, key, COOKIE).data) for key in self.data}
+
+
+class OpeningFiles(OsFiles):
+    """Calls `step` once, before a .dat is opened for reading."""
+
+    step = None
+
+    def open(self, path, flags, *mode):
+        step = self.step
+        if step is not None and path.suffix == ".dat" and flags == os.O_RDONLY:
+            self.step = None
+            step()
+        return super().open(path, flags, *mode)
+
+
+class TestGenerate:
+    @pytest.fixture
+    def files(self):
+        return OpeningFiles()
+
+    @pytest.fixture
+    def store(self, tmp_path, files):
+        made = open_at(tmp_path / "volumes", files=files)
+        made.allocate_volume(VID)
+        yield made
+        made.close()
+
+    @pytest.fixture
+    def data(self, store):
+        """Needles that a vacuum puts into another order."""
+        data = {number: bytes([number]) * 5000 for number in range(30, 0, -1)}
+        for number, content in data.items():
+            store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=number, data=content))
+        return data
+
+    def test_no_vacuum_commits_between_the_index_and_the_data(self, tmp_path, store, files, data):
+        """The shards would be those of one order, and their index that of another."""
+        list(store.get_volume(VID).compaction.run(CompactionOptions()))
+
+        def commit():
+            with pytest.raises(CompactionRefused, match="volume 7 is being erasure-coded"):
+                store.commit_compaction(VID)
+
+        files.step = commit
+        node = make_node(tmp_path, store)
+        volume_ec_shards_generate(node, make_context(), pb.VolumeEcShardsGenerateRequest(volume_id=VID))
+        assert files.step is None
+        store.ec_work.load_shards(None)
+        volume_ec_shards_mount(node, make_context(), pb.VolumeEcShardsMountRequest(volume_id=VID, shard_ids=range(14)))
+        assert {key: bytes(store.ec_reader.read_needle(VID, key, COOKIE).data) for key in data} == data
+        list(store.get_volume(VID).compaction.run(CompactionOptions()))
+        store.commit_compaction(VID)
+
+    def test_files_that_a_vacuum_could_not_rename_are_not_coded(self, tmp_path, store, files, data, monkeypatch):
+        """The names lead to the old files, which lack the writes since."""
+        list(store.get_volume(VID).compaction.run(CompactionOptions()))
+
+        def refuse(_source, _target):
+            raise OSError(errno.EIO, "no rename")
+
+        monkeypatch.setattr(files, "rename", refuse)
+        store.commit_compaction(VID)
+        monkeypatch.undo()
+        store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=99, data=b"since"))
+        request = pb.VolumeEcShardsGenerateRequest(volume_id=VID)
+        with pytest.raises(RpcFailure, match="than the one that is open"):
+            volume_ec_shards_generate(make_node(tmp_path, store), make_context(), request)
+        store.get_volume(VID).compaction.cleanup()
+        volume_ec_shards_generate(make_node(tmp_path, store), make_context(), request)
 
 
 @pytest.fixture
