@@ -24,7 +24,7 @@ from native_handlers.storage.disk.open_limit import OpenVolumes
 from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
 from native_handlers.storage.erasure_coding.loading import load_shards, remove_left_overs
 from native_handlers.storage.erasure_coding.reader import EcReader
-from native_handlers.storage.erasure_coding.work import EcWork
+from native_handlers.storage.erasure_coding.work import EcWork, sync_shards
 from native_handlers.storage.locations import (
     copies_of,
     count_open,
@@ -45,6 +45,7 @@ from native_handlers.storage.store_state import ServerState, StateFile
 from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.transfer.coded import open_coded_file
 from native_handlers.storage.transfer.received_files import receive_file
+from native_handlers.storage.volume.info_file import has_shards
 from native_handlers.storage.volume_set import Listeners, VolumeSet
 from native_handlers.storage.volume_totals import totals_of
 
@@ -377,12 +378,31 @@ class Store:
         self._set.mount(vid)
 
     def unmount_volume(self, vid: int) -> None:
-        """Closes every copy of a volume. Without a copy here the call succeeds.
+        """Closes every copy of a volume, after `sync_shards`. Without a copy here the call succeeds.
 
         Raises:
             DeleteFailed: a copy could not be synced. All are closed.
+            OSError: shards could not be synced. All copies are closed.
         """
-        self._set.unmount(vid)
+        try:
+            self.sync_shards(vid)
+        finally:
+            self._set.unmount(vid)
+
+    def sync_shards(self, vid: int) -> None:
+        """Puts the shards on disk that lie beside an open volume, or beside open shards. Coding does not: until the
+        .dat goes, the shards can be made anew. So it must not go, nor another program get it, before this call.
+
+        A disk out of service is left out.
+
+        Raises:
+            OSError: shards may not be on disk.
+        """
+        volumes = [volume for _, volume in copies_of(self.locations, vid) if volume.is_in_service]
+        bases = [volume.paths.base for volume in volumes if has_shards(self._files, volume.paths)]
+        coded = [one for one in self.ec.copies(vid) if not self.locations[one.place.disk_id].is_unavailable]
+        for base in dict.fromkeys([*bases, *(one.place.base for one in coded)]):
+            sync_shards(self.ec, base)
 
     def configure_volume(self, vid: int, replication: str) -> None:
         """Changes a volume's replica placement; see `configure.configure_volume`.

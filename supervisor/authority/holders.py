@@ -97,6 +97,12 @@ class NativeHolder:
 
     def close_volume(self, volume_id: int, form: VolumeForm) -> None:
         try:
+            # The backend may delete the .dat at once, and does not sync shards that it has not made.
+            self._store.sync_shards(volume_id)
+        except OSError as error:
+            why = f"its shards cannot be put on disk: {error}"
+            raise HolderFailed(volume_id, "closing", why, After.UNTOUCHED) from error
+        try:
             if form.has_data:
                 self._store.unmount_volume(volume_id)
             if form.shards.ids:

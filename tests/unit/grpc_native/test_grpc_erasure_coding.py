@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 import grpc
 import pytest
@@ -70,13 +69,13 @@ class Pair:
 
 
 class OpeningFiles(OsFiles):
-    """Calls `step` once, before a .dat is opened for reading."""
+    """Calls `step` once, before the first shard is made."""
 
     step = None
 
     def open(self, path, flags, *mode):
         step = self.step
-        if step is not None and path.suffix == ".dat" and flags == os.O_RDONLY:
+        if step is not None and ".ec00" in path.name:
             self.step = None
             step()
         return super().open(path, flags, *mode)
@@ -102,8 +101,8 @@ class TestGenerate:
             store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=number, data=content))
         return data
 
-    def test_no_vacuum_commits_between_the_index_and_the_data(self, tmp_path, store, files, data):
-        """The shards would be those of one order, and their index that of another."""
+    def test_no_vacuum_commits_meanwhile(self, tmp_path, store, files, data):
+        """The shards, their index and the .dat beside them would not be those of one order."""
         list(store.get_volume(VID).compaction.run(CompactionOptions()))
 
         def commit():
