@@ -236,8 +236,8 @@ class TestEnds:
 
     @pytest.mark.slow
     def test_a_client_that_does_not_read_stops_it(self, server):
-        """Flow control: a few messages and the connection's windows are read ahead, not the volume. Slow: writes 64
-        MiB.
+        """Flow control: a few messages and the connection's windows are read ahead, not the volume. Together the
+        windows of gRPC (16 MiB) and the buffers of both sockets (10 MiB) may be full. Slow: writes 64 MiB.
         """
         size = 1 << 20
         for needle_id in range(1, 65):
@@ -250,7 +250,7 @@ class TestEnds:
             server.rpc.Ping(pb.PingRequest(), timeout=T)
             unchanged = unchanged + 1 if server.files.read_bytes == seen else 0
             seen = server.files.read_bytes
-        assert server.files.read_bytes - before < 24 * size
+        assert server.files.read_bytes - before < 40 * size
         rest = sum(1 for _ in zip(range(63), stream))  # noqa: B905  it never ends by itself
         assert rest == 63
         stream.cancel()
