@@ -111,7 +111,9 @@ async def _read_here(
         except (VolumeNotFound, VolumeClosed):
             continue
         except STORE_FAILURES:
-            if volume is not None or store is None or store.find_volume(volume_id) is None:
+            # Shards that were closed during the read are elsewhere, or the volume was decoded elsewhere.
+            are_gone = volume is None and ec is not None and not ec.has_volume(volume_id)
+            if not are_gone and (volume is not None or store is None or store.find_volume(volume_id) is None):
                 raise
         if store is None or store.find_volume(volume_id) is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.http_native import SETTINGS, fetch, make_context
@@ -25,7 +26,7 @@ from native_handlers.http.ec_volumes import StoreEcVolumes
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED
 from native_handlers.http_model.read_mode import ReadMode
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
-from native_handlers.storage.model.errors import VolumeClosed
+from native_handlers.storage.model.errors import ReadFailed, VolumeClosed
 
 FID = "/4,0212345678"
 SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
@@ -172,3 +173,22 @@ async def test_a_server_that_was_asked_as_a_holder_says_that_it_is_none():
         assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, NO)
         answer = await fetch("http.read", context, target="/9,0212345678?proxied=true")
         assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, None)
+
+
+async def test_shards_that_go_during_a_read_leave_it_to_the_server_that_has_the_volume(stored, monkeypatch):
+    """As at the end of ec.decode: each server closes its shards, and other shards are gone already."""
+    forms, volume_servers = Forms(stored), servers(old=body)
+    forms.code()
+    forms.go_to_shards()
+
+    def goes(volume_id, *_more, **_options):
+        stored.ec.unload(volume_id)
+        raise ReadFailed(Path("7.ec00"), 0, OSError(f"volume {volume_id}: too few shards"))
+
+    monkeypatch.setattr(stored.ec_reader, "read_needle", goes)
+    lookup = Master([SELF], [[OLD]])
+    context = make_context(
+        store=stored, ec_volumes=StoreEcVolumes(stored), lookup=lookup, volume_servers=volume_servers
+    )
+    assert (await fetch("http.read", context, target=FID)).body == HELLO
+    assert volume_servers.asked == [OLD.url]
