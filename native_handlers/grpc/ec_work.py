@@ -93,10 +93,10 @@ def _adopt(store: Store, request: pb.VolumeEcShardsToVolumeRequest) -> None:
 
 def _decode(store: Store, collection: str, volume_id: int) -> None:
     was_open = store.find_volume(volume_id) is not None
-    if was_open and store.ec.find(volume_id) is not None:
-        # Reads go on from the shards.
-        store.unmount_volume(volume_id)
     try:
+        if was_open and store.ec.find(volume_id) is not None:
+            # Reads go on from the shards.
+            store.unmount_volume(volume_id)
         store.ec_work.decode(collection, volume_id, was_open=was_open)
     finally:
         if was_open:
