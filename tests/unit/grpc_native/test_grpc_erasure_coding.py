@@ -13,7 +13,12 @@ from support.stores import open_at
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_scrub import scrub_ec_volume
-from native_handlers.grpc.ec_shards import volume_ec_shards_mount
+from native_handlers.grpc.ec_shards import (
+    volume_ec_blob_delete,
+    volume_ec_shards_delete,
+    volume_ec_shards_mount,
+    volume_ec_shards_unmount,
+)
 from native_handlers.grpc.ec_work import volume_ec_shards_generate, volume_ec_shards_rebuild, volume_ec_shards_to_volume
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
@@ -260,3 +265,29 @@ class TestCounts:
             "success": 1,
             "failure": 1,
         }
+
+
+class TestAbsentVolumes:
+    """What upstream takes for done, and what for a failure, where the server has nothing of the volume."""
+
+    @pytest.fixture
+    def node(self, tmp_path):
+        store = open_at(tmp_path / "empty")
+        yield make_node(tmp_path, store)
+        store.close()
+
+    def test_shards_that_are_not_open_are_closed_and_deleted(self, node):
+        for _ in range(2):
+            request = pb.VolumeEcShardsUnmountRequest(volume_id=VID, shard_ids=[0, 1])
+            assert volume_ec_shards_unmount(node, make_context(), request) == pb.VolumeEcShardsUnmountResponse()
+            request = pb.VolumeEcShardsDeleteRequest(volume_id=VID, shard_ids=[0, 1])
+            assert volume_ec_shards_delete(node, make_context(), request) == pb.VolumeEcShardsDeleteResponse()
+
+    def test_a_needle_of_an_absent_volume_is_deleted(self, node):
+        request = pb.VolumeEcBlobDeleteRequest(volume_id=VID, file_key=1, version=3)
+        assert volume_ec_blob_delete(node, make_context(), request) == pb.VolumeEcBlobDeleteResponse()
+
+    def test_a_scrub_names_the_volume_that_it_lacks(self, node):
+        request = pb.ScrubEcVolumeRequest(volume_ids=[VID], mode=pb.INDEX)
+        with pytest.raises(RpcFailure, match=r"^EC volume id 7 not found$"):
+            scrub_ec_volume(node, make_context(), request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from unittest.mock import Mock
 
 import grpc
@@ -11,7 +12,18 @@ from google.protobuf.message import DecodeError
 
 from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.needle import Needle
-from native_handlers.grpc import configure, control, needle_blobs, needles, volumes
+from native_handlers.grpc import (
+    configure,
+    control,
+    ec_copy,
+    ec_shards,
+    ec_work,
+    needle_blobs,
+    needles,
+    remote_fetch,
+    tiers,
+    volumes,
+)
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
@@ -64,12 +76,24 @@ class TestState:
             (needle_blobs.write_needle_blob, pb.WriteNeedleBlobRequest(volume_id=99)),
             (configure.volume_configure, pb.VolumeConfigureRequest(volume_id=7, replication="zz")),
             (configure.volume_consolidate_index, pb.VolumeConsolidateIndexRequest(volume_id=99)),
+            (ec_work.volume_ec_shards_generate, pb.VolumeEcShardsGenerateRequest(volume_id=99)),
+            (ec_work.volume_ec_shards_rebuild, pb.VolumeEcShardsRebuildRequest(volume_id=99)),
+            (ec_work.volume_ec_shards_to_volume, pb.VolumeEcShardsToVolumeRequest(volume_id=99)),
+            (ec_copy.volume_ec_shards_copy, pb.VolumeEcShardsCopyRequest(volume_id=99)),
+            (ec_shards.volume_ec_shards_delete, pb.VolumeEcShardsDeleteRequest(volume_id=99)),
+            (ec_shards.volume_ec_blob_delete, pb.VolumeEcBlobDeleteRequest(volume_id=99)),
+            (tiers.volume_tier_move_dat_to_remote, pb.VolumeTierMoveDatToRemoteRequest(volume_id=99)),
+            (remote_fetch.fetch_and_write_needle, pb.FetchAndWriteNeedleRequest(volume_id=99)),
         ],
     )
     def test_maintenance_blocks(self, node, context, handler, request_message):
+        def call():
+            answer = handler(node, context, request_message)
+            return list(answer) if isinstance(answer, Iterator) else answer
+
         allocate(node, context)
         control.set_state(node, context, pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)))
-        failure = failure_of(lambda: handler(node, context, request_message))
+        failure = failure_of(call)
         assert failure.message == "volume server node-1 is in maintenance mode"
         assert failure.code is grpc.StatusCode.UNKNOWN
         assert node.masters.marks == []
