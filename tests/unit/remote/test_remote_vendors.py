@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import importlib.util
 import json
+import shutil
+import socket
 import ssl
+import subprocess
 import sys
 import threading
+import urllib.request
 from random import Random
+from urllib.parse import quote
 
 import pytest
 from support.certificate_authority import Authority
 from support.object_services import AzureDouble, GcsDouble, make_key, serving
+from support.ports import free_port
+from support.waiting import wait_until
 
 from native_handlers.pb.remote_pb2 import RemoteConf
 from native_handlers.remote.endpoints import EndpointRefused
@@ -22,6 +30,7 @@ from native_handlers.remote.model import RemoteReadFailed, RemoteStorageUnusable
 pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning")
 """Google's client says what it would like to have besides."""
 
+AZURITE = shutil.which("azurite-blob")
 NAME = "dir/a name+&.bin"
 OBJECT = Random(6).randbytes(9_000_000)
 TEXT = b"stored as gzip " * 1000
@@ -58,6 +67,22 @@ def gcs(google_key, monkeypatch):
 
 
 @pytest.fixture
+def gcs_emulator(gcs, monkeypatch):
+    """A program of others that speaks Google's protocol. It takes any token, which our double gives out."""
+    server_module = pytest.importorskip("gcp_storage_emulator.server")
+    port = free_port()
+    server = server_module.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
+    server.start()
+    address = f"http://127.0.0.1:{port}"
+    for name, data in gcs.objects.items():
+        target = f"/upload/storage/v1/b/bucket/o?uploadType=media&name={quote(name.removeprefix('bucket/'), safe='')}"
+        urllib.request.urlopen(urllib.request.Request(address + target, data=data, method="POST")).close()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    yield free(gcs_conf(gcs))
+    server.stop()
+
+
+@pytest.fixture
 def azure(tmp_path, monkeypatch):
     service = AzureDouble({f"bucket/{NAME}": OBJECT, "bucket/text.gz": TEXT})
     authority = Authority(tmp_path)
@@ -86,7 +111,60 @@ def guarded(conf, environ=None):
     return open_remote(conf, environ or {}, allows_any_endpoint=False)
 
 
+@needs_azure
+@pytest.mark.skipif(AZURITE is None, reason="Microsoft's emulator is not installed: npm install -g azurite")
+def test_microsofts_emulator_agrees_with_the_double(tmp_path, monkeypatch):
+    authority, port = Authority(tmp_path), free_port()
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca))
+    monkeypatch.setenv("AZURITE_ACCOUNTS", f"{AzureDouble.account}:{AzureDouble.key}")
+    certificate, key = authority.issue("server")
+    address = f"https://127.0.0.1:{port}/{AzureDouble.account}"
+    command = [
+        AZURITE, "--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--blobHost", "127.0.0.1",
+        "--blobPort", str(port), "--cert", str(certificate), "--key", str(key),
+    ]  # fmt: skip
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=tmp_path, **quiet)
+    try:
+        wait_until(lambda: is_open(port), "the emulator to serve")
+        from azure.storage.blob import BlobServiceClient  # noqa: PLC0415  only where it is installed
+
+        named = {"account_name": AzureDouble.account, "account_key": AzureDouble.key}
+        service = BlobServiceClient(address, credential=named)
+        service.create_container("bucket")
+        service.get_blob_client("bucket", NAME).upload_blob(OBJECT)
+        said = {"azure_account_name": AzureDouble.account, "azure_endpoint": address}
+        client = free(RemoteConf(type="azure", azure_account_key=AzureDouble.key, **said))
+        for offset, size, concurrency in RANGES:
+            assert client.read("bucket", NAME, offset, size, concurrency) == OBJECT[offset : offset + size]
+        with pytest.raises(RemoteReadFailed, match="failed to download file bucket/none: "):
+            client.read("bucket", "none", 0, 10)
+        other_key = base64.b64encode(bytes(64)).decode()
+        with pytest.raises(RemoteReadFailed, match="authenticate"):
+            free(RemoteConf(type="azure", azure_account_key=other_key, **said)).read("bucket", NAME, 0, 10)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_open(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 # ---- both
+
+
+@needs_gcs
+def test_an_emulator_of_others_agrees_with_the_double(gcs_emulator):
+    for offset, size, concurrency in RANGES:
+        assert gcs_emulator.read("bucket", NAME, offset, size, concurrency) == OBJECT[offset : offset + size]
+    with pytest.raises(RemoteReadFailed, match="failed to download file bucket/none: 404"):
+        gcs_emulator.read("bucket", "none", 0, 10)
 
 
 @pytest.fixture(params=[pytest.param("gcs", marks=needs_gcs), pytest.param("azure", marks=needs_azure)])
