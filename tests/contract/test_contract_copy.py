@@ -293,7 +293,7 @@ class TestVolumeCopy:
         refused = refusal(lambda: copy_volume(server, address_of(source), volume_id, disk_type="tape"))
         assert refused == unknown("no space left for disk type tape")
 
-    @pytest.mark.only(lambda implementation: implementation.mode == "native" or implementation.routes)
+    @pytest.mark.only(lambda implementation: implementation.mode == "native" or implementation.has_native_rpcs)
     def test_at_the_pace_of_the_server(self, fresh_server, source):
         """-maintenanceMBps. The copy takes at least the time of its bytes; without a stopwatch no more can be said. Go
         checks its pace only after 100 ms, when so small a volume is already copied.

@@ -92,13 +92,19 @@ class EcReader:
             raise CookieMismatch(needle.cookie, cookie)
         return needle
 
-    def read_directly(self, volume: EcVolume, needle_id: int, interval: Interval) -> bytearray | None:
-        """A range from its shard, here or at a holder; None where neither returns it. Computes nothing."""
+    def read_directly(
+        self, volume: EcVolume, needle_id: int, interval: Interval, *, since_s: float
+    ) -> bytearray | None:
+        """A range from its shard, here or at a holder; None where neither returns it. Computes nothing.
+
+        Args:
+            since_s: holders that the master named before are not used, see `ShardLocations.get`.
+        """
         part = bytearray(interval.length_bytes)
         view = memoryview(part)
         if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
             return part
-        holders = self._holders(volume)
+        holders = self._holders(volume, since_s)
         try:
             count = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
         except Deleted:

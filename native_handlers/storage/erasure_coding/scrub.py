@@ -62,6 +62,8 @@ class EcScrubber:
         self._width = ec.width
         self._layout = volume.layout
         self._found = EcScrub()
+        # What was known of the holders before may be out of date: a balancing may just have moved the shards.
+        self._began_s = reader.locations.now_s()
 
     def index(self) -> EcScrub:
         """Checks that no two needles overlap and that the rows are whole. Raises OSError, StorageError."""
@@ -186,7 +188,7 @@ class EcScrubber:
         name = f"EC volume {volume.id}, needle {entry.needle_id} on shards {shards}"
         record = bytearray()
         for number, interval in enumerate(intervals, 1):
-            data = self._reader.read_directly(volume, entry.needle_id, interval)
+            data = self._reader.read_directly(volume, entry.needle_id, interval, since_s=self._began_s)
             if data is None:
                 self._found.problems.add(
                     f"failed to read EC shard {interval.shard_id} for needle {entry.needle_id} on volume {volume.id}"

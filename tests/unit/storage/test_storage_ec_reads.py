@@ -182,3 +182,16 @@ def test_reads_bear_every_loss_of_up_to_four_shards(tmp_path, small_blocks):
 def test_reads_do_not_bear_the_loss_of_five_shards(tmp_path, small_blocks):
     with pytest.raises(ShardUnreachable, match="only 9 shards available"):
         check_losses(tmp_path, [(0, 3, 5, 9, 13)])
+
+
+def test_a_scrub_asks_anew_who_holds_shards_that_are_not_here(store, tmp_path):
+    """A balancing has moved the shards since the last answer of the master, which a read would still believe."""
+    remote = elsewhere(store, tmp_path, "a", shards=range(2, 14))
+    assert read(store) == DATA
+    remote.shards["b"] = remote.shards.pop("a")
+    asked = remote.asked
+    scrubber = store.ec_work.scrubber(store.ec_reader, store.ec.find(VID), lambda _count: None)
+    found = scrubber.full(checks_deleted=False)
+    assert not found.errors
+    assert not found.broken_shards
+    assert remote.asked == asked + 1
