@@ -11,6 +11,8 @@ import sys
 import time
 from random import Random
 
+from support.disks import DiskInService
+
 from native_handlers.format.needle import Needle
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.shared.attach import attach_volume
@@ -19,14 +21,6 @@ from native_handlers.storage.system.files import OsFiles
 
 COOKIE = 0xC0FFEE
 IDS_A_WRITER = 200
-
-
-class Home:
-    disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
-    lost = frozenset()
-
-    def check_in_service(self):
-        """The disk is in service."""
 
 
 def payload(needle_id, version):
@@ -42,7 +36,7 @@ def write(fd, number):
     """Writes needles. Ids of writer `number` start at number * IDS_A_WRITER. Versions count from 1; a deletion is
     version 0.
     """
-    volume, random, version = attach_volume(fd, Home(), time.time_ns), Random(), 0
+    volume, random, version = attach_volume(fd, DiskInService(), time.time_ns), Random(), 0
     say("ready")
     while True:
         version += 1
@@ -121,7 +115,7 @@ def run_until(fd, step, seed):
 
     SharedState.commit = dying_commit
     needle_map.MIN_MERGE = 3
-    volume = attach_volume(fd, Home(), time.time_ns, files)
+    volume = attach_volume(fd, DiskInService(), time.time_ns, files)
     for needle_id in (1, 2, 3):
         say("begin", needle_id, seed)
         volume.write(Needle(needle_id=needle_id, cookie=COOKIE, data=payload(needle_id, seed)), fsync=needle_id == 2)

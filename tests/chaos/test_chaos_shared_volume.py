@@ -3,6 +3,7 @@ workers are separate programs, started by exec; see shared_volume_worker.py. Non
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from harness.processes import clean_environment
+from harness.processes import REPOSITORY, clean_environment
 from shared_volume_worker import COOKIE, IDS_A_WRITER, payload
 from support.stores import open_at
 
@@ -22,6 +23,8 @@ from native_handlers.storage.model.errors import Deleted, NotFound
 from native_handlers.storage.shared.attach import share_volume
 
 WORKER = Path(__file__).with_name("shared_volume_worker.py")
+PATHS = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests")))
+"""Where a worker finds the product and the support of the tests."""
 VID = 7
 LIMIT_S = 60
 
@@ -96,7 +99,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[fd],
-            env=clean_environment(),
+            env=clean_environment() | {"PYTHONPATH": PATHS},
             text=True,
         )
 

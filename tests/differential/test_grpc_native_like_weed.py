@@ -17,6 +17,7 @@ import pytest
 from go_cluster import running_weed
 from go_volume_server import find_weed
 from support.grpc_nodes import FakeMasters, make_node
+from support.grpc_servers import Everyone
 from support.stores import open_node_store
 from support.waiting import LIMIT_S as T
 
@@ -36,7 +37,6 @@ from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_gate import AdminGate
 from supervisor.gateway.grpc_masters import ClusterMasters
 from supervisor.gateway.grpc_native import native_engines
-from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_native
 from supervisor.wire.server_address import ServerAddress
@@ -48,11 +48,6 @@ pytestmark = [
 ]
 OPENED_READ_ONLY = 46
 """Upstream counts no deletions of a volume that is open read-only, and counts empty needles as deleted."""
-
-
-class Everyone(ClientRegistry):
-    def find(self, _grpcio_name):
-        return GrpcClient("127.0.0.1", 1)
 
 
 class RealPing(FakeMasters):

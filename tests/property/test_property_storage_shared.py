@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.disks import DiskInService
 from support.unreliable_files import Crash, UnreliableFiles
 from test_property_storage_volume import COOKIE, MISSING, VID
 
@@ -117,14 +118,6 @@ class AliveFiles(UnreliableFiles):
         super().punch(fd, start_bytes, length_bytes)
 
 
-class Home:
-    disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
-    lost = frozenset()
-
-    def check_in_service(self):
-        """The disk is in service."""
-
-
 class SharedMachine(RuleBasedStateMachine):
     """Handle 0 is the store's, which opened the volume; the others attached to it."""
 
@@ -151,7 +144,7 @@ class SharedMachine(RuleBasedStateMachine):
             self.volumes.append(self._attach(number))
 
     def _attach(self, number):
-        return attach_volume(share_volume(self.volumes[0]), Home(), time.time_ns, self.files[number])
+        return attach_volume(share_volume(self.volumes[0]), DiskInService(), time.time_ns, self.files[number])
 
     def teardown(self):
         if hasattr(self, "store"):

@@ -1,4 +1,4 @@
-"""Disks that hang, fail, are slow, are full and recover, as each directory's own."""
+"""Disks that hang, fail, are slow, are full and recover, as each directory's own; and one that is always well."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ class Disk:
             self.stuck.discard(thread)
         if self.error is not None:
             raise OSError(self.error, os.strerror(self.error))
+
+
+class DiskInService:
+    """What a volume that is attached without a store asks about its disk: the disk is well, and has space."""
+
+    disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
+    lost = frozenset()
+
+    def check_in_service(self):
+        """The disk is in service."""
 
 
 class Disks(OsFiles):

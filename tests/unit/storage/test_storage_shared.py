@@ -8,6 +8,7 @@ import time
 
 import pytest
 from support.descriptors import open_descriptors
+from support.disks import DiskInService
 from support.files import PlannedFiles, broken
 from support.stores import open_at
 
@@ -21,14 +22,6 @@ from native_handlers.storage.system.files import NotCached, OsFiles, replace_fil
 
 COOKIE = 0xC0FFEE
 VID = 7
-
-
-class Home:
-    disk_type, disk_id, is_space_low, is_unavailable = "", 0, False, False
-    lost = frozenset()
-
-    def check_in_service(self):
-        """The disk is in service."""
 
 
 @pytest.fixture
@@ -57,7 +50,7 @@ def attach(owner):
     volumes = []
 
     def attach(files=None):
-        volumes.append(attach_volume(share_volume(owner), Home(), time.time_ns, files or OsFiles()))
+        volumes.append(attach_volume(share_volume(owner), DiskInService(), time.time_ns, files or OsFiles()))
         return volumes[-1]
 
     yield attach
@@ -122,14 +115,14 @@ def test_a_descriptor_of_something_else_is_refused(content):
     os.write(fd, content)
     before = open_descriptors()
     with pytest.raises(ShareLost):
-        attach_volume(fd, Home(), time.time_ns)
+        attach_volume(fd, DiskInService(), time.time_ns)
     assert not open_descriptors() - before
     os.close(fd)
 
 
 def test_closing_gives_every_descriptor_back(owner, store):
     before = open_descriptors()
-    attached = attach_volume(share_volume(owner), Home(), time.time_ns)
+    attached = attach_volume(share_volume(owner), DiskInService(), time.time_ns)
     put(attached, 1)
     attached.close()
     owner.close()
