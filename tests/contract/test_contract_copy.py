@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from harness import implementations
+from harness.calls import code_and_text
 from harness.fixtures import ServerFactory
 from harness.processes import memory_bytes, reset_peak_memory
 from harness.transfer import MIB
@@ -38,12 +39,6 @@ def copy_request(volume_id, **fields):
 
 def copied(server, volume_id, **fields):
     return list(server.rpc.CopyFile(copy_request(volume_id, **fields), timeout=LIMIT_S))
-
-
-def refusal(run):
-    with pytest.raises(grpc.RpcError) as raised:
-        run()
-    return raised.value.code(), raised.value.details()
 
 
 def unknown(text):
@@ -139,25 +134,25 @@ class TestCopyFile:
 
     def test_the_revision_must_fit(self, server, volume):
         assert copied(server, volume[0], compaction_revision=0)
-        refused = refusal(lambda: copied(server, volume[0], compaction_revision=1))
+        refused = code_and_text(lambda: copied(server, volume[0], compaction_revision=1))
         assert refused == unknown(f"volume {volume[0]} is compacted")
 
     def test_a_missing_file(self, server, volume):
         path = server.data_dir / f"{volume[0]}.missing"
-        refused = refusal(lambda: copied(server, volume[0], ext=".missing"))
+        refused = code_and_text(lambda: copied(server, volume[0], ext=".missing"))
         assert refused == unknown(f"open {path}: no such file or directory")
         assert copied(server, volume[0], ext=".missing", ignore_source_file_not_found=True) == []
         assert copied(server, volume[0], ext=".missing", stop_offset=0) == []
 
     def test_an_absent_volume(self, server):
-        assert refusal(lambda: copied(server, 999_999)) == unknown("not found volume id 999999")
+        assert code_and_text(lambda: copied(server, 999_999)) == unknown("not found volume id 999999")
 
     @pytest.mark.parametrize(
         ("extension", "shown"),
         [("", '""'), ("dat", '"dat"'), ("./../x", '"./../x"'), (".d\n", '".d\\n"'), (".ä", '".ä"'), (".a.b", '".a.b"')],
     )
     def test_an_extension_that_is_none(self, server, volume, extension, shown):
-        refused = refusal(lambda: copied(server, volume[0], ext=extension))
+        refused = code_and_text(lambda: copied(server, volume[0], ext=extension))
         assert refused == unknown(f"invalid file extension {shown}")
 
     @pytest.mark.parametrize(
@@ -165,7 +160,7 @@ class TestCopyFile:
     )
     @pytest.mark.parametrize("is_coded", [False, True])
     def test_a_collection_that_leads_elsewhere(self, server, volume, collection, shown, is_coded):
-        refused = refusal(lambda: copied(server, volume[0], collection=collection, is_ec_volume=is_coded))
+        refused = code_and_text(lambda: copied(server, volume[0], collection=collection, is_ec_volume=is_coded))
         assert refused == unknown(f"invalid collection {shown}")
 
     def test_files_of_coded_volumes(self, server):
@@ -175,9 +170,9 @@ class TestCopyFile:
         for extension in (".ec00", ".ecx", ".ecj", ".vif"):
             (message,) = copied(server, 77, ext=extension, **fields)
             assert message.file_content == extension.encode()
-        refused = refusal(lambda: copied(server, 77, ext=".ec01", **fields))
+        refused = code_and_text(lambda: copied(server, 77, ext=".ec01", **fields))
         assert refused == unknown("CopyFile not found ec volume id 77")
-        assert refusal(lambda: copied(server, 77, ext=".ec01", stop_offset=0, **fields)) == refused
+        assert code_and_text(lambda: copied(server, 77, ext=".ec01", stop_offset=0, **fields)) == refused
         assert copied(server, 77, ext=".ec01", ignore_source_file_not_found=True, **fields) == []
 
     def test_a_client_that_goes_leaves_no_file_open(self, server, volume):
@@ -261,16 +256,16 @@ class TestVolumeCopy:
     def test_a_volume_that_the_source_does_not_have(self, server, source):
         text = "read volume file status failed, rpc error: code = Unknown desc = not found volume id 99"
         fid = server.store(b"stays")
-        assert refusal(lambda: copy_volume(server, address_of(source), 99)) == unknown(text)
+        assert code_and_text(lambda: copy_volume(server, address_of(source), 99)) == unknown(text)
         volume_id = int(fid.split(",")[0])
-        refused = refusal(lambda: copy_volume(server, address_of(source), volume_id))
+        refused = code_and_text(lambda: copy_volume(server, address_of(source), volume_id))
         assert refused == unknown(text.replace("99", str(volume_id)))
         assert server.read(fid).body == b"stays"
 
     def test_a_source_that_is_not_there(self, server):
         fid = server.store(b"stays")
         nowhere = f"{LOOPBACK}:{free_port()}.{free_port()}"
-        code, text = refusal(lambda: copy_volume(server, nowhere, int(fid.split(",")[0])))
+        code, text = code_and_text(lambda: copy_volume(server, nowhere, int(fid.split(",")[0])))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert text.startswith("read volume file status failed, rpc error: code = Unavailable desc = ")
         assert server.read(fid).body == b"stays"
@@ -290,7 +285,7 @@ class TestVolumeCopy:
 
     def test_no_disk_of_that_type(self, server, source):
         volume_id = source.new_volume()
-        refused = refusal(lambda: copy_volume(server, address_of(source), volume_id, disk_type="tape"))
+        refused = code_and_text(lambda: copy_volume(server, address_of(source), volume_id, disk_type="tape"))
         assert refused == unknown("no space left for disk type tape")
 
     @pytest.mark.only(lambda implementation: implementation.mode == "native" or implementation.has_native_rpcs)
@@ -309,8 +304,8 @@ class TestVolumeCopy:
         server = fresh_server()
         server.rpc.SetState(pb.SetStateRequest(state=pb.VolumeServerState(maintenance=True)), timeout=LIMIT_S)
         text = f"volume server {server.url} is in maintenance mode"
-        assert refusal(lambda: copy_volume(server, "127.0.0.1:1", 1)) == unknown(text)
-        assert refusal(lambda: received(server, info(1), content(b"x"))) == unknown(text)
+        assert code_and_text(lambda: copy_volume(server, "127.0.0.1:1", 1)) == unknown(text)
+        assert code_and_text(lambda: received(server, info(1), content(b"x"))) == unknown(text)
 
 
 @only_native
@@ -354,7 +349,7 @@ class TestCopiesThatAreCutOff:
             wait_until(lambda: not call.is_active() or arriving in names(target.data_dir, volume_id))  # noqa: B023
             if call.is_active():
                 break
-        assert refusal(lambda: list(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert code_and_text(lambda: list(call))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
         self.assert_gone(servers)
 
     def test_by_the_death_of_the_source(self, servers):
@@ -363,7 +358,7 @@ class TestCopiesThatAreCutOff:
         call = target.rpc.VolumeCopy(request, timeout=LIMIT_S)
         wait_until(lambda: f"{volume_id}.dat.arriving" in names(target.data_dir, volume_id), "the copy to begin")
         source.process.kill()
-        code, text = refusal(lambda: list(call))
+        code, text = code_and_text(lambda: list(call))
         assert code is grpc.StatusCode.UNKNOWN
         assert text.startswith(f"failed to copy {volume_id}.")
         assert "rpc error: code = Unavailable" in text
@@ -420,7 +415,7 @@ class TestWhatIsHereMeanwhile:
         source, target, volume_id, fid = servers
         call = self.start(servers, MIB)
         source.process.kill()
-        assert refusal(lambda: list(call))[0] is grpc.StatusCode.UNKNOWN
+        assert code_and_text(lambda: list(call))[0] is grpc.StatusCode.UNKNOWN
         self.assert_as_before(target, volume_id, fid)
 
     def test_it_stays_when_this_server_dies(self, servers):

@@ -6,6 +6,7 @@ import os
 
 import grpc
 import pytest
+from harness.calls import code_and_text
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.pb import volume_server_pb2 as pb
@@ -17,12 +18,6 @@ from native_handlers.storage.system.files import OS_FILES
 LIMIT_S = 60
 ALL = list(range(14))
 COOKIE = "12345678"
-
-
-def refusal(run):
-    with pytest.raises(grpc.RpcError) as raised:
-        run()
-    return raised.value.code(), raised.value.details()
 
 
 class Coded:
@@ -159,13 +154,13 @@ def test_a_range_of_a_shard(coded):
     assert b"".join(one.data for one in whole) == shard
     stamp = whole[0].encode_ts_ns
     assert b"".join(one.data for one in read(offset=0, size=9, encode_ts_ns=stamp)) == shard[:9]
-    code, details = refusal(lambda: read(offset=0, size=9, encode_ts_ns=stamp + 1))
+    code, details = code_and_text(lambda: read(offset=0, size=9, encode_ts_ns=stamp + 1))
     assert (code, details) == (
         grpc.StatusCode.UNKNOWN,
         f"ec shard {coded.id}.0 belongs to a different encode run",
     )
     coded.unmount([0])
-    assert refusal(lambda: read(offset=0, size=1)) == (
+    assert code_and_text(lambda: read(offset=0, size=1)) == (
         grpc.StatusCode.UNKNOWN,
         f"not found ec shard {coded.id}.0",
     )
@@ -210,7 +205,7 @@ def test_lost_shards_are_made_anew(coded, lost):
 def test_too_many_lost_shards_are_not_made_anew(coded):
     coded.code()
     coded.drop([0, 1, 2, 3, 4])
-    code, details = refusal(coded.rebuild)
+    code, details = code_and_text(coded.rebuild)
     assert code is grpc.StatusCode.UNKNOWN
     assert "not enough shards to rebuild" in details
     assert "found 9 shards, need at least 10" in details
@@ -270,7 +265,7 @@ def test_a_volume_without_live_needles_is_not_decoded(server):
     try:
         coded.code()
         coded.rpc.VolumeEcBlobDelete(pb.VolumeEcBlobDeleteRequest(volume_id=coded.id, file_key=1, version=3))
-        code, details = refusal(coded.decode)
+        code, details = code_and_text(coded.decode)
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert details == f"ec volume {coded.id} has no live entries"
         assert not coded.path(".dat").exists()

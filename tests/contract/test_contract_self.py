@@ -4,6 +4,7 @@ volume that it copies from itself, and tails itself without end.
 
 import grpc
 import pytest
+from harness.calls import code_and_text
 from harness.fixtures import ServerFactory
 from support.ports import LOOPBACK
 from support.waiting import LIMIT_S, wait_until
@@ -48,12 +49,6 @@ def everywhere(implementation, master, weed, tmp_path_factory):
         made.end()
 
 
-def refusal(run):
-    with pytest.raises(grpc.RpcError) as raised:
-        run()
-    return raised.value.code(), raised.value.details()
-
-
 class TestItself:
     @pytest.fixture(params=SPELLINGS)
     def address(self, request, everywhere):
@@ -75,7 +70,7 @@ class TestItself:
     @pytest.mark.usefixtures("needles")
     def test_it_does_not_copy_a_volume_from_itself(self, everywhere, address):
         request = pb.VolumeCopyRequest(volume_id=everywhere.volume_id, source_data_node=address)
-        code, text = refusal(lambda: list(everywhere.rpc.VolumeCopy(request, timeout=LIMIT_S)))
+        code, text = code_and_text(lambda: list(everywhere.rpc.VolumeCopy(request, timeout=LIMIT_S)))
         assert (code, text) == (
             grpc.StatusCode.UNKNOWN,
             f"volume server {everywhere.url} cannot copy a volume from itself",
@@ -86,7 +81,7 @@ class TestItself:
         request = pb.VolumeTailReceiverRequest(
             volume_id=everywhere.volume_id, source_volume_server=address, idle_timeout_seconds=1
         )
-        code, text = refusal(lambda: everywhere.rpc.VolumeTailReceiver(request, timeout=LIMIT_S))
+        code, text = code_and_text(lambda: everywhere.rpc.VolumeTailReceiver(request, timeout=LIMIT_S))
         assert (code, text) == (
             grpc.StatusCode.UNKNOWN,
             f"volume server {everywhere.url} cannot tail a volume from itself",
@@ -100,7 +95,7 @@ class TestItself:
         request = pb.VolumeEcShardsCopyRequest(
             volume_id=88, shard_ids=[0], copy_ecx_file=True, source_data_node=address
         )
-        code, text = refusal(lambda: everywhere.rpc.VolumeEcShardsCopy(request, timeout=LIMIT_S))
+        code, text = code_and_text(lambda: everywhere.rpc.VolumeEcShardsCopy(request, timeout=LIMIT_S))
         assert (code, text) == (
             grpc.StatusCode.UNKNOWN,
             f"volume server {everywhere.url} cannot copy shards from itself",
@@ -120,14 +115,14 @@ class TestAddressesThatOnlyGoReads:
 
     def test_of_a_copy(self, everywhere, address):
         request = pb.VolumeCopyRequest(volume_id=everywhere.volume_id, source_data_node=address)
-        _, text = refusal(lambda: list(everywhere.rpc.VolumeCopy(request, timeout=LIMIT_S)))
+        _, text = code_and_text(lambda: list(everywhere.rpc.VolumeCopy(request, timeout=LIMIT_S)))
         assert "is not a server address" in text
 
     def test_of_a_tail(self, everywhere, address):
         request = pb.VolumeTailReceiverRequest(
             volume_id=everywhere.volume_id, source_volume_server=address, idle_timeout_seconds=1
         )
-        _, text = refusal(lambda: everywhere.rpc.VolumeTailReceiver(request, timeout=LIMIT_S))
+        _, text = code_and_text(lambda: everywhere.rpc.VolumeTailReceiver(request, timeout=LIMIT_S))
         assert "is not a server address" in text
 
 

@@ -5,6 +5,7 @@ import threading
 
 import grpc
 import pytest
+from harness.calls import code_and_text
 from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
@@ -36,12 +37,6 @@ def sync_status(server, volume_id):
 
 
 STEPS = {"check compact": check, "compact": compact, "commit compact": commit, "cleaning up": cleanup}
-
-
-def refusal(run):
-    with pytest.raises(grpc.RpcError) as raised:
-        run()
-    return raised.value.code(), raised.value.details()
 
 
 def with_garbage(server, count=20, size_bytes=3000, **fields):
@@ -158,7 +153,7 @@ def test_a_copy_that_is_not_wanted_is_removed(server):
 def test_a_commit_without_a_copy_leaves_the_volume_open(server):
     """Upstream leaves the volume without its files until the next mount."""
     volume_id, files = with_garbage(server)
-    code, text = refusal(lambda: commit(server, volume_id))
+    code, text = code_and_text(lambda: commit(server, volume_id))
     assert (code, text) == (grpc.StatusCode.UNKNOWN, f"volume {volume_id} compact swap aborted: missing .cpd/.cpx")
     assert_stored(server, files)
 
@@ -194,7 +189,7 @@ def test_a_full_scrub_finds_nothing_wrong_afterwards(server):
 
 @pytest.mark.parametrize("doing", STEPS)
 def test_an_absent_volume(server, doing):
-    code, text = refusal(lambda: STEPS[doing](server, 987654))
+    code, text = code_and_text(lambda: STEPS[doing](server, 987654))
     if code is grpc.StatusCode.FAILED_PRECONDITION:
         assert doing == "commit compact", "a front-end knows of no compaction whose commit this could be"
         return

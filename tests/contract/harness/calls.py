@@ -12,9 +12,15 @@ def call(server, name, **fields):
     return getattr(server.rpc, name)(getattr(pb, f"{name}Request")(**fields), timeout=LIMIT_S)
 
 
+def code_and_text(run):
+    """The code and the text with which the RPC that `run` makes fails."""
+    with pytest.raises(grpc.RpcError) as raised:
+        run()
+    return raised.value.code(), raised.value.details()
+
+
 def refusal(server, name, **fields):
     """The text with which an RPC fails. Its code is UNKNOWN."""
-    with pytest.raises(grpc.RpcError) as raised:
-        call(server, name, **fields)
-    assert raised.value.code() is grpc.StatusCode.UNKNOWN
-    return raised.value.details()
+    code, text = code_and_text(lambda: call(server, name, **fields))
+    assert code is grpc.StatusCode.UNKNOWN
+    return text
