@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.net.grpc_clients import ClientRegistry, GrpcClient
@@ -27,6 +28,13 @@ class EveryoneIsKnown(ClientRegistry):
 
     def find(self, _grpcio_name: str) -> GrpcClient | None:
         return self.client
+
+
+def error_of(invoke) -> grpc.RpcError:
+    """The error with which the call that `invoke` makes ends."""
+    with pytest.raises(grpc.RpcError) as caught:
+        invoke()
+    return caught.value
 
 
 class FakeBackend(grpc.GenericRpcHandler):

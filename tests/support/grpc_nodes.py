@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import grpc
+import pytest
 
 from native_handlers.grpc.context import RpcContext, RpcFailure
 from native_handlers.grpc.node import GrpcNode, NodeFacts
@@ -93,6 +94,20 @@ def make_node(tmp_path, store=None, **more) -> GrpcNode:
         **more,
     }
     return GrpcNode(store=store, **settings)
+
+
+def failure_of(invoke) -> RpcFailure:
+    """The failure that the handler raises which `invoke` calls."""
+    with pytest.raises(RpcFailure) as caught:
+        invoke()
+    return caught.value
+
+
+def failure_text(invoke) -> str:
+    """The text of such a failure. Its code is UNKNOWN."""
+    failure = failure_of(invoke)
+    assert failure.code is grpc.StatusCode.UNKNOWN
+    return failure.message
 
 
 def make_context() -> RpcContext:

@@ -8,7 +8,7 @@ import threading
 
 import grpc
 import pytest
-from support.grpc_gateway import Line
+from support.grpc_gateway import Line, error_of
 from support.waiting import LIMIT_S as T
 from support.waiting import wait_until
 
@@ -28,12 +28,6 @@ def forwarding(backend, open_gateway, monkeypatch):
     both = dataclasses.replace(VOLUME_SERVER_METHODS[BOTH], client_streaming=True)
     monkeypatch.setitem(VOLUME_SERVER_METHODS, BOTH, both)
     return open_gateway(backend=backend)
-
-
-def failure_of(invoke) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        invoke()
-    return caught.value
 
 
 def test_unary(backend, forwarding):
@@ -160,7 +154,7 @@ def test_status_details_and_trailers_of_a_failure(backend, forwarding, name):
     backend.on(name)(stream_behavior if name in (DOWN, BOTH) else behavior)
     argument = iter([b"x"]) if name in (UP, BOTH) else b"x"
     call = forwarding.call(name)
-    error = failure_of(lambda: list(call(argument, timeout=T)))
+    error = error_of(lambda: list(call(argument, timeout=T)))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert error.details() == "ec volume 7 has no live entries: ü %41 \n"
     trailing = dict(error.trailing_metadata())
@@ -174,7 +168,7 @@ def test_plain_errors_stay_unknown_with_the_bare_text(backend, forwarding):
     def behavior(request, context):
         context.abort(grpc.StatusCode.UNKNOWN, "volume 3 not found")
 
-    error = failure_of(lambda: forwarding.call(UNARY)(b"", timeout=T))
+    error = error_of(lambda: forwarding.call(UNARY)(b"", timeout=T))
     assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "volume 3 not found")
 
 
@@ -186,7 +180,7 @@ def test_a_failure_after_some_messages(backend, forwarding):
 
     call = forwarding.call(DOWN)(b"", timeout=T)
     assert next(call) == b"1"
-    assert failure_of(lambda: next(call)).details() == "broke"
+    assert error_of(lambda: next(call)).details() == "broke"
 
 
 def test_every_status_code(backend, forwarding):
@@ -194,7 +188,7 @@ def test_every_status_code(backend, forwarding):
         if code is grpc.StatusCode.OK:
             continue
         backend.on(UNARY)(lambda request, context, code=code: context.abort(code, "text"))
-        assert failure_of(lambda: forwarding.call(UNARY)(b"", timeout=T)).code() is code
+        assert error_of(lambda: forwarding.call(UNARY)(b"", timeout=T)).code() is code
 
 
 def test_the_deadline_goes_on(backend, forwarding):
@@ -361,7 +355,7 @@ def test_no_backend_is_unavailable_and_says_so(backend, forwarding, name):
     backend.server.stop(None).wait()
     argument = iter([b""]) if name == UP else b""
     call = forwarding.call(name)
-    error = failure_of(lambda: list(call(argument, timeout=T)))
+    error = error_of(lambda: list(call(argument, timeout=T)))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details().startswith("the backend volume server is unavailable: ")
 
@@ -371,7 +365,7 @@ def test_a_channel_that_was_closed(backend, open_gateway, name):
     client = open_gateway(backend=backend)
     client.backend_channel.close()
     argument = iter([b""]) if name == UP else b""
-    error = failure_of(lambda: list(client.call(name)(argument, timeout=T)))
+    error = error_of(lambda: list(client.call(name)(argument, timeout=T)))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details().startswith("the backend volume server is unavailable: ")
     wait_until(lambda: client.gateway.running_calls == 0, "the gateway's thread is free again")
@@ -400,7 +394,7 @@ def test_a_backend_that_dies_during_a_call(backend, open_gateway, name):
         assert next(call) == b"1"
     assert begun.wait(T)
     line.cut()
-    error = failure_of(lambda: next(call) if name == DOWN else call.result())
+    error = error_of(lambda: next(call) if name == DOWN else call.result())
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details().startswith("the backend volume server is unavailable: ")
     go_on.set()
@@ -415,7 +409,7 @@ def test_an_unavailable_of_the_backends_own_keeps_its_text(backend, forwarding, 
         context.set_trailing_metadata(trailing)
         context.abort(grpc.StatusCode.UNAVAILABLE, text)
 
-    assert failure_of(lambda: forwarding.call(UNARY)(b"", timeout=T)).details() == text
+    assert error_of(lambda: forwarding.call(UNARY)(b"", timeout=T)).details() == text
 
 
 def test_after_forward(backend, open_gateway):
@@ -425,7 +419,7 @@ def test_after_forward(backend, open_gateway):
         backend.on(name)(
             lambda request, context: b"answer" if request else context.abort(grpc.StatusCode.UNKNOWN, "no")
         )
-    failure_of(lambda: client.call(NOTED)(b"", timeout=T))
+    error_of(lambda: client.call(NOTED)(b"", timeout=T))
     client.call(UNARY)(b"of another route", timeout=T)
     assert heard == []
     client.call(NOTED)(b"question", timeout=T)
@@ -438,7 +432,7 @@ def test_after_forward_that_fails_is_an_internal_error(backend, open_gateway, ca
 
     client = open_gateway(backend=backend, hooks={AfterForward.NOTE_STATE: hook})
     backend.on(NOTED)(lambda request, context: b"")
-    error = failure_of(lambda: client.call(NOTED)(b"", timeout=T))
+    error = error_of(lambda: client.call(NOTED)(b"", timeout=T))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "cannot leave" in error.details()
     assert "cannot leave" in caplog.text

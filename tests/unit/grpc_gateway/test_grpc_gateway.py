@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
-from support.grpc_gateway import EveryoneIsKnown
+from support.grpc_gateway import EveryoneIsKnown, error_of
 from support.waiting import LIMIT_S as T
 from support.waiting import wait_until
 
@@ -27,12 +27,6 @@ from supervisor.routing.table import table_forwarding_all, table_native
 ALL_FOR_ONE = ShareRule(1, 1, 1)
 
 
-def failure_of(invoke) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        invoke()
-    return caught.value
-
-
 def serve(open_gateway, name, handler, **more):
     """A client of a gateway that serves `name` natively with `handler(context, request)`."""
     engines = native_engines(None, {name: lambda _node, context, request: handler(context, request)})
@@ -44,7 +38,7 @@ class TestClients:
         client = open_gateway(backend=backend, clients=ClientRegistry())
         for name in ("Ping", "VolumeTailSender", "ReceiveFile"):
             argument = iter([b""]) if name == "ReceiveFile" else b""
-            error = failure_of(lambda name=name, argument=argument: list(client.call(name)(argument, timeout=T)))
+            error = error_of(lambda name=name, argument=argument: list(client.call(name)(argument, timeout=T)))
             assert error.code() is grpc.StatusCode.PERMISSION_DENIED
             assert error.details().startswith("no peer info")
         assert backend.seen == []
@@ -110,7 +104,7 @@ class TestAdminGate:
         for name, method in VOLUME_SERVER_METHODS.items():
             for client in (native, forwarding):
                 argument = iter([b""]) if method.client_streaming else b""
-                error = failure_of(lambda client=client, name=name, a=argument: list(client.call(name)(a, timeout=T)))
+                error = error_of(lambda client=client, name=name, a=argument: list(client.call(name)(a, timeout=T)))
                 if name in UPSTREAMS_GATED:
                     assert (error.code(), error.details()) == (
                         grpc.StatusCode.PERMISSION_DENIED,
@@ -122,13 +116,13 @@ class TestAdminGate:
 
     def test_a_refused_unary_call_returns_its_request_id(self, open_gateway):
         client = open_gateway(native={}, allows=lambda host: False)
-        error = failure_of(lambda: client.call("SetState")(b"", timeout=T, metadata=(("x-amz-request-id", "mine"),)))
+        error = error_of(lambda: client.call("SetState")(b"", timeout=T, metadata=(("x-amz-request-id", "mine"),)))
         assert dict(error.trailing_metadata())["x-amz-request-id"] == "mine"
 
     def test_refusals_are_logged_once_per_client_and_method(self, open_gateway, caplog):
         client = open_gateway(native={}, allows=lambda host: False)
         for name in ("SetState", "SetState", "VolumeDelete", "SetState"):
-            failure_of(lambda name=name: client.call(name)(b"", timeout=T))
+            error_of(lambda name=name: client.call(name)(b"", timeout=T))
         texts = [record.getMessage() for record in caplog.records if "not whitelisted" in record.getMessage()]
         assert texts == [
             "gRPC admin auth failed: 10.1.2.3 is not whitelisted (remote: 10.1.2.3:777, SetState)",
@@ -139,7 +133,7 @@ class TestAdminGate:
         allowed = [False]
         client = open_gateway(backend=backend, allows=lambda host: allowed[0])
         backend.on("SetState")(lambda request, context: b"")
-        failure_of(lambda: client.call("SetState")(b"", timeout=T))
+        error_of(lambda: client.call("SetState")(b"", timeout=T))
         allowed[0] = True
         assert client.call("SetState")(b"", timeout=T) == b""
 
@@ -147,7 +141,7 @@ class TestAdminGate:
         """The refusal comes before the client has sent its request, and also if it never sends one."""
         client = open_gateway(native={}, allows=lambda host: False)
         slow = client.channel.stream_unary("/volume_server_pb.VolumeServer/VolumeDelete")
-        error = failure_of(lambda: slow(iter(threading.Event().wait, "never"), timeout=T))
+        error = error_of(lambda: slow(iter(threading.Event().wait, "never"), timeout=T))
         assert error.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -189,7 +183,7 @@ class TestEngines:
     def test_what_nobody_serves_is_unimplemented_and_says_so(self, open_gateway):
         for table in (table_native(["grpc.Ping"]), table_forwarding_all()):
             client = open_gateway(native={}, table=table)
-            error = failure_of(lambda client=client: client.call("VolumeConfigure")(b"", timeout=T))
+            error = error_of(lambda client=client: client.call("VolumeConfigure")(b"", timeout=T))
             assert error.code() is grpc.StatusCode.UNIMPLEMENTED
             assert "grpc.VolumeConfigure is not served natively yet" in error.details()
 
@@ -206,7 +200,7 @@ class TestEngines:
         client = open_gateway(native={})
         for shape in ("unary_unary", "unary_stream"):
             call = getattr(client.channel, shape)(path)
-            error = failure_of(lambda call=call: list(call(b"", timeout=T)))
+            error = error_of(lambda call=call: list(call(b"", timeout=T)))
             assert (error.code(), error.details()) == (grpc.StatusCode.UNIMPLEMENTED, text)
 
     def test_text_for_a_path_without_a_slash(self):
@@ -220,7 +214,7 @@ class TestNative:
             raise RpcFailure("volume 3 not found")
 
         client = serve(open_gateway, "VolumeStatus", handler)
-        error = failure_of(lambda: client.call("VolumeStatus")(b"", timeout=T))
+        error = error_of(lambda: client.call("VolumeStatus")(b"", timeout=T))
         assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "volume 3 not found")
         assert dict(error.trailing_metadata())["tail"] == "1"
         assert "x-amz-request-id" in dict(error.trailing_metadata())
@@ -230,13 +224,13 @@ class TestNative:
             raise ZeroDivisionError("a bug")
 
         client = serve(open_gateway, "VolumeStatus", handler)
-        error = failure_of(lambda: client.call("VolumeStatus")(b"", timeout=T))
+        error = error_of(lambda: client.call("VolumeStatus")(b"", timeout=T))
         assert error.code() is grpc.StatusCode.INTERNAL
         assert "a bug" in caplog.text
 
     def test_bytes_that_are_no_message(self, open_gateway):
         client = serve(open_gateway, "VolumeStatus", lambda context, request: pb.VolumeStatusResponse())
-        error = failure_of(lambda: client.call("VolumeStatus")(b"\xff\xff\xff", timeout=T))
+        error = error_of(lambda: client.call("VolumeStatus")(b"\xff\xff\xff", timeout=T))
         assert error.code() is grpc.StatusCode.INTERNAL
         assert error.details().startswith("grpc: error unmarshalling request:")
 
@@ -248,7 +242,7 @@ class TestNative:
     def test_a_unary_call_without_its_message(self, open_gateway):
         client = serve(open_gateway, "VolumeStatus", lambda context, request: pb.VolumeStatusResponse())
         call = client.channel.stream_unary("/volume_server_pb.VolumeServer/VolumeStatus")
-        error = failure_of(lambda: call(iter(()), timeout=T))
+        error = error_of(lambda: call(iter(()), timeout=T))
         assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "EOF")
 
     def test_streams_of_answers(self, open_gateway):
@@ -260,7 +254,7 @@ class TestNative:
         client = serve(open_gateway, "CopyFile", handler)
         call = client.call("CopyFile")(pb.CopyFileRequest(collection="c").SerializeToString(), timeout=T)
         assert [pb.CopyFileResponse.FromString(next(call)).file_content for _ in range(3)] == [b"c"] * 3
-        assert failure_of(lambda: next(call)).details() == "broke"
+        assert error_of(lambda: next(call)).details() == "broke"
 
     def test_streams_of_requests(self, open_gateway):
         client = serve(
@@ -339,7 +333,7 @@ class TestReflection:
 
     def test_bytes_that_are_no_message(self, open_gateway):
         call = open_gateway(native={}).channel.stream_stream(REFLECTION_PATHS[0])
-        assert failure_of(lambda: list(call(iter([b"\xff"]), timeout=T))).code() is grpc.StatusCode.INTERNAL
+        assert error_of(lambda: list(call(iter([b"\xff"]), timeout=T))).code() is grpc.StatusCode.INTERNAL
 
 
 class TestLimits:
@@ -364,7 +358,7 @@ class TestLimits:
             assert client.call("Ping")(b"", timeout=T) == b"pong"
         assert (time.process_time() - busy_s) / 20 < 0.25
 
-        error = failure_of(lambda: next(client.call("VolumeTailSender")(b"", timeout=T)))
+        error = error_of(lambda: next(client.call("VolumeTailSender")(b"", timeout=T)))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert error.details() == "300 streaming calls are in progress; try again later"
 
@@ -387,7 +381,7 @@ class TestLimits:
         calls = [client.call("VacuumVolumeCommit").future(b"", timeout=T) for _ in range(2)]
         for _ in calls:
             assert begun.acquire(timeout=T)
-        assert failure_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert list(client.call("CopyFile")(b"", timeout=T)) == [b"file"]
         done.set()
         assert [call.result() for call in calls] == [b"", b""]
@@ -399,7 +393,7 @@ class TestLimits:
         backend.on("Ping")(lambda request, context: b"pong")
         call = silent_call(client)
         wait_until(lambda: client.gateway.running_calls == 1, "the silent call has its thread")
-        assert failure_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         call.cancel()
         wait_until(lambda: client.gateway.running_calls == 0, "the thread is free again")
         assert client.call("Ping")(b"", timeout=T) == b"pong"
@@ -446,7 +440,7 @@ class TestShares:
         client = open_gateway(backend=backend, limits=limits)
         requests = iter(threading.Event().wait, "never")
         call = client.channel.stream_stream(VOLUME_SERVER_METHODS[name].path)(requests)
-        assert failure_of(lambda: next(call)).code() is grpc.StatusCode.CANCELLED
+        assert error_of(lambda: next(call)).code() is grpc.StatusCode.CANCELLED
         wait_until(lambda: client.counted, "the call is counted")
         assert client.counted == [(f"grpc.{name}", "backend", "DEADLINE_EXCEEDED")]
 
@@ -464,7 +458,7 @@ class TestShares:
         call = client.call("CopyFile")(b"", timeout=60)
         assert ended.wait(T)
         wait_until(lambda: client.gateway.running_calls == 0, "the thread is free again")
-        assert failure_of(lambda: list(call)).code() is grpc.StatusCode.CANCELLED
+        assert error_of(lambda: list(call)).code() is grpc.StatusCode.CANCELLED
         assert client.counted == [("grpc.CopyFile", "backend", "DEADLINE_EXCEEDED")]
 
     @pytest.mark.slow
@@ -505,7 +499,7 @@ class TestShares:
         call = client.call("VolumeTailSender")(b"", timeout=60)
         assert next(call) == b"first"
         silent = silent_call(client)
-        assert failure_of(silent.result).code() is grpc.StatusCode.CANCELLED
+        assert error_of(silent.result).code() is grpc.StatusCode.CANCELLED
         go_on.set()
         assert list(call) == [b"last"]
 
@@ -516,11 +510,11 @@ class TestBoundedTexts:
             raise RpcFailure(f"no volume of {request.collection}!")
 
         client = serve(open_gateway, "VolumeMount", lambda context, request: handler(context, pb.CopyFileRequest()))
-        assert failure_of(lambda: client.call("VolumeMount")(b"", timeout=T)).details() == "no volume of !"
+        assert error_of(lambda: client.call("VolumeMount")(b"", timeout=T)).details() == "no volume of !"
         client = serve(open_gateway, "CopyFile", handler)
         for letter in ("x", "\N{SNOWMAN}", "%"):
             request = pb.CopyFileRequest(collection=letter * 1_000_000).SerializeToString()
-            error = failure_of(lambda request=request: list(client.call("CopyFile")(request, timeout=T)))
+            error = error_of(lambda request=request: list(client.call("CopyFile")(request, timeout=T)))
             assert error.code() is grpc.StatusCode.UNKNOWN
             assert error.details().startswith("no volume of " + letter * 200)
             assert error.details().endswith(letter * 100 + "!")
@@ -528,7 +522,7 @@ class TestBoundedTexts:
 
     def test_a_large_message_where_none_belongs_is_refused(self, backend, open_gateway):
         client = open_gateway(backend=backend)
-        error = failure_of(lambda: client.call("Ping")(bytes((16 << 20) + 1), timeout=T))
+        error = error_of(lambda: client.call("Ping")(bytes((16 << 20) + 1), timeout=T))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert error.details() == "grpc: received message larger than max (16777217 vs. 16777216)"
         assert backend.seen == []
@@ -568,7 +562,7 @@ class TestDrain:
         call = client.call("VolumeTailSender")(b"", timeout=T)
         assert next(call) == b"1"
         client.gateway.drain(0.05)
-        assert failure_of(lambda: next(call)).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+        assert error_of(lambda: next(call)).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         assert ended.wait(T)
 
 

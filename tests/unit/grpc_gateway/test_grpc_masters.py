@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from support.grpc_nodes import failure_text
 
-from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import master_pb2 as pb
 from native_handlers.pb.methods import MASTER_METHODS
 from supervisor.cluster.dial import dial_insecure
@@ -69,13 +69,6 @@ def start():
 REQUEST = pb.VolumeMarkReadonlyRequest(volume_id=3, is_readonly=True)
 
 
-def failure_of(invoke) -> str:
-    with pytest.raises(RpcFailure) as caught:
-        invoke()
-    assert caught.value.code is grpc.StatusCode.UNKNOWN
-    return caught.value.message
-
-
 def test_seeds_and_the_connected_master_are_known(start):
     seed, other, stranger = start.master(), start.master(), start.master()
     masters = start.masters([seed], connected=other)
@@ -92,9 +85,9 @@ def test_ping(start):
     masters = start.masters([seed])
     assert masters.ping(str(seed.address), 5) == 77
     seed.answers["Ping"] = "tired"
-    assert failure_of(lambda: masters.ping(str(seed.address), None)) == "rpc error: code = Unknown desc = tired"
+    assert failure_text(lambda: masters.ping(str(seed.address), None)) == "rpc error: code = Unknown desc = tired"
     seed.server.stop(None).wait()
-    assert failure_of(lambda: masters.ping(str(seed.address), 5)).startswith("rpc error: code = Unavailable desc = ")
+    assert failure_text(lambda: masters.ping(str(seed.address), 5)).startswith("rpc error: code = Unavailable desc = ")
 
 
 def test_who_holds_a_volume(start):
@@ -109,7 +102,7 @@ def test_who_holds_a_volume(start):
     seed.answers["LookupVolume"] = pb.LookupVolumeResponse()
     assert not masters.holds(3, "10.0.0.1", 8080, 5)
     seed.answers["LookupVolume"] = "not the leader"
-    told = failure_of(lambda: masters.holds(3, "10.0.0.1", 8080, 5))
+    told = failure_text(lambda: masters.holds(3, "10.0.0.1", 8080, 5))
     assert told == "rpc error: code = Unknown desc = not the leader"
 
 
@@ -137,14 +130,14 @@ def test_a_master_that_does_not_lead_sends_us_on(start):
 def test_a_cluster_without_a_leader(start, configuration, why):
     follower = start.master(VolumeMarkReadonly="Not current leader", GetMasterConfiguration=configuration)
     masters = start.masters([follower], connected=follower)
-    text = failure_of(lambda: masters.mark_readonly(REQUEST, 5))
+    text = failure_text(lambda: masters.mark_readonly(REQUEST, 5))
     assert text.startswith(f"heartbeat master {follower.address.http} rejected mark-readonly and leader lookup failed:")
     assert why in text
 
 
 def test_other_refusals_are_passed_on(start):
     seed = start.master(VolumeMarkReadonly="no such volume")
-    text = failure_of(lambda: start.masters([seed]).mark_readonly(REQUEST, 5))
+    text = failure_text(lambda: start.masters([seed]).mark_readonly(REQUEST, 5))
     assert text == (
         f"grpc VolumeMarkReadonly with master {seed.address.http}: set volume 3 to read only on master: "
         "rpc error: code = Unknown desc = no such volume"
@@ -155,4 +148,4 @@ def test_the_filers_that_the_master_lists(start):
     nodes = [pb.ListClusterNodesResponse.ClusterNode(address=address) for address in ("a:8888", "b:8888.18888")]
     master = start.master(ListClusterNodes=pb.ListClusterNodesResponse(cluster_nodes=nodes))
     assert start.masters([master]).filers() == ["a:8888", "b:8888.18888"]
-    assert failure_of(start.masters([start.master(ListClusterNodes="no")]).filers).endswith("desc = no")
+    assert failure_text(start.masters([start.master(ListClusterNodes="no")]).filers).endswith("desc = no")

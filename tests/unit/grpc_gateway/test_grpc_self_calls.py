@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from support.grpc_gateway import Line
+from support.grpc_gateway import Line, error_of
 from support.waiting import LIMIT_S as T
 
 from native_handlers.grpc.context import RpcFailure
@@ -31,12 +31,6 @@ DOING = {"VolumeCopy": "copy a volume", "VolumeEcShardsCopy": "copy shards", "Vo
 
 def dial(address):
     return grpc.insecure_channel(address.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
-
-
-def failure_of(invoke) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        invoke()
-    return caught.value
 
 
 @pytest.fixture
@@ -69,7 +63,7 @@ class TestItsOwnCalls:
             answer = own.call(name)(argument, timeout=T, metadata=metadata)
             return answer if isinstance(answer, bytes) else list(answer)
 
-        error = failure_of(call)
+        error = error_of(call)
         assert error.code() is REFUSAL_CODE
         assert error.details() == f"{name} was sent by this server to itself; it serves no calls of its own"
         assert mark.is_refusal(error)
@@ -109,7 +103,7 @@ class TestWhoIsThere:
                 lambda: list(server.VolumeTailSender(pb.VolumeTailSenderRequest(), timeout=T)),
                 lambda: list(server.undecoded.CopyFile(pb.CopyFileRequest(), timeout=T)),
             ):
-                assert volume_servers.is_self(failure_of(call))
+                assert volume_servers.is_self(error_of(call))
 
     def test_nobody(self, mark):
         assert not DialledVolumeServers(dial, mark).leads_here("127.0.0.1:1.1")
@@ -202,14 +196,14 @@ class TestForwarded:
         ],
     )
     def test_a_source_that_is_this_server_or_its_child(self, client, backend, name, source):
-        error = failure_of(lambda: self.run(client, name, source))
+        error = error_of(lambda: self.run(client, name, source))
         text = f"volume server {OWN} cannot {DOING[name]} from itself"
         assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, text)
         assert backend.seen == []
 
     def test_a_volume_that_is_not_here_is_missed_first(self, client, backend):
         request = pb.VolumeTailReceiverRequest(volume_id=8, source_volume_server="self:1.2")
-        error = failure_of(lambda: client.call("VolumeTailReceiver")(request.SerializeToString(), timeout=T))
+        error = error_of(lambda: client.call("VolumeTailReceiver")(request.SerializeToString(), timeout=T))
         assert (error.code(), error.details()) == (grpc.StatusCode.UNKNOWN, "receiver not found volume id 8")
         assert backend.seen == []
 
@@ -233,27 +227,27 @@ class TestForwarded:
     @pytest.mark.parametrize("source", MISREAD)
     def test_what_go_might_read_in_another_way_is_not_forwarded(self, client, backend, name, source):
         """Go's server accepts some of these, and ends on others."""
-        error = failure_of(lambda: self.run(client, name, source))
+        error = error_of(lambda: self.run(client, name, source))
         assert "is not a server address" in error.details()
         assert backend.seen == []
 
     @pytest.mark.parametrize("name", REQUESTS)
     def test_fields_that_nobody_knows_hide_no_source(self, client, backend, name):
         request = REQUESTS[name]("self:1.2").SerializeToString() + bytes.fromhex("9b069c06")
-        error = failure_of(lambda: list(client.call(name)(request, timeout=T)))
+        error = error_of(lambda: list(client.call(name)(request, timeout=T)))
         assert "from itself" in error.details()
         assert backend.seen == []
 
     @pytest.mark.parametrize("name", REQUESTS)
     def test_maintenance_is_said_first(self, client, backend, name):
         self.maintenance = RpcFailure("in maintenance mode")
-        assert failure_of(lambda: self.run(client, name, "")).details() == "in maintenance mode"
+        assert error_of(lambda: self.run(client, name, "")).details() == "in maintenance mode"
         assert backend.seen == []
 
     @pytest.mark.parametrize("name", REQUESTS)
     def test_where_it_cannot_be_found_out_nothing_is_forwarded(self, client, backend, probe, name):
         probe.failure = RpcFailure("who knows", grpc.StatusCode.UNAVAILABLE)
-        error = failure_of(lambda: self.run(client, name, "other:1.2"))
+        error = error_of(lambda: self.run(client, name, "other:1.2"))
         assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "who knows")
         assert backend.seen == []
 
@@ -323,7 +317,7 @@ class TestForwarded:
         assert len(backend.seen) == 1
 
     def test_what_cannot_be_read_is_not_forwarded(self, client, backend):
-        error = failure_of(lambda: client.call("ReceiveFile")(iter([b"\xff"]), timeout=T))
+        error = error_of(lambda: client.call("ReceiveFile")(iter([b"\xff"]), timeout=T))
         assert error.code() is grpc.StatusCode.INTERNAL
         assert backend.seen == []
 
@@ -333,7 +327,7 @@ class TestForwarded:
         is_coded = first is not None and first["ext"] == ".ec00"
         begin = b"" if first is None else self.info(is_ec_volume=is_coded, **first)
         messages = [begin, self.info(volume_id=first["volume_id"] if first else 7, ext=".dat"), b""]
-        error = failure_of(lambda: client.call("ReceiveFile")(iter(messages), timeout=T))
+        error = error_of(lambda: client.call("ReceiveFile")(iter(messages), timeout=T))
         assert error.details() == "file info was sent already"
 
     @staticmethod

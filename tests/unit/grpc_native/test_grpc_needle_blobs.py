@@ -10,11 +10,11 @@ from contextlib import closing
 import grpc
 import pytest
 from support.descriptors import open_files
+from support.grpc_nodes import failure_of
 
 from native_handlers.format import crc
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import configure, needle_blobs, read_all
-from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 
@@ -32,12 +32,6 @@ def write(volume, needle_id, data=b"payload", **fields):
     """Stores a needle. Returns the place of its record."""
     needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, **fields)
     return volume.write(needle).offset, needle.size
-
-
-def failure_of(invoke) -> RpcFailure:
-    with pytest.raises(RpcFailure) as caught:
-        invoke()
-    return caught.value
 
 
 def read_all_of(node, context, *volume_ids):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from support.grpc_nodes import make_context
+from support.grpc_nodes import failure_text, make_context
 from support.grpc_servers import COOKIE, VID, serving
 from support.waiting import LIMIT_S as T
 from support.waiting import wait_until
@@ -16,7 +16,6 @@ from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle, parse_needle
 from native_handlers.format.types import VERSION_2
 from native_handlers.grpc import tail_sender
-from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.incremental_copy import volume_incremental_copy
 from native_handlers.grpc.tail_receiver import received_needles
 from native_handlers.grpc.tail_sender import volume_tail_sender
@@ -47,16 +46,9 @@ def is_heartbeat(message):
     return message == pb.VolumeTailSenderResponse(is_last_chunk=True, version=3)
 
 
-def failure_of(invoke) -> RpcFailure:
-    with pytest.raises(RpcFailure) as caught:
-        invoke()
-    assert caught.value.code is grpc.StatusCode.UNKNOWN
-    return caught.value
-
-
 class TestTail:
     def test_no_such_volume(self, server):
-        assert failure_of(lambda: next(tail(server, volume_id=9))).message == "not found volume id 9"
+        assert failure_text(lambda: next(tail(server, volume_id=9))) == "not found volume id 9"
 
     @pytest.mark.parametrize("idle", [1, 3])
     def test_an_idle_volume_gives_a_heartbeat_a_round_until_the_timeout(self, server, idle):
@@ -133,7 +125,7 @@ class TestTail:
         next(stream)
         getattr(server.store, how)(VID, **({"only_empty": False} if how == "delete_volume" else {}))
         assert next(stream).needle_header  # The round goes on to its end.
-        assert failure_of(lambda: next(stream)).message == f"streamFollow: volume {VID} is closed"
+        assert failure_text(lambda: next(stream)) == f"streamFollow: volume {VID} is closed"
 
     def test_it_goes_on_with_a_volume_that_was_opened_anew(self, server):
         server.write(1)
@@ -154,13 +146,13 @@ class TestTail:
             dat.seek(5)
             dat.write(b"\x01")  # the low byte of the compaction revision
         server.store.mount_volume(VID)
-        assert failure_of(lambda: next(stream)).message == f"streamFollow: volume {VID} is compacted"
+        assert failure_text(lambda: next(stream)) == f"streamFollow: volume {VID} is compacted"
 
     def test_a_row_that_leads_nowhere_ends_it(self, server):
         server.write(1)
         rows = (server.directory / f"{VID}.idx").read_bytes()
         (server.directory / f"{VID}.idx").write_bytes(rows[:8] + b"\x09" + rows[9:])
-        message = failure_of(lambda: list(tail(server))).message
+        message = failure_text(lambda: list(tail(server)))
         assert message.startswith("streamFollow: fail to locate by appendAtNs 0: ")
         assert f"{VID}.dat at 1207959560 needs 16 bytes, there are 0" in message
 
@@ -266,7 +258,7 @@ class TestIncrementalCopy:
         return (server.directory / f"{VID}.dat").read_bytes()
 
     def test_no_such_volume(self, server):
-        assert failure_of(lambda: next(self.copy(server, volume_id=9))).message == "not found volume id 9"
+        assert failure_text(lambda: next(self.copy(server, volume_id=9))) == "not found volume id 9"
 
     def test_nothing_new(self, server):
         assert list(self.copy(server)) == []
@@ -312,7 +304,7 @@ class TestIncrementalCopy:
         server.write(1)
         rows = (server.directory / f"{VID}.idx").read_bytes()
         (server.directory / f"{VID}.idx").write_bytes(rows[:8] + b"\x09" + rows[9:])
-        message = failure_of(lambda: list(self.copy(server, 5))).message
+        message = failure_text(lambda: list(self.copy(server, 5)))
         assert message.startswith("fail to locate by appendAtNs 5: ")
         assert f"{VID}.dat at 1207959560 needs 16 bytes, there are 0" in message
 

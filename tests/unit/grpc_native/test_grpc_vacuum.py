@@ -8,11 +8,10 @@ import threading
 
 import grpc
 import pytest
-from support.grpc_nodes import make_context, make_node
+from support.grpc_nodes import failure_of, make_context, make_node
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import vacuum, volumes
-from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import NotFound
 from native_handlers.storage.system.files import DiskSpace, OsFiles
@@ -58,12 +57,6 @@ def cleanup(node, context, volume_id=VID):
 
 STEPS = {"check": check, "compact": compact, "commit": commit, "cleanup": cleanup}
 ABSENT = {"check": "check compact", "compact": "compact", "commit": "commit compact", "cleanup": "cleaning up"}
-
-
-def failure_of(call) -> RpcFailure:
-    with pytest.raises(RpcFailure) as raised:
-        call()
-    return raised.value
 
 
 def temporary(directory):

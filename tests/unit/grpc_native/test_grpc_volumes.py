@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import grpc
 import pytest
 from google.protobuf.message import DecodeError
+from support.grpc_nodes import failure_of
 
 from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.needle import Needle
@@ -41,12 +42,6 @@ def allocate(node, context, volume_id=7, **more):
 def write(store, volume_id, needle_id, data=b"payload", **more):
     needle = Needle(cookie=COOKIE, needle_id=needle_id, data=data, **more)
     store.get_volume(volume_id).write(needle)
-
-
-def failure_of(invoke) -> RpcFailure:
-    with pytest.raises(RpcFailure) as caught:
-        invoke()
-    return caught.value
 
 
 def test_handlers_are_rpcs():
