@@ -1,4 +1,4 @@
-"""Shared by all tests: three hypothesis profiles, compiled modules, and a lack of threads.
+"""Shared by all tests: three hypothesis profiles, compiled modules, a lack of threads, and fixtures of `support`.
 
 HYPOTHESIS_PROFILE=deep runs more examples than the usual profile, quick fewer.
 """
@@ -13,6 +13,9 @@ import pytest
 import trio
 from hypothesis import HealthCheck, settings
 
+FIXTURES = ("support.clocks",)
+"""The modules with fixtures for all tests."""
+
 # How long an example takes says how busy the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", UNHURRIED, max_examples=10)
@@ -22,7 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_configure(config):
-    """Has modules compiled once, also where PYTHONDONTWRITEBYTECODE is set: then beside pytest's cache.
+    """Has modules compiled once, also where PYTHONDONTWRITEBYTECODE is set: then beside pytest's cache. Loads fixtures.
 
     The suite starts hundreds of servers, and each would compile as many modules, which takes longer than its start.
     """
@@ -31,6 +34,8 @@ def pytest_configure(config):
         sys.dont_write_bytecode, sys.pycache_prefix = False, compiled
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = compiled
+    for module in FIXTURES:
+        config.pluginmanager.import_plugin(module)
 
 
 def pytest_collection():

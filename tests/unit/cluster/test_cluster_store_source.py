@@ -5,6 +5,7 @@ import time
 
 import pytest
 import trio
+from support.clocks import Clock
 from support.stores import open_at, place
 from support.waiting import LIMIT_S, until
 
@@ -25,13 +26,7 @@ SIZE_LIMIT = 30 << 20
 
 @pytest.fixture
 def clock():
-    class Clock:
-        now_ns = time.time_ns()
-
-        def __call__(self):
-            return self.now_ns
-
-    return Clock()
+    return Clock(time.time())
 
 
 @pytest.fixture
@@ -146,11 +141,11 @@ async def test_an_expired_volume_is_left_out_and_later_deleted(nursery, store, m
     store.get_volume(1).write(Needle(cookie=1, needle_id=2, data=b"x"))
     source = await start(nursery, store, model, view, refresh_s=600)
     assert set(messages(model)) == {1}
-    clock.now_ns += (21 * 60 + 30) * 10**9
+    clock.advance(21 * 60 + 30)
     source.refresh_soon()
     await until(lambda: not messages(model))
     assert store.find_volume(1) is not None
-    clock.now_ns += 60 * 10**9
+    clock.advance(60)
     source.refresh_soon()
     await until(lambda: store.find_volume(1) is None)
     nursery.cancel_scope.cancel()
@@ -176,7 +171,7 @@ async def test_a_mount_that_waits_for_a_disk_holds_up_no_news(nursery, store, mo
         assert await trio.to_thread.run_sync(is_waiting.wait, 60)
         before = messages(model)[1].size
         store.get_volume(1).write(Needle(cookie=1, needle_id=2, data=b"x"))
-        clock.now_ns += 3600 * 10**9
+        clock.advance(3600)
         source.refresh_soon()
         await until(lambda: messages(model)[1].size > before)
         assert set(messages(model)) == {1}

@@ -7,21 +7,6 @@ from support.http_native import make_context
 from support.stores import open_at
 
 
-class Clock:
-    """A clock in nanoseconds that only the test moves."""
-
-    def __init__(self):
-        self.now_ns = 1_700_000_000_000_000_000
-
-    def __call__(self):
-        return self.now_ns
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def store(tmp_path, clock):
     """Volume 3 has one copy, volume 4 two, volume 5 a TTL of three minutes."""

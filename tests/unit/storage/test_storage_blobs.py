@@ -22,22 +22,9 @@ from native_handlers.storage.volume import blobs
 COOKIE = 0xC0FFEE
 
 
-class Clock:
-    def __init__(self):
-        self.now_ns = 1_700_000_000 * 10**9
-
-    def __call__(self):
-        return self.now_ns
-
-
 @pytest.fixture
 def files():
     return PlannedFiles(is_lasting=False, short_write_bytes=9)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture(params=[3, 2, 1], ids="v{}".format)

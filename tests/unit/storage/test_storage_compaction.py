@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from support.clocks import Clock
 from support.files import PlannedFiles, broken
 from support.stores import open_at, place
 
@@ -38,7 +39,7 @@ def plan(files, operation, ending, code):
 
 
 def store_at(path, files=None, width=4, **more):
-    return open_at(path, files=files or OsFiles(), offset_width_bytes=width, clock_ns=lambda: NOW_S * 10**9, **more)
+    return open_at(path, files=files or OsFiles(), offset_width_bytes=width, clock_ns=Clock(NOW_S), **more)
 
 
 def write(store, needle_id, data, **fields):
@@ -150,16 +151,16 @@ class TestExpiry:
     @pytest.mark.parametrize("is_large", [False, True])
     def test_in_a_volume_with_a_ttl(self, tmp_path, monkeypatch, is_large):
         monkeypatch.setattr(record_mover, "LARGE_BYTES", 1 if is_large else 1 << 30)
-        now = [NOW_S]
-        store = open_at(tmp_path, clock_ns=lambda: now[0] * 10**9)
+        clock = Clock(NOW_S)
+        store = open_at(tmp_path, clock_ns=clock)
         store.allocate_volume(VID, ttl="3m")
         meta = {"has_name": True, "name": b"n" * 200, "has_mime": True, "mime": b"text/plain"}
         for needle_id, fields in ((1, {}), (2, meta)):
             write(store, needle_id, b"old" * 50, has_last_modified=True, last_modified_s=NOW_S, **fields)
         write(store, 3, b"undated")
-        now[0] += 100
-        write(store, 4, b"young" * 50, has_last_modified=True, last_modified_s=now[0], **meta)
-        now[0] += 100
+        clock.advance(100)
+        write(store, 4, b"young" * 50, has_last_modified=True, last_modified_s=clock.now_ns // 10**9, **meta)
+        clock.advance(100)
         vacuum(store)
         rows = list(iter_entries((tmp_path / "7.idx").read_bytes(), 4))
         assert [row.needle_id for row in rows] == [3, 4], "an undated one never expires for a reader"
@@ -168,15 +169,15 @@ class TestExpiry:
 
     def test_a_needles_own_ttl_in_a_volume_without(self, tmp_path):
         """Upstream drops the needle at the first vacuum."""
-        now = [NOW_S]
-        store = open_at(tmp_path, clock_ns=lambda: now[0] * 10**9)
+        clock = Clock(NOW_S)
+        store = open_at(tmp_path, clock_ns=clock)
         store.allocate_volume(VID)
         dated = {"has_last_modified": True, "last_modified_s": NOW_S}
         write(store, 1, b"minutes", has_ttl=True, ttl=parse_ttl("3m"), **dated)
         write(store, 2, b"days", has_ttl=True, ttl=parse_ttl("3d"), **dated)
         vacuum(store)
         assert read(store, 1) == b"minutes"
-        now[0] += 181
+        clock.advance(181)
         vacuum(store)
         assert [row.needle_id for row in iter_entries((tmp_path / "7.idx").read_bytes(), 4)] == [2]
         store.close()

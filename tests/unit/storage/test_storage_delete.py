@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
+from support.clocks import Clock
 from support.files import PlannedFiles, broken
 from support.stores import open_at
 
@@ -43,14 +44,14 @@ def files():
 
 
 @pytest.fixture
-def now_ns():
-    return [time.time_ns()]
+def clock():
+    return Clock(time.time())
 
 
 @pytest.fixture
-def open_it(tmp_path, files, now_ns):
+def open_it(tmp_path, files, clock):
     """Opens a store over directories a and b."""
-    return lambda: open_at(tmp_path / "a", tmp_path / "b", files=files, clock_ns=lambda: now_ns[0])
+    return lambda: open_at(tmp_path / "a", tmp_path / "b", files=files, clock_ns=clock)
 
 
 @pytest.fixture
@@ -204,21 +205,21 @@ class TestOnlyEmpty:
 
 
 class TestExpired:
-    def test_a_write_between_the_look_and_the_lock_is_kept(self, store, files, now_ns):
+    def test_a_write_between_the_look_and_the_lock_is_kept(self, store, files, clock):
         store.set_volume_size_limit(1 << 30)
         store.allocate_volume(VID, ttl="1m")
         store.get_volume(VID).write(needle())
-        now_ns[0] += 3600 * 10**9
+        clock.advance(3600)
 
         def write(_path):
             late = needle(2)
-            late.last_modified_s, late.has_last_modified = now_ns[0] // 10**9, True
+            late.last_modified_s, late.has_last_modified = clock.now_ns // 10**9, True
             store.get_volume(VID).write(late)
 
         files.last_look = write
         assert store.remove_expired_volumes() == []
         assert read(store, 2) == b"acknowledged"
-        now_ns[0] += 3600 * 10**9
+        clock.advance(3600)
         assert store.remove_expired_volumes() == [VID]
 
 

@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 
 import pytest
+from support.clocks import Clock
 from support.disks import Disks, give_up_only_what_hangs
 from support.stores import open_at
 from support.waiting import LIMIT_S
@@ -18,8 +19,6 @@ from test_storage_disks import COOKIE, ONCE, look_at_all, read, wait_until_well,
 from native_handlers.format.needle import Needle
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model import errors
-
-HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
@@ -31,8 +30,8 @@ def files(monkeypatch):
 
 
 @pytest.fixture
-def now_ns():
-    return [time.time_ns()]
+def clock():
+    return Clock(time.time())
 
 
 @pytest.fixture
@@ -46,11 +45,11 @@ def locations(tmp_path):
 
 
 @pytest.fixture
-def store(locations, files, now_ns):
+def store(locations, files, clock):
     """Volume 1 on the first disk, 2 and 3 on the second, each with a needle. Volume 3 is not mounted."""
     for location in locations:
         files.add(location.path)
-    with closing(open_at(*locations, files=files, clock_ns=lambda: now_ns[0])) as opened:
+    with closing(open_at(*locations, files=files, clock_ns=clock)) as opened:
         opened.set_volume_size_limit(1 << 30)
         opened.allocate_volume(1)
         for vid in (2, 3):
@@ -222,10 +221,10 @@ class TestExpiredVolumes:
         assert store.remove_expired_volumes() == []
         assert hung_mount.is_alive()
 
-    def test_they_are_left_for_later_while_somebody_changes_the_set(self, store, first, now_ns, request):
+    def test_they_are_left_for_later_while_somebody_changes_the_set(self, store, first, clock, request):
         store.allocate_volume(5, ttl="1m", disk_type="ssd")
         write(store, 5, b"short-lived")
-        now_ns[0] += HOUR_NS
+        clock.advance(3600)
         mount = request.getfixturevalue("hung_mount")
         assert store.remove_expired_volumes() == []
         assert mount.is_alive()
@@ -233,8 +232,8 @@ class TestExpiredVolumes:
         mount.join(LIMIT_S)
         assert store.remove_expired_volumes() == [5]
 
-    def test_a_closed_store_has_none(self, locations, files, now_ns):
-        store = open_at(*locations, files=files, clock_ns=lambda: now_ns[0])
+    def test_a_closed_store_has_none(self, locations, files, clock):
+        store = open_at(*locations, files=files, clock_ns=clock)
         store.close()
         assert store.remove_expired_volumes() == []
 

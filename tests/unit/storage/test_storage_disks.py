@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
+from support.clocks import Clock
 from support.disks import Disks, give_up_only_what_hangs
 from support.stores import open_at, place
 from support.waiting import LIMIT_S, wait_until
@@ -354,12 +355,12 @@ class TestFailingDisk:
 
     def test_expired_volumes_of_a_disk_that_is_out_are_left_alone(self, tmp_path, files):
         disk = files.add(tmp_path)
-        now_ns = [time.time_ns()]
-        with closing(open_at(place(tmp_path, probe=ONCE), files=files, clock_ns=lambda: now_ns[0])) as store:
+        clock = Clock(time.time())
+        with closing(open_at(place(tmp_path, probe=ONCE), files=files, clock_ns=clock)) as store:
             store.set_volume_size_limit(1 << 30)
             store.allocate_volume(1, ttl="1m")
             write(store, 1, b"short-lived")
-            now_ns[0] += 3600 * 10**9
+            clock.advance(3600)
             disk.error = errno.EIO
             look_at_all(store)
             assert store.remove_expired_volumes() == []

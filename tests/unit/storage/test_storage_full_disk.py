@@ -12,6 +12,7 @@ import subprocess
 from contextlib import closing, contextmanager
 
 import pytest
+from support.clocks import Clock
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
@@ -409,10 +410,10 @@ class TestStart:
         with served(tmp_path, disk):
             pass
         fill(disk)
-        now_ns = [10**18]
+        clock = Clock(10**9)
         config = StoreConfig((LocationConfig(tmp_path, tmp_path, 8),))
-        with closing(open_store(config, files=disk, clock_ns=lambda: now_ns[0])) as store:
-            now_ns[0] += 500 * 10**9
+        with closing(open_store(config, files=disk, clock_ns=clock)) as store:
+            clock.advance(500)
             disk.free_bytes = 10 * RESERVE_BYTES
             look(store)
             assert (tmp_path / SESSION_FILE_NAME).read_text().split()[1] == str(10**9)

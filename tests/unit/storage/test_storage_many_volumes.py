@@ -10,6 +10,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
+from support.clocks import Clock
 from support.files import PlannedFiles
 from support.stores import open_at, place
 from support.waiting import LIMIT_S
@@ -50,17 +51,6 @@ class AgedFiles(PlannedFiles):
         return facts._replace(changed_at_s=facts.changed_at_s - 86400) if is_old else facts
 
 
-class Clock:
-    def __init__(self, now_s: int = NOW_S) -> None:
-        self.now_ns = now_s * 10**9
-
-    def __call__(self):
-        return self.now_ns
-
-    def advance(self, seconds):
-        self.now_ns += seconds * 10**9
-
-
 def make_store(path, count, *, files=None, clock=None):
     """An open store of `count` volumes with a needle each. Their files were written long ago."""
     config = StoreConfig((LocationConfig(path, path, count + 100),))
@@ -70,7 +60,7 @@ def make_store(path, count, *, files=None, clock=None):
             store.get_volume(volume_id).write(needle(1))
     for file in path.iterdir():
         os.utime(file, (LONG_AGO_S, LONG_AGO_S))
-    return open_store(config, files=files or PlannedFiles(), clock_ns=clock or Clock())
+    return open_store(config, files=files or PlannedFiles(), clock_ns=clock or Clock(NOW_S))
 
 
 def needle(needle_id):
@@ -135,7 +125,7 @@ class TestLook:
 
     @pytest.mark.damage("a file is removed under the store")
     def test_those_whose_file_is_gone_are_found_among_many(self, tmp_path):
-        clock, files = Clock(), PlannedFiles()
+        clock, files = Clock(NOW_S), PlannedFiles()
         with closing(make_store(tmp_path, MANY, files=files, clock=clock)) as store:
             store.volume_reports()
             (tmp_path / "4.dat").rename(tmp_path / "elsewhere")
@@ -270,7 +260,7 @@ class TestClosing:
         assert files.since(store.close)["sync"] == 2
 
     def test_what_was_written_before_the_files_were_opened_anew_is_synced(self, tmp_path):
-        files, clock = PlannedFiles(), Clock()
+        files, clock = PlannedFiles(), Clock(NOW_S)
         store = make_store(tmp_path, FEW, files=files, clock=clock)
         store.get_volume(3).write(needle(9))
         os.utime(tmp_path / "pictures_3.dat", (LONG_AGO_S, LONG_AGO_S))
@@ -299,18 +289,18 @@ class TestClosing:
             file.write_bytes(text)
             monkeypatch.setattr(session_mark, name, file)
         files = PlannedFiles()
-        store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock())
+        store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock(NOW_S))
         assert files.since(store.close)["sync"] == 2 * FEW
 
     def test_what_a_killed_server_wrote_may_not_be_on_disk(self, tmp_path):
         make_store(tmp_path, FEW).close()
         mark = tmp_path / ".weed-volume-py.session"
-        store = open_at(place(tmp_path, max_volumes=9), clock_ns=Clock())
+        store = open_at(place(tmp_path, max_volumes=9), clock_ns=Clock(NOW_S))
         left = mark.read_bytes().split()
         store.close()
         mark.write_bytes(b"%s %d\n" % (left[0], LONG_AGO_S - 1))
         files = PlannedFiles()
-        store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock())
+        store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock(NOW_S))
         assert files.since(store.close)["sync"] == 2 * FEW
 
 

@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Clock:
-    """A clock in nanoseconds that only the test moves."""
-
-    def __init__(self) -> None:
-        self.now_ns = 1_700_000_000 * 10**9
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-    def advance(self, seconds: float) -> None:
-        self.now_ns += int(seconds * 10**9)
-
-
 def location(path: Path, **changes) -> LocationConfig:
     path.mkdir(exist_ok=True)
     fields = {"idx_path": path, "max_volumes": 8} | changes
@@ -48,11 +35,6 @@ def location(path: Path, **changes) -> LocationConfig:
 
 def config(*locations: LocationConfig, **changes) -> StoreConfig:
     return StoreConfig(locations=locations, ip="127.0.0.1", port=8080, **changes)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""A clock for what is made with a clock of its own, such as a store."""
+
+from __future__ import annotations
+
+import pytest
+
+
+class Clock:
+    """A clock that only the test moves. A call of it gives nanoseconds."""
+
+    def __init__(self, now_s: float = 1_700_000_000) -> None:
+        self.now_ns = int(now_s * 10**9)
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def seconds(self) -> float:
+        return self.now_ns / 10**9
+
+    def advance(self, seconds: float) -> None:
+        self.now_ns += int(seconds * 10**9)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
