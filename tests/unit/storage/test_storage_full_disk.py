@@ -13,16 +13,15 @@ from contextlib import closing, contextmanager
 
 import pytest
 from support.clocks import Clock
+from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.disk.directory_lock import UUID_FILE_NAME
 from native_handlers.storage.disk.reserve_file import MAX_RESERVE_BYTES, RESERVE_FILE_NAME, ReserveFile, wanted_bytes
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.system.files import DiskSpace, OsFiles
 
 COOKIE = 0xC0FFEE
@@ -99,10 +98,6 @@ def disk(request):
     return SmallDisk(request.param)
 
 
-def open_at(path, files, idx_path=None):
-    return open_store(StoreConfig((LocationConfig(path, idx_path or path, 8),)), files=files)
-
-
 def write(store, needle_id, data=b"data", **how):
     return store.get_volume(VID).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), **how)
 
@@ -127,7 +122,7 @@ def look(store):
 @contextmanager
 def served(path, files, needles=20):
     """A store with a volume of some needles, after the first probe of a server's start."""
-    with closing(open_at(path, files)) as store:
+    with closing(open_at(path, files=files)) as store:
         look(store)
         if store.find_volume(VID) is None:
             store.allocate_volume(VID)
@@ -224,8 +219,7 @@ class TestReserve:
         assert (tmp_path / RESERVE_FILE_NAME).stat().st_size > RESERVE_BYTES // 2
 
     def test_minfreespace_means_what_it_means_without(self, tmp_path, disk):
-        config = LocationConfig(tmp_path, tmp_path, 8, min_free_bytes=10 << 20)
-        with closing(open_store(StoreConfig((config,)), files=disk)) as store:
+        with closing(open_at(place(tmp_path, min_free_bytes=10 << 20), files=disk)) as store:
             look(store)
             disk.free_bytes = (10 << 20) - RESERVE_BYTES
             look(store)
@@ -236,8 +230,7 @@ class TestReserve:
             assert store.locations[0].is_space_low
 
     def test_what_writers_append_counts_between_two_looks(self, tmp_path, disk):
-        config = LocationConfig(tmp_path, tmp_path, 8, min_free_bytes=ALL_BYTES - (1 << 20))
-        with closing(open_store(StoreConfig((config,)), files=disk)) as store:
+        with closing(open_at(place(tmp_path, min_free_bytes=ALL_BYTES - (1 << 20)), files=disk)) as store:
             store.allocate_volume(VID)
             write_until_refused(store)
             assert store.locations[0].is_space_low
@@ -329,8 +322,7 @@ class TestService:
     def test_an_index_directory_on_another_disk_has_a_reserve_too(self, tmp_path, tmpfs):
         files = OsFiles()
         data = tmp_path / "data"
-        data.mkdir()
-        with closing(open_at(data, files, tmpfs)) as store:
+        with closing(open_at(place(data, tmpfs), files=files)) as store:
             look(store)
             assert [(path / RESERVE_FILE_NAME).exists() for path in (data, tmpfs)] == [True, True]
             store.allocate_volume(VID)
@@ -341,11 +333,7 @@ class TestService:
                 store.get_volume(VID).delete(needle_id, COOKIE)
 
     def test_other_disks_have_reserves_of_their_own(self, tmp_path, disk):
-        locations = []
-        for name in ("a", "b"):
-            (tmp_path / name).mkdir()
-            locations.append(LocationConfig(tmp_path / name, tmp_path / name, 8))
-        with closing(open_store(StoreConfig(tuple(locations)), files=disk)) as store:
+        with closing(open_at(tmp_path / "a", tmp_path / "b", files=disk)) as store:
             look(store)
             fill(disk)
             store.locations[0].room.use(lambda: disk.take(100))
@@ -404,15 +392,14 @@ class TestStart:
         (tmp_path / ".weed-volume-py.lock").unlink()
         disk.free_bytes = 20
         with served(tmp_path, disk), pytest.raises(errors.DirectoryLocked):
-            open_at(tmp_path, disk)
+            open_at(tmp_path, files=disk)
 
     def test_the_time_of_the_mark_is_that_of_the_start(self, tmp_path, disk):
         with served(tmp_path, disk):
             pass
         fill(disk)
         clock = Clock(10**9)
-        config = StoreConfig((LocationConfig(tmp_path, tmp_path, 8),))
-        with closing(open_store(config, files=disk, clock_ns=clock)) as store:
+        with closing(open_at(tmp_path, files=disk, clock_ns=clock)) as store:
             clock.advance(500)
             disk.free_bytes = 10 * RESERVE_BYTES
             look(store)

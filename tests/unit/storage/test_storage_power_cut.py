@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 from support.files import PlannedFiles, broken
+from support.stores import open_at
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.disk import session_mark
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME, SessionMark
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.system.files import OsFiles
 
 COOKIE = 0xC0FFEE
-
-
-def config(path):
-    return StoreConfig((LocationConfig(path, path, 8),))
-
-
-def open_at(path, files=None):
-    return open_store(config(path), files=files or OsFiles())
 
 
 def write(store, needle_id, data):
@@ -104,7 +94,7 @@ class TestMark:
 
     def test_a_last_sync_that_fails_leaves_it(self, made):
         files = PlannedFiles()
-        store = open_at(made, files)
+        store = open_at(made, files=files)
         files.plan["sync"] = broken()
         store.close()
         assert (made / SESSION_FILE_NAME).exists()
@@ -115,11 +105,11 @@ class TestMarkOfTwo:
 
     @pytest.fixture
     def open_parent(self, made):
-        return lambda **options: open_store(replace(config(made), opens_volumes=False, **options))
+        return lambda **options: open_at(made, opens_volumes=False, **options)
 
     @pytest.fixture
     def open_child(self, made):
-        return lambda: open_store(replace(config(made), lock_owner_pid=os.getpid()))
+        return lambda: open_at(made, lock_owner_pid=os.getpid())
 
     def lines(self, made):
         return (made / SESSION_FILE_NAME).read_text().splitlines()
@@ -167,7 +157,7 @@ class TestMarkOfTwo:
     def test_a_child_that_could_not_sync_leaves_word(self, made, open_parent):
         files = PlannedFiles(matches=lambda path: path.suffix in {".dat", ".idx"})
         parent = open_parent()
-        child = open_store(replace(config(made), lock_owner_pid=os.getpid()), files=files)
+        child = open_at(made, lock_owner_pid=os.getpid(), files=files)
         files.plan["sync"] = broken()
         child.close()
         parent.close()

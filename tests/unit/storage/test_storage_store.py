@@ -6,40 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
 from support.descriptors import open_files
-from support.stores import open_at
+from support.stores import open_at, place
 
 from native_handlers.format import crc
 from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.directory.scan import normal_disk_type
 from native_handlers.storage.model import errors
-from native_handlers.storage.store import Store, StoreConfig, open_store
+from native_handlers.storage.store import Store, open_store
 from native_handlers.storage.store_state import ServerState
 from native_handlers.storage.volume.record_reader import MANIFEST_READ_LIMIT_BYTES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def location(path: Path, **changes) -> LocationConfig:
-    path.mkdir(exist_ok=True)
-    fields = {"idx_path": path, "max_volumes": 8} | changes
-    return LocationConfig(path=path, **fields)
-
-
-def config(*locations: LocationConfig, **changes) -> StoreConfig:
-    return StoreConfig(locations=locations, ip="127.0.0.1", port=8080, **changes)
 
 
 @pytest.fixture
 def store(tmp_path, clock):
-    opened = open_store(config(location(tmp_path / "d0")), clock_ns=clock)
+    opened = open_at(tmp_path / "d0", clock_ns=clock, ip="127.0.0.1")
     yield opened
     opened.close()
 
@@ -310,13 +295,13 @@ class TestTtl:
 
 class TestVolumes:
     def test_allocation_goes_to_the_location_with_the_fewest_volumes(self, tmp_path, clock):
-        store = open_store(config(location(tmp_path / "a", max_volumes=2), location(tmp_path / "b")), clock_ns=clock)
+        store = open_at(place(tmp_path / "a", max_volumes=2), tmp_path / "b", clock_ns=clock)
         ids = [store.allocate_volume(vid).disk_id for vid in range(1, 6)]
         assert ids == [0, 1, 0, 1, 1]
         store.close()
 
     def test_allocation_goes_by_disk_type(self, tmp_path, clock):
-        store = open_store(config(location(tmp_path / "a"), location(tmp_path / "b", disk_type="ssd")), clock_ns=clock)
+        store = open_at(tmp_path / "a", place(tmp_path / "b", disk_type="ssd"), clock_ns=clock)
         assert store.allocate_volume(1, disk_type="SSD").disk_id == 1
         assert store.allocate_volume(2, disk_type="hdd").disk_id == 0
         with pytest.raises(errors.NoFreeSpace, match=r"^No more free space left$"):
@@ -325,12 +310,12 @@ class TestVolumes:
         assert normal_disk_type("HDD") == ""
 
     def test_no_slot_left_and_unlimited(self, tmp_path, clock):
-        store = open_store(config(location(tmp_path / "a", max_volumes=1)), clock_ns=clock)
+        store = open_at(place(tmp_path / "a", max_volumes=1), clock_ns=clock)
         store.allocate_volume(1)
         with pytest.raises(errors.NoFreeSpace):
             store.allocate_volume(2)
         store.close()
-        store = open_store(config(location(tmp_path / "a", max_volumes=0)), clock_ns=clock)
+        store = open_at(place(tmp_path / "a", max_volumes=0), clock_ns=clock)
         store.allocate_volume(2)
         store.close()
 
@@ -401,7 +386,7 @@ class TestVolumes:
         assert (volume.size_bytes, volume.index_size_bytes, volume.is_closed) == (0, 0, True)
 
     def test_two_copies_are_both_removed(self, tmp_path, clock):
-        store = open_store(config(location(tmp_path / "a"), location(tmp_path / "b")), clock_ns=clock)
+        store = open_at(tmp_path / "a", tmp_path / "b", clock_ns=clock)
         store.allocate_volume(3)
         store.close()
         for name in ("3.dat", "3.idx", "3.vif"):
@@ -475,11 +460,11 @@ class TestReadOnly:
         last.close()
 
     def test_low_space_refuses_writes_and_allows_deletes(self, tmp_path, clock):
-        store = open_store(config(location(tmp_path / "a")), clock_ns=clock)
+        store = open_at(tmp_path / "a", clock_ns=clock)
         store.allocate_volume(3)
         store.get_volume(3).write(needle())
         store.close()
-        store = open_store(config(location(tmp_path / "a", min_free_bytes=1 << 62)), clock_ns=clock)
+        store = open_at(place(tmp_path / "a", min_free_bytes=1 << 62), clock_ns=clock)
         assert store.find_volume(3).read_only_reasons.disk_space_low
         with pytest.raises(errors.ReadOnly):
             store.get_volume(3).write(needle(2))
@@ -531,7 +516,7 @@ class TestReports:
         assert store.disk_tags() == [(0, "", (), 8)]
 
     def test_automatic_slots(self, tmp_path, clock):
-        store = open_store(config(location(tmp_path / "a", max_volumes=0)), clock_ns=clock)
+        store = open_at(place(tmp_path / "a", max_volumes=0), clock_ns=clock)
         assert not store.adjust_max_volumes(), "no size limit yet"
         assert store.max_volume_counts() == {"": 0}
         free = store.disk_statuses()[0].free
@@ -564,9 +549,7 @@ class TestState:
             open_store(store.config)
 
     def test_it_lies_in_the_first_index_directory(self, tmp_path, clock):
-        (tmp_path / "i").mkdir()
-        first = location(tmp_path / "a", idx_path=tmp_path / "i")
-        store = open_store(config(first, location(tmp_path / "b")), clock_ns=clock)
+        store = open_at(place(tmp_path / "a", tmp_path / "i"), tmp_path / "b", clock_ns=clock)
         store.set_state(ServerState(True, 0))
         assert (tmp_path / "i" / "state.pb").exists()
         store.close()
@@ -593,7 +576,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
     """Slow: starts a program and kills it."""
     done = subprocess.run([sys.executable, "-c", _WRITER, str(tmp_path)], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
-    store = open_store(config(location(tmp_path)))
+    store = open_at(tmp_path)
     assert store.findings == []
     for needle_id in range(1, 101):
         if needle_id == 50:
