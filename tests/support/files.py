@@ -20,8 +20,12 @@ class UnsyncedFiles(OsFiles):
         """Does nothing."""
 
 
+OPERATIONS = frozenset(name for name, value in vars(OsFiles).items() if callable(value) and not name.startswith("_"))
+"""The names of all operations."""
+
+
 class PlannedFiles(OsFiles):
-    """Counts the operations, and fails the planned ones.
+    """Counts the operations, and fails the planned ones, or all from a step on.
 
     Args:
         is_lasting: a planned operation fails until the plan is changed; else once.
@@ -31,9 +35,14 @@ class PlannedFiles(OsFiles):
         matches: the files and directories of the plan; all by default. A rename is asked about both of its paths.
         before: called before each operation, with its name and its path or descriptor; what `before` raises, the caller
             of the operation gets.
+        steps_of: the operations that are steps, such as all `OPERATIONS`; none by default.
+        cut: makes what a step that is cut off raises. By default that is an EIO; with `unreliable_files.Crash` the
+            process ends.
 
     Attributes:
         plan: name of an operation -> (how many calls succeed first, the errno of later calls).
+        steps: the number of steps since the test set it.
+        cut_at: the number of the first step that is cut off, as are all after it; None for none.
         calls: the number of calls, by name of the operation.
         open_fds: descriptors that were opened and not closed.
         longest_read_bytes: the longest read of one call.
@@ -50,10 +59,14 @@ class PlannedFiles(OsFiles):
         is_cold=False,
         matches=lambda _: True,
         before=lambda _name, _target: None,
+        steps_of=(),
+        cut=lambda: OSError(errno.EIO, "cut off here"),
     ):
         self.is_lasting, self.short_write_bytes = is_lasting, short_write_bytes
         self.syncs, self.is_cold, self.matches, self.before = syncs, is_cold, matches, before
+        self.steps_of, self.cut = steps_of, cut
         self.plan: dict[str, tuple[int, int]] = {}
+        self.steps, self.cut_at = 0, None
         self.calls: Counter[str] = Counter()
         self.open_fds: set[int] = set()
         self.longest_read_bytes = self.read_bytes = 0
@@ -77,10 +90,12 @@ class PlannedFiles(OsFiles):
         return self.calls - before
 
     def step(self, name, *args):
-        """Comes before each operation: counts it. Raises the planned OSError."""
+        """Comes before each operation: counts it. Raises the planned OSError, or what `cut` makes."""
         if self.is_cold and "cached" in name:
             raise NotCached
         self.calls[name] += 1
+        if name in self.steps_of:
+            self._cut_off()
         targets = _targets(name, args)
         self.before(name, targets[0])
         if name not in self.plan or not any(self.matches(path_of(target)) for target in targets):
@@ -95,6 +110,16 @@ class PlannedFiles(OsFiles):
             fd, parts, offset_bytes = args
             super().write(fd, [b"".join(parts)[: self.short_write_bytes]], offset_bytes)
         raise OSError(code, os.strerror(code))
+
+    def _cut_off(self):
+        self.steps += 1
+        if self.cut_at is not None and self.steps >= self.cut_at:
+            raise self.cut()
+
+    def let_all_go_on(self):
+        """No operation fails any more."""
+        self.plan.clear()
+        self.cut_at = None
 
     def open(self, path, flags, mode=0o644):
         fd = super().open(path, flags, mode)
@@ -132,9 +157,6 @@ class PlannedFiles(OsFiles):
     def disk_space(self, path):
         space = super().disk_space(path)
         return space if self.free_bytes is None else DiskSpace(space.all_bytes, self.free_bytes)
-
-
-OPERATIONS = frozenset(name for name, value in vars(OsFiles).items() if callable(value) and not name.startswith("_"))
 
 
 def _targets(name, args):

@@ -7,8 +7,9 @@ import json
 from contextlib import closing
 
 import pytest
-from support.files import PlannedFiles
+from support.files import OPERATIONS, PlannedFiles
 from support.stores import open_at, place
+from support.unreliable_files import Crash
 
 from native_handlers.format.errors import BadReplicaPlacement
 from native_handlers.format.needle import Needle
@@ -18,28 +19,10 @@ from native_handlers.storage.model import errors
 COOKIE = 0xC0FFEE
 
 
-class Files(PlannedFiles):
-    """Fails a planned operation once. Raises `PowerOff` at the step `crash_at`."""
-
-    def __init__(self):
-        super().__init__(is_lasting=False, syncs=False)
-        self.crash_at = None
-        self.steps = 0
-
-    def step(self, name, *args):
-        self.steps += 1
-        if self.crash_at is not None and self.steps >= self.crash_at:
-            raise PowerOff
-        super().step(name, *args)
-
-
-class PowerOff(BaseException):
-    """The simulated end of the process. Only the test catches it."""
-
-
 @pytest.fixture
 def files():
-    return Files()
+    """Fails a planned operation once."""
+    return PlannedFiles(is_lasting=False, syncs=False, steps_of=OPERATIONS, cut=Crash)
 
 
 @pytest.fixture
@@ -183,14 +166,14 @@ def test_a_crash_at_any_step_leaves_the_old_placement_or_the_new(open_it, direct
     for crash_at in range(1, 100):
         store = open_it()
         store.configure_volume(7, "000")
-        files.steps, files.crash_at = 0, crash_at
+        files.steps, files.cut_at = 0, crash_at
         try:
             store.configure_volume(7, "001")
-        except PowerOff:
+        except Crash:
             is_over = False
         else:
             is_over = True
-        files.crash_at = None
+        files.let_all_go_on()
         store.close()
         with closing(open_it()) as again:
             assert str(again.find_volume(7).replica_placement) in {"000", "001"}
@@ -312,17 +295,16 @@ def test_a_crash_at_any_step_of_a_move_loses_nothing(open_it, directories, files
         if (index / "7.idx").exists() and not (data / "7.idx").exists():
             (index / "7.idx").rename(data / "7.idx")
         store = open_it(apart=True)
-        files.steps, files.crash_at = 0, crash_at
+        files.steps, files.cut_at = 0, crash_at
         if not is_same_device:
             files.plan["rename"] = (0, errno.EXDEV)
         try:
             store.consolidate_index(7)
-        except PowerOff:
+        except Crash:
             is_over = False
         else:
             is_over = True
-        files.crash_at = None
-        files.plan.clear()
+        files.let_all_go_on()
         store.close()
         with closing(open_it(apart=True)) as again:
             write(again, 100 + crash_at)
