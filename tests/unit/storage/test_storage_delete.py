@@ -22,7 +22,7 @@ COOKIE = 0xC0FFEE
 VID = 7
 
 
-class Files(PlannedFiles):
+class CallsAtLastLook(PlannedFiles):
     """Calls `last_look` once, at the last access to the disk before a deletion takes the volume's lock: the query of
     its .ecx.
     """
@@ -40,7 +40,7 @@ class Files(PlannedFiles):
 
 @pytest.fixture
 def files():
-    return Files()
+    return CallsAtLastLook()
 
 
 @pytest.fixture
