@@ -9,10 +9,11 @@ from native_handlers.storage.store import Store
 
 
 @pytest.fixture(autouse=True)
-def checked_directories(request, monkeypatch):
+def checked_directories(request, tmp_path, monkeypatch):
     """After a test, every directory in which it opened a store must be healthy.
 
-    Tests that leave damage on purpose are marked: ``@pytest.mark.damage("why")``.
+    Tests that leave damage on purpose are marked: ``@pytest.mark.damage("why")``. pytest removes the `tmp_path` of a
+    test that passed. This fixture requests it, so that this comes after the check.
     """
     stores: list[Store] = []
     real_init = Store.__init__
@@ -25,6 +26,7 @@ def checked_directories(request, monkeypatch):
     yield
     if request.node.get_closest_marker("damage") is not None:
         return
+    assert tmp_path.is_dir(), "nothing is left to be checked"
     # A directory that was opened several times is checked as the last store left it.
     places = {one.path: (one.idx_path, store.offset_width_bytes) for store in stores for one in store.locations}
     for path, (idx_path, width) in places.items():
