@@ -8,12 +8,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from importlib import import_module
 
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
 
-FIXTURES = ("support.clocks",)
+FIXTURES = ("support.clocks", "support.files", "support.stores")
 """The modules with fixtures for all tests."""
 
 # How long an example takes says how busy the machine is.
@@ -35,7 +36,7 @@ def pytest_configure(config):
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = compiled
     for module in FIXTURES:
-        config.pluginmanager.import_plugin(module)
+        config.pluginmanager.register(import_module(module), module)
 
 
 def pytest_collection():

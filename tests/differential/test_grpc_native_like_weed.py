@@ -18,7 +18,7 @@ from go_cluster import running_weed
 from go_volume_server import find_weed
 from support.grpc_nodes import FakeMasters, make_node
 from support.grpc_servers import Everyone
-from support.stores import open_node_store
+from support.stores import NODE, open_at, place
 from support.waiting import LIMIT_S as T
 
 from native_handlers.format.idx import iter_entries
@@ -29,8 +29,6 @@ from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import volume_server
-from native_handlers.storage.directory.location import LocationConfig
-from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.cluster.dial import dial_insecure
 from supervisor.cluster.master_view import MasterView
 from supervisor.gateway.grpc import GrpcGateway
@@ -71,10 +69,8 @@ def weed(tmp_path_factory):
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = open_node_store(tmp_path / "volumes")
-    yield opened
-    opened.close()
+def store(tmp_path, opened):
+    return opened(place(tmp_path / "volumes", min_free_percent=0.0), volumes=(), **NODE)
 
 
 @pytest.fixture
@@ -268,9 +264,8 @@ def test_the_same_answers_of_large_and_of_corrupt_needles(weed, both, store):
 def test_the_same_answers_of_old_volumes(weed, both, store, tmp_path, version):
     """Written ten days ago, in each version. The TTL of one needle has passed."""
     (tmp_path / "made").mkdir()
-    config = StoreConfig((LocationConfig(tmp_path / "made", tmp_path / "made", 8),))
     ten_days_ago_ns = time.time_ns() - 10 * 86_400 * 10**9
-    with closing(open_store(config, clock_ns=lambda: ten_days_ago_ns)) as made:
+    with closing(open_at(tmp_path / "made", clock_ns=lambda: ten_days_ago_ns)) as made:
         volume = made.allocate_volume(50 + version, version=version)
         for needle_id, ttl in ((1, None), (2, Ttl(3, 3)), (3, Ttl(9, 4))):
             needle = Needle(needle_id=needle_id, cookie=0x637037D6, data=b"old" * 20, ttl=ttl, mime=b"m/x")

@@ -7,6 +7,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from native_handlers.storage.system.files import DiskSpace, NotCached, OsFiles
 
 
@@ -118,8 +120,7 @@ class PlannedFiles(OsFiles):
 
     def let_all_go_on(self):
         """No operation fails any more."""
-        self.plan.clear()
-        self.cut_at = None
+        self.plan, self.cut_at = {}, None
 
     def open(self, path, flags, mode=0o644):
         fd = super().open(path, flags, mode)
@@ -157,6 +158,12 @@ class PlannedFiles(OsFiles):
     def disk_space(self, path):
         space = super().disk_space(path)
         return space if self.free_bytes is None else DiskSpace(space.all_bytes, self.free_bytes)
+
+
+@pytest.fixture
+def files() -> PlannedFiles:
+    """For a test that plans its failures itself."""
+    return PlannedFiles()
 
 
 def _targets(name, args):

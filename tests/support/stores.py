@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
+
+import pytest
 
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import Store, StoreConfig, open_store
@@ -13,6 +16,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_VOLUMES = 8
+NODE = {
+    "offset_width_bytes": 4,
+    "file_size_limit_bytes": 1 << 20,
+    "ip": "127.0.0.1",
+    "port": 8080,
+    "grpc_port": 18080,
+    "public_url": "127.0.0.1:8080",
+    "id": "node-1",
+    "data_center": "dc1",
+    "rack": "r1",
+}
+"""The store of the node that `grpc_nodes.make_node` makes: its address and its place in the cluster."""
 
 
 def place(path: Path, idx_path: Path | None = None, *, max_volumes: int = MAX_VOLUMES, **more) -> LocationConfig:
@@ -28,17 +43,22 @@ def open_at(*places: Path | LocationConfig, files=OS_FILES, clock_ns=time.time_n
     return open_store(StoreConfig(locations, **config), files=files, clock_ns=clock_ns, tiers=tiers)
 
 
-def open_node_store(path: Path) -> Store:
-    """The store of the node that `grpc_nodes.make_node` makes: with an address and a place in the cluster."""
-    config = {
-        "offset_width_bytes": 4,
-        "file_size_limit_bytes": 1 << 20,
-        "ip": "127.0.0.1",
-        "port": 8080,
-        "grpc_port": 18080,
-        "public_url": "127.0.0.1:8080",
-        "id": "node-1",
-        "data_center": "dc1",
-        "rack": "r1",
-    }
-    return open_at(place(path, min_free_percent=0.0), **config)
+@pytest.fixture
+def opened():
+    """Opens stores as `open_at` does, and allocates `volumes` in them.
+
+    After the test their files fail and hang no more, and all of them are closed, the newest first. A fixture that uses
+    file systems or patches requests this one as its last argument, so that the stores are closed before these end.
+    """
+    with ExitStack() as ending, ExitStack() as going_on:
+
+        def open_one(*places: Path | LocationConfig, files=OS_FILES, volumes=(7,), **config) -> Store:
+            store = open_at(*places, files=files, **config)
+            ending.callback(store.close)
+            if hasattr(files, "let_all_go_on"):
+                going_on.callback(files.let_all_go_on)
+            for volume_id in volumes:
+                store.allocate_volume(volume_id)
+            return store
+
+        yield open_one

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from support.stores import open_at, place
 from support.waiting import LIMIT_S, until
 
 from native_handlers.format.needle import Needle
@@ -136,10 +135,8 @@ def test_the_embedded_master_finds_the_holders_without_going_over_all_volumes(mo
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_at(place(tmp_path, max_volumes=9))
-    yield store
-    store.close()
+def store(tmp_path, opened):
+    return opened(tmp_path, volumes=())
 
 
 def test_a_look_makes_a_message_for_what_has_changed_alone(store, monkeypatch):

@@ -30,11 +30,9 @@ def clock():
 
 
 @pytest.fixture
-def store(tmp_path, clock):
+def store(tmp_path, clock, opened):
     places = place(tmp_path, tags=("fast",)), place(tmp_path / "ssd", max_volumes=3, disk_type="ssd")
-    store = open_at(*places, clock_ns=clock)
-    yield store
-    store.close()
+    return opened(*places, volumes=(), clock_ns=clock)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
-from support.stores import open_at, place
+from support.stores import NODE, place
 
 from native_handlers.format.errors import ChecksumMismatch
 from native_handlers.format.needle import Needle
@@ -74,21 +74,8 @@ def test_facts_are_read_at_each_scrape():
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = open_at(
-        place(tmp_path, max_volumes=7),
-        offset_width_bytes=4,
-        file_size_limit_bytes=1 << 20,
-        ip="127.0.0.1",
-        port=1,
-        grpc_port=2,
-        public_url="127.0.0.1:1",
-        id="127.0.0.1:1",
-        data_center="",
-        rack="",
-    )
-    yield opened
-    opened.close()
+def store(tmp_path, opened):
+    return opened(place(tmp_path, max_volumes=7), volumes=(), **NODE)
 
 
 def metrics_of(store, counts=None):

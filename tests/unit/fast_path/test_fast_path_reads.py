@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 from support.security import security
-from support.stores import open_at
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.context import HttpContext
@@ -35,12 +34,10 @@ SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_siz
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = open_at(tmp_path)
-    opened.allocate_volume(3)
-    write(opened, data=b"hello")
-    yield opened
-    opened.close()
+def store(tmp_path, opened):
+    store = opened(tmp_path, volumes=(3,))
+    write(store, data=b"hello")
+    return store
 
 
 def write(store, needle_id=1, **fields):

@@ -15,7 +15,6 @@ import trio
 from support.disks import Disks
 from support.http_serving import connected, serving_on
 from support.security import security
-from support.stores import open_at
 from support.waiting import LIMIT_S, until
 
 from native_handlers.http.context import HttpContext
@@ -57,16 +56,12 @@ def files():
 
 
 @pytest.fixture
-def store(tmp_path, files):
+def store(tmp_path, files, opened):
     """Volumes 1 and 2, each on a disk of its own."""
-    opened = open_at(tmp_path / "a", tmp_path / "b", files=files)
-    opened.allocate_volume(1)
-    opened.allocate_volume(2)
-    assert [opened.find_volume(volume_id).disk_id for volume_id in (1, 2)] == [0, 1]
+    store = opened(tmp_path / "a", tmp_path / "b", files=files, volumes=(1, 2))
+    assert [store.find_volume(volume_id).disk_id for volume_id in (1, 2)] == [0, 1]
     files.written.clear()
-    yield opened
-    files.let_all_go_on()
-    opened.close()
+    return store
 
 
 @pytest.fixture

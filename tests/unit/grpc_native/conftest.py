@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.grpc_nodes import FakeMasters, make_context, make_node
-from support.stores import open_node_store
+from support.stores import NODE, place
 
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 
@@ -16,10 +16,8 @@ def directory(tmp_path):
 
 
 @pytest.fixture
-def store(directory):
-    opened = open_node_store(directory)
-    yield opened
-    opened.close()
+def store(directory, opened):
+    return opened(place(directory, min_free_percent=0.0), volumes=(), **NODE)
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import grpc
 import pytest
 from support.files import PlannedFiles, path_of
 from support.grpc_nodes import make_context, make_node
-from support.stores import open_at, place
+from support.stores import place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import tail_sender
@@ -53,18 +53,18 @@ def touched():
 
 
 @pytest.fixture
-def store(tmp_path, touched):
-    places = place(tmp_path / "well"), place(tmp_path / "sick", disk_type="ssd")
-    with closing(open_at(*places, offset_width_bytes=4, files=PlannedFiles(before=touched))) as opened:
-        volume = opened.allocate_volume(VID, disk_type="ssd", collection="c")
-        volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
-        (tmp_path / "sick" / "c_7.ec01").write_bytes(b"shard")
-        opened.locations[1].watch.problem = "why"
-        touched.sick = tmp_path / "sick"
-        yield opened
-        touched.sick = None
-        opened.locations[1].watch.problem = ""
-        assert bytes(opened.get_volume(VID).read(1, cookie=COOKIE).needle.data) == b"payload"
+def store(tmp_path, touched, opened):
+    places = tmp_path / "well", place(tmp_path / "sick", disk_type="ssd")
+    store = opened(*places, offset_width_bytes=4, files=PlannedFiles(before=touched), volumes=())
+    volume = store.allocate_volume(VID, disk_type="ssd", collection="c")
+    volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
+    (tmp_path / "sick" / "c_7.ec01").write_bytes(b"shard")
+    store.locations[1].watch.problem = "why"
+    touched.sick = tmp_path / "sick"
+    yield store
+    touched.sick = None
+    store.locations[1].watch.problem = ""
+    assert bytes(store.get_volume(VID).read(1, cookie=COOKIE).needle.data) == b"payload"
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-from contextlib import closing
 
 import grpc
 import pytest
-from support.files import PlannedFiles, broken
+from support.files import broken
 from support.grpc_nodes import FakeMasters, make_node
-from support.stores import open_at, place
+from support.stores import place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import configure, volumes
@@ -22,22 +21,16 @@ COOKIE = 0x637037D6
 
 
 @pytest.fixture
-def files():
-    return PlannedFiles()
-
-
-@pytest.fixture
-def store(tmp_path, files):
+def store(tmp_path, files, opened):
     """Volume 1 on the failing disk, volume 2 on the other."""
     places = tmp_path / "a", place(tmp_path / "b", disk_type="ssd")
-    with closing(open_at(*places, offset_width_bytes=4, files=files)) as opened:
-        opened.allocate_volume(1)
-        opened.allocate_volume(2, disk_type="ssd")
-        for vid in (1, 2):
-            opened.get_volume(vid).write(Needle(cookie=COOKIE, needle_id=1, data=b"payload"))
-        files.plan["list_directory"] = broken()
-        files.matches = lambda path: path == tmp_path / "a"
-        yield opened
+    store = opened(*places, offset_width_bytes=4, files=files, volumes=(1,))
+    store.allocate_volume(2, disk_type="ssd")
+    for vid in (1, 2):
+        store.get_volume(vid).write(Needle(cookie=COOKIE, needle_id=1, data=b"payload"))
+    files.plan["list_directory"] = broken()
+    files.matches = lambda path: path == tmp_path / "a"
+    return store
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 import trio
 from support.disks import Disks
 from support.http_native import fetch, make_context
-from support.stores import open_at
 from support.waiting import LIMIT_S, until
 
 from native_handlers.http.disk_threads import DiskThreads
@@ -20,14 +19,10 @@ def files():
 
 
 @pytest.fixture
-def store(tmp_path, files):
-    opened = open_at(tmp_path / "a", tmp_path / "b", files=files)
-    opened.allocate_volume(1)
-    opened.allocate_volume(2)
-    assert [opened.find_volume(vid).disk_id for vid in (1, 2)] == [0, 1]
-    yield opened
-    files.let_all_go_on()
-    opened.close()
+def store(tmp_path, files, opened):
+    store = opened(tmp_path / "a", tmp_path / "b", files=files, volumes=(1, 2))
+    assert [store.find_volume(vid).disk_id for vid in (1, 2)] == [0, 1]
+    return store
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import trio
 from support.files import PlannedFiles
 from support.http_native import SETTINGS, fetch, make_context, make_request
-from support.stores import open_at
 from support.waiting import LIMIT_S
 
 from native_handlers.http_model.message import FileBody, FileSlice
@@ -66,11 +65,8 @@ def files():
 
 
 @pytest.fixture
-def store(tmp_path, files):
-    opened = open_at(tmp_path, files=files)
-    opened.allocate_volume(3)
-    yield opened
-    opened.close()
+def store(tmp_path, files, opened):
+    return opened(tmp_path, files=files, volumes=(3,))
 
 
 @pytest.fixture

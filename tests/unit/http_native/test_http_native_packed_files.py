@@ -9,9 +9,7 @@ from dataclasses import replace
 
 import pytest
 from support.descriptors import open_descriptors
-from support.files import PlannedFiles
 from support.http_native import SETTINGS, fetch, make_context, make_request
-from support.stores import open_at
 
 from native_handlers.http_model.message import FileBody, StreamBody
 from native_handlers.runtime.content_threads import MAX_PIECE_BYTES
@@ -27,16 +25,13 @@ LIMIT_BYTES = 8 << 20
 
 
 @pytest.fixture
-def files():
-    return PlannedFiles()
+def store(tmp_path, files, opened):
+    return opened(tmp_path, files=files, volumes=(3,))
 
 
 @pytest.fixture
-def context(tmp_path, files):
-    store = open_at(tmp_path, files=files)
-    store.allocate_volume(3)
-    yield make_context(store=store, settings=replace(SETTINGS, file_size_limit_bytes=LIMIT_BYTES))
-    store.close()
+def context(store):
+    return make_context(store=store, settings=replace(SETTINGS, file_size_limit_bytes=LIMIT_BYTES))
 
 
 async def ask(context, method="GET", headers=(), body=b"", target=FID):

@@ -3,19 +3,14 @@
 import json
 
 import pytest
-from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.node_view import NodeState, StoreNodeView
 
 
 @pytest.fixture
-def store(tmp_path):
-    with_volumes = open_at(place(tmp_path, max_volumes=9))
-    for volume_id in (1, 2):
-        with_volumes.allocate_volume(volume_id)
-    yield with_volumes
-    with_volumes.close()
+def store(tmp_path, opened):
+    return opened(tmp_path, volumes=(1, 2))
 
 
 def view_of(store):

@@ -7,15 +7,13 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.files import PlannedFiles, broken
-from support.stores import open_at
+from support.files import broken
 
 from native_handlers.format import crc
 from native_handlers.format.errors import Corrupt, Truncated
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle, encode_needle, parse_needle, parse_needle_header
 from native_handlers.format.types import TOMBSTONE_SIZE, VERSION_2, VERSION_3
-from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.errors import ReadFailed, VolumeClosed
 from native_handlers.storage.system.files import FileRetired, OsFiles
 from native_handlers.storage.volume.append_log import (
@@ -40,19 +38,9 @@ class Clock:
         return self.now_ns
 
 
-@pytest.fixture
-def files():
-    return PlannedFiles()
-
-
 @pytest.fixture(params=[4, 5])
-def store(tmp_path, files, request):
-    opened = open_at(tmp_path, offset_width_bytes=request.param, files=files, clock_ns=Clock())
-    opened.allocate_volume(VID)
-    yield opened
-    opened.close()
-    report = check_directory(tmp_path)
-    assert report.is_healthy, str(report)
+def store(tmp_path, files, request, opened):
+    return opened(tmp_path, offset_width_bytes=request.param, files=files, clock_ns=Clock())
 
 
 def write(store, needle_id, data=b"payload"):

@@ -29,6 +29,7 @@ from native_handlers.storage.volume.record_facts import record_lengths
 
 VID, COOKIE = 7, 0xC0FFEE
 NOW_S = 1_700_000_000
+CONFIG = {"offset_width_bytes": 4, "clock_ns": Clock(NOW_S)}
 OPTIONS = CompactionOptions()
 
 
@@ -38,8 +39,8 @@ def plan(files, operation, ending, code):
     files.plan[operation] = broken(code)
 
 
-def store_at(path, files=None, width=4, **more):
-    return open_at(path, files=files or OsFiles(), offset_width_bytes=width, clock_ns=Clock(NOW_S), **more)
+def store_at(path, width=4, **more):
+    return open_at(path, **CONFIG | {"offset_width_bytes": width} | more)
 
 
 def write(store, needle_id, data, **fields):
@@ -257,12 +258,10 @@ class TestFailures:
         return PlannedFiles(syncs=False)
 
     @pytest.fixture
-    def store(self, tmp_path, files):
-        opened = store_at(tmp_path, files=files)
-        fill(opened)
-        yield opened
-        files.plan.clear()
-        opened.close()
+    def store(self, tmp_path, files, opened):
+        store = opened(tmp_path, files=files, volumes=(), **CONFIG)
+        fill(store)
+        return store
 
     @pytest.mark.parametrize(
         ("operation", "ending", "code", "kind"),
@@ -357,11 +356,10 @@ class TestFailures:
 
 class TestLife:
     @pytest.fixture
-    def store(self, tmp_path):
-        opened = store_at(tmp_path)
-        fill(opened)
-        yield opened
-        opened.close()
+    def store(self, tmp_path, opened):
+        store = opened(tmp_path, volumes=(), **CONFIG)
+        fill(store)
+        return store
 
     def test_a_reader_goes_on_with_the_file_that_it_holds(self, store):
         write(store, 50, bytes(range(256)) * 8192)

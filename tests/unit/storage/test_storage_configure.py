@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 from support.files import OPERATIONS, PlannedFiles
-from support.stores import open_at, place
+from support.stores import place
 from support.unreliable_files import Crash
 
 from native_handlers.format.errors import BadReplicaPlacement
@@ -33,12 +33,12 @@ def directories(tmp_path):
 
 
 @pytest.fixture
-def open_it(directories, files):
+def open_it(directories, files, opened):
     """Opens a store over the two directories, or over the first one alone."""
     data, index = directories
 
-    def opener(*, apart=False, width=4):
-        return open_at(place(data, index if apart else data), offset_width_bytes=width, files=files)
+    def opener(*, apart=False):
+        return opened(place(data, index if apart else data), offset_width_bytes=4, files=files, volumes=())
 
     return opener
 
@@ -57,12 +57,11 @@ def vif(directories):
 
 class TestReplication:
     @pytest.fixture
-    def store(self, open_it, directories):
-        with closing(open_it()) as store:
-            store.allocate_volume(7, ttl="3d")
-            write(store, 1)
-            yield store
-        assert check_directory(directories[0]).is_healthy
+    def store(self, open_it):
+        store = open_it()
+        store.allocate_volume(7, ttl="3d")
+        write(store, 1)
+        return store
 
     @pytest.mark.parametrize(("text", "shown"), [("001", "001"), ("1", "001"), ("12345", "123"), ("", "000")])
     def test_it_is_changed_and_kept(self, store, directories, open_it, text, shown):
@@ -187,14 +186,12 @@ def test_a_crash_at_any_step_leaves_the_old_placement_or_the_new(open_it, direct
 
 class TestIndexPlace:
     @pytest.fixture
-    def store(self, open_it, directories):
+    def store(self, open_it):
         """A volume whose index is beside its data, although there is an index directory."""
         with closing(open_it()) as made:
             made.allocate_volume(7)
             write(made, 1)
-        with closing(open_it(apart=True)) as store:
-            yield store
-        assert check_directory(directories[0], index_path=directories[1]).is_healthy
+        return open_it(apart=True)
 
     def test_it_goes_to_the_index_directory_and_the_volume_goes_on(self, store, directories, open_it):
         data, index = directories

@@ -12,7 +12,6 @@ from contextlib import closing
 import pytest
 from support.clocks import Clock
 from support.files import PlannedFiles, broken
-from support.stores import open_at
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.model import errors
@@ -49,15 +48,14 @@ def clock():
 
 
 @pytest.fixture
-def open_it(tmp_path, files, clock):
+def open_it(tmp_path, files, clock, opened):
     """Opens a store over directories a and b."""
-    return lambda: open_at(tmp_path / "a", tmp_path / "b", files=files, clock_ns=clock)
+    return lambda: opened(tmp_path / "a", tmp_path / "b", files=files, clock_ns=clock, volumes=())
 
 
 @pytest.fixture
 def store(open_it):
-    with closing(open_it()) as opened:
-        yield opened
+    return open_it()
 
 
 @pytest.fixture
@@ -68,9 +66,9 @@ def twins(open_it, tmp_path):
         assert list(first.locations[0].volumes) == [VID]
     for path in (tmp_path / "a").glob(f"{VID}.*"):
         shutil.copy(path, tmp_path / "b")
-    with closing(open_it()) as opened:
-        assert [volume.disk_id for volume in opened.volumes()] == [0, 1]
-        yield opened
+    store = open_it()
+    assert [volume.disk_id for volume in store.volumes()] == [0, 1]
+    return store
 
 
 def events_of(store) -> list:

@@ -25,8 +25,7 @@ from native_handlers.storage.model import errors
 def files(monkeypatch):
     made = Disks()
     give_up_only_what_hangs(monkeypatch, made)
-    yield made
-    made.let_all_go_on()
+    return made
 
 
 @pytest.fixture
@@ -45,23 +44,20 @@ def locations(tmp_path):
 
 
 @pytest.fixture
-def store(locations, files, clock):
+def store(locations, files, clock, opened):
     """Volume 1 on the first disk, 2 and 3 on the second, each with a needle. Volume 3 is not mounted."""
     for location in locations:
         files.add(location.path)
-    with closing(open_at(*locations, files=files, clock_ns=clock)) as opened:
-        opened.set_volume_size_limit(1 << 30)
-        opened.allocate_volume(1)
-        for vid in (2, 3):
-            opened.allocate_volume(vid, disk_type="ssd")
-        for vid in (1, 2, 3):
-            write(opened, vid, b"before")
-        opened.unmount_volume(3)
-        yield opened
-        for disk in files.disks.values():
-            disk.go_on()
-            disk.error = None
-        look_at_all(opened)
+    store = opened(*locations, files=files, clock_ns=clock, volumes=(1,))
+    store.set_volume_size_limit(1 << 30)
+    for vid in (2, 3):
+        store.allocate_volume(vid, disk_type="ssd")
+    for vid in (1, 2, 3):
+        write(store, vid, b"before")
+    store.unmount_volume(3)
+    yield store
+    files.let_all_go_on()
+    look_at_all(store)
 
 
 @pytest.fixture

@@ -37,13 +37,10 @@ def files():
 
 
 @pytest.fixture
-def store(tmp_path, files):
-    opened = open_at(tmp_path, files=files)
-    opened.allocate_volume(7)
-    write(opened, 1, b"first")
-    yield opened
-    files.plan = {}
-    opened.close()
+def store(tmp_path, files, opened):
+    store = opened(tmp_path, files=files)
+    write(store, 1, b"first")
+    return store
 
 
 def write(store, needle_id, data, **how):

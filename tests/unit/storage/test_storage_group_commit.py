@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.files import PlannedFiles
-from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
@@ -54,14 +53,12 @@ def gate():
 
 
 @pytest.fixture
-def store(tmp_path, gate):
-    opened = open_at(tmp_path, files=PlannedFiles(syncs=False, before=gate))
-    opened.allocate_volume(7)
+def store(tmp_path, gate, opened):
+    store = opened(tmp_path, files=PlannedFiles(syncs=False, before=gate))
     for needle_id in range(1, WRITERS + 1):
-        write(opened, needle_id, b"old", fsync=False)
-    yield opened
+        write(store, needle_id, b"old", fsync=False)
+    yield store
     gate.failing = None
-    opened.close()
 
 
 def write(store, needle_id, data, *, fsync=True, cookie=COOKIE):

@@ -26,11 +26,8 @@ WRAP = 32 << 30
 
 
 @pytest.fixture
-def store(tmp_path):
-    made = open_at(tmp_path)
-    made.allocate_volume(7)
-    yield made
-    made.close()
+def store(tmp_path, opened):
+    return opened(tmp_path)
 
 
 def write(store, needle_id, data, **how):

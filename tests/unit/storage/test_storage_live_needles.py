@@ -6,8 +6,7 @@ import os
 from contextlib import closing
 
 import pytest
-from support.files import PlannedFiles, broken
-from support.stores import open_at
+from support.files import broken
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle
@@ -19,14 +18,8 @@ COOKIE = 0xC0FFEE
 
 
 @pytest.fixture
-def files():
-    return PlannedFiles()
-
-
-@pytest.fixture
-def store(tmp_path, files):
-    with closing(open_at(tmp_path, files=files)) as opened:
-        yield opened
+def store(tmp_path, files, opened):
+    return opened(tmp_path, files=files, volumes=())
 
 
 @pytest.fixture(params=[3, 2, 1], ids="v{}".format)

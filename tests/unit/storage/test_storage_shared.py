@@ -10,10 +10,8 @@ import pytest
 from support.descriptors import open_descriptors
 from support.disks import DiskInService
 from support.files import PlannedFiles, broken
-from support.stores import open_at
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage.check import check_directory
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.errors import NotFound, ReadFailed, ReadOnly, VolumeClosed, WriteFailed
 from native_handlers.storage.shared.attach import attach_volume, share_volume
@@ -25,18 +23,8 @@ VID = 7
 
 
 @pytest.fixture
-def files():
-    return PlannedFiles()
-
-
-@pytest.fixture
-def store(tmp_path, files):
-    store = open_at(tmp_path, files=files)
-    store.allocate_volume(VID)
-    yield store
-    store.close()
-    report = check_directory(tmp_path)
-    assert report.is_healthy, str(report)
+def store(tmp_path, files, opened):
+    return opened(tmp_path, files=files)
 
 
 @pytest.fixture

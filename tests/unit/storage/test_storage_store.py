@@ -23,10 +23,8 @@ from native_handlers.storage.volume.record_reader import MANIFEST_READ_LIMIT_BYT
 
 
 @pytest.fixture
-def store(tmp_path, clock):
-    opened = open_at(tmp_path / "d0", clock_ns=clock, ip="127.0.0.1")
-    yield opened
-    opened.close()
+def store(tmp_path, clock, opened):
+    return opened(tmp_path / "d0", clock_ns=clock, ip="127.0.0.1", volumes=())
 
 
 def reopened(store: Store, clock) -> Store:
