@@ -135,10 +135,11 @@ class Disks(OsFiles):
             disk.error = disk.sync_error = None
 
 
-def give_up_only_what_hangs(monkeypatch, disks: Disks) -> None:
+def give_up_only_what_hangs(monkeypatch, disks: Disks) -> Disks:
     """A question that stands at a hanging disk of `disks` is given up at once, any other one is waited for.
 
-    So a test loses no time with a disk that hangs, and a machine that is slow makes no disk look as if it hung.
+    So a test loses no time with a disk that hangs, and a machine that is slow makes no disk look as if it hung. Returns
+    `disks`.
     """
     asked = threading.local()
     run = BoundedCall.run
@@ -164,3 +165,4 @@ def give_up_only_what_hangs(monkeypatch, disks: Disks) -> None:
     monkeypatch.setattr(bounded_call, "wait", wait_unless_stuck)
     for module in (disk_space, disk_location):
         monkeypatch.setattr(module, "STATFS_TIMEOUT_S", QUESTION_S)
+    return disks

@@ -33,10 +33,8 @@ def version(request):
 
 
 @pytest.fixture
-def volume(tmp_path, files, clock, version):
-    with closing(open_at(tmp_path, clock_ns=clock, files=files)) as store:
-        yield store.allocate_volume(7, version=version)
-    assert check_directory(tmp_path).is_healthy, str(check_directory(tmp_path))
+def volume(tmp_path, files, clock, version, opened):
+    return opened(tmp_path, clock_ns=clock, files=files, volumes=()).allocate_volume(7, version=version)
 
 
 def store_needle(volume, needle_id=1, data=b"payload", **fields):

@@ -23,9 +23,7 @@ from native_handlers.storage.model import errors
 
 @pytest.fixture
 def files(monkeypatch):
-    made = Disks()
-    give_up_only_what_hangs(monkeypatch, made)
-    return made
+    return give_up_only_what_hangs(monkeypatch, Disks())
 
 
 @pytest.fixture

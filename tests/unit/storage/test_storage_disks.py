@@ -37,37 +37,26 @@ COOKIE = 0xC0FFEE
 
 @pytest.fixture
 def files(monkeypatch):
-    made = Disks()
-    give_up_only_what_hangs(monkeypatch, made)
-    yield made
-    made.let_all_go_on()
+    disks = give_up_only_what_hangs(monkeypatch, Disks())
+    yield disks
+    disks.let_all_go_on()
 
 
 ONCE = ProbeConfig(max_stat_failures=1)
 
 
 @pytest.fixture
-def two(tmp_path, files):
+def two(tmp_path, files, opened):
     """A store over two disks with volume 1 on the first and 2 on the second, and a needle in each."""
-    locations, disks = [], []
-    for name, disk_type in (("a", ""), ("b", "ssd")):
-        path = tmp_path / name
-        path.mkdir()
-        disks.append(files.add(path))
-        locations.append(LocationConfig(path, path, 8, disk_type=disk_type, probe=ONCE))
-    with closing(open_at(*locations, files=files)) as store:
-        store.allocate_volume(1)
-        store.allocate_volume(2, disk_type="ssd")
-        for vid in (1, 2):
-            write(store, vid, b"before")
-        yield store, *disks
-        for disk in disks:
-            disk.go_on()
-            disk.error = None
-        for location in store.locations:
-            location.watch.look()
-    for location in locations:
-        assert check_directory(location.path).is_healthy
+    first, second = place(tmp_path / "a", probe=ONCE), place(tmp_path / "b", disk_type="ssd", probe=ONCE)
+    disks = files.add(first.path), files.add(second.path)
+    store = opened(first, second, files=files, volumes=(1,))
+    store.allocate_volume(2, disk_type="ssd")
+    for vid in (1, 2):
+        write(store, vid, b"before")
+    yield store, *disks
+    files.let_all_go_on()
+    look_at_all(store)
 
 
 def write(store, vid, data, needle_id=1, **how):

@@ -12,16 +12,15 @@ from pathlib import Path
 
 import pytest
 from support.files import PlannedFiles, broken
+from support.stores import open_at
 
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.file_kinds import RESERVED_EXTENSIONS, is_reserved
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.store import StoreConfig, open_store
 
 COOKIE = 0xC0FFEE
 COUNT = 40
@@ -30,14 +29,9 @@ OWN = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
 pytestmark = pytest.mark.damage("doubtful files are what the tests are about")
 
 
-def opened(*paths, width=None):
-    locations = tuple(LocationConfig(path, path, 8) for path in paths)
-    return open_store(StoreConfig(locations, offset_width_bytes=width))
-
-
 def fill(path, volume_id=7, *, collection="", seed=b"x", width=4):
     path.mkdir(exist_ok=True)
-    with closing(opened(path, width=width)) as store:
+    with closing(open_at(path, offset_width_bytes=width)) as store:
         store.allocate_volume(volume_id, collection=collection)
         for needle_id in range(1, COUNT + 1):
             store.get_volume(volume_id).write(Needle(needle_id=needle_id, cookie=COOKIE, data=seed * needle_id))
@@ -75,7 +69,7 @@ class TestOffsetWidths:
         self.silence(made)
         (made / name).write_text('{"version":3,"bytesOffset":5}')
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert store.offset_width_bytes == 4
             assert is_intact(store)
         assert contents(made) == before
@@ -86,20 +80,20 @@ class TestOffsetWidths:
         fill(made, width=width)
         self.silence(made)
         before = contents(made)
-        with closing(opened(made, width=other)) as store:
+        with closing(open_at(made, offset_width_bytes=other)) as store:
             assert store.find_volume(7) is None
             text = f"its .idx has rows of {width}-byte offsets, and this server runs with {other}-byte ones"
             assert [finding.kind for finding in store.findings] == [FindingKind.NOT_LOADED]
             assert text in store.findings[0].detail
         assert contents(made) == before
         assert text in str(check_directory(made, offset_width_bytes=other))
-        with closing(opened(made, width=width)) as store:
+        with closing(open_at(made, offset_width_bytes=width)) as store:
             assert is_intact(store)
 
     def test_a_width_that_there_is_not(self, made):
         (made / "0_9.vif").write_text('{"bytesOffset":7}')
         (made / "0_9.dat").write_bytes(b"\3" + bytes(7))
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert store.offset_width_bytes == 4
             assert is_intact(store)
             assert [(finding.kind, finding.base.name) for finding in store.findings] == [
@@ -115,7 +109,7 @@ class TestForeignIndexes:
     def test_one_of_another_volume_is_not_repaired_with_the_data_nor_the_data_with_it(self, made, excess):
         (made / "7.idx").write_bytes(self.foreign_rows() + bytes(excess))
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert store.find_volume(7).is_read_only
             assert set(kinds(store)) == {FindingKind.MADE_READ_ONLY}
         assert contents(made) == before
@@ -123,7 +117,7 @@ class TestForeignIndexes:
 
     def test_an_empty_one_is_made_anew(self, made):
         (made / "7.idx").write_bytes(b"")
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert kinds(store) == [FindingKind.IDX_BEHIND]
             assert is_intact(store)
 
@@ -131,7 +125,7 @@ class TestForeignIndexes:
         rows = (made / "7.idx").read_bytes()
         assert len(list(iter_entries(rows, 4))) == COUNT
         (made / "7.idx").write_bytes(rows[:-5])
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert FindingKind.IDX_ROW_CUT in kinds(store)
             assert is_intact(store)
 
@@ -141,7 +135,7 @@ class TestNotes:
     def test_beside_a_whole_volume(self, made, text):
         (made / "7.note").write_text(text)
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert kinds(store) == [FindingKind.NOTE_ASIDE]
             assert not store.find_volume(7).is_read_only
@@ -151,7 +145,7 @@ class TestNotes:
     def test_beside_one_whose_server_was_killed_between_data_and_index(self, made):
         (made / "7.note").write_text("copying")
         os.truncate(made / "7.idx", 16 * (COUNT - 2))
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert kinds(store) == [FindingKind.NOTE_ASIDE, FindingKind.IDX_BEHIND]
 
@@ -174,7 +168,7 @@ class TestNotes:
         (made / "7.note").write_text("copying")
         before = contents(made)
         for _ in range(2):
-            with closing(opened(made)) as store:
+            with closing(open_at(made)) as store:
                 assert store.find_volume(7) is None
             assert contents(made) == {f"{name}.aside": data for name, data in before.items()}
         assert f"note: {min(before)}.aside was moved aside" in str(check_directory(made))
@@ -182,7 +176,7 @@ class TestNotes:
     def test_what_was_moved_aside_before_stays_too(self, made):
         for number in range(3):
             (made / "7.note").write_text(f"{number}")
-            opened(made).close()
+            open_at(made).close()
         assert {one.name: one.read_text() for one in made.glob("7.note*")} == {
             "7.note.aside": "0",
             "7.note.2.aside": "1",
@@ -193,7 +187,7 @@ class TestNotes:
         (made / "7.note").write_text("copying")
         (made / "7.ecx").write_bytes(b"shards")
         vif = (made / "7.vif").read_bytes()
-        opened(made).close()
+        open_at(made).close()
         assert (made / "7.vif").read_bytes() == vif
         assert (made / "7.dat.aside").exists()
 
@@ -205,7 +199,7 @@ class TestOneIdTwice:
         for extension in (".dat", ".idx"):
             (made / f"0_7{extension}").write_bytes((tmp_path / "other" / f"7{extension}").read_bytes())
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert store.find_volume(7).collection == ""
             assert is_intact(store)
             assert [(finding.kind, finding.base.name) for finding in store.findings] == [(FindingKind.ID_TAKEN, "0_7")]
@@ -216,14 +210,14 @@ class TestOneIdTwice:
         for extension in (".dat", ".idx", ".vif"):
             (made / f"b_7{extension}").write_bytes((tmp_path / "other" / f"b_7{extension}").read_bytes())
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert [(finding.kind, finding.base.name) for finding in store.findings] == [(FindingKind.ID_TAKEN, "b_7")]
         assert contents(made) == before
 
     def test_on_two_disks(self, made, tmp_path):
         fill(tmp_path / "other", collection="b", seed=b"y")
-        with closing(opened(made, tmp_path / "other")) as store:
+        with closing(open_at(made, tmp_path / "other")) as store:
             assert is_intact(store)
             (finding,) = store.findings
             assert (finding.kind, finding.base.name) == (FindingKind.ID_SERVED_ELSEWHERE, "b_7")
@@ -235,7 +229,7 @@ class TestVacuums:
         for extension in extensions:
             (made / f"7{extension}").write_bytes(b"by hand")
         (made / "7.cpc").write_bytes(b"")
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert kinds(store) == [FindingKind.COMPACTION_ASIDE]
         assert {(made / f"7{extension}.aside").read_bytes() for extension in extensions} == {b"by hand"}
@@ -246,7 +240,7 @@ class TestVacuums:
         (made / "7.dat").rename(made / "7.cpd")
         (made / "7.idx").rename(made / "7.cpx")
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert kinds(store) == [FindingKind.COMPACTION_ASIDE]
         assert contents(made) == before
 
@@ -265,7 +259,7 @@ class TestArrivals:
 
     def test_it_takes_its_place(self, made, tmp_path):
         self.arrive(made, tmp_path)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store, seed=b"new")
             assert kinds(store) == [FindingKind.ARRIVAL_FINISHED]
         assert sorted(contents(made)) == ["7.dat", "7.idx", "7.vif"]
@@ -274,7 +268,7 @@ class TestArrivals:
         other = tmp_path / "other"
         fill(other, collection="b", seed=b"y")
         self.arrive(made, tmp_path, replaces=[{"data": str(other), "collection": "b"}])
-        with closing(opened(made, other)) as store:
+        with closing(open_at(made, other)) as store:
             assert is_intact(store, seed=b"new")
         assert contents(other) == {}
 
@@ -284,7 +278,7 @@ class TestArrivals:
         fill(other, collection="b", seed=b"y")
         before = contents(other)
         self.arrive(made, tmp_path, replaces=[{"data": str(other), "collection": collection}])
-        opened(made).close()
+        open_at(made).close()
         assert contents(other) == before
 
     @pytest.mark.parametrize(
@@ -312,7 +306,7 @@ class TestArrivals:
 
     def assert_aside(self, made):
         before = contents(made)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert kinds(store) == [FindingKind.ARRIVAL_DOUBTFUL]
         moved = {f"{name}.aside" if "arriv" in name else name: data for name, data in before.items()}
@@ -320,14 +314,14 @@ class TestArrivals:
 
     def test_a_stray_record_changes_nothing(self, made):
         (made / "7.arrived").write_text('{"arrived":1,"sizes":{".dat":1,".idx":1},"replaces":[]}')
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert kinds(store) == [FindingKind.ARRIVAL_DOUBTFUL]
 
     @pytest.mark.parametrize("name", ["007", "+7", "7_", "b_07", "x"])
     def test_a_name_that_is_no_volumes(self, made, tmp_path, name):
         self.arrive(made, tmp_path, name=name)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
             assert store.findings == []
         assert (made / f"{name}.arrived").exists()
@@ -337,12 +331,12 @@ class TestArrivals:
         (made / "7.ecx").write_bytes(b"shards")
         vif = encode_volume_info(VolumeInfo(version=3, ec_shard_config=EcShardConfig(10, 4, 1)))
         (made / "7.vif").write_text(vif)
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store, seed=b"new")
         assert (made / "7.vif").read_text() == vif
 
     def test_what_could_not_be_finished_is_finished_when_the_volume_is_mounted(self, made, tmp_path):
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             store.unmount_volume(7)
             self.arrive(made, tmp_path)
             store.mount_volume(7)
@@ -357,7 +351,7 @@ class TestUnfinishedFiles:
     def test_ours_are_removed(self, made, name):
         (made / name).write_bytes(b"half")
         assert f"note: {name} was not received whole; the next start removes it" in str(check_directory(made))
-        opened(made).close()
+        open_at(made).close()
         assert not (made / name).exists()
 
     @pytest.mark.parametrize(
@@ -369,19 +363,17 @@ class TestUnfinishedFiles:
     )
     def test_others_are_left_alone(self, made, name):
         (made / name).write_bytes(b"mine")
-        with closing(opened(made)) as store:
+        with closing(open_at(made)) as store:
             assert is_intact(store)
         assert (made / name).read_bytes() == b"mine"
 
 
 def test_a_second_engine_on_the_directories_sweeps_nothing(made):
     """The parent receives files there while its child starts."""
-    with closing(opened(made)) as store:
+    with closing(open_at(made)) as store:
         (made / "9.dat.1.receiving").write_bytes(b"arriving")
         (made / "9.dat.arriving").write_bytes(b"arriving")
-        location = LocationConfig(made, made, 8)
-        config = StoreConfig((location,), opens_volumes=False, lock_owner_pid=os.getpid())
-        with closing(open_store(config)):
+        with closing(open_at(made, opens_volumes=False, lock_owner_pid=os.getpid())):
             assert {one.name for one in made.glob("9.*")} == {"9.dat.1.receiving", "9.dat.arriving"}
         store.unmount_volume(7)
 
@@ -389,18 +381,17 @@ def test_a_second_engine_on_the_directories_sweeps_nothing(made):
 def test_a_record_that_cannot_be_read_stops_the_start(made):
     """Serving the old volume would ignore the decision."""
     (made / "7.arrived").touch()
-    location = LocationConfig(made, made, 8)
     files = PlannedFiles(matches=lambda path: path.suffix == ".arrived")
     files.plan["open"] = broken()
     with pytest.raises(errors.DiskUnreadable):
-        open_store(StoreConfig((location,)), files=files)
+        open_at(made, files=files)
     (made / "7.arrived").unlink()
-    opened(made).close()
+    open_at(made).close()
 
 
 def test_a_directory_of_the_name_of_a_record(made):
     (made / "7.arrived").mkdir()
-    with closing(opened(made)) as store:
+    with closing(open_at(made)) as store:
         assert is_intact(store)
         assert kinds(store) == [FindingKind.ARRIVAL_DOUBTFUL]
     assert (made / "7.arrived.aside").is_dir()

@@ -16,12 +16,10 @@ from support.stores import open_at, place
 from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.disk import session_mark
 from native_handlers.storage.model.errors import DeleteFailed
 from native_handlers.storage.model.report import Finding, FindingKind, Findings
 from native_handlers.storage.shared.attach import share_volume
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.system import crew
 from native_handlers.storage.system.crew import Crew, times_blocked
 
@@ -53,14 +51,14 @@ class AgedFiles(PlannedFiles):
 
 def make_store(path, count, *, files=None, clock=None):
     """An open store of `count` volumes with a needle each. Their files were written long ago."""
-    config = StoreConfig((LocationConfig(path, path, count + 100),))
-    with closing(open_store(config)) as store:
+    location = place(path, max_volumes=count + 100)
+    with closing(open_at(location)) as store:
         for volume_id in range(1, count + 1):
             store.allocate_volume(volume_id, collection="pictures" if volume_id % 2 else "")
             store.get_volume(volume_id).write(needle(1))
     for file in path.iterdir():
         os.utime(file, (LONG_AGO_S, LONG_AGO_S))
-    return open_store(config, files=files or PlannedFiles(), clock_ns=clock or Clock(NOW_S))
+    return open_at(location, files=files or PlannedFiles(), clock_ns=clock or Clock(NOW_S))
 
 
 def needle(needle_id):
@@ -230,10 +228,8 @@ class TestOpening:
 
     def test_a_new_index_in_a_directory_of_its_own_is_put_on_disk_there(self, tmp_path):
         files, data, index = PlannedFiles(), tmp_path / "data", tmp_path / "index"
-        data.mkdir()
-        index.mkdir()
         synced = []
-        with closing(open_store(StoreConfig((LocationConfig(data, index, 9),)), files=files)) as store:
+        with closing(open_at(place(data, index), files=files)) as store:
             files.sync_directory = synced.append
             store.allocate_volume(90)
             del files.sync_directory
@@ -275,8 +271,7 @@ class TestClosing:
         path = tmp_path / f"4{extension}"
         files = AgedFiles(file for file in tmp_path.iterdir() if file != path)
         assert path.stat().st_mtime == LONG_AGO_S
-        config = StoreConfig((LocationConfig(tmp_path, tmp_path, 9),))
-        store = open_store(config, files=files, clock_ns=Clock(REAL_NOW_S))
+        store = open_at(tmp_path, files=files, clock_ns=Clock(REAL_NOW_S))
         assert files.since(store.close)["sync"] == 2
 
     @pytest.mark.parametrize(("expire", "interval"), [(b"30000000\n", b"500\n"), (b"3000\n", b"0\n"), (b"?", b"500\n")])
@@ -289,18 +284,18 @@ class TestClosing:
             file.write_bytes(text)
             monkeypatch.setattr(session_mark, name, file)
         files = PlannedFiles()
-        store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock(NOW_S))
+        store = open_at(tmp_path, files=files, clock_ns=Clock(NOW_S))
         assert files.since(store.close)["sync"] == 2 * FEW
 
     def test_what_a_killed_server_wrote_may_not_be_on_disk(self, tmp_path):
         make_store(tmp_path, FEW).close()
         mark = tmp_path / ".weed-volume-py.session"
-        store = open_at(place(tmp_path, max_volumes=9), clock_ns=Clock(NOW_S))
+        store = open_at(tmp_path, clock_ns=Clock(NOW_S))
         left = mark.read_bytes().split()
         store.close()
         mark.write_bytes(b"%s %d\n" % (left[0], LONG_AGO_S - 1))
         files = PlannedFiles()
-        store = open_at(place(tmp_path, max_volumes=9), files=files, clock_ns=Clock(NOW_S))
+        store = open_at(tmp_path, files=files, clock_ns=Clock(NOW_S))
         assert files.since(store.close)["sync"] == 2 * FEW
 
 

@@ -18,10 +18,11 @@ from native_handlers.format.vif import EcShardConfig, RemoteFile, VolumeInfo, en
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.store import Store, StoreConfig, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from native_handlers.storage.store import Store
 
 COOKIE = 0xC0FFEE
 
@@ -548,7 +549,7 @@ class TestDirectories:
 
     def test_the_same_directory_twice_is_refused(self, tmp_path):
         with pytest.raises(errors.DirectoryLocked):
-            open_store(StoreConfig((LocationConfig(tmp_path, tmp_path, 8), LocationConfig(tmp_path, tmp_path, 8))))
+            open_at(tmp_path, tmp_path)
         open_at(tmp_path).close()
 
     @pytest.mark.parametrize("kind", ["missing", "file", "read-only"])

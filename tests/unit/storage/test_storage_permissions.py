@@ -49,14 +49,10 @@ print(json.dumps(said))
 
 @pytest.fixture
 def made(tmp_path):
-    with closing(opened(tmp_path)) as store:
+    with closing(open_at(tmp_path)) as store:
         store.allocate_volume(7)
         store.get_volume(7).write(Needle(needle_id=1, cookie=COOKIE, data=b"data"))
     return tmp_path
-
-
-def opened(path):
-    return open_at(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone may open what its mode forbids")
@@ -64,7 +60,7 @@ def opened(path):
 @pytest.mark.parametrize("extension", ["idx", "vif"])
 def test_root_is_not_kept_from_writing_by_the_mode_of_another_file_than_dat(made, extension, mode):
     (made / f"7.{extension}").chmod(mode)
-    with closing(opened(made)) as store:
+    with closing(open_at(made)) as store:
         assert store.findings == []
         store.get_volume(7).write(Needle(needle_id=2, cookie=COOKIE, data=b"more"))
         store.get_volume(7).delete(1, COOKIE)
@@ -72,7 +68,7 @@ def test_root_is_not_kept_from_writing_by_the_mode_of_another_file_than_dat(made
 
 def test_the_mode_of_dat_counts_for_root_too(made):
     (made / "7.dat").chmod(0o444)
-    with closing(opened(made)) as store:
+    with closing(open_at(made)) as store:
         assert [finding.kind for finding in store.findings] == [FindingKind.MADE_READ_ONLY]
         with pytest.raises(ReadOnly):
             store.get_volume(7).delete(1, COOKIE)

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.files import PlannedFiles, broken
-from support.stores import open_at
+from support.stores import open_at, place
 
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.format.vif import RemoteFile, VolumeInfo, encode_volume_info
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.system.files import OsFiles
 
 if TYPE_CHECKING:
@@ -30,14 +28,14 @@ COOKIE = 0xC0FFEE
 ROW_BYTES = 16
 
 
-def opened(path: Path, files=None, **changes):
+def open_it(path: Path, files=None, **changes):
     return open_at(path, offset_width_bytes=4, files=files or OsFiles(), **changes)
 
 
 @pytest.fixture
 def made(tmp_path):
     """A directory with volume 7: needles 1 to 5."""
-    with closing(opened(tmp_path)) as store:
+    with closing(open_it(tmp_path)) as store:
         store.allocate_volume(7)
         for needle_id in range(1, 6):
             store.get_volume(7).write(Needle(needle_id=needle_id, cookie=COOKIE, data=b"x" * 100))
@@ -239,7 +237,7 @@ def test_check_tells_what_the_store_will_find(made, damage, said_by_check, kind,
     before = {path.name: path.read_bytes() for path in made.iterdir()}
     assert said_by_check in str(check_directory(made))
     assert {path.name: path.read_bytes() for path in made.iterdir()} == before, "a check changes nothing"
-    with closing(opened(made)) as store:
+    with closing(open_it(made)) as store:
         found = [finding for finding in store.findings if finding.kind is kind]
         assert found, store.findings
         assert str(found[0]) in caplog.text
@@ -269,10 +267,10 @@ REPAIRED = [
 @pytest.mark.parametrize(("damage", "said_by_check", "kind"), REPAIRED)
 def test_what_is_repaired_is_healthy_afterwards(made, damage, said_by_check, kind):
     damage(made)
-    opened(made).close()
+    open_it(made).close()
     report = check_directory(made)
     assert report.is_healthy, str(report)
-    with closing(opened(made)) as store:
+    with closing(open_it(made)) as store:
         assert store.findings == []
 
 
@@ -289,18 +287,18 @@ def test_every_kind_is_in_the_table_or_is_about_no_file():
 def test_findings_of_what_failed_while_opening(tmp_path):
     files = PlannedFiles(matches=lambda path: path.suffix in {".dat", ".vif"})
     files.plan = {"allocate": broken(errno.ENOSPC), "rename": broken()}
-    with closing(opened(tmp_path, files)) as store:
+    with closing(open_it(tmp_path, files)) as store:
         store.allocate_volume(7, preallocate_bytes=1 << 20)
         kinds = {finding.kind for finding in store.findings}
         assert kinds == {FindingKind.NOT_PREALLOCATED, FindingKind.VIF_NOT_WRITTEN}
 
 
 def test_a_volume_that_waits_for_repair_until_it_is_writable(made):
-    with closing(opened(made)) as store:
+    with closing(open_it(made)) as store:
         store.mark_readonly(7, persist=True)
     cut(made / "7.idx", ROW_BYTES)
     assert "is behind" in str(check_directory(made))
-    with closing(opened(made)) as store:
+    with closing(open_it(made)) as store:
         assert [finding.kind for finding in store.findings] == [FindingKind.NOT_REPAIRED]
         store.mark_writable(7)
         assert [finding.kind for finding in store.findings] == [FindingKind.IDX_BEHIND], "what holds now"
@@ -308,7 +306,7 @@ def test_a_volume_that_waits_for_repair_until_it_is_writable(made):
 
 def test_findings_are_kept_once_and_go_with_their_volume(made):
     cut(made / "7.idx", ROW_BYTES)
-    with closing(opened(made)) as store:
+    with closing(open_it(made)) as store:
         (made / "8.dat").write_bytes(b"\3")
         (made / "8.idx").write_bytes(b"")
         for _ in range(3):
@@ -328,13 +326,8 @@ def test_findings_are_kept_once_and_go_with_their_volume(made):
 def test_one_directorys_unfinished_vacuum_is_none_of_the_others(tmp_path):
     """With a shared -dir.idx, the start of another data directory sees the .cpx of this directory's volume."""
     index = tmp_path / "i"
-    index.mkdir()
-    locations = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        locations.append(LocationConfig(tmp_path / name, index, 8))
-    config = StoreConfig(tuple(locations))
-    with closing(open_store(config)) as store:
+    places = [place(tmp_path / name, index) for name in ("a", "b")]
+    with closing(open_at(*places)) as store:
         for vid in (1, 2):
             store.allocate_volume(vid)
             store.get_volume(vid).write(Needle(needle_id=1, cookie=COOKIE, data=b"data"))
@@ -342,7 +335,7 @@ def test_one_directorys_unfinished_vacuum_is_none_of_the_others(tmp_path):
     (index / "2.idx").rename(index / "2.cpx")
     (home / "2.dat").rename(home / "2.cpd")
     (home / "2.cpc").write_bytes(b"")
-    with closing(open_store(config)) as store:
+    with closing(open_at(*places)) as store:
         assert [finding.kind for finding in store.findings] == [FindingKind.COMPACTION_FINISHED]
         assert store.get_volume(2).read(1, cookie=COOKIE).needle.data == b"data"
 
