@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
+from support.stores import open_at
 from support.unreliable_files import Crash
 from support.waiting import BREATH_S
 from test_property_storage_shared import AliveFiles, SharedMachine, handles
@@ -27,12 +28,10 @@ from test_property_storage_volume import (
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.index import build as index_build
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted, NotFound, StorageError
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume import compaction, record_mover
 
 if TYPE_CHECKING:
@@ -258,8 +257,7 @@ def test_vacuums_under_threads_that_write_and_read(seed, width):
     """Slow: threads write and read all the time through eight vacuums."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        config = StoreConfig((LocationConfig(directory, directory, 8),), offset_width_bytes=width)
-        store = open_store(config)
+        store = open_at(directory, offset_width_bytes=width)
         store.allocate_volume(VID)
         volume = store.find_volume(VID)
         fixed = {needle_id: payload(needle_id, 1) for needle_id in range(1000, 1050)}
@@ -291,7 +289,7 @@ def test_vacuums_under_threads_that_write_and_read(seed, width):
         store.close()
         report = check_directory(directory, offset_width_bytes=width)
         assert report.is_healthy, str(report)
-        store = open_store(config)
+        store = open_at(directory, offset_width_bytes=width)
         assert store.findings == []
         assert {needle_id: read(store.find_volume(VID), needle_id) for needle_id in expected} == expected
         store.close()

@@ -18,15 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.files import UnsyncedFiles
 from support.power_cut_files import Disk, PowerCutFiles, after_cut, all_after_cut
+from support.stores import open_at
 
 from native_handlers.format import crc
 from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound, ReadOnly
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.store_state import ServerState
 from native_handlers.storage.volume.group_commit import PendingWrite
 
@@ -77,7 +76,7 @@ class Scenario:
         self.now: dict[int, bytes | None] = {}
         self.points: list[tuple[Disk, Promise]] = []
         self.files.on_step = self._record
-        self.store = open_store(config(directory, width), files=self.files)
+        self.store = open_at(directory, offset_width_bytes=width, files=self.files)
 
     def _record(self) -> None:
         self.points.append((self.files.disk.copy(), self.promise.copy()))
@@ -168,10 +167,6 @@ class Scenario:
         self._record()
 
 
-def config(directory: Path, width: int) -> StoreConfig:
-    return StoreConfig((LocationConfig(directory, directory, 8),), offset_width_bytes=width)
-
-
 def write(store, needle_id, data, *, fsync):
     store.get_volume(VID).write(Needle(needle_id=needle_id, cookie=COOKIE, data=data), fsync=fsync)
 
@@ -208,7 +203,7 @@ def examine(directory: Path, width: int, promise: Promise) -> None:
     """Opens the directory that a cut left, and compares it with `promise`. The volume must take writes again, and open
     a second time.
     """
-    store = open_store(config(directory, width), files=UnsyncedFiles())
+    store = open_at(directory, offset_width_bytes=width, files=UnsyncedFiles())
     volume = store.find_volume(VID)
     state = store.state
     assert state in promise.facts.state
@@ -234,7 +229,7 @@ def examine(directory: Path, width: int, promise: Promise) -> None:
     store.close()
     report = check_directory(directory, offset_width_bytes=width)
     assert report.is_healthy or had_findings, str(report)
-    store = open_store(config(directory, width), files=UnsyncedFiles())
+    store = open_at(directory, offset_width_bytes=width, files=UnsyncedFiles())
     assert store.findings == []
     assert {needle_id: read(store, needle_id) for needle_id in found} == found
     assert read(store, 99) == b"after the cut"

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.disks import DiskInService
+from support.stores import open_at
 from support.unreliable_files import Crash, UnreliableFiles
 from test_property_storage_volume import COOKIE, MISSING, VID
 
@@ -22,13 +23,11 @@ from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle
 from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.index import build as index_build
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.index.build import build_index
 from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly
 from native_handlers.storage.shared.attach import attach_volume, share_volume
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume.write import SmallChange
 
 HANDLES = 3
@@ -134,8 +133,7 @@ class SharedMachine(RuleBasedStateMachine):
         self._attach_all()
 
     def _open(self):
-        location = LocationConfig(self.directory, self.directory, 8)
-        self.store = open_store(StoreConfig((location,), offset_width_bytes=self.width))
+        self.store = open_at(self.directory, offset_width_bytes=self.width)
 
     def _attach_all(self):
         self.files = [AliveFiles() for _ in range(HANDLES)]

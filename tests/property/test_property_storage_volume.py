@@ -24,11 +24,9 @@ from native_handlers.format import crc
 from native_handlers.format.idx import IdxEntry, encode_entry
 from native_handlers.format.needle import Needle, encode_needle
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.index.build import build_index
 from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly, StorageError
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume.write import SmallChange
 
 COOKIE = 0xC0FFEE
@@ -61,8 +59,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.allocate_volume(VID, version=version)
 
     def open(self) -> None:
-        location = LocationConfig(self.directory, self.directory, 8)
-        self.store = open_store(StoreConfig((location,), offset_width_bytes=self.width), files=self.files)
+        self.store = open_at(self.directory, offset_width_bytes=self.width, files=self.files)
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -254,17 +251,16 @@ def test_a_crash_at_each_step_of_a_first_allocation_leaves_a_usable_directory(tm
         directory = tmp_path / str(step)
         directory.mkdir()
         files = UnreliableFiles()
-        config = StoreConfig((LocationConfig(directory, directory, 8),))
         files.remaining = step
         try:
-            store = open_store(config, files=files)
+            store = open_at(directory, files=files)
             store.allocate_volume(VID)
             is_whole = True
         except Crash:
             is_whole = False
         files.remaining = None
         files.bury()
-        store = open_store(config)
+        store = open_at(directory)
         if store.find_volume(VID) is None:
             store.allocate_volume(VID)
         store.get_volume(VID).write(Needle(needle_id=1, cookie=COOKIE, data=b"x"))

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from support.files import UnsyncedFiles
+from support.stores import open_at
 
 from native_handlers.format.needle import (
     FLAG_HAS_LAST_MODIFIED,
@@ -44,9 +45,7 @@ from native_handlers.grpc.volume_copy import volume_copy
 from native_handlers.grpc.volumes import read_volume_file_status
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
-from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model.errors import Deleted, NotFound
-from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.volume import file_reader
 from native_handlers.storage.volume.append_log import append_time_ns
 
@@ -178,8 +177,7 @@ class Side:
 
     def __init__(self, name):
         self.directory = Path(tempfile.mkdtemp(prefix=f"tail-{name}-"))
-        location = LocationConfig(self.directory, self.directory, 8)
-        self.store = open_store(StoreConfig((location,)), files=UnsyncedFiles())
+        self.store = open_at(self.directory, files=UnsyncedFiles())
 
     @property
     def volume(self):
