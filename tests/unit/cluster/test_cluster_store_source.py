@@ -6,7 +6,7 @@ import time
 import pytest
 import trio
 from support.clocks import Clock
-from support.stores import open_at, place
+from support.stores import place
 from support.waiting import LIMIT_S, until
 
 from native_handlers.format.needle import Needle
@@ -194,8 +194,8 @@ async def test_volumes_of_the_other_engine_are_left_out(nursery, store, model, v
     nursery.cancel_scope.cancel()
 
 
-async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path, nursery, fake_master, model):
-    store = open_at(place(tmp_path, max_volumes=0))
+async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path, nursery, fake_master, model, opened):
+    store = opened(place(tmp_path, max_volumes=0), volumes=())
     view = MasterView([fake_master.address])
     await start(nursery, store, model, view, refresh_s=600)
     identity = NodeIdentity("10.0.0.9", 8080, 18080, "")
@@ -211,7 +211,6 @@ async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path,
     )
     await until(lambda: fake_master.books.limits.get("", 0) > 0)
     nursery.cancel_scope.cancel()
-    store.close()
 
 
 async def test_it_looks_when_all_shared_threads_are_taken(nursery, store, model, view, no_shared_threads):

@@ -7,7 +7,6 @@ from collections import Counter
 import grpc
 import pytest
 from support.grpc_servers import VID, serving
-from support.stores import open_at
 
 from native_handlers.grpc.self_calls import SelfMark
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
@@ -72,16 +71,15 @@ class NamedHolders(ClusterShards):
 
 
 @pytest.fixture
-def store(tmp_path, holder, dialled):
+def store(tmp_path, holder, dialled, opened):
     """This server, with the index and the last shard alone."""
     (tmp_path / "own").mkdir()
     for extension in (".ecx", ".vif", ".ec13"):
         (tmp_path / "own" / f"{VID}{extension}").write_bytes((holder.directory / f"{VID}{extension}").read_bytes())
-    made = open_at(tmp_path / "own")
+    made = opened(tmp_path / "own", volumes=())
     remote = made.ec_reader.remote = NamedHolders({shard: [holder.address] for shard in range(13)}, dialled)
     yield made
     remote.close()
-    made.close()
 
 
 def check(store):

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 from support.descriptors import open_descriptors
-from support.files import PlannedFiles, broken
+from support.files import broken
 from support.http_native import SETTINGS, fetch, make_context, make_request
-from support.stores import open_at
 
 from native_handlers.http_model.message import FileBody
 from native_handlers.storage.check import check_directory
@@ -92,18 +91,13 @@ async def test_a_damaged_large_object_leaves_no_file_open(big, tmp_path):
     assert not open_descriptors() - before
 
 
-async def test_a_large_object_that_the_disk_does_not_give_is_500(tmp_path):
-    files = PlannedFiles()
-    store = open_at(tmp_path, files=files)
-    try:
-        store.allocate_volume(3)
-        settings = replace(SETTINGS, file_size_limit_bytes=8 << 20)
-        await ask(make_context(store=store, settings=settings), "PUT", FID, (), BIG)
-        files.plan["read_into"] = broken()
-        for total_bytes in (TOTAL_BYTES, 0):
-            buffers = BufferPool(total_bytes)
-            answer = await ask(make_context(store=store, settings=settings, payload_buffers=buffers), "GET", FID)
-            assert (answer.status, answer.body) == (500, b"")
-            assert buffers.lent_bytes == 0
-    finally:
-        store.close()
+async def test_a_large_object_that_the_disk_does_not_give_is_500(tmp_path, files, opened):
+    store = opened(tmp_path, files=files, volumes=(3,))
+    settings = replace(SETTINGS, file_size_limit_bytes=8 << 20)
+    await ask(make_context(store=store, settings=settings), "PUT", FID, (), BIG)
+    files.plan["read_into"] = broken()
+    for total_bytes in (TOTAL_BYTES, 0):
+        buffers = BufferPool(total_bytes)
+        answer = await ask(make_context(store=store, settings=settings, payload_buffers=buffers), "GET", FID)
+        assert (answer.status, answer.body) == (500, b"")
+        assert buffers.lent_bytes == 0

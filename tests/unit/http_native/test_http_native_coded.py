@@ -11,7 +11,6 @@ from support.coded_volumes import FakeRemote
 from support.files import PlannedFiles
 from support.http_native import SETTINGS, file_part, get, make_context, manifest_of, post, put
 from support.images import encoded, oriented, picture
-from support.stores import open_at
 
 from native_handlers.http.ec_volumes import StoreEcVolumes
 
@@ -30,11 +29,8 @@ def files():
 
 
 @pytest.fixture
-def store(tmp_path, files):
-    made = open_at(tmp_path, files=files)
-    made.allocate_volume(VID)
-    yield made
-    made.close()
+def store(tmp_path, files, opened):
+    return opened(tmp_path, files=files, volumes=(VID,))
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from support.moved_volumes import (
     volume_gone,
     written,
 )
-from support.stores import open_at
 
 from native_handlers.http import holders, settled
 from native_handlers.http.context import Location
@@ -400,13 +399,11 @@ async def test_a_chunk_of_a_volume_that_is_nowhere_keeps_the_manifest(store):
 
 
 @pytest.mark.slow
-async def test_two_native_servers_agree_who_holds_a_volume(store, tmp_path):
+async def test_two_native_servers_agree_who_holds_a_volume(store, tmp_path, opened):
     """Each server understands the other's answers: a needle is absent, or a volume is. Slow: a server without the
     volume is asked several times, with pauses.
     """
-    path = tmp_path / "other"
-    path.mkdir()
-    other = open_at(path)
+    other = opened(tmp_path / "other", volumes=())
     there = make_context(store=other, lookup=Master([SELF]), volume_servers=servers())
     routes = {"PUT": "http.write", "POST": "http.write", "DELETE": "http.delete", "GET": "http.read"}
 
@@ -418,17 +415,14 @@ async def test_two_native_servers_agree_who_holds_a_volume(store, tmp_path):
 
     volume_servers = Ours({})
     here = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=volume_servers)
-    try:
-        answer = await put(here)
-        assert json.loads(answer.body)["error"].endswith(f"[{OLD.url}]: volume 4 not found")
-        other.allocate_volume(4, replication="001")
-        assert (await put(here)).status == 204
-        asked = len(volume_servers.asked)
-        assert (await delete(here)).status == 202
-        assert (await delete(here)).status == 404
-        assert len(volume_servers.asked) == asked + 2
-    finally:
-        other.close()
+    answer = await put(here)
+    assert json.loads(answer.body)["error"].endswith(f"[{OLD.url}]: volume 4 not found")
+    other.allocate_volume(4, replication="001")
+    assert (await put(here)).status == 204
+    asked = len(volume_servers.asked)
+    assert (await delete(here)).status == 202
+    assert (await delete(here)).status == 404
+    assert len(volume_servers.asked) == asked + 2
 
 
 # ---- a copy that has just come here

@@ -20,7 +20,6 @@ from support.http_native import (
     make_context,
     put,
 )
-from support.stores import open_at
 from support.waiting import LIMIT_S
 
 from native_handlers.format.crc import crc32c, crc32c_extend
@@ -108,27 +107,22 @@ async def test_a_large_write_is_sent_in_pieces_of_a_known_length(store):
         assert rest.startswith(data + b"\r\n--")
 
 
-async def test_two_native_servers_end_up_with_the_same_needle(store, lookup, tmp_path, clock):
-    other_path = tmp_path / "other"
-    other_path.mkdir()
-    other = open_at(other_path, clock_ns=clock)
-    try:
-        other.allocate_volume(4, replication="001")
-        routes = {"POST": "http.write", "DELETE": "http.delete"}
-        volume_servers = FakeVolumeServers(serving(make_context(store=other), routes))
-        context = make_context(store=store, lookup=lookup, volume_servers=volume_servers)
-        headers = {"Content-Type": "text/plain", "Seaweed-X": "\xc3\xa4", "Content-MD5": ""}
-        assert (await put(context, FID + "?ttl=3h", b"words " * 500, headers)).status == 201
-        here = store.get_volume(4).read(2, cookie=0x12345678).needle
-        there = other.get_volume(4).read(2, cookie=0x12345678).needle
-        here.append_at_ns = there.append_at_ns = 0
-        assert here == there
-        answer = await fetch("http.delete", context, method="DELETE", target=FID)
-        assert answer.status == 202
-        assert (await fetch("http.read", make_context(store=other), target=FID)).status == 404
-        assert volume_servers.requests[-1][2] == FID + "?type=replicate"
-    finally:
-        other.close()
+async def test_two_native_servers_end_up_with_the_same_needle(store, lookup, tmp_path, clock, opened):
+    other = opened(tmp_path / "other", clock_ns=clock, volumes=())
+    other.allocate_volume(4, replication="001")
+    routes = {"POST": "http.write", "DELETE": "http.delete"}
+    volume_servers = FakeVolumeServers(serving(make_context(store=other), routes))
+    context = make_context(store=store, lookup=lookup, volume_servers=volume_servers)
+    headers = {"Content-Type": "text/plain", "Seaweed-X": "\xc3\xa4", "Content-MD5": ""}
+    assert (await put(context, FID + "?ttl=3h", b"words " * 500, headers)).status == 201
+    here = store.get_volume(4).read(2, cookie=0x12345678).needle
+    there = other.get_volume(4).read(2, cookie=0x12345678).needle
+    here.append_at_ns = there.append_at_ns = 0
+    assert here == there
+    answer = await fetch("http.delete", context, method="DELETE", target=FID)
+    assert answer.status == 202
+    assert (await fetch("http.read", make_context(store=other), target=FID)).status == 404
+    assert volume_servers.requests[-1][2] == FID + "?type=replicate"
 
 
 @pytest.mark.parametrize("target", ["/3,0212345678", FID + "?type=replicate"])

@@ -23,7 +23,9 @@ from native_handlers.storage.model import errors
 
 @pytest.fixture
 def files(monkeypatch):
-    return give_up_only_what_hangs(monkeypatch, Disks())
+    disks = give_up_only_what_hangs(monkeypatch, Disks())
+    yield disks
+    disks.let_all_go_on()
 
 
 @pytest.fixture
