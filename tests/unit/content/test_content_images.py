@@ -287,6 +287,16 @@ def test_what_is_upright_or_unreadable_is_stored_as_it_is(data):
     assert fix_orientation(data) is data
 
 
+@pytest.fixture
+def store(tmp_path, opened):
+    return opened(tmp_path, volumes=(3,))
+
+
+@pytest.fixture
+def context(store):
+    return make_context(store=store)
+
+
 async def put(context, target, body, headers=()):
     return await fetch("http.write", context, method="PUT", target=target, headers=headers, body=body)
 
