@@ -10,10 +10,12 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import grpc
+
 from native_handlers.format.errors import FormatError
 from native_handlers.format.vif import parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
+from native_handlers.grpc.checks import check_maintenance, check_other, errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd, CopySource, receive_copy
 from native_handlers.grpc.file_names import check_collection
@@ -73,6 +75,8 @@ def volume_ec_shards_copy(
             with store.ec.exclusive(request.volume_id):
                 ShardCopy(store, source, location, request.collection, request.volume_id).copy(request)
         except RpcFailure as failure:
+            if isinstance(failure.__cause__, grpc.RpcError):
+                check_other(node, failure.__cause__, "copy shards")
             text = f"VolumeEcShardsCopy volume {request.volume_id}: {failure.message}"
             raise RpcFailure(text, failure.code) from failure
     return pb.VolumeEcShardsCopyResponse()

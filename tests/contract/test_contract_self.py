@@ -87,7 +87,6 @@ class TestItself:
             f"volume server {everywhere.url} cannot tail a volume from itself",
         )
 
-    @pytest.mark.only(lambda implementation: implementation.is_supervised and implementation.backend == "go")
     def test_it_does_not_copy_shards_from_itself(self, everywhere, address):
         """Go would truncate the file that it reads."""
         for extension in (".ec00", ".ecx"):
