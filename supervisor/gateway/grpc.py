@@ -116,6 +116,11 @@ class GrpcGateway(grpc.GenericRpcHandler):
         """How many calls hold a thread now."""
         return self._unary.running + self._streaming.running + self._refusing.running
 
+    @property
+    def placed_calls(self) -> int:
+        """How many calls have a place among those that may run at once. A call gets a thread before a place."""
+        return len(self._unary_shares) + len(self._streaming_shares)
+
     def start(self) -> Path:
         """Serves until `drain`, on a Unix socket that only this process can reach. Returns the socket's path.
 

@@ -392,7 +392,7 @@ class TestLimits:
         client = open_gateway(backend=backend, limits=limits)
         backend.on("Ping")(lambda request, context: b"pong")
         call = silent_call(client)
-        wait_until(lambda: client.gateway.running_calls == 1, "the silent call has its thread")
+        wait_until(lambda: client.gateway.placed_calls == 1, "the silent call has its place")
         assert error_of(lambda: client.call("Ping")(b"", timeout=T)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         call.cancel()
         wait_until(lambda: client.gateway.running_calls == 0, "the thread is free again")
