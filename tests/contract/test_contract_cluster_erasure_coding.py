@@ -2,11 +2,11 @@
 
 import os
 import re
-import threading
 
 import pytest
 from harness.cluster import Cluster
 from harness.implementations import find_weed
+from harness.readers import Readers
 from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.pb import volume_server_pb2 as pb
@@ -21,49 +21,6 @@ def cluster(request, weed, tmp_path_factory):
     made.servers_used = made.add_all(*([name, "-max=60"] for name in request.param))
     yield made
     made.end()
-
-
-AT_GO = {404, 500}
-"""What Go's server answers while shards or a volume move: for some seconds it asks those that held them before. A
-native server in a cluster with Go's passes such answers on, where Go's server is the holder that the master names.
-"""
-
-
-class Readers:
-    """Reads files from every server repeatedly. Every answer but the file with a 200 is kept in `wrong`, except for
-    `AT_GO` in a cluster with Go's servers.
-    """
-
-    def __init__(self, servers, files):
-        self._servers, self._files = servers, files
-        self._allowed = AT_GO if any(server.name == "go" for server in servers) else set()
-        self._over = threading.Event()
-        self.wrong = []
-        self.count = 0
-        self._threads = [threading.Thread(target=self._run, args=(server,), daemon=True) for server in servers]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-        assert not self.wrong, self.wrong[:5]
-        assert self.count
-
-    def _run(self, server):
-        while not self._over.is_set():
-            for fid, data in self._files.items():
-                reply = server.read(fid)
-                is_right = reply.status == 200 and reply.body == data
-                self.count += is_right
-                if not is_right and reply.status not in self._allowed:
-                    self.wrong.append((server.name, server.url, fid, reply.status, len(reply.body)))
-                if self._over.is_set():
-                    return
 
 
 def shard_ids(cluster, volume_id):

@@ -4,6 +4,7 @@ import pytest
 from harness.cluster import Cluster
 from harness.implementations import find_weed
 from harness.master import Master
+from harness.readers import AT_GO, Readers
 from support.s3_server import s3_server
 from support.waiting import LIMIT_S, wait_until
 
@@ -54,6 +55,12 @@ def filled(server, collection):
     }
 
 
+def read_meanwhile(server, files, allowed=frozenset()):
+    """Reads all files again and again. Go closes and opens a volume while it moves, whichever engine reads."""
+    allowed = allowed if server.name == "native" else AT_GO
+    return Readers([server], {fid: bytes([number]) * 5000 for fid, number in files.items()}, allowed)
+
+
 def assert_holds(server, files):
     for fid, number in files.items():
         reply = server.read(fid)
@@ -64,7 +71,8 @@ def test_up_and_down_again(cluster, server, s3):
     collection = f"tier{server.name.replace('-', '')}"
     volume_id, files = filled(server, collection)
     wait_until(lambda: server.is_known(volume_id), "the master to know the volume")
-    said = cluster.shell(f"volume.tier.upload -dest=s3.cold -collection={collection} -volumeId={volume_id}")
+    with read_meanwhile(server, files):
+        said = cluster.shell(f"volume.tier.upload -dest=s3.cold -collection={collection} -volumeId={volume_id}")
     assert not (server.data_dir / f"{collection}_{volume_id}.dat").exists(), said
     assert len(s3.keys()) == 1
     assert_holds(server, files)
@@ -78,7 +86,9 @@ def test_up_and_down_again(cluster, server, s3):
     del files[gone]
     assert server.read(gone).status == 404
     wait_until(lambda: server.is_known(volume_id), "the master to know the volume")
-    said = cluster.shell(f"volume.tier.download -collection={collection} -volumeId={volume_id}")
+    # The shell unmounts the volume at the end, and mounts it again.
+    with read_meanwhile(server, files, allowed={404}):
+        said = cluster.shell(f"volume.tier.download -collection={collection} -volumeId={volume_id}")
     assert (server.data_dir / f"{collection}_{volume_id}.dat").exists(), said
     assert s3.keys() == []
     assert_holds(server, files)
@@ -142,6 +152,25 @@ def test_a_volume_moves_to_a_disk_of_another_type_and_back(cluster, server, ssds
     assert "Scrubbed 9 files and 1 volumes on 1 nodes" in said, said
     assert "failures" not in said, said
     holder.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=10)
+
+
+def test_a_broken_volume_is_named_and_marked(cluster, server):
+    collection = f"broken{server.name.replace('-', '')}"
+    volume_id, files = filled(server, collection)
+    wait_until(lambda: server.is_known(volume_id), "the master to know the volume")
+    with (server.data_dir / f"{collection}_{volume_id}.dat").open("r+b") as dat:
+        dat.seek(3000)
+        dat.write(b"damage")
+    said = cluster.shell(
+        f"volume.scrub -volumeId {volume_id} -node {server.url} -mode full -details -markBrokenReadonly"
+    )
+    assert "Got scrub failures on 1 volumes" in said, said
+    assert "failed to read needle" in said, said
+    wait_until(lambda: cluster.volumes(server)[volume_id].read_only, "the master to know that it takes no writes")
+    assert server.http("PUT", f"/{server.new_fid(volume_id)}", (), b"x").status >= 400
+    whole = [fid for fid, number in files.items() if server.read(fid).body == bytes([number]) * 5000]
+    assert len(whole) == len(files) - 1
+    server.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)
 
 
 def test_each_reads_what_the_other_has_moved(cluster, s3):
