@@ -4,9 +4,9 @@ Others may use the machine meanwhile. The wall time then says little, and the pr
 there is to do.
 """
 
-import mmap
 import os
 import statistics
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from harness.processes import children_of
 from index_bench import processor_s
 
 MB, GB = 10**6, 10**9
+_ZEROS = bytes(256 << 10)
 
 
 class Measured(NamedTuple):
@@ -26,13 +27,14 @@ class Measured(NamedTuple):
 def measure(server, run, size_bytes):
     """Runs `run`, which has the server handle `size_bytes`.
 
-    What earlier work left for the disk is written before. And memory is touched: a virtual machine may have given its
-    free memory back to the host, and whoever is the first to use it again would pay for that.
+    What earlier work left for the disk is written before. And memory is used: a virtual machine may have given its free
+    memory back to the host, and whoever is the first to use it again would pay for that. The memory is that of a file,
+    so it is free afterwards in pieces as files take them.
     """
     os.sync()
-    with mmap.mmap(-1, max(2 * size_bytes, mmap.PAGESIZE)) as memory:
-        for at in range(0, len(memory), mmap.PAGESIZE):
-            memory[at] = 1
+    with tempfile.TemporaryFile(dir=server.data_dir.parent) as file:
+        for _ in range(2 * size_bytes // len(_ZEROS)):
+            file.write(_ZEROS)
     used_s, began_s = used_by(server.process.pid), time.monotonic()
     run()
     return Measured(time.monotonic() - began_s, used_by(server.process.pid) - used_s)
