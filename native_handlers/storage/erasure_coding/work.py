@@ -296,8 +296,7 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
         if was_open:
             _check_unchanged(ec.files, volume)
         sources = [_data_shard(ec, volumes, shard) for shard in range(volume.ratio.data)]
-        # Nothing is folded: a decoding that fails has changed nothing.
-        ecx = with_deletions(volume.read_index(), set(volume.deleted), ec.width, volume.place.index(".ecx"))
+        ecx = _index_now(ec, volume)
         with ExitStack() as stack:
             fds = []
             for path in sources:
@@ -314,11 +313,26 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
             # The .idx is made beside the .dat, where opening looks for it first; `consolidate_index` moves it. The .dat
             # comes last: an .idx without one is ignored.
             staged = stack.enter_context(StagedFiles(ec.files, [idx, dat]))
-            write_dat(ec.files, fds, staged.descriptor(dat), dat_bytes, layout)
-            ec.files.write(staged.descriptor(idx), [idx_rows(ecx, ec.width)], 0)
-            staged.publish()
+            dat_fd = staged.descriptor(dat)
+            write_dat(ec.files, fds, dat_fd, dat_bytes, layout)
+            # Most of the data is on disk before deletions have to wait.
+            ec.files.sync(dat_fd)
+            with volume.deletions.exclusive():
+                # With the deletions of the meantime. A record behind the last live one would be taken for a lost write.
+                ecx = _index_now(ec, volume)
+                dat_bytes = end_of_live(ecx, ec.width, version)
+                if dat_bytes is None:
+                    raise NoLiveNeedles(volume_id)
+                ec.files.truncate(dat_fd, dat_bytes)
+                ec.files.write(staged.descriptor(idx), [idx_rows(ecx, ec.width)], 0)
+                staged.publish()
         for found in (look(ec.files, ec.locations[one.place.disk_id], collection, volume_id) for one in volumes):
             remove_paths(ec.files, checksum_paths(ec.files, found))
+
+
+def _index_now(ec: EcVolumeSet, volume: EcVolume) -> bytes:
+    """The rows of the .ecx with all deletions. Nothing is folded: a decoding that fails has changed nothing."""
+    return with_deletions(volume.read_index(), set(volume.deleted), ec.width, volume.place.index(".ecx"))
 
 
 def _check_unchanged(files: Files, volume: EcVolume) -> None:

@@ -12,8 +12,8 @@ from support.files import PlannedFiles, path_of
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info, parse_volume_info
-from native_handlers.storage.erasure_coding import bitrot, encode, layout, rebuild
-from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused
+from native_handlers.storage.erasure_coding import bitrot, encode, layout, rebuild, work
+from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, NoLiveNeedles
 from native_handlers.storage.erasure_coding.remote import (
     FRESH_WITH_ALL_S,
     FRESH_WITH_FEW_S,
@@ -21,7 +21,7 @@ from native_handlers.storage.erasure_coding.remote import (
     ShardLocations,
     ShardUnreachable,
 )
-from native_handlers.storage.model.errors import Deleted, DiskUnavailable, StorageError
+from native_handlers.storage.model.errors import Deleted, DiskUnavailable, NotFound, StorageError
 from native_handlers.storage.system.files import OsFiles
 
 VID = 7
@@ -295,6 +295,48 @@ def test_a_dat_that_cannot_be_put_on_disk_is_not_coded(disk):
         store.ec_work.generate(store.find_volume(VID), "")
     failing = False
     assert not list(disk.glob("7.ec*"))
+    store.close()
+
+
+@pytest.mark.parametrize("doomed", [[2], [5], [4, 5]], ids=["within", "last", "two-last"])
+def test_what_is_deleted_while_the_dat_is_written_stays_deleted(disk, monkeypatch, doomed):
+    """The last ones too: their records, behind the last live one, are not taken for writes that lack a row."""
+    code(disk)
+    store = open_at(disk)
+    mount_all(store)
+    write_dat = work.write_dat
+
+    def delete_meanwhile(*arguments):
+        write_dat(*arguments)
+        for number in doomed:
+            store.ec.delete(store.ec.find(VID), number)
+
+    monkeypatch.setattr(work, "write_dat", delete_meanwhile)
+    store.ec_work.decode("", VID, was_open=False)
+    store.close()
+    for path in disk.glob("7.ec*"):
+        path.unlink()
+    store = open_at(disk)
+    check(store, [number for number in range(1, 6) if number not in doomed], coded=False)
+    for number in doomed:
+        with pytest.raises(NotFound):
+            store.get_volume(VID).read(number, cookie=5)
+    store.close()
+
+
+def test_a_volume_whose_last_needle_is_deleted_meanwhile_is_not_decoded(disk, monkeypatch):
+    code(disk)
+    store = open_at(disk)
+    mount_all(store)
+
+    def delete_meanwhile(*_):
+        for number in range(1, 6):
+            store.ec.delete(store.ec.find(VID), number)
+
+    monkeypatch.setattr(work, "write_dat", delete_meanwhile)
+    with pytest.raises(NoLiveNeedles):
+        store.ec_work.decode("", VID, was_open=False)
+    assert not list(disk.glob("7.dat*"))
     store.close()
 
 
