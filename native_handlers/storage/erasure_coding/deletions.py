@@ -83,10 +83,10 @@ class Deletions:
         ids: the deleted needles. Readers take no lock.
     """
 
-    def __init__(self, files: Files, volume_id: int, is_in_service: Callable[[int], bool]) -> None:
+    def __init__(self, volume_id: int, is_in_service: Callable[[int], bool]) -> None:
         """`is_in_service` tells of the id of a disk whether that disk is in service."""
         self.ids: set[int] = set()
-        self._files, self._volume_id, self._is_in_service = files, volume_id, is_in_service
+        self._volume_id, self._is_in_service = volume_id, is_in_service
         # Protects the fields below, and changes of `ids`.
         self._lock = threading.RLock()
         self._journals: dict[Path, _Journal] = {}
@@ -106,7 +106,7 @@ class Deletions:
 
     # ---- journals
 
-    def join(self, path: Path, disk_id: int, elsewhere: Iterable[int]) -> None:
+    def join(self, files: Files, path: Path, disk_id: int, elsewhere: Iterable[int]) -> None:
         """Opens the journal of a disk's index, if no other disk has opened it. Each journal then gets the rows that the
         others have.
 
@@ -114,6 +114,7 @@ class Deletions:
         again.
 
         Args:
+            files: those of the disk with its reserve: deletions go on while the disk is full.
             elsewhere: the ids in journals of this coding that are not open.
 
         Raises:
@@ -122,7 +123,7 @@ class Deletions:
         with self._lock:
             journal = self._journals.get(path)
             if journal is None:
-                journal = _Journal(self._files, path)
+                journal = _Journal(files, path)
                 self._take_in(journal, elsewhere)
             journal.disk_ids.add(disk_id)
             try:

@@ -231,10 +231,10 @@ class EcVolumeSet:
             None,
         )
         if deletions is None:
-            deletions = Deletions(self.files, place.volume_id, self._is_disk_in_service)
+            deletions = Deletions(place.volume_id, self._is_disk_in_service)
         known = {path, *deletions.paths}
         elsewhere = journals_of(self.files, self._locations_in_service(), place.name, encode_ts_ns, known)
-        deletions.join(path, place.disk_id, elsewhere)
+        deletions.join(self.locations[place.disk_id].room.files, path, place.disk_id, elsewhere)
         return deletions
 
     def _locations_in_service(self) -> list[DiskLocation]:

@@ -257,6 +257,20 @@ class TestService:
             f"{tmp_path} is full: deletions and marks use the reserve. Writes are refused until there is room"
         ]
 
+    def test_needles_of_coded_volumes_are_deleted_too(self, tmp_path, disk):
+        with served(tmp_path, disk, needles=300) as store:
+            store.ec_work.generate(store.find_volume(VID), "")
+            for shard in range(14):
+                store.ec.mount("", VID, shard)
+            store.delete_volume(VID, only_empty=False)
+            fill(disk)
+            for needle_id in range(1, 301):
+                store.ec.delete(store.ec.find(VID), needle_id)
+            for needle_id in range(1, 301):
+                with pytest.raises(errors.Deleted):
+                    store.ec_reader.read_needle(VID, needle_id, COOKIE)
+        assert (tmp_path / f"{VID}.ecj").stat().st_size == 300 * 8
+
     @pytest.mark.parametrize("persist", [True, False])
     def test_marks_and_state_can_be_changed(self, tmp_path, disk, persist):
         with served(tmp_path, disk) as store:
