@@ -181,14 +181,16 @@ class Deletions:
             self._rows |= new
             self.ids.update(new)
 
-    def folded(self) -> None:
-        """Empties the journals: every index has all deletions. Raises OSError: some are not empty, which does no harm.
+    def folded(self, paths: Container[Path]) -> None:
+        """Empties the journals at `paths`, whose indexes have all deletions now. The others keep their rows.
 
-        Call it inside `exclusive`.
+        Call it inside `exclusive`. Raises OSError: some are not empty, which does no harm.
         """
-        for journal in self._journals.values():
-            journal.clear()
-        self._rows = {}
+        for path, journal in self._journals.items():
+            if path in paths:
+                journal.clear()
+        if all(path in paths for path in self._journals):
+            self._rows = {}
 
 
 def journals_of(

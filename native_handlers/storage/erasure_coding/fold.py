@@ -49,10 +49,10 @@ def fold(ec: EcVolumeSet, found: Sequence[EcFiles], collection: str, volume_id: 
         for volume in opened:
             volume.reopen_index()
         in_use = {path for deletions in groups for path in deletions.paths}
+        emptied = [path.with_suffix(".ecj") for path in folded]
         for deletions in groups:
-            deletions.folded()
-        closed = (path.with_suffix(".ecj") for path in folded)
-        remove_paths(ec.files, [path for path in closed if path not in in_use])
+            deletions.folded(emptied)
+        remove_paths(ec.files, [path for path in emptied if path not in in_use])
 
 
 def _write_indexes(ec: EcVolumeSet, paths: Sequence[Path], deleted: set[int]) -> list[Path]:

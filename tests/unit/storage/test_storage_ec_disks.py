@@ -15,7 +15,10 @@ from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import encode_volume_info, parse_volume_info
 from native_handlers.storage.erasure_coding import work
+from native_handlers.storage.erasure_coding.deletions import Deletions
+from native_handlers.storage.erasure_coding.index_files import journal_ids
 from native_handlers.storage.model.errors import Deleted, NotFound, VolumeClosed
+from native_handlers.storage.system.files import OsFiles
 
 VID = 7
 ALL = range(1, 6)
@@ -336,3 +339,19 @@ class TestAnotherCoding:
         assert hidden(store) == {2}
         store.close()
         assert older.journal(0).read_bytes() == older.journal(1).read_bytes() == row(2)
+
+
+def test_a_fold_empties_no_journal_whose_index_was_not_written(tmp_path):
+    """Two codings may share the deletions, through one index directory; a rebuild folds the newest one alone."""
+    deletions = Deletions(VID, lambda _disk_id: True)
+    written, other = tmp_path / "a.ecj", tmp_path / "b.ecj"
+    for disk_id, path in enumerate((written, other)):
+        deletions.join(OsFiles(), path, disk_id, [])
+    deletions.record([3, 4])
+    deletions.folded([written])
+    assert written.read_bytes() == b""
+    assert journal_ids(other.read_bytes()) == [3, 4]
+    deletions.folded([written, other])
+    assert other.read_bytes() == b""
+    for disk_id, path in enumerate((written, other)):
+        deletions.leave(path, disk_id)
