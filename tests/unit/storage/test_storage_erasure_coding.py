@@ -28,28 +28,16 @@ VID = 7
 MIB = 1 << 20
 
 
-class Cut(OSError):
-    """The simulated crash of the machine."""
+NAMING = ("sync", "sync_directory", "rename", "unlink")
+"""The operations that change names or sync: the steps after which a crash leaves something else."""
 
 
-class CutFiles(PlannedFiles):
-    """Counts the operations that change names or sync. From step `cut_at` on each of them fails, as after a crash."""
-
-    def __init__(self, cut_at=None):
-        super().__init__(syncs=False)
-        self.steps = 0
-        self.cut_at = cut_at
-
-    def step(self, name, *args):
-        super().step(name, *args)
-        if name in {"sync", "sync_directory", "rename", "unlink"}:
-            self.steps += 1
-            if self.cut_at is not None and self.steps >= self.cut_at:
-                raise Cut(errno.EIO, "cut")
+def cut_files():
+    return PlannedFiles(syncs=False, steps_of=NAMING)
 
 
 def open_at(*directories, files=None, **fields):
-    return stores.open_at(*directories, files=files or CutFiles(), **fields)
+    return stores.open_at(*directories, files=files or cut_files(), **fields)
 
 
 def needle(number, size=3000):
@@ -168,7 +156,7 @@ def test_a_cut_at_any_step(tmp_path, work):
     prepared(first, work)
     untouched = tmp_path / "untouched"
     shutil.copytree(first, untouched)
-    files = CutFiles()
+    files = cut_files()
     store = open_at(first, files=files)
     before = files.steps
     run(store, work)
@@ -178,7 +166,7 @@ def test_a_cut_at_any_step(tmp_path, work):
     for cut_at in range(1, steps + 1):
         directory = tmp_path / f"cut{cut_at}"
         shutil.copytree(untouched, directory)
-        files = CutFiles()
+        files = cut_files()
         store = open_at(directory, files=files)
         files.cut_at = files.steps + cut_at
         with pytest.raises((OSError, StorageError)):
