@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +23,13 @@ from native_handlers.grpc.file_names import check_collection
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import choose_for_shard
-from native_handlers.storage.erasure_coding.files_on_disk import EcFiles, info_on, look, remove_paths
+from native_handlers.storage.erasure_coding.files_on_disk import (
+    EcFiles,
+    checksum_paths,
+    info_on,
+    look,
+    remove_paths,
+)
 from native_handlers.storage.erasure_coding.names import encode_ts_of, shard_extension
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 from native_handlers.storage.transfer.receive import StagedFile
@@ -30,7 +37,7 @@ from native_handlers.storage.transfer.received_files import coded_info_file
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from native_handlers.grpc.context import RpcContext
@@ -47,11 +54,13 @@ MAX_CHECKSUMS_BYTES = 1 << 24
 def volume_ec_shards_copy(
     node: GrpcNode, context: RpcContext, request: pb.VolumeEcShardsCopyRequest
 ) -> pb.VolumeEcShardsCopyResponse:
-    """Fetches shards, and the index, journal, .vif and checksums that the request asks for. A file gets its name when
-    the whole file is on disk; upstream writes in place. The ids of the fetched journal are added to the present
-    journal.
+    """Fetches shards, and the index, journal, .vif and checksums that the request asks for. The ids of the fetched
+    journal are added to the present journal.
 
-    Raises RpcFailure: files that were complete before the failure stay.
+    Wilful difference: the files get their names when all of them are on disk. Upstream writes each one in place, so a
+    copy that fails may leave new shards beside the index of an older coding.
+
+    Raises RpcFailure: no file has changed, except where a name could not be given; the text then says so.
     """
     check_maintenance(node)
     check_collection(request.collection)
@@ -96,7 +105,12 @@ def _location(store: Store, request: pb.VolumeEcShardsCopyRequest) -> DiskLocati
 
 
 class ShardCopy:
-    """Fetches files of one volume to one disk."""
+    """Fetches files of one volume to one disk. The caller is inside `exclusive` of the volume.
+
+    The files get their names when all of them are on disk. Where they replace those of an older coding, the index of
+    the older one is removed first, and the new index gets its name last: a crash between leaves shards without index,
+    which are not opened.
+    """
 
     def __init__(
         self, store: Store, source: CopySource, location: DiskLocation, collection: str, volume_id: int
@@ -104,28 +118,43 @@ class ShardCopy:
         self._store, self._source, self._location = store, source, location
         self._collection, self._volume_id = collection, volume_id
         self._files = store.ec.files
+        self._complete: list[StagedFile] = []
+        self._replaced: list[EcFiles] = []
+        """What another coding has left, whose shards are all replaced."""
 
     def copy(self, request: pb.VolumeEcShardsCopyRequest) -> None:
-        """Fetches the files. Raises RpcFailure; files that were complete before the failure stay."""
-        with errors_as_upstream():
-            self._location.check_in_service()
-            self._check_coding(set(request.shard_ids), takes_info=request.copy_vif_file)
-        data, index = self._location.path, self._location.idx_path
-        for shard_id in request.shard_ids:
-            extension = shard_extension(shard_id)
-            self.fetch(extension, partial(StagedFile, self._files, self._path(data, extension)))
-        if request.copy_ecx_file:
-            self.fetch_index()
-        if request.copy_ecj_file:
-            self.fetch_journal(index)
-        if request.copy_vif_file:
-            self.fetch_info()
-        if request.copy_ecsum_file:
-            self.fetch_checksums()
+        """Fetches the files of a request. Raises RpcFailure, as `volume_ec_shards_copy`."""
+        with self._publishing():
+            with errors_as_upstream():
+                self._location.check_in_service()
+                self._check_coding(set(request.shard_ids), takes_info=request.copy_vif_file)
+            for shard_id in request.shard_ids:
+                self._fetch_file(shard_extension(shard_id))
+            if request.copy_ecsum_file:
+                self._fetch_file(".ecsum", is_optional=True, max_bytes=MAX_CHECKSUMS_BYTES)
+            if request.copy_vif_file:
+                self._fetch_info()
+            journal = self._fetch_journal() if request.copy_ecj_file else None
+            if request.copy_ecx_file:
+                self._fetch_index()
+            self._publish(journal)
+
+    def copy_index(self) -> None:
+        """Fetches the index, the journal and the .vif for the shards on this disk. Raises RpcFailure as `copy`; then
+        also where those shards are of another coding.
+        """
+        with self._publishing():
+            with errors_as_upstream():
+                self._check_coding((), takes_info=True)
+            self._fetch_info()
+            journal = self._fetch_journal()
+            self._fetch_index()
+            self._publish(journal)
+
+    # ---- the coding of the source, and that of the files here
 
     def _check_coding(self, shard_ids: Collection[int], *, takes_info: bool) -> None:
         """Compares the coding of the source with that of the files on this disk, and on the disks with the same index.
-        The journal of another coding that has left no shards is removed.
 
         Args:
             shard_ids: the shards that are fetched, and replace those of that name.
@@ -149,7 +178,7 @@ class ShardCopy:
             opened = [one for one in self._store.ec.copies(self._volume_id) if one.place.index_dir in directories]
             if opened or kept or (is_here and not takes_info):
                 raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here})")
-            remove_paths(self._files, found.on_either_side(".ecj"))
+            self._replaced.append(found)
 
     def _on_disks_with_this_index(self) -> list[EcFiles]:
         """The volume's files on this disk, and on the disks in service with the same index directory."""
@@ -160,45 +189,45 @@ class ShardCopy:
         ]
         return [look(self._files, one, self._collection, self._volume_id) for one in locations]
 
-    def check_kept(self) -> None:
-        """Refuses the files of another coding for the shards on this disk. Raises RpcFailure, OSError."""
-        self._check_coding((), takes_info=True)
-
     def _coding_of_source(self) -> int:
         """The time of the coding in the source's .vif; 0 where that is not known. Raises RpcFailure."""
-        content = _Memory(self._path(self._location.path, ".vif"))
-        self.fetch(".vif", lambda: cast("StagedFile", content), is_optional=True)
         try:
-            return encode_ts_of(parse_volume_info(bytes(content.data)))
+            return encode_ts_of(parse_volume_info(self._fetch_to_memory(".vif", self._location.path)))
         except FormatError:
             return 0
 
-    def fetch_index(self) -> None:
-        """Fetches the .ecx. An empty .ecx is refused: a failed copy leaves an empty one."""
-        path = self._path(self._location.idx_path, ".ecx")
-        self.fetch(".ecx", partial(_IndexFile, self._files, path))
+    # ---- fetching
 
-    def fetch_info(self) -> None:
+    def _fetch_file(self, extension: str, *, is_optional: bool = False, max_bytes: int | None = None) -> None:
+        path = self._path(self._location.path, extension)
+        make = partial(StagedFile, self._files, path, max_bytes=max_bytes)
+        self._fetch(extension, make, is_optional=is_optional)
+
+    def _fetch_index(self) -> None:
+        """An empty .ecx is refused: a failed copy leaves an empty one."""
+        path = self._path(self._location.idx_path, ".ecx")
+        self._fetch(".ecx", partial(_IndexFile, self._files, path))
+
+    def _fetch_info(self) -> None:
         """Fetches the .vif, if the source has one. The checks of ReceiveFile apply to the .vif."""
         paths = VolumePaths(self._location.path, self._location.idx_path, self._collection, self._volume_id)
         volume, width = self._store.find_volume(self._volume_id), self._store.offset_width_bytes
-        self.fetch(".vif", partial(coded_info_file, self._files, paths, volume, width), is_optional=True)
+        self._fetch(".vif", partial(coded_info_file, self._files, paths, volume, width), is_optional=True)
 
-    def fetch_checksums(self) -> None:
-        """Fetches the .ecsum, if the source has one."""
-        path = self._path(self._location.path, ".ecsum")
-        make = partial(StagedFile, self._files, path, max_bytes=MAX_CHECKSUMS_BYTES)
-        self.fetch(".ecsum", make, is_optional=True)
+    def _fetch_journal(self) -> bytes:
+        return self._fetch_to_memory(".ecj", self._location.idx_path)
 
-    def fetch_journal(self, directory: Path) -> None:
-        """Fetches the .ecj and adds its ids to the present .ecj."""
-        content = _Memory(self._path(directory, ".ecj"))
-        self.fetch(".ecj", lambda: cast("StagedFile", content), is_optional=True)
-        with errors_as_upstream("write file"):
-            self._store.ec_work.merge_journal(self._volume_id, content.target, bytes(content.data))
+    def _fetch_to_memory(self, extension: str, directory: Path) -> bytes:
+        """The content of an optional file; b"" where the source has none. Raises RpcFailure."""
+        content = _Memory(self._path(directory, extension))
+        self._receive(extension, lambda: cast("StagedFile", content), is_optional=True)
+        return bytes(content.data)
 
-    def fetch(self, extension: str, make: Callable[[], StagedFile], *, is_optional: bool = False) -> None:
-        """Fetches one file. Raises RpcFailure; then no part of the file stays."""
+    def _fetch(self, extension: str, make: Callable[[], StagedFile], *, is_optional: bool = False) -> None:
+        """Fetches one file, which then waits for its name. Raises RpcFailure; then no part of the file stays."""
+        self._receive(extension, lambda: cast("StagedFile", _Waiting(make(), self._complete)), is_optional=is_optional)
+
+    def _receive(self, extension: str, make: Callable[[], StagedFile], *, is_optional: bool) -> None:
         request = pb.CopyFileRequest(
             volume_id=self._volume_id,
             ext=extension,
@@ -208,21 +237,85 @@ class ShardCopy:
             is_ec_volume=True,
             ignore_source_file_not_found=is_optional,
         )
-        for _ in receive_copy(self._source, request, make):
+        made = []
+
+        def note() -> StagedFile:
+            made.append(make())
+            return made[0]
+
+        for _ in receive_copy(self._source, request, note):
             pass
+        if not made and not is_optional:
+            raise RpcFailure(f"failed to copy {self._volume_id}{extension} file: the source sent nothing")
+
+    # ---- names
+
+    @contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """Removes the files that have no name at the end."""
+        try:
+            yield
+        finally:
+            for file in self._complete:
+                file.discard()
+
+    def _publish(self, journal: bytes | None) -> None:
+        """Gives the files their names, in the order in which they were fetched. Raises RpcFailure."""
+        with errors_as_upstream("remove files of an older coding"):
+            for found in self._replaced:
+                paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj")]
+                remove_paths(self._files, [*paths, *checksum_paths(self._files, found)])
+        if journal is not None:
+            # Deletions come before the index with which the shards can be read.
+            with errors_as_upstream("write file"):
+                path = self._path(self._location.idx_path, ".ecj")
+                self._store.ec_work.merge_journal(self._volume_id, path, journal)
+        with errors_as_upstream("commit copied file"):
+            for file in self._complete:
+                file.publish()
+        with errors_as_upstream("remove files of an older coding"):
+            # Until here an older .vif kept shards of two codings from being taken for one.
+            named = {file.target for file in self._complete}
+            for found in self._replaced:
+                if not found.has_volume:
+                    remove_paths(self._files, [one for one in found.on_either_side(".vif") if one not in named])
 
     def _path(self, directory: Path, extension: str) -> Path:
         return directory / (format_volume_name(self._collection, self._volume_id) + extension)
 
 
 class _IndexFile(StagedFile):
-    """A staged .ecx. `commit` refuses an empty file."""
+    """A staged .ecx. An empty file is refused."""
 
-    def commit(self, modified_at_ns: int = 0) -> None:
+    def complete(self, modified_at_ns: int = 0) -> None:
         if not self.size_bytes:
             self.discard()
             raise RpcFailure("source .ecx is 0 bytes")
-        super().commit(modified_at_ns)
+        super().complete(modified_at_ns)
+
+
+class _Waiting:
+    """Has the interface of `StagedFile`. `commit` puts the content on disk and adds the file to `complete`."""
+
+    def __init__(self, file: StagedFile, complete: list[StagedFile]) -> None:
+        self._file, self._others = file, complete
+        self._is_complete = False
+        self.target, self.write = file.target, file.write
+
+    @property
+    def size_bytes(self) -> int:
+        return self._file.size_bytes
+
+    def commit(self, modified_at_ns: int = 0) -> None:
+        """Raises as `StagedFile.complete`."""
+        self._file.complete(modified_at_ns)
+        self._is_complete = True
+        self._others.append(self._file)
+
+    def discard(self) -> None:
+        """Removes the file. After `commit` it does nothing."""
+        if not self._is_complete:
+            self._file.discard()
 
 
 class _Memory:

@@ -59,11 +59,7 @@ def _fetch(node: GrpcNode, context: RpcContext, location: DiskLocation, collecti
             ):
                 end = CallEnd(context)
                 source = CopySource(client, end, WriteThrottler(node.facts.maintenance_bytes_per_s, end.pause))
-                copy = ShardCopy(store, source, location, collection, volume_id)
-                copy.check_kept()
-                copy.fetch_info()
-                copy.fetch_journal(location.idx_path)
-                copy.fetch_index()
+                ShardCopy(store, source, location, collection, volume_id).copy_index()
         except RpcFailure as failure:
             log.warning("the index of ec volume %d from %s: %s", volume_id, address, failure.message)
             continue

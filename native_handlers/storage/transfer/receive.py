@@ -80,6 +80,16 @@ class StagedFile:
             OSError: the file is removed, and an older file of that name stays. Only where syncing the directory failed,
                 the new file has the name, but a crash may undo that.
         """
+        self.complete(modified_at_ns)
+        self.publish()
+
+    def complete(self, modified_at_ns: int = 0) -> None:
+        """The first half of `commit`: the content is on disk, and has no name yet. `publish` or `discard` follows.
+
+        Raises:
+            StorageError: of `check`; the file is removed.
+            OSError: the file is removed.
+        """
         fd = self._open_fd
         try:
             if self._check is not None:
@@ -87,12 +97,20 @@ class StagedFile:
             if modified_at_ns:
                 self._files.set_modified(fd, modified_at_ns)
             self._files.sync(fd)
+        except (OSError, StorageError):
+            self._remove()
+            raise
+
+    def publish(self) -> None:
+        """The second half of `commit`. Raises OSError as `commit`."""
+        fd = self._open_fd
+        try:
             self._fd = None
             self._files.close(fd)
             if self._path != self.target:
                 self._files.rename(self._path, self.target)
             self._files.sync_directory(self.target.parent)
-        except (OSError, StorageError):
+        except OSError:
             self._remove()
             raise
 

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from support.files import PlannedFiles
 from support.grpc_copy import SOURCE, Stream, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
-from support.stores import open_at, place
+from support.stores import NODE, open_at, place
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
@@ -191,3 +192,55 @@ class TestShardsOfAnotherCoding:
         source.sent[".vif"] = self.info(0)
         copy(shard_ids=[4])
         assert files_in(directory)["7.ec04"] == b"new"
+
+    def test_replace_nothing_before_all_of_them_are_here(self, copy, source, directory):
+        before = files_in(directory)
+        asked = {"shard_ids": [3, 4], "copy_ecx_file": True, "copy_ecj_file": True, "copy_vif_file": True}
+        for lacking in (".ec04", ".ecx"):
+            sent = source.sent.pop(lacking)
+            with pytest.raises(RpcFailure):
+                copy(**asked)
+            source.sent[lacking] = sent
+            assert files_in(directory) == before
+        source.sent[".ecx"] = b""
+        with pytest.raises(RpcFailure, match=r"source \.ecx is 0 bytes"):
+            copy(**asked)
+        assert files_in(directory) == before
+
+    def test_leave_no_index_of_the_older_one_beside_them(self, copy, directory):
+        (directory / "7.ecsum").write_bytes(b"old")
+        copy(shard_ids=[3], copy_vif_file=True)
+        assert files_in(directory) == {"7.vif": self.info(2), "7.ec03": b"new"}
+
+    def test_a_crash_leaves_no_index_beside_shards_of_two_codings(self, source, context, tmp_path):
+        """The steps are removals and renames. While a shard of the older coding is left, the .vif is the older one, so
+        that no other shard of the newer coding is laid beside it.
+        """
+        newer = {".vif": self.info(2), ".ecx": b"\1" * 16, ".ecj": b"\1" * 8, ".ec03": b"new", ".ec05": b"new"}
+        older = {".vif": self.info(1), ".ecx": b"\0" * 16, ".ecj": b"\0" * 8, ".ec03": b"old", ".ec05": b"old"}
+        source.sent |= newer
+        for cut_at in range(1, 40):
+            files = PlannedFiles(syncs=False, steps_of=("rename", "unlink"))
+            directory = tmp_path / f"cut{cut_at}"
+            store = open_at(place(directory, min_free_percent=0.0), files=files, **NODE)
+            for extension, content in older.items():
+                (directory / f"7{extension}").write_bytes(content)
+            files.steps, files.cut_at = 0, cut_at
+            try:
+                copying_to(directory, store, source, context)(
+                    shard_ids=[3, 5], copy_ecx_file=True, copy_ecj_file=True, copy_vif_file=True
+                )
+            except RpcFailure:
+                assert files.steps >= cut_at
+            files.cut_at = None
+            store.close()
+            left = {name[1:]: content for name, content in files_in(directory).items() if name[1:] in newer}
+            if ".ecx" in left:
+                assert left in (older, newer)
+            elif b"old" in left.values():
+                assert left[".vif"] == self.info(1)
+            if files.steps < cut_at:
+                assert left == newer
+                break
+        else:
+            pytest.fail("the copy never ends")
