@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
@@ -53,7 +54,7 @@ class EcVolumeSet:
     def __init__(self, files: Files, locations: Sequence[DiskLocation], offset_width_bytes: int) -> None:
         self.locations = tuple(locations)
         self.files, self.width = files, offset_width_bytes
-        # Protects the fields below.
+        # Protects the fields below. No file is used inside: a disk that hangs would hold up all volumes.
         self._changing = threading.RLock()
         self._busy: dict[int, tuple[threading.RLock, int]] = {}
         """By volume id: the lock of `exclusive`, and the number of its holders and waiters."""
@@ -160,7 +161,8 @@ class EcVolumeSet:
             FileNotFoundError: there is no such shard, or no index.
             OSError, StorageError: the shard is there and cannot be opened.
         """
-        with self._changing:
+        with self.exclusive(volume_id):
+            # A hanging disk holds up this volume alone.
             self._check_open()
             location.check_in_service()
             index_dir = self._index_dir(location, collection, volume_id, index_dir)
@@ -174,17 +176,23 @@ class EcVolumeSet:
                 location.disk_type,
                 tuple(one.path for one in self._locations_in_service() if index_dir in {one.path, one.idx_path}),
             )
-            shard = EcShard(self.files, place, shard_id)
-            volume = next((one for one in self.copies(volume_id) if one.place.disk_id == location.disk_id), None)
-            if volume is None:
-                try:
+            with ExitStack() as on_failure:
+                shard = EcShard(self.files, place, shard_id)
+                on_failure.callback(shard.close)
+                opened = next((one for one in self.copies(volume_id) if one.place.disk_id == location.disk_id), None)
+                volume = opened
+                if volume is None:
                     volume = EcVolume(self.files, place, self.width, self._join_deletions)
-                except BaseException:
-                    shard.close()
-                    raise
-                self._put(volume)
-            volume.add_shard(shard)
-            self._count()
+                    on_failure.callback(volume.close)
+                with self._changing:
+                    self._check_open()
+                    replaced = volume.add_shard(shard)
+                    if opened is None:
+                        self._put(volume)
+                    self._count()
+                on_failure.pop_all()
+            if replaced is not None:
+                replaced.close()
         return volume
 
     def _index_dir(self, location: DiskLocation, collection: str, volume_id: int, elsewhere: Path | None) -> Path:
@@ -221,15 +229,15 @@ class EcVolumeSet:
         return next((time for one in users if (time := self.coding_on(one, name))), 0)
 
     def _join_deletions(self, place: EcPlace, encode_ts_ns: int) -> Deletions:
-        """Opens the journal of a place. The result is one object for all places of one coding, and for those that share
-        an index. Raises OSError.
+        """Opens the journal of a place. The result is one object for all places that share a journal; else for those of
+        one coding. Raises OSError.
         """
         path = place.index(".ecj")
-        siblings = (one for one in self.copies(place.volume_id) if one.collection == place.collection)
-        deletions = next(
-            (one.deletions for one in siblings if one.encode_ts_ns == encode_ts_ns or one.place.index(".ecj") == path),
-            None,
-        )
+        siblings = [one for one in self.copies(place.volume_id) if one.collection == place.collection]
+        # A file has one writer, also where volumes of two codings share an index directory.
+        same_journal = (one.deletions for one in siblings if path in one.deletions.paths)
+        same_coding = (one.deletions for one in siblings if one.encode_ts_ns == encode_ts_ns)
+        deletions = next(chain(same_journal, same_coding), None)
         if deletions is None:
             deletions = Deletions(place.volume_id, self._is_disk_in_service)
         known = {path, *deletions.paths}
@@ -317,30 +325,40 @@ class EcVolumeSet:
         Args:
             encode_ts_ns: closes only shards that are known to be of an older encoding than this; 0 closes any.
         """
-        with self.exclusive(volume_id), self._changing:
-            for volume in self.copies(volume_id):
-                if encode_ts_ns and not 0 < volume.encode_ts_ns < encode_ts_ns:
-                    continue
-                if volume.drop_shard(shard_id) and not volume.shards:
-                    self._drop(volume)
-            self._count()
+        with self.exclusive(volume_id):
+            closed: list[EcVolume | EcShard] = []
+            with self._changing:
+                for volume in self.copies(volume_id):
+                    if encode_ts_ns and not 0 < volume.encode_ts_ns < encode_ts_ns:
+                        continue
+                    shard = volume.take_shard(shard_id)
+                    if shard is not None:
+                        closed.append(shard)
+                        if not volume.shards:
+                            closed.append(self._take(volume))
+                self._count()
+            for one in closed:
+                one.close()
         self.tell()
 
     def unload(self, volume_id: int, *, disk_id: int | None = None) -> None:
         """Closes all shards of a volume, on every disk or on one. Files stay."""
-        with self._changing:
-            for volume in self.copies(volume_id):
-                if disk_id in {None, volume.place.disk_id}:
-                    self._drop(volume)
-            self._count()
+        with self.exclusive(volume_id):
+            with self._changing:
+                closed = [self._take(one) for one in self.copies(volume_id) if disk_id in {None, one.place.disk_id}]
+                self._count()
+            # Before the next opening, because a deletion that is under way ends first: a journal has one writer.
+            for volume in closed:
+                volume.close()
         self.tell()
 
     def close(self) -> None:
         """Closes everything; no shard is opened any more."""
         with self._changing:
             self._is_closed = True
-            for volume in self.volumes():
-                self._drop(volume)
+            closed = [self._take(volume) for volume in self.volumes()]
+        for volume in closed:
+            volume.close()
 
     def tell(self) -> None:
         """Calls the listeners."""
@@ -351,12 +369,13 @@ class EcVolumeSet:
         copies = sorted((*self.copies(volume.id), volume), key=lambda one: one.place.disk_id)
         self._by_id = {**self._by_id, volume.id: tuple(copies)}
 
-    def _drop(self, volume: EcVolume) -> None:
+    def _take(self, volume: EcVolume) -> EcVolume:
+        """Takes a volume out of the set. The caller closes the volume outside the lock."""
         left = tuple(one for one in self.copies(volume.id) if one is not volume)
         self._by_id = {key: copies for key, copies in self._by_id.items() if key != volume.id}
         if left:
             self._by_id[volume.id] = left
-        volume.close()
+        return volume
 
     def _count(self) -> None:
         """Sets the number of open shards on each disk."""

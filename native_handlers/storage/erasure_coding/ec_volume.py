@@ -230,21 +230,18 @@ class EcVolume:
 
     # ---- shards
 
-    def add_shard(self, shard: EcShard) -> None:
-        """Adds an open shard; an open shard with the same id is closed."""
+    def add_shard(self, shard: EcShard) -> EcShard | None:
+        """Adds an open shard. Returns the open shard of the same id that it replaces; the caller closes that one."""
         old = self.shards.get(shard.id)
         self.shards = dict(sorted({**self.shards, shard.id: shard}.items()))
-        if old is not None:
-            old.close()
+        return old
 
-    def drop_shard(self, shard_id: int) -> bool:
-        """Closes a shard. Returns whether it was open."""
+    def take_shard(self, shard_id: int) -> EcShard | None:
+        """Takes an open shard out, if there is one; the caller closes the shard."""
         shard = self.shards.get(shard_id)
-        if shard is None:
-            return False
-        self.shards = {one: other for one, other in self.shards.items() if one != shard_id}
-        shard.close()
-        return True
+        if shard is not None:
+            self.shards = {one: other for one, other in self.shards.items() if one != shard_id}
+        return shard
 
     # ---- needles
 

@@ -5,11 +5,14 @@ deleted stays deleted, whichever disk is open, decoded, rebuilt or fails.
 import errno
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from support import stores
 from support.files import PlannedFiles
+from support.waiting import LIMIT_S
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
@@ -339,6 +342,62 @@ class TestAnotherCoding:
         assert hidden(store) == {2}
         store.close()
         assert older.journal(0).read_bytes() == older.journal(1).read_bytes() == row(2)
+
+
+def test_two_codings_in_one_index_directory_have_one_writer_for_their_journal(own, tmp_path):
+    """The first disk and the third one have shards of one coding; the second and the third one share an index."""
+    second, third = own.data[1], tmp_path / "c"
+    third.mkdir()
+    shutil.copy(second / "7.vif", third)
+    shutil.move(second / "7.ec13", third)
+    shutil.move(second / "7.ec12", third)
+    vif = second / "7.vif"
+    info = parse_volume_info(vif.read_bytes())
+    config = info.ec_shard_config
+    vif.write_text(encode_volume_info(replace(info, ec_shard_config=replace(config, encode_ts_ns=1))))
+    (tmp_path / "idx").mkdir()
+    shutil.move(second / "7.ecx", tmp_path / "idx")
+    places = (stores.place(own.data[0]), stores.place(second, tmp_path / "idx"), stores.place(third, tmp_path / "idx"))
+    store = stores.open_at(*places)
+    assert [len(one.shards) for one in store.ec.copies(VID)] == [7, 5, 2]
+    store.ec.delete(store.ec.find(VID), 2)
+    assert hidden(store) == {2}
+    store.close()
+    assert (tmp_path / "idx" / "7.ecj").read_bytes() == own.journal(0).read_bytes() == row(2)
+
+
+def test_a_disk_that_hangs_holds_up_no_other_volume(tmp_path):
+    """The opening of a shard hangs. The shards of another volume are opened and closed meanwhile."""
+    files = PlannedFiles(syncs=False)
+    store = stores.open_at(tmp_path / "a", files=files)
+    for volume_id in (VID, 8):
+        store.allocate_volume(volume_id)
+        store.get_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"x", checksum=crc32c(b"x")))
+        store.ec_work.generate(store.find_volume(volume_id), "")
+    is_there, may_go_on = threading.Event(), threading.Event()
+
+    def hang(name, target):
+        if name == "open" and str(target).endswith("/7.ecx"):
+            is_there.set()
+            assert may_go_on.wait(LIMIT_S)
+
+    files.before = hang
+    with ThreadPoolExecutor(2) as pool:
+        hanging = pool.submit(store.ec.mount, "", VID, 0)
+        assert is_there.wait(LIMIT_S)
+        try:
+            pool.submit(open_and_close, store).result(LIMIT_S)
+        finally:
+            may_go_on.set()
+        hanging.result(LIMIT_S)
+    assert store.ec.find_shard(VID, 0) is not None
+    store.close()
+
+
+def open_and_close(store):
+    store.ec.mount("", 8, 0)
+    assert store.ec.find_shard(8, 0) is not None
+    store.ec.unmount(8, 0)
 
 
 def test_a_fold_empties_no_journal_whose_index_was_not_written(tmp_path):
