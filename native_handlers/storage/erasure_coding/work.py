@@ -17,7 +17,7 @@ from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.bitrot import Protection, encode_checksums, load_checksums
 from native_handlers.storage.erasure_coding.codings import check_enough, newest_on_disks, newest_open
-from native_handlers.storage.erasure_coding.decode import layout_for_decode, write_dat
+from native_handlers.storage.erasure_coding.decode import check_replaceable, layout_for_decode, write_dat
 from native_handlers.storage.erasure_coding.encode import encode
 from native_handlers.storage.erasure_coding.errors import (
     DecodeFailed,
@@ -276,13 +276,16 @@ def _shard_files(files: Files, base: Path, ratio: Ratio, found: Sequence[EcFiles
 def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool = False) -> None:
     """Makes a .dat and an .idx from the open data shards. The shards stay open.
 
+    A .dat that is there, because it was not deleted or an earlier decoding left it, is replaced only where the shards
+    hold every byte of it. Upstream overwrites it.
+
     Args:
-        was_open: a regular volume of that id was open here until now. The result replaces it if it has not changed
-            since it was coded.
+        was_open: a regular volume of that id was open here until now.
 
     Raises:
         NoLiveNeedles: there is no live needle.
-        EcRefused: the volume is not here, is of another collection, or its newest coding lacks a data shard here.
+        EcRefused: the volume is not here, is of another collection, its newest coding lacks a data shard here, or a
+            .dat has what the shards do not hold.
         StorageError, OSError: no .dat was made.
     """
     with ec.exclusive(volume_id):
@@ -293,8 +296,6 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
             raise EcRefused(f"existing collection:{volumes[-1].collection} unexpected input: {collection}")
         volumes = newest_open([one for one in volumes if one.collection == collection])
         volume = volumes[-1]
-        if was_open:
-            _check_unchanged(ec.files, volume)
         sources = [_data_shard(ec, volumes, shard) for shard in range(volume.ratio.data)]
         ecx = _index_now(ec, volume)
         with ExitStack() as stack:
@@ -309,6 +310,7 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
             shard_bytes = ec.files.facts_of(fds[0]).size_bytes
             base = volume.place.base
             layout = layout_for_decode(base.name, dat_bytes, volume.dat_bytes, shard_bytes, volume.ratio.data)
+            check_replaceable(ec, volume, fds, layout, must_be_there=was_open)
             dat, idx = base.with_name(base.name + ".dat"), base.with_name(base.name + ".idx")
             # The .idx is made beside the .dat, where opening looks for it first; `consolidate_index` moves it. The .dat
             # comes last: an .idx without one is ignored.
@@ -333,17 +335,6 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
 def _index_now(ec: EcVolumeSet, volume: EcVolume) -> bytes:
     """The rows of the .ecx with all deletions. Nothing is folded: a decoding that fails has changed nothing."""
     return with_deletions(volume.read_index(), set(volume.deleted), ec.width, volume.place.index(".ecx"))
-
-
-def _check_unchanged(files: Files, volume: EcVolume) -> None:
-    """Raises EcRefused where the .dat beside the shards is not the one from which they were made."""
-    base = volume.place.base
-    facts = files.facts(base.with_name(base.name + ".dat"))
-    if facts is None or not volume.dat_bytes or facts.size_bytes != volume.dat_bytes:
-        raise EcRefused(
-            f"volume {volume.id} is mounted here as a regular volume, and is not what its shards were made of;"
-            " unmount or delete it before they are decoded"
-        )
 
 
 def _data_shard(ec: EcVolumeSet, volumes: Sequence[EcVolume], shard_id: int) -> Path:

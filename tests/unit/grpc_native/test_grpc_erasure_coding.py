@@ -236,6 +236,31 @@ class TestStagedFiles:
             self.adopt(pair)
 
 
+class TestDecodingBesideAnOpenVolume:
+    """The volume is closed while its `.dat` is replaced, and is open again afterwards."""
+
+    @pytest.fixture
+    def decode(self, pair):
+        request = pb.VolumeEcShardsToVolumeRequest(volume_id=VID)
+        return lambda: volume_ec_shards_to_volume(pair.source.node, make_context(), request)
+
+    def contents(self, pair):
+        volume = pair.source_store.get_volume(VID)
+        return {key: volume.read(key, cookie=COOKIE).needle.data for key in pair.data}
+
+    def test_that_its_shards_were_made_of(self, pair, decode):
+        decode()
+        assert self.contents(pair) == pair.data
+
+    def test_that_was_written_to_since(self, pair, decode):
+        newer = Needle(cookie=COOKIE, needle_id=max(pair.data) + 1, data=b"newer")
+        pair.source_store.get_volume(VID).write(newer)
+        with pytest.raises(RpcFailure, match="not what its shards were made of"):
+            decode()
+        assert self.contents(pair) == pair.data
+        assert pair.source_store.get_volume(VID).read(newer.needle_id, cookie=COOKIE).needle.data == b"newer"
+
+
 class TestCounts:
     def test_scrubs(self, pair):
         pair.mount(recover_missing_index=True)

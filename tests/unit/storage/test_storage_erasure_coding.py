@@ -445,9 +445,6 @@ def test_mounting_says_what_is_missing(disk):
 def test_what_would_overwrite_or_is_not_whole_is_not_decoded(disk):
     code(disk, keeps_dat=True)
     store = open_at(disk)
-    store.ec.find(VID).dat_bytes -= 8
-    with pytest.raises(EcRefused, match="not what its shards were made of"):
-        store.ec_work.decode("", VID, was_open=True)
     store.ec.unmount(VID, 4)
     with pytest.raises(EcRefused, match="ec volume 7 missing shard 4"):
         store.ec_work.decode("", VID, was_open=False)
@@ -457,6 +454,61 @@ def test_what_would_overwrite_or_is_not_whole_is_not_decoded(disk):
         store.ec_work.decode("c", VID, was_open=False)
     with pytest.raises(EcRefused, match="existing collection: unexpected input: c"):
         store.ec_work.generate(store.find_volume(VID), "c")
+    store.close()
+
+
+@pytest.fixture
+def decoded(disk):
+    """A coded volume whose .dat was made again, and not yet opened. Its last needle was deleted."""
+    code(disk)
+    store = open_at(disk)
+    store.ec.delete(store.ec.find(VID), 5)
+    store.ec_work.decode("", VID, was_open=False)
+    yield store
+    store.close()
+
+
+def test_a_decoding_is_done_again_where_the_dat_is_in_the_shards(decoded, disk):
+    """As when a shell ended between the decoding and the mount."""
+    dat = (disk / "7.dat").read_bytes()
+    for left in (dat, dat[:1000], dat[:8]):
+        (disk / "7.dat").write_bytes(left)
+        decoded.ec_work.decode("", VID, was_open=False)
+        assert (disk / "7.dat").read_bytes() == dat
+
+
+def test_a_dat_that_was_written_to_since_is_not_replaced(decoded, disk):
+    decoded.mount_volume(VID)
+    decoded.get_volume(VID).write(Needle(cookie=5, needle_id=9, data=b"newer"))
+    decoded.unmount_volume(VID)
+    written = {name: (disk / name).read_bytes() for name in ("7.dat", "7.idx")}
+    for was_open in (False, True):
+        with pytest.raises(EcRefused, match=r"/7\.dat is not what its shards were made of; delete that volume"):
+            decoded.ec_work.decode("", VID, was_open=was_open)
+    assert {name: (disk / name).read_bytes() for name in written} == written
+
+
+def test_a_dat_of_the_same_length_with_other_bytes_is_not_replaced(decoded, disk):
+    dat = bytearray((disk / "7.dat").read_bytes())
+    dat[4000] ^= 1
+    (disk / "7.dat").write_bytes(dat)
+    with pytest.raises(EcRefused, match="not what its shards were made of"):
+        decoded.ec_work.decode("", VID, was_open=False)
+    assert (disk / "7.dat").read_bytes() == dat
+    (disk / "7.dat").unlink()
+
+
+def test_a_volume_that_is_open_elsewhere_is_not_made_a_second_time(disk, tmp_path):
+    code(disk)
+    other = stores.place(tmp_path / "other")
+    store = open_at(disk, other)
+    with pytest.raises(EcRefused, match=r"/7\.dat is not what its shards were made of"):
+        store.ec_work.decode("", VID, was_open=True)
+    (other.path / "7.dat").write_bytes(bytes(100))
+    with pytest.raises(EcRefused, match=r"other/7\.dat is not what its shards were made of"):
+        store.ec_work.decode("", VID, was_open=False)
+    assert not (disk / "7.dat").exists()
+    (other.path / "7.dat").unlink()
     store.close()
 
 
