@@ -1,7 +1,7 @@
 """All operations at once on one native server: clients write, overwrite, delete and read, while their volumes are
 vacuumed, unmounted and mounted, encoded into shards and decoded. At the end every needle is compared.
 
-SOAK_SECONDS is the duration; ten seconds if the variable is not set.
+SOAK_SECONDS is the duration; a minute if the variable is not set.
 """
 
 import os
@@ -18,7 +18,7 @@ from harness.server import VolumeServer
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 SEED = os.environ.get("SOAK_SEED", "soak")
 VOLUMES = 4
 CLIENTS = 4
