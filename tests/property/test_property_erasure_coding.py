@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import platform
 import struct
 from collections import Counter
 
@@ -102,6 +103,16 @@ def test_every_kernel_gives_the_same_bytes(length, inputs, rows, seed):
         outputs = [np.full(length, 7, np.uint8) for _ in range(rows)]
         run(matrix, data, outputs)
         assert all((one == other).all() for one, other in zip(expected, outputs, strict=True))
+
+
+def test_every_kernel_of_this_processor_takes_part():
+    """Nearly all x86-64 processors have the shuffles of 16 and 32 bytes."""
+    pytest.importorskip("llvmlite")
+    features = pytest.importorskip("llvmlite.binding").get_host_cpu_features()
+    able = [one for one in METHODS if all(features.get(name) for name in one.features)]
+    assert [one.method for one in kernels()[1:]] == able
+    if platform.machine() == "x86_64":
+        assert "llvm.x86.ssse3.pshuf.b.128" in {one.intrinsic for one in able}
 
 
 @given(st.integers(1, 700), st.integers(1, 12), st.integers(1, 7), st.integers(0, 2**32))
