@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import grpc
 
 from native_handlers.format.errors import FormatError
+from native_handlers.format.idx import row_bytes
 from native_handlers.format.vif import parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.grpc.checks import check_maintenance, check_other, errors_as_upstream, store_of
@@ -30,10 +31,12 @@ from native_handlers.storage.erasure_coding.files_on_disk import (
     look,
     remove_paths,
 )
+from native_handlers.storage.erasure_coding.index_files import ID_BYTES, deleted_ids, journal_ids
 from native_handlers.storage.erasure_coding.names import encode_ts_of, shard_extension
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
+from native_handlers.storage.system.files import read_file
 from native_handlers.storage.transfer.receive import StagedFile
-from native_handlers.storage.transfer.received_files import coded_info_file
+from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES, coded_info_file
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
@@ -43,11 +46,12 @@ if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
 
 ANY_REVISION = 2**32 - 1
 ALL = 2**63 - 1
-MAX_JOURNAL_BYTES = 1 << 30
+MAX_JOURNAL_BYTES_WITHOUT_INDEX = 1 << 20
 MAX_CHECKSUMS_BYTES = 1 << 24
 
 
@@ -134,10 +138,9 @@ class ShardCopy:
                 self._fetch_file(".ecsum", is_optional=True, max_bytes=MAX_CHECKSUMS_BYTES)
             if request.copy_vif_file:
                 self._fetch_info()
-            journal = self._fetch_journal() if request.copy_ecj_file else None
             if request.copy_ecx_file:
                 self._fetch_index()
-            self._publish(journal)
+            self._publish(self._fetch_journal() if request.copy_ecj_file else b"")
 
     def copy_index(self) -> None:
         """Fetches the index, the journal and the .vif for the shards on this disk. Raises RpcFailure as `copy`; then
@@ -145,40 +148,52 @@ class ShardCopy:
         """
         with self._publishing():
             with errors_as_upstream():
-                self._check_coding((), takes_info=True)
+                self._check_coding((), takes_info=True, trusts_unknown=True)
             self._fetch_info()
-            journal = self._fetch_journal()
             self._fetch_index()
-            self._publish(journal)
+            self._publish(self._fetch_journal())
 
     # ---- the coding of the source, and that of the files here
 
-    def _check_coding(self, shard_ids: Collection[int], *, takes_info: bool) -> None:
+    def _check_coding(self, shard_ids: Collection[int], *, takes_info: bool, trusts_unknown: bool = False) -> None:
         """Compares the coding of the source with that of the files on this disk, and on the disks with the same index.
 
         Args:
             shard_ids: the shards that are fetched, and replace those of that name.
             takes_info: whether the .vif is fetched.
+            trusts_unknown: whether shards without any .vif are taken to be of the source's coding.
 
         Raises:
             RpcFailure: shards of two codings would have one .vif or one index. Nothing was fetched.
             OSError, DiskUnavailable.
         """
-        known = [(one, encode_ts_of(info_on(self._files, one))) for one in self._on_disks_with_this_index()]
-        stamped = [(found, here) for found, here in known if here]
-        if not stamped or (takes_info and not any(found.shard_ids or found.has_index for found, _ in stamped)):
+        known = [(one, self._coding_here(one)) for one in self._on_disks_with_this_index()]
+        if not any(found.shard_ids or found.has_index or (here and not takes_info) for found, here in known):
             return
         there = self._coding_of_source()
-        for found, here in stamped:
-            if there in {0, here}:
+        for found, here in known:
+            if there in {0, here} or (here is None and trusts_unknown):
                 continue
             is_here = found.location is self._location
             kept = set(found.shard_ids) - set(shard_ids if is_here else ())
             directories = {found.location.path, found.location.idx_path}
             opened = [one for one in self._store.ec.copies(self._volume_id) if one.place.index_dir in directories]
-            if opened or kept or (is_here and not takes_info):
-                raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here})")
-            self._replaced.append(found)
+            if kept or (here and (opened or (is_here and not takes_info))):
+                raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here or 0})")
+            if here:
+                self._replaced.append(found)
+
+    def _coding_here(self, found: EcFiles) -> int | None:
+        """The time of the coding of the files on a disk: that of the .vif, or of the volume that is open there; None
+        where there is neither.
+        """
+        info = info_on(self._files, found)
+        opened = (one for one in self._store.ec.copies(self._volume_id) if self._is_on(one, found.location))
+        times = [*([encode_ts_of(info)] if info is not None else []), *(one.encode_ts_ns for one in opened)]
+        return max(times, default=None)
+
+    def _is_on(self, volume: EcVolume, location: DiskLocation) -> bool:
+        return self._store.locations[volume.place.disk_id] is location and volume.collection == self._collection
 
     def _on_disks_with_this_index(self) -> list[EcFiles]:
         """The volume's files on this disk, and on the disks in service with the same index directory."""
@@ -192,7 +207,7 @@ class ShardCopy:
     def _coding_of_source(self) -> int:
         """The time of the coding in the source's .vif; 0 where that is not known. Raises RpcFailure."""
         try:
-            return encode_ts_of(parse_volume_info(self._fetch_to_memory(".vif", self._location.path)))
+            return encode_ts_of(parse_volume_info(self._fetch_to_memory(".vif", MAX_VIF_BYTES)))
         except FormatError:
             return 0
 
@@ -205,8 +220,20 @@ class ShardCopy:
 
     def _fetch_index(self) -> None:
         """An empty .ecx is refused: a failed copy leaves an empty one."""
-        path = self._path(self._location.idx_path, ".ecx")
+        path = self._path(self._index_dir(), ".ecx")
         self._fetch(".ecx", partial(_IndexFile, self._files, path))
+
+    def _index_dir(self) -> Path:
+        """The directory of the index that the shards on this disk use, or will use."""
+        own = (self._location.path, self._location.idx_path)
+        opened = (
+            one.place.index_dir for one in self._store.ec.copies(self._volume_id) if self._is_on(one, self._location)
+        )
+        in_use = next((one for one in opened if one in own), None)
+        if in_use is not None:
+            return in_use
+        facts = self._files.facts(self._path(self._location.path, ".ecx"))
+        return self._location.path if facts is not None and facts.size_bytes else self._location.idx_path
 
     def _fetch_info(self) -> None:
         """Fetches the .vif, if the source has one. The checks of ReceiveFile apply to the .vif."""
@@ -215,11 +242,18 @@ class ShardCopy:
         self._fetch(".vif", partial(coded_info_file, self._files, paths, volume, width), is_optional=True)
 
     def _fetch_journal(self) -> bytes:
-        return self._fetch_to_memory(".ecj", self._location.idx_path)
+        """The content of the source's .ecj. A deletion is of a needle in the index, so the index bounds it."""
+        indexes = [one.size_bytes for one in self._complete if one.target.suffix == ".ecx"]
+        with errors_as_upstream():
+            index_dir = self._store.ec.find_index_dir(self._collection, self._volume_id, self._location)
+            facts = self._files.facts(self._path(index_dir, ".ecx")) if index_dir is not None else None
+        indexes.append(facts.size_bytes if facts is not None else 0)
+        rows = max(indexes) // row_bytes(self._store.offset_width_bytes)
+        return self._fetch_to_memory(".ecj", max(2 * rows * ID_BYTES, MAX_JOURNAL_BYTES_WITHOUT_INDEX))
 
-    def _fetch_to_memory(self, extension: str, directory: Path) -> bytes:
+    def _fetch_to_memory(self, extension: str, max_bytes: int) -> bytes:
         """The content of an optional file; b"" where the source has none. Raises RpcFailure."""
-        content = _Memory(self._path(directory, extension))
+        content = _Memory(self._path(self._location.path, extension), max_bytes)
         self._receive(extension, lambda: cast("StagedFile", content), is_optional=True)
         return bytes(content.data)
 
@@ -259,20 +293,29 @@ class ShardCopy:
             for file in self._complete:
                 file.discard()
 
-    def _publish(self, journal: bytes | None) -> None:
-        """Gives the files their names, in the order in which they were fetched. Raises RpcFailure."""
+    def _publish(self, journal: bytes) -> None:
+        """Gives the files their names, the index last. What the present index or journal has as deleted stays deleted.
+
+        Raises RpcFailure.
+        """
         with errors_as_upstream("remove files of an older coding"):
             for found in self._replaced:
                 paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj")]
                 remove_paths(self._files, [*paths, *checksum_paths(self._files, found)])
-        if journal is not None:
-            # Deletions come before the index with which the shards can be read.
-            with errors_as_upstream("write file"):
-                path = self._path(self._location.idx_path, ".ecj")
-                self._store.ec_work.merge_journal(self._volume_id, path, journal)
+        # Deletions come before the index with which the shards can be read.
+        with errors_as_upstream("write file"):
+            index_dir = self._index_dir()
+            ecx, width = self._path(index_dir, ".ecx"), self._store.offset_width_bytes
+            is_replaced = any(one.target == ecx for one in self._complete)
+            deleted = deleted_ids(read_file(self._files, ecx) or b"", width) if is_replaced else []
+            deleted += journal_ids(journal)
+            self._store.ec_work.merge_journal(self._volume_id, self._path(index_dir, ".ecj"), deleted)
         with errors_as_upstream("commit copied file"):
-            for file in self._complete:
+            for file in sorted(self._complete, key=lambda one: one.target == ecx):
                 file.publish()
+            for volume in self._store.ec.copies(self._volume_id) if is_replaced else ():
+                if volume.place.index(".ecx") == ecx:
+                    volume.reopen_index()
         with errors_as_upstream("remove files of an older coding"):
             # Until here an older .vif kept shards of two codings from being taken for one.
             named = {file.target for file in self._complete}
@@ -321,8 +364,8 @@ class _Waiting:
 class _Memory:
     """Has the interface of `StagedFile`, and keeps the file in memory."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
+    def __init__(self, target: Path, max_bytes: int) -> None:
+        self.target, self._max_bytes = target, max_bytes
         self.data = bytearray()
 
     @property
@@ -330,7 +373,7 @@ class _Memory:
         return len(self.data)
 
     def write(self, data: bytes | memoryview) -> None:
-        if len(self.data) + len(data) > MAX_JOURNAL_BYTES:
+        if len(self.data) + len(data) > self._max_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.target))
         self.data += data
 

@@ -458,10 +458,9 @@ class Store:
     def remove_expired_volumes(self) -> list[int]:
         """Deletes volumes whose TTL has passed long enough ago; each heartbeat does this first. Returns their ids.
 
-        Does not wait for a change of the set of volumes: while one is under way, nothing is deleted.
+        Does not wait for work on a volume, nor for a change of the set of volumes: those stay until a later call.
         """
-        coded = [volume for volume in self.ec.volumes() if volume.is_expired]
-        for failure in self.ec_work.destroy(coded):
+        for failure in self.ec_work.destroy_expired():
             _log.warning("deleting an expired erasure-coded volume: %s", failure)
         return self._set.remove_expired(self.volume_size_limit_bytes)
 

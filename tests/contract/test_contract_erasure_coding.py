@@ -182,7 +182,7 @@ def test_a_needle_that_is_deleted_stays_deleted(coded):
     coded.check_readable()
     before = coded.path(".ecx").read_bytes()
     assert coded.rebuild() == []
-    assert not coded.path(".ecj").exists() or not coded.path(".ecj").read_bytes()
+    # Go's server removes the journal; docs/erasure-coding.md says why ours keeps it.
     after = coded.path(".ecx").read_bytes()
     width = 5 if len(before) % 16 else 4
     assert [e.needle_id for e in iter_entries(after, width) if e.size == -1] == [1]

@@ -66,12 +66,6 @@ class _Journal:
             raise
         self.lacking = {}
 
-    def clear(self) -> None:
-        """Removes all rows, durably. The file stays, because it is open. Raises OSError."""
-        self._files.truncate(self._fd, 0)
-        self._files.sync(self._fd)
-        self.lacking = {}
-
     def close(self) -> None:
         self._files.close(self._fd)
 
@@ -91,7 +85,7 @@ class Deletions:
         self._lock = threading.RLock()
         self._journals: dict[Path, _Journal] = {}
         self._rows: dict[int, None] = {}
-        """The ids that belong into each journal: those in `ids` that no index has."""
+        """The ids that belong into each journal."""
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -180,17 +174,6 @@ class Deletions:
                     journal.lacking |= new
             self._rows |= new
             self.ids.update(new)
-
-    def folded(self, paths: Container[Path]) -> None:
-        """Empties the journals at `paths`, whose indexes have all deletions now. The others keep their rows.
-
-        Call it inside `exclusive`. Raises OSError: some are not empty, which does no harm.
-        """
-        for path, journal in self._journals.items():
-            if path in paths:
-                journal.clear()
-        if all(path in paths for path in self._journals):
-            self._rows = {}
 
 
 def journals_of(

@@ -147,6 +147,21 @@ class EcVolumeSet:
                 if users > 1:
                     self._busy[volume_id] = lock, users - 1
 
+    @contextmanager
+    def exclusive_at_once(self, volume_id: int) -> Iterator[bool]:
+        """As `exclusive`, without waiting: False inside the block where another thread is at work on the volume."""
+        with self._changing:
+            is_free = volume_id not in self._busy
+            if is_free:
+                # Nobody waits for a lock that nobody else knows.
+                entered = ExitStack()
+                entered.enter_context(self.exclusive(volume_id))
+        if not is_free:
+            yield False
+            return
+        with entered:
+            yield True
+
     # ---- opening and closing
 
     def open_shard(

@@ -1,6 +1,10 @@
 """Writes the deletions of an erasure-coded volume from its journals into its indexes.
 
 Source: weed/storage/erasure_coding/ec_volume_delete.go (RebuildEcxFile), which does so on one disk.
+
+Wilful difference: the journals keep their rows. Upstream removes them. But for a decoding the shell collects the
+journals of the other servers, and not their indexes (weed/ec/ec_decode.go), so what was folded elsewhere would be there
+again. A row that is also in the index does no harm.
 """
 
 from __future__ import annotations
@@ -8,7 +12,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.erasure_coding.files_on_disk import remove_paths
 from native_handlers.storage.erasure_coding.index_files import journal_ids, with_deletions
 from native_handlers.storage.system.files import read_file, replace_file
 
@@ -21,17 +24,17 @@ if TYPE_CHECKING:
 
 
 def fold(ec: EcVolumeSet, found: Sequence[EcFiles], collection: str, volume_id: int) -> None:
-    """Writes the deletions of one coding into each of its indexes on this server, and then empties its journals.
+    """Writes the deletions of one coding into each of its indexes on this server.
 
-    No deletion is recorded meanwhile. A crash leaves each index old or new, and the journals until every index is new
-    and on disk. The caller is inside `exclusive` of the volume.
+    No deletion is recorded meanwhile. A crash leaves each index old or new. The caller is inside `exclusive` of the
+    volume.
 
     Args:
         found: the files of that coding on each disk.
 
     Raises:
         BadEcIndex: an index is damaged; nothing was changed.
-        OSError: the deletions are in the journals or in every index. Open volumes hide the deleted needles.
+        OSError: some indexes may lack the deletions. The journals have them.
     """
     indexes = [path for one in found for path in one.on_either_side(".ecx")]
     journals = [path for one in found for path in one.on_either_side(".ecj")]
@@ -45,22 +48,15 @@ def fold(ec: EcVolumeSet, found: Sequence[EcFiles], collection: str, volume_id: 
         deleted = {one for deletions in groups for one in deletions.ids}
         for path in dict.fromkeys(journals):
             deleted.update(journal_ids(read_file(ec.files, path) or b""))
-        folded = _write_indexes(ec, indexes, deleted)
+        _write_indexes(ec, indexes, deleted)
         for volume in opened:
             volume.reopen_index()
-        in_use = {path for deletions in groups for path in deletions.paths}
-        emptied = [path.with_suffix(".ecj") for path in folded]
-        for deletions in groups:
-            deletions.folded(emptied)
-        remove_paths(ec.files, [path for path in emptied if path not in in_use])
 
 
-def _write_indexes(ec: EcVolumeSet, paths: Sequence[Path], deleted: set[int]) -> list[Path]:
-    """Returns the indexes that exist. All of them are on disk with the deletions."""
+def _write_indexes(ec: EcVolumeSet, paths: Sequence[Path], deleted: set[int]) -> None:
     contents = {path: read_file(ec.files, path) for path in dict.fromkeys(paths)}
     old = {path: content for path, content in contents.items() if content is not None}
     new = {path: with_deletions(content, deleted, ec.width, path) for path, content in old.items()}
     for path, content in new.items():
         if content != old[path]:
             replace_file(ec.files, path, content)
-    return list(old)

@@ -58,6 +58,12 @@ def journal_rows(needle_ids: Iterable[int]) -> bytes:
     return b"".join(needle_id.to_bytes(ID_BYTES, "big") for needle_id in needle_ids)
 
 
+def deleted_ids(ecx: bytes, width: int) -> list[int]:
+    """The ids of the needles that the rows of an .ecx have as deleted. A partial row at the end is left out."""
+    rows = _rows_of(ecx, width)
+    return [int(one) for one in rows["key"][rows["size"] < 0]]
+
+
 def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -> bytes:
     """The rows of an .ecx with those of the `deleted` ids marked as deleted. Unknown ids are left out.
 

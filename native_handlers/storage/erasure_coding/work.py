@@ -136,7 +136,11 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         replace_file(files, location.path / (name + ".vif"), encode_volume_info(info).encode())
         # `sync_shards` comes before the .dat is deleted; until then a start removes shards that a power cut has
         # shortened.
-        staged.publish(lazily=True)
+        try:
+            staged.publish(lazily=True)
+        except OSError:
+            remove_all(files, location, volume.collection, volume.id, keeps_vif=True)
+            raise
 
 
 def _check_not_compacted(files: Files, volume: Volume, log: AppendLog) -> None:
@@ -193,7 +197,8 @@ def rebuild_missing(ec: EcVolumeSet, collection: str, volume_id: int, *, ignores
     of its own shards.
 
     Raises:
-        StorageError, OSError: no shard was changed.
+        StorageError: no shard was changed.
+        OSError: no shard was changed, or all were made and an index lacks deletions that the journals have.
     """
     with ec.exclusive(volume_id):
         present = [look(ec.files, location, collection, volume_id) for location in ec.locations]
@@ -353,23 +358,22 @@ def _version_in(files: Files, fd: int, path: Path) -> int:
 # ---- deletions of other servers
 
 
-def merge_journal(ec: EcVolumeSet, volume_id: int, path: Path, content: bytes) -> None:
-    """Adds the ids of another server's .ecj to the one at `path`, and to the open volume with that file.
+def merge_journal(ec: EcVolumeSet, volume_id: int, path: Path, needle_ids: Sequence[int]) -> None:
+    """Adds ids to the .ecj at `path`, and to the open volume with that file.
 
     Raises:
         OSError, VolumeClosed: no id was added to the file.
     """
-    found = journal_ids(content)
     opened = next((one for one in ec.copies(volume_id) if one.place.index(".ecj") == path), None)
     if opened is not None:
-        opened.deletions.record(found)
-    if opened is not None or not found:
+        opened.deletions.record(needle_ids)
+    if opened is not None or not needle_ids:
         return
     old = read_file(ec.files, path) or b""
     # A partial id at the end was never acknowledged.
     whole = old[: len(old) // ID_BYTES * ID_BYTES]
     known = set(journal_ids(whole))
-    new = (one for one in dict.fromkeys(found) if one not in known)
+    new = (one for one in dict.fromkeys(needle_ids) if one not in known)
     replace_file(ec.files, path, whole + journal_rows(new))
 
 
@@ -377,8 +381,10 @@ def merge_journal(ec: EcVolumeSet, volume_id: int, path: Path, content: bytes) -
 
 
 def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: Sequence[int]) -> None:
-    """Deletes shard files on every disk. With the last shard on this server the index is deleted, and the .vif unless a
-    regular volume owns it.
+    """Closes shards and deletes their files, on every disk. With the last shard on this server goes the index, and the
+    .vif unless a regular volume owns it.
+
+    Wilful difference: upstream's server goes on with an open shard that has no file, and reports the shard.
 
     Raises OSError, DiskUnavailable: some files may be deleted.
     """
@@ -386,6 +392,10 @@ def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: S
         name = format_volume_name(collection, volume_id)
         for location in ec.locations:
             location.check_in_service()
+        for shard in shard_ids:
+            if any(one.collection == collection and shard in one.shards for one in ec.copies(volume_id)):
+                ec.unmount(volume_id, shard)
+        for location in ec.locations:
             had = [shard for shard in shard_ids if ec.files.facts(location.path / (name + shard_extension(shard)))]
             remove_paths(ec.files, [location.path / (name + shard_extension(shard)) for shard in had])
             found = look(ec.files, location, collection, volume_id)
@@ -435,13 +445,32 @@ def destroy(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> list[str]:
     failures = []
     for volume in volumes:
         with ec.exclusive(volume.id):
-            location: DiskLocation = ec.locations[volume.place.disk_id]
-            ec.unload(volume.id, disk_id=volume.place.disk_id)
-            try:
-                remove_all(ec.files, location, volume.collection, volume.id)
-            except (OSError, StorageError) as error:
-                failures.append(str(error))
+            failures += _destroy(ec, volume)
     return failures
+
+
+def destroy_expired(ec: EcVolumeSet) -> list[str]:
+    """`destroy` for the volumes whose time has passed. Those that are busy are left for a later call."""
+    failures = []
+    for volume in ec.volumes():
+        if volume.is_expired and ec.is_in_service(volume):
+            with ec.exclusive_at_once(volume.id) as is_free:
+                if is_free:
+                    failures += _destroy(ec, volume)
+    return failures
+
+
+def _destroy(ec: EcVolumeSet, volume: EcVolume) -> list[str]:
+    if volume not in ec.copies(volume.id):
+        # Closed meanwhile. Its files may be gone, or those of another coding by now.
+        return []
+    location: DiskLocation = ec.locations[volume.place.disk_id]
+    ec.unload(volume.id, disk_id=volume.place.disk_id)
+    try:
+        remove_all(ec.files, location, volume.collection, volume.id)
+    except (OSError, StorageError) as error:
+        return [str(error)]
+    return []
 
 
 class EcWork:
@@ -468,8 +497,11 @@ class EcWork:
     def destroy(self, volumes: Sequence[EcVolume]) -> list[str]:
         return destroy(self._ec, volumes)
 
-    def merge_journal(self, volume_id: int, path: Path, content: bytes) -> None:
-        merge_journal(self._ec, volume_id, path, content)
+    def destroy_expired(self) -> list[str]:
+        return destroy_expired(self._ec)
+
+    def merge_journal(self, volume_id: int, path: Path, needle_ids: Sequence[int]) -> None:
+        merge_journal(self._ec, volume_id, path, needle_ids)
 
     def sync_before_delete(self, volume: Volume | None) -> None:
         """Calls `sync_shards` for a volume that is to be deleted. Raises DeleteFailed: then it must not be deleted."""

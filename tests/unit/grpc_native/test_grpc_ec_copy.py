@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+from support.coded_volumes import code_volume
 from support.files import PlannedFiles
 from support.grpc_copy import SOURCE, Stream, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
@@ -16,7 +19,9 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_copy import volume_ec_shards_copy
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.index_files import with_deletions
 from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import Deleted
 
 VIF_OF_SHARDS = b'{"version":3,"ecShardConfig":{"dataShards":10,"parityShards":4}}'
 
@@ -244,3 +249,111 @@ class TestShardsOfAnotherCoding:
                 break
         else:
             pytest.fail("the copy never ends")
+
+    def test_are_not_laid_beside_those_of_a_server_that_writes_no_time(self, copy, directory):
+        """The older shards would be taken for some of the newer coding."""
+        for info in (self.info(0), None):
+            (directory / "7.vif").unlink()
+            if info is not None:
+                (directory / "7.vif").write_bytes(info)
+            before = files_in(directory)
+            with pytest.raises(RpcFailure, match=r"belongs to a different encode run \(want 2, got 0\)$"):
+                copy(shard_ids=[4], copy_ecx_file=True, copy_vif_file=True)
+            assert files_in(directory) == before
+            (directory / "7.vif").write_bytes(self.info(0))
+
+    def test_replace_all_of_a_server_that_writes_no_time(self, copy, directory):
+        (directory / "7.vif").write_bytes(self.info(0))
+        copy(shard_ids=[3], copy_ecx_file=True, copy_vif_file=True)
+        assert {name: content for name, content in files_in(directory).items() if name != "7.ecj"} == {
+            "7.vif": self.info(2),
+            "7.ecx": b"\1" * 16,
+            "7.ec03": b"new",
+        }
+
+
+class DirectorySource:
+    """A volume server with the files of a directory."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    @contextmanager
+    def open_volume_server(self, _address):
+        yield SimpleNamespace(undecoded=SimpleNamespace(CopyFile=self._copy_file))
+
+    def _copy_file(self, request):
+        path = self.directory / f"7{request.ext}"
+        messages = [pb.CopyFileResponse(file_content=path.read_bytes(), modified_ts_ns=1)] if path.exists() else []
+        return Stream(message.SerializeToString() for message in messages)
+
+
+class TestDeletions:
+    """A needle that is deleted at one of two servers is deleted there after any copy of shards between them."""
+
+    ALL_FILES: ClassVar = {"copy_ecx_file": True, "copy_ecj_file": True, "copy_vif_file": True, "copy_ecsum_file": True}
+
+    @pytest.fixture
+    def places(self, tmp_path):
+        """The target has the first shards, and the source the others; both have the index."""
+        target, source = tmp_path / "target", tmp_path / "source"
+        needles = [Needle(needle_id=number, cookie=5, data=b"x" * 3000) for number in range(1, 6)]
+        code_volume(target, 7, *needles).close()
+        shutil.copytree(target, source)
+        for shard in range(14):
+            ((source if shard < 13 else target) / f"7.ec{shard:02d}").unlink()
+        return target, source
+
+    def is_deleted(self, store, number):
+        try:
+            store.ec_reader.read_needle(7, number, 5)
+        except Deleted:
+            return True
+        return False
+
+    def test_that_are_in_the_index_of_the_target(self, places, context):
+        target, source = places
+        store = open_at(target)
+        store.ec_reader.delete_needle(7, 2, 5)
+        store.ec_work.rebuild_missing("", 7, ignores_checksums=False)
+        store.close()
+        # As a server leaves it that removes the journal of folded deletions.
+        (target / "7.ecj").unlink()
+        (target / "7.ec13").unlink()
+        store = open_at(target)
+        copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
+        assert self.is_deleted(store, 2)
+        store.close()
+        store = open_at(target)
+        assert [number for number in range(1, 6) if self.is_deleted(store, number)] == [2]
+        store.close()
+
+    def test_that_are_in_the_index_of_the_source_alone(self, places, context):
+        target, source = places
+        width = 4
+        ecx = (source / "7.ecx").read_bytes()
+        (source / "7.ecx").write_bytes(with_deletions(ecx, [2], width, source / "7.ecx"))
+        store = open_at(target)
+        assert not self.is_deleted(store, 2)
+        copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
+        assert self.is_deleted(store, 2)
+        store.close()
+
+    def test_that_are_in_the_journal_of_a_server_with_its_index_beside_the_data(self, places, context, tmp_path):
+        target, source = places
+        (source / "7.ecj").write_bytes((2).to_bytes(8, "big"))
+        store = open_at(place(target, tmp_path / "idx"))
+        copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
+        assert self.is_deleted(store, 2)
+        assert not list((tmp_path / "idx").glob("7.ec*"))
+        store.close()
+
+    def test_that_are_more_than_the_needles(self, places, context):
+        """A source may send anything. The journal has no more ids than the index, or a million bytes."""
+        target, source = places
+        (source / "7.ecj").write_bytes(bytes((1 << 20) + 8))
+        store = open_at(target)
+        with pytest.raises(RpcFailure, match="file too large"):
+            copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
+        assert not (target / "7.ec13").exists()
+        store.close()

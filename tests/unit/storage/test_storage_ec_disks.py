@@ -18,10 +18,8 @@ from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import encode_volume_info, parse_volume_info
 from native_handlers.storage.erasure_coding import work
-from native_handlers.storage.erasure_coding.deletions import Deletions
-from native_handlers.storage.erasure_coding.index_files import journal_ids
+from native_handlers.storage.erasure_coding.index_files import deleted_ids
 from native_handlers.storage.model.errors import Deleted, NotFound, VolumeClosed
-from native_handlers.storage.system.files import OsFiles
 
 VID = 7
 ALL = range(1, 6)
@@ -257,7 +255,9 @@ class TestWork:
         store.ec_reader.delete_needle(VID, 2, 5)
         close_shards(store, closed)
         assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == []
-        assert not [path for path in disks.data[0].parent.rglob("7.ecj") if path.stat().st_size]
+        assert {path.read_bytes() for path in disks.data[0].parent.rglob("7.ecj")} == {row(2)}
+        for path in disks.data[0].parent.rglob("7.ecx"):
+            assert deleted_ids(path.read_bytes(), 4) == [2]
         assert hidden(store) == {2}
         store.ec.delete(store.ec.find(VID), 3)
         open_shards(store, closed)
@@ -287,7 +287,7 @@ class TestWork:
         store.ec_work.rebuild_missing("", VID, ignores_checksums=False)
         steps = sum(counting.calls[name] for name in names)
         store.close()
-        assert steps >= 4
+        assert steps >= 3
         for cut_at in range(1, steps + 1):
             left = [0]
 
@@ -400,17 +400,42 @@ def open_and_close(store):
     store.ec.unmount(8, 0)
 
 
-def test_a_fold_empties_no_journal_whose_index_was_not_written(tmp_path):
-    """Two codings may share the deletions, through one index directory; a rebuild folds the newest one alone."""
-    deletions = Deletions(VID, lambda _disk_id: True)
-    written, other = tmp_path / "a.ecj", tmp_path / "b.ecj"
-    for disk_id, path in enumerate((written, other)):
-        deletions.join(OsFiles(), path, disk_id, [])
-    deletions.record([3, 4])
-    deletions.folded([written])
-    assert written.read_bytes() == b""
-    assert journal_ids(other.read_bytes()) == [3, 4]
-    deletions.folded([written, other])
-    assert other.read_bytes() == b""
-    for disk_id, path in enumerate((written, other)):
-        deletions.leave(path, disk_id)
+class TestDeletedShards:
+    def test_are_open_no_more(self, own):
+        store = own.open()
+        told = []
+        store.ec.add_listener(lambda: told.append(1))
+        store.ec_work.delete_shards("", VID, [0])
+        assert told
+        assert store.ec.find_shard(VID, 0) is None
+        store.ec_work.delete_shards("other", VID, [1])
+        assert store.ec.find_shard(VID, 1) is not None
+        store.ec_work.delete_shards("", VID, range(14))
+        assert store.ec.copies(VID) == ()
+        assert store.ec.reports() == []
+        store.close()
+
+
+class TestExpiredVolumes:
+    def test_that_are_busy_stay_and_hold_nobody_up(self, own):
+        """The heartbeat's look at the volumes removes expired ones."""
+        store = own.open()
+        for one in store.ec.copies(VID):
+            one.expire_at_s = 1
+        with ThreadPoolExecutor(1) as pool, store.ec.exclusive(VID):
+            assert pool.submit(store.remove_expired_volumes).result(LIMIT_S) == []
+            assert len(store.ec.copies(VID)) == 2
+        store.remove_expired_volumes()
+        assert store.ec.copies(VID) == ()
+        assert not list(own.data[0].glob("7.ec*"))
+        store.close()
+
+    def test_a_new_coding_of_one_that_was_closed_stays(self, own):
+        """Between the look and the removal another thread has closed the volume."""
+        store = own.open()
+        old = store.ec.volumes()
+        store.ec.unload(VID)
+        open_shards(store, FIRST)
+        assert store.ec_work.destroy(old) == []
+        assert len(store.ec.copies(VID)[0].shards) == 7
+        store.close()

@@ -328,6 +328,17 @@ def test_a_volume_whose_last_needle_is_deleted_meanwhile_is_not_decoded(disk, mo
     store.close()
 
 
+def test_a_coding_that_fails_at_a_name_leaves_no_shards(disk):
+    files = PlannedFiles(is_lasting=False, syncs=False, matches=lambda path: str(path).endswith(".ec05"))
+    store = filled(open_at(disk, files=files))
+    files.plan["rename"] = (0, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.ec_work.generate(store.find_volume(VID), "")
+    assert not list(disk.glob("7.ec*"))
+    check(store, range(1, 6), coded=False)
+    store.close()
+
+
 def test_pages_of_old_shards_are_given_back_before_new_ones_are_written(disk):
     steps = []
 
