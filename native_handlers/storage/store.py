@@ -128,7 +128,7 @@ def open_store(
             location.open_volumes = open_volumes
         state = StateFile(locations[0].room.files, config.locations[0].idx_path)
         if config.opens_volumes:
-            remove_left_overs(files, locations, lambda _volume_id: False)
+            remove_left_overs(files, locations)
             _, failures = load_all(locations, width)
             if failures:
                 raise failures[0]
@@ -145,7 +145,7 @@ def open_store(
         raise
     store = Store(config, tuple(locations), width, state, files, tiers)
     if config.opens_volumes:
-        load_shards(store.ec)
+        load_shards(store.ec, is_start=True)
     return store
 
 
@@ -501,7 +501,6 @@ class Store:
 
     def load_new_volumes(self) -> None:
         """Opens volumes whose files have appeared since the start. Failures are logged; other disks are loaded."""
-        remove_left_overs(self._files, self.locations, lambda volume_id: self.ec.find(volume_id) is not None)
         self._set.load_new()
         load_shards(self.ec)
 

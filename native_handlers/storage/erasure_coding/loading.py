@@ -27,7 +27,7 @@ from native_handlers.storage.model.file_kinds import receiving_path
 from native_handlers.storage.system.file_copy import copy_range
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
@@ -55,19 +55,17 @@ class _Found:
 _Disks = list[tuple["DiskLocation", dict["EcKey", _Found]]]
 
 
-def remove_left_overs(files: Files, locations: Iterable[DiskLocation], is_open: Callable[[int], bool]) -> None:
+def remove_left_overs(files: Files, locations: Iterable[DiskLocation]) -> None:
     """Removes shards that are useless beside the whole .dat from which they were to be made.
 
-    Call it before volumes are opened: a volume beside shards is opened read-only.
-
-    Args:
-        is_open: whether shards of a volume are open; those are left alone.
+    Call it at the start, before volumes are opened: a volume beside shards is opened read-only, and later such shards
+    may be those of a coding that is under way.
     """
     for location in locations:
         for key, found in sorted((_look(files, location) or {}).items()):
             name = location.path / format_volume_name(*key)
             try:
-                if not is_open(key[1]) and _is_left_over(files, location, key, found):
+                if _is_left_over(files, location, key, found):
                     count = len(found.shards)
                     _log.warning("%s: its .dat is here and its %d shards are not whole: removed", name, count)
                     remove_all(files, location, *key, keeps_vif=True)
@@ -75,11 +73,13 @@ def remove_left_overs(files: Files, locations: Iterable[DiskLocation], is_open: 
                 _log.error("%s: its shards are kept: %s", name, error)
 
 
-def load_shards(ec: EcVolumeSet, volume_id: int | None = None) -> None:
+def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool = False) -> None:
     """Opens every shard that lies on a disk and is not open. What hinders one volume is logged and hinders no other.
 
     Args:
         volume_id: the one volume that is looked for; None for all.
+        is_start: shards that are too few beside their .dat are removed. Later they may be the first ones that another
+            server has sent, of a coding whose .dat is deleted next. Source: weed/storage/store.go (NewStore).
     """
     looked = ((location, _look(ec.files, location)) for location in ec.locations)
     disks: _Disks = [
@@ -92,7 +92,8 @@ def load_shards(ec: EcVolumeSet, volume_id: int | None = None) -> None:
             if found.has_index:
                 elsewhere = None if found.has_rows else ec.find_index_dir(*key, location)
                 _try_to_open(ec, location, key, found, elsewhere)
-    _remove_partial(ec, disks)
+    if is_start:
+        _remove_partial(ec, disks)
     _load_across_disks(ec, disks)
     ec.tell()
 

@@ -400,6 +400,34 @@ def open_and_close(store):
     store.ec.unmount(8, 0)
 
 
+class TestShardsThatComeLater:
+    """Shards of a coding whose `.dat` is on another disk, as between the mounts of shards and the end of the volume."""
+
+    @pytest.fixture
+    def store(self, tmp_path):
+        store = stores.open_at(tmp_path / "a", tmp_path / "b", files=PlannedFiles(syncs=False))
+        store.allocate_volume(VID)
+        store.get_volume(VID).write(Needle(needle_id=1, cookie=5, data=b"x" * 3000, checksum=crc32c(b"x" * 3000)))
+        store.ec_work.generate(store.find_volume(VID), "")
+        yield store
+        store.close()
+
+    def test_stay_when_new_files_are_looked_for(self, store, tmp_path):
+        home = store.locations[store.find_volume(VID).disk_id].path
+        other = next(path for path in (tmp_path / "a", tmp_path / "b") if path != home)
+        for shard in range(3, 14):
+            (home / f"7.ec{shard:02d}").unlink()
+        for name in ("7.ec00", "7.ec01", "7.ec02", "7.ecx"):
+            shutil.move(home / name, other)
+        shutil.copy(home / "7.vif", other)
+        for shard in range(3):
+            store.ec.mount("", VID, shard)
+        store.load_new_volumes()
+        assert [list(one.shards) for one in store.ec.copies(VID)] == [[0, 1, 2]]
+        store.delete_volume(VID, only_empty=False)
+        assert len(list(other.glob("7.ec0?"))) == 3
+
+
 class TestDeletedShards:
     def test_are_open_no_more(self, own):
         store = own.open()
