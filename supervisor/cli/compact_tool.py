@@ -9,7 +9,7 @@ from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.store import StoreConfig, open_store
-from supervisor.cli.tool_arguments import progress
+from supervisor.cli.tool_arguments import lost_index, progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,10 +41,15 @@ class Compacted:
 def compact_directory(arguments: ToolArguments, path: Path) -> list[Compacted]:
     """Opens the directory as a server does, and compacts each volume that the command line names.
 
+    Nothing is opened where a volume lacks its index, also one that is not named: opening would make a new index.
+
     Raises:
         DirectoryLocked: a server runs on the directory.
         StorageError, OSError: the directory cannot be opened. Nothing was compacted.
     """
+    lost = [(paths, why) for paths in arguments.all_volumes(path) if (why := lost_index(paths))]
+    if lost:
+        return [Compacted(str(paths.base), 0, 0, f"{why}; fix makes a new one where it is lost") for paths, why in lost]
     location = LocationConfig(path, arguments.index_path or path, max_volumes=0, min_free_bytes=0)
     store = open_store(StoreConfig((location,), arguments.offset_width_bytes))
     try:
@@ -64,6 +69,9 @@ def _compact(store: Store, volume: Volume) -> Compacted:
                 before = done_bytes
         _, done.after_bytes = store.commit_compaction(volume.id)
     except (StorageError, OSError) as error:
-        volume.compaction.cleanup()
         done.problem = str(error)
+        try:
+            volume.compaction.cleanup()
+        except (StorageError, OSError) as failure:
+            done.problem += f"; the copy may be left: {failure}"
     return done

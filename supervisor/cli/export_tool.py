@@ -168,17 +168,31 @@ def _row(volume_id: int, one: Exported) -> dict[str, object]:
     is_tombstone = not one.is_live and not needle.data
     values = (
         _key(volume_id, needle),
-        "*tombstone" if is_tombstone else needle.name.decode("utf-8", "replace"),
+        "*tombstone" if is_tombstone else _printable(needle.name),
         len(needle.data),
         needle.is_compressed,
-        needle.mime.decode("utf-8", "replace"),
-        datetime.fromtimestamp(needle.last_modified_s).strftime(TIME_FORMAT),  # noqa: DTZ006  local time, as upstream
+        _printable(needle.mime),
+        _time_text(needle.last_modified_s),
         str(needle.ttl) if needle.ttl is not None else "",
         not one.is_live,
         one.start_bytes,
         one.end_bytes,
     )
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def _printable(text: bytes) -> str:
+    """The text with control characters as escapes: clients choose names, and a line feed would forge a row."""
+    decoded = text.decode("utf-8", "replace")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in decoded)
+
+
+def _time_text(time_s: int) -> str:
+    """Local time, as upstream; the seconds where the calendar has no such time. A client may set any of 5 bytes."""
+    try:
+        return datetime.fromtimestamp(time_s).strftime(TIME_FORMAT)  # noqa: DTZ006
+    except (OverflowError, ValueError, OSError):
+        return str(time_s)
 
 
 def _shown(value: object) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from native_handlers.format.errors import BadVolumeName
+from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.directory.scan import find_offset_width
 from native_handlers.storage.system.files import OS_FILES
@@ -45,6 +46,11 @@ class ToolArguments:
     as_json: bool
     values: FlagValues
 
+    @property
+    def index_is_lost(self) -> bool:
+        """Whether an index may be made where there is none."""
+        return "indexIsLost" in TOOL_FLAGS[self.command] and self.values.boolean("indexIsLost")
+
     def is_wanted(self, collection: str, volume_id: int) -> bool:
         """Whether the command line names the volume."""
         return self.volume_id in {0, volume_id} and self.collection in {"", collection}
@@ -60,6 +66,10 @@ class ToolArguments:
 
         Raises OSError: the directory cannot be listed.
         """
+        return [one for one in self.all_volumes(directory) if self.is_wanted(one.collection, one.volume_id)]
+
+    def all_volumes(self, directory: Path) -> list[VolumePaths]:
+        """As `volumes`, with those that the command line does not name."""
         found = []
         for name in sorted(OS_FILES.list_directory(directory)):
             if not name.endswith(".dat"):
@@ -68,9 +78,18 @@ class ToolArguments:
                 collection, volume_id = parse_volume_name(name.removesuffix(".dat"))
             except BadVolumeName:
                 continue
-            if self.is_wanted(collection, volume_id):
-                found.append(VolumePaths(directory, self.index_path or directory, collection, volume_id))
+            found.append(VolumePaths(directory, self.index_path or directory, collection, volume_id))
         return found
+
+
+def lost_index(paths: VolumePaths) -> str:
+    """Why nothing may be done with a volume that has records and no .idx where that is looked for; "" else.
+
+    A new index would take empty files for deletions, and would be found before the real one, which may be elsewhere.
+    """
+    if size_of(paths.file(".dat")) <= SUPER_BLOCK_BYTES or any(map(OS_FILES.facts, paths.sidecars(".idx"))):
+        return ""
+    return f"{paths.file('.idx')} does not exist; -dir.idx names the directory of the indexes"
 
 
 def read_arguments(command: str, argv: Sequence[str], cwd: Path) -> ToolArguments:

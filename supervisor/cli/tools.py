@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Any
 from native_handlers.format.errors import FormatError
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk.directory_lock import lock_directory
-from native_handlers.storage.fix import fix_index
+from native_handlers.storage.fix import Fixed, fix_index
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.system.files import OS_FILES
 from supervisor.cli.compact_tool import compact_directory
 from supervisor.cli.ec_verify_tool import run_ec_verify
 from supervisor.cli.export_tool import run_export
-from supervisor.cli.tool_arguments import EXIT_HEALTHY, EXIT_PROBLEMS, complain, progress, read_arguments, size_of
+from supervisor.cli.tool_arguments import (
+    EXIT_HEALTHY,
+    EXIT_PROBLEMS,
+    complain,
+    lost_index,
+    progress,
+    read_arguments,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +91,12 @@ def _fix(arguments: ToolArguments, path: Path) -> Outcome:
     fixed = []
     with _locked(path, arguments.command):
         for paths in volumes:
+            lost = "" if arguments.index_is_lost else lost_index(paths)
+            if lost:
+                fixed.append(
+                    Fixed(str(paths.base), problems=[f"nothing is done: {lost}; -indexIsLost makes a new one"])
+                )
+                continue
             with progress(f"fix {paths.name}", size_of(paths.file(".dat"))) as passed:
                 fixed.append(fix_index(OS_FILES, paths, width, passed))
     is_well = not any(one.problems for one in fixed)

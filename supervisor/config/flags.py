@@ -321,6 +321,11 @@ _VOLUME_TOOL = _group(
     _text("dir.idx", "", "directory of the .idx files; empty means beside the volumes"),
     Flag("offset.bytes", Kind.INT, "0", "width of stored offsets; 0 learns it from a .vif", choices=("0", "4", "5")),
 )
+_FIX = _group(
+    Group.STORAGE,
+    Owner.OURS,
+    _boolean("indexIsLost", "false", "make an index where there is none; files without content count as deleted then"),
+)
 _EXPORT = _group(
     Group.STORAGE,
     Owner.OURS,
@@ -337,7 +342,7 @@ QUICKSTART_FLAGS = _table(tuple(VOLUME_FLAGS.values()), _QUICKSTART_MASTER)
 MASTER_FLAGS = _table(_MASTER)
 TOOL_FLAGS = {
     "check": _table(_TOOL, _VOLUME_TOOL),
-    "fix": _table(_TOOL, _VOLUME_TOOL),
+    "fix": _table(_TOOL, _VOLUME_TOOL, _FIX),
     "compact": _table(_TOOL, _VOLUME_TOOL),
     "export": _table(_TOOL, _VOLUME_TOOL, _EXPORT),
     "ec-verify": _table(_TOOL),

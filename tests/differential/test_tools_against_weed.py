@@ -107,7 +107,7 @@ def test_the_same_index(weed_program, directory, capsys):
     for place in (theirs, directory):
         (place / f"{VID}.idx").unlink()
     weed(weed_program, "fix", f"-volumeId={VID}", str(theirs), cwd=theirs.parent)
-    assert main(["fix", f"-volumeId={VID}", str(directory)]) == 0
+    assert main(["fix", "-indexIsLost", f"-volumeId={VID}", str(directory)]) == 0
     capsys.readouterr()
     listed = []
     for place in (theirs, directory):

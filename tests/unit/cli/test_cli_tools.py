@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from support.stores import open_at
+from support.stores import open_at, place
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle
@@ -123,7 +123,7 @@ class TestFix:
         data = make_volume(tmp_path / "a")
         before = (tmp_path / "a/3.idx").read_bytes()
         (tmp_path / "a/3.idx").unlink()
-        assert main(["fix", str(tmp_path / "a")]) == 0
+        assert main(["fix", "-indexIsLost", str(tmp_path / "a")]) == 0
         assert "its index is made anew (13 records)" in capsys.readouterr().out
         assert (tmp_path / "a/3.idx").read_bytes() == before
         assert read_all(tmp_path / "a", data) == data
@@ -159,6 +159,26 @@ class TestFix:
         before = (tmp_path / "a/3.idx").read_bytes()
         assert main(["fix", str(tmp_path / "a")]) == 0
         assert (tmp_path / "a/3.idx").read_bytes() == before
+
+    def test_without_the_directory_of_the_indexes_nothing_is_done(self, tmp_path, capsys):
+        """A new index would take the empty file for a deletion, and be found before the real one."""
+        directory, index = tmp_path / "a", tmp_path / "idx"
+        store = open_at(place(directory, index))
+        for vid in (3, 4):
+            store.allocate_volume(vid)
+            store.get_volume(vid).write(Needle(needle_id=99, cookie=COOKIE, data=b""))
+        store.close()
+        for command, problem in (("fix", "problems"), ("compact", "problem")):
+            volumes = run_json(capsys, command, directory, status=1)["directories"][0]["volumes"]
+            assert len(volumes) == 2
+            for volume in volumes:
+                assert ".idx does not exist; -dir.idx names the directory of the indexes" in str(volume[problem])
+            run_json(capsys, command, "-volumeId=3", directory, status=1)
+            assert not list(directory.glob("*.idx"))
+            run_json(capsys, command, f"-dir.idx={index}", directory)
+        store = open_at(place(directory, index))
+        assert all(store.get_volume(vid).read(99, cookie=COOKIE).needle.data == b"" for vid in (3, 4))
+        store.close()
 
     def test_a_directory_that_a_server_has_is_left_alone(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
@@ -292,6 +312,19 @@ class TestExport:
         told = capsys.readouterr()
         assert len(told.out.splitlines()) == 5
         assert "3.dat from " in told.err
+
+    def test_what_clients_choose_breaks_no_row(self, tmp_path, capsys):
+        """A time that no calendar has, and a name with line feeds and an escape."""
+        store = open_at(tmp_path / "a")
+        store.allocate_volume(3)
+        needle = Needle(needle_id=1, cookie=COOKIE, data=b"x", name=b"a\n1,02\x1b[2J", last_modified_s=2**40 - 1)
+        needle.has_name = needle.has_last_modified = True
+        store.get_volume(3).write(needle)
+        store.close()
+        assert main(["export", str(tmp_path / "a")]) == 0
+        _, line = capsys.readouterr().out.splitlines()
+        assert line.split("\t")[1] == r"a\n1,02\x1b[2J"
+        assert str(2**40 - 1) in line
 
     def test_without_an_index_fix_is_named(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
