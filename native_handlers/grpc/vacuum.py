@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,15 @@ def vacuum_volume_compact(
     if not context.add_callback(is_gone.set):
         return
     volume = volume_of(node, request.volume_id, f"{_NOT_FOUND}compact")
+
+    def is_wanted() -> bool:
+        return not is_gone.is_set()
+
+    pause = partial(volume.compaction.pause, is_wanted=is_wanted)
     options = CompactionOptions(
         preallocate_bytes=request.preallocate,
-        pace=WriteThrottler(node.facts.compaction_bytes_per_s, is_gone.wait).passed,
-        is_wanted=lambda: not is_gone.is_set(),
+        pace=WriteThrottler(node.facts.compaction_bytes_per_s, pause).passed,
+        is_wanted=is_wanted,
     )
     reported_bytes = 0
     with _observed(node.counts.observe_compaction), errors_as_upstream():

@@ -112,6 +112,11 @@ class CompactedCopy:
         return cls(files, source, (dat_fd, idx_fd), rows_end_bytes, offset_width_bytes, health)
 
     @property
+    def source_end_bytes(self) -> int:
+        """How far in the source's .dat the records have been copied that the rows so far lead to."""
+        return self._mover.source_end_bytes
+
+    @property
     def end_bytes(self) -> int:
         """The length of .cpd."""
         return self._mover.end_bytes

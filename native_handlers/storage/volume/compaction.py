@@ -17,6 +17,7 @@ import logging
 import os
 import threading
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import row_bytes
@@ -55,11 +56,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _NS = 10**9
-FEW_ROWS = 1024
-"""So many appends are copied under the lock: some milliseconds."""
+FEW_ROWS, FEW_BYTES = 1024, 4 << 20
+"""So many appends, and so many bytes of .dat, are copied under the lock: some milliseconds."""
 _ROUNDS = 8
 """How many times a commit copies the latest appends without the lock, before it makes writers wait."""
 _LOOK_S = 0.05
+_SMALL_COPY_BYTES = 1 << 20
+"""A copy up to this size may use the reserve of a full disk: the vacuum gives more room back than it takes."""
+_BLOCK_BYTES = 4096
 _MAX_NAMED = 100
 
 
@@ -86,6 +90,8 @@ class Compaction:
         self._copy: CompactedCopy | None = None
         self._lacks_names = False
         """Whether the open files were swapped in, but could not be renamed then."""
+        # Protects _stops.
+        self._stopping = threading.Condition()
         self._stops = 0
         """Grows while a caller waits for the work under way to end."""
 
@@ -129,16 +135,22 @@ class Compaction:
         finally:
             self._working.release()
 
+    def pause(self, seconds: float, is_wanted: Callable[[], bool]) -> None:
+        """Waits so long, or less where the copy that is being made is not wanted any more: for the pace of `run`."""
+        ends_at_s = monotonic() + seconds
+        with self._stopping:
+            stops = self._stops
+            while self._stops == stops and is_wanted() and (left_s := ends_at_s - monotonic()) > 0:
+                self._stopping.wait(min(left_s, _LOOK_S))
+
     def _make(self, options: CompactionOptions) -> Iterator[int]:
         source, rows_end, dat_end, live_bytes = self._hold_source()
         try:
             self._clear(source.paths)
             rows = live_rows(self._files, source, rows_end, self._width, self._health)
             self._check_whole(rows, live_bytes)
-            self._check_room(source, rows, options.preallocate_bytes)
-            copy = CompactedCopy.begin(
-                self._files, source, rows_end, self._width, self._health, options.preallocate_bytes
-            )
+            files = self._files_with_room(source, rows, options.preallocate_bytes)
+            copy = CompactedCopy.begin(files, source, rows_end, self._width, self._health, options.preallocate_bytes)
         except BaseException:
             source.dat.release()
             source.idx.release()
@@ -198,23 +210,30 @@ class Compaction:
         except OSError as error:
             raise WriteFailed(paths.file(".cpc"), 0, error) from error
 
-    def _check_room(self, source: VolumeState, rows: Rows, preallocate_bytes: int) -> None:
-        """Compares the room with the size of the copy. Upstream asks for the present size of the volume, with its
+    def _files_with_room(self, source: VolumeState, rows: Rows, preallocate_bytes: int) -> Files:
+        """The files by which a copy of `rows` can be written. Raises NoSpaceForCompaction, ReadFailed.
+
+        The room is compared with the size of the copy. Upstream asks for the present size of the volume, with its
         garbage.
         """
         paths = source.paths
-        data_bytes = int(record_lengths(rows.sizes, source.super_block.version).sum())
+        data_bytes = source.super_block.size_bytes
+        data_bytes += int(record_lengths(rows.sizes, source.super_block.version).sum())
         index_bytes = len(rows.keys) * row_bytes(self._width)
+        data_blocks, index_blocks = (-(-one // _BLOCK_BYTES) * _BLOCK_BYTES for one in (data_bytes, index_bytes))
         try:
-            needs = {paths.data_dir: max(data_bytes, preallocate_bytes), paths.index_dir: index_bytes}
+            needs = {paths.data_dir: max(data_blocks, preallocate_bytes), paths.index_dir: index_blocks}
             if self._is_one_disk(paths):
-                needs = {paths.data_dir: max(data_bytes + index_bytes, preallocate_bytes)}
+                needs = {paths.data_dir: max(data_blocks + index_blocks, preallocate_bytes)}
             for directory, needed_bytes in needs.items():
                 free_bytes = self._files.disk_space(directory).free_bytes
                 if free_bytes < needed_bytes:
+                    if data_blocks + index_blocks <= _SMALL_COPY_BYTES:
+                        return self._open_files.files_with_reserve
                     raise NoSpaceForCompaction(needed_bytes, data_bytes, index_bytes, free_bytes)
         except OSError as error:
             raise ReadFailed(paths.data_dir, 0, error) from error
+        return self._files
 
     def _is_one_disk(self, paths: VolumePaths) -> bool:
         facts = [self._files.facts(directory) for directory in (paths.data_dir, paths.index_dir)]
@@ -267,6 +286,9 @@ class Compaction:
         self._catch_up_in_passing(copy)
         copy.sync()
         index = copy.index()
+        # What came while both were done.
+        self._catch_up_in_passing(copy, index)
+        copy.sync()
         with self._open_files.begin_write():
             source = self._source_of(copy)
             rows = copy.catch_up(source.idx_end_bytes, source.dat_end_bytes)
@@ -276,15 +298,23 @@ class Compaction:
             self._swap(copy, copy.state(index, self._open_files.info))
         _log.info("volume %d: compacted from %d to %d bytes", self._volume_id, source.dat_end_bytes, copy.end_bytes)
 
-    def _catch_up_in_passing(self, copy: CompactedCopy) -> None:
-        """Copies appends without the lock, until few are left for the time under the lock."""
-        few_bytes = FEW_ROWS * row_bytes(self._width)
+    def _catch_up_in_passing(self, copy: CompactedCopy, index: NeedleIndex | None = None) -> None:
+        """Copies appends without the lock, until few are left for the time under the lock.
+
+        Args:
+            index: gets the rows, if there is one.
+        """
+        few_rows_bytes = FEW_ROWS * row_bytes(self._width)
         for _ in range(_ROUNDS):
             with self._open_files.begin_write():
                 source = self._source_of(copy)
                 rows_end, dat_end = source.idx_end_bytes, source.dat_end_bytes
-            is_little = rows_end - copy.rows_end_bytes <= few_bytes
-            copy.catch_up(rows_end, dat_end)
+            is_little = (
+                rows_end - copy.rows_end_bytes <= few_rows_bytes and dat_end - copy.source_end_bytes <= FEW_BYTES
+            )
+            rows = copy.catch_up(rows_end, dat_end)
+            if index is not None:
+                _enter(index, rows)
             if is_little:
                 return
 
@@ -371,8 +401,18 @@ class Compaction:
         finally:
             self._files.close(fd)
 
-    def abandon(self) -> None:
-        """Ends a compaction under way, and removes the copy, before the volume is closed or deleted."""
+    @contextmanager
+    def abandoned(self) -> Iterator[None]:
+        """Ends a compaction under way, and removes the copy, for a block that closes or deletes the volume. So does its
+        end: another compaction may have begun before the volume was closed.
+        """
+        self._abandon()
+        try:
+            yield
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
         with self._stopped():
             self._remove_in_vain()
             if self._lacks_names:
@@ -382,7 +422,9 @@ class Compaction:
     def _stopped(self) -> Iterator[None]:
         """Stops the work under way, waits for its end, and keeps new work waiting inside the block."""
         while not self._working.acquire(timeout=_LOOK_S):
-            self._stops += 1
+            with self._stopping:
+                self._stops += 1
+                self._stopping.notify_all()
         try:
             yield
         finally:

@@ -563,8 +563,8 @@ class Volume:
         Raises:
             WriteFailed: the sync failed; the volume is closed all the same.
         """
-        self.compaction.abandon()
-        self._open_files.close(self._appender.sync)
+        with self.compaction.abandoned():
+            self._open_files.close(self._appender.sync)
 
     def destroy(
         self,
@@ -585,8 +585,8 @@ class Volume:
             OSError: some files could not be removed; the volume is closed.
             StorageError: of `may_go`, or the lock of a shared volume could not be taken; nothing changed.
         """
-        self.compaction.abandon()
-        return self._open_files.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
+        with self.compaction.abandoned():
+            return self._open_files.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
 
 
 def open_existing(

@@ -15,6 +15,7 @@ from native_handlers.grpc import vacuum, volumes
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import NotFound
 from native_handlers.storage.system.files import DiskSpace, OsFiles
+from native_handlers.storage.volume.compaction import Compaction
 
 VID, COOKIE = 7, 0xC0FFEE
 
@@ -150,12 +151,11 @@ def test_the_pace_is_that_of_the_flag(node, context, store, monkeypatch):
     facts = dataclasses.replace(node.facts, compaction_bytes_per_s=1 << 20)
     slow = dataclasses.replace(node, facts=facts)
 
-    class Gone(threading.Event):
-        def wait(self, timeout=None):
-            pauses.append(timeout)
-            return False
+    def pause(_compaction, seconds, is_wanted):
+        assert is_wanted()
+        pauses.append(seconds)
 
-    monkeypatch.setattr(vacuum.threading, "Event", Gone)
+    monkeypatch.setattr(Compaction, "pause", pause)
     compact(slow, context)
     assert 1 < sum(pauses[-1:]) < 2.1, "some 2 MB, none of whose pauses was made"
 
@@ -198,11 +198,11 @@ def test_a_volume_is_not_deleted_under_a_compaction(node, context, store):
 
 
 def test_a_disk_without_room_is_told_in_numbers(node, context, store, monkeypatch):
-    fill(store)
+    fill(store, count=40, size=100_000)
     monkeypatch.setattr(OsFiles, "disk_space", lambda _self, _path: DiskSpace(10**6, 10_000))
     failure = failure_of(lambda: compact(node, context))
     assert failure.message == (
-        "insufficient free space for compaction: need 10560 bytes (volume: 10400, index: 160), "
+        "insufficient free space for compaction: need 2007040 bytes (volume: 2000808, index: 320), "
         "but only 10000 bytes available"
     )
 

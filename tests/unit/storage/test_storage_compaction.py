@@ -12,6 +12,7 @@ import pytest
 from support.clocks import Clock
 from support.files import PlannedFiles, broken
 from support.stores import open_at, place
+from support.waiting import LIMIT_S
 
 from native_handlers.format import crc
 from native_handlers.format.errors import ChecksumMismatch
@@ -25,6 +26,8 @@ from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.system.files import OsFiles
 from native_handlers.storage.volume import record_mover
+from native_handlers.storage.volume.compacted_copy import CompactedCopy
+from native_handlers.storage.volume.handle import VolumeHandle
 from native_handlers.storage.volume.record_facts import record_lengths
 
 VID, COOKIE = 7, 0xC0FFEE
@@ -321,6 +324,25 @@ class TestFailures:
         assert given
         assert temporary(tmp_path) == []
 
+    def test_a_full_disk_takes_a_small_copy_from_its_reserve(self, store, files, monkeypatch):
+        """A volume of garbage alone is how room is made."""
+        used = []
+        room = store.locations[0].room
+        monkeypatch.setattr(room, "use", lambda operation: used.append(1) or operation())
+        compact(store)
+        assert not used
+        files.free_bytes = 0
+        compact(store)
+        assert used
+
+    def test_a_full_disk_names_the_room_for_a_large_copy(self, store, files, tmp_path):
+        for number in range(20, 60):
+            write(store, number, bytes(50_000))
+        files.free_bytes = 4096
+        with pytest.raises(errors.NoSpaceForCompaction, match=r"need 20\d{5} bytes .* but only 4096 bytes available"):
+            compact(store)
+        assert temporary(tmp_path) == []
+
     @pytest.mark.damage("the mark stays until the next start")
     def test_a_mark_that_cannot_be_taken_back_ends_writing(self, store, files, tmp_path):
         """The next start swaps the files in: later writes would be lost."""
@@ -404,6 +426,73 @@ class TestLife:
             list(compaction.run(CompactionOptions(pace=clean_up_elsewhere)))
         seen[0].join()
         assert temporary(tmp_path) == []
+
+    def test_a_pause_for_the_pace_ends_when_the_volume_is_closed(self, store):
+        """The set of volumes waits for that close, so the pause must not last as long as the pace wants."""
+        compaction = store.find_volume(VID).compaction
+        closing = threading.Thread(target=store.unmount_volume, args=(VID,))
+
+        def pause(_count):
+            closing.start()
+            compaction.pause(10 * LIMIT_S, lambda: True)
+
+        with pytest.raises(errors.CompactionEnded):
+            list(compaction.run(CompactionOptions(pace=pause)))
+        closing.join(LIMIT_S)
+        assert not closing.is_alive()
+        store.mount_volume(VID)
+
+    def test_a_pause_for_the_pace_ends_when_nobody_wants_the_copy(self, store):
+        asked = []
+
+        def is_wanted():
+            asked.append(1)
+            return len(asked) < 3
+
+        store.find_volume(VID).compaction.pause(10 * LIMIT_S, is_wanted)
+        assert len(asked) == 3
+
+    def test_one_that_begins_while_the_volume_is_closed_leaves_nothing(self, store, tmp_path, monkeypatch):
+        volume = store.find_volume(VID)
+        real = VolumeHandle.close
+
+        def close_later(handle, *arguments):
+            list(volume.compaction.run(OPTIONS))
+            assert temporary(tmp_path) == ["7.cpd", "7.cpx"]
+            real(handle, *arguments)
+
+        with monkeypatch.context() as patching:
+            patching.setattr(VolumeHandle, "close", close_later)
+            store.unmount_volume(VID)
+        assert temporary(tmp_path) == []
+        store.mount_volume(VID)
+        vacuum(store)
+
+    def test_few_bytes_are_copied_under_the_lock(self, store, monkeypatch):
+        """What is written while the copy is put on disk, and while its index is made, is copied before the lock."""
+        volume = store.find_volume(VID)
+        compact(store)
+        copied = []
+        real_index, real_catch_up = CompactedCopy.index, CompactedCopy.catch_up
+
+        def index(copy):
+            made = real_index(copy)
+            for number in range(100, 220):
+                write(store, number, bytes(50_000))
+            return made
+
+        def catch_up(copy, rows_end, dat_end):
+            before = copy.end_bytes
+            rows = real_catch_up(copy, rows_end, dat_end)
+            copied.append(copy.end_bytes - before)
+            return rows
+
+        monkeypatch.setattr(CompactedCopy, "index", index)
+        monkeypatch.setattr(CompactedCopy, "catch_up", catch_up)
+        volume.compaction.commit()
+        assert copied[-1] == 0
+        assert max(copied) > 5 << 20
+        assert [len(read(store, number)) for number in range(100, 220)] == [50_000] * 120
 
     def test_a_copy_that_was_not_committed_gives_its_room_to_the_next(self, store, tmp_path, monkeypatch):
         compact(store)
