@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 64 * 1024
 """Bytes of a payload that are parsed at a time: a millisecond, or a few where there are many small documents."""
+MAX_SELECTIONS, MAX_SELECTION_BYTES = 1024, 64 << 10
+"""Of all selections of a request together: anybody may send one, and each path is parsed."""
 STRIPE_BYTES = 2 << 20
 """The greatest length of the rows in one message. It keeps as far below the 4 MiB that clients accept by default as
 upstream's pieces of shards do."""
@@ -43,8 +45,10 @@ def query(node: GrpcNode, context: RpcContext, request: pb.QueryRequest) -> Iter
     where upstream's Go server crashes, all rows pass, as in its Rust server. Without an input format nothing is
     selected.
 
-    Memory is that of one document, at most 64 MiB (RESOURCE_EXHAUSTED beyond), and of one stripe.
+    Memory is that of one document, at most 64 MiB (RESOURCE_EXHAUSTED beyond), and of one stripe. More selections than
+    the bounds of this module are INVALID_ARGUMENT.
     """
+    _check_selections(request)
     wants = request.filter if request.HasField("filter") else None
     passing = None if wants is None else Filter(wants.field, wants.operand, wants.value)
     selection = Selection(request.selections)
@@ -56,12 +60,31 @@ def query(node: GrpcNode, context: RpcContext, request: pb.QueryRequest) -> Iter
         try:
             if request.input_serialization.HasField("json_input"):
                 documents = _documents(context, read)
-                rows = (selection.row(one) for one in documents if passing is None or passing.passes(one))
-                yield from _stripes(rows)
+                passed = (one for one in documents if passing is None or passing.passes(one))
+                yield from _stripes(_watched(context, one, selection.row(one)) for one in passed)
         except (DocumentTooLong, PatternTooCostly) as error:
             raise RpcFailure(f"query {file_id}: {error}", grpc.StatusCode.RESOURCE_EXHAUSTED) from error
         finally:
             read.release()
+
+
+def _check_selections(request: pb.QueryRequest) -> None:
+    count, size_bytes = len(request.selections), sum(map(len, request.selections))
+    if count > MAX_SELECTIONS or size_bytes > MAX_SELECTION_BYTES:
+        bounds = f"at most {MAX_SELECTIONS} of {MAX_SELECTION_BYTES}"
+        text = f"query: {count} selections of {size_bytes} characters in all, {bounds} are taken"
+        raise RpcFailure(text, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def _watched(context: RpcContext, document: bytes, row: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces of a row. Ends with the client: in a large document each field takes milliseconds to find."""
+    is_large = len(document) > _PIECE_BYTES
+    for piece in row:
+        if is_large:
+            if not context.is_active():
+                raise RpcFailure("the client has gone", grpc.StatusCode.CANCELLED)
+            give_way()
+        yield piece
 
 
 def _read(node: GrpcNode, file_id: str) -> NeedleRead | None:

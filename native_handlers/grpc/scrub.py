@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from native_handlers.format.idx import row_bytes
 from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.throttle import WriteThrottler
@@ -45,7 +46,8 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
         throttle.passed(count_bytes)
 
     response = pb.ScrubVolumeResponse()
-    for volume_id in request.volume_ids or [volume.id for volume in store_of(node).volumes()]:
+    wanted = request.volume_ids or [volume.id for volume in store_of(node).volumes()]
+    for volume_id in dict.fromkeys(wanted):
         volume = volume_of(node, volume_id, "volume id %d not found")
         with errors_as_upstream():
             result = _scrub(volume, request.mode, passed)
@@ -73,6 +75,7 @@ def _scrub(volume: Volume, mode: int, passed: Callable[[int], None]) -> ScrubRes
         raise RpcFailure(f"unsupported volume scrub mode {mode}")
     with volume.open_log() as log:
         if mode == pb.VolumeScrubMode.INDEX:
+            passed(log.row_count * row_bytes(log.offset_width_bytes))
             return scrub.scrub_index(log)
         return scrub.scrub_data(log, volume.id, passed)
 

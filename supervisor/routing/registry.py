@@ -426,7 +426,7 @@ _GRPC = (
     _long("grpc.ScrubVolume", _scrub(AccessKind.VOLUME_WRITE), 3, "verify volumes, may mark them read-only"),
     _long("grpc.ScrubEcVolume", _scrub(AccessKind.VOLUME_READ), 3, "verify erasure-coded volumes"),
     _long("grpc.Query", Access(AccessKind.VOLUME_READ, "from_file_ids"), 3, "select rows out of JSON or CSV objects",
-          gate=Gate.ANYONE, takes_large_requests=True, before_forward=BeforeForward.COMPLETE_QUERY),
+          gate=Gate.ANYONE, before_forward=BeforeForward.COMPLETE_QUERY),
     _unary("grpc.VolumeNeedleStatus", _READ, 2, "where an object is and how large"),
     _unary("grpc.Ping", _NOTHING, 1, "is a server there",
            gate=Gate.ANYONE, before_forward=BeforeForward.ANSWER_TARGETS),

@@ -16,6 +16,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.query import documents
 from native_handlers.query import strings as query_strings
+from native_handlers.query.paths import JsonPath
 
 VID, COOKIE = 7, 0xC0FFEE
 JSON = pb.QueryRequest.InputSerialization(json_input={"type": "LINES"})
@@ -192,6 +193,33 @@ def test_deep_odd_and_broken_documents(node, volume):
     odd = b'\xff{"score":1' + b"0" * 1000 + b'}{"score":"\xff\xfe","a":\x00 1e99999999}' + deep
     assert stripes(node, put(volume, odd), select=("a",)) == [b"{a:}{a:1e99999999}"]
     assert stripes(node, put(volume, b'{"score":"\xff"}'), where=("score", "%", "?")) == [b'{score:"\xff"}']
+
+
+@pytest.mark.parametrize("select", [("a",) * (query.MAX_SELECTIONS + 1), ("a" * query.MAX_SELECTION_BYTES, "b")])
+def test_more_selections_than_are_taken(node, volume, select):
+    """Anybody may ask, and each path is parsed before the first needle is read."""
+    put(volume, b"{}")
+    with pytest.raises(RpcFailure, match="at most 1024 of 65536 are taken") as failure:
+        stripes(node, fid_of(), select=select)
+    assert failure.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_row_of_a_large_document_ends_with_the_client(node, volume, context, monkeypatch):
+    """Each absent field costs a pass over the document."""
+    put(volume, b'{"score": 11, "a": "' + b"x" * 100_000 + b'"}')
+    found = []
+    real = JsonPath.find
+
+    def find(path, document):
+        found.append(path)
+        if len(found) == 3:
+            context.is_active = lambda: False
+        return real(path, document)
+
+    monkeypatch.setattr(JsonPath, "find", find)
+    with pytest.raises(RpcFailure, match="the client has gone"):
+        stripes(node, fid_of(), select=("absent",) * 200, context=context)
+    assert len(found) < 10
 
 
 @pytest.mark.slow

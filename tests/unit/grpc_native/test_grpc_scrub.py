@@ -61,7 +61,8 @@ def test_sound_volumes(node, context, store, mode):
     store.find_volume(VID).write(Needle(needle_id=3, cookie=COOKIE, data=b"another"))
     store.allocate_volume(9)
     assert run(node, context, mode=mode) == pb.ScrubVolumeResponse(total_volumes=3, total_files=7)
-    assert run(node, context, 8, mode=mode) == pb.ScrubVolumeResponse(total_volumes=1, total_files=1)
+    for wanted in ([8], [8, 8, 8]):
+        assert run(node, context, *wanted, mode=mode) == pb.ScrubVolumeResponse(total_volumes=1, total_files=1)
 
 
 @pytest.mark.damage("a record is damaged on purpose")
@@ -143,11 +144,12 @@ def test_what_is_refused(node, context, store):
     assert raised.value.message == "unsupported volume scrub mode 4"
 
 
-def test_a_client_that_goes_ends_it(node, context, store):
+@pytest.mark.parametrize("mode", [INDEX, FULL])
+def test_a_client_that_goes_ends_it(node, context, store, mode):
     fill(store, 10)
     context.add_callback = lambda callback: callback() or True
     with pytest.raises(RpcFailure) as raised:
-        run(node, context)
+        run(node, context, mode=mode)
     assert raised.value.code is grpc.StatusCode.CANCELLED
 
 

@@ -64,7 +64,6 @@ def test_unary_calls_that_count_as_streams():
 def test_requests_that_may_be_large():
     assert {route.rpc_name for route in ROUTES if route.takes_large_requests} == {
         "BatchDelete",
-        "Query",
         "ReceiveFile",
         "WriteNeedleBlob",
     }
