@@ -17,6 +17,7 @@ from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.scrub import scrub_volume
 from native_handlers.grpc.tiers import volume_tier_move_dat_from_remote, volume_tier_move_dat_to_remote
 from native_handlers.grpc.vacuum import vacuum_volume_cleanup, vacuum_volume_commit, vacuum_volume_compact
 from native_handlers.pb import volume_server_pb2 as pb
@@ -143,6 +144,8 @@ def test_deletions_are_rows_alone(cluster):
         with pytest.raises(Deleted):
             cluster.read(2)
         assert cluster.read(3) == cluster.data[3]
+        scrubbed = scrub_volume(cluster.node, make_context(), pb.ScrubVolumeRequest(mode=pb.FULL))
+        assert not scrubbed.details
         cluster.restart()
     cluster.to_disk()
     cluster.restart()

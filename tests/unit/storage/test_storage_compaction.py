@@ -242,6 +242,21 @@ class TestDamage:
         assert temporary(tmp_path) == []
         store.close()
 
+    @pytest.mark.damage("a row of the index is changed on purpose")
+    def test_an_index_file_that_lacks_live_needles_is_refused(self, tmp_path):
+        """Another program has changed the .idx under the open volume."""
+        store = store_at(tmp_path)
+        fill(store)
+        raw = bytearray((tmp_path / "7.idx").read_bytes())
+        raw[28:32] = b"\xff\xff\xff\xff"
+        (tmp_path / "7.idx").write_bytes(raw)
+        with pytest.raises(
+            errors.CompactionRefused, match=r"its index file has \d+ bytes of live needles, and there are"
+        ):
+            compact(store)
+        assert temporary(tmp_path) == []
+        store.close()
+
     @pytest.mark.damage("the volume stays read-only")
     def test_a_volume_whose_files_are_doubtful_is_refused(self, tmp_path):
         """A vacuum would make damage permanent that can still be repaired."""
