@@ -13,7 +13,9 @@ from native_handlers.storage.system.files import DiskSpace, NotCached, OsFiles
 
 
 class UnsyncedFiles(OsFiles):
-    """For tests that are not about power cuts: syncing would take most of the time."""
+    """A sync does nothing. What the processes of a machine see of a file is the same without it: a sync is about power
+    cuts, which `power_cut_files` plays, and real ones would take most of the time of many tests.
+    """
 
     def sync(self, fd):
         """Does nothing."""
@@ -22,17 +24,18 @@ class UnsyncedFiles(OsFiles):
         """Does nothing."""
 
 
+UNSYNCED_FILES = UnsyncedFiles()
+
 OPERATIONS = frozenset(name for name, value in vars(OsFiles).items() if callable(value) and not name.startswith("_"))
 """The names of all operations."""
 
 
-class PlannedFiles(OsFiles):
-    """Counts the operations, and fails the planned ones, or all from a step on.
+class PlannedFiles(UnsyncedFiles):
+    """Counts the operations, and fails the planned ones, or all from a step on. A successful sync does nothing.
 
     Args:
         is_lasting: a planned operation fails until the plan is changed; else once.
         short_write_bytes: how much a failing write has written before it fails; None is nothing.
-        syncs: False makes a successful sync do nothing.
         is_cold: nothing is in the page cache.
         matches: the files and directories of the plan; all by default. A rename is asked about both of its paths.
         before: called before each operation, with its name and its path or descriptor; what `before` raises, the caller
@@ -57,7 +60,6 @@ class PlannedFiles(OsFiles):
         *,
         is_lasting=True,
         short_write_bytes=None,
-        syncs=True,
         is_cold=False,
         matches=lambda _: True,
         before=lambda _name, _target: None,
@@ -65,7 +67,7 @@ class PlannedFiles(OsFiles):
         cut=lambda: OSError(errno.EIO, "cut off here"),
     ):
         self.is_lasting, self.short_write_bytes = is_lasting, short_write_bytes
-        self.syncs, self.is_cold, self.matches, self.before = syncs, is_cold, matches, before
+        self.is_cold, self.matches, self.before = is_cold, matches, before
         self.steps_of, self.cut = steps_of, cut
         self.plan: dict[str, tuple[int, int]] = {}
         self.steps, self.cut_at = 0, None
@@ -146,14 +148,6 @@ class PlannedFiles(OsFiles):
     def _note_read(self, length_bytes):
         self.read_bytes += length_bytes
         self.longest_read_bytes = max(self.longest_read_bytes, length_bytes)
-
-    def sync(self, fd):
-        if self.syncs:
-            super().sync(fd)
-
-    def sync_directory(self, path):
-        if self.syncs:
-            super().sync_directory(path)
 
     def disk_space(self, path):
         space = super().disk_space(path)

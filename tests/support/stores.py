@@ -10,7 +10,7 @@ import pytest
 
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import Store, StoreConfig, open_store
-from native_handlers.storage.system.files import OS_FILES
+from support.files import UNSYNCED_FILES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,11 @@ def place(path: Path, idx_path: Path | None = None, *, max_volumes: int = MAX_VO
     return LocationConfig(path, idx_path or path, max_volumes, **more)
 
 
-def open_at(*places: Path | LocationConfig, files=OS_FILES, clock_ns=time.time_ns, tiers=None, **config) -> Store:
-    """A store on these directories; the caller closes it. `config` are the other fields of a `StoreConfig`."""
+def open_at(*places: Path | LocationConfig, files=UNSYNCED_FILES, clock_ns=time.time_ns, tiers=None, **config) -> Store:
+    """A store on these directories; the caller closes it. `config` are the other fields of a `StoreConfig`.
+
+    Its syncs do nothing; a test that is about the disk itself passes `OS_FILES`.
+    """
     locations = tuple(one if isinstance(one, LocationConfig) else place(one) for one in places)
     return open_store(StoreConfig(locations, **config), files=files, clock_ns=clock_ns, tiers=tiers)
 
@@ -52,7 +55,7 @@ def opened():
     """
     with ExitStack() as ending, ExitStack() as going_on:
 
-        def open_one(*places: Path | LocationConfig, files=OS_FILES, volumes=(7,), **config) -> Store:
+        def open_one(*places: Path | LocationConfig, files=UNSYNCED_FILES, volumes=(7,), **config) -> Store:
             store = open_at(*places, files=files, **config)
             ending.callback(store.close)
             if hasattr(files, "let_all_go_on"):

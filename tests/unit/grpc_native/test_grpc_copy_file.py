@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 from support.descriptors import open_files
+from support.files import UNSYNCED_FILES
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
@@ -20,7 +21,6 @@ from native_handlers.grpc.file_names import check_collection, check_extension, q
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.errors import WriteFailed
-from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.volume import file_reader
 
 COOKIE = 0x637037D6
@@ -227,19 +227,19 @@ class TestWhileOtherThingsHappen:
         def fail(fd, length, offset):
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(OS_FILES, "read", fail, raising=False)
+        monkeypatch.setattr(UNSYNCED_FILES, "read", fail, raising=False)
         path = path_of(store, "c_7.dat")
         assert failure_of(node, context) == f"read {path}: input/output error"
 
     def test_what_is_dirty_is_written_before_writers_have_to_wait(self, node, context, store, volume, monkeypatch):
         """Little is left to sync while the volume's lock is held."""
-        synced, sync = [], OS_FILES.sync
+        synced, sync = [], UNSYNCED_FILES.sync
 
         def watch(fd):
             synced.append((os.readlink(f"/proc/self/fd/{fd}"), volume.handle.is_locked))
             sync(fd)
 
-        monkeypatch.setattr(OS_FILES, "sync", watch, raising=False)
+        monkeypatch.setattr(UNSYNCED_FILES, "sync", watch, raising=False)
         copied(node, context)
         dat, idx = str(path_of(store, "c_7.dat")), str(path_of(store, "c_7.idx"))
         assert synced == [(dat, False), (idx, False), (dat, True), (idx, True)]

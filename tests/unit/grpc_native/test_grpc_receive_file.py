@@ -36,7 +36,7 @@ VIF_OF_SHARDS = b'{"version":3,"bytesOffset":4,"datFileSize":"8","ecShardConfig"
 
 @pytest.fixture
 def files():
-    return PlannedFiles(short_write_bytes=2, syncs=False)
+    return PlannedFiles(short_write_bytes=2)
 
 
 @pytest.fixture

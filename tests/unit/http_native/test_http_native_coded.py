@@ -25,7 +25,7 @@ def fid(number):
 
 @pytest.fixture
 def files():
-    return PlannedFiles(syncs=False)
+    return PlannedFiles()
 
 
 @pytest.fixture

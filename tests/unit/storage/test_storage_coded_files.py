@@ -115,7 +115,7 @@ class TestJournal:
         store.close()
 
     def test_an_entry_that_cannot_be_put_on_disk_is_taken_back(self, disk):
-        files = PlannedFiles(syncs=False)
+        files = PlannedFiles()
         code(disk)
         store = open_at(disk, files=files)
         files.plan["sync"] = broken()

@@ -273,7 +273,7 @@ class TestDamage:
 class TestFailures:
     @pytest.fixture
     def files(self):
-        return PlannedFiles(syncs=False)
+        return PlannedFiles()
 
     @pytest.fixture
     def store(self, tmp_path, files, opened):

@@ -22,7 +22,7 @@ COOKIE = 0xC0FFEE
 @pytest.fixture
 def files():
     """Fails a planned operation once."""
-    return PlannedFiles(is_lasting=False, syncs=False, steps_of=OPERATIONS, cut=Crash)
+    return PlannedFiles(is_lasting=False, steps_of=OPERATIONS, cut=Crash)
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ class TestOneOfTheDisks:
 class TestFailures:
     @pytest.mark.parametrize("failing", [0, 1])
     def test_a_deletion_that_one_disk_cannot_note_is_none(self, own, failing):
-        files = PlannedFiles(syncs=False, matches=lambda path: path == own.journal(failing))
+        files = PlannedFiles(matches=lambda path: path == own.journal(failing))
         store = own.open(files=files)
         files.plan["write"] = 0, errno.ENOSPC
         with pytest.raises(OSError, match="No space left"):
@@ -276,7 +276,7 @@ class TestWork:
         store.ec_reader.delete_needle(VID, 2, 5)
         store.close()
         names = {"sync", "sync_directory", "rename", "unlink", "truncate"}
-        counting = PlannedFiles(syncs=False)
+        counting = PlannedFiles()
         untouched = tmp_path / "untouched"
         shutil.copytree(tmp_path / "a", untouched / "a")
         shutil.copytree(tmp_path / "b", untouched / "b")
@@ -300,7 +300,7 @@ class TestWork:
             for path in untouched.iterdir():
                 shutil.rmtree(tmp_path / path.name)
                 shutil.copytree(path, tmp_path / path.name)
-            files = PlannedFiles(syncs=False)
+            files = PlannedFiles()
             store = disks.open(files=files)
             files.before = count
             with pytest.raises(OSError, match="cut"):

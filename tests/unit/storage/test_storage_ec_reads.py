@@ -30,7 +30,7 @@ def short_pieces(monkeypatch):
 
 @pytest.fixture
 def files():
-    return PlannedFiles(syncs=False)
+    return PlannedFiles()
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_holder_that_failed_at_one_piece_is_not_asked_for_the_next(store, tmp_
 
 
 def test_a_small_read_of_bytes_in_memory_asks_nobody(tmp_path):
-    files = PlannedFiles(syncs=False)
+    files = PlannedFiles()
     store = code_volume(tmp_path, VID, needle(1, b"small"), files=files)
     remote = store.ec_reader.remote = FakeRemote({})
     read(store)
@@ -156,7 +156,7 @@ LOSSES = [lost for count in range(1, 5) for lost in itertools.combinations(range
 
 def check_losses(tmp_path, losses):
     needles = [needle(number, random.Random(number).randbytes(900)) for number in range(1, 14)]
-    store = code_volume(tmp_path, VID, *needles, files=PlannedFiles(syncs=False))
+    store = code_volume(tmp_path, VID, *needles, files=PlannedFiles())
     here = store.ec_reader.read_here
     for lost in losses:
 

@@ -33,7 +33,7 @@ NAMING = ("sync", "sync_directory", "rename", "unlink")
 
 
 def cut_files():
-    return PlannedFiles(syncs=False, steps_of=NAMING)
+    return PlannedFiles(steps_of=NAMING)
 
 
 def open_at(*directories, files=None, **fields):
@@ -245,7 +245,7 @@ def test_shards_are_on_disk_before_their_dat_goes(disk):
         if operation == "unlink" and target.name == "7.dat":
             assert len({name for name in synced if ".ec" in name and name[-2:].isdigit()}) == 14
 
-    files = PlannedFiles(syncs=False, before=note)
+    files = PlannedFiles(before=note)
     store = filled(open_at(disk, files=files))
     store.ec_work.generate(store.find_volume(VID), "")
     mount_all(store, range(3, 14))
@@ -262,7 +262,7 @@ def test_a_dat_is_on_disk_before_its_shards_have_names(disk):
         if operation in {"sync", "rename"}:
             steps.append((operation, path_of(target).name))
 
-    store = filled(open_at(disk, files=PlannedFiles(syncs=False, before=note)))
+    store = filled(open_at(disk, files=PlannedFiles(before=note)))
     steps.clear()
     store.ec_work.generate(store.find_volume(VID), "")
     renamed = [number for number, (operation, name) in enumerate(steps) if operation == "rename" and ".ec" in name]
@@ -277,7 +277,7 @@ def test_a_dat_that_cannot_be_put_on_disk_is_not_coded(disk):
             raise OSError(errno.EIO, "the disk fails")
 
     failing = False
-    store = filled(open_at(disk, files=PlannedFiles(syncs=False, before=fail)))
+    store = filled(open_at(disk, files=PlannedFiles(before=fail)))
     failing = True
     with pytest.raises(StorageError):
         store.ec_work.generate(store.find_volume(VID), "")
@@ -347,7 +347,7 @@ def test_pages_of_old_shards_are_given_back_before_new_ones_are_written(disk):
             name = path_of(target).name
             steps.extend((operation, name) for _ in range(".ec" in name))
 
-    files = PlannedFiles(syncs=False, before=note)
+    files = PlannedFiles(before=note)
     store = filled(open_at(disk, files=files))
     store.ec_work.generate(store.find_volume(VID), "")
     assert {operation for operation, _ in steps} == {"write"}

@@ -10,12 +10,13 @@ from contextlib import closing
 
 import pytest
 from support.files import PlannedFiles
-from support.stores import open_at
+from support.stores import open_at, place
 from support.waiting import BREATH_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.disk.space import MinFree
 from native_handlers.storage.model import errors
+from native_handlers.storage.store import StoreConfig, open_store
 from native_handlers.storage.system.files import (
     OS_FILES,
     DiskSpace,
@@ -33,7 +34,7 @@ LARGE = os.urandom((3 << 20) + 5)
 
 @pytest.fixture
 def files():
-    return PlannedFiles(short_write_bytes=5, syncs=False)
+    return PlannedFiles(short_write_bytes=5)
 
 
 @pytest.fixture
@@ -265,6 +266,22 @@ class TestFiles:
         assert OS_FILES.read(fd, 5, 2) == b"abcde"
         assert OS_FILES.read(fd, 5, 99) == b""
         OS_FILES.close(fd)
+
+    def test_a_program_syncs(self, tmp_path, monkeypatch):
+        """The file systems of other tests do not: see `UnsyncedFiles`."""
+        synced, fsync = [], os.fsync
+
+        def note(fd):
+            synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+            fsync(fd)
+
+        with closing(open_store(StoreConfig((place(tmp_path),)))) as store:
+            store.allocate_volume(7)
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "fsync", note)
+                write(store, 1, b"data", fsync=True)
+                OS_FILES.sync_directory(tmp_path)
+        assert synced == [str(tmp_path / "7.dat"), str(tmp_path / "7.idx"), str(tmp_path)]
 
     def test_only_a_missing_file_is_missing(self, tmp_path):
         (tmp_path / "f").write_bytes(b"")

@@ -54,7 +54,7 @@ def gate():
 
 @pytest.fixture
 def store(tmp_path, gate, opened):
-    store = opened(tmp_path, files=PlannedFiles(syncs=False, before=gate))
+    store = opened(tmp_path, files=PlannedFiles(before=gate))
     for needle_id in range(1, WRITERS + 1):
         write(store, needle_id, b"old", fsync=False)
     yield store
