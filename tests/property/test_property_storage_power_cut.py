@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from support.files import UnsyncedFiles
 from support.power_cut_files import Disk, PowerCutFiles, after_cut, all_after_cut
 from support.stores import open_at
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format import crc
 from native_handlers.format.needle import Needle, encode_needle
@@ -27,7 +30,6 @@ from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound, ReadOnly
 from native_handlers.storage.store_state import ServerState
-from native_handlers.storage.volume.group_commit import PendingWrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,15 +93,30 @@ class Scenario:
         if fsync:
             self._all_is_synced()
 
-    def write_together(self, needles: dict[int, bytes]) -> None:
-        """Writes as threads do that wait for the disk at the same time."""
-        writes = []
-        for needle_id, data in needles.items():
+    def write_together(self, first: int, needles: dict[int, bytes]) -> None:
+        """Threads write `needles` with one pair of syncs: all of them wait while a thread writes the needle `first`."""
+        volume = self.store.find_volume(VID)
+        is_writing, may_go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            self.files.on_step = self._record
+            is_writing.set()
+            assert may_go_on.wait(LIMIT_S)
+            self._record()
+
+        for needle_id, data in {first: b"first", **needles}.items():
             self._may_become(needle_id, data)
-            needle = Needle(needle_id=needle_id, cookie=COOKIE, data=data, checksum=crc.crc32c(data))
-            writes.append(PendingWrite(needle, check_cookie=True))
-        self.store.find_volume(VID).write_together(writes)
-        assert all(not write.outcome().is_unchanged for write in writes)
+        self.files.on_step = hold
+        with ThreadPoolExecutor(1 + len(needles)) as threads:
+            try:
+                writes = [threads.submit(write, self.store, first, b"first", fsync=True)]
+                assert is_writing.wait(LIMIT_S)
+                writes += [threads.submit(write, self.store, *needle, fsync=True) for needle in needles.items()]
+                wait_until(lambda: volume.waiting_writes == len(needles))
+            finally:
+                may_go_on.set()
+            for one in writes:
+                one.result()
         self._all_is_synced()
 
     def delete(self, needle_id: int) -> None:
@@ -295,7 +312,7 @@ def test_a_batch_of_synced_writes(tmp_path):
     scenario.allocate(3)
     scenario.write(1, b"a" * 700, fsync=True)
     scenario.points.clear()
-    scenario.write_together({1: b"b" * 500, 2: b"c" * 900, 3: b"d"})
+    scenario.write_together(4, {1: b"b" * 500, 2: b"c" * 900, 3: b"d"})
     scenario.end()
     assert examine_all(tmp_path, scenario) > 30
 

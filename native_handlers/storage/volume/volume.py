@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files, SharedFile
     from native_handlers.storage.volume.append_log import AppendLog
     from native_handlers.storage.volume.file_reader import FileReader
-    from native_handlers.storage.volume.group_commit import PendingWrite, WriteResult
+    from native_handlers.storage.volume.group_commit import WriteResult
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.record_reader import NeedleRead
     from native_handlers.storage.volume.state import VolumeState
@@ -428,10 +428,6 @@ class Volume:
             DiskUnavailable: the disk is out of service; nothing was written.
         """
         return self._writer.write(needle, check_cookie=check_cookie, fsync=fsync)
-
-    def write_together(self, writes: Sequence[PendingWrite]) -> None:
-        """Appends all `writes` and syncs once. Sets `result` or `error` of each write, and raises none of these."""
-        self._writer.commit_together(writes)
 
     def try_together(self, changes: Sequence[SmallChange]) -> None:
         """Makes all `changes` that can be made without an error, with one write of each file, and sets their `result`.
