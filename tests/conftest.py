@@ -17,6 +17,9 @@ from hypothesis import HealthCheck, settings
 FIXTURES = ("support.clocks", "support.files", "support.stores")
 """The modules with fixtures for all tests."""
 
+COLLECTION_THRESHOLDS = 20_000, 20, 20
+"""See `gc.set_threshold`."""
+
 # How long an example takes says how busy the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", UNHURRIED, max_examples=10)
@@ -35,6 +38,8 @@ def pytest_configure(config):
         sys.dont_write_bytecode, sys.pycache_prefix = False, compiled
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = compiled
+    if config.option.dist != "no" and not config.option.collectonly and not hasattr(config, "workerinput"):
+        return  # this process hands tests out to workers, and need not load what the tests use
     for module in FIXTURES:
         config.pluginmanager.register(import_module(module), module)
 
@@ -47,9 +52,11 @@ def pytest_collection():
 def pytest_collection_finish():
     """Sets apart what was collected, thousands of tests and their modules, from the collector of cycles.
 
-    They stay until the end, and each full collection would go over all of them.
+    They stay until the end, and each full collection would go over all of them. The collector then begins less often
+    than usual: a test makes few cycles and many objects.
     """
     gc.freeze()
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
     gc.enable()
 
 
