@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.files import PlannedFiles
 from support.grpc_nodes import make_context, make_node
 from support.s3_server import s3_server
 from support.stores import open_at
@@ -439,32 +439,12 @@ def test_a_vacuum_leaves_a_volume_in_a_tier_alone(cluster):
     cluster.check()
 
 
-class CutFiles(TierFiles):
-    """Counts what changes names or puts something on disk, and from step `cut_at` on fails all of that, as if the
-    process were gone."""
+class PlannedTierFiles(PlannedFiles, TierFiles):
+    """Objects of tiers too. What changes names or puts something on disk is a step."""
 
-    steps, cut_at = 0, None
-
-    def _step(self):
-        self.steps += 1
-        if self.cut_at is not None and self.steps >= self.cut_at:
-            raise OSError(errno.EIO, "cut off here")
-
-    def sync(self, fd):
-        self._step()
-        super().sync(fd)
-
-    def sync_directory(self, path):
-        self._step()
-        super().sync_directory(path)
-
-    def rename(self, source, target):
-        self._step()
-        super().rename(source, target)
-
-    def unlink(self, path):
-        self._step()
-        super().unlink(path)
+    def __init__(self, tiers):
+        PlannedFiles.__init__(self, steps_of=("sync", "sync_directory", "rename", "unlink"))
+        TierFiles.__init__(self, tiers)
 
 
 @pytest.mark.parametrize("direction", ["to_tier", "to_disk"])
@@ -476,7 +456,7 @@ def test_a_cut_at_any_step_leaves_a_whole_volume(cluster, direction):
     for cut_at in itertools.count(1):
         if direction == "to_disk":
             cluster.to_tier()
-        cluster.restart(kind=CutFiles)
+        cluster.restart(kind=PlannedTierFiles)
         files = cluster.store.tiers
         files.steps, files.cut_at = 0, cut_at
         with contextlib.suppress(RpcFailure):
