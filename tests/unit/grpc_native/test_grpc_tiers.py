@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.files import PlannedFiles
 from support.grpc_nodes import make_context, make_node
-from support.s3_server import s3_server
+from support.s3_server import s3_server, shared_tier
 from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
 
@@ -53,7 +53,7 @@ class Cluster:
             self.volume.write(Needle(needle_id=number, cookie=COOKIE, data=data))
 
     def open(self, properties, kind=TierFiles) -> None:
-        tiers = Tiers({"s3": S3Tier})
+        tiers = Tiers({"s3": shared_tier})
         tiers.load([TierSettings("s3", "cold", properties)])
         files = kind(tiers)
         self.store = open_at(self.directory, files=files, tiers=files)
@@ -414,7 +414,7 @@ def test_names_of_tiers(name, parts):
 
 
 def test_the_default_tier_has_two_names():
-    tiers = Tiers({"s3": S3Tier})
+    tiers = Tiers({"s3": shared_tier})
     tiers.load([TierSettings("s3", "default", ()), TierSettings("s3", "cold", ()), TierSettings("odd", "x", ())])
     assert tiers.names == ["s3", "s3.cold", "s3.default"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from support.grpc_copy import COOKIE, SOURCE, Caller, Source, contents, fill
 from support.grpc_nodes import FakeMasters, make_context, make_node
-from support.s3_server import s3_server
+from support.s3_server import s3_server, shared_tier
 from support.stores import open_at
 
 from native_handlers.format.needle import Needle
@@ -19,7 +19,6 @@ from native_handlers.grpc.tiers import volume_tier_move_dat_to_remote
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory import arrival
 from native_handlers.storage.model.errors import Deleted
-from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings
 from native_handlers.storage.volume.paths import VolumePaths
@@ -36,7 +35,7 @@ def s3():
 
 
 def open_with(directory, properties):
-    tiers = Tiers({"s3": S3Tier})
+    tiers = Tiers({"s3": shared_tier})
     tiers.load([TierSettings("s3", "cold", properties)] if properties else [])
     files = TierFiles(tiers)
     return open_at(directory, files=files, tiers=files)
