@@ -465,24 +465,24 @@ class Store:
         return self._set.remove_expired(self.volume_size_limit_bytes)
 
     def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
-        """Makes a volume refuse writes; see `Volume.mark_read_only`.
+        """Makes a volume refuse writes; see `VolumeMarks.mark_read_only`.
 
         Raises:
             VolumeNotFound, VolumeClosed, WriteFailed: nothing changed.
         """
         volume = self.get_volume(vid)
-        volume.mark_read_only(can_delete=can_delete, persist=persist)
+        volume.marks.mark_read_only(can_delete=can_delete, persist=persist)
         self._listeners.emit([volume.id])
 
     def mark_writable(self, vid: int) -> None:
-        """Makes a volume take writes; see `Volume.mark_writable`.
+        """Makes a volume take writes; see `VolumeMarks.mark_writable`.
 
         Raises:
             VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: the volume takes no writes.
         """
         volume = self.get_volume(vid)
         findings = self.locations[volume.disk_id].findings
-        findings.replace(volume.paths.base, volume.mark_writable())
+        findings.replace(volume.paths.base, volume.marks.mark_writable())
         self._listeners.emit([volume.id])
 
     def commit_compaction(self, vid: int) -> tuple[bool, int]:

@@ -138,7 +138,7 @@ class NativeHolder:
 
 def _mark_of(volume: Volume) -> Mark:
     reasons = volume.read_only_reasons
-    if volume.is_marked_on_disk or not (reasons.no_write_or_delete or reasons.no_write_can_delete):
+    if volume.marks.is_on_disk or not (reasons.no_write_or_delete or reasons.no_write_can_delete):
         return Mark.WRITABLE
     return Mark.READ_ONLY if reasons.no_write_or_delete else Mark.READ_ONLY_CAN_DELETE
 

@@ -45,7 +45,7 @@ class Node:
         self.store.allocate_volume(PLAIN)
         self.store.allocate_volume(EXPIRING, ttl="3m")
         self.store.allocate_volume(SEALED)
-        self.store.get_volume(SEALED).mark_read_only(can_delete=False, persist=False)
+        self.store.get_volume(SEALED).marks.mark_read_only(can_delete=False, persist=False)
         self.store.allocate_volume(REPLICATED, replication="001")
         context = HttpContext(settings=SETTINGS, node=None, store=self.store)
         self.gateway = HttpGateway(LiveTable(table_native(NATIVE_HTTP)), NATIVE_HTTP, context, None, Guard(security()))

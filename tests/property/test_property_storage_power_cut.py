@@ -190,7 +190,7 @@ def write(store, needle_id, data, *, fsync):
 
 def mark_of(volume) -> str:
     """The mark of `volume` in its .vif."""
-    if not volume.is_marked_on_disk:
+    if not volume.marks.is_on_disk:
         return ""
     return DELETES_ONLY if volume.info.read_only_can_delete else FULLY
 

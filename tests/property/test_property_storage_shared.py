@@ -261,11 +261,11 @@ class SharedMachine(RuleBasedStateMachine):
 
     @rule(handle=handles)
     def mark_read_only_and_back(self, handle):
-        self.volumes[0].mark_read_only(can_delete=False, persist=False)
+        self.volumes[0].marks.mark_read_only(can_delete=False, persist=False)
         with pytest.raises(ReadOnly):
             self._write(self.volumes[handle], 1, b"not to be", fsync=False)
         assert all(volume.is_read_only for volume in self.volumes)
-        self.volumes[0].mark_writable()
+        self.volumes[0].marks.mark_writable()
         assert not any(volume.is_read_only for volume in self.volumes)
 
     def _read(self, volume, needle_id) -> bytes | object:

@@ -1,6 +1,7 @@
 """One volume: appends, reads and deletes needles in a .dat file through its index.
 
-The parts are in modules beside this one: `handle` owns the lock and the open files, `write` appends, `read` reads.
+The parts are in modules beside this one: `handle` owns the lock and the open files, `write` appends, `read` reads,
+`marks` has the marks of operators.
 
 Writers hold the volume's one lock from the look-up of the old needle to the published index entry. An append writes
 .dat, then the .idx row, then enters the needle in the index. It is acknowledged after that, and with `fsync` after both
@@ -34,6 +35,7 @@ from native_handlers.storage.volume.file_reader import open_volume_file, write_b
 from native_handlers.storage.volume.handle import VolumeHandle
 from native_handlers.storage.volume.index_place import move_index
 from native_handlers.storage.volume.live_needles import walk_live_needles
+from native_handlers.storage.volume.marks import VolumeMarks
 from native_handlers.storage.volume.open import open_volume
 from native_handlers.storage.volume.read import VolumeReader
 from native_handlers.storage.volume.report import VolumeDescriber
@@ -89,6 +91,7 @@ class Volume:
         )
         self._writer = VolumeWriter(self._open_files, disk, self._write_state, self._reader, self._appender)
         self.claim = FilesClaim(self.id, self._write_state)
+        self.marks = VolumeMarks(self._open_files, disk, self._write_state, self._damage)
         self.compaction = Compaction(self._open_files, disk, self._write_state, self._health, clock_ns, self.claim)
 
     # ---- facts
@@ -221,11 +224,6 @@ class Volume:
     def is_damaged(self) -> bool:
         """Whether a read found damage since the volume was opened, or marked writable."""
         return bool(self._damage.count)
-
-    @property
-    def is_marked_on_disk(self) -> bool:
-        """Whether the .vif says that the volume is read-only, so that the next opening knows."""
-        return self._open_files.info.read_only
 
     def report(self, size_limit_bytes: int = 0, disk_now: DiskNow | None = None) -> VolumeReport | None:
         """The volume's report for heartbeats and /status; None when closed. The size limit matters for expiry only.
@@ -463,47 +461,6 @@ class Volume:
 
     # ---- state
 
-    def mark_read_only(self, *, can_delete: bool, persist: bool) -> None:
-        """Refuses writes from now on, and deletes too unless `can_delete`; with `persist` also after a restart.
-
-        Raises:
-            VolumeClosed: the volume is not open.
-            WriteFailed: the .vif could not be written; the state is unchanged.
-            DiskUnavailable: with `persist` only: the disk is out of service; the state is unchanged.
-        """
-        if persist:
-            self._disk.check_in_service()
-        with self._open_files.begin_write():
-            state = self._open_files.get()
-            if persist:
-                self._open_files.save_info(state, read_only=True, can_delete=can_delete)
-            self._write_state.mark_read_only(can_delete=can_delete)
-
-    def mark_writable(self) -> list[Finding]:
-        """Takes writes again, and resets the count of I/O errors. Returns the findings of opening the files anew.
-
-        As in upstream, an operator's decision overrides known damage.
-
-        Raises:
-            VolumeClosed: the volume is not open.
-            VolumeLoadFailed: the files cannot be opened for writing; the volume is unchanged.
-            WriteFailed: the .vif could not be written; the volume stays read-only.
-            DiskUnavailable: the disk is out of service; nothing changed.
-        """
-        self._disk.check_in_service()
-        findings: list[Finding] = []
-        with self._open_files.begin_write():
-            state = self._open_files.get()
-            # Another process that shares the volume may have found the reason for the stop.
-            is_stopped = state.share is not None and self._write_state.is_stopped
-            if state.damage is not None or not state.is_writable or is_stopped:
-                state = self._open_files.reopen(state, findings)
-            self._open_files.save_info(state, read_only=False, can_delete=False)
-            state.cleared_damage()
-            self._write_state.mark_writable()
-            self._damage.reset()
-        return findings
-
     @property
     def awaits_room(self) -> bool:
         """Whether a repair that opening the volume found necessary waits for room on the disk."""
@@ -511,7 +468,7 @@ class Volume:
         return state is not None and state.awaits_room
 
     def repair(self) -> list[Finding]:
-        """Does the repair that waits for room. Returns its findings. Raises as `mark_writable`."""
+        """Does the repair that waits for room. Returns its findings. Raises as `VolumeMarks.mark_writable`."""
         findings: list[Finding] = []
         self._open_files.repair(findings)
         return findings

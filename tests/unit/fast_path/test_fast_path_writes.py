@@ -171,7 +171,7 @@ def test_a_sealed_volume_and_another_cookie_are_left_to_the_ordinary_way(store, 
     assert all(answers(fast_path, PUT % 1))
     files.written.clear()
     assert answers(fast_path, (PUT % 1).replace(b"d6 ", b"d7 ").replace(b"hello", b"other")) == [None]
-    store.get_volume(1).mark_read_only(can_delete=False, persist=False)
+    store.get_volume(1).marks.mark_read_only(can_delete=False, persist=False)
     assert answers(fast_path, PUT % 2, DELETE % 1) == [None, None]
     assert not files.written
 

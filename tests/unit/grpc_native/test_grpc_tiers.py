@@ -126,7 +126,7 @@ def test_it_is_served_after_a_restart(cluster):
     cluster.check()
     with pytest.raises(ReadOnly):
         cluster.volume.write(Needle(needle_id=99, cookie=COOKIE, data=b"x"))
-    cluster.volume.mark_writable()
+    cluster.volume.marks.mark_writable()
     with pytest.raises(ReadOnly):
         cluster.volume.write(Needle(needle_id=99, cookie=COOKIE, data=b"x"))
     cluster.to_disk()

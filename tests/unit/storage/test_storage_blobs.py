@@ -283,7 +283,7 @@ class TestWriteBlob:
         assert state_of(volume, tmp_path) == before
 
     def test_a_read_only_volume(self, volume, tmp_path, version):
-        volume.mark_read_only(can_delete=True, persist=False)
+        volume.marks.mark_read_only(can_delete=True, persist=False)
         blob, size = record(version=version)
         before = state_of(volume, tmp_path)
         with pytest.raises(errors.ReadOnly, match=r"^volume 7 is read only$"):

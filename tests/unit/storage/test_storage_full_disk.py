@@ -281,7 +281,7 @@ class TestService:
             store.set_state(type(store.state)(maintenance=True, version=0))
             store.configure_volume(VID, "001")
         with served(tmp_path, disk) as store:
-            assert store.find_volume(VID).is_marked_on_disk is persist
+            assert store.find_volume(VID).marks.is_on_disk is persist
             assert store.state.maintenance
             assert str(store.find_volume(VID).replica_placement) == "001"
 

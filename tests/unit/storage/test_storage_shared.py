@@ -192,7 +192,7 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
             put(volume, 3)
         assert "shorter than was committed" in refused.value.reason
     assert get(owner, 1) == b"data"
-    owner.mark_writable()
+    owner.marks.mark_writable()
     put(attached, 3)
     assert get(owner, 3) == b"data"
 
@@ -261,7 +261,7 @@ def test_repeated_io_errors_of_one_process_stop_all_and_are_forgotten_together(o
         with pytest.raises(ReadOnly) as refused:
             put(volume, 2)
         assert refused.value.reason == "repeated I/O errors"
-    owner.mark_writable()
+    owner.marks.mark_writable()
     put(attached, 2)
 
 
