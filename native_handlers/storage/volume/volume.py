@@ -24,7 +24,6 @@ from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.storage.model.errors import IndexMoveFailed, NotFound, VolumeClosed
 from native_handlers.storage.system.files import FileRetired, NotCached
-from native_handlers.storage.volume import report as expiry
 from native_handlers.storage.volume.append import Appender
 from native_handlers.storage.volume.append_log import log_of
 from native_handlers.storage.volume.blobs import read_blob, read_meta
@@ -38,7 +37,7 @@ from native_handlers.storage.volume.live_needles import walk_live_needles
 from native_handlers.storage.volume.marks import VolumeMarks
 from native_handlers.storage.volume.open import open_volume
 from native_handlers.storage.volume.read import VolumeReader
-from native_handlers.storage.volume.report import VolumeDescriber
+from native_handlers.storage.volume.report import VolumeDescriber, is_expired, is_expired_long_enough
 from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeSharing
 from native_handlers.storage.volume.tiering import serve_from_disk, serve_from_tier
 from native_handlers.storage.volume.write import VolumeWriter
@@ -246,7 +245,7 @@ class Volume:
         """Whether the TTL has passed since the last modification. Never while the size limit is unknown (0)."""
         if not (self.ttl and size_limit_bytes) or self.size_bytes <= SUPER_BLOCK_BYTES:
             return False
-        return expiry.is_expired(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
+        return is_expired(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 
     @property
     def _last_modified_s(self) -> int:
@@ -256,7 +255,7 @@ class Volume:
     @property
     def is_expired_long_enough(self) -> bool:
         """Whether the volume expired so long ago that it is to be deleted."""
-        return expiry.is_expired_long_enough(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
+        return is_expired_long_enough(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 
     def file_sizes(self) -> tuple[int, int]:
         """The lengths of .dat and .idx at one moment: each row of .idx has its whole record. Raises VolumeClosed."""
