@@ -129,19 +129,17 @@ class GrpcGateway(grpc.GenericRpcHandler):
         """
 
         def listen(path: Path) -> None:
-            self._listen(f"unix:{path}")
+            self.listen(f"unix:{path}")
 
         return self._opened.enter_context(private_socket(listen))
 
-    def start_on_loopback(self) -> int:
-        """Serves on a free port of 127.0.0.1, for clients that come without a relay. Returns the port.
+    def listen(self, address: str) -> int:
+        """Serves until `drain`, on an address in grpcio's words, such as ``127.0.0.1:0`` for a free port. Returns the
+        port; of a Unix socket any number.
 
         Raises:
-            RuntimeError: no port is free.
+            RuntimeError: the address cannot be had.
         """
-        return self._listen("127.0.0.1:0")
-
-    def _listen(self, address: str) -> int:
         assert self._server is None
         self._server = grpc.server(self._refusing, handlers=[self], options=SERVER_OPTIONS)
         port = self._server.add_insecure_port(address)

@@ -84,7 +84,7 @@ def both(weed, tmp_path, store):
         clients=Everyone(),
         gate=AdminGate(lambda host: True),
     )
-    port = gateway.start_on_loopback()
+    port = gateway.listen("127.0.0.1:0")
     with grpc.insecure_channel(weed.volumes[0].grpc) as theirs, grpc.insecure_channel(f"127.0.0.1:{port}") as ours:
         yield theirs, ours
     gateway.drain(0)

@@ -110,7 +110,7 @@ def serving(directory: Path, limits: CallLimits | None = None):
         gate=AdminGate(lambda host: True),
         limits=limits,
     )
-    port = gateway.start_on_loopback()
+    port = gateway.listen("127.0.0.1:0")
     channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
     try:
         yield Served(directory, files, held_open, store, node, gateway, f"127.0.0.1:1.{port}", channel)

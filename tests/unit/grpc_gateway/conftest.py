@@ -61,7 +61,7 @@ def open_gateway():
             mark=mark,
             count=lambda route, engine, code, _seconds: counted.append((route, engine, code)),
         )
-        port = gateway.start_on_loopback()
+        port = gateway.listen("127.0.0.1:0")
         channel = grpc.insecure_channel(
             f"127.0.0.1:{port}",
             options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
