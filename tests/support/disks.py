@@ -10,7 +10,8 @@ from native_handlers.storage.directory import location as disk_location
 from native_handlers.storage.disk import space as disk_space
 from native_handlers.storage.system import bounded_call
 from native_handlers.storage.system.bounded_call import BoundedCall
-from native_handlers.storage.system.files import DiskSpace, NotCached, OsFiles
+from native_handlers.storage.system.files import DiskSpace, NotCached
+from support.files import UnsyncedFiles
 from support.waiting import LIMIT_S, PAUSE_S
 
 QUESTION_S = 0.25
@@ -61,7 +62,7 @@ class DiskInService:
         """The disk is in service."""
 
 
-class Disks(OsFiles):
+class Disks(UnsyncedFiles):
     """Disks of their own below each directory that `add` was called with.
 
     Args:

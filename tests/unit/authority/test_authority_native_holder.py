@@ -7,11 +7,11 @@ import errno
 import os
 
 import pytest
+from support.files import UnsyncedFiles
 from support.played_engine import PlayedEngine
 from support.stores import open_at
 
 from native_handlers.format.needle import Needle
-from native_handlers.storage.system.files import OsFiles
 from supervisor.authority.hand_over import HandOverSteps
 from supervisor.authority.holders import NativeHolder
 from supervisor.authority.ledger import HandOver
@@ -23,7 +23,7 @@ SHARDS = {f"{VID}.ec{shard:02d}" for shard in range(14)}
 TO_BACKEND = HandOver(VID, Engine.NATIVE, Engine.BACKEND)
 
 
-class SyncedFiles(OsFiles):
+class SyncedFiles(UnsyncedFiles):
     """Records the names of the synced files. From `fails_at` on, the syncs of that file fail."""
 
     def __init__(self):

@@ -6,6 +6,7 @@ import errno
 
 import grpc
 import pytest
+from support.files import UnsyncedFiles
 from support.grpc_copy import COOKIE, SOURCE, Source, SourceFailed, fill
 from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
@@ -26,7 +27,6 @@ from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import CompactionRefused
 from native_handlers.storage.model.file_kinds import STAGED
-from native_handlers.storage.system.files import OsFiles
 
 VID = 7
 OTHER = "10.0.0.3:8080"
@@ -73,7 +73,7 @@ class Pair:
         return {key: bytes(self.store.ec_reader.read_needle(VID, key, COOKIE).data) for key in self.data}
 
 
-class OpeningFiles(OsFiles):
+class OpeningFiles(UnsyncedFiles):
     """Calls `step` once, before the first shard is made."""
 
     step = None

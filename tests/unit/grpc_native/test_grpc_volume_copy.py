@@ -9,7 +9,7 @@ import threading
 import grpc
 import pytest
 from support import stores
-from support.files import PlannedFiles, broken
+from support.files import UNSYNCED_FILES, PlannedFiles, broken
 from support.grpc_copy import COOKIE, SOURCE, Caller, Source, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
 from support.stores import place
@@ -22,7 +22,6 @@ from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.errors import ConfigureFailed, ReadOnly, VolumeArriving, VolumeExists
-from native_handlers.storage.system.files import OsFiles
 from native_handlers.storage.volume import file_reader
 
 OWN = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
@@ -44,7 +43,7 @@ def files():
 
 @pytest.fixture
 def source_store(tmp_path):
-    store = open_at(tmp_path / "source", OsFiles())
+    store = open_at(tmp_path / "source", UNSYNCED_FILES)
     yield store
     store.close()
     assert check_directory(tmp_path / "source").is_healthy

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 from support.clocks import Clock
+from support.files import UnsyncedFiles
 from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
@@ -30,7 +31,7 @@ ALL_BYTES = 128 << 20
 RESERVE_BYTES = 1 << 20
 
 
-class SmallDisk(OsFiles):
+class SmallDisk(UnsyncedFiles):
     """A disk with exactly `free_bytes` left. An operation without space fails with `code`."""
 
     def __init__(self, code: int = errno.ENOSPC) -> None:

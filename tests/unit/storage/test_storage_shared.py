@@ -9,14 +9,14 @@ import time
 import pytest
 from support.descriptors import open_descriptors
 from support.disks import DiskInService
-from support.files import PlannedFiles, broken
+from support.files import UNSYNCED_FILES, PlannedFiles, broken
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.errors import NotFound, ReadFailed, ReadOnly, VolumeClosed, WriteFailed
 from native_handlers.storage.shared.attach import attach_volume, share_volume
 from native_handlers.storage.shared.state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
-from native_handlers.storage.system.files import NotCached, OsFiles, replace_file
+from native_handlers.storage.system.files import NotCached, replace_file
 
 COOKIE = 0xC0FFEE
 VID = 7
@@ -38,7 +38,7 @@ def attach(owner):
     volumes = []
 
     def attach(files=None):
-        volumes.append(attach_volume(share_volume(owner), DiskInService(), time.time_ns, files or OsFiles()))
+        volumes.append(attach_volume(share_volume(owner), DiskInService(), time.time_ns, files or UNSYNCED_FILES))
         return volumes[-1]
 
     yield attach

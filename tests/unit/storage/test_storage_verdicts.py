@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from support.files import PlannedFiles, broken
+from support.files import UNSYNCED_FILES, PlannedFiles, broken
 from support.stores import open_at, place
 
 from native_handlers.format.idx import encode_entry
@@ -19,7 +19,6 @@ from native_handlers.format.vif import RemoteFile, VolumeInfo, encode_volume_inf
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model.report import FindingKind
-from native_handlers.storage.system.files import OsFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +28,7 @@ ROW_BYTES = 16
 
 
 def open_it(path: Path, files=None, **changes):
-    return open_at(path, offset_width_bytes=4, files=files or OsFiles(), **changes)
+    return open_at(path, offset_width_bytes=4, files=files or UNSYNCED_FILES, **changes)
 
 
 @pytest.fixture
