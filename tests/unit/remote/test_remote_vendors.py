@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pytest
 from support.certificate_authority import Authority
-from support.object_services import AzureDouble, GcsDouble, make_key, serving
+from support.object_services import SHORT_KEY_WARNING, AzureDouble, GcsDouble, make_key, serving
 from support.ports import free_port
 from support.waiting import wait_until
 
@@ -27,7 +27,7 @@ from native_handlers.remote.endpoints import EndpointRefused
 from native_handlers.remote.kinds import open_remote
 from native_handlers.remote.model import RemoteReadFailed, RemoteStorageUnusable
 
-pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Please install grpcio-status:ImportWarning", SHORT_KEY_WARNING)
 """Google's client says what it would like to have besides."""
 
 AZURITE = shutil.which("azurite-blob")
