@@ -386,9 +386,9 @@ def test_an_index_of_many_rows_in_any_order_is_a_dict(first_key, width):
     wide = [random.getrandbits(64) for _ in range(count)]
     pool = wide if first_key is None else range(first_key, first_key + count)
     model, rows = {}, []
-    for offset in range(1, 50_000):
-        key = random.choice(pool)
-        size = -1 if key in model and random.random() < 0.2 else random.randrange(1, 99)
+    keys, sizes = random.choices(pool, k=49_999), random.choices(range(1, 99), k=49_999)
+    for offset, (key, drawn) in enumerate(zip(keys, sizes, strict=True), 1):
+        size = -1 if drawn < 20 and key in model else drawn
         rows.append(encode_entry(key, offset, size, width))
         model[key] = (offset, size) if size > 0 else (model[key][0], -abs(model[key][1]))
     index = build_index(b"".join(rows), width, 3).index
