@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
     from native_handlers.http_model.message import FastAnswer
     from supervisor.gateway.http import HttpGateway
+    from supervisor.net.http_connection import Client
+
+_READS = (b"GET ", b"HEAD ")
 
 
 class FastPath:
@@ -33,14 +36,14 @@ class FastPath:
         writes = [FastPathWrites(listener, context, gateway, self._batches) for listener in Listener]
         self._writes = {one.listener: one for one in writes if one.has_routes}
 
-    def answer(self, listener: Listener, data: bytes) -> FastAnswer:
+    def answer(self, client: Client, data: bytes) -> FastAnswer:
         """See `FastPathReads.answer` and `FastPathWrites.answer`."""
         if not self._has_store:
             return None
-        if data.startswith(b"GET "):
-            return self._reads[listener].answer(data)
-        writes = self._writes.get(listener)
-        return None if writes is None else writes.answer(data)
+        if data.startswith(_READS):
+            return self._reads[client.listener].answer(client, data)
+        writes = self._writes.get(client.listener)
+        return None if writes is None else writes.answer(client, data)
 
     def close(self) -> None:
         """Ends the threads that write."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from supervisor.fast_path.write_batch import DiskBatches, TurnBatch
     from supervisor.fast_path.write_request import Change
     from supervisor.gateway.http import HttpGateway
+    from supervisor.net.http_connection import Client
 
 _STEPS = 8
 """Steps of a job on the event loop: each decompresses at most 64 KiB, or compresses or sums up the whole."""
@@ -70,7 +71,7 @@ class FastPathWrites:
         """Whether a route of the listener writes: the public one has none."""
         return any(route.access.kind is AccessKind.VOLUME_WRITE for route in self._routes.values())
 
-    def answer(self, data: bytes) -> PendingAnswer | None:
+    def answer(self, client: Client, data: bytes) -> PendingAnswer | None:  # noqa: ARG002
         """The answer to come, if `data` is exactly one small write or delete that can be made at once; else None.
 
         Never waits. No act of a client or a disk makes it raise.
@@ -81,7 +82,8 @@ class FastPathWrites:
         if change is None or store is None:
             return None
         route = self._routes[change.method]
-        if route.common_headers is CommonHeaders.NONE or not self._policy.is_free_change(route):
+        is_change = route.access.kind is AccessKind.VOLUME_WRITE and route.common_headers is not CommonHeaders.NONE
+        if not is_change or not self._policy.is_free(route):
             return None
         volume = store.find_volume(change.volume_id)
         if volume is None or change.volume_id in store.settling.volume_ids or not self._batches.is_free(volume):

@@ -44,7 +44,7 @@ class RoutePolicy:
         self._throttle = throttle
         self._made_for: tuple[Table, object] = (table.table, guard.rules)
         self._open: dict[str, bool] = {}
-        self._free: dict[tuple[str, AccessKind], bool] = {}
+        self._free: dict[str, bool] = {}
         self._decisions: dict[str, Decision] = {}
 
     def forwarded(self, route: Route, client_host: str) -> Decision | None:
@@ -72,15 +72,16 @@ class RoutePolicy:
             known = self._open[route.name] = not self._guard.checks(route)
         return known
 
-    def is_free_read(self, route: Route) -> bool:
-        """Whether the route reads volumes, and each of its requests is answered natively and at once: the guard refuses
-        none, none waits for room, and none leaves a line in the access log.
+    def is_free(self, route: Route) -> bool:
+        """Whether the route reads volumes or writes to them, and each of its requests is served natively and at once:
+        the guard refuses none, none waits for room, and none leaves a line in the access log.
         """
-        return self._is_free(route, AccessKind.VOLUME_READ)
-
-    def is_free_change(self, route: Route) -> bool:
-        """As `is_free_read`, for a route that writes to volumes and whose uploads wait for no room."""
-        return self._is_free(route, AccessKind.VOLUME_WRITE)
+        if self._table.table is not self._made_for[0] or self._guard.rules is not self._made_for[1]:
+            self._follow()
+        known = self._free.get(route.name)
+        if known is None:
+            known = self._free[route.name] = self._find_out_if_free(route)
+        return known and not access_log.isEnabledFor(logging.DEBUG)
 
     @contextmanager
     def counting_upload(self, length_bytes: int) -> Iterator[None]:
@@ -100,20 +101,12 @@ class RoutePolicy:
         if table is not self._made_for[0] or rules is not self._made_for[1]:
             self._made_for, self._open, self._free, self._decisions = (table, rules), {}, {}, {}
 
-    def _is_free(self, route: Route, kind: AccessKind) -> bool:
-        self._follow()
-        key = route.name, kind
-        known = self._free.get(key)
-        if known is None:
-            known = self._free[key] = self._find_out_if_free(route, kind)
-        return known and not access_log.isEnabledFor(logging.DEBUG)
-
-    def _find_out_if_free(self, route: Route, kind: AccessKind) -> bool:
-        decision = self.decision(route)
+    def _find_out_if_free(self, route: Route) -> bool:
+        decision, kind = self.decision(route), route.access.kind
         if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
             return False
         if self._throttle is not None:
             inflight = self._throttle.downloads if kind is AccessKind.VOLUME_READ else self._throttle.uploads
             if inflight.is_bounded:
                 return False
-        return route.access.kind is kind
+        return kind in {AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE}

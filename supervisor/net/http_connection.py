@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http_model.headers import Headers
-from native_handlers.http_model.message import BodyError, Listener, Request, Response, new_request_id
+from native_handlers.http_model.message import BodyError, Request, Response, new_request_id
 from native_handlers.runtime.content_threads import CLIENT
 from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow, Interrupted
 from supervisor.net.http_body import HttpChannel, ServerBody
@@ -29,7 +29,7 @@ from supervisor.wire.http1_events import RequestHead, Signal, reason_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from native_handlers.http_model.message import FastAnswer
+    from native_handlers.http_model.message import FastAnswer, Listener
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.polled_exchange import Continuation, Forwarding
     from supervisor.net.seats import Seat
@@ -74,7 +74,7 @@ class HttpConnection:
         client: Client,
         handle: Callable[[Request], Awaitable[Response]],
         limits: HttpLimits,
-        fast_path: Callable[[Listener, bytes], FastAnswer] | None = None,
+        fast_path: Callable[[Client, bytes], FastAnswer] | None = None,
         seat: Seat | None = None,
         begin_exchange: Callable[[Client, bytes], Forwarding | None] | None = None,
     ) -> None:
@@ -196,10 +196,10 @@ class HttpConnection:
         timeouts.begin_exchange()
         return event if isinstance(event, RequestHead) else None
 
-    async def _serve_fast_path(self, fast_path: Callable[[Listener, bytes], FastAnswer]) -> None:
+    async def _serve_fast_path(self, fast_path: Callable[[Client, bytes], FastAnswer]) -> None:
         """Answers requests as long as `fast_path` has the answer. The first other bytes are given to the codec."""
         begin = None if self._begin_exchange is None else partial(self._begin_exchange, self._client)
-        arrival = await self._transport.receive_unanswered(partial(fast_path, self._client.listener), begin)
+        arrival = await self._transport.receive_unanswered(partial(fast_path, self._client), begin)
         assert arrival.data is not None, "only what is left unanswered wakes this task"
         self._begun = arrival.begun
         self._is_idle = not arrival.data

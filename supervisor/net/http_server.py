@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from native_handlers.http_model.message import FastAnswer, Listener, Request, Response
+    from native_handlers.http_model.message import FastAnswer, Request, Response
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.idle_poller import Arrival
     from supervisor.net.polled_exchange import Forwarding
 
     Handle = Callable[[Request], Awaitable[Response]]
-    TryAnswer = Callable[[Listener, bytes], FastAnswer]
+    TryAnswer = Callable[[Client, bytes], FastAnswer]
     TryForward = Callable[[Client, bytes], Forwarding | None]
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class _Server:
         client = Client(host, port, listener.kind, listener.tls is not None)
         if listener.tls is None and not self._spare.is_short:
             fast_path = self._regular.fast_path
-            answer = leave_unanswered if fast_path is None else partial(fast_path, listener.kind)
+            answer = leave_unanswered if fast_path is None else partial(fast_path, client)
             forward = self._regular.forward
             begin = None if forward is None else partial(forward, client)
             newcomer = Newcomer(self.newcomers, self._idle_poller, sock, client, answer, begin)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from support.security import security
 
+from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
@@ -21,6 +22,7 @@ from supervisor.fast_path.reads import FastPathReads
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.net.http_connection import Client
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
@@ -29,6 +31,12 @@ from supervisor.routing.table import table_forwarding_all, table_native
 
 GET = b"GET /3,01637037d6 HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE_GET = GET.replace(b",01", b",05")
+
+
+def with_field(line, get=GET):
+    return get.replace(b"Host: x", b"Host: x\r\n" + line)
+
+
 NATIVE = table_native(NATIVE_HTTP)
 SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1)
 
@@ -50,7 +58,22 @@ def fast_path_reads(store, *, table=NATIVE, listener=Listener.ADMIN, guard=None,
     context = HttpContext(settings=SETTINGS, node=None, store=store, payload_buffers=buffers)
     live, guard = LiveTable(table), guard or Guard(security())
     gateway = HttpGateway(live, NATIVE_HTTP, context, None, guard, throttle)
-    return FastPathReads(listener, context, gateway), gateway.counts
+    return Reads(listener, context, gateway), gateway.counts
+
+
+class Reads:
+    """The fast path of reads, asked by one client."""
+
+    def __init__(self, listener, context, gateway):
+        self._reads = FastPathReads(listener, context, gateway)
+        self._client = Client("10.0.0.1", 1, listener)
+
+    def answer(self, data):
+        return self._reads.answer(self._client, data)
+
+    @property
+    def known_heads(self):
+        return self._reads.known_heads
 
 
 @pytest.mark.parametrize(("listener", "route"), [(Listener.ADMIN, "http.read"), (Listener.PUBLIC, "http.public.read")])
@@ -68,9 +91,16 @@ def test_a_plain_get_is_answered_and_counted(store, listener, route):
         pytest.param(b"", id="end-of-stream"),
         pytest.param(GET[:-1], id="incomplete"),
         pytest.param(GET + GET, id="pipelined"),
-        pytest.param(GET.replace(b"GET", b"HEAD"), id="head"),
         pytest.param(GET.replace(b" HTTP", b"?dl=true HTTP"), id="query"),
-        pytest.param(GET.replace(b"Host: x", b"Host: x\r\nRange: bytes=0-1"), id="range"),
+        pytest.param(with_field(b"Range: bytes=0-1,3-4"), id="two-ranges"),
+        pytest.param(with_field(b"Range: bytes=0-1,"), id="a-range-and-nothing"),
+        pytest.param(with_field(b"Range: bytes=6-"), id="a-range-beyond-the-end"),
+        pytest.param(with_field(b"Range: bytes=5-"), id="a-range-at-the-end"),
+        pytest.param(with_field(b"Range: lines=0-1"), id="another-unit"),
+        pytest.param(with_field(b"Range: bytes=0-1\r\nRange: bytes=0-1"), id="range-twice"),
+        pytest.param(with_field(b"If-Range: x"), id="if-range"),
+        pytest.param(with_field(b"Origin: http://z"), id="origin"),
+        pytest.param(with_field(b"Pragma:\r\n" * 255 + b"Pragma:"), id="too-many-fields"),
         pytest.param(GET.replace(b"Host: x", b"Host: x\r\nConnection: close"), id="close"),
         pytest.param(GET.replace(b"Host: x", b"Host: x\r\nAccept: " + b"x" * 3000), id="long-fields"),
         pytest.param(GET.replace(b"Host: x", b"Accept: x"), id="no-host"),
@@ -122,6 +152,35 @@ class TestLarge:
         assert buffers.lent_bytes >= size
         answer.release()
         assert buffers.lent_bytes == 0
+
+    @pytest.mark.parametrize("size", [132_000, (1 << 20) - 1000])
+    def test_a_range_lies_in_a_buffer_too(self, store, size):
+        data = os.urandom(size)
+        write(store, needle_id=5, data=data)
+        buffers = BufferPool()
+        reads, _ = fast_path_reads(store, buffers=buffers)
+        answer = reads.answer(with_field(b"Range: bytes=131000-131999", LARGE_GET))
+        assert b"\r\nContent-Range: bytes 131000-131999/%d\r\n" % size in answer.head
+        assert answer.body == data[131_000:132_000]
+        answer.release()
+        assert buffers.lent_bytes == 0
+
+    @pytest.mark.parametrize("get", [LARGE_GET.replace(b"GET", b"HEAD"), with_field(b'If-None-Match: "%b"', LARGE_GET)])
+    def test_an_answer_without_a_body_keeps_no_memory(self, store, get):
+        data = os.urandom(200_000)
+        write(store, needle_id=5, data=data)
+        buffers = BufferPool()
+        reads, _ = fast_path_reads(store, buffers=buffers)
+        answer = reads.answer(get.replace(b"%b", b"%08x" % crc32c(data)))
+        assert answer.startswith((b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 304 Not Modified\r\n"))
+        assert answer.endswith(b"\r\n\r\n")
+        assert buffers.lent_bytes == 0
+
+    @pytest.mark.parametrize("get", [LARGE_GET.replace(b"GET", b"HEAD"), with_field(b"Range: bytes=1-2", LARGE_GET)])
+    def test_a_part_of_a_larger_one_is_left_to_the_way_that_reads_no_more(self, store, get):
+        write(store, needle_id=5, data=bytes(1 << 20))
+        reads, _ = fast_path_reads(store)
+        assert reads.answer(get) is None
 
     def test_two_answers_do_not_share_memory(self, store):
         for needle_id in (5, 6):
@@ -194,7 +253,7 @@ def test_a_route_that_is_not_counted_is_not(store, monkeypatch):
         monkeypatch.setattr(fast_reads, "match_object", lambda *_, row=row: row)
         context = HttpContext(settings=SETTINGS, node=None, store=store, payload_buffers=BufferPool())
         gateway = HttpGateway(LiveTable(NATIVE), NATIVE_HTTP, context, None, Guard(security()))
-        assert FastPathReads(Listener.ADMIN, context, gateway).answer(GET)
+        assert Reads(Listener.ADMIN, context, gateway).answer(GET)
         assert bool(context.metrics.snapshot().request_total) == is_counted
 
 
@@ -213,5 +272,13 @@ def test_a_log_of_every_access_closes_it(store, caplog):
 def test_any_number_of_different_heads_is_known_in_bounded_memory(store):
     reads, _ = fast_path_reads(store)
     for number in range(600):
-        assert reads.answer(GET.replace(b"Host: x", b"Host: x\r\nTraceparent: %d" % number))
-    assert reads.known_heads <= 256
+        assert reads.answer(GET.replace(b"Host: x", b"Host: x\r\nAccept: %d" % number))
+    assert 0 < reads.known_heads <= 256
+
+
+def test_heads_that_differ_each_time_are_not_remembered(store):
+    reads, _ = fast_path_reads(store)
+    for number in range(600):
+        for field in (b"Traceparent: %d", b"If-None-Match: %d", b"Range: bytes=0-%d"):
+            assert reads.answer(with_field(field % number))
+    assert reads.known_heads == 0

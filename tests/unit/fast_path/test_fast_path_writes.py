@@ -9,6 +9,7 @@ import errno
 import logging
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import trio
@@ -26,6 +27,7 @@ from supervisor.fast_path.write_batch import DiskBatches
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.net.http_connection import Client
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
@@ -34,6 +36,7 @@ from supervisor.routing.table import table_forwarding_all, table_native
 PUT = b"PUT /1,%02x637037d6 HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 5\r\n\r\nhello"
 DELETE = b"DELETE /1,%02x637037d6 HTTP/1.1\r\nHost: x\r\n\r\n"
 GET = b"GET /1,%02x637037d6 HTTP/1.1\r\nHost: x\r\n\r\n"
+CLIENT = Client("10.0.0.1", 1, Listener.ADMIN)
 NATIVE = table_native(NATIVE_HTTP)
 SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1 << 20)
 
@@ -86,14 +89,14 @@ def fast_path(store):
 
 def answers(fast_path, *raws):
     """The answers to requests of one turn; None for those that are left to the ordinary way."""
-    pending = [fast_path.answer(Listener.ADMIN, raw) for raw in raws]
+    pending = [fast_path.answer(CLIENT, raw) for raw in raws]
     for one in pending:
         assert one is None or one.try_finish()
     return [None if one is None else one.outcome() for one in pending]
 
 
-def is_taken(fast_path, raw, listener=Listener.ADMIN):
-    return fast_path.answer(listener, raw) is not None
+def is_taken(fast_path, raw, client=CLIENT):
+    return fast_path.answer(client, raw) is not None
 
 
 def test_the_changes_of_one_turn_are_one_write_of_each_file(store, fast_path, files):
@@ -144,7 +147,7 @@ def test_the_rest_is_left_to_the_ordinary_way(fast_path, files, raw):
 
 
 def test_the_public_listener_takes_no_writes(fast_path):
-    assert not is_taken(fast_path, PUT % 1, Listener.PUBLIC)
+    assert not is_taken(fast_path, PUT % 1, replace(CLIENT, listener=Listener.PUBLIC))
     assert is_taken(fast_path, PUT % 1)
 
 

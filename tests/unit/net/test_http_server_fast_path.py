@@ -32,12 +32,12 @@ HUGE_BYTES = 40 * SOCKET_BUFFER_BYTES
 HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUGE_BYTES + bytes(HUGE_BYTES)
 
 
-def fast_path(listener, data):
-    assert listener is Listener.ADMIN
+def fast_path(client, data):
+    assert (client.host, client.listener) == ("10.0.0.1", Listener.ADMIN)
     return ANSWER if data == KNOWN else None
 
 
-def huge(_listener, data):
+def huge(_client, data):
     return HUGE if data == KNOWN else None
 
 
@@ -106,9 +106,9 @@ async def test_draining_closes_an_idle_connection_at_once(serving_known, autojum
 
 
 async def test_draining_while_an_answer_goes_out_takes_no_other_request(serving_known, autojump_clock):
-    def drain(_listener, data):
+    def drain(_client, data):
         connection.drain()
-        return fast_path(_listener, data)
+        return fast_path(_client, data)
 
     async with serving_known(drain) as (client, connection):
         await client.send(KNOWN)
@@ -130,7 +130,7 @@ class Held:
         self.body = body
         self.lent = 0
 
-    def __call__(self, _listener, data):
+    def __call__(self, _client, data):
         if data != KNOWN:
             return None
         self.lent += 1
@@ -332,7 +332,7 @@ async def test_a_client_that_does_not_take_its_answer_still_gets_what_was_sent(a
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
     body = bytes(64 * HUGE_BYTES)
 
-    def more(_listener, data):
+    def more(_client, data):
         return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body if kind == "known" else None
 
     async def pieces():

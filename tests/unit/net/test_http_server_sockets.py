@@ -233,7 +233,7 @@ async def test_one_of_whose_head_some_comes_in_the_moment_of_giving_up_is_closed
 async def test_many_who_begin_a_head_and_are_given_up_leave_no_connection_open():
     seats, clients = Seats("HTTP", lambda: 8), []
     async with (
-        serving_on(echo, seats=seats, fast_path=lambda _listener, _data: None) as (port, _),
+        serving_on(echo, seats=seats, fast_path=lambda _client, _data: None) as (port, _),
         AsyncExitStack() as held,
     ):
         for _ in range(200):
@@ -248,7 +248,7 @@ async def test_many_who_begin_a_head_and_are_given_up_leave_no_connection_open()
 async def test_a_connection_that_is_served_while_it_sleeps_is_not_idle():
     seats = Seats("HTTP", lambda: 4)
 
-    def fast_path(_listener, data):
+    def fast_path(_client, data):
         return b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1" if data == GET else None
 
     async with serving_on(echo, seats=seats, fast_path=fast_path) as (port, _), AsyncExitStack() as held:

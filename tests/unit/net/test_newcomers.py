@@ -43,7 +43,7 @@ async def tasks():
 async def serving_on(*, seats=None, **changes):
     """A server on a free loopback port. Yields (port, accept scope)."""
     listener = open_listener("127.0.0.1", 0)
-    fast_path = lambda _listener, data: ANSWER if data == KNOWN else None  # noqa: E731
+    fast_path = lambda _client, data: ANSWER if data == KNOWN else None  # noqa: E731
     serve = partial(serve_http, limits=limits(**changes), seats=seats, fast_path=fast_path)
     async with trio.open_nursery() as nursery:
         scope = await nursery.start(serve, [listener], echo)

@@ -1,0 +1,389 @@
+"""Requests as clients send them, and others nearly like them: for the comparison of the fast path and the ordinary way.
+
+A `Sent` says whether it is a usual request: one that the fast path must answer itself where no setting is against it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import itertools
+import json
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.needle import Needle
+from native_handlers.format.ttl import Ttl
+from native_handlers.http_model.conditional import format_http_date
+
+NOW_S = 1_700_000_000
+READ_KEY, WRITE_KEY, OTHER_KEY = b"read" * 8, b"write" * 8, b"other" * 8
+PLAIN, EXPIRING, SEALED, REPLICATED = 3, 5, 6, 7
+COOKIE = 0x637037D6
+USUAL_ID, USUAL_DATA, USUAL_MODIFIED_S = 0x77, b"<html>" + b"hello " * 100, NOW_S - 1000
+ETAG = f'"{crc32c(USUAL_DATA):08x}"'.encode()
+_numbers = itertools.count(1 << 20)
+"""Ids of the needles of usual changes: each is changed once."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request. `token` says how it carries a token: "good" for one that allows it, "" for none."""
+
+    raw: bytes
+    is_usual: bool = False
+    token: str = ""
+    stored_id: int | None = None
+    """A needle that must be there before the request is sent."""
+
+    @property
+    def method(self):
+        return self.raw.partition(b" ")[0].decode()
+
+
+def usual_needle(needle_id=USUAL_ID):
+    needle = Needle(needle_id, COOKIE, USUAL_DATA)
+    needle.has_name, needle.name = True, b"a.bin"
+    needle.has_last_modified, needle.last_modified_s = True, USUAL_MODIFIED_S
+    return needle
+
+
+# ---- tokens
+
+
+def make_token(key, claims, algorithm="HS256"):
+    def part(value):
+        return urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).rstrip(b"=")
+
+    signed = part({"alg": algorithm, "typ": "JWT"}) + b"." + part(claims)
+    digest = {"HS512": hashlib.sha512, "HS384": hashlib.sha384}.get(algorithm, hashlib.sha256)
+    return signed + b"." + urlsafe_b64encode(hmac.digest(key, signed, digest)).rstrip(b"=")
+
+
+GOOD_TIMES = [{}, {"exp": NOW_S + 10}, {"exp": NOW_S + 1, "nbf": NOW_S}, {"exp": 0.5 + NOW_S + 1, "iat": 1}]
+BAD_TIMES = [{"exp": NOW_S}, {"exp": NOW_S - 1}, {"nbf": NOW_S + 1, "exp": NOW_S + 9}, {"exp": "soon"}, {"exp": -1}]
+
+
+CARRIERS = ["Bearer", "BEARER", "query", "cookie", "all"]
+
+
+def carry(token, where):
+    """A query and header lines that carry `token`."""
+    if where == "query":
+        return b"jwt=" + token, []
+    if where == "all":
+        return b"jwt=" + token, [b"Authorization: Bearer other", b"Cookie: AT=third"]
+    if where == "cookie":
+        return b"", [b"Cookie: a=b; AT=%b; c" % token]
+    return b"", [b"Authorization: %b %b" % (where.encode(), token)]
+
+
+@st.composite
+def tokens(draw, fid, key):
+    """A query, header lines, and which kind of token they carry for `fid` under `key`."""
+    kind = draw(st.sampled_from(["good", "", "time", "fid", "key", "algorithm", "cut", "none"]))
+    if not kind:
+        return b"", [], ""
+    times = draw(st.sampled_from(BAD_TIMES if kind == "time" else GOOD_TIMES))
+    named = draw(st.sampled_from(["3,01637037d6", fid.upper(), fid + "_1", "", "0" + fid])) if kind == "fid" else fid
+    algorithm = draw(st.sampled_from(["HS256"] * 3 + ["HS512", "HS384"])) if kind != "algorithm" else "none"
+    token = make_token(OTHER_KEY if kind == "key" else key, {"fid": named, **times}, algorithm)
+    if kind == "cut":
+        token = token[:-1]
+    elif kind == "none":
+        token = b"none"
+    return *carry(token, draw(st.sampled_from(CARRIERS))), kind
+
+
+def good_token(fid, key, where, times):
+    return carry(make_token(key, {"fid": fid, **times}), where) if where else (b"", [])
+
+
+# ---- reads
+
+payloads = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([b"<html>", b"\x1f\x8b\x08", b"GIF89a", bytes(600), b"x" * 150_000, b"y" * 1_100_000]),
+)
+labels = st.one_of(st.none(), st.binary(max_size=20), st.sampled_from([b"a.txt", b"b.PNG", b'"\r\n', b"\xc3\xa9.html"]))
+mimes = st.one_of(st.none(), st.binary(max_size=20), st.sampled_from([b"text/plain", b"application/octet-stream"]))
+
+
+@st.composite
+def needles(draw):
+    """A needle as a writer may leave it."""
+    needle = Needle(draw(st.sampled_from([1, 0xAB, 2**64 - 1])), COOKIE, draw(payloads))
+    name, mime, modified_s = draw(labels), draw(mimes), draw(st.sampled_from([None, 0, 1, NOW_S, 2**40 - 1]))
+    needle.has_name, needle.name = name is not None, name or b""
+    needle.has_mime, needle.mime = mime is not None, mime or b""
+    needle.has_last_modified, needle.last_modified_s = modified_s is not None, modified_s or 0
+    needle.has_ttl, needle.ttl = draw(st.sampled_from([(False, None), (True, Ttl(1, 6))]))
+    needle.has_pairs, needle.pairs = draw(st.sampled_from([(False, b"")] * 4 + [(True, b'{"A": "b"}')]))
+    needle.is_compressed = draw(st.sampled_from([False, False, False, True]))
+    needle.is_chunk_manifest = draw(st.sampled_from([False, False, False, True]))
+    return needle
+
+
+ODD_TARGETS = ["{}.png", "{}?dl=true", "{}?", "{}?width=1", "{}?jwt=", "{}?jwt=a%62", "{}_1", "/{}", "{}0"]
+READ_FIELDS = b"""Accept: */*
+Accept: */*\x20
+Accept-Encoding: gzip
+Authorization:
+Authorization: Basic eA==
+Bad : x
+Bad Name: x
+Connection: close
+Connection: keep-alive
+Connection: Keep-Alive, x
+Content-Length: 0
+Content-Length: 3
+Cookie: a=b
+Expect: 100-continue
+Host: y
+If-Match: "1"
+If-Modified-Since: Tue, 14 Nov 2023 22:13:20 GMT
+If-Modified-Since:
+If-None-Match: "00000000"
+If-None-Match: *
+If-Range: "00000000"
+Origin: http://z
+Range:
+Range: bytes=0-1
+Range: bytes=0-1,3-4
+Range: bytes=0-0,
+Range: bytes=1-0
+Range: bytes=-0
+Range: bytes=-3
+Range: bytes=+1-2
+Range: bytes=7-
+Range: bytes=999999999-
+Range: chars=0-1
+Seaweed-Color: red
+Transfer-Encoding: chunked
+Upgrade: h2c
+User-Agent: Go-http-client/1.1
+X-Amz-Request-Id: 1
+ folded""".split(b"\n")
+read_fields = st.sampled_from([*READ_FIELDS, b"a\nb: c", b"a\rb: c"])
+USUAL_READ_FIELDS = [b"Accept-Encoding: gzip", b"User-Agent: x", b"connection: Keep-Alive", b"traceparent: 1"]
+USUAL_RANGES = [b"0-3", b"2-", b"-4", b"0-99999", b"605-605", b" 1 - 2"]
+CONDITIONS = [
+    [],
+    [b"If-None-Match: " + ETAG],
+    [b'If-None-Match: "0"'],
+    [b"if-none-match: W/" + ETAG],
+    [b"If-Modified-Since: " + format_http_date(USUAL_MODIFIED_S).encode()],
+    [b"If-Modified-Since: " + format_http_date(USUAL_MODIFIED_S - 1).encode()],
+    [b"If-Modified-Since: yesterday", b"If-None-Match: " + ETAG],
+    [b"If-Modified-Since: " + format_http_date(NOW_S).encode(), b'If-None-Match: "0"'],
+]
+
+
+def head(method, target, fields, version=b"1.1"):
+    return b"%b %b HTTP/%b\r\n%b\r\n\r\n" % (method, target.encode(), version, b"\r\n".join(fields))
+
+
+def usual_read(method=b"GET", wanted=b"", conditions=(), where="", times=None, more=()):
+    """GET or HEAD of the usual needle: whole or a range, with conditions, a token, and `more` fields."""
+    fid = f"{PLAIN},{USUAL_ID:02x}{COOKIE:08x}"
+    query, fields = good_token(fid, READ_KEY, where, times or {})
+    fields = [*more, b"Host: x", *fields, *conditions]
+    if wanted:
+        fields.append(b"Range: bytes=" + wanted)
+    target = f"/{fid}?{query.decode()}" if query else f"/{fid}"
+    return Sent(head(method, target, fields), is_usual=True, token=where)
+
+
+usual_reads = st.builds(
+    usual_read,
+    st.sampled_from([b"GET", b"GET", b"HEAD"]),
+    st.sampled_from([b"", b"", *USUAL_RANGES]),
+    st.sampled_from(CONDITIONS),
+    st.sampled_from(["", "", *CARRIERS]),
+    st.sampled_from(GOOD_TIMES),
+    st.lists(st.sampled_from(USUAL_READ_FIELDS), max_size=2),
+)
+
+
+@st.composite
+def other_reads(draw):
+    """Reads that the fast path may decline."""
+    volume_id = draw(st.sampled_from([PLAIN, PLAIN, PLAIN, EXPIRING, 9]))
+    cookie = draw(st.sampled_from(["637037d6"] * 4 + ["637037D6", "00000000"]))
+    fid = f"{volume_id},{draw(st.sampled_from(['01', 'ab', 'AB', '00ab', '77', 'f' * 16]))}{cookie}"
+    query, carried, kind = draw(tokens(fid, READ_KEY))
+    target = "/" + draw(st.sampled_from(["{}"] * 12 + ODD_TARGETS)).format(fid)
+    if query:
+        target += f"?{query.decode()}"
+    method = draw(st.sampled_from([b"GET"] * 6 + [b"HEAD"] * 2 + [b"get"]))
+    block = [b"Host: x"] * draw(st.sampled_from([1] * 8 + [0, 2])) + carried + draw(st.lists(read_fields, max_size=2))
+    version = draw(st.sampled_from([b"1.1"] * 8 + [b"1.0"]))
+    rest = draw(st.sampled_from([b""] * 8 + [b"xyz", b"\r\n", b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"]))
+    return Sent(head(method, target, block, version) + rest, token=kind)
+
+
+# ---- changes
+
+PAYLOADS = [b"", b"x", b"hello", b"<html>" * 20, bytes(600), b"text " * 500, bytes(range(256)) * 15, b"x" * 4001]
+TYPES = [
+    "text/plain",
+    "image/png",
+    "image/jpeg",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+    "text/html; charset=utf-8",
+    "multipart/form-data",
+    "/bad",
+]
+QUERIES = b"""ts=1600000000
+ttl=3m
+ttl=0
+ttl=bad
+type=replicate
+type=replicate&ts=7&ttl=5d
+cm=true
+fsync=true
+pretty=y
+ts=%zz
+collection=c""".split(b"\n")
+CHANGE_FIELDS = b"""Accept: */*
+Authorization: Basic eA==
+Connection: close
+Connection: keep-alive
+Content-Encoding: gzip
+Content-Encoding: br
+Content-Length: 3
+Content-MD5: XUFAKrxLKna5cZ2REBfFkg==
+Cookie: a=b
+Expect: 100-continue
+Host: y
+If-None-Match: *
+Origin: http://z
+Range: bytes=0-1
+Seaweed-Color: red
+Seaweed-Color: blue
+seaweed-\xc3\xa9: 1
+Seaweed-Name: \xc3\xa9 "
+Transfer-Encoding: chunked
+Content-Disposition: inline; filename="n.txt"
+User-Agent: Go-http-client/1.1
+X-Amz-Request-Id: 1
+X-Volume-Holder: required
+ folded""".split(b"\n")
+PART_FIELDS = b"""Content-Type: text/plain
+Content-Type: image/png
+Content-Encoding: gzip
+Content-MD5: XUFAKrxLKna5cZ2REBfFkg==
+Content-Transfer-Encoding: quoted-printable
+Idempotency-Key: http://x/3,01
+Bad Name: x
+ folded""".split(b"\n")
+NAMES = [b"", b"a.txt", b"b.JPG", b"dir/c.bin", b"\xc3\xa9.html", b'q\\"', b"n" * 300]
+
+
+UPLOAD_OPTIONS = [[], [b"ttl=3m"], [b"ts=7"], [b"ttl=3m", b"ts=7"]]
+BODIES = [b"hello", b"text " * 300, bytes(range(256))]
+
+
+def usual_upload(method=b"PUT", body=b"hello", options=(), where="", times=None, is_gzipped=False, is_form=False):
+    """PUT or POST of a new needle, raw or in a form of one part."""
+    number = next(_numbers)
+    fid = f"{PLAIN},{number:x}{COOKIE:08x}"
+    query, fields = good_token(fid, WRITE_KEY, where, times or {})
+    encoding = [b"Content-Encoding: gzip"] if is_gzipped else []
+    body = gzip.compress(body, mtime=0) if is_gzipped else body
+    content_type = b"Content-Type: text/plain"
+    if is_form and method == b"POST":
+        part = [b'Content-Disposition: form-data; name="file"; filename="a.txt"', content_type, *encoding]
+        body = b"--b0\r\n%b\r\n\r\n%b\r\n--b0--\r\n" % (b"\r\n".join(part), body)
+        encoding, content_type = [], b"Content-Type: multipart/form-data; boundary=b0"
+    query = b"&".join([*options, query] if query else options).decode()
+    target = f"/{fid}?{query}" if query else f"/{fid}"
+    fields = [b"Host: x", b"Content-Length: %d" % len(body), content_type, *encoding, b"Seaweed-Color: red", *fields]
+    return Sent(head(method, target, fields) + body, is_usual=True, token=where)
+
+
+def usual_deletion(where="", times=None):
+    """DELETE of a needle that is there."""
+    number = next(_numbers)
+    fid = f"{PLAIN},{number:x}{COOKIE:08x}"
+    query, fields = good_token(fid, WRITE_KEY, where, times or {})
+    target = f"/{fid}?{query.decode()}" if query else f"/{fid}"
+    return Sent(head(b"DELETE", target, [b"Host: x", *fields]), is_usual=True, token=where, stored_id=number)
+
+
+carriers, times = st.sampled_from(["", "", *CARRIERS]), st.sampled_from(GOOD_TIMES)
+usual_uploads = st.builds(
+    usual_upload,
+    st.sampled_from([b"PUT", b"POST"]),
+    st.sampled_from(BODIES),
+    st.sampled_from(UPLOAD_OPTIONS),
+    carriers,
+    times,
+    st.booleans(),
+    st.booleans(),
+)
+usual_deletions = st.builds(usual_deletion, carriers, times)
+
+
+def form(draw, payload):
+    boundary = draw(st.sampled_from([b"b0", b"----WebKitFormBoundary7", b"b0"]))
+    name = draw(st.sampled_from(NAMES))
+    disposition = draw(st.sampled_from([b'form-data; name="file"; filename="%s"'] * 4 + [b'form-data; name="%s"']))
+    fields = [b"Content-Disposition: " + disposition % name, *draw(st.lists(st.sampled_from(PART_FIELDS), max_size=2))]
+    end = draw(st.sampled_from([b"--\r\n"] * 4 + [b"--", b"", b"--\r\nmore", b"x--\r\n"]))
+    second = draw(
+        st.sampled_from([b""] * 4 + [b'\r\n--%s\r\nContent-Disposition: form-data; name="ts"\r\n\r\n9' % boundary])
+    )
+    body = b"--%s\r\n%s\r\n\r\n%s%s\r\n--%s%s" % (boundary, b"\r\n".join(fields), payload, second, boundary, end)
+    return b"multipart/form-data; boundary=" + boundary, body
+
+
+@st.composite
+def other_changes(draw):
+    """Changes that the fast path may decline."""
+    method = draw(st.sampled_from([b"POST"] * 8 + [b"PUT"] * 5 + [b"DELETE"] * 5 + [b"GET", b"post"]))
+    volume_id = draw(st.sampled_from([PLAIN] * 12 + [EXPIRING, SEALED, REPLICATED, 9]))
+    cookie = draw(st.sampled_from(["637037d6"] * 12 + ["637037D6", "00000000"]))
+    fid = f"{volume_id},{draw(st.sampled_from(['31', '32', 'ac', 'AC', '00ac', 'e' * 16]))}{cookie}"
+    query, carried, kind = draw(tokens(fid, WRITE_KEY))
+    target = draw(st.sampled_from(["/{}"] * 20 + ["/{}.png", "/{}_1", "//{}"])).format(fid)
+    option = draw(st.sampled_from([b""] * 8 + QUERIES))
+    if joined := b"&".join(one for one in (option, query) if one):
+        target += "?" + joined.decode()
+    payload = draw(st.one_of(st.sampled_from(PAYLOADS), st.binary(max_size=40)))
+    block = [b"Host: x"] * draw(st.sampled_from([1] * 16 + [0, 2])) + carried
+    block += draw(st.one_of(st.just([]), st.lists(st.sampled_from(CHANGE_FIELDS), max_size=2)))
+    if method == b"DELETE":
+        payload = draw(st.sampled_from([b""] * 5 + [b"x"]))
+    elif draw(st.booleans()):
+        content_type, payload = form(draw, payload)
+        block.append(b"Content-Type: " + content_type)
+    elif name := draw(st.sampled_from(["", *TYPES])):
+        block.append(b"Content-Type: " + name.encode())
+    if draw(st.sampled_from([False] * 5 + [True])):
+        payload = gzip.compress(payload, mtime=0)
+    length = len(payload) + draw(st.sampled_from([0] * 20 + [-1]))
+    if payload or draw(st.booleans()):
+        block.insert(draw(st.integers(0, len(block))), b"Content-Length: %d" % max(length, 0))
+    version = draw(st.sampled_from([b"1.1"] * 9 + [b"1.0"]))
+    return Sent(head(method, target, block, version) + payload, token=kind)
+
+
+requests = st.one_of(usual_reads, usual_uploads, usual_deletions, other_reads(), other_changes())
+
+
+def usual_requests():
+    """Each usual kind of request with each way to carry a token: a finite list, without chance."""
+    wheres = ["", *CARRIERS]
+    reads = itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS)
+    carried = itertools.cycle(itertools.product(wheres, GOOD_TIMES))
+    sents = [usual_read(*read, *next(carried)) for read in reads]
+    uploads = itertools.product((b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True), (False, True))
+    for method, body, options, is_gzipped, is_form in uploads:
+        sents.append(usual_upload(method, body, options, *next(carried), is_gzipped, is_form))
+    return [*sents, *(usual_deletion(where, times) for where in wheres for times in GOOD_TIMES)]
