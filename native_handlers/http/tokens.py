@@ -10,7 +10,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from native_handlers.http_model.headers import Headers
+    from collections.abc import Sequence
+
     from native_handlers.http_model.message import Request
 
 _BEARER_CHARS = len("bearer ")
@@ -20,9 +21,14 @@ _COOKIE_VALUE = re.compile(r"[\x20-\x7e]*")
 
 def token_of(request: Request) -> str:
     """The token of `request`, "" when there is none: `?jwt=`, else Authorization, else the cookie AT."""
-    query = request.parsed.raw_query
+    query, headers = request.parsed.raw_query, request.headers
     token = request.parsed.query.get("jwt") if "jwt=" in query or "%" in query else ""
-    return token or _bearer_token(request.headers) or _cookie_token(request.headers)
+    return token or choose_token("", headers.get("Authorization") or "", headers.get_all("Cookie"))
+
+
+def choose_token(in_query: str, authorization: str, cookies: Sequence[str]) -> str:
+    """As `token_of`, of a request with these values of `?jwt=`, of Authorization and of its fields Cookie."""
+    return in_query or _bearer_token(authorization) or _cookie_token(cookies)
 
 
 def bearer(token: str) -> list[tuple[str, str]]:
@@ -30,14 +36,13 @@ def bearer(token: str) -> list[tuple[str, str]]:
     return [("Authorization", f"Bearer {token}")] if token else []
 
 
-def _bearer_token(headers: Headers) -> str:
-    value = headers.get("Authorization") or ""
+def _bearer_token(value: str) -> str:
     return value[_BEARER_CHARS:] if len(value) > _BEARER_CHARS and value[:6].lower() == "bearer" else ""
 
 
-def _cookie_token(headers: Headers) -> str:
+def _cookie_token(lines: Sequence[str]) -> str:
     """The value of the cookie AT. A malformed cookie alone is skipped. Source: Go's net/http/cookie.go readCookies."""
-    for line in headers.get_all("Cookie"):
+    for line in lines:
         for pair in line.split(";"):
             name, _, value = pair.strip(" \t").partition("=")
             if name.strip(" \t") == _COOKIE_NAME:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.http.holders import HOLDER_HEADER
+from native_handlers.http.tokens import choose_token
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -50,6 +51,15 @@ class HeadFields(NamedTuple):
     values: Mapping[str, str]
     stored: Sequence[tuple[str, str]]
     is_usual: bool
+
+    def token(self, in_query: str) -> str:
+        """The token of the request, "" where there is none. `in_query` is that of its query."""
+        cookie = self.values.get("cookie")
+        return choose_token(in_query, self.values.get("authorization", ""), () if cookie is None else (cookie,))
+
+
+TOKEN_FIELDS = frozenset({"authorization", "cookie"})
+"""The fields that may carry a token. Without a key they change nothing."""
 
 
 class _Name(NamedTuple):
@@ -146,7 +156,20 @@ class FieldParser:
         return name
 
 
+_TARGET = re.compile(rb"[A-Z]++ (/([^? ]++)[^ ]*+) ")
+
+
 def target_of(data: bytes) -> str:
-    """The request target in `data`, whose request line was matched before."""
-    start = data.index(b" ") + 1
-    return data[start : data.index(b" ", start)].decode()
+    """The target of the request in `data`, whose request line was matched before."""
+    return _parts_of(data)[0].decode()
+
+
+def file_id_of(data: bytes) -> str:
+    """The file id that the simple path of the request in `data` names."""
+    return _parts_of(data)[1].decode()
+
+
+def _parts_of(data: bytes) -> tuple[bytes, bytes]:
+    match = _TARGET.match(data)
+    assert match is not None, "the request line was matched before"
+    return match[1], match[2]

@@ -50,7 +50,7 @@ def try_answer(store: Store, read: Read, buffers: BufferPool, *, version: str, d
         version: as in `HttpSettings`.
         date: the value of the Date header.
     """
-    method, volume_id, needle_id, cookie, fields = read
+    method, volume_id, needle_id, cookie, fields, _ = read
     is_head = method == "HEAD"
     place = _Place(buffers, fields is PLAIN and not is_head)
     answer = None

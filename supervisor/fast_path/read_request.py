@@ -8,13 +8,16 @@ None, and the request goes the ordinary way.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.http_model.target import SIMPLE_PATH
-from supervisor.fast_path.head_fields import FieldParser
+from supervisor.fast_path.head_fields import TOKEN_FIELDS, FieldParser
 
-_LINE = re.compile(rb"(GET|HEAD) " + SIMPLE_PATH.encode() + rb" HTTP/1\.1\r\n")
-_FIELDS = frozenset({"host", "range", "if-none-match", "if-modified-since"})
+if TYPE_CHECKING:
+    from supervisor.fast_path.head_fields import HeadFields
+
+_LINE = re.compile(rb"(GET|HEAD) " + SIMPLE_PATH.encode() + rb"(?:\?jwt=([0-9A-Za-z_\-.]++))? HTTP/1\.1\r\n")
+_FIELDS = frozenset({"host", "range", "if-none-match", "if-modified-since"}) | TOKEN_FIELDS
 _MAX_BLOCK_BYTES = 2048
 _MAX_BLOCKS = 256
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
@@ -30,7 +33,7 @@ class ReadFields(NamedTuple):
 
 
 PLAIN = ReadFields()
-"""The whole needle, without conditions."""
+"""The whole needle, without conditions: always this object."""
 
 
 class Read(NamedTuple):
@@ -41,16 +44,17 @@ class Read(NamedTuple):
     needle_id: int
     cookie: int
     fields: ReadFields
+    token: str = ""
 
 
 class ReadMatcher:
     """Recognises reads. Its memory is bounded; all connections of a listener may share it."""
 
-    __slots__ = ("_blocks", "_fields")
+    __slots__ = ("_blocks", "_parser")
 
     def __init__(self) -> None:
         self._blocks: dict[bytes, ReadFields] = {}
-        self._fields = FieldParser()
+        self._parser = FieldParser()
 
     @property
     def known_heads(self) -> int:
@@ -63,23 +67,29 @@ class ReadMatcher:
         if match is None:
             return None
         block = data[match.end() :]
-        fields = self._blocks.get(block) or self._learn(block)
+        fields, token = self._blocks.get(block), ""
         if fields is None:
-            return None
-        method, volume_id, needle_id, cookie = match.groups()
+            head = self._parse(block)
+            if head is None:
+                return None
+            fields, token = self._fields_of(head, block), head.token("")
+        method, volume_id, needle_id, cookie, in_query = match.groups()
+        if in_query is not None:
+            token = in_query.decode()
         # `Read(...)` takes twice the time, because it goes through a function in Python.
-        return _new_tuple(Read, (_METHODS[method], int(volume_id), int(needle_id, 16), int(cookie, 16), fields))
+        numbers = int(volume_id), int(needle_id, 16), int(cookie, 16)
+        return _new_tuple(Read, (_METHODS[method], *numbers, fields, token))
 
-    def _learn(self, block: bytes) -> ReadFields | None:
+    def _parse(self, block: bytes) -> HeadFields | None:
         if len(block) > _MAX_BLOCK_BYTES or not block.endswith(b"\r\n\r\n"):
             return None
-        head = self._fields.parse(block[:-2], _FIELDS)
-        if head is None or head.stored:
-            return None
-        fields = PLAIN
-        if len(head.values) > 1:
-            get = head.values.get
-            fields = ReadFields(get("range"), get("if-none-match"), get("if-modified-since"))
+        head = self._parser.parse(block[:-2], _FIELDS)
+        return None if head is None or head.stored else head
+
+    def _fields_of(self, head: HeadFields, block: bytes) -> ReadFields:
+        fields = ReadFields(*map(head.values.get, ("range", "if-none-match", "if-modified-since")))
+        if fields == PLAIN:
+            fields = PLAIN
         if head.is_usual:
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()

@@ -1,8 +1,8 @@
 """The fast path of a read: a needle in memory is sent without making a `Request`.
 
-The request is recognised (`read_request`), and its answer is made (`read_answer`). First everything is checked that
-could change the answer: `RoutePolicy` says whether reads of the route are free. The ordinary way asks the same policy.
-A request that is not answered here goes through `HttpGateway`. Both ways give the same bytes.
+The request is recognised (`read_request`), everything is checked that could change the answer (`RoutePolicy`, which the
+ordinary way asks too), and the answer is made (`read_answer`). A request that is not answered here goes through
+`HttpGateway`. Both ways give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.message import HeldAnswer
+from supervisor.fast_path.head_fields import file_id_of
 from supervisor.fast_path.read_answer import try_answer
 from supervisor.fast_path.read_request import ReadMatcher
 from supervisor.net.http_send import http_date
@@ -58,10 +59,13 @@ class FastPathReads:
         """
         started_at_s = perf_counter()
         store = self._context.store
-        if store is None or not self._is_read or not self._policy.is_free(self._route):
+        terms = self._policy.fast_terms(self._route)
+        if store is None or terms is None or not self._is_read:
             return None
         read = self._matcher.parse(data)
         if read is None:
+            return None
+        if terms.is_guarded and not self._policy.admits(self._route, client.host, read.token, file_id_of(data)):
             return None
         answer = try_answer(store, read, self._buffers, version=self._version, date=http_date())
         if answer is None:

@@ -18,7 +18,7 @@ from native_handlers.http_model.errors import BadMediaType
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.query import NO_QUERY, Query, parse_query
 from native_handlers.http_model.target import SIMPLE_PATH
-from supervisor.fast_path.head_fields import FieldParser
+from supervisor.fast_path.head_fields import TOKEN_FIELDS, FieldParser
 
 if TYPE_CHECKING:
     from supervisor.fast_path.head_fields import HeadFields
@@ -39,7 +39,7 @@ _IGNORED_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
 _PART_HEAD = re.compile(rb"(?:[^\r\n]++\r\n)++\r\n")
 _DECLINED_OPTIONS = frozenset({"fsync", "pretty"})
 """Options whose effect the fast path does not have: a sync, and indented JSON."""
-_DELETE_FIELDS = frozenset({"host", "content-length"})
+_DELETE_FIELDS = frozenset({"host", "content-length"}) | TOKEN_FIELDS
 _UPLOAD_FIELDS = _DELETE_FIELDS | {"content-type", "content-encoding", HOLDER_HEADER.lower()}
 """The holder's field matters for an upload only where the volume is not here."""
 _DECLINED_PART_FIELDS = frozenset({"content-transfer-encoding"})
@@ -55,6 +55,12 @@ class Change(NamedTuple):
     form: Query
     file: SentFile | None
     headers: Headers
+    fields: HeadFields
+
+    @property
+    def token(self) -> str:
+        """The token of the request, "" where there is none."""
+        return self.fields.token(self.form.get("jwt"))
 
 
 class ChangeMatcher:
@@ -85,7 +91,7 @@ class ChangeMatcher:
                 return None
             if fields.stored:
                 headers = Headers(fields.stored)
-        return Change(method, int(raw_volume), int(raw_needle, 16), int(raw_cookie, 16), form, file, headers)
+        return Change(method, int(raw_volume), int(raw_needle, 16), int(raw_cookie, 16), form, file, headers, fields)
 
 
 _NO_HEADERS = Headers()

@@ -25,6 +25,7 @@ from native_handlers.http_model.go_json import encode_json, text_of_wire
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.message import REQUEST_ID_HEADER, PendingAnswer, new_request_id
 from native_handlers.storage.volume.write import SmallChange
+from supervisor.fast_path.head_fields import file_id_of
 from supervisor.fast_path.write_request import ChangeMatcher
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
@@ -71,7 +72,7 @@ class FastPathWrites:
         """Whether a route of the listener writes: the public one has none."""
         return any(route.access.kind is AccessKind.VOLUME_WRITE for route in self._routes.values())
 
-    def answer(self, client: Client, data: bytes) -> PendingAnswer | None:  # noqa: ARG002
+    def answer(self, client: Client, data: bytes) -> PendingAnswer | None:
         """The answer to come, if `data` is exactly one small write or delete that can be made at once; else None.
 
         Never waits. No act of a client or a disk makes it raise.
@@ -83,7 +84,10 @@ class FastPathWrites:
             return None
         route = self._routes[change.method]
         is_change = route.access.kind is AccessKind.VOLUME_WRITE and route.common_headers is not CommonHeaders.NONE
-        if not is_change or not self._policy.is_free(route):
+        terms = self._policy.fast_terms(route) if is_change else None
+        if terms is None:
+            return None
+        if terms.is_guarded and not self._policy.admits(route, client.host, change.token, file_id_of(data)):
             return None
         volume = store.find_volume(change.volume_id)
         if volume is None or change.volume_id in store.settling.volume_ids or not self._batches.is_free(volume):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadFileId
@@ -17,20 +18,27 @@ from native_handlers.http.reply import empty_reply, json_error
 from native_handlers.http.tokens import token_of
 from native_handlers.http_model.go_json import text_of_wire
 from supervisor.routing.registry import AccessKind, Gate, TokenKey
-from supervisor.wire.jwt import BadToken, check_token, token_file_id
+from supervisor.wire.jwt import BadToken, verified_token
 from supervisor.wire.whitelist import Whitelist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from native_handlers.http_model.message import Request, Response
     from native_handlers.http_model.target import RequestTarget
     from supervisor.config.config import SecurityConfig
     from supervisor.routing.registry import Route
+    from supervisor.wire.jwt import VerifiedToken
 
 log = logging.getLogger(__name__)
 
 UPLOADS = frozenset({"POST", "PUT"})
+
+MAX_KNOWN_TOKENS = 4096
+"""Verified tokens that are remembered for one key. The least recently used one is forgotten for a new one."""
+MAX_KNOWN_TOKEN_CHARS = 1024
+"""A longer token is verified each time."""
+_MAX_KNOWN_HOSTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +55,42 @@ class AuthKeys:
         return self.read_key if token is TokenKey.READ else self.write_key
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """The rules of one SecurityConfig.
+class TokenVerifier:
+    """Verifies tokens of one key. Remembers tokens that were verified, and none that was refused. Any thread may call
+    any method.
 
-    It is replaced whole, so no reader sees the keys of one and the list of another.
+    The time and the file id are checked at each use. So a token that is remembered is worth no more than it says.
     """
 
-    whitelist: Whitelist
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._remembered = lru_cache(maxsize=MAX_KNOWN_TOKENS)(self._verify)
+
+    @property
+    def known_tokens(self) -> int:
+        """How many tokens are remembered."""
+        return self._remembered.cache_info().currsize
+
+    def verified(self, token: str) -> VerifiedToken:
+        """The claims of `token`. Raises BadToken as `verified_token`."""
+        return self._remembered(token) if len(token) <= MAX_KNOWN_TOKEN_CHARS else self._verify(token)
+
+    def _verify(self, token: str) -> VerifiedToken:
+        return verified_token(token, self._key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """The rules of one SecurityConfig, and what is remembered of their use.
+
+    It is replaced whole, so no reader sees the keys of one and the list of another, and other keys begin without any
+    token remembered.
+    """
+
     keys: AuthKeys
     is_open_to_all: bool
+    allows: Callable[[str], bool]
+    verifiers: Mapping[TokenKey, TokenVerifier]
 
     @classmethod
     def of(cls, security: SecurityConfig) -> _Snapshot:
@@ -68,7 +102,10 @@ class _Snapshot:
             log.error("white list: %r is no network such as 10.0.0.0/8; it is left out", entry)
         if whitelist.skipped and whitelist.is_empty:
             log.error("white list: no entry is left, so every host may write")
-        return cls(whitelist, AuthKeys(security.write_key.key, security.read_key.key), whitelist.is_empty)
+        keys = AuthKeys(security.write_key.key, security.read_key.key)
+        allows = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(whitelist.allows)
+        verifiers = {token: TokenVerifier(keys.of(token)) for token in TokenKey if keys.of(token)}
+        return cls(keys, whitelist.is_empty, allows, verifiers)
 
 
 class Guard:
@@ -88,12 +125,12 @@ class Guard:
 
     def allows(self, host: str) -> bool:
         """Whether the white list lets the client with the TCP address `host` write."""
-        return self.rules.whitelist.allows(host)
+        return self.rules.allows(host)
 
     def names(self, host: str) -> bool:
         """Whether there is a white list and it contains the TCP address `host`."""
-        whitelist = self.rules.whitelist
-        return not whitelist.is_empty and whitelist.allows(host)
+        rules = self.rules
+        return not rules.is_open_to_all and rules.allows(host)
 
     def auth_keys(self) -> AuthKeys:
         """The signing keys in force."""
@@ -110,6 +147,19 @@ class Guard:
         """Whether the white list lets a client with the TCP address `host` use the route."""
         return not self._checks_host(route) or self.allows(host)
 
+    def admits_token(self, route: Route, token: str, file_id: str) -> bool:
+        """Whether `token` allows a request of the route for the file `file_id`, as `RequestTarget.token_file_id`. True
+        where the route needs no token.
+        """
+        verifier = self.rules.verifiers.get(route.token)
+        if verifier is None:
+            return True
+        try:
+            verifier.verified(token).check_use(file_id, self._now_s())
+        except BadToken:
+            return False
+        return True
+
     def refuse_host(self, route: Route, request: Request) -> Response | None:
         """401 without a body, for a write by a client that is not in the white list. None lets the request pass."""
         if self.admits(route, request.client_host):
@@ -124,12 +174,12 @@ class Guard:
         parses some ids before it checks the token. For such an id the refusal is upstream's 400, because a refused
         request reaches no handler.
         """
-        key = self.rules.keys.of(route.token)
-        if not key:
+        verifier = self.rules.verifiers.get(route.token)
+        if verifier is None:
             return None
         target = request.parsed
         try:
-            check_token(token_of(request), key, target.token_file_id, self._now_s())
+            verifier.verified(token_of(request)).check_use(target.token_file_id, self._now_s())
         except BadToken as error:
             reason = _what_is_wrong(route, request.method, target)
             if reason is not None:
@@ -151,19 +201,22 @@ class Guard:
 
     def readable(self, request: Request) -> str | None:
         """See `TokenScope`."""
-        return self._scope(request, self.rules.keys.read_key)
+        return self._scope(request, TokenKey.READ)
 
     def changeable(self, request: Request) -> str | None:
         """See `TokenScope`."""
-        return self._scope(request, self.rules.keys.write_key)
+        return self._scope(request, TokenKey.WRITE)
 
-    def _scope(self, request: Request, key: bytes) -> str | None:
-        if not key:
+    def _scope(self, request: Request, token: TokenKey) -> str | None:
+        verifier = self.rules.verifiers.get(token)
+        if verifier is None:
             return None
         try:
-            return token_file_id(token_of(request), key, self._now_s())
+            verified = verifier.verified(token_of(request))
+            verified.check_time(self._now_s())
         except BadToken:
             return ""
+        return verified.file_id
 
 
 def _wrong_jwt(request: Request, why: str) -> Response:

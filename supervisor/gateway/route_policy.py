@@ -1,15 +1,15 @@
 """Whether a route is open: whether anything is to be checked before its native handler runs.
 
 The ordinary way (`HttpGateway`) asks the guard unless the route is open. The fast paths take only requests of routes
-that are free, or that are only to be forwarded. All answers come from the same fields of the `Route`, so a changed row
-holds for all ways.
+that have terms, or that are only to be forwarded. All answers come from the same fields of the `Route`, so a changed
+row holds for all ways.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.routing.decision import Engine, decide
 from supervisor.routing.registry import AccessKind
@@ -28,6 +28,21 @@ access_log = logging.getLogger("supervisor.access")
 """One line for each answer, at debug level."""
 
 
+class FastTerms(NamedTuple):
+    """What the fast path checks of each request of a route.
+
+    Attributes:
+        is_guarded: whether the guard may refuse it; see `RoutePolicy.admits`.
+    """
+
+    is_guarded: bool = False
+
+
+FREE = FastTerms()
+"""Nothing: always this object."""
+_UNKNOWN = FastTerms()
+
+
 class RoutePolicy:
     """Knows what is true of each route under the table and the access rules in force.
 
@@ -44,7 +59,7 @@ class RoutePolicy:
         self._throttle = throttle
         self._made_for: tuple[Table, object] = (table.table, guard.rules)
         self._open: dict[str, bool] = {}
-        self._free: dict[str, bool] = {}
+        self._terms: dict[str, FastTerms | None] = {}
         self._decisions: dict[str, Decision] = {}
 
     def forwarded(self, route: Route, client_host: str) -> Decision | None:
@@ -72,16 +87,22 @@ class RoutePolicy:
             known = self._open[route.name] = not self._guard.checks(route)
         return known
 
-    def is_free(self, route: Route) -> bool:
-        """Whether the route reads volumes or writes to them, and each of its requests is served natively and at once:
-        the guard refuses none, none waits for room, and none leaves a line in the access log.
+    def fast_terms(self, route: Route) -> FastTerms | None:
+        """What the fast path checks before it answers a request of the route; None where it answers none.
+
+        It answers where the route reads volumes or writes to them, each request is served natively, none waits for
+        room, and none leaves a line in the access log.
         """
         if self._table.table is not self._made_for[0] or self._guard.rules is not self._made_for[1]:
             self._follow()
-        known = self._free.get(route.name)
-        if known is None:
-            known = self._free[route.name] = self._find_out_if_free(route)
-        return known and not access_log.isEnabledFor(logging.DEBUG)
+        terms = self._terms.get(route.name, _UNKNOWN)
+        if terms is _UNKNOWN:
+            terms = self._terms[route.name] = self._find_terms(route)
+        return None if access_log.isEnabledFor(logging.DEBUG) else terms
+
+    def admits(self, route: Route, client_host: str, token: str, file_id: str) -> bool:
+        """Whether the guard lets a request with `token` through, whose path is simple and names `file_id`."""
+        return self._guard.admits(route, client_host) and self._guard.admits_token(route, token, file_id)
 
     @contextmanager
     def counting_upload(self, length_bytes: int) -> Iterator[None]:
@@ -99,14 +120,16 @@ class RoutePolicy:
         """Forgets all answers when the table or the access rules were replaced."""
         table, rules = self._table.table, self._guard.rules
         if table is not self._made_for[0] or rules is not self._made_for[1]:
-            self._made_for, self._open, self._free, self._decisions = (table, rules), {}, {}, {}
+            self._made_for, self._open, self._terms, self._decisions = (table, rules), {}, {}, {}
 
-    def _find_out_if_free(self, route: Route) -> bool:
+    def _find_terms(self, route: Route) -> FastTerms | None:
         decision, kind = self.decision(route), route.access.kind
-        if decision.engine is not Engine.NATIVE or decision.is_absent or self._guard.checks(route):
-            return False
+        if decision.engine is not Engine.NATIVE or decision.is_absent:
+            return None
+        if kind not in {AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE}:
+            return None
         if self._throttle is not None:
             inflight = self._throttle.downloads if kind is AccessKind.VOLUME_READ else self._throttle.uploads
             if inflight.is_bounded:
-                return False
-        return kind in {AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE}
+                return None
+        return FastTerms(is_guarded=True) if self._guard.checks(route) else FREE

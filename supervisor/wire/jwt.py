@@ -37,26 +37,40 @@ class BadToken(Exception):
     """The token allows nothing. The text has the reason, and no client gets to see the text."""
 
 
-def check_token(token: str, key: bytes, file_id: str, now_s: float) -> None:
-    """Returns if `token` is signed with `key`, is valid at `now_s`, and is for `file_id`.
-
-    Args:
-        file_id: "3,01637037d6" as in the path, without a delta.
-        now_s: seconds since 1970.
-
-    Raises:
-        BadToken: the token fails one of these checks.
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """The claims that count, of a token whose signature was verified. Times are whole seconds since 1970, rounded down;
+    None where there is none. `file_id` is "" where the token names none.
     """
-    allowed = token_file_id(token, key, now_s)
-    if allowed != file_id:
-        raise BadToken(f"the token is for {allowed!r}, the request for {file_id!r}")
+
+    file_id: str = ""
+    expires_at_s: float | None = None
+    not_before_s: float | None = None
+
+    def check_time(self, now_s: float) -> None:
+        """Raises BadToken unless the token is valid at `now_s`."""
+        if self.expires_at_s is not None and now_s >= self.expires_at_s:
+            raise BadToken("the token has expired")
+        if self.not_before_s is not None and now_s < self.not_before_s:
+            raise BadToken("the token is not valid yet")
+
+    def check_use(self, file_id: str, now_s: float) -> None:
+        """Raises BadToken unless the token is valid at `now_s`, and is for `file_id`.
+
+        Args:
+            file_id: "3,01637037d6" as in the path, without a delta.
+            now_s: seconds since 1970.
+        """
+        self.check_time(now_s)
+        if self.file_id != file_id:
+            raise BadToken(f"the token is for {self.file_id!r}, the request for {file_id!r}")
 
 
-def token_file_id(token: str, key: bytes, now_s: float) -> str:
-    """The file id that a token is for; "" where the token names none.
+def verified_token(token: str, key: bytes) -> VerifiedToken:
+    """The claims of a token. The caller checks the time.
 
     Raises:
-        BadToken: the token is not signed with `key`, or is not valid at `now_s`.
+        BadToken: the token is malformed, or is not signed with `key`.
     """
     parts = token.split(".")
     if len(parts) != 3:
@@ -65,12 +79,7 @@ def token_file_id(token: str, key: bytes, now_s: float) -> str:
     signed = f"{parts[0]}.{parts[1]}".encode("latin-1", "replace")
     if not hmac.compare_digest(hmac.digest(key, signed, digest), _decoded(parts[2])):
         raise BadToken("the signature is of another key")
-    claims = _read_claims(_text_of(parts[1]))
-    if claims.expires_at_s is not None and now_s >= claims.expires_at_s:
-        raise BadToken("the token has expired")
-    if claims.not_before_s is not None and now_s < claims.not_before_s:
-        raise BadToken("the token is not valid yet")
-    return claims.file_id
+    return _read_claims(_text_of(parts[1]))
 
 
 @lru_cache(maxsize=64)
@@ -97,31 +106,22 @@ def _digest_of(header: str) -> str:
     return _DIGESTS[found]
 
 
-@dataclass(slots=True)
-class _Claims:
-    """The claims that count. Times are whole seconds since 1970, rounded down; None where there is none."""
-
-    file_id: str = ""
-    expires_at_s: float | None = None
-    not_before_s: float | None = None
-
-
-def _read_claims(text: str) -> _Claims:
+def _read_claims(text: str) -> VerifiedToken:
     """Reads claims as Go fills a struct: the case of names is ignored, the last of equal names counts."""
     usual = _USUAL_CLAIMS.fullmatch(text)
     if usual is not None:
-        return _Claims(usual[1], float(usual[2]) if usual[2] else None)
-    claims, reader = _Claims(), JsonReader(text)
+        return VerifiedToken(usual[1], float(usual[2]) if usual[2] else None)
+    file_id, expires_at_s, not_before_s, reader = "", None, None, JsonReader(text)
     with _no_json_is_bad():
         _open_object(reader)
         while (key := reader.next_key()) is not None:
             match field_of(key, _CLAIMS):
                 case "fid":
-                    claims.file_id = _string(reader, "fid", claims.file_id)
+                    file_id = _string(reader, "fid", file_id)
                 case "exp":
-                    claims.expires_at_s = _time(reader, "exp")
+                    expires_at_s = _time(reader, "exp")
                 case "nbf":
-                    claims.not_before_s = _time(reader, "nbf")
+                    not_before_s = _time(reader, "nbf")
                 case "iat":
                     _time(reader, "iat")
                 case "aud":
@@ -131,7 +131,7 @@ def _read_claims(text: str) -> _Claims:
                 case name:
                     _string(reader, name, "")
         reader.end()
-    return claims
+    return VerifiedToken(file_id, expires_at_s, not_before_s)
 
 
 @contextmanager

@@ -55,6 +55,8 @@ SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_siz
 CHANGING = re.compile(rb"(X-Amz-Request-Id|Date): [^\r]*|(?<=boundary=)[0-9a-f]{60}|(?<=--)[0-9a-f]{60}")
 CLIENT = Client("10.0.0.1", 1, Listener.ADMIN)
 READS = {"GET", "HEAD"}
+ALLOWING = [("10.0.0.0/8",), ("10.0.0.1", "::1")]
+"""White lists that allow the client."""
 MAX_BYTES = 1 << 20
 USUAL_ANSWERS = {
     *(("GET", status) for status in (200, 206, 304)),
@@ -78,14 +80,20 @@ class Rules:
 
     def must_answer(self, sent):
         """Whether the fast path must answer a usual request itself."""
-        return self == Rules() and not sent.token
+        is_read = sent.method in READS
+        if not sent.token and (self.has_read_key if is_read else self.has_write_key):
+            return False
+        if not is_read and self.white_list and self.white_list not in ALLOWING:
+            return False
+        return self.download_bytes is None and self.upload_bytes is None and not self.is_logged
 
 
+KEYS = Rules(has_read_key=True, has_write_key=True)
 rules = st.builds(
     Rules,
     st.booleans(),
     st.booleans(),
-    st.sampled_from([(), (), ("10.0.0.0/8",), ("10.0.0.1", "::1"), ("10.9.9.9",)]),
+    st.sampled_from([(), (), *ALLOWING, ("10.9.9.9",)]),
     st.sampled_from([None, None, 0, 5, MAX_BYTES + 1]),
     st.sampled_from([None, None, 0, 5, MAX_BYTES + 1]),
     st.booleans(),
@@ -251,7 +259,7 @@ def test_both_ways_do_the_same(nodes, rules, needle, volume_id, sents):
     compare(nodes, rules, sents)
 
 
-@pytest.mark.parametrize("rules", [Rules()], ids=repr)
+@pytest.mark.parametrize("rules", [Rules(), KEYS, Rules(white_list=ALLOWING[0])], ids=repr)
 def test_the_fast_path_answers_every_usual_request(nodes, rules):
     sents = [sent for sent in usual_requests() if rules.must_answer(sent)]
     before = nodes[0].taken.copy()

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from support.fast_path_requests import make_token
 from support.security import security
 
 from native_handlers.format.crc import crc32c
@@ -209,12 +210,24 @@ class TestLarge:
         assert reads.answer(GET)
 
 
-def test_a_read_key_closes_it_at_once(store):
+def test_other_keys_are_asked_at_once(store):
     guard = Guard(security())
-    reads, _ = fast_path_reads(store, guard=guard)
-    assert reads.answer(GET)
+    reads, counts = fast_path_reads(store, guard=guard)
+    carried = GET.replace(b" HTTP", b"?jwt=%b HTTP" % make_token(b"secret", {"fid": "3,01637037d6"}))
+    assert [reads.answer(get) is not None for get in (GET, carried)] == [True, True]
     guard.update(security(read=b"secret"))
-    assert reads.answer(GET) is None
+    assert [reads.answer(get) is not None for get in (GET, carried, carried)] == [False, True, True]
+    guard.update(security(read=b"another"))
+    assert [reads.answer(get) is not None for get in (GET, carried)] == [False, False]
+    assert counts == {("http.read", Engine.NATIVE): 4}
+
+
+def test_a_large_needle_is_read_with_a_token(store):
+    write(store, needle_id=5, data=bytes(2_000_000))
+    reads, _ = fast_path_reads(store, guard=Guard(security(read=b"secret")))
+    token = make_token(b"secret", {"fid": "3,05637037d6"})
+    reads.answer(with_field(b"Authorization: BEARER " + token, LARGE_GET)).release()
+    reads.answer(LARGE_GET.replace(b" HTTP", b"?jwt=%b HTTP" % token)).release()
 
 
 @pytest.mark.parametrize(

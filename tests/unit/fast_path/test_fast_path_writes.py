@@ -155,7 +155,7 @@ def test_the_public_listener_takes_no_writes(fast_path):
     "switch",
     [
         pytest.param({"guard": Guard(security(write=b"secret"))}, id="write-key"),
-        pytest.param({"guard": Guard(security(white_list=["10.0.0.1"]))}, id="white-list"),
+        pytest.param({"guard": Guard(security(white_list=["10.9.9.9"]))}, id="white-list"),
         pytest.param({"throttle": Throttle(FlightLimit(1 << 20), FlightLimit())}, id="bounded-uploads"),
         pytest.param({"table": table_forwarding_all()}, id="forwarded"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import warnings
+from base64 import urlsafe_b64encode
 
 import jwt
 import pytest
@@ -10,8 +12,10 @@ from support.security import security
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Listener, Request
-from supervisor.gateway.guard import Guard
+from supervisor.gateway.guard import MAX_KNOWN_TOKEN_CHARS, MAX_KNOWN_TOKENS, Guard, TokenVerifier
 from supervisor.routing.match import match_http
+from supervisor.routing.registry import TokenKey
+from supervisor.wire.jwt import BadToken, verified_token
 
 FID = "3,01637037d6"
 
@@ -140,6 +144,58 @@ def test_a_token_is_for_the_file_that_the_path_names(path, is_allowed):
     guard = Guard(security(read=b"secret"))
     req = request("GET", path, ("Authorization", f"Bearer {token(b'secret')}"))
     assert (token_status(guard, req) is None) is is_allowed
+
+
+class TestVerifiedTokensThatAreRemembered:
+    ROUTE = match_http(Listener.ADMIN, "GET", f"/{FID}")
+
+    def test_a_token_is_refused_as_soon_as_it_expires_and_before_it_begins(self):
+        times = []
+        guard, good = Guard(security(read=b"r"), now_s=lambda: times[-1]), token(b"r", nbf=100, exp=110)
+        for now_s, is_admitted in ((99.9, False), (100.0, True), (109.9, True), (110.0, False), (105.0, True)):
+            times.append(now_s)
+            assert guard.admits_token(self.ROUTE, good, FID) is is_admitted
+            assert (token_status(guard, request("GET", f"/{FID}?jwt={good}")) is None) is is_admitted
+        assert guard.rules.verifiers[TokenKey.READ].known_tokens == 1
+
+    def test_a_token_that_is_remembered_is_for_its_own_file_alone(self):
+        guard = Guard(security(read=b"r"))
+        assert guard.admits_token(self.ROUTE, token(b"r"), FID)
+        assert not guard.admits_token(self.ROUTE, token(b"r"), FID[:-1] + "7")
+        assert not guard.admits_token(self.ROUTE, token(b"r"), FID.upper())
+
+    def test_other_keys_know_no_token(self):
+        guard = Guard(security(read=b"r"))
+        assert guard.admits_token(self.ROUTE, token(b"r"), FID)
+        guard.update(security(read=b"s"))
+        assert not guard.admits_token(self.ROUTE, token(b"r"), FID)
+        guard.update(security(read=b"r"))
+        assert guard.rules.verifiers[TokenKey.READ].known_tokens == 0
+        assert guard.admits_token(self.ROUTE, token(b"r"), FID)
+
+    def test_no_refused_token_is_remembered(self):
+        verifier = TokenVerifier(b"r")
+        for bad in ("", "a.b.c", token(b"s"), token(b"r")[:-1], token(b"r", exp="soon")):
+            with pytest.raises(BadToken):
+                verifier.verified(bad)
+        assert verifier.known_tokens == 0
+
+    def test_the_memory_is_bounded(self):
+        verifier, long = TokenVerifier(b"r"), token(b"r", iss="x" * MAX_KNOWN_TOKEN_CHARS)
+        assert verifier.verified(long) == verified_token(long, b"r")
+        assert verifier.known_tokens == 0
+        for number in range(MAX_KNOWN_TOKENS + 10):
+            verifier.verified(signed(b'{"fid":"3,%d"}' % number))
+        assert verifier.known_tokens == MAX_KNOWN_TOKENS
+
+    def test_a_route_without_a_key_needs_no_token(self):
+        assert Guard(security(write=b"w")).admits_token(self.ROUTE, "", FID)
+
+
+def signed(claims, key=b"r"):
+    """As `token`, in fewer steps."""
+    text = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in (b'{"alg":"HS256"}', claims))
+    return (text + b"." + urlsafe_b64encode(hmac.digest(key, text, "sha256")).rstrip(b"=")).decode()
 
 
 def test_what_a_token_covers_besides_the_file_of_the_path():

@@ -9,11 +9,15 @@ import warnings
 import jwt
 import pytest
 
-from supervisor.wire.jwt import BadToken, check_token
+from supervisor.wire.jwt import BadToken, verified_token
 
 KEY = b"key"
 NOW_S = 1_000_000.5
 FID = "3,01637037d6"
+
+
+def check_token(token, key, file_id, now_s):
+    verified_token(token, key).check_use(file_id, now_s)
 
 
 def make(key=KEY, algorithm="HS256", **claims):
