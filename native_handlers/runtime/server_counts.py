@@ -149,6 +149,14 @@ class ServerCounts:
             self._counts.request_total[method, str(status)] += 1
             self._counts.request_seconds[method].observe(duration_s)
 
+    def count_at_once(self, method: str, status: int, duration_s: float) -> None:
+        """As `begin`, `end` and `count_request` in one step, for a request that was answered in one step."""
+        with self._lock:
+            counts = self._counts
+            counts.in_flight_requests.setdefault(method, 0)
+            counts.request_total[method, str(status)] += 1
+            counts.request_seconds[method].observe(duration_s)
+
     def begin(self, kind: str) -> None:
         """in_flight_requests{type=kind}, up."""
         with self._lock:

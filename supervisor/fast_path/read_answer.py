@@ -42,90 +42,90 @@ class ReadAnswer(NamedTuple):
     release: Callable[[], None] | None
 
 
-def try_answer(store: Store, read: Read, buffers: BufferPool, *, version: str, date: str) -> ReadAnswer | None:
-    """The answer to a read over HTTP/1.1. None leaves the request, also a failing one, to `handle_read`.
+class ReadAnswers:
+    """Makes the answers of one listener. Only the tasks of one event loop use it.
 
     Args:
         buffers: lends memory for large needles.
         version: as in `HttpSettings`.
-        date: the value of the Date header.
-    """
-    method, volume_id, needle_id, cookie, fields, _ = read
-    is_head = method == "HEAD"
-    place = _Place(buffers, fields is PLAIN and not is_head)
-    answer = None
-    try:
-        volume = store.find_volume(volume_id)
-        if volume is None or volume_id in store.settling.volume_ids:
-            return None
-        needle = volume.try_read_cached(needle_id, cookie, place.of)
-        if needle is not None:
-            answer = _answer_with(needle, fields, is_head, version, date, place.release)
-    except STORE_FAILURES:
-        return None
-    finally:
-        if answer is None or answer[3] is None:
-            place.release()
-    return answer
-
-
-class _Place:
-    """Lends memory for a needle, if the needle is a large one.
-
-    A large needle is read and checked whole. Where only a part of it is sent, the ordinary way leaves the rest on disk.
     """
 
-    __slots__ = ("_buffer", "_buffers", "_is_whole")
-
-    def __init__(self, buffers: BufferPool, is_whole: bool) -> None:  # noqa: FBT001
+    def __init__(self, buffers: BufferPool, version: str) -> None:
         self._buffers = buffers
-        self._buffer: PooledBuffer | None = None
-        self._is_whole = is_whole
+        self._version = version
+        self._is_whole = True
+        self._lent: PooledBuffer | None = None  # by `_lend` for the read that is being answered
+        self._place = self._lend
 
-    def of(self, length_bytes: int) -> memoryview | None:
+    def try_answer(self, store: Store, read: Read, date: str) -> ReadAnswer | None:
+        """The answer to a read over HTTP/1.1. None leaves the request, also a failing one, to `handle_read`.
+
+        Args:
+            date: the value of the Date header.
+        """
+        method, volume_id, needle_id, cookie, fields, _ = read
+        is_head = method == "HEAD"
+        self._is_whole = fields is PLAIN and not is_head
+        answer = None
+        try:
+            volume = store.find_volume(volume_id)
+            if volume is None or volume_id in store.settling.volume_ids:
+                return None
+            needle = volume.try_read_cached(needle_id, cookie, self._place)
+            if needle is not None:
+                answer = self._answer_with(needle, fields, is_head, date)
+        except STORE_FAILURES:
+            return None
+        finally:
+            lent = self._lent
+            if lent is not None:
+                self._lent = None
+                if answer is None or answer.release is None:
+                    lent.release()
+        return answer
+
+    def _lend(self, length_bytes: int) -> memoryview | None:
+        """Memory for a large needle, which is read and checked whole.
+
+        None where a large needle would be read for a part of it: the ordinary way leaves the rest on disk.
+        """
         if length_bytes > WHOLE_READ_LIMIT_BYTES and not self._is_whole:
             return None
-        self._buffer = buffer = self._buffers.acquire(length_bytes)
-        return None if buffer is None else buffer.view
+        self._lent = lent = self._buffers.acquire(length_bytes)
+        return None if lent is None else lent.view
 
-    def release(self) -> None:
-        if self._buffer is not None:
-            self._buffer.release()
-
-
-def _answer_with(  # noqa: PLR0913, PLR0917  a part of `try_answer`
-    needle: CachedNeedle, fields: ReadFields, is_head: bool, version: str, date: str, release: Callable[[], None]
-) -> ReadAnswer | None:
-    """The answer to the read that has found `needle`."""
-    _, data, name, mime, last_modified_s, _, checksum = needle
-    labels = _label_lines(name, mime)
-    if labels is None:
-        return None
-    disposition, content_type = labels
-    modified = f"Last-Modified: {format_http_date(last_modified_s)}\r\n" if last_modified_s else ""
-    ending = f"Server: SeaweedFS Volume {version}\r\n{REQUEST_ID_HEADER}: {new_request_id()}\r\nDate: {date}\r\n\r\n"
-    status, reason, part, body = 200, "OK", "", data
-    size = length = len(data)
-    if is_head or fields is not PLAIN:
-        if _is_known(fields, last_modified_s, checksum):
-            return ReadAnswer(304, f"HTTP/1.1 304 Not Modified\r\n{modified}{ending}".encode("latin-1"), b"", None)
-        if is_head:
-            body = b""
-        elif fields.range:
-            start, length = _range_in(fields.range, size)
-            if not length:
-                return None
-            status, reason, body = 206, "Partial Content", data[start : start + length]
-            part = f"Content-Range: bytes {start}-{start + length - 1}/{size}\r\n"
-    if body and not content_type:
-        content_type = f"Content-Type: {sniff(body)}\r\n"
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nAccept-Ranges: bytes\r\n{disposition}Content-Length: {length}\r\n{part}"
-        f'{content_type}Etag: "{checksum:08x}"\r\n{modified}{ending}'
-    )
-    # `ReadAnswer(...)` takes twice the time, because it goes through a function in Python.
-    is_lent = not isinstance(body, bytes)
-    return _new_tuple(ReadAnswer, (status, head.encode("latin-1"), body, release if is_lent else None))
+    def _answer_with(self, needle: CachedNeedle, fields: ReadFields, is_head: bool, date: str) -> ReadAnswer | None:  # noqa: FBT001
+        """The answer to the read that has found `needle`."""
+        _, data, name, mime, last_modified_s, _, checksum = needle
+        labels = _label_lines(name, mime)
+        if labels is None:
+            return None
+        disposition, content_type = labels
+        modified = f"Last-Modified: {format_http_date(last_modified_s)}\r\n" if last_modified_s else ""
+        server = f"Server: SeaweedFS Volume {self._version}\r\n{REQUEST_ID_HEADER}: {new_request_id()}\r\n"
+        status, line, part, body = 200, "200 OK", "", data
+        size = length = len(data)
+        if is_head or fields is not PLAIN:
+            if _is_known(fields, last_modified_s, checksum):
+                head = f"HTTP/1.1 304 Not Modified\r\n{modified}{server}Date: {date}\r\n\r\n"
+                return ReadAnswer(304, head.encode("latin-1"), b"", None)
+            if is_head:
+                body = b""
+            elif fields.range:
+                start, length = _range_in(fields.range, size)
+                if not length:
+                    return None
+                status, line, body = 206, "206 Partial Content", data[start : start + length]
+                part = f"Content-Range: bytes {start}-{start + length - 1}/{size}\r\n"
+        if body and not content_type:
+            content_type = f"Content-Type: {sniff(body)}\r\n"
+        head = (
+            f"HTTP/1.1 {line}\r\nAccept-Ranges: bytes\r\n{disposition}Content-Length: {length}\r\n{part}"
+            f'{content_type}Etag: "{checksum:08x}"\r\n{modified}{server}Date: {date}\r\n\r\n'
+        )
+        release = None if self._lent is None or not body else self._lent.release
+        # `ReadAnswer(...)` takes twice the time, because it goes through a function in Python.
+        return _new_tuple(ReadAnswer, (status, head.encode("latin-1"), body, release))
 
 
 def _is_known(fields: ReadFields, last_modified_s: int, checksum: int) -> bool:

@@ -77,8 +77,8 @@ class ReadMatcher:
         if in_query is not None:
             token = in_query.decode()
         # `Read(...)` takes twice the time, because it goes through a function in Python.
-        numbers = int(volume_id), int(needle_id, 16), int(cookie, 16)
-        return _new_tuple(Read, (_METHODS[method], *numbers, fields, token))
+        parts = _METHODS[method], int(volume_id), int(needle_id, 16), int(cookie, 16), fields, token
+        return _new_tuple(Read, parts)
 
     def _parse(self, block: bytes) -> HeadFields | None:
         if len(block) > _MAX_BLOCK_BYTES or not block.endswith(b"\r\n\r\n"):

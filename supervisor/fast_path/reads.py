@@ -7,23 +7,29 @@ ordinary way asks too), and the answer is made (`read_answer`). A request that i
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import CommonHeaders
-from native_handlers.http_model.message import HeldAnswer
-from supervisor.fast_path.head_fields import file_id_of
-from supervisor.fast_path.read_answer import try_answer
+from native_handlers.http_model.message import HeldAnswer, Listener
+from supervisor.fast_path.head_fields import file_id_of, target_of
+from supervisor.fast_path.read_answer import ReadAnswers
 from supervisor.fast_path.read_request import ReadMatcher
+from supervisor.gateway.route_policy import access_log, log_answer
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
 from supervisor.routing.match import match_object
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from native_handlers.http.context import HttpContext
-    from native_handlers.http_model.message import Answer, Listener
+    from native_handlers.http_model.message import Answer
     from supervisor.gateway.http import HttpGateway
+    from supervisor.gateway.throttle import InflightBytes
     from supervisor.net.http_connection import Client
 
 
@@ -44,8 +50,10 @@ class FastPathReads:
         has_head = self._route.common_headers is not CommonHeaders.NONE
         self._is_read = has_head and self._route.access.kind is AccessKind.VOLUME_READ
         self._counted = self._route.name, Engine.NATIVE
-        self._version = context.settings.version
-        self._buffers = context.payload_buffers
+        metrics, self._metrics = context.metrics, context.metrics if self._route.is_counted else None
+        self._is_in_flight = listener is Listener.ADMIN
+        self._count = metrics.count_at_once if self._is_in_flight else metrics.count_request
+        self._answers = ReadAnswers(context.payload_buffers, context.settings.version)
 
     @property
     def known_heads(self) -> int:
@@ -65,13 +73,47 @@ class FastPathReads:
         read = self._matcher.parse(data)
         if read is None:
             return None
-        if terms.is_guarded and not self._policy.admits(self._route, client.host, read.token, file_id_of(data)):
+        is_guarded, inflight, is_bounded = terms
+        if is_guarded and not self._policy.admits(self._route, client.host, read.token, file_id_of(data)):
             return None
-        answer = try_answer(store, read, self._buffers, version=self._version, date=http_date())
+        if is_bounded and inflight is not None and inflight.is_over:
+            return None
+        answer = self._answers.try_answer(store, read, http_date())
         if answer is None:
             return None
         status, head, body, release = answer
         self._gateway.counts[self._counted] += 1
-        if self._route.is_counted:
-            self._context.metrics.count_request(read.method, status, perf_counter() - started_at_s)
-        return head + body if release is None else HeldAnswer(head, memoryview(body), release)
+        duration_s = perf_counter() - started_at_s
+        if access_log.isEnabledFor(logging.DEBUG):
+            client_name = client.host, client.port
+            log_answer(client_name, read.method, target_of(data), status, self._route, Engine.NATIVE, duration_s)
+        if release is None and not (is_bounded and body):
+            if self._metrics is not None:
+                self._count(read.method, status, duration_s)
+            return head + body
+        count = self._counting(inflight, len(body), read.method, status, started_at_s)
+        return HeldAnswer(head, memoryview(body), count if release is None else partial(_both, release, count))
+
+    def _counting(  # noqa: PLR0913, PLR0917  a part of `answer`
+        self, inflight: InflightBytes | None, length_bytes: int, method: str, status: int, started_at_s: float
+    ) -> Callable[[], None]:
+        """Counts a request as in flight until the result is called, and then as answered."""
+        if inflight is not None:
+            inflight.add(length_bytes)
+        if self._metrics is not None and self._is_in_flight:
+            self._metrics.begin(method)
+
+        def end() -> None:
+            if inflight is not None:
+                inflight.remove(length_bytes)
+            if self._metrics is not None:
+                if self._is_in_flight:
+                    self._metrics.end(method)
+                self._metrics.count_request(method, status, perf_counter() - started_at_s)
+
+        return end
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> None:
+    first()
+    second()

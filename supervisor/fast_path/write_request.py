@@ -56,6 +56,7 @@ class Change(NamedTuple):
     file: SentFile | None
     headers: Headers
     fields: HeadFields
+    body_bytes: int
 
     @property
     def token(self) -> str:
@@ -91,7 +92,8 @@ class ChangeMatcher:
                 return None
             if fields.stored:
                 headers = Headers(fields.stored)
-        return Change(method, int(raw_volume), int(raw_needle, 16), int(raw_cookie, 16), form, file, headers, fields)
+        numbers = int(raw_volume), int(raw_needle, 16), int(raw_cookie, 16)
+        return Change(method, *numbers, form, file, headers, fields, body_bytes)
 
 
 _NO_HEADERS = Headers()

@@ -8,9 +8,10 @@ counts; tests hold that.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,16 @@ from native_handlers.http_model.go_json import encode_json, text_of_wire
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.message import REQUEST_ID_HEADER, PendingAnswer, new_request_id
 from native_handlers.storage.volume.write import SmallChange
-from supervisor.fast_path.head_fields import file_id_of
+from supervisor.fast_path.head_fields import file_id_of, target_of
 from supervisor.fast_path.write_request import ChangeMatcher
+from supervisor.gateway.route_policy import access_log, log_answer
 from supervisor.net.http_send import http_date
 from supervisor.routing.decision import Engine
 from supervisor.routing.match import match_object
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from native_handlers.http.context import HttpContext
     from native_handlers.http.upload import Upload
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from supervisor.fast_path.write_batch import DiskBatches, TurnBatch
     from supervisor.fast_path.write_request import Change
     from supervisor.gateway.http import HttpGateway
+    from supervisor.gateway.throttle import InflightBytes
     from supervisor.net.http_connection import Client
 
 _STEPS = 8
@@ -89,10 +92,15 @@ class FastPathWrites:
             return None
         if terms.is_guarded and not self._policy.admits(route, client.host, change.token, file_id_of(data)):
             return None
+        is_replica, inflight = change.form.get("type") == "replicate", terms.inflight
+        if change.file is None:
+            inflight = None
+        if inflight is not None and inflight.is_over and not is_replica:
+            return None
         volume = store.find_volume(change.volume_id)
         if volume is None or change.volume_id in store.settling.volume_ids or not self._batches.is_free(volume):
             return None
-        if volume.copy_count != 1 and change.form.get("type") != "replicate":
+        if volume.copy_count != 1 and not is_replica:
             return None
         upload, small = None, None
         if change.file is None:
@@ -103,23 +111,30 @@ class FastPathWrites:
         leave = None if small is None else self._gateway.enter_at_once(route, change.volume_id)
         if small is None or leave is None:
             return None
+        if inflight is not None:
+            inflight.add(change.body_bytes)
+            leave = partial(_leave_upload, leave, inflight, change.body_bytes)
         batch = self._batches.add(volume, small, leave)
-        return _PendingChange(self, data, batch, small, upload, change.method, started_at_s)
+        return _PendingChange(self, client, data, batch, small, upload, change.method, started_at_s)
 
-    def count(self, method: str, status: int, started_at_s: float, *, is_write: bool) -> None:
-        """Counts an answer, as the ordinary way does."""
-        self._gateway.counts[self._routes[method].name, Engine.NATIVE] += 1
-        duration_s = perf_counter() - started_at_s
+    def note_answer(  # noqa: PLR0913, PLR0917  a part of `_PendingChange`
+        self, client: Client, data: bytes, method: str, status: int, started_at_s: float, *, is_write: bool
+    ) -> None:
+        """Counts an answer, and writes its line to the access log, as the ordinary way does."""
+        route, duration_s = self._routes[method], perf_counter() - started_at_s
+        self._gateway.counts[route.name, Engine.NATIVE] += 1
         self._context.metrics.count_small_change(method, status, duration_s, is_write=is_write)
+        if access_log.isEnabledFor(logging.DEBUG):
+            client_name = client.host, client.port
+            log_answer(client_name, method, target_of(data), status, route, Engine.NATIVE, duration_s)
 
     @contextmanager
-    def in_flight(self, method: str, body_bytes: int) -> Iterator[None]:
-        """Counts a request with a body of that length as in flight within the block."""
+    def in_flight(self, method: str) -> Iterator[None]:
+        """Counts a request as in flight within the block."""
         steps = (method,) if method == "DELETE" else (method, LOCALLY)
         with ExitStack() as stack:
             for step in steps:
                 stack.enter_context(self._context.metrics.in_flight(step))
-            stack.enter_context(self._policy.counting_upload(body_bytes))
             yield
 
     @property
@@ -158,6 +173,11 @@ class FastPathWrites:
         return SmallChange(deletion, is_deletion=True)
 
 
+def _leave_upload(leave: Callable[[], None], inflight: InflightBytes, length_bytes: int) -> None:
+    inflight.remove(length_bytes)
+    leave()
+
+
 def _finish_soon(job: Job[Upload]) -> Upload | None:
     """The result of `job`; None for a job that takes longer than some tenths of a millisecond."""
     try:
@@ -172,11 +192,12 @@ def _finish_soon(job: Job[Upload]) -> Upload | None:
 class _PendingChange(PendingAnswer):
     """The answer to one request whose change is in a batch."""
 
-    __slots__ = ("_batch", "_change", "_method", "_started_at_s", "_upload", "_writes")
+    __slots__ = ("_batch", "_change", "_client", "_method", "_started_at_s", "_upload", "_writes")
 
     def __init__(  # noqa: PLR0913, PLR0917  made by FastPathWrites alone
         self,
         writes: FastPathWrites,
+        client: Client,
         data: bytes,
         batch: TurnBatch,
         change: SmallChange,
@@ -186,6 +207,7 @@ class _PendingChange(PendingAnswer):
     ) -> None:
         self.data = data
         self._writes = writes
+        self._client = client
         self._batch = batch
         self._change = change
         self._upload = upload
@@ -196,8 +218,7 @@ class _PendingChange(PendingAnswer):
         return self._batch.try_finish()
 
     async def wait(self) -> None:
-        body_bytes = len(self.data) - self.data.index(b"\r\n\r\n") - 4
-        with self._writes.in_flight(self._method, body_bytes):
+        with self._writes.in_flight(self._method):
             await self._batch.wait()
 
     def outcome(self) -> bytes | None:
@@ -211,7 +232,8 @@ class _PendingChange(PendingAnswer):
         else:
             status = 204 if result.is_unchanged else 201
             answer = _stored_answer(upload, self._writes.version, is_unchanged=result.is_unchanged)
-        self._writes.count(self._method, status, self._started_at_s, is_write=upload is not None)
+        client, is_write = self._client, upload is not None
+        self._writes.note_answer(client, self.data, self._method, status, self._started_at_s, is_write=is_write)
         return answer
 
 

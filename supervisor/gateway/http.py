@@ -20,7 +20,7 @@ from native_handlers.http_model.message import BodyError, Listener
 from native_handlers.runtime.server_counts import INVALID, METHODS
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
 from supervisor.gateway.guard import UPLOADS
-from supervisor.gateway.route_policy import RoutePolicy, access_log
+from supervisor.gateway.route_policy import RoutePolicy, access_log, log_answer
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
 from supervisor.net.http_forward import bad_gateway
 from supervisor.net.http_send import release
@@ -142,7 +142,9 @@ class HttpGateway:
         except BackendUnavailable as error:
             return bad_gateway(str(error))
         if access_log.isEnabledFor(logging.DEBUG):
-            self._log(request, decision, response, monotonic() - started_at_s)
+            client, duration_s = (request.client_host, request.client_port), monotonic() - started_at_s
+            target, status = request.target, response.status
+            log_answer(client, request.method, target, status, decision.route, decision.engine, duration_s)
         return response
 
     def enter_at_once(self, route: Route, volume_id: int) -> Callable[[], None] | None:
@@ -304,19 +306,6 @@ class HttpGateway:
     def _with_common_headers(self, request: Request, response: Response) -> Response:
         response = add_common_headers(self._context.settings, request, response, with_cors=True)
         return without_body(response) if request.method == "HEAD" else response
-
-    def _log(self, request: Request, decision: Decision, response: Response, duration_s: float) -> None:
-        access_log.debug(
-            "%s:%d %s %s %d %s %s %.6f",
-            request.client_host,
-            request.client_port,
-            request.method,
-            request.target,
-            response.status,
-            decision.route.name,
-            decision.engine.value,
-            duration_s,
-        )
 
 
 def _nothing() -> None:

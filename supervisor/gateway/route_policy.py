@@ -8,17 +8,14 @@ row holds for all ways.
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.routing.decision import Engine, decide
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from supervisor.gateway.guard import Guard
-    from supervisor.gateway.throttle import Throttle
+    from supervisor.gateway.throttle import InflightBytes, Throttle
     from supervisor.routing.decision import Decision
     from supervisor.routing.live import LiveTable
     from supervisor.routing.registry import Route
@@ -28,19 +25,28 @@ access_log = logging.getLogger("supervisor.access")
 """One line for each answer, at debug level."""
 
 
+def log_answer(  # noqa: PLR0913, PLR0917  the fields of a line
+    client: tuple[str, int], method: str, target: str, status: int, route: Route, engine: Engine, duration_s: float
+) -> None:
+    """Writes the line of one answer to the access log, if that is on."""
+    if access_log.isEnabledFor(logging.DEBUG):
+        line = (*client, method, target, status, route.name, engine.value, duration_s)
+        access_log.debug("%s:%d %s %s %d %s %s %.6f", *line)
+
+
 class FastTerms(NamedTuple):
     """What the fast path checks of each request of a route.
 
     Attributes:
         is_guarded: whether the guard may refuse it; see `RoutePolicy.admits`.
+        inflight: what counts the bytes of uploads, or of downloads, that are in flight; None where nothing does. Where
+            it is over its bound, the request waits for room, and the fast path declines it.
+        is_bounded: whether `inflight` has a bound.
     """
 
-    is_guarded: bool = False
-
-
-FREE = FastTerms()
-"""Nothing: always this object."""
-_UNKNOWN = FastTerms()
+    is_guarded: bool
+    inflight: InflightBytes | None
+    is_bounded: bool
 
 
 class RoutePolicy:
@@ -57,7 +63,8 @@ class RoutePolicy:
         self._table = table
         self._guard = guard
         self._throttle = throttle
-        self._made_for: tuple[Table, object] = (table.table, guard.rules)
+        self._known_table: Table = table.table
+        self._known_rules: object = guard.rules
         self._open: dict[str, bool] = {}
         self._terms: dict[str, FastTerms | None] = {}
         self._decisions: dict[str, Decision] = {}
@@ -90,37 +97,26 @@ class RoutePolicy:
     def fast_terms(self, route: Route) -> FastTerms | None:
         """What the fast path checks before it answers a request of the route; None where it answers none.
 
-        It answers where the route reads volumes or writes to them, each request is served natively, none waits for
-        room, and none leaves a line in the access log.
+        It answers where the route reads volumes or writes to them, and each request is served natively.
         """
-        if self._table.table is not self._made_for[0] or self._guard.rules is not self._made_for[1]:
+        if self._table.table is not self._known_table or self._guard.rules is not self._known_rules:
             self._follow()
-        terms = self._terms.get(route.name, _UNKNOWN)
-        if terms is _UNKNOWN:
+        try:
+            return self._terms[route.name]
+        except KeyError:
             terms = self._terms[route.name] = self._find_terms(route)
-        return None if access_log.isEnabledFor(logging.DEBUG) else terms
+            return terms
 
     def admits(self, route: Route, client_host: str, token: str, file_id: str) -> bool:
         """Whether the guard lets a request with `token` through, whose path is simple and names `file_id`."""
         return self._guard.admits(route, client_host) and self._guard.admits_token(route, token, file_id)
 
-    @contextmanager
-    def counting_upload(self, length_bytes: int) -> Iterator[None]:
-        """Counts an upload as in flight within the block, for the metrics."""
-        if self._throttle is None:
-            yield
-            return
-        self._throttle.uploads.add(length_bytes)
-        try:
-            yield
-        finally:
-            self._throttle.uploads.remove(length_bytes)
-
     def _follow(self) -> None:
         """Forgets all answers when the table or the access rules were replaced."""
         table, rules = self._table.table, self._guard.rules
-        if table is not self._made_for[0] or rules is not self._made_for[1]:
-            self._made_for, self._open, self._terms, self._decisions = (table, rules), {}, {}, {}
+        if table is not self._known_table or rules is not self._known_rules:
+            self._known_table, self._known_rules = table, rules
+            self._open, self._terms, self._decisions = {}, {}, {}
 
     def _find_terms(self, route: Route) -> FastTerms | None:
         decision, kind = self.decision(route), route.access.kind
@@ -128,8 +124,7 @@ class RoutePolicy:
             return None
         if kind not in {AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE}:
             return None
+        inflight = None
         if self._throttle is not None:
             inflight = self._throttle.downloads if kind is AccessKind.VOLUME_READ else self._throttle.uploads
-            if inflight.is_bounded:
-                return None
-        return FastTerms(is_guarded=True) if self._guard.checks(route) else FREE
+        return FastTerms(self._guard.checks(route), inflight, inflight is not None and inflight.is_bounded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.message import Listener
+from native_handlers.runtime.server_counts import ServerCounts
 from native_handlers.storage.system.buffer_pool import LARGEST_BYTES, BufferPool
 from native_handlers.storage.system.files import NotCached, OsFiles
 from supervisor.fast_path import reads as fast_reads
@@ -53,10 +55,13 @@ def write(store, needle_id=1, **fields):
     store.get_volume(3).write(Needle(needle_id=needle_id, cookie=0x637037D6, **fields))
 
 
-def fast_path_reads(store, *, table=NATIVE, listener=Listener.ADMIN, guard=None, throttle=None, buffers=None):
+def fast_path_reads(
+    store, *, table=NATIVE, listener=Listener.ADMIN, guard=None, throttle=None, buffers=None, metrics=None
+):
     """The fast path, and the gateway that counts its answers."""
     buffers = BufferPool() if buffers is None else buffers
-    context = HttpContext(settings=SETTINGS, node=None, store=store, payload_buffers=buffers)
+    metrics = metrics or ServerCounts()
+    context = HttpContext(settings=SETTINGS, node=None, store=store, payload_buffers=buffers, metrics=metrics)
     live, guard = LiveTable(table), guard or Guard(security())
     gateway = HttpGateway(live, NATIVE_HTTP, context, None, guard, throttle)
     return Reads(listener, context, gateway), gateway.counts
@@ -235,7 +240,6 @@ def test_a_large_needle_is_read_with_a_token(store):
     [
         pytest.param({"table": table_forwarding_all()}, id="forwarded"),
         pytest.param({"table": replace(NATIVE, absent=frozenset({"http.read"}))}, id="absent"),
-        pytest.param({"throttle": Throttle(FlightLimit(), FlightLimit(10**9))}, id="download-limit"),
     ],
 )
 def test_what_closes_it(store, closing):
@@ -275,11 +279,50 @@ def test_without_a_store_and_with_an_upload_limit(store):
     assert fast_path_reads(store, throttle=Throttle(FlightLimit(10**9), FlightLimit()))[0].answer(GET)
 
 
-def test_a_log_of_every_access_closes_it(store, caplog):
+def test_each_access_leaves_a_line_in_the_log(store, caplog):
     reads, _ = fast_path_reads(store)
     with caplog.at_level(logging.DEBUG, "supervisor.access"):
+        for get in (GET, with_field(b"Range: bytes=1-2"), GET.replace(b"GET", b"HEAD"), GET.replace(b",01", b",02")):
+            reads.answer(get)
+    named, ending = "10.0.0.1:1 {} /3,01637037d6 {} http.read native", r" 0\.\d{6}"
+    wanted = [named.format(*line) for line in (("GET", 200), ("GET", 206), ("HEAD", 200))]
+    assert [re.sub(ending, "", record.getMessage()) for record in caplog.records] == wanted
+    assert all(re.search(ending + "$", record.getMessage()) for record in caplog.records)
+
+
+class TestLimitOfDownloads:
+    def test_an_answer_counts_until_it_is_sent(self, store):
+        throttle = Throttle(FlightLimit(), FlightLimit(4))
+        reads, counts = fast_path_reads(store, throttle=throttle)
+        first = reads.answer(GET)
+        assert (throttle.downloads.bytes, bytes(first.body)) == (5, b"hello")
         assert reads.answer(GET) is None
-    assert reads.answer(GET)
+        assert reads.answer(GET.replace(b"GET", b"HEAD")) is None
+        first.release()
+        assert throttle.downloads.bytes == 0
+        assert isinstance(reads.answer(GET.replace(b"GET", b"HEAD")), bytes)
+        reads.answer(with_field(b"Range: bytes=1-2")).release()
+        assert counts == {("http.read", Engine.NATIVE): 3}
+
+    def test_a_large_answer_counts_without_a_limit_too(self, store):
+        write(store, needle_id=5, data=bytes(200_000))
+        throttle = Throttle(FlightLimit(), FlightLimit())
+        reads, _ = fast_path_reads(store, throttle=throttle)
+        answer = reads.answer(LARGE_GET)
+        assert throttle.downloads.bytes == 200_000
+        answer.release()
+        assert throttle.downloads.bytes == 0
+
+    @pytest.mark.parametrize(("listener", "in_flight"), [(Listener.ADMIN, 1), (Listener.PUBLIC, 0)])
+    def test_a_request_is_in_flight_until_its_answer_is_sent(self, store, listener, in_flight):
+        metrics = ServerCounts()
+        throttle = Throttle(FlightLimit(), FlightLimit(4))
+        reads, _ = fast_path_reads(store, listener=listener, throttle=throttle, metrics=metrics)
+        answer, counts = reads.answer(GET), metrics.snapshot()
+        assert (counts.in_flight_requests["GET"], counts.request_total["GET", "200"]) == (in_flight, 0)
+        answer.release()
+        counts = metrics.snapshot()
+        assert (counts.in_flight_requests["GET"], counts.request_total["GET", "200"]) == (0, 1)
 
 
 def test_any_number_of_different_heads_is_known_in_bounded_memory(store):

@@ -156,7 +156,6 @@ def test_the_public_listener_takes_no_writes(fast_path):
     [
         pytest.param({"guard": Guard(security(write=b"secret"))}, id="write-key"),
         pytest.param({"guard": Guard(security(white_list=["10.9.9.9"]))}, id="white-list"),
-        pytest.param({"throttle": Throttle(FlightLimit(1 << 20), FlightLimit())}, id="bounded-uploads"),
         pytest.param({"table": table_forwarding_all()}, id="forwarded"),
     ],
 )
@@ -165,9 +164,34 @@ def test_what_is_to_be_checked_is_left_to_the_ordinary_way(store, switch):
     assert not is_taken(fast_path, PUT % 1)
 
 
-def test_the_access_log_is_written_by_the_ordinary_way(fast_path, caplog):
+def test_each_change_that_was_made_leaves_a_line_in_the_access_log(fast_path, caplog):
     caplog.set_level(logging.DEBUG, "supervisor.access")
-    assert not is_taken(fast_path, PUT % 1)
+    assert is_taken(fast_path, PUT % 2)
+    assert not caplog.records
+    answers(fast_path, PUT % 1, (PUT % 1).replace(b"hello", b"other"))
+    answers(fast_path, (PUT % 1).replace(b" HTTP", b"?ts=7 HTTP"), DELETE % 1)
+    lines = [record.getMessage().rpartition(" ")[0] for record in caplog.records]
+    assert lines == [
+        "10.0.0.1:1 PUT /1,01637037d6 201 http.write native",
+        "10.0.0.1:1 PUT /1,01637037d6?ts=7 204 http.write native",
+        "10.0.0.1:1 DELETE /1,01637037d6 202 http.delete native",
+    ]
+
+
+def test_uploads_count_as_in_flight_until_they_are_made(store):
+    throttle = Throttle(FlightLimit(7), FlightLimit())
+    fast_path, _ = make(store, throttle=throttle)
+    with closing(fast_path):
+        first, second = fast_path.answer(CLIENT, PUT % 1), fast_path.answer(CLIENT, PUT % 2)
+        assert throttle.uploads.bytes == 10
+        assert not is_taken(fast_path, PUT % 3)
+        replica = fast_path.answer(CLIENT, (PUT % 4).replace(b" HTTP", b"?type=replicate HTTP"))
+        assert throttle.uploads.bytes == 15
+        assert all(one.try_finish() and one.outcome() for one in (first, second, replica))
+        assert throttle.uploads.bytes == 0
+        throttle.uploads.add(8)
+        assert all(answers(fast_path, DELETE % 1))
+        assert throttle.uploads.bytes == 8
 
 
 def test_a_sealed_volume_and_another_cookie_are_left_to_the_ordinary_way(store, fast_path, files):

@@ -37,7 +37,7 @@ from native_handlers.http.delete import delete_at_others
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES, is_same_server
 from native_handlers.http_model.volume_servers import VolumeServerResponse
 from native_handlers.storage.system.buffer_pool import BufferPool
-from supervisor.fast_path.read_answer import try_answer
+from supervisor.fast_path.read_answer import ReadAnswers
 from supervisor.fast_path.read_request import PLAIN, Read
 
 FID = "/4,0212345678"
@@ -471,8 +471,10 @@ async def test_a_copy_that_does_not_settle_refuses_changes_in_the_end(store, set
 
 
 async def test_the_short_way_leaves_a_copy_that_settles_to_the_long_one(store, settling):
+    answers = ReadAnswers(BufferPool(), "30GB 4.44")
+
     def answered():
-        return try_answer(store, Read("GET", 4, 2, 0x12345678, PLAIN), BufferPool(), version="30GB 4.44", date="now")
+        return answers.try_answer(store, Read("GET", 4, 2, 0x12345678, PLAIN), "now")
 
     assert answered() is not None
     with settling:
