@@ -112,7 +112,7 @@ class Node:
         self.store.allocate_volume(PLAIN)
         self.store.allocate_volume(EXPIRING, ttl="3m")
         self.store.allocate_volume(SEALED)
-        self.store.get_volume(SEALED).mark_read_only(can_delete=False, persist=False)
+        self.store.get_volume(SEALED).marks.mark_read_only(can_delete=False, persist=False)
         self.store.allocate_volume(REPLICATED, replication="001")
         self.context = HttpContext(settings=SETTINGS, node=None, store=self.store)
         self.batches = DiskBatches(wait_s=LIMIT_S)
