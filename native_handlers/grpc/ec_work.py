@@ -12,6 +12,7 @@ from native_handlers.grpc.checks import check_maintenance, claimed, errors_as_up
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import NoLiveNeedles
+from native_handlers.storage.model.errors import VolumeExists
 from native_handlers.storage.transfer.staged_volume import adopt_staged
 
 if TYPE_CHECKING:
@@ -83,21 +84,24 @@ def volume_ec_shards_to_volume(
 
 def _adopt(store: Store, request: pb.VolumeEcShardsToVolumeRequest) -> None:
     volume_id = request.volume_id
-    if store.find_volume(volume_id) is not None:
-        raise RpcFailure(f"staged volume {volume_id} already exists on this server")
-    with store.ec.exclusive(volume_id):
-        adopt_staged(store.ec.files, store.locations, request.collection, volume_id, request.disk_type)
+    try:
+        with (
+            store.ec.exclusive(volume_id),
+            store.replacing_volume(volume_id, "is being put in its place", closes=False),
+        ):
+            adopt_staged(store.ec.files, store.locations, request.collection, volume_id, request.disk_type)
+    except VolumeExists as error:
+        raise RpcFailure(f"staged volume {volume_id} already exists on this server") from error
     with errors_as_upstream(f"mount staged volume {volume_id}"):
         store.mount_volume(volume_id)
 
 
 def _decode(store: Store, collection: str, volume_id: int) -> None:
-    was_open = store.find_volume(volume_id) is not None
-    try:
-        if was_open and store.ec.find(volume_id) is not None:
-            # Reads go on from the shards.
-            store.unmount_volume(volume_id)
-        store.ec_work.decode(collection, volume_id, was_open=was_open)
-    finally:
-        if was_open:
-            store.mount_volume(volume_id)
+    # The volume is open again before the next operation on the files of its shards begins.
+    with store.ec.exclusive(volume_id):
+        store.ec_work.check_decodable(collection, volume_id)
+        if store.find_volume(volume_id) is not None:
+            store.sync_shards(volume_id)
+        # Reads go on from the shards.
+        with store.replacing_volume(volume_id, "is being made of its shards", closes=True) as was_open:
+            store.ec_work.decode(collection, volume_id, was_open=was_open)

@@ -51,6 +51,7 @@ from native_handlers.storage.volume_totals import totals_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from contextlib import AbstractContextManager
 
     from native_handlers.storage.disk.open_limit import OpenLimit
     from native_handlers.storage.model.report import DiskStatus, Finding, VolumeReport
@@ -372,6 +373,7 @@ class Store:
         Raises:
             VolumeNotFound: no location has the volume, or none whose files can be served (see `findings`).
             VolumeNotSeen: no location has the volume, and not all could be read.
+            VolumeBusy: its files are being replaced.
             OffsetWidthMismatch: the volume was written with another offset width.
             TooManyVolumes: the process has no descriptors for it.
         """
@@ -413,6 +415,10 @@ class Store:
         """
         ReplicaPlacement.parse(replication)
         self._set.configure(vid, replication)
+
+    def replacing_volume(self, vid: int, doing: str, *, closes: bool) -> AbstractContextManager[bool]:
+        """See `VolumeSet.replacing`."""
+        return self._set.replacing(vid, doing, closes=closes)
 
     def consolidate_index(self, vid: int) -> None:
         """Moves a volume's .idx from beside its data to the index directory, where there is one.

@@ -29,6 +29,7 @@ from native_handlers.storage.model.errors import (
     DeleteFailed,
     DiskUnavailable,
     DiskUnreadable,
+    StorageError,
     StoreClosed,
     VolumeArriving,
     VolumeBusy,
@@ -90,6 +91,8 @@ class VolumeSet:
         self._listeners = listeners
         # Held by every method that adds or removes volumes.
         self._changing = AdminLock()
+        self._replaced: dict[int, str] = {}
+        """By volume id: the operation of `replacing`, as the end of a sentence."""
 
     def close(self) -> bool:
         """Waits for a change under way and allows no more. Returns whether the set was open."""
@@ -100,7 +103,7 @@ class VolumeSet:
     def allocate(self, vid: int, collection: str, block: SuperBlock, preallocate_bytes: int, disk_type: str) -> Volume:
         """See `Store.allocate_volume`."""
         with self._changing:
-            if copies_of(self._locations, vid) or self._is_arriving(vid):
+            if copies_of(self._locations, vid) or self._is_arriving(vid) or vid in self._replaced:
                 raise VolumeExists(vid)
             location = choose_for_new(self._locations, normal_disk_type(disk_type))
             check_room_for_new(location, collection, vid)
@@ -112,6 +115,7 @@ class VolumeSet:
     def mount(self, vid: int) -> None:
         """See `Store.mount_volume`."""
         with self._changing:
+            self._check_not_replaced(vid)
             is_closed = not copies_of(self._locations, vid) and not self._is_arriving(vid)
             names = self._names_of(vid) if is_closed else {}
             arrived = []
@@ -138,6 +142,8 @@ class VolumeSet:
             with self._changing:
                 if self._is_arriving(vid):
                     raise ConfigureFailed("", str(VolumeArriving(vid)))
+                if vid in self._replaced:
+                    raise ConfigureFailed("", str(VolumeBusy(vid, self._replaced[vid])))
                 configure_volume(self._locations, self._files, vid, replication, changed)
         finally:
             self._listeners.emit(changed)
@@ -195,6 +201,80 @@ class VolumeSet:
         self._listeners.emit(removal.changed)
         return removal.changed
 
+    # ---- replaced by other operations
+
+    @contextmanager
+    def replacing(self, vid: int, doing: str, *, closes: bool) -> Iterator[bool]:
+        """Inside, no volume of that id is open, and none is opened, made or copied here: the caller replaces its files.
+        Yields whether one was open. What was open is opened again at the end, also when the caller fails.
+
+        Args:
+            doing: the operation, as the end of a sentence about the volume.
+            closes: False refuses where a volume is open.
+
+        Raises:
+            VolumeArriving, VolumeBusy, DiskUnavailable: another operation replaces the files, or the disk of the volume
+                is out of service. Nothing was changed.
+            VolumeExists: a volume is open, and `closes` is false. Nothing was changed.
+            DeleteFailed: an open copy could not be synced. It is opened again.
+            As `Store.mount_volume`: what was open cannot be opened again.
+        """
+        with self._changing:
+            if self._is_arriving(vid):
+                raise VolumeArriving(vid)
+            self._check_not_replaced(vid)
+            copies = copies_of(self._locations, vid)
+            if copies and not closes:
+                raise VolumeExists(vid)
+            self._check_in_service(vid)
+            self._replaced[vid] = doing
+            for location in self._locations:
+                location.replaced.add(vid)
+            closed, failures = unload(copies)
+        self._listeners.emit(closed)
+        try:
+            if failures:
+                raise DeleteFailed(f"UnmountVolume {vid}", failures)
+            yield bool(copies)
+        except BaseException:
+            try:
+                self._end_replacing(vid, copies)
+            except StorageError as failure:
+                _log.error("volume %d was closed, and cannot be opened again: %s", vid, failure)
+            raise
+        self._end_replacing(vid, copies)
+
+    def _end_replacing(self, vid: int, closed: Sequence[tuple[DiskLocation, Volume]]) -> None:
+        """Opens the volumes that `replacing` has closed. Raises as `Store.mount_volume`; others are opened."""
+        opened: list[int] = []
+        failures: list[StorageError] = []
+        try:
+            with self._changing:
+                self._give_up(vid)
+                for location, _ in closed:
+                    try:
+                        if location.load_one(vid) is None:
+                            failures.append(VolumeNotFound(vid, " on disk"))
+                        else:
+                            opened.append(vid)
+                    except StorageError as failure:
+                        failures.append(failure)
+        finally:
+            # Where the store is closed, the lock refuses.
+            self._give_up(vid)
+            self._listeners.emit(opened)
+        if failures:
+            raise failures[0]
+
+    def _give_up(self, vid: int) -> None:
+        self._replaced.pop(vid, None)
+        for location in self._locations:
+            location.replaced.discard(vid)
+
+    def _check_not_replaced(self, vid: int) -> None:
+        if vid in self._replaced:
+            raise VolumeBusy(vid, self._replaced[vid])
+
     # ---- copies
 
     def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> IncomingVolume:
@@ -202,6 +282,7 @@ class VolumeSet:
         with self._changing:
             if self._is_arriving(vid):
                 raise VolumeArriving(vid)
+            self._check_not_replaced(vid)
             self._check_in_service(vid)
             if not copies_of(self._locations, vid):  # else it takes the place of one that is open
                 check_room_for_new(self._locations[0], collection, vid)

@@ -99,6 +99,7 @@ class DiskLocation:
         self.findings = Findings()
         self.damage = DamageReports(self.findings)
         self.arriving: set[int] = set()  # ids of volumes that are being copied here: their files are not to be touched
+        self.replaced: set[int] = set()  # ids of closed volumes whose files another operation replaces, on any disk
         self.ec_shard_count = 0
         self.open_volumes = OpenVolumes()
         self._files, self._clock_ns, self._tiers = files, clock_ns, tiers
@@ -277,11 +278,11 @@ class DiskLocation:
         """
         self.check_in_service()
         self._offset_width_bytes = offset_width_bytes
-        busy = self.volumes.keys() | self.arriving
+        busy = self.volumes.keys() | self.arriving | self.replaced
         recovered = recover_compactions(self._files, self.path, self.idx_path, busy, offset_width_bytes)
         names = list_names(self._files, self.path)
         self.ec_shard_count = count_shards(names)
-        known = self.volumes.keys() | self.arriving
+        known = self.volumes.keys() | self.arriving | self.replaced
         open_names = {volume.paths.name for volume in self.volumes.values()}
         found = volume_candidates(names, besides=open_names)
         missing = {vid: collections for vid, collections in found.items() if vid not in known}
@@ -314,7 +315,7 @@ class DiskLocation:
         volume = self.volumes.get(volume_id)
         if volume is not None:
             return volume
-        if volume_id in self.arriving:
+        if volume_id in self.arriving or volume_id in self.replaced:
             return None
         if names is None:
             names = self.names_of(volume_id)

@@ -294,12 +294,7 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
         StorageError, OSError: no .dat was made.
     """
     with ec.exclusive(volume_id):
-        volumes = list(ec.copies(volume_id))
-        if not volumes:
-            raise EcRefused(f"ec volume {volume_id} not found")
-        if all(one.collection != collection for one in volumes):
-            raise EcRefused(f"existing collection:{volumes[-1].collection} unexpected input: {collection}")
-        volumes = newest_open([one for one in volumes if one.collection == collection])
+        volumes = check_decodable(ec, collection, volume_id)
         volume = volumes[-1]
         sources = [_data_shard(ec, volumes, shard) for shard in range(volume.ratio.data)]
         ecx = _index_now(ec, volume)
@@ -335,6 +330,16 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
                 staged.publish()
         for found in (look(ec.files, ec.locations[one.place.disk_id], collection, volume_id) for one in volumes):
             remove_paths(ec.files, checksum_paths(ec.files, found))
+
+
+def check_decodable(ec: EcVolumeSet, collection: str, volume_id: int) -> list[EcVolume]:
+    """The volume's newest coding on each disk, for `decode`. Raises EcRefused as `decode`, except for a .dat."""
+    volumes = list(ec.copies(volume_id))
+    if not volumes:
+        raise EcRefused(f"ec volume {volume_id} not found")
+    if all(one.collection != collection for one in volumes):
+        raise EcRefused(f"existing collection:{volumes[-1].collection} unexpected input: {collection}")
+    return newest_open([one for one in volumes if one.collection == collection])
 
 
 def _index_now(ec: EcVolumeSet, volume: EcVolume) -> bytes:
@@ -487,6 +492,9 @@ class EcWork:
 
     def decode(self, collection: str, volume_id: int, *, was_open: bool) -> None:
         decode(self._ec, collection, volume_id, was_open=was_open)
+
+    def check_decodable(self, collection: str, volume_id: int) -> None:
+        check_decodable(self._ec, collection, volume_id)
 
     def delete_shards(self, collection: str, volume_id: int, shard_ids: Sequence[int]) -> None:
         delete_shards(self._ec, collection, volume_id, shard_ids)

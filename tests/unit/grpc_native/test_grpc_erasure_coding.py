@@ -12,6 +12,7 @@ from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
 
 from native_handlers.format.needle import Needle
+from native_handlers.grpc import ec_work
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_scrub import scrub_ec_volume
 from native_handlers.grpc.ec_shards import (
@@ -23,9 +24,10 @@ from native_handlers.grpc.ec_shards import (
 from native_handlers.grpc.ec_work import volume_ec_shards_generate, volume_ec_shards_rebuild, volume_ec_shards_to_volume
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding import work
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 from native_handlers.storage.model.compaction import CompactionOptions
-from native_handlers.storage.model.errors import CompactionRefused
+from native_handlers.storage.model.errors import CompactionRefused, ConfigureFailed, VolumeBusy, VolumeExists
 from native_handlers.storage.model.file_kinds import STAGED
 
 VID = 7
@@ -259,6 +261,145 @@ class TestDecodingBesideAnOpenVolume:
             decode()
         assert self.contents(pair) == pair.data
         assert pair.source_store.get_volume(VID).read(newer.needle_id, cookie=COOKIE).needle.data == b"newer"
+
+
+class TestOpeningWhatIsReplaced:
+    """Writes to a volume that is opened while its files are replaced would go into files without a name."""
+
+    @pytest.fixture(params=[True, False], ids=["open", "left closed"])
+    def was_open(self, request, pair):
+        if not request.param:
+            pair.source_store.unmount_volume(VID)
+        return request.param
+
+    @pytest.fixture
+    def attempts(self, pair):
+        store = pair.source_store
+
+        def attempt():
+            with pytest.raises(VolumeBusy, match="volume 7 is being made of its shards"):
+                store.mount_volume(VID)
+            with pytest.raises(VolumeExists):
+                store.allocate_volume(VID)
+            with pytest.raises(VolumeBusy):
+                store.begin_copy(VID, "", "", 0)
+            with pytest.raises(ConfigureFailed):
+                store.configure_volume(VID, "001")
+            store.load_new_volumes()
+            assert store.find_volume(VID) is None
+
+        return attempt
+
+    def decode(self, pair, **fields):
+        request = pb.VolumeEcShardsToVolumeRequest(volume_id=VID, **fields)
+        return volume_ec_shards_to_volume(pair.source.node, make_context(), request)
+
+    def during(self, monkeypatch, step):
+        """Calls `step` when the .dat has been written."""
+        write_dat, calls = work.write_dat, []
+
+        def write(*arguments):
+            write_dat(*arguments)
+            calls.append(None)
+            step()
+
+        monkeypatch.setattr(work, "write_dat", write)
+        return calls
+
+    def check_writes(self, pair):
+        """The volume has its needles, and keeps what is written to it now."""
+        store = pair.source_store
+        store.mount_volume(VID)
+        store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=99, data=b"newer"))
+        store.unmount_volume(VID)
+        store.mount_volume(VID)
+        volume = store.get_volume(VID)
+        wanted = {**pair.data, 99: b"newer"}
+        assert {key: volume.read(key, cookie=COOKIE).needle.data for key in wanted} == wanted
+
+    def test_waits_until_the_decoding_has_ended(self, pair, monkeypatch, attempts, was_open):
+        calls = self.during(monkeypatch, attempts)
+        self.decode(pair)
+        assert calls
+        assert (pair.source_store.find_volume(VID) is not None) is was_open
+        self.check_writes(pair)
+
+    def test_is_possible_after_a_decoding_that_failed(self, pair, monkeypatch, attempts, was_open):
+        def fail():
+            attempts()
+            raise OSError(errno.ENOSPC, "no room")
+
+        self.during(monkeypatch, fail)
+        with pytest.raises(RpcFailure, match="no room"):
+            self.decode(pair)
+        assert (pair.source_store.find_volume(VID) is not None) is was_open
+        self.check_writes(pair)
+
+    def test_is_possible_after_a_decoding_that_outlived_the_store(self, pair, monkeypatch):
+        store = pair.source_store
+        self.during(monkeypatch, store.close)
+        with pytest.raises(RpcFailure):
+            self.decode(pair)
+        assert not any(location.replaced for location in store.locations)
+
+    def test_a_volume_is_not_closed_for_a_decoding_that_cannot_begin(self, pair):
+        store, closed = pair.source_store, []
+        store.add_listener(lambda _: closed.append(store.find_volume(VID) is None))
+        store.ec.unmount(VID, 3)
+        with pytest.raises(RpcFailure, match="ec volume 7 missing shard 3"):
+            self.decode(pair)
+        assert not closed
+
+    def test_one_decoding_at_a_time_with_a_copy(self, pair):
+        pair.source_store.unmount_volume(VID)
+        incoming = pair.source_store.begin_copy(VID, "", "", 0)
+        with pytest.raises(RpcFailure, match="volume 7 is being copied here already"):
+            self.decode(pair)
+        pair.source_store.abandon_copy(incoming)
+        self.decode(pair)
+
+    def test_two_copies_are_open_again(self, tmp_path):
+        """A decoding refuses them; both are served as before."""
+        disks = [tmp_path / name for name in ("a", "b")]
+        store = open_at(disks[0])
+        data = fill(store, VID)
+        store.ec_work.generate(store.find_volume(VID), "")
+        store.close()
+        disks[1].mkdir()
+        for extension in (".dat", ".idx"):
+            (disks[1] / f"{VID}{extension}").write_bytes((disks[0] / f"{VID}{extension}").read_bytes())
+        store = open_at(*disks)
+        for shard in range(14):
+            store.ec.mount("", VID, shard)
+        node = make_node(tmp_path, store, state=StoreStateKeeper(store))
+        with pytest.raises(RpcFailure, match="not what its shards were made of"):
+            volume_ec_shards_to_volume(node, make_context(), pb.VolumeEcShardsToVolumeRequest(volume_id=VID))
+        for location in store.locations:
+            assert location.volumes[VID].read(min(data), cookie=COOKIE).needle.data == data[min(data)]
+        store.close()
+
+    def test_a_volume_that_was_sent_here(self, pair, tmp_path, monkeypatch):
+        for path in pair.directory.glob("*.ec*"):
+            path.unlink()
+        for extension in (".dat", ".idx", ".vif"):
+            content = (tmp_path / "source" / f"{VID}{extension}").read_bytes()
+            (pair.directory / f"{VID}{extension}{STAGED}").write_bytes(content)
+        adopt = ec_work.adopt_staged
+
+        def adopt_between(*arguments):
+            with pytest.raises(VolumeExists):
+                pair.store.allocate_volume(VID)
+            adopt(*arguments)
+            with pytest.raises(VolumeBusy, match="volume 7 is being put in its place"):
+                pair.store.mount_volume(VID)
+            pair.store.load_new_volumes()
+            assert pair.store.find_volume(VID) is None
+
+        monkeypatch.setattr(ec_work, "adopt_staged", adopt_between)
+        request = pb.VolumeEcShardsToVolumeRequest(volume_id=VID, from_staged=True)
+        volume_ec_shards_to_volume(pair.node, make_context(), request)
+        volume = pair.store.get_volume(VID)
+        assert {key: volume.read(key, cookie=COOKIE).needle.data for key in pair.data} == pair.data
 
 
 class TestCounts:
