@@ -31,6 +31,8 @@ TOMBSTONE_SIZE = -1
 """The size in the index row of a deletion."""
 
 MAX_NEEDLE_ID = 2**64 - 1
+MAX_APPEND_AT_NS = 2**64 - 1
+"""The greatest append time. A copied volume may have a record with that time; later records get the same time."""
 UINT32_MASK = 2**32 - 1
 
 OFFSET_WIDTHS_BYTES = (4, 5)

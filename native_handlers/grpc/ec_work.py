@@ -65,8 +65,8 @@ def volume_ec_shards_to_volume(
 ) -> pb.VolumeEcShardsToVolumeResponse:
     """Makes a volume from the open data shards, or from files that were sent here (`from_staged`).
 
-    Wilful differences: the next vacuum frees the space of deleted needles, not this call. A volume of that id that is
-    open here is closed meanwhile, and replaced only where it is the volume from which the shards were made.
+    Wilful difference: a volume of that id that is open here is closed meanwhile, and replaced only where the shards
+    hold all that is in it.
     """
     check_maintenance(node)
     store = store_of(node)

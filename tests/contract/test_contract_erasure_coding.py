@@ -14,6 +14,7 @@ from native_handlers.storage.erasure_coding import encode
 from native_handlers.storage.erasure_coding.index_files import sorted_rows
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, shard_bytes_of
 from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.volume.scan import DatScan
 
 LIMIT_S = 60
 ALL = list(range(14))
@@ -246,6 +247,24 @@ def test_deletions_before_and_after_the_coding_outlive_a_decoding(coded):
         coded.check_readable()
         coded.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=coded.id), timeout=LIMIT_S)
         coded.rpc.VolumeMount(pb.VolumeMountRequest(volume_id=coded.id), timeout=LIMIT_S)
+
+
+def test_the_dat_of_a_decoding_tells_what_was_deleted(coded):
+    """Also without the .idx: no tool that reads the .dat takes a deleted needle for a live one."""
+    fids = list(coded.files)
+    assert coded.server.http("DELETE", f"/{fids[2]}").status == 202
+    coded.code()
+    request = pb.VolumeEcBlobDeleteRequest(volume_id=coded.id, file_key=2, version=3)
+    coded.rpc.VolumeEcBlobDelete(request, timeout=LIMIT_S)
+    coded.decode()
+    live = set()
+    fd = os.open(coded.path(".dat"), os.O_RDONLY)
+    try:
+        for record in DatScan(OS_FILES, fd, 3, 8, os.fstat(fd).st_size):
+            (live.add if record.header.size else live.discard)(record.header.needle_id)
+    finally:
+        os.close(fd)
+    assert live == set(range(1, 9)) - {2, 3}
 
 
 def test_a_volume_that_was_decoded_takes_writes(coded):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import urllib.error
@@ -23,6 +24,7 @@ from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle, actual_size, tail_size
 from native_handlers.format.ttl import Ttl
 from native_handlers.format.types import NEEDLE_HEADER_BYTES
+from native_handlers.storage.erasure_coding import work
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted
 
@@ -185,6 +187,50 @@ def test_a_volume_vacuumed_by_upstream_is_read_here(written, tmp_path):
     store.close()
 
 
+@pytest.fixture
+def decoded(tmp_path):
+    """A directory with volume 7, made of its shards: needle 1 was deleted before the coding, needle 2 in the shards,
+    and needle 3 while the .dat was written. Needles 4 to 9 are live.
+    """
+    path = tmp_path / "decoded"
+    store = opened(path)
+    store.allocate_volume(7)
+    for number in range(1, 10):
+        store.get_volume(7).write(sample(number))
+    store.get_volume(7).delete(1, 0xC0FFEE01)
+    store.ec_work.generate(store.find_volume(7), "")
+    for shard in range(14):
+        store.ec.mount("", 7, shard)
+    store.delete_volume(7, only_empty=False)
+    store.ec_reader.delete_needle(7, 2, 0xC0FFEE02)
+    with pytest.MonkeyPatch.context() as patched:
+        write_dat = work.write_dat
+
+        def delete_meanwhile(*arguments):
+            write_dat(*arguments)
+            store.ec_reader.delete_needle(7, 3, 0xC0FFEE03)
+
+        patched.setattr(work, "write_dat", delete_meanwhile)
+        store.ec_work.decode("", 7, was_open=False)
+    for shard in range(14):
+        store.ec.unmount(7, shard)
+    store.ec_work.delete_shards("", 7, range(14))
+    store.close()
+    return path
+
+
+@pytest.mark.parametrize("is_fixed", [False, True], ids=["with its index", "with an index that upstream made"])
+def test_upstream_finds_what_is_live_in_a_decoded_volume(decoded, tmp_path, is_fixed):
+    if is_fixed:
+        (decoded / "7.idx").unlink()
+        weed("fix", "-volumeId=7", str(decoded), cwd=tmp_path)
+    target = tmp_path / "out.tar"
+    weed("export", f"-dir={decoded}", "-volumeId=7", f"-o={target}", "-fileNameFormat={{.Key}}", cwd=tmp_path)
+    with tarfile.open(target) as tar:
+        found = {parse_file_id(member.name).needle_id: tar.extractfile(member).read() for member in tar}
+    assert found == {number: sample(number).data for number in range(4, 10)}
+
+
 # ---- against a running server
 
 
@@ -214,7 +260,7 @@ def cluster(tmp_path):
     http_m, grpc_m, http_v, grpc_v = free_ports(4)
     directory = tmp_path / "go"
     for name in ("go", "m", "conf"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(exist_ok=True)
     common = [WEED, f"-config_dir={tmp_path / 'conf'}", f"-logdir={tmp_path}"]
     master = [*common, "master", "-ip=127.0.0.1", f"-port={http_m}", f"-port.grpc={grpc_m}", f"-mdir={tmp_path / 'm'}"]
     master += ["-telemetry=false"]
@@ -270,4 +316,33 @@ def test_a_volume_written_by_a_running_upstream_server_is_read_and_continued_her
     assert report.deleted_byte_count == status["DeletedByteCount"]
     store.get_volume(vid).write(Needle(needle_id=100, cookie=1, data=b"ours"))
     assert store.find_volume(vid).size_bytes == report.size_bytes + actual_size(9, 3)
+    store.close()
+
+
+@pytest.fixture
+def left_to_go(decoded, tmp_path):
+    """The decoded volume in the directory of the server of `cluster`."""
+    shutil.copytree(decoded, tmp_path / "go")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("left_to_go")
+def test_a_decoded_volume_is_read_and_continued_by_a_running_upstream_server(cluster):
+    """Slow: starts two upstream servers."""
+    _, volume_url, directory, stop = cluster
+
+    def url(number):
+        return f"{volume_url}/7,{number:x}{0xC0FFEE00 + number:08x}"
+
+    payloads = {number: sample(number).data for number in range(4, 10)}
+    assert {number: fetch(url(number)) for number in payloads} == payloads
+    for number in (1, 2, 3):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(url(number))
+    fetch(url(100), method="PUT", body=b"theirs")
+    stop()
+    store = opened(directory)
+    assert store.findings == []
+    assert store.get_volume(7).read(100, cookie=0xC0FFEE00 + 100).needle.data == b"theirs"
+    assert {number: store.get_volume(7).read(number, cookie=None).needle.data for number in payloads} == payloads
     store.close()

@@ -167,6 +167,17 @@ class LifeOfAVolume(RuleBasedStateMachine):
         self.store.ec_work.delete_shards("", VID, SHARDS)
         self.is_coded = False
 
+    @precondition(lambda self: not self.is_coded)
+    @rule()
+    def lose_the_index(self):
+        """The .dat tells what was deleted. It does not tell empty files from deletions."""
+        self.store.close()
+        found = [path for directory in (*self.disks, self.index) if directory for path in directory.glob(f"{VID}.idx")]
+        assert len(found) == 1
+        found[0].unlink()
+        self.open()
+        self.model = {needle_id: data for needle_id, data in self.model.items() if data}
+
     # ---- both
 
     @rule()

@@ -30,6 +30,7 @@ from native_handlers.storage.erasure_coding.galois import (
 from native_handlers.storage.erasure_coding.index_files import find_row, sorted_rows, with_deletions
 from native_handlers.storage.erasure_coding.kernel_program import CHECKSUM_STEPS, METHODS, best_of, program
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Layout, Ratio
+from native_handlers.storage.erasure_coding.live_records import Run
 from native_handlers.storage.erasure_coding.names import shard_extension
 
 OS_FILES = UnsyncedFiles()
@@ -323,7 +324,7 @@ def test_decoding_gives_the_dat(tmp_path, small_pieces, data):
     fds = [os.open(tmp_path / f"1{shard_extension(shard)}", os.O_RDONLY) for shard in range(10)]
     wanted = data.draw(st.integers(1, len(dat)))
     out = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    write_dat(OS_FILES, fds, out, wanted, Layout.of_dat(len(dat), 10, LARGE, SMALL))
+    write_dat(OS_FILES, fds, out, [Run(0, 0, wanted)], Layout.of_dat(len(dat), 10, LARGE, SMALL))
     for fd in (*fds, out):
         os.close(fd)
     assert (tmp_path / "out").read_bytes() == dat[:wanted]

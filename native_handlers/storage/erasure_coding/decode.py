@@ -1,23 +1,38 @@
-"""Writes a .dat from data shards. Source: weed/storage/erasure_coding/ec_decoder.go (WriteDatFile)."""
+"""Writes a .dat from data shards.
+
+Source: weed/storage/erasure_coding/ec_decoder.go (WriteDatFile).
+"""
 
 from __future__ import annotations
 
-import os
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.format.idx import encode_entry
+from native_handlers.format.needle import Needle, encode_needle, parse_needle_header
+from native_handlers.format.types import (
+    CHECKSUM_BYTES,
+    MAX_APPEND_AT_NS,
+    NEEDLE_HEADER_BYTES,
+    TIMESTAMP_BYTES,
+    TOMBSTONE_SIZE,
+    VERSION_3,
+)
 from native_handlers.storage.erasure_coding.encode import PIECE_BYTES
-from native_handlers.storage.erasure_coding.errors import DecodeFailed, EcRefused
+from native_handlers.storage.erasure_coding.errors import DecodeFailed
 from native_handlers.storage.erasure_coding.layout import LARGE_BLOCK_BYTES, Interval, Layout
 from native_handlers.storage.erasure_coding.parallel import in_parallel
+from native_handlers.storage.volume.row_place import row_offset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
-    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from native_handlers.format.super_block import SuperBlock
+    from native_handlers.storage.erasure_coding.live_records import LiveRecords, Run
     from native_handlers.storage.system.files import Files
 
 
@@ -44,91 +59,64 @@ def layout_for_decode(name: str, dat_bytes: int, encoded_bytes: int, shard_bytes
     return Layout.of_dat(encoded_bytes, data_shards)
 
 
-def write_dat(files: Files, shard_fds: Sequence[int], dat_fd: int, dat_bytes: int, layout: Layout) -> None:
-    """Writes the first `dat_bytes` of the volume to an open file.
+def write_dat(files: Files, shard_fds: Sequence[int], dat_fd: int, runs: Iterable[Run], layout: Layout) -> None:
+    """Writes parts of the volume to an open file.
 
     Raises:
         DecodeFailed: a shard is too short.
         OSError: the written bytes are useless.
     """
-    in_parallel(_parts(layout, dat_bytes), partial(_make_worker, files, shard_fds, dat_fd))
+    in_parallel(parts_of(layout, runs), partial(_make_worker, files, shard_fds, dat_fd))
 
 
-def check_replaceable(
-    ec: EcVolumeSet, volume: EcVolume, shard_fds: Sequence[int], layout: Layout, *, must_be_there: bool
-) -> None:
-    """Checks the .dat files of the volume's name on this server, before a decoding replaces the one beside the shards.
-    A .dat without a record is a stub, and may be replaced.
+def append_deletions(
+    files: Files, dat_fd: int, live: LiveRecords, gone: NDArray[np.uint64], block: SuperBlock, width: int
+) -> bytes:
+    """Appends the deletions of live needles to a .dat with the live records, as a volume does. Returns their rows.
 
-    Args:
-        must_be_there: an open volume without a .dat beside the shards keeps its data elsewhere.
-
-    Raises:
-        EcRefused: one has what the shards do not hold, or is on another disk: then two disks would have the volume.
-        OSError.
+    Raises OSError.
     """
-    name = volume.place.name + ".dat"
-    here = volume.place.data_dir / name
-    for path in (location.path / name for location in ec.locations if not location.is_unavailable):
-        facts = ec.files.facts(path)
-        if facts is None and not (must_be_there and path == here):
-            continue
-        if facts is not None and facts.size_bytes <= SUPER_BLOCK_BYTES:
-            continue
-        if facts is None or path != here or not _is_held(ec.files, path, facts.size_bytes, shard_fds, layout):
-            raise EcRefused(
-                f"volume {volume.id} is here as a regular volume, and {path} is not what its shards were made of;"
-                " delete that volume, or move its files away, before the shards are decoded"
-            )
+    at_ns = _last_append_at_ns(files, dat_fd, live) if block.version == VERSION_3 else 0
+    records, rows, end_bytes = [], [], live.dat_bytes
+    for needle_id, place in live.find(gone):
+        at_ns = min(max(time.time_ns(), at_ns + 1), MAX_APPEND_AT_NS)
+        cookie = parse_needle_header(files.read(dat_fd, NEEDLE_HEADER_BYTES, place)).cookie
+        deletion = Needle(needle_id=needle_id, cookie=cookie, append_at_ns=at_ns)
+        records.append(encode_needle(deletion, block.version))
+        rows.append(encode_entry(needle_id, row_offset(end_bytes, width), TOMBSTONE_SIZE, width))
+        end_bytes += len(records[-1])
+    files.write(dat_fd, [b"".join(records)], live.dat_bytes)
+    return b"".join(rows)
 
 
-def _is_held(files: Files, path: Path, dat_bytes: int, shard_fds: Sequence[int], layout: Layout) -> bool:
-    """Whether the shards hold every byte of a .dat."""
-    fd = files.open(path, os.O_RDONLY)
-    try:
-        in_parallel(_parts(layout, dat_bytes), partial(_make_comparer, files, shard_fds, fd))
-    except (_Different, DecodeFailed):
-        return False
-    finally:
-        files.close(fd)
-    return True
+def _last_append_at_ns(files: Files, dat_fd: int, live: LiveRecords) -> int:
+    start = live.last_target_bytes
+    size = parse_needle_header(files.read(dat_fd, NEEDLE_HEADER_BYTES, start)).size
+    at = start + NEEDLE_HEADER_BYTES + max(size, 0) + CHECKSUM_BYTES
+    return int.from_bytes(files.read(dat_fd, TIMESTAMP_BYTES, at), "big")
 
 
-class _Different(Exception):
-    """A part of the .dat is not that of the shards."""
-
-
-def _parts(layout: Layout, dat_bytes: int) -> Iterator[tuple[int, Interval]]:
+def parts_of(layout: Layout, runs: Iterable[Run]) -> Iterator[tuple[int, Interval]]:
     """The position of each part in the .dat, and its interval in the shards."""
-    for start in range(0, dat_bytes, PIECE_BYTES):
-        at = start
-        for interval in layout.locate(start, min(PIECE_BYTES, dat_bytes - start)):
-            yield at, interval
-            at += interval.length_bytes
+    for run in runs:
+        for done in range(0, run.length_bytes, PIECE_BYTES):
+            at = run.target_bytes + done
+            for interval in layout.locate(run.start_bytes + done, min(PIECE_BYTES, run.length_bytes - done)):
+                yield at, interval
+                at += interval.length_bytes
 
 
 def _make_worker(files: Files, shard_fds: Sequence[int], dat_fd: int) -> Callable[[tuple[int, Interval]], None]:
     buffer = memoryview(bytearray(PIECE_BYTES))
 
     def work(part: tuple[int, Interval]) -> None:
-        files.write(dat_fd, [_read(files, shard_fds, part[1], buffer)], part[0])
+        files.write(dat_fd, [read_part(files, shard_fds, part[1], buffer)], part[0])
 
     return work
 
 
-def _make_comparer(files: Files, shard_fds: Sequence[int], dat_fd: int) -> Callable[[tuple[int, Interval]], None]:
-    buffer, other = memoryview(bytearray(PIECE_BYTES)), memoryview(bytearray(PIECE_BYTES))
-
-    def work(part: tuple[int, Interval]) -> None:
-        wanted = _read(files, shard_fds, part[1], buffer)
-        found = other[: len(wanted)]
-        if files.read_into(dat_fd, found, part[0]) < len(found) or bytes(found) != wanted:
-            raise _Different
-
-    return work
-
-
-def _read(files: Files, shard_fds: Sequence[int], interval: Interval, buffer: memoryview) -> memoryview:
+def read_part(files: Files, shard_fds: Sequence[int], interval: Interval, buffer: memoryview) -> memoryview:
+    """Reads an interval into the beginning of `buffer`. Raises OSError; DecodeFailed where the shard ends before."""
     shard, offset, length = interval
     view = buffer[:length]
     if files.read_into(shard_fds[shard], view, offset) < length:

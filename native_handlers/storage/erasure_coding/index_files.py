@@ -2,8 +2,7 @@
 
 Deletions go into the .ecj, and into the .ecx when shards are rebuilt.
 
-Source: weed/storage/erasure_coding/ec_encoder.go (WriteSortedFileFromIdx), ec_volume.go (SearchNeedleFromSortedIndex),
-ec_decoder.go (WriteIdxFileFromEcIndex).
+Source: weed/storage/erasure_coding/ec_encoder.go (WriteSortedFileFromIdx), ec_volume.go (SearchNeedleFromSortedIndex).
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from native_handlers.format.idx import IdxEntry, iter_entries, row_bytes
-from native_handlers.format.needle import actual_size
-from native_handlers.format.types import ALIGNMENT_BYTES, TOMBSTONE_SIZE
+from native_handlers.format.types import TOMBSTONE_SIZE, UINT32_MASK
 from native_handlers.storage.erasure_coding.errors import BadEcIndex
 
 if TYPE_CHECKING:
@@ -30,7 +28,8 @@ _ROWS_AT_ONCE = 256
 """The last read of a search is 4 KiB."""
 
 
-def _rows_of(content: bytes, width: int) -> NDArray[np.void]:
+def rows_of(content: bytes, width: int) -> NDArray[np.void]:
+    """The rows as a table: key, low, high where offsets have 5 bytes, size. A partial row at the end is left out."""
     offset = [("low", ">u4")] if width == 4 else [("low", ">u4"), ("high", "u1")]
     kind = np.dtype([("key", ">u8"), *offset, ("size", ">i4")])
     return np.frombuffer(content, kind, len(content) // kind.itemsize)
@@ -38,7 +37,7 @@ def _rows_of(content: bytes, width: int) -> NDArray[np.void]:
 
 def sorted_rows(idx: bytes, width: int) -> bytes:
     """The .ecx rows of the needles that the rows of an .idx leave live. A partial row at the end is left out."""
-    rows = _rows_of(idx, width)
+    rows = rows_of(idx, width)
     # The last row of each id counts, also where it is a deletion.
     last = len(rows) - 1 - np.unique(rows["key"][::-1], return_index=True)[1]
     rows = rows[last]
@@ -72,7 +71,7 @@ def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -
     """
     check_whole(ecx, width, path)
     content = bytearray(ecx)
-    rows = _rows_of(bytes(ecx), width)
+    rows = rows_of(bytes(ecx), width)
     keys = rows["key"].astype(np.uint64)
     wanted = np.fromiter(deleted, np.uint64)
     places = np.searchsorted(keys, wanted)
@@ -85,45 +84,30 @@ def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -
     return bytes(content)
 
 
-def idx_rows(ecx: bytes, width: int) -> bytes:
-    """The rows of an .ecx as those of an .idx: first those of live needles, then the deletions.
-
-    A deletion has no offset, because a decoded .dat has no record of it. Such rows at the head of an .idx are the mark
-    of a defect that volume servers repair, with rows for the first records of .dat. Here those may be needles that were
-    deleted before the coding: without any row.
-    """
-    rows = _rows_of(ecx, width)
-    is_gone = rows["size"] < 0
-    gone = rows[is_gone]
-    gone["low"] = 0
-    if width == 5:
-        gone["high"] = 0
-    return bytes(rows[~is_gone].tobytes() + gone.tobytes())
-
-
 def check_whole(ecx: bytes, width: int, path: Path) -> None:
     """Raises BadEcIndex unless the rows are whole: an .ecx is written at once, so a partial row is damage."""
     if len(ecx) % row_bytes(width):
         raise BadEcIndex(f"read ecx {path}: unexpected EOF")
 
 
-def end_of_live(ecx: bytes, width: int, version: int) -> int | None:
-    """The end of the last live record in the .dat; None where no needle is live."""
-    rows = _rows_of(ecx, width)
-    rows = rows[rows["size"] >= 0]
-    if not len(rows):
-        return None
+def offsets_of(rows: NDArray[np.void], width: int) -> NDArray[np.int64]:
+    """The offsets of `rows_of`, in units of 8 bytes."""
     offsets = rows["low"].astype(np.int64)
+    return offsets if width == 4 else offsets | rows["high"].astype(np.int64) << 32
+
+
+def with_offsets(rows: NDArray[np.void], offsets: NDArray[np.int64], width: int) -> bytes:
+    """The bytes of `rows` with other offsets, in units of 8 bytes."""
+    moved = rows.copy()
+    moved["low"] = offsets & UINT32_MASK
     if width == 5:
-        offsets |= rows["high"].astype(np.int64) << 32
-    # A later record begins behind the end of an earlier one.
-    last = int(offsets.argmax())
-    return int(offsets[last]) * ALIGNMENT_BYTES + actual_size(int(rows["size"][last]), version)
+        moved["high"] = offsets >> 32
+    return bytes(moved.tobytes())
 
 
 def count_rows(ecx: bytes, width: int) -> tuple[int, int, int]:
     """The number of rows of live needles, that of deleted ones, and the sum of all sizes."""
-    sizes = _rows_of(ecx, width)["size"].astype(np.int64)
+    sizes = rows_of(ecx, width)["size"].astype(np.int64)
     gone = int(np.count_nonzero(sizes < 0))
     return len(sizes) - gone, gone, int(np.abs(sizes[sizes != TOMBSTONE_SIZE]).sum())
 

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import FormatError
@@ -17,7 +18,11 @@ from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.bitrot import Protection, encode_checksums, load_checksums
 from native_handlers.storage.erasure_coding.codings import check_enough, newest_on_disks, newest_open
-from native_handlers.storage.erasure_coding.decode import check_replaceable, layout_for_decode, write_dat
+from native_handlers.storage.erasure_coding.decode import (
+    append_deletions,
+    layout_for_decode,
+    write_dat,
+)
 from native_handlers.storage.erasure_coding.encode import encode
 from native_handlers.storage.erasure_coding.errors import (
     DecodeFailed,
@@ -37,18 +42,18 @@ from native_handlers.storage.erasure_coding.files_on_disk import (
 from native_handlers.storage.erasure_coding.fold import fold
 from native_handlers.storage.erasure_coding.index_files import (
     ID_BYTES,
-    end_of_live,
-    idx_rows,
     journal_ids,
     journal_rows,
     sorted_rows,
     with_deletions,
 )
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Ratio
+from native_handlers.storage.erasure_coding.live_records import live_records, newly_deleted
 from native_handlers.storage.erasure_coding.loading import load_shards, without_index
 from native_handlers.storage.erasure_coding.names import ratio_of, shard_extension
 from native_handlers.storage.erasure_coding.parallel import beside
 from native_handlers.storage.erasure_coding.rebuild import ShardFiles, rebuild
+from native_handlers.storage.erasure_coding.replaceable import check_replaceable
 from native_handlers.storage.erasure_coding.scrub import EcScrubber
 from native_handlers.storage.erasure_coding.staged import StagedFiles
 from native_handlers.storage.erasure_coding.verify import verify
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from native_handlers.format.super_block import SuperBlock
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
@@ -281,8 +287,10 @@ def _shard_files(files: Files, base: Path, ratio: Ratio, found: Sequence[EcFiles
 def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool = False) -> None:
     """Makes a .dat and an .idx from the open data shards. The shards stay open.
 
+    The .dat has the live records in their order, and behind them the deletions that came while it was written.
+
     A .dat that is there, because it was not deleted or an earlier decoding left it, is replaced only where the shards
-    hold every byte of it. Upstream overwrites it.
+    hold all that is in it. Upstream overwrites it.
 
     Args:
         was_open: a regular volume of that id was open here until now.
@@ -303,30 +311,39 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
             for path in sources:
                 fds.append(ec.files.open(path, os.O_RDONLY))
                 stack.callback(ec.files.close, fds[-1])
-            version = _version_in(ec.files, fds[0], sources[0])
-            dat_bytes = end_of_live(ecx, ec.width, version)
-            if dat_bytes is None:
+            block = _super_block_in(ec.files, fds[0], sources[0])
+            live = live_records(ecx, ec.width, block)
+            if live is None:
                 raise NoLiveNeedles(volume_id)
             shard_bytes = ec.files.facts_of(fds[0]).size_bytes
             base = volume.place.base
-            layout = layout_for_decode(base.name, dat_bytes, volume.dat_bytes, shard_bytes, volume.ratio.data)
-            check_replaceable(ec, volume, fds, layout, must_be_there=was_open)
+            layout = layout_for_decode(base.name, live.coded_bytes, volume.dat_bytes, shard_bytes, volume.ratio.data)
+            check_replaceable(ec, volume, fds, layout, block, ecx, must_be_there=was_open)
             dat, idx = base.with_name(base.name + ".dat"), base.with_name(base.name + ".idx")
             # The .idx is made beside the .dat, where opening looks for it first; `consolidate_index` moves it. The .dat
             # comes last: an .idx without one is ignored.
             staged = stack.enter_context(StagedFiles(ec.files, [idx, dat]))
             dat_fd = staged.descriptor(dat)
-            write_dat(ec.files, fds, dat_fd, dat_bytes, layout)
+            write_dat(ec.files, fds, dat_fd, live.runs(), layout)
+            if live.is_compacted:
+                # As after a vacuum: offsets in the old .dat lead nowhere in this one.
+                new_block = replace(block, compaction_revision=block.compaction_revision + 1 & 0xFFFF)
+                ec.files.write(dat_fd, [new_block.encode()], 0)
             # Most of the data is on disk before deletions have to wait.
             ec.files.sync(dat_fd)
+            idx_fd, idx_bytes = staged.descriptor(idx), 0
+            for rows in live.idx():
+                ec.files.write(idx_fd, [rows], idx_bytes)
+                idx_bytes += len(rows)
             with volume.deletions.exclusive():
-                # With the deletions of the meantime. A record behind the last live one would be taken for a lost write.
-                ecx = _index_now(ec, volume)
-                dat_bytes = end_of_live(ecx, ec.width, version)
-                if dat_bytes is None:
-                    raise NoLiveNeedles(volume_id)
-                ec.files.truncate(dat_fd, dat_bytes)
-                ec.files.write(staged.descriptor(idx), [idx_rows(ecx, ec.width)], 0)
+                # Those that came meanwhile are recorded behind the live records.
+                now = _index_now(ec, volume)
+                if now != ecx:
+                    if live_records(now, ec.width, block) is None:
+                        raise NoLiveNeedles(volume_id)
+                    gone = newly_deleted(ecx, now, ec.width)
+                    rows = append_deletions(ec.files, dat_fd, live, gone, block, ec.width)
+                    ec.files.write(idx_fd, [rows], idx_bytes)
                 staged.publish()
         for found in (look(ec.files, ec.locations[one.place.disk_id], collection, volume_id) for one in volumes):
             remove_paths(ec.files, checksum_paths(ec.files, found))
@@ -353,9 +370,9 @@ def _data_shard(ec: EcVolumeSet, volumes: Sequence[EcVolume], shard_id: int) -> 
     return max(found, key=ec.is_in_service).place.shard(shard_id)
 
 
-def _version_in(files: Files, fd: int, path: Path) -> int:
+def _super_block_in(files: Files, fd: int, path: Path) -> SuperBlock:
     try:
-        return parse_super_block(files.read(fd, _SUPER_BLOCK_AT_MOST, 0)).version
+        return parse_super_block(files.read(fd, _SUPER_BLOCK_AT_MOST, 0))
     except FormatError as error:
         raise DecodeFailed(f"read ec volume {path} superblock: {error}") from error
 

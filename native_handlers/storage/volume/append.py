@@ -18,6 +18,7 @@ from native_handlers.format.needle import actual_size, encode_needle_parts
 from native_handlers.format.types import (
     ALIGNMENT_BYTES,
     CHECKSUM_BYTES,
+    MAX_APPEND_AT_NS,
     NEEDLE_HEADER_BYTES,
     TIMESTAMP_BYTES,
     TOMBSTONE_SIZE,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.write_state import IoHealth
 
 _NS = 10**9
-_MAX_APPEND_AT_NS = 2**64 - 1
-"""The greatest append time. A copied volume may have a record with that time; later records get the same time."""
 
 
 @dataclass(slots=True)
@@ -137,7 +136,7 @@ class Appender:
         return self._put(batch, needle_id, size, parts, len(record), append_at_ns)
 
     def _next_append_at_ns(self, batch: Batch) -> int:
-        return min(max(self.clock_ns(), batch.last_append_at_ns + 1), _MAX_APPEND_AT_NS)
+        return min(max(self.clock_ns(), batch.last_append_at_ns + 1), MAX_APPEND_AT_NS)
 
     def _put(  # noqa: PLR0913, PLR0917  a record and its index entry
         self,

@@ -21,7 +21,7 @@ from native_handlers.storage.erasure_coding.remote import (
     ShardLocations,
     ShardUnreachable,
 )
-from native_handlers.storage.model.errors import Deleted, DiskUnavailable, NotFound, StorageError
+from native_handlers.storage.model.errors import Deleted, DiskUnavailable, StorageError
 from native_handlers.storage.system.files import OsFiles
 
 VID = 7
@@ -288,7 +288,7 @@ def test_a_dat_that_cannot_be_put_on_disk_is_not_coded(disk):
 
 @pytest.mark.parametrize("doomed", [[2], [5], [4, 5]], ids=["within", "last", "two-last"])
 def test_what_is_deleted_while_the_dat_is_written_stays_deleted(disk, monkeypatch, doomed):
-    """The last ones too: their records, behind the last live one, are not taken for writes that lack a row."""
+    """The last ones too: their records are not taken for writes that lack a row."""
     code(disk)
     store = open_at(disk)
     mount_all(store)
@@ -307,7 +307,7 @@ def test_what_is_deleted_while_the_dat_is_written_stays_deleted(disk, monkeypatc
     store = open_at(disk)
     check(store, [number for number in range(1, 6) if number not in doomed], coded=False)
     for number in doomed:
-        with pytest.raises(NotFound):
+        with pytest.raises(Deleted):
             store.get_volume(VID).read(number, cookie=5)
     store.close()
 
