@@ -1,7 +1,11 @@
-"""Processes pieces in several threads: while one thread waits for the disk another computes."""
+"""Processes pieces in several threads: while one thread waits for the disk another computes.
+
+The system may refuse a thread (`ulimit -u`, `pids.max`). Then the threads that there are do all of the work.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import contextmanager
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
 MAX_THREADS = 4
 """The bound of what one disk and the memory bandwidth can use."""
 
@@ -32,7 +37,8 @@ def in_parallel(items: Iterable[T], make_worker: Callable[[], Callable[[T], None
 
 @contextmanager
 def beside(work: Callable[[], object]) -> Iterator[None]:
-    """Does `work` in a thread of its own while the body of the context runs, and waits for both.
+    """Does `work` in a thread of its own while the body of the context runs, and waits for both. Without a thread
+    `work` is done after the body, where that has not failed.
 
     Raises:
         Exception: the error of the body, else that of `work`.
@@ -46,13 +52,26 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
             failures.append(error)
 
     thread = threading.Thread(target=run, name="ec-beside", daemon=True)
-    thread.start()
+    has_started = _start(thread)
     try:
         yield
     finally:
-        thread.join()
+        if has_started:
+            thread.join()
+    if not has_started:
+        run()
     if failures:
         raise failures[0]
+
+
+def _start(thread: threading.Thread) -> bool:
+    """Starts the thread. Returns whether the system gave one."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        _log.warning("erasure coding goes on with fewer threads: %s", error)
+        return False
+    return True
 
 
 class _Crowd:
@@ -64,14 +83,18 @@ class _Crowd:
         self._failure: BaseException | None = None
 
     def run(self) -> None:
-        threads = [
-            threading.Thread(target=self._work, name="ec-worker", daemon=True) for _ in range(thread_count() - 1)
-        ]
-        for thread in threads:
-            thread.start()
-        self._work()
-        for thread in threads:
-            thread.join()
+        # Once this returns or raises, the caller closes the files that the workers use.
+        started: list[threading.Thread] = []
+        try:
+            for _ in range(thread_count() - 1):
+                thread = threading.Thread(target=self._work, name="ec-worker", daemon=True)
+                if not _start(thread):
+                    break
+                started.append(thread)
+            self._work()
+        finally:
+            for thread in started:
+                thread.join()
         if self._failure is not None:
             raise self._failure
 

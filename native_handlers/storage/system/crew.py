@@ -9,6 +9,7 @@ virtual machine takes the processor away without a trace; such time looks idle, 
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import threading
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
 MAX_THREADS = max(os.cpu_count() or 1, 10)
 """As upstream. Source: weed/storage/disk_location.go:concurrentLoadingVolumes."""
 _LOOK_S = 0.01
@@ -43,6 +45,7 @@ class Crew(Generic[T]):
         self._lock = threading.Lock()
         self._failures: list[Exception] = []
         self._helpers: list[threading.Thread] = []
+        self._may_grow = True
         self._looked_at_s = time.monotonic()
         self._busy_s = time.process_time()
         self._waits = disk_waits()
@@ -83,11 +86,18 @@ class Crew(Generic[T]):
             waits = self._disk_waits()
             has_waited = waits > self._waits
             self._looked_at_s, self._busy_s, self._waits = now_s, busy_s, waits
-            if passed_s < _LOOK_S or not (is_idle and has_waited) or len(self._helpers) >= MAX_THREADS - 1:
+            if passed_s < _LOOK_S or not (is_idle and has_waited and self._may_grow):
                 return
             helper = threading.Thread(target=self._take_part, name="volume-crew", daemon=True)
+            try:
+                helper.start()
+            except RuntimeError as error:
+                # The system gives no thread (`ulimit -u`, `pids.max`).
+                _log.warning("volumes are worked on with %d threads: %s", len(self._helpers) + 1, error)
+                self._may_grow = False
+                return
             self._helpers.append(helper)
-            helper.start()
+            self._may_grow = len(self._helpers) < MAX_THREADS - 1
 
     def _waited_for_processor_s(self) -> float:
         """How long this thread has waited for a processor since its last measurement."""

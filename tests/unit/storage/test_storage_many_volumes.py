@@ -324,6 +324,22 @@ class TestCrew:
 
         Crew(range(7), work, times_blocked).run()
 
+    def test_the_threads_that_there_are_do_all_of_the_work(self, give_threads, monkeypatch):
+        """Where the system gives no more of them, it is not asked again."""
+        monkeypatch.setattr(crew, "run_delay_s", lambda: 0.0)
+        asked, alone, done = [], threading.Event(), []
+
+        class Refused(threading.Thread):
+            def start(self):
+                asked.append(self.name)
+                super().start()
+
+        give_threads(0, "volume-crew")
+        monkeypatch.setattr(crew.threading, "Thread", Refused)
+        Crew(range(7), lambda item: done.append(item) or alone.wait(0.02), itertools.count().__next__).run()
+        assert done == list(range(7))
+        assert asked == ["volume-crew"]
+
     def test_nobody_joins_where_other_programs_keep_the_processor(self, started, monkeypatch):
         """Time in which this process computes nothing is then not time of the disk."""
         begun_s, alone = time.monotonic(), threading.Event()
