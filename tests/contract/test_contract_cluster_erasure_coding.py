@@ -65,13 +65,11 @@ def test_the_life_of_a_coded_volume(cluster):
         said += cluster.shell("ec.balance -apply")
         wait_until(lambda: len(shard_ids(cluster, volume_id)) == 4, f"shards on each server; {said}", limit_s=LIMIT_S)
         check_all(servers, files)
-        for mode in ("index", "local", "full", "checksum"):
-            said = cluster.shell(f"ec.scrub -volumeId {volume_id} -mode {mode} -details")
-            assert re.search(r"Scrubbed \d+ EC files and 4 volumes on 4 nodes", said), said
-            assert "failures" not in said, said
+        scrub(cluster, volume_id)
         assert first.http("DELETE", f"/{doomed}").status == 202
         for server in servers:
             wait_until(lambda: server.read(doomed).status == 404, f"{doomed} to be gone at {server.name}")  # noqa: B023
+        scrub(cluster, volume_id)
         victims = lose(cluster, volume_id, servers[1], 2) + lose(cluster, volume_id, servers[2], 2)
         wait_until(lambda: len(every_shard(cluster, volume_id)) == 10, f"the loss of {victims} to be told")
         check_all([servers[0]], files)
@@ -85,6 +83,14 @@ def test_the_life_of_a_coded_volume(cluster):
     check_all([holder], files)
     assert holder.read(doomed).status == 404
     assert not [path for server in servers for path in server.data_dir.glob(f"{volume_id}.ec*")]
+
+
+def scrub(cluster, volume_id):
+    """Has all servers check the volume, in each way; all of it is sound."""
+    for mode in ("index", "local", "full", "checksum"):
+        said = cluster.shell(f"ec.scrub -volumeId {volume_id} -mode {mode} -details")
+        assert re.search(r"Scrubbed \d+ EC files and 4 volumes on 4 nodes", said), said
+        assert "failures" not in said, said
 
 
 def lose(cluster, volume_id, server, count):

@@ -18,6 +18,7 @@ class FakeRemote:
     """Other servers: the content of each shard id, by address.
 
     Attributes:
+        deleted: the needles that each address has deleted.
         asked: how often the master was asked for the holders.
         requests: all that was requested: address and range.
         most_pending_bytes: the most bytes of requests whose answer was not taken yet.
@@ -25,6 +26,7 @@ class FakeRemote:
 
     def __init__(self, shards):
         self.shards = shards
+        self.deleted = {}
         self.asked, self.requests = 0, []
         self.is_away = False
         self.pending_bytes = self.most_pending_bytes = 0
@@ -55,6 +57,8 @@ class FakeRemote:
         class Pending:
             def result(_pending):
                 self._pend(-wanted.length_bytes)
+                if wanted.needle_id in self.deleted.get(address, ()):
+                    return None
                 if content is None:
                     raise ShardUnreachable("it went")
                 return content[wanted.offset_bytes : wanted.offset_bytes + wanted.length_bytes]

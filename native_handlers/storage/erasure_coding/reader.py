@@ -99,16 +99,15 @@ class EcReader:
 
         Args:
             since_s: holders that the master named before are not used, see `ShardLocations.get`.
+
+        Raises Deleted: a holder has the needle deleted.
         """
         part = bytearray(interval.length_bytes)
         view = memoryview(part)
         if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
             return part
         holders = self._holders(volume, since_s)
-        try:
-            count = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
-        except Deleted:
-            return None
+        count = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
         return part if count == len(part) else None
 
     def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:

@@ -7,7 +7,7 @@ import os
 
 import grpc
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import FakeRemote, code_volume
 from support.grpc_nodes import make_context, make_node
 
 from native_handlers.format.idx import encode_entry
@@ -172,3 +172,23 @@ def test_of_damaged_needles_no_more_are_listed_either(node, directory, monkeypat
         assert len(details) == 3
         assert details[0].startswith(name)
         assert details[-1] == "and more than 2 problems; the rest is not listed"
+
+
+@pytest.mark.parametrize("lost", [[0], [1]])
+def test_a_needle_that_another_server_has_deleted_is_no_damage(node, store, directory, lost):
+    """Needle 4 lies in shards 0 and 1. A deletion is noted at one server alone."""
+    content = {shard: (directory / f"{VID}.ec{shard:02d}").read_bytes() for shard in lost}
+    for shard in lost:
+        store.ec.unmount(VID, shard)
+    remote = store.ec_reader.remote = FakeRemote({"a": content})
+    remote.deleted["a"] = {4}
+    answer = run(node, FULL)
+    assert not answer.details
+    assert not answer.broken_shard_infos
+    assert not answer.broken_volume_ids
+    assert answer.total_files == 5
+    answer = run(node, FULL, force_deleted_needles_check=True)
+    assert list(answer.details) == [
+        "EC volume 7, needle 4 on shards [0 1]: size mismatch: index 300005, record 0",
+    ]
+    assert not answer.broken_shard_infos
