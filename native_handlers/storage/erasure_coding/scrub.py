@@ -6,6 +6,7 @@ Source: weed/storage/erasure_coding/ec_volume_scrub.go, weed/storage/store_ec_sc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.format.crc import crc32c_extend
@@ -102,7 +103,13 @@ class EcScrubber:
             return found
         shards = {shard.id: shard for one in self._ec.copies(volume.id) for shard in one.shards.values()}
         for shard in shards.values():
-            self._check_shard(shard, sums)
+            now: EcShard | None = shard
+            while now is not None:
+                try:
+                    self._check_shard(now, sums)
+                    break
+                except FileRetired:
+                    now = self._opened_anew(now)
         if len(found.broken_shards) > volume.ratio.parity:
             found.problems = Problems()
             found.problems.add(
@@ -175,7 +182,10 @@ class EcScrubber:
     def _read(self, shard: EcShard, interval: Interval, what: str) -> bytes | None:
         try:
             data = shard.read(interval.length_bytes, interval.offset_bytes)
-        except (OSError, FileRetired) as error:
+        except FileRetired:
+            # Closed meanwhile, as by a balancing: not here.
+            return None
+        except OSError as error:
             self._broken(
                 shard, f"failed to read {what} from local shard {shard.id} at offset {interval.offset_bytes}: {error}"
             )
@@ -193,7 +203,7 @@ class EcScrubber:
         record = bytearray()
         for number, interval in enumerate(intervals, 1):
             try:
-                data = self._reader.read_directly(volume, entry.needle_id, interval, since_s=self._began_s)
+                data = self._read_directly(entry, interval)
             except Deleted:
                 # At the holder alone, since the coding: no damage, and the holder sends no bytes to check.
                 if checks_deleted:
@@ -216,6 +226,17 @@ class EcScrubber:
             return
         self._check_needle(entry, record, name, checks_deleted=checks_deleted)
 
+    def _read_directly(self, entry: IdxEntry, interval: Interval) -> bytearray | None:
+        """See `EcReader.read_directly`. A shard may move during the scrub, so the master is asked once more before the
+        shard is called broken. Raises Deleted.
+        """
+        read = partial(self._reader.read_directly, self._volume, entry.needle_id, interval)
+        asked_s = self._reader.locations.now_s()
+        data = read(since_s=self._began_s)
+        if data is None and interval.shard_id not in self._found.broken_shards:
+            data = read(since_s=asked_s)
+        return data
+
     def _check_needle(self, entry: IdxEntry, record: bytearray, name: str, *, checks_deleted: bool = False) -> None:
         try:
             needle = parse_needle(memoryview(record), self._volume.version)
@@ -227,7 +248,15 @@ class EcScrubber:
         if needle.size != entry.size and (not differs or checks_deleted):
             self._found.problems.add(f"{name}: size mismatch: index {entry.size}, record {needle.size}")
 
+    def _opened_anew(self, shard: EcShard) -> EcShard | None:
+        """The shard that took the place of a closed one; None where there is none of this coding."""
+        found = self._ec.find_shard(self._volume.id, shard.id)
+        if found is None or found[1] is shard or found[0].encode_ts_ns != self._volume.encode_ts_ns:
+            return None
+        return found[1]
+
     def _check_shard(self, shard: EcShard, sums: Checksums) -> None:
+        """Raises FileRetired: the shard was closed meanwhile."""
         volume, entry = self._volume, sums.shards[shard.id]
         name = f"ec volume {volume.id} shard {shard.id}"
         if shard.size_bytes != entry.covered_bytes:
@@ -236,7 +265,7 @@ class EcScrubber:
             return
         try:
             blocks = self._blocks(shard, entry, sums.block_bytes)
-        except (OSError, FileRetired) as error:
+        except OSError as error:
             self._broken(shard, f"{name}: {error}")
             return
         for number in differing_blocks(entry, shard.size_bytes, blocks):

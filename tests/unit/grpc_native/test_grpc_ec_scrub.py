@@ -192,3 +192,70 @@ def test_a_needle_that_another_server_has_deleted_is_no_damage(node, store, dire
         "EC volume 7, needle 4 on shards [0 1]: size mismatch: index 300005, record 0",
     ]
     assert not answer.broken_shard_infos
+
+
+@pytest.fixture
+def elsewhere(store, directory):
+    """Another server, which gets shards of this one."""
+    remote = store.ec_reader.remote = FakeRemote({"a": {}})
+
+    def move(*shards):
+        for shard in shards:
+            store.ec.unmount(VID, shard)
+            remote.shards["a"][shard] = (directory / f"{VID}.ec{shard:02d}").read_bytes()
+
+    remote.move = move
+    return remote
+
+
+def check_sound(answer):
+    assert not answer.details
+    assert not answer.broken_shard_infos
+
+
+def test_a_shard_that_is_closed_while_its_checksums_are_checked_is_not_broken(node, store, pace):
+    pace.at, pace.number = (lambda: [store.ec.unmount(VID, shard) for shard in (12, 13)]), 3
+    check_sound(run(node, CHECKSUM))
+    assert len(pace.counts) == 12
+
+
+@pytest.mark.damage("a shard lies")
+def test_a_shard_that_is_mounted_anew_while_its_checksums_are_checked_is_checked(node, store, directory, pace):
+    with (directory / f"{VID}.ec13").open("r+b") as shard:
+        shard.write(b"XXXX")
+    pace.at, pace.number = (lambda: store.ec.mount("", VID, 13)), 3
+    answer = run(node, CHECKSUM)
+    assert list(answer.details) == ["ec volume 7 shard 13: checksum mismatch at block 0 (offset 0)"]
+
+
+def test_a_shard_that_is_closed_during_a_local_scrub_is_not_broken(node, store, monkeypatch):
+    find = store.ec.find_shard
+
+    def find_and_close(volume_id, shard_id):
+        found = find(volume_id, shard_id)
+        store.ec.unmount(volume_id, shard_id)
+        return found
+
+    monkeypatch.setattr(store.ec, "find_shard", find_and_close)
+    answer = run(node, LOCAL)
+    check_sound(answer)
+    assert answer.total_files == 5
+
+
+def test_a_shard_that_moves_during_a_full_scrub_is_not_broken(node, elsewhere, pace):
+    """Needles 1 to 3 lie in shard 0, needle 4 in 0 and 1, needle 5 in 1. The first look-up does not know the move."""
+    elsewhere.move(0)
+    pace.at, pace.number = (lambda: elsewhere.move(1)), 4
+    check_sound(run(node, FULL))
+    assert elsewhere.asked == 2
+    assert elsewhere.read == [0, 0, 0, 0, 1, 1]
+
+
+def test_for_a_lost_shard_a_full_scrub_asks_the_master_once_more(node, store, elsewhere):
+    """And not for each needle."""
+    elsewhere.move(0)
+    store.ec.unmount(VID, 1)
+    answer = run(node, FULL)
+    assert [info.shard_id for info in answer.broken_shard_infos] == [1]
+    assert len(answer.details) == 2 * 2
+    assert elsewhere.asked == 2
