@@ -12,7 +12,7 @@ from native_handlers.grpc.status_text import go_error_text
 from native_handlers.pb import master_pb2
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import master, volume_server
-from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from native_handlers.storage.erasure_coding.remote import ServerUnreachable, ShardUnreachable
 from supervisor.authority.outside import outside
 from supervisor.cluster.channels import ChannelCache
 from supervisor.cluster.identity import is_same_server
@@ -62,11 +62,11 @@ class ClusterShards:
             with self._masters.calling(leader) as channel:
                 response = master(channel).LookupEcVolume(request, timeout=MASTER_LIMIT_S)
         except (OSError, ValueError) as error:
-            raise ShardUnreachable(f"lookup ec volume {volume_id}: no channel to {leader.http}: {error}") from error
+            raise ServerUnreachable(f"lookup ec volume {volume_id}: no channel to {leader.http}: {error}") from error
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._view.note_unreachable(leader)
-            raise ShardUnreachable(f"lookup ec volume {volume_id}: {go_error_text(error)}") from error
+            raise _failure(error)(f"lookup ec volume {volume_id}: {go_error_text(error)}") from error
         return {
             row.shard_id: [
                 f"{location.url}.{location.grpc_port}" if location.grpc_port else location.url
@@ -110,14 +110,16 @@ class ClusterShards:
             volume_id=volume_id, collection=collection, file_key=needle_id, version=version
         )
         target, channel = self._channel(address)
+        name = f"failed to delete from ec shard {volume_id} on {address}"
         try:
             with outside():
                 self._client(channel).VolumeEcBlobDelete(request, timeout=CALL_LIMIT_S)
-        except (ValueError, grpc.RpcError) as error:
-            if isinstance(error, grpc.RpcError) and error.code() is grpc.StatusCode.UNAVAILABLE:
+        except ValueError as error:  # as in `begin_read`
+            raise ShardUnreachable(f"{name}: {error}") from error
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
                 self._channels.forget(target, channel)
-            why = go_error_text(error) if isinstance(error, grpc.RpcError) else str(error)
-            raise ShardUnreachable(f"failed to delete from ec shard {volume_id} on {address}: {why}") from error
+            raise _failure(error)(f"{name}: {go_error_text(error)}") from error
 
     def close(self) -> None:
         """Closes the channels. Running calls fail."""
@@ -129,12 +131,18 @@ class ClusterShards:
             target = ServerAddress.parse(address)
             channel = self._channels.to(target)
         except (BadServerAddress, OSError) as error:
-            raise ShardUnreachable(f"no channel to volume server {address}: {error}") from error
+            raise ServerUnreachable(f"no channel to volume server {address}: {error}") from error
         self._note(address)
         return target, channel
 
     def _client(self, channel: grpc.Channel) -> Any:  # noqa: ANN401  see open_call
         return volume_server(channel, ((MARK_KEY, self._mark.text),))
+
+
+def _failure(error: grpc.RpcError) -> type[ShardUnreachable]:
+    """The class of a failed call: whether the server answered."""
+    is_silent = error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+    return ServerUnreachable if is_silent else ShardUnreachable
 
 
 class _Pending:
@@ -172,7 +180,7 @@ class _Pending:
                 parts.append(message.data)
         except grpc.RpcError as error:
             self._failed(error)
-            raise ShardUnreachable(f"receiving {name}: {go_error_text(error)}") from error
+            raise _failure(error)(f"receiving {name}: {go_error_text(error)}") from error
         finally:
             self._stream.cancel()
         if length != wanted.length_bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from native_handlers.storage.erasure_coding.remote import ServerUnreachable, ShardUnreachable
 from support.stores import open_at
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class FakeRemote:
     """Other servers: the content of each shard id, by address.
 
     Attributes:
+        silent: the addresses that give no answer.
         deleted: the needles that each address has deleted.
         asked: how often the master was asked for the holders.
         requests: all that was requested: address and range.
@@ -26,7 +27,7 @@ class FakeRemote:
 
     def __init__(self, shards):
         self.shards = shards
-        self.deleted = {}
+        self.silent, self.deleted = set(), {}
         self.asked, self.requests = 0, []
         self.is_away = False
         self.pending_bytes = self.most_pending_bytes = 0
@@ -39,7 +40,7 @@ class FakeRemote:
     def holders(self, _volume_id):
         self.asked += 1
         if self.is_away:
-            raise ShardUnreachable("the master is away")
+            raise ServerUnreachable("the master is away")
         found = {}
         for address, shards in self.shards.items():
             for shard in shards:
@@ -57,6 +58,8 @@ class FakeRemote:
         class Pending:
             def result(_pending):
                 self._pend(-wanted.length_bytes)
+                if address in self.silent:
+                    raise ServerUnreachable(f"{address} is silent")
                 if wanted.needle_id in self.deleted.get(address, ()):
                     return None
                 if content is None:

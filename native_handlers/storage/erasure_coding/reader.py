@@ -10,7 +10,8 @@ Source: weed/storage/store_ec.go, store_ec_delete.go.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,12 @@ from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage.erasure_coding.errors import EcDeleteRefused
 from native_handlers.storage.erasure_coding.galois import recovery_matrix
 from native_handlers.storage.erasure_coding.kernel import multiply
-from native_handlers.storage.erasure_coding.remote import ShardLocations, ShardRange, ShardUnreachable
+from native_handlers.storage.erasure_coding.remote import (
+    ServerUnreachable,
+    ShardLocations,
+    ShardRange,
+    ShardUnreachable,
+)
 from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound, StorageError, VolumeNotFound
 from native_handlers.storage.system.files import NotCached
 
@@ -98,7 +104,8 @@ class EcReader:
         """A range from its shard, here or at a holder; None where neither returns it. Computes nothing.
 
         Args:
-            since_s: holders that the master named before are not used, see `ShardLocations.get`.
+            since_s: holders that the master named before are not used, see `ShardLocations.get`. Holders that have
+                failed since are not asked.
 
         Raises Deleted: a holder has the needle deleted.
         """
@@ -106,8 +113,14 @@ class EcReader:
         view = memoryview(part)
         if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
             return part
+        shard_id, known = interval.shard_id, self.locations
         holders = self._holders(volume, since_s)
-        count = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
+        addresses = [
+            address
+            for address in chain(*self.elsewhere(volume, shard_id, holders))
+            if not known.has_failed(address, volume.id, shard_id, since_s)
+        ]
+        count = self._read_there(volume, needle_id, interval, view, addresses)
         return part if count == len(part) else None
 
     def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
@@ -156,18 +169,29 @@ class EcReader:
             self._ec.delete(volume, needle_id)
             return True
         failure = None
-        for address in addresses:
-            if remote is None or remote.is_self(address):
+        for address in chain(*self.elsewhere(volume, shard_id, holders)):
+            if remote is None:
                 continue
             try:
                 remote.delete(address, volume.id, volume.collection, needle_id, volume.version)
             except ShardUnreachable as error:
+                # One that refuses a deletion may read the shard nevertheless.
+                if isinstance(error, ServerUnreachable):
+                    self.locations.note_failure(address, volume.id, shard_id, error)
                 failure = error
                 continue
             return True
         if failure is not None:
             raise failure
         return False
+
+    def elsewhere(self, volume: EcVolume, shard_id: int, holders: dict[int, list[str]]) -> tuple[list[str], list[str]]:
+        """The other servers that hold a shard: those to ask first, and those that failed a short while ago."""
+        parted: tuple[list[str], list[str]] = [], []
+        for address in holders.get(shard_id, []):
+            if self.remote is not None and not self.remote.is_self(address):
+                parted[self.locations.has_failed(address, volume.id, shard_id)].append(address)
+        return parted
 
     def _volume(self, volume_id: int) -> EcVolume:
         volume = self._ec.find(volume_id)
@@ -208,12 +232,19 @@ class EcReader:
     def _read_elsewhere(
         self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview, holders: dict[int, list[str]]
     ) -> None:
-        """Fills `view` with what a holder returns of the range, and computes the rest. Raises Deleted,
-        ShardUnreachable.
+        """Fills `view` with what a holder returns of the range, and computes the rest. A holder that failed a short
+        while ago is asked where that fails. Raises Deleted, ShardUnreachable.
         """
-        done = self._read_there(volume, needle_id, interval, view, holders.get(interval.shard_id, []))
-        if done < interval.length_bytes:
+        first, last = self.elsewhere(volume, interval.shard_id, holders)
+        done = self._read_there(volume, needle_id, interval, view, first)
+        if done == interval.length_bytes:
+            return
+        try:
             self._recover(volume, needle_id, interval.part(done), view[done:], holders)
+        except ShardUnreachable:
+            done += self._read_there(volume, needle_id, interval.part(done), view[done:], last)
+            if done < interval.length_bytes:
+                raise
 
     def read_here(
         self, volume: EcVolume, shard_id: int, offset: int, view: memoryview, *, cached_only: bool = False
@@ -238,20 +269,23 @@ class EcReader:
         """Fills `view` from the holders of the shard, and returns how many bytes at its beginning they returned. A
         holder that fails is not asked again. Raises Deleted.
         """
-        remote, done = self.remote, 0
+        remote, shard_id, done = self.remote, interval.shard_id, 0
         for address in addresses:
-            if remote is None or remote.is_self(address):
+            if remote is None:
                 continue
             try:
                 while done < interval.length_bytes:
                     piece = interval.part(done, RECEIVED_BYTES)
-                    data = remote.begin_read(address, _range(volume, needle_id, interval.shard_id, piece)).result()
+                    self.locations.begin(address, volume.id, shard_id)
+                    data = remote.begin_read(address, _range(volume, needle_id, shard_id, piece)).result()
+                    self.locations.note_success(address, volume.id, shard_id)
                     if data is None:
                         raise Deleted(volume.id, needle_id)
                     view[done : done + piece.length_bytes] = data
                     done += piece.length_bytes
             except ShardUnreachable as error:
                 _log.warning("%s", error)
+                self.locations.note_failure(address, volume.id, shard_id, error)
                 continue
             break
         return done
@@ -283,6 +317,14 @@ def _range(volume: EcVolume, needle_id: int, shard_id: int, interval: Interval) 
     return ShardRange(volume.id, shard_id, interval.offset_bytes, interval.length_bytes, needle_id, volume.encode_ts_ns)
 
 
+class _Asked(NamedTuple):
+    """A request to a holder of a shard."""
+
+    shard_id: int
+    address: str
+    pending: PendingRange
+
+
 class _Sources:
     """Shards from which one range is computed, piece by piece. A shard here and a holder that failed at one piece are
     not asked for the next ones.
@@ -299,11 +341,7 @@ class _Sources:
         self._reader, self._volume, self._needle_id = reader, volume, needle_id
         self._wanted = volume.ratio.data
         self._here = list(shard_ids)
-        remote = reader.remote
-        self._holders = {
-            shard: [address for address in holders.get(shard, []) if remote is not None and not remote.is_self(address)]
-            for shard in shard_ids
-        }
+        self._holders = {shard: list(chain(*reader.elsewhere(volume, shard, holders))) for shard in shard_ids}
 
     def gather(self, piece: Interval) -> dict[int, bytes | bytearray]:
         """The same piece of as many shards as are needed, or of all that can be read. Raises Deleted."""
@@ -323,7 +361,8 @@ class _Sources:
     def _take_there(self, remote: RemoteShards, piece: Interval, parts: dict[int, bytes | bytearray]) -> None:
         """Requests as many pieces at the same time as are missing, and further ones in place of those that fail."""
         left = [shard for shard, addresses in self._holders.items() if addresses and shard not in parts]
-        asked: list[tuple[int, PendingRange]] = []
+        left.sort(key=self._is_last)
+        asked: list[_Asked] = []
         try:
             while len(parts) < self._wanted and (left or asked):
                 while left and len(parts) + len(asked) < self._wanted:
@@ -331,35 +370,39 @@ class _Sources:
                 if asked:
                     self._collect(asked, parts, left)
         finally:
-            for _, pending in asked:
-                pending.cancel()
+            for one in asked:
+                one.pending.cancel()
 
-    def _ask(
-        self, remote: RemoteShards, shard: int, piece: Interval, asked: list[tuple[int, PendingRange]], left: list[int]
-    ) -> None:
+    def _ask(self, remote: RemoteShards, shard: int, piece: Interval, asked: list[_Asked], left: list[int]) -> None:
         wanted = _range(self._volume, self._needle_id, shard, piece)
+        address = self._holders[shard][0]
+        self._reader.locations.begin(address, self._volume.id, shard)
         try:
-            asked.append((shard, remote.begin_read(self._holders[shard][0], wanted)))
+            asked.append(_Asked(shard, address, remote.begin_read(address, wanted)))
         except ShardUnreachable as error:
-            self._failed(shard, error, left)
+            self._failed(shard, address, error, left)
 
-    def _collect(
-        self, asked: list[tuple[int, PendingRange]], parts: dict[int, bytes | bytearray], left: list[int]
-    ) -> None:
-        shard, pending = asked.pop(0)
+    def _collect(self, asked: list[_Asked], parts: dict[int, bytes | bytearray], left: list[int]) -> None:
+        shard, address, pending = asked.pop(0)
         try:
             data = pending.result()
         except ShardUnreachable as error:
-            self._failed(shard, error, left)
+            self._failed(shard, address, error, left)
             return
+        self._reader.locations.note_success(address, self._volume.id, shard)
         if data is None:
             raise Deleted(self._volume.id, self._needle_id)
         parts[shard] = data
 
-    def _failed(self, shard: int, error: Exception, left: list[int]) -> None:
+    def _failed(self, shard: int, address: str, error: ShardUnreachable, left: list[int]) -> None:
+        """Has another holder of the shard asked. A server that is silent is not asked for other shards either."""
         _log.warning("%s", error)
-        del self._holders[shard][0]
-        if self._holders[shard]:
-            left.append(shard)
-        else:
-            self._reader.locations.forget(self._volume.id, shard)
+        self._reader.locations.note_failure(address, self._volume.id, shard, error)
+        for other in self._holders if isinstance(error, ServerUnreachable) else (shard,):
+            self._holders[other] = [one for one in self._holders[other] if one != address]
+        left.append(shard)
+        left[:] = sorted((other for other in left if self._holders[other]), key=self._is_last)
+
+    def _is_last(self, shard: int) -> bool:
+        """Whether the holder that comes next failed a short while ago."""
+        return self._reader.locations.has_failed(self._holders[shard][0], self._volume.id, shard)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from native_handlers.storage.model.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from native_handlers.storage.erasure_coding.layout import Ratio
 
@@ -22,10 +22,17 @@ FRESH_WITH_FEW_S = 11.0
 FRESH_WITH_SOME_S = 7 * 60.0
 FRESH_WITH_ALL_S = 37 * 60.0
 MAX_VOLUMES = 10_000
+HOLDER_AVOIDED_S = 30.0
+"""How long a holder that failed is asked last: as long as a request to a holder that hangs takes."""
+MAX_FAILURES = 10_000
 
 
 class ShardUnreachable(StorageError):
     """Another server did not carry out a request, or the master did not name the holders."""
+
+
+class ServerUnreachable(ShardUnreachable):
+    """A server gave no answer: it cannot be reached, or hangs. Other requests to it will fail too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class PendingRange(Protocol):
         """The whole range; None where that server has the needle deleted.
 
         Raises:
-            ShardUnreachable: the range did not arrive, or not completely.
+            ShardUnreachable: the range did not arrive, or not completely; ServerUnreachable where there was no answer.
         """
         ...
 
@@ -67,7 +74,7 @@ class RemoteShards(Protocol):
         """The holders of each shard, as the master says now.
 
         Raises:
-            ShardUnreachable: there is no answer.
+            ShardUnreachable: the master does not name them; ServerUnreachable where there was no answer.
         """
         ...
 
@@ -76,19 +83,79 @@ class RemoteShards(Protocol):
         ...
 
     def begin_read(self, address: str, wanted: ShardRange) -> PendingRange:
-        """Requests a range; the answer arrives in the background. Raises ShardUnreachable."""
+        """Requests a range; the answer arrives in the background. Raises as `PendingRange.result`."""
         ...
 
     def delete(self, address: str, volume_id: int, collection: str, needle_id: int, version: int) -> None:
-        """Deletes a needle on that server. Raises ShardUnreachable."""
+        """Deletes a needle on that server. Raises ShardUnreachable, ServerUnreachable where there was no answer."""
         ...
 
 
+class RecentFailures:
+    """What failed a short while ago, and is avoided. Later one caller tries again, and the others avoid it until that
+    has succeeded. Thread-safe.
+
+    Args:
+        lasts_s: how long something that failed is avoided.
+        at_most: with more failures, the oldest ones are forgotten.
+    """
+
+    def __init__(
+        self, lasts_s: float, clock_s: Callable[[], float] = time.monotonic, at_most: int = MAX_FAILURES
+    ) -> None:
+        self._lasts_s, self._clock_s, self._at_most = lasts_s, clock_s, at_most
+        # Protects the field below.
+        self._lock = threading.Lock()
+        self._noted: dict[Hashable, tuple[str, float]] = {}
+        """The error's text and the time, by what failed; the oldest first."""
+
+    def __len__(self) -> int:
+        return len(self._noted)
+
+    def note(self, what: Hashable, error: Exception) -> None:
+        """Has `what` avoided from now on: it failed."""
+        with self._lock:
+            self._put(what, str(error))
+
+    def begin(self, what: Hashable) -> None:
+        """Comes before an attempt with `what`. Has others avoid it meanwhile, where it failed before."""
+        if self._noted:
+            with self._lock:
+                noted = self._noted.get(what)
+                if noted is not None:
+                    self._put(what, noted[0])
+
+    def clear(self, what: Hashable) -> None:
+        """Ends that `what` is avoided: it has succeeded."""
+        if self._noted:
+            with self._lock:
+                self._noted.pop(what, None)
+
+    def find(self, what: Hashable, since_s: float | None = None) -> str | None:
+        """The text of the last error where `what` is to be avoided, else None. An error before `since_s` does not
+        count.
+        """
+        noted = self._noted.get(what)
+        if noted is None or self._clock_s() - noted[1] >= self._lasts_s:
+            return None
+        return noted[0] if since_s is None or noted[1] >= since_s else None
+
+    def _put(self, what: Hashable, text: str) -> None:
+        self._noted.pop(what, None)
+        self._noted[what] = text, self._clock_s()
+        if len(self._noted) > self._at_most:
+            del self._noted[next(iter(self._noted))]
+
+
 class ShardLocations:
-    """The cached holders of the shards of each volume. Thread-safe."""
+    """The cached holders of the shards of each volume, and those that failed a short while ago. Thread-safe.
+
+    A holder that gave no answer is avoided for all of its shards, one that answered with an error for that shard alone.
+    """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
+        self._failed = RecentFailures(HOLDER_AVOIDED_S, clock_s)
         # Protects the fields below. Not held during a request.
         self._lock = threading.Lock()
         self._known: dict[int, tuple[dict[int, list[str]], float]] = {}
@@ -135,11 +202,38 @@ class ShardLocations:
                     self._asking.pop(oldest, None)
             return dict(found)
 
-    def forget(self, volume_id: int, shard_id: int) -> None:
-        """Drops the holders of a shard: none of them returned it."""
-        with self._lock:
-            if volume_id in self._known:
-                self._known[volume_id][0].pop(shard_id, None)
+    def begin(self, address: str, volume_id: int, shard_id: int) -> None:
+        """Comes before a request to a holder. `note_failure` or `note_success` says afterwards what became of it."""
+        for what in (address, (address, volume_id, shard_id)):
+            self._failed.begin(what)
+
+    def note_failure(self, address: str, volume_id: int, shard_id: int, error: ShardUnreachable) -> None:
+        """Has the holder avoided for `HOLDER_AVOIDED_S`."""
+        if isinstance(error, ServerUnreachable):
+            self._failed.note(address, error)
+        else:
+            self._failed.clear(address)
+            self._failed.note((address, volume_id, shard_id), error)
+
+    def note_success(self, address: str, volume_id: int, shard_id: int) -> None:
+        """Ends that the holder is avoided."""
+        for what in (address, (address, volume_id, shard_id)):
+            self._failed.clear(what)
+
+    def has_failed(self, address: str, volume_id: int, shard_id: int, since_s: float | None = None) -> bool:
+        """Whether the holder is to be avoided. Where no other one has the shard, it is to be asked nevertheless.
+
+        Args:
+            since_s: earlier failures do not count.
+        """
+        return any(self._failed.find(what, since_s) is not None for what in (address, (address, volume_id, shard_id)))
+
+    def _count_usable(self, volume_id: int, shards: dict[int, list[str]]) -> int:
+        """How many shards have a holder that has not failed."""
+        return sum(
+            not all(self.has_failed(address, volume_id, shard) for address in addresses)
+            for shard, addresses in shards.items()
+        )
 
     def _fresh(self, volume_id: int, ratio: Ratio, since_s: float | None) -> dict[int, list[str]] | None:
         with self._lock:
@@ -149,7 +243,8 @@ class ShardLocations:
             shards, asked_at_s = held
             if since_s is not None and asked_at_s < since_s:
                 return None
+            usable = self._count_usable(volume_id, shards)
             limit_s = FRESH_WITH_FEW_S
-            if len(shards) >= ratio.data:
-                limit_s = FRESH_WITH_ALL_S if len(shards) >= ratio.total else FRESH_WITH_SOME_S
+            if usable >= ratio.data:
+                limit_s = FRESH_WITH_ALL_S if usable >= ratio.total else FRESH_WITH_SOME_S
             return dict(shards) if self._clock_s() - asked_at_s < limit_s else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 
 import grpc
@@ -9,8 +10,9 @@ import pytest
 from support.grpc_servers import VID, serving
 
 from native_handlers.grpc.self_calls import SelfMark
-from native_handlers.storage.erasure_coding.remote import ShardUnreachable
+from native_handlers.storage.erasure_coding.remote import ServerUnreachable, ShardRange, ShardUnreachable
 from supervisor.cluster.master_view import MasterView
+from supervisor.gateway import grpc_ec_shards
 from supervisor.gateway.grpc_ec_shards import ClusterShards
 from supervisor.wire.server_address import ServerAddress
 
@@ -110,3 +112,31 @@ def test_a_holder_that_went_is_dialled_anew(store, dialled, holder):
     with pytest.raises(ShardUnreachable):
         check(store)
     assert len(dialled.addresses) > before
+
+
+def failure_of(store, address, shard_id=0):
+    """The class of the error of a request for a shard."""
+    wanted = ShardRange(VID, shard_id, 0, 10, 1, 0)
+    with pytest.raises(ShardUnreachable) as raised:
+        store.ec_reader.remote.begin_read(address, wanted).result()
+    return raised.type
+
+
+def test_a_server_that_is_silent_is_told_from_one_that_answers_with_an_error(store, holder, monkeypatch):
+    assert failure_of(store, holder.address, 31) is ShardUnreachable
+    assert failure_of(store, "no address") is ServerUnreachable
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(grpc_ec_shards, "CALL_LIMIT_S", 0.2)
+        assert failure_of(store, f"127.0.0.1:1.{port}") is ServerUnreachable
+        with pytest.raises(ServerUnreachable):
+            store.ec_reader.remote.delete(f"127.0.0.1:1.{port}", VID, "", 1, 3)
+        monkeypatch.setattr(grpc_ec_shards, "MASTER_LIMIT_S", 0.2)
+        masters = ClusterShards(MasterView([ServerAddress.parse(f"127.0.0.1:1.{port}")]), Dialled(), OWN, SelfMark())
+        with pytest.raises(ServerUnreachable):
+            masters.holders(VID)
+        masters.close()
+    holder.gateway.drain(0)
+    assert failure_of(store, holder.address) is ServerUnreachable

@@ -558,8 +558,6 @@ def test_what_is_known_of_holders_ages():
     remote.is_away = True
     now += 10 * FRESH_WITH_ALL_S
     assert len(known.get(remote, 14, layout.DEFAULT_RATIO)) == 14, "old news is better than none"
-    known.forget(14, 3)
-    assert 3 not in known.get(remote, 14, layout.DEFAULT_RATIO)
     with pytest.raises(ShardUnreachable):
         known.get(remote, 1, layout.DEFAULT_RATIO)
 

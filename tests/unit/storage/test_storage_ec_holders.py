@@ -1,0 +1,272 @@
+"""Holders of shards that fail: how long they are avoided, and when they are asked nevertheless."""
+
+import threading
+
+import pytest
+from support.coded_volumes import FakeRemote, code_volume
+from support.files import PlannedFiles
+
+from native_handlers.format.needle import Needle
+from native_handlers.storage.erasure_coding.errors import EcRefused
+from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO
+from native_handlers.storage.erasure_coding.remote import (
+    FRESH_WITH_SOME_S,
+    HOLDER_AVOIDED_S,
+    RecentFailures,
+    ServerUnreachable,
+    ShardLocations,
+    ShardUnreachable,
+)
+
+VID = 7
+COOKIE = 5
+DATA = b"content" * 1000
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "coded"
+
+
+@pytest.fixture
+def store(directory, clock):
+    """One needle, in shard 0."""
+    made = code_volume(directory, VID, Needle(1, COOKIE, data=DATA), files=PlannedFiles(syncs=False))
+    made.ec_reader.locations = ShardLocations(clock.seconds)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def place(store, directory):
+    """Moves shards to other servers, or has them lost."""
+    remote = store.ec_reader.remote = FakeRemote({})
+
+    def move(shards, *addresses):
+        for shard in shards:
+            store.ec.unmount(VID, shard)
+            for address in addresses:
+                content = (directory / f"{VID}.ec{shard:02d}").read_bytes()
+                remote.shards.setdefault(address, {})[shard] = content
+        return remote
+
+    return move
+
+
+def read(store):
+    assert store.ec_reader.read_needle(VID, 1, COOKIE).data == DATA
+
+
+def asked(remote, address):
+    return [wanted.shard_id for one, wanted in remote.requests if one == address]
+
+
+def test_a_holder_that_failed_is_avoided_and_then_asked_again(store, place, clock):
+    remote = place([0], "a")
+    remote.silent = {"a"}
+    for _ in range(5):
+        read(store)
+    assert asked(remote, "a") == [0]
+    clock.advance(HOLDER_AVOIDED_S - 1)
+    read(store)
+    assert asked(remote, "a") == [0]
+    clock.advance(2)
+    for _ in range(5):
+        read(store)
+    assert asked(remote, "a") == [0, 0]
+    remote.silent = set()
+    clock.advance(HOLDER_AVOIDED_S + 1)
+    for _ in range(3):
+        read(store)
+    assert asked(remote, "a") == [0] * 5, "a success ends that it is avoided"
+
+
+def test_other_holders_are_asked_first(store, place):
+    remote = place(range(13), "a", "b")
+    remote.silent = {"a"}
+    for _ in range(3):
+        read(store)
+    assert asked(remote, "a") == [0]
+    assert asked(remote, "b") == [0] * 3
+
+
+def test_a_holder_that_failed_is_asked_where_the_shard_cannot_be_computed(store, place):
+    remote = place([0], "a")
+    place(range(1, 5))
+    remote.silent = {"a"}
+    with pytest.raises(ShardUnreachable, match="only 9 shards available"):
+        read(store)
+    remote.silent = set()
+    read(store)
+    assert asked(remote, "a")[-1] == 0
+
+
+def test_a_holder_that_failed_is_asked_where_no_other_shards_suffice(store, place):
+    """Shard 0 is lost. What it is computed from is at the holder that failed."""
+    remote = place(range(1, 8), "a")
+    place([0, 8, 9])
+    remote.silent = {"a"}
+    with pytest.raises(ShardUnreachable):
+        read(store)
+    remote.silent = set()
+    remote.requests.clear()
+    read(store)
+    assert len(asked(remote, "a")) == 6
+
+
+def test_a_lost_shard_is_computed_from_holders_that_do_not_fail(store, place):
+    remote = place(range(1, 4), "a")
+    place(range(4, 7), "b")
+    place([0])
+    remote.silent = {"a"}
+    for _ in range(3):
+        read(store)
+    assert asked(remote, "a") == [1, 2, 3], "at the same time, by the first read"
+    assert asked(remote, "b") == [4, 5, 6] * 3
+
+
+def test_one_read_does_not_wait_for_each_shard_of_a_server_that_is_silent(store, place):
+    """9 shards are missing. A second request for one of them takes as long again as the first nine at the same time."""
+    remote = place(range(1, 12), "a")
+    place([0, 12])
+    remote.silent = {"a"}
+    with pytest.raises(ShardUnreachable, match="only 1 shards available"):
+        read(store)
+    assert asked(remote, "a") == [*range(1, 10)] * 2, "and once more after asking the master"
+
+
+def test_an_error_that_a_holder_answers_is_about_one_shard(store, place, clock):
+    remote = place(range(13), "a")
+    content = remote.shards["a"].pop(0)
+    holders = {shard: ["a"] for shard in range(13)}
+    remote.holders = lambda _volume_id: holders
+    for _ in range(3):
+        read(store)
+    assert remote.read.count(0) == 1
+    assert len(remote.requests) == 1 + 3 * 9
+    remote.shards["a"][0] = content
+    clock.advance(HOLDER_AVOIDED_S + 1)
+    read(store)
+    assert remote.read.count(0) == 2
+    assert len(remote.requests) == 2 + 3 * 9
+
+
+def test_a_server_that_answers_is_not_avoided_any_more(clock):
+    known = ShardLocations(clock.seconds)
+    known.note_failure("a", VID, 1, ServerUnreachable("no answer"))
+    assert known.has_failed("a", VID, 2)
+    known.note_failure("a", VID, 1, ShardUnreachable("not found"))
+    assert known.has_failed("a", VID, 1)
+    assert not known.has_failed("a", VID, 2)
+    assert not known.has_failed("a", VID + 1, 1)
+    known.note_success("a", VID, 1)
+    assert not known.has_failed("a", VID, 1)
+
+
+def test_one_reader_tries_again_and_the_others_do_not(store, place, clock):
+    """A holder that hangs would hold all threads otherwise, each time that it is tried again."""
+    remote = place([0], "a")
+    remote.silent = {"a"}
+    read(store)
+    clock.advance(HOLDER_AVOIDED_S + 1)
+    begin, others = remote.begin_read, []
+
+    def begins(address, wanted):
+        if address == "a" and not others:
+            others.append(1)
+            read(store)
+        return begin(address, wanted)
+
+    remote.begin_read = begins
+    read(store)
+    assert others
+    assert asked(remote, "a") == [0, 0]
+
+
+def test_shards_whose_holders_failed_have_the_master_asked_earlier(store, clock):
+    """They may have moved."""
+    remote = FakeRemote({"a": dict.fromkeys(range(7), b""), "b": dict.fromkeys(range(7, 14), b"")})
+    known = store.ec_reader.locations
+    known.get(remote, VID, DEFAULT_RATIO)
+    clock.advance(FRESH_WITH_SOME_S + 1)
+    known.get(remote, VID, DEFAULT_RATIO)
+    assert remote.asked == 1
+    known.note_failure("a", VID, 3, ShardUnreachable("not found"))
+    known.get(remote, VID, DEFAULT_RATIO)
+    assert remote.asked == 2
+    known.get(remote, VID, DEFAULT_RATIO)
+    assert remote.asked == 2
+    clock.advance(12)
+    known.note_failure("a", VID, 3, ServerUnreachable("no answer"))
+    known.get(remote, VID, DEFAULT_RATIO)
+    assert remote.asked == 3
+
+
+def test_a_scrub_asks_holders_that_failed_before_it(store, place, clock):
+    remote = place(range(13), "a")
+    remote.silent = {"a"}
+    with pytest.raises(ShardUnreachable):
+        read(store)
+    remote.silent = set()
+    clock.advance(1)
+    found = store.ec_work.scrubber(store.ec_reader, store.ec.find(VID), lambda _count: None).full(checks_deleted=True)
+    assert not found.is_broken
+
+
+def test_a_deletion_goes_to_a_holder_that_answers_first(store, place):
+    remote = place([0], "a", "b")
+    deleted = []
+
+    def delete(address, *_rest):
+        deleted.append(address)
+        if address == "a":
+            raise ServerUnreachable("no answer")
+
+    remote.delete = delete
+    for _ in range(2):
+        store.ec_reader.delete_needle(VID, 1, COOKIE)
+    assert deleted == ["a", "b", "b"]
+    assert store.ec_reader.locations.has_failed("a", VID, 5)
+
+
+def test_a_refused_deletion_says_nothing_of_reads(store, place):
+    remote = place([0], "a")
+
+    def delete(*_call):
+        raise ShardUnreachable("no space left on device")
+
+    remote.delete = delete
+    with pytest.raises(ShardUnreachable, match="no space"):
+        store.ec_reader.delete_needle(VID, 1, COOKIE)
+    assert not store.ec_reader.locations.has_failed("a", VID, 0)
+
+
+def test_the_memory_of_failures_is_bounded(clock):
+    failures = RecentFailures(30, clock.seconds, at_most=3)
+    for number in (1, 2, 3, 1, 4):
+        failures.note(number, EcRefused(f"error {number}"))
+    assert len(failures) == 3
+    assert [failures.find(number) for number in range(1, 5)] == ["error 1", None, "error 3", "error 4"]
+
+
+def test_failures_are_noted_from_any_thread():
+    failures = RecentFailures(30, at_most=50)
+    errors = []
+
+    def work():
+        try:
+            for number in range(2000):
+                failures.note(number % 100, EcRefused("error"))
+                failures.begin(number % 70)
+                failures.find(number % 90)
+                failures.clear(number % 7)
+        except BaseException as error:  # noqa: BLE001  looked at below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(failures) <= 50
