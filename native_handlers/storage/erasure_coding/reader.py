@@ -201,16 +201,31 @@ class EcReader:
         return volume
 
     def _holders(self, volume: EcVolume, since_s: float | None = None) -> dict[int, list[str]]:
-        """The holders by shard; empty where the master cannot be asked, because local shards may be enough. `since_s`:
-        see `ShardLocations.get`.
+        """The holders by shard; empty where the master cannot be asked. Where the shards here are enough for any range,
+        the master is not asked without `since_s`, see `ShardLocations.get`.
         """
         if self.remote is None:
             return {}
+        if since_s is None and self._has_enough_here(volume):
+            return self.locations.known(volume.id, volume.ratio)
         try:
             return self.locations.get(self.remote, volume.id, volume.ratio, since_s=since_s)
         except ShardUnreachable as error:
             _log.warning("%s", error)
             return {}
+
+    def _has_enough_here(self, volume: EcVolume) -> bool:
+        """Whether as many shards are open here as make the data."""
+        shards: set[int] = set()
+        for one in self._ec.copies(volume.id):
+            if self._is_usable(volume, one):
+                shards.update(one.shards)
+        return len(shards) >= volume.ratio.data
+
+    def _is_usable(self, volume: EcVolume, other: EcVolume) -> bool:
+        """Whether the shards of `other`, which is on any disk, are read for `volume`."""
+        is_same_coding = not volume.encode_ts_ns or other.encode_ts_ns == volume.encode_ts_ns
+        return is_same_coding and self._ec.is_in_service(other)
 
     # ---- a range
 
@@ -253,9 +268,7 @@ class EcReader:
         used.
         """
         found = self._ec.find_shard(volume.id, shard_id)
-        if found is None or not self._ec.is_in_service(found[0]):
-            return False
-        if volume.encode_ts_ns and found[0].encode_ts_ns != volume.encode_ts_ns:
+        if found is None or not self._is_usable(volume, found[0]):
             return False
         try:
             return found[1].read_into(view, offset, cached_only=cached_only)

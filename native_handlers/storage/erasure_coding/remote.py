@@ -24,7 +24,10 @@ FRESH_WITH_ALL_S = 37 * 60.0
 MAX_VOLUMES = 10_000
 HOLDER_AVOIDED_S = 30.0
 """How long a holder that failed is asked last: as long as a request to a holder that hangs takes."""
+LOOKUP_AVOIDED_S = 5.0
+"""How long the master is not asked after a look-up that failed: as long as a look-up takes where the master hangs."""
 MAX_FAILURES = 10_000
+_MASTER = "master"
 
 
 class ShardUnreachable(StorageError):
@@ -156,6 +159,8 @@ class ShardLocations:
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._failed = RecentFailures(HOLDER_AVOIDED_S, clock_s)
+        self._failed_lookups = RecentFailures(LOOKUP_AVOIDED_S, clock_s)
+        """By volume id, or `_MASTER` where the master is silent."""
         # Protects the fields below. Not held during a request.
         self._lock = threading.Lock()
         self._known: dict[int, tuple[dict[int, list[str]], float]] = {}
@@ -170,8 +175,12 @@ class ShardLocations:
     ) -> dict[int, list[str]]:
         """The holders by shard id. The master is asked where they are not known, or the answer is too old.
 
+        After a look-up that failed, an older answer is used for `LOOKUP_AVOIDED_S`. It is also used while another
+        thread asks.
+
         Args:
-            since_s: older answers are not used, because no holder in them returned the shard.
+            since_s: older answers are not used, because no holder in them returned the shard. Nor are look-ups that
+                failed before.
 
         Raises:
             ShardUnreachable: the master cannot be asked, and nothing is known.
@@ -180,27 +189,51 @@ class ShardLocations:
         if known is not None:
             return known
         with self._lock:
+            older = self._known.get(volume_id)
             asking = self._asking.setdefault(volume_id, threading.Lock())
-        with asking:
+        may_wait = older is None or since_s is not None
+        if not asking.acquire(blocking=may_wait):
+            return dict(older[0]) if older is not None else {}
+        try:
             known = self._fresh(volume_id, ratio, since_s)
-            if known is not None:
-                return known
-            asked_at_s = self._clock_s()
-            try:
-                found = {shard: list(holders) for shard, holders in remote.holders(volume_id).items()}
-            except ShardUnreachable:
-                with self._lock:
-                    if volume_id not in self._known:
-                        raise
-                    return dict(self._known[volume_id][0])
+            return known if known is not None else self._ask(remote, volume_id, since_s)
+        except ShardUnreachable:
             with self._lock:
-                self._known.pop(volume_id, None)
-                self._known[volume_id] = found, asked_at_s
-                if len(self._known) > MAX_VOLUMES:
-                    oldest = next(iter(self._known))
-                    del self._known[oldest]
-                    self._asking.pop(oldest, None)
-            return dict(found)
+                if volume_id not in self._known:
+                    raise
+                return dict(self._known[volume_id][0])
+        finally:
+            asking.release()
+
+    def known(self, volume_id: int, ratio: Ratio) -> dict[int, list[str]]:
+        """The holders by shard id, as far as they are known. The master is not asked."""
+        return self._fresh(volume_id, ratio, None) or {}
+
+    def _ask(self, remote: RemoteShards, volume_id: int, since_s: float | None) -> dict[int, list[str]]:
+        """Asks the master. Raises ShardUnreachable, also for a look-up that failed a short while ago."""
+        whats = (_MASTER, volume_id)
+        for what in whats:
+            text = self._failed_lookups.find(what, since_s)
+            if text is not None:
+                raise ShardUnreachable(text)
+        for what in whats:
+            self._failed_lookups.begin(what)
+        asked_at_s = self._clock_s()
+        try:
+            found = {shard: list(holders) for shard, holders in remote.holders(volume_id).items()}
+        except ShardUnreachable as error:
+            self._failed_lookups.note(_MASTER if isinstance(error, ServerUnreachable) else volume_id, error)
+            raise
+        for what in whats:
+            self._failed_lookups.clear(what)
+        with self._lock:
+            self._known.pop(volume_id, None)
+            self._known[volume_id] = found, asked_at_s
+            if len(self._known) > MAX_VOLUMES:
+                oldest = next(iter(self._known))
+                del self._known[oldest]
+                self._asking.pop(oldest, None)
+        return dict(found)
 
     def begin(self, address: str, volume_id: int, shard_id: int) -> None:
         """Comes before a request to a holder. `note_failure` or `note_success` says afterwards what became of it."""

@@ -1,17 +1,20 @@
-"""Holders of shards that fail: how long they are avoided, and when they are asked nevertheless."""
+"""Holders of shards, and look-ups, that fail: how long they are avoided, and when they are asked nevertheless."""
 
 import threading
 
 import pytest
 from support.coded_volumes import FakeRemote, code_volume
 from support.files import PlannedFiles
+from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.erasure_coding.errors import EcRefused
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO
 from native_handlers.storage.erasure_coding.remote import (
+    FRESH_WITH_ALL_S,
     FRESH_WITH_SOME_S,
     HOLDER_AVOIDED_S,
+    LOOKUP_AVOIDED_S,
     RecentFailures,
     ServerUnreachable,
     ShardLocations,
@@ -63,6 +66,7 @@ def asked(remote, address):
 
 def test_a_holder_that_failed_is_avoided_and_then_asked_again(store, place, clock):
     remote = place([0], "a")
+    place(range(1, 5), "b")
     remote.silent = {"a"}
     for _ in range(5):
         read(store)
@@ -166,6 +170,7 @@ def test_a_server_that_answers_is_not_avoided_any_more(clock):
 def test_one_reader_tries_again_and_the_others_do_not(store, place, clock):
     """A holder that hangs would hold all threads otherwise, each time that it is tried again."""
     remote = place([0], "a")
+    place(range(1, 5), "b")
     remote.silent = {"a"}
     read(store)
     clock.advance(HOLDER_AVOIDED_S + 1)
@@ -270,3 +275,168 @@ def test_failures_are_noted_from_any_thread():
         thread.join()
     assert not errors
     assert len(failures) <= 50
+
+
+# ---- look-ups
+
+
+def test_a_read_of_a_lost_shard_asks_nobody_where_there_are_enough_others_here(store, place):
+    """A master that hangs must not hold it up."""
+    remote = place([0])
+    remote.is_away = True
+    for _ in range(3):
+        read(store)
+    assert remote.asked == 0
+    place(range(1, 5))
+    with pytest.raises(ShardUnreachable):
+        read(store)
+    assert remote.asked == 1
+
+
+def test_a_holder_that_is_known_is_asked_where_there_are_enough_others_here(store, place):
+    remote = place([0], "a")
+    store.ec_reader.locations.get(remote, VID, DEFAULT_RATIO)
+    read(store)
+    assert (remote.asked, remote.read) == (1, [0])
+
+
+def test_the_master_is_asked_where_shards_here_cannot_be_read(store, place):
+    remote = place([0], "a")
+    here = store.ec_reader.read_here
+
+    def read_here(volume, shard_id, *args, **how):
+        return shard_id > 5 and here(volume, shard_id, *args, **how)
+
+    store.ec_reader.read_here = read_here
+    read(store)
+    assert (remote.asked, remote.read) == (1, [0])
+
+
+def test_after_a_look_up_that_failed_the_master_is_not_asked_for_some_seconds(store, place, clock):
+    remote = place(range(13), "a")
+    read(store)
+    remote.is_away = True
+    clock.advance(FRESH_WITH_ALL_S + 1)
+    for _ in range(5):
+        read(store)
+    assert remote.asked == 2, "older holders are known"
+    clock.advance(LOOKUP_AVOIDED_S + 1)
+    for _ in range(5):
+        read(store)
+    assert remote.asked == 3
+    remote.is_away = False
+    clock.advance(LOOKUP_AVOIDED_S + 1)
+    for _ in range(5):
+        read(store)
+    assert remote.asked == 4
+
+
+def test_a_master_that_is_silent_is_not_asked_for_other_volumes(clock):
+    known, remote = ShardLocations(clock.seconds), FakeRemote({"a": dict.fromkeys(range(14), b"")})
+    for volume_id in (1, 2):
+        known.get(remote, volume_id, DEFAULT_RATIO)
+    clock.advance(FRESH_WITH_ALL_S + 1)
+    remote.is_away = True
+    for volume_id in (1, 2):
+        assert known.get(remote, volume_id, DEFAULT_RATIO)[3] == ["a"]
+    assert remote.asked == 3
+    with pytest.raises(ShardUnreachable, match="the master is away"):
+        known.get(remote, 3, DEFAULT_RATIO)
+    assert remote.asked == 3
+
+
+def test_a_master_that_does_not_know_one_volume_is_asked_for_others(clock):
+    known, remote = ShardLocations(clock.seconds), FakeRemote({"a": dict.fromkeys(range(14), b"")})
+    holders = remote.holders
+
+    def but_one(volume_id):
+        if volume_id == 1:
+            remote.asked += 1
+            raise ShardUnreachable("ec volume 1 not found")
+        return holders(volume_id)
+
+    remote.holders = but_one
+    for _ in range(2):
+        with pytest.raises(ShardUnreachable, match="ec volume 1 not found"):
+            known.get(remote, 1, DEFAULT_RATIO)
+    assert remote.asked == 1
+    assert known.get(remote, 2, DEFAULT_RATIO)
+
+
+def test_a_read_that_cannot_do_without_asks_the_master_although_it_failed(store, place, clock):
+    remote = place(range(13), "a")
+    remote.is_away = True
+    with pytest.raises(ShardUnreachable):
+        read(store)
+    remote.is_away = False
+    clock.advance(1)
+    read(store)
+
+
+class HangingMaster(FakeRemote):
+    """A master that answers, or fails, when the test says so."""
+
+    def __init__(self, shards):
+        super().__init__(shards)
+        self.is_asked, self.may_answer = threading.Event(), threading.Event()
+
+    def holders(self, volume_id):
+        self.is_asked.set()
+        assert self.may_answer.wait(LIMIT_S)
+        return super().holders(volume_id)
+
+
+def begin(work):
+    """Does `work` in a thread. Returns a function that waits for it and returns its result or its error."""
+    results = []
+
+    def run():
+        try:
+            results.append(work())
+        except ShardUnreachable as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def end():
+        thread.join(LIMIT_S)
+        return results[0]
+
+    return end
+
+
+def test_an_answer_that_names_nobody_is_an_answer(clock):
+    known, remote = ShardLocations(clock.seconds), FakeRemote({})
+    assert [known.get(remote, VID, DEFAULT_RATIO) for _ in range(3)] == [{}] * 3
+    assert remote.asked == 1
+
+
+def test_readers_use_older_holders_while_one_asks(clock):
+    known, remote = ShardLocations(clock.seconds), HangingMaster({"a": dict.fromkeys(range(14), b"")})
+    remote.may_answer.set()
+    known.get(remote, VID, DEFAULT_RATIO)
+    clock.advance(FRESH_WITH_ALL_S + 1)
+    remote.may_answer.clear()
+    remote.is_asked.clear()
+    asking = begin(lambda: known.get(remote, VID, DEFAULT_RATIO))
+    assert remote.is_asked.wait(LIMIT_S)
+    others = [begin(lambda: known.get(remote, VID, DEFAULT_RATIO)[0]) for _ in range(20)]
+    assert [end() for end in others] == [["a"]] * 20
+    remote.shards = {"b": dict.fromkeys(range(14), b"")}
+    remote.may_answer.set()
+    assert asking()[0] == ["b"]
+    assert remote.asked == 2
+
+
+@pytest.mark.parametrize("is_anew", [False, True])
+def test_readers_who_know_nothing_wait_for_one_look_up(clock, is_anew):
+    """They do not wait for one another's, also where an answer from before is not good enough."""
+    known, remote = ShardLocations(clock.seconds), HangingMaster({})
+    remote.is_away = True
+    since_s = known.now_s() if is_anew else None
+    ends = [begin(lambda: known.get(remote, VID, DEFAULT_RATIO, since_s=since_s)) for _ in range(20)]
+    assert remote.is_asked.wait(LIMIT_S)
+    remote.may_answer.set()
+    assert [str(end()) for end in ends] == ["the master is away"] * 20
+    assert remote.asked == 1
