@@ -266,18 +266,19 @@ def _ratio_for_rebuild(files: Files, found: EcFiles) -> Ratio:
 
 
 def _shard_files(files: Files, base: Path, ratio: Ratio, found: Sequence[EcFiles]) -> ShardFiles:
+    """The file of each shard on these disks: the first one with content. An empty file is no shard. It is replaced
+    where no other disk has the shard.
+    """
     present: dict[int, tuple[Path, int]] = {}
     places: dict[int, Path] = {}
     for shard in range(ratio.total):
-        places[shard] = found[0].path(shard_extension(shard))
-        for one in found:
-            path = one.path(shard_extension(shard))
-            facts = files.facts(path) if shard in one.shard_ids else None
-            if facts is not None:
-                places[shard] = path
-                if facts.size_bytes:
-                    present[shard] = path, facts.size_bytes
-                break
+        extension = shard_extension(shard)
+        paths = [one.path(extension) for one in found if shard in one.shard_ids]
+        sizes = [(path, facts.size_bytes) for path in paths if (facts := files.facts(path)) is not None]
+        places[shard] = sizes[0][0] if sizes else found[0].path(extension)
+        filled = next((one for one in sizes if one[1]), None)
+        if filled is not None:
+            present[shard], places[shard] = filled, filled[0]
     return ShardFiles(base, present, places)
 
 

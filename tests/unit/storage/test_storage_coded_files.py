@@ -68,6 +68,27 @@ def test_shards_of_another_disk_are_inputs_of_a_rebuild(disk, other_disk):
     store.close()
 
 
+@pytest.mark.parametrize("at_first", [True, False])
+def test_an_empty_shard_does_not_hide_a_whole_one_on_another_disk(disk, other_disk, at_first):
+    """Five empty ones would be too many for a rebuild."""
+    code(disk)
+    expected = (disk / "7.ec03").read_bytes()
+    for shard in range(5):
+        path = disk / f"7.ec{shard:02d}"
+        shutil.move(path, other_disk)
+        path.touch()
+    (other_disk / "7.ec03").unlink()
+    for extension in (".ecx", ".vif"):
+        shutil.copy(disk / f"7{extension}", other_disk)
+    whole = {path: path.read_bytes() for path in other_disk.glob("7.ec0*")}
+    store = open_at(*((disk, other_disk) if at_first else (other_disk, disk)))
+    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
+    assert (disk / "7.ec03").read_bytes() == expected
+    assert {path: path.read_bytes() for path in other_disk.glob("7.ec0*")} == whole
+    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == []
+    store.close()
+
+
 def test_an_index_that_was_cut_is_not_decoded(disk):
     """The rows at its end are lost, and a .dat made by the rest would look whole."""
     code(disk)
