@@ -29,12 +29,13 @@ from native_handlers.storage.erasure_coding.galois import (
 )
 from native_handlers.storage.erasure_coding.index_files import find_row, sorted_rows, with_deletions
 from native_handlers.storage.erasure_coding.kernel_program import CHECKSUM_STEPS, METHODS, best_of, program
-from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Layout, Ratio
+from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Layout, Ratio, shard_bytes_of
 from native_handlers.storage.erasure_coding.live_records import Run
 from native_handlers.storage.erasure_coding.names import shard_extension
 
 OS_FILES = UnsyncedFiles()
 LARGE, SMALL = 1024, 64
+MIB, GIB = 1 << 20, 1 << 30
 PIECE = 16
 
 
@@ -340,6 +341,39 @@ def test_an_ambiguous_layout_is_not_decoded():
     assert layout_for_decode("1", 5, 10 * gib, gib, 10).large_rows == 1
     assert layout_for_decode("1", 5, 10 * gib - 1, gib, 10).large_rows == 0
     assert Layout.of_shard(gib, 10).large_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("encoded_bytes", "shard_bytes"),
+    [
+        (10 * GIB - 1, GIB + MIB),
+        (10 * GIB - 1, GIB - MIB),
+        (10 * GIB, GIB - MIB),
+        (10 * GIB + 5, MIB),
+        (10 * GIB + 5, GIB),
+        (20 * GIB - 1, 2 * GIB + MIB),
+        (10 * MIB + 1, MIB),
+    ],
+)
+def test_shards_of_another_length_than_the_vif_says_are_not_decoded(encoded_bytes, shard_bytes):
+    """Blocks of 1 MiB would be taken for blocks of 1 GiB, or the other way round."""
+    with pytest.raises(DecodeFailed, match=f"shard size {shard_bytes} of 1 does not fit the dat file size"):
+        layout_for_decode("1", 5, encoded_bytes, shard_bytes, 10)
+
+
+@pytest.mark.parametrize("large_rows", [0, 1, 2])
+@pytest.mark.parametrize("rest_bytes", [0, 1, 10 * MIB, 10 * MIB + 1, 10 * GIB - 10 * MIB, 10 * GIB - 1])
+def test_shards_of_the_length_that_the_vif_says_are_decoded(large_rows, rest_bytes):
+    encoded_bytes = large_rows * 10 * GIB + rest_bytes
+    if encoded_bytes:
+        length = shard_bytes_of(encoded_bytes, 10)
+        assert layout_for_decode("1", 1, encoded_bytes, length, 10).large_rows == large_rows
+
+
+def test_shards_that_were_written_to_while_they_were_made_are_decoded():
+    """Upstream takes the length of the .dat before it codes the .dat."""
+    assert layout_for_decode("1", 5, 10 * MIB, 2 * MIB, 10).large_rows == 0
+    assert layout_for_decode("1", 5, 10 * GIB, GIB + MIB, 10).large_rows == 1
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=40), st.sampled_from([1, 2, 4, 8]))

@@ -44,7 +44,8 @@ def layout_for_decode(name: str, dat_bytes: int, encoded_bytes: int, shard_bytes
             Fewer bytes may be wanted now, because the last needles may be deleted.
 
     Raises:
-        DecodeFailed: the layout is ambiguous, or there are fewer bytes than are wanted.
+        DecodeFailed: the layout is ambiguous, shards of that length do not have it, or there are fewer bytes than are
+            wanted.
     """
     if encoded_bytes <= 0:
         unclear_from = (shard_bytes // LARGE_BLOCK_BYTES - 1) * LARGE_BLOCK_BYTES * data_shards
@@ -56,7 +57,15 @@ def layout_for_decode(name: str, dat_bytes: int, encoded_bytes: int, shard_bytes
         encoded_bytes = data_shards * shard_bytes
     if dat_bytes > encoded_bytes:
         raise DecodeFailed(f"dat file size {dat_bytes} exceeds encoded dat file size {encoded_bytes}")
-    return Layout.of_dat(encoded_bytes, data_shards)
+    layout = Layout.of_dat(encoded_bytes, data_shards)
+    # Upstream takes the length before it codes, and writes of the meantime may have made the shards longer.
+    longest = (layout.large_rows + 1) * layout.large_block_bytes
+    if not layout.shard_bytes(encoded_bytes) <= shard_bytes <= longest:
+        raise DecodeFailed(
+            f"shard size {shard_bytes} of {name} does not fit the dat file size {encoded_bytes} in .vif;"
+            " correct the .vif, or rebuild the shard"
+        )
+    return layout
 
 
 def write_dat(files: Files, shard_fds: Sequence[int], dat_fd: int, runs: Iterable[Run], layout: Layout) -> None:

@@ -16,7 +16,7 @@ from test_storage_erasure_coding import VID, check, code, open_at
 from native_handlers.format.vif import encode_volume_info, parse_volume_info
 from native_handlers.grpc.ec_shards import volume_ec_shards_info
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.erasure_coding.errors import RebuildFailed
+from native_handlers.storage.erasure_coding.errors import DecodeFailed, RebuildFailed
 from native_handlers.storage.erasure_coding.loading import STALE_EMPTY_S
 from native_handlers.storage.model.errors import Deleted, StorageError
 
@@ -65,6 +65,19 @@ def test_shards_of_another_disk_are_inputs_of_a_rebuild(disk, other_disk):
     store = open_at(disk, other_disk)
     assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
     assert (disk / "7.ec03").read_bytes() == expected
+    store.close()
+
+
+@pytest.mark.damage("the .vif lies")
+def test_shards_that_do_not_fit_their_vif_are_not_decoded(disk):
+    code(disk)
+    info = parse_volume_info((disk / "7.vif").read_bytes())
+    (disk / "7.vif").write_text(encode_volume_info(replace(info, dat_file_size=(10 << 30) + 5)))
+    store = open_at(disk)
+    with pytest.raises(DecodeFailed, match=r"shard size 1048576 of 7 does not fit the dat file size 10737418245"):
+        store.ec_work.decode("", VID, was_open=False)
+    assert not (disk / "7.dat").exists()
+    assert len(list(disk.glob("7.ec[0-9]*"))) == 14
     store.close()
 
 
