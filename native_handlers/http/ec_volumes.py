@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.storage.erasure_coding.reader import NotAllHere
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
@@ -14,16 +15,23 @@ if TYPE_CHECKING:
     from native_handlers.storage.store import Store
 
 THREADS = 40
-"""Threads that read shards from disks or other servers; as many as one disk has."""
+"""The threads of each pool; as many as one disk has for volumes."""
 
 
 class StoreEcVolumes:
-    """Implements `EcVolumes` for a store."""
+    """Implements `EcVolumes` for a store.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        # Threads of their own: a read that waits for other servers takes no thread from the disks.
-        self._threads = trio.CapacityLimiter(THREADS)
+    Args:
+        threads: the threads of each pool.
+    """
+
+    def __init__(self, store: Store, threads: int = THREADS) -> None:
+        self._store, self._count = store, threads
+        # A read that waits for a disk takes no thread from other disks, one that waits for other servers none from any
+        # disk, and a deletion none from reads.
+        self._of_disks: dict[int, trio.CapacityLimiter] = {}
+        self._of_reads_elsewhere = trio.CapacityLimiter(threads)
+        self._of_deletions = trio.CapacityLimiter(threads)
 
     def has_volume(self, volume_id: int) -> bool:
         """See `EcVolumes.has_volume`."""
@@ -36,10 +44,22 @@ class StoreEcVolumes:
         read = partial(self._store.ec_reader.read_needle, volume_id, needle_id, cookie)
         try:
             return read(cached_only=True)
+        except NotAllHere:
+            pass
         except NotCached:
-            return await trio.to_thread.run_sync(read, limiter=self._threads)
+            try:
+                return await trio.to_thread.run_sync(partial(read, here_only=True), limiter=self._of_disk(volume_id))
+            except NotAllHere:
+                pass
+        return await trio.to_thread.run_sync(read, limiter=self._of_reads_elsewhere)
 
     async def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
         """See `EcVolumes.delete_needle`."""
         delete = partial(self._store.ec_reader.delete_needle, volume_id, needle_id, cookie)
-        return await trio.to_thread.run_sync(delete, limiter=self._threads)
+        return await trio.to_thread.run_sync(delete, limiter=self._of_deletions)
+
+    def _of_disk(self, volume_id: int) -> trio.CapacityLimiter:
+        """The threads of the disk with the volume's index; most of its shards that are here are on that disk too."""
+        volume = self._store.ec.find(volume_id)
+        disk_id = volume.place.disk_id if volume is not None else -1
+        return self._of_disks.setdefault(disk_id, trio.CapacityLimiter(self._count))

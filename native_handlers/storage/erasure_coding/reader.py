@@ -48,6 +48,12 @@ RECOVERED_BYTES = 1 << 20
 """How much of a shard is computed at once, from as much of each of ten others."""
 
 
+class NotAllHere(Exception):
+    """The needle cannot be read from local shards alone. A caller that must not wait for other servers has to read it
+    in another thread.
+    """
+
+
 class EcReader:
     """Safe from any thread. With `remote` None this server stands alone, and shards that are not here are lost.
 
@@ -60,17 +66,27 @@ class EcReader:
         self.remote: RemoteShards | None = None
         self.locations = ShardLocations()
 
-    def read_needle(self, volume_id: int, needle_id: int, cookie: int | None, *, cached_only: bool = False) -> Needle:
+    def read_needle(
+        self,
+        volume_id: int,
+        needle_id: int,
+        cookie: int | None,
+        *,
+        cached_only: bool = False,
+        here_only: bool = False,
+    ) -> Needle:
         """The whole needle, its checksum verified. As upstream, the TTL is not checked.
 
         Args:
             cookie: None accepts any cookie.
             cached_only: reads only bytes in memory, of local shards, up to `CACHED_BYTES`.
+            here_only: reads only local shards, and computes nothing.
 
         Raises:
             VolumeNotFound, NotFound, Deleted, CookieMismatch.
             StorageError, FormatError, OSError: too few shards can be read, or they are damaged.
             NotCached: `cached_only`, and that is not enough.
+            NotAllHere: `cached_only` or `here_only`, and a shard is not here, or cannot be read.
         """
         volume = self._volume(volume_id)
         entry = volume.find(needle_id, cached_only=cached_only)
@@ -86,9 +102,11 @@ class EcReader:
         # The list is made before the first read: while another server is asked, the volume may be closed, and a closed
         # volume no longer knows its layout.
         for interval in list(volume.layout.locate(to_bytes_offset(entry.offset), length)):
-            self._read_interval(
-                volume, needle_id, interval, view[at : at + interval.length_bytes], cached_only=cached_only
-            )
+            part = view[at : at + interval.length_bytes]
+            if not self.read_here(volume, interval.shard_id, interval.offset_bytes, part, cached_only=cached_only):
+                if cached_only or here_only:
+                    raise NotAllHere
+                self._read_interval(volume, needle_id, interval, part)
             at += interval.length_bytes
         needle = parse_needle(view, volume.version)
         if needle.needle_id != needle_id or needle.size != entry.size:
@@ -229,13 +247,8 @@ class EcReader:
 
     # ---- a range
 
-    def _read_interval(
-        self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview, *, cached_only: bool
-    ) -> None:
-        if self.read_here(volume, interval.shard_id, interval.offset_bytes, view, cached_only=cached_only):
-            return
-        if cached_only:
-            raise NotCached
+    def _read_interval(self, volume: EcVolume, needle_id: int, interval: Interval, view: memoryview) -> None:
+        """Fills `view` with a range whose shard is not here."""
         started_s = self.locations.now_s()
         try:
             self._read_elsewhere(volume, needle_id, interval, view, self._holders(volume))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import random
+import threading
 
 import pytest
 import trio
 from support.coded_volumes import FakeRemote
-from support.files import PlannedFiles
+from support.files import PlannedFiles, path_of
 from support.http_native import SETTINGS, file_part, get, make_context, manifest_of, post, put
 from support.images import encoded, oriented, picture
+from support.waiting import LIMIT_S
 
+from native_handlers.format.needle import Needle
 from native_handlers.http.ec_volumes import StoreEcVolumes
 
 VID = 3
@@ -160,3 +163,119 @@ async def test_other_reads_take_one_thread(context, store, files, tmp_path, thre
     assert (await get(context, f"/{fid(number)}")).body == content
     assert len(threads) == 1
     assert len(remote.requests) == (why == "its shard is elsewhere")
+
+
+# ---- what hangs
+
+
+class Hanging:
+    """Something that hangs until the test ends it."""
+
+    def __init__(self):
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+
+    def wait(self):
+        self.has_begun.set()
+        assert self.may_end.wait(LIMIT_S)
+
+
+@pytest.fixture
+def hanging():
+    return Hanging()
+
+
+class HangingRemote(FakeRemote):
+    """Another server, which hangs."""
+
+    def __init__(self, shards, hanging):
+        super().__init__(shards)
+        self.hanging = hanging
+
+    def begin_read(self, address, wanted):
+        self.hanging.wait()
+        return super().begin_read(address, wanted)
+
+    def delete(self, *_call):
+        self.hanging.wait()
+
+
+def code_two(store, tmp_path, hanging):
+    """Volume 3 has shard 0 and others elsewhere, and volume 4 all of them here. One small needle in each."""
+    for volume_id in (VID, 4):
+        if volume_id != VID:
+            store.allocate_volume(volume_id)
+        store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
+        store.ec_work.generate(store.find_volume(volume_id), "")
+        for shard in range(14):
+            if volume_id != VID or shard > 4:
+                store.ec.mount("", volume_id, shard)
+        store.delete_volume(volume_id, only_empty=False)
+    content = {shard: (tmp_path / f"{VID}.ec{shard:02d}").read_bytes() for shard in range(5)}
+    store.ec_reader.remote = HangingRemote({"a": content}, hanging)
+
+
+async def while_it_hangs(hanging, work, act):
+    """Does `act` while `work` hangs, and then ends that."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        with trio.fail_after(LIMIT_S):
+            assert await trio.to_thread.run_sync(hanging.has_begun.wait, LIMIT_S)
+            try:
+                await act()
+            finally:
+                hanging.may_end.set()
+
+
+async def test_reads_that_wait_for_another_server_take_no_thread_from_reads_here(store, files, tmp_path, hanging):
+    code_two(store, tmp_path, hanging)
+    volumes = StoreEcVolumes(store, threads=1)
+    files.is_cold = True
+
+    async def read(volume_id):
+        assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+
+    await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
+
+
+async def test_deletions_that_wait_for_another_server_take_no_thread_from_reads(store, files, tmp_path, hanging):
+    code_two(store, tmp_path, hanging)
+    store.ec.mount("", VID, 0)
+    volumes = StoreEcVolumes(store, threads=1)
+    files.is_cold = True
+
+    async def read():
+        for volume_id in (4, VID):
+            assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+
+    await while_it_hangs(hanging, lambda: volumes.delete_needle(VID, 1, 5), read)
+
+
+async def test_reads_that_wait_for_a_disk_take_no_thread_from_other_disks(tmp_path, opened, hanging):
+    paths = [tmp_path / name for name in ("one", "two")]
+    files, victims = PlannedFiles(syncs=False), []
+
+    def before(name, target):
+        if name.startswith("read_into") and victims and path_of(target) in victims:
+            hanging.wait()
+
+    files.before = before
+    for path in paths:
+        path.mkdir()
+    store = opened(*paths, files=files, volumes=(VID, 4))
+    homes = {}
+    for volume_id in (VID, 4):
+        store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
+        homes[volume_id] = store.find_volume(volume_id).disk_id
+        store.ec_work.generate(store.find_volume(volume_id), "")
+        for shard in range(14):
+            store.ec.mount("", volume_id, shard)
+        store.delete_volume(volume_id, only_empty=False)
+    assert homes[VID] != homes[4]
+    victims.append(paths[homes[VID]] / f"{VID}.ec00")
+    volumes = StoreEcVolumes(store, threads=1)
+    files.is_cold = True
+
+    async def read(volume_id):
+        assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+
+    await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
