@@ -59,7 +59,7 @@ def journal_rows(needle_ids: Iterable[int]) -> bytes:
 
 def deleted_ids(ecx: bytes, width: int) -> list[int]:
     """The ids of the needles that the rows of an .ecx have as deleted. A partial row at the end is left out."""
-    rows = _rows_of(ecx, width)
+    rows = rows_of(ecx, width)
     return [int(one) for one in rows["key"][rows["size"] < 0]]
 
 
