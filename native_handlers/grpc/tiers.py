@@ -137,6 +137,10 @@ def _to_disk(
         size_bytes = tier.download(key, arriving, progress)
         if size_bytes != file.file_size:
             raise TierFailed(f"{size_bytes} bytes came, {file.file_size} were uploaded")
+        arrived = files.facts(arriving)
+        if arrived is None or arrived.size_bytes != size_bytes:
+            # The object is the only copy until this one counts.
+            raise TierFailed(f"{arriving} has not the {size_bytes} bytes of the object")
         put_on_disk(files, arriving, file.modified_time)
 
     try:

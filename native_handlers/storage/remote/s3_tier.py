@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from native_handlers.storage.remote.s3_ranges import CONCURRENCY, PART_BYTES, S3Object, download_in_parts, read_range
 from native_handlers.storage.remote.tiers import TierFailed
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 
     from native_handlers.storage.remote.tiers import Progress, TierSettings
 
-PART_BYTES = 64 << 20
 MAX_PARTS = 1000
-CONCURRENCY = 5
 CONNECT_LIMIT_S = 10.0
 READ_LIMIT_S = 60.0
 _PASS = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
@@ -93,26 +92,23 @@ class S3Tier:
     def download(self, key: str, path: Path, progress: Progress) -> int:
         with _failures(f"failed to download /buckets/{self._bucket}/{key} to {path}"):
             client = self._connect()
-            size_bytes = int(client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
-            done = _Counter(size_bytes, progress)
-            with path.open("wb") as file:
-                client.download_fileobj(self._bucket, key, file, Callback=done.add, Config=_transfer(PART_BYTES))
+            head = client.head_object(Bucket=self._bucket, Key=key)
+            size_bytes = int(head["ContentLength"])
+            found = S3Object(client, self._bucket, key, head.get("ETag", ""))
+            download_in_parts(found, size_bytes, path, _Counter(size_bytes, progress).add)
         return size_bytes
 
     def read(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
         if length_bytes <= 0:
             return b""
-        wanted = f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}"
         with _failures(f"bucket {self._bucket} GetObject {key}"):
+            client = self._connect()
             try:
-                answer = self._connect().get_object(Bucket=self._bucket, Key=key, Range=wanted)
-            except self._connect().exceptions.ClientError as error:
+                return read_range(S3Object(client, self._bucket, key), offset_bytes, length_bytes)
+            except client.exceptions.ClientError as error:
                 if error.response.get("Error", {}).get("Code") == _RANGE_BEHIND_END:
                     return b""
                 raise
-            with answer["Body"] as body:
-                data: bytes = body.read()
-        return data
 
     def delete(self, key: str) -> None:
         with _failures(f"bucket {self._bucket} DeleteObject {key}"):
@@ -142,11 +138,12 @@ class _Counter:
 
 @contextmanager
 def _failures(doing: str) -> Iterator[None]:
-    """Turns the exceptions of boto3 into TierFailed, whose text begins with `doing`."""
+    """Turns the exceptions of boto3, and of what it is built on, into TierFailed, whose text begins with `doing`."""
     from boto3.exceptions import Boto3Error  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+    except (Boto3Error, BotoCoreError, ClientError, HTTPError, OSError, TierFailed) as error:
         raise TierFailed(f"{doing}: {error}") from error
