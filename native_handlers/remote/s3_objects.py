@@ -43,7 +43,8 @@ class S3Objects:
         self._pool = pool
 
     def read(self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0) -> bytes:
-        """Exactly `size_bytes` of the object, fetched in parts, `concurrency` at a time (0: the usual number).
+        """Exactly `size_bytes` of the object, as it is stored, fetched in parts, `concurrency` at a time (0: the usual
+        number).
 
         Raises:
             RemoteReadFailed: the service refused, went away, or has fewer bytes.
@@ -60,11 +61,14 @@ class S3Objects:
             answer = self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
             try:
                 if answer.status not in {_PARTIAL, _WHOLE}:
-                    text = answer.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
+                    text = answer.read(_MAX_ERROR_BYTES, decode_content=False).decode("utf-8", "replace")
                     raise RemoteReadFailed(f"failed to download file {name}: status {answer.status}: {text}")
                 if answer.status == _WHOLE and start_bytes:
                     raise RemoteReadFailed(f"failed to download file {name}: the service does not read ranges")
-                data = answer.read(length_bytes)
+                if answer.status == _PARTIAL and not _begins_at(answer.headers.get("Content-Range", ""), start_bytes):
+                    raise RemoteReadFailed(f"failed to download file {name}: the service sent another range")
+                # Content-Encoding says how the object is stored; its bytes are wanted as they are.
+                data = answer.read(length_bytes, decode_content=False)
             finally:
                 answer.release_conn() if answer.length_remaining == 0 else answer.close()
         except HTTPError as error:
@@ -94,3 +98,9 @@ class S3Objects:
             request
         )
         return dict(request.headers.items())
+
+
+def _begins_at(content_range: str, start_bytes: int) -> bool:
+    """RFC 9110 section 14.4: "bytes 0-99/1000"."""
+    unit, _, span = content_range.partition(" ")
+    return unit.lower() == "bytes" and span.partition("-")[0] == str(start_bytes)

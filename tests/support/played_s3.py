@@ -15,12 +15,13 @@ class PlayedS3:
     """One bucket. `objects` has the content by key.
 
     `answer_get` and `answer_head` get the request's handler, the key and the content, and the first one the wanted
-    range too; a test sets them to answer in another way.
+    range too; a test sets them to answer in another way. `more_headers` come with each range.
     """
 
     def __init__(self, bucket, objects):
         self.bucket, self.objects, self.endpoint = bucket, objects, ""
         self.requests = []
+        self.more_headers = {}
         self.answer_get, self.answer_head = self.send_range, self.send_head
 
     def send_range(self, request, _key, data, first, last):
@@ -28,7 +29,8 @@ class PlayedS3:
         if first > last:
             request.say(416, b"<Error><Code>InvalidRange</Code></Error>")
         else:
-            request.say(206, data[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(data)}"})
+            more = {"Content-Range": f"bytes {first}-{last}/{len(data)}", **self.more_headers}
+            request.say(206, data[first : last + 1], more)
 
     def send_head(self, request, _key, data):
         request.say(200, b"", {"Content-Length": str(len(data)), "ETag": '"1"'})
@@ -88,6 +90,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Says nothing: clients that go early are what tests want."""
+
+
 @contextmanager
 def played_s3(objects, bucket="played"):
     """A service that ends with the block."""
@@ -95,7 +102,7 @@ def played_s3(objects, bucket="played"):
     class Handler(_Handler):
         service = PlayedS3(bucket, objects)
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     with running(server):
         Handler.service.endpoint = f"http://127.0.0.1:{server.server_port}"
         yield Handler.service

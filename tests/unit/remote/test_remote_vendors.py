@@ -1,9 +1,12 @@
-"""Reads from Google Cloud Storage and from Azure, through the vendors' own clients."""
+"""Reads from Google Cloud Storage and from Azure, through the vendors' own clients. What holds for all kinds holds for
+S3 too.
+"""
 
 from __future__ import annotations
 
 import base64
 import builtins
+import gzip
 import importlib.util
 import json
 import shutil
@@ -19,6 +22,7 @@ from urllib.parse import quote
 import pytest
 from support.certificate_authority import Authority
 from support.object_services import SHORT_KEY_WARNING, AzureDouble, GcsDouble, make_key, serving
+from support.played_s3 import played_s3
 from support.ports import free_port
 from support.waiting import wait_until
 
@@ -103,6 +107,10 @@ def azure_conf(azure, **changes):
     return RemoteConf(type="azure", **{**said, **changes})
 
 
+def s3_conf(played):
+    return RemoteConf(type="s3", s3_endpoint=played.endpoint, s3_force_path_style=True)
+
+
 def free(conf, environ=None):
     return open_remote(conf, environ or {}, allows_any_endpoint=True)
 
@@ -179,11 +187,54 @@ def test_a_range_is_read(service, offset, size, concurrency):
     assert service[1].read("bucket", NAME, offset, size, concurrency) == OBJECT[offset : offset + size]
 
 
-def test_an_object_kept_as_gzip_is_read_as_it_is_stored(service):
-    double, client = service
-    stored = double.objects["bucket/text.gz"]
+@pytest.fixture(
+    params=[
+        pytest.param("gcs", marks=needs_gcs),
+        pytest.param("azure", marks=needs_azure),
+        "s3",
+        "a whole object of s3",
+    ]
+)
+def gzip_object(request):
+    """An object that is kept as gzip, and a client of its service."""
+    if "s3" not in request.param:
+        double = request.getfixturevalue(request.param)
+        yield double.objects["bucket/text.gz"], free({"gcs": gcs_conf, "azure": azure_conf}[request.param](double))
+        return
+    stored = gzip.compress(TEXT)
+    with played_s3({"text.gz": stored}, "bucket") as played:
+        played.more_headers = {"Content-Encoding": "gzip"}
+        if request.param != "s3":
+            played.answer_get = lambda answer, _key, data, _first, _last: answer.say(200, data, played.more_headers)
+        yield stored, free(s3_conf(played))
+
+
+def test_an_object_kept_as_gzip_is_read_as_it_is_stored(gzip_object, request):
+    stored, client = gzip_object
     assert client.read("bucket", "text.gz", 0, len(stored)) == stored
-    assert client.read("bucket", "text.gz", 10, 20) == stored[10:30]
+    assert client.read("bucket", "text.gz", 0, 20) == stored[:20]
+    if "whole" not in request.node.callspec.id:
+        assert client.read("bucket", "text.gz", 10, 20) == stored[10:30]
+
+
+@pytest.mark.parametrize("said", ["bytes 0-9/100", "bytes */100", "", "lines 10-19/100"])
+def test_another_range_of_an_s3_object_is_not_read(said):
+    with played_s3({"a": bytes(range(100))}, "bucket") as played:
+        played.answer_get = lambda answer, _key, data, _first, _last: answer.say(
+            206, data[:10], {"Content-Range": said}
+        )
+        with pytest.raises(RemoteReadFailed, match="failed to download file bucket/a: the service sent another range"):
+            free(s3_conf(played)).read("bucket", "a", 10, 10)
+
+
+def test_the_text_of_an_error_is_not_unpacked():
+    """A short text could be made long."""
+    packed = gzip.compress(bytes(1 << 20))
+    with played_s3({"a": b"x"}, "bucket") as played:
+        played.answer_get = lambda answer, *_: answer.say(500, packed, {"Content-Encoding": "gzip"})
+        with pytest.raises(RemoteReadFailed) as caught:
+            free(s3_conf(played)).read("bucket", "a", 0, 1)
+    assert packed.decode("utf-8", "replace") in str(caught.value)
 
 
 def test_a_read_asks_for_the_object_alone_and_leaves_no_thread(service):
