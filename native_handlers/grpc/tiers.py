@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from native_handlers.format.vif import RemoteFile
@@ -21,6 +22,7 @@ from native_handlers.storage.volume.tiering import put_on_disk, state_to_upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
@@ -66,17 +68,40 @@ def volume_tier_move_dat_to_remote(
         with errors_as_upstream():
             volume.sync()
             state, facts = state_to_upload(volume.handle)
-        path, key = state.dat.path, ""
-
-        def upload(progress: Progress) -> None:
-            nonlocal key
-            key = tier.upload(path, facts.size_bytes, progress)
-
-        for done_bytes, percentage in _moving(context, upload, f"backend {name} copy file {path}"):
-            yield pb.VolumeTierMoveDatToRemoteResponse(processed=done_bytes, processedPercentage=percentage)
+        key = yield from _upload(context, tier, name, state.dat.path, facts.size_bytes)
         file = RemoteFile(kind, tier_id, key, 0, facts.size_bytes, facts.modified_at_s, ".dat")
         _take_over(volume, tier, state, file, keep_local=request.keep_local_dat_file)
     log.info("volume %d is served from %s as %s", volume.id, name, key)
+
+
+def _upload(
+    context: RpcContext, tier: Tier, name: str, path: Path, size_bytes: int
+) -> Generator[pb.VolumeTierMoveDatToRemoteResponse, None, str]:
+    """Uploads .dat. Returns the key of the object. Where the call ends before that, no object stays."""
+    key = ""
+
+    def upload(progress: Progress) -> None:
+        nonlocal key
+        key = tier.upload(path, size_bytes, progress)
+
+    try:
+        # The thread of the upload has ended when the block ends, so `key` names an object that is whole.
+        with closing(_moving(context, upload, f"backend {name} copy file {path}")) as moving:
+            for done_bytes, percentage in moving:
+                yield pb.VolumeTierMoveDatToRemoteResponse(processed=done_bytes, processedPercentage=percentage)
+    except BaseException:
+        if key:
+            _discard(tier, name, key)
+        raise
+    return key
+
+
+def _discard(tier: Tier, name: str, key: str) -> None:
+    """Deletes an object that no .vif names. A failure is logged."""
+    try:
+        tier.delete(key)
+    except TierFailed as error:
+        log.warning("the object %s of a move that failed stays in %s: %s", key, name, error)
 
 
 def _take_over(volume: Volume, tier: Tier, uploaded: VolumeState, file: RemoteFile, *, keep_local: bool) -> None:
@@ -87,10 +112,7 @@ def _take_over(volume: Volume, tier: Tier, uploaded: VolumeState, file: RemoteFi
         if isinstance(failure.__cause__, TierMoveUnclear):
             log.warning("the object %s of a move that failed stays in %s", file.key, file.backend_name)
             raise
-        try:
-            tier.delete(file.key)
-        except TierFailed as error:
-            log.warning("the object %s of a move that failed stays in %s: %s", file.key, file.backend_name, error)
+        _discard(tier, file.backend_name, file.key)
         raise
 
 
@@ -144,8 +166,9 @@ def _to_disk(
         put_on_disk(files, arriving, file.modified_time)
 
     try:
-        for done_bytes, percentage in _moving(context, download, f"backend {file.backend_name} copy file {path}"):
-            yield pb.VolumeTierMoveDatFromRemoteResponse(processed=done_bytes, processedPercentage=percentage)
+        with closing(_moving(context, download, f"backend {file.backend_name} copy file {path}")) as moving:
+            for done_bytes, percentage in moving:
+                yield pb.VolumeTierMoveDatFromRemoteResponse(processed=done_bytes, processedPercentage=percentage)
         with errors_as_upstream():
             remote = volume.serve_from_disk(arriving)
     finally:
@@ -175,7 +198,9 @@ def _list(tiers: Tiers | None) -> str:
     return f"[{' '.join(tiers.names)}]" if tiers is not None else "[]"
 
 
-def _moving(context: RpcContext, move: Callable[[Progress], None], doing: str) -> Iterator[tuple[int, float]]:
+def _moving(
+    context: RpcContext, move: Callable[[Progress], None], doing: str
+) -> Generator[tuple[int, float], None, None]:
     """Runs `move` in a thread. Yields the progress each second. The move ends when the client goes.
 
     Raises:

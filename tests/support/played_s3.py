@@ -14,15 +14,16 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 class PlayedS3:
     """One bucket. `objects` has the content by key.
 
-    `answer_get` and `answer_head` get the request's handler, the key and the content, and the first one the wanted
-    range too; a test sets them to answer in another way. `more_headers` come with each range.
+    `answer_get`, `answer_head` and `answer_delete` get the request's handler and the key, the first two the content
+    too, and the first one the wanted range; a test sets them to answer in another way. `more_headers` come with each
+    range.
     """
 
     def __init__(self, bucket, objects):
         self.bucket, self.objects, self.endpoint = bucket, objects, ""
         self.requests = []
         self.more_headers = {}
-        self.answer_get, self.answer_head = self.send_range, self.send_head
+        self.answer_get, self.answer_head, self.answer_delete = self.send_range, self.send_head, self.remove
 
     def send_range(self, request, _key, data, first, last):
         last = min(last, len(data) - 1)
@@ -34,6 +35,11 @@ class PlayedS3:
 
     def send_head(self, request, _key, data):
         request.say(200, b"", {"Content-Length": str(len(data)), "ETag": '"1"'})
+
+    def remove(self, request, key):
+        self.objects.pop(key, None)
+        request.send_response(204)
+        request.end_headers()
 
     def properties(self):
         """The properties of a tier in the bucket, as in the master's configuration."""
@@ -75,9 +81,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_DELETE(self):
         key = self.path.removeprefix(f"/{self.service.bucket}/")
         self.service.requests.append((self.command, key, None))
-        self.service.objects.pop(key, None)
-        self.send_response(204)
-        self.end_headers()
+        self.service.answer_delete(self, key)
 
     def say(self, status, body, more=None):
         self.send_response(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 MAX_PARTS = 1000
 CONNECT_LIMIT_S = 10.0
 READ_LIMIT_S = 60.0
+ATTEMPTS = 5
+HURRIED_LIMIT_S = 5.0
+"""How long a request waits for a connection, and for bytes, where something else waits for it."""
+_log = logging.getLogger(__name__)
 _PASS = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 """The texts of `force_path_style` that mean yes; the empty text does, too."""
 _RANGE_BEHIND_END = "InvalidRange"
@@ -39,8 +44,20 @@ class S3Tier:
         # boto3 must not make clients in two threads at once: see its documentation of sessions.
         self._making = threading.Lock()
 
+    def _connect(self, *, is_hurried: bool = False) -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
+        """A client; where `is_hurried`, one that waits a few seconds and does not try again."""
+        with self._making:
+            return self._hurried_client if is_hurried else self._client
+
     @cached_property
-    def _client(self) -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
+    def _client(self) -> Any:  # noqa: ANN401
+        return self._make_client(CONNECT_LIMIT_S, READ_LIMIT_S, ATTEMPTS)
+
+    @cached_property
+    def _hurried_client(self) -> Any:  # noqa: ANN401
+        return self._make_client(HURRIED_LIMIT_S, HURRIED_LIMIT_S, 1)
+
+    def _make_client(self, connect_limit_s: float, read_limit_s: float, attempts: int) -> Any:  # noqa: ANN401
         # Imported here: loading it takes half a second, and few servers have a tier.
         import boto3  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
@@ -54,19 +71,15 @@ class S3Tier:
             aws_secret_access_key=secret_key or None,
             config=Config(
                 s3={"addressing_style": "path" if self._is_path_style else "virtual"},
-                connect_timeout=CONNECT_LIMIT_S,
-                read_timeout=READ_LIMIT_S,
-                retries={"max_attempts": 4, "mode": "standard"},
+                connect_timeout=connect_limit_s,
+                read_timeout=read_limit_s,
+                retries={"total_max_attempts": attempts, "mode": "standard"},
                 max_pool_connections=32,
                 # Older services of this protocol do not know the newer checksums.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
         )
-
-    def _connect(self) -> Any:  # noqa: ANN401
-        with self._making:
-            return self._client
 
     def upload(self, path: Path, size_bytes: int, progress: Progress) -> str:
         key = str(uuid.uuid4())
@@ -76,18 +89,30 @@ class S3Tier:
         done = _Counter(size_bytes, progress)
         with _failures(f"failed to upload file {path}"):
             client = self._connect()
-            client.upload_file(
-                str(path),
-                self._bucket,
-                key,
-                ExtraArgs={"StorageClass": self._storage_class},
-                Callback=done.add,
-                Config=_transfer(part_bytes),
-            )
-            stored_bytes = int(client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
-        if stored_bytes != size_bytes:
-            raise TierFailed(f"failed to upload file {path}: {stored_bytes} of {size_bytes} bytes are stored")
+            try:
+                client.upload_file(
+                    str(path),
+                    self._bucket,
+                    key,
+                    ExtraArgs={"StorageClass": self._storage_class},
+                    Callback=done.add,
+                    Config=_transfer(part_bytes),
+                )
+                stored_bytes = int(client.head_object(Bucket=self._bucket, Key=key)["ContentLength"])
+                if stored_bytes != size_bytes:
+                    raise TierFailed(f"{stored_bytes} of {size_bytes} bytes are stored")
+            except BaseException:
+                self._discard(key)
+                raise
         return key
+
+    def _discard(self, key: str) -> None:
+        """Deletes an object that may have been stored though its upload failed. A failure is logged."""
+        try:
+            with _failures("DeleteObject"):
+                self._connect(is_hurried=True).delete_object(Bucket=self._bucket, Key=key)
+        except TierFailed as error:
+            _log.warning("the object %s of an upload that failed may stay in bucket %s: %s", key, self._bucket, error)
 
     def download(self, key: str, path: Path, progress: Progress) -> int:
         with _failures(f"failed to download /buckets/{self._bucket}/{key} to {path}"):

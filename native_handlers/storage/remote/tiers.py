@@ -42,7 +42,9 @@ class Tier(Protocol):
     """A place for .dat files. Safe from any thread; calls block, and raise TierFailed."""
 
     def upload(self, path: Path, size_bytes: int, progress: Progress) -> str:
-        """Stores the first `size_bytes` of a file. Returns the key of the object."""
+        """Stores the first `size_bytes` of a file. Returns the key of the object. On failure, also that of `progress`,
+        no object stays, or the log names it.
+        """
         ...
 
     def download(self, key: str, path: Path, progress: Progress) -> int:
