@@ -54,7 +54,8 @@ def volume_copy(node: GrpcNode, context: RpcContext, request: pb.VolumeCopyReque
     Wilful differences: upstream deletes the copy that is here when the source has shown that it has the volume, so it
     needs no room for both. This server refuses a copy from itself, under whatever address, and a volume in a tier for
     which it has no settings. Files are synced before the copy counts as complete. A damaged copy does not replace a
-    volume, and neither does a copy whose tier does not answer. Deletions of a volume in a tier that arrive while the
+    volume. A copy whose data cannot be read from here is not mounted at all, and a volume that moves to or from a tier
+    while it is copied is refused: its source may be deleted next. Deletions of a volume in a tier that arrive while the
     volume is copied are copied too. The copy ends when the client goes.
     """
     check_maintenance(node)
@@ -193,9 +194,14 @@ def _copy_later_rows(
     """Copies .idx again while the source's grows; `status` then has the size that was copied.
 
     Deletions of a volume in a tier are rows alone, with no record that could be fetched later.
+
+    Raises:
+        RpcFailure: the index grows and grows, or the source has its data in another place by now.
     """
     for _ in range(INDEX_ROUNDS):
         now = _status_of(node, source, request.volume_id)
+        if now.volume_info.files != status.volume_info.files:
+            raise RpcFailure(f"volume {request.volume_id} was moved to or from remote storage while it was copied")
         if now.idx_file_size == status.idx_file_size:
             return
         status.idx_file_size = now.idx_file_size

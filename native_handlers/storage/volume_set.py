@@ -297,7 +297,7 @@ class VolumeSet:
     def mount_copy(self, incoming: IncomingVolume) -> None:
         """See `Store.mount_copy`."""
         vid, location = incoming.paths.volume_id, incoming.location
-        damage = incoming.examine()
+        damage, has_data = incoming.examine()
         changed: list[int] = []
         try:
             with self._changing:
@@ -307,6 +307,9 @@ class VolumeSet:
                     raise CopyIncomplete(f"volume {vid} was mounted here while it was copied, and takes writes since")
                 if damage is not None and old:
                     raise CopyIncomplete(f"the copy is damaged, and does not replace the volume that is here: {damage}")
+                if not has_data:
+                    # Its source may be deleted next, and would leave no way to the data.
+                    raise CopyIncomplete(f"the data of volume {vid} cannot be read from here: {damage}")
                 incoming.decide(volume.paths for _, volume in old if volume.paths.base != incoming.paths.base)
                 closed, failures = unload(old)
                 changed += closed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.idx import parse_entry, row_bytes
 from native_handlers.format.needle import parse_needle_header
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.volume import Volume
 
 _log = logging.getLogger(__name__)
+
+
+class CopyVerdict(NamedTuple):
+    """What is wrong with a volume that has arrived; None for nothing. `has_data`: its data can be read from here."""
+
+    damage: str | None
+    has_data: bool
 
 
 class IncomingVolume:
@@ -93,9 +100,9 @@ class IncomingVolume:
                 f"the dat file size [{found.size_bytes}] is not same as origin file size [{dat_bytes}]"
             )
 
-    def examine(self) -> str | None:
-        """Opens and closes the volume that has arrived. Returns what is wrong with it, None for nothing. A tier that
-        does not answer counts as wrong: nobody knows whether the object is there.
+    def examine(self) -> CopyVerdict:
+        """Opens and closes the volume that has arrived. A tier that does not answer counts as wrong: nobody knows
+        whether the object is there.
 
         Raises:
             OffsetWidthMismatch, VolumeLoadFailed: the volume cannot be served at all.
@@ -105,9 +112,11 @@ class IncomingVolume:
         opened = open_volume(request, findings)
         try:
             if opened.is_tiered != self.is_tiered:
-                return "its .vif does not say what its source said of where its data is"
-            unreachable = (finding.detail for finding in findings if finding.kind is FindingKind.TIER_UNREACHABLE)
-            return opened.damage or next(unreachable, None)
+                return CopyVerdict("its .vif does not say what its source said of where its data is", has_data=False)
+            for finding in findings:
+                if finding.kind is FindingKind.TIER_UNREACHABLE:
+                    return CopyVerdict(finding.detail, has_data=False)
+            return CopyVerdict(opened.damage, has_data=True)
         finally:
             opened.release()
 

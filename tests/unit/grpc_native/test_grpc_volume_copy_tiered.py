@@ -15,7 +15,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.grpc import volume_copy
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.state_keeper import StoreStateKeeper
-from native_handlers.grpc.tiers import volume_tier_move_dat_to_remote
+from native_handlers.grpc.tiers import volume_tier_move_dat_from_remote, volume_tier_move_dat_to_remote
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory import arrival
 from native_handlers.storage.model.errors import Deleted
@@ -49,8 +49,7 @@ class Pair:
         self.source_store = open_with(base / "source", s3.properties())
         self.data = fill(self.source_store, VID)
         self.source = Source(make_node(base, self.source_store))
-        request = pb.VolumeTierMoveDatToRemoteRequest(volume_id=VID, destination_backend_name="s3.cold")
-        list(volume_tier_move_dat_to_remote(self.source.node, make_context(), request))
+        move_to_tier(self)
         self.open(s3.properties())
 
     def open(self, properties):
@@ -71,6 +70,11 @@ class Pair:
         self.source_store.close()
         for key in list(self.s3.keys()):
             self.s3.client.delete_object(Bucket=self.s3.bucket, Key=key)
+
+
+def move_to_tier(pair):
+    request = pb.VolumeTierMoveDatToRemoteRequest(volume_id=VID, destination_backend_name="s3.cold")
+    list(volume_tier_move_dat_to_remote(pair.source.node, make_context(), request))
 
 
 @pytest.fixture
@@ -158,6 +162,63 @@ def test_a_tier_that_does_not_answer_replaces_nothing(pair):
         pair.copy()
     assert contents(pair.store, here) == here
     pair.store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=99, data=b"it takes writes again"))
+
+
+def move_to_disk(pair):
+    request = pb.VolumeTierMoveDatFromRemoteRequest(volume_id=VID)
+    list(volume_tier_move_dat_from_remote(pair.source.node, make_context(), request))
+
+
+def move_to_disk_and_back(pair):
+    move_to_disk(pair)
+    move_to_tier(pair)
+
+
+@pytest.mark.parametrize("has_volume", [True, False])
+@pytest.mark.parametrize("step", [move_to_disk, move_to_disk_and_back])
+def test_a_source_that_moves_its_data_during_the_copy_keeps_the_only_one(pair, step, has_volume):
+    """Its object goes; a copy that led to it would let `volume.move` delete the source."""
+    here = fill(pair.store, VID, count=5) if has_volume else None
+    usual, steps = pair.source.change_stream, [step]
+
+    def moves_when_the_files_are_sent(request, messages):
+        yield from usual(request, messages)
+        if request.ext == ".vif" and steps:
+            steps.pop()(pair)
+
+    pair.source.change_stream = moves_when_the_files_are_sent
+    with pytest.raises(RpcFailure, match="volume 7 was moved to or from remote storage while it was copied"):
+        pair.copy()
+    if here is None:
+        assert pair.names() == set()
+    else:
+        assert contents(pair.store, here) == here
+    assert contents(pair.source_store, pair.data) == pair.data
+
+
+def test_an_object_that_is_gone_is_no_copy(pair):
+    for key in list(pair.s3.keys()):
+        pair.s3.client.delete_object(Bucket=pair.s3.bucket, Key=key)
+    with pytest.raises(RpcFailure, match=r"the data of volume 7 cannot be read from here: .*GetObject"):
+        pair.copy()
+    assert pair.names() == set()
+    assert pair.store.find_volume(VID) is None
+
+
+def test_a_source_that_moves_its_data_away_during_an_ordinary_copy_keeps_the_only_one(pair):
+    """Its .vif leads to the tier by the time it is sent, and the .dat was sent before."""
+    move_to_disk(pair)
+    usual = pair.source.change_stream
+
+    def moves_before_the_vif_is_sent(request, messages):
+        if request.ext == ".vif":
+            move_to_tier(pair)
+        return usual(request, messages)
+
+    pair.source.change_stream = moves_before_the_vif_is_sent
+    with pytest.raises(RpcFailure, match="does not say what its source said of where its data is"):
+        pair.copy()
+    assert pair.names() == set()
 
 
 def test_a_vif_that_says_nothing_of_the_tier_replaces_nothing(pair):
