@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from functools import partial
+from threading import Timer
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf import text_format
@@ -18,6 +21,7 @@ from native_handlers.format.fid import format_needle_id_cookie
 from native_handlers.format.needle import Needle, etag
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_client import CallEnd
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.remote.endpoints import EndpointRefused, check_replica
 from native_handlers.remote.model import RemoteReadFailed, RemoteStorageUnusable
@@ -25,54 +29,102 @@ from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.volume.write import MAX_DATA_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
+    from native_handlers.remote.guarded_http import CallConnections
+    from native_handlers.remote.model import RemoteObjects
     from native_handlers.storage.volume.volume import Volume
 
 MAX_CONCURRENCY = 64
 MAX_UPLOADS_AT_ONCE = 8
-"""Each upload has a copy of the needle, and the caller says how many there are. Few volumes have more than two."""
+"""The caller says how many replicas there are. Few volumes have more than two."""
+MAX_REPLICAS = 100
 MAX_OFFSET_BYTES = 2**63 - 1
+LIMIT_S = 120.0
+LEAST_BYTES_PER_S = 64 << 10
+"""A fetch, and the uploads after it, may take LIMIT_S and the time that their bytes take at this pace: hosts that send
+or take a byte now and then would keep the call's threads for ever."""
 _CREATED = 201
 _MAX_ERROR_BYTES = 2000
+_PIECE_BYTES = 1 << 20
 
 
 def fetch_and_write_needle(
-    node: GrpcNode, _context: RpcContext, request: pb.FetchAndWriteNeedleRequest
+    node: GrpcNode, context: RpcContext, request: pb.FetchAndWriteNeedleRequest
 ) -> pb.FetchAndWriteNeedleResponse:
     """Fetches the range, writes it here, and uploads it to all replicas; the failure of one does not stop the others.
 
     The error of this server's own write takes precedence over those of replicas. Where replicas failed, this server and
     the other replicas have the needle.
+
+    Wilful differences: the call ends when the client goes, or when the bytes come too slowly, and takes MAX_REPLICAS at
+    most.
     """
     check_maintenance(node)
     volume = volume_of(node, request.volume_id)
     with errors_as_upstream():
         volume.check_in_service()
-    _check_range(request)
-    data = _fetch(node, request)
+    _check_request(request)
+    call = _FetchCall(context)
+    data = _fetch(node, call, request)
     if not node.allows_any_endpoint:
         for replica in request.replicas:
             try:
                 check_replica(replica.url)
             except EndpointRefused as error:
                 raise RpcFailure(f"reject replica target: {error}") from error
+    call.check()
     uploads_at_once = min(max(1, len(request.replicas)), MAX_UPLOADS_AT_ONCE)
-    with ThreadPoolExecutor(uploads_at_once, thread_name_prefix="remote-replicas") as threads:
-        uploads = [threads.submit(_upload, node, request, replica.url, data) for replica in request.replicas]
+    with (
+        call.connections(len(data) * len(request.replicas)) as connections,
+        ThreadPoolExecutor(uploads_at_once, thread_name_prefix="remote-replicas") as threads,
+    ):
+        upload = partial(_upload, node, connections, request, data)
+        uploads = [threads.submit(upload, replica.url) for replica in request.replicas]
         local_failure, written_etag = _write(node, volume, request, data)
-        failures = [local_failure, *(upload.result() for upload in uploads)]
+        failures = [local_failure, *(one.result() for one in uploads)]
     failed = next((failure for failure in failures if failure is not None), None)
     if failed is not None:
         raise RpcFailure(failed)
     return pb.FetchAndWriteNeedleResponse(e_tag=written_etag)
 
 
-def _check_range(request: pb.FetchAndWriteNeedleRequest) -> None:
-    """Refuses a range that no needle can hold, before the remote storage is asked for anything.
+class _FetchCall:
+    """The client's call, and the time that it may take."""
+
+    def __init__(self, context: RpcContext) -> None:
+        self._end = CallEnd(context)
+        self.check = self._end.check
+
+    @contextmanager
+    def connections(self, size_bytes: int) -> Iterator[CallConnections]:
+        """Connections that end with the block, with the call, and when `size_bytes` should have passed long ago."""
+        from native_handlers.remote.guarded_http import CallConnections  # noqa: PLC0415  as in _fetch
+
+        made = CallConnections()
+        limit_s = LIMIT_S + size_bytes / LEAST_BYTES_PER_S
+        timer = Timer(limit_s, made.end, [f"{size_bytes} bytes took longer than {limit_s:.0f} s"])
+        timer.daemon = True
+        timer.start()
+        self._end.guard(partial(made.end, "the client is gone"))
+        try:
+            yield made
+        finally:
+            timer.cancel()
+            made.end("the call is over")
+
+
+def _check_request(request: pb.FetchAndWriteNeedleRequest) -> None:
+    """Refuses a range that no needle can hold, and more replicas than a volume can have, before the remote storage is
+    asked for anything.
 
     As upstream, -fileSizeLimitMB does not count here: a filer asks for a thousandth of a large object at a time.
     """
+    if len(request.replicas) > MAX_REPLICAS:
+        why = f"{len(request.replicas)} replicas are more than {MAX_REPLICAS}"
+        raise RpcFailure(f"{_doing(request)}: {why}", grpc.StatusCode.INVALID_ARGUMENT)
     if 0 < request.size <= MAX_DATA_BYTES and 0 <= request.offset <= MAX_OFFSET_BYTES - request.size:
         return
     why = f"there is no range of {request.size} bytes at offset {request.offset}"
@@ -85,13 +137,32 @@ def _doing(request: pb.FetchAndWriteNeedleRequest) -> str:
     return f"read from remote {text_format.MessageToString(request.remote_location, as_one_line=True)}"
 
 
-def _fetch(node: GrpcNode, request: pb.FetchAndWriteNeedleRequest) -> bytes:
+def _fetch(node: GrpcNode, call: _FetchCall, request: pb.FetchAndWriteNeedleRequest) -> bytes:
+    location, doing = request.remote_location, _doing(request)
+    with call.connections(request.size) as connections:
+        client = _open_remote(node, connections, request)
+        if not location.path.startswith("/") or not location.bucket:
+            raise RpcFailure(f"{doing}: a bucket and a path that begins with / are needed")
+        concurrency = min(max(request.download_concurrency, 0), MAX_CONCURRENCY)
+        try:
+            return client.read(location.bucket, location.path[1:], request.offset, request.size, concurrency)
+        except RemoteReadFailed as error:
+            call.check()
+            why = f"{connections.over}: {error}" if connections.over else str(error)
+            raise RpcFailure(f"{doing}: {why}") from error
+
+
+def _open_remote(node: GrpcNode, connections: CallConnections, request: pb.FetchAndWriteNeedleRequest) -> RemoteObjects:
     # Imported here, so that the client libraries are loaded only where a fetch needs them.
     from native_handlers.remote.kinds import open_remote  # noqa: PLC0415
 
-    location = request.remote_location
     try:
-        client = open_remote(request.remote_conf, os.environ, allows_any_endpoint=node.allows_any_endpoint)
+        return open_remote(
+            request.remote_conf,
+            os.environ,
+            allows_any_endpoint=node.allows_any_endpoint,
+            connections=connections,
+        )
     except EndpointRefused as error:
         raise RpcFailure(f"reject remote endpoint: {error}") from error
     except RemoteStorageUnusable as error:
@@ -99,14 +170,6 @@ def _fetch(node: GrpcNode, request: pb.FetchAndWriteNeedleRequest) -> bytes:
             raise RpcFailure(f"reject remote credentials: {error}") from error
         code = grpc.StatusCode.UNIMPLEMENTED if error.is_missing_extra else grpc.StatusCode.UNKNOWN
         raise RpcFailure(f"get remote client: {error}", code) from error
-    doing = _doing(request)
-    if not location.path.startswith("/") or not location.bucket:
-        raise RpcFailure(f"{doing}: a bucket and a path that begins with / are needed")
-    concurrency = min(max(request.download_concurrency, 0), MAX_CONCURRENCY)
-    try:
-        return client.read(location.bucket, location.path[1:], request.offset, request.size, concurrency)
-    except RemoteReadFailed as error:
-        raise RpcFailure(f"{doing}: {error}") from error
 
 
 def _write(
@@ -124,27 +187,60 @@ def _write(
     return None, etag(needle)
 
 
-def _upload(node: GrpcNode, request: pb.FetchAndWriteNeedleRequest, target: str, data: bytes) -> str | None:
+def _upload(
+    node: GrpcNode, connections: CallConnections, request: pb.FetchAndWriteNeedleRequest, data: bytes, target: str
+) -> str | None:
     """Why a replica could not write the needle, or None."""
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     from native_handlers.remote.guarded_http import open_free_pool, open_pool  # noqa: PLC0415
 
     file_id = f"{request.volume_id},{format_needle_id_cookie(request.needle_id, request.cookie)}"
-    headers = {"Authorization": f"BEARER {request.auth}"} if request.auth else {}
-    pool = open_free_pool() if node.allows_any_endpoint else open_pool(target, allows_private=True)
+    headers, body = _form(data)
+    if request.auth:
+        headers["Authorization"] = f"BEARER {request.auth}"
+    if node.allows_any_endpoint:
+        pool = open_free_pool(connections)
+    else:
+        pool = open_pool(target, allows_private=True, connections=connections)
+    doing = f"remote write needle {request.needle_id} size {request.size}"
     try:
         with pool:
             answer = pool.request(
                 "POST",
                 f"http://{target}/{file_id}?type=replicate",
-                fields={"file": ("", data)},
+                body=body,
                 headers=headers,
                 redirect=False,
+                preload_content=False,
             )
-    except HTTPError as error:
-        return f"remote write needle {request.needle_id} size {request.size}: {error}"
-    if answer.status != _CREATED:
-        text = answer.data[:_MAX_ERROR_BYTES].decode("utf-8", "replace")
-        return f"remote write needle {request.needle_id} size {request.size}: {target} answered {answer.status}: {text}"
-    return None
+            try:
+                if answer.status == _CREATED:
+                    return None
+                text = answer.read(_MAX_ERROR_BYTES, decode_content=False).decode("utf-8", "replace")
+            finally:
+                answer.close()
+    except (HTTPError, ValueError) as error:
+        # ValueError: an address or a token that no request can have.
+        return f"{doing}: {connections.over}: {error}" if connections.over else f"{doing}: {error}"
+    return f"{doing}: {target} answered {answer.status}: {text}"
+
+
+def _form(data: bytes) -> tuple[dict[str, str], Iterator[Any]]:
+    """Headers and body of a form with `data` as its file. The body is made in pieces, which copy nothing of `data`."""
+    from urllib3.filepost import choose_boundary, encode_multipart_formdata  # noqa: PLC0415
+
+    boundary = choose_boundary()
+    form, content_type = encode_multipart_formdata({"file": ("", b"")}, boundary)
+    end = f"\r\n--{boundary}--\r\n".encode()
+    head = form.removesuffix(end)
+    pieces = memoryview(data)
+    length = len(head) + len(data) + len(end)
+
+    def body() -> Iterator[bytes | memoryview]:
+        yield head
+        for start in range(0, len(data), _PIECE_BYTES):
+            yield pieces[start : start + _PIECE_BYTES]
+        yield end
+
+    return {"Content-Type": content_type, "Content-Length": str(length)}, body()

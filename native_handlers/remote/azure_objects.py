@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from native_handlers.pb.remote_pb2 import RemoteConf
+    from native_handlers.remote.guarded_http import CallConnections
 
 DEFAULT_CONCURRENCY = 16
 _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
@@ -55,7 +56,9 @@ class AzureObjects:
             raise RemoteReadFailed(f"failed to download file {bucket}/{key}: {error}") from error
 
 
-def open_azure(conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpoint: bool) -> AzureObjects:
+def open_azure(
+    conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpoint: bool, connections: CallConnections
+) -> AzureObjects:
     """A client for what `conf` describes; name and key of the account come from the environment where it has none.
 
     Raises:
@@ -76,10 +79,10 @@ def open_azure(conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpo
     if not key:
         text = f"azure account {name}: an account key is needed, for identities of this machine are not lent to callers"
         raise RemoteStorageUnusable(text)
-    pool = open_free_pool()
+    pool = open_free_pool(connections)
     if conf.azure_endpoint and not allows_any_endpoint:
         check_endpoint(conf.azure_endpoint)
-        pool = open_pool(conf.azure_endpoint)
+        pool = open_pool(conf.azure_endpoint, connections=connections)
     transport = RequestsTransport(
         session=open_session(pool),
         use_env_settings=False,

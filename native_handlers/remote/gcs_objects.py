@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from native_handlers.pb.remote_pb2 import RemoteConf
+    from native_handlers.remote.guarded_http import CallConnections
 
 TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105  an address
 """Where tokens come from, unless the credentials of a service account say otherwise."""
@@ -90,7 +91,9 @@ class GcsObjects:
             raise RemoteReadFailed(f"failed to download file {bucket}/{key}: {error}") from error
 
 
-def open_gcs(conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpoint: bool) -> GcsObjects:
+def open_gcs(
+    conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpoint: bool, connections: CallConnections
+) -> GcsObjects:
     """A client for what `conf` describes. Without credentials in `conf` those of the server's environment are used.
 
     Raises:
@@ -101,7 +104,7 @@ def open_gcs(conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpoin
     if given and not allows_any_endpoint and not given.startswith("{"):
         raise RemoteStorageUnusable("gcs credentials must be inline JSON", is_refusal=True)
     text = given or environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
-    pool = open_free_pool()
+    pool = open_free_pool(connections)
     if text:
         document = _parse(text)
         kind = str(document.get("type", ""))
@@ -111,7 +114,7 @@ def open_gcs(conf: RemoteConf, environ: Mapping[str, str], *, allows_any_endpoin
         if given and not allows_any_endpoint:
             token_url = str(document.get("token_uri") or TOKEN_URL)
             check_endpoint(token_url)
-            pool = open_pool(token_url)
+            pool = open_pool(token_url, connections=connections)
         credentials = _credentials_of(kind, {"token_uri": TOKEN_URL, **document})
     else:
         credentials = _credentials_of_the_machine()

@@ -9,6 +9,9 @@ newGuardedHTTPClient).
 from __future__ import annotations
 
 import socket
+import threading
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Timeout
@@ -18,6 +21,8 @@ from urllib3.exceptions import NewConnectionError
 from native_handlers.remote.endpoints import EndpointRefused, addresses_of, check_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from native_handlers.remote.endpoints import IpAddress
 
 CONNECT_LIMIT_S = 30.0
@@ -27,40 +32,109 @@ MAX_CONNECTIONS = 64
 
 
 class DialRefused(NewConnectionError):
-    """The host leads to addresses that callers may not reach. Trying again changes nothing."""
+    """The host leads to addresses that callers may not reach, or the call is over. Trying again changes nothing."""
 
 
-def open_pool(endpoint: str, *, allows_private: bool = False) -> PoolManager:
-    """Connections to the host of `endpoint` that refuse addresses which a caller must not reach.
+class CallConnections:
+    """The connections of one call, so that its end is that of all of them. READ_LIMIT_S alone ends no call to a host
+    that sends a byte a minute. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # protects _sockets and _over
+        # Those that are closed go by themselves. One that is read from stays as long as the answer that reads it.
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._over = ""
+
+    @property
+    def over(self) -> str:
+        """Why the call is over; "" while it is not."""
+        return self._over
+
+    def end(self, why: str) -> None:
+        """Breaks all connections, and allows no new ones. What waits for one gets an error. Does nothing when called
+        again.
+        """
+        with self._lock:
+            if self._over:
+                return
+            self._over = why
+            sockets = list(self._sockets)
+        for one in sockets:
+            _break(one)
+
+    def add(self, connected: socket.socket) -> None:
+        """Breaks `connected` with the others, at once if the call is over."""
+        with self._lock:
+            if not self._over:
+                self._sockets.add(connected)
+                return
+        _break(connected)
+
+
+def _break(connected: socket.socket) -> None:
+    # Not the method of an encrypted socket, which another thread may be reading from: that one drops its state first.
+    with suppress(OSError):  # it is not connected any more
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+
+def open_pool(
+    endpoint: str, *, allows_private: bool = False, connections: CallConnections | None = None
+) -> PoolManager:
+    """Connections to the host of `endpoint` that refuse addresses which a caller must not reach. They are added to
+    `connections`.
 
     What such a connection raises is a urllib3 error whose text says why.
     """
-    manager = open_free_pool()
+
+    def find(host: str) -> IpAddress:
+        return first_allowed(endpoint, host, allows_private=allows_private)
+
+    return _open(find, connections)
+
+
+def open_free_pool(connections: CallConnections | None = None) -> PoolManager:
+    """Connections without that check, for operators who allow any endpoint."""
+    return _open(None, connections)
+
+
+def _open(find: Callable[[str], IpAddress] | None, connections: CallConnections | None) -> PoolManager:
+    timeout = Timeout(connect=CONNECT_LIMIT_S, read=READ_LIMIT_S)
+    manager = PoolManager(num_pools=4, maxsize=MAX_CONNECTIONS, timeout=timeout, retries=False)
+    call = connections or CallConnections()
     manager.pool_classes_by_scheme = {
-        "http": _pool_class(HTTPConnectionPool, HTTPConnection, endpoint, allows_private=allows_private),
-        "https": _pool_class(HTTPSConnectionPool, HTTPSConnection, endpoint, allows_private=allows_private),
+        "http": _pool_class(HTTPConnectionPool, HTTPConnection, find, call),
+        "https": _pool_class(HTTPSConnectionPool, HTTPSConnection, find, call),
     }
     return manager
 
 
-def open_free_pool() -> PoolManager:
-    """Connections without that check, for operators who allow any endpoint."""
-    timeout = Timeout(connect=CONNECT_LIMIT_S, read=READ_LIMIT_S)
-    return PoolManager(num_pools=4, maxsize=MAX_CONNECTIONS, timeout=timeout, retries=False)
-
-
-def _pool_class(pool: Any, connection: Any, endpoint: str, *, allows_private: bool) -> Any:  # noqa: ANN401
-    """A kind of pool whose connections dial only what may be dialled for `endpoint`."""
+def _pool_class(
+    pool: Any,  # noqa: ANN401
+    connection: Any,  # noqa: ANN401
+    find: Callable[[str], IpAddress] | None,
+    call: CallConnections,
+) -> Any:  # noqa: ANN401
+    """A kind of pool whose connections dial the address that `find` has for a host (None: any), and end with `call`."""
 
     class Guarded(connection):  # type: ignore[misc]
         def _new_conn(self) -> socket.socket:
+            if call.over:
+                raise DialRefused(self, call.over)
+            if find is None:
+                dialled: socket.socket = super()._new_conn()
+                return dialled
             try:
-                address = first_allowed(endpoint, self._dns_host, allows_private=allows_private)
-                return socket.create_connection((str(address), self.port), CONNECT_LIMIT_S)
+                return socket.create_connection((str(find(self._dns_host)), self.port), CONNECT_LIMIT_S)
             except EndpointRefused as error:
                 raise DialRefused(self, str(error)) from error
             except OSError as error:
                 raise NewConnectionError(self, str(error)) from error
+
+        def connect(self) -> None:
+            # CONNECT_LIMIT_S bounds the connection and the whole TLS handshake, which replaces the socket.
+            super().connect()
+            call.add(self.sock)
 
     class GuardedPool(pool):  # type: ignore[misc]
         ConnectionCls = Guarded

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from native_handlers.remote.endpoints import check_endpoint
-from native_handlers.remote.guarded_http import open_free_pool, open_pool
+from native_handlers.remote.guarded_http import CallConnections, open_free_pool, open_pool
 from native_handlers.remote.model import RemoteStorageUnusable
 from native_handlers.remote.s3_objects import S3Access, S3Objects
 
@@ -80,36 +80,42 @@ def s3_access(conf: RemoteConf, environ: Environ) -> S3Access | None:
     return make(conf, environ) if make else None
 
 
-def open_remote(conf: RemoteConf, environ: Environ, *, allows_any_endpoint: bool) -> RemoteObjects:
+def open_remote(
+    conf: RemoteConf, environ: Environ, *, allows_any_endpoint: bool, connections: CallConnections | None = None
+) -> RemoteObjects:
     """A client for the storage that `conf` describes.
 
     Args:
         allows_any_endpoint: as `-volume.allowUntrustedRemoteEndpoints`.
+        connections: gets the client's connections.
 
     Raises:
         EndpointRefused: callers may not name this endpoint.
         RemoteStorageUnusable: the kind is unknown, or no client of it can be made.
     """
+    connections = connections or CallConnections()
     access = s3_access(conf, environ)
     if access is not None:
         if allows_any_endpoint:
-            return S3Objects(access, open_free_pool())
+            return S3Objects(access, open_free_pool(connections))
         check_endpoint(access.endpoint)
-        return S3Objects(access, open_pool(access.endpoint))
+        return S3Objects(access, open_pool(access.endpoint, connections=connections))
     if conf.type in VENDOR_KINDS:
-        return _open_vendor(conf, environ, allows_any_endpoint=allows_any_endpoint)
+        return _open_vendor(conf, environ, allows_any_endpoint=allows_any_endpoint, connections=connections)
     raise RemoteStorageUnusable(f"remote storage type {conf.type} not found")
 
 
-def _open_vendor(conf: RemoteConf, environ: Environ, *, allows_any_endpoint: bool) -> RemoteObjects:
+def _open_vendor(
+    conf: RemoteConf, environ: Environ, *, allows_any_endpoint: bool, connections: CallConnections
+) -> RemoteObjects:
     try:
         if conf.type == "gcs":
             from native_handlers.remote.gcs_objects import open_gcs  # noqa: PLC0415
 
-            return open_gcs(conf, environ, allows_any_endpoint=allows_any_endpoint)
+            return open_gcs(conf, environ, allows_any_endpoint=allows_any_endpoint, connections=connections)
         from native_handlers.remote.azure_objects import open_azure  # noqa: PLC0415
 
-        return open_azure(conf, environ, allows_any_endpoint=allows_any_endpoint)
+        return open_azure(conf, environ, allows_any_endpoint=allows_any_endpoint, connections=connections)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _VENDOR_LIBRARIES:
             raise

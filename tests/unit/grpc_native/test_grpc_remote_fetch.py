@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
-from contextlib import contextmanager
+import threading
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from random import Random
 
 import grpc
 import pytest
 from support.grpc_nodes import make_context, make_node
+from support.played_s3 import played_s3
 from support.s3_server import s3_server
 from support.threaded_servers import running
+from support.waiting import LIMIT_S
 
 from native_handlers.grpc import remote_fetch
 from native_handlers.grpc.context import RpcFailure
@@ -144,7 +151,7 @@ def test_a_kind_that_nobody_knows(s3, node, volume):
 
 
 def test_a_kind_whose_library_is_not_installed_is_unimplemented(s3, node, volume, monkeypatch):
-    def missing(_conf, _environ, *, allows_any_endpoint):
+    def missing(_conf, _environ, **_fields):
         raise RemoteStorageUnusable("pip install 'weed-volume-py[gcs]'", is_missing_extra=True)
 
     monkeypatch.setattr("native_handlers.remote.kinds.open_remote", missing)
@@ -154,7 +161,7 @@ def test_a_kind_whose_library_is_not_installed_is_unimplemented(s3, node, volume
 
 
 def test_credentials_that_callers_may_not_give_are_refused(s3, node, volume, monkeypatch):
-    def refuses(_conf, _environ, *, allows_any_endpoint):
+    def refuses(_conf, _environ, **_fields):
         raise RemoteStorageUnusable("gcs credentials must be inline JSON", is_refusal=True)
 
     monkeypatch.setattr("native_handlers.remote.kinds.open_remote", refuses)
@@ -168,14 +175,17 @@ def test_order_of_the_checks(s3, node, store):
 
 
 @contextmanager
-def replica(status):
-    """A volume server that answers uploads with `status`, and the uploads that it received."""
+def replica(status, answer=None):
+    """A volume server that answers uploads with `status`, or as `answer` does, and the uploads that it received."""
     got = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append((self.path, self.headers.get("Authorization"), body))
+            got.append((self.path, self.headers, body))
+            if answer is not None:
+                answer(self)
+                return
             self.send_response(status)
             self.send_header("Content-Length", "2")
             self.end_headers()
@@ -192,11 +202,219 @@ def replica(status):
 def test_replicas_get_the_same_bytes(s3, free_node, volume):
     with replica(201) as (address, got):
         url = pb.FetchAndWriteNeedleRequest.Replica(url=address)
-        fetch_and_write_needle(free_node, make_context(), request(s3, replicas=[url], auth="token"))
-    ((path, authorization, body),) = got
+        fetch_and_write_needle(free_node, make_context(), request(s3, replicas=[url], auth="token", size=3 << 20))
+    ((path, headers, body),) = got
     assert path == f"/{VID},05abcdef01?type=replicate"
-    assert authorization == "BEARER token"
-    assert OBJECT[:100] in body
+    assert headers["Authorization"] == "BEARER token"
+    boundary = headers["Content-Type"].removeprefix("multipart/form-data; boundary=")
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename=""\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    assert body == head.encode() + OBJECT[: 3 << 20] + f"\r\n--{boundary}--\r\n".encode()
+
+
+class DiscardedObjects:
+    """Objects of remote storage, of which each read returns `data`."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def read(self, *_range):
+        return self.data
+
+
+def test_the_needle_is_not_copied_for_each_replica(s3, free_node, volume, monkeypatch):
+    data = bytes(16 << 20)
+    monkeypatch.setattr("native_handlers.remote.kinds.open_remote", lambda *_args, **_fields: DiscardedObjects(data))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            left = int(self.headers["Content-Length"])
+            while left:
+                left -= len(self.rfile.read(min(left, 1 << 16)))
+            self.send_response(201)
+            self.end_headers()
+
+        def log_message(self, *_args):
+            pass
+
+    def peak_bytes(replicas):
+        gc.collect()
+        tracemalloc.start()
+        try:
+            wanted = request(s3, size=len(data), replicas=replicas)
+            fetch_and_write_needle(free_node, make_context(), wanted)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with running(server):
+        url = pb.FetchAndWriteNeedleRequest.Replica(url=f"127.0.0.1:{server.server_port}")
+        peak_bytes([url])
+        alone = peak_bytes([])
+        assert peak_bytes([url] * 4) - alone < len(data) // 2
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_an_answer_without_end_is_not_read(s3, free_node, volume, coding):
+    ended = threading.Event()
+
+    def answers_without_end(handler):
+        handler.send_response(500)
+        handler.send_header("Content-Length", str(1 << 40))
+        handler.send_header("Content-Encoding", coding)
+        handler.end_headers()
+        try:
+            while True:
+                handler.wfile.write(b"much " * 20_000)
+        except OSError:
+            ended.set()
+
+    with replica(500, answers_without_end) as (address, _):
+        url = pb.FetchAndWriteNeedleRequest.Replica(url=address)
+        failure = failure_of(free_node, request(s3, replicas=[url]))
+        assert ended.wait(LIMIT_S)
+    assert failure.message == f"remote write needle 5 size 100: {address} answered 500: {'much ' * 400}"
+
+
+def test_a_token_that_no_header_can_have_is_told(s3, free_node, volume):
+    with replica(201) as (address, got):
+        url = pb.FetchAndWriteNeedleRequest.Replica(url=address)
+        failure = failure_of(free_node, request(s3, replicas=[url], auth="a\nb"))
+    assert failure.message.startswith("remote write needle 5 size 100: Invalid header value")
+    assert not got
+    assert volume.has_needles
+
+
+def test_more_replicas_than_a_volume_has_are_refused_before_anything_is_asked_for(s3, free_node, volume, monkeypatch):
+    opened = []
+    monkeypatch.setattr("native_handlers.remote.kinds.open_remote", lambda *_args, **_fields: opened.append(1))
+    replicas = [pb.FetchAndWriteNeedleRequest.Replica(url="10.0.0.1:80")] * 101
+    failure = failure_of(free_node, request(s3, replicas=replicas))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.message.endswith("101 replicas are more than 100")
+    assert not opened
+
+
+class Client:
+    """A client that leaves when it is told to."""
+
+    def __init__(self):
+        self.callbacks = []
+        self.context = replace(make_context(), add_callback=lambda call: not self.callbacks.append(call))
+
+    def leave(self):
+        for call in self.callbacks:
+            call()
+
+
+class DrippingHost:
+    """Sends a byte now and then until its connection ends."""
+
+    def __init__(self):
+        self.has_begun, self.has_ended, self._is_over = threading.Event(), threading.Event(), threading.Event()
+
+    @contextmanager
+    def ending(self):
+        """It ends at last with the block: a test that fails must not wait for it."""
+        try:
+            yield
+        finally:
+            self._is_over.set()
+
+    def drip(self, handler):
+        handler.connection.settimeout(0.01)
+        try:
+            while not self._is_over.is_set():
+                handler.wfile.write(b"x")
+                self.has_begun.set()
+                with suppress(TimeoutError):
+                    if not handler.connection.recv(1):
+                        return
+        except OSError:
+            return
+        finally:
+            self.has_ended.set()
+
+    def answer_get(self, handler, _key, _data, first, last):
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {first}-{last}/{1 << 30}")
+        handler.send_header("Content-Length", str(last - first + 1))
+        handler.end_headers()
+        self.drip(handler)
+
+
+@pytest.fixture
+def dripping():
+    host = DrippingHost()
+    with played_s3({"a": b"x"}) as played:
+        played.answer_get = host.answer_get
+        host.bucket, host.endpoint = played.bucket, played.endpoint
+        yield host
+
+
+def test_a_fetch_ends_with_its_client(dripping, free_node, volume):
+    client = Client()
+    wanted = request(dripping, path="/a", size=10 << 20)
+    with ThreadPoolExecutor(1) as threads, dripping.ending():
+        call = threads.submit(fetch_and_write_needle, free_node, client.context, wanted)
+        assert dripping.has_begun.wait(LIMIT_S)
+        client.leave()
+        with pytest.raises(RpcFailure, match="the client is gone") as caught:
+            call.result(LIMIT_S)
+    assert caught.value.code is grpc.StatusCode.CANCELLED
+    assert dripping.has_ended.wait(LIMIT_S)
+    assert not volume.has_needles
+
+
+def test_a_fetch_that_is_too_slow_ends(dripping, free_node, volume, monkeypatch):
+    class Timer(threading.Thread):
+        """Its time is over when the host has begun to send."""
+
+        def __init__(self, limit_s, end, arguments):
+            super().__init__(daemon=True)
+            self.limit_s, self.end, self.arguments = limit_s, end, arguments
+
+        def run(self):
+            assert dripping.has_begun.wait(LIMIT_S)
+            self.end(*self.arguments)
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr(remote_fetch, "Timer", Timer)
+    failure = failure_of(free_node, request(dripping, path="/a", size=640 << 10))
+    assert f": {640 << 10} bytes took longer than 130 s: " in failure.message
+    assert dripping.has_ended.wait(LIMIT_S)
+    assert not volume.has_needles
+
+
+def test_nothing_is_written_for_a_client_that_is_gone(s3, free_node, volume, monkeypatch):
+    client = Client()
+
+    class Objects:
+        def read(self, *_range):
+            client.leave()
+            return b"x"
+
+    monkeypatch.setattr("native_handlers.remote.kinds.open_remote", lambda *_args, **_fields: Objects())
+    with pytest.raises(RpcFailure, match="the client is gone"):
+        fetch_and_write_needle(free_node, client.context, request(s3))
+    assert not volume.has_needles
+
+
+def test_uploads_end_with_the_client(s3, free_node, volume):
+    client, host = Client(), DrippingHost()
+    with replica(201, host.drip) as (address, _), ThreadPoolExecutor(1) as threads, host.ending():
+        url = pb.FetchAndWriteNeedleRequest.Replica(url=address)
+        call = threads.submit(fetch_and_write_needle, free_node, client.context, request(s3, replicas=[url]))
+        assert host.has_begun.wait(LIMIT_S)
+        client.leave()
+        with pytest.raises(RpcFailure, match="remote write needle 5 size 100: the client is gone"):
+            call.result(LIMIT_S)
+        assert host.has_ended.wait(LIMIT_S)
 
 
 def test_few_replicas_are_written_at_the_same_time(s3, free_node, volume, monkeypatch):
@@ -225,7 +443,7 @@ def test_a_replica_that_fails_is_told_and_the_others_are_written(s3, free_node, 
 
 def test_replicas_are_checked_before_anything_is_written(s3, node, volume, monkeypatch):
     monkeypatch.setattr("native_handlers.remote.kinds.check_endpoint", lambda _endpoint: None)
-    monkeypatch.setattr("native_handlers.remote.kinds.open_pool", lambda _endpoint: _free_pool())
+    monkeypatch.setattr("native_handlers.remote.kinds.open_pool", lambda _endpoint, **_fields: _free_pool())
     replicas = [pb.FetchAndWriteNeedleRequest.Replica(url="127.0.0.1:80")]
     failure = failure_of(node, request(s3, replicas=replicas))
     assert failure.message.startswith("reject replica target: ")
