@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3 import HTTPResponse
 
 from native_handlers.remote.guarded_http import DialRefused
+from native_handlers.remote.parts import PART_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from urllib3 import PoolManager
+
+MAX_ANSWER_BYTES = PART_BYTES + (1 << 20)
+"""What an answer may have: a part of an object, or a token, and what a service puts around it."""
 
 
 class HostRefused(Exception):
-    """The host leads to an address that callers may not reach, or its certificate is not in order."""
+    """The host leads to an address that callers may not reach, its certificate is not in order, or it sent more than
+    MAX_ANSWER_BYTES.
+    """
 
 
 def open_session(pool: PoolManager) -> requests.Session:
@@ -56,6 +65,10 @@ class _PoolAdapter(HTTPAdapter):
     def cert_verify(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401
         """Does nothing: the pool checks certificates, against the machine's store."""
 
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:  # noqa: ANN401
+        resp.__class__ = _BoundedResponse
+        return super().build_response(req, resp)
+
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
         try:
             return super().send(*args, **kwargs)
@@ -65,3 +78,30 @@ class _PoolAdapter(HTTPAdapter):
             if isinstance(reason, DialRefused) or isinstance(cause, ssl.SSLCertVerificationError):
                 raise HostRefused(str(reason)) from error
             raise
+
+
+class _BoundedResponse(HTTPResponse):
+    """An answer whose body is not read beyond MAX_ANSWER_BYTES, packed or unpacked. Clients read, and some join, what a
+    host sends, however much it is.
+
+    The class of each answer is set to this one, because urllib3 lets nobody choose it.
+    """
+
+    _left_bytes = MAX_ANSWER_BYTES
+
+    def read(self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False) -> bytes:  # noqa: FBT001, FBT002  as the library has it
+        return self._counted(super().read(self._bounded(amt), decode_content, cache_content))
+
+    def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Iterator[bytes]:  # type: ignore[override]  # noqa: FBT001
+        return map(self._counted, super().read_chunked(self._bounded(amt), decode_content))
+
+    def _bounded(self, wanted_bytes: int | None) -> int:
+        most = self._left_bytes + 1
+        return most if wanted_bytes is None or wanted_bytes < 0 else min(wanted_bytes, most)
+
+    def _counted(self, data: bytes) -> bytes:
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            self.close()
+            raise HostRefused(f"the host sent more than {MAX_ANSWER_BYTES} bytes")
+        return data

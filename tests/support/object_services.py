@@ -13,7 +13,7 @@ import hmac
 import http.server
 import json
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import jwt
@@ -55,20 +55,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         }
         if part.startswith(b"\x1f\x8b") or data.startswith(b"\x1f\x8b"):
             more["Content-Encoding"] = "gzip"
-        self.say(206 if wanted else 200, part, more)
+        self.say(206 if wanted else 200, part + self.service.excess, more)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.service.requests.append((self.path, dict(self.headers)))
+        if self.service.packed_token:
+            self.say(200, self.service.packed_token, {"Content-Encoding": "gzip"})
+            return
         status, answer = self.service.token_for(self.path, body)
-        self.say(status, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        self.say(status, json.dumps(answer).encode() + self.service.token_excess, {"Content-Type": "application/json"})
 
     def say(self, status, body, more=None):
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(more or {})}.items():
+        length = {"Transfer-Encoding": "chunked"} if self.service.sends_chunks else {"Content-Length": str(len(body))}
+        for name, value in {**length, **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(OSError):  # the client wants no more
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if self.service.sends_chunks else body)
 
     def log_message(self, *_args):
         pass
@@ -83,6 +88,11 @@ class ObjectService:
     def __init__(self, objects):
         self.objects = {name: gzip.compress(data) if name.endswith(".gz") else data for name, data in objects.items()}
         self.requests = []
+        self.excess = self.token_excess = b""
+        """What follows each range, and each token."""
+        self.packed_token = b""
+        """What is answered for a token, as gzip."""
+        self.sends_chunks = False
         self.cuts_at_bytes = None
         """How much of a range is sent at most, whatever the head of the answer says."""
 
@@ -161,6 +171,11 @@ class AzureDouble(ObjectService):
         return unquote(urlsplit(path).path.removeprefix("/"))
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Says nothing: clients that go early are what tests want."""
+
+
 @contextmanager
 def serving(service, context=None):
     """Gives the address of `service`, with TLS where there is a context for it."""
@@ -169,7 +184,7 @@ def serving(service, context=None):
         pass
 
     Handler.service = service
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     if context is not None:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     with running(server):

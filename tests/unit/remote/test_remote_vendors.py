@@ -301,6 +301,29 @@ def test_a_kind_without_its_library_says_how_to_install_it(kind, monkeypatch):
     assert str(caught.value).endswith(f"pip install 'weed-volume-py[{kind}]'")
 
 
+@pytest.mark.parametrize("sends_chunks", [False, True])
+def test_a_host_that_sends_more_and_more_is_not_heard(service, sends_chunks):
+    double, client = service
+    double.excess, double.sends_chunks = bytes(32 << 20), sends_chunks
+    with pytest.raises(RemoteReadFailed, match="the host sent more than 5242880 bytes"):
+        client.read("bucket", NAME, 0, 10)
+
+
+@needs_gcs
+def test_a_token_without_end_is_not_read(gcs):
+    gcs.token_excess = b" " * (32 << 20)
+    with pytest.raises(RemoteReadFailed, match="the host sent more than 5242880 bytes"):
+        free(gcs_conf(gcs)).read("bucket", NAME, 0, 10)
+
+
+@needs_gcs
+def test_a_packed_token_is_not_unpacked_without_end(gcs):
+    """A few KiB could be made gigabytes."""
+    gcs.packed_token = gzip.compress(b" " * (32 << 20))
+    with pytest.raises(RemoteReadFailed, match="the host sent more than 5242880 bytes"):
+        free(gcs_conf(gcs)).read("bucket", NAME, 0, 10)
+
+
 # ---- Google Cloud Storage
 
 
