@@ -225,7 +225,7 @@ class TestShardsOfAnotherCoding:
         older = {".vif": self.info(1), ".ecx": b"\0" * 16, ".ecj": b"\0" * 8, ".ec03": b"old", ".ec05": b"old"}
         source.sent |= newer
         for cut_at in range(1, 40):
-            files = PlannedFiles(syncs=False, steps_of=("rename", "unlink"))
+            files = PlannedFiles(steps_of=("rename", "unlink"))
             directory = tmp_path / f"cut{cut_at}"
             store = open_at(place(directory, min_free_percent=0.0), files=files, **NODE)
             for extension, content in older.items():

@@ -252,7 +252,7 @@ async def test_deletions_that_wait_for_another_server_take_no_thread_from_reads(
 
 async def test_reads_that_wait_for_a_disk_take_no_thread_from_other_disks(tmp_path, opened, hanging):
     paths = [tmp_path / name for name in ("one", "two")]
-    files, victims = PlannedFiles(syncs=False), []
+    files, victims = PlannedFiles(), []
 
     def before(name, target):
         if name.startswith("read_into") and victims and path_of(target) in victims:

@@ -368,7 +368,7 @@ def test_two_codings_in_one_index_directory_have_one_writer_for_their_journal(ow
 
 def test_a_disk_that_hangs_holds_up_no_other_volume(tmp_path):
     """The opening of a shard hangs. The shards of another volume are opened and closed meanwhile."""
-    files = PlannedFiles(syncs=False)
+    files = PlannedFiles()
     store = stores.open_at(tmp_path / "a", files=files)
     for volume_id in (VID, 8):
         store.allocate_volume(volume_id)
@@ -405,7 +405,7 @@ class TestShardsThatComeLater:
 
     @pytest.fixture
     def store(self, tmp_path):
-        store = stores.open_at(tmp_path / "a", tmp_path / "b", files=PlannedFiles(syncs=False))
+        store = stores.open_at(tmp_path / "a", tmp_path / "b", files=PlannedFiles())
         store.allocate_volume(VID)
         store.get_volume(VID).write(Needle(needle_id=1, cookie=5, data=b"x" * 3000, checksum=crc32c(b"x" * 3000)))
         store.ec_work.generate(store.find_volume(VID), "")

@@ -34,7 +34,7 @@ def directory(tmp_path):
 @pytest.fixture
 def store(directory, clock):
     """One needle, in shard 0."""
-    made = code_volume(directory, VID, Needle(1, COOKIE, data=DATA), files=PlannedFiles(syncs=False))
+    made = code_volume(directory, VID, Needle(1, COOKIE, data=DATA), files=PlannedFiles())
     made.ec_reader.locations = ShardLocations(clock.seconds)
     yield made
     made.close()

@@ -329,7 +329,7 @@ def test_a_volume_whose_last_needle_is_deleted_meanwhile_is_not_decoded(disk, mo
 
 
 def test_a_coding_that_fails_at_a_name_leaves_no_shards(disk):
-    files = PlannedFiles(is_lasting=False, syncs=False, matches=lambda path: str(path).endswith(".ec05"))
+    files = PlannedFiles(is_lasting=False, matches=lambda path: str(path).endswith(".ec05"))
     store = filled(open_at(disk, files=files))
     files.plan["rename"] = (0, errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
