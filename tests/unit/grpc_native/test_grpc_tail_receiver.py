@@ -372,9 +372,10 @@ class TestBadSources:
         assert facts_of(pair[1], 1) is None
 
     def test_a_silent_source_is_left_when_the_client_goes(self, pair):
-        left = threading.Event()
+        is_silent, left = threading.Event(), threading.Event()
 
         def hang(context):
+            is_silent.set()
             if context.add_callback(left.set):
                 left.wait(T)
             else:
@@ -383,6 +384,8 @@ class TestBadSources:
         with scripted([message(record(1))], hang) as address:
             call = receive(pair[1], address)
             wait_until(lambda: facts_of(pair[1], 1), "it has begun")
+            # A source whose call ends before is asked for nothing more.
+            assert is_silent.wait(T)
             call.cancel()
             assert left.wait(T)
 
