@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import threading
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -41,12 +42,18 @@ def files():
     return PlannedFiles(short_write_bytes=7)
 
 
-@pytest.fixture
-def source_store(tmp_path):
-    store = open_at(tmp_path / "source", UNSYNCED_FILES)
+@contextmanager
+def checked_source(directory):
+    store = open_at(directory, UNSYNCED_FILES)
     yield store
     store.close()
-    assert check_directory(tmp_path / "source").is_healthy
+    assert check_directory(directory).is_healthy
+
+
+@pytest.fixture
+def source_store(tmp_path):
+    with checked_source(tmp_path / "source") as store:
+        yield store
 
 
 @pytest.fixture
@@ -297,8 +304,16 @@ class TestWhatFails:
     attempt succeeds.
     """
 
-    @pytest.fixture
-    def data(self, source_store):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source_store(cls, tmp_path_factory):
+        """One for all of these tests: none of them changes it."""
+        with checked_source(tmp_path_factory.mktemp("source")) as store:
+            yield store
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls, source_store):
         return fill(source_store)
 
     @pytest.fixture(params=[None, "", "old"], ids=["new", "replacing", "replacing-another-collection"])
