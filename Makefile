@@ -1,5 +1,7 @@
 # make run | test | test-fast | check | bench : the targets work in any environment that has the package installed with [dev].
 PYTHON ?= python3
+# pytest loads its plugins before tests/conftest.py can have modules compiled where PYTHONDONTWRITEBYTECODE is set.
+COMPILING = $(if $(PYTHONDONTWRITEBYTECODE),env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(CURDIR)/.pytest_cache/compiled)
 
 .PHONY: run test test-fast check bench proto
 
@@ -11,7 +13,7 @@ test:
 
 # The unit and property tests that take under a quarter of a second each, with few examples for each property.
 test-fast:
-	HYPOTHESIS_PROFILE=quick $(PYTHON) -m pytest tests/unit tests/property -m "not slow"
+	HYPOTHESIS_PROFILE=quick $(COMPILING) $(PYTHON) -m pytest tests/unit tests/property -m "not slow"
 
 check:
 	ruff check .
