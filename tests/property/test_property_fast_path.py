@@ -28,8 +28,12 @@ from support.fast_path_requests import (
     WRITE_KEY,
     needles,
     requests,
+    requests_with_bad_tokens,
+    usual_deletion,
     usual_needle,
+    usual_read,
     usual_requests,
+    usual_upload,
 )
 from support.http_serving import ordinary_answer
 from support.security import security
@@ -81,7 +85,8 @@ class Rules:
     def must_answer(self, sent):
         """Whether the fast path must answer a usual request itself."""
         is_read = sent.method in READS
-        if not sent.token and (self.has_read_key if is_read else self.has_write_key):
+        has_key = self.has_read_key if is_read else self.has_write_key
+        if not sent.is_usual or (has_key and not sent.has_token):
             return False
         if not is_read and self.white_list and self.white_list not in ALLOWING:
             return False
@@ -239,7 +244,7 @@ def compare(nodes, rules, sents):
     for sent, answer in zip(sents, answers, strict=True):
         if answer is None:
             assert fast.answer(rules, sent.raw) == ordinary.answer(rules, sent.raw)
-            assert not (sent.is_usual and rules.must_answer(sent)), "the fast path has declined a usual request"
+            assert not rules.must_answer(sent), "the fast path has declined a usual request"
     assert fast.files() == ordinary.files()
     assert fast.counts(rules) == ordinary.counts(rules)
     assert fast.lines == ordinary.lines
@@ -269,3 +274,25 @@ def test_the_fast_path_answers_every_usual_request(nodes, rules):
     taken = nodes[0].taken - before
     assert taken.total() == len(sents)
     assert set(taken) == USUAL_ANSWERS
+
+
+CHANGES = [usual_upload(b"PUT"), usual_upload(b"POST", is_form=True), usual_deletion()]
+READING = [usual_read(), usual_read(b"HEAD"), usual_read(wanted=b"0-1")]
+
+
+@pytest.mark.parametrize(
+    ("rules", "sents", "statuses"),
+    [
+        pytest.param(KEYS, requests_with_bad_tokens(), {401}, id="tokens"),
+        pytest.param(Rules(white_list=("10.9.9.9",)), CHANGES, {401}, id="white-list"),
+        pytest.param(Rules(download_bytes=MAX_BYTES + 1), READING, {429}, id="downloads"),
+        pytest.param(Rules(upload_bytes=MAX_BYTES + 1), CHANGES[:2], {429}, id="uploads"),
+    ],
+)
+def test_the_fast_path_answers_nothing_that_the_ordinary_way_refuses(nodes, rules, sents, statuses):
+    before = nodes[0].context.metrics.snapshot().request_total
+    for sent in sents:
+        assert compare(nodes, rules, [sent]) == [None]
+    refused = nodes[0].context.metrics.snapshot().request_total - before
+    assert refused.total() == len(sents)
+    assert {int(status) for _, status in refused} == statuses

@@ -32,11 +32,11 @@ _numbers = itertools.count(1 << 20)
 
 @dataclass(frozen=True)
 class Sent:
-    """A request. `token` says how it carries a token: "good" for one that allows it, "" for none."""
+    """A request. `has_token`: whether it has a token that allows it."""
 
     raw: bytes
     is_usual: bool = False
-    token: str = ""
+    has_token: bool = False
     stored_id: int | None = None
     """A needle that must be there before the request is sent."""
 
@@ -82,25 +82,44 @@ def carry(token, where):
     return b"", [b"Authorization: %b %b" % (where.encode(), token)]
 
 
+def _signed(claims=None, *, named="{}", key=None, algorithm="HS256"):
+    """Makes the token for a file id under a key, or one that differs as the arguments say."""
+
+    def make(fid, own_key):
+        return make_token(key or own_key, {"fid": named.format(fid), **(claims or {})}, algorithm)
+
+    return make
+
+
+GOOD_TOKENS = [*map(_signed, GOOD_TIMES), _signed(algorithm="HS384"), _signed(algorithm="HS512")]
+BAD_TOKENS = [
+    *map(_signed, BAD_TIMES),
+    *(_signed(named=named) for named in ("3,01637037d6", "{}_1", "0{}", "{}0", "")),
+    _signed(key=OTHER_KEY),
+    _signed(algorithm="none"),
+    lambda fid, _: make_token(WRITE_KEY + READ_KEY, {"fid": fid}),
+    lambda fid, key: make_token(key, {"fid": fid})[:-1],
+    lambda fid, key: make_token(key, {"fid": fid}) + b".x",
+    lambda *_: b"none",
+]
+"""Each is refused where there is a key."""
+
+
 @st.composite
 def tokens(draw, fid, key):
-    """A query, header lines, and which kind of token they carry for `fid` under `key`."""
-    kind = draw(st.sampled_from(["good", "", "time", "fid", "key", "algorithm", "cut", "none"]))
-    if not kind:
-        return b"", [], ""
-    times = draw(st.sampled_from(BAD_TIMES if kind == "time" else GOOD_TIMES))
-    named = draw(st.sampled_from(["3,01637037d6", fid.upper(), fid + "_1", "", "0" + fid])) if kind == "fid" else fid
-    algorithm = draw(st.sampled_from(["HS256"] * 3 + ["HS512", "HS384"])) if kind != "algorithm" else "none"
-    token = make_token(OTHER_KEY if kind == "key" else key, {"fid": named, **times}, algorithm)
-    if kind == "cut":
-        token = token[:-1]
-    elif kind == "none":
-        token = b"none"
-    return *carry(token, draw(st.sampled_from(CARRIERS))), kind
+    """A query and header lines, with a token for `fid` under `key`, a bad one, or none."""
+    makers = draw(st.sampled_from([GOOD_TOKENS, BAD_TOKENS, []]))
+    if not makers:
+        return b"", []
+    return carry(draw(st.sampled_from(makers))(fid, key), draw(st.sampled_from(CARRIERS)))
 
 
-def good_token(fid, key, where, times):
-    return carry(make_token(key, {"fid": fid, **times}), where) if where else (b"", [])
+def is_good(where, make):
+    return bool(where) and make in GOOD_TOKENS
+
+
+def _carried(fid, key, where, make):
+    return carry(make(fid, key), where) if where else (b"", [])
 
 
 # ---- reads
@@ -187,15 +206,15 @@ def head(method, target, fields, version=b"1.1"):
     return b"%b %b HTTP/%b\r\n%b\r\n\r\n" % (method, target.encode(), version, b"\r\n".join(fields))
 
 
-def usual_read(method=b"GET", wanted=b"", conditions=(), where="", times=None, more=()):
+def usual_read(method=b"GET", wanted=b"", conditions=(), where="", make=GOOD_TOKENS[0], more=()):
     """GET or HEAD of the usual needle: whole or a range, with conditions, a token, and `more` fields."""
     fid = f"{PLAIN},{USUAL_ID:02x}{COOKIE:08x}"
-    query, fields = good_token(fid, READ_KEY, where, times or {})
+    query, fields = _carried(fid, READ_KEY, where, make)
     fields = [*more, b"Host: x", *fields, *conditions]
     if wanted:
         fields.append(b"Range: bytes=" + wanted)
     target = f"/{fid}?{query.decode()}" if query else f"/{fid}"
-    return Sent(head(method, target, fields), is_usual=True, token=where)
+    return Sent(head(method, target, fields), is_usual=True, has_token=is_good(where, make))
 
 
 usual_reads = st.builds(
@@ -204,7 +223,7 @@ usual_reads = st.builds(
     st.sampled_from([b"", b"", *USUAL_RANGES]),
     st.sampled_from(CONDITIONS),
     st.sampled_from(["", "", *CARRIERS]),
-    st.sampled_from(GOOD_TIMES),
+    st.sampled_from(GOOD_TOKENS),
     st.lists(st.sampled_from(USUAL_READ_FIELDS), max_size=2),
 )
 
@@ -215,7 +234,7 @@ def other_reads(draw):
     volume_id = draw(st.sampled_from([PLAIN, PLAIN, PLAIN, EXPIRING, 9]))
     cookie = draw(st.sampled_from(["637037d6"] * 4 + ["637037D6", "00000000"]))
     fid = f"{volume_id},{draw(st.sampled_from(['01', 'ab', 'AB', '00ab', '77', 'f' * 16]))}{cookie}"
-    query, carried, kind = draw(tokens(fid, READ_KEY))
+    query, carried = draw(tokens(fid, READ_KEY))
     target = "/" + draw(st.sampled_from(["{}"] * 12 + ODD_TARGETS)).format(fid)
     if query:
         target += f"?{query.decode()}"
@@ -223,7 +242,7 @@ def other_reads(draw):
     block = [b"Host: x"] * draw(st.sampled_from([1] * 8 + [0, 2])) + carried + draw(st.lists(read_fields, max_size=2))
     version = draw(st.sampled_from([b"1.1"] * 8 + [b"1.0"]))
     rest = draw(st.sampled_from([b""] * 8 + [b"xyz", b"\r\n", b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"]))
-    return Sent(head(method, target, block, version) + rest, token=kind)
+    return Sent(head(method, target, block, version) + rest)
 
 
 # ---- changes
@@ -289,11 +308,13 @@ UPLOAD_OPTIONS = [[], [b"ttl=3m"], [b"ts=7"], [b"ttl=3m", b"ts=7"]]
 BODIES = [b"hello", b"text " * 300, bytes(range(256))]
 
 
-def usual_upload(method=b"PUT", body=b"hello", options=(), where="", times=None, is_gzipped=False, is_form=False):
+def usual_upload(
+    method=b"PUT", body=b"hello", options=(), where="", make=GOOD_TOKENS[0], is_gzipped=False, is_form=False
+):
     """PUT or POST of a new needle, raw or in a form of one part."""
     number = next(_numbers)
     fid = f"{PLAIN},{number:x}{COOKIE:08x}"
-    query, fields = good_token(fid, WRITE_KEY, where, times or {})
+    query, fields = _carried(fid, WRITE_KEY, where, make)
     encoding = [b"Content-Encoding: gzip"] if is_gzipped else []
     body = gzip.compress(body, mtime=0) if is_gzipped else body
     content_type = b"Content-Type: text/plain"
@@ -304,30 +325,35 @@ def usual_upload(method=b"PUT", body=b"hello", options=(), where="", times=None,
     query = b"&".join([*options, query] if query else options).decode()
     target = f"/{fid}?{query}" if query else f"/{fid}"
     fields = [b"Host: x", b"Content-Length: %d" % len(body), content_type, *encoding, b"Seaweed-Color: red", *fields]
-    return Sent(head(method, target, fields) + body, is_usual=True, token=where)
+    return Sent(head(method, target, fields) + body, is_usual=True, has_token=is_good(where, make))
 
 
-def usual_deletion(where="", times=None):
+def usual_deletion(where="", make=GOOD_TOKENS[0]):
     """DELETE of a needle that is there."""
     number = next(_numbers)
     fid = f"{PLAIN},{number:x}{COOKIE:08x}"
-    query, fields = good_token(fid, WRITE_KEY, where, times or {})
+    query, fields = _carried(fid, WRITE_KEY, where, make)
     target = f"/{fid}?{query.decode()}" if query else f"/{fid}"
-    return Sent(head(b"DELETE", target, [b"Host: x", *fields]), is_usual=True, token=where, stored_id=number)
+    return Sent(
+        head(b"DELETE", target, [b"Host: x", *fields]),
+        is_usual=True,
+        has_token=is_good(where, make),
+        stored_id=number,
+    )
 
 
-carriers, times = st.sampled_from(["", "", *CARRIERS]), st.sampled_from(GOOD_TIMES)
+carriers, makers = st.sampled_from(["", "", *CARRIERS]), st.sampled_from(GOOD_TOKENS)
 usual_uploads = st.builds(
     usual_upload,
     st.sampled_from([b"PUT", b"POST"]),
     st.sampled_from(BODIES),
     st.sampled_from(UPLOAD_OPTIONS),
     carriers,
-    times,
+    makers,
     st.booleans(),
     st.booleans(),
 )
-usual_deletions = st.builds(usual_deletion, carriers, times)
+usual_deletions = st.builds(usual_deletion, carriers, makers)
 
 
 def form(draw, payload):
@@ -350,7 +376,7 @@ def other_changes(draw):
     volume_id = draw(st.sampled_from([PLAIN] * 12 + [EXPIRING, SEALED, REPLICATED, 9]))
     cookie = draw(st.sampled_from(["637037d6"] * 12 + ["637037D6", "00000000"]))
     fid = f"{volume_id},{draw(st.sampled_from(['31', '32', 'ac', 'AC', '00ac', 'e' * 16]))}{cookie}"
-    query, carried, kind = draw(tokens(fid, WRITE_KEY))
+    query, carried = draw(tokens(fid, WRITE_KEY))
     target = draw(st.sampled_from(["/{}"] * 20 + ["/{}.png", "/{}_1", "//{}"])).format(fid)
     option = draw(st.sampled_from([b""] * 8 + QUERIES))
     if joined := b"&".join(one for one in (option, query) if one):
@@ -371,7 +397,7 @@ def other_changes(draw):
     if payload or draw(st.booleans()):
         block.insert(draw(st.integers(0, len(block))), b"Content-Length: %d" % max(length, 0))
     version = draw(st.sampled_from([b"1.1"] * 9 + [b"1.0"]))
-    return Sent(head(method, target, block, version) + payload, token=kind)
+    return Sent(head(method, target, block, version) + payload)
 
 
 requests = st.one_of(usual_reads, usual_uploads, usual_deletions, other_reads(), other_changes())
@@ -381,9 +407,17 @@ def usual_requests():
     """Each usual kind of request with each way to carry a token: a finite list, without chance."""
     wheres = ["", *CARRIERS]
     reads = itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS)
-    carried = itertools.cycle(itertools.product(wheres, GOOD_TIMES))
+    carried = itertools.cycle([(where, make) for make in GOOD_TOKENS for where in wheres])
     sents = [usual_read(*read, *next(carried)) for read in reads]
     uploads = itertools.product((b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True), (False, True))
     for method, body, options, is_gzipped, is_form in uploads:
         sents.append(usual_upload(method, body, options, *next(carried), is_gzipped, is_form))
-    return [*sents, *(usual_deletion(where, times) for where in wheres for times in GOOD_TIMES)]
+    return [*sents, *(usual_deletion(where, make) for where in wheres for make in GOOD_TOKENS)]
+
+
+def requests_with_bad_tokens():
+    """Usual requests, but for their tokens: each bad token in each kind of request."""
+    carried = [*zip(itertools.cycle(CARRIERS), BAD_TOKENS, strict=False), ("", GOOD_TOKENS[0])]
+    sents = [usual_read(method, where=where, make=make) for method in (b"GET", b"HEAD") for where, make in carried]
+    sents += [usual_upload(method, where=where, make=make) for method in (b"PUT", b"POST") for where, make in carried]
+    return [*sents, *(usual_deletion(where, make) for where, make in carried)]
