@@ -26,6 +26,7 @@ from support.fast_path_requests import (
     REPLICATED,
     SEALED,
     WRITE_KEY,
+    bare_needle,
     needles,
     requests,
     requests_with_bad_tokens,
@@ -221,6 +222,7 @@ def nodes(tmp_path_factory):
     made = [Node(tmp_path_factory.mktemp(name)) for name in ("fast", "ordinary")]
     for node in made:
         node.write(usual_needle())
+        node.write(bare_needle())
     yield made
     for node in made:
         node.close()

@@ -24,7 +24,8 @@ NOW_S = 1_700_000_000
 READ_KEY, WRITE_KEY, OTHER_KEY = b"read" * 8, b"write" * 8, b"other" * 8
 PLAIN, EXPIRING, SEALED, REPLICATED = 3, 5, 6, 7
 COOKIE = 0x637037D6
-USUAL_ID, USUAL_DATA, USUAL_MODIFIED_S = 0x77, b"<html>" + b"hello " * 100, NOW_S - 1000
+USUAL_ID, BARE_ID = 0x77, 0x78
+USUAL_DATA, USUAL_MODIFIED_S = b"<html>" + b"hello " * 100, NOW_S - 1000
 ETAG = f'"{crc32c(USUAL_DATA):08x}"'.encode()
 _numbers = itertools.count(1 << 20)
 """Ids of the needles of usual changes: each is changed once."""
@@ -50,6 +51,11 @@ def usual_needle(needle_id=USUAL_ID):
     needle.has_name, needle.name = True, b"a.bin"
     needle.has_last_modified, needle.last_modified_s = True, USUAL_MODIFIED_S
     return needle
+
+
+def bare_needle():
+    """A needle with the same data, without a name, a type or a time."""
+    return Needle(BARE_ID, COOKIE, USUAL_DATA)
 
 
 # ---- tokens
@@ -206,9 +212,11 @@ def head(method, target, fields, version=b"1.1"):
     return b"%b %b HTTP/%b\r\n%b\r\n\r\n" % (method, target.encode(), version, b"\r\n".join(fields))
 
 
-def usual_read(method=b"GET", wanted=b"", conditions=(), where="", make=GOOD_TOKENS[0], more=()):
-    """GET or HEAD of the usual needle: whole or a range, with conditions, a token, and `more` fields."""
-    fid = f"{PLAIN},{USUAL_ID:02x}{COOKIE:08x}"
+def usual_read(  # noqa: PLR0913, PLR0917  each is a part of a request
+    method=b"GET", wanted=b"", conditions=(), needle_id=USUAL_ID, where="", make=GOOD_TOKENS[0], more=()
+):
+    """GET or HEAD of one of both needles: whole or a range, with conditions, a token, and `more` fields."""
+    fid = f"{PLAIN},{needle_id:02x}{COOKIE:08x}"
     query, fields = _carried(fid, READ_KEY, where, make)
     fields = [*more, b"Host: x", *fields, *conditions]
     if wanted:
@@ -222,6 +230,7 @@ usual_reads = st.builds(
     st.sampled_from([b"GET", b"GET", b"HEAD"]),
     st.sampled_from([b"", b"", *USUAL_RANGES]),
     st.sampled_from(CONDITIONS),
+    st.sampled_from([USUAL_ID, BARE_ID]),
     st.sampled_from(["", "", *CARRIERS]),
     st.sampled_from(GOOD_TOKENS),
     st.lists(st.sampled_from(USUAL_READ_FIELDS), max_size=2),
@@ -406,7 +415,7 @@ requests = st.one_of(usual_reads, usual_uploads, usual_deletions, other_reads(),
 def usual_requests():
     """Each usual kind of request with each way to carry a token: a finite list, without chance."""
     wheres = ["", *CARRIERS]
-    reads = itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS)
+    reads = itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS, (USUAL_ID, BARE_ID))
     carried = itertools.cycle([(where, make) for make in GOOD_TOKENS for where in wheres])
     sents = [usual_read(*read, *next(carried)) for read in reads]
     uploads = itertools.product((b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True), (False, True))
