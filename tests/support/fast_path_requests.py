@@ -153,7 +153,20 @@ def needles(draw):
     return needle
 
 
-ODD_TARGETS = ["{}.png", "{}?dl=true", "{}?", "{}?width=1", "{}?jwt=", "{}?jwt=a%62", "{}_1", "/{}", "{}0"]
+ODD_TARGETS = [
+    "{}.png",
+    "{}?dl=true",
+    "{}?",
+    "{}?width=1",
+    "{}?readDeleted=1",
+    "{}?readDeleted=true&cm=false",
+    "{}?jwt=a&jwt=b",
+    "{}?jwt=",
+    "{}?jwt=a%62",
+    "{}_1",
+    "/{}",
+    "{}0",
+]
 READ_FIELDS = b"""Accept: */*
 Accept: */*\x20
 Accept-Encoding: gzip
@@ -195,6 +208,8 @@ X-Amz-Request-Id: 1
  folded""".split(b"\n")
 read_fields = st.sampled_from([*READ_FIELDS, b"a\nb: c", b"a\rb: c"])
 USUAL_READ_FIELDS = [b"Accept-Encoding: gzip", b"User-Agent: x", b"connection: Keep-Alive", b"traceparent: 1"]
+READ_OPTIONS = [b"", b"readDeleted=true"]
+"""What filers send, and what others send."""
 USUAL_RANGES = [b"0-3", b"2-", b"-4", b"0-99999", b"605-605", b" 1 - 2"]
 CONDITIONS = [
     [],
@@ -213,11 +228,14 @@ def head(method, target, fields, version=b"1.1"):
 
 
 def usual_read(  # noqa: PLR0913, PLR0917  each is a part of a request
-    method=b"GET", wanted=b"", conditions=(), needle_id=USUAL_ID, where="", make=GOOD_TOKENS[0], more=()
+    method=b"GET", wanted=b"", conditions=(), needle_id=USUAL_ID, where="", make=GOOD_TOKENS[0], option=b"", more=()
 ):
-    """GET or HEAD of one of both needles: whole or a range, with conditions, a token, and `more` fields."""
+    """GET or HEAD of one of both needles: whole or a range, with conditions, a token, an option, and `more` fields."""
     fid = f"{PLAIN},{needle_id:02x}{COOKIE:08x}"
     query, fields = _carried(fid, READ_KEY, where, make)
+    query = b"&".join(one for one in (option, query) if one)
+    if conditions and option and where:
+        query = b"&".join(reversed(query.split(b"&")))
     fields = [*more, b"Host: x", *fields, *conditions]
     if wanted:
         fields.append(b"Range: bytes=" + wanted)
@@ -233,6 +251,7 @@ usual_reads = st.builds(
     st.sampled_from([USUAL_ID, BARE_ID]),
     st.sampled_from(["", "", *CARRIERS]),
     st.sampled_from(GOOD_TOKENS),
+    st.sampled_from(READ_OPTIONS),
     st.lists(st.sampled_from(USUAL_READ_FIELDS), max_size=2),
 )
 
@@ -415,9 +434,10 @@ requests = st.one_of(usual_reads, usual_uploads, usual_deletions, other_reads(),
 def usual_requests():
     """Each usual kind of request with each way to carry a token: a finite list, without chance."""
     wheres = ["", *CARRIERS]
-    reads = itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS, (USUAL_ID, BARE_ID))
+    reads = [*itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS, (USUAL_ID, BARE_ID))]
     carried = itertools.cycle([(where, make) for make in GOOD_TOKENS for where in wheres])
-    sents = [usual_read(*read, *next(carried)) for read in reads]
+    options = itertools.cycle(READ_OPTIONS)
+    sents = [usual_read(*read, *next(carried), next(options)) for _ in READ_OPTIONS for read in reads]
     uploads = itertools.product((b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True), (False, True))
     for method, body, options, is_gzipped, is_form in uploads:
         sents.append(usual_upload(method, body, options, *next(carried), is_gzipped, is_form))
