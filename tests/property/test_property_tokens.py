@@ -17,6 +17,7 @@ import pytest
 import trio
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.security import check_token
 from support.stores import open_at
 
 from native_handlers.format.errors import BadFileId
@@ -31,7 +32,7 @@ from supervisor.gateway.http import HttpGateway
 from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
 from supervisor.routing.table import table_forwarding_all, table_native
-from supervisor.wire.jwt import BadToken, verified_token
+from supervisor.wire.jwt import BadToken
 
 KEY = b"k" * 32
 SECURITY = SecurityConfig(
@@ -192,7 +193,7 @@ class Upstream:
             volume_text, file_text = checked_by_upstream(path)
             volume_id = parse_volume_id(volume_text)
             base = file_text[: file_text.rfind("_")] if file_text.rfind("_") > 0 else file_text
-            verified_token(token, KEY).check_use(f"{volume_text},{base}", 0)
+            check_token(token, KEY, f"{volume_text},{base}", 0)
             used = uploaded_by_upstream(path) if request.method in {"PUT", "POST"} else file_text
             self.touched.append((volume_id, parse_needle_id_cookie(used)[0]))
         return Response(200)

@@ -1,8 +1,9 @@
-"""Security configurations: tokens and the white list."""
+"""Security configurations: tokens and the white list; and the check of a token."""
 
 from __future__ import annotations
 
 from supervisor.config.config import HttpsClientConfig, JwtKey, SecurityConfig, TlsFiles
+from supervisor.wire.jwt import verified_token
 
 
 def security(*, write=b"", read=b"", white_list=()):
@@ -15,3 +16,8 @@ def security(*, write=b"", read=b"", white_list=()):
         https=TlsFiles(),
         https_client=HttpsClientConfig(),
     )
+
+
+def check_token(token, key, file_id, now_s):
+    """Raises BadToken unless `token` is signed with `key`, and is for `file_id` at `now_s`."""
+    verified_token(token, key).check_use(file_id, now_s)

@@ -13,6 +13,7 @@ from functools import partial
 import grpc
 import pytest
 import trio
+from support.security import check_token
 from support.waiting import LIMIT_S as DEADLINE_S
 from support.waiting import until, until_answer
 
@@ -29,7 +30,6 @@ from supervisor.config.config import JwtKey
 from supervisor.embedded_master import BadMasterState, EmbeddedMasterConfig, MasterDirectoryInUse
 from supervisor.embedded_master.serve import serve_embedded_master
 from supervisor.embedded_master.state_file import STATE_FILE_NAME, MasterState
-from supervisor.wire.jwt import check_token
 
 
 class FakeVolumeServer:

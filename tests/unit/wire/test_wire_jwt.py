@@ -8,16 +8,13 @@ import warnings
 
 import jwt
 import pytest
+from support.security import check_token
 
-from supervisor.wire.jwt import BadToken, verified_token
+from supervisor.wire.jwt import BadToken
 
 KEY = b"key"
 NOW_S = 1_000_000.5
 FID = "3,01637037d6"
-
-
-def check_token(token, key, file_id, now_s):
-    verified_token(token, key).check_use(file_id, now_s)
 
 
 def make(key=KEY, algorithm="HS256", **claims):
