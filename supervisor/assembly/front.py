@@ -17,7 +17,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.grpc.checks import check_maintenance
 from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
 from native_handlers.http_model.message import Listener
-from native_handlers.storage.transfer.received_files import MountedVolume
+from native_handlers.storage.transfer.received_files import MountedVolume, RemoteObject
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import backend_alone, make_http_authority, make_http_context
 from supervisor.assembly.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
@@ -380,7 +380,9 @@ def _mounted_volume(node: Node, volume_id: int) -> MountedVolume | None:
     message = snapshot.volumes[keys[0]].message
     replication = str(ReplicaPlacement.from_byte(message.replica_placement))
     is_bare = message.size <= SUPER_BLOCK_BYTES and not message.compact_revision
-    return MountedVolume(message.collection, message.version, replication, message.read_only, is_bare)
+    name = message.remote_storage_name
+    remote = RemoteObject(name, message.remote_storage_key) if name else None
+    return MountedVolume(message.collection, message.version, replication, message.read_only, is_bare, remote)
 
 
 def make_relay_settings(node: Node, target: Path, clients: ClientRegistry) -> RelaySettings:

@@ -169,11 +169,12 @@ class CheckedBackend:
             if len(content) > MAX_VIF_BYTES:
                 return f"the .vif has more than {MAX_VIF_BYTES} bytes"
         mounted = self._mounted(volume_id)
-        data = DataBeside.NONE
+        data, objects = DataBeside.NONE, []
         if mounted is not None:
             data = DataBeside.BARE if mounted.is_bare else DataBeside.SOME
+            objects = [mounted.remote_object] if mounted.remote_object is not None else []
         try:
-            check_coded_info(content, self._offset_width_bytes, mounted, data)
+            check_coded_info(content, self._offset_width_bytes, mounted, data, objects)
         except ReceiveRefused as refusal:
             return str(refusal)
         requests.give_back(*messages)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
@@ -29,11 +29,11 @@ from native_handlers.storage.model.file_kinds import (
 )
 from native_handlers.storage.transfer.receive import StagedFile
 from native_handlers.storage.volume.dat_head import is_bare
-from native_handlers.storage.volume.info_file import is_coded
+from native_handlers.storage.volume.info_file import is_coded, load_volume_info
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
@@ -47,6 +47,18 @@ MAX_VIF_BYTES = 1 << 20
 # ---- The facts of a sent file, and of the volume beside it.
 
 
+class RemoteObject(NamedTuple):
+    """The data of a volume in a remote tier: the tier's name, as ``s3.default``, and the key."""
+
+    backend_name: str
+    key: str
+
+
+def objects_of(info: VolumeInfo) -> list[RemoteObject]:
+    """The objects that a .vif names."""
+    return [RemoteObject(file.backend_name, file.key) for file in info.files]
+
+
 @dataclass(frozen=True, slots=True)
 class MountedVolume:
     """The facts of the regular volume that a sent `.vif` beside it must not change."""
@@ -57,6 +69,7 @@ class MountedVolume:
     is_read_only: bool
     is_bare: bool = False
     """Whether the volume holds no record and was never vacuumed."""
+    remote_object: RemoteObject | None = None
 
 
 class DataBeside(Enum):
@@ -125,7 +138,7 @@ def _coded(
 def coded_info_file(files: Files, paths: VolumePaths, volume: Volume | None, offset_width_bytes: int) -> StagedFile:
     """The .vif of an erasure-coded volume that another server sends, to be written and committed. `volume` is the
     mounted regular one of that id. The commit raises ReceiveRefused where the .vif does not fit this server, or the
-    regular volume that lies beside it.
+    regular volume that lies beside it or in a remote tier.
 
     Raises:
         ReceiveRefused: a volume of that id and another collection is mounted.
@@ -147,17 +160,22 @@ def coded_info_file(files: Files, paths: VolumePaths, volume: Volume | None, off
                 if is_bare(files, paths.file(".dat")) and not is_coded(files, paths)
                 else DataBeside.SOME
             )
-        check_coded_info(text, offset_width_bytes, mounted, data)
+        present = load_volume_info(files, paths.file(".vif")).info
+        check_coded_info(text, offset_width_bytes, mounted, data, objects_of(present))
 
     return StagedFile(files, paths.file(".vif"), check=check, max_bytes=MAX_VIF_BYTES)
 
 
-def check_coded_info(text: bytes, width: int, mounted: MountedVolume | None, data: DataBeside) -> None:
-    """Raises ReceiveRefused for a .vif that would make the next start misjudge the files beside the .vif.
+def check_coded_info(
+    text: bytes, width: int, mounted: MountedVolume | None, data: DataBeside, objects: Collection[RemoteObject]
+) -> None:
+    """Raises ReceiveRefused for a .vif that would make the next start misjudge the files beside the .vif, or would lose
+    the reference to data in a remote tier.
 
     Args:
         mounted: the regular volume of that id; None without one.
         data: the data of a regular volume beside the .vif, whether the volume is mounted or not.
+        objects: those that the .vif that is here names.
     """
     try:
         info = parse_volume_info(text) if text or data is not DataBeside.NONE else VolumeInfo()
@@ -165,6 +183,9 @@ def check_coded_info(text: bytes, width: int, mounted: MountedVolume | None, dat
         raise ReceiveRefused(f"the .vif cannot be parsed: {error}") from error
     if info.bytes_offset not in {0, width}:
         why = f"the .vif says {info.bytes_offset}-byte offsets, this server runs with {width}-byte ones"
+    elif lost := [one for one in objects if one not in objects_of(info)]:
+        place = f"remote storage {lost[0].backend_name}"
+        why = f"the .vif that is here says that the data is in {place}, and the sent one does not"
     elif data is DataBeside.NONE:
         return
     elif info.files:

@@ -10,7 +10,7 @@ from support.waiting import LIMIT_S as T
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.self_calls import MARK_KEY, REFUSAL_CODE, SelfMark
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.transfer.received_files import MountedVolume
+from native_handlers.storage.transfer.received_files import MountedVolume, RemoteObject
 from supervisor.gateway.grpc_sources import CheckedBackend, NodePorts
 from supervisor.gateway.grpc_volume_servers import DialledVolumeServers
 from supervisor.routing.registry import ROUTES
@@ -162,6 +162,7 @@ class TestForwarded:
             mounted = {
                 7: MountedVolume("pics", 3, "001", is_read_only=False),
                 9: MountedVolume("pics", 3, "001", is_read_only=False, is_bare=True),
+                10: MountedVolume("pics", 3, "001", is_read_only=False, remote_object=RemoteObject("s3.cold", "k")),
             }.get
             return CheckedBackend(engine, probe, ports, mounted, check_maintenance, 4)
 
@@ -362,6 +363,13 @@ class TestForwarded:
     def test_a_vif_of_shards_beside_a_volume_that_nobody_has_written_to(self, client, backend):
         text = b'{"version":3,"ecShardConfig":{"dataShards":10}}'
         assert "empty" in self.send_vif(client, text, volume_id=9)
+        assert backend.seen == []
+
+    def test_a_vif_of_shards_in_place_of_one_that_names_a_remote_tier(self, client, backend):
+        text = b'{"version":3,"ecShardConfig":{"dataShards":10}}'
+        assert "the data is in remote storage s3.cold, and the sent one does not" in self.send_vif(
+            client, text, volume_id=10
+        )
         assert backend.seen == []
 
     def test_a_vif_of_shards_goes_on_whole(self, client, backend):

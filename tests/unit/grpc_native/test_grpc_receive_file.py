@@ -302,6 +302,39 @@ class TestNamesOfCodedVolumes:
         assert not self.put(node, context, VIF_OF_SHARDS, ext=".vif")
         assert (tmp_path / "a" / "7.vif").read_bytes() == VIF_OF_SHARDS
 
+    @pytest.mark.parametrize(
+        "sent",
+        [VIF_OF_SHARDS, b"", b'{"version":3,"files":[{"backendType":"s3","backendId":"x","key":"k"}]}'],
+        ids=["of shards", "empty", "of another object"],
+    )
+    @pytest.mark.parametrize("has_dat", [False, True], ids=["no copy", "a copy kept here"])
+    def test_an_info_in_place_of_one_that_names_a_remote_tier(self, node, context, disks, tmp_path, sent, has_dat):
+        """Nothing else tells where the data of that volume is."""
+        disks.allocate_volume(7)
+        disks.get_volume(7).write(Needle(cookie=1, needle_id=1, data=b"x"))
+        disks.unmount_volume(7)
+        if not has_dat:
+            (tmp_path / "a" / "7.dat").unlink()
+        here = b'{"version":3,"files":[{"backendType":"s3","backendId":"cold","key":"k","fileSize":"40"}]}'
+        (tmp_path / "a" / "7.vif").write_bytes(here)
+        before = contents(tmp_path)
+        error = self.put(node, context, sent, ext=".vif")
+        if has_dat and not sent:
+            assert error.startswith("the .vif cannot be parsed: ")
+        else:
+            place = "remote storage s3.cold"
+            assert error == f"the .vif that is here says that the data is in {place}, and the sent one does not"
+        assert contents(tmp_path) == before
+
+    def test_an_info_that_names_the_same_object_as_the_one_in_its_place(self, node, context, tmp_path):
+        """As when the shards of such a volume are sent in several parts."""
+        vif = (
+            b'{"version":3,"files":[{"backendType":"s3","key":"k"}],"ecShardConfig":{"dataShards":10,"parityShards":4}}'
+        )
+        for _ in range(2):
+            assert not self.put(node, context, vif, ext=".vif")
+        assert (tmp_path / "a" / "7.vif").read_bytes() == vif
+
     def test_an_info_without_end(self, node, context, tmp_path):
         assert "ile too large" in self.put(node, context, bytes(MAX_VIF_BYTES + 1), ext=".vif")
         assert names(tmp_path) == []
