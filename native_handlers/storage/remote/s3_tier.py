@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from native_handlers.storage.remote.s3_ranges import CONCURRENCY, PART_BYTES, S3Object, download_in_parts, read_range
-from native_handlers.storage.remote.tiers import TierFailed
+from native_handlers.storage.remote.tiers import TierFailed, TierUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,11 +123,11 @@ class S3Tier:
             download_in_parts(found, size_bytes, path, _Counter(size_bytes, progress).add)
         return size_bytes
 
-    def read(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
+    def read(self, key: str, offset_bytes: int, length_bytes: int, *, is_hurried: bool = False) -> bytes:
         if length_bytes <= 0:
             return b""
         with _failures(f"bucket {self._bucket} GetObject {key}"):
-            client = self._connect()
+            client = self._connect(is_hurried=is_hurried)
             try:
                 return read_range(S3Object(client, self._bucket, key), offset_bytes, length_bytes)
             except client.exceptions.ClientError as error:
@@ -165,10 +165,18 @@ class _Counter:
 def _failures(doing: str) -> Iterator[None]:
     """Turns the exceptions of boto3, and of what it is built on, into TierFailed, whose text begins with `doing`."""
     from boto3.exceptions import Boto3Error  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import (  # noqa: PLC0415
+        BotoCoreError,
+        ClientError,
+        ConnectionError,  # noqa: A004  its name there
+        HTTPClientError,
+        IncompleteReadError,
+    )
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError, HTTPError, OSError, TierFailed) as error:
+    except (HTTPClientError, ConnectionError, IncompleteReadError, HTTPError) as error:
+        raise TierUnreachable(f"{doing}: {error}") from error
+    except (Boto3Error, BotoCoreError, ClientError, OSError, TierFailed) as error:
         raise TierFailed(f"{doing}: {error}") from error

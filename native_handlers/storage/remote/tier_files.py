@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from native_handlers.storage.remote.tiers import TierFailed
+from native_handlers.storage.remote.tiers import TierFailed, TierUnreachable
 from native_handlers.storage.system.files import FileFacts, NotCached, OsFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.remote.tiers import Tier, Tiers
 
 _log = logging.getLogger(__name__)
+SILENT_FOR_S = 60.0
+"""How long a tier that did not answer is not asked for the heads of more volumes: a start opens many, in a row."""
 
 
 class TieredFiles(Protocol):
@@ -37,6 +40,16 @@ class TieredFiles(Protocol):
 
         Raises:
             TierFailed: there is no tier of that name.
+        """
+        ...
+
+    def read_head(self, fd: int, length_bytes: int, *, is_hurried: bool) -> bytes:
+        """The first bytes of the object, for opening a volume.
+
+        Where `is_hurried`, a few seconds are waited for the tier, and none where it did not answer within the last
+        SILENT_FOR_S.
+
+        Raises OSError, as reading does.
         """
         ...
 
@@ -62,8 +75,11 @@ class TierFiles(OsFiles):
     Where the tier cannot be reached the error is EREMOTEIO, which does not count against a disk.
     """
 
-    def __init__(self, tiers: Tiers) -> None:
+    def __init__(self, tiers: Tiers, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.tiers = tiers
+        self._clock_s = clock_s
+        # When a tier last did not answer. Threads that open volumes change and read it, each in one atomic operation.
+        self._silent_at_s: dict[Tier, float] = {}
         # Any thread changes and reads it; each operation on it is atomic in the interpreter.
         self._objects: dict[int, _Object] = {}
 
@@ -75,6 +91,21 @@ class TierFiles(OsFiles):
         fd = self.memory_file(f"tiered-{file.key[:64]}")
         self._objects[fd] = _Object(tier, file.key.removeprefix("/"), file.file_size, file.modified_time)
         return fd
+
+    def read_head(self, fd: int, length_bytes: int, *, is_hurried: bool) -> bytes:
+        """See `TieredFiles`."""
+        found = self._objects[fd]
+        silent_at_s = self._silent_at_s.get(found.tier)
+        if is_hurried and silent_at_s is not None and self._clock_s() - silent_at_s < SILENT_FOR_S:
+            raise OSError(errno.EREMOTEIO, f"{found.key}: its tier did not answer a moment ago")
+        try:
+            data = _fetch(found, length_bytes, 0, is_hurried=is_hurried)
+        except OSError as error:
+            if isinstance(error.__cause__, TierUnreachable):
+                self._silent_at_s[found.tier] = self._clock_s()
+            raise
+        self._silent_at_s.pop(found.tier, None)
+        return data
 
     def delete_remote(self, file: RemoteFile) -> None:
         """See `TieredFiles`."""
@@ -139,12 +170,12 @@ class TierFiles(OsFiles):
         )
 
 
-def _fetch(found: _Object, length_bytes: int, offset_bytes: int) -> bytes:
+def _fetch(found: _Object, length_bytes: int, offset_bytes: int, *, is_hurried: bool = False) -> bytes:
     length_bytes = min(length_bytes, found.size_bytes - offset_bytes)
     if length_bytes <= 0:
         return b""
     try:
-        data = found.tier.read(found.key, offset_bytes, length_bytes)
+        data = found.tier.read(found.key, offset_bytes, length_bytes, is_hurried=is_hurried)
     except TierFailed as error:
         raise OSError(errno.EREMOTEIO, str(error)) from error
     if len(data) != length_bytes:

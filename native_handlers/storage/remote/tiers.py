@@ -26,6 +26,10 @@ class TierFailed(StorageError):
     """A tier refused, or could not be reached. The text has the operation and its place."""
 
 
+class TierUnreachable(TierFailed):
+    """A tier did not answer, or its answer broke off."""
+
+
 class TierSettings(NamedTuple):
     """One tier in the master's configuration: ``[storage.backend.s3.default]`` in master.toml."""
 
@@ -51,8 +55,8 @@ class Tier(Protocol):
         """Writes an object into a new file, without a sync. Returns its size in bytes. On failure the file may stay."""
         ...
 
-    def read(self, key: str, offset_bytes: int, length_bytes: int) -> bytes:
-        """A range of an object; fewer bytes only at its end."""
+    def read(self, key: str, offset_bytes: int, length_bytes: int, *, is_hurried: bool = False) -> bytes:
+        """A range of an object; fewer bytes only at its end. Where `is_hurried`, the wait is a few seconds at most."""
         ...
 
     def delete(self, key: str) -> None:

@@ -108,7 +108,14 @@ class IncomingVolume:
             OffsetWidthMismatch, VolumeLoadFailed: the volume cannot be served at all.
         """
         findings: list[Finding] = []
-        request = OpenRequest(self._files, self.staged, self._width, int(time.time()), tiers=self.location.tiers)
+        request = OpenRequest(
+            self._files,
+            self.staged,
+            self._width,
+            int(time.time()),
+            tiers=self.location.tiers,
+            must_reach_tier=True,
+        )
         opened = open_volume(request, findings)
         try:
             if opened.is_tiered != self.is_tiered:

@@ -208,7 +208,13 @@ class VolumeHandle:
             VolumeLoadFailed: the files cannot be opened, or not for writing; `old` stays open.
             WriteFailed: the new state cannot be shared; `old` stays open.
         """
-        request = replace(self._request, now_s=self._clock_ns() // _NS, force_repair=True, forced_reason=None)
+        request = replace(
+            self._request,
+            now_s=self._clock_ns() // _NS,
+            force_repair=True,
+            forced_reason=None,
+            uploaded_super_block=None if old.is_tiered else old.super_block,
+        )
         try:
             if is_decided(self.files, old.paths):
                 # A process that compacted the volume died, or its disk failed, after the decision and before the

@@ -41,9 +41,11 @@ from native_handlers.storage.volume.soundness import foreign_index
 from native_handlers.storage.volume.state import OpenRequest, VolumeState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from native_handlers.storage.index.small import BuiltIndex
+    from native_handlers.storage.remote.tier_files import TieredFiles
     from native_handlers.storage.system.files import FileFacts
 
 
@@ -148,7 +150,7 @@ class _Opening:
         path = self._paths.file(".dat")
         dat = SharedFile(self._files, path, self._request.tiers.open_remote(file))
         try:
-            super_block = self._tiered_super_block(dat, info)
+            super_block = self._tiered_super_block(dat, info, self._request.tiers)
             self._idx = idx = self._open_tiered_idx()
             rows = self._files.read(idx.fd, self._files.facts_of(idx.fd).size_bytes, 0)
             rows = self._whole_rows(idx, rows, may_repair=self._damage is None)
@@ -174,13 +176,21 @@ class _Opening:
             is_tiered=True,
         )
 
-    def _tiered_super_block(self, dat: SharedFile, info: VolumeInfo) -> SuperBlock:
+    def _tiered_super_block(self, dat: SharedFile, info: VolumeInfo, tiers: TieredFiles) -> SuperBlock:
+        if self._request.uploaded_super_block is not None:
+            return _with_placement(self._request.uploaded_super_block, info)
+
+        def read(length_bytes: int) -> bytes:
+            # A tier that hangs must not hold up the start of a server.
+            return tiers.read_head(dat.fd, length_bytes, is_hurried=not self._request.must_reach_tier)
+
         try:
-            return self._load_super_block(dat, self._files.facts_of(dat.fd).size_bytes, info)
+            if self._files.facts_of(dat.fd).size_bytes < SUPER_BLOCK_BYTES:
+                raise self._not_initialized()
+            return _parse_head(read(SUPER_BLOCK_BYTES), read, info)
         except (OSError, FormatError) as error:
             self._note(FindingKind.TIER_UNREACHABLE, str(error))
-        block = SuperBlock(version=info.version or VERSION_3)
-        return replace(block, replica_placement=ReplicaPlacement.parse(info.replication)) if info.replication else block
+        return _with_placement(SuperBlock(version=info.version or VERSION_3), info)
 
     def _open_tiered_idx(self) -> SharedFile:
         """Raises FileNotFoundError where there is no .idx: without it the records in the tier cannot be found."""
@@ -231,20 +241,18 @@ class _Opening:
         if not head or (size_bytes == SUPER_BLOCK_BYTES and not any(head)):
             # A new volume may find what a crash left of its first 8 bytes.
             if self._request.create is None:
-                raise VolumeLoadFailed(
-                    self._paths.base, f"volume {self._paths.base}.dat not initialized: it has no super block"
-                )
+                raise self._not_initialized()
             self._check_new_version(self._request.create)
             self._files.write(dat.fd, [self._request.create.encode()], 0)
             self._files.sync(dat.fd)
             self._made_in.add(self._paths.data_dir)
             return self._request.create
-        length = super_block_size(head)
-        super_block = parse_super_block(head if length == len(head) else self._files.read(dat.fd, length, 0))
-        if info.replication:
-            # The .vif takes precedence over the super block: VolumeConfigure writes only the .vif.
-            super_block = replace(super_block, replica_placement=ReplicaPlacement.parse(info.replication))
-        return super_block
+        return _parse_head(head, lambda length: self._files.read(dat.fd, length, 0), info)
+
+    def _not_initialized(self) -> VolumeLoadFailed:
+        return VolumeLoadFailed(
+            self._paths.base, f"volume {self._paths.base}.dat not initialized: it has no super block"
+        )
 
     def _open_idx(self, dat_facts: FileFacts, super_block: SuperBlock) -> SharedFile:
         beside = self._paths.beside_data()
@@ -436,6 +444,19 @@ class _Opening:
             opened.saved_info(info)
             # Replacing the .vif has put the names of its directory on disk.
             self._made_in.discard(path.parent)
+
+
+def _parse_head(head: bytes, read: Callable[[int], bytes], info: VolumeInfo) -> SuperBlock:
+    """The super block that begins with `head`; `read` reads as many bytes of the file as it is told."""
+    length = super_block_size(head)
+    return _with_placement(parse_super_block(head if length == len(head) else read(length)), info)
+
+
+def _with_placement(super_block: SuperBlock, info: VolumeInfo) -> SuperBlock:
+    """The .vif takes precedence over the super block: VolumeConfigure writes only the .vif."""
+    if not info.replication:
+        return super_block
+    return replace(super_block, replica_placement=ReplicaPlacement.parse(info.replication))
 
 
 def _completed(info: VolumeInfo, version: int, offset_width_bytes: int) -> VolumeInfo:

@@ -72,6 +72,8 @@ class OpenRequest:
         room: the disk's room, whose reserve repairs, deletions and marks may use; None without a reserve.
         unsynced_since_s: a session that began then did not end properly; its writes may not be on disk.
         tiers: opens the .dat of a volume in a remote tier; None where such volumes cannot be served.
+        uploaded_super_block: that of the .dat which has just become the object; None where the tier is to be asked.
+        must_reach_tier: the tier is waited for as long as for any read. Else opening goes on without it, soon.
         written_back_after_s: changes of that age are on disk; None where that is not certain.
     """
 
@@ -89,6 +91,8 @@ class OpenRequest:
     room: DiskRoom | None = None
     damage: DamageReports | None = None
     tiers: TieredFiles | None = None
+    uploaded_super_block: SuperBlock | None = None
+    must_reach_tier: bool = False
 
     @property
     def files_with_reserve(self) -> Files:

@@ -1,0 +1,135 @@
+"""A tier that takes requests and does not answer: it holds up no start, and no volume that lies on disk."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from support.clocks import Clock
+from support.grpc_nodes import make_context, make_node
+from support.played_s3 import played_s3
+from support.stores import open_at
+from support.waiting import LIMIT_S, wait_until
+
+from native_handlers.format.needle import Needle
+from native_handlers.grpc.tiers import volume_tier_move_dat_to_remote
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.model.report import FindingKind
+from native_handlers.storage.remote import s3_tier
+from native_handlers.storage.remote.s3_tier import S3Tier
+from native_handlers.storage.remote.tier_files import TierFiles
+from native_handlers.storage.remote.tiers import Tiers, TierSettings
+
+VIDS = range(1, 7)
+COOKIE = 0x11223344
+
+
+class Tiered:
+    """A store with some volumes in a tier, which can be told not to answer."""
+
+    def __init__(self, directory, service) -> None:
+        self.directory, self.service = directory, service
+        self.clock = Clock()
+        self.goes_on = threading.Event()
+        self.open()
+        for vid in VIDS:
+            volume = self.store.allocate_volume(vid, replication="010", ttl="3d")
+            volume.write(Needle(needle_id=vid, cookie=COOKIE, data=b"data"))
+            request = pb.VolumeTierMoveDatToRemoteRequest(volume_id=vid, destination_backend_name="s3.cold")
+            list(volume_tier_move_dat_to_remote(make_node(directory, self.store), make_context(), request))
+
+    def open(self) -> None:
+        tiers = Tiers({"s3": S3Tier})
+        tiers.load([TierSettings("s3", "cold", self.service.properties())])
+        files = TierFiles(tiers, self.clock.seconds)
+        self.store = open_at(self.directory, files=files, tiers=files)
+
+    def restart(self) -> None:
+        self.store.close()
+        self.service.requests.clear()
+        self.open()
+
+    def hang(self) -> None:
+        self.service.answer_get = lambda *_: self.goes_on.wait()
+
+    def answer(self) -> None:
+        self.goes_on.set()
+        self.service.answer_get = self.service.send_range
+
+    def reads(self) -> int:
+        return len([method for method, *_ in self.service.requests if method == "GET"])
+
+    def unreachable(self) -> int:
+        return [finding.kind for finding in self.store.findings].count(FindingKind.TIER_UNREACHABLE)
+
+
+@pytest.fixture
+def tiered(tmp_path, monkeypatch):
+    monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", LIMIT_S)
+    with played_s3({}) as service:
+        made = Tiered(tmp_path, service)
+        yield made
+        made.answer()
+        made.store.close()
+
+
+def read(volume):
+    found = volume.read(volume.id, cookie=COOKIE)
+    try:
+        return bytes(found.needle.data)
+    finally:
+        found.release()
+
+
+def facts(volume):
+    return str(volume.super_block.replica_placement), str(volume.super_block.ttl)
+
+
+def test_a_start_asks_a_tier_that_hangs_once(tiered, monkeypatch):
+    monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", 0.2)
+    tiered.hang()
+    tiered.restart()
+    assert tiered.reads() < len(VIDS), "each of the few threads that load a disk may ask"
+    assert tiered.unreachable() == len(VIDS)
+    tiered.answer()
+    assert [read(tiered.store.find_volume(vid)) for vid in VIDS] == [b"data"] * len(VIDS)
+
+
+def test_a_tier_that_was_silent_is_asked_again_later(tiered, monkeypatch):
+    monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", 0.2)
+    tiered.hang()
+    tiered.restart()
+    tiered.answer()
+    monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", LIMIT_S)
+
+    def mount(vid):
+        tiered.service.requests.clear()
+        tiered.store.unmount_volume(vid)
+        tiered.store.mount_volume(vid)
+        return facts(tiered.store.find_volume(vid))
+
+    tiered.clock.advance(59)
+    assert mount(1) == ("000", "")
+    assert tiered.reads() == 0
+    tiered.clock.advance(2)
+    # The client of this tier still has the short limit, so the first answer may come too late on a busy machine.
+    wait_until(lambda: tiered.clock.advance(61) or mount(1) == ("010", "3d"), "the tier to be asked in time")
+    assert mount(2) == ("010", "3d")
+
+
+def test_an_object_that_is_not_there_says_nothing_of_its_tier(tiered):
+    (first, *_) = sorted(tiered.service.objects, key=lambda key: tiered.store.find_volume(1).info.files[0].key != key)
+    data = tiered.service.objects.pop(first)
+    tiered.restart()
+    assert tiered.unreachable() == 1
+    assert [facts(tiered.store.find_volume(vid)) for vid in VIDS] == [("000", ""), *[("010", "3d")] * (len(VIDS) - 1)]
+    tiered.service.objects[first] = data
+
+
+def test_a_volume_keeps_what_its_super_block_says_when_it_is_moved(tmp_path):
+    """Also where the tier fails right after the upload."""
+    with played_s3({}) as service:
+        service.answer_get = lambda request, *_: request.say(403, b"")
+        tiered = Tiered(tmp_path, service)
+        assert {facts(tiered.store.find_volume(vid)) for vid in VIDS} == {("010", "3d")}
+        tiered.store.close()
