@@ -1,4 +1,4 @@
-"""Threads for each disk: requests that wait for a disk that hangs take no threads from the other disks."""
+"""Threads for each disk and each remote tier: requests that wait for one that hangs take no threads from the others."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ THREADS_PER_DISK = 40
 
 
 class DiskThreads:
-    """Runs reads and writes of needles that wait for a disk."""
+    """Runs reads and writes of needles that wait for a disk, or for the tier of a volume in remote storage."""
 
     def __init__(self, per_disk: int = THREADS_PER_DISK) -> None:
         self._per_disk = per_disk
-        self._limiters: dict[int, trio.CapacityLimiter] = {}
+        self._limiters: dict[int | str, trio.CapacityLimiter] = {}
 
     async def run(self, volume: Volume, work: Callable[[], T]) -> T:
-        """Runs `work`, which waits for the disk of `volume`, in a thread and returns its result or raises its error.
+        """Runs `work`, which waits for the disk or the tier of `volume`, in a thread. Returns its result, or raises its
+        error.
 
         Raises:
             DiskUnavailable: the disk is out of service; `work` was not called and no thread was waited for.
@@ -39,8 +40,14 @@ class DiskThreads:
         Cancellation: only before `work` has begun.
         """
         volume.check_in_service()
-        limiter = self._limiters.setdefault(volume.disk_id, trio.CapacityLimiter(self._per_disk))
+        limiter = self._limiters.setdefault(_place_of(volume), trio.CapacityLimiter(self._per_disk))
         return await trio.to_thread.run_sync(work, limiter=limiter)
+
+
+def _place_of(volume: Volume) -> int | str:
+    """The id of the disk, or the name of the tier, where the needles are read."""
+    files = volume.info.files
+    return files[0].backend_name if volume.is_tiered and files else volume.disk_id
 
 
 def on_present_volume(store: Store, volume: Volume, act: Callable[[Volume], T], where: str = "") -> T:
