@@ -76,7 +76,7 @@ def serve_from_tier(
             raise TierMoveFailed(f"volume {handle.paths.volume_id} got other files while it was moved")
         if old.dat_end_bytes != file.file_size:
             raise TierMoveFailed(f"volume {handle.paths.volume_id} was written to while it was moved")
-        info = replace(handle.info, files=(*handle.info.files, file))
+        info = replace(handle.info, files=(*handle.info.files, file), replication=_replication_of(handle.info, old))
         _change(handle, write_state, old, info, now_s)
         if not keep_local:
             try:
@@ -119,6 +119,14 @@ def put_on_disk(files: Files, path: Path, modified_at_s: int) -> None:
         files.sync(fd)
     finally:
         files.close(fd)
+
+
+def _replication_of(info: VolumeInfo, state: VolumeState) -> str:
+    """What the .vif is to say of the replication. A start that cannot read the head of the object must not report
+    another: `volume.fix.replication` would delete copies. Go reads the field too, and writes it for VolumeConfigure.
+    """
+    placement = state.super_block.replica_placement
+    return info.replication or (str(placement) if placement.copy_count > 1 else "")
 
 
 def _unshared(handle: VolumeHandle) -> VolumeState:

@@ -91,6 +91,8 @@ def test_a_start_asks_a_tier_that_hangs_once(tiered, monkeypatch):
     tiered.restart()
     assert tiered.reads() < len(VIDS), "each of the few threads that load a disk may ask"
     assert tiered.unreachable() == len(VIDS)
+    # Another replication would have `volume.fix.replication` delete copies, or make more.
+    assert {facts(tiered.store.find_volume(vid)) for vid in VIDS} == {("010", "")}
     tiered.answer()
     assert [read(tiered.store.find_volume(vid)) for vid in VIDS] == [b"data"] * len(VIDS)
 
@@ -109,7 +111,7 @@ def test_a_tier_that_was_silent_is_asked_again_later(tiered, monkeypatch):
         return facts(tiered.store.find_volume(vid))
 
     tiered.clock.advance(59)
-    assert mount(1) == ("000", "")
+    assert mount(1) == ("010", "")
     assert tiered.reads() == 0
     tiered.clock.advance(2)
     # The client of this tier still has the short limit, so the first answer may come too late on a busy machine.
@@ -122,7 +124,7 @@ def test_an_object_that_is_not_there_says_nothing_of_its_tier(tiered):
     data = tiered.service.objects.pop(first)
     tiered.restart()
     assert tiered.unreachable() == 1
-    assert [facts(tiered.store.find_volume(vid)) for vid in VIDS] == [("000", ""), *[("010", "3d")] * (len(VIDS) - 1)]
+    assert [facts(tiered.store.find_volume(vid)) for vid in VIDS] == [("010", ""), *[("010", "3d")] * (len(VIDS) - 1)]
     tiered.service.objects[first] = data
 
 
