@@ -149,7 +149,8 @@ class _PartCopy:
         try:
             with _open_range(self._found, part.start_bytes, part.length_bytes) as (body, got):
                 if got != part:
-                    raise TierFailed(f"{got} came, {part} was asked for")
+                    said = f"{got.length_bytes} bytes at {got.start_bytes} of an object of {got.total_bytes}"
+                    raise TierFailed(f"{said} came, {part.length_bytes} of {part.total_bytes} were asked for")
                 while piece := body.read(min(_PIECE_BYTES, part.length_bytes - written_bytes + 1)):
                     if self._is_over.is_set():
                         raise _Ended
