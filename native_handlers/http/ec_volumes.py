@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.storage.erasure_coding.reader import NotAllHere
+from native_handlers.storage.erasure_coding.errors import NotAllHere
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:

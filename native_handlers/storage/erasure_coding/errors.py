@@ -42,3 +42,9 @@ class VerifyFailed(StorageError):
 
 class DecodeFailed(StorageError):
     """Shards could not be decoded to a volume. No file was changed."""
+
+
+class NotAllHere(Exception):
+    """The needle cannot be read from local shards alone. A caller that must not wait for other servers has to read it
+    in another thread.
+    """

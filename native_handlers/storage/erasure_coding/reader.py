@@ -18,7 +18,7 @@ import numpy as np
 from native_handlers.format.errors import Corrupt
 from native_handlers.format.needle import actual_size, parse_needle
 from native_handlers.format.types import to_bytes_offset
-from native_handlers.storage.erasure_coding.errors import EcDeleteRefused
+from native_handlers.storage.erasure_coding.errors import EcDeleteRefused, NotAllHere
 from native_handlers.storage.erasure_coding.galois import recovery_matrix
 from native_handlers.storage.erasure_coding.kernel import multiply
 from native_handlers.storage.erasure_coding.remote import (
@@ -46,12 +46,6 @@ RECEIVED_BYTES = 4 << 20
 """How much of a shard is requested from its holder at once."""
 RECOVERED_BYTES = 1 << 20
 """How much of a shard is computed at once, from as much of each of ten others."""
-
-
-class NotAllHere(Exception):
-    """The needle cannot be read from local shards alone. A caller that must not wait for other servers has to read it
-    in another thread.
-    """
 
 
 class EcReader:
