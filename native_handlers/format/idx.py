@@ -75,7 +75,21 @@ def parse_entry(row: bytes | memoryview, offset_width_bytes: int) -> IdxEntry:
     length = row_bytes(offset_width_bytes)
     if len(row) < length:
         raise Truncated("index row", length, len(row))
-    return next(iter_entries(row[:length], offset_width_bytes))
+    return entry_at(row, 0, offset_width_bytes)
+
+
+def entry_at(rows: bytes | memoryview, number: int, offset_width_bytes: int) -> IdxEntry:
+    """The row `number` of `rows`, counted from 0.
+
+    Raises:
+        struct.error: `rows` has no such row: a bug of the caller.
+        UnsupportedOffsetWidth: the width is neither 4 nor 5.
+    """
+    at = number * row_bytes(offset_width_bytes)
+    if offset_width_bytes == 4:
+        return IdxEntry._make(_ROW_4.unpack_from(rows, at))
+    needle_id, low, high, size = _ROW_5.unpack_from(rows, at)
+    return IdxEntry(needle_id, StoredOffset(low | high << 32), size)
 
 
 def iter_entries(rows: bytes | memoryview, offset_width_bytes: int) -> Iterator[IdxEntry]:
@@ -87,5 +101,5 @@ def iter_entries(rows: bytes | memoryview, offset_width_bytes: int) -> Iterator[
     length = row_bytes(offset_width_bytes)
     whole = memoryview(rows)[: len(rows) // length * length]
     if offset_width_bytes == 4:
-        return (IdxEntry(NeedleId(i), StoredOffset(o), s) for i, o, s in _ROW_4.iter_unpack(whole))
+        return map(IdxEntry._make, _ROW_4.iter_unpack(whole))
     return (IdxEntry(NeedleId(i), StoredOffset(o | h << 32), s) for i, o, h, s in _ROW_5.iter_unpack(whole))

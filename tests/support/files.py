@@ -164,7 +164,8 @@ def _targets(name, args):
     """The paths or descriptors that an operation is about."""
     if name == "send_cached":
         return args[1:2]
-    return args[:2] if name == "rename" else args[:1]
+    targets = args[:2] if name == "rename" else args[:1]
+    return [Path(target) if isinstance(target, str) else target for target in targets]
 
 
 def path_of(target):

@@ -78,9 +78,9 @@ class PowerCutFiles(OsFiles):
         return str(path.relative_to(self.root))
 
     def open(self, path, flags, mode=0o644):
-        if not path.is_relative_to(self.root):
+        if not Path(path).is_relative_to(self.root):
             return super().open(path, flags, mode)
-        name = self._name(path)
+        name = self._name(Path(path))
         is_new = name not in self._live
         if (is_new and flags & os.O_CREAT) or flags & os.O_TRUNC:
             self.on_step()

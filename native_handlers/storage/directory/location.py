@@ -44,7 +44,7 @@ from native_handlers.storage.volume.dat_presence import DatPresence
 from native_handlers.storage.volume.info_file import has_shards, load_volume_info
 from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume.soundness import fullest_first, not_opened
-from native_handlers.storage.volume.state import OpenRequest
+from native_handlers.storage.volume.state import NOTHING_SEEN, OpenRequest, SeenFiles
 from native_handlers.storage.volume.volume import open_existing
 from native_handlers.storage.volume.write_state import DiskNow
 
@@ -376,20 +376,22 @@ class DiskLocation:
         if f"{name}.cpc" in present:
             # A start recovers all vacuums first, so this one is of a volume that was closed since.
             self.findings.add(recover_compaction(self._files, paths, self._offset_width_bytes))
-        dat = self._files.facts(paths.file(".dat"))
+        dat = self._files.facts(paths.text(".dat"))
         shards_lie_here = f"{name}.ecx" in present
         if f"{name}.note" in present:
             is_volume, finding = settle_note(self._files, paths, self._offset_width_bytes)
             self.findings.add([finding])
             if not is_volume:
                 return None
+        seen = SeenFiles(dat)
+        if dat is None or dat.size_bytes <= SUPER_BLOCK_BYTES:
+            seen = SeenFiles(dat, load_volume_info(self._files, paths.text(".vif")))
         if dat is None:
-            info = load_volume_info(self._files, paths.file(".vif")).info
-            if not info.files or shards_lie_here:
+            if seen.info is None or not seen.info.info.files or shards_lie_here:
                 return None
             self._check_limit(paths)
-            return self._open(paths)
-        if dat.size_bytes <= SUPER_BLOCK_BYTES and is_stub_of_shards(self._files, paths):
+            return self._open(paths, seen)
+        if seen.info is not None and is_stub_of_shards(self._files, paths, seen.info.info):
             why = "it holds nothing, and its .vif says that it is erasure-coded"
             self.findings.add([Finding(FindingKind.NOT_LOADED, paths.base, why)])
             return None
@@ -399,7 +401,7 @@ class DiskLocation:
         forced = "its erasure coding shards lie beside it" if is_coded_too else None
         if forced is not None:
             self.findings.add([Finding(FindingKind.MADE_READ_ONLY, paths.base, forced)])
-        return self._open(paths, forced_reason=forced)
+        return self._open(paths, seen, forced_reason=forced)
 
     def _check_limit(self, paths: VolumePaths) -> None:
         # Making the path takes longer than counting, and there are many volumes.
@@ -409,6 +411,7 @@ class DiskLocation:
     def _open(
         self,
         paths: VolumePaths,
+        seen: SeenFiles = NOTHING_SEEN,
         *,
         create: SuperBlock | None = None,
         preallocate_bytes: int = 0,
@@ -431,7 +434,7 @@ class DiskLocation:
         )
         findings: list[Finding] = []
         try:
-            return open_existing(request, self, self._clock_ns, findings)
+            return open_existing(request, self, self._clock_ns, findings, seen)
         finally:
             self.findings.add(findings)
 

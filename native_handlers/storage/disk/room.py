@@ -142,7 +142,7 @@ class _ReserveUser:
     def __getattr__(self, name: str) -> object:
         return getattr(self._files, name)
 
-    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+    def open(self, path: Path | str, flags: int, mode: int = 0o644) -> int:
         return self._room.use(lambda: self._files.open(path, flags, mode))
 
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:

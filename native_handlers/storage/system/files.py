@@ -17,11 +17,11 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 _SYNC_FILE_RANGE_WRITE = 2
 """Start the write; wait for nothing."""
@@ -31,6 +31,7 @@ _MAX_IOVECS = 512
 """Below Linux' limit of 1024 buffers in a call."""
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Errors that mean: the kernel cannot copy between these two files."""
+_SMALL_BYTES = 4096
 _COPY_BYTES = 256 * 1024
 """A piece that the processor's cache holds between the read and the write."""
 
@@ -64,9 +65,13 @@ class NotCached(Exception):
 
 
 class Files(Protocol):
-    """The file operations of the store. All raise OSError; none retries."""
+    """The file operations of the store. All raise OSError; none retries.
 
-    def open(self, path: Path, flags: int, mode: int = 0o644) -> int: ...
+    `open` and `facts` take a path as text too: a start makes three paths of each volume, and each takes longer than
+    opening its file.
+    """
+
+    def open(self, path: Path | str, flags: int, mode: int = 0o644) -> int: ...
     def close(self, fd: int) -> None: ...
     def read(self, fd: int, length_bytes: int, offset_bytes: int) -> bytes:
         """The bytes at `offset_bytes`; fewer than asked for only at the end of the file."""
@@ -131,7 +136,7 @@ class Files(Protocol):
         """Removes a file, or a directory with its content. Does nothing when there is none."""
         ...
 
-    def facts(self, path: Path) -> FileFacts | None:
+    def facts(self, path: Path | str) -> FileFacts | None:
         """The facts of a file. None only when there is no such file; any other failure raises."""
         ...
 
@@ -174,7 +179,7 @@ class Files(Protocol):
 class OsFiles:
     """The real file system."""
 
-    def open(self, path: Path, flags: int, mode: int = 0o644) -> int:
+    def open(self, path: Path | str, flags: int, mode: int = 0o644) -> int:
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
     def close(self, fd: int) -> None:
@@ -295,7 +300,7 @@ class OsFiles:
         except IsADirectoryError:
             shutil.rmtree(path)
 
-    def facts(self, path: Path) -> FileFacts | None:
+    def facts(self, path: Path | str) -> FileFacts | None:
         try:
             return _facts(os.stat(path))
         except FileNotFoundError:
@@ -367,31 +372,34 @@ def _fallocate(fd: int, mode: int, start_bytes: int, length_bytes: int) -> None:
 
 
 def _facts(stat: os.stat_result) -> FileFacts:
-    is_directory = (stat.st_mode & 0o170000) == 0o040000
-    readable, writable = bool(stat.st_mode & 0o400), bool(stat.st_mode & 0o200)
+    # Its first items are whole numbers, in the order of `os.stat_result`; a start makes these facts of each volume.
+    whole = cast("tuple[int, ...]", stat[:10])
+    mode, inode, device, _, _, _, size_bytes, _, modified_at_s, changed_at_s = whole
     return FileFacts(
-        size_bytes=stat.st_size,
-        modified_at_s=int(stat.st_mtime),
-        is_readable_by_owner=readable,
-        is_writable_by_owner=writable,
-        is_directory=is_directory,
-        modified_at_ns=stat.st_mtime_ns,
-        identity=(stat.st_dev, stat.st_ino),
-        changed_at_s=int(stat.st_ctime),
+        size_bytes,
+        modified_at_s,
+        mode & 0o400 != 0,
+        mode & 0o200 != 0,
+        mode & 0o170000 == 0o040000,
+        stat.st_mtime_ns,
+        (device, inode),
+        changed_at_s,
     )
 
 
 OS_FILES: Files = OsFiles()
 
 
-def read_file(files: Files, path: Path) -> bytes | None:
+def read_file(files: Files, path: Path | str) -> bytes | None:
     """The content of a small file, or None when there is no such file."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
-        return files.read(fd, files.facts_of(fd).size_bytes, 0)
+        # Most are shorter: to read to the end takes less than to ask for the length.
+        data = files.read(fd, _SMALL_BYTES, 0)
+        return data if len(data) < _SMALL_BYTES else files.read(fd, files.facts_of(fd).size_bytes, 0)
     finally:
         files.close(fd)
 
@@ -436,10 +444,10 @@ class SharedFile:
     another file.
     """
 
-    __slots__ = ("_closed", "_files", "_lock", "_users", "fd", "path")
+    __slots__ = ("_closed", "_files", "_lock", "_path", "_users", "fd")
 
-    def __init__(self, files: Files, path: Path, fd: int) -> None:
-        self.path = path
+    def __init__(self, files: Files, path: Path | str, fd: int) -> None:
+        self._path = path
         self.fd = fd
         self._files = files
         self._users = 1
@@ -448,12 +456,23 @@ class SharedFile:
         self._lock = threading.Lock()
 
     @property
+    def path(self) -> Path:
+        """The file's path, as it was opened or last renamed."""
+        if isinstance(self._path, str):
+            self._path = Path(self._path)
+        return self._path
+
+    @path.setter
+    def path(self, path: Path) -> None:
+        self._path = path
+
+    @property
     def user_count(self) -> int:
         """The number of holders: the owner, and every reader that has not released the file yet."""
         return self._users
 
     @classmethod
-    def open(cls, files: Files, path: Path, flags: int) -> SharedFile:
+    def open(cls, files: Files, path: Path | str, flags: int) -> SharedFile:
         """Opens `path`; the caller is the owner. Raises OSError."""
         return cls(files, path, files.open(path, flags))
 

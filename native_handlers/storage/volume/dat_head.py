@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
+    from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.paths import VolumePaths
 
@@ -47,10 +48,14 @@ def is_bare(files: Files, dat: Path) -> bool:
     return block is None or not block.compaction_revision
 
 
-def is_stub_of_shards(files: Files, paths: VolumePaths) -> bool:
+def is_stub_of_shards(files: Files, paths: VolumePaths, info: VolumeInfo | None = None) -> bool:
     """Whether the .dat is no volume, for it is bare and the .vif says that the volume is erasure-coded. Raises OSError.
+
+    `info` is the content of the .vif in the data directory, if the caller has just read it.
 
     Upstream removes such a .dat, and one that a vacuum has emptied too, which here is a volume.
     Source: weed/storage/disk_location.go (removeEmptyEcDatStub).
     """
-    return is_bare(files, paths.file(".dat")) and is_coded(files, paths)
+    if info is None or info.ec_shard_config is not None or paths.index_dir != paths.data_dir:
+        return is_bare(files, paths.file(".dat")) and is_coded(files, paths)
+    return False

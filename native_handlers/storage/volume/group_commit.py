@@ -10,7 +10,6 @@ Source of the bounds: weed/storage/volume_write.go:startWorker.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,7 @@ class GroupCommit:
 
     def __init__(self, commit: Callable[[Sequence[PendingWrite]], None]) -> None:
         self._commit = commit
-        self._waiting: deque[PendingWrite] = deque()
+        self._waiting: list[PendingWrite] = []
         self._is_committing = False
         # Protects _waiting and _is_committing.
         self._lock = threading.Lock()
@@ -142,9 +141,12 @@ class GroupCommit:
     def _take(self) -> list[PendingWrite]:
         batch: list[PendingWrite] = []
         size_bytes = 0
-        while self._waiting and len(batch) < MAX_WRITES and size_bytes < MAX_BYTES:
-            batch.append(self._waiting.popleft())
-            size_bytes += len(batch[-1].needle.data)
+        for write in self._waiting:
+            if len(batch) == MAX_WRITES or size_bytes >= MAX_BYTES:
+                break
+            batch.append(write)
+            size_bytes += len(write.needle.data)
+        del self._waiting[: len(batch)]
         return batch
 
     def _appoint_leader(self) -> None:

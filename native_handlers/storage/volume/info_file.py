@@ -28,7 +28,7 @@ class LoadedInfo:
     error: BadVolumeInfo | None = None
 
 
-def load_volume_info(files: Files, path: Path) -> LoadedInfo:
+def load_volume_info(files: Files, path: Path | str) -> LoadedInfo:
     """The content of the .vif at `path`. A .vif that this process may not read counts as not understood, as upstream.
 
     Raises OSError where reading it fails in another way.

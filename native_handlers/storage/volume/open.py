@@ -38,7 +38,7 @@ from native_handlers.storage.volume.info_file import LoadedInfo, load_volume_inf
 from native_handlers.storage.volume.recovery import CatchUp, check_end, drop_torn_rows, restore_idx_head
 from native_handlers.storage.volume.scan import OpenDat
 from native_handlers.storage.volume.soundness import foreign_index
-from native_handlers.storage.volume.state import OpenRequest, VolumeState
+from native_handlers.storage.volume.state import NOTHING_SEEN, OpenRequest, SeenFiles, VolumeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,8 +54,10 @@ _CLOCK_SLACK_S = 2
 _MAX_NAMED = 100
 
 
-def open_volume(request: OpenRequest, findings: list[Finding]) -> VolumeState:
+def open_volume(request: OpenRequest, findings: list[Finding], seen: SeenFiles = NOTHING_SEEN) -> VolumeState:
     """Opens the volume. Appends findings to `findings`, on failure too.
+
+    `seen` are the facts that the caller has just read: a start reads each file once.
 
     Raises:
         OffsetWidthMismatch: the .vif names another width than `request` does.
@@ -63,14 +65,15 @@ def open_volume(request: OpenRequest, findings: list[Finding]) -> VolumeState:
         VolumeLoadFailed: the files cannot be served. They are unchanged, or repaired up to the failure.
     """
     try:
-        return _Opening(request, findings).run()
+        return _Opening(request, findings, seen).run()
     except (OSError, FormatError, TierFailed) as error:
         raise VolumeLoadFailed(request.paths.base, str(error)) from error
 
 
 class _Opening:
-    def __init__(self, request: OpenRequest, findings: list[Finding]) -> None:
+    def __init__(self, request: OpenRequest, findings: list[Finding], seen: SeenFiles) -> None:
         self._request = request
+        self._seen = seen
         self._files = request.files
         self._paths = request.paths
         self._width = request.offset_width_bytes
@@ -118,7 +121,7 @@ class _Opening:
         return opened
 
     def _load_info(self) -> LoadedInfo:
-        loaded = load_volume_info(self._files, self._paths.file(".vif"))
+        loaded = self._seen.info or load_volume_info(self._files, self._paths.text(".vif"))
         info = loaded.info
         is_other_volumes = self._request.create is not None and self._files.facts(self._paths.file(".dat")) is None
         if is_other_volumes and loaded.error is None and not info.files and info.ec_shard_config is None:
@@ -198,8 +201,8 @@ class _Opening:
         return SharedFile.open(self._files, self._paths.file(".idx"), os.O_RDWR)
 
     def _open_dat(self) -> tuple[SharedFile, FileFacts]:
-        path = self._paths.file(".dat")
-        facts = self._files.facts(path)
+        path = self._paths.text(".dat")
+        facts = self._seen.dat or self._files.facts(path)
         if facts is None:
             if self._request.create is None:
                 raise VolumeLoadFailed(self._paths.base, f"volume data file {path} does not exist")
@@ -209,11 +212,7 @@ class _Opening:
         if not facts.is_writable_by_owner:
             self._make_read_only(f"{path} has no write permission")
         flags = os.O_RDWR if facts.is_writable_by_owner else os.O_RDONLY
-        dat = SharedFile.open(self._files, path, flags)
-        opened = self._files.facts_of(dat.fd)
-        if opened.is_writable_by_owner == facts.is_writable_by_owner:
-            return dat, opened
-        return dat, opened._replace(is_writable_by_owner=facts.is_writable_by_owner)
+        return SharedFile.open(self._files, path, flags), facts
 
     def _check_new_version(self, block: SuperBlock) -> None:
         """Raises NewVersionUnsupported. Where files exist already, their version counts, as in upstream."""
@@ -257,7 +256,7 @@ class _Opening:
     def _open_idx(self, dat_facts: FileFacts, super_block: SuperBlock) -> SharedFile:
         beside = self._paths.beside_data()
         for paths in (beside,) if beside is self._paths else (beside, self._paths):
-            idx = self._open_idx_at(paths.file(".idx"), is_dat_writable=dat_facts.is_writable_by_owner)
+            idx = self._open_idx_at(paths.text(".idx"), is_dat_writable=dat_facts.is_writable_by_owner)
             if idx is not None:
                 self._paths = paths
                 return idx
@@ -268,7 +267,7 @@ class _Opening:
         self._made_in.add(path.parent)
         return idx
 
-    def _open_idx_at(self, path: Path, *, is_dat_writable: bool) -> SharedFile | None:
+    def _open_idx_at(self, path: str, *, is_dat_writable: bool) -> SharedFile | None:
         """None where there is no such file."""
         try:
             # Its mode bits are not looked at, as upstream has it: the system decides.
@@ -287,9 +286,10 @@ class _Opening:
     def _load_index(self, dat: SharedFile, facts: FileFacts, super_block: SuperBlock, info: VolumeInfo) -> VolumeState:
         assert self._idx is not None
         is_writable = facts.is_writable_by_owner and self._idx_is_writable
-        size_bytes = self._files.facts_of(dat.fd).size_bytes
+        # The super block of a new volume was written after the facts were read.
+        size_bytes = max(facts.size_bytes, super_block.size_bytes)
         idx_facts = self._files.facts_of(self._idx.fd)
-        rows = self._files.read(self._idx.fd, idx_facts.size_bytes, 0)
+        rows = self._files.read(self._idx.fd, idx_facts.size_bytes, 0) if idx_facts.size_bytes else b""
         is_lost = not rows and size_bytes > super_block.size_bytes
         foreign = self._why_foreign(dat, facts, super_block, rows)
         # A read-only mark does not sync earlier writes, so a power cut tears marked volumes too.
@@ -300,8 +300,8 @@ class _Opening:
                 self._paths.base, f"{self._idx.path} is empty, and may not be rebuilt: {self._damage}"
             )
         rows = self._whole_rows(self._idx, rows, may_repair=may_repair)
+        records = OpenDat(self._files, dat.fd, super_block.version, super_block.size_bytes, size_bytes, self._width)
         if may_repair:
-            records = OpenDat(self._files, dat.fd, super_block.version, super_block.size_bytes, size_bytes, self._width)
             if self._may_be_torn(facts):
                 rows = self._drop_torn(records, self._idx, rows)
             rows = self._restore_head(records, self._idx, rows)
@@ -309,7 +309,7 @@ class _Opening:
         built = build_index(rows, self._width, super_block.version)
         files = self._request.files_with_reserve
         catch_up = CatchUp(files, dat, self._idx, built.index, super_block.version, self._width, size_bytes, len(rows))
-        self._reconcile(catch_up, built, super_block, may_repair=may_repair)
+        self._reconcile(catch_up, built, records, may_repair=may_repair)
         if foreign is not None and self._damage is None:
             self._make_read_only(foreign)
         return VolumeState(
@@ -402,13 +402,11 @@ class _Opening:
         self._note(FindingKind.IDX_HEAD_REPAIRED, f"{(len(restored) - len(rows)) // row_bytes(self._width)} rows")
         return restored
 
-    def _reconcile(self, catch_up: CatchUp, built: BuiltIndex, super_block: SuperBlock, *, may_repair: bool) -> None:
+    def _reconcile(self, catch_up: CatchUp, built: BuiltIndex, dat: OpenDat, *, may_repair: bool) -> None:
         """Compares the rows with the content of .dat."""
-        size_bytes = catch_up.dat_size_bytes
+        end_bytes, size_bytes = dat.start_bytes, dat.size_bytes
         if built.max_end_bytes > size_bytes:
             self._make_read_only(f"idx references end={built.max_end_bytes} but .dat is {size_bytes} bytes")
-        end_bytes = super_block.size_bytes
-        dat = OpenDat(self._files, catch_up.dat.fd, super_block.version, end_bytes, size_bytes, self._width)
         last = check_end(self._files, dat, built)
         if last is not None:
             end_bytes, catch_up.append_at_ns = last.end_bytes, last.append_at_ns

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
-from native_handlers.format.idx import encode_entry, iter_entries, row_bytes
+from native_handlers.format.idx import encode_entry, entry_at, iter_entries, row_bytes
 from native_handlers.format.needle import actual_size, parse_needle_header
 from native_handlers.format.types import (
     CHECKSUM_BYTES,
@@ -301,9 +301,9 @@ def restore_idx_head(dat: OpenDat, rows: bytes) -> bytes:
     Raises OSError when .dat cannot be read.
     """
     width = dat.offset_width_bytes
-    head = list(takewhile(_is_bare_deletion, iter_entries(rows, width)))
-    if not head:
+    if not rows or not _is_bare_deletion(entry_at(rows, 0, width)):
         return rows
+    head = list(takewhile(_is_bare_deletion, iter_entries(rows, width)))
     behind = memoryview(rows)[len(head) * row_bytes(width) :]
     records = iter(dat.scan())
     first = list(islice(records, len(head)))

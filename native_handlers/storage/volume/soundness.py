@@ -10,7 +10,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from native_handlers.format.idx import parse_entry, row_bytes
+from native_handlers.format.idx import entry_at, row_bytes
 from native_handlers.format.needle import actual_size, parse_needle_header
 from native_handlers.format.types import (
     NEEDLE_HEADER_BYTES,
@@ -26,6 +26,7 @@ from native_handlers.storage.volume.dat_head import super_block_of
 from native_handlers.storage.volume.recovery import check_last_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from native_handlers.storage.system.files import Files
@@ -48,6 +49,8 @@ def fullest_first(files: Files, candidates: list[VolumePaths]) -> list[VolumePat
 
 def not_opened(files: Files, opened: VolumePaths, candidates: list[VolumePaths]) -> list[Finding]:
     """The findings for other volumes with the id of `opened`, which are not touched. Raises OSError."""
+    if len(candidates) == 1:
+        return []
     return [
         Finding(FindingKind.ID_TAKEN, paths.base, f"{opened.base} is served")
         for paths in candidates
@@ -107,11 +110,9 @@ def foreign_index(files: Files, fd: int, rows: bytes, version: int, dat_bytes: i
 
 def _look_up(files: Files, fd: int, rows: bytes, version: int, dat_bytes: int, width: int) -> tuple[bool, int]:
     """Whether a row of a sample leads to its record, and how many rows before it do not."""
-    length = row_bytes(width)
-    count = len(rows) // length
     misses = 0
-    for number in sorted({index * (count - 1) // max(_SAMPLES - 1, 1) for index in range(_SAMPLES)} if count else ()):
-        entry = parse_entry(rows[number * length : (number + 1) * length], width)
+    for number in _sample(len(rows) // row_bytes(width)):
+        entry = entry_at(rows, number, width)
         if not entry.offset or entry.size <= 0:
             continue
         # Old servers let 4-byte offsets wrap around: the record may be one whole addressable range further on.
@@ -123,3 +124,12 @@ def _look_up(files: Files, fd: int, rows: bytes, version: int, dat_bytes: int, w
             return True, misses
         misses += bool(headers)
     return False, misses
+
+
+def _sample(count: int) -> Iterator[int]:
+    """Numbers of rows, of `count` rows: the first, the last, and some between them at equal distances, ascending."""
+    if count <= _SAMPLES:
+        yield from range(count)
+        return
+    for index in range(_SAMPLES):
+        yield index * (count - 1) // (_SAMPLES - 1)

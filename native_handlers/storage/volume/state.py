@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from native_handlers.storage.disk.room import DiskRoom
     from native_handlers.storage.index.needle_map import NeedleIndex
     from native_handlers.storage.remote.tier_files import TieredFiles
-    from native_handlers.storage.system.files import Files, SharedFile
+    from native_handlers.storage.system.files import FileFacts, Files, SharedFile
     from native_handlers.storage.volume.damage import DamageReports
+    from native_handlers.storage.volume.info_file import LoadedInfo
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.write_state import WriteState
 
@@ -98,6 +99,18 @@ class OpenRequest:
     def files_with_reserve(self) -> Files:
         """The files to use for operations that must work on a full disk."""
         return self.files if self.room is None else self.room.files
+
+
+class SeenFiles(NamedTuple):
+    """The facts of a volume's files that the caller has just read, so that opening the volume does not read them again.
+    None: it has not. `dat` are those of .dat, `info` is the content of .vif.
+    """
+
+    dat: FileFacts | None = None
+    info: LoadedInfo | None = None
+
+
+NOTHING_SEEN = SeenFiles()
 
 
 class VolumeProgress(NamedTuple):

@@ -38,7 +38,7 @@ from native_handlers.storage.volume.marks import VolumeMarks
 from native_handlers.storage.volume.open import open_volume
 from native_handlers.storage.volume.read import VolumeReader
 from native_handlers.storage.volume.report import VolumeDescriber, is_expired, is_expired_long_enough
-from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeSharing
+from native_handlers.storage.volume.state import NOTHING_SEEN, FilesSwapped, OpenRequest, SeenFiles, VolumeSharing
 from native_handlers.storage.volume.tiering import serve_from_disk, serve_from_tier
 from native_handlers.storage.volume.write import VolumeWriter
 from native_handlers.storage.volume.write_state import DiskNow, IoHealth, WriteState
@@ -542,7 +542,11 @@ class Volume:
 
 
 def open_existing(
-    request: OpenRequest, disk: DiskContext, clock_ns: Callable[[], int], findings: list[Finding]
+    request: OpenRequest,
+    disk: DiskContext,
+    clock_ns: Callable[[], int],
+    findings: list[Finding],
+    seen: SeenFiles = NOTHING_SEEN,
 ) -> Volume:
-    """Opens the volume of `request`. Errors and `findings` are those of `open_volume`."""
-    return Volume(open_volume(request, findings), disk, request, clock_ns)
+    """Opens the volume of `request`. `seen`, errors and `findings` are those of `open_volume`."""
+    return Volume(open_volume(request, findings, seen), disk, request, clock_ns)

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from support.clocks import Clock
@@ -31,7 +32,7 @@ class CallsAtLastLook(PlannedFiles):
         self.last_look = None
 
     def facts(self, path):
-        if path.suffix == ".ecx" and self.last_look is not None:
+        if Path(path).suffix == ".ecx" and self.last_look is not None:
             look, self.last_look = self.last_look, None
             look(path)
         return super().facts(path)

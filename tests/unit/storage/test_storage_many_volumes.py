@@ -177,13 +177,30 @@ class TestOpening:
             costs.append(files.calls)
         assert all(costs[0][name] == costs[1][name] for name in ("list_directory", "disk_space", "lock"))
         each = {name: (costs[1][name] - costs[0][name]) / (MANY - FEW) for name in costs[1]}
-        # The .vif, .dat and .idx are opened, looked at, and read: for the .dat two files, the last record, and one
-        # record that a row of .idx leads to.
+        # The .vif, .dat and .idx are opened and read: of the .dat the super block, the last record in two reads, and a
+        # record that a row of .idx leads to. The facts of .dat and .idx are read once.
         assert each["open"] == 3
-        assert each["facts"] == 2
-        assert each["facts_of"] <= 4
+        assert each["facts"] == 1
+        assert each["facts_of"] == 1
         assert each["read"] <= 6
+        assert each["close"] == 3, "of which two at the end"
         assert each["sync"] == 0
+
+    def test_an_empty_volume_costs_no_more(self, tmp_path):
+        """Its .dat is as short as one that upstream leaves beside shards; its .vif says which, and is read once."""
+        costs = []
+        for count in (FEW, MANY):
+            path = tmp_path / str(count)
+            path.mkdir()
+            with closing(open_at(place(path, max_volumes=count))) as store:
+                for volume_id in range(1, count + 1):
+                    store.allocate_volume(volume_id)
+            files = PlannedFiles()
+            with closing(open_at(place(path, max_volumes=count), files=files)) as store:
+                assert store.open_count == count
+                costs.append(files.calls.copy())
+        each = {name: (costs[1][name] - costs[0][name]) / (MANY - FEW) for name in costs[1]}
+        assert (each["open"], each["facts"], each["facts_of"], each["read"], each["close"]) == (3, 1, 1, 2, 1)
 
     def test_one_of_many_is_mounted_with_one_listing(self, tmp_path):
         """One listing for a copy that has arrived whole, and one for the volume."""
