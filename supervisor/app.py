@@ -20,7 +20,7 @@ from supervisor.assembly.front import hold_ports, open_front, open_sockets
 from supervisor.assembly.lifecycle import StopRequest, serve_signals
 from supervisor.assembly.node import make_node
 from supervisor.assembly.open_engines import open_engines
-from supervisor.assembly.store import StoreUnusable
+from supervisor.assembly.store import StoreUnusable, load_late_modules
 from supervisor.assembly.tasks import open_tasks
 from supervisor.backend.errors import BackendError
 from supervisor.backend.version import BackendOffsetWidthMismatch
@@ -116,6 +116,8 @@ async def serve_until_stopped(node: Node, on_serving: Callable[[], object] = lam
                 token = trio.lowlevel.current_trio_token()
                 with settled_objects(partial(token.run_sync_soon, idempotent=True)):
                     is_serving.set()
+                    if engines.store is not None:
+                        watcher.start_soon(load_late_modules)
                     log.info(
                         "%s", start_line(node.config, version=OWN_VERSION, routing=routing_text(node.table.current()))
                     )

@@ -10,9 +10,9 @@ import io
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, cast
 
-import numpy as np
 from PIL import Image, WebPImagePlugin
 
+from native_handlers.arrays import np
 from native_handlers.content.images_source import ImageSource, count_of
 
 if TYPE_CHECKING:

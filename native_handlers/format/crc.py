@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
+from native_handlers.arrays import np
 from native_handlers.format.types import UINT32_MASK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
+_COPIED_BYTES = 32 * 1024
+"""Up to this length a copy takes no longer than an array over the view."""
 _LEGACY_ADDEND = 0xA282EAD8
 
 
@@ -27,10 +29,10 @@ def crc32c(data: bytes | memoryview) -> int:
 
 def crc32c_extend(crc: int, data: bytes | memoryview) -> int:
     """The CRC-32C of the bytes whose CRC-32C is `crc`, followed by `data`. Start with 0."""
+    if len(data) <= _COPIED_BYTES:
+        return int(google_crc32c.extend(crc, bytes(data)))
     if isinstance(data, bytes):
         return int(google_crc32c.extend(crc, data))
-    import numpy as np  # noqa: PLC0415  which a node that only forwards does without
-
     # The C routine takes no view, because the view's memory might go away. It takes an array over the view, which keeps
     # the memory.
     return int(google_crc32c.extend(crc, np.frombuffer(data, np.uint8)))

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.errors import BadVolumeName, FormatError
 from native_handlers.format.idx import iter_entries, row_bytes
 from native_handlers.format.needle import actual_size

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.arrays import load_arrays
 from native_handlers.storage.model.errors import StorageError
-from supervisor.assembly.collector import set_apart_volumes, without_collection
+from supervisor.assembly.collector import set_apart, set_apart_volumes, without_collection
 from supervisor.assembly.node import NATIVE_SOURCE
 from supervisor.backend.child_flags import LOCK_OWNER_VARIABLE, is_named_in
 from supervisor.cluster.master_client import MasterClient
@@ -87,11 +88,25 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
 def load_storage_core() -> None:
     """Loads the modules of the storage core, so that later imports of them cost nothing.
 
-    They load numpy. A node without volumes of its own does without both.
+    A node without volumes of its own does without them.
     """
     with without_collection():
         from native_handlers.storage import store  # noqa: F401, PLC0415
         from native_handlers.storage.remote import s3_tier, tier_files  # noqa: F401, PLC0415
+
+
+async def load_late_modules() -> None:
+    """Loads what requests and larger volumes need, and a start does not: numpy. Call it when the node serves.
+
+    Cancellation: safe. Loading goes on in its thread.
+    """
+
+    def load() -> None:
+        with without_collection():
+            load_arrays()
+            set_apart()
+
+    await trio.to_thread.run_sync(load, abandon_on_cancel=True)
 
 
 def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:
@@ -156,7 +171,7 @@ async def wait_for_master(node: Node) -> None:
 
 def store_config(config: Config) -> StoreConfig:
     """The store's part of the configuration."""
-    from native_handlers.storage.directory.location import LocationConfig  # noqa: PLC0415  (numpy)
+    from native_handlers.storage.directory.location import LocationConfig  # noqa: PLC0415  (with the storage core)
     from native_handlers.storage.disk.health import ProbeConfig  # noqa: PLC0415  (with it)
     from native_handlers.storage.store import StoreConfig  # noqa: PLC0415
 

@@ -408,11 +408,11 @@ def test_a_node_without_a_store_of_its_own_starts_without_what_that_needs():
 
 @pytest.mark.slow
 def test_a_native_server_starts_without_what_only_some_work_needs():
-    """Images, tiers and coding load what they need at first use; libraries for texts that are written here, nothing.
-    Slow: starts a program.
+    """Images, tiers, coding and large volumes load what they need at first use; libraries for texts that are written
+    here, nothing. Slow: starts a program.
     """
     unwanted = ["PIL", "boto3", "botocore", "llvmlite", "yaml", "urllib.request", "http.server", "importlib.metadata"]
-    unwanted += ["h2", "tqdm", "urllib3", "requests", "google.auth", "native_handlers.content.images"]
+    unwanted += ["h2", "tqdm", "urllib3", "requests", "google.auth", "native_handlers.content.images", "numpy"]
     code = (
         "import sys, supervisor.app\n"
         "from supervisor.assembly.store import load_storage_core\n"

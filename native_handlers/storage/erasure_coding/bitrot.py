@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
+from native_handlers.arrays import np
 from native_handlers.format.crc import crc32c
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.layout import Ratio

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
+from native_handlers.arrays import np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

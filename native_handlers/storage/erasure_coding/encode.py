@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.storage.erasure_coding.bitrot import BLOCK_BYTES, checksums_of
 from native_handlers.storage.erasure_coding.crc_sums import join_pieces
 from native_handlers.storage.erasure_coding.galois import coding_matrix

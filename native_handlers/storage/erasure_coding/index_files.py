@@ -10,8 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.idx import IdxEntry, iter_entries, row_bytes
 from native_handlers.format.types import TOMBSTONE_SIZE, UINT32_MASK
 from native_handlers.storage.erasure_coding.errors import BadEcIndex

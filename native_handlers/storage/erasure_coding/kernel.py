@@ -14,8 +14,7 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.crc import crc32c, crc32c_extend
 from native_handlers.storage.erasure_coding.galois import products
 from native_handlers.storage.erasure_coding.kernel_program import best_of, program

@@ -13,8 +13,7 @@ import logging
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.errors import Corrupt
 from native_handlers.format.needle import actual_size, parse_needle
 from native_handlers.format.types import to_bytes_offset

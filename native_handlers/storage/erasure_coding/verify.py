@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.crc import crc32c
 from native_handlers.storage.erasure_coding.bitrot import BLOCK_BYTES, checksums_of
 from native_handlers.storage.erasure_coding.encode import PIECE_BYTES, PieceSums, piece_buffers

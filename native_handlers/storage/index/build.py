@@ -7,10 +7,10 @@ weed/storage/needle_map_memory.go:doLoading, needle_map_metric.go, volume_checki
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.idx import IdxEntry, row_bytes
 from native_handlers.format.types import ALIGNMENT_BYTES, TOMBSTONE_SIZE, UINT32_MASK, NeedleId, StoredOffset
 from native_handlers.storage.index.needle_map import Counters, NeedleIndex
@@ -20,12 +20,16 @@ from native_handlers.storage.index.sorted_segment import SortedSegment, empty_ba
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_T = TypeVar("_T", bound=np.generic)
+_T = TypeVar("_T", bound="np.generic")
 
 _PIECE_ROWS = 1 << 14
 _SORT_ROWS = 1 << 8
-_ROW_4 = np.dtype([("key", ">u8"), ("low", ">u4"), ("size", ">i4")])
-_ROW_5 = np.dtype([("key", ">u8"), ("low", ">u4"), ("high", "u1"), ("size", ">i4")])
+
+
+@cache
+def _row_type(offset_width_bytes: int) -> np.dtype[np.void]:
+    high = [("high", "u1")] if offset_width_bytes == 5 else []
+    return np.dtype([("key", ">u8"), ("low", ">u4"), *high, ("size", ">i4")])
 
 
 def _gather(column: NDArray[_T], which: NDArray[np.intp]) -> NDArray[_T]:
@@ -80,7 +84,7 @@ def build_index(rows: bytes | memoryview, offset_width_bytes: int, version: int)
 
 
 def split_columns(rows: bytes | memoryview, offset_width_bytes: int) -> _Columns:
-    kind = _ROW_5 if offset_width_bytes == 5 else _ROW_4
+    kind = _row_type(offset_width_bytes)
     table = np.frombuffer(rows, kind, len(rows) // kind.itemsize)
     count = len(table)
     high = np.empty(count, np.uint8) if offset_width_bytes == 5 else None
@@ -105,7 +109,7 @@ def encode_rows(
     keys: NDArray[np.uint64], offsets: NDArray[np.int64], sizes: NDArray[np.int32], offset_width_bytes: int
 ) -> bytes:
     """Encodes columns as index rows; the inverse of `parse_rows`."""
-    table = np.empty(len(keys), _ROW_5 if offset_width_bytes == 5 else _ROW_4)
+    table = np.empty(len(keys), _row_type(offset_width_bytes))
     table["key"], table["size"] = keys, sizes
     table["low"] = offsets & UINT32_MASK
     if offset_width_bytes == 5:

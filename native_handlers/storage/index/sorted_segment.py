@@ -10,14 +10,13 @@ from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.types import UINT32_MASK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_T = TypeVar("_T", bound=np.generic)
+_T = TypeVar("_T", bound="np.generic")
 
 _STRIDE = 512
 _new_tuple = tuple.__new__
@@ -89,11 +88,36 @@ class SortedSegment:
         return NeedleValue(offset, self._sizes[index])
 
 
+class _EmptySegment(SortedSegment):
+    """The segment without entries. Its columns are made when one is asked for, so small volumes need no arrays."""
+
+    __slots__ = ("_has_high",)
+
+    def __init__(self, *, has_high: bool) -> None:
+        self._has_high = has_high
+
+    def __len__(self) -> int:
+        return 0
+
+    def get(self, needle_id: int) -> None:  # noqa: ARG002  a segment's method
+        return None
+
+    @property
+    def size_bytes(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> object:
+        if name not in SortedSegment.__slots__:
+            raise AttributeError(name)
+        high = np.empty(0, np.uint8) if self._has_high else None
+        super().__init__(np.empty(0, np.uint64), np.empty(0, np.uint32), high, np.empty(0, np.int32))
+        return getattr(self, name)
+
+
 @lru_cache(maxsize=2)
 def empty_base(*, has_high: bool) -> SortedSegment:
     """The segment without entries. `has_high` means 5-byte offsets."""
-    high = np.empty(0, np.uint8) if has_high else None
-    return SortedSegment(np.empty(0, np.uint64), np.empty(0, np.uint32), high, np.empty(0, np.int32))
+    return _EmptySegment(has_high=has_high)
 
 
 def pack(offset: int, size: int) -> int:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.storage.index.needle_map import Counters, Layers, NeedleIndex
 from native_handlers.storage.index.sorted_segment import SortedSegment, pack, unpack
 from native_handlers.storage.shared.state import HEAD_BYTES, INTACT, SEQUENCE

@@ -13,8 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.storage.index.build import build_index, encode_rows, parse_rows
 from native_handlers.storage.model.errors import CompactionRefused, CompactionRunning, ReadFailed, WriteFailed
 from native_handlers.storage.system.files import SharedFile
@@ -154,7 +153,7 @@ class CompactedCopy:
             CompactionRefused: a row leads to no record. That is no garbage of long ago, so the copy is of no use.
         """
         if rows_end_bytes <= self.rows_end_bytes:
-            return _NO_ROWS
+            return Rows(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int32))
         raw = read_rows(self._files, self.source, self.rows_end_bytes, rows_end_bytes, self._health)
         rows = Rows(*parse_rows(raw, self._width))
         rows = rows.take(_last_of_each(rows.keys))
@@ -284,9 +283,6 @@ def _close(files: Files, descriptors: list[int] | tuple[int, ...]) -> None:
     for fd in descriptors:
         with suppress(OSError):
             files.close(fd)
-
-
-_NO_ROWS = Rows(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int32))
 
 
 def _last_of_each(keys: NDArray[np.uint64]) -> NDArray[np.intp]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from os.path import join
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
@@ -51,7 +50,7 @@ class VolumePaths:
     def text(self, extension: str) -> str:
         """As `file`, as text: for the first look at each of many volumes."""
         directory = self.index_dir if extension in _INDEX_SIDE else self.data_dir
-        return join(directory, f"{self.name}{extension}{self.suffix}")
+        return f"{directory}/{self.name}{extension}{self.suffix}"
 
     def beside_data(self) -> VolumePaths:
         """The same volume with its index in the data directory."""

@@ -9,10 +9,10 @@ weed/storage/needle/crc.go.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.crc import crc32c_of_each, matches
 from native_handlers.format.needle import (
     FLAG_HAS_LAST_MODIFIED,
@@ -44,8 +44,13 @@ META_BYTES = 1 + 256 + 256 + 5 + 2
 _TTL_BYTES = 2
 _PAIRS_LENGTH_BYTES = 2
 _NS = 10**9
-_SECONDS_OF_UNIT = np.zeros(256, np.int64)
-_SECONDS_OF_UNIT[: len(MINUTES_OF_UNIT)] = np.array(MINUTES_OF_UNIT) * 60
+
+
+@cache
+def _seconds_of_unit() -> NDArray[np.int64]:
+    seconds = np.zeros(256, np.int64)
+    seconds[: len(MINUTES_OF_UNIT)] = np.array(MINUTES_OF_UNIT) * 60
+    return seconds
 
 
 def record_lengths(sizes: NDArray[np.int32], version: int) -> NDArray[np.int64]:
@@ -149,7 +154,7 @@ def have_expired(
         at += np.where(_has(flags, flag), buffer[at].astype(np.int64) + 1, 0)
     modified_s = _numbers(buffer, at, LAST_MODIFIED_BYTES)
     at += LAST_MODIFIED_BYTES
-    own_s = buffer[at].astype(np.int64) * _SECONDS_OF_UNIT[buffer[at + 1]]
+    own_s = buffer[at].astype(np.int64) * _seconds_of_unit()[buffer[at + 1]]
     is_whole = at + _TTL_BYTES - starts <= meta_lengths[which]
     lives_s = volume_ttl_minutes * 60 or own_s
     is_over = (own_s > 0) & (now_s >= modified_s + lives_s)

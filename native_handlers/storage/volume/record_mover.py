@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.idx import IdxEntry
 from native_handlers.format.types import (
     ALIGNMENT_BYTES,

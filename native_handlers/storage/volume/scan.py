@@ -11,8 +11,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format import crc
 from native_handlers.format.needle import NeedleHeader, actual_size, parse_needle_header, tail_size
 from native_handlers.format.types import (

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError, SizeMismatch
 from native_handlers.format.idx import row_bytes
 from native_handlers.format.needle import parse_needle, parse_needle_header

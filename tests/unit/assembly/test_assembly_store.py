@@ -13,7 +13,7 @@ from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import StoreConfig
 from native_handlers.storage.system.files import OsFiles
 from supervisor.assembly import store as assembly_store
-from supervisor.assembly.store import close_store, load_settled, open_settled
+from supervisor.assembly.store import close_store, load_late_modules, load_settled, open_settled
 
 
 class FakeStore:
@@ -48,6 +48,37 @@ async def test_it_is_closed_though_the_server_is_cancelled(store, caplog):
         await close_store(store)
     assert store.is_closed.is_set()
     assert not caplog.text
+
+
+async def test_late_modules_are_loaded_in_a_thread_without_collections(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        assembly_store, "load_arrays", lambda: seen.append((threading.current_thread(), gc.isenabled()))
+    )
+    frozen = gc.get_freeze_count()
+    await load_late_modules()
+    assert seen[0][0] is not threading.main_thread()
+    assert not seen[0][1]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+
+
+async def test_a_server_that_ends_does_not_wait_for_late_modules(monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load():
+        begun.set()
+        go_on.wait(LIMIT_S)
+
+    monkeypatch.setattr(assembly_store, "load_arrays", load)
+    try:
+        with trio.fail_after(LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(load_late_modules)
+                await trio.to_thread.run_sync(begun.wait, LIMIT_S)
+                nursery.cancel_scope.cancel()
+    finally:
+        go_on.set()
 
 
 def test_the_collector_of_cycles_does_not_run_while_volumes_are_opened(tmp_path, monkeypatch):

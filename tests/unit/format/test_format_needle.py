@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import google_crc32c
 import pytest
 
 from native_handlers.format import crc
@@ -237,4 +238,17 @@ def test_crc_in_pieces_equals_crc_of_the_whole():
     assert crc.crc32c(b"hello") == HELLO_CRC
     assert crc.crc32c_extend(crc.crc32c_extend(0, b"hel"), memoryview(b"lo")) == HELLO_CRC
     assert crc.legacy_form(0) == 0xA282EAD8
+
+
+@pytest.mark.parametrize("length", [0, 1, 32 * 1024, 32 * 1024 + 1, 1 << 20])
+def test_crc_of_a_view_is_that_of_its_bytes(length):
+    """Short views are copied, and arrays are made over long ones."""
+    data = bytes(range(256)) * (length // 256) + bytes(range(length % 256))
+    whole = crc.crc32c(data)
+    assert crc.crc32c(memoryview(data)) == whole
+    assert crc.crc32c(memoryview(bytearray(b"." + data + b"."))[1:-1]) == whole
+    assert whole == google_crc32c.value(data)
+
+
+def test_another_crc_does_not_match():
     assert not crc.matches(HELLO_CRC, HELLO_CRC + 1)
