@@ -18,7 +18,7 @@ import trio
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response
 from native_handlers.runtime.server_counts import SECONDS_BOUNDS, Distribution
-from supervisor.control.text_format import CONTENT_TYPE, Family, merge_families, parse_families
+from supervisor.control.text_format import CONTENT_TYPE, Family, RenderedFamily, merge_families, parse_families
 from supervisor.control.volume_metrics import KNOWN_TO_BOTH, OWN_PREFIX, VolumeMetrics
 from supervisor.net.http_limits import HttpLimits
 from supervisor.net.http_server import serve_http
@@ -33,10 +33,18 @@ if TYPE_CHECKING:
     from supervisor.routing.decision import Engine
 
 
+class OwnFamily(Protocol):
+    """One of the supervisor's own families: `Family` or `RenderedFamily`."""
+
+    name: str
+
+    def render(self) -> str: ...
+
+
 class FamilySource(Protocol):
     """Something that has families of its own. Called from a thread, at each scrape."""
 
-    def collect(self) -> Iterable[Family]: ...
+    def collect(self) -> Iterable[OwnFamily]: ...
 
 
 class Registry:
@@ -48,7 +56,7 @@ class Registry:
     def register(self, source: FamilySource) -> None:
         self._sources.append(source)
 
-    def collect(self) -> list[Family]:
+    def collect(self) -> list[OwnFamily]:
         """All families as they are now."""
         return [family for source in list(self._sources) for family in source.collect()]
 
@@ -120,17 +128,25 @@ class SeatCollector:
 
 
 class StateCollector:
-    """Gauges that are read at each scrape from functions: route states, child state, and other facts."""
+    """Gauges that are read at each scrape from functions: route states, child state, and other facts.
+
+    A gauge's text is made again when its values have changed: there is a series for each route, and few routes change.
+    """
 
     def __init__(self, gauges: Mapping[str, Gauge]) -> None:
         self._gauges = gauges
+        self._last: dict[str, tuple[Mapping[tuple[str, ...], float], RenderedFamily]] = {}
 
-    def collect(self) -> Iterable[Family]:
+    def collect(self) -> Iterable[RenderedFamily]:
         for name, gauge in self._gauges.items():
-            family = Family(OWN_PREFIX + name, "gauge", gauge.help_text)
-            for values, number in gauge.read().items():
-                family.add(dict(zip(gauge.labels, values, strict=True)), number)
-            yield family
+            numbers = gauge.read()
+            last = self._last.get(name)
+            if last is None or last[0] != numbers:
+                family = Family(OWN_PREFIX + name, "gauge", gauge.help_text)
+                for values, number in numbers.items():
+                    family.add(dict(zip(gauge.labels, values, strict=True)), number)
+                last = self._last[name] = dict(numbers), RenderedFamily(family)
+            yield last[1]
 
 
 class Gauge:

@@ -56,6 +56,20 @@ class Family:
         return head + "".join(f"{series} {format_value(value)}\n" for series, value in self.samples.items())
 
 
+class RenderedFamily:
+    """A family whose text is made already, for one that does not change from scrape to scrape."""
+
+    __slots__ = ("_text", "name")
+
+    def __init__(self, family: Family) -> None:
+        self.name = family.name
+        self._text = family.render()
+
+    def render(self) -> str:
+        """See `Family.render`."""
+        return self._text
+
+
 def _series(name: str, labels: Mapping[str, str], last: tuple[str, ...] = ()) -> str:
     """A series as text: labels sorted by name, the bound of a bucket last, as upstream's library writes them."""
     pairs = [f'{label}="{labels[label].translate(_ESCAPES)}"' for label in sorted(labels)]

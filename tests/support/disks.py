@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import wait
 
 from native_handlers.storage.directory import location as disk_location
 from native_handlers.storage.disk import space as disk_space
 from native_handlers.storage.system import bounded_call
-from native_handlers.storage.system.bounded_call import BoundedCall
+from native_handlers.storage.system.bounded_call import BoundedCall, wait
 from native_handlers.storage.system.files import DiskSpace, NotCached
 from support.files import UnsyncedFiles
 from support.waiting import LIMIT_S, PAUSE_S
@@ -155,12 +154,12 @@ def give_up_only_what_hangs(monkeypatch, disks: Disks) -> Disks:
 
         return run(self, noted)
 
-    def wait_unless_stuck(futures, _limit_s):
+    def wait_unless_stuck(is_known, _limit_s):
         threads = asked.threads
-        while True:
-            ended = wait(futures, PAUSE_S)
-            if ended.done or (threads and disks.is_stuck(threads[0])):
-                return ended
+        while not (has_ended := wait(is_known, PAUSE_S)):
+            if threads and disks.is_stuck(threads[0]):
+                break
+        return has_ended
 
     monkeypatch.setattr(BoundedCall, "run", run_noted)
     monkeypatch.setattr(bounded_call, "wait", wait_unless_stuck)

@@ -73,6 +73,22 @@ def test_facts_are_read_at_each_scrape():
     assert value_of(registry, name) == 1
 
 
+def test_a_gauge_is_written_anew_when_its_values_have_changed():
+    states = {("http.read", "native"): 1}
+    collector = StateCollector({"route_state": Gauge("States.", ("route", "state"), lambda: states)})
+    (first,) = collector.collect()
+    (second,) = collector.collect()
+    assert second is first
+    del states["http.read", "native"]
+    states["http.read", "forward"] = 1
+    (third,) = collector.collect()
+    assert third.name == first.name == "SeaweedFS_volumeSupervisor_route_state"
+    assert 'state="forward"} 1' in third.render()
+    assert "native" not in third.render()
+    states.clear()
+    assert [family.render() for family in collector.collect()] == [""]
+
+
 @pytest.fixture
 def store(tmp_path, opened):
     return opened(place(tmp_path, max_volumes=7), volumes=(), **NODE)
