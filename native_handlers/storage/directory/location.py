@@ -280,7 +280,11 @@ class DiskLocation:
         self._offset_width_bytes = offset_width_bytes
         busy = self.volumes.keys() | self.arriving | self.replaced
         recovered = recover_compactions(self._files, self.path, self.idx_path, busy, offset_width_bytes)
+        busy = self.volumes.keys() | self.arriving
         names = list_names(self._files, self.path)
+        recovered = recover_compactions(self._files, self.path, self.idx_path, busy, offset_width_bytes, names)
+        if recovered:
+            names = list_names(self._files, self.path)
         self.ec_shard_count = count_shards(names)
         known = self.volumes.keys() | self.arriving | self.replaced
         open_names = {volume.paths.name for volume in self.volumes.values()}

@@ -24,7 +24,7 @@ from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume.soundness import why_not_a_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from native_handlers.storage.system.files import Files
@@ -32,40 +32,40 @@ if TYPE_CHECKING:
 _TRACES = (".cpc", ".cpd", ".cpx")
 
 
-def recover_compactions(
-    files: Files, data_dir: Path, index_dir: Path, loaded: Collection[int], offset_width_bytes: int
+def recover_compactions(  # noqa: PLR0913, PLR0917  two directories, and what is known of them
+    files: Files,
+    data_dir: Path,
+    index_dir: Path,
+    loaded: Collection[int],
+    offset_width_bytes: int,
+    here: Sequence[str],
 ) -> list[Finding]:
     """Recovers every volume in the directories except the `loaded` ones, whose vacuum may be under way.
 
+    `here` are the names in `data_dir` now. Where there are findings, other names may be there afterwards.
+
     Raises DiskUnreadable; every volume is then unchanged or recovered.
     """
+    findings = []
     try:
-        return _recover_all(files, data_dir, index_dir, loaded, offset_width_bytes)
+        for name in _names_with_traces(files, here, index_dir if index_dir != data_dir else None):
+            try:
+                collection, volume_id = parse_volume_name(name)
+            except BadVolumeName:
+                continue
+            if volume_id not in loaded:
+                paths = VolumePaths(data_dir, index_dir, collection, volume_id)
+                findings += _recover(files, paths, offset_width_bytes)
     except OSError as error:
         raise DiskUnreadable(data_dir, error) from error
-
-
-def _recover_all(
-    files: Files, data_dir: Path, index_dir: Path, loaded: Collection[int], offset_width_bytes: int
-) -> list[Finding]:
-    findings = []
-    for name in _names_with_traces(files, data_dir, index_dir):
-        try:
-            collection, volume_id = parse_volume_name(name)
-        except BadVolumeName:
-            continue
-        if volume_id not in loaded:
-            paths = VolumePaths(data_dir, index_dir, collection, volume_id)
-            findings += _recover(files, paths, offset_width_bytes)
     return findings
 
 
-def _names_with_traces(files: Files, data_dir: Path, index_dir: Path) -> list[str]:
-    """The names of volumes with such files and a file in `data_dir`: other files of an index directory may belong to
-    another data directory.
+def _names_with_traces(files: Files, here: Sequence[str], index_dir: Path | None) -> list[str]:
+    """The names of volumes with such files and a file among those `here`, in the data directory: other files of an
+    index directory may belong to another data directory.
     """
-    here = files.list_directory(data_dir)
-    names = [*here, *files.list_directory(index_dir)] if index_dir != data_dir else here
+    names = [*here, *files.list_directory(index_dir)] if index_dir is not None else here
     traces = {name[:-4] for name in names if name.endswith(_TRACES)}
     return sorted(traces.intersection(name[:-4] for name in here)) if traces else []
 
