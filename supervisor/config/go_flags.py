@@ -95,6 +95,7 @@ def _scan_unknown(name: str, text: str | None, rest: Sequence[str], result: Scan
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant: equal except for case, else the most similar; None where none is near."""
+
     by_folded = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
     return by_folded[close[0]] if close else None

@@ -187,6 +187,8 @@ def _find(name: str, sources: ConfigSources) -> Path | None:
 
 
 def _read_toml(path: Path) -> Tree:
+    # Few servers have such a file, and the parser takes milliseconds of a start.
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

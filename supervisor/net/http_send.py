@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.http_model.conditional import format_http_date
 from native_handlers.http_model.headers import HeaderMap, Headers
 from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
 from supervisor.net.http_exchange import AnswerBody
@@ -70,12 +69,7 @@ async def release(response: Response) -> None:
 
 def http_date() -> str:
     """The current time in the form of a Date header. The text is made once a second."""
-    return _formatted_date(int(time.time()))
-
-
-@lru_cache(maxsize=1)
-def _formatted_date(now_s: int) -> str:
-    return formatdate(now_s, usegmt=True)
+    return format_http_date(int(time.time()))
 
 
 def _head_of(response: Response, method: str, *, keep_alive: bool) -> ResponseHead:

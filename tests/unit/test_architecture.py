@@ -413,6 +413,7 @@ def test_a_native_server_starts_without_what_only_some_work_needs():
     """
     unwanted = ["PIL", "boto3", "botocore", "llvmlite", "yaml", "urllib.request", "http.server", "importlib.metadata"]
     unwanted += ["h2", "tqdm", "urllib3", "requests", "google.auth", "native_handlers.content.images", "numpy"]
+    unwanted += ["email", "tomllib", "difflib"]
     code = (
         "import sys, supervisor.app\n"
         "from supervisor.assembly.store import load_storage_core\n"
