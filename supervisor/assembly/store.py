@@ -98,7 +98,7 @@ def load_storage_core() -> None:
 async def load_late_modules() -> None:
     """Loads what requests and larger volumes need, and a start does not: numpy. Call it when the node serves.
 
-    Cancellation: safe. Loading goes on in its thread.
+    Cancellation: takes effect when the modules are loaded, for the process must not end while they are.
     """
 
     def load() -> None:
@@ -106,7 +106,7 @@ async def load_late_modules() -> None:
             load_arrays()
             set_apart()
 
-    await trio.to_thread.run_sync(load, abandon_on_cancel=True)
+    await trio.to_thread.run_sync(load)
 
 
 def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:

@@ -63,22 +63,23 @@ async def test_late_modules_are_loaded_in_a_thread_without_collections(monkeypat
     assert gc.get_freeze_count() > frozen
 
 
-async def test_a_server_that_ends_does_not_wait_for_late_modules(monkeypatch):
-    begun, go_on = threading.Event(), threading.Event()
+async def test_a_process_does_not_end_while_late_modules_are_loaded(monkeypatch):
+    begun, go_on, is_loaded = threading.Event(), threading.Event(), threading.Event()
 
     def load():
         begun.set()
-        go_on.wait(LIMIT_S)
+        assert go_on.wait(LIMIT_S)
+        is_loaded.set()
 
     monkeypatch.setattr(assembly_store, "load_arrays", load)
-    try:
-        with trio.fail_after(LIMIT_S):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(load_late_modules)
-                await trio.to_thread.run_sync(begun.wait, LIMIT_S)
-                nursery.cancel_scope.cancel()
-    finally:
-        go_on.set()
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load_late_modules)
+            await trio.to_thread.run_sync(begun.wait, LIMIT_S)
+            nursery.cancel_scope.cancel()
+            assert not is_loaded.is_set()
+            go_on.set()
+    assert is_loaded.is_set()
 
 
 def test_the_collector_of_cycles_does_not_run_while_volumes_are_opened(tmp_path, monkeypatch):
