@@ -6,7 +6,6 @@ of the table. Source: weed/util/fla9/fla9.go (FlagSet.parseOne).
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -95,6 +94,7 @@ def _scan_unknown(name: str, text: str | None, rest: Sequence[str], result: Scan
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant: equal except for case, else the most similar; None where none is near."""
+    import difflib  # noqa: PLC0415  for a message alone
 
     by_folded = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)

@@ -7,7 +7,6 @@ Only the TOML form is read here; the library would also read security.json, secu
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -188,6 +187,7 @@ def _find(name: str, sources: ConfigSources) -> Path | None:
 
 def _read_toml(path: Path) -> Tree:
     # Few servers have such a file, and the parser takes milliseconds of a start.
+    import tomllib  # noqa: PLC0415
 
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -279,8 +279,6 @@ class DiskLocation:
         self.check_in_service()
         self._offset_width_bytes = offset_width_bytes
         busy = self.volumes.keys() | self.arriving | self.replaced
-        recovered = recover_compactions(self._files, self.path, self.idx_path, busy, offset_width_bytes)
-        busy = self.volumes.keys() | self.arriving
         names = list_names(self._files, self.path)
         recovered = recover_compactions(self._files, self.path, self.idx_path, busy, offset_width_bytes, names)
         if recovered:
