@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.needle import tail_size
 from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES
 from native_handlers.storage.erasure_coding.index_files import offsets_of, rows_of, with_offsets

@@ -11,8 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import ALIGNMENT_BYTES

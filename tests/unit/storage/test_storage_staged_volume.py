@@ -76,7 +76,7 @@ def test_a_failure_at_any_step(sent, disk, failing_step):
         if operation in STEPS and steps == failing_step:
             raise OSError(errno.EIO, "no")
 
-    files = PlannedFiles(syncs=False)
+    files = PlannedFiles()
     store = stores.open_at(disk, files=files)
     files.before = fail_once
     with pytest.raises(OSError, match="no"):
@@ -92,7 +92,7 @@ def test_a_failure_at_any_step(sent, disk, failing_step):
 def test_a_failure_that_cannot_be_undone(sent, disk):
     """The files that have their names are removed by the next start: the .dat would get an index of all its records."""
     lay(sent, disk)
-    files = PlannedFiles(syncs=False, matches=lambda path: path.name in {"7.idx", "7.dat"})
+    files = PlannedFiles(matches=lambda path: path.name in {"7.idx", "7.dat"})
     store = stores.open_at(disk, files=files)
     files.plan["rename"] = 1, errno.EIO
     with pytest.raises(OSError, match="Input/output error"):
@@ -108,7 +108,7 @@ def test_a_failure_that_cannot_be_undone(sent, disk):
 @pytest.mark.parametrize("cut_at", range(1, 11))
 def test_a_cut_at_any_step(sent, disk, cut_at):
     lay(sent, disk)
-    files = PlannedFiles(syncs=False, steps_of=STEPS)
+    files = PlannedFiles(steps_of=STEPS)
     store = stores.open_at(disk, files=files)
     files.steps, files.cut_at = 0, cut_at
     try:
