@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 from support.http_native import make_context
+from support.waiting import LIMIT_S
+
+from native_handlers.runtime import content_threads
 
 
 @pytest.fixture
@@ -18,3 +21,12 @@ def store(tmp_path, clock, opened):
 @pytest.fixture
 def context(store):
     return make_context(store=store)
+
+
+@pytest.fixture
+def autojump_clock(autojump_clock, monkeypatch):
+    """The virtual clock, which does not wait for threads. Short work on contents needs none, however slow the machine
+    is at the moment.
+    """
+    monkeypatch.setattr(content_threads, "INLINE_S", LIMIT_S)
+    return autojump_clock
