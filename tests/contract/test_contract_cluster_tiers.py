@@ -202,7 +202,7 @@ def test_a_server_is_evacuated_whose_volumes_are_in_a_tier(cluster, s3):
     said = cluster.shell(f"volumeServer.evacuate -node={leaving.url} -apply")
     assert s3.keys() == keys, said
     assert not (leaving.data_dir / f"evacuated_{volume_id}.idx").exists(), said
-    others = [cluster.by_name[name] for name in ("native", "go")]
+    others = [cluster.by_name[name] for name in NAMES]
     (holder,) = [one for one in others if (one.data_dir / f"evacuated_{volume_id}.idx").exists()]
     assert_holds(holder, files)
     holder.rpc.VolumeDelete(pb.VolumeDeleteRequest(volume_id=volume_id), timeout=LIMIT_S)
