@@ -1,11 +1,11 @@
-"""`python -m tests.bench`: what forwarding costs, as ratios to the same requests straight to Go. Rounds are
-interleaved, each server once a round, so that a slow moment of the machine hits all servers alike. A ratio is made
-within its round, and the table gives the median and the spread. All servers listen on loopback and are ended at the
-end.
+"""`python -m tests.bench`: the table "as fast as the Go server", and other measurements by `--only`.
+
+Rounds are interleaved, each server once a round, so that a slow moment of the machine hits all servers alike. A ratio
+is made within its round, and the table gives the median and the spread. All servers listen on loopback and are ended
+at the end.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -20,34 +20,49 @@ import index_bench
 import sweep_content
 import sweep_volumes
 import ways
+import whole
+from bench import catalogue
 from coding import print_coding
 from copying import print_copies
-from grpc_unary import print_unary
 from harness import implementations
 from harness.http1 import Connection
 from harness.master import Master
 from harness.processes import memory_bytes, reset_peak_memory
 from harness.server import VolumeServer
 from harness.transfer import MIB, download, upload
-from load import generator_name, run_load
-from nginx import NGINX, Nginx
 from sweep_connections import print_connections
 from sweep_grpc import print_sweep as print_sweep_grpc
-from transfers import measure_transfers, print_transfers
 from vacuum import print_vacuums
 from walk import print_walks
 
-PAYLOAD_BYTES = 1024
 LARGE_FILE_MIB = 1024
 BASELINE = "go"
 SERVERS = "go,proxy-go,mixed-go,native"
 MAINTENANCE = ("ec", "vacuum", "maintenance")
-TRANSFERRING = ("go", "native")
+COMPARED = ("go", "native")
+OTHER_PARTS = (
+    "copies",
+    "ec",
+    "forwarding",
+    "index",
+    "maintenance",
+    "memory",
+    "sweep-connections",
+    "sweep-content",
+    "sweep-grpc",
+    "sweep-volumes",
+    "vacuum",
+    "walk",
+    "ways",
+)
 FORWARDING = ("proxy-go", "mixed-go", "proxy-native", "mixed-native")
 
 
 def main():
     options = parse_options()
+    if options.only is None or options.only in catalogue.GROUPS:
+        whole.run(options)
+        return
     weed, why_not = implementations.find_weed()
     if options.only == "index":
         index_bench.run(options, weed)
@@ -66,66 +81,55 @@ def main():
         stack.callback(master.process.end)
         if options.only == "sweep-volumes":
             sweep_volumes.run(options, master, base, weed)
-            return
-        if options.only in MAINTENANCE:
+        elif options.only in MAINTENANCE:
             maintain(options, base, master, weed, stack)
-            return
-        if options.only == "ways":
+        elif options.only == "ways":
             ways.run(options, master, base, weed, stack)
-            return
-        if options.only == "forwarding":
+        elif options.only == "forwarding":
             compared = start_servers("go,proxy-go", base, master, weed, stack)
             forwarding.run(compared, base, stack, options.rounds, options.seconds)
-            return
-        servers = start_servers(options.servers, base, master, weed, stack)
-        if options.only == "sweep-grpc":
-            print_sweep_grpc(servers, options.seconds)
-            return
-        if options.only == "sweep-connections":
-            print_connections(servers, [int(text) for text in options.held.split(",")])
-            return
-        targets = read_targets(servers, base, stack)
-        print_rates(measure(targets, options), options)
-        print_unary(servers, BASELINE, options.rounds, options.seconds)
+        else:
+            run_part(options, start_servers(options.servers, base, master, weed, stack))
+
+
+def run_part(options, servers):
+    if options.only == "sweep-grpc":
+        print_sweep_grpc(servers, options.seconds)
+    elif options.only == "sweep-connections":
+        print_connections(servers, [int(text) for text in options.held.split(",")])
+    elif options.only == "copies":
         print_copies(servers, BASELINE, options.rounds, options.copy_mib)
-        if options.transfer_rounds:
-            compared = [one for one in servers if one.name in TRANSFERRING]
-            print_transfers(measure_transfers(compared, options.transfer_rounds), BASELINE)
+    else:
         print_memory([one for one in servers if one.name in FORWARDING], options)
 
 
 def parse_options():
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (5)")
-    parser.add_argument("--seconds", type=int, default=3, help="of load per server and round (3)")
-    parser.add_argument("--connections", type=int, default=32, help="at once (32)")
+    parser.add_argument("--seconds", type=float, help="of load per server and round (2; of the other parts 3)")
     parser.add_argument(
-        "--transfer-rounds", type=int, default=5, help="interleaved rounds of large and small transfers (5); 0: none"
+        "--connections", type=int, default=32, help="at once (32); the lines of the table have their own"
     )
     parser.add_argument(
         "--mib", type=int, default=LARGE_FILE_MIB, help=f"of the large file ({LARGE_FILE_MIB}); 0: none"
     )
-    parser.add_argument("--copy-mib", type=int, default=512, help="of the file that is copied (512); 0: none")
+    parser.add_argument("--copy-mib", type=int, default=512, help="of the file that is copied (512)")
+    parser.add_argument("--files", type=int, default=10_000, help="that `weed benchmark` writes and reads (10000)")
+    parser.add_argument(
+        "--large-requests", type=int, default=200, help="PUTs of 4 MiB in a round, and half of the GETs (200)"
+    )
+    parser.add_argument("--json", default="build/bench.json", help='of the table (build/bench.json); "": none')
+    parser.add_argument("--svg", default="build/bench.svg", help='of the table (build/bench.svg); "": none')
     parser.add_argument(
         "--servers", default=SERVERS, help=f"of the contract suite's ({SERVERS}; {sweep_content.SERVERS} for contents)"
     )
     parser.add_argument(
         "--only",
-        choices=[
-            "ec",
-            "forwarding",
-            "index",
-            "maintenance",
-            "sweep-connections",
-            "sweep-content",
-            "sweep-grpc",
-            "sweep-volumes",
-            "vacuum",
-            "walk",
-            "ways",
-        ],
-        help="one part: forwarded requests beside nginx, "
-        "the index, many connections, contents that are much work, silent gRPC clients, many volumes, "
+        choices=[*catalogue.GROUPS, *OTHER_PARTS],
+        help=f"one group of the table's lines ({', '.join(catalogue.GROUPS)}), or one of the other parts: "
+        "4 copies at once with calls beside them (copies), forwarded requests beside nginx with the time of the front, "
+        "the index, memory of a front that forwards a large file, "
+        "many connections, contents that are much work, silent gRPC clients, many volumes, "
         "vacuums and scrubs, erasure coding, both of these (maintenance), how far a request travels, "
         "or requests that go the ordinary way",
     )
@@ -136,11 +140,16 @@ def parse_options():
         "--held", default="100,1000,2000,10000", help="of the sweep over connections (100,1000,2000,10000)"
     )
     parser.add_argument("--volumes", default="3000,20000", help="of the sweep over volumes (3000,20000)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.only in OTHER_PARTS:
+        options.seconds = max(1, round(options.seconds or 3))
+    else:
+        options.seconds = options.seconds or 2
+    return options
 
 
 def maintain(options, base, master, weed, stack):
-    names = options.servers if options.servers != SERVERS else ",".join(TRANSFERRING)
+    names = options.servers if options.servers != SERVERS else ",".join(COMPARED)
     compared = start_servers(names, base, master, weed, stack)
     if options.only != "vacuum":
         print_coding(compared, BASELINE, options.rounds, options.copy_mib)
@@ -167,47 +176,6 @@ def start_servers(names, base, master, weed, stack, flags=("-fileSizeLimitMB=204
         stack.callback(server.end)
         started.append(server)
     return started
-
-
-def read_targets(servers, base, stack):
-    """name -> (address, target) of a small file at each server, and at nginx in front of the baseline."""
-    targets = {one.name: (one.admin, f"/{one.store(bytes(PAYLOAD_BYTES))}") for one in servers}
-    if BASELINE in targets and NGINX:
-        address, target = targets[BASELINE]
-        nginx = Nginx(base / "nginx", address)
-        stack.callback(nginx.process.end)
-        targets["nginx"] = (nginx.address, target)
-    elif not NGINX:
-        print("nginx is not installed: its row is left out")
-    return targets
-
-
-def measure(targets, options):
-    """name -> requests a second, one figure a round. A first short run of each warms up and is dropped."""
-    rates = {name: [] for name in targets}
-    for (host, port), target in targets.values():
-        run_load(host, port, target, connections=options.connections, duration_s=1)
-    for _ in range(options.rounds):
-        for name, ((host, port), target) in targets.items():
-            load = run_load(host, port, target, connections=options.connections, duration_s=options.seconds)
-            if load.failed:
-                raise SystemExit(f"{name}: {load.failed} requests failed: the figures would mean nothing")
-            rates[name].append(load.requests_per_s)
-    return rates
-
-
-def print_rates(rates, options):
-    print(
-        f"\nGET of {PAYLOAD_BYTES} bytes, {options.connections} connections, {options.rounds} interleaved rounds of"
-        f" {options.seconds} s, load from {generator_name()}\n"
-    )
-    print(f"{'server':<14}{'requests/s':>12}{'spread':>18}{'of direct Go':>15}{'spread':>14}")
-    for name, seen in rates.items():
-        row = f"{name:<14}{statistics.median(seen):>12,.0f}{f'{min(seen):,.0f}-{max(seen):,.0f}':>18}"
-        if BASELINE in rates:
-            ratios = [rate / direct for rate, direct in zip(seen, rates[BASELINE], strict=True)]
-            row += f"{statistics.median(ratios):>15.2f}{f'{min(ratios):.2f}-{max(ratios):.2f}':>14}"
-        print(row)
 
 
 def print_memory(servers, options):

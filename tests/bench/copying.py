@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from native_handlers.pb import volume_server_pb2 as pb
 
 MB = 10**6
-PIECE_BYTES = 4 << 20
 METHOD = "/volume_server_pb.VolumeServer/CopyFile"
 PING_LIMIT_S = 10.0
 STREAMS = 4
@@ -20,7 +19,7 @@ def print_copies(servers, baseline, rounds, mib):
     """A table of all `servers` for one copy, and one for several at once; nothing where `mib` is 0."""
     if not mib:
         return
-    volumes = {server.name: _volume_of(server, mib) for server in servers}
+    volumes = {server.name: volume_with_file(server, mib) for server in servers}
     for streams in (1, STREAMS):
         _print_table(servers, volumes, baseline, rounds, mib, streams)
 
@@ -44,12 +43,23 @@ def _print_table(servers, volumes, baseline, rounds, mib, streams):  # noqa: PLR
         print(f"{row}{ratio:>8}{f'{statistics.median(pings):.1f} ms':>14}{f'{max(pings):.1f} ms':>11}")
 
 
-def _volume_of(server, mib):
+def volume_with_file(server, mib):
+    """A new volume's id. Beside the volume lies a file of `mib` MiB, which CopyFile knows as `.bench`."""
     volume_id = server.new_volume()
     with (server.data_dir / f"{volume_id}.bench").open("wb") as file:
-        for _ in range(mib * (1 << 20) // PIECE_BYTES):
-            file.write(bytes(PIECE_BYTES))
+        for _ in range(mib):
+            file.write(bytes(1 << 20))
     return volume_id
+
+
+def copy_once(server, volume_id, mib):
+    """MB/s of one copy, not decoded. Ends the bench where it has another length."""
+    started_s = time.monotonic()
+    count = _read(server, volume_id)
+    taken_s = time.monotonic() - started_s
+    if count < mib << 20:
+        raise SystemExit(f"{server.name}: a copy of {count:,} bytes: the figures would mean nothing")
+    return count / taken_s / MB
 
 
 def _copy(server, volume_id, streams):

@@ -5,8 +5,6 @@ Python would be the limit itself; one caller is grpcio's client, in the same pro
 """
 
 import re
-import shutil
-import statistics
 import struct
 import subprocess
 import tempfile
@@ -14,9 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.found import H2LOAD
+
 from native_handlers.pb import methods, volume_server_pb2
 
-H2LOAD = shutil.which("h2load")
 CONNECTIONS, STREAMS_EACH = 4, 8
 SLACK_S = 20
 PATH = methods.VOLUME_SERVER_METHODS["VolumeStatus"].path
@@ -30,31 +29,6 @@ class UnaryRates:
     in_turn: float
 
 
-def print_unary(servers, baseline, rounds, duration_s):
-    """A table of all `servers`, each once per round."""
-    seen = {server.name: [] for server in servers}
-    for _ in range(rounds):
-        for server in servers:
-            seen[server.name].append(measure_unary(server, duration_s))
-    if not H2LOAD:
-        print("\nh2load is not installed: calls at once are left out")
-    print(f"\nVolumeStatus, {rounds} interleaved rounds; {CONNECTIONS * STREAMS_EACH} calls at once, and one in turn\n")
-    print(f"{'server':<14}{'at once/s':>12}{'of Go':>8}{'in turn/s':>12}{'of Go':>8}")
-    for name, rates in seen.items():
-        row = f"{name:<14}"
-        for kind in ("at_once", "in_turn"):
-            figures = [getattr(one, kind) for one in rates]
-            if None in figures:
-                row += f"{'-':>12}{'-':>8}"
-                continue
-            ratio = "-"
-            if baseline in seen:
-                direct = [getattr(one, kind) for one in seen[baseline]]
-                ratio = f"{statistics.median(a / b for a, b in zip(figures, direct, strict=True)):.2f}"
-            row += f"{statistics.median(figures):>12,.0f}{ratio:>8}"
-        print(row)
-
-
 def measure_unary(server, duration_s):
     """The rates of `server`, measured for `duration_s` of each kind."""
     request = volume_server_pb2.VolumeStatusRequest(volume_id=server.volume_id)
@@ -65,7 +39,17 @@ def measure_unary(server, duration_s):
 def _run_h2load(port, message, duration_s):
     with tempfile.NamedTemporaryFile() as body:
         Path(body.name).write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
-        command = [H2LOAD, "-D", str(duration_s), "-c", str(CONNECTIONS), "-m", str(STREAMS_EACH), "-t", "1"]
+        command = [
+            H2LOAD,
+            "-D",
+            f"{round(duration_s * 1000)}ms",
+            "-c",
+            str(CONNECTIONS),
+            "-m",
+            str(STREAMS_EACH),
+            "-t",
+            "1",
+        ]
         command += ["-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         command.append(f"http://127.0.0.1:{port}{PATH}")
         ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=duration_s + SLACK_S)

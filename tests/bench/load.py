@@ -2,13 +2,13 @@
 
 import re
 import selectors
-import shutil
 import socket
 import subprocess
 import time
 from dataclasses import dataclass
 
-WRK = shutil.which("wrk")
+from bench.found import WRK
+
 WRK_SLACK_S = 20
 
 

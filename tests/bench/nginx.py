@@ -1,17 +1,14 @@
-"""nginx as the yardstick for forwarding: one worker, keep-alive to the backend, no cache, no log."""
+"""nginx as the yardstick for forwarding: keep-alive to the backend, no cache, no log."""
 
-import shutil
-
+from bench.found import NGINX
 from harness.http1 import Disconnected, fetch
 from harness.processes import ServerProcess
 from support.ports import LOOPBACK, free_port
 from support.waiting import wait_until
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-
 CONFIG = """
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 pid {directory}/nginx.pid;
 error_log stderr error;
 events {{ worker_connections 512; }}
@@ -42,13 +39,14 @@ http {{
 class Nginx:
     """A running nginx in front of `backend` (host, port); `address` is where it listens."""
 
-    def __init__(self, directory, backend):
+    def __init__(self, directory, backend, workers=1):
         directory.mkdir(parents=True)
         self.address = (LOOPBACK, free_port())
         config = directory / "nginx.conf"
         config.write_text(
             CONFIG.format(
                 directory=directory,
+                workers=workers,
                 host=self.address[0],
                 port=self.address[1],
                 backend_host=backend[0],

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import re
 import socket
-import statistics
 import struct
 import threading
 import time
@@ -36,25 +35,6 @@ class Workload:
     requests: int
 
 
-WORKLOADS = (
-    Workload("GET 4 MiB", "GET", 4 * MIB, connections=8, requests=600),
-    Workload("PUT 4 MiB", "PUT", 4 * MIB, connections=8, requests=300),
-    Workload("PUT 1 KiB", "PUT", 1024, connections=32, requests=6000),
-)
-
-
-def measure_transfers(servers, rounds, workloads=WORKLOADS):
-    """workload name -> server name -> requests a second, one figure per round; the first round is thrown away."""
-    seen = {one.name: {server.name: [] for server in servers} for one in workloads}
-    for workload in workloads:
-        for number in range(rounds + 1):
-            for server in servers:
-                rate = run_round(server, workload)
-                if number:
-                    seen[workload.name][server.name].append(rate)
-    return seen
-
-
 def run_round(server, workload):
     """Requests a second of one round against a volume of its own."""
     volume_id = server.new_volume()
@@ -72,20 +52,6 @@ def run_round(server, workload):
     finally:
         request = volume_server_pb2.VolumeDeleteRequest(volume_id=volume_id)
         server.rpc.VolumeDelete(request, timeout=RPC_LIMIT_S)
-
-
-def print_transfers(seen, baseline):
-    print(f"\n{'workload':<12}{'server':<14}{'requests/s':>12}{'MiB/s':>8}{'spread':>18}{'of Go':>8}{'spread':>14}")
-    sizes = {one.name: one.size_bytes for one in WORKLOADS}
-    for workload, rates in seen.items():
-        for name, rows in rates.items():
-            middle = statistics.median(rows)
-            line = f"{workload:<12}{name:<14}{middle:>12,.0f}{middle * sizes[workload] / MIB:>8,.0f}"
-            line += f"{f'{min(rows):,.0f}-{max(rows):,.0f}':>18}"
-            if baseline in rates:
-                ratios = [rate / direct for rate, direct in zip(rows, rates[baseline], strict=True)]
-                line += f"{statistics.median(ratios):>8.2f}{f'{min(ratios):.2f}-{max(ratios):.2f}':>14}"
-            print(line)
 
 
 def _in_a_process(address, volume_id, workload, payload):
