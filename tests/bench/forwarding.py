@@ -10,8 +10,8 @@ import statistics
 from dataclasses import dataclass, field
 from functools import partial
 
+from bench.processor_time import processor_s
 from harness.processes import children_of
-from index_bench import processor_s
 from load import run_load
 from nginx import NGINX, Nginx
 from transfers import MIB, Workload, run_round

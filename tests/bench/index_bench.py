@@ -8,7 +8,6 @@ its resident memory, less the same. Ours are of `open_volume` in a process of it
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 
 import numpy as np
+from bench.processor_time import processor_s
 from harness.http1 import Disconnected, fetch
 from harness.master import Master
 from harness.processes import ServerProcess, clean_environment, memory_bytes
@@ -168,12 +168,6 @@ def start_go(directory, master, weed, *, expect_volume):
         return None, None, None
     finally:
         process.end()
-
-
-def processor_s(pid):
-    """What a process has used of the processors, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

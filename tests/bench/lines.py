@@ -71,6 +71,20 @@ def spread_of(numbers):
     return Spread(statistics.median(numbers), min(numbers), max(numbers))
 
 
+class Figure(NamedTuple):
+    """What one round gave for one server.
+
+    Args:
+        value: in the unit of the line.
+        generator_busy: processors that the generator used, on average; None where it was not taken.
+        server_busy: the same of all processes that served: the server, its children, and what is behind a front.
+    """
+
+    value: float
+    generator_busy: float | None = None
+    server_busy: float | None = None
+
+
 @dataclass
 class Result:
     """The figures of one line.
@@ -78,7 +92,8 @@ class Result:
     Args:
         figures: server -> its figure of each round.
         generator: what made the load.
-        generator_busy: server -> the part of one processor that the generator used in each round.
+        generator_busy: server -> the processors that the generator used in each round.
+        server_busy: server -> the processors that the server used in each round.
         left_out: server -> why it was not measured.
     """
 
@@ -86,13 +101,15 @@ class Result:
     generator: str = ""
     figures: dict[str, list[float]] = field(default_factory=dict)
     generator_busy: dict[str, list[float]] = field(default_factory=dict)
+    server_busy: dict[str, list[float]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def add(self, server, figure, busy=None):
-        """Adds one round."""
-        self.figures.setdefault(server, []).append(figure)
-        if busy is not None:
-            self.generator_busy.setdefault(server, []).append(busy)
+    def add(self, server, figure):
+        """Adds the `Figure` of one round."""
+        self.figures.setdefault(server, []).append(figure.value)
+        for seen, busy in ((self.generator_busy, figure.generator_busy), (self.server_busy, figure.server_busy)):
+            if busy is not None:
+                seen.setdefault(server, []).append(busy)
 
     def measured(self):
         """The servers that have figures, in the order of the line."""

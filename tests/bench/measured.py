@@ -10,8 +10,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from harness.processes import children_of
-from index_bench import processor_s
+from bench.processor_time import used_by
 
 MB, GB = 10**6, 10**9
 _ZEROS = bytes(256 << 10)
@@ -38,11 +37,6 @@ def measure(server, run, size_bytes):
     used_s, began_s = used_by(server.process.pid), time.monotonic()
     run()
     return Measured(time.monotonic() - began_s, used_by(server.process.pid) - used_s)
-
-
-def used_by(pid):
-    """Processor seconds of a process and of all that it started."""
-    return processor_s(pid) + sum(used_by(child) for child in children_of(pid))
 
 
 def print_steps(title, seen, baseline, size_bytes):

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import generator
-from harness.server import RPC_LIMIT_S
+from bench.lines import Figure
+from bench.processor_time import used_by
+from harness.server import RPC_LIMIT_S, VolumeServer
 
 from native_handlers.pb import volume_server_pb2
 
@@ -22,28 +24,34 @@ WRK = "wrk"
 WRK_SLACK_S = 30
 STORING_CONNECTIONS = 8
 _SIZES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
-_IDS = """
+POSTS = """
 local id = {first_id} - 1
-local function path()
-  id = id + 1
-  return string.format("/{volume},%x{cookie}", id)
-end
-"""
-_POST = """
 local headers = {{["Content-Type"] = "multipart/form-data; boundary={boundary}"}}
 local body = {form}
 request = function()
-  return wrk.format("POST", path(), headers, body)
+  id = id + 1
+  return wrk.format("POST", string.format("/{volume},%x{cookie}", id), headers, body)
 end
 """
 
 
 @dataclass(frozen=True)
-class Rate:
-    """Requests a second, and the part of one processor that the generator used."""
+class Target:
+    """A server as it is loaded.
 
-    requests_per_s: float
-    busy: float
+    Args:
+        address: where it is reached: its own, or that of a front.
+        pids: the processes that serve, and start all others that do.
+    """
+
+    name: str
+    server: VolumeServer
+    address: tuple
+    pids: tuple
+
+    def used_s(self):
+        """Processor seconds so far."""
+        return sum(used_by(pid) for pid in self.pids)
 
 
 class LoadFailed(SystemExit):
@@ -72,80 +80,77 @@ class ObjectLoad:
         self._process.wait(WRK_SLACK_S)
         self._process.stdout.close()
 
-    def get(self, server, fid, size_bytes, connections, seconds, *, address=None):
-        """The `Rate` of GETs of one object, which has `size_bytes`."""
+    def get(self, target, fid, size_bytes, connections, seconds):
+        """The `Figure` of GETs of one object, which has `size_bytes`."""
         plan = {"kind": "get", "target": f"/{fid}", "bytes": size_bytes, "connections": connections, "seconds": seconds}
-        address = address or server.admin
         if not self._wrk:
-            return self._built_in(server, address, plan)[0]
-        rate, _, mean_bytes = self._run_wrk(server, address, plan, seconds)
+            return self._built_in(target, plan)[0]
+        figure, _, mean_bytes = self._run_wrk(target, plan)
         if mean_bytes < size_bytes:
-            raise LoadFailed(f"{server.name}: answers of {mean_bytes:.0f} bytes for an object of {size_bytes}")
-        return rate
+            raise LoadFailed(f"{target.name}: answers of {mean_bytes:.0f} bytes for an object of {size_bytes}")
+        return figure
 
-    def post(self, server, volume_id, size_bytes, connections, seconds, *, address=None):
-        """The `Rate` of POSTs of objects to the empty volume, each with an id of its own."""
-        address = address or server.admin
+    def post(self, target, volume_id, size_bytes, connections, seconds):
+        """The `Figure` of POSTs of objects to the empty volume, each with an id of its own."""
         plan = {"kind": "post", "volume": volume_id, "first_id": 1, "ids": 0, "bytes": size_bytes}
         plan |= {"connections": connections, "seconds": seconds}
+        under_way = 0
         if self._wrk:
+            under_way = connections
             form = _lua_string(generator.form_of(b"x" * size_bytes).decode())
-            script = (_IDS + _POST).format(**plan, cookie=generator.COOKIE, boundary=generator.BOUNDARY, form=form)
-            rate, answered, _ = self._run_wrk(server, address, plan, seconds, script)
-            _expect(
-                server, volume_id, "needles", _status(server, volume_id).file_count, answered, answered + connections
-            )
-            return rate
-        rate, answered = self._built_in(server, address, plan)
-        _expect(server, volume_id, "needles", _status(server, volume_id).file_count, answered, answered)
-        return rate
+            script = POSTS.format(**plan, cookie=generator.COOKIE, boundary=generator.BOUNDARY, form=form)
+            figure, answered, _ = self._run_wrk(target, plan, script)
+        else:
+            figure, answered = self._built_in(target, plan)
+        needles = _status(target.server, volume_id).file_count
+        _expect(target, volume_id, "needles", needles, answered, answered + under_way)
+        return figure
 
-    def delete(self, server, volume_id, size_bytes, connections, count):
-        """The `Rate` of DELETEs of `count` objects of the empty volume. They are stored before the time begins.
+    def delete(self, target, volume_id, size_bytes, connections, count):
+        """The `Figure` of DELETEs of `count` objects of the empty volume. They are stored before the time begins.
 
         The built-in generator makes them in every case: wrk ends by the time, and not when there is nothing left.
         """
         plan = {"volume": volume_id, "first_id": 1, "ids": count, "bytes": size_bytes, "seconds": 0}
-        self._built_in(server, server.admin, plan | {"kind": "post", "connections": STORING_CONNECTIONS})
-        rate, _ = self._built_in(server, server.admin, plan | {"kind": "delete", "connections": connections})
-        _expect(server, volume_id, "deleted needles", _status(server, volume_id).file_deleted_count, count, count)
-        return rate
+        self._built_in(target, plan | {"kind": "post", "connections": STORING_CONNECTIONS})
+        figure, _ = self._built_in(target, plan | {"kind": "delete", "connections": connections})
+        deleted = _status(target.server, volume_id).file_deleted_count
+        _expect(target, volume_id, "deleted needles", deleted, count, count)
+        return figure
 
-    def _built_in(self, server, address, plan):
-        """The `Rate`, and how many requests were answered."""
-        host, port = address
+    def _built_in(self, target, plan):
+        """The `Figure`, and how many requests were answered."""
+        host, port = target.address
+        used_s = target.used_s()
         self._process.stdin.write(json.dumps(plan | {"host": host, "port": port}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         answer = json.loads(line) if line else {"failure": "the generator ended"}
         if answer["failure"]:
-            raise LoadFailed(f"{server.name}, {plan['kind']}: {answer['failure']}: the figures would mean nothing")
+            raise LoadFailed(f"{target.name}, {plan['kind']}: {answer['failure']}: the figures would mean nothing")
         if not answer["done"]:
-            raise LoadFailed(f"{server.name}, {plan['kind']}: no request was answered in {plan['seconds']} s")
-        return Rate(answer["done"] / answer["taken_s"], answer["used_s"] / answer["taken_s"]), answer["answered"]
+            raise LoadFailed(f"{target.name}, {plan['kind']}: no request was answered in {plan['seconds']} s")
+        taken_s, used_s = answer["taken_s"], target.used_s() - used_s
+        return Figure(answer["done"] / taken_s, answer["used_s"] / taken_s, used_s / taken_s), answer["answered"]
 
-    def _run_wrk(self, server, address, plan, seconds, script=""):
-        """The `Rate`, the number of answers, and their mean size in bytes."""
-        command = [self._wrk, "-t1", f"-c{plan['connections']}", f"-d{max(1, round(seconds))}s", "--timeout=30s"]
+    def _run_wrk(self, target, plan, script=""):
+        """The `Figure`, the number of answers, and their mean size in bytes."""
+        whole_s = max(1, round(plan["seconds"]))
+        command = [self._wrk, "-t1", f"-c{plan['connections']}", f"-d{whole_s}s", "--timeout=30s"]
         if script:
             path = self._directory / f"{plan['kind']}.lua"
             path.write_text(script)
             command += ["-s", str(path)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        ended = subprocess.run(
-            [*command, f"http://{address[0]}:{address[1]}{plan.get('target', '/')}"],
-            capture_output=True,
-            text=True,
-            timeout=seconds + WRK_SLACK_S,
-            check=False,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command.append(f"http://{target.address[0]}:{target.address[1]}{plan.get('target', '/')}")
+        before, used_s = resource.getrusage(resource.RUSAGE_CHILDREN), target.used_s()
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=whole_s + WRK_SLACK_S, check=False)
+        after, used_s = resource.getrusage(resource.RUSAGE_CHILDREN), target.used_s() - used_s
         try:
             done, taken_s, received_bytes = parse_wrk(ended.stdout)
         except ValueError as error:
-            raise LoadFailed(f"{server.name}, {plan['kind']}: {error}: the figures would mean nothing") from error
-        used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Rate(done / taken_s, used_s / taken_s), done, received_bytes / done
+            raise LoadFailed(f"{target.name}, {plan['kind']}: {error}: the figures would mean nothing") from error
+        own_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Figure(done / taken_s, own_s / taken_s, used_s / taken_s), done, received_bytes / done
 
 
 def parse_wrk(text):
@@ -167,9 +172,9 @@ def _status(server, volume_id):
     return server.rpc.VolumeStatus(request, timeout=RPC_LIMIT_S)
 
 
-def _expect(server, volume_id, what, seen, lowest, highest):
+def _expect(target, volume_id, what, seen, lowest, highest):
     if not lowest <= seen <= highest:
         wanted = f"{lowest:,}" if lowest == highest else f"{lowest:,} to {highest:,}"
         raise LoadFailed(
-            f"{server.name}, volume {volume_id}: {seen:,} {what}, not {wanted}: the figures would mean nothing"
+            f"{target.name}, volume {volume_id}: {seen:,} {what}, not {wanted}: the figures would mean nothing"
         )

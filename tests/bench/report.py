@@ -8,13 +8,26 @@ from bench.lines import GO
 SCHEMA = 1
 BUSY_LIMIT = 0.9
 """A generator that used so much of a processor may have been the limit itself."""
-HEADS = ("line", "server", "unit", "median", "spread", "of", "ratio", "spread", "aim", "reached", "load from")
+HEADS = (
+    "line",
+    "server",
+    "unit",
+    "median",
+    "spread",
+    "of",
+    "ratio",
+    "spread",
+    "aim",
+    "reached",
+    "processors",
+    "load from",
+)
 
 
 def print_head():
     """The head of the table, in Markdown."""
     _print_row(HEADS)
-    _print_row(["---", "---", "---", "---:", "---", "---", "---:", "---", "---", "---", "---"])
+    _print_row(["---", "---", "---", "---:", "---", "---", "---:", "---", "---", "---", "---:", "---"])
 
 
 def print_result(result):
@@ -22,10 +35,10 @@ def print_result(result):
     for server in result.measured():
         _print_row(_cells(result, server, result.line.baseline))
         if GO not in {result.line.baseline, server} and GO in result.figures:
-            _print_row(["", "", "", "", "", *_ratio_cells(result, server, GO), "", "", ""])
+            _print_row(["", "", "", "", "", *_ratio_cells(result, server, GO), "", "", "", ""])
     if not result.figures:
         why = "; ".join(dict.fromkeys(result.left_out.values()))
-        _print_row([result.line.name, "", "", f"not measured: {why}", *[""] * 7])
+        _print_row([result.line.name, "", "", f"not measured: {why}", *[""] * 8])
 
 
 def _cells(result, server, baseline):
@@ -35,7 +48,9 @@ def _cells(result, server, baseline):
     aim = result.line.aims.get(server)
     aim_text = "" if aim is None else f"{aim.value:g}" + ("" if aim.is_ratio else f" {result.line.unit}")
     reached = {None: "", True: "yes", False: "no"}[result.is_met(server)]
-    return [*cells, *_ratio_cells(result, server, baseline), aim_text, reached, _generator(result, server)]
+    cells += [*_ratio_cells(result, server, baseline), aim_text, reached]
+    busy = result.server_busy.get(server)
+    return [*cells, f"{statistics.median(busy):.2f}" if busy else "", _generator(result, server)]
 
 
 def _ratio_cells(result, server, baseline):
@@ -97,6 +112,7 @@ def _line_json(result):
                 "figures": result.figures[server],
                 "ratios": result.ratios(server),
                 "generator_busy": result.generator_busy.get(server),
+                "server_busy": result.server_busy.get(server),
                 "is_met": result.is_met(server),
             }
             for server in result.measured()

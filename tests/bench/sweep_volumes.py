@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from bench.processor_time import processor_s as processor_s_of
 from harness import implementations
 from harness.http1 import fetch
 from harness.processes import memory_bytes
 from harness.server import VolumeServer
-from index_bench import processor_s as processor_s_of
 from reader_beside import reader_beside
 from support.ports import LOOPBACK, free_port
 from support.waiting import wait_until

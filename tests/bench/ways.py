@@ -4,12 +4,11 @@ A GET with a Range, small writes and deletes are answered by this process; a for
 `--before` the servers of another checkout run beside those of this one, in the same rounds.
 """
 
-import os
 import shutil
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
+from bench.processor_time import processor_s
 from harness import implementations
 from harness.server import VolumeServer
 from load import run_load
@@ -101,7 +100,7 @@ def run(options, master, base, weed, stack):
         for number in range(options.rounds + 1):
             for name in names:
                 (host, port), target = targets[name]
-                before_s = _cpu_s(servers[name].process.pid)
+                before_s = processor_s(servers[name].process.pid)
                 load = run_load(
                     host,
                     port,
@@ -116,7 +115,7 @@ def run(options, master, base, weed, stack):
                     )
                 if number:
                     rates[name].append(load.requests_per_s)
-                    used_s = _cpu_s(servers[name].process.pid) - before_s
+                    used_s = processor_s(servers[name].process.pid) - before_s
                     costs[name].append(used_s / (load.requests_per_s * options.seconds) * 1e6)
         _print(way.name, rates, costs)
 
@@ -135,12 +134,6 @@ def _start(options, master, base, weed, stack):
         started[name] = VolumeServer(one, base / name.replace(" ", "-"), master, weed)
         stack.callback(started[name].end)
     return started
-
-
-def _cpu_s(pid):
-    """What the process, without its children, has had of a processor so far: other load matters less to it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _print(way, rates, costs):

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import catalogue, found, plot, report
-from bench.lines import GO, NGINX, PROXY, RUST, Result
-from bench.object_load import BUILT_IN, ObjectLoad
+from bench.catalogue import PAYLOAD_BYTES
+from bench.lines import GO, NGINX, PROXY, RUST, Figure, Result
+from bench.object_load import BUILT_IN, ObjectLoad, Target
 from bench.startup import MB, measure_start
 from bench.weed_benchmark import ReportError, run_weed_benchmark
 from copying import copy_once, volume_with_file
@@ -29,8 +30,6 @@ from support.ports import LOOPBACK
 from transfers import MIB, Workload, run_round
 
 from native_handlers.pb import volume_server_pb2
-
-FORWARDED_BY = (NGINX, PROXY)
 
 
 @dataclass
@@ -77,15 +76,17 @@ class Bench:
             self.stack.callback(self.servers[name].end)
         return self.servers[name]
 
-    def address(self, name):
-        """Where a client reaches the server."""
+    def target(self, name):
+        """The running server of this name, as it is loaded."""
+        server = self.server(name)
         if name != NGINX:
-            return self.server(name).admin
+            return Target(name, server, server.admin, (server.process.pid,))
         if NGINX not in self.servers:
             workers = len(os.sched_getaffinity(0))
-            self.servers[NGINX] = Nginx(self.base / NGINX, self.server(GO).admin, workers)
+            self.servers[NGINX] = Nginx(self.base / NGINX, server.admin, workers)
             self.stack.callback(self.servers[NGINX].process.end)
-        return self.servers[NGINX].address
+        front = self.servers[NGINX]
+        return Target(name, server, front.address, (front.process.pid, server.process.pid))
 
 
 def run(options):
@@ -131,77 +132,62 @@ def _left_out(bench, line):
 
 
 def _take_turns(bench, results, measure, *, warms_up=True):
-    """Calls `measure(name)` for each server in each round, which gives line key -> (figure, part of a processor)."""
+    """Calls `measure(name)` for each server in each round, which gives line key -> `Figure`."""
     first = next(iter(results.values()))
     names = [name for name in first.line.servers if name not in first.left_out]
     if not names:
         return
     for number in range(0 if warms_up else 1, bench.options.rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            for key, (figure, busy) in measure(name).items():
+            for key, figure in measure(name).items():
                 if number:
-                    results[key].add(name, figure, busy)
+                    results[key].add(name, figure)
 
 
 def _measure_get(bench, results):
-    _measure_reads(bench, results, "get-1k-32")
+    _measure_reads(bench, results["get-1k-32"])
 
 
-def _measure_reads(bench, results, key):
+def _measure_reads(bench, result):
     fids = {}
 
     def measure(name):
-        server = bench.server(name)
         if name not in fids:
-            fids[name] = server.store(b"x" * catalogue.PAYLOAD_BYTES)
-        rate = bench.load.get(
-            server,
-            fids[name],
-            catalogue.PAYLOAD_BYTES,
-            catalogue.READERS,
-            bench.options.seconds,
-            address=bench.address(name),
-        )
-        return {key: (rate.requests_per_s, rate.busy)}
+            fids[name] = bench.server(name).store(os.urandom(PAYLOAD_BYTES))
+        load = (fids[name], PAYLOAD_BYTES, catalogue.READERS, bench.options.seconds)
+        return {result.line.key: bench.load.get(bench.target(name), *load)}
 
-    results[key].generator = bench.load.name
-    _take_turns(bench, {key: results[key]}, measure)
+    result.generator = bench.load.name
+    _take_turns(bench, {result.line.key: result}, measure)
 
 
 def _measure_write(bench, results):
+    seconds = bench.options.seconds
     for connections in (1, 16):
         post, delete = f"post-1k-{connections}", f"delete-1k-{connections}"
 
         def measure(name, connections=connections, post=post, delete=delete):
-            server, size_bytes = bench.server(name), catalogue.PAYLOAD_BYTES
-            with _EmptyVolume(server) as volume_id:
-                stored = bench.load.post(server, volume_id, size_bytes, connections, bench.options.seconds)
-            count = max(connections, int(stored.requests_per_s * bench.options.seconds))
-            with _EmptyVolume(server) as volume_id:
-                deleted = bench.load.delete(server, volume_id, size_bytes, connections, count)
-            return {post: (stored.requests_per_s, stored.busy), delete: (deleted.requests_per_s, deleted.busy)}
+            target = bench.target(name)
+            with _EmptyVolume(target.server) as volume_id:
+                stored = bench.load.post(target, volume_id, PAYLOAD_BYTES, connections, seconds)
+            count = max(connections, int(stored.value * seconds))
+            with _EmptyVolume(target.server) as volume_id:
+                deleted = bench.load.delete(target, volume_id, PAYLOAD_BYTES, connections, count)
+            return {post: stored, delete: deleted}
 
-        both = {key: results[key] for key in (post, delete)}
-        both[post].generator, both[delete].generator = bench.load.name, BUILT_IN
-        _take_turns(bench, both, measure)
+        results[post].generator, results[delete].generator = bench.load.name, BUILT_IN
+        _take_turns(bench, {key: results[key] for key in (post, delete)}, measure)
 
 
 def _measure_forwarded(bench, results):
-    _measure_reads(bench, results, "forwarded-get-1k-32")
+    _measure_reads(bench, results["forwarded-get-1k-32"])
     key = "forwarded-post-1k-32"
 
     def measure(name):
-        server = bench.server(name)
-        with _EmptyVolume(server) as volume_id:
-            rate = bench.load.post(
-                server,
-                volume_id,
-                catalogue.PAYLOAD_BYTES,
-                catalogue.READERS,
-                bench.options.seconds,
-                address=bench.address(name),
-            )
-        return {key: (rate.requests_per_s, rate.busy)}
+        target = bench.target(name)
+        with _EmptyVolume(target.server) as volume_id:
+            load = (volume_id, PAYLOAD_BYTES, catalogue.READERS, bench.options.seconds)
+            return {key: bench.load.post(target, *load)}
 
     results[key].generator = bench.load.name
     _take_turns(bench, {key: results[key]}, measure)
@@ -223,7 +209,7 @@ def _measure_weed_benchmark(bench, results):
             stack.callback(master.process.end)
             server = VolumeServer(bench.implementation(name), directory / "server", master, bench.weed)
             stack.callback(server.end)
-            asked = (bench.options.files, catalogue.BENCHMARK_CLIENTS, catalogue.PAYLOAD_BYTES)
+            asked = (bench.options.files, catalogue.BENCHMARK_CLIENTS, PAYLOAD_BYTES)
             environment = clean_environment() | {"HOME": str(directory)}
             master.get("/vol/grow?collection=benchmark&count=7")  # else the first write waits a second for volumes
             try:
@@ -231,7 +217,7 @@ def _measure_weed_benchmark(bench, results):
                 rates = run_weed_benchmark(bench.weed, address, directory, *asked, environment)
             except ReportError as error:
                 raise SystemExit(f"{name}: {error}: the figures would mean nothing") from error
-        return {"weed-benchmark-write": (rates.write, None), "weed-benchmark-read": (rates.read, None)}
+        return {"weed-benchmark-write": Figure(rates.write), "weed-benchmark-read": Figure(rates.read)}
 
     for result in results.values():
         result.generator = "weed benchmark"
@@ -244,7 +230,11 @@ def _measure_large(bench, results):
         workload = Workload(results[key].line.name, method, 4 * MIB, catalogue.LARGE_CONNECTIONS, requests)
 
         def measure(name, key=key, workload=workload):
-            return {key: (run_round(bench.server(name), workload) * workload.size_bytes / MB, None)}
+            target = bench.target(name)
+            used_s = target.used_s()
+            rate = run_round(target.server, workload)
+            taken_s, used_s = workload.requests / rate, target.used_s() - used_s
+            return {key: Figure(rate * workload.size_bytes / MB, server_busy=used_s / taken_s)}
 
         results[key].generator = "built-in (threads, sendfile)"
         _take_turns(bench, {key: results[key]}, measure)
@@ -254,10 +244,13 @@ def _measure_copy_file(bench, results):
     volumes = {}
 
     def measure(name):
-        server = bench.server(name)
+        target, mib = bench.target(name), bench.options.copy_mib
         if name not in volumes:
-            volumes[name] = volume_with_file(server, bench.options.copy_mib)
-        return {"copy-file": (copy_once(server, volumes[name], bench.options.copy_mib), None)}
+            volumes[name] = volume_with_file(target.server, mib)
+        used_s = target.used_s()
+        rate = copy_once(target.server, volumes[name], mib)
+        taken_s, used_s = mib * MIB / MB / rate, target.used_s() - used_s
+        return {"copy-file": Figure(rate, server_busy=used_s / taken_s)}
 
     results["copy-file"].generator = "grpcio"
     _take_turns(bench, results, measure)
@@ -270,8 +263,8 @@ def _measure_unary(bench, results):
 
     def measure(name):
         rates = measure_unary(bench.server(name), bench.options.seconds)
-        figures = {"unary-in-turn": (rates.in_turn, None)}
-        return figures if rates.at_once is None else figures | {"unary-at-once": (rates.at_once, None)}
+        figures = {"unary-in-turn": Figure(rates.in_turn)}
+        return figures if rates.at_once is None else figures | {"unary-at-once": Figure(rates.at_once)}
 
     results["unary-in-turn"].generator, at_once.generator = "grpcio", "h2load"
     _take_turns(bench, results, measure)
@@ -282,7 +275,7 @@ def _measure_start(bench, results):
         directory = bench.base / "start" / name
         taken_s, memory_mb = measure_start(bench.implementation(name), directory, bench.master, bench.weed)
         shutil.rmtree(directory)
-        return {"first-healthy-answer": (taken_s, None), "idle-memory": (memory_mb, None)}
+        return {"first-healthy-answer": Figure(taken_s), "idle-memory": Figure(memory_mb)}
 
     _take_turns(bench, results, measure)
 
