@@ -9,7 +9,6 @@ import struct
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.found import H2LOAD
@@ -21,35 +20,29 @@ SLACK_S = 20
 PATH = methods.VOLUME_SERVER_METHODS["VolumeStatus"].path
 
 
-@dataclass(frozen=True)
-class UnaryRates:
-    """Calls a second. `at_once` is None without h2load."""
-
-    at_once: float | None
-    in_turn: float
-
-
-def measure_unary(server, duration_s):
-    """The rates of `server`, measured for `duration_s` of each kind."""
+def calls_at_once(server, duration_s):
+    """Calls a second of 32 callers. Needs h2load. Ends the bench when a call fails."""
     request = volume_server_pb2.VolumeStatusRequest(volume_id=server.volume_id)
-    at_once = _run_h2load(server.layout.grpc_port, request.SerializeToString(), duration_s) if H2LOAD else None
-    return UnaryRates(at_once, _call_in_turn(server, request, duration_s))
+    return _run_h2load(server.layout.grpc_port, request.SerializeToString(), duration_s)
+
+
+def calls_in_turn(server, duration_s):
+    """Calls a second of one caller."""
+    request = volume_server_pb2.VolumeStatusRequest(volume_id=server.volume_id)
+    with server.open_channel() as channel:
+        call = methods.volume_server(channel).VolumeStatus
+        call(request, timeout=SLACK_S)
+        began_s, done = time.monotonic(), 0
+        while (passed_s := time.monotonic() - began_s) < duration_s:
+            call(request, timeout=SLACK_S)
+            done += 1
+    return done / passed_s
 
 
 def _run_h2load(port, message, duration_s):
     with tempfile.NamedTemporaryFile() as body:
         Path(body.name).write_bytes(b"\0" + struct.pack(">I", len(message)) + message)
-        command = [
-            H2LOAD,
-            "-D",
-            f"{round(duration_s * 1000)}ms",
-            "-c",
-            str(CONNECTIONS),
-            "-m",
-            str(STREAMS_EACH),
-            "-t",
-            "1",
-        ]
+        command = [H2LOAD, f"-D{round(duration_s * 1000)}ms", f"-c{CONNECTIONS}", f"-m{STREAMS_EACH}", "-t1"]
         command += ["-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         command.append(f"http://127.0.0.1:{port}{PATH}")
         ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=duration_s + SLACK_S)
@@ -59,14 +52,3 @@ def _run_h2load(port, message, duration_s):
     if int(failed) or not int(data[1]):
         raise SystemExit(f"calls failed: the figures would mean nothing\n{ended.stdout}")
     return int(done) / duration_s
-
-
-def _call_in_turn(server, request, duration_s):
-    with server.open_channel() as channel:
-        call = methods.volume_server(channel).VolumeStatus
-        call(request, timeout=SLACK_S)
-        began_s, done = time.monotonic(), 0
-        while (passed_s := time.monotonic() - began_s) < duration_s:
-            call(request, timeout=SLACK_S)
-            done += 1
-    return done / passed_s

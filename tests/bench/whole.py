@@ -20,7 +20,7 @@ from bench.object_load import BUILT_IN, ObjectLoad, Target
 from bench.startup import MB, measure_start
 from bench.weed_benchmark import ReportError, run_weed_benchmark
 from copying import copy_once, volume_with_file
-from grpc_unary import H2LOAD, measure_unary
+from grpc_unary import H2LOAD, calls_at_once, calls_in_turn
 from harness import implementations
 from harness.master import Master
 from harness.processes import clean_environment
@@ -257,14 +257,19 @@ def _measure_copy_file(bench, results):
 
 
 def _measure_unary(bench, results):
-    at_once = results["unary-at-once"]
+    at_once, seconds = results["unary-at-once"], bench.options.seconds
+    kinds = {"unary-in-turn": calls_in_turn, "unary-at-once": calls_at_once}
     if not H2LOAD:
         at_once.left_out |= dict.fromkeys(at_once.line.servers, bench.programs["h2load"].why_not)
+        del kinds["unary-at-once"]
 
     def measure(name):
-        rates = measure_unary(bench.server(name), bench.options.seconds)
-        figures = {"unary-in-turn": Figure(rates.in_turn)}
-        return figures if rates.at_once is None else figures | {"unary-at-once": Figure(rates.at_once)}
+        target, figures = bench.target(name), {}
+        for key, calls in kinds.items():
+            used_s = target.used_s()
+            rate = calls(target.server, seconds)
+            figures[key] = Figure(rate, server_busy=(target.used_s() - used_s) / seconds)
+        return figures
 
     results["unary-in-turn"].generator, at_once.generator = "grpcio", "h2load"
     _take_turns(bench, results, measure)
