@@ -271,7 +271,9 @@ class TestWork:
             open_shards(store, shards)
         store.close()
 
+    @pytest.mark.slow
     def test_a_rebuild_that_fails_at_any_step_brings_nothing_back(self, disks, tmp_path):
+        """Slow: a rebuild for each step."""
         store = disks.open()
         store.ec_reader.delete_needle(VID, 2, 5)
         store.close()
