@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import grpc
 
+from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
 from native_handlers.format.vif import parse_volume_info
@@ -31,7 +32,7 @@ from native_handlers.storage.erasure_coding.files_on_disk import (
     look,
     remove_paths,
 )
-from native_handlers.storage.erasure_coding.index_files import ID_BYTES, deleted_ids, journal_ids
+from native_handlers.storage.erasure_coding.index_files import ID_BYTES, deleted_ids, journal_rows
 from native_handlers.storage.erasure_coding.names import encode_ts_of, shard_extension
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 from native_handlers.storage.system.files import read_file
@@ -51,7 +52,10 @@ if TYPE_CHECKING:
 
 ANY_REVISION = 2**32 - 1
 ALL = 2**63 - 1
-MAX_JOURNAL_BYTES_WITHOUT_INDEX = 1 << 20
+MAX_IDS_WITHOUT_INDEX = 1 << 17
+_JOURNAL_PIECE_BYTES = 1 << 20
+_NAMING_ORDER = {".vif": 0, ".ecx": 2}
+"""The .vif tells the coding of shards, and the .ecx makes them readable."""
 MAX_CHECKSUMS_BYTES = 1 << 24
 
 
@@ -125,13 +129,16 @@ class ShardCopy:
         self._complete: list[StagedFile] = []
         self._replaced: list[EcFiles] = []
         """What another coding has left, whose shards are all replaced."""
+        self._coding = 0
+        """The time of the source's coding, where that was asked for."""
 
     def copy(self, request: pb.VolumeEcShardsCopyRequest) -> None:
         """Fetches the files of a request. Raises RpcFailure, as `volume_ec_shards_copy`."""
         with self._publishing():
             with errors_as_upstream():
                 self._location.check_in_service()
-                self._check_coding(set(request.shard_ids), takes_info=request.copy_vif_file)
+                takes = request.copy_vif_file, request.copy_ecx_file
+                self._check_coding(set(request.shard_ids), takes_info=takes[0], takes_index=takes[1])
             for shard_id in request.shard_ids:
                 self._fetch_file(shard_extension(shard_id))
             if request.copy_ecsum_file:
@@ -140,7 +147,7 @@ class ShardCopy:
                 self._fetch_info()
             if request.copy_ecx_file:
                 self._fetch_index()
-            self._publish(self._fetch_journal() if request.copy_ecj_file else b"")
+            self._publish(self._fetch_journal() if request.copy_ecj_file else [])
 
     def copy_index(self) -> None:
         """Fetches the index, the journal and the .vif for the shards on this disk. Raises RpcFailure as `copy`; then
@@ -148,19 +155,22 @@ class ShardCopy:
         """
         with self._publishing():
             with errors_as_upstream():
-                self._check_coding((), takes_info=True, trusts_unknown=True)
+                self._check_coding((), takes_info=True, takes_index=True, trusts_unknown=True)
             self._fetch_info()
             self._fetch_index()
             self._publish(self._fetch_journal())
 
     # ---- the coding of the source, and that of the files here
 
-    def _check_coding(self, shard_ids: Collection[int], *, takes_info: bool, trusts_unknown: bool = False) -> None:
+    def _check_coding(
+        self, shard_ids: Collection[int], *, takes_info: bool, takes_index: bool, trusts_unknown: bool = False
+    ) -> None:
         """Compares the coding of the source with that of the files on this disk, and on the disks with the same index.
 
         Args:
             shard_ids: the shards that are fetched, and replace those of that name.
             takes_info: whether the .vif is fetched.
+            takes_index: whether the .ecx is fetched.
             trusts_unknown: whether shards without any .vif are taken to be of the source's coding.
 
         Raises:
@@ -170,7 +180,7 @@ class ShardCopy:
         known = [(one, self._coding_here(one)) for one in self._on_disks_with_this_index()]
         if not any(found.shard_ids or found.has_index or (here and not takes_info) for found, here in known):
             return
-        there = self._coding_of_source()
+        there = self._coding = self._coding_of_source()
         for found, here in known:
             if there in {0, here} or (here is None and trusts_unknown):
                 continue
@@ -180,7 +190,8 @@ class ShardCopy:
             opened = [one for one in self._store.ec.copies(self._volume_id) if one.place.index_dir in directories]
             if kept or (here and (opened or (is_here and not takes_info))):
                 raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here or 0})")
-            if here:
+            if here or takes_index:
+                # Without a .vif and shards, an index is a left-over.
                 self._replaced.append(found)
 
     def _coding_here(self, found: EcFiles) -> int | None:
@@ -241,15 +252,17 @@ class ShardCopy:
         volume, width = self._store.find_volume(self._volume_id), self._store.offset_width_bytes
         self._fetch(".vif", partial(coded_info_file, self._files, paths, volume, width), is_optional=True)
 
-    def _fetch_journal(self) -> bytes:
-        """The content of the source's .ecj. A deletion is of a needle in the index, so the index bounds it."""
+    def _fetch_journal(self) -> list[int]:
+        """The ids in the source's .ecj. A deletion is of a needle in the index, so the index bounds their number."""
         indexes = [one.size_bytes for one in self._complete if one.target.suffix == ".ecx"]
         with errors_as_upstream():
             index_dir = self._store.ec.find_index_dir(self._collection, self._volume_id, self._location)
             facts = self._files.facts(self._path(index_dir, ".ecx")) if index_dir is not None else None
         indexes.append(facts.size_bytes if facts is not None else 0)
         rows = max(indexes) // row_bytes(self._store.offset_width_bytes)
-        return self._fetch_to_memory(".ecj", max(2 * rows * ID_BYTES, MAX_JOURNAL_BYTES_WITHOUT_INDEX))
+        journal = _Journal(self._path(self._location.path, ".ecj"), max(rows, MAX_IDS_WITHOUT_INDEX))
+        self._receive(".ecj", lambda: cast("StagedFile", journal), is_optional=True)
+        return journal.ids()
 
     def _fetch_to_memory(self, extension: str, max_bytes: int) -> bytes:
         """The content of an optional file; b"" where the source has none. Raises RpcFailure."""
@@ -293,35 +306,54 @@ class ShardCopy:
             for file in self._complete:
                 file.discard()
 
-    def _publish(self, journal: bytes) -> None:
-        """Gives the files their names, the index last. What the present index or journal has as deleted stays deleted.
+    def _publish(self, journal: list[int]) -> None:
+        """Gives the files their names, the index last. What the present index or journal has as deleted stays deleted,
+        and so does what the new ones have.
 
         Raises RpcFailure.
         """
-        with errors_as_upstream("remove files of an older coding"):
-            for found in self._replaced:
-                paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj")]
-                remove_paths(self._files, [*paths, *checksum_paths(self._files, found)])
-        # Deletions come before the index with which the shards can be read.
         with errors_as_upstream("write file"):
             index_dir = self._index_dir()
-            ecx, width = self._path(index_dir, ".ecx"), self._store.offset_width_bytes
-            is_replaced = any(one.target == ecx for one in self._complete)
-            deleted = deleted_ids(read_file(self._files, ecx) or b"", width) if is_replaced else []
-            deleted += journal_ids(journal)
-            self._store.ec_work.merge_journal(self._volume_id, self._path(index_dir, ".ecj"), deleted)
+            ecx, ecj = (self._path(index_dir, extension) for extension in (".ecx", ".ecj"))
+            new_index = next((one for one in self._complete if isinstance(one, _IndexFile)), None)
+            deleted = [*journal, *(new_index.deleted(self._store.offset_width_bytes) if new_index else [])]
+            if self._replaced and deleted:
+                # The deletions of the older coding are not those of this one.
+                staged = StagedFile(self._files, ecj)
+                self._complete.append(staged)
+                staged.write(journal_rows(dict.fromkeys(deleted)))
+                staged.complete()
+        with errors_as_upstream("remove files of an older coding"):
+            for found in self._replaced:
+                self._remove(found)
+        if not self._replaced:
+            # Deletions come before the index with which the shards can be read.
+            with errors_as_upstream("write file"):
+                if new_index is not None:
+                    deleted += deleted_ids(read_file(self._files, ecx) or b"", self._store.offset_width_bytes)
+                coding = self._coding or self._coding_of_files()
+                self._store.ec_work.merge_journal(self._collection, self._volume_id, ecj, deleted, coding)
         with errors_as_upstream("commit copied file"):
-            for file in sorted(self._complete, key=lambda one: one.target == ecx):
+            for file in sorted(self._complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1)):
                 file.publish()
-            for volume in self._store.ec.copies(self._volume_id) if is_replaced else ():
+            for volume in self._store.ec.copies(self._volume_id) if new_index is not None else ():
                 if volume.place.index(".ecx") == ecx:
                     volume.reopen_index()
-        with errors_as_upstream("remove files of an older coding"):
-            # Until here an older .vif kept shards of two codings from being taken for one.
-            named = {file.target for file in self._complete}
-            for found in self._replaced:
-                if not found.has_volume:
-                    remove_paths(self._files, [one for one in found.on_either_side(".vif") if one not in named])
+
+    def _coding_of_files(self) -> int:
+        """The time of the coding of the copied files: that of the .vif here, else that of the source."""
+        found = look(self._files, self._location, self._collection, self._volume_id)
+        return self._coding_here(found) or self._coding_of_source()
+
+    def _remove(self, found: EcFiles) -> None:
+        """Removes an older coding: first its index, last its .vif. So no shard of it lies beside an index or a .vif of
+        another coding, also after a crash.
+        """
+        paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj"), *checksum_paths(self._files, found)]
+        paths += [found.path(shard_extension(shard)) for shard in found.shard_ids]
+        if not found.has_volume:
+            paths += found.on_either_side(".vif")
+        remove_paths(self._files, paths)
 
     def _path(self, directory: Path, extension: str) -> Path:
         return directory / (format_volume_name(self._collection, self._volume_id) + extension)
@@ -329,6 +361,10 @@ class ShardCopy:
 
 class _IndexFile(StagedFile):
     """A staged .ecx. An empty file is refused."""
+
+    def deleted(self, width: int) -> list[int]:
+        """The ids that the file has as deleted. Raises OSError."""
+        return deleted_ids(read_file(self._files, self._path) or b"", width)
 
     def complete(self, modified_at_ns: int = 0) -> None:
         if not self.size_bytes:
@@ -359,6 +395,42 @@ class _Waiting:
         """Removes the file. After `commit` it does nothing."""
         if not self._is_complete:
             self._file.discard()
+
+
+class _Journal:
+    """Has the interface of `StagedFile`, and keeps the ids of an .ecj, each once: Go's server appends those of a source at
+    each copy, so a journal may have them many times.
+    """
+
+    def __init__(self, target: Path, max_ids: int) -> None:
+        self.target, self._max_ids = target, max_ids
+        self.size_bytes = 0
+        self._ids = np.empty(0, np.uint64)
+        self._pending = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._pending += data
+        self.size_bytes += len(data)
+        if len(self._pending) >= _JOURNAL_PIECE_BYTES:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        whole = len(self._pending) // ID_BYTES * ID_BYTES
+        new = np.frombuffer(bytes(self._pending[:whole]), ">u8")
+        del self._pending[:whole]
+        self._ids = np.union1d(self._ids, new.astype(np.uint64))
+        if len(self._ids) > self._max_ids:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.target))
+
+    def commit(self, modified_at_ns: int = 0) -> None:
+        """Raises OSError where there are too many ids. A partial id at the end was never acknowledged."""
+        self._take_in()
+
+    def discard(self) -> None:
+        """Removes nothing."""
+
+    def ids(self) -> list[int]:
+        return [int(one) for one in self._ids]
 
 
 class _Memory:

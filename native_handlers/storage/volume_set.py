@@ -42,11 +42,11 @@ from native_handlers.storage.transfer.volume_copy import IncomingVolume
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.storage.directory.location import DiskLocation
-    from native_handlers.storage.model.report import Finding
+    from native_handlers.storage.model.report import Finding, ReadOnlyReasons
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.volume import Volume
 
@@ -153,6 +153,7 @@ class VolumeSet:
     def unmount(self, vid: int) -> None:
         """See `Store.unmount_volume`."""
         with self._changing:
+            self._check_not_replaced(vid)
             changed, failures = unload(copies_of(self._locations, vid))
         self._listeners.emit(changed)
         if failures:
@@ -161,6 +162,7 @@ class VolumeSet:
     def delete(self, vid: int, *, only_empty: bool, keep_remote: bool) -> None:
         """See `Store.delete_volume`."""
         with self._changing:
+            self._check_not_replaced(vid)
             copies = copies_of(self._locations, vid)
             if not copies:
                 raise VolumeNotFound(vid, " on disk", prefix="delete volume")
@@ -230,6 +232,7 @@ class VolumeSet:
             self._replaced[vid] = doing
             for location in self._locations:
                 location.replaced.add(vid)
+            marks = {volume.disk_id: volume.read_only_reasons for _, volume in copies}
             closed, failures = unload(copies)
         self._listeners.emit(closed)
         try:
@@ -238,14 +241,20 @@ class VolumeSet:
             yield bool(copies)
         except BaseException:
             try:
-                self._end_replacing(vid, copies)
+                self._end_replacing(vid, copies, marks)
             except StorageError as failure:
                 _log.error("volume %d was closed, and cannot be opened again: %s", vid, failure)
             raise
-        self._end_replacing(vid, copies)
+        self._end_replacing(vid, copies, {})
 
-    def _end_replacing(self, vid: int, closed: Sequence[tuple[DiskLocation, Volume]]) -> None:
-        """Opens the volumes that `replacing` has closed. Raises as `Store.mount_volume`; others are opened."""
+    def _end_replacing(
+        self, vid: int, closed: Sequence[tuple[DiskLocation, Volume]], marks: Mapping[int, ReadOnlyReasons]
+    ) -> None:
+        """Opens the volumes that `replacing` has closed. Raises as `Store.mount_volume`; others are opened.
+
+        Args:
+            marks: by disk, why a volume took no writes. The volume that is opened takes none either.
+        """
         opened: list[int] = []
         failures: list[StorageError] = []
         try:
@@ -253,10 +262,14 @@ class VolumeSet:
                 self._give_up(vid)
                 for location, _ in closed:
                     try:
-                        if location.load_one(vid) is None:
+                        volume = location.load_one(vid)
+                        if volume is None:
                             failures.append(VolumeNotFound(vid, " on disk"))
-                        else:
-                            opened.append(vid)
+                            continue
+                        opened.append(vid)
+                        reasons = marks.get(volume.disk_id)
+                        if reasons is not None and (reasons.no_write_or_delete or reasons.no_write_can_delete):
+                            volume.marks.mark_read_only(can_delete=not reasons.no_write_or_delete, persist=False)
                     except StorageError as failure:
                         failures.append(failure)
         finally:

@@ -109,8 +109,8 @@ class EcVolumeSet:
         return [volume for _, copies in sorted(self._by_id.items()) for volume in copies]
 
     def reports(self) -> list[EcReport]:
-        """The reports for heartbeats. Disks out of service are left out. A deletion counts on one disk of a server:
-        upstream's shell adds the counts up.
+        """The reports for heartbeats. Disks out of service are left out. A deletion counts on one disk of a server,
+        and not where it is in the index too: upstream's shell adds the counts up.
         """
         counted: set[int] = set()
         reports = []
@@ -118,7 +118,7 @@ class EcVolumeSet:
             if self.is_in_service(volume):
                 is_first = id(volume.deletions) not in counted
                 counted.add(id(volume.deletions))
-                reports.append(_report(volume, len(volume.deleted) if is_first else 0))
+                reports.append(_report(volume, volume.delete_count if is_first else 0))
         return reports
 
     def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -334,17 +334,20 @@ class EcVolumeSet:
         facts = self.files.facts(path)
         return facts is not None and facts.size_bytes > 0 and not facts.is_directory
 
-    def unmount(self, volume_id: int, shard_id: int, encode_ts_ns: int = 0) -> None:
+    def unmount(self, volume_id: int, shard_id: int, encode_ts_ns: int = 0, *, collection: str | None = None) -> None:
         """Closes a shard on every disk. Without an open one the call succeeds.
 
         Args:
             encode_ts_ns: closes only shards that are known to be of an older encoding than this; 0 closes any.
+            collection: closes only shards of that collection; None closes any.
         """
         with self.exclusive(volume_id):
             closed: list[EcVolume | EcShard] = []
             with self._changing:
                 for volume in self.copies(volume_id):
                     if encode_ts_ns and not 0 < volume.encode_ts_ns < encode_ts_ns:
+                        continue
+                    if collection not in {None, volume.collection}:
                         continue
                     shard = volume.take_shard(shard_id)
                     if shard is not None:

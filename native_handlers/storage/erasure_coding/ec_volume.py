@@ -20,6 +20,7 @@ from native_handlers.storage.erasure_coding.bitrot import load_checksums
 from native_handlers.storage.erasure_coding.index_files import (
     check_whole,
     count_rows,
+    deleted_ids,
     find_row,
 )
 from native_handlers.storage.erasure_coding.layout import Layout
@@ -167,6 +168,8 @@ class EcVolume:
         self.expire_at_s = info.expire_at_s if info is not None else 0
         self.encode_ts_ns = encode_ts_of(info)
         """Tells two encodings of a volume apart; 0 where the .vif has none."""
+        self._unfolded: tuple[int, int] | None = None
+        """The number of deleted needles, and how many of them the .ecx did not have as deleted."""
         self._ecx = SharedFile.open(files, place.index(".ecx"), os.O_RDONLY)
         try:
             facts = files.facts_of(self._ecx.fd)
@@ -275,10 +278,35 @@ class EcVolume:
     def reopen_index(self) -> None:
         """Goes on with the .ecx that is at its path now. Raises OSError: the volume goes on with the old one."""
         ecx = SharedFile.open(self._files, self.place.index(".ecx"), os.O_RDONLY)
-        with self._lock:
-            if not self._is_closed:
-                self._ecx, ecx = ecx, self._ecx
-        ecx.release()
+        try:
+            facts = self._files.facts_of(ecx.fd)
+            with self._lock:
+                if not self._is_closed:
+                    self._ecx, ecx = ecx, self._ecx
+                    self.created_at_s, self.ecx_bytes = facts.modified_at_s, facts.size_bytes
+                    self._unfolded = None
+        finally:
+            ecx.release()
+
+    @property
+    def delete_count(self) -> int:
+        """The number of needles that were deleted since the coding, and that the .ecx does not have as deleted. The
+        .ecx is read once, where there are deletions.
+        """
+        ids = self.deleted
+        known = self._unfolded
+        if not ids or (known is not None and known[0] == len(ids)):
+            return known[1] if ids and known is not None else 0
+        try:
+            # After later deletions the index is read again only where it has changed: it has none of them.
+            count = len(ids) - known[0] + known[1] if known else len(ids.difference(self._tombstones()))
+        except (OSError, VolumeClosed):
+            return len(ids)
+        self._unfolded = len(ids), count
+        return count
+
+    def _tombstones(self) -> list[int]:
+        return deleted_ids(self.read_rows(), self._width)
 
     def close(self) -> None:
         """Releases all files; reads keep them open until they end. May be called again."""

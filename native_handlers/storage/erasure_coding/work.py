@@ -42,6 +42,7 @@ from native_handlers.storage.erasure_coding.files_on_disk import (
 from native_handlers.storage.erasure_coding.fold import fold
 from native_handlers.storage.erasure_coding.index_files import (
     ID_BYTES,
+    deleted_ids,
     journal_ids,
     journal_rows,
     sorted_rows,
@@ -306,7 +307,7 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
         volumes = check_decodable(ec, collection, volume_id)
         volume = volumes[-1]
         sources = [_data_shard(ec, volumes, shard) for shard in range(volume.ratio.data)]
-        ecx = _index_now(ec, volume)
+        ecx = _index_now(ec, volumes)
         with ExitStack() as stack:
             fds = []
             for path in sources:
@@ -338,13 +339,15 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
                 idx_bytes += len(rows)
             with volume.deletions.exclusive():
                 # Those that came meanwhile are recorded behind the live records.
-                now = _index_now(ec, volume)
+                now = _index_now(ec, volumes)
                 if now != ecx:
                     if live_records(now, ec.width, block) is None:
                         raise NoLiveNeedles(volume_id)
                     gone = newly_deleted(ecx, now, ec.width)
                     rows = append_deletions(ec.files, dat_fd, live, gone, block, ec.width)
                     ec.files.write(idx_fd, [rows], idx_bytes)
+                # The shards hold all that is in an old .dat. The new .idx beside it would lead to other records.
+                remove_paths(ec.files, [dat])
                 staged.publish()
         for found in (look(ec.files, ec.locations[one.place.disk_id], collection, volume_id) for one in volumes):
             remove_paths(ec.files, checksum_paths(ec.files, found))
@@ -360,9 +363,16 @@ def check_decodable(ec: EcVolumeSet, collection: str, volume_id: int) -> list[Ec
     return newest_open([one for one in volumes if one.collection == collection])
 
 
-def _index_now(ec: EcVolumeSet, volume: EcVolume) -> bytes:
-    """The rows of the .ecx with all deletions. Nothing is folded: a decoding that fails has changed nothing."""
-    return with_deletions(volume.read_index(), set(volume.deleted), ec.width, volume.place.index(".ecx"))
+def _index_now(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> bytes:
+    """The rows of the last one's .ecx with all deletions, also those that another disk's .ecx alone has. Nothing is
+    folded: a decoding that fails has changed nothing.
+    """
+    *others, volume = volumes
+    deleted = set(volume.deleted)
+    for other in others:
+        if other.place.index_dir != volume.place.index_dir:
+            deleted.update(deleted_ids(other.read_index(), ec.width), other.deleted)
+    return with_deletions(volume.read_index(), deleted, ec.width, volume.place.index(".ecx"))
 
 
 def _data_shard(ec: EcVolumeSet, volumes: Sequence[EcVolume], shard_id: int) -> Path:
@@ -381,16 +391,27 @@ def _super_block_in(files: Files, fd: int, path: Path) -> SuperBlock:
 # ---- deletions of other servers
 
 
-def merge_journal(ec: EcVolumeSet, volume_id: int, path: Path, needle_ids: Sequence[int]) -> None:
-    """Adds ids to the .ecj at `path`, and to the open volume with that file.
+def merge_journal(
+    ec: EcVolumeSet, collection: str, volume_id: int, path: Path, needle_ids: Sequence[int], encode_ts_ns: int = 0
+) -> None:
+    """Adds ids to the .ecj at `path`, and to the open volumes with that file or of that coding, on any disk.
+
+    Args:
+        encode_ts_ns: the time of the coding to which the deletions belong; 0 where that is not known.
 
     Raises:
-        OSError, VolumeClosed: no id was added to the file.
+        OSError, VolumeClosed: the ids may have been added to some of them.
     """
-    opened = next((one for one in ec.copies(volume_id) if one.place.index(".ecj") == path), None)
-    if opened is not None:
-        opened.deletions.record(needle_ids)
-    if opened is not None or not needle_ids:
+    copies = [one for one in ec.copies(volume_id) if one.collection == collection]
+    opened = [
+        one
+        for one in copies
+        if one.place.index(".ecj") == path or 0 in {encode_ts_ns, one.encode_ts_ns} or one.encode_ts_ns == encode_ts_ns
+    ]
+    groups = {id(one.deletions): one.deletions for one in opened}.values()
+    for deletions in groups:
+        deletions.record(needle_ids)
+    if not needle_ids or any(path in deletions.paths for deletions in groups):
         return
     old = read_file(ec.files, path) or b""
     # A partial id at the end was never acknowledged.
@@ -417,7 +438,7 @@ def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: S
             location.check_in_service()
         for shard in shard_ids:
             if any(one.collection == collection and shard in one.shards for one in ec.copies(volume_id)):
-                ec.unmount(volume_id, shard)
+                ec.unmount(volume_id, shard, collection=collection)
         for location in ec.locations:
             had = [shard for shard in shard_ids if ec.files.facts(location.path / (name + shard_extension(shard)))]
             remove_paths(ec.files, [location.path / (name + shard_extension(shard)) for shard in had])
@@ -526,8 +547,10 @@ class EcWork:
     def destroy_expired(self) -> list[str]:
         return destroy_expired(self._ec)
 
-    def merge_journal(self, volume_id: int, path: Path, needle_ids: Sequence[int]) -> None:
-        merge_journal(self._ec, volume_id, path, needle_ids)
+    def merge_journal(
+        self, collection: str, volume_id: int, path: Path, needle_ids: Sequence[int], encode_ts_ns: int = 0
+    ) -> None:
+        merge_journal(self._ec, collection, volume_id, path, needle_ids, encode_ts_ns)
 
     def sync_before_delete(self, volume: Volume | None) -> None:
         """Calls `sync_shards` for a volume that is to be deleted. Raises DeleteFailed: then it must not be deleted."""

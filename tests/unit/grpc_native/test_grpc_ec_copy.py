@@ -348,12 +348,36 @@ class TestDeletions:
         assert not list((tmp_path / "idx").glob("7.ec*"))
         store.close()
 
-    def test_that_are_more_than_the_needles(self, places, context):
-        """A source may send anything. The journal has no more ids than the index, or a million bytes."""
+    def test_that_are_there_many_times(self, places, context):
+        """Go's server appends the journal of a source at each copy."""
         target, source = places
-        (source / "7.ecj").write_bytes(bytes((1 << 20) + 8))
+        (source / "7.ecj").write_bytes((2).to_bytes(8, "big") * 200_000)
+        store = open_at(target)
+        copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
+        assert self.is_deleted(store, 2)
+        store.close()
+        assert (target / "7.ecj").read_bytes() == (2).to_bytes(8, "big")
+
+    def test_that_are_more_than_the_needles(self, places, context):
+        """A source may send anything."""
+        target, source = places
+        (source / "7.ecj").write_bytes(b"".join(number.to_bytes(8, "big") for number in range((1 << 17) + 1)))
         store = open_at(target)
         with pytest.raises(RpcFailure, match="file too large"):
             copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
         assert not (target / "7.ec13").exists()
         store.close()
+
+
+def test_an_index_that_replaces_an_empty_one_is_used_at_once(tmp_path, context):
+    target, source = tmp_path / "target", tmp_path / "source"
+    code_volume(source, 7, Needle(needle_id=1, cookie=5, data=b"x" * 3000)).close()
+    shutil.copytree(source, target)
+    (target / "7.ec13").unlink()
+    (target / "7.ecx").write_bytes(b"")
+    store = open_at(target)
+    assert store.ec.reports()[0].file_count == 0
+    copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **TestDeletions.ALL_FILES)
+    assert store.ec.reports()[0].file_count == 1
+    assert bytes(store.ec_reader.read_needle(7, 1, 5).data) == b"x" * 3000
+    store.close()

@@ -262,6 +262,21 @@ class TestDecodingBesideAnOpenVolume:
         assert self.contents(pair) == pair.data
         assert pair.source_store.get_volume(VID).read(newer.needle_id, cookie=COOKIE).needle.data == b"newer"
 
+    def test_stays_read_only_where_it_was(self, pair, decode):
+        pair.source_store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=max(pair.data) + 1, data=b"newer"))
+        pair.source_store.mark_readonly(VID)
+        with pytest.raises(RpcFailure, match="not what its shards were made of"):
+            decode()
+        assert pair.source_store.get_volume(VID).is_read_only
+
+    def test_is_neither_closed_nor_deleted_by_others_meanwhile(self, pair):
+        store = pair.source_store
+        with store.replacing_volume(VID, "is being made of its shards", closes=True):
+            for call in (lambda: store.unmount_volume(VID), lambda: store.delete_volume(VID, only_empty=False)):
+                with pytest.raises(VolumeBusy, match="volume 7 is being made of its shards"):
+                    call()
+        assert self.contents(pair) == pair.data
+
 
 class TestOpeningWhatIsReplaced:
     """Writes to a volume that is opened while its files are replaced would go into files without a name."""

@@ -133,7 +133,7 @@ class TestJournal:
         (disk / "7.ecj").write_bytes((1).to_bytes(8, "big") + b"\0\0\0")
         store = open_at(disk)
         assert [is_deleted(store, number) for number in (1, 2, 3)] == [True, False, False]
-        store.ec_work.merge_journal(VID, disk / "7.ecj", [2])
+        store.ec_work.merge_journal("", VID, disk / "7.ecj", [2])
         store.close()
         assert (disk / "7.ecj").read_bytes() == (1).to_bytes(8, "big") + (2).to_bytes(8, "big")
         store = open_at(disk)
@@ -144,7 +144,7 @@ class TestJournal:
         code(disk)
         (disk / "7.ecj").write_bytes((1).to_bytes(8, "big"))
         store = open_at(disk)
-        store.ec_work.merge_journal(VID, disk / "7.ecj", [1, 4])
+        store.ec_work.merge_journal("", VID, disk / "7.ecj", [1, 4])
         assert [is_deleted(store, number) for number in range(1, 6)] == [True, False, False, True, False]
         store.close()
 

@@ -15,10 +15,11 @@ from support.files import PlannedFiles
 from support.waiting import LIMIT_S
 
 from native_handlers.format.crc import crc32c
+from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import encode_volume_info, parse_volume_info
 from native_handlers.storage.erasure_coding import work
-from native_handlers.storage.erasure_coding.index_files import deleted_ids
+from native_handlers.storage.erasure_coding.index_files import deleted_ids, with_deletions
 from native_handlers.storage.model.errors import Deleted, NotFound, VolumeClosed
 
 VID = 7
@@ -159,9 +160,47 @@ class TestOneOfTheDisks:
         assert sorted(report.delete_count for report in store.ec.reports()) == [0, 1]
         store.close()
 
+    def test_a_deletion_that_the_index_has_is_not_counted(self, disks):
+        """Each server that rebuilds has all deletions, and the shell adds the counts of all servers up."""
+        store = disks.open()
+        store.ec_reader.delete_needle(VID, 2, 5)
+        store.ec_work.rebuild_missing("", VID, ignores_checksums=False)
+        assert [report.delete_count for report in store.ec.reports()] == [0, 0]
+        store.ec_reader.delete_needle(VID, 3, 5)
+        assert sorted(report.delete_count for report in store.ec.reports()) == [0, 1]
+        store.close()
+        store = disks.open()
+        assert sorted(report.delete_count for report in store.ec.reports()) == [0, 1]
+        store.close()
+
+    def test_a_journal_that_lands_on_another_disk_than_the_index_counts(self, own, tmp_path):
+        """ec.decode collects journals; a disk that is full does not get them."""
+        (tmp_path / "c").mkdir()
+        store = stores.open_at(*own.data, tmp_path / "c")
+        (coding,) = {one.encode_ts_ns for one in store.ec.copies(VID)}
+        store.ec_work.merge_journal("", VID, tmp_path / "c" / "7.ecj", [3], coding)
+        assert hidden(store) == {3}
+        store.ec_work.merge_journal("", VID, tmp_path / "c" / "7.ecj", [4], coding - 1)
+        assert hidden(store) == {3}
+        store.close()
+
+    def test_what_the_index_of_one_disk_alone_has_as_deleted_is_not_decoded(self, own):
+        """As a Go server leaves it that has folded its journal."""
+        ecx = own.data[0] / "7.ecx"
+        ecx.write_bytes(with_deletions(ecx.read_bytes(), [3], 4, ecx))
+        # All data shards come to the second disk, whose index does not know.
+        for shard in FIRST:
+            shutil.move(own.data[0] / f"7.ec{shard:02d}", own.data[1])
+        shutil.move(own.data[1] / "7.ec13", own.data[0])
+        store = own.open()
+        store.ec_work.decode("", VID, was_open=False)
+        store.close()
+        rows = {one.needle_id for one in iter_entries((own.data[1] / "7.idx").read_bytes(), 4)}
+        assert rows == {1, 2, 4, 5}
+
     def test_deletions_of_another_server_hide_the_needle_on_both(self, disks):
         store = disks.open()
-        store.ec_work.merge_journal(VID, disks.journal(1), row(4))
+        store.ec_work.merge_journal("", VID, disks.journal(1), [4])
         assert hidden(store) == {4}
         close_shards(store, SECOND)
         assert hidden(store) == {4}

@@ -117,7 +117,7 @@ def test_another_ratio_is_kept(disk):
     store.close()
 
 
-WORKS = ("generate", "rebuild", "decode")
+WORKS = ("generate", "rebuild", "decode", "decode again")
 
 
 def prepared(directory, work):
@@ -132,8 +132,10 @@ def prepared(directory, work):
         store.close()
         for shard in (1, 12):
             (directory / f"7.ec{shard:02d}").unlink()
-    if work == "decode":
+    if work.startswith("decode"):
         store = open_at(directory)
+        if work == "decode again":
+            store.ec_work.decode("", VID, was_open=False)
         store.ec_reader.delete_needle(VID, 2, 0)
         store.close()
 
@@ -187,7 +189,7 @@ def test_a_cut_at_any_step(tmp_path, work):
             check(store, alive, coded=True)
             with pytest.raises(Deleted):
                 store.ec_reader.read_needle(VID, 2, 5)
-        if work == "decode" and (directory / "7.dat").exists():
+        if work.startswith("decode") and (directory / "7.dat").exists():
             store.mount_volume(VID)
             check(store, alive, coded=False)
         store.close()
