@@ -398,8 +398,9 @@ class _Waiting:
 
 
 class _Journal:
-    """Has the interface of `StagedFile`, and keeps the ids of an .ecj, each once: Go's server appends those of a source at
-    each copy, so a journal may have them many times.
+    """Has the interface of `StagedFile`, and keeps the ids of an .ecj, each once.
+
+    Go's server appends the ids of a source at each copy, so a journal may have them many times.
     """
 
     def __init__(self, target: Path, max_ids: int) -> None:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _RECORDS_AT_ONCE = 4096
 
 
+_WHAT_TO_DO = "keep that volume and delete its shards, or move its files away before the shards are decoded"
+
+
 def check_replaceable(  # noqa: PLR0913, PLR0917  what the shards hold
     ec: EcVolumeSet,
     volume: EcVolume,
@@ -69,11 +72,12 @@ def check_replaceable(  # noqa: PLR0913, PLR0917  what the shards hold
             continue
         if facts is not None and facts.size_bytes <= SUPER_BLOCK_BYTES:
             continue
-        if facts is None or path != here or not held.has(path, facts.size_bytes):
-            raise EcRefused(
-                f"volume {volume.id} is here as a regular volume, and {path} is not what its shards were made of;"
-                " delete that volume, or move its files away, before the shards are decoded"
-            )
+        if facts is None:
+            raise EcRefused(f"volume {volume.id} is open here without {path}: its data is elsewhere; {_WHAT_TO_DO}")
+        if path != here:
+            raise EcRefused(f"volume {volume.id} is here as a regular volume too: {path}; {_WHAT_TO_DO}")
+        if not held.has(path, facts.size_bytes):
+            raise EcRefused(f"{path} has what the shards of volume {volume.id} do not hold; {_WHAT_TO_DO}")
 
 
 @dataclass(frozen=True, slots=True)

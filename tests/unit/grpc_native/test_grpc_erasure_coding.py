@@ -257,7 +257,7 @@ class TestDecodingBesideAnOpenVolume:
     def test_that_was_written_to_since(self, pair, decode):
         newer = Needle(cookie=COOKIE, needle_id=max(pair.data) + 1, data=b"newer")
         pair.source_store.get_volume(VID).write(newer)
-        with pytest.raises(RpcFailure, match="not what its shards were made of"):
+        with pytest.raises(RpcFailure, match="has what the shards of volume 7 do not hold"):
             decode()
         assert self.contents(pair) == pair.data
         assert pair.source_store.get_volume(VID).read(newer.needle_id, cookie=COOKIE).needle.data == b"newer"
@@ -265,7 +265,7 @@ class TestDecodingBesideAnOpenVolume:
     def test_stays_read_only_where_it_was(self, pair, decode):
         pair.source_store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=max(pair.data) + 1, data=b"newer"))
         pair.source_store.mark_readonly(VID)
-        with pytest.raises(RpcFailure, match="not what its shards were made of"):
+        with pytest.raises(RpcFailure, match="has what the shards of volume 7 do not hold"):
             decode()
         assert pair.source_store.get_volume(VID).is_read_only
 
@@ -387,7 +387,7 @@ class TestOpeningWhatIsReplaced:
         for shard in range(14):
             store.ec.mount("", VID, shard)
         node = make_node(tmp_path, store, state=StoreStateKeeper(store))
-        with pytest.raises(RpcFailure, match="not what its shards were made of"):
+        with pytest.raises(RpcFailure, match="is here as a regular volume too"):
             volume_ec_shards_to_volume(node, make_context(), pb.VolumeEcShardsToVolumeRequest(volume_id=VID))
         for location in store.locations:
             assert location.volumes[VID].read(min(data), cookie=COOKIE).needle.data == data[min(data)]

@@ -217,7 +217,7 @@ class TestAnEarlierResult:
 
     def refused(self, store, disk):
         before = (disk / "7.dat").read_bytes()
-        with pytest.raises(EcRefused, match="not what its shards were made of"):
+        with pytest.raises(EcRefused, match="has what the shards of volume 7 do not hold"):
             self.decode(store)
         assert (disk / "7.dat").read_bytes() == before
 

@@ -496,7 +496,7 @@ def test_a_dat_that_was_written_to_since_is_not_replaced(decoded, disk):
     decoded.unmount_volume(VID)
     written = {name: (disk / name).read_bytes() for name in ("7.dat", "7.idx")}
     for was_open in (False, True):
-        with pytest.raises(EcRefused, match=r"/7\.dat is not what its shards were made of; delete that volume"):
+        with pytest.raises(EcRefused, match=r"/7\.dat has what the shards of volume 7 do not hold; keep that volume"):
             decoded.ec_work.decode("", VID, was_open=was_open)
     assert {name: (disk / name).read_bytes() for name in written} == written
 
@@ -505,7 +505,7 @@ def test_a_dat_of_the_same_length_with_other_bytes_is_not_replaced(decoded, disk
     dat = bytearray((disk / "7.dat").read_bytes())
     dat[4000] ^= 1
     (disk / "7.dat").write_bytes(dat)
-    with pytest.raises(EcRefused, match="not what its shards were made of"):
+    with pytest.raises(EcRefused, match="has what the shards of volume 7 do not hold"):
         decoded.ec_work.decode("", VID, was_open=False)
     assert (disk / "7.dat").read_bytes() == dat
     (disk / "7.dat").unlink()
@@ -515,10 +515,10 @@ def test_a_volume_that_is_open_elsewhere_is_not_made_a_second_time(disk, tmp_pat
     code(disk)
     other = stores.place(tmp_path / "other")
     store = open_at(disk, other)
-    with pytest.raises(EcRefused, match=r"/7\.dat is not what its shards were made of"):
+    with pytest.raises(EcRefused, match=r"volume 7 is open here without .*/7\.dat"):
         store.ec_work.decode("", VID, was_open=True)
     (other.path / "7.dat").write_bytes(bytes(100))
-    with pytest.raises(EcRefused, match=r"other/7\.dat is not what its shards were made of"):
+    with pytest.raises(EcRefused, match=r"volume 7 is here as a regular volume too: .*other/7\.dat"):
         store.ec_work.decode("", VID, was_open=False)
     assert not (disk / "7.dat").exists()
     (other.path / "7.dat").unlink()
