@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PIECE_BYTES = 64 * 1024
 """Bytes of a payload that are parsed at a time: a millisecond, or a few where there are many small documents."""
 MAX_SELECTIONS, MAX_SELECTION_BYTES = 1024, 64 << 10
-"""Of all selections of a request together: anybody may send one, and each path is parsed."""
+"""Of all selections of a request and its filter together: anybody may send one, and each path or pattern is parsed."""
 STRIPE_BYTES = 2 << 20
 """The greatest length of the rows in one message. It keeps as far below the 4 MiB that clients accept by default as
 upstream's pieces of shards do."""
@@ -48,7 +48,7 @@ def query(node: GrpcNode, context: RpcContext, request: pb.QueryRequest) -> Iter
     Memory is that of one document, at most 64 MiB (RESOURCE_EXHAUSTED beyond), and of one stripe. More selections than
     the bounds of this module are INVALID_ARGUMENT.
     """
-    _check_selections(request)
+    _check_size(request)
     wants = request.filter if request.HasField("filter") else None
     passing = None if wants is None else Filter(wants.field, wants.operand, wants.value)
     selection = Selection(request.selections)
@@ -68,11 +68,12 @@ def query(node: GrpcNode, context: RpcContext, request: pb.QueryRequest) -> Iter
             read.release()
 
 
-def _check_selections(request: pb.QueryRequest) -> None:
+def _check_size(request: pb.QueryRequest) -> None:
     count, size_bytes = len(request.selections), sum(map(len, request.selections))
+    size_bytes += len(request.filter.field) + len(request.filter.value)
     if count > MAX_SELECTIONS or size_bytes > MAX_SELECTION_BYTES:
         bounds = f"at most {MAX_SELECTIONS} of {MAX_SELECTION_BYTES}"
-        text = f"query: {count} selections of {size_bytes} characters in all, {bounds} are taken"
+        text = f"query: {count} selections and a filter of {size_bytes} characters in all, {bounds} are taken"
         raise RpcFailure(text, grpc.StatusCode.INVALID_ARGUMENT)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "!=": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
+_PATTERN_OPERANDS = ("%", "!%")
 _DECIMAL = re.compile(rb"[+-]?[0-9._]+(?:[eE][+-]?[0-9_]+)?")
 _HEXADECIMAL = re.compile(rb"[+-]?0[xX][0-9a-fA-F._]+[pP][+-]?[0-9_]+")
 _BAD_UNDERSCORE = re.compile(rb"_(?![0-9a-fA-F])|(?<![0-9a-fA-FxX])_")
@@ -64,7 +65,7 @@ class Filter:
         self._operand = operand
         self._value = value.encode()
         self._number = go_float(self._value)
-        self._pattern = Pattern(self._value)
+        self._pattern = Pattern(self._value if operand in _PATTERN_OPERANDS else b"")
 
     def passes(self, document: bytes) -> bool:
         """Whether `document` passes.
@@ -85,7 +86,7 @@ class Filter:
         return compare is not None and compare(go_float(found), self._number)
 
     def _passes_string(self, said: bytes) -> bool:
-        if self._operand in ("%", "!%"):
+        if self._operand in _PATTERN_OPERANDS:
             return self._pattern.matches(said) == (self._operand == "%")
         compare = _COMPARISONS.get(self._operand)
         return compare is not None and compare(said, self._value)

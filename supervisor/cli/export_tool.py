@@ -168,10 +168,10 @@ def _row(volume_id: int, one: Exported) -> dict[str, object]:
     is_tombstone = not one.is_live and not needle.data
     values = (
         _key(volume_id, needle),
-        "*tombstone" if is_tombstone else _printable(needle.name),
+        "*tombstone" if is_tombstone else needle.name.decode("utf-8", "replace"),
         len(needle.data),
         needle.is_compressed,
-        _printable(needle.mime),
+        needle.mime.decode("utf-8", "replace"),
         _time_text(needle.last_modified_s),
         str(needle.ttl) if needle.ttl is not None else "",
         not one.is_live,
@@ -179,12 +179,6 @@ def _row(volume_id: int, one: Exported) -> dict[str, object]:
         one.end_bytes,
     )
     return dict(zip(COLUMNS, values, strict=True))
-
-
-def _printable(text: bytes) -> str:
-    """The text with control characters as escapes: clients choose names, and a line feed would forge a row."""
-    decoded = text.decode("utf-8", "replace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in decoded)
 
 
 def _time_text(time_s: int) -> str:
@@ -195,5 +189,10 @@ def _time_text(time_s: int) -> str:
         return str(time_s)
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A cell of the listing. Control characters are escaped: a client's name with a line feed would forge a row."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -125,6 +125,8 @@ class FieldParser:
 
     def _learn(self, raw: bytes) -> _FieldLine | None:
         colon = raw.find(b":")
+        if colon <= 0:
+            return None
         name = self._names.get(raw[:colon]) or self._learn_name(raw[:colon])
         match = _VALUE.fullmatch(raw, colon + 1)
         if name is None or match is None:

@@ -148,5 +148,8 @@ class _ReserveUser:
     def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
         self._room.use(lambda: self._files.write(fd, parts, offset_bytes))
 
+    def copy(self, source: int, source_at: int, target: int, target_at: int, length_bytes: int) -> None:
+        self._room.use(lambda: self._files.copy(source, source_at, target, target_at, length_bytes))
+
     def rename(self, source: Path, target: Path) -> None:
         self._room.use(lambda: self._files.rename(source, target))

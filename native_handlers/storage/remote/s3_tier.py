@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from native_handlers.storage.remote.s3_ranges import CONCURRENCY, PART_BYTES, S3Object, download_in_parts, read_range
-from native_handlers.storage.remote.tiers import TierFailed, TierUnreachable
+from native_handlers.storage.remote.tiers import TierFailed, TierSilent, TierUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,9 @@ MAX_PARTS = 1000
 CONNECT_LIMIT_S = 10.0
 READ_LIMIT_S = 60.0
 ATTEMPTS = 5
-HURRIED_LIMIT_S = 5.0
-"""How long a request waits for a connection, and for bytes, where something else waits for it."""
+HURRIED_LIMIT_S, HURRIED_ATTEMPTS = 5.0, 2
+"""How long a request waits for a connection, and for bytes, where something else waits for it; and how often it is made.
+A service that closes one connection, or is busy for a moment, is not silent."""
 _log = logging.getLogger(__name__)
 _PASS = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 """The texts of `force_path_style` that mean yes; the empty text does, too."""
@@ -45,7 +46,7 @@ class S3Tier:
         self._making = threading.Lock()
 
     def _connect(self, *, is_hurried: bool = False) -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
-        """A client; where `is_hurried`, one that waits a few seconds and does not try again."""
+        """A client; where `is_hurried`, one that waits a few seconds and tries once more."""
         with self._making:
             return self._hurried_client if is_hurried else self._client
 
@@ -55,7 +56,7 @@ class S3Tier:
 
     @cached_property
     def _hurried_client(self) -> Any:  # noqa: ANN401
-        return self._make_client(HURRIED_LIMIT_S, HURRIED_LIMIT_S, 1)
+        return self._make_client(HURRIED_LIMIT_S, HURRIED_LIMIT_S, HURRIED_ATTEMPTS)
 
     def _make_client(self, connect_limit_s: float, read_limit_s: float, attempts: int) -> Any:  # noqa: ANN401
         # Imported here: loading it takes half a second, and few servers have a tier.
@@ -169,13 +170,17 @@ def _failures(doing: str) -> Iterator[None]:
         BotoCoreError,
         ClientError,
         ConnectionError,  # noqa: A004  its name there
+        ConnectTimeoutError,
         HTTPClientError,
         IncompleteReadError,
+        ReadTimeoutError,
     )
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     try:
         yield
+    except (ConnectTimeoutError, ReadTimeoutError) as error:
+        raise TierSilent(f"{doing}: {error}") from error
     except (HTTPClientError, ConnectionError, IncompleteReadError, HTTPError) as error:
         raise TierUnreachable(f"{doing}: {error}") from error
     except (Boto3Error, BotoCoreError, ClientError, OSError, TierFailed) as error:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from native_handlers.storage.remote.tiers import TierFailed, TierUnreachable
+from native_handlers.storage.remote.tiers import TierFailed, TierSilent
 from native_handlers.storage.system.files import FileFacts, NotCached, OsFiles
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class TierFiles(OsFiles):
         try:
             data = _fetch(found, length_bytes, 0, is_hurried=is_hurried)
         except OSError as error:
-            if isinstance(error.__cause__, TierUnreachable):
+            if isinstance(error.__cause__, TierSilent):
                 self._silent_at_s[found.tier] = self._clock_s()
             raise
         self._silent_at_s.pop(found.tier, None)

@@ -30,6 +30,10 @@ class TierUnreachable(TierFailed):
     """A tier did not answer, or its answer broke off."""
 
 
+class TierSilent(TierUnreachable):
+    """The service gave no answer in time."""
+
+
 class TierSettings(NamedTuple):
     """One tier in the master's configuration: ``[storage.backend.s3.default]`` in master.toml."""
 

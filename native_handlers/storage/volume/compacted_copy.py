@@ -277,6 +277,8 @@ def _reserve(files: Files, fd: int, path: Path, length_bytes: int) -> None:
     except OSError as error:
         # As upstream: a convenience, which not every file system has. Room was asked for before.
         _log.warning("%s is not preallocated: %s", path, error)
+        # Some file systems keep what they could take.
+        files.truncate(fd, 0)
 
 
 def _close(files: Files, descriptors: list[int] | tuple[int, ...]) -> None:

@@ -149,8 +149,8 @@ class Compaction:
             self._clear(source.paths)
             rows = live_rows(self._files, source, rows_end, self._width, self._health)
             self._check_whole(rows, live_bytes)
-            files = self._files_with_room(source, rows, options.preallocate_bytes)
-            copy = CompactedCopy.begin(files, source, rows_end, self._width, self._health, options.preallocate_bytes)
+            files, preallocate_bytes = self._room_for(source, rows, options.preallocate_bytes)
+            copy = CompactedCopy.begin(files, source, rows_end, self._width, self._health, preallocate_bytes)
         except BaseException:
             source.dat.release()
             source.idx.release()
@@ -210,8 +210,9 @@ class Compaction:
         except OSError as error:
             raise WriteFailed(paths.file(".cpc"), 0, error) from error
 
-    def _files_with_room(self, source: VolumeState, rows: Rows, preallocate_bytes: int) -> Files:
-        """The files by which a copy of `rows` can be written. Raises NoSpaceForCompaction, ReadFailed.
+    def _room_for(self, source: VolumeState, rows: Rows, preallocate_bytes: int) -> tuple[Files, int]:
+        """The files by which a copy of `rows` can be written, and how much to reserve for it. Raises
+        NoSpaceForCompaction, ReadFailed.
 
         The room is compared with the size of the copy. Upstream asks for the present size of the volume, with its
         garbage.
@@ -222,18 +223,20 @@ class Compaction:
         index_bytes = len(rows.keys) * row_bytes(self._width)
         data_blocks, index_blocks = (-(-one // _BLOCK_BYTES) * _BLOCK_BYTES for one in (data_bytes, index_bytes))
         try:
-            needs = {paths.data_dir: max(data_blocks, preallocate_bytes), paths.index_dir: index_blocks}
+            needs = {paths.data_dir: data_blocks, paths.index_dir: index_blocks}
             if self._is_one_disk(paths):
-                needs = {paths.data_dir: max(data_blocks + index_blocks, preallocate_bytes)}
-            for directory, needed_bytes in needs.items():
+                needs = {paths.data_dir: data_blocks + index_blocks}
+            for directory, copy_bytes in needs.items():
+                reserved_bytes = preallocate_bytes if directory == paths.data_dir else 0
+                needed_bytes = max(copy_bytes, reserved_bytes)
                 free_bytes = self._files.disk_space(directory).free_bytes
+                if free_bytes < copy_bytes and data_blocks + index_blocks <= _SMALL_COPY_BYTES:
+                    return self._open_files.files_with_reserve, 0
                 if free_bytes < needed_bytes:
-                    if data_blocks + index_blocks <= _SMALL_COPY_BYTES:
-                        return self._open_files.files_with_reserve
                     raise NoSpaceForCompaction(needed_bytes, data_bytes, index_bytes, free_bytes)
         except OSError as error:
             raise ReadFailed(paths.data_dir, 0, error) from error
-        return self._files
+        return self._files, preallocate_bytes
 
     def _is_one_disk(self, paths: VolumePaths) -> bool:
         facts = [self._files.facts(directory) for directory in (paths.data_dir, paths.index_dir)]

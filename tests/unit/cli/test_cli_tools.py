@@ -325,6 +325,8 @@ class TestExport:
         _, line = capsys.readouterr().out.splitlines()
         assert line.split("\t")[1] == r"a\n1,02\x1b[2J"
         assert str(2**40 - 1) in line
+        assert main(["export", "-json", str(tmp_path / "a")]) == 0
+        assert json.loads(capsys.readouterr().out)["name"] == "a\n1,02\x1b[2J"
 
     def test_without_an_index_fix_is_named(self, tmp_path, capsys):
         make_volume(tmp_path / "a")

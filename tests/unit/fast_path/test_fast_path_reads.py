@@ -122,6 +122,15 @@ def test_the_rest_is_left_to_the_long_way(store, data):
     assert not counts
 
 
+@pytest.mark.parametrize(
+    "line", [b"Hostx", b"Host\t", b"Acceptx", b"X-Forwarded-Forx", b"Seaweed-foo", b": x", b"Connectionx"]
+)
+def test_a_line_without_a_name_and_a_colon_is_left_to_the_parser_that_refuses_it(store, line):
+    reads, _ = fast_path_reads(store)
+    assert reads.answer(with_field(line)) is None
+    assert reads.answer(GET.replace(b"Host: x", line)) is None
+
+
 def test_what_is_not_plain_or_not_in_memory_is_left_too(store, monkeypatch):
     write(store, needle_id=2, data=b"x" * (LARGEST_BYTES + 100_000))
     write(store, needle_id=3, data=b"x", flags=0x01)

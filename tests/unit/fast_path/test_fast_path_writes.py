@@ -133,6 +133,7 @@ def test_a_needle_that_is_changed_twice_in_a_turn_is_left_the_second_time(fast_p
         pytest.param((PUT % 1).replace(b" HTTP", b"?fsync=true HTTP"), id="fsync"),
         pytest.param((PUT % 1).replace(b" HTTP", b"?pretty=y HTTP"), id="pretty"),
         pytest.param((PUT % 1).replace(b"Host", b"Origin: y\r\nHost"), id="origin"),
+        pytest.param((PUT % 1).replace(b"Host", b"Seaweed-foo\r\nHost"), id="no-colon"),
         pytest.param((PUT % 1).replace(b"Host", b"Expect: 100-continue\r\nHost"), id="continue"),
         pytest.param((PUT % 1).replace(b"Host", b"Transfer-Encoding: chunked\r\nHost"), id="chunked"),
         pytest.param((PUT % 1).replace(b"Host", b"Connection: close\r\nHost"), id="close"),

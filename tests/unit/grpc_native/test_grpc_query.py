@@ -204,6 +204,13 @@ def test_more_selections_than_are_taken(node, volume, select):
     assert failure.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("where", [("a" * query.MAX_SELECTION_BYTES, "=", "1"), ("a", "%", "*?" * 40_000)])
+def test_a_larger_filter_than_is_taken(node, volume, where):
+    put(volume, b"{}")
+    with pytest.raises(RpcFailure, match="at most 1024 of 65536 are taken"):
+        stripes(node, fid_of(), where=where)
+
+
 def test_a_row_of_a_large_document_ends_with_the_client(node, volume, context, monkeypatch):
     """Each absent field costs a pass over the document."""
     put(volume, b'{"score": 11, "a": "' + b"x" * 100_000 + b'"}')

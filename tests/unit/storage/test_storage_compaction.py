@@ -350,6 +350,30 @@ class TestFailures:
         compact(store)
         assert used
 
+    def test_room_that_is_lacking_for_a_reservation_alone_takes_no_reserve(self, store, files, monkeypatch):
+        used = []
+        monkeypatch.setattr(store.locations[0].room, "use", lambda operation: used.append(1) or operation())
+        files.free_bytes = 1 << 20
+        options = CompactionOptions(preallocate_bytes=2 << 20)
+        with pytest.raises(errors.NoSpaceForCompaction, match="need 2097152 bytes"):
+            list(store.find_volume(VID).compaction.run(options))
+        files.free_bytes = 0
+        list(store.find_volume(VID).compaction.run(options))
+        assert used
+        assert files.calls["allocate"] == 0
+
+    def test_large_records_are_copied_from_the_reserve_too(self, store, files, monkeypatch):
+        write(store, 2, bytes(300_000))
+        for number in range(4, 11, 2):
+            store.get_volume(VID).delete(number, COOKIE)
+        used = []
+        monkeypatch.setattr(store.locations[0].room, "use", lambda operation: used.append(1) or operation())
+        files.free_bytes = 0
+        before = files.calls["copy"]
+        compact(store)
+        assert files.calls["copy"] > before
+        assert len(used) > files.calls["copy"] - before
+
     def test_a_full_disk_names_the_room_for_a_large_copy(self, store, files, tmp_path):
         for number in range(20, 60):
             write(store, number, bytes(50_000))
