@@ -15,7 +15,7 @@ from native_handlers.http_model.message import PendingAnswer
 from supervisor.net.errors import ConnectionFailed
 from supervisor.net.http_connection import Client, HttpConnection, plain_response
 from supervisor.net.idle_poller import IdlePoller, leave_unanswered
-from supervisor.net.listeners import BoundListener, SpareDescriptors, accept, accept_ready, client_address
+from supervisor.net.listeners import BoundListener, SharedAccept, SpareDescriptors, accept, accept_ready, client_address
 from supervisor.net.newcomers import Newcomer, Newcomers
 from supervisor.net.seats import Seat, Seats
 from supervisor.net.timeouts import ConnectionTimeouts
@@ -56,6 +56,7 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     seats: Seats | None = None,
     turn_away: Handle | None = None,
     urgent: tuple[bytes, ...] = (),
+    shared: SharedAccept | None = None,
     task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until the reported scope is cancelled, then drains and returns.
@@ -73,11 +74,13 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     `seats` bounds the connections; without `seats` the bound is `limits.max_connections`. A client without a seat may
     send one request, which `turn_away` answers; without `turn_away` the answer is 503.
 
+    `shared` is given where other processes accept from the same listeners.
+
     Cancellation: cuts all connections at once.
     """
     with closing(IdlePoller(urgent)) as idle_poller, closing(SpareDescriptors(SPARE_DESCRIPTORS)) as spare:
         regular = _Service(handle, limits, seats or Seats("HTTP", lambda: limits.max_connections), fast_path, forward)
-        server = _Server(regular, _service_for_turning_away(limits, turn_away), idle_poller, spare)
+        server = _Server(regular, _service_for_turning_away(limits, turn_away), idle_poller, spare, shared)
         async with trio.open_nursery() as background:
             background.start_soon(idle_poller.run)
             background.start_soon(server.newcomers.run)
@@ -133,8 +136,15 @@ class _Server:
     nursery: trio.Nursery
 
     def __init__(
-        self, regular: _Service, turning_away: _Service, idle_poller: IdlePoller, spare: SpareDescriptors
+        self,
+        regular: _Service,
+        turning_away: _Service,
+        idle_poller: IdlePoller,
+        spare: SpareDescriptors,
+        shared: SharedAccept | None,
     ) -> None:
+        self._shared = shared
+        self._most_in_a_row = ACCEPTED_IN_A_ROW if shared is None else shared.most_in_a_row
         self._regular = regular
         self._turning_away = turning_away
         self._idle_poller = idle_poller
@@ -147,8 +157,8 @@ class _Server:
         port, crowded = listener.port, self._idle_poller.crowded_ports
         try:
             while True:
-                first = await accept(listener, self._make_room)
-                newcomers = [first, *accept_ready(listener, ACCEPTED_IN_A_ROW - 1)]
+                first = await accept(listener, self._make_room, self._shared)
+                newcomers = [first, *accept_ready(listener, self._most_in_a_row - 1)]
                 for sock in newcomers:
                     self._admit(sock, listener)
                 if len(newcomers) == ACCEPTED_IN_A_ROW:

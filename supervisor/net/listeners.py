@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BadCertificate",
     "BoundListener",
+    "SharedAccept",
     "TlsContextSource",
     "TlsSettings",
     "accept",
@@ -70,6 +71,19 @@ class BoundListener:
             self.sock.close()
 
 
+@dataclass(frozen=True, slots=True)
+class SharedAccept:
+    """How a process accepts from sockets from which other processes accept too.
+
+    Attributes:
+        pause_s: returns how long the others may accept first.
+        most_in_a_row: the most newcomers that are accepted before `pause_s` is asked again.
+    """
+
+    pause_s: Callable[[], float]
+    most_in_a_row: int
+
+
 def open_listener(
     host: str, port: int, kind: Listener = Listener.ADMIN, tls: TlsContextSource | None = None
 ) -> BoundListener:
@@ -106,7 +120,9 @@ def hold_port(host: str, port: int) -> socket.socket:
         raise CannotListen(host, port, _reason(error)) from error
 
 
-async def accept(listener: BoundListener, make_room: Callable[[], bool] = lambda: False) -> socket.socket:
+async def accept(
+    listener: BoundListener, make_room: Callable[[], bool] = lambda: False, shared: SharedAccept | None = None
+) -> socket.socket:
     """The next connection, non-blocking, with TCP_NODELAY.
 
     When the process or the system is out of descriptors or memory, `make_room` is called. It returns whether room was
@@ -116,6 +132,9 @@ async def accept(listener: BoundListener, make_room: Callable[[], bool] = lambda
     """
     is_somebody_there = False
     while True:
+        if shared is not None and (pause_s := shared.pause_s()):
+            await trio.lowlevel.wait_readable(listener.sock)
+            await trio.sleep(pause_s)
         try:
             sock, _ = listener.sock.accept()
         except BlockingIOError:
