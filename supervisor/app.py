@@ -29,6 +29,7 @@ from supervisor.config.errors import UsageError
 from supervisor.logs.setup import set_up_logging, start_line
 from supervisor.net.errors import BadCertificate, CannotListen
 from supervisor.routing.errors import TableError
+from supervisor.workers.errors import WorkersGaveUp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -56,6 +57,7 @@ EXPECTED_ERRORS = (
     StoreUnusable,
     TableError,
     UsageError,
+    WorkersGaveUp,
 )
 """Errors that end a server with one line in the log and no traceback: the operator can act on the line."""
 

@@ -10,11 +10,11 @@ import threading
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from enum import Enum
 
 SECONDS_BOUNDS = tuple(0.0001 * 2**exponent for exponent in range(24))
@@ -49,6 +49,11 @@ class Distribution:
         twin = Distribution(self.bounds)
         twin.counts, twin.total = list(self.counts), self.total
         return twin
+
+    def add(self, other: Distribution) -> None:
+        """Adds the values that `other` has observed. The bounds must be the same."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
 
 def _seconds() -> Distribution:
@@ -129,6 +134,25 @@ class Counts:
             twin.ec_rebuild_seconds[result] = seconds.copy()
         return twin
 
+    def add(self, other: Counts) -> None:
+        """Adds what another process of the same server has counted."""
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            match mine:
+                case int():
+                    setattr(self, one.name, mine + theirs)
+                case Distribution():
+                    mine.add(theirs)
+                case Counter():
+                    mine.update(theirs)
+                case defaultdict():
+                    for key, distribution in theirs.items():
+                        mine[key].add(distribution)
+                case dict():  # times
+                    mine.update({key: max(mine.get(key, 0.0), at_s) for key, at_s in theirs.items()})
+                case _:
+                    raise TypeError(f"{one.name} cannot be added")
+
 
 class ServerCounts:
     """Counts one server's work, over all its listeners. Safe from any thread."""
@@ -137,11 +161,19 @@ class ServerCounts:
         # Protects `_counts`; held for a few additions, or for a copy of some hundred numbers.
         self._lock = threading.Lock()
         self._counts = Counts()
+        self._others: Callable[[], Counts] | None = None
+
+    def include(self, others: Callable[[], Counts]) -> None:
+        """Adds what `others` returns to each snapshot: the counts of other processes of this server."""
+        self._others = others
 
     def snapshot(self) -> Counts:
         """The numbers now, as a copy."""
         with self._lock:
-            return self._counts.copy()
+            total = self._counts.copy()
+        if self._others is not None:
+            total.add(self._others())
+        return total
 
     def count_request(self, method: str, status: int, duration_s: float) -> None:
         """request_total and request_seconds, for an answered request; `method` is one of `METHODS`, or `INVALID`."""

@@ -20,6 +20,7 @@ from native_handlers.http_model.message import Listener
 from native_handlers.storage.transfer.received_files import MountedVolume, RemoteObject
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import backend_alone, make_http_authority, make_http_context
+from supervisor.assembly.http_service import HEALTH_REQUESTS, turn_away
 from supervisor.assembly.lifecycle import DRAIN_GRPC_S, DRAIN_HTTP_S
 from supervisor.backend.child_flags import FRONT_VARIABLE, is_named_in
 from supervisor.backend.ports import LOOPBACK
@@ -48,42 +49,33 @@ from supervisor.net.grpc_clients import ClientRegistry
 from supervisor.net.http_client import Address, HttpPool, PoolLimits
 from supervisor.net.http_forward import Forwarder
 from supervisor.net.http_limits import HttpLimits
-from supervisor.net.http_server import answer_that_all_is_taken, serve_http
+from supervisor.net.http_server import serve_http
 from supervisor.net.listeners import BoundListener, hold_port, open_listener
 from supervisor.net.seats import Seats
 from supervisor.net.tls import TlsContextSource, TlsSettings
-from supervisor.routing.match import match_http
 from supervisor.routing.native import NATIVE_HTTP
-from supervisor.routing.registry import ROUTES, AfterForward
+from supervisor.routing.registry import AfterForward
 from supervisor.wire.server_address import ServerAddress, join_host_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.http.context import HttpContext
-    from native_handlers.http_model.message import Request, Response
     from supervisor.assembly.backend import ManagedBackend
     from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
     from supervisor.config.config import Config, SecurityConfig, TlsFiles
-    from supervisor.control.metrics import Registry
+    from supervisor.control.metrics import SeatNumbers
     from supervisor.gateway.grpc_call import CallEngine
     from supervisor.net.http_server import Handle, TryForward
-    from supervisor.routing.registry import Route
+
+    StartHttp = Callable[[trio.Nursery], Awaitable[Callable[[], None]]]
+    # Starts the service of HTTP in a nursery. The result stops it: it drains.
 
 log = logging.getLogger(__name__)
-HEALTH_REQUESTS = tuple(
-    f"{method} {path} ".encode()
-    for method in ("GET", "HEAD")
-    for route in ROUTES
-    if route.is_health
-    for path in route.paths
-)
-"""How the requests begin that go first on idle connections."""
-
 DRAIN_MARGIN_S = 5.0
 """How much longer than its drain times the end of the front may take."""
 
@@ -149,40 +141,66 @@ async def _open_front(  # noqa: PLR0913, PLR0917  a part of `open_front`
 ) -> AsyncIterator[None]:
     guard = Guard(node.security.current())
     node.security.add_listener(guard.update)
-    context = make_http_context(node, engines, guard, tasks.counts, lookup)
-    handle, fast_path, forward = make_http_handle(node, engines, context, guard, tasks)
-    at_end.callback(fast_path.close)
-    http_seats, grpc_seats = make_seats(node, engines, tasks.registry)
-    limits = HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S)
+    listeners = [listener for listener in (sockets.admin, sockets.public) if listener]
+    http_seats, start_http = _prepare_http(node, listeners, engines, tasks, guard, lookup, at_end)
+    grpc_seats = Seats("gRPC", lambda: node.descriptors.grpc_connections(engines.open_volumes))
+    tasks.registry.register(SeatCollector({"http": http_seats, "grpc": grpc_seats}))
     clients = ClientRegistry()
     masters = ClusterMasters(node.masters, node.dial)
     cluster = ClusterHosts(node.masters, masters.filers, guard.names)
     lookup.listen(cluster.note)
     grpc_gateway = make_grpc_gateway(node, engines, tasks, guard, clients, masters, cluster)
-    serve = partial(
-        serve_http,
-        limits=limits,
-        fast_path=None if engines.store is None else fast_path.answer,
-        forward=forward,
-        seats=http_seats,
-        turn_away=partial(turn_away, handle),
-        urgent=HEALTH_REQUESTS,
-    )
     relay = replace(make_relay_settings(node, grpc_gateway.start(), clients), seats=grpc_seats)
     async with trio.open_nursery() as relayed:
         relayed.start_soon(cluster.keep_fresh)
         relayed.start_soon(_cut_at_second_stop, node, grpc_gateway, relayed.cancel_scope)
         async with trio.open_nursery() as servers:
-            listeners = [listener for listener in (sockets.admin, sockets.public) if listener]
-            http_scope = await servers.start(serve, listeners, handle)
+            stop_http = await start_http(servers)
             grpc_scope = await servers.start(_serve_relay, sockets.grpc, relay, relayed)
             try:
                 yield
             finally:
-                http_scope.cancel()
+                stop_http()
                 grpc_scope.cancel()
                 await _drain_grpc(grpc_gateway)
         relayed.cancel_scope.cancel()
+
+
+def _prepare_http(  # noqa: PLR0913, PLR0917  a part of `open_front`
+    node: Node,
+    listeners: Sequence[BoundListener],
+    engines: Engines,
+    tasks: Tasks,
+    guard: Guard,
+    lookup: MasterClient,
+    at_end: ExitStack,
+) -> tuple[SeatNumbers, StartHttp]:
+    """The seats of both HTTP ports together, and the function that starts the service: here, or in workers."""
+    if node.config.workers:
+        from supervisor.assembly.http_workers import prepare_workers  # noqa: PLC0415  (only with -workers)
+
+        assert engines.backend is not None, "every HTTP route is forwarded"
+        prepared = prepare_workers(node, listeners, engines.backend.handle, tasks, lookup, at_end)
+        return prepared.seats, prepared.start
+    context = make_http_context(node, engines, guard, tasks.counts, lookup)
+    handle, fast_path, forward = make_http_handle(node, engines, context, guard, tasks)
+    at_end.callback(fast_path.close)
+    seats = Seats("HTTP", lambda: node.descriptors.http_connections(engines.open_volumes))
+    serve = partial(
+        serve_http,
+        limits=HttpLimits(idle_timeout_s=node.config.idle_timeout_s, drain_s=DRAIN_HTTP_S),
+        fast_path=None if engines.store is None else fast_path.answer,
+        forward=forward,
+        seats=seats,
+        turn_away=partial(turn_away, handle),
+        urgent=HEALTH_REQUESTS,
+    )
+
+    async def start(servers: trio.Nursery) -> Callable[[], None]:
+        scope: trio.CancelScope = await servers.start(serve, listeners, handle)
+        return scope.cancel
+
+    return seats, start
 
 
 async def _serve_relay(
@@ -272,26 +290,6 @@ def make_http_handle(
     tasks.registry.register(HttpCountCollector([gateway.counts]))
     forward = None if forwarder is None else FastPathForwards(gateway, forwarder, authority).begin
     return gateway.handle, FastPath(context, gateway), forward
-
-
-def make_seats(node: Node, engines: Engines, registry: Registry) -> tuple[Seats, Seats]:
-    """The seats of both HTTP ports together, and of the gRPC port: as many as volumes leave of the descriptors."""
-    plan = node.descriptors
-    http = Seats("HTTP", lambda: plan.http_connections(engines.open_volumes))
-    grpc = Seats("gRPC", lambda: plan.grpc_connections(engines.open_volumes))
-    registry.register(SeatCollector({"http": http, "grpc": grpc}))
-    return http, grpc
-
-
-def route_of(request: Request) -> Route:
-    return match_http(request.listener, request.method, request.parsed.raw_path)
-
-
-async def turn_away(handle: Handle, request: Request) -> Response:
-    """Answers a client without a seat: health checks as always, every other request with 503."""
-    if not route_of(request).is_health:
-        return await answer_that_all_is_taken(request)
-    return replace(await handle(request), close_connection=True)
 
 
 def make_forwarder(backend: ManagedBackend | None, pool: HttpPool) -> Forwarder | None:

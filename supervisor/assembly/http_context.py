@@ -9,16 +9,14 @@ from native_handlers.http.ec_volumes import StoreEcVolumes
 from native_handlers.http.node_view import NodeState, StoreNodeView
 from native_handlers.http.settings import HttpSettings
 from native_handlers.runtime.version import OWN_VERSION
+from supervisor.assembly.http_service import volume_server_client
 from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.gateway.backend_view import BackendNodeView, SharedNodeView
 from supervisor.gateway.http_authority import HttpAuthority
-from supervisor.net.http_client import HttpPool, PoolLimits
-from supervisor.net.http_connect import TcpConnector
-from supervisor.net.http_volume_servers import VOLUME_SERVER_TIMEOUT_S, VolumeServerClient
-from supervisor.net.tls import client_context
+from supervisor.net.http_client import HttpPool
+from supervisor.net.http_volume_servers import VolumeServerClient
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from native_handlers.http.context import NodeView
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
     from supervisor.cluster.master_client import MasterClient
-    from supervisor.config.config import HttpsClientConfig
     from supervisor.gateway.guard import Guard
 
 
@@ -51,23 +48,28 @@ def backend_alone(node: Node, store: Store) -> Callable[[int], bool]:
     return is_alone
 
 
+def make_http_settings(node: Node) -> HttpSettings:
+    """The facts about this server that answers depend on."""
+    config, security = node.config, node.security.current()
+    return HttpSettings(
+        version=node.version_text,
+        commit=node.commit_text,
+        self_url=node.identity.http,
+        file_size_limit_bytes=config.file_size_limit_bytes,
+        read_mode=config.read_mode,
+        fix_jpg_orientation=config.fix_jpg_orientation,
+        volume_server_scheme="https" if security.https_client.enabled else "http",
+        has_ui=not security.write_key.key or security.ui_access,
+    )
+
+
 def make_http_context(
     node: Node, engines: Engines, guard: Guard, counts: ServerCounts, lookup: MasterClient
 ) -> HttpContext:
     """The context of handlers that run while the node serves. `lookup` belongs to the caller."""
     authority = make_http_authority(node, engines)
-    security = node.security.current()
     return HttpContext(
-        settings=HttpSettings(
-            version=node.version_text,
-            commit=node.commit_text,
-            self_url=node.identity.http,
-            file_size_limit_bytes=node.config.file_size_limit_bytes,
-            read_mode=node.config.read_mode,
-            fix_jpg_orientation=node.config.fix_jpg_orientation,
-            volume_server_scheme="https" if security.https_client.enabled else "http",
-            has_ui=not security.write_key.key or security.ui_access,
-        ),
+        settings=make_http_settings(node),
         node=make_node_view(node, engines),
         store=engines.store,
         lookup=lookup,
@@ -131,17 +133,5 @@ def ec_rows(store: Store) -> tuple[EcVolumeRow, ...]:
 
 def make_volume_server_client(node: Node) -> VolumeServerClient:
     """The client for other volume servers, over TLS where https.client.enabled is set."""
-    tls = https_client_context(node.config.security.https_client)
-    connect = TcpConnector(tls=tls, source_host=node.config.bind_ip, idle_timeout_s=VOLUME_SERVER_TIMEOUT_S)
-    return VolumeServerClient(HttpPool(PoolLimits(max_connections=node.descriptors.links), connect=connect))
-
-
-def https_client_context(https: HttpsClientConfig) -> ssl.SSLContext | None:
-    """The TLS context for other volume servers; None for plain HTTP.
-
-    Raises:
-        BadCertificate: the configured files cannot be used.
-    """
-    if not https.enabled:
-        return None
-    return client_context(https.cert, https.key, https.ca, verifies=not https.insecure_skip_verify)
+    config = node.config
+    return volume_server_client(config.security.https_client, source_host=config.bind_ip, links=node.descriptors.links)

@@ -124,7 +124,9 @@ def make_node(config: Config, stop: StopRequest) -> Node:
         BackendVersionUnknown, BackendOffsetWidthMismatch, OffsetWidthUnknown: the backend's version or offset width is
             unknown, or does not fit the flag or the volumes on disk.
     """
-    table = open_live_table(config.mode, config.routes_file, native_names=native_names())
+    table = open_live_table(
+        config.mode, config.routes_file, native_names=native_names(), has_workers=bool(config.workers)
+    )
     program = config.backend if isinstance(config.backend, Path) and table.current().forwards_anything else None
     version = ask_version(program, os.environ) if program is not None else None
     directories = [directory.path for directory in config.directories]

@@ -39,6 +39,7 @@ class Tasks:
     registry: Registry
     counts: ServerCounts
     throttle: Throttle
+    exposition: NodeExposition
 
 
 @asynccontextmanager
@@ -63,7 +64,7 @@ async def open_tasks(node: Node, store: Store | None, backend: ManagedBackend | 
         heartbeat = partial(serve_heartbeat, handle=node.heartbeat)
         await nursery.start(heartbeat, node.model, node.identity, node.config.masters, node.dial)
         try:
-            yield Tasks(metrics, registry, counts, throttle)
+            yield Tasks(metrics, registry, counts, throttle, exposition)
         finally:
             node.leave()
             nursery.cancel_scope.cancel()

@@ -45,6 +45,7 @@ class BackendHandle:
         self._child: ChildProcess | None = None
         self._reload_pending = False
         self._stop_requested = trio.Event()
+        self._changed = trio.Event()
 
     @property
     def http_address(self) -> str:
@@ -96,6 +97,12 @@ class BackendHandle:
         """Sets the state. Only `serve_backend` calls this."""
         LOG.debug("backend %s: %s -> %s", self.name, self.state.value, state.value)
         self.state = state
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    async def wait_changed(self) -> None:
+        """Returns when the next state is entered. Cancellation: safe."""
+        await self._changed.wait()
 
     def deliver_reload(self) -> None:
         """Sends a SIGHUP that is due, if the child can take it. Only `serve_backend` calls this."""

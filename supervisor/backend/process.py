@@ -31,16 +31,15 @@ if TYPE_CHECKING:
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
-class ChildProcess:
-    """A child that runs, or has ended and is not reaped. `output` is the read end of its stdout and stderr.
+class TiedProcess:
+    """A process that runs, or has ended and is not reaped.
 
     The owner must call `reap` in every case. `reap` also closes what the object holds.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, output: trio.lowlevel.FdStream) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int) -> None:
         self._popen = popen
         self._pidfd = pidfd
-        self.output = output
 
     @property
     def pid(self) -> int:
@@ -79,6 +78,14 @@ class ChildProcess:
             os.close(self._pidfd)
 
 
+class ChildProcess(TiedProcess):
+    """A process whose stdout and stderr this process reads from `output`."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, output: trio.lowlevel.FdStream) -> None:
+        super().__init__(popen, pidfd)
+        self.output = output
+
+
 def start_child(
     command: Sequence[str],
     *,
@@ -94,39 +101,58 @@ def start_child(
         BackendStartFailed: the program is missing or cannot be executed, or the system has no descriptor or process
             left. No process runs.
     """
-    program = os.path.abspath(command[0])
-    _check_executable(command, program)
     try:
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
     except OSError as error:
         raise BackendStartFailed(command, error) from error
     try:
+        popen, pidfd = _start(command, environment, directory, descriptors, write_end)
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    return ChildProcess(popen, pidfd, trio.lowlevel.FdStream(read_end))
+
+
+def start_tied(command: Sequence[str], descriptors: Sequence[int]) -> TiedProcess:
+    """As `start_child`, for a process that writes to the standard error of this process."""
+    return TiedProcess(*_start(command, None, None, descriptors, None))
+
+
+def _start(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None,
+    directory: Path | None,
+    descriptors: Sequence[int],
+    output: int | None,
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Starts `command` with `output` as its stdout and stderr; None leaves it those of this process."""
+    program = os.path.abspath(command[0])
+    _check_executable(command, program)
+    try:
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", "-E", str(LAUNCHER), str(os.getpid()), program, *command[1:]],
             stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
+            stdout=output,
+            stderr=output,
             cwd=directory,
             env=environment,
             process_group=0,
             pass_fds=tuple(descriptors),
         )
     except OSError as error:
-        os.close(read_end)
         raise BackendStartFailed(command, error) from error
-    finally:
-        os.close(write_end)
-    return ChildProcess(popen, _open_pidfd(popen, read_end), trio.lowlevel.FdStream(read_end))
+    return popen, _open_pidfd(popen)
 
 
-def _open_pidfd(popen: subprocess.Popen[bytes], read_end: int) -> int:
+def _open_pidfd(popen: subprocess.Popen[bytes]) -> int:
     """A pidfd of the new child. Without one (no descriptor is left) the child cannot be managed, and is killed."""
     try:
         return os.pidfd_open(popen.pid)
     except OSError as error:
         popen.kill()
         popen.wait()
-        os.close(read_end)
         raise BackendStartFailed([str(LAUNCHER)], error) from error
 
 

@@ -14,7 +14,7 @@ from supervisor.cli.backend_flags import ask_backend_flags, pass_through
 from supervisor.cli.engine_choice import EngineChoice, choose_engine, table_forwards_anything
 from supervisor.cli.gather import CommandInput, gather
 from supervisor.config.addresses import Addresses, read_addresses, read_masters
-from supervisor.config.config import Config, LogConfig
+from supervisor.config.config import Config, LogConfig, Mode
 from supervisor.config.directories import read_directories, read_idx_directory
 from supervisor.config.errors import BadValue, UsageError
 from supervisor.config.flags import VOLUME_FLAGS, Flag, Kind, Owner
@@ -94,6 +94,7 @@ def _assemble(parts: CommandInput, loaded: _Loaded, environ: Mapping[str, str], 
         backend=choice.backend,
         routes_file=choice.routes_file,
         offset_width_bytes=values.integer("offset.bytes") or None,
+        workers=_workers(values, choice),
         ip=addresses.ip,
         port=addresses.port,
         port_grpc=addresses.port_grpc,
@@ -157,6 +158,15 @@ def _security_file(values: FlagValues, cwd: Path) -> Path | None:
     if path is not None and not path.is_file():
         values.note("securityFile", f"{path} is not a file; expected a security.toml")
     return path
+
+
+def _workers(values: FlagValues, choice: EngineChoice) -> int:
+    count = values.integer("workers")
+    if count and choice.mode is Mode.NATIVE:
+        values.note("workers", "-workers needs every HTTP route forwarded; in native mode all are native")
+    if count and choice.mode is Mode.EXEC:
+        values.note("workers", "in exec mode the Go program serves, and it has no workers")
+    return count
 
 
 def _index(parts: CommandInput) -> str:

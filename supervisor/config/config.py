@@ -161,6 +161,8 @@ class Config:
     routes_file: Path | None
     offset_width_bytes: int | None
     """4 or 5 as the flag says; None where the backend, a .vif or the default decides."""
+    workers: int
+    """How many processes serve HTTP beside this one; 0 where this one serves it."""
 
     ip: str
     port: int

@@ -79,6 +79,7 @@ def weed_variable(key: str) -> str:
 
 _PORT_MAX = 65535
 _VOLUME_SIZE_MAX_MB = 30_000
+WORKERS_MAX = 64
 
 
 def _text(name: str, default: str, meaning: str, *choices: str) -> Flag:
@@ -143,8 +144,14 @@ _MODE = tuple(
                 "width of stored offsets; 0 learns it from the backend, else from a .vif, else 4",
                 choices=("0", "4", "5"),
             ),
+            _count(
+                "workers",
+                0,
+                "processes that forward HTTP; every HTTP route must be forwarded; 0 serves HTTP in this process",
+                maximum=WORKERS_MAX,
+            ),
         ),
-        (("VOLUME_SERVER_PY_MODE", "VOLUME_SERVER_RUST_MODE"), (), ("VOLUME_SERVER_PY_ROUTES",), ()),
+        (("VOLUME_SERVER_PY_MODE", "VOLUME_SERVER_RUST_MODE"), (), ("VOLUME_SERVER_PY_ROUTES",), (), ()),
         strict=True,
     )
 )

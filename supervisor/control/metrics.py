@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from native_handlers.http_model.message import Request
     from supervisor.net.http_server import Handle
-    from supervisor.net.seats import Seats
     from supervisor.routing.decision import Engine
 
 
@@ -106,10 +105,26 @@ class HttpCountCollector:
         return (family,)
 
 
+class SeatNumbers(Protocol):
+    """The numbers of `Seats`, or of the seats of several processes together. Called from a thread, at each scrape."""
+
+    @property
+    def open_count(self) -> int: ...
+
+    @property
+    def most(self) -> int: ...
+
+    @property
+    def given_up(self) -> int: ...
+
+    @property
+    def refused(self) -> int: ...
+
+
 class SeatCollector:
     """Connections by kind of listener: open now, allowed now, and so far closed for newcomers or turned away."""
 
-    def __init__(self, seats: Mapping[str, Seats]) -> None:
+    def __init__(self, seats: Mapping[str, SeatNumbers]) -> None:
         self._seats = dict(seats)
 
     def collect(self) -> Iterable[Family]:
@@ -166,11 +181,16 @@ ScrapeBackend = Callable[[], Awaitable[bytes]] | None
 
 @dataclass(slots=True)
 class NodeExposition:
-    """The text of the metrics port: upstream's families, then this process's own."""
+    """The text of the metrics port: upstream's families, then this process's own.
+
+    Attributes:
+        refreshers: awaited before each text is made. They bring in what other processes have counted.
+    """
 
     registry: Registry
     volume_metrics: VolumeMetrics
     scrape_backend: ScrapeBackend = None
+    refreshers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1), init=False)
     """A thread of its own: a disk that hangs delays nothing else, and many scrapes at once use one thread."""
     _making: trio.Lock = field(default_factory=trio.Lock, init=False)
@@ -187,6 +207,8 @@ class NodeExposition:
             if self._begun > begun_before and self._last:
                 return self._last
             self._begun, self._last = self._begun + 1, b""
+            for refresh in self.refreshers:
+                await refresh()
             backend_text = await self.scrape_backend() if self.scrape_backend else b""
             self._last = await trio.to_thread.run_sync(self._render, backend_text, limiter=self._thread)
             return self._last

@@ -112,7 +112,7 @@ class TlsContextSource:
     """The current context of one listener. It is read again when a file changes; bad new files leave the old context.
 
     Args:
-        settings: the files to read.
+        settings: the files to read. An attribute too.
         clock: monotonic seconds.
 
     Raises:
@@ -120,7 +120,7 @@ class TlsContextSource:
     """
 
     def __init__(self, settings: TlsSettings, clock: Callable[[], float]) -> None:
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._seen = _fingerprint(settings)
         self._context = server_context(settings)
@@ -135,17 +135,17 @@ class TlsContextSource:
         return self._context
 
     def _reload_if_changed(self) -> None:
-        seen = _fingerprint(self._settings)
+        seen = _fingerprint(self.settings)
         if seen == self._seen:
             return
         try:
-            self._context = server_context(self._settings)
+            self._context = server_context(self.settings)
         except BadCertificate as error:
             # Tried again next time: one file of the pair is often replaced before the other.
             log.warning("%s; the old ones stay in use", error)
             return
         self._seen = seen
-        log.info("certificate %s was read again", self._settings.cert)
+        log.info("certificate %s was read again", self.settings.cert)
 
 
 def _restrict(context: ssl.SSLContext, settings: TlsSettings) -> None:

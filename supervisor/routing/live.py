@@ -17,6 +17,8 @@ import trio
 
 from supervisor.config.config import Mode
 from supervisor.routing.errors import Problem, TableError
+from supervisor.routing.registry import ROUTES, Protocol
+from supervisor.routing.states import State
 from supervisor.routing.table import Table, default_table_path, load_table, table_forwarding_all, table_native
 
 if TYPE_CHECKING:
@@ -47,9 +49,16 @@ class LiveTable:
     """
 
     def __init__(
-        self, table: Table, *, file: Path | None = None, native_names: Collection[str] = (), has_backend: bool = True
+        self,
+        table: Table,
+        *,
+        file: Path | None = None,
+        native_names: Collection[str] = (),
+        has_backend: bool = True,
+        has_workers: bool = False,
     ) -> None:
         self.table = table
+        self._has_workers = has_workers
         self._file = file
         self._native_names = frozenset(native_names)
         self._has_backend = has_backend
@@ -58,15 +67,24 @@ class LiveTable:
         self._stamp = self._read_stamp()
 
     @classmethod
-    def open(cls, file: Path | None, *, native_names: Collection[str], has_backend: bool = True) -> LiveTable:
+    def open(
+        cls,
+        file: Path | None,
+        *,
+        native_names: Collection[str],
+        has_backend: bool = True,
+        has_workers: bool = False,
+    ) -> LiveTable:
         """The table in `file`, or the shipped table, ready to follow changes of the file.
 
         Raises:
-            TableError: as `load_table`.
+            TableError: as `load_table`; with `has_workers` also where a worker would have to answer natively.
         """
         path = file if file is not None else default_table_path()
         table = load_table(path, native_names=native_names, has_backend=has_backend)
-        return cls(table, file=path, native_names=native_names, has_backend=has_backend)
+        if has_workers:
+            refuse_native_http(table)
+        return cls(table, file=path, native_names=native_names, has_backend=has_backend, has_workers=has_workers)
 
     def current(self) -> Table:
         """The table in force now."""
@@ -99,6 +117,8 @@ class LiveTable:
         try:
             table = load_table(self._file, native_names=self._native_names, has_backend=self._has_backend)
             self._refuse_moving_volumes(table)
+            if self._has_workers:
+                refuse_native_http(table)
         except TableError as error:
             for problem in error.problems:
                 _log.error("routing table refused, the old one stays: %s", problem)
@@ -127,7 +147,23 @@ class LiveTable:
         return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def open_live_table(mode: Mode, routes_file: Path | None, *, native_names: Collection[str]) -> LiveTable:
+def refuse_native_http(table: Table) -> None:
+    """Refuses a table with which HTTP workers would have to do more than forward.
+
+    A table that forwards all HTTP gives no volume to this process: /status is native where both engines have volumes.
+
+    Raises:
+        TableError: an HTTP route is native.
+    """
+    native = [route for route in ROUTES if route.protocol is Protocol.HTTP and table.state_of(route) is State.NATIVE]
+    if native:
+        text = f"-workers needs every HTTP route forwarded; {native[0].name} is native"
+        raise TableError([Problem(table.source, None, text, "forward it, or leave -workers out")])
+
+
+def open_live_table(
+    mode: Mode, routes_file: Path | None, *, native_names: Collection[str], has_workers: bool = False
+) -> LiveTable:
     """The table for `mode`. Only mixed mode reads a file; in proxy and native mode the mode itself gives the table.
 
     Raises:
@@ -140,7 +176,7 @@ def open_live_table(mode: Mode, routes_file: Path | None, *, native_names: Colle
         case Mode.NATIVE:
             return LiveTable(table_native(native_names))
         case Mode.MIXED:
-            return LiveTable.open(routes_file, native_names=native_names)
+            return LiveTable.open(routes_file, native_names=native_names, has_workers=has_workers)
         case Mode.EXEC:
             raise ValueError("exec mode routes nothing")
 

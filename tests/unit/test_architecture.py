@@ -93,6 +93,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     | NATIVE
     | {f"supervisor/{room}" for room in ("net", "routing", "authority", "gateway")},
     "supervisor/control": FACTS | NATIVE | {"supervisor/net", "supervisor/routing"},
+    "supervisor/workers": FACTS
+    | VOCABULARY
+    | {"native_handlers/http", "supervisor/net", "supervisor/routing", "supervisor/backend"},
 }
 """The folders that the modules of a folder may import, besides their own."""
 
@@ -423,6 +426,16 @@ def test_a_native_server_starts_without_what_only_some_work_needs():
         "assert 'native_handlers.storage.store' in sys.modules\n"
         f"print([name for name in {unwanted} if name in sys.modules])"
     )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_an_http_worker_loads_only_what_forwarding_needs():
+    """A worker has no gRPC, no volumes and no pictures, and none of their libraries. Slow: starts a program."""
+    unwanted = ["grpc", "google.protobuf", "numpy", "PIL", "jwt", "cryptography", "yaml", "boto3", "llvmlite"]
+    unwanted += ["native_handlers.storage.store", "native_handlers.storage.volume.volume", "supervisor.cluster"]
+    code = f"import sys, supervisor.assembly.worker; print([name for name in {unwanted} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
 

@@ -34,6 +34,7 @@ class Implementation:
         needs_weed: it cannot run without the Go program.
         routes: the text of a routing table, which it is given as a file; "" leaves it with the shipped one.
         has_native_rpcs: the table makes every RPC native.
+        workers: how many processes serve its HTTP; 0 where its own process does.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Implementation:
     binary: str | None = None
     routes: str = ""
     has_native_rpcs: bool = False
+    workers: int = 0
 
     @property
     def has_our_rpcs(self):
@@ -67,7 +69,8 @@ class Implementation:
             return [weed, "-logtostderr=true", f"-config_dir={layout.config_dir}", "volume", *_go_flags(layout), *extra]
         backend = [f"-backend={weed if self.backend == 'go' else self.backend}"] if self.backend else []
         common = ["-logtostderr=true", f"-config_dir={layout.config_dir}"]
-        return [*OURS, *common, f"-mode={self.mode}", *backend, *self._routes_flags(layout), *_go_flags(layout), *extra]
+        engine = [f"-mode={self.mode}", *backend, *([f"-workers={self.workers}"] if self.workers else [])]
+        return [*OURS, *common, *engine, *self._routes_flags(layout), *_go_flags(layout), *extra]
 
     def _routes_flags(self, layout):
         if not self.routes:
@@ -153,6 +156,9 @@ FORWARDED_HTTP = Implementation(
 SHIPPED = Implementation("mixed-shipped", mode="mixed", backend="native")
 """The shipped table: everything is native, and the backend is not started."""
 
+WORKERS = Implementation("proxy-native-workers", mode="proxy", backend="native", workers=2)
+"""HTTP is forwarded by two further processes."""
+
 
 def find_weed():
     """The Go program's path, or None, and the reason without one."""
@@ -173,7 +179,7 @@ def chosen():
         return ALL
     known = {
         implementation.name: implementation
-        for implementation in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED)
+        for implementation in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED, WORKERS)
     }
     unknown = [name for name in wanted.split(",") if name not in known]
     if unknown:

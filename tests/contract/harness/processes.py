@@ -17,6 +17,7 @@ from supervisor.backend.process import LAUNCHER
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LOG_TAIL_BYTES = 6000
+WORKER_MODULE = "supervisor.assembly.worker"
 _RUNNING = set()
 
 
@@ -106,6 +107,15 @@ def argument_of(pid, flag):
     except (FileNotFoundError, ProcessLookupError):
         return None
     return next((word.partition("=")[2] for word in words if word.lstrip("-").startswith(f"{flag}=")), None)
+
+
+def is_worker(pid):
+    """Whether the process is an HTTP worker, or is about to become one."""
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return WORKER_MODULE in words
 
 
 def is_alive(pid):

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 from harness.http1 import Disconnected, fetch
 from harness.implementations import Layout
-from harness.processes import ServerProcess, argument_of, children_of, is_alive
+from harness.processes import ServerProcess, argument_of, children_of, is_alive, is_worker
 from support.ports import LOOPBACK, free_port, free_port_pair
 from support.waiting import LIMIT_S as RPC_LIMIT_S
 from support.waiting import wait_until
@@ -200,8 +200,12 @@ class VolumeServer:
         return self.url in self.master.registered_urls()
 
     def child_pids(self):
-        """The process ids of the server's children."""
-        return children_of(self.process.pid)
+        """The process ids of the server's children, without its HTTP workers."""
+        return [pid for pid in children_of(self.process.pid) if not is_worker(pid)]
+
+    def worker_pids(self):
+        """The process ids of the server's HTTP workers."""
+        return [pid for pid in children_of(self.process.pid) if is_worker(pid)]
 
     def kill_child(self):
         """SIGKILL to the server's one child. Returns when the child is gone."""

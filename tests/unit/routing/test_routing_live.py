@@ -196,3 +196,47 @@ async def test_the_watcher_of_a_fixed_table_waits_for_the_end(autojump_clock):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_table_reload, live)
     assert scope.cancelled_caught
+
+
+HTTP_FORWARDED = 'phase: 1\nroutes:\n  "http.*": forward\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("phase: 4\n", "-workers needs every HTTP route forwarded; http.status is native"),
+        ("phase: 1\n", "-workers needs every HTTP route forwarded; http.status is native"),
+        (HTTP_FORWARDED + "  http.favicon: native\n", "every HTTP route forwarded; http.favicon is native"),
+    ],
+)
+def test_a_table_with_native_work_is_refused_where_workers_serve(file, caplog, text, why):
+    file.write_text(text)
+    with pytest.raises(TableError, match=f"{why}; forward it, or leave -workers out"):
+        open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
+    assert open_live_table(Mode.MIXED, file, native_names=EVERY_NAME).current().source == file
+    file.write_text(HTTP_FORWARDED)
+    live = open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
+    before = live.current()
+    rewrite(file, text)
+    live.reload()
+    assert live.current() is before
+    assert errors_in(caplog)[0].startswith("routing table refused, the old one stays: ")
+
+
+def test_workers_serve_beside_a_native_control_plane_of_grpc(file):
+    file.write_text(HTTP_FORWARDED)
+    live = open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
+    rewrite(file, HTTP_FORWARDED + "  grpc.Ping: forward\n")
+    live.reload()
+    assert live.current().states["grpc.Ping"] is State.FORWARD
+
+
+def test_a_table_that_forwards_all_http_gives_this_process_no_volumes(file):
+    file.write_text(HTTP_FORWARDED + "  grpc.VolumeStatus: native\n")
+    with pytest.raises(TableError, match=r"set http\.status, http\.ui to native"):
+        open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
+
+
+def test_proxy_mode_forwards_all_http():
+    live = open_live_table(Mode.PROXY, None, native_names=EVERY_NAME, has_workers=True)
+    assert not live.is_followed

@@ -1,0 +1,246 @@
+"""The HTTP workers of one node: what they are told, what they may ask, and how their counts join those of the node.
+
+Loaded only with -workers. docs/workers.md has the design.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from native_handlers.http.context import LookupFailed
+from supervisor.assembly.http_context import make_http_settings
+from supervisor.assembly.lifecycle import DRAIN_HTTP_S
+from supervisor.backend.process import start_tied
+from supervisor.control.metrics import HttpCountCollector
+from supervisor.control.text_format import Family
+from supervisor.control.volume_metrics import OWN_PREFIX
+from supervisor.workers.board import ConnectionBoard
+from supervisor.workers.channel import CallRefused
+from supervisor.workers.pool import WorkerBounds, Workers, WorkersSpec
+from supervisor.workers.service import start_body
+from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from contextlib import ExitStack
+
+    from supervisor.assembly.node import Node
+    from supervisor.assembly.tasks import Tasks
+    from supervisor.backend.handle import BackendHandle
+    from supervisor.backend.process import TiedProcess
+    from supervisor.cluster.master_client import MasterClient
+    from supervisor.net.listeners import BoundListener
+    from supervisor.workers.messages import Fields, JsonObject
+
+log = logging.getLogger(__name__)
+
+DRAIN_MARGIN_S = 5.0
+"""How much longer than its drain time a worker may take to end."""
+LEAST_LINKS = 8
+"""The fewest connections to the backend that a worker may have, where descriptors are short."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpWorkers:
+    """The workers of a node, before their start. `seats` are those of all workers together.
+
+    `start` starts them in a nursery; when it returns they serve. Its result stops them: they drain.
+    """
+
+    seats: WorkerSeats
+    start: Callable[[trio.Nursery], Awaitable[Callable[[], None]]]
+
+
+def prepare_workers(
+    node: Node,
+    listeners: Sequence[BoundListener],
+    backend: BackendHandle,
+    tasks: Tasks,
+    lookup: MasterClient,
+    at_end: ExitStack,
+) -> HttpWorkers:
+    """The workers that serve `listeners`. `at_end` frees what belongs to them, after they have ended."""
+    count, plan = node.config.workers, node.descriptors
+    board = ConnectionBoard.create(count)
+    at_end.callback(board.close)
+    http = make_http_settings(node)
+    inherited = tuple(
+        InheritedListener(
+            listener.sock.fileno(), listener.kind, None if listener.tls is None else listener.tls.settings
+        )
+        for listener in listeners
+    )
+    seats = max(plan.http_connections(0) // count, 1)
+
+    def settings(number: int) -> JsonObject:
+        return start_body(
+            WorkerSettings(
+                number=number,
+                count=count,
+                listeners=inherited,
+                board_descriptor=board.descriptor,
+                log=node.config.log,
+                http=http,
+                idle_timeout_s=node.config.idle_timeout_s,
+                drain_s=DRAIN_HTTP_S,
+                seats=seats,
+                links=max(plan.links // count, LEAST_LINKS),
+                source_host=node.config.bind_ip,
+                https_client=node.config.security.https_client,
+                access=AccessRules.of(node.security.current()),
+                backend=backend_address(backend),
+                is_stopping=node.stop.is_asked,
+            )
+        )
+
+    async def holders(body: Fields) -> JsonObject:
+        return await find_holders(lookup, body)
+
+    descriptors = (*(listener.descriptor for listener in inherited), board.descriptor)
+    spec = WorkersSpec(
+        count=count,
+        start=lambda _number: start_worker(descriptors),
+        settings=settings,
+        handlers={"holders": holders},
+        note_end=board.mark_absent,
+        bounds=WorkerBounds(drain_s=DRAIN_HTTP_S + DRAIN_MARGIN_S),
+    )
+    workers = Workers(spec)
+    tasks.counts.include(lambda: workers.sums.total().server)
+    tasks.registry.register(WorkerCollector(workers))
+    tasks.exposition.refreshers.append(workers.refresh_counts)
+
+    async def start(servers: trio.Nursery) -> Callable[[], None]:
+        await servers.start(_serve, workers, node, backend)
+
+        async def push_access() -> None:
+            told = await workers.push("access", AccessRules.of(node.security.current()).as_data())
+            log.info("%d HTTP workers have the access rules", told)
+
+        at_end.enter_context(node.reloads.including(push_access))
+
+        def stop() -> None:
+            for listener in listeners:
+                listener.close()
+            workers.request_stop()
+
+        return stop
+
+    return HttpWorkers(WorkerSeats(workers, seats * count), start)
+
+
+async def _serve(workers: Workers, node: Node, backend: BackendHandle, *, task_status: trio.TaskStatus[None]) -> None:
+    async with trio.open_nursery() as following:
+        async with trio.open_nursery() as serving:
+            await serving.start(workers.serve)
+            following.start_soon(_follow_stop, node, workers)
+            following.start_soon(_follow_backend, backend, workers)
+            task_status.started()
+        following.cancel_scope.cancel()
+
+
+async def _follow_stop(node: Node, workers: Workers) -> None:
+    """Lets the workers' health checks say that the server stops."""
+    await node.stop.wait()
+    await workers.push("stopping", {})
+
+
+async def _follow_backend(backend: BackendHandle, workers: Workers) -> None:
+    """Tells the workers where a restarted backend listens, if it listens elsewhere."""
+    told = backend_address(backend)
+    while True:
+        address = backend_address(backend)
+        if address == told:
+            await backend.wait_changed()
+        else:
+            await workers.push("backend", address.as_data())
+            told = address
+
+
+def backend_address(backend: BackendHandle) -> BackendAddress:
+    """The backend's HTTP ports now."""
+    return BackendAddress(backend.ports.http, backend.ports.public)
+
+
+async def find_holders(lookup: MasterClient, body: Fields) -> JsonObject:
+    """Answers a worker's call `holders`."""
+    try:
+        found = await lookup.locations(body.integer("volume_id"), refresh=body.boolean("refresh"))
+    except LookupFailed as failure:
+        raise CallRefused(failure.reason) from failure
+    rows: list[JsonObject] = [
+        {"url": one.url, "public_url": one.public_url, "grpc_port": one.grpc_port} for one in found
+    ]
+    return {"holders": rows}
+
+
+def start_worker(descriptors: Sequence[int]) -> tuple[TiedProcess, socket.socket]:
+    """Starts a worker that inherits `descriptors`. Returns it, and this end of its control channel.
+
+    Raises:
+        BackendStartFailed: the system has no process or descriptor left. Nothing runs.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    with theirs:
+        # -P: a directory `supervisor` in the working directory must not be imported.
+        command = [sys.executable, "-P", "-m", "supervisor.assembly.worker", str(theirs.fileno())]
+        try:
+            return start_tied(command, (*descriptors, theirs.fileno())), ours
+        except BaseException:
+            ours.close()
+            raise
+
+
+# ---- The workers in the metrics of the node.
+
+
+class WorkerSeats:
+    """The seats of all workers together, as their last counts say. Any thread may ask."""
+
+    def __init__(self, workers: Workers, most: int) -> None:
+        self._workers = workers
+        self.most = most
+
+    @property
+    def open_count(self) -> int:
+        return self._workers.sums.total().open_count
+
+    @property
+    def given_up(self) -> int:
+        return self._workers.sums.total().given_up
+
+    @property
+    def refused(self) -> int:
+        return self._workers.sums.total().refused
+
+
+class WorkerCollector:
+    """The workers' HTTP requests, as one server's and by worker, and how the workers are."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterable[Family]:
+        sums = self._workers.sums
+        yield from HttpCountCollector([sums.total().requests]).collect()
+        by_worker = Family(
+            f"{OWN_PREFIX}worker_http_requests_total", "counter", "HTTP requests since the start of the worker."
+        )
+        connections = Family(f"{OWN_PREFIX}worker_connections", "gauge", "Open connections of clients.")
+        for number, counts in sorted(sums.running().items()):
+            labels = {"worker": str(number)}
+            by_worker.add(labels, counts.requests.total())
+            connections.add(labels, counts.open_count)
+        ready = Family(f"{OWN_PREFIX}workers", "gauge", "HTTP workers that serve now.")
+        ready.add({}, self._workers.ready_count)
+        restarts = Family(f"{OWN_PREFIX}worker_restarts", "gauge", "Workers that took the place of one that had ended.")
+        restarts.add({}, self._workers.restarts)
+        yield from (by_worker, connections, ready, restarts)

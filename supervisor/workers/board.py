@@ -1,0 +1,108 @@
+"""How many connections each worker has, in memory that all of them map: so newcomers spread evenly.
+
+All workers accept from the same sockets. The kernel wakes all of them for a newcomer, and the first one to accept gets
+it. A worker that has more connections than another waits a moment before it accepts, so the other comes first. A number
+here may be late by a moment. It decides who comes first, and never whether a client is served.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+from supervisor.net.seats import Seat, Seats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SLOT_NUMBERS = 8
+"""Numbers of 8 bytes from one worker's to the next one's: a line of the processor's cache, which one process writes."""
+MAX_WORKERS = mmap.PAGESIZE // (8 * _SLOT_NUMBERS)
+_ABSENT = (1 << 64) - 1
+
+PAUSE_S = 0.0003
+"""The wait for each connection that this worker has more than the one with the fewest. An idle process takes about a
+tenth of a millisecond to wake and accept. The event loop rounds each wait up to a millisecond."""
+MAX_PAUSE_S = 0.002
+"""A worker that is stopped or computes for long holds a newcomer up for no longer than this."""
+IN_A_ROW = 4
+"""The most newcomers that a worker accepts before it looks at the others again."""
+
+
+class ConnectionBoard:
+    """The numbers of all workers. Each worker writes its own; the parent marks those of workers that do not run.
+
+    `descriptor` is of a file in memory, which the other processes inherit. `close` frees both.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, mmap.PAGESIZE)
+        self._numbers = memoryview(self._map).cast("Q")
+
+    @classmethod
+    def create(cls, count: int) -> ConnectionBoard:
+        """A board for `count` workers, none of which runs."""
+        descriptor = os.memfd_create("workers", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, mmap.PAGESIZE)
+            board = cls(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        for number in range(count):
+            board.mark_absent(number)
+        return board
+
+    def publish(self, number: int, connections: int) -> None:
+        """Says how many connections worker `number` has."""
+        self._numbers[number * _SLOT_NUMBERS] = connections
+
+    def mark_absent(self, number: int) -> None:
+        """Says that worker `number` does not run."""
+        self._numbers[number * _SLOT_NUMBERS] = _ABSENT
+
+    def fewest(self, count: int, besides: int) -> int | None:
+        """The fewest connections of `count` workers, leaving out worker `besides`. None where no other one runs."""
+        others = (self._numbers[number * _SLOT_NUMBERS] for number in range(count) if number != besides)
+        found = min(others, default=_ABSENT)
+        return None if found == _ABSENT else found
+
+    def close(self) -> None:
+        """Unmaps and closes the file. Other processes keep it."""
+        self._numbers.release()
+        self._map.close()
+        os.close(self.descriptor)
+
+
+class PublishedSeats(Seats):
+    """The seats of a worker. Each change of their number is published.
+
+    Args:
+        count: how many workers there are.
+        number: which of them this is.
+    """
+
+    def __init__(self, kind: str, most: int, board: ConnectionBoard, count: int, number: int) -> None:
+        super().__init__(kind, lambda: most)
+        self._board = board
+        self._count = count
+        self._number = number
+        board.publish(number, 0)
+
+    def take(self, host: str, give_up: Callable[[], object]) -> Seat | None:
+        seat = super().take(host, give_up)
+        self._board.publish(self._number, self.open_count)
+        return seat
+
+    def leave(self, seat: Seat) -> None:
+        super().leave(seat)
+        self._board.publish(self._number, self.open_count)
+
+    def pause_s(self) -> float:
+        """How long the other workers may accept first."""
+        fewest = self._board.fewest(self._count, self._number)
+        if fewest is None or fewest >= self.open_count:
+            return 0.0
+        return min((self.open_count - fewest) * PAUSE_S, MAX_PAUSE_S)

@@ -1,0 +1,209 @@
+"""What a worker serves with, on real sockets in the test's own process: played backends, a played parent."""
+
+import os
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from support.certificate_authority import Authority
+from support.http_serving import connected
+from support.recording_backend import SETTINGS as HTTP_SETTINGS
+from support.recording_backend import Recorded
+from support.waiting import LIMIT_S, until
+
+from native_handlers.http.context import Location, LookupFailed
+from native_handlers.http_model.message import Listener
+from supervisor.assembly.worker import ForwardingWorker
+from supervisor.config.config import HttpsClientConfig, LogConfig
+from supervisor.net.errors import BadCertificate
+from supervisor.net.listeners import open_listener
+from supervisor.net.tls import TlsSettings
+from supervisor.routing.decision import Engine
+from supervisor.workers.board import ConnectionBoard
+from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
+
+GET = b"GET /3,01637037d6 HTTP/1.1\r\nHost: a\r\n\r\n"
+DELETE = b"DELETE /3,01637037d6 HTTP/1.1\r\nHost: a\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+ABSENT = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+DELETED = b'HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"size":7}'
+
+
+class PlayedLookup:
+    """The parent's answers about holders."""
+
+    def __init__(self):
+        self.holders = []
+        self.asked = []
+
+    async def locations(self, vid, *, refresh=False):
+        await trio.lowlevel.checkpoint()
+        self.asked.append((vid, refresh))
+        if not self.holders:
+            raise LookupFailed(vid, "nobody knows")
+        return [Location(holder, holder) for holder in self.holders]
+
+
+async def recording(nursery, *answers):
+    """A server with these answers, and its port."""
+    recorded = Recorded(list(answers))
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, recorded.serve, [listener])
+    return recorded, listener.socket.getsockname()[1]
+
+
+class Worker:
+    """A running worker. `backend` and `public_backend` record what it forwards from its two ports."""
+
+    def __init__(self):
+        self.lookup = PlayedLookup()
+        self.admin = open_listener("127.0.0.1", 0)
+        self.public = open_listener("127.0.0.1", 0, Listener.PUBLIC)
+        self.board = ConnectionBoard.create(2)
+        self.accepting = self.serving = None
+
+    async def run(self, nursery, tls=None, **changes):
+        self.backend, admin_port = await recording(nursery)
+        self.public_backend, public_port = await recording(nursery)
+        settings = WorkerSettings(
+            number=0,
+            count=2,
+            listeners=(
+                InheritedListener(os.dup(self.admin.sock.fileno()), Listener.ADMIN, tls),
+                InheritedListener(os.dup(self.public.sock.fileno()), Listener.PUBLIC),
+            ),
+            board_descriptor=os.dup(self.board.descriptor),
+            log=LogConfig(0, False, None),
+            http=HTTP_SETTINGS,
+            idle_timeout_s=30.0,
+            drain_s=30.0,
+            seats=100,
+            links=16,
+            source_host="",
+            https_client=HttpsClientConfig(),
+            access=AccessRules(()),
+            backend=BackendAddress(admin_port, public_port),
+            is_stopping=False,
+        )
+        self.serving = ForwardingWorker(replace(settings, **changes), self.lookup)
+        self.accepting = await nursery.start(self.serving.serve)
+
+    def client(self, context=None):
+        return connected(self.admin.port, context)
+
+    def close(self):
+        self.admin.close()
+        self.public.close()
+        self.board.close()
+
+
+@asynccontextmanager
+async def running(**changes):
+    worker = Worker()
+    try:
+        async with trio.open_nursery() as nursery:
+            await worker.run(nursery, **changes)
+            with trio.fail_after(LIMIT_S):
+                yield worker
+            nursery.cancel_scope.cancel()
+    finally:
+        worker.close()
+
+
+async def test_each_port_is_forwarded_to_that_of_the_backend():
+    async with running() as worker, worker.client() as client, connected(worker.public.port) as public_client:
+        assert (await client.ask(GET)).body == b"warm"
+        assert (await public_client.ask(GET)).body == b"warm"
+        assert len(worker.backend.requests) == len(worker.public_backend.requests) == 1
+        counts = worker.serving.counts()
+        assert counts.requests == {("http.read", Engine.BACKEND): 1, ("http.public.read", Engine.BACKEND): 1}
+        assert counts.open_count == 2
+        assert worker.board.fewest(2, besides=1) == 2
+
+
+async def test_small_requests_take_the_fast_path_over_kept_connections():
+    async with running() as worker, worker.client() as client:
+        for _ in range(5):
+            await client.ask(GET)
+        assert worker.backend.connections == 1
+        assert worker.backend.requests[-1] == GET, "passed on as it came"
+
+
+async def test_access_rules_hold_for_the_next_request_of_an_open_connection():
+    async with running(access=AccessRules(("10.0.0.1",))) as worker, worker.client() as client:
+        assert (await client.ask(DELETE)).status == 401
+        worker.serving.set_access(AccessRules(("127.0.0.1",)))
+        assert (await client.ask(DELETE)).status == 200
+        worker.serving.set_access(AccessRules(("10.0.0.1",)))
+        assert (await client.ask(DELETE)).status == 401
+        assert len(worker.backend.requests) == 1
+        assert worker.serving.counts().server.request_total == {("DELETE", "401"): 2}
+
+
+async def test_health_checks_are_the_backends_until_the_server_stops():
+    async with running() as worker, worker.client() as client:
+        assert (await client.ask(HEALTH)).status == 200
+        worker.serving.set_stopping()
+        assert (await client.ask(HEALTH)).status == 503
+        assert len(worker.backend.requests) == 1
+
+
+async def test_a_worker_that_starts_during_a_stop_knows_of_it():
+    async with running(is_stopping=True) as worker, worker.client() as client:
+        assert (await client.ask(HEALTH)).status == 503
+
+
+async def test_the_backends_new_address_holds_for_the_next_request():
+    async with running() as worker, worker.client() as client, trio.open_nursery() as nursery:
+        await client.ask(GET)
+        moved, port = await recording(nursery)
+        worker.serving.set_backend(BackendAddress(port, port))
+        assert (await client.ask(GET)).status == 200
+        assert len(worker.backend.requests) == len(moved.requests) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_deletion_of_an_absent_object_goes_to_the_holders_that_the_parent_names():
+    async with running() as worker, worker.client() as client, trio.open_nursery() as nursery:
+        holder, port = await recording(nursery, DELETED)
+        worker.backend.answers = [ABSENT, ABSENT]
+        assert (await client.ask(DELETE)).status == 404, "no holder is known"
+        worker.lookup.holders = [f"127.0.0.1:{port}"]
+        assert (await client.ask(DELETE)).status == 202
+        assert worker.lookup.asked[:2] == [(3, True), (3, True)]
+        assert holder.requests[0].startswith(b"DELETE /3,01637037d6?type=replicate")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_drain_finishes_what_runs_and_closes_the_ports():
+    async with running() as worker, worker.client() as client:
+        await client.send(b"PUT /3,01637037d6 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + bytes(1000))
+        await until(lambda: worker.backend.connections == 1)
+        worker.accepting.cancel()
+        await client.send(bytes(99_000))
+        assert (await client.answer()).headers.get("connection", "").lower() == "close"
+        assert await client.is_closed()
+
+
+async def test_the_admin_port_has_tls_with_the_inherited_settings(tmp_path):
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("server")
+    context = ssl.create_default_context(cafile=str(authority.ca))
+    tls = TlsSettings(cert=cert, key=key, alpn=("http/1.1",))
+    async with running(tls=tls) as worker:
+        async with worker.client(context) as client:
+            assert (await client.ask(GET)).body == b"warm"
+        async with connected(worker.public.port) as client:
+            assert (await client.ask(GET)).body == b"warm"
+
+
+async def test_files_that_are_no_certificate_are_named():
+    worker = Worker()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(BadCertificate, match="/no/cert"):
+            await worker.run(nursery, tls=TlsSettings(cert=Path("/no/cert"), key=Path("/no/key")))
+        nursery.cancel_scope.cancel()
+    worker.close()
