@@ -86,7 +86,7 @@ def main():
         elif options.only == "ways":
             ways.run(options, master, base, weed, stack)
         elif options.only == "forwarding":
-            compared = start_servers("go,proxy-go", base, master, weed, stack)
+            compared = start_servers("go,proxy-go,proxy-go-workers", base, master, weed, stack)
             forwarding.run(compared, base, stack, options.rounds, options.seconds)
         else:
             run_part(options, start_servers(options.servers, base, master, weed, stack))
@@ -167,12 +167,11 @@ def sweep_contents(options, weed):
 
 
 def start_servers(names, base, master, weed, stack, flags=("-fileSizeLimitMB=2048",)):
-    known = {one.name: one for one in implementations.ALL}
     started = []
     for name in names.split(","):
-        if known[name].needs_weed and weed is None:
+        if implementations.BY_NAME[name].needs_weed and weed is None:
             continue
-        server = VolumeServer(known[name], base / name, master, weed, flags)
+        server = VolumeServer(implementations.BY_NAME[name], base / name, master, weed, flags)
         stack.callback(server.end)
         started.append(server)
     return started

@@ -1,8 +1,8 @@
 """`python -m tests.bench --only forwarding`: what a front costs, beside nginx in front of the same Go server.
 
 GET and PUT of 1 KiB at 32 connections, GET and PUT of 4 MiB at 8. The rounds are interleaved; a ratio is made within
-its round. Beside each rate stands the processor time that the front itself takes for a request: others may use the
-machine, and then the rates say little.
+its round. `proxy-go-workers` has two HTTP workers. Beside each rate stands the processor time that the front itself
+takes for a request: others may use the machine, and then the rates say little.
 """
 
 import os
@@ -16,7 +16,7 @@ from load import run_load
 from nginx import NGINX, Nginx
 from transfers import MIB, Workload, run_round
 
-GO, NGINX_NAME, OURS = "go", "nginx", "proxy-go"
+GO, NGINX_NAME, OURS, WORKERS = "go", "nginx", "proxy-go", "proxy-go-workers"
 UPLOADS = (
     Workload("PUT 1 KiB", "PUT", 1024, connections=32, requests=6400),
     Workload("GET 4 MiB", "GET", 4 * MIB, connections=8, requests=400),
@@ -49,7 +49,11 @@ def run(servers, base, stack, rounds, seconds):
     by_name = {one.name: one for one in servers}
     if not by_name:
         raise SystemExit("without Go there is nothing to forward to")
-    fronts = {OURS: lambda: [by_name[OURS].process.pid]}
+    with_workers = by_name[WORKERS]
+    fronts = {
+        OURS: lambda: [by_name[OURS].process.pid],
+        WORKERS: lambda: [with_workers.process.pid, *with_workers.worker_pids()],
+    }
     if NGINX and GO in by_name:
         nginx = Nginx(base / "nginx", by_name[GO].admin)
         stack.callback(nginx.process.end)
@@ -58,7 +62,7 @@ def run(servers, base, stack, rounds, seconds):
     elif not NGINX:
         print("nginx is not installed: its row is left out")
     fids = {name: by_name[GO if name == NGINX_NAME else name].store(os.urandom(1024)) for name in by_name}
-    heads = f"{'requests':<12}{'server':<12}{'requests/s':>12}{'of Go':>8}{'spread':>14}"
+    heads = f"{'requests':<12}{'server':<18}{'requests/s':>12}{'of Go':>8}{'spread':>14}"
     print(f"\n{heads}{'of nginx':>10}{'CPU us each':>13}")
     for workload in (None, *UPLOADS):
         seen = {name: Seen() for name in by_name}
@@ -100,7 +104,7 @@ def _print(workload, seen):
             of_nginx = f"{statistics.median(_ratios(one, seen[NGINX_NAME])):.2f}"
         cost = f"{statistics.median(one.costs_us):,.0f}" if any(one.costs_us) else ""
         rate = statistics.median(one.rates)
-        print(f"{workload:<12}{name:<12}{rate:>12,.0f}{of_go[0]:>8}{of_go[1]:>14}{of_nginx:>10}{cost:>13}", flush=True)
+        print(f"{workload:<12}{name:<18}{rate:>12,.0f}{of_go[0]:>8}{of_go[1]:>14}{of_nginx:>10}{cost:>13}", flush=True)
 
 
 def _ratios(one, other):

@@ -157,7 +157,10 @@ SHIPPED = Implementation("mixed-shipped", mode="mixed", backend="native")
 """The shipped table: everything is native, and the backend is not started."""
 
 WORKERS = Implementation("proxy-native-workers", mode="proxy", backend="native", workers=2)
+WORKERS_GO = Implementation("proxy-go-workers", mode="proxy", backend="go", needs_weed=True, workers=2)
 """HTTP is forwarded by two further processes."""
+
+BY_NAME = {one.name: one for one in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED, WORKERS, WORKERS_GO)}
 
 
 def find_weed():
@@ -177,11 +180,7 @@ def chosen():
     wanted = os.environ.get("VOLUME_SERVER_IMPL")
     if not wanted:
         return ALL
-    known = {
-        implementation.name: implementation
-        for implementation in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED, WORKERS)
-    }
-    unknown = [name for name in wanted.split(",") if name not in known]
+    unknown = [name for name in wanted.split(",") if name not in BY_NAME]
     if unknown:
-        raise ValueError(f"VOLUME_SERVER_IMPL names {unknown[0]!r}; known are {', '.join(known)}")
-    return tuple(known[name] for name in wanted.split(","))
+        raise ValueError(f"VOLUME_SERVER_IMPL names {unknown[0]!r}; known are {', '.join(BY_NAME)}")
+    return tuple(BY_NAME[name] for name in wanted.split(","))
