@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 from contextlib import ExitStack
 
 import pytest
@@ -11,7 +12,7 @@ from harness.implementations import WORKERS
 from harness.processes import is_alive
 from harness.server import VolumeServer
 from support.ports import LOOPBACK, free_port
-from support.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 UPLOAD_BYTES = 1_000_000
 MOST_TRIES = 50
@@ -42,6 +43,13 @@ class Served:
         after = self.requests_by_worker()
         (owner,) = (number for number in after if after[number] > before.get(number, 0))
         return owner
+
+    def busiest(self):
+        """The number of a worker that has connections, and no fewer than the other."""
+        by_label = self.metric("worker_connections")
+        label = max(by_label, key=by_label.__getitem__)
+        assert by_label[label] > 0
+        return int(label[8:-1])
 
     def pid_of(self, number):
         """The process id of the latest worker with this number."""
@@ -129,6 +137,59 @@ def test_a_worker_killed_in_an_upload_breaks_its_own_connections_only(served):
         assert other.request("GET", "/healthz").status == 200
     with ExitStack() as stack:
         assert set(served.connect_to_each(stack)) == {0, 1}
+
+
+class Writer(threading.Thread):
+    """Writes one file after the other, over a new connection whenever one breaks. `stored` was acknowledged."""
+
+    def __init__(self, server, is_over):
+        super().__init__(daemon=True)
+        self._server = server
+        self._is_over = is_over
+        self.stored = {}
+        self.broken = 0
+        self.refused = set()
+
+    def run(self):
+        while not self._is_over.is_set():
+            try:
+                with Connection(self._server.admin) as connection:
+                    while not self._is_over.is_set():
+                        self._write(connection)
+            except (Disconnected, ConnectionResetError, BrokenPipeError):
+                self.broken += 1
+
+    def _write(self, connection):
+        fid = self._server.new_fid()
+        data = fid.encode() * 100
+        status = connection.request("PUT", f"/{fid}", [], data).status
+        if status == 201:
+            self.stored[fid] = data
+        else:
+            self.refused.add(status)
+
+
+def test_nothing_acknowledged_is_lost_while_workers_are_killed(served):
+    """Clients see closed connections and nothing else, and a worker serves at every moment."""
+    assert served.server.volume_id
+    is_over = threading.Event()
+    writers = [Writer(served.server, is_over) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for wanted in (20, 40, 60):
+        wait_until(lambda wanted=wanted: all(len(one.stored) > wanted for one in writers), "more writes")
+        pid = served.pid_of(served.busiest())
+        os.kill(pid, signal.SIGKILL)
+        served.wait_for_new_worker(pid)
+    is_over.set()
+    for writer in writers:
+        writer.join(LIMIT_S)
+        assert not writer.is_alive()
+        assert not writer.refused
+    assert sum(writer.broken for writer in writers) > 0
+    for fid, data in {fid: data for writer in writers for fid, data in writer.stored.items()}.items():
+        reply = served.server.read(fid)
+        assert (reply.status, reply.body) == (200, data)
 
 
 def test_new_access_rules_are_in_force_in_every_worker_when_the_log_says_so(served):
