@@ -139,19 +139,19 @@ async def _serve(workers: Workers, node: Node, backend: BackendHandle, *, task_s
     async with trio.open_nursery() as following:
         async with trio.open_nursery() as serving:
             await serving.start(workers.serve)
-            following.start_soon(_follow_stop, node, workers)
-            following.start_soon(_follow_backend, backend, workers)
+            following.start_soon(follow_stop, node, workers)
+            following.start_soon(follow_backend, backend, workers)
             task_status.started()
         following.cancel_scope.cancel()
 
 
-async def _follow_stop(node: Node, workers: Workers) -> None:
+async def follow_stop(node: Node, workers: Workers) -> None:
     """Lets the workers' health checks say that the server stops."""
     await node.stop.wait()
     await workers.push("stopping", {})
 
 
-async def _follow_backend(backend: BackendHandle, workers: Workers) -> None:
+async def follow_backend(backend: BackendHandle, workers: Workers) -> None:
     """Tells the workers where a restarted backend listens, if it listens elsewhere."""
     told = backend_address(backend)
     while True:
