@@ -42,7 +42,7 @@ from supervisor.net.tls import TlsContextSource
 from supervisor.routing.live import LiveTable
 from supervisor.routing.registry import ROUTES
 from supervisor.routing.table import table_forwarding_all
-from supervisor.workers.board import IN_A_ROW, ConnectionBoard, PublishedSeats
+from supervisor.workers.board import ConnectionBoard, PublishedSeats
 from supervisor.workers.channel import ControlChannel
 from supervisor.workers.counts import WorkerCounts
 from supervisor.workers.service import ParentLookup, WorkerService
@@ -133,7 +133,7 @@ class ForwardingWorker:
                 seats=self._seats,
                 turn_away=partial(turn_away, self._gateway.handle),
                 urgent=HEALTH_REQUESTS,
-                shared=SharedAccept(self._seats.pause_s, IN_A_ROW),
+                shared=SharedAccept(self._seats.pause_s, self._seats.in_a_row),
                 task_status=task_status,
             )
         finally:

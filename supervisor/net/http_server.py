@@ -144,7 +144,6 @@ class _Server:
         shared: SharedAccept | None,
     ) -> None:
         self._shared = shared
-        self._most_in_a_row = ACCEPTED_IN_A_ROW if shared is None else shared.most_in_a_row
         self._regular = regular
         self._turning_away = turning_away
         self._idle_poller = idle_poller
@@ -158,7 +157,8 @@ class _Server:
         try:
             while True:
                 first = await accept(listener, self._make_room, self._shared)
-                newcomers = [first, *accept_ready(listener, self._most_in_a_row - 1)]
+                most = ACCEPTED_IN_A_ROW if self._shared is None else self._shared.most_in_a_row()
+                newcomers = [first, *accept_ready(listener, most - 1)]
                 for sock in newcomers:
                     self._admit(sock, listener)
                 if len(newcomers) == ACCEPTED_IN_A_ROW:

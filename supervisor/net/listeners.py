@@ -77,11 +77,11 @@ class SharedAccept:
 
     Attributes:
         pause_s: returns how long the others may accept first.
-        most_in_a_row: the most newcomers that are accepted before `pause_s` is asked again.
+        most_in_a_row: returns how many newcomers may be accepted before `pause_s` is asked again.
     """
 
     pause_s: Callable[[], float]
-    most_in_a_row: int
+    most_in_a_row: Callable[[], int]
 
 
 def open_listener(

@@ -21,13 +21,15 @@ _SLOT_NUMBERS = 8
 MAX_WORKERS = mmap.PAGESIZE // (8 * _SLOT_NUMBERS)
 _ABSENT = (1 << 64) - 1
 
-PAUSE_S = 0.0003
-"""The wait for each connection that this worker has more than the one with the fewest. An idle process takes about a
-tenth of a millisecond to wake and accept. The event loop rounds each wait up to a millisecond."""
-MAX_PAUSE_S = 0.002
-"""A worker that is stopped or computes for long holds a newcomer up for no longer than this."""
-IN_A_ROW = 4
-"""The most newcomers that a worker accepts before it looks at the others again."""
+PAUSE_S = 0.001
+"""The wait for each connection that this worker has more than the one with the fewest. The event loop measures in
+milliseconds."""
+MAX_PAUSE_S = 0.005
+"""On a busy machine an idle process may need this long to wake. A worker that hangs holds a newcomer up for no longer
+than this."""
+LEAST_IN_A_ROW = 2
+MOST_IN_A_ROW = 32
+_PART_IN_A_ROW = 16
 
 
 class ConnectionBoard:
@@ -106,3 +108,7 @@ class PublishedSeats(Seats):
         if fewest is None or fewest >= self.open_count:
             return 0.0
         return min((self.open_count - fewest) * PAUSE_S, MAX_PAUSE_S)
+
+    def in_a_row(self) -> int:
+        """How many newcomers may be accepted before the others are looked at again: few, while each counts."""
+        return min(max(self.open_count // _PART_IN_A_ROW, LEAST_IN_A_ROW), MOST_IN_A_ROW)

@@ -24,6 +24,11 @@ def other(listener):
     opened.sock.close()
 
 
+def one():
+    """How many newcomers may be accepted in a row."""
+    return 1
+
+
 def connect(listener):
     return socket.create_connection(("127.0.0.1", listener.port))
 
@@ -38,8 +43,8 @@ async def test_one_with_a_pause_leaves_newcomers_to_the_others(autojump_clock, l
     began_s = trio.current_time()
     with connect(listener) as first, connect(listener) as second:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(accept_as, "later", listener, SharedAccept(lambda: 3.0, 1))
-            nursery.start_soon(accept_as, "at once", other, SharedAccept(lambda: 0.0, 1))
+            nursery.start_soon(accept_as, "later", listener, SharedAccept(lambda: 3.0, one))
+            nursery.start_soon(accept_as, "at once", other, SharedAccept(lambda: 0.0, one))
         ports = [first.getsockname()[1], second.getsockname()[1]]
     assert accepted == [("at once", ports[0], began_s), ("later", ports[1], pytest.approx(began_s + 3.0))]
 
@@ -47,7 +52,7 @@ async def test_one_with_a_pause_leaves_newcomers_to_the_others(autojump_clock, l
 async def test_one_with_a_pause_accepts_where_no_other_does(autojump_clock, listener):
     with connect(listener):
         began_s = trio.current_time()
-        (await accept(listener, shared=SharedAccept(lambda: 0.5, 1))).close()
+        (await accept(listener, shared=SharedAccept(lambda: 0.5, one))).close()
         assert trio.current_time() - began_s == pytest.approx(0.5)
 
 
@@ -64,5 +69,5 @@ async def test_one_whose_newcomer_was_taken_waits_for_the_next(autojump_clock, l
     with connect(listener):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(take_first)
-            (await accept(listener, shared=SharedAccept(lambda: next(pauses), 1))).close()
+            (await accept(listener, shared=SharedAccept(lambda: next(pauses), one))).close()
             done.set()

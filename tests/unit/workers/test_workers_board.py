@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from supervisor.workers.board import MAX_PAUSE_S, PAUSE_S, ConnectionBoard, PublishedSeats
+from supervisor.workers.board import (
+    LEAST_IN_A_ROW,
+    MAX_PAUSE_S,
+    MOST_IN_A_ROW,
+    PAUSE_S,
+    ConnectionBoard,
+    PublishedSeats,
+)
 
 
 @pytest.fixture
@@ -55,6 +62,15 @@ async def test_the_worker_with_more_connections_waits_for_the_others(board):
     assert seats.pause_s() == MAX_PAUSE_S
     board.mark_absent(1)
     assert seats.pause_s() == 0
+
+
+async def test_newcomers_are_accepted_one_by_one_while_few_are_connected(board):
+    seats = PublishedSeats("HTTP", 10_000, board, 3, 0)
+    assert seats.in_a_row() == LEAST_IN_A_ROW
+    for wanted, connections in ((LEAST_IN_A_ROW, 40), (4, 64), (MOST_IN_A_ROW, 2000)):
+        while seats.open_count < connections:
+            seats.take(f"10.1.{seats.open_count // 250}.{seats.open_count % 250}", nothing)
+        assert seats.in_a_row() == wanted
 
 
 async def test_a_seat_that_is_given_up_for_a_newcomer_is_published_too(board):
