@@ -260,7 +260,7 @@ class ShardCopy:
             facts = self._files.facts(self._path(index_dir, ".ecx")) if index_dir is not None else None
         indexes.append(facts.size_bytes if facts is not None else 0)
         rows = max(indexes) // row_bytes(self._store.offset_width_bytes)
-        journal = _Journal(self._path(self._location.path, ".ecj"), max(rows, MAX_IDS_WITHOUT_INDEX))
+        journal = _SentJournal(self._path(self._location.path, ".ecj"), max(rows, MAX_IDS_WITHOUT_INDEX))
         self._receive(".ecj", lambda: cast("StagedFile", journal), is_optional=True)
         return journal.ids()
 
@@ -397,7 +397,7 @@ class _Waiting:
             self._file.discard()
 
 
-class _Journal:
+class _SentJournal:
     """Has the interface of `StagedFile`, and keeps the ids of an .ecj, each once.
 
     Go's server appends the ids of a source at each copy, so a journal may have them many times.

@@ -23,8 +23,8 @@ CONNECT_LIMIT_S = 10.0
 READ_LIMIT_S = 60.0
 ATTEMPTS = 5
 HURRIED_LIMIT_S, HURRIED_ATTEMPTS = 5.0, 2
-"""How long a request waits for a connection and for bytes where something else waits for it, and how often it is made. A
-service that closes one connection, or is busy for a moment, is not silent."""
+"""How long a request waits for a connection and for bytes where something else waits for it, and how often it is made.
+A service that closes one connection, or is busy for a moment, is not silent."""
 _log = logging.getLogger(__name__)
 _PASS = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
 """The texts of `force_path_style` that mean yes; the empty text does, too."""
