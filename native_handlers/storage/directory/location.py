@@ -58,6 +58,9 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.volume import Volume
 
+BESIDE_SHARDS = "its erasure coding shards lie beside it"
+"""Why a start, or a search for new files, opens a volume read-only."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocationConfig:
@@ -315,7 +318,11 @@ class DiskLocation:
         Raises DiskUnavailable: the disk is out of service and is not asked, so the answer is unknown.
         """
         volume = self.volumes.get(volume_id)
-        if volume is not None:
+        state = volume.handle.opened if volume is not None else None
+        if volume is not None and state is not None and state.damage == BESIDE_SHARDS:
+            # A search for new files has opened a volume that was just decoded. Who names the volume wants to write.
+            self.unload(volume)
+        elif volume is not None:
             return volume
         if volume_id in self.arriving or volume_id in self.replaced:
             return None
@@ -400,7 +407,7 @@ class DiskLocation:
         self._check_limit(paths)
         # An index of shards without a shard leads to nothing, and must not keep a sound volume from being written to.
         is_coded_too = shards_lie_here and not is_named and has_any_shard(name, present)
-        forced = "its erasure coding shards lie beside it" if is_coded_too else None
+        forced = BESIDE_SHARDS if is_coded_too else None
         if forced is not None:
             self.findings.add([Finding(FindingKind.MADE_READ_ONLY, paths.base, forced)])
         return self._open(paths, seen, forced_reason=forced)

@@ -490,6 +490,18 @@ def test_a_decoding_is_done_again_where_the_dat_is_in_the_shards(decoded, disk):
         assert (disk / "7.dat").read_bytes() == dat
 
 
+def test_a_decoded_volume_that_a_search_for_new_files_has_opened_takes_writes_when_mounted(decoded):
+    """A SIGHUP between the decoding and the mount, which comes before the shards are deleted."""
+    decoded.load_new_volumes()
+    assert decoded.get_volume(VID).is_read_only
+    decoded.mount_volume(VID)
+    assert not decoded.get_volume(VID).is_read_only
+    decoded.get_volume(VID).write(needle(9))
+    assert not decoded.findings
+    decoded.mount_volume(VID)
+    assert decoded.get_volume(VID).read(9, cookie=5).needle.needle_id == 9
+
+
 def test_a_dat_that_was_written_to_since_is_not_replaced(decoded, disk):
     decoded.mount_volume(VID)
     decoded.get_volume(VID).write(Needle(cookie=5, needle_id=9, data=b"newer"))
