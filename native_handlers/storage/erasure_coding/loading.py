@@ -243,8 +243,10 @@ def _load_across_disks(ec: EcVolumeSet, disks: _Disks) -> None:
                 _log.warning("%s: shards %s have no .ecx on this server", name, sorted(found.shards))
                 continue
             try:
-                ec.check_coding(location, index_dir, name.name)
-                _mirror(ec.files, location, index_dir, key)
+                # A copy of shards may be giving names just now.
+                with ec.exclusive(key[1]):
+                    ec.check_coding(location, index_dir, name.name)
+                    _mirror(ec.files, location, index_dir, key)
             except EcMountFailed as error:
                 _log.error("%s: its shards are kept, and are not opened: %s", name, error)
                 continue
