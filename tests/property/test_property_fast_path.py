@@ -267,8 +267,10 @@ def test_both_ways_do_the_same(nodes, rules, needle, volume_id, sents):
     compare(nodes, rules, sents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [Rules(), KEYS, EVERYTHING], ids=["nothing", "keys", "everything"])
 def test_the_fast_path_answers_every_usual_request(nodes, rules):
+    """Slow: sends hundreds of requests both ways."""
     sents = [sent for sent in usual_requests() if rules.must_answer(sent)]
     before = nodes[0].taken.copy()
     for at in range(0, len(sents), 16):

@@ -75,7 +75,9 @@ async def test_cycles_are_found_before_they_are_set_apart():
         assert things
 
 
+@pytest.mark.slow
 async def test_cycles_that_were_set_apart_are_found_when_there_is_twice_as_much(monkeypatch):
+    """Slow: collects all cycles of the process."""
     monkeypatch.setattr(collector, "LEAST_GROWTH", -(1 << 40))
     thing = Thing()
     thing.itself = thing

@@ -136,7 +136,10 @@ async def test_a_chunked_upload_arrives_whole(is_fast):
         assert (await client.ask(WARM)).body == b"warm"
 
 
+@pytest.mark.slow
 async def test_a_late_answer_is_left_to_the_task_which_watches_the_client():
+    """Slow: waits as long as the fast path waits for an answer."""
+
     class Late(Recorded):
         async def serve_one(self, stream) -> bool:
             if self.requests:
@@ -157,7 +160,9 @@ async def test_a_late_answer_is_left_to_the_task_which_watches_the_client():
         assert await client.is_closed()
 
 
+@pytest.mark.slow
 async def test_a_client_that_gives_up_ends_the_exchange():
+    """Slow: waits as long as the fast path waits for an answer."""
     ended = trio.Event()
 
     class Waiting(Recorded):

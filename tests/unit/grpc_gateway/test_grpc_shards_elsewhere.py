@@ -122,7 +122,9 @@ def failure_of(store, address, shard_id=0):
     return raised.type
 
 
+@pytest.mark.slow
 def test_a_server_that_is_silent_is_told_from_one_that_answers_with_an_error(store, holder, monkeypatch):
+    """Slow: waits for three limits of calls."""
     assert failure_of(store, holder.address, 31) is ShardUnreachable
     assert failure_of(store, "no address") is ServerUnreachable
     with socket.socket() as silent:

@@ -224,7 +224,9 @@ class DiscardedObjects:
         return self.data
 
 
+@pytest.mark.slow
 def test_the_needle_is_not_copied_for_each_replica(s3, free_node, volume, monkeypatch):
+    """Slow: sends 16 MiB twice."""
     data = bytes(16 << 20)
     monkeypatch.setattr("native_handlers.remote.kinds.open_remote", lambda *_args, **_fields: DiscardedObjects(data))
 

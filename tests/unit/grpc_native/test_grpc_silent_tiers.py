@@ -85,7 +85,9 @@ def facts(volume):
     return str(volume.super_block.replica_placement), str(volume.super_block.ttl)
 
 
+@pytest.mark.slow
 def test_a_start_asks_a_tier_that_hangs_once(tiered, monkeypatch):
+    """Slow: waits for a tier twice."""
     monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", 0.2)
     tiered.hang()
     tiered.restart()
@@ -97,7 +99,9 @@ def test_a_start_asks_a_tier_that_hangs_once(tiered, monkeypatch):
     assert [read(tiered.store.find_volume(vid)) for vid in VIDS] == [b"data"] * len(VIDS)
 
 
+@pytest.mark.slow
 def test_a_tier_that_was_silent_is_asked_again_later(tiered, monkeypatch):
+    """Slow: waits for a tier twice."""
     monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", 0.2)
     tiered.hang()
     tiered.restart()
@@ -119,7 +123,9 @@ def test_a_tier_that_was_silent_is_asked_again_later(tiered, monkeypatch):
     assert mount(2) == ("010", "3d")
 
 
+@pytest.mark.slow
 def test_an_object_that_is_not_there_says_nothing_of_its_tier(tiered):
+    """Slow: starts a store on a tier."""
     (first, *_) = sorted(tiered.service.objects, key=lambda key: tiered.store.find_volume(1).info.files[0].key != key)
     data = tiered.service.objects.pop(first)
     tiered.restart()

@@ -74,8 +74,10 @@ def has_another_length(request, _key, data, first, last):
 ODD = [ignores_ranges, refuses_one_part, sends_another_range, says_nothing_of_the_range, sends_fewer]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, PART_BYTES, PART_BYTES + 1, len(OBJECT)])
 def test_a_download_is_the_object(service, tier, tmp_path, size):
+    """Slow: many parts."""
     service.objects["a"] = OBJECT[:size]
     told = []
     assert tier.download("a", tmp_path / "got", lambda *progress: told.append(progress)) == size
@@ -113,8 +115,10 @@ def test_the_whole_object_is_a_range_that_holds_all_of_it(service, tier, tmp_pat
     assert (tmp_path / "got").read_bytes() == OBJECT[:1000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [one for one in ODD if one is not refuses_one_part])
 def test_a_read_of_other_bytes_fails(service, tier, answer):
+    """Slow: each range is asked for several times."""
     service.answer_get = answer
     with pytest.raises(TierFailed, match=r"^bucket played GetObject a: "):
         tier.read("a", PART_BYTES, 20)

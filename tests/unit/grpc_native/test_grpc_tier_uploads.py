@@ -93,8 +93,10 @@ def test_answers_that_nobody_takes_leave_no_object(service, node):
     assert service.objects == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "length"), [(403, 0), (200, 1)])
 def test_an_object_that_cannot_be_looked_at_does_not_stay(service, node, status, length):
+    """Slow: the client asks several times."""
     service.answer_head = lambda request, *_: request.say(status, b"", {"Content-Length": str(length)})
     with pytest.raises(RpcFailure, match=r"^backend s3\.cold copy file .*7\.dat: failed to upload file .*7\.dat: "):
         list(volume_tier_move_dat_to_remote(node, make_context(), REQUEST))

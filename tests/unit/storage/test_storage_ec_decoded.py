@@ -298,9 +298,12 @@ def test_rows_that_lead_nowhere_are_left_out():
     assert live_records(rows[0] + rows[2], 4, SuperBlock()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 5])
 def test_many_records(width):
-    """In an order that is not that of the ids; every third is deleted, and every tenth is followed by a gap."""
+    """In an order that is not that of the ids; every third is deleted, and every tenth is followed by a gap. Slow: 40,000
+    records.
+    """
     dice, end, places = random.Random(width), 8, {}
     for needle_id in dice.sample(range(1, 40_001), 40_000):
         places[needle_id] = end, dice.randrange(100)
