@@ -301,8 +301,8 @@ def test_rows_that_lead_nowhere_are_left_out():
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 5])
 def test_many_records(width):
-    """In an order that is not that of the ids; every third is deleted, and every tenth is followed by a gap. Slow: 40,000
-    records.
+    """In an order that is not that of the ids; every third is deleted, and every tenth is followed by a gap. Slow:
+    40,000 records.
     """
     dice, end, places = random.Random(width), 8, {}
     for needle_id in dice.sample(range(1, 40_001), 40_000):
