@@ -331,8 +331,9 @@ class ShardCopy:
             with errors_as_upstream("write file"):
                 if new_index is not None:
                     deleted += deleted_ids(read_file(self._files, ecx) or b"", self._store.offset_width_bytes)
-                coding = self._coding or self._coding_of_files()
-                self._store.ec_work.merge_journal(self._collection, self._volume_id, ecj, deleted, coding)
+                if deleted:
+                    coding = self._coding or self._coding_of_files()
+                    self._store.ec_work.merge_journal(self._collection, self._volume_id, ecj, deleted, coding)
         with errors_as_upstream("commit copied file"):
             for file in sorted(self._complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1)):
                 file.publish()

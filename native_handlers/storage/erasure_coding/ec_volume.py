@@ -168,8 +168,8 @@ class EcVolume:
         self.expire_at_s = info.expire_at_s if info is not None else 0
         self.encode_ts_ns = encode_ts_of(info)
         """Tells two encodings of a volume apart; 0 where the .vif has none."""
-        self._unfolded: tuple[int, int] | None = None
-        """The number of deleted needles, and how many of them the .ecx did not have as deleted."""
+        self._folded_count: int | None = None
+        """How many of the deleted needles the .ecx has as deleted; None until it was read for that."""
         self._ecx = SharedFile.open(files, place.index(".ecx"), os.O_RDONLY)
         try:
             facts = files.facts_of(self._ecx.fd)
@@ -284,7 +284,7 @@ class EcVolume:
                 if not self._is_closed:
                     self._ecx, ecx = ecx, self._ecx
                     self.created_at_s, self.ecx_bytes = facts.modified_at_s, facts.size_bytes
-                    self._unfolded = None
+                    self._folded_count = None
         finally:
             ecx.release()
 
@@ -294,19 +294,13 @@ class EcVolume:
         .ecx is read once, where there are deletions.
         """
         ids = self.deleted
-        known = self._unfolded
-        if not ids or (known is not None and known[0] == len(ids)):
-            return known[1] if ids and known is not None else 0
-        try:
-            # After later deletions the index is read again only where it has changed: it has none of them.
-            count = len(ids) - known[0] + known[1] if known else len(ids.difference(self._tombstones()))
-        except (OSError, VolumeClosed):
-            return len(ids)
-        self._unfolded = len(ids), count
-        return count
-
-    def _tombstones(self) -> list[int]:
-        return deleted_ids(self.read_rows(), self._width)
+        if ids and self._folded_count is None:
+            try:
+                self._folded_count = len(ids.intersection(deleted_ids(self.read_rows(), self._width)))
+            except (OSError, VolumeClosed):
+                return len(ids)
+        # What is deleted later, the index does not have as deleted.
+        return len(ids) - (self._folded_count or 0)
 
     def close(self) -> None:
         """Releases all files; reads keep them open until they end. May be called again."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.arrays import np
-from native_handlers.format.needle import tail_size
-from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES
+from native_handlers.format.types import ALIGNMENT_BYTES
 from native_handlers.storage.erasure_coding.index_files import offsets_of, rows_of, with_offsets
+from native_handlers.storage.volume.record_facts import record_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ class LiveRecords:
         end = self._block.size_bytes
         for first in range(0, len(self._rows), _ROWS_AT_ONCE):
             rows = self._rows[first : first + _ROWS_AT_ONCE]
-            lengths = record_lengths(rows["size"].astype(np.int64), self._block.version)
+            lengths = record_lengths(rows["size"], self._block.version)
             targets = end + np.cumsum(lengths) - lengths
             yield _Piece(rows, offsets_of(rows, self._width) * ALIGNMENT_BYTES, targets, lengths)
             end += int(lengths.sum())
@@ -135,9 +135,3 @@ def runs_of(starts: NDArray[np.int64], targets: NDArray[np.int64], lengths: NDAr
     totals = np.add.reduceat(lengths, first)
     for start, target, length in zip(starts[first].tolist(), targets[first].tolist(), totals.tolist(), strict=True):
         yield Run(start, target, length)
-
-
-def record_lengths(sizes: NDArray[np.int64], version: int) -> NDArray[np.int64]:
-    """The lengths on disk of records with these sizes; see `needle.actual_size`."""
-    unpadded = NEEDLE_HEADER_BYTES + sizes + tail_size(version)
-    return unpadded - unpadded % ALIGNMENT_BYTES + ALIGNMENT_BYTES

@@ -19,9 +19,10 @@ from native_handlers.storage.erasure_coding.decode import parts_of, read_part
 from native_handlers.storage.erasure_coding.encode import PIECE_BYTES
 from native_handlers.storage.erasure_coding.errors import DecodeFailed, EcRefused
 from native_handlers.storage.erasure_coding.index_files import offsets_of, rows_of
-from native_handlers.storage.erasure_coding.live_records import Run, record_lengths, runs_of
+from native_handlers.storage.erasure_coding.live_records import Run, runs_of
 from native_handlers.storage.erasure_coding.parallel import in_parallel
 from native_handlers.storage.volume.dat_head import read_super_block
+from native_handlers.storage.volume.record_facts import record_lengths
 from native_handlers.storage.volume.scan import DatScan, ScanEnd
 
 if TYPE_CHECKING:

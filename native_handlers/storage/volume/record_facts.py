@@ -53,7 +53,7 @@ def _seconds_of_unit() -> NDArray[np.int64]:
     return seconds
 
 
-def record_lengths(sizes: NDArray[np.int32], version: int) -> NDArray[np.int64]:
+def record_lengths(sizes: NDArray[np.int32] | NDArray[np.int64], version: int) -> NDArray[np.int64]:
     """`actual_size` of many bodies. A negative size is that of a deletion, which has no body."""
     unpadded = np.maximum(sizes, 0).astype(np.int64) + (NEEDLE_HEADER_BYTES + tail_size(version))
     return unpadded - unpadded % ALIGNMENT_BYTES + ALIGNMENT_BYTES

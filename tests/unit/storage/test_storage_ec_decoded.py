@@ -14,9 +14,10 @@ from native_handlers.format.super_block import SuperBlock, parse_super_block
 from native_handlers.format.types import TOMBSTONE_SIZE, to_bytes_offset
 from native_handlers.storage.erasure_coding import decode, encode, layout, replaceable, work
 from native_handlers.storage.erasure_coding.errors import EcRefused
-from native_handlers.storage.erasure_coding.live_records import live_records, record_lengths
+from native_handlers.storage.erasure_coding.live_records import live_records
 from native_handlers.storage.model.errors import Deleted, NotFound
 from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.volume.record_facts import record_lengths
 from native_handlers.storage.volume.scan import DatScan, ScanEnd
 
 VID = 7
