@@ -33,7 +33,7 @@ BOUNDS = {
     "get": {"files": 20, "moves": 30},
     "get ordinary": {"files": 36, "moves": 100},
     "put": {"files": 40, "moves": 120},
-    "put ordinary": {"files": 43, "moves": 122},
+    "put ordinary": {"files": 43, "moves": 120},
     "forwarded": {"files": 25, "moves": 80},
     "forwarded ordinary": {"files": 25, "moves": 80},
 }

@@ -1,14 +1,15 @@
 """The file system, with descriptors that stand for objects in a remote tier.
 
 A volume whose .dat is in a tier is read like any other: `Files`, the store's seam to files, fetches the bytes of such a
-descriptor. The descriptor is that of an empty file in memory. So no number is given out twice, and a check for cached
-bytes finds none.
+descriptor. The descriptor is that of an empty file in memory, opened for reading. So no number is given out twice, a
+check for cached bytes finds none, and the kernel refuses writes.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +18,7 @@ from native_handlers.storage.remote.tiers import TierFailed, TierSilent
 from native_handlers.storage.system.files import FileFacts, NotCached, OsFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.remote.tiers import Tier, Tiers
@@ -88,7 +89,11 @@ class TierFiles(OsFiles):
         tier = self.tiers.find(file.backend_name)
         if tier is None:
             raise TierFailed(f"backend storage {file.backend_name} not found")
-        fd = self.memory_file(f"tiered-{file.key[:64]}")
+        writable = self.memory_file(f"tiered-{file.key[:64]}")
+        try:
+            fd = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(writable)
         self._objects[fd] = _Object(tier, file.key.removeprefix("/"), file.file_size, file.modified_time)
         return fd
 
@@ -140,16 +145,6 @@ class TierFiles(OsFiles):
         if fd in self._objects:
             raise NotCached
         return super().send_cached(socket_fd, fd, length_bytes, offset_bytes)
-
-    def write(self, fd: int, parts: Sequence[bytes | memoryview], offset_bytes: int) -> None:
-        if fd in self._objects:
-            raise OSError(errno.EROFS, "a .dat in a remote tier is not written to")
-        super().write(fd, parts, offset_bytes)
-
-    def truncate(self, fd: int, length_bytes: int) -> None:
-        if fd in self._objects:
-            raise OSError(errno.EROFS, "a .dat in a remote tier is not cut")
-        super().truncate(fd, length_bytes)
 
     def sync(self, fd: int) -> None:
         if fd not in self._objects:

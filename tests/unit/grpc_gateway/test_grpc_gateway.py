@@ -570,8 +570,8 @@ class TestDrain:
 
 
 def is_refused(client) -> bool:
-    """Whether a new call is refused. One that comes in the very moment in which the server stops may get no answer; it
-    is not waited for until the end of the test.
+    """Whether a new call is refused. grpcio may leave one that comes in the very moment of the stop without an answer
+    (docs/policy/grpc.md).
     """
     try:
         client.call("GetState")(b"", timeout=PROBE_LIMIT_S)
