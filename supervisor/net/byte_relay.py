@@ -17,8 +17,8 @@ import trio
 
 from supervisor.net.grpc_client_names import ClientNames, common_name_of
 from supervisor.net.grpc_clients import ClientRegistry, GrpcClient, Traffic, normal_host
+from supervisor.net.relay_streams import RelayStreams
 from supervisor.net.seats import Seat, Seats
-from supervisor.net.splice import PipePool, splice
 
 if TYPE_CHECKING:
     import ssl
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 64 * 1024
-"""The most that the relay holds of one direction of one connection. A socket gives about this much at once."""
-BULK_AFTER_CHUNKS = 8
-"""After this many full chunks in a row the stream counts as a large one, and the kernel moves its bytes."""
 HANDSHAKE_TIMEOUT_S = 10.0
 """The time for a TLS handshake. Without TLS, the time for the first byte: every HTTP/2 client sends first, at once."""
 CONNECT_TIMEOUT_S = 5.0
@@ -72,12 +68,13 @@ async def serve_byte_relay(
     To drain, cancel this call, then stop the grpcio server (the server sends GOAWAY), then put a deadline on the
     nursery.
     """
-    pipes = PipePool()
+    streams = RelayStreams()
     async with trio.open_nursery() as accepting:
+        await accepting.start(streams.run)
         await accepting.start(
             partial(
                 trio.serve_listeners,
-                partial(_serve_connection, settings, pipes),
+                partial(_serve_connection, settings, streams),
                 list(listeners),
                 handler_nursery=handler_nursery,
             )
@@ -85,13 +82,13 @@ async def serve_byte_relay(
         task_status.started()
 
 
-async def _serve_connection(settings: RelaySettings, pipes: PipePool, stream: trio.SocketStream) -> None:
+async def _serve_connection(settings: RelaySettings, streams: RelayStreams, stream: trio.SocketStream) -> None:
     """Catches every exception of one connection: an error ends this connection and no other."""
     with trio.CancelScope() as scope:
         seat = settings.seats.take(_host_of(stream), scope.cancel)
         try:
             if seat is not None:
-                await _secure_and_relay(settings, pipes, stream, seat)
+                await _secure_and_relay(settings, streams, stream, seat)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             log.info("gRPC connection ended: %s", error.__cause__ or error)
         except Exception:
@@ -110,7 +107,9 @@ def _host_of(stream: trio.SocketStream) -> str:
         return ""
 
 
-async def _secure_and_relay(settings: RelaySettings, pipes: PipePool, stream: trio.SocketStream, seat: Seat) -> None:
+async def _secure_and_relay(
+    settings: RelaySettings, streams: RelayStreams, stream: trio.SocketStream, seat: Seat
+) -> None:
     """Relays after the client has completed a TLS handshake, or has sent a first byte where there is no TLS.
 
     Until then the connection costs one descriptor, and `seats` may close it to make room for a newcomer.
@@ -125,7 +124,7 @@ async def _secure_and_relay(settings: RelaySettings, pipes: PipePool, stream: tr
             log.info("gRPC connection from %s: not a byte within %g s", client, HANDSHAKE_TIMEOUT_S)
             return
         seat.work()
-        await _relay(settings, pipes, stream, client)
+        await _relay(settings, streams, stream, client)
         return
     secured = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
     with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as handshake:
@@ -138,15 +137,15 @@ async def _secure_and_relay(settings: RelaySettings, pipes: PipePool, stream: tr
         log.warning("gRPC connection from %s: invalid subject client common name: %s", client, name or "")
         return
     seat.work()
-    await _relay(settings, pipes, secured, GrpcClient(client.host, client.port, name))
+    await _relay(settings, streams, secured, GrpcClient(client.host, client.port, name))
 
 
-async def _relay(settings: RelaySettings, pipes: PipePool, stream: trio.abc.Stream, client: GrpcClient) -> None:
+async def _relay(settings: RelaySettings, streams: RelayStreams, stream: trio.abc.Stream, client: GrpcClient) -> None:
     server = await _connect(settings.target)
     name = server.socket.getsockname()
     settings.clients.add(name, client)
     try:
-        await _pass_both_ways(stream, server, pipes, client.traffic)
+        await _pass_both_ways(stream, server, streams, client.traffic)
     finally:
         settings.clients.remove(name)
         await trio.aclose_forcefully(server)
@@ -180,7 +179,7 @@ def _is_connected(sock: socket.socket, target: Path) -> bool:
 
 
 async def _pass_both_ways(
-    stream: trio.abc.Stream, server: trio.SocketStream, pipes: PipePool, traffic: Traffic
+    stream: trio.abc.Stream, server: trio.SocketStream, streams: RelayStreams, traffic: Traffic
 ) -> None:
     """Passes bytes until the server ends, or until either side breaks.
 
@@ -189,47 +188,14 @@ async def _pass_both_ways(
     async with trio.open_nursery() as nursery:
 
         async def pass_requests() -> None:
-            if await pass_one_way(stream, server, pipes, traffic.add_received, nursery.cancel_scope):
+            if await streams.pass_one_way(stream, server, traffic.add_received, nursery.cancel_scope):
                 await _end_requests(server, nursery.cancel_scope)
 
         nursery.start_soon(pass_requests)
-        if await pass_one_way(server, stream, pipes, traffic.add_sent, nursery.cancel_scope):
+        if await streams.pass_one_way(server, stream, traffic.add_sent, nursery.cancel_scope):
             with trio.move_on_after(CLOSE_TIMEOUT_S):
                 await stream.aclose()
         nursery.cancel_scope.cancel()
-
-
-async def pass_one_way(
-    source: trio.abc.ReceiveStream,
-    sink: trio.abc.SendStream,
-    pipes: PipePool,
-    count: Callable[[int], None],
-    connection: trio.CancelScope,
-) -> bool:
-    """Copies until `source` ends (returns True) or either side breaks (returns False after cancelling `connection`).
-
-    The next chunk is read after the last chunk is written. So a slow reader slows its writer, and no data piles up.
-    """
-    full_chunks = 0
-    try:
-        while chunk := await source.receive_some(CHUNK_BYTES):
-            await sink.send_all(chunk)
-            count(len(chunk))
-            full_chunks = full_chunks + 1 if len(chunk) == CHUNK_BYTES else 0
-            if full_chunks < BULK_AFTER_CHUNKS:
-                continue
-            full_chunks = 0
-            # Without TLS only: with TLS every byte must pass through this process to be encrypted.
-            if (
-                isinstance(source, trio.SocketStream)
-                and isinstance(sink, trio.SocketStream)
-                and await splice(source, sink, pipes, count)
-            ):
-                break
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        connection.cancel()
-        return False
-    return True
 
 
 async def _end_requests(server: trio.SocketStream, connection: trio.CancelScope) -> None:

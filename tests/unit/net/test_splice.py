@@ -8,15 +8,16 @@ import hashlib
 import os
 import socket
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 from support.descriptors import open_descriptors
 from support.waiting import LIMIT_S as DEADLINE_S
 
-from supervisor.net import byte_relay
+from supervisor.net import relay_streams
 from supervisor.net import splice as splice_module
-from supervisor.net.byte_relay import pass_one_way
+from supervisor.net.relay_streams import RelayStreams
 from supervisor.net.splice import PipePool, splice
 
 BLOCK = os.urandom(1 << 20)
@@ -38,21 +39,28 @@ async def connection():
             yield near, far
 
 
+@pytest.fixture(params=["small chunks polled", "all by tasks"])
+def relayed(request):
+    return partial(_relayed, is_polled=request.param == "small chunks polled")
+
+
 @asynccontextmanager
-async def relayed(pipes=None):
+async def _relayed(pipes=None, *, is_polled):
     """(sender, receiver, pipes), with the relay's inner loop between them. `done` says how the loop ended."""
-    pipes = pipes or PipePool()
+    streams = RelayStreams(pipes)
     async with connection() as (sender, source), connection() as (sink, receiver), trio.open_nursery() as nursery:
         done = []
         passed = []
         ended = trio.Event()
 
         async def run():
-            done.append(await pass_one_way(source, sink, pipes, passed.append, nursery.cancel_scope))
+            done.append(await streams.pass_one_way(source, sink, passed.append, nursery.cancel_scope))
             await sink.send_eof()
             assert not done[0] or sum(passed) > 0
             ended.set()
 
+        if is_polled:
+            await nursery.start(streams.run)
         nursery.start_soon(run)
         yield sender, receiver, (done, ended)
         nursery.cancel_scope.cancel()
@@ -84,11 +92,11 @@ def bulk_calls(monkeypatch):
         calls.append(ended)
         return ended
 
-    monkeypatch.setattr(byte_relay, "splice", counting)
+    monkeypatch.setattr(relay_streams, "splice", counting)
     return calls
 
 
-async def test_a_large_stream_arrives_whole_and_its_end_does(bulk_calls):
+async def test_a_large_stream_arrives_whole_and_its_end_does(relayed, bulk_calls):
     async with relayed() as (sender, receiver, (done, ended)), trio.open_nursery() as nursery:
         digests = []
 
@@ -110,7 +118,7 @@ async def _settled(digests):
 
 
 @pytest.mark.parametrize("hindrance", ["none left", "no descriptors"])
-async def test_without_a_pipe_it_goes_the_ordinary_way(bulk_calls, monkeypatch, hindrance):
+async def test_without_a_pipe_it_goes_the_ordinary_way(relayed, bulk_calls, monkeypatch, hindrance):
     if hindrance == "no descriptors":
 
         def fail(_flags):
@@ -148,7 +156,7 @@ async def test_a_quiet_stream_gives_its_pipe_back(monkeypatch):
 
 
 @pytest.mark.slow
-async def test_a_slow_reader_slows_the_sender():
+async def test_a_slow_reader_slows_the_sender(relayed):
     """Slow: the sender sends for half a second."""
     async with relayed() as (sender, receiver, _):
         sent = 0
