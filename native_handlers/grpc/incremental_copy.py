@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.format.types import to_bytes_offset
 from native_handlers.grpc.checks import errors_as_upstream, volume_of
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.volume.append_log import first_row_after
@@ -48,4 +47,4 @@ def volume_incremental_copy(
 def _start_bytes(log: AppendLog, since_ns: int) -> int | None:
     with errors_as_upstream(f"fail to locate by appendAtNs {since_ns}"):
         first = first_row_after(log, since_ns)
-        return None if first is None else to_bytes_offset(next(log.rows(first)).offset)
+        return None if first is None else log.place_of(next(log.rows(first)))

@@ -13,7 +13,7 @@ from native_handlers.format.crc import crc32c_extend
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import IdxEntry, row_bytes
 from native_handlers.format.needle import actual_size, parse_needle
-from native_handlers.format.types import TOMBSTONE_SIZE, NeedleId, StoredOffset, to_bytes_offset
+from native_handlers.format.types import ALIGNMENT_BYTES, TOMBSTONE_SIZE, NeedleId, StoredOffset, to_bytes_offset
 from native_handlers.storage.erasure_coding.bitrot import Protection, differing_blocks
 from native_handlers.storage.model.errors import Deleted
 from native_handlers.storage.system.files import FileRetired
@@ -130,7 +130,7 @@ class EcScrubber:
         for start in range(0, len(content), _PIECE_BYTES):
             self._passed(min(_PIECE_BYTES, len(content) - start))
         rows = Rows.parsed(content[: count * length], self._width)
-        check_overlaps(rows, volume.version, found.problems)
+        check_overlaps(rows, rows.offsets * ALIGNMENT_BYTES, volume.version, found.problems)
         if count * length != len(content):
             found.problems.add(f"expected an index file of size {count * length}, got {len(content)}")
         found.file_count = count

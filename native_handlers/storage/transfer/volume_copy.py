@@ -18,7 +18,6 @@ from native_handlers.format.types import (
     NEEDLE_HEADER_BYTES,
     TIMESTAMP_BYTES,
     VERSION_3,
-    to_bytes_offset,
 )
 from native_handlers.storage.directory.arrival import ArrivalRecord, decide, remove_staged, settle, shares_vif, staged
 from native_handlers.storage.model.errors import CopyIncomplete
@@ -26,6 +25,7 @@ from native_handlers.storage.model.file_kinds import VOLUME_EXTENSIONS
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.transfer.receive import StagedFile
 from native_handlers.storage.volume.open import open_volume
+from native_handlers.storage.volume.row_place import place_of
 from native_handlers.storage.volume.state import OpenRequest
 
 if TYPE_CHECKING:
@@ -182,11 +182,12 @@ class IncomingVolume:
         if version < VERSION_3 or not row:
             return 0
         entry = parse_entry(row, self._width)
-        if not entry.offset:
-            return 0
         fd = self._files.open(self.staged.file(".dat"), os.O_RDONLY)
         try:
-            at = to_bytes_offset(entry.offset)
+            end_bytes = self._files.facts_of(fd).size_bytes
+            at = place_of(lambda length, offset: self._files.read(fd, length, offset), entry, self._width, end_bytes)
+            if not at:
+                return 0
             header = parse_needle_header(self._files.read(fd, NEEDLE_HEADER_BYTES, at))
             tail_at = at + NEEDLE_HEADER_BYTES + max(header.size, 0) + CHECKSUM_BYTES
             return int.from_bytes(self._files.read(fd, TIMESTAMP_BYTES, tail_at), "big")

@@ -15,10 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import Corrupt, FormatError
+from native_handlers.format.idx import IdxEntry
 from native_handlers.format.needle import Needle, NeedleHeader, actual_size, parse_needle, parse_needle_header
-from native_handlers.format.types import NEEDLE_HEADER_BYTES, to_stored
+from native_handlers.format.types import NEEDLE_HEADER_BYTES, NeedleId, StoredOffset, to_stored
 from native_handlers.storage.index.sorted_segment import NeedleValue
 from native_handlers.storage.model.errors import ReadFailed
+from native_handlers.storage.volume.row_place import place_of, row_offset
 from native_handlers.storage.volume.window import DatWindow
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def walk_live_needles(reader: VolumeReader, state: VolumeState, is_wanted: Calla
         if len(head) < NEEDLE_HEADER_BYTES:
             return
         header = parse_needle_header(head)
-        is_live = _is_live(state, header, position)
+        is_live = _is_live(reader, state, header, position)
         length = actual_size(header.size, version)
         if header.size < 0 or position + length > state.dat_end_bytes:
             if is_live:
@@ -96,6 +98,10 @@ def _read_large(reader: VolumeReader, state: VolumeState, header: NeedleHeader, 
         read.release()
 
 
-def _is_live(state: VolumeState, header: NeedleHeader, position: int) -> bool:
+def _is_live(reader: VolumeReader, state: VolumeState, header: NeedleHeader, position: int) -> bool:
     location = state.index.get(header.needle_id)
-    return location is not None and location.size >= 0 and location.offset == to_stored(position)
+    width = reader.offset_width_bytes
+    if location is None or location.size < 0 or location.offset != row_offset(position, width):
+        return False
+    entry = IdxEntry(NeedleId(header.needle_id), StoredOffset(location.offset), location.size)
+    return place_of(partial(_read, reader, state), entry, width, state.dat_end_bytes) == position

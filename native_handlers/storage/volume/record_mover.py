@@ -12,12 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.arrays import np
-from native_handlers.format.idx import IdxEntry
 from native_handlers.format.types import (
     ALIGNMENT_BYTES,
     NEEDLE_HEADER_BYTES,
-    NeedleId,
-    StoredOffset,
     max_volume_size_bytes,
 )
 from native_handlers.storage.index.build import parse_rows
@@ -31,7 +28,7 @@ from native_handlers.storage.volume.record_facts import (
     payload_lengths,
     record_lengths,
 )
-from native_handlers.storage.volume.row_place import place_of
+from native_handlers.storage.volume.row_place import places_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +143,7 @@ class RecordMover:
             start = end
 
     def _move_batch(self, rows: Rows, lengths: NDArray[np.int64], expiry: Expiry | None) -> Moved:
-        starts = self._places(rows)
+        starts = places_of(self._read_bytes, *rows, self._width, self.source_end_bytes)
         is_inside = starts + lengths <= self.source_end_bytes
         batch = _Batch(rows.take(is_inside), starts[is_inside], lengths[is_inside])
         missing = rows.take(~is_inside)
@@ -167,16 +164,6 @@ class RecordMover:
         offsets = places % max_volume_size_bytes(self._width) // ALIGNMENT_BYTES
         moved = Rows(wanted.rows.keys, offsets, wanted.rows.sizes)
         return Moved(moved, missing, source_bytes, self.end_bytes - first)
-
-    def _places(self, rows: Rows) -> NDArray[np.int64]:
-        """The positions of the records in bytes; see `row_place` for those beyond the reach of a row's offset."""
-        places = rows.offsets * ALIGNMENT_BYTES
-        if self._width == 4 and self.source_end_bytes > max_volume_size_bytes(4):
-            columns = zip(rows.keys.tolist(), rows.offsets.tolist(), rows.sizes.tolist(), strict=True)
-            for index, (key, offset, size) in enumerate(columns):
-                entry = IdxEntry(NeedleId(key), StoredOffset(offset), size)
-                places[index] = place_of(self._read_bytes, entry, self._width, self.source_end_bytes)
-        return places
 
     # ---- reading
 

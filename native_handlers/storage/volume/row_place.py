@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from native_handlers.format.idx import IdxEntry
 from native_handlers.format.needle import parse_needle_header
-from native_handlers.format.types import NEEDLE_HEADER_BYTES, max_volume_size_bytes, to_bytes_offset, to_stored
+from native_handlers.format.types import (
+    ALIGNMENT_BYTES,
+    NEEDLE_HEADER_BYTES,
+    NeedleId,
+    StoredOffset,
+    max_volume_size_bytes,
+    to_bytes_offset,
+    to_stored,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from native_handlers.format.idx import IdxEntry
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def row_offset(offset_bytes: int, offset_width_bytes: int) -> int:
@@ -36,3 +46,23 @@ def place_of(read: Callable[[int, int], bytes], entry: IdxEntry, offset_width_by
         return offset
     near = parse_needle_header(read(NEEDLE_HEADER_BYTES, offset))
     return offset if (near.needle_id, near.size) == (header.needle_id, header.size) else beyond
+
+
+def places_of(  # noqa: PLR0913, PLR0917  `place_of`, with the columns of many rows
+    read: Callable[[int, int], bytes],
+    keys: NDArray[np.uint64],
+    offsets: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    offset_width_bytes: int,
+    dat_end_bytes: int,
+) -> NDArray[np.int64]:
+    """As `place_of`, of the rows with these ids, offsets and sizes. Reads nothing unless .dat goes on beyond the reach
+    of offsets.
+    """
+    places = offsets * ALIGNMENT_BYTES
+    if offset_width_bytes == 4 and dat_end_bytes > max_volume_size_bytes(4):
+        columns = zip(keys.tolist(), offsets.tolist(), sizes.tolist(), strict=True)
+        for index, (key, offset, size) in enumerate(columns):
+            entry = IdxEntry(NeedleId(key), StoredOffset(offset), size)
+            places[index] = place_of(read, entry, offset_width_bytes, dat_end_bytes)
+    return places

@@ -15,10 +15,11 @@ from native_handlers.format.errors import FormatError, SizeMismatch
 from native_handlers.format.idx import row_bytes
 from native_handlers.format.needle import parse_needle, parse_needle_header
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES, super_block_size
-from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, VERSION_1
+from native_handlers.format.types import NEEDLE_HEADER_BYTES, VERSION_1
 from native_handlers.storage.model.errors import ReadFailed, StorageError
 from native_handlers.storage.volume.record_facts import are_sound, record_lengths
 from native_handlers.storage.volume.record_mover import Rows
+from native_handlers.storage.volume.row_place import places_of
 from native_handlers.storage.volume.scan import DatScan
 from native_handlers.storage.volume.window import DatWindow
 
@@ -61,7 +62,7 @@ class ScrubResult(NamedTuple):
 def scrub_index(log: AppendLog) -> ScrubResult:
     """Looks for rows whose records overlap, and for a partial row. Raises ReadFailed."""
     rows, problems = _rows_of(log), Problems()
-    _check_index(log, rows, problems)
+    _check_index(log, rows, _places_of(log, rows), problems)
     return ScrubResult(len(rows.keys), problems.listed())
 
 
@@ -75,9 +76,10 @@ def scrub_data(log: AppendLog, volume_id: int, passed: Callable[[int], object]) 
         ReadFailed: .idx cannot be read. A record that cannot be read is a problem of the volume.
     """
     rows, problems = _rows_of(log), Problems()
-    _check_index(log, rows, problems)
+    places = _places_of(log, rows)
+    _check_index(log, rows, places, problems)
     lengths = record_lengths(rows.sizes, log.version)
-    for key, why in _unreadable(log, _LiveRecords.of(rows, lengths), passed):
+    for key, why in _unreadable(log, _LiveRecords.of(rows, places, lengths), passed):
         problems.add(f"failed to read needle {key} on volume {volume_id}: {why}")
     # A deletion without a record takes no room.
     has_record = (rows.offsets != 0) | (rows.sizes >= 0)
@@ -96,19 +98,32 @@ def _rows_of(log: AppendLog) -> Rows:
     return Rows.parsed(raw, log.offset_width_bytes)
 
 
-def _check_index(log: AppendLog, rows: Rows, problems: Problems) -> None:
-    check_overlaps(rows, log.version, problems)
+def _places_of(log: AppendLog, rows: Rows) -> NDArray[np.int64]:
+    """The places of the records in .dat, in bytes."""
+
+    def read(length_bytes: int, offset_bytes: int) -> bytes:
+        try:
+            return log.read_dat(length_bytes, offset_bytes)
+        except StorageError:
+            # The scrub reads the record once more, and reports it then.
+            return bytes(length_bytes)
+
+    return places_of(read, *rows, log.offset_width_bytes, log.dat_end_bytes)
+
+
+def _check_index(log: AppendLog, rows: Rows, places: NDArray[np.int64], problems: Problems) -> None:
+    check_overlaps(rows, places, log.version, problems)
     length = row_bytes(log.offset_width_bytes)
     size = log.files.facts_of(log.idx.fd).size_bytes
     if len(rows.keys) != log.row_count or size % length:
         problems.add(f"expected an index file of size {len(rows.keys) * length}, got {size}")
 
 
-def check_overlaps(rows: Rows, version: int, problems: Problems) -> None:
-    """Adds the rows whose records overlap, in the order of the records."""
-    order = np.lexsort((rows.sizes, rows.offsets))
+def check_overlaps(rows: Rows, places: NDArray[np.int64], version: int, problems: Problems) -> None:
+    """Adds the rows whose records, at `places`, overlap, in the order of the records."""
+    order = np.lexsort((rows.sizes, places))
     order = order[(rows.offsets[order] != 0) | (rows.sizes[order] >= 0)]
-    starts: NDArray[np.int64] = rows.offsets[order] * ALIGNMENT_BYTES
+    starts = places[order]
     ends = starts + record_lengths(rows.sizes[order], version) - 1
     found = np.flatnonzero(starts[1:] <= ends[:-1])[: MAX_PROBLEMS + 1] + 1
     for at in found.tolist():
@@ -128,10 +143,10 @@ class _LiveRecords(NamedTuple):
     lengths: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: Rows, lengths: NDArray[np.int64]) -> _LiveRecords:
-        order = np.argsort(rows.offsets, kind="stable")
+    def of(cls, rows: Rows, places: NDArray[np.int64], lengths: NDArray[np.int64]) -> _LiveRecords:
+        order = np.argsort(places, kind="stable")
         live = order[rows.sizes[order] >= 0]
-        return cls(rows.keys[live], rows.offsets[live] * ALIGNMENT_BYTES, rows.sizes[live], lengths[live])
+        return cls(rows.keys[live], places[live], rows.sizes[live], lengths[live])
 
 
 def _unreadable(log: AppendLog, records: _LiveRecords, passed: Callable[[int], object]) -> Iterator[tuple[int, str]]:

@@ -84,7 +84,7 @@ class WriteState:
         """`reasons` without the text: whether writes and deletes are refused, whether only writes are, whether disk
         space is low.
         """
-        is_closed = self._no_write_or_delete is not None or self._health.is_quarantined
+        is_closed = self._no_write_or_delete is not None or self._held is not None or self._health.is_quarantined
         return is_closed, self._no_write_can_delete is not None, is_space_low
 
     @property

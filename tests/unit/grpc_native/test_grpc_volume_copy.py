@@ -21,9 +21,10 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage import check
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.errors import ConfigureFailed, ReadOnly, VolumeArriving, VolumeExists
-from native_handlers.storage.volume import file_reader
+from native_handlers.storage.volume import append, file_reader, record_reader, recovery, row_place
 
 OWN = {"vol_dir.uuid", ".weed-volume-py.session", ".weed-volume-py.lock"}
 
@@ -124,6 +125,15 @@ class TestWhatArrives:
             here, there = tmp_path / "target" / name, tmp_path / "source" / name
             assert here.read_bytes() == there.read_bytes()
             assert here.stat().st_mtime_ns == there.stat().st_mtime_ns
+
+    def test_the_time_of_a_last_record_beyond_the_reach_of_offsets(self, node, caller, source_store, monkeypatch):
+        fill(source_store)
+        limit_bytes = source_store.find_volume(7).size_bytes - 64
+        for module in (append, check, recovery, record_reader, row_place):
+            monkeypatch.setattr(module, "max_volume_size_bytes", lambda _width: limit_bytes)
+        source_store.get_volume(7).delete(2, COOKIE)
+        (last,) = copy(node, caller)
+        assert last.last_append_at_ns == source_store.find_volume(7).handle.opened.last_append_at_ns
 
     def test_an_empty_volume(self, node, caller, source_store, target):
         source_store.allocate_volume(7)

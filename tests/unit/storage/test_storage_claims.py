@@ -81,5 +81,7 @@ def test_a_copy_that_ends_gives_up_its_claim_alone(store):
     store.abandon_copy(incoming)
     with pytest.raises(ReadOnly):
         write(store, 2, b"new")
+    assert store.get_volume(VID).report().read_only, "the master gives no more file ids of the volume"
     claim.give_up()
+    assert not store.get_volume(VID).report().read_only
     write(store, 2, b"new")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing, suppress
+from dataclasses import replace
 
 import pytest
 from support.descriptors import open_files
+from support.grpc_nodes import make_context, make_node
 from support.stores import open_at, place
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.errors import Corrupt, SizeMismatch, Truncated
 from native_handlers.format.idx import encode_entry
 from native_handlers.format.needle import Needle, encode_needle, parse_needle_header
+from native_handlers.grpc.incremental_copy import volume_incremental_copy
+from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage import check
 from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS, OpenLimit
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
@@ -20,6 +25,7 @@ from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.volume import append, record_reader, recovery, row_place
 from native_handlers.storage.volume.append_log import append_time_ns, walk_records
+from native_handlers.storage.volume.scrub import scrub_data, scrub_index
 
 COOKIE = 0xC0FFEE
 WRAP = 32 << 30
@@ -260,6 +266,43 @@ class TestDeletionsBeyondTheLimit:
             assert [finding.kind for finding in store.findings] == [FindingKind.IDX_BEHIND]
             assert self.state(store) == state
         assert (full / "7.idx").read_bytes() == rows
+
+    def test_a_scrub_finds_all_sound(self, full):
+        self.delete_some(full)
+        with closing(open_at(full)) as store, store.find_volume(7).open_log() as log:
+            assert scrub_index(log).problems == []
+            assert scrub_data(log, 7, lambda _count: None).problems == []
+
+    def test_a_needle_that_an_old_server_wrote_there(self, full):
+        """Each way to read a volume finds the needle, and none an older record at its row's offset."""
+        state = self.delete_some(full)
+        version = (full / "7.dat").read_bytes()[0]
+        needle = Needle(needle_id=3000, cookie=COOKIE, data=b"old server", checksum=crc32c(b"old server"))
+        record = encode_needle(replace(needle, append_at_ns=time.time_ns()), version)
+        row = encode_entry(3000, (full / "7.dat").stat().st_size % self.LIMIT // 8, int.from_bytes(record[12:16]), 4)
+        for name, added in (("7.dat", record), ("7.idx", row)):
+            with (full / name).open("ab") as file:
+                file.write(added)
+        with closing(open_at(full)) as store:
+            volume = store.find_volume(7)
+            assert volume.read(3000, cookie=COOKIE).needle.data == b"old server"
+            found = {needle.needle_id: bytes(needle.data) for needle in volume.live_needles(lambda: True)}
+            assert found.pop(3000) == b"old server"
+            assert found == {key: data for key, data in state.items() if isinstance(data, bytes)}
+            with volume.open_log() as log:
+                assert scrub_data(log, 7, lambda _count: None).problems == []
+
+    def test_a_backup_gets_the_records_behind_the_last_one_that_it_has(self, full, tmp_path):
+        self.delete_some(full)
+        with closing(open_at(full)) as store:
+            if store.find_volume(7).version < 3:
+                pytest.skip("records have no append time")
+            with store.find_volume(7).open_log() as log:
+                since_ns = append_time_ns(log, list(log.rows(0))[-3])
+                wanted = log.read_dat(2 * 32, log.dat_end_bytes - 2 * 32)
+            request = pb.VolumeIncrementalCopyRequest(volume_id=7, since_ns=since_ns)
+            pieces = volume_incremental_copy(make_node(tmp_path, store), make_context(), request)
+            assert b"".join(piece.file_content for piece in pieces) == wanted
 
     def test_followers_are_told(self, full):
         self.delete_some(full)
