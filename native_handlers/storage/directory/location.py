@@ -310,7 +310,8 @@ class DiskLocation:
         """Opens one volume. An open one is returned as it is. None when there is no volume, or none that opens.
 
         Shards beside the volume do not make it read-only, as they do at a start: a decoded volume is mounted before its
-        shards are deleted. Source: weed/ec/ec_decode.go.
+        shards are deleted. Source: weed/ec/ec_decode.go. One that is open beside shards is opened anew for that, unless
+        another operation works with its files.
 
         Args:
             names: the result of `names_of`, if the caller has just called it.
@@ -318,14 +319,15 @@ class DiskLocation:
         Raises DiskUnavailable: the disk is out of service and is not asked, so the answer is unknown.
         """
         volume = self.volumes.get(volume_id)
+        if volume_id in self.arriving or volume_id in self.replaced:
+            return volume
         state = volume.handle.opened if volume is not None else None
-        if volume is not None and state is not None and state.damage == BESIDE_SHARDS:
+        is_beside_shards = state is not None and state.damage == BESIDE_SHARDS
+        if volume is not None and is_beside_shards and volume.claim.reason is None:
             # A search for new files has opened a volume that was just decoded. Who names the volume wants to write.
             self.unload(volume)
         elif volume is not None:
             return volume
-        if volume_id in self.arriving or volume_id in self.replaced:
-            return None
         if names is None:
             names = self.names_of(volume_id)
         collections = collections_of(names, volume_id)

@@ -455,6 +455,31 @@ class TestStrangeDirectories:
             assert not store.find_volume(7).is_read_only
             assert store.findings == []
 
+    def test_a_mount_closes_no_volume_beside_shards_while_a_copy_of_it_arrives(self, made):
+        """The copy replaces the volume, or leaves it as it is where the copying fails."""
+        for name in ("7.ecx", "7.ecj", "7.ec00", "7.ec13"):
+            (made / name).write_bytes(b"" if name == "7.ecj" else bytes(1 << 20))
+        with closing(open_at(made)) as store:
+            volume = store.find_volume(7)
+            incoming = store.begin_copy(7, "", "", needed_bytes=1000)
+            store.mount_volume(7)
+            assert store.find_volume(7) is volume
+            store.abandon_copy(incoming)
+            check_all(store)
+
+    def test_a_mount_closes_no_volume_beside_shards_whose_files_are_in_use(self, made):
+        for name in ("7.ecx", "7.ecj", "7.ec00", "7.ec13"):
+            (made / name).write_bytes(b"" if name == "7.ecj" else bytes(1 << 20))
+        with closing(open_at(made)) as store:
+            volume = store.find_volume(7)
+            volume.claim.take("is being moved", holds_writes=True)
+            store.mount_volume(7)
+            assert store.find_volume(7) is volume
+            volume.claim.give_up()
+            store.mount_volume(7)
+            assert store.find_volume(7) is not volume
+            assert not store.find_volume(7).is_read_only
+
     def test_an_index_of_shards_without_a_shard_changes_nothing_for_the_volume_beside_it(self, made):
         (made / "7.ecx").write_bytes(b"x" * 100)
         with closing(open_at(made)) as store:
