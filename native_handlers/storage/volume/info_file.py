@@ -61,8 +61,15 @@ def has_shards(files: Files, paths: VolumePaths) -> bool:
 def save_volume_info(files: Files, path: Path, info: VolumeInfo, ttl: Ttl, now_s: int) -> VolumeInfo:
     """Replaces the .vif at `path` and returns its new content: the time of expiry is counted anew from `now_s`.
 
+    The coding of shards that share the .vif is the one in the present file: they may have been made since the volume
+    was opened. Without it they would be taken for shards of an older server, and perhaps of another ratio. Wilful
+    difference: upstream writes what the volume knows.
+
     Raises OSError; the old file then still stands.
     """
+    present = load_volume_info(files, path)
+    if present.is_present and present.error is None:
+        info = replace(info, dat_file_size=present.info.dat_file_size, ec_shard_config=present.info.ec_shard_config)
     if ttl:
         info = replace(info, expire_at_s=now_s + ttl.seconds)
     replace_file(files, path, encode_volume_info(info).encode())

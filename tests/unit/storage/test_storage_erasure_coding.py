@@ -117,6 +117,20 @@ def test_another_ratio_is_kept(disk):
     store.close()
 
 
+def test_a_mark_of_the_volume_leaves_the_coding_of_its_shards(disk):
+    """The volume was opened before it was coded, and shares the .vif with its shards."""
+    store = filled(open_at(disk))
+    store.ec_work.generate(store.find_volume(VID), "")
+    coded = parse_volume_info((disk / "7.vif").read_bytes())
+    store.mark_readonly(VID, persist=True)
+    marked = parse_volume_info((disk / "7.vif").read_bytes())
+    assert marked.read_only
+    store.mark_writable(VID)
+    for info in (marked, parse_volume_info((disk / "7.vif").read_bytes())):
+        assert (info.ec_shard_config, info.dat_file_size) == (coded.ec_shard_config, coded.dat_file_size)
+    store.close()
+
+
 WORKS = ("generate", "rebuild", "decode", "decode again")
 
 
