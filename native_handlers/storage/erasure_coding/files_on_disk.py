@@ -78,12 +78,21 @@ def remove_paths(files: Files, paths: Iterable[Path]) -> None:
         files.sync_directory(directory)
 
 
-def remove_all(
-    files: Files, location: DiskLocation, collection: str, volume_id: int, *, keeps_vif: bool = False
+def remove_all(  # noqa: PLR0913  what stays
+    files: Files,
+    location: DiskLocation,
+    collection: str,
+    volume_id: int,
+    *,
+    keeps_vif: bool = False,
+    keeps_shared_index: bool = False,
 ) -> None:
     """Removes all files of an erasure-coded volume on that disk. The .vif stays where a regular volume owns it.
 
     The index is removed first: shards without it beside a whole .dat are known to be useless.
+
+    Args:
+        keeps_shared_index: leaves the files in the index directory, which belong to shards of other disks too.
 
     Raises OSError; the files that were not removed stay.
     """
@@ -93,6 +102,8 @@ def remove_all(
     paths += checksum_paths(files, found)
     if not keeps_vif and not found.has_volume:
         paths += found.on_either_side(".vif")
+    if keeps_shared_index:
+        paths = [path for path in paths if path.parent == location.path]
     remove_paths(files, paths)
 
 

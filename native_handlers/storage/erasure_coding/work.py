@@ -1,4 +1,4 @@
-"""Operations on the files of whole erasure-coded volumes: coding, rebuilding, decoding, deleting.
+"""Operations on the files of whole erasure-coded volumes: coding, rebuilding, decoding. `removal` deletes them.
 
 Source: weed/server/volume_grpc_erasure_coding.go.
 """
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import parse_super_block
 from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info
-from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.bitrot import Protection, encode_checksums, load_checksums
 from native_handlers.storage.erasure_coding.codings import check_enough, newest_on_disks, newest_open
 from native_handlers.storage.erasure_coding.decode import (
@@ -34,7 +33,6 @@ from native_handlers.storage.erasure_coding.errors import (
 from native_handlers.storage.erasure_coding.files_on_disk import (
     EcFiles,
     checksum_paths,
-    info_on,
     look,
     remove_all,
     remove_paths,
@@ -54,11 +52,12 @@ from native_handlers.storage.erasure_coding.loading import load_shards, without_
 from native_handlers.storage.erasure_coding.names import ratio_of, shard_extension
 from native_handlers.storage.erasure_coding.parallel import beside
 from native_handlers.storage.erasure_coding.rebuild import ShardFiles, rebuild
+from native_handlers.storage.erasure_coding.removal import delete_shards, destroy, destroy_expired, tear_down
 from native_handlers.storage.erasure_coding.replaceable import check_replaceable
 from native_handlers.storage.erasure_coding.scrub import EcScrubber
 from native_handlers.storage.erasure_coding.staged import StagedFiles
 from native_handlers.storage.erasure_coding.verify import verify
-from native_handlers.storage.model.errors import DeleteFailed, StorageError
+from native_handlers.storage.model.errors import DeleteFailed
 from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.system.files import read_file, replace_file
 from native_handlers.storage.volume.info_file import load_volume_info
@@ -419,102 +418,6 @@ def merge_journal(
     known = set(journal_ids(whole))
     new = (one for one in dict.fromkeys(needle_ids) if one not in known)
     replace_file(ec.files, path, whole + journal_rows(new))
-
-
-# ---- deleting
-
-
-def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: Sequence[int]) -> None:
-    """Closes shards and deletes their files, on every disk. With the last shard on this server goes the index, and the
-    .vif unless a regular volume owns it.
-
-    Wilful difference: upstream's server goes on with an open shard that has no file, and reports the shard.
-
-    Raises OSError, DiskUnavailable: some files may be deleted.
-    """
-    with ec.exclusive(volume_id):
-        name = format_volume_name(collection, volume_id)
-        for location in ec.locations:
-            location.check_in_service()
-        for shard in shard_ids:
-            if any(one.collection == collection and shard in one.shards for one in ec.copies(volume_id)):
-                ec.unmount(volume_id, shard, collection=collection)
-        for location in ec.locations:
-            had = [shard for shard in shard_ids if ec.files.facts(location.path / (name + shard_extension(shard)))]
-            remove_paths(ec.files, [location.path / (name + shard_extension(shard)) for shard in had])
-            found = look(ec.files, location, collection, volume_id)
-            if had and not found.shard_ids:
-                remove_paths(ec.files, _own_checksums(ec, found, collection, volume_id))
-        left = [look(ec.files, location, collection, volume_id) for location in ec.locations]
-        if any(one.shard_ids for one in left):
-            return
-        for one in left:
-            paths = [*one.on_either_side(".ecx"), *one.on_either_side(".ecj")] if one.has_index else []
-            if not one.has_volume:
-                paths.append(one.path(".vif"))
-            remove_paths(ec.files, paths)
-
-
-def _own_checksums(ec: EcVolumeSet, found: EcFiles, collection: str, volume_id: int) -> list[Path]:
-    """The .ecsum files that protect only this disk's shards: several disks may share one index directory."""
-    paths = checksum_paths(ec.files, found)
-    shared = found.location.idx_path
-    others = (one for one in ec.locations if one.idx_path == shared and one is not found.location)
-    if shared != found.location.path and any(look(ec.files, one, collection, volume_id).shard_ids for one in others):
-        return [path for path in paths if path.parent != shared]
-    return paths
-
-
-def tear_down(ec: EcVolumeSet, collection: str, volume_id: int, encode_ts_ns: int = 0) -> None:
-    """Removes all files of an erasure-coded volume on this server.
-
-    Args:
-        encode_ts_ns: only on disks whose .vif has an older encoding than this; 0 on all.
-
-    Raises OSError, DiskUnavailable: some files may be removed.
-    """
-    with ec.exclusive(volume_id):
-        for location in ec.locations:
-            if encode_ts_ns:
-                info = info_on(ec.files, look(ec.files, location, collection, volume_id))
-                config = info.ec_shard_config if info is not None else None
-                if config is None or not 0 < config.encode_ts_ns < encode_ts_ns:
-                    continue
-            ec.unload(volume_id, disk_id=location.disk_id)
-            remove_all(ec.files, location, collection, volume_id)
-
-
-def destroy(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> list[str]:
-    """Closes erasure-coded volumes and deletes their files. Returns the failures."""
-    failures = []
-    for volume in volumes:
-        with ec.exclusive(volume.id):
-            failures += _destroy(ec, volume)
-    return failures
-
-
-def destroy_expired(ec: EcVolumeSet) -> list[str]:
-    """`destroy` for the volumes whose time has passed. Those that are busy are left for a later call."""
-    failures = []
-    for volume in ec.volumes():
-        if volume.is_expired and ec.is_in_service(volume):
-            with ec.exclusive_at_once(volume.id) as is_free:
-                if is_free:
-                    failures += _destroy(ec, volume)
-    return failures
-
-
-def _destroy(ec: EcVolumeSet, volume: EcVolume) -> list[str]:
-    if volume not in ec.copies(volume.id):
-        # Closed meanwhile. Its files may be gone, or those of another coding by now.
-        return []
-    location: DiskLocation = ec.locations[volume.place.disk_id]
-    ec.unload(volume.id, disk_id=volume.place.disk_id)
-    try:
-        remove_all(ec.files, location, volume.collection, volume.id)
-    except (OSError, StorageError) as error:
-        return [str(error)]
-    return []
 
 
 class EcWork:

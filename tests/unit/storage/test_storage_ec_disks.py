@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -508,3 +509,34 @@ class TestExpiredVolumes:
         assert store.ec_work.destroy(old) == []
         assert len(store.ec.copies(VID)[0].shards) == 7
         store.close()
+
+
+class TestRemovedShardsOfOneDisk:
+    """Two disks have one index directory: the .ecx there is that of the newer coding, on the second disk."""
+
+    @pytest.fixture
+    def store(self, own, tmp_path):
+        index = tmp_path / "idx"
+        index.mkdir()
+        for name in ("7.ecx", "7.ecj"):
+            (own.data[0] / name).rename(index / name)
+            (own.data[1] / name).unlink(missing_ok=True)
+        vif = own.data[0] / "7.vif"
+        info = parse_volume_info(vif.read_bytes())
+        self.time = info.ec_shard_config.encode_ts_ns
+        older = replace(info.ec_shard_config, encode_ts_ns=self.time - 1)
+        vif.write_text(encode_volume_info(replace(info, ec_shard_config=older)))
+        with closing(stores.open_at(*(stores.place(data, index) for data in own.data))) as store:
+            yield store
+
+    def test_the_older_coding_goes_without_the_index_of_the_newer_one(self, own, store, tmp_path):
+        store.ec_work.tear_down("", VID, self.time)
+        assert not list(own.data[0].glob("7.*"))
+        assert (tmp_path / "idx" / "7.ecx").exists()
+        store.ec.unload(VID)
+        open_shards(store, SECOND)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_the_index_goes_with_the_last_disk(self, own, store, tmp_path, order):
+        assert store.ec_work.destroy(store.ec.volumes()[::order]) == []
+        assert not list(tmp_path.glob("*/7.*"))
