@@ -590,7 +590,10 @@ class Store:
 
     def close(self) -> None:
         """Closes every volume and unlocks the directories, those of disks out of service last. May be called again."""
-        self.ec.close()
+        self.ec.close(only_in_service=True)
         if self._set.close():
             for location in sorted(self.locations, key=lambda location: location.is_unavailable):
+                if location.is_unavailable:
+                    self.ec.close()
                 release(location)
+        self.ec.close()

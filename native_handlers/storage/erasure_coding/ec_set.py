@@ -19,6 +19,7 @@ from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, E
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere
 from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info
 from native_handlers.storage.model.errors import StorageError, StoreClosed
+from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 EcKey = tuple[str, int]
 """Collection and volume id."""
+COUNT_LIMIT_S = 0.5
+"""How long a report waits for a disk: as long as for the facts of volumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,9 @@ class EcVolumeSet:
         """In order of the disks. Replaced as a whole, under the lock."""
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._is_closed = False
+        self._counting = {
+            one.disk_id: BoundedCall(f"counting deletions in {one.path}", COUNT_LIMIT_S) for one in self.locations
+        }
 
     # ---- looking up
 
@@ -111,6 +117,9 @@ class EcVolumeSet:
     def reports(self) -> list[EcReport]:
         """The reports for heartbeats. Disks out of service are left out. A deletion counts on one disk of a server,
         and not where it is in the index too: upstream's shell adds the counts up.
+
+        For that an index is read once where needles were deleted. A disk that hangs costs `COUNT_LIMIT_S`, and all
+        deletions of its volumes count until the index was read.
         """
         counted: set[int] = set()
         reports = []
@@ -118,8 +127,16 @@ class EcVolumeSet:
             if self.is_in_service(volume):
                 is_first = id(volume.deletions) not in counted
                 counted.add(id(volume.deletions))
+                self._count_folded(volume)
                 reports.append(_report(volume, volume.delete_count if is_first else 0))
         return reports
+
+    def _count_folded(self, volume: EcVolume) -> None:
+        if volume.is_to_be_counted:
+            try:
+                self._counting[volume.place.disk_id].run(volume.count_folded)
+            except (CallTimedOut, OSError, StorageError) as error:
+                _log.warning("ec volume %d: its deletions are counted later: %s", volume.id, error)
 
     def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Registers `callback` for each change; the changing thread calls it. Returns a function that removes it."""
@@ -370,13 +387,22 @@ class EcVolumeSet:
                 volume.close()
         self.tell()
 
-    def close(self) -> None:
-        """Closes everything; no shard is opened any more."""
+    def close(self, *, only_in_service: bool = False) -> None:
+        """Closes everything; no shard is opened any more.
+
+        Args:
+            only_in_service: leaves the volumes open of which a disk is out of service: closing them may hang. A second
+                call closes them.
+        """
         with self._changing:
             self._is_closed = True
-            closed = [self._take(volume) for volume in self.volumes()]
+            closed = [self._take(one) for one in self.volumes() if not (only_in_service and self._may_hang(one))]
         for volume in closed:
             volume.close()
+
+    def _may_hang(self, volume: EcVolume) -> bool:
+        """Whether a disk of the volume is out of service: a deletion may wait for it, and the closing for that."""
+        return not all(map(self.is_in_service, self.copies(volume.id)))
 
     def tell(self) -> None:
         """Calls the listeners."""

@@ -169,7 +169,7 @@ class EcVolume:
         self.encode_ts_ns = encode_ts_of(info)
         """Tells two encodings of a volume apart; 0 where the .vif has none."""
         self._folded_count: int | None = None
-        """How many of the deleted needles the .ecx has as deleted; None until it was read for that."""
+        """How many of the deleted needles the .ecx has as deleted; None until `count_folded` has counted them."""
         self._ecx = SharedFile.open(files, place.index(".ecx"), os.O_RDONLY)
         try:
             facts = files.facts_of(self._ecx.fd)
@@ -290,17 +290,27 @@ class EcVolume:
 
     @property
     def delete_count(self) -> int:
-        """The number of needles that were deleted since the coding, and that the .ecx does not have as deleted. The
-        .ecx is read once, where there are deletions.
+        """The number of needles that were deleted since the coding. Those that the .ecx has as deleted are left out,
+        once `count_folded` has counted them.
         """
-        ids = self.deleted
-        if ids and self._folded_count is None:
-            try:
-                self._folded_count = len(ids.intersection(deleted_ids(self.read_rows(), self._width)))
-            except (OSError, VolumeClosed):
-                return len(ids)
         # What is deleted later, the index does not have as deleted.
-        return len(ids) - (self._folded_count or 0)
+        return len(self.deleted) - (self._folded_count or 0)
+
+    @property
+    def is_to_be_counted(self) -> bool:
+        """Whether `count_folded` has something to count that it has not counted."""
+        return bool(self.deleted) and self._folded_count is None
+
+    def count_folded(self) -> None:
+        """Counts the deleted needles that the .ecx has as deleted. Reads the whole index. Raises OSError,
+        VolumeClosed.
+        """
+        ecx, deleted = self._ecx, self.deleted
+        count = len(deleted.intersection(deleted_ids(self.read_rows(), self._width)))
+        with self._lock:
+            # Else the index was replaced meanwhile, and which one was read is not known.
+            if self._ecx is ecx:
+                self._folded_count = count
 
     def close(self) -> None:
         """Releases all files; reads keep them open until they end. May be called again."""

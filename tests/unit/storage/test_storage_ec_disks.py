@@ -11,9 +11,11 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from support import disks as hanging
 from support import stores
+from support.coded_volumes import code_volume
 from support.files import PlannedFiles
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.idx import iter_entries
@@ -434,6 +436,47 @@ def test_a_disk_that_hangs_holds_up_no_other_volume(tmp_path):
         hanging.result(LIMIT_S)
     assert store.ec.find_shard(VID, 0) is not None
     store.close()
+
+
+class TestADiskThatHangs:
+    """The second disk has a volume of its own, of which a needle is deleted."""
+
+    @pytest.fixture
+    def files(self, monkeypatch):
+        return hanging.give_up_only_what_hangs(monkeypatch, hanging.Disks())
+
+    @pytest.fixture
+    def store(self, tmp_path, files):
+        code_volume(tmp_path / "b", 8, Needle(needle_id=1, cookie=5, data=b"x", checksum=crc32c(b"x"))).close()
+        self.disk = files.add(tmp_path / "b")
+        with closing(stores.open_at(tmp_path / "a", tmp_path / "b", files=files)) as store:
+            yield store
+            files.let_all_go_on()
+
+    def test_keeps_no_report_waiting(self, store):
+        """A heartbeat's news of all other disks would wait too."""
+        store.ec.delete(store.ec.find(8), 1)
+        self.disk.hang()
+        with ThreadPoolExecutor(1) as pool:
+            (report,) = pool.submit(store.ec.reports).result(LIMIT_S)
+            self.disk.go_on()
+        assert report.delete_count == 1
+
+    def test_does_not_keep_the_volumes_of_others_from_being_closed(self, store):
+        store.allocate_volume(9)
+        volume = store.find_volume(9)
+        assert volume.disk_id == 0
+        self.disk.hang()
+        with ThreadPoolExecutor(2) as pool:
+            deletion = pool.submit(store.ec.find(8).deletions.record, [1])
+            wait_until(lambda: self.disk.stuck)
+            store.locations[1].watch.problem = "why"
+            closing_of_all = pool.submit(store.close)
+            wait_until(lambda: volume.handle.opened is None)
+            assert not closing_of_all.done()
+            self.disk.go_on()
+            closing_of_all.result(LIMIT_S)
+            deletion.result(LIMIT_S)
 
 
 def open_and_close(store):
