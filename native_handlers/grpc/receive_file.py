@@ -6,6 +6,7 @@ Source: weed/server/volume_grpc_copy.go (ReceiveFile).
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
@@ -13,7 +14,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_sent_file, os_error_text
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError
-from native_handlers.storage.transfer.received_files import ReceiveRequest
+from native_handlers.storage.transfer.received_files import ReceiveRequest, check_not_mounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,12 +67,29 @@ def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:
         if file.size_bytes < info.file_size:
             raise _Refused(f"file ended after {file.size_bytes} of {info.file_size} bytes")
         try:
-            file.commit()
+            with _unmounted(node, info):
+                file.commit()
         except StorageError as error:
             raise _Refused(str(error)) from error
         except OSError as error:
             raise _Refused(f"failed to write file: {os_error_text('sync', file.target, error)}") from error
         return file.size_bytes
+
+
+@contextmanager
+def _unmounted(node: GrpcNode, info: pb.ReceiveFileInfo) -> Iterator[None]:
+    """Inside, no shard of an erasure-coded volume is mounted, as when its file began to arrive. Raises
+    ReceiveRefused.
+    """
+    if not info.is_ec_volume:
+        yield
+        return
+    ec, volume_id = store_of(node).ec, info.volume_id
+    with ec.exclusive(volume_id):
+        # The node hears of shards that have just been mounted a little later.
+        own = (one.place.disk_id for one in ec.copies(volume_id))
+        check_not_mounted(volume_id, sorted({*own, *node.coded_disk_ids(volume_id)}))
+        yield
 
 
 def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> StagedFile:

@@ -207,11 +207,17 @@ def check_coded_info(
     raise ReceiveRefused(why)
 
 
-def _location_of_coded(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
-    if wanted.mounted_disk_ids:
-        disk_ids = " ".join(map(str, wanted.mounted_disk_ids))
-        mounted = f"ec volume {wanted.volume_id} is mounted on disk_ids:[{disk_ids}]"
+def check_not_mounted(volume_id: int, disk_ids: Sequence[int]) -> None:
+    """Raises ReceiveRefused where shards of the volume are mounted: a file that is replaced would stay open, and what
+    is deleted then would be noted in a journal without a name.
+    """
+    if disk_ids:
+        mounted = f"ec volume {volume_id} is mounted on disk_ids:[{' '.join(map(str, disk_ids))}]"
         raise ReceiveRefused(f"{mounted}; unmount before ReceiveFile")
+
+
+def _location_of_coded(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
+    check_not_mounted(wanted.volume_id, wanted.mounted_disk_ids)
     if wanted.disk_id:
         if wanted.disk_id >= len(locations):
             raise ReceiveRefused(f"invalid disk_id {wanted.disk_id}: only have {len(locations)} disks")

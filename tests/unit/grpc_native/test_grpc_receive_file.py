@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -190,6 +191,27 @@ class TestCodedVolumes:
         assert answer.error == "ec volume 7 is mounted on disk_ids:[1 2]; unmount before ReceiveFile"
         assert (tmp_path / "a" / "7.ec00").read_bytes() == b"mounted"
         assert not self.put(node, context, volume_id=8).error
+
+    def test_over_a_shard_that_is_mounted_while_the_file_arrives(self, node, context, disks, tmp_path):
+        """A journal that replaced the open one would take its deletions with it."""
+        source = open_at(tmp_path / "source", offset_width_bytes=4)
+        source.allocate_volume(7)
+        source.get_volume(7).write(Needle(needle_id=1, cookie=5, data=b"x"))
+        source.ec_work.generate(source.find_volume(7), "")
+        source.close()
+        for path in (tmp_path / "source").glob("7.*"):
+            if path.suffix not in VOLUME_EXTENSIONS:
+                shutil.copy(path, tmp_path / "a")
+
+        def messages():
+            yield info(ext=".ecj", is_ec_volume=True, disk_id=1)
+            disks.ec.mount("", 7, 0)
+            disks.ec.find(7).delete(1)
+            yield content(b"")
+
+        answer = receive_file(node, context, messages())
+        assert answer.error == "ec volume 7 is mounted on disk_ids:[1]; unmount before ReceiveFile"
+        assert (tmp_path / "a" / "7.ecj").read_bytes() == (1).to_bytes(8, "big")
 
     def test_what_the_backend_has_reported_counts_as_mounted(self):
         model = NodeModel(["native", "child"])
