@@ -24,6 +24,7 @@ from native_handlers.storage.disk.open_limit import OpenVolumes
 from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
 from native_handlers.storage.erasure_coding.loading import load_shards, remove_left_overs
 from native_handlers.storage.erasure_coding.reader import EcReader
+from native_handlers.storage.erasure_coding.sent_files import open_coded_file
 from native_handlers.storage.erasure_coding.work import EcWork, sync_shards
 from native_handlers.storage.locations import (
     copies_of,
@@ -43,7 +44,6 @@ from native_handlers.storage.model.errors import (
 from native_handlers.storage.settling import Settling
 from native_handlers.storage.store_state import ServerState, StateFile
 from native_handlers.storage.system.files import OS_FILES
-from native_handlers.storage.transfer.coded import open_coded_file
 from native_handlers.storage.transfer.received_files import receive_file
 from native_handlers.storage.volume.info_file import has_shards
 from native_handlers.storage.volume_set import Listeners, VolumeSet
@@ -556,7 +556,7 @@ class Store:
         return receive_file(self._files, self.locations, volume, wanted, self.offset_width_bytes)
 
     def open_coded_file(self, collection: str, vid: int, extension: str) -> FileReader | None:
-        """Opens a file of an erasure-coded volume; see `coded.open_coded_file`."""
+        """Opens a file of an erasure-coded volume; see `sent_files.open_coded_file`."""
         return open_coded_file(self._files, self.locations, collection, vid, extension)
 
     # ---- state, changes, life

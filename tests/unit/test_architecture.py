@@ -107,7 +107,6 @@ MAY_IMPORT |= {folder: {*MAY_IMPORT, *TOP[:number]} for number, folder in enumer
 ONE_IMPORTER = {
     "native_handlers/http/handlers.py": "route -> handler; the registry of routes may not be imported from there",
     "native_handlers/storage/settling.py": "reads ask it without the lock that `volume_set` holds",
-    "native_handlers/storage/transfer/coded.py": "coded files as they are sent, apart from those of volumes",
     "supervisor/assembly/open_engines.py": "loads `both_engines` late; in `engines` this would be a circle",
     "supervisor/backend/channel.py": "gRPC threads use it; `handle` belongs to the event loop and imports no grpc",
     "supervisor/cli/version_command.py": "a command",

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -140,6 +141,48 @@ class TestEnoughOfTheNewest:
         store.ec.mount("", VID, 3)
         (volume,) = store.ec.copies(VID)
         assert volume.place.data_dir == codings.path / disks[0]
+
+
+def sent(store, extension):
+    """What another server gets as that file; None for no file."""
+    file = store.open_coded_file("", VID, extension)
+    if file is None:
+        return None
+    with file:
+        return b"".join(file.pieces(1 << 40))
+
+
+@pytest.mark.parametrize("disks", [("a", "b"), ("b", "a")], ids=["newest first", "newest last"])
+class TestCopiedFiles:
+    """Another server copies one file after the other."""
+
+    def test_are_those_of_the_newest_coding(self, codings, disks):
+        newer, older = disks
+        codings.put(newer, codings.newer, range(7))
+        codings.put(older, codings.older, range(5, 14))
+        with closing(codings.open()) as store:
+            for extension in (".vif", ".ecx", ".ec00", ".ec05"):
+                assert sent(store, extension) == codings.newer[f"7{extension}"]
+            assert sent(store, ".ec13") is None
+
+    def test_of_one_coding_lie_on_any_disk(self, codings, disks):
+        first, second = disks
+        codings.put(first, codings.newer, range(7))
+        codings.put(second, codings.newer, range(7, 14), extensions=())
+        with closing(codings.open()) as store:
+            for extension in (".vif", ".ecx", ".ec00", ".ec13"):
+                assert sent(store, extension) == codings.newer[f"7{extension}"]
+
+    def test_are_not_empty_where_another_disk_has_the_content(self, codings, disks):
+        first, second = disks
+        codings.put(first, codings.newer, range(7))
+        codings.put(second, codings.newer, range(7, 14))
+        (codings.path / second / "7.ec03").touch()
+        with closing(codings.open()) as store:
+            assert sent(store, ".ec03") == codings.newer["7.ec03"]
+            store.locations["ab".index(first)].watch.problem = "why"
+            assert sent(store, ".ecj") == b""
+            store.locations["ab".index(first)].watch.problem = ""
 
 
 class TestIndexOfAnother:
