@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from native_handlers.grpc.throttle import WriteThrottler
     from native_handlers.pb import volume_server_pb2 as pb
     from native_handlers.pb.methods import ServiceClient
-    from native_handlers.storage.transfer.receive import StagedFile
+    from native_handlers.storage.transfer.receive import ArrivingFile
 
 
 class CallEnd:
@@ -84,8 +84,8 @@ class CopySource:
     throttle: WriteThrottler
 
 
-def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable[[], StagedFile]) -> Iterator[int]:
-    """Copies the file of `request` into the file that `make` creates, once the source has shown that it has the file.
+def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable[[], ArrivingFile]) -> Iterator[int]:
+    """Copies the file of `request` into the one that `make` makes, once the source has shown that it has the file.
 
     Yields the number of bytes written, after each message. At the end the file is committed, with the modification time
     of the source's file. A source without the file sends no message; then no file is made.
@@ -96,7 +96,7 @@ def receive_copy(source: CopySource, request: pb.CopyFileRequest, make: Callable
     source.end.check()
     stream = source.client.undecoded.CopyFile(request)
     source.end.guard(stream.cancel)
-    file: StagedFile | None = None
+    file: ArrivingFile | None = None
     modified_at_ns = 0
     try:
         for piece in _pieces(source, stream, request):
@@ -121,7 +121,7 @@ def _pieces(source: CopySource, stream: AnswerStream[bytes], request: pb.CopyFil
         raise _failed(request, f"receiving {_name(request)}: {error}") from error
 
 
-def _write(source: CopySource, request: pb.CopyFileRequest, file: StagedFile, piece: CopyPiece) -> Iterator[int]:
+def _write(source: CopySource, request: pb.CopyFileRequest, file: ArrivingFile, piece: CopyPiece) -> Iterator[int]:
     count = len(piece.content)
     if file.size_bytes + count > request.stop_offset:
         # A source that does not stop would fill the disk.
@@ -134,7 +134,7 @@ def _write(source: CopySource, request: pb.CopyFileRequest, file: StagedFile, pi
     source.throttle.passed(count)
 
 
-def _made(request: pb.CopyFileRequest, make: Callable[[], StagedFile]) -> StagedFile:
+def _made(request: pb.CopyFileRequest, make: Callable[[], ArrivingFile]) -> ArrivingFile:
     try:
         return make()
     except OSError as error:
@@ -143,7 +143,7 @@ def _made(request: pb.CopyFileRequest, make: Callable[[], StagedFile]) -> Staged
         raise _failed(request, str(error)) from error
 
 
-def _commit(request: pb.CopyFileRequest, file: StagedFile, modified_at_ns: int) -> None:
+def _commit(request: pb.CopyFileRequest, file: ArrivingFile, modified_at_ns: int) -> None:
     try:
         file.commit(modified_at_ns)
     except OSError as error:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from native_handlers.grpc.checks import errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd, CopySource
-from native_handlers.grpc.ec_copy import ShardCopy
+from native_handlers.grpc.ec_copy import copy_index
+from native_handlers.grpc.ec_place import ShardPlace
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 
@@ -59,7 +60,7 @@ def _fetch(node: GrpcNode, context: RpcContext, location: DiskLocation, collecti
             ):
                 end = CallEnd(context)
                 source = CopySource(client, end, WriteThrottler(node.facts.maintenance_bytes_per_s, end.pause))
-                ShardCopy(store, source, location, collection, volume_id).copy_index()
+                copy_index(source, ShardPlace(store, location, collection, volume_id))
         except RpcFailure as failure:
             log.warning("the index of ec volume %d from %s: %s", volume_id, address, failure.message)
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.model.file_kinds import receiving_path
@@ -24,11 +24,36 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class StagedFile:
-    """A file that is being written from its start. Leaving the context without `commit` removes it.
+class ArrivingFile(Protocol):
+    """What the content of a file from another server is written into, from its start. For one thread."""
 
-    For one thread.
-    """
+    @property
+    def target(self) -> Path:
+        """The path that errors name."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes written so far."""
+        ...
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends `data`. Raises OSError; the caller then discards the file."""
+        ...
+
+    def commit(self, modified_at_ns: int = 0) -> None:
+        """All content has come. `modified_at_ns` is the modification time of the source's file; 0 where it is not
+        known. Raises OSError, StorageError: nothing is kept.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Gives the content up. After `commit` it does nothing."""
+        ...
+
+
+class StagedFile:
+    """An `ArrivingFile` that is a file on disk. Leaving the context without `commit` removes it."""
 
     def __init__(
         self,

@@ -1,0 +1,129 @@
+"""Fetches the files of one erasure-coded volume from another server. They have no names yet; see `ec_naming`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from native_handlers.format.errors import FormatError
+from native_handlers.format.idx import row_bytes
+from native_handlers.format.vif import parse_volume_info
+from native_handlers.grpc.checks import errors_as_upstream
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_client import receive_copy
+from native_handlers.grpc.ec_arriving import IndexFile, MemoryFile, SentJournal, WaitingFile
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.names import encode_ts_of
+from native_handlers.storage.transfer.receive import StagedFile
+from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES, coded_info_file
+from native_handlers.storage.volume.paths import VolumePaths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from native_handlers.grpc.copy_client import CopySource
+    from native_handlers.grpc.ec_place import ShardPlace
+    from native_handlers.storage.transfer.receive import ArrivingFile
+
+ANY_REVISION = 2**32 - 1
+ALL = 2**63 - 1
+MAX_IDS_WITHOUT_INDEX = 1 << 17
+MAX_CHECKSUMS_BYTES = 1 << 24
+
+
+class FetchedFiles:
+    """The files that have come, on disk and without names. Leaving the context removes those without a name.
+
+    Each method raises RpcFailure where its file does not come whole, or is refused; then no part of the file stays.
+
+    Attributes:
+        complete: the files, in the order of their coming.
+    """
+
+    def __init__(self, source: CopySource, place: ShardPlace) -> None:
+        self._source, self._place = source, place
+        self.complete: list[StagedFile] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self.complete:
+            file.discard()
+
+    @property
+    def index(self) -> IndexFile | None:
+        """The .ecx, if one has come."""
+        return next((one for one in self.complete if isinstance(one, IndexFile)), None)
+
+    def fetch(self, extension: str, *, is_optional: bool = False, max_bytes: int | None = None) -> None:
+        """Fetches a file that lies beside the shards."""
+        path = self._place.path(self._place.location.path, extension)
+        make = partial(StagedFile, self._place.files, path, max_bytes=max_bytes)
+        self._fetch(extension, make, is_optional=is_optional)
+
+    def fetch_checksums(self) -> None:
+        """Fetches the .ecsum, if the source has one."""
+        self.fetch(".ecsum", is_optional=True, max_bytes=MAX_CHECKSUMS_BYTES)
+
+    def fetch_index(self) -> None:
+        """Fetches the .ecx. An empty one is refused: a failed copy leaves an empty one."""
+        path = self._place.path(self._place.index_dir(), ".ecx")
+        self._fetch(".ecx", partial(IndexFile, self._place.files, path))
+
+    def fetch_info(self) -> None:
+        """Fetches the .vif, if the source has one. The checks of ReceiveFile apply to the .vif."""
+        place, store = self._place, self._place.store
+        paths = VolumePaths(place.location.path, place.location.idx_path, place.collection, place.volume_id)
+        volume, width = store.find_volume(place.volume_id), store.offset_width_bytes
+        self._fetch(".vif", partial(coded_info_file, place.files, paths, volume, width), is_optional=True)
+
+    def fetch_journal(self) -> list[int]:
+        """The ids in the source's .ecj. A deletion is of a needle in the index, so the index bounds their number."""
+        place = self._place
+        with errors_as_upstream():
+            index_dir = place.store.ec.find_index_dir(place.collection, place.volume_id, place.location)
+            facts = place.files.facts(place.path(index_dir, ".ecx")) if index_dir is not None else None
+        sizes = [one.size_bytes for one in (self.index, facts) if one is not None]
+        rows = max(sizes, default=0) // row_bytes(place.store.offset_width_bytes)
+        journal = SentJournal(place.path(place.location.path, ".ecj"), max(rows, MAX_IDS_WITHOUT_INDEX))
+        self._receive(".ecj", lambda: journal, is_optional=True)
+        return journal.ids()
+
+    def ask_coding(self) -> int:
+        """The time of the coding in the source's .vif; 0 where that is not known."""
+        content = MemoryFile(self._place.path(self._place.location.path, ".vif"), MAX_VIF_BYTES)
+        self._receive(".vif", lambda: content, is_optional=True)
+        try:
+            return encode_ts_of(parse_volume_info(bytes(content.data)))
+        except FormatError:
+            return 0
+
+    def _fetch(self, extension: str, make: Callable[[], StagedFile], *, is_optional: bool = False) -> None:
+        """Fetches a file that then waits for its name."""
+        self._receive(extension, lambda: WaitingFile(make(), self.complete), is_optional=is_optional)
+
+    def _receive(self, extension: str, make: Callable[[], ArrivingFile], *, is_optional: bool) -> None:
+        place = self._place
+        request = pb.CopyFileRequest(
+            volume_id=place.volume_id,
+            ext=extension,
+            compaction_revision=ANY_REVISION,
+            stop_offset=ALL,
+            collection=place.collection,
+            is_ec_volume=True,
+            ignore_source_file_not_found=is_optional,
+        )
+        made: list[ArrivingFile] = []
+
+        def note() -> ArrivingFile:
+            made.append(make())
+            return made[0]
+
+        for _ in receive_copy(self._source, request, note):
+            pass
+        if not made and not is_optional:
+            raise RpcFailure(f"failed to copy {place.volume_id}{extension} file: the source sent nothing")

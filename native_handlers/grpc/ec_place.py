@@ -1,0 +1,74 @@
+"""The place of an erasure-coded volume's files on one disk of this server, and what is there now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.erasure_coding.files_on_disk import EcFiles, info_on, look
+from native_handlers.storage.erasure_coding.names import encode_ts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
+    from native_handlers.storage.store import Store
+    from native_handlers.storage.system.files import Files
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlace:
+    """One volume on one disk. The caller is inside `exclusive` of the volume."""
+
+    store: Store
+    location: DiskLocation
+    collection: str
+    volume_id: int
+
+    @property
+    def files(self) -> Files:
+        return self.store.ec.files
+
+    def path(self, directory: Path, extension: str) -> Path:
+        """The path of the volume's file with that extension in `directory`."""
+        return directory / (format_volume_name(self.collection, self.volume_id) + extension)
+
+    def index_dir(self) -> Path:
+        """The directory of the index that the shards on this disk use, or will use. Raises OSError."""
+        own = (self.location.path, self.location.idx_path)
+        in_use = next((one.place.index_dir for one in self._opened(self.location) if one.place.index_dir in own), None)
+        if in_use is not None:
+            return in_use
+        facts = self.files.facts(self.path(self.location.path, ".ecx"))
+        return self.location.path if facts is not None and facts.size_bytes else self.location.idx_path
+
+    def look(self) -> EcFiles:
+        """The volume's files on this disk. Raises OSError, DiskUnavailable."""
+        return look(self.files, self.location, self.collection, self.volume_id)
+
+    def look_at_index_users(self) -> list[EcFiles]:
+        """The volume's files on this disk, and on the disks in service with the same index directory. Raises as
+        `look`.
+        """
+        locations = [
+            one
+            for one in self.store.locations
+            if one is self.location or (one.idx_path == self.location.idx_path and not one.is_unavailable)
+        ]
+        return [look(self.files, one, self.collection, self.volume_id) for one in locations]
+
+    def coding_of(self, found: EcFiles) -> int | None:
+        """The time of the coding of the files on a disk: that of the .vif, or of the volume that is open there; None
+        where there is neither. Raises OSError.
+        """
+        info = info_on(self.files, found)
+        times = [one.encode_ts_ns for one in self._opened(found.location)]
+        return max(times if info is None else [encode_ts_of(info), *times], default=None)
+
+    def _opened(self, location: DiskLocation) -> Iterator[EcVolume]:
+        for one in self.store.ec.copies(self.volume_id):
+            if one.collection == self.collection and self.store.locations[one.place.disk_id] is location:
+                yield one
