@@ -47,18 +47,22 @@ class WaitingFile:
             self._file.discard()
 
 
-class IndexFile(StagedFile):
-    """A staged .ecx. An empty file is refused."""
-
-    def deleted(self, width: int) -> list[int]:
-        """The ids that the file has as deleted. Raises OSError."""
-        return deleted_ids(read_file(self._files, self._path) or b"", width)
+class FilledFile(StagedFile):
+    """A staged file. An empty one is refused."""
 
     def complete(self, modified_at_ns: int = 0) -> None:
         if not self.size_bytes:
             self.discard()
-            raise RpcFailure("source .ecx is 0 bytes")
+            raise RpcFailure(f"source {self.target.suffix} is 0 bytes")
         super().complete(modified_at_ns)
+
+
+class IndexFile(FilledFile):
+    """A staged .ecx."""
+
+    def deleted(self, width: int) -> list[int]:
+        """The ids that the file has as deleted. Raises OSError."""
+        return deleted_ids(read_file(self._files, self._path) or b"", width)
 
 
 class SentJournal:

@@ -23,7 +23,6 @@ from native_handlers.grpc.file_names import check_collection
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import choose_for_shard
-from native_handlers.storage.erasure_coding.names import shard_extension
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShard
             )
             codings = compare_codings(place, wanted, fetched.ask_coding)
         for shard_id in request.shard_ids:
-            fetched.fetch(shard_extension(shard_id))
+            fetched.fetch_shard(shard_id)
         if request.copy_ecsum_file:
             fetched.fetch_checksums()
         if request.copy_vif_file:

@@ -11,9 +11,9 @@ from native_handlers.format.vif import parse_volume_info
 from native_handlers.grpc.checks import errors_as_upstream
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import receive_copy
-from native_handlers.grpc.ec_arriving import IndexFile, MemoryFile, SentJournal, WaitingFile
+from native_handlers.grpc.ec_arriving import FilledFile, IndexFile, MemoryFile, SentJournal, WaitingFile
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.erasure_coding.names import encode_ts_of
+from native_handlers.storage.erasure_coding.names import encode_ts_of, shard_extension
 from native_handlers.storage.transfer.receive import StagedFile
 from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES, coded_info_file
 from native_handlers.storage.volume.paths import VolumePaths
@@ -59,15 +59,17 @@ class FetchedFiles:
         """The .ecx, if one has come."""
         return next((one for one in self.complete if isinstance(one, IndexFile)), None)
 
-    def fetch(self, extension: str, *, is_optional: bool = False, max_bytes: int | None = None) -> None:
-        """Fetches a file that lies beside the shards."""
+    def fetch_shard(self, shard_id: int) -> None:
+        """Fetches a shard. An empty one is refused: it is no shard, and may replace a whole one."""
+        extension = shard_extension(shard_id)
         path = self._place.path(self._place.location.path, extension)
-        make = partial(StagedFile, self._place.files, path, max_bytes=max_bytes)
-        self._fetch(extension, make, is_optional=is_optional)
+        self._fetch(extension, partial(FilledFile, self._place.files, path))
 
     def fetch_checksums(self) -> None:
         """Fetches the .ecsum, if the source has one."""
-        self.fetch(".ecsum", is_optional=True, max_bytes=MAX_CHECKSUMS_BYTES)
+        path = self._place.path(self._place.location.path, ".ecsum")
+        make = partial(StagedFile, self._place.files, path, max_bytes=MAX_CHECKSUMS_BYTES)
+        self._fetch(".ecsum", make, is_optional=True)
 
     def fetch_index(self) -> None:
         """Fetches the .ecx. An empty one is refused: a failed copy leaves an empty one."""

@@ -17,7 +17,7 @@ from native_handlers.storage.directory.scan import normal_disk_type
 from native_handlers.storage.erasure_coding.deletions import Deletions, journals_of
 from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere
-from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info
+from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info, shard_extension
 from native_handlers.storage.model.errors import StorageError, StoreClosed
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
@@ -92,10 +92,10 @@ class EcVolumeSet:
 
     def find_shard(self, volume_id: int, shard_id: int) -> tuple[EcVolume, EcShard] | None:
         """An open shard, and the volume on its disk: another disk's volume may have another encoding. Of several shards
-        the choice is that of `find`.
+        the choice is that of `find`; among equals a shard with content.
         """
         found = [(volume, shard) for volume in self.copies(volume_id) if (shard := volume.shards.get(shard_id))]
-        return max(found, key=lambda one: self._preference(one[0]), default=None)
+        return max(found, key=lambda one: (*self._preference(one[0]), one[1].size_bytes > 0), default=None)
 
     def delete(self, volume: EcVolume, needle_id: int) -> None:
         """Records a deletion, durably, for all open shards of the volume, also those of another coding. An absent or
@@ -284,7 +284,8 @@ class EcVolumeSet:
         return not self.locations[disk_id].is_unavailable
 
     def mount(self, collection: str, volume_id: int, shard_id: int, source_disk_type: str = "") -> None:
-        """Opens a shard from the first disk that has the shard and can open it; first those with the newest coding.
+        """Opens a shard from the first disk that has the shard and can open it; first those with the newest coding. An
+        empty file is opened where no disk has another, as upstream.
 
         Args:
             source_disk_type: the disk type for heartbeats; "" for the type of the disk itself.
@@ -296,7 +297,7 @@ class EcVolumeSet:
         name = f"MountEcShards {volume_id}.{shard_id}"
         failures = []
         with self.exclusive(volume_id):
-            for location in self._newest_first(format_volume_name(collection, volume_id)):
+            for location in self._newest_first(format_volume_name(collection, volume_id), shard_id):
                 try:
                     volume = self._mount_at(location, collection, volume_id, shard_id)
                 except FileNotFoundError:
@@ -315,16 +316,17 @@ class EcVolumeSet:
                 raise EcShardNotHere(f"{name} not found on disk")
         self.tell()
 
-    def _newest_first(self, name: str) -> list[DiskLocation]:
-        def age(location: DiskLocation) -> int:
+    def _newest_first(self, name: str, shard_id: int) -> list[DiskLocation]:
+        def preference(location: DiskLocation) -> tuple[bool, int]:
             if location.is_unavailable:
-                return 0
+                return False, 0
             try:
-                return -self.coding_on(location, name)
+                facts = self.files.facts(location.path / (name + shard_extension(shard_id)))
+                return facts is not None and not facts.size_bytes, -self.coding_on(location, name)
             except OSError:
-                return 0
+                return False, 0
 
-        return sorted(self.locations, key=age)
+        return sorted(self.locations, key=preference)
 
     def _mount_at(self, location: DiskLocation, collection: str, volume_id: int, shard_id: int) -> EcVolume:
         index_dir = self.find_index_dir(collection, volume_id, location)

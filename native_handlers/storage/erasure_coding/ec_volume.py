@@ -195,8 +195,8 @@ class EcVolume:
 
     @property
     def shard_bytes(self) -> int:
-        """The length of a shard; 0 while none is open."""
-        return next((shard.size_bytes for shard in self.shards.values()), 0)
+        """The length of a shard; 0 while none with content is open."""
+        return max((shard.size_bytes for shard in self.shards.values()), default=0)
 
     @property
     def file_count(self) -> int:

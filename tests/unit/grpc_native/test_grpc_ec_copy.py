@@ -133,6 +133,14 @@ def test_files_beside_the_same_id_of_another_collection(copy, source, store, dir
     assert files_in(directory) == {}
 
 
+def test_an_empty_shard_replaces_none(copy, source, directory):
+    (directory / "7.ec00").write_bytes(b"whole")
+    source.sent[".ec00"] = b""
+    with pytest.raises(RpcFailure, match=r"source \.ec00 is 0 bytes"):
+        copy(shard_ids=[0])
+    assert (directory / "7.ec00").read_bytes() == b"whole"
+
+
 class TestShardsOfAnotherCoding:
     """The .vif of the source tells another coding than that on this disk."""
 

@@ -185,6 +185,35 @@ class TestCopiedFiles:
             store.locations["ab".index(first)].watch.problem = ""
 
 
+class TestAnEmptyShard:
+    """Something failed while shard 3 was sent to the first disk."""
+
+    @pytest.fixture
+    def store(self, codings):
+        codings.put("a", codings.newer, range(7))
+        codings.put("b", codings.newer, range(3, 14))
+        self.empty = codings.path / "a" / "7.ec03"
+        self.empty.write_bytes(b"")
+        with closing(codings.open()) as store:
+            yield store
+
+    def test_is_not_mounted_in_place_of_a_whole_one(self, store):
+        store.ec.unload(VID)
+        store.ec.mount("", VID, 3)
+        (volume,) = store.ec.copies(VID)
+        assert (volume.place.disk_id, volume.shard_bytes) == (1, 1 << 20)
+
+    def test_is_not_read_in_place_of_a_whole_one_that_comes_later(self, codings, store):
+        whole = codings.path / "b" / "7.ec03"
+        away = whole.rename(whole.with_name("away"))
+        store.ec.unload(VID)
+        store.ec.mount("", VID, 3)
+        assert store.ec.find_shard(VID, 3)[1].size_bytes == 0
+        away.rename(whole)
+        store.ec.mount("", VID, 3)
+        assert store.ec.find_shard(VID, 3)[1].path == whole
+
+
 class TestIndexOfAnother:
     """The shards of a disk without index are not opened with an index of another coding."""
 
