@@ -395,12 +395,12 @@ def _stray_note(name: str, names: set[str]) -> str:
     base = os.path.splitext(name.removesuffix(ARRIVING))[0]
     if name.endswith(ARRIVING) and base + ARRIVED in names:
         return ""
+    if is_unfinished(name) and name.endswith(STAGED):
+        return f"{name} is of a volume that was to come; the next start removes it"
     if is_unfinished(name):
         return f"{name} was not received whole; the next start removes it"
     if name.endswith(ASIDE):
         return f"{name} was moved aside; remove it, or give it back its name"
-    if name.endswith(STAGED):
-        return f"{name} is of a volume that is to come; VolumeEcShardsToVolume takes it"
     return ""
 
 

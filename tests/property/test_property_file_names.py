@@ -72,7 +72,7 @@ def test_what_the_protocol_sends_is_accepted(extension, volume_id):
 def test_a_file_is_taken_for_an_unfinished_one_only_by_the_whole_of_its_name(name):
     assert not is_unfinished(name + "x")
     if is_unfinished(name):
-        assert name.endswith((".receiving", ".arriving", ".tmp"))
+        assert name.endswith((".receiving", ".arriving", ".copying", ".tmp"))
 
 
 @given(

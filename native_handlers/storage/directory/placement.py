@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.model.errors import NoFreeSpace, NoSpaceForCopy
-from native_handlers.storage.model.file_kinds import DATA_SHARDS, SHARD_EXTENSIONS
+from native_handlers.storage.model.file_kinds import DATA_SHARDS, SHARD_EXTENSIONS, STAGED, VOLUME_EXTENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -68,9 +68,22 @@ def choose_for_decoded(
     volume, the one with the most free slots. A volume must not lie beside the shards from which it was decoded. None
     without room.
 
+    A disk that has files of an earlier attempt comes first: the files of one attempt are then on one disk, and replace
+    those.
+
     Raises OSError when a disk cannot say whether it has shards.
     """
-    return _roomiest(locations, disk_type, lambda location: not _holds_shards(files, location, collection, volume_id))
+    name = format_volume_name(collection, volume_id)
+
+    def is_fit(location: DiskLocation) -> bool:
+        return not _holds_shards(files, location, collection, volume_id)
+
+    def has_begun(location: DiskLocation) -> bool:
+        begun = (files.facts(location.path / (name + extension + STAGED)) for extension in VOLUME_EXTENSIONS)
+        return any(facts is not None for facts in begun)
+
+    begun = _roomiest(locations, disk_type, lambda one: has_begun(one) and is_fit(one))
+    return begun or _roomiest(locations, disk_type, is_fit)
 
 
 def choose_for_shard(

@@ -1,4 +1,4 @@
-"""Removes, at the start, the incomplete files that a crash has left of arriving files."""
+"""Removes, at the start, the files that a crash has left of arriving files and of files that were to be replaced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.volume_name import format_volume_name, parse_volume_name
-from native_handlers.storage.model.file_kinds import ARRIVING, RECEIVING
+from native_handlers.storage.model.file_kinds import ARRIVING, RECEIVING, STAGED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _UNFINISHED = re.compile(
-    r"(?P<base>.+?)\.(?:[0-9A-Za-z]+(?:\.copying)?\.[0-9]+\.receiving|(?:dat|idx|vif)\.arriving(?:\.tmp)?|arrived\.tmp)",
+    r"(?P<base>.+?)\.(?:"
+    r"[0-9A-Za-z]+(?:\.copying)?\.[0-9]+\.receiving"
+    r"|(?:dat|idx|vif)\.arriving(?:\.tmp)?"
+    r"|(?:dat|idx|vif|ecx|ecj|ecsum|ec[0-9]{2})\.copying"
+    r"|(?:arrived|note|vif|ecx|ecj|ecsum)\.tmp)",
     re.ASCII | re.DOTALL,
 )
-"""The names that `StagedFile` and `arrival` give to incomplete files."""
-_UNFINISHED_ENDS = (RECEIVING, ARRIVING, ".tmp")
+"""The names that `StagedFile`, `arrival` and `replace_file` give to incomplete files, and those of sent files that were
+to become a volume (`staged_volume`). Their sender sends them again. Go's server gives such names to files that it
+copies.
+"""
+_UNFINISHED_ENDS = (RECEIVING, ARRIVING, STAGED, ".tmp")
 
 
 def sweep_unfinished(files: Files, directory: Path) -> None:
@@ -34,12 +41,12 @@ def sweep_unfinished(files: Files, directory: Path) -> None:
     suspects = [name for name in files.list_directory(directory) if name.endswith(_UNFINISHED_ENDS)]
     for name in suspects:
         if is_unfinished(name):
-            _log.warning("%s was not received whole; removed", directory / name)
+            _log.warning("%s was left by something that did not end; removed", directory / name)
             files.unlink(directory / name)
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file of that name is one that was arriving, and is not whole."""
+    """Whether a file of that name belongs to something that did not end, and is of no use to a start."""
     match = _UNFINISHED.fullmatch(name)
     if match is None:
         return False

@@ -13,6 +13,7 @@ from support.grpc_nodes import FakeMasters, make_node
 from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
+from native_handlers.format.super_block import SuperBlock
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.grpc.receive_file import receive_file
 from native_handlers.grpc.state_keeper import StoreStateKeeper
@@ -134,6 +135,30 @@ class TestStaged:
         (tmp_path / "b" / "7.ec00").touch()  # empty: what a failed distribution left
         assert not receive(node, context, info(ext=".dat", disk_type="hdd"), content(b"x")).error
         assert "b/7.dat.copying" in names(tmp_path)
+
+    def test_all_on_the_disk_on_which_an_earlier_attempt_began(self, node, context, disks, tmp_path):
+        """That disk has the fewest free slots by now."""
+        (tmp_path / "a" / "7.dat.copying").write_bytes(b"of an earlier attempt")
+        for volume_id in (10, 11):
+            disks.locations[1].create(volume_id, "", SuperBlock(), 0)
+        for extension in (".dat", ".idx", ".vif"):
+            assert not receive(node, context, info(ext=extension, disk_type="hdd"), content(b"x")).error
+        assert [name for name in names(tmp_path) if name.endswith("copying")] == [
+            f"a/7{extension}.copying" for extension in (".dat", ".idx", ".vif")
+        ]
+        assert (tmp_path / "a" / "7.dat.copying").read_bytes() == b"x"
+
+    def test_nothing_of_an_earlier_attempt_stays_on_another_disk(self, node, context, disks, tmp_path):
+        """It would be taken for this attempt, and lacks what was deleted since."""
+        for extension in (".dat", ".idx", ".vif"):
+            (tmp_path / "a" / f"7{extension}.copying").write_bytes(b"of an earlier attempt")
+        for volume_id in range(10, 14):
+            disks.locations[1].create(volume_id, "", SuperBlock(), 0)
+        for extension in (".dat", ".idx", ".vif"):
+            assert not receive(node, context, info(ext=extension, disk_type="hdd"), content(b"x")).error
+        assert [name for name in names(tmp_path) if name.endswith("copying")] == [
+            f"b/7{extension}.copying" for extension in (".dat", ".idx", ".vif")
+        ]
 
     @pytest.mark.parametrize("extension", [".tmprecv", ".dat2"])
     def test_only_the_files_that_make_a_volume(self, node, context, tmp_path, extension):
@@ -438,7 +463,7 @@ def test_what_a_crash_left_is_removed_at_the_next_start(node, context, disks, fi
 
 
 def test_sweeping_touches_nothing_else(tmp_path):
-    for name in ("7.dat", "7.receiving.dat", "7.dat.copying"):
+    for name in ("7.dat", "7.receiving.dat", "7.copying"):
         (tmp_path / name).touch()
     before = names(tmp_path)
     sweep_unfinished(OsFiles(), tmp_path)

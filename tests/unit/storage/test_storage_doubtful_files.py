@@ -354,11 +354,19 @@ class TestUnfinishedFiles:
         open_at(made).close()
         assert not (made / name).exists()
 
+    @pytest.mark.parametrize("name", ["9.dat.copying", "b_7.vif.copying", "9.ec03.copying", "9.ecx.tmp", "7.vif.tmp"])
+    def test_what_was_to_become_a_file_is_removed(self, made, name):
+        (made / name).write_bytes(b"half")
+        assert re.search(f"note: {re.escape(name)} (was|is) .*; the next start removes it", str(check_directory(made)))
+        with closing(open_at(made)) as store:
+            assert is_intact(store)
+        assert not (made / name).exists()
+
     @pytest.mark.parametrize(
         "name",
         [
             *("notes.receiving", "7.receiving", "7.dat.receiving", "07.dat.1.receiving", "x.arriving", "7.arriving"),
-            *("7.dat.copying", "7.dat.tmp", "7.dat.arriving.aside"),
+            *("7.copying", "x.dat.copying", "07.dat.copying", "7.dat.tmp", "7.dat.arriving.aside"),
         ],
     )
     def test_others_are_left_alone(self, made, name):
