@@ -12,10 +12,12 @@ from native_handlers.grpc.checks import check_maintenance, claimed, errors_as_up
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import NoLiveNeedles
-from native_handlers.storage.model.errors import VolumeExists
-from native_handlers.storage.transfer.staged_volume import adopt_staged
+from native_handlers.storage.model.errors import StorageError, VolumeExists
+from native_handlers.storage.transfer.staged_volume import adopt_staged, give_back
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
@@ -65,8 +67,8 @@ def volume_ec_shards_to_volume(
 ) -> pb.VolumeEcShardsToVolumeResponse:
     """Makes a volume from the open data shards, or from files that were sent here (`from_staged`).
 
-    Wilful difference: a volume of that id that is open here is closed meanwhile, and replaced only where the shards
-    hold all that is in it.
+    Wilful differences: a volume of that id that is open here is closed meanwhile, and replaced only where the shards
+    hold all that is in it. Sent files that make no volume that can be opened get their names back.
     """
     check_maintenance(node)
     store = store_of(node)
@@ -84,16 +86,30 @@ def volume_ec_shards_to_volume(
 
 def _adopt(store: Store, request: pb.VolumeEcShardsToVolumeRequest) -> None:
     volume_id = request.volume_id
-    try:
-        with (
-            store.ec.exclusive(volume_id),
-            store.replacing_volume(volume_id, "is being put in its place", closes=False),
-        ):
-            adopt_staged(store.ec.files, store.locations, request.collection, volume_id, request.disk_type)
-    except VolumeExists as error:
-        raise RpcFailure(f"staged volume {volume_id} already exists on this server") from error
-    with errors_as_upstream(f"mount staged volume {volume_id}"):
-        store.mount_volume(volume_id)
+    with store.ec.exclusive(volume_id):
+        try:
+            with _being_put_in_place(store, volume_id):
+                base = adopt_staged(store.ec.files, store.locations, request.collection, volume_id, request.disk_type)
+        except VolumeExists as error:
+            raise RpcFailure(f"staged volume {volume_id} already exists on this server") from error
+        try:
+            with errors_as_upstream(f"mount staged volume {volume_id}"):
+                store.mount_volume(volume_id)
+        except RpcFailure:
+            # The caller still has the shards, and may send the files or this request again.
+            try:
+                with _being_put_in_place(store, volume_id):
+                    give_back(store.ec.files, base)
+            except VolumeExists:
+                # It was opened meanwhile.
+                return
+            except (OSError, StorageError) as error:
+                log.error("volume %d was sent here, and has to be mounted by hand: %s", volume_id, error)
+            raise
+
+
+def _being_put_in_place(store: Store, volume_id: int) -> AbstractContextManager[bool]:
+    return store.replacing_volume(volume_id, "is being put in its place", closes=False)
 
 
 def _decode(store: Store, collection: str, volume_id: int) -> None:

@@ -34,8 +34,9 @@ class NotStaged(StorageError):
 
 def adopt_staged(
     files: Files, locations: Sequence[DiskLocation], collection: str, volume_id: int, disk_type: str
-) -> None:
-    """Renames the sent files of a volume to their final names, the .dat last. Does not open the volume.
+) -> Path:
+    """Renames the sent files of a volume to their final names, the .dat last. Does not open the volume. Returns the
+    path without extension.
 
     A .note lies beside them during the renames: a crash leaves the .note, and the next start removes an incomplete
     volume. A rename that fails is undone with those before it.
@@ -64,6 +65,18 @@ def adopt_staged(
         raise
     files.unlink(note)
     files.sync_directory(base.parent)
+    return base
+
+
+def give_back(files: Files, base: Path) -> None:
+    """Undoes `adopt_staged` for a volume that cannot be opened: the files have the names again that they were sent
+    under. Call it while nothing opens the volume.
+
+    Raises OSError: nothing has changed. A rename that fails is logged, and the .note stays as in a crash.
+    """
+    note = _named(base, NOTE)
+    replace_file(files, note, f"giving back the files of {base.name}".encode())
+    _undo(files, base, note)
 
 
 def _check_absent(files: Files, locations: Sequence[DiskLocation], name: str, volume_id: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -27,7 +28,13 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding import work
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 from native_handlers.storage.model.compaction import CompactionOptions
-from native_handlers.storage.model.errors import CompactionRefused, ConfigureFailed, VolumeBusy, VolumeExists
+from native_handlers.storage.model.errors import (
+    CompactionRefused,
+    ConfigureFailed,
+    VolumeBusy,
+    VolumeExists,
+    VolumeNotFound,
+)
 from native_handlers.storage.model.file_kinds import STAGED
 
 VID = 7
@@ -232,6 +239,41 @@ class TestStagedFiles:
             self.adopt(staged)
         assert staged.store.find_volume(VID) is None
         assert not (staged.directory / f"{VID}.dat").exists()
+
+    def test_that_cannot_be_opened_have_their_names_again(self, staged):
+        sent = staged.directory / f"{VID}.dat{STAGED}"
+        content = sent.read_bytes()
+        sent.write_bytes(b"\xff" + content[1:])
+        before = {path.name: path.read_bytes() for path in staged.directory.glob(f"{VID}.*")}
+        with pytest.raises(RpcFailure, match=f"mount staged volume {VID}: volume {VID} not found on disk"):
+            self.adopt(staged)
+        assert {path.name: path.read_bytes() for path in staged.directory.glob(f"{VID}.*")} == before
+        sent.write_bytes(content)
+        self.adopt(staged)
+        volume = staged.store.find_volume(VID)
+        assert {key: volume.read(key, cookie=COOKIE).needle.data for key in staged.data} == staged.data
+
+    def test_that_another_call_opens_are_a_volume(self, staged, monkeypatch):
+        """A SIGHUP comes between the failure and the names."""
+        mount = staged.store.mount_volume
+
+        def fail(volume_id):
+            mount(volume_id)
+            raise VolumeNotFound(volume_id)
+
+        monkeypatch.setattr(staged.store, "mount_volume", fail)
+        self.adopt(staged)
+        assert staged.store.find_volume(VID) is not None
+        assert not list(staged.directory.glob(f"*{STAGED}"))
+
+    def test_whose_names_cannot_be_given_back_are_left_for_a_mount_by_hand(self, staged, monkeypatch, caplog):
+        monkeypatch.setattr(staged.store, "mount_volume", Mock(side_effect=VolumeNotFound(VID)))
+        monkeypatch.setattr(ec_work, "give_back", Mock(side_effect=OSError(errno.EROFS, "no")))
+        with pytest.raises(RpcFailure, match=f"mount staged volume {VID}"):
+            self.adopt(staged)
+        assert f"volume {VID} was sent here, and has to be mounted by hand" in caplog.text
+        monkeypatch.undo()
+        staged.store.mount_volume(VID)
 
     def test_where_nothing_was_sent(self, pair):
         with pytest.raises(RpcFailure):
