@@ -12,7 +12,7 @@ from native_handlers.grpc.status_text import go_error_text
 from native_handlers.pb import master_pb2
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import master, volume_server
-from native_handlers.storage.erasure_coding.remote import ServerUnreachable, ShardUnreachable
+from native_handlers.storage.erasure_coding.remote import ServerSilent, ServerUnreachable, ShardUnreachable
 from supervisor.authority.outside import outside
 from supervisor.cluster.channels import ChannelCache
 from supervisor.cluster.identity import is_same_server
@@ -140,9 +140,10 @@ class ClusterShards:
 
 
 def _failure(error: grpc.RpcError) -> type[ShardUnreachable]:
-    """The class of a failed call: whether the server answered."""
-    is_silent = error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-    return ServerUnreachable if is_silent else ShardUnreachable
+    """The class of a failed call: whether the server answered, or how long it did not."""
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return ServerSilent
+    return ServerUnreachable if error.code() is grpc.StatusCode.UNAVAILABLE else ShardUnreachable
 
 
 class _Pending:

@@ -21,6 +21,7 @@ from native_handlers.storage.erasure_coding.errors import EcDeleteRefused, NotAl
 from native_handlers.storage.erasure_coding.galois import recovery_matrix
 from native_handlers.storage.erasure_coding.kernel import multiply
 from native_handlers.storage.erasure_coding.remote import (
+    ServerSilent,
     ServerUnreachable,
     ShardLocations,
     ShardRange,
@@ -171,7 +172,7 @@ class EcReader:
 
     def _delete_at(self, volume: EcVolume, holders: dict[int, list[str]], shard_id: int, needle_id: int) -> bool:
         """Deletes the needle at one holder of the shard. Returns whether the shard has a holder. Raises where each of
-        them failed.
+        them failed. One that hung a moment ago is not asked: it would take this thread for as long again.
         """
         remote = self.remote
         addresses = holders.get(shard_id, [])
@@ -179,18 +180,22 @@ class EcReader:
         if is_here and (remote is None or not addresses or any(map(remote.is_self, addresses))):
             self._ec.delete(volume, needle_id)
             return True
-        failure = None
+        failure: ShardUnreachable | None = None
         for address in chain(*self.elsewhere(volume, shard_id, holders)):
             if remote is None:
                 continue
             try:
+                self.locations.check_answers(address, volume.id)
+            except ServerSilent as error:
+                failure = failure or error
+                continue
+            try:
                 remote.delete(address, volume.id, volume.collection, needle_id, volume.version)
             except ShardUnreachable as error:
-                # One that refuses a deletion may read the shard nevertheless.
-                if isinstance(error, ServerUnreachable):
-                    self.locations.note_failure(address, volume.id, shard_id, error)
+                self.locations.note_deletion(address, volume.id, shard_id, error)
                 failure = error
                 continue
+            self.locations.note_deletion(address, volume.id, shard_id, None)
             return True
         if failure is not None:
             raise failure

@@ -38,6 +38,10 @@ class ServerUnreachable(ShardUnreachable):
     """A server gave no answer: it cannot be reached, or hangs. Other requests to it will fail too."""
 
 
+class ServerSilent(ServerUnreachable):
+    """A server hangs: the time for its answer is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardRange:
     """A range of a shard, for a needle.
@@ -90,7 +94,9 @@ class RemoteShards(Protocol):
         ...
 
     def delete(self, address: str, volume_id: int, collection: str, needle_id: int, version: int) -> None:
-        """Deletes a needle on that server. Raises ShardUnreachable, ServerUnreachable where there was no answer."""
+        """Deletes a needle on that server. Raises ShardUnreachable; ServerUnreachable where there was no answer, and
+        ServerSilent where that took the whole time.
+        """
         ...
 
 
@@ -159,6 +165,9 @@ class ShardLocations:
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
         self._failed = RecentFailures(HOLDER_AVOIDED_S, clock_s)
+        self._silent = RecentFailures(HOLDER_AVOIDED_S, clock_s)
+        """Those that let a request wait in vain: by address, and by address and volume id for deletions alone. A holder
+        whose disk hangs may still answer reads from memory."""
         self._failed_lookups = RecentFailures(LOOKUP_AVOIDED_S, clock_s)
         """By volume id, or `_MASTER` where the master is silent."""
         # Protects the fields below. Not held during a request.
@@ -239,9 +248,14 @@ class ShardLocations:
         """Comes before a request to a holder. `note_failure` or `note_success` says afterwards what became of it."""
         for what in (address, (address, volume_id, shard_id)):
             self._failed.begin(what)
+        self._silent.begin(address)
 
     def note_failure(self, address: str, volume_id: int, shard_id: int, error: ShardUnreachable) -> None:
         """Has the holder avoided for `HOLDER_AVOIDED_S`."""
+        if isinstance(error, ServerSilent):
+            self._silent.note(address, error)
+        else:
+            self._silent.clear(address)
         if isinstance(error, ServerUnreachable):
             self._failed.note(address, error)
         else:
@@ -250,8 +264,34 @@ class ShardLocations:
 
     def note_success(self, address: str, volume_id: int, shard_id: int) -> None:
         """Ends that the holder is avoided."""
+        self._silent.clear(address)
         for what in (address, (address, volume_id, shard_id)):
             self._failed.clear(what)
+
+    def check_answers(self, address: str, volume_id: int) -> None:
+        """Raises ServerSilent where a deletion at the holder would probably wait in vain: one did so, or a read, within
+        the last `HOLDER_AVOIDED_S`. Else the caller deletes there, and others are refused meanwhile where the holder
+        was silent before.
+        """
+        whats = (address, (address, volume_id))
+        for what in whats:
+            text = self._silent.find(what)
+            if text is not None:
+                raise ServerSilent(f"not asked, for it was silent a moment ago: {text}")
+        for what in whats:
+            self._silent.begin(what)
+
+    def note_deletion(self, address: str, volume_id: int, shard_id: int, error: ShardUnreachable | None) -> None:
+        """Says what became of a deletion at a holder; `error` is None where it succeeded."""
+        if isinstance(error, ServerSilent):
+            self._silent.note((address, volume_id), error)
+        else:
+            self._silent.clear((address, volume_id))
+        if isinstance(error, ServerUnreachable):
+            self.note_failure(address, volume_id, shard_id, error)
+        else:
+            # A holder that refuses a deletion may read the shard nevertheless, and the other way round.
+            self._silent.clear(address)
 
     def has_failed(self, address: str, volume_id: int, shard_id: int, since_s: float | None = None) -> bool:
         """Whether the holder is to be avoided. Where no other one has the shard, it is to be asked nevertheless.

@@ -10,7 +10,12 @@ import pytest
 from support.grpc_servers import VID, serving
 
 from native_handlers.grpc.self_calls import SelfMark
-from native_handlers.storage.erasure_coding.remote import ServerUnreachable, ShardRange, ShardUnreachable
+from native_handlers.storage.erasure_coding.remote import (
+    ServerSilent,
+    ServerUnreachable,
+    ShardRange,
+    ShardUnreachable,
+)
 from supervisor.cluster.master_view import MasterView
 from supervisor.gateway import grpc_ec_shards
 from supervisor.gateway.grpc_ec_shards import ClusterShards
@@ -132,8 +137,8 @@ def test_a_server_that_is_silent_is_told_from_one_that_answers_with_an_error(sto
         silent.listen()
         port = silent.getsockname()[1]
         monkeypatch.setattr(grpc_ec_shards, "CALL_LIMIT_S", 0.2)
-        assert failure_of(store, f"127.0.0.1:1.{port}") is ServerUnreachable
-        with pytest.raises(ServerUnreachable):
+        assert failure_of(store, f"127.0.0.1:1.{port}") is ServerSilent
+        with pytest.raises(ServerSilent):
             store.ec_reader.remote.delete(f"127.0.0.1:1.{port}", VID, "", 1, 3)
         monkeypatch.setattr(grpc_ec_shards, "MASTER_LIMIT_S", 0.2)
         masters = ClusterShards(MasterView([ServerAddress.parse(f"127.0.0.1:1.{port}")]), Dialled(), OWN, SelfMark())

@@ -16,6 +16,7 @@ from native_handlers.storage.erasure_coding.remote import (
     HOLDER_AVOIDED_S,
     LOOKUP_AVOIDED_S,
     RecentFailures,
+    ServerSilent,
     ServerUnreachable,
     ShardLocations,
     ShardUnreachable,
@@ -244,6 +245,88 @@ def test_a_refused_deletion_says_nothing_of_reads(store, place):
     with pytest.raises(ShardUnreachable, match="no space"):
         store.ec_reader.delete_needle(VID, 1, COOKIE)
     assert not store.ec_reader.locations.has_failed("a", VID, 0)
+
+
+class TestAHolderThatHangs:
+    """The only holder of the shard in which the needle begins. A deletion there takes its thread for half a minute."""
+
+    @pytest.fixture
+    def deletions(self, store, place):
+        """The addresses that were asked. `error` is their answer."""
+        remote = place([0], "a")
+        place([1], "b")
+        asked = []
+
+        def delete(address, *_rest):
+            asked.append(address)
+            if self.error is not None:
+                raise self.error
+
+        remote.delete = delete
+        self.error = ServerSilent("deadline exceeded")
+        return asked
+
+    def delete(self, store):
+        store.ec_reader.delete_needle(VID, 1, COOKIE)
+
+    def test_is_not_asked_again_at_once(self, store, deletions):
+        for text in (r"^deadline exceeded", r"^not asked, .*: deadline exceeded"):
+            with pytest.raises(ShardUnreachable, match=text):
+                self.delete(store)
+        assert deletions == ["a"]
+
+    def test_is_asked_later(self, store, deletions, clock):
+        with pytest.raises(ShardUnreachable):
+            self.delete(store)
+        clock.advance(HOLDER_AVOIDED_S + 1)
+        self.error = None
+        self.delete(store)
+        self.delete(store)
+        assert deletions == ["a"] * 3
+
+    def test_is_asked_by_one_deletion_then(self, store, deletions, clock):
+        with pytest.raises(ShardUnreachable):
+            self.delete(store)
+        clock.advance(HOLDER_AVOIDED_S + 1)
+        delete, others = store.ec_reader.remote.delete, []
+
+        def delete_while_others_do(*call):
+            if not others:
+                others.append(1)
+                with pytest.raises(ShardUnreachable, match="not asked"):
+                    self.delete(store)
+            delete(*call)
+
+        store.ec_reader.remote.delete = delete_while_others_do
+        with pytest.raises(ShardUnreachable, match=r"^deadline exceeded"):
+            self.delete(store)
+        assert deletions == ["a", "a"]
+
+    def test_may_answer_reads(self, store, deletions):
+        """They come from memory, and the deletion waits for a disk."""
+        with pytest.raises(ShardUnreachable):
+            self.delete(store)
+        store.ec_reader.locations.note_success("a", VID, 0)
+        with pytest.raises(ShardUnreachable, match="not asked"):
+            self.delete(store)
+        assert deletions == ["a"]
+
+    def test_is_known_from_reads(self, store, deletions):
+        store.ec_reader.locations.note_failure("a", VID, 0, ServerSilent("deadline exceeded"))
+        with pytest.raises(ShardUnreachable, match="not asked"):
+            self.delete(store)
+        store.ec_reader.locations.note_success("a", VID, 0)
+        self.error = None
+        self.delete(store)
+        assert deletions == ["a"]
+
+    def test_is_another_one_than_one_that_refuses_connections(self, store, deletions):
+        """That takes no time, and the server may have come back."""
+        self.error = ServerUnreachable("connection refused")
+        for _ in range(2):
+            with pytest.raises(ShardUnreachable, match="connection refused"):
+                self.delete(store)
+        assert deletions == ["a", "a"]
 
 
 def test_the_memory_of_failures_is_bounded(clock):
