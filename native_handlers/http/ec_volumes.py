@@ -28,10 +28,10 @@ class StoreEcVolumes:
     def __init__(self, store: Store, threads: int = THREADS) -> None:
         self._store, self._count = store, threads
         # A read that waits for a disk takes no thread from other disks, one that waits for other servers none from any
-        # disk, and a deletion none from reads.
+        # disk, and a deletion none from reads. A deletion is noted on all disks of its volume, and waits for each.
         self._of_disks: dict[int, trio.CapacityLimiter] = {}
         self._of_reads_elsewhere = trio.CapacityLimiter(threads)
-        self._of_deletions = trio.CapacityLimiter(threads)
+        self._of_deletions: dict[frozenset[int], trio.CapacityLimiter] = {}
 
     def has_volume(self, volume_id: int) -> bool:
         """See `EcVolumes.has_volume`."""
@@ -56,7 +56,10 @@ class StoreEcVolumes:
     async def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
         """See `EcVolumes.delete_needle`."""
         delete = partial(self._store.ec_reader.delete_needle, volume_id, needle_id, cookie)
-        return await trio.to_thread.run_sync(delete, limiter=self._of_deletions)
+        # With disks out of service: an earlier deletion of the volume may wait for one, and this one for that deletion.
+        disk_ids = frozenset(one.place.disk_id for one in self._store.ec.copies(volume_id))
+        limiter = self._of_deletions.setdefault(disk_ids, trio.CapacityLimiter(self._count))
+        return await trio.to_thread.run_sync(delete, limiter=limiter)
 
     def _of_disk(self, volume_id: int) -> trio.CapacityLimiter:
         """The threads of the disk with the volume's index; most of its shards that are here are on that disk too."""

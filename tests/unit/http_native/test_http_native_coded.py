@@ -250,32 +250,43 @@ async def test_deletions_that_wait_for_another_server_take_no_thread_from_reads(
     await while_it_hangs(hanging, lambda: volumes.delete_needle(VID, 1, 5), read)
 
 
-async def test_reads_that_wait_for_a_disk_take_no_thread_from_other_disks(tmp_path, opened, hanging):
-    paths = [tmp_path / name for name in ("one", "two")]
-    files, victims = PlannedFiles(), []
+class TestTwoDisks:
+    """The disk of one volume hangs, and that of the other does not. Each disk has one thread."""
 
-    def before(name, target):
-        if name.startswith("read_into") and victims and path_of(target) in victims:
-            hanging.wait()
+    @pytest.fixture
+    def volumes(self, tmp_path, opened, hanging):
+        paths = [tmp_path / name for name in ("one", "two")]
+        files, self.victims = PlannedFiles(), []
 
-    files.before = before
-    for path in paths:
-        path.mkdir()
-    store = opened(*paths, files=files, volumes=(VID, 4))
-    homes = {}
-    for volume_id in (VID, 4):
-        store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
-        homes[volume_id] = store.find_volume(volume_id).disk_id
-        store.ec_work.generate(store.find_volume(volume_id), "")
-        for shard in range(14):
-            store.ec.mount("", volume_id, shard)
-        store.delete_volume(volume_id, only_empty=False)
-    assert homes[VID] != homes[4]
-    victims.append(paths[homes[VID]] / f"{VID}.ec00")
-    volumes = StoreEcVolumes(store, threads=1)
-    files.is_cold = True
+        def before(name, target):
+            if name.startswith(("read_into", "sync")) and self.victims and path_of(target) in self.victims:
+                hanging.wait()
 
-    async def read(volume_id):
-        assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+        files.before = before
+        for path in paths:
+            path.mkdir()
+        store = opened(*paths, files=files, volumes=(VID, 4))
+        homes = {}
+        for volume_id in (VID, 4):
+            store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
+            homes[volume_id] = store.find_volume(volume_id).disk_id
+            store.ec_work.generate(store.find_volume(volume_id), "")
+            for shard in range(14):
+                store.ec.mount("", volume_id, shard)
+            store.delete_volume(volume_id, only_empty=False)
+        assert homes[VID] != homes[4]
+        self.home = paths[homes[VID]]
+        files.is_cold = True
+        return StoreEcVolumes(store, threads=1)
 
-    await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
+    async def test_reads_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
+        self.victims.append(self.home / f"{VID}.ec00")
+
+        async def read(volume_id):
+            assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+
+        await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
+
+    async def test_deletions_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
+        self.victims.append(self.home / f"{VID}.ecj")
+        await while_it_hangs(hanging, lambda: volumes.delete_needle(VID, 1, 5), lambda: volumes.delete_needle(4, 1, 5))
