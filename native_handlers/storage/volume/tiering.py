@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.model.errors import StorageError, TierMoveFailed, TierMoveUnclear
-from native_handlers.storage.volume.info_file import save_volume_info
+from native_handlers.storage.volume.info_file import has_shards, save_volume_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,14 +33,18 @@ def state_to_upload(handle: VolumeHandle) -> tuple[VolumeState, FileFacts]:
 
     Raises:
         VolumeClosed: the volume is not open.
-        TierMoveFailed: the volume is shared with other processes, is in a tier, or its .dat has another length than
-            its records.
+        TierMoveFailed: the volume is shared with other processes, is in a tier, lies beside its shards, or its .dat has
+            another length than its records.
         OSError: the .dat cannot be looked at.
     """
     with handle.begin_write():
         state = _unshared(handle)
         if state.is_tiered:
             raise TierMoveFailed(f"volume {handle.paths.volume_id} is in a remote tier already")
+        if has_shards(handle.files, state.paths):
+            # Without its .dat a start would not open the volume, and the .vif would name the object for the shards too.
+            why = "has erasure coding shards beside it; delete them, or the volume, first"
+            raise TierMoveFailed(f"volume {handle.paths.volume_id} {why}")
         facts = handle.files.facts_of(state.dat.fd)
         if facts.size_bytes != state.dat_end_bytes:
             why = f"{state.dat.path} has {facts.size_bytes} bytes, and its records {state.dat_end_bytes}"

@@ -187,6 +187,20 @@ def test_a_deleted_volume_takes_its_object_along(cluster, keeps):
     assert not list(cluster.directory.glob(f"{VID}.*"))
 
 
+def test_a_volume_beside_its_shards_stays(cluster):
+    """They have one .vif. A start that finds an .ecx and no .dat opens the shards alone."""
+    cluster.store.ec_work.generate(cluster.volume, "")
+    with pytest.raises(RpcFailure, match="volume 7 has erasure coding shards beside it"):
+        cluster.to_tier()
+    assert cluster.s3.keys() == []
+    cluster.restart()
+    cluster.check()
+    cluster.store.ec_work.tear_down("", VID, 0)
+    cluster.to_tier()
+    cluster.restart()
+    cluster.check()
+
+
 def test_a_tier_that_is_not_known(cluster):
     with pytest.raises(RpcFailure, match=r"^destination s3\.warm not found, supported: \[s3\.cold\]$"):
         cluster.to_tier("s3.warm")
