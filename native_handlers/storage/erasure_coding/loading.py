@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.erasure_coding.ec_set import EcKey, EcVolumeSet
-    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.system.files import FileFacts, Files
 
 _log = logging.getLogger(__name__)
 STALE_EMPTY_S = 3600
@@ -50,6 +50,8 @@ class _Found:
     has_index: bool = False
     has_rows: bool = False
     dat_bytes: int | None = None
+    stale: list[Path] = field(default_factory=list)
+    """Empty shard files that nothing fills any more."""
 
 
 _Disks = list[tuple["DiskLocation", dict["EcKey", _Found]]]
@@ -65,7 +67,7 @@ def remove_left_overs(files: Files, locations: Iterable[DiskLocation]) -> None:
         for key, found in sorted((_look(files, location) or {}).items()):
             name = location.path / format_volume_name(*key)
             try:
-                if _is_left_over(files, location, key, found):
+                if found.shards and _is_left_over(files, location, key, found):
                     count = len(found.shards)
                     _log.warning("%s: its .dat is here and its %d shards are not whole: removed", name, count)
                     remove_all(files, location, *key, keeps_vif=True)
@@ -88,8 +90,9 @@ def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool
         if by_key is not None
     ]
     for location, by_key in disks:
+        _remove_stale(ec, location, by_key)
         for key, found in sorted(by_key.items()):
-            if found.has_index:
+            if found.has_index and found.shards:
                 elsewhere = None if found.has_rows else ec.find_index_dir(*key, location)
                 _try_to_open(ec, location, key, found, elsewhere)
     if is_start:
@@ -127,7 +130,27 @@ def _look(files: Files, location: DiskLocation) -> dict[EcKey, _Found] | None:
     except OSError as error:
         _log.error("erasure-coded volumes in %s are not loaded: %s", location.path, error)
         return None
-    return {key: one for key, one in found.items() if one.shards}
+    return {key: one for key, one in found.items() if one.shards or one.stale}
+
+
+def _remove_stale(ec: EcVolumeSet, location: DiskLocation, by_key: dict[EcKey, _Found]) -> None:
+    """Removes empty shard files. Those of a volume that is worked on are left: they may just get their content."""
+    for key, found in by_key.items():
+        if not found.stale:
+            continue
+        try:
+            with ec.exclusive_at_once(key[1]) as is_free:
+                for path in found.stale if is_free else ():
+                    facts = ec.files.facts(path)
+                    if facts is not None and _is_stale(facts):
+                        _log.warning("%s is an empty shard that something left which failed; removed", path)
+                        ec.files.unlink(path)
+        except OSError as error:
+            _log.error("%s: an empty shard stays: %s", location.path / format_volume_name(*key), error)
+
+
+def _is_stale(facts: FileFacts) -> bool:
+    return not facts.size_bytes and time.time() - facts.modified_at_s > STALE_EMPTY_S
 
 
 def _coded_base(name: str) -> str | None:
@@ -155,9 +178,8 @@ def _take(files: Files, directory: Path, name: str, found: dict[EcKey, _Found], 
     if shard is None or facts is None or facts.is_directory:
         return
     if not facts.size_bytes:
-        if time.time() - facts.modified_at_s > STALE_EMPTY_S:
-            _log.warning("%s is an empty shard that something left which failed; removed", directory / name)
-            files.unlink(directory / name)
+        if _is_stale(facts):
+            found.setdefault(shard[0], _Found()).stale.append(directory / name)
     elif is_data:
         found.setdefault(shard[0], _Found()).shards[shard[1]] = facts.size_bytes
 
@@ -286,7 +308,7 @@ def without_index(ec: EcVolumeSet) -> list[tuple[DiskLocation, str, int]]:
     """Volumes with shards here whose index no disk of this server has, each with its first disk with shards."""
     found = {}
     for location in ec.locations:
-        for key in sorted(_look(ec.files, location) or {}):
-            if key not in found and ec.find_index_dir(*key) is None:
+        for key, one in sorted((_look(ec.files, location) or {}).items()):
+            if one.shards and key not in found and ec.find_index_dir(*key) is None:
                 found[key] = location, *key
     return list(found.values())

@@ -44,6 +44,44 @@ def test_an_empty_shard_is_none_and_goes_when_it_is_old(disk):
     store.close()
 
 
+class TestAnEmptyShardThatGetsItsContent:
+    """A copy of the shard gives it the name of the empty file, while another call looks for new files."""
+
+    @pytest.fixture
+    def shard(self, disk):
+        code(disk)
+        shard = disk / "7.ec12"
+        self.content = shard.read_bytes()
+        shard.write_bytes(b"")
+        before_s = shard.stat().st_mtime - STALE_EMPTY_S - 10
+        self.times = before_s, before_s
+        return shard
+
+    def test_under_way(self, disk, shard):
+        with contextlib.closing(open_at(disk)) as store:
+            os.utime(shard, self.times)
+            with store.ec.exclusive(VID):
+                store.load_new_volumes()
+            assert shard.exists()
+            store.load_new_volumes()
+            assert not shard.exists()
+
+    def test_just_before_it_would_go(self, disk, shard):
+        files, looks = PlannedFiles(), []
+
+        def fill(name, target):
+            if name == "facts" and str(target) == str(shard):
+                looks.append(name)
+                if len(looks) == 2:
+                    shard.write_bytes(self.content)
+
+        with contextlib.closing(open_at(disk, files=files)) as store:
+            os.utime(shard, self.times)
+            files.before = fill
+            store.load_new_volumes()
+            assert shard.read_bytes() == self.content
+
+
 def test_an_unreadable_vif_ends_a_rebuild(disk):
     """Another ratio than the .vif has would make shards of something else."""
     code(disk)
