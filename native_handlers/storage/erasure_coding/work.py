@@ -57,7 +57,7 @@ from native_handlers.storage.erasure_coding.replaceable import check_replaceable
 from native_handlers.storage.erasure_coding.scrub import EcScrubber
 from native_handlers.storage.erasure_coding.staged import StagedFiles
 from native_handlers.storage.erasure_coding.verify import verify
-from native_handlers.storage.model.errors import DeleteFailed
+from native_handlers.storage.model.errors import DeleteFailed, StorageError
 from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.system.files import read_file, replace_file
 from native_handlers.storage.volume.info_file import load_volume_info
@@ -348,8 +348,19 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
                 # The shards hold all that is in an old .dat. The new .idx beside it would lead to other records.
                 remove_paths(ec.files, [dat])
                 staged.publish()
-        for found in (look(ec.files, ec.locations[one.place.disk_id], collection, volume_id) for one in volumes):
-            remove_paths(ec.files, checksum_paths(ec.files, found))
+        for one in volumes:
+            _remove_checksums(ec, one)
+
+
+def _remove_checksums(ec: EcVolumeSet, volume: EcVolume) -> None:
+    """Removes the .ecsum files of a decoded volume on one disk. A failure is logged: the volume is there, and the next
+    coding removes them.
+    """
+    try:
+        found = look(ec.files, ec.locations[volume.place.disk_id], volume.collection, volume.id)
+        remove_paths(ec.files, checksum_paths(ec.files, found))
+    except (OSError, StorageError) as error:
+        _log.warning("the checksums of %s stay: %s", volume.place.base, error)
 
 
 def check_decodable(ec: EcVolumeSet, collection: str, volume_id: int) -> list[EcVolume]:

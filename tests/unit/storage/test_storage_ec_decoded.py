@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from support.files import PlannedFiles, broken
 from support.stores import open_at
 
 from native_handlers.format.crc import crc32c
@@ -173,6 +174,20 @@ def test_a_deletion_of_the_meantime_is_a_record_at_the_end(disk, meanwhile):
         assert (stored.needle_id, stored.cookie) == (row.needle_id, COOKIE)
         times.append(stored.append_at_ns)
     assert times == sorted(set(times))
+    store.close()
+
+
+def test_checksums_that_cannot_be_removed_make_no_failure(disk, caplog):
+    """The volume is there."""
+    coded(disk).close()
+    files = PlannedFiles(matches=lambda path: path.suffix == ".ecsum")
+    store = open_at(disk, files=files)
+    files.plan["unlink"] = broken()
+    store.ec_work.decode("", VID, was_open=False)
+    files.plan.clear()
+    assert "the checksums of" in caplog.text
+    store.mount_volume(VID)
+    assert readable(store) == LIVE
     store.close()
 
 
