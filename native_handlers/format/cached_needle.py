@@ -1,4 +1,5 @@
-"""Parses the usual needle from its record in one step: a payload with at most a name, a type, a date and a TTL.
+"""Parses the usual needle from its record in one step: a payload, compressed or not, with at most a name, a type, a
+date and a TTL.
 
 `parse_needle` reads any record, in ten times as many steps. `parse_plain_needle` leaves every other record to
 `parse_needle`, which names the error. A test holds both to the same fields. Source: as in `needle`.
@@ -15,12 +16,13 @@ from native_handlers.format.needle import (
     FLAG_HAS_MIME,
     FLAG_HAS_NAME,
     FLAG_HAS_TTL,
+    FLAG_IS_COMPRESSED,
     LAST_MODIFIED_BYTES,
 )
 from native_handlers.format.ttl import Ttl
 from native_handlers.format.types import DATA_LENGTH_BYTES, NEEDLE_HEADER_BYTES, VERSION_2, VERSION_3
 
-_FLAGS = FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+_FLAGS = FLAG_IS_COMPRESSED | FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
 _HEADER_AND_LENGTH = struct.Struct(">IQiI")
 _DATA_START = NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES
 _TAILS = {VERSION_2: struct.Struct(">I"), VERSION_3: struct.Struct(">IQ")}
@@ -29,7 +31,7 @@ _new_tuple = tuple.__new__
 
 class CachedNeedle(NamedTuple):
     """The fields of a usual needle. `checksum` is the stored checksum and that of `data`. `expires_at_ns` is 0 for
-    never.
+    never. `is_compressed` says what the record says: the data may be no gzip.
     """
 
     cookie: int
@@ -39,6 +41,7 @@ class CachedNeedle(NamedTuple):
     last_modified_s: int
     expires_at_ns: int
     checksum: int
+    is_compressed: bool
 
 
 def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> CachedNeedle | None:
@@ -63,7 +66,7 @@ def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> C
     if stored_checksum != checksum:
         return None
     name = mime = b""
-    last_modified_s = expires_at_ns = 0
+    flags = last_modified_s = expires_at_ns = 0
     if at < end:
         flags = record[at]
         at += 1
@@ -87,4 +90,6 @@ def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> C
         if at > end:
             return None
     # `CachedNeedle(...)` takes twice the time, because it goes through a function in Python.
-    return _new_tuple(CachedNeedle, (cookie, data, name, mime, last_modified_s, expires_at_ns, checksum))
+    is_compressed = flags & FLAG_IS_COMPRESSED != 0
+    parts = cookie, data, name, mime, last_modified_s, expires_at_ns, checksum, is_compressed
+    return _new_tuple(CachedNeedle, parts)

@@ -215,6 +215,18 @@ def finish(job: Job[T]) -> T:
             return outcome.value
 
 
+def finish_within(job: Job[T], steps: int) -> T | None:
+    """The result of `job`, or None where it takes more than `steps` steps: it is then given up. Raises its error."""
+    try:
+        for _ in range(steps):
+            next(job)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    job.close()
+    return None
+
+
 def _turn(job: Job[T], duration_s: float) -> _Outcome[T] | None:
     """Runs steps of `job` for `duration_s`, at least one. Returns None where the job is not done then."""
     end = time.perf_counter() + duration_s

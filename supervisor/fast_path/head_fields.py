@@ -24,12 +24,12 @@ _MAX_FIELDS = 256
 """As `HeadLimits.max_fields`: a head with more fields is refused by the ordinary way."""
 
 _IGNORED = frozenset(
-    {"accept", "accept-encoding", "accept-language", "cache-control", "pragma", "user-agent"}
+    {"accept", "accept-language", "cache-control", "pragma", "user-agent"}
     | {"traceparent", "x-amz-request-id", "x-forwarded-for"}
 )
-"""Fields that change no answer to a request of the fast path. Accept-Encoding matters for compressed needles only."""
+"""Fields that change no answer to a request of the fast path."""
 _VALUED = frozenset(
-    {"host", "range", "if-none-match", "if-modified-since", "authorization", "cookie"}
+    {"host", "accept-encoding", "range", "if-none-match", "if-modified-since", "authorization", "cookie"}
     | {"content-length", "content-type", "content-encoding", HOLDER_HEADER.lower()}
 )
 _VARYING = frozenset(

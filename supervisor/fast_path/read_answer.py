@@ -1,7 +1,8 @@
-"""The common read in few steps: a plain needle that memory holds, whole, one range of it, or its head alone.
+"""The common read in few steps: a needle that memory holds, whole, one range of it, or its head alone.
 
-This answers exactly as `read.handle_read` does, or not at all. A read that needs a disk, a transform, a thread or an
-error text is left to `handle_read`. A test holds both to the same bytes.
+Compressed data goes out as it is stored to a client that takes gzip. To another client it goes out decompressed where
+that is little work. This answers exactly as `read.handle_read` does, or not at all. A read that needs a disk, another
+transform, a thread or an error text is left to `handle_read`. A test holds both to the same bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from native_handlers.content.gzip_data import BadGzip, is_gzip, measure
 from native_handlers.content.sniff import sniff
+from native_handlers.http.clear_content import KEPT_BYTES
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.send_content import disposition_of, labels_of
 from native_handlers.http_model.conditional import format_http_date, is_not_modified_since, is_same_etag
@@ -18,6 +21,7 @@ from native_handlers.http_model.errors import BadRange
 from native_handlers.http_model.headers import HeaderMap
 from native_handlers.http_model.message import REQUEST_ID_HEADER, new_request_id
 from native_handlers.http_model.ranges import parse_ranges
+from native_handlers.runtime.content_threads import finish_within
 from native_handlers.storage.volume.record_reader import WHOLE_READ_LIMIT_BYTES
 from supervisor.fast_path.read_request import PLAIN
 
@@ -25,10 +29,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.format.cached_needle import CachedNeedle
+    from native_handlers.http.settings import HttpSettings
     from native_handlers.storage.store import Store
     from native_handlers.storage.system.buffer_pool import BufferPool, PooledBuffer
     from supervisor.fast_path.read_request import Read, ReadFields
 
+_UNPACKED_BYTES = 4 * 1024
+"""Compressed data up to this length may be decompressed on the event loop."""
+_UNPACKING_STEPS = 2
+"""Steps of that, each of at most 64 KiB of content: some tenths of a millisecond."""
 _new_tuple = tuple.__new__
 _SAFE_LINES = re.compile(r"(?:[A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 
@@ -47,12 +56,13 @@ class ReadAnswers:
 
     Args:
         buffers: lends memory for large needles.
-        version: as in `HttpSettings`.
+        settings: those of the server.
     """
 
-    def __init__(self, buffers: BufferPool, version: str) -> None:
+    def __init__(self, buffers: BufferPool, settings: HttpSettings) -> None:
         self._buffers = buffers
-        self._version = version
+        self._version = settings.version
+        self._most_clear_bytes = min(KEPT_BYTES, settings.file_size_limit_bytes)
         self._is_whole = True
         self._lent: PooledBuffer | None = None  # by `_lend` for the read that is being answered
         self._place = self._lend
@@ -63,7 +73,7 @@ class ReadAnswers:
         Args:
             date: the value of the Date header.
         """
-        method, volume_id, needle_id, cookie, fields, _ = read
+        method, volume_id, needle_id, cookie, fields, takes_gzip, _ = read
         is_head = method == "HEAD"
         self._is_whole = fields is PLAIN and not is_head
         answer = None
@@ -73,7 +83,7 @@ class ReadAnswers:
                 return None
             needle = volume.try_read_cached(needle_id, cookie, self._place)
             if needle is not None:
-                answer = self._answer_with(needle, fields, is_head, date)
+                answer = self._answer_with(needle, fields, takes_gzip, is_head, date)
         except STORE_FAILURES:
             return None
         finally:
@@ -94,21 +104,36 @@ class ReadAnswers:
         self._lent = lent = self._buffers.acquire(length_bytes)
         return None if lent is None else lent.view
 
-    def _answer_with(self, needle: CachedNeedle, fields: ReadFields, is_head: bool, date: str) -> ReadAnswer | None:  # noqa: FBT001
+    def _answer_with(  # noqa: PLR0913, PLR0917  a part of `try_answer`
+        self,
+        needle: CachedNeedle,
+        fields: ReadFields,
+        takes_gzip: bool,  # noqa: FBT001
+        is_head: bool,  # noqa: FBT001
+        date: str,
+    ) -> ReadAnswer | None:
         """The answer to the read that has found `needle`."""
-        _, data, name, mime, last_modified_s, _, checksum = needle
+        _, data, name, mime, last_modified_s, _, checksum, is_compressed = needle
         labels = _label_lines(name, mime)
         if labels is None:
             return None
         disposition, content_type = labels
         modified = f"Last-Modified: {format_http_date(last_modified_s)}\r\n" if last_modified_s else ""
         server = f"Server: SeaweedFS Volume {self._version}\r\n{REQUEST_ID_HEADER}: {new_request_id()}\r\n"
+        if not self._is_whole and _is_known(fields, last_modified_s, checksum):
+            head = f"HTTP/1.1 304 Not Modified\r\n{modified}{server}Date: {date}\r\n\r\n"
+            return ReadAnswer(304, head.encode("latin-1"), b"", None)
+        encoding = ""
+        if is_compressed and is_gzip(data):
+            if takes_gzip:
+                encoding = "Content-Encoding: gzip\r\n"
+            elif (clear := _unpacked(data, self._most_clear_bytes)) is None:
+                return None
+            else:
+                data = clear
         status, line, part, body = 200, "200 OK", "", data
         size = length = len(data)
-        if is_head or fields is not PLAIN:
-            if _is_known(fields, last_modified_s, checksum):
-                head = f"HTTP/1.1 304 Not Modified\r\n{modified}{server}Date: {date}\r\n\r\n"
-                return ReadAnswer(304, head.encode("latin-1"), b"", None)
+        if not self._is_whole:
             if is_head:
                 body = b""
             elif fields.range:
@@ -117,15 +142,26 @@ class ReadAnswers:
                     return None
                 status, line, body = 206, "206 Partial Content", data[start : start + length]
                 part = f"Content-Range: bytes {start}-{start + length - 1}/{size}\r\n"
-        if body and not content_type:
+        if body and not content_type and not encoding:
             content_type = f"Content-Type: {sniff(body)}\r\n"
         head = (
-            f"HTTP/1.1 {line}\r\nAccept-Ranges: bytes\r\n{disposition}Content-Length: {length}\r\n{part}"
-            f'{content_type}Etag: "{checksum:08x}"\r\n{modified}{server}Date: {date}\r\n\r\n'
+            f"HTTP/1.1 {line}\r\nAccept-Ranges: bytes\r\n{disposition}{encoding}Content-Length: {length}\r\n"
+            f'{part}{content_type}Etag: "{checksum:08x}"\r\n{modified}{server}Date: {date}\r\n\r\n'
         )
         release = None if self._lent is None or not body else self._lent.release
         # `ReadAnswer(...)` takes twice the time, because it goes through a function in Python.
         return _new_tuple(ReadAnswer, (status, head.encode("latin-1"), body, release))
+
+
+def _unpacked(data: bytes | memoryview, most_bytes: int) -> bytes | None:
+    """The content of gzip data; None where that is much work, or longer than `most_bytes`, or the data is damaged."""
+    if len(data) > _UNPACKED_BYTES:
+        return None
+    try:
+        facts = finish_within(measure(data, most_bytes, keep_bytes=most_bytes), _UNPACKING_STEPS)
+    except BadGzip:
+        return None
+    return None if facts is None else facts.data
 
 
 def _is_known(fields: ReadFields, last_modified_s: int, checksum: int) -> bool:

@@ -20,7 +20,7 @@ _JWT = rb"jwt=[0-9A-Za-z_\-.]++"
 _QUERY = rb"\?(?:readDeleted=true(?:&%b)?|%b(?:&readDeleted=true)?)" % (_JWT, _JWT)
 """Filers ask for deleted needles too. That changes nothing here: a deleted needle is left to the ordinary way."""
 _LINE = re.compile(rb"(GET|HEAD) %b(%b)? HTTP/1\.1\r\n" % (SIMPLE_PATH.encode(), _QUERY))
-_FIELDS = frozenset({"host", "range", "if-none-match", "if-modified-since"}) | TOKEN_FIELDS
+_FIELDS = frozenset({"host", "accept-encoding", "range", "if-none-match", "if-modified-since"}) | TOKEN_FIELDS
 _MAX_BLOCK_BYTES = 2048
 _MAX_BLOCKS = 256
 _METHODS = {b"GET": "GET", b"HEAD": "HEAD"}
@@ -47,6 +47,7 @@ class Read(NamedTuple):
     needle_id: int
     cookie: int
     fields: ReadFields
+    takes_gzip: bool
     token: str = ""
 
 
@@ -56,7 +57,7 @@ class ReadMatcher:
     __slots__ = ("_blocks", "_parser")
 
     def __init__(self) -> None:
-        self._blocks: dict[bytes, ReadFields] = {}
+        self._blocks: dict[bytes, tuple[ReadFields, bool]] = {}
         self._parser = FieldParser()
 
     @property
@@ -70,17 +71,17 @@ class ReadMatcher:
         if match is None:
             return None
         block = data[match.end() :]
-        fields, token = self._blocks.get(block), ""
-        if fields is None:
+        known, token = self._blocks.get(block), ""
+        if known is None:
             head = self._parse(block)
             if head is None:
                 return None
-            fields, token = self._fields_of(head, block), head.token("")
+            known, token = self._learn(head, block), head.token("")
         method, volume_id, needle_id, cookie, query = match.groups()
         if query is not None:
             token = query.partition(b"jwt=")[2].partition(b"&")[0].decode() or token
         # `Read(...)` takes twice the time, because it goes through a function in Python.
-        parts = _METHODS[method], int(volume_id), int(needle_id, 16), int(cookie, 16), fields, token
+        parts = _METHODS[method], int(volume_id), int(needle_id, 16), int(cookie, 16), *known, token
         return _new_tuple(Read, parts)
 
     def _parse(self, block: bytes) -> HeadFields | None:
@@ -89,12 +90,14 @@ class ReadMatcher:
         head = self._parser.parse(block[:-2], _FIELDS)
         return None if head is None or head.stored else head
 
-    def _fields_of(self, head: HeadFields, block: bytes) -> ReadFields:
+    def _learn(self, head: HeadFields, block: bytes) -> tuple[ReadFields, bool]:
+        """What the fields ask for, and whether the client takes gzip."""
         fields = ReadFields(*map(head.values.get, ("range", "if-none-match", "if-modified-since")))
         if fields == PLAIN:
             fields = PLAIN
+        known = fields, "gzip" in head.values.get("accept-encoding", "")
         if head.is_usual:
             if len(self._blocks) >= _MAX_BLOCKS:
                 self._blocks.clear()
-            self._blocks[block] = fields
-        return fields
+            self._blocks[block] = known
+        return known

@@ -53,7 +53,7 @@ class FastPathReads:
         metrics, self._metrics = context.metrics, context.metrics if self._route.is_counted else None
         self._is_in_flight = listener is Listener.ADMIN
         self._count = metrics.count_at_once if self._is_in_flight else metrics.count_request
-        self._answers = ReadAnswers(context.payload_buffers, context.settings.version)
+        self._answers = ReadAnswers(context.payload_buffers, context.settings)
 
     @property
     def known_heads(self) -> int:

@@ -39,9 +39,9 @@ _IGNORED_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
 _PART_HEAD = re.compile(rb"(?:[^\r\n]++\r\n)++\r\n")
 _DECLINED_OPTIONS = frozenset({"fsync", "pretty"})
 """Options whose effect the fast path does not have: a sync, and indented JSON."""
-_DELETE_FIELDS = frozenset({"host", "content-length"}) | TOKEN_FIELDS
+_DELETE_FIELDS = frozenset({"host", "accept-encoding", "content-length"}) | TOKEN_FIELDS
 _UPLOAD_FIELDS = _DELETE_FIELDS | {"content-type", "content-encoding", HOLDER_HEADER.lower()}
-"""The holder's field matters for an upload only where the volume is not here."""
+"""The holder's field matters for an upload only where the volume is not here, and Accept-Encoding for none."""
 _DECLINED_PART_FIELDS = frozenset({"content-transfer-encoding"})
 
 

@@ -25,6 +25,7 @@ from native_handlers.http_model.errors import BadUpload
 from native_handlers.http_model.go_json import encode_json, text_of_wire
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.message import REQUEST_ID_HEADER, PendingAnswer, new_request_id
+from native_handlers.runtime.content_threads import finish_within
 from native_handlers.storage.volume.write import SmallChange
 from supervisor.fast_path.head_fields import file_id_of, target_of
 from supervisor.fast_path.write_request import ChangeMatcher
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from native_handlers.http.upload import Upload
     from native_handlers.http.upload_body import SentFile
     from native_handlers.http_model.message import Listener
-    from native_handlers.runtime.content_threads import Job
     from native_handlers.storage.volume.volume import Volume
     from supervisor.fast_path.write_batch import DiskBatches, TurnBatch
     from supervisor.fast_path.write_request import Change
@@ -152,7 +152,7 @@ class FastPathWrites:
             return None
         try:
             job = make_upload(body, change.form, change.headers, now_s=int(time.time()), clear_limit_bytes=limit_bytes)
-            upload = _finish_soon(job)
+            upload = finish_within(job, _STEPS)
         except BadUpload:
             return None
         if upload is not None:
@@ -176,17 +176,6 @@ class FastPathWrites:
 def _leave_upload(leave: Callable[[], None], inflight: InflightBytes, length_bytes: int) -> None:
     inflight.remove(length_bytes)
     leave()
-
-
-def _finish_soon(job: Job[Upload]) -> Upload | None:
-    """The result of `job`; None for a job that takes longer than some tenths of a millisecond."""
-    try:
-        for _ in range(_STEPS):
-            next(job)
-    except StopIteration as done:
-        result: Upload = done.value
-        return result
-    return None
 
 
 class _PendingChange(PendingAnswer):

@@ -28,6 +28,7 @@ from support.fast_path_requests import (
     WRITE_KEY,
     bare_needle,
     needles,
+    packed_needle,
     requests,
     requests_with_bad_tokens,
     usual_deletion,
@@ -223,6 +224,7 @@ def nodes(tmp_path_factory):
     for node in made:
         node.write(usual_needle())
         node.write(bare_needle())
+        node.write(packed_needle())
     yield made
     for node in made:
         node.close()
@@ -232,9 +234,9 @@ def compare(nodes, rules, sents):
     """Sends `sents` in one turn, and compares everything. Returns the answers of the fast path."""
     fast, ordinary = nodes
     for sent in sents:
-        if sent.stored_id is not None:
+        if sent.stored is not None:
             for node in nodes:
-                node.write(usual_needle(sent.stored_id))
+                node.write(sent.stored)
     raws = [sent.raw for sent in sents]
     for node in nodes:
         node.lines.clear()

@@ -17,6 +17,7 @@ from native_handlers.format.needle import (
     FLAG_HAS_MIME,
     FLAG_HAS_NAME,
     FLAG_HAS_TTL,
+    FLAG_IS_COMPRESSED,
     Needle,
     actual_size,
     encode_needle,
@@ -76,12 +77,15 @@ def test_a_flipped_bit_is_found_or_harmless(needle, version, data):
     assert parsed.data == needle.data or parsed.size == 0, "no wrong payload is ever returned"
 
 
+PLAIN_FLAGS = FLAG_IS_COMPRESSED | FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+
+
 @st.composite
 def records(draw) -> tuple[bytes, int, int]:
     """A record, whole, damaged or absent, with the size in its index row and its version."""
     needle, version = draw(needles()), draw(versions)
     if draw(st.booleans()):
-        needle.flags &= FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+        needle.flags &= PLAIN_FLAGS
     needle.checksum = draw(st.sampled_from([needle.checksum] * 3 + [legacy_form(needle.checksum), 1]))
     record = bytearray(encode_needle(needle, version))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
@@ -100,7 +104,8 @@ def test_what_is_plain_is_read_the_short_way_as_the_long_one_reads_it(given_reco
         return
     parsed = parse_needle(record, version)
     assert parsed.size == size
-    assert not any((parsed.is_compressed, parsed.has_pairs, parsed.is_chunk_manifest))
+    assert not any((parsed.has_pairs, parsed.is_chunk_manifest))
+    assert plain.is_compressed == parsed.is_compressed
     assert plain[:5] == (parsed.cookie, parsed.data, parsed.name, parsed.mime, parsed.last_modified_s)
     has_end = parsed.ttl is not None and parsed.has_last_modified
     assert plain.expires_at_ns == (parsed.ttl.expires_at_ns(parsed.append_at_ns) if has_end else 0)
@@ -109,7 +114,7 @@ def test_what_is_plain_is_read_the_short_way_as_the_long_one_reads_it(given_reco
 
 @given(needles(), st.sampled_from([2, 3]))
 def test_every_sound_plain_needle_is_read_the_short_way(needle, version):
-    needle.flags &= FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+    needle.flags &= PLAIN_FLAGS
     record = encode_needle(needle, version)
     assert (parse_plain_needle(record, needle.size, version) is not None) == bool(needle.data)
 

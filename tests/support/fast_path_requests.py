@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import random
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 
@@ -24,9 +25,11 @@ NOW_S = 1_700_000_000
 READ_KEY, WRITE_KEY, OTHER_KEY = b"read" * 8, b"write" * 8, b"other" * 8
 PLAIN, EXPIRING, SEALED, REPLICATED = 3, 5, 6, 7
 COOKIE = 0x637037D6
-USUAL_ID, BARE_ID = 0x77, 0x78
+USUAL_ID, BARE_ID, PACKED_ID = 0x77, 0x78, 0x79
 USUAL_DATA, USUAL_MODIFIED_S = b"<html>" + b"hello " * 100, NOW_S - 1000
-ETAG = f'"{crc32c(USUAL_DATA):08x}"'.encode()
+PACKED_DATA = gzip.compress(b"<html>" + random.Random(1).randbytes(900).hex().encode(), mtime=0)
+"""Compressed and not, longer than each usual range wants."""
+ETAG, PACKED_ETAG = (f'"{crc32c(data):08x}"'.encode() for data in (USUAL_DATA, PACKED_DATA))
 _numbers = itertools.count(1 << 20)
 """Ids of the needles of usual changes: each is changed once."""
 
@@ -38,8 +41,8 @@ class Sent:
     raw: bytes
     is_usual: bool = False
     has_token: bool = False
-    stored_id: int | None = None
-    """A needle that must be there before the request is sent."""
+    stored: Needle | None = None
+    """The needle that must be there before the request is sent."""
 
     @property
     def method(self):
@@ -56,6 +59,15 @@ def usual_needle(needle_id=USUAL_ID):
 def bare_needle():
     """A needle with the same data, without a name, a type or a time."""
     return Needle(BARE_ID, COOKIE, USUAL_DATA)
+
+
+def packed_needle(needle_id=PACKED_ID):
+    """A needle as a filer stores text: compressed, with a type."""
+    needle = Needle(needle_id, COOKIE, PACKED_DATA)
+    needle.is_compressed = True
+    needle.has_mime, needle.mime = True, b"text/html"
+    needle.has_last_modified, needle.last_modified_s = True, USUAL_MODIFIED_S
+    return needle
 
 
 # ---- tokens
@@ -130,8 +142,17 @@ def _carried(fid, key, where, make):
 
 # ---- reads
 
+PACKED = [
+    *(gzip.compress(clear, mtime=0) for clear in (b"", b"<html>" * 20, b"x" * 4000, b"x" * 4001, bytes(200_000))),
+    gzip.compress(b"one", mtime=0) + gzip.compress(b"two", mtime=0),
+    gzip.compress(b"damaged " * 9, mtime=0)[:-1],
+    PACKED_DATA,
+    gzip.compress(random.Random(2).randbytes(5000), mtime=0),
+]
+"""Sound and damaged, with contents below and above the limit, and one that is longer than the fast path unpacks."""
 payloads = st.one_of(
     st.binary(max_size=60),
+    st.sampled_from(PACKED),
     st.sampled_from([b"<html>", b"\x1f\x8b\x08", b"GIF89a", bytes(600), b"x" * 150_000, b"y" * 1_100_000]),
 )
 labels = st.one_of(st.none(), st.binary(max_size=20), st.sampled_from([b"a.txt", b"b.PNG", b'"\r\n', b"\xc3\xa9.html"]))
@@ -148,7 +169,7 @@ def needles(draw):
     needle.has_last_modified, needle.last_modified_s = modified_s is not None, modified_s or 0
     needle.has_ttl, needle.ttl = draw(st.sampled_from([(False, None), (True, Ttl(1, 6))]))
     needle.has_pairs, needle.pairs = draw(st.sampled_from([(False, b"")] * 4 + [(True, b'{"A": "b"}')]))
-    needle.is_compressed = draw(st.sampled_from([False, False, False, True]))
+    needle.is_compressed = draw(st.sampled_from([False, True]))
     needle.is_chunk_manifest = draw(st.sampled_from([False, False, False, True]))
     return needle
 
@@ -170,6 +191,8 @@ ODD_TARGETS = [
 READ_FIELDS = b"""Accept: */*
 Accept: */*\x20
 Accept-Encoding: gzip
+Accept-Encoding: br, gzip;q=0
+Accept-Encoding:
 Authorization:
 Authorization: Basic eA==
 Bad : x
@@ -214,6 +237,7 @@ USUAL_RANGES = [b"0-3", b"2-", b"-4", b"0-99999", b"605-605", b" 1 - 2"]
 CONDITIONS = [
     [],
     [b"If-None-Match: " + ETAG],
+    [b"If-None-Match: " + PACKED_ETAG],
     [b'If-None-Match: "0"'],
     [b"if-none-match: W/" + ETAG],
     [b"If-Modified-Since: " + format_http_date(USUAL_MODIFIED_S).encode()],
@@ -230,7 +254,7 @@ def head(method, target, fields, version=b"1.1"):
 def usual_read(  # noqa: PLR0913, PLR0917  each is a part of a request
     method=b"GET", wanted=b"", conditions=(), needle_id=USUAL_ID, where="", make=GOOD_TOKENS[0], option=b"", more=()
 ):
-    """GET or HEAD of one of both needles: whole or a range, with conditions, a token, an option, and `more` fields."""
+    """GET or HEAD of one of three needles: whole or a range, with conditions, a token, an option, and `more` fields."""
     fid = f"{PLAIN},{needle_id:02x}{COOKIE:08x}"
     query, fields = _carried(fid, READ_KEY, where, make)
     query = b"&".join(one for one in (option, query) if one)
@@ -248,11 +272,11 @@ usual_reads = st.builds(
     st.sampled_from([b"GET", b"GET", b"HEAD"]),
     st.sampled_from([b"", b"", *USUAL_RANGES]),
     st.sampled_from(CONDITIONS),
-    st.sampled_from([USUAL_ID, BARE_ID]),
+    st.sampled_from([USUAL_ID, BARE_ID, PACKED_ID]),
     st.sampled_from(["", "", *CARRIERS]),
     st.sampled_from(GOOD_TOKENS),
     st.sampled_from(READ_OPTIONS),
-    st.lists(st.sampled_from(USUAL_READ_FIELDS), max_size=2),
+    st.lists(st.sampled_from(USUAL_READ_FIELDS), max_size=2, unique=True),
 )
 
 
@@ -356,7 +380,7 @@ def usual_upload(
     return Sent(head(method, target, fields) + body, is_usual=True, has_token=is_good(where, make))
 
 
-def usual_deletion(where="", make=GOOD_TOKENS[0]):
+def usual_deletion(where="", make=GOOD_TOKENS[0], stored=usual_needle):
     """DELETE of a needle that is there."""
     number = next(_numbers)
     fid = f"{PLAIN},{number:x}{COOKIE:08x}"
@@ -366,7 +390,7 @@ def usual_deletion(where="", make=GOOD_TOKENS[0]):
         head(b"DELETE", target, [b"Host: x", *fields]),
         is_usual=True,
         has_token=is_good(where, make),
-        stored_id=number,
+        stored=stored(number),
     )
 
 
@@ -381,7 +405,7 @@ usual_uploads = st.builds(
     st.booleans(),
     st.booleans(),
 )
-usual_deletions = st.builds(usual_deletion, carriers, makers)
+usual_deletions = st.builds(usual_deletion, carriers, makers, st.sampled_from([usual_needle, packed_needle]))
 
 
 def form(draw, payload):
@@ -434,14 +458,20 @@ requests = st.one_of(usual_reads, usual_uploads, usual_deletions, other_reads(),
 def usual_requests():
     """Each usual kind of request with each way to carry a token: a finite list, without chance."""
     wheres = ["", *CARRIERS]
-    reads = [*itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS, (USUAL_ID, BARE_ID))]
+    needles = ((USUAL_ID, ()), (BARE_ID, ()), (PACKED_ID, ()), (PACKED_ID, (b"Accept-Encoding: gzip",)))
+    reads = [*itertools.product((b"GET", b"HEAD"), (b"", *USUAL_RANGES), CONDITIONS, needles)]
     carried = itertools.cycle([(where, make) for make in GOOD_TOKENS for where in wheres])
     options = itertools.cycle(READ_OPTIONS)
-    sents = [usual_read(*read, *next(carried), next(options)) for _ in READ_OPTIONS for read in reads]
+    sents = [
+        usual_read(*read, needle_id, *next(carried), next(options), more)
+        for _ in READ_OPTIONS
+        for *read, (needle_id, more) in reads
+    ]
     uploads = itertools.product((b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True), (False, True))
     for method, body, options, is_gzipped, is_form in uploads:
         sents.append(usual_upload(method, body, options, *next(carried), is_gzipped, is_form))
-    return [*sents, *(usual_deletion(where, make) for where in wheres for make in GOOD_TOKENS)]
+    deletions = itertools.product(wheres, GOOD_TOKENS, (usual_needle, packed_needle))
+    return [*sents, *itertools.starmap(usual_deletion, deletions)]
 
 
 def requests_with_bad_tokens():

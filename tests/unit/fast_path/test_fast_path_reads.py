@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ from support.fast_path_requests import make_token
 from support.security import security
 
 from native_handlers.format.crc import crc32c
-from native_handlers.format.needle import Needle
+from native_handlers.format.needle import FLAG_IS_CHUNK_MANIFEST, FLAG_IS_COMPRESSED, Needle
 from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.headers import CommonHeaders
@@ -41,7 +42,7 @@ def with_field(line, get=GET):
 
 
 NATIVE = table_native(NATIVE_HTTP)
-SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1)
+SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1 << 20)
 
 
 @pytest.fixture
@@ -131,9 +132,50 @@ def test_a_line_without_a_name_and_a_colon_is_left_to_the_parser_that_refuses_it
     assert reads.answer(GET.replace(b"Host: x", line)) is None
 
 
+GZIP = b"Accept-Encoding: gzip"
+
+
+def test_compressed_data_goes_out_as_it_is_stored_to_a_client_that_takes_gzip(store):
+    packed = gzip.compress(os.urandom(100_000))
+    write(store, needle_id=2, data=packed, flags=FLAG_IS_COMPRESSED)
+    reads, _ = fast_path_reads(store)
+    head, _, body = reads.answer(with_field(GZIP, GET.replace(b",01", b",02"))).partition(b"\r\n\r\n")
+    assert b"\r\nContent-Encoding: gzip\r\n" in head
+    assert b"\r\nContent-Type:" not in head
+    assert body == packed
+
+
+def test_compressed_data_is_unpacked_at_once_only_where_it_and_its_content_are_short(store):
+    write(store, needle_id=2, data=gzip.compress(b"<html>" * 20), flags=FLAG_IS_COMPRESSED)
+    write(store, needle_id=3, data=gzip.compress(os.urandom(5000)), flags=FLAG_IS_COMPRESSED)
+    write(store, needle_id=4, data=gzip.compress(bytes(70_000)), flags=FLAG_IS_COMPRESSED)
+    write(store, needle_id=5, data=gzip.compress(b"<html>")[:-1], flags=FLAG_IS_COMPRESSED)
+    reads, _ = fast_path_reads(store)
+    answer = reads.answer(GET.replace(b",01", b",02"))
+    assert b"\r\nContent-Encoding:" not in answer
+    assert b"\r\nContent-Type: text/html; charset=utf-8\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n" + b"<html>" * 20)
+    for needle_id in (b"3", b"4", b"5"):
+        get = GET.replace(b",01", b",0" + needle_id)
+        assert reads.answer(get) is None
+        assert reads.answer(with_field(b"Accept-Encoding: br", get)) is None
+        assert reads.answer(with_field(GZIP, get))
+
+
+def test_each_client_gets_compressed_data_in_the_form_that_it_takes(store):
+    """The fields are remembered after the first requests."""
+    write(store, needle_id=2, data=gzip.compress(b"hello"), flags=FLAG_IS_COMPRESSED)
+    reads, _ = fast_path_reads(store)
+    get = GET.replace(b",01", b",02")
+    for _ in range(3):
+        assert b"\r\nContent-Encoding: gzip\r\n" in reads.answer(with_field(GZIP, get))
+        assert reads.answer(get).endswith(b"\r\n\r\nhello")
+    assert reads.known_heads == 2
+
+
 def test_what_is_not_plain_or_not_in_memory_is_left_too(store, monkeypatch):
     write(store, needle_id=2, data=b"x" * (LARGEST_BYTES + 100_000))
-    write(store, needle_id=3, data=b"x", flags=0x01)
+    write(store, needle_id=3, data=b"x", flags=FLAG_IS_CHUNK_MANIFEST)
     write(store, needle_id=4, data=b"")
     write(store, needle_id=5, data=b"x" * 2_000_000)
     reads, _ = fast_path_reads(store)

@@ -18,6 +18,7 @@ from native_handlers.runtime.content_threads import (
     MIN_PIECE_BYTES,
     ContentThreads,
     finish,
+    finish_within,
 )
 
 LIMIT_S = 60
@@ -50,6 +51,16 @@ async def test_what_a_job_returns_or_raises():
         await threads.run(failing())
     with pytest.raises(LookupError, match="gone"):
         finish(failing())
+
+
+def test_a_job_of_more_steps_than_allowed_is_given_up():
+    assert finish_within(count_to(2), 3) == 2
+    assert finish_within(count_to(3), 3) is None
+    ended = []
+    assert finish_within(endless(ended), 3) is None
+    assert ended
+    with pytest.raises(LookupError, match="gone"):
+        finish_within(failing(), 2)
 
 
 async def test_a_short_job_does_not_change_threads(monkeypatch):
