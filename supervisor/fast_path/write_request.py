@@ -32,7 +32,10 @@ _HEAD = re.compile(
 )
 _PART_FIELD = re.compile(rb"([A-Za-z0-9\-]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)")
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,5}")
-_FORM_TYPE = re.compile(r"multipart/form-data; boundary=([0-9A-Za-z_\-]{1,70})")
+_FORM_TYPE = re.compile(
+    r"multipart/form-data; ?boundary=(?:([0-9A-Za-z'+_.\-]{1,70})|\"([0-9A-Za-z'()+_,./:=?\-]{1,70})\")"
+)
+"""With the boundary as a token, or in quotes, as libraries of Java and .NET send it."""
 
 _IGNORED_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
 """Upstream's uploads have this line. It differs for each file, and means nothing to a volume server."""
@@ -42,7 +45,6 @@ _DECLINED_OPTIONS = frozenset({"fsync", "pretty"})
 _DELETE_FIELDS = frozenset({"host", "accept-encoding", "content-length"}) | TOKEN_FIELDS
 _UPLOAD_FIELDS = _DELETE_FIELDS | {"content-type", "content-encoding", HOLDER_HEADER.lower()}
 """The holder's field matters for an upload only where the volume is not here, and Accept-Encoding for none."""
-_DECLINED_PART_FIELDS = frozenset({"content-transfer-encoding"})
 
 
 class Change(NamedTuple):
@@ -134,7 +136,7 @@ def _file_in(method: str, data: bytes, start: int, fields: HeadFields, *, defaul
         return None
     if method == "PUT" or (content_type and "form-data" not in content_type):
         return SentFile(default_name.decode(), content_type, content_type, data[start:], encoding is not None, "")
-    return None if form_type is None else _part_in(data, start, b"--" + form_type[1].encode())
+    return None if form_type is None else _part_in(data, start, b"--" + (form_type[1] or form_type[2]).encode())
 
 
 def _part_in(data: bytes, start: int, dashes: bytes) -> SentFile | None:
@@ -165,8 +167,9 @@ def _facts_of_part(block: bytes) -> tuple[str, str, bool, str] | None:
             return None
         pairs.append((match[1].decode(), match[2].decode("latin-1").strip(" \t")))
     headers = Headers(pairs)
-    if not _DECLINED_PART_FIELDS.isdisjoint(headers.lower_names):
+    part = Part(headers)
+    if part.is_quoted_printable:
         return None
     is_gzipped = headers.get("Content-Encoding") == "gzip"
-    name = file_name(Part(headers).filename)
+    name = file_name(part.filename)
     return name, headers.get("Content-Type") or "", is_gzipped, headers.get("Content-MD5") or ""

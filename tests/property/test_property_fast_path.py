@@ -25,6 +25,7 @@ from support.fast_path_requests import (
     READ_KEY,
     REPLICATED,
     SEALED,
+    SENDERS,
     WRITE_KEY,
     bare_needle,
     needles,
@@ -282,7 +283,7 @@ def test_the_fast_path_answers_every_usual_request(nodes, rules):
     assert set(taken) == USUAL_ANSWERS
 
 
-CHANGES = [usual_upload(b"PUT"), usual_upload(b"POST", is_form=True), usual_deletion()]
+CHANGES = [usual_upload(b"PUT"), usual_upload(b"POST", sender=SENDERS[1]), usual_deletion()]
 READING = [usual_read(), usual_read(b"HEAD"), usual_read(wanted=b"0-1")]
 
 

@@ -11,7 +11,7 @@ import hmac
 import itertools
 import json
 import random
-from base64 import urlsafe_b64encode
+from base64 import b64encode, urlsafe_b64encode
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -350,30 +350,69 @@ Content-Type: image/png
 Content-Encoding: gzip
 Content-MD5: XUFAKrxLKna5cZ2REBfFkg==
 Content-Transfer-Encoding: quoted-printable
+Content-Transfer-Encoding: Quoted-Printable
+Content-Transfer-Encoding: binary
 Idempotency-Key: http://x/3,01
 Bad Name: x
  folded""".split(b"\n")
 NAMES = [b"", b"a.txt", b"b.JPG", b"dir/c.bin", b"\xc3\xa9.html", b'q\\"', b"n" * 300]
 
 
-UPLOAD_OPTIONS = [[], [b"ttl=3m"], [b"ts=7"], [b"ttl=3m", b"ts=7"]]
+UPLOAD_OPTIONS = [[], [b"ttl=3m"], [b"ts=7"], [b"ttl=3m", b"ts=7"], [b"type=replicate"], [b"type=replicate", b"ts=7"]]
 BODIES = [b"hello", b"text " * 300, bytes(range(256))]
 
 
-def usual_upload(
-    method=b"PUT", body=b"hello", options=(), where="", make=GOOD_TOKENS[0], is_gzipped=False, is_form=False
+@dataclass(frozen=True)
+class Sender:
+    """How a program sends a file in a form. `fields` are those of the part, before its type and encoding."""
+
+    boundary: bytes
+    fields: tuple[bytes, ...]
+    has_md5: bool = False
+
+    @property
+    def content_type(self):
+        return b"Content-Type: multipart/form-data; boundary=" + self.boundary
+
+    def body(self, fields, content, clear):
+        """The form with `content`, which is `clear` compressed, or itself."""
+        if self.has_md5:
+            fields = [*fields, b"Content-Md5: " + b64encode(hashlib.md5(clear, usedforsecurity=False).digest())]
+        boundary = self.boundary.strip(b'"')
+        return b"--%b\r\n%b\r\n\r\n%b\r\n--%b--\r\n" % (
+            boundary,
+            b"\r\n".join([*self.fields, *fields]),
+            content,
+            boundary,
+        )
+
+
+_NAMED = b'Content-Disposition: form-data; name="file"; filename="%b"'
+SENDERS = [
+    Sender(b"b0", (_NAMED % b"a.txt",)),
+    Sender(b"0f" * 30, (_NAMED % b"\xc3\xa9.html", b"Idempotency-Key: http://127.0.0.1:8080/3,1"), has_md5=True),
+    Sender(b"914bd2394" * 6, (b"Content-Disposition: form-data; filename=c.bin; name=file",), has_md5=True),
+    Sender(b"------------------------d9f8274741053614", (_NAMED % b"dir/b.css",)),
+    Sender(b'"----=_Part_0_1.2"', (_NAMED % b'q\\"', b"Content-Transfer-Encoding: binary")),
+]
+"""A simple form; `weed upload`; a filer; curl; libraries of Java."""
+
+
+def usual_upload(  # noqa: PLR0913, PLR0917  each is a part of a request
+    method=b"PUT", body=b"hello", options=(), where="", make=GOOD_TOKENS[0], is_gzipped=False, sender=None
 ):
-    """PUT or POST of a new needle, raw or in a form of one part."""
+    """PUT or POST of a new needle, raw or as `sender` sends it in a form of one part. A write that another holder sends
+    on goes to a volume with copies.
+    """
     number = next(_numbers)
-    fid = f"{PLAIN},{number:x}{COOKIE:08x}"
+    fid = f"{REPLICATED if b'type=replicate' in options else PLAIN},{number:x}{COOKIE:08x}"
     query, fields = _carried(fid, WRITE_KEY, where, make)
     encoding = [b"Content-Encoding: gzip"] if is_gzipped else []
-    body = gzip.compress(body, mtime=0) if is_gzipped else body
+    clear, body = body, gzip.compress(body, mtime=0) if is_gzipped else body
     content_type = b"Content-Type: text/plain"
-    if is_form and method == b"POST":
-        part = [b'Content-Disposition: form-data; name="file"; filename="a.txt"', content_type, *encoding]
-        body = b"--b0\r\n%b\r\n\r\n%b\r\n--b0--\r\n" % (b"\r\n".join(part), body)
-        encoding, content_type = [], b"Content-Type: multipart/form-data; boundary=b0"
+    if sender is not None and method == b"POST":
+        body = sender.body([content_type, *encoding], body, clear)
+        encoding, content_type = [], sender.content_type
     query = b"&".join([*options, query] if query else options).decode()
     target = f"/{fid}?{query}" if query else f"/{fid}"
     fields = [b"Host: x", b"Content-Length: %d" % len(body), content_type, *encoding, b"Seaweed-Color: red", *fields]
@@ -403,13 +442,25 @@ usual_uploads = st.builds(
     carriers,
     makers,
     st.booleans(),
-    st.booleans(),
+    st.sampled_from([None, *SENDERS]),
 )
 usual_deletions = st.builds(usual_deletion, carriers, makers, st.sampled_from([usual_needle, packed_needle]))
 
 
 def form(draw, payload):
-    boundary = draw(st.sampled_from([b"b0", b"----WebKitFormBoundary7", b"b0"]))
+    content_type, boundary = draw(
+        st.sampled_from(
+            [(b"multipart/form-data; boundary=b0", b"b0")] * 4
+            + [
+                (b"multipart/form-data; boundary=----WebKitFormBoundary7", b"----WebKitFormBoundary7"),
+                (b'multipart/form-data;boundary="b(0)"', b"b(0)"),
+                (b'multipart/form-data; boundary="b 0"', b"b 0"),
+                (b"multipart/form-data; boundary=b(0)", b"b(0)"),
+                (b'multipart/form-data; boundary="b0', b"b0"),
+                (b"multipart/form-data; boundary=b0; charset=x", b"b0"),
+            ]
+        )
+    )
     name = draw(st.sampled_from(NAMES))
     disposition = draw(st.sampled_from([b'form-data; name="file"; filename="%s"'] * 4 + [b'form-data; name="%s"']))
     fields = [b"Content-Disposition: " + disposition % name, *draw(st.lists(st.sampled_from(PART_FIELDS), max_size=2))]
@@ -418,7 +469,7 @@ def form(draw, payload):
         st.sampled_from([b""] * 4 + [b'\r\n--%s\r\nContent-Disposition: form-data; name="ts"\r\n\r\n9' % boundary])
     )
     body = b"--%s\r\n%s\r\n\r\n%s%s\r\n--%s%s" % (boundary, b"\r\n".join(fields), payload, second, boundary, end)
-    return b"multipart/form-data; boundary=" + boundary, body
+    return content_type, body
 
 
 @st.composite
@@ -467,9 +518,10 @@ def usual_requests():
         for _ in READ_OPTIONS
         for *read, (needle_id, more) in reads
     ]
-    uploads = itertools.product((b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True), (False, True))
-    for method, body, options, is_gzipped, is_form in uploads:
-        sents.append(usual_upload(method, body, options, *next(carried), is_gzipped, is_form))
+    uploads = itertools.product((None, *SENDERS), (b"PUT", b"POST"), BODIES, UPLOAD_OPTIONS, (False, True))
+    for sender, method, body, options, is_gzipped in uploads:
+        if sender is None or method == b"POST":
+            sents.append(usual_upload(method, body, options, *next(carried), is_gzipped, sender))
     deletions = itertools.product(wheres, GOOD_TOKENS, (usual_needle, packed_needle))
     return [*sents, *itertools.starmap(usual_deletion, deletions)]
 
