@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.runtime.brief_thread import WAIT_S, BriefThread
+from supervisor.fast_path.sync_batch import SyncBatches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,9 +99,13 @@ class DiskBatches:
 
     Args:
         wait_s: how long the event loop waits for the disks of a batch.
+
+    Attributes:
+        synced: collects the writes that are to be on disk before they are answered.
     """
 
     def __init__(self, wait_s: float = WAIT_S) -> None:
+        self.synced = SyncBatches()
         self._wait_s = wait_s
         self._threads: dict[int, BriefThread] = {}
         self._open: TurnBatch | None = None

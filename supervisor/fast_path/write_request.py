@@ -40,8 +40,8 @@ _FORM_TYPE = re.compile(
 _IGNORED_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
 """Upstream's uploads have this line. It differs for each file, and means nothing to a volume server."""
 _PART_HEAD = re.compile(rb"(?:[^\r\n]++\r\n)++\r\n")
-_DECLINED_OPTIONS = frozenset({"fsync", "pretty"})
-"""Options whose effect the fast path does not have: a sync, and indented JSON."""
+_DECLINED_OPTION = "pretty"
+"""The option whose effect the fast path does not have: indented JSON."""
 _DELETE_FIELDS = frozenset({"host", "accept-encoding", "content-length"}) | TOKEN_FIELDS
 _UPLOAD_FIELDS = _DELETE_FIELDS | {"content-type", "content-encoding", HOLDER_HEADER.lower()}
 """The holder's field matters for an upload only where the volume is not here, and Accept-Encoding for none."""
@@ -123,7 +123,7 @@ def _form_of(raw_query: bytes | None) -> Query | None:
     if not raw_query:
         return NO_QUERY
     query = parse_query(raw_query.decode())
-    is_declined = query.error is not None or any(name in _DECLINED_OPTIONS for name, _ in query.pairs)
+    is_declined = query.error is not None or any(name == _DECLINED_OPTION for name, _ in query.pairs)
     return None if is_declined else query
 
 

@@ -1,7 +1,8 @@
 """The fast path of small writes and deletes: whole in one piece of bytes, for a volume that is here alone.
 
 The request is recognised (`write_request`), the needle is made as the ordinary way makes it (`make_upload`), and the
-changes of one turn of the event loop are appended together (`write_batch`). Every request that is declined, or that
+changes of one turn of the event loop are appended together (`write_batch`). With `fsync=true` a thread syncs them, and
+the task of the connection waits for that (`sync_batch`). Every request that is declined, or that
 meets an error, is left to the ordinary way, before anything is done for it. Both ways give the same answer, files and
 counts; tests hold that.
 """
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from native_handlers.http.upload_body import SentFile
     from native_handlers.http_model.message import Listener
     from native_handlers.storage.volume.volume import Volume
+    from supervisor.fast_path.sync_batch import SyncBatch
     from supervisor.fast_path.write_batch import DiskBatches, TurnBatch
     from supervisor.fast_path.write_request import Change
     from supervisor.gateway.http import HttpGateway
@@ -98,7 +100,11 @@ class FastPathWrites:
         if inflight is not None and inflight.is_over and not is_replica:
             return None
         volume = store.find_volume(change.volume_id)
-        if volume is None or change.volume_id in store.settling.volume_ids or not self._batches.is_free(volume):
+        if volume is None or change.volume_id in store.settling.volume_ids:
+            return None
+        is_synced = change.file is not None and change.form.is_true("fsync")
+        batches = self._batches.synced if is_synced else self._batches
+        if not batches.is_free(volume):
             return None
         if volume.copy_count != 1 and not is_replica:
             return None
@@ -114,7 +120,7 @@ class FastPathWrites:
         if inflight is not None:
             inflight.add(change.body_bytes)
             leave = partial(_leave_upload, leave, inflight, change.body_bytes)
-        batch = self._batches.add(volume, small, leave)
+        batch = batches.add(volume, small, leave)
         return _PendingChange(self, client, data, batch, small, upload, change.method, started_at_s)
 
     def note_answer(  # noqa: PLR0913, PLR0917  a part of `_PendingChange`
@@ -188,7 +194,7 @@ class _PendingChange(PendingAnswer):
         writes: FastPathWrites,
         client: Client,
         data: bytes,
-        batch: TurnBatch,
+        batch: TurnBatch | SyncBatch,
         change: SmallChange,
         upload: Upload | None,
         method: str,

@@ -165,18 +165,19 @@ class Node:
             logger.removeHandler(handler)
             logger.setLevel(level)
 
-    def answer_fast(self, rules, raws):
+    def answer_fast(self, rules, sents):
         """The answers of the fast path to requests that come in one turn; None for those that it leaves."""
         with self.logging(rules):
-            return trio.run(self._answer_fast, rules, raws)
+            return trio.run(self._answer_fast, rules, sents)
 
-    async def _answer_fast(self, rules, raws):
+    async def _answer_fast(self, rules, sents):
         fast_path = self.way(rules).fast_path
-        pending = [fast_path.answer(CLIENT, raw) for raw in raws]
-        answers = [await self._settled(one) for one in pending]
-        for raw, answer in zip(raws, answers, strict=True):
+        answers = [fast_path.answer(CLIENT, sent.raw) for sent in sents]
+        for number in sorted(range(len(sents)), key=lambda number: sents[number].is_synced):
+            answers[number] = await self._settled(answers[number])
+        for sent, answer in zip(sents, answers, strict=True):
             if answer is not None:
-                self.taken[raw.split(b" ")[0].decode(), int(answer[9:12])] += 1
+                self.taken[sent.method, int(answer[9:12])] += 1
         return answers
 
     async def _settled(self, answer):
@@ -238,13 +239,12 @@ def compare(nodes, rules, sents):
         if sent.stored is not None:
             for node in nodes:
                 node.write(sent.stored)
-    raws = [sent.raw for sent in sents]
     for node in nodes:
         node.lines.clear()
-    answers = fast.answer_fast(rules, raws)
-    # Reads are answered in the turn, changes at its end, and what the fast path leaves comes after both.
+    answers = fast.answer_fast(rules, sents)
+    # Reads are answered in the turn, changes at its end, then those that are synced. What the fast path leaves is last.
     taken = [(sent, answer) for sent, answer in zip(sents, answers, strict=True) if answer is not None]
-    for sent, answer in sorted(taken, key=lambda one: one[0].method not in READS):
+    for sent, answer in sorted(taken, key=lambda one: (one[0].method not in READS, one[0].is_synced)):
         assert comparable(answer) == ordinary.answer(rules, sent.raw)
     for sent, answer in zip(sents, answers, strict=True):
         if answer is None:

@@ -48,6 +48,11 @@ class Sent:
     def method(self):
         return self.raw.partition(b" ")[0].decode()
 
+    @property
+    def is_synced(self):
+        """Whether the answer comes only when the change is on disk."""
+        return self.method in {"POST", "PUT"} and b"fsync=true" in self.raw.partition(b"\r\n")[0]
+
 
 def usual_needle(needle_id=USUAL_ID):
     needle = Needle(needle_id, COOKIE, USUAL_DATA)
@@ -318,6 +323,8 @@ type=replicate
 type=replicate&ts=7&ttl=5d
 cm=true
 fsync=true
+fsync=true
+fsync=1
 pretty=y
 ts=%zz
 collection=c""".split(b"\n")
@@ -358,7 +365,16 @@ Bad Name: x
 NAMES = [b"", b"a.txt", b"b.JPG", b"dir/c.bin", b"\xc3\xa9.html", b'q\\"', b"n" * 300]
 
 
-UPLOAD_OPTIONS = [[], [b"ttl=3m"], [b"ts=7"], [b"ttl=3m", b"ts=7"], [b"type=replicate"], [b"type=replicate", b"ts=7"]]
+UPLOAD_OPTIONS = [
+    [],
+    [b"ttl=3m"],
+    [b"ts=7"],
+    [b"ttl=3m", b"ts=7"],
+    [b"type=replicate"],
+    [b"type=replicate", b"ts=7"],
+    [b"fsync=true"],
+    [b"type=replicate", b"fsync=true"],
+]
 BODIES = [b"hello", b"text " * 300, bytes(range(256))]
 
 

@@ -114,17 +114,36 @@ class GroupCommit:
 
     def write(self, write: PendingWrite) -> WriteResult:
         """Returns the result of `write`, which is settled then, or raises its error."""
-        with self._lock:
-            self._waiting.append(write)
-            is_leader, self._is_committing = not self._is_committing, True
-        if not is_leader:
-            write.wait()
-        if not write.is_settled:
-            self._lead()
+        self.write_all((write,))
         return write.outcome()
 
+    def write_all(self, writes: Sequence[PendingWrite]) -> None:
+        """Settles all `writes`, which wait together.
+
+        Raises:
+            Exception: a defect in a batch of this caller. The writes of that batch may have no result and no error.
+        """
+        if not writes:
+            return
+        with self._lock:
+            self._waiting.extend(writes)
+            is_leader, self._is_committing = not self._is_committing, True
+        defect: BaseException | None = None
+        for write in writes:
+            if not is_leader:
+                write.wait()
+            is_leader = False
+            if not write.is_settled:
+                # Each of the writes may be the one to which a commit is passed on, so each is waited for.
+                try:
+                    self._lead()
+                except BaseException as error:  # noqa: BLE001  raised below
+                    defect = defect or error
+        if defect is not None:
+            raise defect
+
     def _lead(self) -> None:
-        """Commits one batch. The caller's own write is the oldest, so the batch contains it."""
+        """Commits one batch. The caller's own write is the oldest, so the batch begins with it."""
         with self._lock:
             batch = self._take()
         try:

@@ -434,6 +434,14 @@ class Volume:
         """
         self._writer.try_together(changes)
 
+    def try_synced(self, changes: Sequence[SmallChange]) -> None:
+        """Stores the needles of all `changes` that can be stored without an error, has them on disk, and sets their
+        `result`. Shares its syncs with `write`.
+
+        A change without a result has not happened, as with `try_together`. Deletions are not for this.
+        """
+        self._writer.try_synced(changes)
+
     def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
         """Stores a record unchanged, except for its append time, under `needle_id`. Replaces the needle that was there.
 

@@ -149,6 +149,24 @@ class VolumeWriter:
         except (StorageError, FormatError) as error:
             _log.debug("volume %d: changes are made one by one instead: %s", self._id, error)
 
+    def try_synced(self, changes: Sequence[SmallChange]) -> None:
+        """See `Volume.try_synced`."""
+        try:
+            self._disk.check_in_service()
+        except StorageError as error:
+            _log.debug("volume %d: changes are made one by one instead: %s", self._id, error)
+            return
+        writes = [PendingWrite(change.needle, check_cookie=True) for change in changes]
+        for write in writes:
+            self._complete(write.needle)
+        try:
+            self._commits.write_all(writes)
+        finally:
+            for change, write in zip(changes, writes, strict=True):
+                change.result = write.result
+                if write.error is not None:
+                    _log.debug("volume %d: a change is made alone: %s", self._id, write.error)
+
     def _try_locked(self, state: VolumeState, changes: Sequence[SmallChange]) -> None:
         batch = self._appender.begin(state, gathers=True)
         staged: list[tuple[SmallChange, WriteResult]] = []

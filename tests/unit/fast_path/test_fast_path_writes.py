@@ -18,11 +18,14 @@ from support.http_serving import connected, serving_on
 from support.security import security
 from support.waiting import LIMIT_S, until
 
+from native_handlers.format.needle import Needle
 from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.message import Listener
 from native_handlers.storage.system.files import OsFiles
+from native_handlers.storage.volume.write import SmallChange
 from supervisor.fast_path.fast_path import FastPath
+from supervisor.fast_path.sync_batch import SyncBatches
 from supervisor.fast_path.write_batch import DiskBatches
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
@@ -42,15 +45,20 @@ SETTINGS = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_siz
 
 
 class CountedFiles(Disks):
-    """Counts the writes of each file."""
+    """Counts the writes and syncs of each file."""
 
     def __init__(self):
         super().__init__()
         self.written: list[str] = []
+        self.synced: list[str] = []
 
     def write(self, fd, parts, offset_bytes):
         self.written.append(str(fd))
         super().write(fd, parts, offset_bytes)
+
+    def sync(self, fd):
+        self.synced.append(str(fd))
+        super().sync(fd)
 
 
 @pytest.fixture
@@ -64,6 +72,7 @@ def store(tmp_path, files, opened):
     store = opened(tmp_path / "a", tmp_path / "b", files=files, volumes=(1, 2))
     assert [store.find_volume(volume_id).disk_id for volume_id in (1, 2)] == [0, 1]
     files.written.clear()
+    files.synced.clear()
     return store
 
 
@@ -130,7 +139,6 @@ def test_a_needle_that_is_changed_twice_in_a_turn_is_left_the_second_time(fast_p
         pytest.param(PUT.replace(b"/1,", b"/9,") % 1, id="no-volume"),
         pytest.param((PUT % 1)[:-1], id="incomplete"),
         pytest.param(PUT % 1 + b"x", id="more-behind"),
-        pytest.param((PUT % 1).replace(b" HTTP", b"?fsync=true HTTP"), id="fsync"),
         pytest.param((PUT % 1).replace(b" HTTP", b"?pretty=y HTTP"), id="pretty"),
         pytest.param((PUT % 1).replace(b"Host", b"Origin: y\r\nHost"), id="origin"),
         pytest.param((PUT % 1).replace(b"Host", b"Seaweed-foo\r\nHost"), id="no-colon"),
@@ -177,6 +185,103 @@ def test_each_change_that_was_made_leaves_a_line_in_the_access_log(fast_path, ca
         "10.0.0.1:1 PUT /1,01637037d6?ts=7 204 http.write native",
         "10.0.0.1:1 DELETE /1,01637037d6 202 http.delete native",
     ]
+
+
+def synced(raw):
+    return raw.replace(b" HTTP", b"?fsync=true HTTP")
+
+
+async def settled(fast_path, *raws):
+    """As `answers`, for changes that may be synced, which a task waits for."""
+    pending = [fast_path.answer(CLIENT, raw) for raw in raws]
+    for one in pending:
+        if not one.try_finish():
+            await one.wait()
+    return [one.outcome() for one in pending]
+
+
+async def test_the_synced_writes_of_one_turn_share_their_syncs(store, fast_path, files):
+    given = await settled(fast_path, *(synced(PUT % number) for number in range(1, 9)))
+    assert [answer[9:12] for answer in given] == [b"201"] * 8
+    assert len(files.synced) == len(set(files.synced)) == 2
+    assert [bytes(store.get_volume(1).read(number).needle.data) for number in range(1, 9)] == [b"hello"] * 8
+
+
+async def test_synced_writes_that_come_during_a_sync_make_the_next_batch(fast_path, files, disk):
+    disk.hang()
+    first = fast_path.answer(CLIENT, synced(PUT % 1))
+    assert not first.try_finish()
+    await until(lambda: disk.stuck, "the first write stands at the disk")
+    later = [fast_path.answer(CLIENT, synced(PUT % number)) for number in range(2, 6)]
+    assert not any(one.try_finish() for one in later)
+    disk.go_on()
+    for one in (first, *later):
+        await one.wait()
+        assert one.outcome()[9:12] == b"201"
+    assert len(files.synced) == 4
+
+
+async def test_a_synced_write_waits_for_its_disk_alone(store, disk, files):
+    fast_path, gateway = make(store)
+    with closing(fast_path):
+        async with (
+            serving_on(gateway.handle, fast_path=fast_path.answer) as (port, _),
+            connected(port) as waiting,
+            connected(port) as other,
+            trio.open_nursery() as nursery,
+        ):
+            disk.hang()
+
+            async def wait():
+                assert (await waiting.ask(synced(PUT % 1))).status == 201
+
+            nursery.start_soon(wait)
+            await until(lambda: disk.stuck, "the synced write stands at the disk")
+            assert (await other.ask(synced(PUT.replace(b"/1,", b"/2,") % 1))).status == 201
+            assert (await other.ask(GET.replace(b"/1,", b"/2,") % 1)).status == 200
+            assert len(files.synced) == 2
+            disk.go_on()
+    assert len(files.synced) == 4
+
+
+async def test_a_disk_has_at_most_so_many_volumes_with_synced_writes_at_once(store, disk):
+    first, other_disk = (store.get_volume(volume_id) for volume_id in (1, 2))
+    [second] = [one for one in map(store.allocate_volume, (3, 4)) if one.disk_id == first.disk_id]
+    batches = SyncBatches(per_disk=1)
+    disk.hang()
+    left = []
+    one = batches.add(first, SmallChange(Needle(needle_id=1, cookie=1, data=b"x")), lambda: left.append(1))
+    assert not one.try_finish()
+    assert [batches.is_free(volume) for volume in (first, second, other_disk)] == [True, False, True]
+    disk.go_on()
+    await one.wait()
+    assert batches.is_free(second)
+    assert left == [1]
+
+
+async def test_a_write_whose_sync_fails_is_left_and_has_left_no_trace(store, fast_path, disk):
+    volume = store.get_volume(1)
+    paths = [volume.handle.get().dat.path, volume.handle.get().idx.path]
+    before = [path.read_bytes() for path in paths]
+    disk.sync_error = errno.EIO
+    assert await settled(fast_path, synced(PUT % 1), synced(PUT % 2)) == [None, None]
+    assert [path.read_bytes() for path in paths] == before
+    disk.sync_error = None
+    assert all(await settled(fast_path, synced(PUT % 1), synced(PUT % 2)))
+
+
+async def test_one_synced_write_that_cannot_be_made_harms_no_other(fast_path):
+    other_cookie = synced(PUT % 1).replace(b"d6?", b"d7?")
+    first, second, third = await settled(fast_path, synced(PUT % 1), other_cookie, synced(PUT % 2))
+    assert first
+    assert second is None
+    assert third
+
+
+async def test_a_delete_is_not_synced(fast_path, files):
+    assert all(answers(fast_path, PUT % 1, synced(DELETE % 1))[:1])
+    assert all(answers(fast_path, synced(DELETE % 1)))
+    assert not files.synced
 
 
 def test_uploads_count_as_in_flight_until_they_are_made(store):

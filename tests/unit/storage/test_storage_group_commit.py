@@ -178,6 +178,10 @@ class TestStore:
         assert len(gate.syncs) <= 2 * WRITERS * 20
 
 
+def pending_writes(sizes):
+    return [PendingWrite(Needle(needle_id=n, data=bytes(size)), check_cookie=True) for n, size in enumerate(sizes)]
+
+
 class TestGroups:
     """`GroupCommit` alone, with a commit that waits."""
 
@@ -193,9 +197,7 @@ class TestGroups:
             commit(batch, hold)
 
         group = GroupCommit(note)
-        writes = [
-            PendingWrite(Needle(needle_id=n, data=bytes(size)), check_cookie=True) for n, size in enumerate(sizes)
-        ]
+        writes = pending_writes(sizes)
         with ThreadPoolExecutor(count) as pool:
             jobs = [pool.submit(group.write, writes[0])]
             assert entered.wait(LIMIT_S)
@@ -223,6 +225,64 @@ class TestGroups:
 
     def test_a_batch_is_bounded_in_bytes(self):
         assert self.batches_of([MAX_BYTES // 2] * 6) == [1, 2, 2, 1]
+
+    def test_writes_that_come_together_are_settled_in_as_many_batches_as_they_need(self):
+        batches = []
+
+        def commit(batch):
+            batches.append([write.needle.needle_id for write in batch])
+            for write in batch:
+                write.result = WriteResult(write.needle.needle_id, 0, is_unchanged=False)
+
+        group = GroupCommit(commit)
+        writes = pending_writes([1] * (MAX_WRITES + 3))
+        group.write_all(writes)
+        assert batches == [list(range(MAX_WRITES)), list(range(MAX_WRITES, MAX_WRITES + 3))]
+        assert [write.outcome().offset for write in writes] == list(range(MAX_WRITES + 3))
+        group.write_all([])
+        assert group.write(*pending_writes([1])).offset == 0
+
+    def test_writes_that_come_together_join_the_batch_of_another_writer(self):
+        batches = []
+        entered = threading.Event()
+
+        def commit(batch):
+            batches.append(len(batch))
+            if len(batches) == 1:
+                entered.set()
+                wait_until(lambda: group.waiting_count == 4)
+            for write in batch:
+                write.result = WriteResult(write.needle.needle_id, 0, is_unchanged=False)
+
+        group = GroupCommit(commit)
+        first, *together, last = pending_writes([1] * 5)
+        with ThreadPoolExecutor(3) as pool:
+            jobs = [pool.submit(group.write, first)]
+            assert entered.wait(LIMIT_S)
+            jobs += [pool.submit(group.write_all, together), pool.submit(group.write, last)]
+        assert batches == [1, 4]
+        assert [job.result() for job in jobs[:2]] == [first.result, None]
+        assert all(write.is_settled for write in [*together, last])
+
+    def test_a_defect_among_writes_that_come_together_leaves_nobody_waiting(self):
+        calls = []
+
+        def commit(batch):
+            calls.append(len(batch))
+            if len(calls) == 1:
+                raise KeyError("defect")
+            for write in batch:
+                write.result = WriteResult(0, 0, is_unchanged=False)
+
+        group = GroupCommit(commit)
+        writes = pending_writes([1] * (MAX_WRITES + 3))
+        with pytest.raises(KeyError, match="defect"):
+            group.write_all(writes)
+        assert calls == [MAX_WRITES, 3]
+        assert not writes[0].is_settled
+        assert {type(write.error) for write in writes[1:MAX_WRITES]} == {BatchAborted}
+        assert all(write.result for write in writes[MAX_WRITES:])
+        assert group.write(*pending_writes([1]))
 
     @pytest.mark.slow
     def test_a_defect_in_one_batch_reaches_its_writers_and_no_others(self):
