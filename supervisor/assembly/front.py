@@ -41,6 +41,7 @@ from supervisor.gateway.grpc_pools import BEHIND_A_FRONT
 from supervisor.gateway.grpc_sources import CheckedBackend, NodePorts
 from supervisor.gateway.grpc_volume_servers import DialledVolumeServers
 from supervisor.gateway.guard import Guard
+from supervisor.gateway.handed_on import HandedOnRequests
 from supervisor.gateway.http import HttpGateway
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
 from supervisor.net.errors import BadCertificate
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from supervisor.assembly.engines import Engines
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
+    from supervisor.backend.handle import BackendHandle
     from supervisor.config.config import Config, SecurityConfig, TlsFiles
     from supervisor.control.metrics import SeatNumbers
     from supervisor.gateway.grpc_call import CallEngine
@@ -176,15 +178,15 @@ def _prepare_http(  # noqa: PLR0913, PLR0917  a part of `open_front`
     at_end: ExitStack,
 ) -> tuple[SeatNumbers, StartHttp]:
     """The seats of both HTTP ports together, and the function that starts the service: here, or in workers."""
-    if node.config.workers:
-        from supervisor.assembly.http_workers import prepare_workers  # noqa: PLC0415  (only with -workers)
-
-        assert engines.backend is not None, "every HTTP route is forwarded"
-        prepared = prepare_workers(node, listeners, engines.backend.handle, tasks, lookup, at_end)
-        return prepared.seats, prepared.start
+    has_workers = bool(node.config.workers)
+    if has_workers and engines.backend is not None:
+        return _prepare_workers(node, listeners, engines.backend.handle, tasks, lookup, at_end)
     context = make_http_context(node, engines, guard, tasks.counts, lookup)
     handle, fast_path, forward = make_http_handle(node, engines, context, guard, tasks)
     at_end.callback(fast_path.close)
+    if has_workers:
+        requests = HandedOnRequests(handle, fast_path.answer)
+        return _prepare_workers(node, listeners, requests, tasks, lookup, at_end)
     seats = Seats("HTTP", lambda: node.descriptors.http_connections(engines.open_volumes))
     serve = partial(
         serve_http,
@@ -201,6 +203,20 @@ def _prepare_http(  # noqa: PLR0913, PLR0917  a part of `open_front`
         return scope.cancel
 
     return seats, start
+
+
+def _prepare_workers(  # noqa: PLR0913, PLR0917  a part of `_prepare_http`
+    node: Node,
+    listeners: Sequence[BoundListener],
+    source: BackendHandle | HandedOnRequests,
+    tasks: Tasks,
+    lookup: MasterClient,
+    at_end: ExitStack,
+) -> tuple[SeatNumbers, StartHttp]:
+    from supervisor.assembly.http_workers import prepare_workers  # noqa: PLC0415  (only with -workers)
+
+    prepared = prepare_workers(node, listeners, source, tasks, lookup, at_end)
+    return prepared.seats, prepared.start
 
 
 async def _serve_relay(

@@ -1,5 +1,7 @@
 """The HTTP workers of one node: what they are told, what they may ask, and how their counts join those of the node.
 
+There are two kinds: workers that forward to the backend, and workers of a native server, which hand on to this process.
+
 Loaded only with -workers. docs/workers.md has the design.
 """
 
@@ -9,17 +11,28 @@ import logging
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.http.context import LookupFailed
 from supervisor.assembly.http_context import make_http_settings
+from supervisor.assembly.http_service import HEALTH_REQUESTS
 from supervisor.assembly.lifecycle import DRAIN_HTTP_S
+from supervisor.backend.handle import BackendHandle
 from supervisor.backend.process import start_tied
 from supervisor.control.metrics import HttpCountCollector
 from supervisor.control.text_format import Family
 from supervisor.control.volume_metrics import OWN_PREFIX
+from supervisor.net.http_limits import MAX_BODY_BYTES, HttpLimits
+from supervisor.net.http_server import serve_http
+from supervisor.net.listeners import listen_at
+from supervisor.net.private_socket import descriptor_of, private_socket
+from supervisor.net.seats import Seats
+from supervisor.wire.handed_on import CLIENT_FIELD
+from supervisor.wire.http1 import WireLimits
+from supervisor.wire.http1_head import HeadLimits
 from supervisor.workers.board import ConnectionBoard
 from supervisor.workers.channel import CallRefused
 from supervisor.workers.pool import WorkerBounds, Workers, WorkersSpec
@@ -32,9 +45,9 @@ if TYPE_CHECKING:
 
     from supervisor.assembly.node import Node
     from supervisor.assembly.tasks import Tasks
-    from supervisor.backend.handle import BackendHandle
     from supervisor.backend.process import TiedProcess
     from supervisor.cluster.master_client import MasterClient
+    from supervisor.gateway.handed_on import HandedOnRequests
     from supervisor.net.listeners import BoundListener
     from supervisor.workers.messages import Fields, JsonObject
 
@@ -43,7 +56,19 @@ log = logging.getLogger(__name__)
 DRAIN_MARGIN_S = 5.0
 """How much longer than its drain time a worker may take to end."""
 LEAST_LINKS = 8
-"""The fewest connections to the backend that a worker may have, where descriptors are short."""
+"""The fewest connections to the backend, or to this process, that a worker may have, where descriptors are short."""
+
+_HEADS = HeadLimits()
+_LIMITS = HttpLimits(
+    wire=WireLimits(
+        head=HeadLimits(_HEADS.max_bytes + len(CLIENT_FIELD) + 128, _HEADS.max_fields + 1),
+        max_body_bytes=MAX_BODY_BYTES,
+    ),
+    idle_timeout_s=0.0,
+    min_bytes_per_s=0.0,
+    drain_s=DRAIN_HTTP_S,
+)
+"""The limits of requests that workers hand on. The worker keeps those of the client. A head has one field more here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +85,23 @@ class HttpWorkers:
 def prepare_workers(
     node: Node,
     listeners: Sequence[BoundListener],
-    backend: BackendHandle,
+    source: BackendHandle | HandedOnRequests,
     tasks: Tasks,
     lookup: MasterClient,
     at_end: ExitStack,
 ) -> HttpWorkers:
-    """The workers that serve `listeners`. `at_end` frees what belongs to them, after they have ended."""
+    """The workers that serve `listeners`. `at_end` frees what belongs to them, after they have ended.
+
+    Args:
+        source: what answers: the backend, or this process, to which the workers hand requests on.
+
+    Raises:
+        NoPrivateSocket: the socket for the workers cannot be made.
+    """
     count, plan = node.config.workers, node.descriptors
+    links = max(plan.links // count, LEAST_LINKS)
+    service = None if isinstance(source, BackendHandle) else make_service(source, count * links, at_end)
+    backend = source if isinstance(source, BackendHandle) else None
     board = ConnectionBoard.create(count)
     at_end.callback(board.close)
     http = make_http_settings(node)
@@ -90,19 +125,22 @@ def prepare_workers(
                 idle_timeout_s=node.config.idle_timeout_s,
                 drain_s=DRAIN_HTTP_S,
                 seats=seats,
-                links=max(plan.links // count, LEAST_LINKS),
+                links=links,
                 source_host=node.config.bind_ip,
                 https_client=node.config.security.https_client,
                 access=AccessRules.of(node.security.current()),
-                backend=backend_address(backend),
                 is_stopping=node.stop.is_asked,
+                backend=None if backend is None else backend_address(backend),
+                parent_descriptor=None if service is None else service.descriptor,
             )
         )
 
     async def holders(body: Fields) -> JsonObject:
         return await find_holders(lookup, body)
 
-    descriptors = (*(listener.descriptor for listener in inherited), board.descriptor)
+    descriptors = [*(listener.descriptor for listener in inherited), board.descriptor]
+    if service is not None:
+        descriptors.append(service.descriptor)
     spec = WorkersSpec(
         count=count,
         start=lambda _number: start_worker(descriptors),
@@ -117,7 +155,7 @@ def prepare_workers(
     tasks.exposition.refreshers.append(workers.refresh_counts)
 
     async def start(servers: trio.Nursery) -> Callable[[], None]:
-        await servers.start(_serve, workers, node, backend)
+        await servers.start(_serve, workers, node, backend, service)
 
         async def push_access() -> None:
             told = await workers.push("access", AccessRules.of(node.security.current()).as_data())
@@ -135,12 +173,65 @@ def prepare_workers(
     return HttpWorkers(WorkerSeats(workers, seats * count), start)
 
 
-async def _serve(workers: Workers, node: Node, backend: BackendHandle, *, task_status: trio.TaskStatus[None]) -> None:
+@dataclass(frozen=True, slots=True)
+class PrivateService:
+    """Serves the requests that workers hand on.
+
+    Attributes:
+        descriptor: workers inherit it, and connect through it.
+        serve: serves until its scope is cancelled, and drains.
+    """
+
+    descriptor: int
+    serve: Callable[..., Awaitable[None]]
+
+
+def make_service(requests: HandedOnRequests, most: int, at_end: ExitStack) -> PrivateService:
+    """The service of `requests` on a socket that only workers can reach, with up to `most` connections.
+
+    Raises:
+        NoPrivateSocket: the socket cannot be made.
+    """
+    opened: list[BoundListener] = []
+    path = at_end.enter_context(private_socket(lambda path: opened.append(listen_at(path))))
+    at_end.callback(opened[0].close)
+    serve = partial(
+        serve_http,
+        opened,
+        requests.handle,
+        limits=_LIMITS,
+        fast_path=requests.answer,
+        # All workers count as one client, and one client may have three quarters of all seats.
+        seats=Seats("workers'", lambda: 2 * most),
+        urgent=HEALTH_REQUESTS,
+    )
+    return PrivateService(descriptor_of(path), serve)
+
+
+async def _serve(
+    workers: Workers,
+    node: Node,
+    backend: BackendHandle | None,
+    service: PrivateService | None,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    async with trio.open_nursery() as nursery:
+        scope = None if service is None else await nursery.start(service.serve)
+        await _serve_workers(workers, node, backend, task_status=task_status)
+        if scope is not None:
+            scope.cancel()
+
+
+async def _serve_workers(
+    workers: Workers, node: Node, backend: BackendHandle | None, *, task_status: trio.TaskStatus[None]
+) -> None:
     async with trio.open_nursery() as following:
         async with trio.open_nursery() as serving:
             await serving.start(workers.serve)
             following.start_soon(follow_stop, node, workers)
-            following.start_soon(follow_backend, backend, workers)
+            if backend is not None:
+                following.start_soon(follow_backend, backend, workers)
             task_status.started()
         following.cancel_scope.cancel()
 
@@ -237,7 +328,7 @@ class WorkerCollector:
         connections = Family(f"{OWN_PREFIX}worker_connections", "gauge", "Open connections of clients.")
         for number, counts in sorted(sums.running().items()):
             labels = {"worker": str(number)}
-            by_worker.add(labels, counts.requests.total())
+            by_worker.add(labels, counts.requests.total() + counts.handed_on)
             connections.add(labels, counts.open_count)
         ready = Family(f"{OWN_PREFIX}workers", "gauge", "HTTP workers that serve now.")
         ready.add({}, self._workers.ready_count)

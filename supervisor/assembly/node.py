@@ -150,7 +150,9 @@ def make_node(config: Config, stop: StopRequest) -> Node:
         masters=masters,
         offset_width=width,
         backend_version=version,
-        descriptors=DescriptorPlan(current_limit(), is_forwarding=table.current().forwards_anything),
+        descriptors=DescriptorPlan(
+            current_limit(), is_forwarding=table.current().forwards_anything or bool(config.workers)
+        ),
         heartbeat=HeartbeatHandle(masters),
         reloads=Reloads(),
     )

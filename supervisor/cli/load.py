@@ -162,8 +162,6 @@ def _security_file(values: FlagValues, cwd: Path) -> Path | None:
 
 def _workers(values: FlagValues, choice: EngineChoice) -> int:
     count = values.integer("workers")
-    if count and choice.mode is Mode.NATIVE:
-        values.note("workers", "-workers needs every HTTP route forwarded; in native mode all are native")
     if count and choice.mode is Mode.EXEC:
         values.note("workers", "in exec mode the Go program serves, and it has no workers")
     return count

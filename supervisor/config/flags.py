@@ -147,7 +147,7 @@ _MODE = tuple(
             _count(
                 "workers",
                 0,
-                "processes that forward HTTP; every HTTP route must be forwarded; 0 serves HTTP in this process",
+                "further processes that serve HTTP; every HTTP route must be forwarded, or none; 0 serves in this one",
                 maximum=WORKERS_MAX,
             ),
         ),

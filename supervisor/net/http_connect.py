@@ -19,6 +19,7 @@ from supervisor.net.transport import SocketTransport
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from supervisor.net.transport import Transport
 
@@ -83,6 +84,27 @@ class TcpConnector:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
         plain = SocketTransport(sock, ConnectionTimeouts(self._timeouts))
         return plain if self._tls is None else await _with_tls(plain, self._tls, address.host)
+
+
+class UnixConnector:
+    """Connects to one Unix socket, whatever the address."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def __call__(self, address: Address) -> Transport:
+        """A connection. `address` is a name for the log.
+
+        Raises:
+            CannotConnect: no server listens there. No socket is left open.
+        """
+        try:
+            stream = await trio.open_unix_socket(str(self._path))
+        except OSError as error:
+            raise CannotConnect(f"{address.host}: {_reason(error)}", is_refused=_is_refused(error)) from error
+        sock = socket.socket(fileno=stream.socket.detach())
+        sock.setblocking(False)
+        return SocketTransport(sock, ConnectionTimeouts(TimeoutLimits()))
 
 
 async def _with_tls(plain: SocketTransport, tls: ssl.SSLContext, host: str) -> TlsTransport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from native_handlers.http_model.message import Listener
     from supervisor.net.http_client import Address, HttpPool
+    from supervisor.wire.http1_events import RequestHead
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +39,22 @@ class Forwarder:
 
     Args:
         address: returns where the backend listens now for requests of a listener; None while there is no backend.
+        first_field: gives a field that is put before all fields of the request; None adds nothing.
+        name: how errors and the log call the backend; "" for its address.
     """
 
-    def __init__(self, pool: HttpPool, address: Callable[[Listener], Address | None]) -> None:
+    def __init__(
+        self,
+        pool: HttpPool,
+        address: Callable[[Listener], Address | None],
+        *,
+        first_field: Callable[[Request], tuple[str, str]] | None = None,
+        name: str = "",
+    ) -> None:
         self._pool = pool
         self._address = address
+        self._first_field = first_field
+        self._name = name
         self._noted_at_s = -inf
         self._unnoted = 0
 
@@ -75,7 +88,13 @@ class Forwarder:
     async def _resumed(self, request: Request, begun: BegunExchange) -> BackendResponse:
         body = await _gather(request) if request.body.length_bytes else b""
         exchange = Exchange(self._pool, begun.address, request.body)
-        return await exchange.resume(forwarded_request(request, keeps_expect=False), body, begun)
+        return await exchange.resume(self._head_of(request), body, begun)
+
+    def _head_of(self, request: Request, *, keeps_expect: bool = False) -> RequestHead:
+        head = forwarded_request(request, keeps_expect=keeps_expect)
+        if self._first_field is None:
+            return head
+        return replace(head, headers=Headers((self._first_field(request), *head.headers)))
 
     async def _response_of(
         self, request: Request, address: Address, exchange: Coroutine[object, object, BackendResponse]
@@ -84,7 +103,7 @@ class Forwarder:
             answer = await exchange
         except LinkBroken as error:
             self._note_failure(request, address, error)
-            return bad_gateway(f"the backend at {address} failed: {error}")
+            return bad_gateway(f"{self._called(address)} failed: {error}")
         return _response(answer)
 
     def _note_failure(self, request: Request, address: Address, error: LinkBroken) -> None:
@@ -95,18 +114,22 @@ class Forwarder:
             return
         more = f" ({self._unnoted} failures since the last such line)" if self._unnoted else ""
         self._noted_at_s, self._unnoted = now_s, 0
-        log.warning("%s %s: the backend at %s failed: %s%s", request.method, request.target, address, error, more)
+        called = self._called(address)
+        log.warning("%s %s: %s failed: %s%s", request.method, request.target, called, error, more)
+
+    def _called(self, address: Address) -> str:
+        return self._name or f"the backend at {address}"
 
     async def _exchange(self, request: Request, address: Address) -> BackendResponse:
         body = request.body
         exchange = Exchange(self._pool, address, body)
         length = body.length_bytes
         if length == 0:
-            return await exchange.send_whole(forwarded_request(request, keeps_expect=False), b"")
+            return await exchange.send_whole(self._head_of(request), b"")
         if length is not None and length <= GATHER_BYTES and not body.awaits_continue:
             whole = await _gather(request)
-            return await exchange.send_whole(forwarded_request(request, keeps_expect=False), whole)
-        return await exchange.send_stream(forwarded_request(request, keeps_expect=body.awaits_continue), body)
+            return await exchange.send_whole(self._head_of(request), whole)
+        return await exchange.send_stream(self._head_of(request, keeps_expect=body.awaits_continue), body)
 
 
 def bad_gateway(reason: str) -> Response:

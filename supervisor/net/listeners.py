@@ -21,6 +21,7 @@ from supervisor.net.tls import TlsContextSource, TlsSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from typing import Any
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "TlsSettings",
     "accept",
     "client_address",
+    "listen_at",
     "open_listener",
 ]
 
@@ -61,8 +63,9 @@ class BoundListener:
 
     @property
     def port(self) -> int:
-        """The bound port, also where port 0 was asked for."""
-        return int(self.sock.getsockname()[1])
+        """The bound port, also where port 0 was asked for; 0 for a Unix socket."""
+        name = self.sock.getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
 
     def close(self) -> None:
         """Stops listening. Accepted connections go on."""
@@ -102,6 +105,19 @@ def open_listener(
     return BoundListener(sock, kind, tls)
 
 
+def listen_at(path: Path) -> BoundListener:
+    """Listens on a Unix socket, which is made at `path`. Raises OSError: no socket is left open."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return BoundListener(sock)
+
+
 def hold_port(host: str, port: int) -> socket.socket:
     """A socket bound as `open_listener` binds it, which never listens. The kernel gives its port to no other process.
 
@@ -123,7 +139,7 @@ def hold_port(host: str, port: int) -> socket.socket:
 async def accept(
     listener: BoundListener, make_room: Callable[[], bool] = lambda: False, shared: SharedAccept | None = None
 ) -> socket.socket:
-    """The next connection, non-blocking, with TCP_NODELAY.
+    """The next connection, non-blocking, over TCP with TCP_NODELAY.
 
     When the process or the system is out of descriptors or memory, `make_room` is called. It returns whether room was
     made, or will be at once. Without room, the call waits and tries again, because other connections will end.
@@ -156,9 +172,7 @@ async def accept(
             log.error("cannot accept on port %d: %s; trying again", listener.port, error)
             await trio.sleep(_OVERLOAD_PAUSE_S)
         else:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
+            return _prepared(sock)
 
 
 def accept_ready(listener: BoundListener, most: int) -> list[socket.socket]:
@@ -172,10 +186,15 @@ def accept_ready(listener: BoundListener, most: int) -> list[socket.socket]:
             sock, _ = listener.sock.accept()
         except OSError:
             break
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ready.append(sock)
+        ready.append(_prepared(sock))
     return ready
+
+
+def _prepared(sock: socket.socket) -> socket.socket:
+    sock.setblocking(False)
+    if sock.family is not socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 class SpareDescriptors:

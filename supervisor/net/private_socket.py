@@ -1,4 +1,4 @@
-"""A Unix socket that only this process can reach: a server listens on it, and only this process can connect."""
+"""A Unix socket that no other user can reach: a server listens on it, and this process and its children can connect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from supervisor.net.errors import NoPrivateSocket
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_NAME = "grpc.sock"
+_NAME = "s.sock"
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def private_socket(listen: Callable[[Path], None]) -> Iterator[Path]:
     The socket is made in a directory of mode 0700. Both names are removed as soon as the socket listens. So no other
     user can reach the socket, and a killed process leaves no file. This process connects through a descriptor of the
     socket. Both paths go through /proc/self/fd: they are short (the kernel allows 107 bytes), and they mean the same
-    file only in this process.
+    file only in this process, and in a child that inherits the descriptor (`descriptor_of`).
 
     Raises:
         NoPrivateSocket: the temporary directory cannot be written, or `listen` failed. No file is left.
@@ -31,7 +31,7 @@ def private_socket(listen: Callable[[Path], None]) -> Iterator[Path]:
     opened: list[int] = []
     try:
         try:
-            with tempfile.TemporaryDirectory(prefix="weed-volume-py-grpc-") as directory:
+            with tempfile.TemporaryDirectory(prefix="weed-volume-py-") as directory:
                 # The directory stays open to the end: a server removes its socket's path when it closes, and that path
                 # must not lead into another directory.
                 opened.append(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -43,6 +43,11 @@ def private_socket(listen: Callable[[Path], None]) -> Iterator[Path]:
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def descriptor_of(path: Path) -> int:
+    """The descriptor behind a path of `private_socket`. A child that inherits it connects through the same path."""
+    return int(path.name)
 
 
 def _path_of(descriptor: int) -> Path:

@@ -78,12 +78,12 @@ class LiveTable:
         """The table in `file`, or the shipped table, ready to follow changes of the file.
 
         Raises:
-            TableError: as `load_table`; with `has_workers` also where a worker would have to answer natively.
+            TableError: as `load_table`; with `has_workers` also where only some HTTP routes are native.
         """
         path = file if file is not None else default_table_path()
         table = load_table(path, native_names=native_names, has_backend=has_backend)
         if has_workers:
-            refuse_native_http(table)
+            refuse_divided_http(table)
         return cls(table, file=path, native_names=native_names, has_backend=has_backend, has_workers=has_workers)
 
     def current(self) -> Table:
@@ -118,7 +118,7 @@ class LiveTable:
             table = load_table(self._file, native_names=self._native_names, has_backend=self._has_backend)
             self._refuse_moving_volumes(table)
             if self._has_workers:
-                refuse_native_http(table)
+                refuse_divided_http(table)
         except TableError as error:
             for problem in error.problems:
                 _log.error("routing table refused, the old one stays: %s", problem)
@@ -147,17 +147,20 @@ class LiveTable:
         return _Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def refuse_native_http(table: Table) -> None:
-    """Refuses a table with which HTTP workers would have to do more than forward.
+def refuse_divided_http(table: Table) -> None:
+    """Refuses a table with which HTTP workers would serve the volumes of two engines.
 
-    A table that forwards all HTTP gives no volume to this process: /status is native where both engines have volumes.
+    Allowed are tables that forward all HTTP, and tables that forward nothing. A table that forwards all HTTP gives no
+    volume to this process: /status is native where both engines have volumes.
 
     Raises:
-        TableError: an HTTP route is native.
+        TableError: an HTTP route is native, and another route is forwarded.
     """
+    if not table.forwards_anything:
+        return
     native = [route for route in ROUTES if route.protocol is Protocol.HTTP and table.state_of(route) is State.NATIVE]
     if native:
-        text = f"-workers needs every HTTP route forwarded; {native[0].name} is native"
+        text = f"-workers needs every HTTP route forwarded, or nothing at all; {native[0].name} is native"
         raise TableError([Problem(table.source, None, text, "forward it, or leave -workers out")])
 
 

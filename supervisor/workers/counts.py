@@ -26,6 +26,7 @@ class WorkerCounts:
 
     Attributes:
         requests: by route and engine.
+        handed_on: requests that the parent has answered, and so counted.
         server: upstream's families.
         open_count, given_up, refused: of its seats; see `Seats`.
     """
@@ -35,6 +36,7 @@ class WorkerCounts:
     open_count: int = 0
     given_up: int = 0
     refused: int = 0
+    handed_on: int = 0
 
     def add(self, other: WorkerCounts) -> None:
         """Adds what another worker has counted."""
@@ -43,6 +45,7 @@ class WorkerCounts:
         self.open_count += other.open_count
         self.given_up += other.given_up
         self.refused += other.refused
+        self.handed_on += other.handed_on
 
     def end(self) -> None:
         """Forgets what is true of a running worker only: its connections, and its requests in flight."""
@@ -57,6 +60,7 @@ class WorkerCounts:
             "open_count": self.open_count,
             "given_up": self.given_up,
             "refused": self.refused,
+            "handed_on": self.handed_on,
         }
 
     @classmethod
@@ -75,6 +79,7 @@ class WorkerCounts:
             data.integer("open_count"),
             data.integer("given_up"),
             data.integer("refused"),
+            data.integer("handed_on"),
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Both ends must have the same: a worker that was started from changed files refuses its settings."""
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024

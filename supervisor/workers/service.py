@@ -39,7 +39,7 @@ class Serving(Protocol):
         ...
 
     def set_backend(self, address: BackendAddress) -> None:
-        """Forwards to another address from now on."""
+        """Forwards to another address from now on. Is called only where there is a backend."""
         ...
 
     def set_stopping(self) -> None:

@@ -102,6 +102,8 @@ class WorkerSettings:
         seats: how many clients may be connected to this worker.
         links: how many connections it may have to the backend, and to other volume servers.
         source_host: the local address of its connections to other volume servers.
+        backend: where everything is forwarded to; None where the parent has the volumes.
+        parent_descriptor: the parent's private socket, where the parent has the volumes; see `native_worker`.
         is_stopping: whether the server was asked to stop.
     """
 
@@ -118,8 +120,9 @@ class WorkerSettings:
     source_host: str
     https_client: HttpsClientConfig
     access: AccessRules
-    backend: BackendAddress
     is_stopping: bool
+    backend: BackendAddress | None = None
+    parent_descriptor: int | None = None
 
     def as_data(self) -> JsonObject:
         return {
@@ -136,8 +139,9 @@ class WorkerSettings:
             "source_host": self.source_host,
             "https_client": _https_client_data(self.https_client),
             "access": self.access.as_data(),
-            "backend": self.backend.as_data(),
             "is_stopping": self.is_stopping,
+            "backend": None if self.backend is None else self.backend.as_data(),
+            "parent_descriptor": self.parent_descriptor,
         }
 
     @classmethod
@@ -156,8 +160,9 @@ class WorkerSettings:
             source_host=data.text("source_host"),
             https_client=_https_client_from_data(data.object("https_client")),
             access=AccessRules.from_data(data.object("access")),
-            backend=BackendAddress.from_data(data.object("backend")),
             is_stopping=data.boolean("is_stopping"),
+            backend=None if data.is_none("backend") else BackendAddress.from_data(data.object("backend")),
+            parent_descriptor=None if data.is_none("parent_descriptor") else data.integer("parent_descriptor"),
         )
 
 

@@ -160,7 +160,11 @@ WORKERS = Implementation("proxy-native-workers", mode="proxy", backend="native",
 WORKERS_GO = Implementation("proxy-go-workers", mode="proxy", backend="go", needs_weed=True, workers=2)
 """HTTP is forwarded by two further processes."""
 
-BY_NAME = {one.name: one for one in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED, WORKERS, WORKERS_GO)}
+NATIVE_WORKERS = Implementation("native-workers", mode="native", workers=2)
+"""Two further processes read volumes, and hand everything else on."""
+
+_OTHERS = (NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP, SHIPPED, WORKERS, WORKERS_GO, NATIVE_WORKERS)
+BY_NAME = {one.name: one for one in (*ALL, *_OTHERS)}
 
 
 def find_weed():

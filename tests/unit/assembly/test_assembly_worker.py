@@ -2,7 +2,7 @@
 
 import os
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,13 @@ from support.recording_backend import Recorded
 from support.waiting import LIMIT_S, until
 
 from native_handlers.http.context import Location, LookupFailed
-from native_handlers.http_model.message import Listener
-from supervisor.assembly.worker import ForwardingWorker
+from native_handlers.http_model.headers import Headers
+from native_handlers.http_model.message import Listener, Response
+from supervisor.assembly.forwarding_worker import ForwardingWorker
+from supervisor.assembly.http_workers import make_service
+from supervisor.assembly.native_worker import NativeWorker
 from supervisor.config.config import HttpsClientConfig, LogConfig
+from supervisor.gateway.handed_on import HandedOnRequests
 from supervisor.net.errors import BadCertificate
 from supervisor.net.listeners import open_listener
 from supervisor.net.tls import TlsSettings
@@ -58,6 +62,9 @@ async def recording(nursery, *answers):
 class Worker:
     """A running worker. `backend` and `public_backend` record what it forwards from its two ports."""
 
+    def make(self, settings):
+        return ForwardingWorker(settings, settings.backend, self.lookup)
+
     def __init__(self):
         self.lookup = PlayedLookup()
         self.admin = open_listener("127.0.0.1", 0)
@@ -88,7 +95,7 @@ class Worker:
             backend=BackendAddress(admin_port, public_port),
             is_stopping=False,
         )
-        self.serving = ForwardingWorker(replace(settings, **changes), self.lookup)
+        self.serving = self.make(replace(settings, **changes))
         self.accepting = await nursery.start(self.serving.serve)
 
     def client(self, context=None):
@@ -100,9 +107,38 @@ class Worker:
         self.board.close()
 
 
+class WorkerOfNative(Worker):
+    """A worker of a native server. `seen` are the requests that the parent got; it answers each with 200."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def make(self, settings):
+        return NativeWorker(settings)
+
+    async def run(self, nursery, tls=None, **changes):
+        requests = HandedOnRequests(self._handle, lambda _client, _data: None)
+        self.at_end = ExitStack()
+        service = make_service(requests, 10, self.at_end)
+        await nursery.start(service.serve)
+        await super().run(nursery, tls, **{"backend": None, "parent_descriptor": os.dup(service.descriptor)} | changes)
+
+    async def _handle(self, request):
+        self.seen.append(request)
+        body = b""
+        while piece := await request.body.receive_some():
+            body += piece
+        return Response(200, Headers([("X-Seen", str(len(self.seen)))]), body or b"none")
+
+    def close(self):
+        super().close()
+        self.at_end.close()
+
+
 @asynccontextmanager
-async def running(**changes):
-    worker = Worker()
+async def running(make=Worker, **changes):
+    worker = make()
     try:
         async with trio.open_nursery() as nursery:
             await worker.run(nursery, **changes)
@@ -122,6 +158,33 @@ async def test_each_port_is_forwarded_to_that_of_the_backend():
         assert counts.requests == {("http.read", Engine.BACKEND): 1, ("http.public.read", Engine.BACKEND): 1}
         assert counts.open_count == 2
         assert worker.board.fewest(2, besides=1) == 2
+
+
+FORGED = GET.replace(b"Host: a\r\n", b"X-Handed-On-For: admin 0 1 192.0.2.1\r\nHost: a\r\n")
+
+
+async def test_a_worker_of_a_native_server_hands_each_request_on_with_its_client():
+    async with running(WorkerOfNative) as worker, worker.client() as client, connected(worker.public.port) as other:
+        for one, listener in ((client, Listener.ADMIN), (other, Listener.PUBLIC)):
+            for request in (GET, FORGED, HEALTH, GET.replace(b"Host", b"X-A: b\r\nHost")):
+                assert (await one.ask(request)).body == b"none"
+                assert worker.seen[-1].client_host == "127.0.0.1"
+                assert worker.seen[-1].client_port > 1
+                assert worker.seen[-1].listener is listener
+        put = b"PUT /3,01637037d6 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+        assert (await client.ask(put + bytes(100_000))).body == bytes(100_000)
+        assert worker.serving.counts().handed_on == 9
+        assert not worker.serving.counts().requests, "the parent has counted them"
+
+
+async def test_a_worker_of_a_native_server_drains():
+    async with running(WorkerOfNative) as worker, worker.client() as client:
+        await client.send(b"PUT /3,01637037d6 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + bytes(1000))
+        await until(lambda: worker.seen)
+        worker.accepting.cancel()
+        await client.send(bytes(99_000))
+        assert (await client.answer()).headers.get("connection", "").lower() == "close"
+        assert await client.is_closed()
 
 
 async def test_small_requests_take_the_fast_path_over_kept_connections():

@@ -204,12 +204,12 @@ HTTP_FORWARDED = 'phase: 1\nroutes:\n  "http.*": forward\n'
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("phase: 4\n", "-workers needs every HTTP route forwarded; http.status is native"),
-        ("phase: 1\n", "-workers needs every HTTP route forwarded; http.status is native"),
-        (HTTP_FORWARDED + "  http.favicon: native\n", "every HTTP route forwarded; http.favicon is native"),
+        ("phase: 4\nroutes:\n  grpc.Ping: forward\n", "forwarded, or nothing at all; http.status is native"),
+        ("phase: 1\n", "-workers needs every HTTP route forwarded, or nothing at all; http.status is native"),
+        (HTTP_FORWARDED + "  http.favicon: native\n", "or nothing at all; http.favicon is native"),
     ],
 )
-def test_a_table_with_native_work_is_refused_where_workers_serve(file, caplog, text, why):
+def test_a_table_that_divides_http_is_refused_where_workers_serve(file, caplog, text, why):
     file.write_text(text)
     with pytest.raises(TableError, match=f"{why}; forward it, or leave -workers out"):
         open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
@@ -235,6 +235,13 @@ def test_a_table_that_forwards_all_http_gives_this_process_no_volumes(file):
     file.write_text(HTTP_FORWARDED + "  grpc.VolumeStatus: native\n")
     with pytest.raises(TableError, match=r"set http\.status, http\.ui to native"):
         open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
+
+
+def test_workers_serve_where_nothing_is_forwarded(file):
+    file.write_text("phase: 4\n")
+    live = open_live_table(Mode.MIXED, file, native_names=EVERY_NAME, has_workers=True)
+    assert not live.current().forwards_anything
+    assert not open_live_table(Mode.NATIVE, None, native_names=EVERY_NAME, has_workers=True).is_followed
 
 
 def test_proxy_mode_forwards_all_http():
