@@ -69,6 +69,11 @@ class SharedNeedleIndex(NeedleIndex):
                 yield from NeedleIndex(Layers(base, recent, delta), self.counters).ascending()
                 return
 
+    def private_copy(self) -> NeedleIndex:
+        """The same entries and counters in memory of this process alone; under the volume's lock."""
+        base, recent, delta, _ = self.layers
+        return NeedleIndex(Layers(_copy(base), None if recent is None else _copy(recent), delta), self.counters)
+
     def _set(self, needle_id: int, offset: int, size: int) -> None:
         # Merging is publishing, which only the holder of the lock does, at the end of its work.
         self.layers.delta[needle_id] = pack(offset, size)

@@ -30,6 +30,7 @@ from native_handlers.storage.volume.state import FilesSwapped, VolumeProgress, V
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from native_handlers.storage.index.needle_map import NeedleIndex
     from native_handlers.storage.index.sorted_segment import SortedSegment
     from native_handlers.storage.shared.state import CommittedState, SharedState
     from native_handlers.storage.system.files import Files
@@ -41,6 +42,9 @@ _log = logging.getLogger(__name__)
 
 class VolumeShare:
     """A volume's shared head, this process's lock on it, and the last state that this process has seen."""
+
+    reads_only = False
+    """Whether this process opens the volume's files for reading alone."""
 
     def __init__(self, files: Files, fd: int, state: SharedState, offset_width_bytes: int) -> None:
         """`fd` is an open file description of the file in memory that only this process uses."""
@@ -78,9 +82,20 @@ class VolumeShare:
         if self.state.words[SEQUENCE] != getattr(opened.index, "sequence", -1):
             self.follow(opened)
 
-    def _follow_once(self, opened: VolumeState) -> bool:
+    def end(self, opened: VolumeState) -> NeedleIndex:
+        """Tells every other process that the volume is closed, and returns an index of this process's own; under the
+        lock.
+        """
         index = opened.index
         assert isinstance(index, SharedNeedleIndex)
+        own = index.private_copy()
+        self.retire()
+        return own
+
+    def _follow_once(self, opened: VolumeState) -> bool:
+        index = opened.index
+        if not isinstance(index, SharedNeedleIndex):
+            raise FilesSwapped  # the sharing has ended meanwhile
         state = self.state.read()
         if state.is_closed or state.files_generation != opened.files_generation:
             raise FilesSwapped
@@ -410,7 +425,8 @@ def open_shared(share: VolumeShare, paths: VolumePaths) -> VolumeState:
         table = share.state.read_table(state)
         if share.state.is_present(state):
             break
-    flags = os.O_RDWR if table.is_writable else os.O_RDONLY
+    is_writable = bool(table.is_writable) and not share.reads_only
+    flags = os.O_RDWR if is_writable else os.O_RDONLY
     dat = SharedFile.open(files, paths.file(".dat"), flags)
     try:
         idx = SharedFile.open(files, paths.file(".idx"), flags)
@@ -436,8 +452,8 @@ def open_shared(share: VolumeShare, paths: VolumePaths) -> VolumeState:
         idx_end_bytes=0,
         last_append_at_ns=0,
         modified_at_s=0,
-        is_writable=bool(table.is_writable),
-        damage=None,
+        is_writable=is_writable,
+        damage="this process reads it only" if share.reads_only else None,
         share=share,
         files_generation=state.files_generation,
     )

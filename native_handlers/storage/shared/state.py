@@ -92,9 +92,11 @@ class ShareLost(Exception):
 class SharedState:
     """The mapped head. `words` are its first numbers; each is read and written atomically."""
 
-    def __init__(self, fd: int) -> None:
-        """Maps the head of `fd`, which must have HEAD_BYTES. Raises OSError, ValueError."""
-        self._map = mmap.mmap(fd, HEAD_BYTES)
+    def __init__(self, fd: int, *, reads_only: bool = False) -> None:
+        """Maps the head of `fd`, which must have HEAD_BYTES; with `reads_only` it cannot be written. Raises OSError,
+        ValueError.
+        """
+        self._map = mmap.mmap(fd, HEAD_BYTES, access=mmap.ACCESS_READ if reads_only else mmap.ACCESS_DEFAULT)
         self._view = memoryview(self._map)
         self.words = self._view[:_SLOTS_AT].cast("Q")
 
@@ -110,14 +112,14 @@ class SharedState:
         return state
 
     @classmethod
-    def attach(cls, fd: int) -> tuple[SharedState, VolumePaths, int]:
+    def attach(cls, fd: int, *, reads_only: bool = False) -> tuple[SharedState, VolumePaths, int]:
         """Maps the head of a file that another process made. Returns it with the volume's paths and offset width.
 
         Raises:
             ShareLost: the file is no shared volume.
         """
         try:
-            state = cls(fd)
+            state = cls(fd, reads_only=reads_only)
         except (OSError, ValueError) as error:
             raise ShareLost(f"descriptor {fd} is no shared volume: {error}") from error
         if state.words[0] != _MAGIC:

@@ -7,6 +7,7 @@ releasing it publishes the changes; see docs/sharing.md.
 
 from __future__ import annotations
 
+import errno
 import threading
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -153,6 +154,8 @@ class VolumeHandle:
         """See `Volume.share`."""
         with self.begin_write():
             state = self.get()
+            if state.is_tiered:
+                raise WriteFailed(state.idx.path, 0, OSError(errno.EOPNOTSUPP, "its data is in a remote tier"))
             if self._shared_fd is None:
                 try:
                     fd, share = create(self.files, state.paths, self.offset_width_bytes)
@@ -164,11 +167,30 @@ class VolumeHandle:
                 self._take_part(share)
             return self._shared_fd
 
+    def unshare(self) -> None:
+        """Ends the sharing, if the volume is shared: all other processes find the volume closed, and this process goes
+        on alone. Needs the lock, in the process that shares.
+        """
+        state = self.get()
+        if state.share is not None:
+            assert self._shared_fd is not None, "the process that has attached ends nothing for others"
+            state.unshared(state.share.end(state))
+
+    def detach(self) -> None:
+        """Closes the files for this process, which has attached to the volume for reading. Waits for no reader."""
+        self._lock.on_acquire = self._lock.on_release = None
+        with self._lock:
+            state = self.opened
+            self._replace(None)
+        if state is not None and state.share is not None:
+            state.share.release()
+
     def _take_part(self, share: VolumeSharing) -> None:
         share.bind(self.write_state)
 
         def follow_others() -> None:
-            assert self.opened is not None
+            if self.opened is None:
+                return  # detached meanwhile
             state, problem = share.join_work(self.opened, self._replace, self._reopen_for_repair)
             if state is None:
                 self._replace(None)
@@ -176,8 +198,9 @@ class VolumeHandle:
                 self.write_state.stop(problem)
 
         def commit(is_sound: bool) -> None:  # noqa: FBT001  called by the lock alone
-            share.finish(self.opened, is_sound=is_sound)
-            if self.opened is None:
+            opened = self.opened if self.opened is not None and self.opened.share is share else None
+            share.finish(opened, is_sound=is_sound)
+            if opened is None:
                 self._lock.on_acquire = self._lock.on_release = None
                 share.release()
                 if self._shared_fd is not None:

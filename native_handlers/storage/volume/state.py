@@ -56,6 +56,11 @@ class VolumeSharing(Protocol):
     def retire(self) -> None:
         """Tells every process that the volume is closed; under the lock."""
 
+    def end(self, opened: VolumeState) -> NeedleIndex:
+        """Tells every other process that the volume is closed, and returns an index of this process's own; under the
+        lock.
+        """
+
     def release(self) -> None:
         """Ends this process's share."""
 
@@ -232,4 +237,10 @@ class VolumeState:
         """The volume is shared from now on, with `index` in place of this process's own."""
         self.share, self.files_generation = share, files_generation
         # Last: readers take the index without a lock, so everything that it needs must be set before.
+        self.index = index
+
+    def unshared(self, index: NeedleIndex) -> None:
+        """Only this process has the volume from now on, with `index`, its own."""
+        # First: an index of this process's own follows no share.
+        self.share = None
         self.index = index

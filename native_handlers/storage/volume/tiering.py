@@ -33,8 +33,8 @@ def state_to_upload(handle: VolumeHandle) -> tuple[VolumeState, FileFacts]:
 
     Raises:
         VolumeClosed: the volume is not open.
-        TierMoveFailed: the volume is shared with other processes, is in a tier, lies beside its shards, or its .dat has
-            another length than its records.
+        TierMoveFailed: the volume is in a tier, lies beside its shards, or its .dat has another length than its
+            records.
         OSError: the .dat cannot be looked at.
     """
     with handle.begin_write():
@@ -134,10 +134,9 @@ def _replication_of(info: VolumeInfo, state: VolumeState) -> str:
 
 
 def _unshared(handle: VolumeHandle) -> VolumeState:
-    state = handle.get()
-    if state.share is not None:
-        raise TierMoveFailed(f"volume {handle.paths.volume_id} is shared with other processes")
-    return state
+    """The open state, which no other process shares from here on: those find files by the volume's paths."""
+    handle.unshare()
+    return handle.get()
 
 
 def _change(handle: VolumeHandle, write_state: WriteState, old: VolumeState, info: VolumeInfo, now_s: int) -> None:

@@ -15,14 +15,13 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.storage.model.errors import IndexMoveFailed, NotFound, VolumeClosed
+from native_handlers.storage.model.errors import NotFound, VolumeClosed
 from native_handlers.storage.system.files import FileRetired, NotCached
 from native_handlers.storage.volume.append import Appender
 from native_handlers.storage.volume.append_log import log_of
@@ -397,13 +396,26 @@ class Volume:
     def share(self, create: Callable[[Files, VolumePaths, int], tuple[int, VolumeSharing]]) -> int:
         """A descriptor with which another process opens this volume; `shared.attach.share_volume` calls this.
 
-        `create` makes the descriptor and this process's share. A second call gives the same descriptor.
+        `create` makes the descriptor and this process's share. A second call gives the same descriptor. A move of the
+        data to a tier and a move of the index end the sharing: the other processes find the volume closed.
 
         Raises:
             VolumeClosed: the volume is closed.
-            WriteFailed: there is no memory or no descriptor left; nothing changed.
+            WriteFailed: there is no memory or no descriptor left, or the data is in a remote tier; nothing changed.
         """
         return self._open_files.share(create)
+
+    @property
+    def share_generation(self) -> int:
+        """The number of the volume's files since it was shared. 0 where no other process shares the volume now."""
+        state = self._open_files.opened
+        return state.files_generation if state is not None and state.share is not None else 0
+
+    def detach(self) -> None:
+        """Closes the volume for this process alone, which has attached to it for reading; see `attach_for_reading`.
+        Readers under way finish.
+        """
+        self._open_files.detach()
 
     # ---- writing
 
@@ -485,15 +497,14 @@ class Volume:
 
         Raises:
             VolumeClosed: the volume is not open.
-            IndexMoveFailed: the .idx is where it was. Always for a shared volume: processes find it by its paths.
+            IndexMoveFailed: the .idx is where it was.
             DiskUnavailable: the disk is out of service; nothing was moved.
         """
         self._disk.check_in_service()
         with self._open_files.begin_write():
-            state = self._open_files.get()
-            if state.share is not None:
-                raise IndexMoveFailed(self.id, OSError(errno.EBUSY, "it is shared with other processes"))
-            move_index(self._files, state, directory)
+            # Other processes find the .idx by the volume's paths.
+            self._open_files.unshare()
+            move_index(self._files, self._open_files.get(), directory)
 
     def sync(self) -> None:
         """Puts both files on disk. Does nothing when the volume is closed.

@@ -1,0 +1,198 @@
+"""A share of a process that only reads: it takes no lock, and can write neither the files nor what is shared.
+
+So such a process may be stopped or killed at any moment, and no other process notices. One thread, an event loop, must
+not wait for a disk or for the other threads: where following takes more than a moment, it gets FilesSwapped, which
+sends a read to a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.model.errors import VolumeClosed, WriteFailed
+from native_handlers.storage.shared.share import VolumeShare, open_shared
+from native_handlers.storage.shared.state import SharedState, ShareLost
+from native_handlers.storage.system.files import OS_FILES, NotCached
+from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeState
+from native_handlers.storage.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.paths import VolumePaths
+    from native_handlers.storage.volume.write_state import DiskContext, WriteState
+
+_log = logging.getLogger(__name__)
+
+PASSING_BYTES = 4096
+"""The most rows that the event loop follows itself: 256 of 16 bytes, some tenths of a millisecond."""
+_TRIES = 3
+"""How often files are opened that are just being swapped. In the milliseconds of a swap another process answers."""
+
+
+class ReadingShare(VolumeShare):
+    """The share of a process that only reads.
+
+    Args:
+        fd: a descriptor of the file in memory, open for reading. This object owns it.
+
+    Attributes:
+        loop_thread: the thread that must not wait; None where each may.
+    """
+
+    reads_only = True
+
+    def __init__(self, files: Files, fd: int, state: SharedState, offset_width_bytes: int) -> None:
+        super().__init__(files, fd, state, offset_width_bytes)
+        self.loop_thread: int | None = None
+
+    def bind(self, write_state: WriteState) -> None:
+        """Nothing: this process takes no writes, whatever the others do."""
+
+    def follow(self, opened: VolumeState) -> None:
+        """As `VolumeShare.follow`.
+
+        Raises:
+            FilesSwapped: also on the event loop's thread, where following might take long.
+            ReadFailed: as there.
+        """
+        if threading.get_ident() != self.loop_thread:
+            super().follow(opened)
+            return
+        if not self._mutex.acquire(blocking=False):
+            raise FilesSwapped
+        try:
+            state = self.state.read()
+            index = opened.index
+            is_known = getattr(index, "sequence", -1) >= 0 and index.layers.generation == state.index_generation
+            if not is_known or state.idx_end_bytes - opened.idx_end_bytes > PASSING_BYTES:
+                raise FilesSwapped
+            super().follow(opened)
+        finally:
+            self._mutex.release()
+
+    def _read_rows(self, opened: VolumeState, start: int, end: int) -> bytes:
+        if start == end or threading.get_ident() != self.loop_thread:
+            return super()._read_rows(opened, start, end)
+        try:
+            return self.files.read_cached(opened.idx.fd, end - start, start)
+        except NotCached:
+            raise FilesSwapped from None
+
+    def join_work(
+        self,
+        opened: VolumeState,
+        replace_opened: Callable[[VolumeState], None],
+        reopen: Callable[[VolumeState], VolumeState],
+    ) -> tuple[VolumeState | None, str | None]:
+        """Brings `opened` up to date, without the lock between processes. As `VolumeShare.join_work` otherwise.
+
+        Raises:
+            WriteFailed: the files could not be opened or read; the next call tries again.
+            FormatError: the files are no volume.
+        """
+        del reopen
+        try:
+            while True:
+                try:
+                    if self.state.read().files_generation != opened.files_generation:
+                        opened = open_present(self, opened.paths)
+                        replace_opened(opened)
+                    self.follow(opened)
+                except FilesSwapped:
+                    if self.state.read().is_closed:
+                        return None, None
+                else:
+                    return opened, None
+        except VolumeClosed:
+            return None, None
+        except OSError as error:
+            raise WriteFailed(opened.dat.path, 0, error) from error
+
+    def finish(self, opened: VolumeState | None, *, is_sound: bool) -> None:
+        """Nothing: there is no lock to release, and nothing to commit."""
+
+    def shows(self, opened: VolumeState) -> bool:
+        """Whether the files of `opened` are those that the present state names. In a swap the paths lead to new files
+        before the state does. Raises OSError.
+        """
+        state = self.state.read()
+        table = self.state.read_table(state)
+        there = [self.files.facts_of(file.fd).identity for file in (opened.dat, opened.idx)]
+        known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
+        is_same = there == known and state.files_generation == opened.files_generation
+        return is_same and self.state.is_present(state)
+
+
+def open_present(share: ReadingShare, paths: VolumePaths) -> VolumeState:
+    """Opens the files that the present state names. Their index is empty, as that of `open_shared`.
+
+    Raises:
+        VolumeClosed: the volume was closed.
+        OSError, FormatError: the files cannot be opened.
+    """
+    for _ in range(_TRIES):
+        try:
+            opened = open_shared(share, paths)
+        except FileNotFoundError:
+            if share.state.read().is_closed:
+                raise VolumeClosed(paths.volume_id) from None
+            raise
+        try:
+            if share.shows(opened):
+                return opened
+        except BaseException:
+            opened.release()
+            raise
+        opened.release()
+    raise OSError(f"{paths.base}: its files are not those that the volume has")
+
+
+def attach_for_reading(
+    fd: int,
+    disk: DiskContext,
+    clock_ns: Callable[[], int],
+    *,
+    loop_thread: int | None = None,
+    files: Files = OS_FILES,
+) -> Volume:
+    """Opens a volume that another process shares, for reading. Each read sees what was acknowledged before it began.
+
+    The caller ends the use of the volume by `Volume.detach`. Writes are refused.
+
+    Args:
+        fd: a descriptor of the share, which need be open for reading only. It remains the caller's.
+        loop_thread: the thread that must not wait for a disk; see `ReadingShare`.
+
+    Raises:
+        ShareLost: `fd` is no shared volume.
+        VolumeClosed: the volume was closed.
+        OSError, FormatError, ReadFailed: its files cannot be opened.
+    """
+    own = os.dup(fd)
+    try:
+        state, paths, width = SharedState.attach(own, reads_only=True)
+        share = ReadingShare(files, own, state, width)
+        opened = None
+        while opened is None:
+            opened = open_present(share, paths)
+            try:
+                share.follow(opened)
+            except FilesSwapped:
+                opened.release()
+                opened = None
+            except BaseException:
+                opened.release()
+                raise
+    except BaseException:
+        os.close(own)
+        raise
+    share.loop_thread = loop_thread
+    return Volume(opened, disk, OpenRequest(files, opened.paths, share.width, now_s=0), clock_ns)
+
+
+__all__ = ["ReadingShare", "ShareLost", "attach_for_reading"]
