@@ -471,7 +471,7 @@ async def test_a_copy_that_does_not_settle_refuses_changes_in_the_end(store, set
 
 
 async def test_the_short_way_leaves_a_copy_that_settles_to_the_long_one(store, settling):
-    answers = ReadAnswers(BufferPool(), "30GB 4.44")
+    answers = ReadAnswers(BufferPool(), SETTINGS)
 
     def answered():
         return answers.try_answer(store, Read("GET", 4, 2, 0x12345678, PLAIN), "now")
