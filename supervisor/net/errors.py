@@ -23,6 +23,10 @@ class ConnectionTooSlow(ConnectionFailed):
     """Bytes moved, but so slowly that the other end may only want to hold the connection."""
 
 
+class AnswerBrokeOff(ConnectionFailed):
+    """Another server has broken off an answer of which the client has a part already."""
+
+
 class Interrupted(ConnectionFailed):
     """This process ended the wait for the next request, because the listener drains."""
 

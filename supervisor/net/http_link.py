@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from supervisor.net.body_splice import SPLICED_FROM_BYTES, SourceFailed, splice_body
-from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow
+from supervisor.net.errors import AnswerBrokeOff, ConnectionFailed, ConnectionSilent, ConnectionTooSlow
 from supervisor.net.transport import HEAD_BYTES, RECEIVE_BYTES, SocketTransport
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_events import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from native_handlers.http_model.headers import Headers
     from supervisor.net.polled_exchange import SentRequest
+    from supervisor.net.rest_of_answer import AnswerSink
     from supervisor.net.transport import Transport
     from supervisor.wire.http1 import ClientConnection
 
@@ -214,6 +215,33 @@ class ClientHttpConnection:
         self.received_bytes += moved
         return moved
 
+    async def move_to(self, sink: AnswerSink, length_bytes: int) -> None:
+        """Moves the next `length_bytes` that the server sends to `sink`, of an answer that this object does not follow:
+        see `rest_of_answer`.
+
+        Raises:
+            AnswerBrokeOff: the server's fault.
+            ConnectionFailed: the fault of the other end of `sink`.
+        """
+        source, left_bytes = self._transport, length_bytes
+        assert isinstance(source, SocketTransport), "`acquire_kept` gives plain connections"
+        source.timeouts.begin_exchange()
+        while left_bytes:
+            if isinstance(sink, SocketTransport) and left_bytes >= SPLICED_FROM_BYTES:
+                try:
+                    left_bytes -= await splice_body(source, sink, left_bytes, _refuse_the_end)
+                except SourceFailed as error:
+                    raise AnswerBrokeOff(str(error)) from error
+                if not left_bytes:
+                    return
+            try:
+                data = await source.receive_some(min(left_bytes, RECEIVE_BYTES))
+            except ConnectionFailed as error:
+                raise AnswerBrokeOff(str(error)) from error
+            _refuse_the_end(len(data))
+            await sink.send_all(data)
+            left_bytes -= len(data)
+
     def take_whole_body(self, length_bytes: int) -> bytes | None:
         """The whole body of `length_bytes`, if all of it has arrived. Else None, and nothing is taken."""
         return self._codec.take_whole_body(length_bytes)
@@ -267,6 +295,11 @@ class ClientHttpConnection:
 
 def _broken(error: ConnectionFailed) -> LinkBroken:
     return LinkSilent(str(error)) if isinstance(error, ConnectionSilent) else LinkBroken(str(error))
+
+
+def _refuse_the_end(count: int) -> None:
+    if not count:
+        raise AnswerBrokeOff("the server closed the connection before the end of its answer")
 
 
 async def receive_final_head(link: ClientHttpConnection, on_interim: OnInterim) -> ResponseHead:

@@ -10,28 +10,24 @@ from __future__ import annotations
 import select
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.http_model.message import HeldAnswer, PendingAnswer
+from supervisor.net.arrival import Arrival, receive_request
 from supervisor.net.polled_exchange import Exchanges
+from supervisor.net.rest_of_answer import RestOfAnswer
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from native_handlers.http_model.message import Answer, FastAnswer
-    from supervisor.net.polled_exchange import Continuation, Forwarding, PolledExchange
+    from native_handlers.http_model.message import FastAnswer
+    from supervisor.net.polled_exchange import Forwarding, PolledExchange
 
     Begin = Callable[[bytes], Forwarding | None]
     """Prepares an exchange with another server for a request that has arrived; None leaves the request alone."""
-
-FAST_PATH_BYTES = 4096
-"""The most that one receive takes. Every request that can be answered from memory is shorter."""
-_UPLOAD_BYTES = 36 * 1024
-"""The most that is taken of an upload besides. A longer one is not answered at once."""
-_UPLOADS = (b"POST ", b"PUT ")
 
 _ANSWERS_IN_A_ROW = 32
 _WOKEN_IN_A_ROW = 32
@@ -58,37 +54,6 @@ _LATER_S = 0.005
 
 BYTES_IN_A_ROW = 4 << 20
 """After this many bytes of answers the other tasks get a turn: some milliseconds, even where all answers are large."""
-
-
-class Arrival(NamedTuple):
-    """Why a connection was woken: `data` has arrived that was not answered; b"" is the end of the stream.
-
-    Or `data` is None, and `unsent` is the rest of an answer that the client did not take at once, or an answer that
-    another thread is still making.
-
-    Attributes:
-        begun: where `data` is a request that was sent on already, what goes on with it.
-    """
-
-    data: bytes | None
-    unsent: Answer | PendingAnswer = b""
-    begun: Continuation | None = None
-
-
-def receive_request(sock: socket.socket) -> bytes:
-    """What has arrived on `sock`, as far as a request that can be answered at once may be long; b"" at the end.
-
-    Raises:
-        BlockingIOError: nothing has arrived.
-        OSError: the connection broke.
-    """
-    data = sock.recv(FAST_PATH_BYTES)
-    if len(data) == FAST_PATH_BYTES and data.startswith(_UPLOADS):
-        try:
-            data += sock.recv(_UPLOAD_BYTES)
-        except BlockingIOError:
-            return data
-    return data
 
 
 class IdleConnection:
@@ -174,7 +139,7 @@ class IdleConnection:
 
         try:
             await trio.lowlevel.wait_task_rescheduled(abort)
-            if self._is_cancelled and isinstance(self._woken_by, Arrival) and self._woken_by.data is None:
+            if self._is_cancelled and isinstance(self._woken_by, Arrival) and self._woken_by.may_be_dropped:
                 await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             # The connection's own answer may have cancelled this task.
@@ -321,6 +286,44 @@ class IdleConnection:
             self._is_unwatched = False
             self._loop.watch(self.fd, self)
 
+    def send_part(self, part: memoryview) -> int:
+        """Sends a part of the answer of the exchange. Returns how much the kernel took. `part` may change afterwards.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        try:
+            sent = self._sock.send(part)
+        except BlockingIOError:
+            sent = 0
+        self.has_passed(sent)
+        return sent
+
+    def has_passed(self, count: int) -> None:
+        """The kernel has taken `count` bytes of the answer of the exchange."""
+        self.answered_bytes += count
+        self.sent_bytes += count
+
+    def end_answer(self, unsent: bytes, now: float) -> None:
+        """The exchange is over, at trio time `now`. `unsent` is what the kernel did not take of the answer."""
+        self._exchange = None
+        self.answered_at = now
+        self.is_regular = False
+        self.answered_bytes += len(unsent)
+        if unsent or self._is_cancelled:
+            self._woken_by = Arrival(None, unsent)
+            self._leave()
+        elif self._is_unwatched:
+            self._is_unwatched = False
+            self._loop.watch(self.fd, self)
+
+    def leave_rest(self, rest: RestOfAnswer) -> None:
+        """The task passes on the rest of the answer, as soon as it has its turn."""
+        self._exchange = None
+        self.is_regular = False
+        self._woken_by = Arrival(None, rest)
+        self._leave()
+
     def leave_exchange(self, data: bytes, forwarding: Forwarding) -> None:
         """The task goes on with the exchange, as soon as it has its turn."""
         self._exchange = None
@@ -346,7 +349,7 @@ class IdleConnection:
             self._stop_watching()
 
     def fail_exchange(self, error: Exception) -> None:
-        """The exchange has failed by a bug: the task raises `error`."""
+        """The exchange has failed by a bug, or this connection is broken: the task raises `error`."""
         self._exchange = None
         self._woken_by = error
         self._leave()
@@ -375,6 +378,8 @@ class IdleConnection:
         woken_by, self._woken_by = self._woken_by, None
         if isinstance(woken_by, Arrival) and isinstance(woken_by.unsent, HeldAnswer):
             woken_by.unsent.release()
+        if isinstance(woken_by, Arrival) and isinstance(woken_by.unsent, RestOfAnswer):
+            woken_by.unsent.abandon()
         if isinstance(woken_by, Arrival) and woken_by.begun is not None:
             woken_by.begun.abandon()
 
@@ -443,6 +448,7 @@ class IdlePoller:
 
     def close(self) -> None:
         """Closes the epoll. No connection may sleep here any more."""
+        self.exchanges.close()
         self._epoll.close()
 
     async def run(self) -> None:

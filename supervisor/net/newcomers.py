@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from supervisor.net.arrival import FAST_PATH_BYTES, Arrival, receive_request
 from supervisor.net.delivery import leave_to_the_kernel
-from supervisor.net.idle_poller import FAST_PATH_BYTES, Arrival, IdleConnection, receive_request
+from supervisor.net.idle_poller import IdleConnection
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_head import HeadLimits, find_head
 

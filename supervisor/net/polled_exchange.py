@@ -2,9 +2,9 @@
 
 A request goes out over a kept connection as soon as it has arrived. Where the whole answer comes soon and in the common
 form, its bytes are passed on. So a forwarded request costs its reads and writes, and no trip through trio's scheduler.
-Everything else is left, with what was sent and received so far, to the task of the client's connection: the
-ordinary way goes on where this module has stopped. So failures, late answers and other forms of answers are not
-treated here.
+A longer answer of that form is passed on while it comes, its body through a pipe in the kernel. Everything else is
+left, with what was sent and received so far, to the task of the client's connection: the ordinary way goes on where
+this module has stopped. So failures, late answers, slow clients and other forms of answers are not treated here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from supervisor.net.rest_of_answer import RestOfAnswer
+from supervisor.net.splice import PIPE_BYTES, SharedPipe
 from supervisor.wire.simple_heads import match_response
 
 if TYPE_CHECKING:
@@ -22,13 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from native_handlers.http_model.message import Request, Response
+    from supervisor.net.rest_of_answer import AnswerSink
 
 LEAVE_AFTER_S = 0.25
 """How long an answer may take here. A task takes over then, because only a task sees that the client goes away."""
 LOOK_EVERY_S = 0.1
 """How often the poller looks for exchanges that take too long."""
 MAX_ANSWER_BYTES = 64 * 1024
-"""The longest answer, head and body, that is passed on here. A task streams longer ones."""
+"""The longest answer, head and body, that is passed on in one piece."""
 _LEFT_IN_A_ROW = 8
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 
@@ -65,14 +68,27 @@ class PolledLink(Protocol):
     @property
     def plain_socket(self) -> socket.socket | None: ...
 
+    async def move_to(self, sink: AnswerSink, length_bytes: int) -> None: ...
+
 
 class AwaitingClient(Protocol):
     """A client's connection that waits for the answer of an exchange; see `IdleConnection`."""
 
     @property
+    def fd(self) -> int: ...
+
+    @property
     def is_cancelled(self) -> bool: ...
 
     def pass_on(self, answer: memoryview, now: float) -> None: ...
+
+    def send_part(self, part: memoryview) -> int: ...
+
+    def has_passed(self, count: int) -> None: ...
+
+    def end_answer(self, unsent: bytes, now: float) -> None: ...
+
+    def leave_rest(self, rest: RestOfAnswer) -> None: ...
 
     def leave_exchange(self, data: bytes, forwarding: Forwarding) -> None: ...
 
@@ -127,7 +143,7 @@ class PolledExchange:
         fd: the descriptor of the server's connection.
     """
 
-    __slots__ = ("_connection", "_data", "_exchanges", "_forwarding", "_received", "_sock", "due", "fd")
+    __slots__ = ("_connection", "_data", "_exchanges", "_forwarding", "_left_bytes", "_received", "_sock", "due", "fd")
 
     def __init__(self, exchanges: Exchanges, connection: AwaitingClient, data: bytes, forwarding: Forwarding) -> None:
         sock = forwarding.link.plain_socket
@@ -138,6 +154,7 @@ class PolledExchange:
         self._forwarding = forwarding
         self._sock = sock
         self._received: bytearray | None = None
+        self._left_bytes = 0  # of an answer that the client has a part of already
         self.due = trio.current_time() + LEAVE_AFTER_S
         self.fd = sock.fileno()
 
@@ -160,6 +177,8 @@ class PolledExchange:
 
     def serve(self, now: float) -> int:
         """Takes what the server has sent. Returns how many bytes were passed on to the client."""
+        if self._left_bytes:
+            return self._pass_some(now)
         forwarding, received = self._forwarding, self._received
         try:
             count = self._sock.recv_into(_window)
@@ -184,12 +203,71 @@ class PolledExchange:
         if whole == length and forwarding.passes(head.status):
             self._pass_on(data, length, now)
             return length
+        if length < whole > MAX_ANSWER_BYTES and forwarding.passes(head.status) and self._exchanges.pipe.is_there():
+            self._begin_to_pass(data, length, whole, now)
+            return length
         self._keep(data, length)
         if length < whole <= MAX_ANSWER_BYTES:
             self._exchanges.arm(self)
         else:
             self.leave()
         return 0
+
+    # ---- an answer that is passed on while it comes
+
+    def _begin_to_pass(self, data: bytearray, length: int, whole: int, now: float) -> None:
+        self._left_bytes = whole - length
+        with (_view if data is _window else memoryview(data))[:length] as part:
+            try:
+                sent = self._connection.send_part(part)
+            except OSError as error:
+                self.fail(error)
+                return
+            self._go_on(bytes(part[sent:]), now)
+
+    def _pass_some(self, now: float) -> int:
+        if self._connection.is_cancelled:
+            self.leave()
+            return 0
+        pipe = self._exchanges.pipe
+        try:
+            count = pipe.fill(self.fd, min(self._left_bytes, PIPE_BYTES))
+        except BlockingIOError:
+            self._exchanges.arm(self)
+            return 0
+        except OSError as error:
+            self._leave_rest(b"", str(error))
+            return 0
+        if not count:
+            self._leave_rest(b"", f"the server closed the connection {self._left_bytes} bytes before the end")
+            return 0
+        self._left_bytes -= count
+        try:
+            unsent = pipe.drain(self._connection.fd, count)
+        except OSError as error:
+            self.fail(error)
+            return 0
+        self._connection.has_passed(count - len(unsent))
+        self._go_on(unsent, now)
+        return count
+
+    def _go_on(self, unsent: bytes, now: float) -> None:
+        if not self._left_bytes:
+            self._exchanges.forget(self)
+            self._forwarding.passed()
+            self._connection.end_answer(unsent, now)
+        elif unsent:
+            self._leave_rest(unsent)
+        else:
+            self.due = now + LEAVE_AFTER_S
+            self._exchanges.arm(self)
+
+    def _leave_rest(self, unsent: bytes, failure: str = "") -> None:
+        self._exchanges.forget(self)
+        self._exchanges.unwatch(self)
+        self._connection.leave_rest(RestOfAnswer(unsent, self._left_bytes, failure, self._forwarding))
+
+    # ---- its end
 
     def _keep(self, data: bytearray, length: int) -> None:
         if data is _window:
@@ -202,6 +280,9 @@ class PolledExchange:
 
     def leave(self) -> None:
         """Leaves the exchange to the client's task, which is woken in its turn."""
+        if self._left_bytes:
+            self._leave_rest(b"")
+            return
         self._exchanges.forget(self)
         self._exchanges.unwatch(self)
         self._forwarding.sent.received = bytes(self._received or b"")
@@ -213,22 +294,31 @@ class PolledExchange:
         self._forwarding.abandon()
 
     def fail(self, error: Exception) -> None:
-        """Ends the exchange after a bug. The client's task raises `error`."""
+        """Ends the exchange, after a bug or because the client's connection broke. The client's task raises `error`."""
         self._exchanges.forget(self)
         self._forwarding.abandon()
         self._connection.fail_exchange(error)
 
 
 class Exchanges:
-    """The running exchanges of one poller."""
+    """The running exchanges of one poller. To be closed.
+
+    Attributes:
+        pipe: what bodies go through, one piece at a time.
+    """
 
     def __init__(self, epoll: select.epoll, wake_waiting: Callable[[], Awaitable[None]]) -> None:
         """`wake_waiting` wakes the tasks to which exchanges were left."""
         self._wake_waiting = wake_waiting
         self._epoll = epoll
+        self.pipe = SharedPipe()
         self._running: dict[int, PolledExchange] = {}  # the longest running first
         self._wakes = trio.Event()
         self._is_parked = False
+
+    def close(self) -> None:
+        """Closes the pipe."""
+        self.pipe.close()
 
     @property
     def count(self) -> int:

@@ -80,6 +80,69 @@ async def splice(
     return False
 
 
+class SharedPipe:
+    """One pipe that many connections use in turn, within one call each: it is empty between two calls. To be closed.
+
+    It is made at its first use.
+    """
+
+    def __init__(self) -> None:
+        self._ends: tuple[int, int] | None = None
+
+    def is_there(self) -> bool:
+        """Whether there is a pipe. It is made here."""
+        if self._ends is None:
+            try:
+                self._ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:
+                return False
+            enlarge(self._ends[1])
+        return True
+
+    def fill(self, source_fd: int, most_bytes: int) -> int:
+        """Takes bytes that have arrived on the socket `source_fd`. Returns how many; 0 at the end of the stream.
+
+        Raises:
+            BlockingIOError: nothing has arrived.
+            OSError: the connection is broken.
+        """
+        assert self._ends is not None, "`is_there` came first"
+        return os.splice(source_fd, self._ends[1], min(most_bytes, PIPE_BYTES), flags=os.SPLICE_F_NONBLOCK)
+
+    def drain(self, sink_fd: int, count: int) -> bytes:
+        """Gives the `count` bytes of `fill` to the socket `sink_fd`. Returns those that the socket did not take.
+
+        Raises:
+            OSError: the connection is broken. The bytes are lost.
+        """
+        assert self._ends is not None, "`fill` came first"
+        reading = self._ends[0]
+        try:
+            while count:
+                count -= os.splice(reading, sink_fd, count, flags=os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            return _take(reading, count)
+        except OSError:
+            _take(reading, count)
+            raise
+        return b""
+
+    def close(self) -> None:
+        """Closes the pipe."""
+        ends, self._ends = self._ends, None
+        for end in ends or ():
+            os.close(end)
+
+
+def _take(reading: int, count: int) -> bytes:
+    """Empties a pipe that holds `count` bytes."""
+    pieces = []
+    while count:
+        pieces.append(os.read(reading, count))
+        count -= len(pieces[-1])
+    return b"".join(pieces)
+
+
 def enlarge(writing: int) -> None:
     """Makes the pipe hold PIPE_BYTES, where the kernel allows it."""
     try:

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from native_handlers.http_model.message import HeldAnswer, PendingAnswer
+from supervisor.net.arrival import Arrival
 from supervisor.net.delivery import RESET_ON_CLOSE, leave_to_the_kernel, unacknowledged_bytes
 from supervisor.net.errors import ConnectionLost
 from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
-from supervisor.net.idle_poller import Arrival, IdleConnection, WritableSleeper, leave_unanswered
+from supervisor.net.idle_poller import IdleConnection, WritableSleeper, leave_unanswered
+from supervisor.net.rest_of_answer import RestOfAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -433,8 +435,11 @@ class StreamTransport:
             await trio.aclose_forcefully(self._stream)
 
 
-async def send_answer(transport: Transport, answer: Answer) -> None:
-    """Sends the rest of an answer, and releases its memory in any case."""
+async def send_answer(transport: Transport, answer: Answer | RestOfAnswer) -> None:
+    """Sends the rest of an answer, and releases its memory, or the exchange that it comes from, in any case."""
+    if isinstance(answer, RestOfAnswer):
+        await answer.finish(transport)
+        return
     head, body, release = answer if isinstance(answer, HeldAnswer) else (answer, None, None)
     try:
         if head:

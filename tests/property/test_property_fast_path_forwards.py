@@ -146,7 +146,7 @@ def answers(draw) -> bytes:
         b"304 Not Modified", b"404 Not Found", b"409", b"409 ", b"500 a b", b"100 Continue", b"103 Early Hints",
         b"101 Switching Protocols", b"20 x", b"700 x"]))  # fmt: skip
     version = draw(st.sampled_from([b"HTTP/1.1"] * 9 + [b"HTTP/1.0", b"http/1.1", b"XTTP/1.1"]))
-    body = draw(st.sampled_from([b"", b"warm", bytes(1000), bytes(5000), bytes(70_000)]))
+    body = draw(st.sampled_from([b"", b"warm", bytes(1000), bytes(5000), bytes(70_000), bytes(400_000)]))
     block = [b"Date: Mon, 30 Nov 2026 01:20:00 GMT"] * draw(st.sampled_from([1] * 5 + [0, 2]))
     block += draw(st.lists(st.sampled_from([b'Etag: "0123"', b"Server: SeaweedFS", b"Content-Md5: "]), max_size=2))
     block += [b"Content-Length: %d" % len(body)] * draw(st.sampled_from([1] * 7 + [0, 2]))
