@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,90 +20,81 @@ from support.source_tree import PACKAGES, ROOT, facts_of, sources, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MAX_MODULE_LINES = 600
 MIN_SHARED_MODULE_LINES = 60
 
 LANGUAGE = {"native_handlers"}
 """The modules right in this folder stand for libraries, and every module may import them."""
-VOCABULARY = {"native_handlers/runtime", "native_handlers/format", "native_handlers/http_model"}
-STORAGE_FACTS = {"native_handlers/format", "native_handlers/storage/model", "native_handlers/storage/system"}
-STORAGE = {
-    f"native_handlers/storage{room}"
-    for room in (
-        "",
-        "/model",
-        "/system",
-        "/index",
-        "/remote",
-        "/disk",
-        "/volume",
-        "/shared",
-        "/directory",
-        "/transfer",
-        "/erasure_coding",
-    )
-}
-NATIVE = VOCABULARY | STORAGE | {f"native_handlers/{room}" for room in ("pb", "content", "remote", "http", "grpc")}
-FACTS = {"supervisor/config", "supervisor/wire", "native_handlers/runtime"}
-"""Folders of data and pure functions, which every part of the supervisor may import."""
+
+
+def native(*rooms: str) -> set[str]:
+    return {f"native_handlers/{room}" for room in rooms}
+
+
+def storage(*rooms: str) -> set[str]:
+    return {f"native_handlers/storage/{room}" for room in rooms}
+
+
+def supervisor(*rooms: str) -> set[str]:
+    return {f"supervisor/{room}" for room in rooms}
+
 
 MAY_IMPORT: dict[str, set[str]] = {
     "native_handlers/runtime": set(),
     "native_handlers/pb": set(),
-    "native_handlers/format": {"native_handlers/pb"},
-    "native_handlers/http_model": {"native_handlers/runtime", "native_handlers/format"},
-    "native_handlers/content": VOCABULARY,
-    "native_handlers/storage/model": {"native_handlers/format"},
-    "native_handlers/storage/system": {"native_handlers/format", "native_handlers/storage/model"},
-    "native_handlers/storage/index": {"native_handlers/format"},
-    "native_handlers/storage/disk": STORAGE_FACTS,
-    "native_handlers/storage/remote": STORAGE_FACTS,
-    "native_handlers/storage/volume": STORAGE_FACTS
-    | {f"native_handlers/storage/{room}" for room in ("index", "disk", "remote")},
-    "native_handlers/storage/shared": STORAGE_FACTS
-    | {f"native_handlers/storage/{room}" for room in ("index", "volume")},
-    "native_handlers/storage/directory": STORAGE_FACTS
-    | {f"native_handlers/storage/{room}" for room in ("disk", "remote", "volume")},
-    "native_handlers/storage/transfer": STORAGE_FACTS
-    | {f"native_handlers/storage/{room}" for room in ("disk", "remote", "volume", "directory")},
-    "native_handlers/storage/erasure_coding": STORAGE_FACTS
-    | {"native_handlers/pb"}
-    | {f"native_handlers/storage/{room}" for room in ("volume", "directory", "transfer")},
-    "native_handlers/storage": STORAGE - {"native_handlers/storage"} | {"native_handlers/format", "native_handlers/pb"},
-    "native_handlers/http": VOCABULARY | STORAGE | {"native_handlers/content"},
-    "native_handlers/remote": {"native_handlers/pb"},
+    "native_handlers/format": native("pb"),
+    "native_handlers/http_model": native("runtime", "format"),
+    "native_handlers/content": native("runtime", "format", "http_model"),
+    "native_handlers/storage/model": native("format"),
+    "native_handlers/storage/system": set(),
+    "native_handlers/storage/index": native("format"),
+    "native_handlers/storage/disk": storage("model", "system"),
+    "native_handlers/storage/remote": native("format") | storage("model", "system"),
+    "native_handlers/storage/volume": native("format") | storage("model", "system", "index", "disk", "remote"),
+    "native_handlers/storage/shared": native("format") | storage("model", "system", "index", "volume"),
+    "native_handlers/storage/directory": native("format") | storage("model", "system", "disk", "remote", "volume"),
+    "native_handlers/storage/transfer": native("format") | storage("model", "system", "volume", "directory"),
+    "native_handlers/storage/erasure_coding": native("format", "pb")
+    | storage("model", "system", "volume", "directory"),
+    "native_handlers/storage": native("format", "pb")
+    | storage("model", "system", "index", "disk", "remote", "volume", "directory", "transfer", "erasure_coding"),
+    "native_handlers/http": native("runtime", "format", "http_model", "content", "storage")
+    | storage("model", "system", "volume", "erasure_coding"),
+    "native_handlers/remote": native("pb"),
     "native_handlers/query": set(),
-    "native_handlers/grpc": VOCABULARY | STORAGE | {f"native_handlers/{room}" for room in ("pb", "remote", "query")},
-    "supervisor/wire": VOCABULARY | {"native_handlers/content"},
-    "supervisor/config": {"supervisor/wire", "native_handlers/http_model"},
-    "supervisor/logs": FACTS,
-    "supervisor/net": FACTS | VOCABULARY,
-    "supervisor/routing": FACTS | {f"native_handlers/{room}" for room in ("http_model", "http", "grpc")},
-    "supervisor/backend": FACTS | {"supervisor/net", "supervisor/logs"},
-    "supervisor/cluster": FACTS | NATIVE | {"supervisor/net"},
-    "supervisor/authority": FACTS | NATIVE | {"supervisor/routing", "supervisor/cluster"},
-    "supervisor/gateway": FACTS
-    | NATIVE
-    | {f"supervisor/{room}" for room in ("net", "routing", "cluster", "authority")},
-    "supervisor/embedded_master": FACTS
-    | VOCABULARY
-    | {"native_handlers/pb", "native_handlers/grpc", "supervisor/net", "supervisor/cluster", "supervisor/gateway"},
-    "supervisor/fast_path": FACTS
-    | NATIVE
-    | {f"supervisor/{room}" for room in ("net", "routing", "authority", "gateway")},
-    "supervisor/control": FACTS | NATIVE | {"supervisor/net", "supervisor/routing"},
-    "supervisor/workers": FACTS
-    | VOCABULARY
-    | {"native_handlers/http", "supervisor/net", "supervisor/routing", "supervisor/backend"},
+    "native_handlers/grpc": native("runtime", "pb", "format", "storage", "remote", "query")
+    | storage("model", "system", "disk", "remote", "volume", "directory", "transfer", "erasure_coding"),
+    "supervisor/wire": native("http_model", "content"),
+    "supervisor/config": native("http_model") | supervisor("wire"),
+    "supervisor/logs": supervisor("wire", "config"),
+    "supervisor/net": native("runtime", "http_model") | supervisor("wire", "config"),
+    "supervisor/routing": native("http_model", "http", "grpc") | supervisor("config"),
+    "supervisor/backend": supervisor("wire", "config", "net"),
+    "supervisor/cluster": native("pb", "format", "storage", "http")
+    | storage("model", "erasure_coding")
+    | supervisor("wire", "config", "net"),
+    "supervisor/authority": native("pb", "format", "storage", "grpc")
+    | storage("model", "volume", "erasure_coding")
+    | supervisor("routing", "cluster"),
+    "supervisor/gateway": native("runtime", "pb", "format", "http_model", "http", "grpc")
+    | storage("model", "transfer", "erasure_coding")
+    | supervisor("wire", "config", "net", "routing", "cluster", "authority"),
+    "supervisor/embedded_master": native("pb", "format", "http_model", "grpc")
+    | supervisor("wire", "config", "net", "cluster", "gateway"),
+    "supervisor/fast_path": native("runtime", "format", "http_model", "content", "storage", "http")
+    | storage("system", "volume")
+    | supervisor("wire", "net", "routing", "authority", "gateway"),
+    "supervisor/control": native("runtime", "http_model", "storage") | storage("model") | supervisor("net", "routing"),
+    "supervisor/workers": native("runtime", "http_model", "http") | supervisor("config", "net", "routing", "backend"),
 }
-"""The folders that the modules of a folder may import, besides their own."""
+"""The folders that the modules of a folder import, besides their own. A folder that no module uses is not listed."""
 
 TOP = ("supervisor/assembly", "supervisor", "supervisor/cli")
 """The modules that put everything together, from below: each may import everything above in this file, and the earlier
 ones here."""
-MAY_IMPORT |= {folder: {*MAY_IMPORT, *TOP[:number]} for number, folder in enumerate(TOP)}
+BELOW_TOP = tuple(MAY_IMPORT)
+MAY_IMPORT |= {folder: {*BELOW_TOP, *TOP[:number]} for number, folder in enumerate(TOP)}
 
 ONE_IMPORTER = {
     "native_handlers/http/handlers.py": "route -> handler; the registry of routes may not be imported from there",
@@ -216,6 +208,26 @@ def test_imports_point_one_way():
         and layer_of(found.target) not in {found.layer, *LANGUAGE, *MAY_IMPORT.get(found.layer, set())}
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_room_is_allowed_no_room_that_it_does_not_use():
+    """A rule that allows more than is used hides the next import that points the wrong way."""
+    used: dict[str, set[str]] = {room: set() for room in BELOW_TOP}
+    for found in imports():
+        if found.layer in used:
+            used[found.layer].add(layer_of(found.target))
+    assert not {room: unused for room in BELOW_TOP if (unused := MAY_IMPORT[room] - used[room])}
+
+
+def test_the_page_lists_each_room_below_those_that_it_imports():
+    """The list of rooms in `docs/architecture.md`: each entry imports only entries above it."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    lines = page[page.index("## The rooms") :].split("```")[1].splitlines()
+    names = [line.split()[0] for line in lines if line]
+    rooms = [str(Path(name).parent) if name.endswith(".py") else name for name in names]
+    assert set(rooms) == {*MAY_IMPORT, *LANGUAGE}
+    for number, room in enumerate(rooms):
+        assert MAY_IMPORT.get(room, set()) <= set(rooms[: number + 1]), f"{room} stands above a room that it imports"
 
 
 def test_the_rules_have_no_cycle():
