@@ -48,6 +48,13 @@ RECOVERED_BYTES = 1 << 20
 """How much of a shard is computed at once, from as much of each of ten others."""
 
 
+class ReadMemory(NamedTuple):
+    """How many bytes the read of a needle holds at most, without and with other servers and lost shards."""
+
+    here_bytes: int
+    elsewhere_bytes: int
+
+
 class EcReader:
     """Safe from any thread. With `remote` None this server stands alone, and shards that are not here are lost.
 
@@ -109,6 +116,22 @@ class EcReader:
         if cookie is not None and needle.cookie != cookie:
             raise CookieMismatch(needle.cookie, cookie)
         return needle
+
+    def memory_of(self, volume_id: int, needle_id: int, *, cached_only: bool = False) -> ReadMemory:
+        """What `read_needle` will hold; nothing for a needle that is absent or deleted.
+
+        Raises:
+            VolumeNotFound, StorageError, OSError.
+            NotCached: `cached_only`, and memory does not hold the needed part of the index.
+        """
+        volume = self._volume(volume_id)
+        entry = volume.find(needle_id, cached_only=cached_only)
+        if entry is None or entry.size < 0:
+            return ReadMemory(0, 0)
+        length = actual_size(entry.size, volume.version)
+        # At its end a read has the needle twice, as a record and as content.
+        here_bytes = 2 * length
+        return ReadMemory(here_bytes, here_bytes + volume.ratio.data * min(length, RECOVERED_BYTES))
 
     def read_directly(
         self, volume: EcVolume, needle_id: int, interval: Interval, *, since_s: float

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import random
 import threading
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from support.coded_volumes import FakeRemote
 from support.files import PlannedFiles, path_of
 from support.http_native import SETTINGS, file_part, get, make_context, manifest_of, post, put
@@ -19,6 +21,7 @@ from native_handlers.http.ec_volumes import StoreEcVolumes
 
 VID = 3
 DATA = random.Random(3).randbytes(2_500_000)
+LARGE = b"larger" * 1000
 TEXT = b"some text that is worth packing\n" * 400
 
 
@@ -200,11 +203,12 @@ class HangingRemote(FakeRemote):
 
 
 def code_two(store, tmp_path, hanging):
-    """Volume 3 has shard 0 and others elsewhere, and volume 4 all of them here. One small needle in each."""
+    """Volume 3 has shard 0 and others elsewhere, and volume 4 all here. Each has a small needle and a larger one."""
     for volume_id in (VID, 4):
         if volume_id != VID:
             store.allocate_volume(volume_id)
         store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
+        store.find_volume(volume_id).write(Needle(needle_id=2, cookie=5, data=LARGE))
         store.ec_work.generate(store.find_volume(volume_id), "")
         for shard in range(14):
             if volume_id != VID or shard > 4:
@@ -290,3 +294,72 @@ class TestTwoDisks:
     async def test_deletions_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
         self.victims.append(self.home / f"{VID}.ecj")
         await while_it_hangs(hanging, lambda: volumes.delete_needle(VID, 1, 5), lambda: volumes.delete_needle(4, 1, 5))
+
+
+class TestMemory:
+    """The needles of volume 3, whose first shards are on another server, which hangs.
+
+    A read of the small needle holds its 40 bytes twice, and ten shards' for what is computed: 480 bytes.
+    """
+
+    SMALL = 480
+
+    @pytest.fixture
+    def read(self, store, tmp_path, hanging, threads):
+        """Begins reads, of the small needle unless told otherwise; each hangs once it is in a thread."""
+        code_two(store, tmp_path, hanging)
+        assert store.ec_reader.memory_of(VID, 1) == (80, self.SMALL)
+        assert store.ec_reader.memory_of(VID, 2).elsewhere_bytes > 2 * self.SMALL
+        threads.clear()
+
+        async def read(volumes, needle_id=1):
+            data = b"small" if needle_id == 1 else LARGE
+            assert (await volumes.read_needle(VID, needle_id, 5)).data == data
+
+        return read
+
+    async def test_bounds_the_reads_that_are_made_together(self, store, read, hanging, threads):
+        volumes = StoreEcVolumes(store, memory_bytes=2 * self.SMALL)
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(read, volumes)
+            await trio.testing.wait_all_tasks_blocked()
+            hanging_count = len(threads)
+            hanging.may_end.set()
+        assert (hanging_count, len(threads)) == (2, 4)
+
+    async def test_a_needle_that_is_larger_is_read_alone(self, store, read, hanging, threads):
+        volumes = StoreEcVolumes(store, memory_bytes=2 * self.SMALL)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, volumes, 2)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(read, volumes)
+            await trio.testing.wait_all_tasks_blocked()
+            hanging_count = len(threads)
+            hanging.may_end.set()
+        assert (hanging_count, len(threads)) == (1, 2)
+
+    async def test_one_that_is_cancelled_lets_those_behind_it_go_on(self, store, read, hanging, threads):
+        volumes, cancelled = StoreEcVolumes(store, memory_bytes=2 * self.SMALL), trio.CancelScope()
+
+        async def give_up():
+            with cancelled:
+                await read(volumes, 2)
+
+        async with trio.open_nursery() as nursery:
+            for work in (partial(read, volumes), give_up, partial(read, volumes)):
+                nursery.start_soon(work)
+                await trio.testing.wait_all_tasks_blocked()
+            before = len(threads)
+            cancelled.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            after = len(threads)
+            hanging.may_end.set()
+        assert (before, after) == (1, 2)
+
+    async def test_one_that_ends_gives_its_memory_back(self, store, read, hanging):
+        hanging.may_end.set()
+        volumes = StoreEcVolumes(store, memory_bytes=1)
+        with trio.fail_after(LIMIT_S):
+            for needle_id in (1, 2, 1):
+                await read(volumes, needle_id)
