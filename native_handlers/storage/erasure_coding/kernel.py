@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 NO_KERNEL_VARIABLE = "VOLUME_SERVER_PY_NO_KERNEL"
-"""Set to anything, has numpy do the work."""
+"""If this variable is set to anything, numpy does the work."""
 _ROWS_AT_ONCE = 4
 """As many sums as fit the registers beside what is being multiplied."""
 _ALL_ONES = 0xFFFFFFFF
@@ -41,7 +41,8 @@ _compiling = threading.Lock()
 
 
 def multiply(matrix: Matrix, inputs: Sequence[Bytes], outputs: Sequence[Bytes]) -> None:
-    """Has each of `outputs` hold the sum of `inputs`, each times the factor of its row in `matrix`.
+    """Writes to each of `outputs` the sum of `inputs`, where each input is multiplied by its factor in the row of
+    `matrix` for that output.
 
     All are contiguous and of one length. Other threads run meanwhile.
     """

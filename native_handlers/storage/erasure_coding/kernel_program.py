@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VECTORS = 2
-"""Handled in one round: each table that is loaded serves so many."""
+"""The vectors that one round handles. A table is loaded once for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Method:
         return 8 if self.is_affine else 32
 
     def table(self, factor: int) -> bytes:
-        """By what the function multiplies by `factor`."""
+        """The table with which the function multiplies by `factor`."""
         return _bit_matrix(factor) if self.is_affine else products(factor)[:16] + products(factor)[::16]
 
 
