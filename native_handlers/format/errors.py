@@ -1,6 +1,6 @@
 """Errors of bytes or text that do not follow the formats here.
 
-Only codecs raise them. What a server does about an error is decided elsewhere.
+Only codecs raise them. Other modules decide how a server acts on an error.
 """
 
 from __future__ import annotations

@@ -42,8 +42,7 @@ async def serve(
     """The complete answer of `handler` to `request`. The request's body may be left unread.
 
     This function does the common part of all answers: redirects to the canonical path, the server's headers, and no
-    body for HEAD. Without the redirect, `DELETE /3,01…/../4,02…` would be one volume's for the router and another's for
-    the handler.
+    body for HEAD. The redirect comes first, as in Go's mux, so no handler gets a path that is not canonical.
     """
     if not request.parsed.is_canonical:
         unrouted = redirect_to_canonical(request)

@@ -9,10 +9,10 @@ r"""Paths to a field of a JSON document, in the subset of gjson's syntax that na
 
     @this           the whole document; within a path it is not understood
 
-Of a field that is there twice the first counts. Not understood are pipes (``|``), queries (``#(last=="x")``), modifiers
-(``@reverse`` and the others that gjson has), literals (``!true``), several paths in one (``[a,b]``, ``{a,b}``), lines
-(``..``), and more than 16 times ``#``: such a path finds nothing. Values are those that gjson finds, to the byte, where
-the document is JSON; in one that is broken, those of some paths with ``#`` differ. Source: gjson 1.18, SYNTAX.md, Get.
+If a document has a field twice, the first one counts. These parts of gjson's syntax find nothing: pipes (``|``),
+queries (``#(last=="x")``), modifiers (``@reverse`` and others), literals (``!true``), several paths in one (``[a,b]``,
+``{a,b}``), lines (``..``), and more than 16 times ``#``. If the document is JSON, the values are those that gjson
+finds, to the byte. If it is broken, the values of some paths with ``#`` differ. Source: gjson 1.18, SYNTAX.md, Get.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Objects of Google Cloud Storage, read by ranges with Google's own client (the extra `gcs`).
 
-A caller's credentials are a JSON text that carries its own key. Of other kinds Google's client would fetch the token
-from an address, a file or a program that the text names.
+Only credentials that carry their own key in their JSON text are accepted. For other kinds Google's client would fetch
+the token from an address, a file or a program that the text names.
 Source: weed/remote_storage/gcs/gcs_storage_client.go (MakeWithHTTPClient, ReadFile),
 weed/server/volume_grpc_remote.go (checkGcsCredentials, guardedRemoteClient).
 """

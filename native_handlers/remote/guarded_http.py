@@ -36,13 +36,13 @@ class DialRefused(NewConnectionError):
 
 
 class CallConnections:
-    """The connections of one call, so that its end is that of all of them. READ_LIMIT_S alone ends no call to a host
-    that sends a byte a minute. Thread-safe.
+    """The connections of one call. Ending the call breaks all of them. READ_LIMIT_S alone would not end a call to a
+    host that sends one byte a minute. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # protects _sockets and _over
-        # Those that are closed go by themselves. One that is read from stays as long as the answer that reads it.
+        # A weak set drops a closed socket by itself. The answer that reads a socket keeps the socket alive.
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._over = ""
 
@@ -52,8 +52,8 @@ class CallConnections:
         return self._over
 
     def end(self, why: str) -> None:
-        """Breaks all connections, and allows no new ones. What waits for one gets an error. Does nothing when called
-        again.
+        """Breaks all connections, and allows no new ones. Threads that read from one get an error. Does nothing when
+        called again.
         """
         with self._lock:
             if self._over:
@@ -84,7 +84,7 @@ def open_pool(
     """Connections to the host of `endpoint` that refuse addresses which a caller must not reach. They are added to
     `connections`.
 
-    What such a connection raises is a urllib3 error whose text says why.
+    A connection that refuses an address raises an error of urllib3 whose text says why.
     """
 
     def find(host: str) -> IpAddress:

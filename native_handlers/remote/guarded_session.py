@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from urllib3 import PoolManager
 
 MAX_ANSWER_BYTES = PART_BYTES + (1 << 20)
-"""What an answer may have: a part of an object, or a token, and what a service puts around it."""
+"""The longest answer: a part of an object with 1 MiB for the text that a service puts around it. A token is shorter."""
 
 
 class HostRefused(Exception):

@@ -30,8 +30,8 @@ def configure_volume(
 
     `replication` is a valid placement. As in upstream, a volume that was not open is open afterwards.
 
-    Wilful difference: no volume is closed before its .vif was found, nor on a disk out of service, where it could not
-    be opened again.
+    Wilful difference: a volume is closed only after its .vif was found. On a disk out of service no volume is closed,
+    because it could not be opened again.
 
     Raises:
         ConfigureFailed: with the failed step, and whether the volume could be opened again. Where the step is the last

@@ -208,7 +208,7 @@ class VolumeSet:
     @contextmanager
     def replacing(self, vid: int, doing: str, *, closes: bool) -> Iterator[bool]:
         """Inside, no volume of that id is open, and none is opened, made or copied here: the caller replaces its files.
-        Yields whether one was open. What was open is opened again at the end, also when the caller fails.
+        Yields whether one was open. A volume that was open is opened again at the end, also when the caller fails.
 
         Args:
             doing: the operation, as the end of a sentence about the volume.

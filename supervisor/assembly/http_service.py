@@ -1,4 +1,4 @@
-"""What serves HTTP, in the server's process or in a worker: parts that need neither gRPC nor the node."""
+"""Makes the parts that serve HTTP in the server's process or in a worker. They need neither gRPC nor the node."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
 """The effects of a forwarded RPC in the backend's memory that a hand-over would lose.
 
-A compaction is known to the open volume that made it: closed and opened anew, the volume takes the commit for a failure
-and stays without its files, and what was written in between is not in the compacted copy. So from the compaction to its
-commit or clean-up the volume is pinned to the backend, which takes the writes meanwhile, as it does alone. A mark that
-was not persisted is in no file; nor is the disk type that a mount of shards named. A hand-over carries both.
+Only the open volume that made a compaction knows of it. If that volume is closed and opened anew, the commit fails and
+leaves it without its files, and the compacted copy lacks the writes that came in between. So from the compaction to its
+commit or clean-up the volume is pinned to the backend, and the backend takes its writes.
+
+A mark that was not persisted is in no file. The disk type that a mount of shards named is in no file either. A
+hand-over carries both.
 
 Source: weed/storage/volume_vacuum.go (CommitCompact, makeupDiff), volume.go (Close), weed/server/volume_grpc_admin.go.
 """

@@ -64,8 +64,9 @@ class Ticket:
 class HandOver:
     """A volume must be closed at `source` and opened at `target`. No operation runs on it.
 
-    `is_reopening`: an earlier hand-over left it closed. It must be opened at `target` in any case, which may be
-    `source` itself. `form`: what of it is to be opened then; otherwise only what the source cannot be asked for.
+    `is_reopening`: an earlier hand-over left the volume closed. It must be opened at `target`, which may be the engine
+    `source`. `form`: with `is_reopening` the form in which to open the volume. Otherwise only the facts that the source
+    cannot tell.
     """
 
     volume_id: int
@@ -85,7 +86,7 @@ class Outcome:
         is_open: False where the owner should have the volume open but may not have it open.
         is_vacant: whether neither engine had such a volume open, so that none was opened.
         refusal: why the volume did not get to the target; empty where it did.
-        form: how it is open, or was when it was open.
+        form: the form in which the volume is open, or was open last.
     """
 
     owner: Engine

@@ -68,7 +68,7 @@ class NodeProperties:
 
 @dataclass(slots=True)
 class Changes:
-    """What sources have changed since a snapshot was made. Facts and states are few and are not noted."""
+    """The volumes that sources have changed since a snapshot was made. Facts and states are few and are not noted."""
 
     volume_ids: set[int] = field(default_factory=set)
     has_shards: bool = False

@@ -39,8 +39,8 @@ _STATUS_DETAILS = "grpc-status-details-bin"
 def forwarded_request_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Metadata:
     """The part of a client's `metadata` that the backend gets.
 
-    Left out is what belongs to the client's own connection or to gRPC itself (deadline, encodings, status). The next
-    hop writes these again.
+    Keys of the client's own connection and of gRPC itself (deadline, encodings, status) are left out. The next hop
+    writes them again.
     """
     return tuple((key, value) for key, value in metadata if key not in _OF_THIS_HOP and not _is_reserved(key))
 

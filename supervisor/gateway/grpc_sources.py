@@ -3,9 +3,9 @@ end its own process.
 
 Go's server deletes a volume that it is told to copy from itself, tails itself without end, and truncates shards that it
 copies from itself. It accepts any extension for a file of an erasure-coded volume, and the facts of a file more than
-once. So each such call is checked before it is forwarded. What is forwarded is what was checked: the message is encoded
-again from what was read, with the address in one fixed form. `Route.source` and `Route.before_forward` say which calls
-are checked. The native handlers have their own checks.
+once. So each such call is checked before it is forwarded. The checked fields are encoded again, with the address
+in one fixed form, and this message is forwarded. So the backend reads the fields that were checked. `Route.source` and
+`Route.before_forward` say which calls are checked. The native handlers have their own checks.
 """
 
 from __future__ import annotations

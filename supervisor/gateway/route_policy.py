@@ -35,12 +35,12 @@ def log_answer(  # noqa: PLR0913, PLR0917  the fields of a line
 
 
 class FastTerms(NamedTuple):
-    """What the fast path checks of each request of a route.
+    """The checks that the fast path makes for each request of a route.
 
     Attributes:
         is_guarded: whether the guard may refuse it; see `RoutePolicy.admits`.
-        inflight: what counts the bytes of uploads, or of downloads, that are in flight; None where nothing does. Where
-            it is over its bound, the request waits for room, and the fast path declines it.
+        inflight: the counter of the bytes of uploads, or of downloads, in flight; None if nothing counts them. Where it
+            is over its bound, the request has to wait for room, and the fast path declines it.
         is_bounded: whether `inflight` has a bound.
     """
 
@@ -95,9 +95,9 @@ class RoutePolicy:
         return known
 
     def fast_terms(self, route: Route) -> FastTerms | None:
-        """What the fast path checks before it answers a request of the route; None where it answers none.
+        """The checks of the fast path before it answers a request of the route; None where it answers none.
 
-        It answers where the route reads volumes or writes to them, and each request is served natively.
+        The fast path answers where the route reads volumes or writes to them, and the native engine serves the route.
         """
         if self._table.table is not self._known_table or self._guard.rules is not self._known_rules:
             self._follow()

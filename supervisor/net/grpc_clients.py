@@ -76,7 +76,7 @@ class ClientRegistry:
             del self._clients[_grpcio_name(socket_name)]
 
     def find(self, grpcio_name: str) -> GrpcClient | None:
-        """The client behind the text of grpcio's `ServicerContext.client()` (`unix-abstract:0007f`).
+        """The client whose connection has the text of grpcio's `ServicerContext.peer()` (`unix-abstract:0007f`).
 
         None when the relay did not open that connection, or has closed it.
         """

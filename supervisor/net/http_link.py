@@ -175,7 +175,7 @@ class ClientHttpConnection:
         """The next head, which may be an interim one. Cancelling the call is safe.
 
         Raises:
-            LinkBroken: `received_bytes` says whether the answer had sent.
+            LinkBroken: the connection broke. `received_bytes` is 0 if nothing of the answer had arrived.
             NotYet: the deadline of `expect_head_by` has passed. The call may be repeated.
         """
         event = await self._next_event(HEAD_BYTES)

@@ -1,8 +1,8 @@
 """Passes the bytes of a relayed connection on, one direction at a time, and never holds more than one chunk of it.
 
 There are three ways. The chunks of small calls are passed by one task for all connections (`SmallChunks`): a chunk
-costs a read and a write, and no trip of a connection's task through trio's scheduler. What does not fit there, because
-the sink is full or much comes at once, is passed by the connection's own task. Large streams go through a pipe in the
+costs a read and a write, and no trip of a connection's task through trio's scheduler. If the
+sink is full or much comes at once, the connection's own task passes the bytes. Large streams go through a pipe in the
 kernel (`splice`). With TLS the connection's own task passes everything.
 """
 

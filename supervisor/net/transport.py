@@ -71,9 +71,9 @@ class Transport(Protocol):
     async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer], begin: Begin | None = None) -> Arrival:
         """The first bytes that `answer` declines, b"" at the end of the stream.
 
-        `answer` gets all bytes that have arrived, and must not wait. It is called only between two messages. What
-        `answer` returns is sent, and the wait goes on. What it declines is given to `begin`, which may begin an
-        exchange with another server; only a plain socket does so.
+        `answer` gets all bytes that have arrived, and must not wait. It is called only between two messages. The
+        transport sends the result of `answer` and goes on waiting. A plain socket gives bytes that `answer` declines to
+        `begin`, which may begin an exchange with another server.
 
         Raises:
             ConnectionFailed: as `receive_some` and `send_all`.
@@ -93,7 +93,7 @@ class Transport(Protocol):
         ...
 
     async def send_file(self, part: FileSlice) -> None:
-        """Sends a part of a file. What the page cache does not hold is read in a thread, by `part`.
+        """Sends a part of a file. `part` reads in a thread where the page cache does not hold the bytes.
 
         Raises:
             EOFError: the file ends early. Less was sent than was asked for.

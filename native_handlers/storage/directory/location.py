@@ -324,7 +324,7 @@ class DiskLocation:
         state = volume.handle.opened if volume is not None else None
         is_beside_shards = state is not None and state.damage == BESIDE_SHARDS
         if volume is not None and is_beside_shards and volume.claim.reason is None:
-            # A search for new files has opened a volume that was just decoded. Who names the volume wants to write.
+            # A search for new files has opened a volume that was just decoded. The caller names it in order to write.
             self.unload(volume)
         elif volume is not None:
             return volume
@@ -407,7 +407,7 @@ class DiskLocation:
             self.findings.add([Finding(FindingKind.NOT_LOADED, paths.base, why)])
             return None
         self._check_limit(paths)
-        # An index of shards without a shard leads to nothing, and must not keep a sound volume from being written to.
+        # An index of shards without any shard has no data, so it must not make a sound volume read-only.
         is_coded_too = shards_lie_here and not is_named and has_any_shard(name, present)
         forced = BESIDE_SHARDS if is_coded_too else None
         if forced is not None:

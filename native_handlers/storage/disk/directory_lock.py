@@ -1,4 +1,5 @@
-"""Keeps two servers from serving one directory: an exclusive lock on a file in the directory that names the holder.
+"""The two files by which a directory belongs to one server: an exclusive lock that names the holder, so that no second
+server serves the directory, and the UUID of the directory, which the master knows.
 
 The kernel frees the lock when the process ends, in whatever way. Upstream has no such lock and ignores the file.
 """

@@ -88,7 +88,7 @@ class _CallResult(Generic[T]):
             self.is_known.release()
 
     def result(self) -> T:
-        """What the call has given. Raises its error."""
+        """The result of the call. Raises its error."""
         if self._error is not None:
             raise self._error
         return self._results[0]

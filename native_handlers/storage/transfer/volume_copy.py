@@ -42,7 +42,9 @@ _log = logging.getLogger(__name__)
 
 
 class CopyVerdict(NamedTuple):
-    """What is wrong with a volume that has arrived; None for nothing. `has_data`: its data can be read from here."""
+    """The verdict on a volume that has arrived. `damage` is None if the volume is sound. `has_data`: this server can
+    read its data.
+    """
 
     damage: str | None
     has_data: bool

@@ -27,7 +27,7 @@ class FilesClaim:
 
     @property
     def reason(self) -> str | None:
-        """What has the claim, as the end of a sentence about the volume; None where nothing has it."""
+        """The operation that has the claim, as the end of a sentence about the volume; None if no operation has it."""
         return self._reason
 
     def take(self, reason: str, *, holds_writes: bool) -> None:

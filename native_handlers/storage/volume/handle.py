@@ -34,8 +34,8 @@ _NS = 10**9
 
 
 class VolumeHandle:
-    """Starts open, with the result of `open_volume` or `attach_volume`. Some methods need the lock; their docstrings
-    say so.
+    """The open files of a volume, and its lock. A new handle is open, with the result of `open_volume` or
+    `attach_share`. Some methods need the lock; their docstrings say so.
     """
 
     def __init__(

@@ -1,6 +1,10 @@
-"""Enters the records of .dat behind the last record of .idx into .idx, and cuts an incomplete last record.
+"""Makes .dat and .idx agree when a volume is opened.
 
-Such records remain when a server died between its two writes; when .idx was lost, all records do.
+- `CatchUp` enters the records of .dat behind the last record of .idx into .idx, and cuts an incomplete last record.
+  Such records remain when a server died between its two writes. If .idx was lost, they are all records.
+- `check_end` and `check_last_record` compare the last row with its record.
+- `drop_torn_rows` drops rows at the end of .idx that lead to no record.
+- `restore_idx_head` puts lost rows at the beginning of .idx back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Describes an open volume for heartbeats and /status.
+"""Describes an open volume for heartbeats and /status, and tells whether a volume with a TTL has expired.
 
 Source: weed/storage/store.go:CollectHeartbeat, weed/storage/volume.go (ToVolumeInformationMessage).
 """

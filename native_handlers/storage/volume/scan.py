@@ -1,4 +1,5 @@
-"""Walks the records of a .dat file in order and verifies each, until the end or the first bytes that are no record.
+"""Walks the records of a .dat file in order and verifies each, until the end or the first bytes that are no record
+(`DatScan`). Searches a range for any whole record (`holds_record`).
 
 For files whose index cannot be trusted: after a crash, and in `check`. Memory stays bounded whatever lengths a file
 claims. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not verify.

@@ -126,8 +126,8 @@ def put_on_disk(files: Files, path: Path, modified_at_s: int) -> None:
 
 
 def _replication_of(info: VolumeInfo, state: VolumeState) -> str:
-    """What the .vif is to say of the replication. A start that cannot read the head of the object must not report
-    another: `volume.fix.replication` would delete copies. Go reads the field too, and writes it for VolumeConfigure.
+    """The replication to note in the .vif. A start that cannot read the head of the object must report the same one:
+    else `volume.fix.replication` would delete copies. Go reads the field too, and writes it for VolumeConfigure.
     """
     placement = state.super_block.replica_placement
     return info.replication or (str(placement) if placement.copy_count > 1 else "")
