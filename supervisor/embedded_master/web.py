@@ -185,8 +185,8 @@ async def _form(request: Request) -> Mapping[str, str]:
                 body = b""
                 break
     fields: dict[str, str] = {}
-    for raw in (body.decode("latin-1"), request.raw_query):
-        for name, value in parse_query(raw).pairs:
+    for query in (parse_query(body.decode("latin-1")), request.parsed.query):
+        for name, value in query.pairs:
             fields.setdefault(name, value.encode("latin-1").decode("utf-8", "replace"))
     return fields
 
@@ -205,7 +205,7 @@ def _location_row(node: VolumeNode) -> Mapping[str, object]:
 
 
 def _json(request: Request, rows: Mapping[str, object], status: int = 200) -> Response:
-    body = encode_json(rows, is_pretty=bool(parse_query(request.raw_query).get("pretty")))
+    body = encode_json(rows, is_pretty=bool(request.parsed.query.get("pretty")))
     headers = Headers([("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff")])
     return Response(status, headers, body)
 
