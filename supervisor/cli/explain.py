@@ -62,7 +62,7 @@ def explain_http(table: Table, listener: Listener, method: str, target: str) -> 
     """The way that an HTTP request would take, as (label, text) lines. A query in `target` has no effect."""
     parsed = RequestTarget.parse(target.encode("utf-8", "surrogateescape").decode("latin-1"))
     route = match_http(listener, method, parsed.raw_path)
-    volume_id = parsed.volume_id if route.access.volume_id_in == "path" else None
+    volume_id = parsed.volume_id if route.access.is_volume_in_path else None
     if route.access.volume_id_in is None:
         volume = "none"
     else:

@@ -56,7 +56,7 @@ class FastPathForwards:
             return None
         method, volume_id, raw = matched
         route = match_object(client.listener, method)
-        if route.access.volume_id_in != "path":
+        if not route.access.is_volume_in_path:
             return None
         decision = self._gateway.policy.forwarded(route, client.host)
         if decision is None:

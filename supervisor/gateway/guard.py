@@ -17,7 +17,7 @@ from native_handlers.format.errors import BadFileId
 from native_handlers.http.reply import empty_reply, json_error
 from native_handlers.http.tokens import token_of
 from native_handlers.http_model.go_json import text_of_wire
-from supervisor.routing.registry import AccessKind, Gate, TokenKey
+from supervisor.routing.registry import Gate, PathId, TokenKey
 from supervisor.wire.jwt import BadToken, verified_token
 from supervisor.wire.whitelist import Whitelist
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from supervisor.wire.jwt import VerifiedToken
 
 log = logging.getLogger(__name__)
-
-UPLOADS = frozenset({"POST", "PUT"})
 
 MAX_KNOWN_TOKENS = 4096
 """Verified tokens that are remembered for one key. The least recently used one is forgotten for a new one."""
@@ -181,7 +179,7 @@ class Guard:
         try:
             verifier.verified(token_of(request)).check_use(target.token_file_id, self._now_s())
         except BadToken as error:
-            reason = _what_is_wrong(route, request.method, target)
+            reason = _what_is_wrong(route, target)
             if reason is not None:
                 return json_error(request, 400, reason)
             return _wrong_jwt(request, str(error))
@@ -193,7 +191,7 @@ class Guard:
         The check of a token, here and in the backend, reads the file id from another place of the path than the upload
         does. Upstream lets such an upload pass, so a token for one file writes any file of the volume.
         """
-        if route.access.kind is not AccessKind.VOLUME_WRITE or request.method not in UPLOADS:
+        if not route.is_upload:
             return None
         if not self.rules.keys.write_key or not request.parsed.uploads_another:
             return None
@@ -224,17 +222,12 @@ def _wrong_jwt(request: Request, why: str) -> Response:
     return json_error(request, 401, "wrong jwt")
 
 
-def _what_is_wrong(route: Route, method: str, target: RequestTarget) -> str | None:
-    """Upstream's text for a malformed id that upstream parses before the token; None where the token comes first.
-
-    Source: weed/server/volume_server_handlers_write.go (PostHandler, DeleteHandler).
-    """
-    if route.access.kind is not AccessKind.VOLUME_WRITE:
-        return None
+def _what_is_wrong(route: Route, target: RequestTarget) -> str | None:
+    """Upstream's text for a malformed id that is parsed before the token; None where the token comes first."""
     try:
-        if method == "DELETE":
+        if route.parsed_before_token is PathId.FILE:
             target.require_needle()
-        else:
+        elif route.parsed_before_token is PathId.VOLUME:
             target.require_volume_id()
     except BadFileId as failure:
         return text_of_wire(str(failure))

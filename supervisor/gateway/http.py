@@ -19,7 +19,6 @@ from native_handlers.http.reply import add_common_headers, json_error, redirect_
 from native_handlers.http_model.message import BodyError, Listener
 from native_handlers.runtime.server_counts import INVALID, METHODS
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
-from supervisor.gateway.guard import UPLOADS
 from supervisor.gateway.route_policy import RoutePolicy, access_log, log_answer
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
 from supervisor.net.http_forward import bad_gateway
@@ -99,7 +98,7 @@ class HttpGateway:
         if self._stop is not None and self._stop.is_asked and route.is_health:
             # Whichever engine has the route: the whole node is stopping, and the child does not know.
             return await self._native[route.name](self._context, request)
-        volume_id = target.volume_id if route.access.volume_id_in == "path" else None
+        volume_id = target.volume_id if route.access.is_volume_in_path else None
         decision = self.policy.decision(route)
         if self._authority is not None and volume_id is not None:
             decision = self._authority.where_it_can_be_done(decision, volume_id)
@@ -228,7 +227,7 @@ class HttpGateway:
 
     def _refuse_to_forward(self, route: Route, request: Request) -> Response | None:
         """The refusal for a request that the backend would accept or read in another way. None lets it be forwarded."""
-        if route.access.volume_id_in == "path" and request.parsed.is_misread:
+        if route.access.is_volume_in_path and request.parsed.is_misread:
             return json_error(request, 400, f"the path {request.raw_path} names no file id")
         return self._guard.refuse_host(route, request) or self._guard.refuse_upload_of_another(route, request)
 
@@ -240,7 +239,7 @@ class HttpGateway:
         Where the backend keeps the volume for now, the backend's answer. Where the engine does not get the volume, 503.
         """
         volume_id = request.parsed.volume_id
-        if self._authority is None or volume_id is None or decision.route.access.volume_id_in != "path":
+        if self._authority is None or volume_id is None or not decision.route.access.is_volume_in_path:
             return await answer()
         try:
             return await self._authority.answer(decision, volume_id, answer)
@@ -268,14 +267,14 @@ class HttpGateway:
 
     async def _answer_throttled(self, throttle: Throttle, decision: Decision, request: Request) -> Response:
         """Waits for room before all other checks, as upstream does. So a client that may not write waits as well."""
-        access = decision.route.access.kind
-        if access is AccessKind.VOLUME_READ:
+        route = decision.route
+        if route.access.kind is AccessKind.VOLUME_READ:
             if throttle.downloads.is_bounded and throttle.downloads.is_over:
                 refusal = await self._refuse_download(throttle, request)
                 if refusal is not None:
                     return self._with_common_headers(request, refusal)
             return throttle.count_download(await self._answer_natively(decision, request))
-        if request.method not in UPLOADS or access is not AccessKind.VOLUME_WRITE:
+        if not route.is_upload:
             return await self._answer_natively(decision, request)
         if throttle.uploads.is_bounded and throttle.makes_wait(request):
             self._context.metrics.count_handler("uploadLimitCondition")

@@ -11,7 +11,7 @@ Source: weed/server/volume_server.go (the muxes), volume_server_handlers.go (met
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from types import MappingProxyType
@@ -68,6 +68,7 @@ class Access:
     `file_ids` and `from_file_ids` hold fids, not numbers. None without a volume.
     `collection_in`: the request field that names a collection. The route needs all volumes of the collection.
     `none_means_all`: a request that names no volume concerns every volume.
+    `is_volume_in_path`: whether `volume_id_in` is "path".
     `is_long`: the route may take minutes. While the backend runs it, no request waits for the volume
         (docs/authority.md).
     """
@@ -78,6 +79,10 @@ class Access:
     holding: Holding = Holding.TO_THE_END
     collection_in: str | None = None
     none_means_all: bool = False
+    is_volume_in_path: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_volume_in_path", self.volume_id_in == "path")
 
     def __str__(self) -> str:
         return f"{self.kind.value} ({self.volume_id_in})" if self.volume_id_in else self.kind.value
@@ -112,6 +117,18 @@ class TokenKey(Enum):
     NONE = "none"
     READ = "read"
     WRITE = "write"
+
+
+class PathId(Enum):
+    """The id in the path of an HTTP request that is parsed before the token is checked. A malformed one is 400, with or
+    without a token.
+
+    Source: weed/server/volume_server_handlers_write.go (PostHandler, DeleteHandler).
+    """
+
+    NONE = "none"
+    VOLUME = "the volume id"
+    FILE = "the whole file id"
 
 
 class Pool(Enum):
@@ -224,6 +241,9 @@ class Route:
         methods: the HTTP methods. Empty means every method that no other route of the listener has.
         gate: who may send a request.
         token: the signing key that makes a token necessary.
+        parsed_before_token: the id in the path whose malformation counts before a bad token.
+        is_upload: whether the request's body is stored as an object: the bound on uploads in flight applies, and the
+            token must be for the file that is written.
         pool: the threads that run an RPC.
         takes_large_requests: whether messages carry content or long lists, so that gRPC's own limit applies to them.
         common_headers: which of the common headers a native answer carries.
@@ -249,6 +269,8 @@ class Route:
     methods: tuple[str, ...] = ()
     gate: Gate = Gate.WHITE_LIST
     token: TokenKey = TokenKey.NONE
+    parsed_before_token: PathId = PathId.NONE
+    is_upload: bool = False
     pool: Pool = Pool.NONE
     takes_large_requests: bool = False
     common_headers: CommonHeaders = CommonHeaders.NONE
@@ -344,9 +366,10 @@ _HTTP = (
     _object("http.read", _PATH_READ, 2, "read an object", f"GET and HEAD, {_ELSE}",
             methods=_READS, token=TokenKey.READ, flips_with=(_OBJECTS, _SHARD_READS)),
     _object("http.write", _PATH_WRITE, 2, "store an object", f"POST and PUT, {_ELSE}",
-            methods=("POST", "PUT"), gate=Gate.WHITE_LIST, token=TokenKey.WRITE, flips_with=(_OBJECTS,)),
+            methods=("POST", "PUT"), gate=Gate.WHITE_LIST, token=TokenKey.WRITE, parsed_before_token=PathId.VOLUME,
+            is_upload=True, flips_with=(_OBJECTS,)),
     _object("http.delete", _PATH_WRITE, 2, "delete an object", f"DELETE, {_ELSE}",
-            methods=("DELETE",), gate=Gate.WHITE_LIST, token=TokenKey.WRITE,
+            methods=("DELETE",), gate=Gate.WHITE_LIST, token=TokenKey.WRITE, parsed_before_token=PathId.FILE,
             after_forward=AfterForward.ASK_OTHER_HOLDERS, flips_with=(_OBJECTS, _OBJECT_DELETES, _SHARD_DELETES)),
     _object("http.invalid", _NOTHING, 1, "400 unsupported method", f"any other method, {_ELSE}"),
     _file("http.public.favicon", _NOTHING, 1, "the icon", "any method, /favicon.ico", paths=("/favicon.ico",)),

@@ -21,6 +21,7 @@ from supervisor.routing.registry import (
     BeforeForward,
     Gate,
     Leaves,
+    PathId,
     Pool,
     Protocol,
     Sharing,
@@ -165,3 +166,18 @@ def test_handlers_are_handlers_of_routes():
     assert native_names() <= set(ROUTES_BY_NAME)
     assert set(BYTES_HANDLERS) <= set(GRPC_HANDLERS)
     assert set(NATIVE_HTTP) == {route.name for route in HTTP}
+
+
+def test_routes_that_store_a_body_and_routes_that_parse_an_id_before_the_token():
+    assert names_where(lambda route: route.is_upload) == {"http.write"}
+    parsed = {route.name: route.parsed_before_token for route in ROUTES}
+    assert {name: path_id for name, path_id in parsed.items() if path_id is not PathId.NONE} == {
+        "http.write": PathId.VOLUME,
+        "http.delete": PathId.FILE,
+    }
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_a_volume_is_in_the_path_of_http_requests_alone(route):
+    assert route.access.is_volume_in_path == (route.access.volume_id_in == "path")
+    assert route.protocol is Protocol.HTTP or not route.access.is_volume_in_path
