@@ -22,10 +22,11 @@ from native_handlers.storage.directory.location import DiskLocation, LocationCon
 from native_handlers.storage.directory.scan import find_offset_width
 from native_handlers.storage.disk.open_limit import OpenVolumes
 from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+from native_handlers.storage.erasure_coding.generate import sync_shards
 from native_handlers.storage.erasure_coding.loading import load_shards, remove_left_overs
 from native_handlers.storage.erasure_coding.reader import EcReader
 from native_handlers.storage.erasure_coding.sent_files import open_coded_file
-from native_handlers.storage.erasure_coding.work import EcWork, sync_shards
+from native_handlers.storage.erasure_coding.work import EcWork
 from native_handlers.storage.locations import (
     copies_of,
     count_open,

@@ -24,7 +24,7 @@ from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle, actual_size, tail_size
 from native_handlers.format.ttl import Ttl
 from native_handlers.format.types import NEEDLE_HEADER_BYTES
-from native_handlers.storage.erasure_coding import work
+from native_handlers.storage.erasure_coding import decode_volume
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted
 
@@ -204,13 +204,13 @@ def decoded(tmp_path):
     store.delete_volume(7, only_empty=False)
     store.ec_reader.delete_needle(7, 2, 0xC0FFEE02)
     with pytest.MonkeyPatch.context() as patched:
-        write_dat = work.write_dat
+        write_dat = decode_volume.write_dat
 
         def delete_meanwhile(*arguments):
             write_dat(*arguments)
             store.ec_reader.delete_needle(7, 3, 0xC0FFEE03)
 
-        patched.setattr(work, "write_dat", delete_meanwhile)
+        patched.setattr(decode_volume, "write_dat", delete_meanwhile)
         store.ec_work.decode("", 7, was_open=False)
     for shard in range(14):
         store.ec.unmount(7, shard)

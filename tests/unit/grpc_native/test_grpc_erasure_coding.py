@@ -25,7 +25,7 @@ from native_handlers.grpc.ec_shards import (
 from native_handlers.grpc.ec_work import volume_ec_shards_generate, volume_ec_shards_rebuild, volume_ec_shards_to_volume
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.erasure_coding import work
+from native_handlers.storage.erasure_coding import decode_volume
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import (
@@ -353,14 +353,14 @@ class TestOpeningWhatIsReplaced:
 
     def during(self, monkeypatch, step):
         """Calls `step` when the .dat has been written."""
-        write_dat, calls = work.write_dat, []
+        write_dat, calls = decode_volume.write_dat, []
 
         def write(*arguments):
             write_dat(*arguments)
             calls.append(None)
             step()
 
-        monkeypatch.setattr(work, "write_dat", write)
+        monkeypatch.setattr(decode_volume, "write_dat", write)
         return calls
 
     def check_writes(self, pair):

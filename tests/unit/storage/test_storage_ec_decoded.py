@@ -13,7 +13,7 @@ from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.needle import Needle, actual_size, parse_needle
 from native_handlers.format.super_block import SuperBlock, parse_super_block
 from native_handlers.format.types import TOMBSTONE_SIZE, to_bytes_offset
-from native_handlers.storage.erasure_coding import decode, encode, layout, replaceable, work
+from native_handlers.storage.erasure_coding import decode, decode_volume, encode, layout, replaceable
 from native_handlers.storage.erasure_coding.errors import EcRefused
 from native_handlers.storage.erasure_coding.live_records import live_records
 from native_handlers.storage.model.errors import Deleted, NotFound
@@ -92,14 +92,14 @@ LIVE = {1: 1, 3: 3, 4: 4, 5: 5, 7: 77}
 @pytest.fixture
 def meanwhile(monkeypatch):
     """Deletes needles of a store in its shards when the .dat of a decoding has been written."""
-    write_dat, doomed = work.write_dat, []
+    write_dat, doomed = decode_volume.write_dat, []
 
     def write(*arguments):
         write_dat(*arguments)
         for store, number in doomed:
             store.ec.delete(store.ec.find(VID), number)
 
-    monkeypatch.setattr(work, "write_dat", write)
+    monkeypatch.setattr(decode_volume, "write_dat", write)
     return doomed
 
 

@@ -21,7 +21,7 @@ from native_handlers.format.crc import crc32c
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import encode_volume_info, parse_volume_info
-from native_handlers.storage.erasure_coding import work
+from native_handlers.storage.erasure_coding import decode_volume
 from native_handlers.storage.erasure_coding.index_files import deleted_ids, with_deletions
 from native_handlers.storage.model.errors import Deleted, NotFound, VolumeClosed
 
@@ -261,7 +261,7 @@ class TestFailures:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patched:
-            patched.setattr(work, "write_dat", fail)
+            patched.setattr(decode_volume, "write_dat", fail)
             with pytest.raises(OSError, match="No space left"):
                 store.ec_work.decode("", VID, was_open=False)
         assert {path: path.read_bytes() for path in before} == before

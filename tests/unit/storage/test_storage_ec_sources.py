@@ -5,7 +5,7 @@ from support.stores import open_at
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
-from native_handlers.storage.erasure_coding import work
+from native_handlers.storage.erasure_coding import generate
 from native_handlers.storage.erasure_coding.errors import EcRefused
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import VolumeClosed
@@ -38,14 +38,14 @@ def store(disk):
 
 def once_before(monkeypatch, step, act):
     """Calls `act` before the first call of a function of the coding."""
-    original, is_due = getattr(work, step), [True]
+    original, is_due = getattr(generate, step), [True]
 
     def call(*args, **more):
         if is_due and is_due.pop():
             act()
         return original(*args, **more)
 
-    monkeypatch.setattr(work, step, call)
+    monkeypatch.setattr(generate, step, call)
 
 
 @pytest.mark.parametrize("step", STEPS)

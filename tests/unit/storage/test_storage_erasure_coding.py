@@ -12,7 +12,7 @@ from support.files import PlannedFiles, path_of
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info, parse_volume_info
-from native_handlers.storage.erasure_coding import bitrot, encode, layout, rebuild, work
+from native_handlers.storage.erasure_coding import bitrot, decode_volume, encode, layout, rebuild
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, NoLiveNeedles
 from native_handlers.storage.erasure_coding.remote import (
     FRESH_WITH_ALL_S,
@@ -308,14 +308,14 @@ def test_what_is_deleted_while_the_dat_is_written_stays_deleted(disk, monkeypatc
     code(disk)
     store = open_at(disk)
     mount_all(store)
-    write_dat = work.write_dat
+    write_dat = decode_volume.write_dat
 
     def delete_meanwhile(*arguments):
         write_dat(*arguments)
         for number in doomed:
             store.ec.delete(store.ec.find(VID), number)
 
-    monkeypatch.setattr(work, "write_dat", delete_meanwhile)
+    monkeypatch.setattr(decode_volume, "write_dat", delete_meanwhile)
     store.ec_work.decode("", VID, was_open=False)
     store.close()
     for path in disk.glob("7.ec*"):
@@ -337,7 +337,7 @@ def test_a_volume_whose_last_needle_is_deleted_meanwhile_is_not_decoded(disk, mo
         for number in range(1, 6):
             store.ec.delete(store.ec.find(VID), number)
 
-    monkeypatch.setattr(work, "write_dat", delete_meanwhile)
+    monkeypatch.setattr(decode_volume, "write_dat", delete_meanwhile)
     with pytest.raises(NoLiveNeedles):
         store.ec_work.decode("", VID, was_open=False)
     assert not list(disk.glob("7.dat*"))
