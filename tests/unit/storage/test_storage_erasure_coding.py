@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from contextlib import suppress
 
 import pytest
 from support import stores
@@ -185,8 +186,12 @@ def test_a_cut_at_any_step(tmp_path, work):
         files = cut_files()
         store = open_at(directory, files=files)
         files.cut_at = files.steps + cut_at
-        with pytest.raises((OSError, StorageError)):
+        has_ended = False
+        with suppress(OSError, StorageError):
             run(store, work)
+            has_ended = True
+        # The volume is there once its files have their names, whether or not its checksums stay then.
+        assert not has_ended or (work.startswith("decode") and (directory / "7.dat").exists()), cut_at
         files.cut_at = None
         store.close()
         store = open_at(directory)
