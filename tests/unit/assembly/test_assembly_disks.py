@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 import trio
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, until
 
 from native_handlers.storage.disk.health import ProbeConfig
 from supervisor.assembly.store import watch_disk
@@ -64,12 +64,10 @@ async def test_the_probe_is_on_where_it_is_wanted():
 
 async def test_a_disk_is_looked_at_when_all_shared_threads_wait_for_it(no_shared_threads):
     watch = FakeWatch(ProbeConfig(is_enabled=True, interval_s=0))
-    with trio.fail_after(LIMIT_S):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: watch_disk(watch, look_interval_s=0.001, min_probe_interval_s=0.001))
-            while watch.looks < 2 or watch.probes < 2:  # noqa: ASYNC110
-                await trio.sleep(0.001)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: watch_disk(watch, look_interval_s=0.001, min_probe_interval_s=0.001))
+        await until(lambda: watch.looks >= 2 and watch.probes >= 2, "two looks and two probes")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_disk_that_becomes_short_of_room_is_looked_at_soon(autojump_clock, monkeypatch):

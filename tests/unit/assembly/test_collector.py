@@ -51,8 +51,15 @@ async def make_many(count=40_000):
         things.append(Thing())
         if number % 1000 == 0:
             await trio.lowlevel.checkpoint()
-    await trio.sleep(0.01)
+    await told_the_loop()
     return things
+
+
+async def told_the_loop():
+    """Returns when the event loop has called all functions that it was asked to call until now."""
+    called = trio.Event()
+    trio.lowlevel.current_trio_token().run_sync_soon(called.set)
+    await called.wait()
 
 
 async def test_what_survives_is_set_apart_in_portions():
@@ -110,7 +117,7 @@ async def test_the_collector_is_as_before_afterwards():
 
 async def test_few_objects_are_left_alone():
     with settled() as collected:
-        await trio.sleep(0.01)
+        await told_the_loop()
         collected.settle()
         assert collected.portions == 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from support.waiting import LIMIT_S
+from support.waiting import until
 
 from native_handlers.pb import master_pb2
 from supervisor.authority import removal_suppressor
@@ -33,9 +33,7 @@ class Scene:
         return self.model.snapshot().volume_ids
 
     async def has_gone(self):
-        with trio.fail_after(LIMIT_S):
-            while self.announced:  # noqa: ASYNC110  the model rings no bell of trio's
-                await trio.sleep(0.005)
+        await until(lambda: not self.announced, "the volume to be gone")
 
 
 @pytest.fixture
@@ -79,9 +77,7 @@ async def test_a_volume_that_the_target_closes_itself_is_gone(scene):
         pass
     scene.native.replace_volumes([volume()])
     scene.child.replace_volumes([volume()])  # its word is older than the hand-over
-    with trio.fail_after(LIMIT_S):
-        while not scene.hold.settling:  # noqa: ASYNC110
-            await trio.sleep(0.005)
+    await until(lambda: scene.hold.settling, "the target's report to be seen")
     scene.native.replace_volumes([])
     scene.child.replace_volumes([])
     await scene.has_gone()
@@ -95,12 +91,13 @@ async def test_a_volume_that_an_operation_took_away_is_not_held(scene):
     await scene.has_gone()
 
 
-async def test_what_no_engine_reports_is_gone_in_the_end(scene, monkeypatch):
-    monkeypatch.setattr(removal_suppressor, "SETTLE_S", 0.1)
+async def test_what_no_engine_reports_is_gone_in_the_end(autojump_clock, scene):
     with scene.hold(TO_NATIVE):
         scene.child.replace_volumes([])
+    await trio.sleep(removal_suppressor.SETTLE_S / 2)
     assert scene.announced == {3}
-    await scene.has_gone()
+    await trio.sleep(removal_suppressor.SETTLE_S)
+    assert not scene.announced
 
 
 def shards(bits):
@@ -118,7 +115,7 @@ def bits(scene):
     return sum(message.ec_index_bits for message in scene.model.snapshot().ec_shards.values())
 
 
-async def test_a_hand_over_of_shards_is_not_heard_of(coded):
+async def test_a_hand_over_of_shards_is_not_heard_of(autojump_clock, coded):
     with coded.hold(TO_NATIVE):
         coded.child.replace_volumes([])
         coded.child.remove_ec_shards([shards(0b101)])

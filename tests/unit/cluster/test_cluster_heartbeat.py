@@ -341,6 +341,5 @@ async def test_a_leader_that_is_no_address_is_an_error(nursery, fake_master, mod
 async def test_the_heart_beats_when_all_shared_threads_are_taken(nursery, fake_master, model, no_shared_threads):
     with trio.fail_after(LIMIT_S):
         await nursery.start(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure)
-        while not fake_master.beats:  # noqa: ASYNC110
-            await trio.sleep(0.001)
+    await until(lambda: fake_master.beats, "a heartbeat")
     nursery.cancel_scope.cancel()

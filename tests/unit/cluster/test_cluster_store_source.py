@@ -216,7 +216,6 @@ async def test_a_self_sizing_directory_is_told_once_the_limit_is_known(tmp_path,
 async def test_it_looks_when_all_shared_threads_are_taken(nursery, store, model, view, no_shared_threads):
     with trio.fail_after(LIMIT_S):
         await start(nursery, store, model, view, refresh_s=600)
-        add(store, 2)
-        while set(messages(model)) != {2}:  # noqa: ASYNC110
-            await trio.sleep(0.001)
+    add(store, 2)
+    await until(lambda: set(messages(model)) == {2}, "the volume to be reported")
     nursery.cancel_scope.cancel()

@@ -302,6 +302,8 @@ def test_a_slow_reader_slows_the_backend(backend, forwarding):
 
     Slow because it waits until the backend is still.
     """
+    # No event says that the windows of both connections are full. A pause that is too short ends the wait early, which
+    # can only let the test pass.
     message, count = b"x" * (256 << 10), 400
     produced = itertools.count()
     last = [0]
@@ -325,6 +327,7 @@ def test_a_slow_reader_slows_the_backend(backend, forwarding):
 @pytest.mark.slow
 def test_a_slow_backend_slows_the_client(backend, forwarding):
     """Slow because it waits until the client is still."""
+    # See `test_a_slow_reader_slows_the_backend` for the pauses.
     message, count = b"x" * (256 << 10), 400
     sent = [0]
     go_on = threading.Event()

@@ -81,6 +81,8 @@ def test_a_reader_that_takes_its_time_is_not_the_sources_silence(call):
     assert source.ended.wait(T)
     messages = heard(stream, LIMIT_S)
     assert next(messages) == b"one"
+    # The thread that watches waits by the clock of the system. The pause has a lower bound alone, so a slow machine
+    # changes nothing.
     threading.Event().wait(1.5 * LIMIT_S)
     assert list(messages) == [b"two"]
 

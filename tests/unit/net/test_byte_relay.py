@@ -133,8 +133,16 @@ async def test_every_connection_has_a_name_of_its_own():
         assert {clients.find(name).host for name in names} == {"127.0.0.1"}
 
 
-async def test_a_connection_waits_while_the_servers_queue_is_full(socket_path):
+async def test_a_connection_waits_while_the_servers_queue_is_full(socket_path, monkeypatch):
     """A Unix socket refuses a connection when the queue is full; TCP would try again."""
+    was_refused, sleep = trio.Event(), trio.sleep
+
+    async def noted_sleep(seconds):
+        if seconds == byte_relay.CONNECT_PAUSE_S:
+            was_refused.set()
+        await sleep(seconds)
+
+    monkeypatch.setattr(trio, "sleep", noted_sleep)
     queue = socket.socket(socket.AF_UNIX)
     queue.bind(str(socket_path))
     queue.listen(0)
@@ -146,7 +154,7 @@ async def test_a_connection_waits_while_the_servers_queue_is_full(socket_path):
             await nursery.start(partial(serve_byte_relay, listeners, relay, handler_nursery=nursery))
             async with await speaking(listeners[0].socket.getsockname()) as client:
                 await client.send_all(b"x")
-                await trio.sleep(0.05)
+                await was_refused.wait()
                 queue.accept()[0].close()
                 accepted, name = await trio.to_thread.run_sync(queue.accept)
                 with accepted:

@@ -6,17 +6,10 @@ from supervisor.net.errors import CannotListen
 from supervisor.net.listeners import hold_port, open_listener
 
 
-def free_port():
-    """A port that is free at every address: an ended connection keeps its port at its own address for a while."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ""])
 async def test_a_held_port_is_given_to_nobody_and_can_be_listened_on(host):
-    port = free_port()
-    with hold_port(host, port):
+    with hold_port(host, 0) as held:
+        port = held.getsockname()[1]
         with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
             stranger.bind(("127.0.0.1", port))
         with pytest.raises(ConnectionRefusedError):

@@ -11,7 +11,7 @@ import trio
 from support.certificate_authority import Authority
 from support.descriptors import open_descriptors
 from support.http_serving import echo, limits, read_head
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, until
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response, StreamBody
@@ -64,14 +64,14 @@ async def test_a_kept_connection_that_the_server_has_closed_or_spoken_on_is_not_
         await read_head(stream)
         await stream.send_all(OK)
         if farewell:
-            await trio.sleep(0.01)
+            await until(lambda: pool.idle_count, "the client to keep the connection")
             await stream.send_all(farewell)
             with suppress(trio.BrokenResourceError):
                 await stream.receive_some()
         await stream.aclose()
 
+    pool = HttpPool()
     async with scripted(script) as (address, connections):
-        pool = HttpPool()
         for count in (1, 2, 3):
             # A POST must not be sent twice, so the client must notice before it sends.
             answer = await Exchange(pool, address).send_whole(RequestHead("POST", "/", GET.headers), b"")

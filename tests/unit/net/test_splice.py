@@ -14,6 +14,7 @@ import pytest
 import trio
 from support.descriptors import open_descriptors
 from support.waiting import LIMIT_S as DEADLINE_S
+from support.waiting import until
 
 from supervisor.net import relay_streams
 from supervisor.net import splice as splice_module
@@ -105,16 +106,10 @@ async def test_a_large_stream_arrives_whole_and_its_end_does(relayed, bulk_calls
             await sender.send_eof()
 
         nursery.start_soon(sending)
-        assert await receive(receiver) == (await _settled(digests))
+        assert await receive(receiver) == (await until(lambda: digests, "the sender's digest"))[0]
         await ended.wait()
         assert done == [True]
     assert bulk_calls[-1] is True, "it went through the pipe to its end"
-
-
-async def _settled(digests):
-    while not digests:  # noqa: ASYNC110  the sender is about to write it down
-        await trio.sleep(0.001)
-    return digests[0]
 
 
 @pytest.mark.parametrize("hindrance", ["none left", "no descriptors"])
@@ -134,7 +129,7 @@ async def test_without_a_pipe_it_goes_the_ordinary_way(relayed, bulk_calls, monk
             await sender.send_eof()
 
         nursery.start_soon(sending)
-        assert await receive(receiver) == (await _settled(digests))
+        assert await receive(receiver) == (await until(lambda: digests, "the sender's digest"))[0]
     assert not any(bulk_calls)
 
 

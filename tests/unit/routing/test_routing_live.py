@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import trio
-from support.waiting import BREATH_S
+from support.waiting import BREATH_S, until
 from support.waiting import LIMIT_S as DEADLINE_S
 
 from supervisor.config.config import Mode
@@ -174,20 +174,14 @@ def test_only_mixed_mode_reads_a_file(file):
 
 async def test_the_watcher_puts_a_changed_file_in_force(live, file, monkeypatch):
     monkeypatch.setattr("supervisor.routing.live.POLL_INTERVAL_S", 0.001)
-
-    async def wait_phase(phase):
-        while live.current().phase != phase:  # noqa: ASYNC110  the table is swapped in a thread, no event tells
-            await trio.sleep(0.001)
-
-    with trio.fail_after(DEADLINE_S):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve_table_reload, live)
-            rewrite(file, "phase: 0\n")
-            await wait_phase(0)
-            rewrite(file, "not a table\n")
-            rewrite(file, "phase: 1\nroutes:\n")
-            await wait_phase(1)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_table_reload, live)
+        rewrite(file, "phase: 0\n")
+        await until(lambda: live.current().phase == 0, "the changed table")
+        rewrite(file, "not a table\n")
+        rewrite(file, "phase: 1\nroutes:\n")
+        await until(lambda: live.current().phase == 1, "the corrected table")
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_watcher_of_a_fixed_table_waits_for_the_end(autojump_clock):
