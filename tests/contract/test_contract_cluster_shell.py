@@ -8,7 +8,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness.cluster import Cluster, needs_native
+from harness.cluster import Cluster
 from harness.http1 import fetch
 from harness.implementations import find_weed
 from support.ports import LOOPBACK, free_port_pair
@@ -18,13 +18,12 @@ from native_handlers.pb import volume_server_pb2 as pb
 
 pytestmark = pytest.mark.skipif(find_weed()[0] is None, reason=find_weed()[1])
 OURS, ALSO_OURS, GO, PROXY = "ours", "also-ours", "go", "proxy"
-COPIES = ("CopyFile", "VolumeCopy", "ReadVolumeFileStatus", "VolumeTailSender", "VolumeTailReceiver")
 WAYS = [
     pytest.param((PROXY, GO), id="proxy-to-go", marks=pytest.mark.slow),
     pytest.param((GO, PROXY), id="go-to-proxy", marks=pytest.mark.slow),
-    pytest.param((OURS, ALSO_OURS), id="ours-to-ours", marks=needs_native(*COPIES)),
-    pytest.param((OURS, GO), id="ours-to-go", marks=needs_native("CopyFile", "VolumeTailSender")),
-    pytest.param((GO, OURS), id="go-to-ours", marks=needs_native("VolumeCopy", "VolumeTailReceiver")),
+    pytest.param((OURS, ALSO_OURS), id="ours-to-ours"),
+    pytest.param((OURS, GO), id="ours-to-go"),
+    pytest.param((GO, OURS), id="go-to-ours"),
 ]
 ONE_VOLUME = "writableVolumeCount=1"
 
@@ -144,7 +143,6 @@ def test_maintenance_is_switched_by_the_shell(cluster, ours):
     assert not ours.rpc.GetState(pb.GetStateRequest(), timeout=LIMIT_S).state.maintenance
 
 
-@needs_native("VolumeConfigure")
 def test_replication_is_configured(cluster, ours):
     volume_id, files = filled(cluster, ours)
     cluster.shell(f"volume.configure.replication -volumeId {volume_id} -replication 001")
@@ -153,7 +151,6 @@ def test_replication_is_configured(cluster, ours):
 
 
 @pytest.mark.slow
-@needs_native("VolumeCopy", "CopyFile")
 def test_a_missing_copy_is_made_again(cluster, ours):
     """The shell chooses any server, of either kind. Slow: the shell waits twice for 15 seconds."""
     go = cluster.by_role[GO]
@@ -191,29 +188,24 @@ def moves(cluster):
     started = {}
     with ThreadPoolExecutor() as pool:
         for way in WAYS:
-            if not any(mark.name == "skipif" and mark.args[0] for mark in way.marks):
-                source, target = (cluster.by_role[role] for role in way.values[0])
-                volume_id, files = filled(cluster, source)
-                command = f"volume.move -noLock -source {source.url} -target {target.url} -volumeId {volume_id}"
-                started[way.id] = pool.submit(cluster.shell, command, locks=False), volume_id, files
-        if not needs_native(*COPIES).args[0]:
-            ours, other, leaver = (
-                cluster.by_role[OURS],
-                cluster.by_role[ALSO_OURS],
-                cluster.add("native", "-rack=leaving"),
-            )
-            files = {}
-            for _ in range(4):
-                volume_id, more = filled(cluster, ours, collection="uneven")
-                files |= more
-                ours.store(bytes(1 << 20), fid=ours.new_fid(volume_id))
-            wait_until(lambda: are_large(cluster, ours, "uneven"), "their sizes to be told")
-            nodes = f"{ours.url},{other.url}"
-            command = f"volume.balance -noLock -collection uneven -nodes {nodes} -maxParallelization 4 -apply"
-            started["balance"] = pool.submit(cluster.shell, command, locks=False), files
-            volume_id, files = filled(cluster, leaver)
-            command = f"volumeServer.evacuate -node {leaver.url} -apply"
-            started["evacuate"] = pool.submit(cluster.shell, command), leaver, volume_id, files
+            source, target = (cluster.by_role[role] for role in way.values[0])
+            volume_id, files = filled(cluster, source)
+            command = f"volume.move -noLock -source {source.url} -target {target.url} -volumeId {volume_id}"
+            started[way.id] = pool.submit(cluster.shell, command, locks=False), volume_id, files
+        ours, other = cluster.by_role[OURS], cluster.by_role[ALSO_OURS]
+        leaver = cluster.add("native", "-rack=leaving")
+        files = {}
+        for _ in range(4):
+            volume_id, more = filled(cluster, ours, collection="uneven")
+            files |= more
+            ours.store(bytes(1 << 20), fid=ours.new_fid(volume_id))
+        wait_until(lambda: are_large(cluster, ours, "uneven"), "their sizes to be told")
+        nodes = f"{ours.url},{other.url}"
+        command = f"volume.balance -noLock -collection uneven -nodes {nodes} -maxParallelization 4 -apply"
+        started["balance"] = pool.submit(cluster.shell, command, locks=False), files
+        volume_id, files = filled(cluster, leaver)
+        command = f"volumeServer.evacuate -node {leaver.url} -apply"
+        started["evacuate"] = pool.submit(cluster.shell, command), leaver, volume_id, files
         yield started
 
 
@@ -228,7 +220,6 @@ def test_a_volume_is_moved(request, cluster, moves, way):
     target.store(b"it takes writes", fid=target.new_fid(volume_id))
 
 
-@needs_native(*COPIES)
 def test_volumes_are_spread_evenly(cluster, moves):
     said, files = moves["balance"]
     ours, other = cluster.by_role[OURS], cluster.by_role[ALSO_OURS]
@@ -238,7 +229,6 @@ def test_volumes_are_spread_evenly(cluster, moves):
     assert_holds(ours, files)
 
 
-@needs_native(*COPIES)
 def test_a_server_is_emptied_and_leaves(cluster, moves):
     said, leaver, volume_id, files = moves["evacuate"]
     said.result()
@@ -250,7 +240,6 @@ def test_a_server_is_emptied_and_leaves(cluster, moves):
     assert leaver.http("GET", "/healthz").status == 503
 
 
-@needs_native("CopyFile", "ReadNeedleBlob", "WriteNeedleBlob", "VolumeNeedleStatus")
 def test_copies_that_differ_are_made_alike(cluster):
     ours, go = cluster.by_role[OURS], cluster.by_role[GO]
     volume_id, files = filled(cluster, ours, go, replication="001")
@@ -306,7 +295,6 @@ def test_a_filer_keeps_its_files_here(filer):
     assert fetch(filer, "GET", "/a/small.txt").status == 404
 
 
-@needs_native("CopyFile")
 def test_the_check_of_the_filers_files_finds_none_missing(cluster, filer):
     assert fetch(filer, "PUT", "/c/kept", [], b"referenced").status == 201
     said = cluster.shell("volume.fsck -collection files -findMissingChunksInFiler -verifyNeedles -v")
@@ -332,7 +320,6 @@ def test_a_search_for_garbage_does_no_harm(cluster, ours):
     assert int(assigned["fid"].split(",")[0]) == volume_id, assigned
 
 
-@needs_native("VacuumVolumeCompact", "VacuumVolumeCommit", "VacuumVolumeCleanup")
 def test_garbage_is_collected(cluster, ours):
     volume_id, fid = garbage(cluster, ours, "swept")
     cluster.shell(f"volume.vacuum -volumeId {volume_id} -garbageThreshold 0.1")

@@ -9,7 +9,7 @@ import grpc
 import jwt
 import pytest
 from harness.certificates import Authority, ClientTls
-from harness.cluster import BY_NAME, Cluster, needs_native
+from harness.cluster import BY_NAME, Cluster
 from harness.implementations import LOOPBACK, find_weed
 from harness.master import Master
 from harness.server import VolumeServer
@@ -98,7 +98,6 @@ def test_a_name_that_is_not_allowed_is_kept_out(cluster, name):
     assert raised.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED}
 
 
-@needs_native("CopyFile", "VolumeCopy")
 def test_volumes_are_copied_between_secured_servers(cluster, other):
     volume_id = cluster.allocate(cluster.ours)
     fid = cluster.ours.new_fid(volume_id)

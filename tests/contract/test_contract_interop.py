@@ -11,7 +11,6 @@ from harness.master import Master
 from harness.server import VolumeServer
 from support.waiting import wait_until
 
-from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.storage.check import check_directory
 
 NAMED = {one.name: one for one in ALL}
@@ -122,19 +121,7 @@ def complaints(text):
     return [line for line in text.splitlines() if not HARMLESS.fullmatch(line)]
 
 
-@pytest.mark.parametrize(
-    "examined",
-    [
-        "go",
-        "mixed-go",
-        pytest.param(
-            "native",
-            marks=pytest.mark.skipif(
-                "CopyFile" not in GRPC_HANDLERS, reason="the shell reads indexes by CopyFile, which is not native yet"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("examined", ["go", "mixed-go", "native"])
 def test_fsck_of_what_a_filer_stored_here(start, filer, weed, examined):
     server = start("native")
     files = fill(filer)

@@ -175,13 +175,8 @@ def test_a_full_scrub_finds_nothing_wrong_afterwards(server):
         fid = server.store(b"meanwhile", fid=server.new_fid(volume_id))
         files[fid] = b"meanwhile"
         commit(server, volume_id)
-        try:
-            request = pb.ScrubVolumeRequest(volume_ids=[volume_id], mode=pb.VolumeScrubMode.FULL)
-            found = server.rpc.ScrubVolume(request, timeout=LIMIT_S)
-        except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                pytest.skip("ScrubVolume has no native handler yet")
-            raise
+        request = pb.ScrubVolumeRequest(volume_ids=[volume_id], mode=pb.VolumeScrubMode.FULL)
+        found = server.rpc.ScrubVolume(request, timeout=LIMIT_S)
         assert (found.total_volumes, found.total_files) == (1, len(files))
         assert not found.broken_volume_ids, found.details
         assert_stored(server, files)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import pytest
 from harness.implementations import ALL, FORWARDED_HTTP, NATIVE_HTTP, NATIVE_RPCS
 from harness.master import Master
 from harness.processes import ServerProcess, clean_environment
@@ -15,17 +14,10 @@ from harness.server import VolumeServer, new_volume_id
 from support.ports import LOOPBACK, free_port_pair
 from support.waiting import LIMIT_S, wait_until
 
-from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import master_pb2, methods
 
 TOOL_LIMIT_S = 60.0
 BY_NAME = {implementation.name: implementation for implementation in (*ALL, NATIVE_RPCS, NATIVE_HTTP, FORWARDED_HTTP)}
-
-
-def needs_native(*names):
-    """Skips the test while one of these RPCs has no native handler."""
-    missing = [name for name in names if name not in GRPC_HANDLERS]
-    return pytest.mark.skipif(bool(missing), reason=f"not native yet: {', '.join(missing)}")
 
 
 @dataclass(frozen=True)
