@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from harness.calls import LIMIT_S, call, refusal
+from harness.calls import LIMIT_S, call, maintenance, refusal
 from harness.processes import open_files
 from support.waiting import wait_until
 
@@ -25,17 +25,6 @@ def volume_id(server):
     yield made
     with contextlib.suppress(grpc.RpcError):
         call(server, "VolumeDelete", volume_id=made)
-
-
-@contextlib.contextmanager
-def maintenance(server):
-    """Inside, the server is in maintenance."""
-    state = call(server, "GetState").state
-    on = call(server, "SetState", state=pb.VolumeServerState(maintenance=True, version=state.version)).state
-    try:
-        yield f"volume server {server.url} is in maintenance mode"
-    finally:
-        call(server, "SetState", state=pb.VolumeServerState(maintenance=False, version=on.version))
 
 
 def put(server, volume_id, data=b"data", query=""):

@@ -8,7 +8,7 @@ import os
 
 import grpc
 import pytest
-from harness.calls import LIMIT_S, call, refusal
+from harness.calls import LIMIT_S, call, maintenance, refusal
 from support.ports import LOOPBACK
 from support.waiting import wait_until
 
@@ -37,17 +37,6 @@ def make_volume(server):
 @pytest.fixture
 def volume_id(make_volume):
     return make_volume()
-
-
-@contextlib.contextmanager
-def maintenance(server):
-    """Inside, the server is in maintenance."""
-    state = call(server, "GetState").state
-    on = call(server, "SetState", state=pb.VolumeServerState(maintenance=True, version=state.version)).state
-    try:
-        yield f"volume server {server.url} is in maintenance mode"
-    finally:
-        call(server, "SetState", state=pb.VolumeServerState(maintenance=False, version=on.version))
 
 
 def files_of(server, name):

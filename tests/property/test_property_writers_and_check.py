@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.clocks import TickingClock
 from support.stores import open_at
 
 from native_handlers.format.crc import crc32c
@@ -85,14 +86,6 @@ class Clock:
         store.clock.now_ns = self.to_ns
 
 
-class FakeClock:
-    now_ns = 10**18
-
-    def __call__(self):
-        self.now_ns += 1000
-        return self.now_ns
-
-
 times = st.sampled_from([0, 1, 10**18, 2**63, 2**64 - 1])
 operations = st.lists(
     st.one_of(
@@ -141,14 +134,14 @@ def run(store, steps):
 def test_a_restart_finds_nothing(version, ending, steps, more):
     with TemporaryDirectory() as directory:
         path = Path(directory)
-        with closing(open_clocked(path, FakeClock())) as store:
+        with closing(open_clocked(path, TickingClock(10**9))) as store:
             store.allocate_volume(VID, version=version)
             run(store, steps)
             before = contents(store)
             size = store.find_volume(VID).size_bytes
         if ending != "stopped":
             (path / SESSION_FILE_NAME).write_text("another 0\n")
-        with closing(open_clocked(path, FakeClock())) as store:
+        with closing(open_clocked(path, TickingClock(10**9))) as store:
             volume = store.find_volume(VID)
             assert store.findings == []
             assert not volume.is_read_only
@@ -165,14 +158,14 @@ def test_a_restart_finds_nothing(version, ending, steps, more):
 @pytest.mark.parametrize("is_deleted", [False, True])
 def test_a_record_whose_header_is_zeros(tmp_path, version, is_deleted):
     """The empty needle 0 with cookie 0: it looks like bytes that were never written, but a row names it."""
-    with closing(open_clocked(tmp_path, FakeClock())) as store:
+    with closing(open_clocked(tmp_path, TickingClock(10**9))) as store:
         store.allocate_volume(VID, version=version)
         Put(1, 1, b"a", b"", fsync=False, is_from_tail=False).run(store)
         Put(0, 0, b"", b"", fsync=False, is_from_tail=False).run(store)
         if is_deleted:
             Delete(0, 0, 0).run(store)
         before = contents(store)
-    with closing(open_clocked(tmp_path, FakeClock())) as store:
+    with closing(open_clocked(tmp_path, TickingClock(10**9))) as store:
         assert store.findings == []
         assert not store.find_volume(VID).is_read_only
         assert contents(store) == before

@@ -135,6 +135,13 @@ class Disks(UnsyncedFiles):
             disk.error = disk.sync_error = None
 
 
+def played_disks(monkeypatch):
+    """The body of a fixture `files`: disks that a test lets hang, and that go on when the test ends."""
+    disks = give_up_only_what_hangs(monkeypatch, Disks())
+    yield disks
+    disks.let_all_go_on()
+
+
 def give_up_only_what_hangs(monkeypatch, disks: Disks) -> Disks:
     """A question that stands at a hanging disk of `disks` is given up at once, any other one is waited for.
 

@@ -173,6 +173,17 @@ def path_of(target):
     return Path(os.readlink(f"/proc/self/fd/{target}")) if isinstance(target, int) else Path(target)
 
 
+def once_before(operation, matches, act):
+    """A `PlannedFiles.before`: calls `act` once, with the path, before the first `operation` whose path `matches`."""
+    waiting = [act]
+
+    def before(name, target):
+        if name == operation and waiting and matches(path := path_of(target)):
+            waiting.pop()(path)
+
+    return before
+
+
 def broken(code=errno.EIO, after=0):
     """A plan: after `after` successful calls, the operation fails."""
     return after, code

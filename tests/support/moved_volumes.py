@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from native_handlers.http import holders
 from native_handlers.http.context import Location, LookupFailed
 from native_handlers.http.holders import HOLDER_HEADER, NO, YES
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
+from support.http_native import SETTINGS, fetch, make_context
 
+FID = "/4,0212345678"
 HELLO = b"hello world, hello world"
+SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
 OLD = Location("127.0.0.1:8081", "old:8081")
 NEW = Location("127.0.0.1:8082", "new:8082")
 THIRD = Location("127.0.0.1:8083", "third:8083")
@@ -106,3 +110,19 @@ async def chunks(data):
 def servers(**by_name):
     names = {"old": OLD, "new": NEW, "third": THIRD}
     return Servers({names[name].url: serves for name, serves in by_name.items()})
+
+
+async def put(context, target=FID, body=HELLO, headers=()):
+    return await fetch("http.write", context, method="PUT", target=target, headers=headers, body=body)
+
+
+async def store_alone(store):
+    """Puts the needle of FID into this store only."""
+    context = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=servers(old=written))
+    assert (await put(context)).status == 201
+    return store
+
+
+def shorten_holder_wait(monkeypatch):
+    """Holders that deny a volume are asked again for 0.3 s, and not for seconds."""
+    monkeypatch.setattr(holders, "HOLDER_WAIT_S", 0.3)

@@ -1,5 +1,7 @@
 """RPCs of the volume server by name: each call takes the fields of the request, and has a time limit."""
 
+from contextlib import contextmanager
+
 import grpc
 import pytest
 from support.waiting import LIMIT_S
@@ -24,3 +26,14 @@ def refusal(server, name, **fields):
     code, text = code_and_text(lambda: call(server, name, **fields))
     assert code is grpc.StatusCode.UNKNOWN
     return text
+
+
+@contextmanager
+def maintenance(server):
+    """Inside, the server is in maintenance. Gives the text with which it refuses changes."""
+    state = call(server, "GetState").state
+    on = call(server, "SetState", state=pb.VolumeServerState(maintenance=True, version=state.version)).state
+    try:
+        yield f"volume server {server.url} is in maintenance mode"
+    finally:
+        call(server, "SetState", state=pb.VolumeServerState(maintenance=False, version=on.version))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clocks import Clock
 
 from native_handlers.grpc.context import RpcFailure
 from supervisor.gateway import grpc_shares
@@ -17,14 +20,8 @@ MASTER = "10.0.0.1"
 
 @pytest.fixture
 def clock(monkeypatch):
-    class Clock:
-        now_s = 1000.0
-
-        def monotonic(self):
-            return self.now_s
-
-    made = Clock()
-    monkeypatch.setattr(grpc_shares, "time", made)
+    made = Clock(1000)
+    monkeypatch.setattr(grpc_shares, "time", SimpleNamespace(monotonic=made.seconds))
     return made
 
 
@@ -111,7 +108,7 @@ def test_a_silent_call_gives_way_after_a_moment(calls, clock):
     connection = client()
     silent = [calls.take(connection, Waiting.FIRST_MESSAGE) for _ in range(8)]
     calls.refused(connection)
-    clock.now_s += StallLimits().yields_first_s
+    clock.advance(StallLimits().yields_first_s)
     taken = calls.take(connection)
     assert calls.cancelled == [silent[0]]
     assert silent[0].end_text == "the call was ended to make room for another call"
@@ -137,7 +134,7 @@ def test_a_flood_does_not_go_over_all_calls_for_each_that_is_refused(calls, cloc
     calls.take(other)
     calls.refused(other)
     assert len(looks) == 8 + 10
-    clock.now_s += StallLimits().looks_again_s
+    clock.advance(StallLimits().looks_again_s)
     calls.refused(connection)
     assert len(looks) == 8 + 10 + 8
 
@@ -160,7 +157,7 @@ def test_silent_calls_of_a_connection_with_many_give_way_to_one_without_any_at_o
 def test_a_place_that_was_taken_away_is_given_up_all_the_same(calls, clock, shares):
     connection = client()
     silent = [calls.take(connection, Waiting.FIRST_MESSAGE) for _ in range(8)]
-    clock.now_s += 1
+    clock.advance(1)
     calls.take(connection)
     for _ in range(2):
         silent[0].give_up()
@@ -172,9 +169,9 @@ def test_a_stalled_call_gives_way_later(calls, clock, waiting):
     connection = client()
     for _ in range(8):
         calls.take(connection, waiting)
-    clock.now_s += StallLimits().yields_first_s
+    clock.advance(StallLimits().yields_first_s)
     calls.refused(connection)
-    clock.now_s += StallLimits().yields_later_s
+    clock.advance(StallLimits().yields_later_s)
     calls.take(connection)
     assert len(calls.cancelled) == 1
 
@@ -193,14 +190,14 @@ def test_what_moves_does_not_give_way(calls, clock, shares, waiting, direction):
     for _ in range(8):
         calls.take(connection, waiting)
     for _ in range(100):
-        clock.now_s += 29
+        clock.advance(29)
         setattr(connection.traffic, direction, getattr(connection.traffic, direction) + PROGRESS_BYTES)
         shares.end_stalled()
     assert calls.refused(connection)
     assert calls.cancelled == []
     other = "sent_bytes" if direction == "received_bytes" else "received_bytes"
     for _ in range(100):
-        clock.now_s += 29
+        clock.advance(29)
         setattr(connection.traffic, other, getattr(connection.traffic, other) + PROGRESS_BYTES)
         shares.end_stalled()
     assert len(calls.cancelled) == 8
@@ -210,7 +207,7 @@ def test_pings_are_no_progress(calls, clock, shares):
     connection = client()
     calls.take(connection, Waiting.FIRST_MESSAGE)
     for _ in range(31):
-        clock.now_s += 1
+        clock.advance(1)
         connection.traffic.received_bytes += 100
         shares.end_stalled()
     assert len(calls.cancelled) == 1
@@ -220,11 +217,11 @@ def test_a_call_that_works_is_never_ended(calls, clock, shares):
     connection = client()
     place = calls.take(connection, Waiting.FIRST_MESSAGE)
     place.go_on()
-    clock.now_s += 1e6
+    clock.advance(1e6)
     shares.end_stalled()
     assert calls.cancelled == []
     place.wait_for(Waiting.READING)
-    clock.now_s += StallLimits().ends_later_s
+    clock.advance(StallLimits().ends_later_s)
     shares.end_stalled()
     assert calls.cancelled == [place]
     assert place.end_text == "the call was ended: the client did not read the answer for 300 s"
@@ -233,7 +230,7 @@ def test_a_call_that_works_is_never_ended(calls, clock, shares):
 def test_whoever_has_most_gives_way_first(calls, clock):
     greedy = [calls.take(client(port=at), Waiting.FIRST_MESSAGE) for at in range(10)]
     modest = [calls.take(client("192.0.2.2"), Waiting.FIRST_MESSAGE) for _ in range(2)]
-    clock.now_s += 1
+    clock.advance(1)
     for at in range(8):
         calls.take(client(f"192.0.2.{at + 10}"))
     assert set(calls.cancelled) <= set(greedy)
@@ -244,7 +241,7 @@ def test_a_connection_with_as_few_calls_is_left_alone(calls, clock):
     """The message of a small caller may come late in a flood of others."""
     small = client(port=9)
     waiting = calls.take(small, Waiting.FIRST_MESSAGE)
-    clock.now_s += 1
+    clock.advance(1)
     large = client(port=1)
     for _ in range(8):
         calls.take(large)
@@ -262,11 +259,11 @@ def test_a_connection_with_as_few_calls_is_left_alone(calls, clock):
 def test_a_stranger_never_takes_the_place_of_the_cluster(calls, clock):
     master = [calls.take(client(MASTER, at), Waiting.FIRST_MESSAGE) for at in range(12)]
     stranger = [calls.take(client(port=at)) for at in range(4)]
-    clock.now_s += 1
+    clock.advance(1)
     calls.refused(client("192.0.2.2"))
     assert calls.cancelled == []
     stranger[0].wait_for(Waiting.FIRST_MESSAGE)
-    clock.now_s += 1
+    clock.advance(1)
     calls.take(client(MASTER, 99))
     assert calls.cancelled == [stranger[0]]
     calls.take(client(MASTER, 100))

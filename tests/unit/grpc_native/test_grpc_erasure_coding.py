@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import grpc
 import pytest
-from support.files import UnsyncedFiles
+from support.files import once_before
 from support.grpc_copy import COOKIE, SOURCE, Source, SourceFailed, fill
 from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
@@ -82,24 +82,7 @@ class Pair:
         return {key: bytes(self.store.ec_reader.read_needle(VID, key, COOKIE).data) for key in self.data}
 
 
-class OpeningFiles(UnsyncedFiles):
-    """Calls `step` once, before the first shard is made."""
-
-    step = None
-
-    def open(self, path, flags, *mode):
-        step = self.step
-        if step is not None and ".ec00" in path.name:
-            self.step = None
-            step()
-        return super().open(path, flags, *mode)
-
-
 class TestGenerate:
-    @pytest.fixture
-    def files(self):
-        return OpeningFiles()
-
     @pytest.fixture
     def store(self, tmp_path, files):
         made = open_at(tmp_path / "volumes", files=files)
@@ -119,14 +102,17 @@ class TestGenerate:
         """The shards, their index and the .dat beside them would not be those of one order."""
         list(store.get_volume(VID).compaction.run(CompactionOptions()))
 
-        def commit():
+        refused = []
+
+        def commit(path):
+            refused.append(path)
             with pytest.raises(CompactionRefused, match="volume 7 is being erasure-coded"):
                 store.commit_compaction(VID)
 
-        files.step = commit
+        files.before = once_before("open", lambda path: ".ec00" in path.name, commit)
         node = make_node(tmp_path, store)
         volume_ec_shards_generate(node, make_context(), pb.VolumeEcShardsGenerateRequest(volume_id=VID))
-        assert files.step is None
+        assert refused, "the commit was tried before the first shard was made"
         store.ec_work.load_shards(None)
         volume_ec_shards_mount(node, make_context(), pb.VolumeEcShardsMountRequest(volume_id=VID, shard_ids=range(14)))
         assert {key: bytes(store.ec_reader.read_needle(VID, key, COOKIE).data) for key in data} == data

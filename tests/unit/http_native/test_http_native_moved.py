@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
-from support.http_native import SETTINGS, fetch, make_context, make_request
+from support.http_native import fetch, make_context, make_request
 from support.moved_volumes import (
+    FID,
     HELLO,
     NEW,
     OLD,
+    SELF,
     THIRD,
     Master,
     Servers,
@@ -24,28 +26,23 @@ from support.moved_volumes import (
     go_not_found,
     missing,
     no_needle,
+    put,
     read_only,
     servers,
+    shorten_holder_wait,
+    store_alone,
     unreachable,
     volume_gone,
     written,
 )
 
 from native_handlers.http import holders, settled
-from native_handlers.http.context import Location
 from native_handlers.http.delete import delete_at_others
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES, is_same_server
 from native_handlers.http_model.volume_servers import VolumeServerResponse
 from native_handlers.storage.system.buffer_pool import BufferPool
 from supervisor.fast_path.read_answer import ReadAnswers
 from supervisor.fast_path.read_request import PLAIN, Read
-
-FID = "/4,0212345678"
-SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
-
-
-async def put(context, target=FID, body=HELLO, headers=()):
-    return await fetch("http.write", context, method="PUT", target=target, headers=headers, body=body)
 
 
 async def delete(context, target=FID, headers=()):
@@ -54,7 +51,7 @@ async def delete(context, target=FID, headers=()):
 
 @pytest.fixture(autouse=True)
 def _short_holder_wait(monkeypatch):
-    monkeypatch.setattr(holders, "HOLDER_WAIT_S", 0.3)
+    shorten_holder_wait(monkeypatch)
 
 
 # ---- writes
@@ -214,10 +211,7 @@ async def test_nothing_is_under_way_when_a_client_hears_of_a_failure(autojump_cl
 
 @pytest.fixture
 async def stored(store):
-    """Puts the needle into this store only."""
-    context = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=servers(old=written))
-    assert (await put(context)).status == 201
-    return store
+    return await store_alone(store)
 
 
 @pytest.mark.parametrize("denial", [absent, go_absent])

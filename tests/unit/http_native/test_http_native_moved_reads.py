@@ -8,45 +8,36 @@ from pathlib import Path
 import pytest
 from support.http_native import SETTINGS, fetch, make_context
 from support.moved_volumes import (
+    FID,
     HELLO,
     NEW,
     OLD,
+    SELF,
     Master,
     body,
     go_not_found,
     servers,
+    shorten_holder_wait,
+    store_alone,
     unreachable,
     volume_gone,
-    written,
 )
 
-from native_handlers.http import holders
-from native_handlers.http.context import Location
 from native_handlers.http.ec_volumes import StoreEcVolumes
 from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED
 from native_handlers.http_model.read_mode import ReadMode
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 from native_handlers.storage.model.errors import ReadFailed, VolumeClosed
 
-FID = "/4,0212345678"
-SELF = Location(SETTINGS.self_url, SETTINGS.self_url)
-
-
-async def put(context, target=FID, body=HELLO, headers=()):
-    return await fetch("http.write", context, method="PUT", target=target, headers=headers, body=body)
-
 
 @pytest.fixture(autouse=True)
 def _short_holder_wait(monkeypatch):
-    monkeypatch.setattr(holders, "HOLDER_WAIT_S", 0.3)
+    shorten_holder_wait(monkeypatch)
 
 
 @pytest.fixture
 async def stored(store):
-    """Puts the needle into this store only."""
-    context = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=servers(old=written))
-    assert (await put(context)).status == 201
-    return store
+    return await store_alone(store)
 
 
 def reading(master, volume_servers, mode=ReadMode.PROXY):

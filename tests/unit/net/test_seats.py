@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from support.clocks import TickingClock
 
 from supervisor.net.seats import Seats, client_of
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        self.now_s += 1
-        return self.now_s
 
 
 class Room:
@@ -21,8 +13,7 @@ class Room:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.clock = Clock()
-        self.seats = Seats("test", lambda: self.most, self.clock)
+        self.seats = Seats("test", lambda: self.most, TickingClock(0, step_s=1).seconds)
         self.gone: list[str] = []
 
     def take(self, name: str, host: str = ""):

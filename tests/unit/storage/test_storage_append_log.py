@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clocks import TickingClock
 from support.files import broken
 
 from native_handlers.format import crc
@@ -28,19 +29,9 @@ VID = 7
 COOKIE = 0xC0FFEE
 
 
-class Clock:
-    """A clock that advances one microsecond with each reading."""
-
-    now_ns = 1_700_000_000 * 10**9
-
-    def __call__(self):
-        self.now_ns += 1000
-        return self.now_ns
-
-
 @pytest.fixture(params=[4, 5])
 def store(tmp_path, files, request, opened):
-    return opened(tmp_path, offset_width_bytes=request.param, files=files, clock_ns=Clock())
+    return opened(tmp_path, offset_width_bytes=request.param, files=files, clock_ns=TickingClock())
 
 
 def write(store, needle_id, data=b"payload"):

@@ -8,11 +8,10 @@ import shutil
 import threading
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from support.clocks import Clock
-from support.files import PlannedFiles, broken
+from support.files import PlannedFiles, broken, once_before
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.model import errors
@@ -22,25 +21,11 @@ COOKIE = 0xC0FFEE
 VID = 7
 
 
-class CallsAtLastLook(PlannedFiles):
-    """Calls `last_look` once, at the last access to the disk before a deletion takes the volume's lock: the query of
-    its .ecx.
+def at_last_look(act):
+    """Calls `act` once, at the last access to the disk before a deletion takes the volume's lock: the query of its
+    .ecx.
     """
-
-    def __init__(self):
-        super().__init__()
-        self.last_look = None
-
-    def facts(self, path):
-        if Path(path).suffix == ".ecx" and self.last_look is not None:
-            look, self.last_look = self.last_look, None
-            look(path)
-        return super().facts(path)
-
-
-@pytest.fixture
-def files():
-    return CallsAtLastLook()
+    return once_before("facts", lambda path: path.suffix == ".ecx", act)
 
 
 @pytest.fixture
@@ -91,7 +76,7 @@ class TestOnlyEmpty:
     def test_a_write_between_the_look_and_the_lock_is_kept(self, store, files, fsync):
         store.allocate_volume(VID)
         volume, events = store.find_volume(VID), events_of(store)
-        files.last_look = lambda _path: store.get_volume(VID).write(needle(), fsync=fsync)
+        files.before = at_last_look(lambda _path: store.get_volume(VID).write(needle(), fsync=fsync))
         with pytest.raises(errors.VolumeNotEmpty, match=r"^DeleteVolume 7: volume not empty$"):
             store.delete_volume(VID, only_empty=True)
         assert store.find_volume(VID) is volume
@@ -105,7 +90,7 @@ class TestOnlyEmpty:
         home = store.locations[0]
         fd = share_volume(store.allocate_volume(VID))
         other = attach_volume(fd, home, time.time_ns, PlannedFiles())
-        files.last_look = lambda _path: other.write(needle())
+        files.before = at_last_look(lambda _path: other.write(needle()))
         with pytest.raises(errors.VolumeNotEmpty):
             store.delete_volume(VID, only_empty=True)
         assert read(store) == b"acknowledged"
@@ -132,7 +117,7 @@ class TestOnlyEmpty:
 
     def test_one_that_is_closed_meanwhile_is_kept(self, store, files):
         volume = store.allocate_volume(VID)
-        files.last_look = lambda _path: volume.close()
+        files.before = at_last_look(lambda _path: volume.close())
         with pytest.raises(errors.DeleteFailed, match="volume 7 is closed"):
             store.delete_volume(VID, only_empty=True)
         assert store.locations[0].volume_ids_on_disk() == [VID]
@@ -148,7 +133,7 @@ class TestOnlyEmpty:
 
     def test_the_first_copy_written_to_meanwhile_keeps_all(self, twins, files):
         events = events_of(twins)
-        files.last_look = lambda _path: twins.get_volume(VID).write(needle())
+        files.before = at_last_look(lambda _path: twins.get_volume(VID).write(needle()))
         with pytest.raises(errors.VolumeNotEmpty):
             twins.delete_volume(VID, only_empty=True)
         assert [volume.disk_id for volume in twins.volumes()] == [0, 1]
@@ -158,9 +143,9 @@ class TestOnlyEmpty:
         events = events_of(twins)
 
         def write_to_the_second(_path):
-            files.last_look = lambda _path: twins.get_volume(VID).write(needle())
+            files.before = at_last_look(lambda _path: twins.get_volume(VID).write(needle()))
 
-        files.last_look = write_to_the_second
+        files.before = at_last_look(write_to_the_second)
         with pytest.raises(errors.VolumeNotEmpty):
             twins.delete_volume(VID, only_empty=True)
         assert [volume.disk_id for volume in twins.volumes()] == [1]
@@ -215,7 +200,7 @@ class TestExpired:
             late.last_modified_s, late.has_last_modified = clock.now_ns // 10**9, True
             store.get_volume(VID).write(late)
 
-        files.last_look = write
+        files.before = at_last_look(write)
         assert store.remove_expired_volumes() == []
         assert read(store, 2) == b"acknowledged"
         clock.advance(3600)

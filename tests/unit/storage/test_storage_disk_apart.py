@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 from support.clocks import Clock
-from support.disks import Disks, give_up_only_what_hangs
+from support.disks import played_disks
 from support.stores import open_at
 from support.waiting import LIMIT_S
 from test_storage_disks import COOKIE, ONCE, look_at_all, read, wait_until_well, write
@@ -20,12 +20,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model import errors
 
-
-@pytest.fixture
-def files(monkeypatch):
-    disks = give_up_only_what_hangs(monkeypatch, Disks())
-    yield disks
-    disks.let_all_go_on()
+files = pytest.fixture(played_disks)
 
 
 @pytest.fixture

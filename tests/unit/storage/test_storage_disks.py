@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 from support.clocks import Clock
-from support.disks import Disks, give_up_only_what_hangs
+from support.disks import played_disks
 from support.stores import open_at, place
 from support.waiting import LIMIT_S, wait_until
 
@@ -35,11 +35,7 @@ from native_handlers.storage.system.files import DiskSpace
 COOKIE = 0xC0FFEE
 
 
-@pytest.fixture
-def files(monkeypatch):
-    disks = give_up_only_what_hangs(monkeypatch, Disks())
-    yield disks
-    disks.let_all_go_on()
+files = pytest.fixture(played_disks)
 
 
 ONCE = ProbeConfig(max_stat_failures=1)
