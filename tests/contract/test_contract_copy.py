@@ -517,6 +517,7 @@ class TestLargeVolumes:
 
     @pytest.mark.slow
     def test_copying_one_costs_little_memory(self, sparse_volume):
+        """Slow: copies 4 GiB."""
         server, volume_id, size_bytes = sparse_volume
         copied(server, volume_id, stop_offset=16 * MIB)
         reset_peak_memory(server.process.pid)
@@ -527,6 +528,7 @@ class TestLargeVolumes:
 
     @pytest.mark.slow
     def test_taking_one_in_costs_little_memory(self, fresh_server):
+        """Slow: copies 512 MiB between two servers."""
         source, target = fresh_server(), fresh_server()
         volume_id, _ = volume_with_needles(source, count=1, size_bytes=1000)
         copy_volume(target, address_of(source), volume_id)
@@ -539,6 +541,7 @@ class TestLargeVolumes:
 
     @pytest.mark.slow
     def test_being_sent_one_costs_little_memory(self, fresh_server):
+        """Slow: sends 512 MiB."""
         server = fresh_server()
         volume_id, block = server.new_volume(), os.urandom(2 * MIB)
         received(server, info(volume_id), content(block))

@@ -8,7 +8,8 @@ import re
 from contextlib import contextmanager
 
 import trio
-from go_volume_server import find_weed, go_volume_server
+from go_volume_server import go_volume_server
+from harness.implementations import weed_program
 from support.http_native import SETTINGS, fetch, make_context
 from support.stores import open_at
 from support.waiting import LIMIT_S
@@ -79,7 +80,7 @@ def open_pair(own, folder):
     store = open_at(own)
     try:
         store.allocate_volume(VOLUME_ID)
-        with go_volume_server(find_weed(), folder, VOLUME_ID) as (admin, public):
+        with go_volume_server(weed_program(), folder, VOLUME_ID) as (admin, public):
             yield Pair(admin, public, make_context(store=store, settings=SETTINGS))
     finally:
         store.close()

@@ -7,7 +7,6 @@ import subprocess
 from contextlib import ExitStack, contextmanager
 
 import grpc
-from harness import implementations
 from support.ports import free_ports
 from support.waiting import LIMIT_S, wait_until
 
@@ -16,11 +15,6 @@ from native_handlers.pb.volume_server_pb2 import AllocateVolumeRequest
 
 START_LIMIT_S = 60
 STOP_LIMIT_S = 60
-
-
-def find_weed():
-    """The program in WEED_BINARY or on PATH, or None."""
-    return implementations.find_weed()[0]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from functools import partial
 import grpc
 import pytest
 import trio
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 from support.ports import free_port
 from support.waiting import LIMIT_S as DEADLINE_S
 from support.waiting import until, until_answer
@@ -33,7 +33,7 @@ from supervisor.cluster.relay import MasterRelay
 from supervisor.embedded_master import EmbeddedMasterConfig, serve_embedded_master
 from supervisor.wire.server_address import ServerAddress
 
-WEED = find_weed()
+WEED = weed_program()
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(WEED is None, reason="no weed program in WEED_BINARY or on the PATH"),

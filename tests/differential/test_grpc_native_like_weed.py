@@ -15,7 +15,7 @@ from itertools import combinations
 import grpc
 import pytest
 from go_cluster import running_weed
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 from support.grpc_nodes import FakeMasters, make_node
 from support.grpc_servers import Everyone
 from support.stores import NODE, open_at, place
@@ -39,7 +39,7 @@ from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_native
 from supervisor.wire.server_address import ServerAddress
 
-WEED = find_weed()
+WEED = weed_program()
 pytestmark = [
     pytest.mark.skipif(WEED is None, reason="needs a weed program: set WEED_BINARY or put it into PATH"),
     pytest.mark.slow,

@@ -12,7 +12,7 @@ import grpc
 import pytest
 import trio
 from go_cluster import running_weed
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 from support.waiting import LIMIT_S as T
 
 from native_handlers.pb import volume_server_pb2 as pb
@@ -27,7 +27,7 @@ from supervisor.routing.live import LiveTable
 from supervisor.routing.registry import ROUTES_BY_NAME, Gate
 from supervisor.routing.table import table_forwarding_all
 
-WEED = find_weed()
+WEED = weed_program()
 pytestmark = [
     pytest.mark.skipif(WEED is None, reason="needs a weed program: set WEED_BINARY or put it into PATH"),
     pytest.mark.slow,

@@ -10,11 +10,14 @@ import itertools
 
 import pytest
 from go_pair import COOKIE
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 
 from native_handlers.http_model.message import Listener
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
+]
 
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 TS = "?ts=1700000000"

@@ -10,7 +10,8 @@ import http.client
 import jwt
 import pytest
 import trio
-from go_volume_server import find_weed, go_volume_server
+from go_volume_server import go_volume_server
+from harness.implementations import weed_program
 from support.http_native import SETTINGS, make_context, make_request
 from support.stores import open_at
 from support.waiting import LIMIT_S
@@ -23,7 +24,10 @@ from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
 from supervisor.routing.table import table_native
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
+]
 
 VOLUME_ID = 4
 WRITE_KEY, READ_KEY = "w" * 32, "r" * 32
@@ -115,7 +119,7 @@ def fronts(request, tmp_path_factory):
             Guard(security),
         )
         folder = tmp_path_factory.mktemp("go")
-        with go_volume_server(find_weed(), folder, None if white_list else VOLUME_ID, *flags, security=KEYS) as (
+        with go_volume_server(weed_program(), folder, None if white_list else VOLUME_ID, *flags, security=KEYS) as (
             admin,
             public,
         ):

@@ -11,14 +11,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trio
-from go_volume_server import find_weed, go_volume_server
+from go_volume_server import go_volume_server
+from harness.implementations import weed_program
 from PIL import Image
 from support.http_native import SETTINGS, fetch, make_context
 from support.images import encoded, oriented, picture
 from support.stores import open_at
 from support.waiting import LIMIT_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
+]
 
 VOLUME_ID = 4
 QUERIES = (
@@ -60,7 +64,7 @@ def servers(tmp_path_factory):
     store = open_at(own)
     try:
         store.allocate_volume(VOLUME_ID)
-        go = go_volume_server(find_weed(), tmp_path_factory.mktemp("go"), VOLUME_ID, "-images.fix.orientation")
+        go = go_volume_server(weed_program(), tmp_path_factory.mktemp("go"), VOLUME_ID, "-images.fix.orientation")
         with go as (admin, _):
             yield admin, make_context(store=store, settings=replace(SETTINGS, fix_jpg_orientation=True))
     finally:

@@ -7,9 +7,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
+]
 
 JSON = {"Content-Type": "application/x-manifest"}
 CHUNK = b"hello"

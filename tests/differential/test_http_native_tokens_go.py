@@ -12,7 +12,8 @@ from base64 import urlsafe_b64encode
 from urllib.parse import quote
 
 import pytest
-from go_volume_server import find_weed, go_volume_server
+from go_volume_server import go_volume_server
+from harness.implementations import weed_program
 from support.http_native import make_request
 from support.waiting import LIMIT_S
 
@@ -20,7 +21,10 @@ from supervisor.config.config import HttpsClientConfig, JwtKey, SecurityConfig, 
 from supervisor.gateway.guard import Guard
 from supervisor.routing.match import match_http
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
+]
 
 KEY = "k" * 32
 FID = "4,0112345678"
@@ -174,7 +178,7 @@ TOKENS |= {
 @pytest.fixture(scope="module")
 def ask_go(tmp_path_factory):
     keys = f'[jwt.signing.read]\nkey = "{KEY}"\n'
-    with go_volume_server(find_weed(), tmp_path_factory.mktemp("go"), 4, security=keys) as (admin, _):
+    with go_volume_server(weed_program(), tmp_path_factory.mktemp("go"), 4, security=keys) as (admin, _):
 
         def ask(target):
             connection = http.client.HTTPConnection("127.0.0.1", admin, timeout=LIMIT_S)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 
 from native_handlers.content import mime_types
 from native_handlers.http_model.media_type import format_media_type
@@ -15,7 +15,10 @@ from native_handlers.http_model.media_type import format_media_type
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
+]
 
 CONTENT = b"a line that gets smaller\n" * 100
 BINARY = b"\0\1" * 1_000

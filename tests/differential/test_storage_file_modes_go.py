@@ -11,7 +11,8 @@ import os
 import shutil
 
 import pytest
-from go_volume_server import find_weed, go_volume_server
+from go_volume_server import go_volume_server
+from harness.implementations import weed_program
 from support.stores import open_at, place
 
 from native_handlers.format.needle import Needle
@@ -20,7 +21,7 @@ from native_handlers.storage.model.errors import ReadOnly
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_weed() is None, reason="no weed program: WEED_BINARY or PATH"),
+    pytest.mark.skipif(weed_program() is None, reason="no weed program: WEED_BINARY or PATH"),
     pytest.mark.skipif(os.geteuid() != 0, reason="the system refuses others than root what the modes say"),
 ]
 
@@ -96,7 +97,7 @@ def test_each_volume_fares_as_with_go(tmp_path):
     shutil.copytree(tmp_path / "made", tmp_path / "own")
     flags = (f"-dir={tmp_path / 'made'}", "-max=500", "-minFreeSpace=0")
     (tmp_path / "go").mkdir()
-    with go_volume_server(find_weed(), tmp_path / "go", None, *flags) as (admin, _):
+    with go_volume_server(weed_program(), tmp_path / "go", None, *flags) as (admin, _):
         theirs = of_go(admin)
     ours = of_ours(tmp_path / "own")
     for volume_id, combination in enumerate(COMBINATIONS, 1):

@@ -13,7 +13,7 @@ import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
-from go_volume_server import find_weed
+from harness.implementations import weed_program
 from support.checked_directories import checked_directories
 from support.ports import free_ports
 from support.stores import open_at
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_directories"]
 
-WEED = find_weed()
+WEED = weed_program()
 pytestmark = pytest.mark.skipif(WEED is None, reason="needs a `weed`: WEED_BINARY is not set and PATH has none")
 
 

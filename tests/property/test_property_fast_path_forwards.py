@@ -232,10 +232,11 @@ class _Taped:
         return data
 
 
-@pytest.mark.slow  # two fronts and two backends for each example
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(pairs=st.lists(st.tuples(requests(), answers()), min_size=1, max_size=4))
 def test_both_ways_give_both_ends_the_same_bytes(pairs):
+    """Slow: starts two fronts and two backends for each example."""
     fast = trio.run(_exchange_all, True, pairs)
     ordinary = trio.run(_exchange_all, False, pairs)
     assert fast[:3] == ordinary[:3]

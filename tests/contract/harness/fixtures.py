@@ -69,7 +69,7 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def weed():
     """The Go program's path, or None."""
-    return implementations.find_weed()[0]
+    return implementations.weed_program()
 
 
 @pytest.fixture(scope="session")

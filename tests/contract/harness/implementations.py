@@ -176,6 +176,11 @@ def find_weed():
     return shutil.which("weed"), "no weed: WEED_BINARY is not set and PATH has none"
 
 
+def weed_program():
+    """The Go program's path, or None."""
+    return find_weed()[0]
+
+
 def chosen():
     """The implementations that VOLUME_SERVER_BINARY or VOLUME_SERVER_IMPL selects; all when neither is set."""
     binary = os.environ.get("VOLUME_SERVER_BINARY")
