@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import threading
 from contextlib import contextmanager
 
 import grpc
@@ -16,7 +15,7 @@ from support.grpc_nodes import FakeMasters, make_node
 from support.stores import place
 
 from native_handlers.format.needle import Needle
-from native_handlers.grpc import copy_client, copy_follow, volume_copy
+from native_handlers.grpc import copy_follow, volume_copy
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.grpc.throttle import WriteThrottler
@@ -584,50 +583,18 @@ class TestMeanwhile:
         assert names(tmp_path) == []
 
 
-class TestThrottle:
-    def test_it_keeps_the_pace(self):
-        now_ns, pauses = [0], []
+@pytest.mark.parametrize(
+    ("asked", "own", "expected"), [(0, 0, 0), (0, 500, 500), (300, 500, 300), (-1, 500, 500), (300, 0, 300)]
+)
+def test_whose_pace_it_is(node, caller, source_store, monkeypatch, asked, own, expected):
+    rates = []
 
-        def pause(seconds):
-            pauses.append(seconds)
-            now_ns[0] += round(seconds * 10**9)
+    def throttle(rate, pause):
+        rates.append(rate)
+        return WriteThrottler(0, pause)
 
-        throttle = WriteThrottler(1000, pause, lambda: now_ns[0])
-        for _ in range(10):
-            throttle.passed(100)
-        assert sum(pauses) == pytest.approx(1.0, abs=0.02)
-
-    def test_a_slow_source_is_not_made_up_for(self):
-        now_ns, pauses = [0], []
-        throttle = WriteThrottler(1000, pauses.append, lambda: now_ns[0])
-        now_ns[0] = 60 * 10**9
-        throttle.passed(1000)
-        assert pauses == [pytest.approx(1.0, abs=0.02)]
-
-    @pytest.mark.parametrize("rate", [0, -1])
-    def test_no_bound(self, rate):
-        WriteThrottler(rate, pytest.fail).passed(1 << 40)
-
-    @pytest.mark.parametrize(
-        ("asked", "own", "expected"), [(0, 0, 0), (0, 500, 500), (300, 500, 300), (-1, 500, 500), (300, 0, 300)]
-    )
-    def test_whose_pace_it_is(self, node, caller, source_store, monkeypatch, asked, own, expected):
-        rates = []
-
-        def throttle(rate, pause):
-            rates.append(rate)
-            return WriteThrottler(0, pause)
-
-        monkeypatch.setattr(volume_copy, "WriteThrottler", throttle)
-        source_store.allocate_volume(7)
-        node = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=own))
-        list(copy(node, caller, io_byte_per_second=asked))
-        assert rates == [expected]
-
-    def test_a_pause_ends_with_the_call(self, caller):
-        end = copy_client.CallEnd(caller.context)
-        thread = threading.Timer(0, caller.leave)
-        thread.start()
-        with pytest.raises(RpcFailure):
-            end.pause(3600)
-        thread.join()
+    monkeypatch.setattr(volume_copy, "WriteThrottler", throttle)
+    source_store.allocate_volume(7)
+    node = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=own))
+    list(copy(node, caller, io_byte_per_second=asked))
+    assert rates == [expected]

@@ -329,59 +329,6 @@ class TestFailures:
         write(store, 99, b"goes on")
         assert store.find_volume(VID).compaction_revision == 0
 
-    def test_a_mark_on_a_full_disk_uses_the_reserve(self, store, tmp_path, monkeypatch):
-        """An operation that frees most of the space must not fail for lack of space for one file name."""
-        compact(store)
-        given = []
-        room = store.locations[0].room
-        monkeypatch.setattr(room, "use", lambda operation: given.append(1) or operation())
-        store.commit_compaction(VID)
-        assert given
-        assert temporary(tmp_path) == []
-
-    def test_a_full_disk_takes_a_small_copy_from_its_reserve(self, store, files, monkeypatch):
-        """A volume of garbage alone is how room is made."""
-        used = []
-        room = store.locations[0].room
-        monkeypatch.setattr(room, "use", lambda operation: used.append(1) or operation())
-        compact(store)
-        assert not used
-        files.free_bytes = 0
-        compact(store)
-        assert used
-
-    def test_room_that_is_lacking_for_a_reservation_alone_takes_no_reserve(self, store, files, monkeypatch):
-        used = []
-        monkeypatch.setattr(store.locations[0].room, "use", lambda operation: used.append(1) or operation())
-        files.free_bytes = 1 << 20
-        options = CompactionOptions(preallocate_bytes=2 << 20)
-        with pytest.raises(errors.NoSpaceForCompaction, match="need 2097152 bytes"):
-            list(store.find_volume(VID).compaction.run(options))
-        files.free_bytes = 0
-        list(store.find_volume(VID).compaction.run(options))
-        assert used
-        assert files.calls["allocate"] == 0
-
-    def test_large_records_are_copied_from_the_reserve_too(self, store, files, monkeypatch):
-        write(store, 2, bytes(300_000))
-        for number in range(4, 11, 2):
-            store.get_volume(VID).delete(number, COOKIE)
-        used = []
-        monkeypatch.setattr(store.locations[0].room, "use", lambda operation: used.append(1) or operation())
-        files.free_bytes = 0
-        before = files.calls["copy"]
-        compact(store)
-        assert files.calls["copy"] > before
-        assert len(used) > files.calls["copy"] - before
-
-    def test_a_full_disk_names_the_room_for_a_large_copy(self, store, files, tmp_path):
-        for number in range(20, 60):
-            write(store, number, bytes(50_000))
-        files.free_bytes = 4096
-        with pytest.raises(errors.NoSpaceForCompaction, match=r"need 20\d{5} bytes .* but only 4096 bytes available"):
-            compact(store)
-        assert temporary(tmp_path) == []
-
     @pytest.mark.damage("the mark stays until the next start")
     def test_a_mark_that_cannot_be_taken_back_ends_writing(self, store, files, tmp_path):
         """The next start swaps the files in: later writes would be lost."""
