@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING
 from native_handlers.format import crc
 from native_handlers.format.errors import BadFileId, FormatError
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
-from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
+from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.message_bytes import give_way, pieces_of
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.model.errors import DiskUnavailable, StorageError
+from native_handlers.storage.model.errors import (
+    DiskUnavailable,
+    NotFound,
+    StorageError,
+    VolumeClosed,
+    VolumeNotFound,
+)
+from native_handlers.storage.volume.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from native_handlers.format.needle import Needle
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
 
 _COOKIE_DIGITS = 8
@@ -44,6 +53,8 @@ _BAD_REQUEST, _NOT_FOUND, _NOT_ACCEPTABLE, _NOT_MODIFIED, _ACCEPTED, _UNAVAILABL
     )
 )
 """Plain numbers: looking one up in the enumeration takes longer than parsing a file id."""
+_CLOSED_PERHAPS = frozenset({_NOT_FOUND, _FAILED})
+"""The status of a deletion in a volume that was closed meanwhile is one of these."""
 SETTLE_WAIT_S = 5.0
 """How long a deletion waits for a volume that was just copied here to receive the writes of the meantime."""
 
@@ -53,10 +64,20 @@ def volume_needle_status(
 ) -> pb.VolumeNeedleStatusResponse:
     """A needle's metadata. `size` is that of its record's body, not of its payload; `crc` is in the legacy form."""
     store = store_of(node)
-    if store.ec.find(request.volume_id) is None:
-        volume_of(node, request.volume_id, "volume not found %d")
+    held = _find(store, request.volume_id)
+    if held is None:
+        raise RpcFailure(f"volume not found {request.volume_id}")
     with errors_as_upstream():
-        needle, checksum = read_checked(store, request.volume_id, request.needle_id)
+        try:
+            needle, checksum = read_checked(store, held, request.needle_id)
+        except (NotFound, VolumeClosed):
+            # A closed volume has no needles, and another volume may have taken its place.
+            present = _find(store, request.volume_id)
+            if present is held:
+                raise
+            if present is None:
+                raise VolumeNotFound(request.volume_id) from None
+            needle, checksum = read_checked(store, present, request.needle_id)
     return pb.VolumeNeedleStatusResponse(
         needle_id=needle.needle_id,
         cookie=needle.cookie,
@@ -111,16 +132,40 @@ def _delete_each(store: Store, file_ids: Iterable[str], *, check_cookie: bool) -
 
 def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int, str, int]:
     """Status, error and freed size of one result."""
-    checksum = 0
     try:
         volume_id, needle_id, cookie = parse_any_volume(file_id, with_delta=check_cookie)
     except BadFileId as error:
         return _BAD_REQUEST, str(error), 0
     if not store.settling.wait(volume_id, SETTLE_WAIT_S):
         return _FAILED, f"volume {volume_id} is being copied here", 0
+    held = _find(store, volume_id)
+    result = _delete_from(store, held, volume_id, needle_id, cookie, check_cookie=check_cookie)
+    if result[0] not in _CLOSED_PERHAPS:
+        return result
+    present = _find(store, volume_id)
+    if present is held:
+        return result
+    # The volume was closed after the look-up. Nothing was deleted there.
+    return _delete_from(store, present, volume_id, needle_id, cookie, check_cookie=check_cookie)
+
+
+def _delete_from(  # noqa: PLR0913  the parts of a file id
+    store: Store,
+    held: Volume | EcVolume | None,
+    volume_id: int,
+    needle_id: int,
+    cookie: int,
+    *,
+    check_cookie: bool,
+) -> tuple[int, str, int]:
+    """Status, error and freed size of the deletion in what this server has of the volume."""
+    checksum = 0
+    if held is None:
+        absent = VolumeNotFound(volume_id, "" if check_cookie else store.on_this_server)
+        return _NOT_FOUND if check_cookie else _FAILED, str(absent), 0
     if check_cookie:
         try:
-            refusal, checksum = _look_at(store, volume_id, needle_id, cookie)
+            refusal, checksum = _look_at(store, held, needle_id, cookie)
         except DiskUnavailable as error:
             return _UNAVAILABLE, str(error), 0
         except (StorageError, FormatError) as error:
@@ -128,11 +173,10 @@ def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int,
         if refusal is not None:
             return *refusal, 0
     try:
-        if _is_coded(store, volume_id):
-            size = store.ec_reader.delete_needle(volume_id, needle_id, 0)
+        if isinstance(held, Volume):
+            size = held.delete(needle_id, cookie, checksum=checksum)
         else:
-            volume = store.get_volume(volume_id, store.on_this_server)
-            size = volume.delete(needle_id, cookie, checksum=checksum)
+            size = store.ec_reader.delete_needle(volume_id, needle_id, 0, held)
     except DiskUnavailable as error:
         return _UNAVAILABLE, str(error), 0
     except (StorageError, FormatError) as error:
@@ -140,9 +184,9 @@ def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int,
     return (_ACCEPTED, "", size) if size else (_NOT_MODIFIED, "", 0)
 
 
-def _look_at(store: Store, volume_id: int, needle_id: int, cookie: int) -> tuple[tuple[int, str] | None, int]:
+def _look_at(store: Store, held: Volume | EcVolume, needle_id: int, cookie: int) -> tuple[tuple[int, str] | None, int]:
     """The reason why the needle's record forbids deletion, or None, and the needle's checksum."""
-    needle, checksum = read_checked(store, volume_id, needle_id)
+    needle, checksum = read_checked(store, held, needle_id)
     refusal = None
     # Upstream does not read the record of an empty needle, so any cookie fits it.
     if needle.size and needle.cookie != cookie:
@@ -152,25 +196,26 @@ def _look_at(store: Store, volume_id: int, needle_id: int, cookie: int) -> tuple
     return refusal, checksum
 
 
-def read_checked(store: Store, volume_id: int, needle_id: int) -> tuple[Needle, int]:
+def read_checked(store: Store, held: Volume | EcVolume, needle_id: int) -> tuple[Needle, int]:
     """The needle, perhaps without its payload, and its checksum in the current form.
 
     As upstream, the whole payload is read and compared with its checksum. A large payload is read in pieces and not
     kept.
     """
-    if _is_coded(store, volume_id):
-        found = store.ec_reader.read_needle(volume_id, needle_id, None)
+    if not isinstance(held, Volume):
+        found = store.ec_reader.read_needle(held.id, needle_id, None, volume=held)
         return found, found.checksum
-    read = store.get_volume(volume_id).read(needle_id, cookie=None, data=False)
+    read = held.read(needle_id, cookie=None, data=False)
     try:
         return read.needle, read.check_payload()
     finally:
         read.release()
 
 
-def _is_coded(store: Store, volume_id: int) -> bool:
-    """Whether the volume is here in shards alone."""
-    return bool(store.ec.copies(volume_id)) and store.find_volume(volume_id) is None
+def _find(store: Store, volume_id: int) -> Volume | EcVolume | None:
+    """The volume, or its shards where it is here in shards alone."""
+    volume = store.find_volume(volume_id)
+    return volume if volume is not None else store.ec.find(volume_id)
 
 
 def parse_any_volume(file_id: str, *, with_delta: bool = True) -> tuple[int, int, int]:

@@ -92,14 +92,15 @@ async def _delete_chunk(context: HttpContext, chunk: Chunk, visit: Visit) -> Non
         if is_here and store is not None and not await wait_settled(store, file_id.volume_id):
             raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id} is being copied here")
         volume = store.find_volume(file_id.volume_id) if store is not None and is_here else None
+        coded = ec.find(file_id.volume_id) if ec is not None and volume is None else None
         if store is not None and volume is not None:
             with suppress(*_NO_SUCH_NEEDLE):
                 await context.disk_threads.run(volume, partial(_delete_here, store, volume, file_id))
             if volume.replica_placement.copy_count == 1:
                 return
-        elif ec is not None and ec.has_volume(file_id.volume_id):
+        elif ec is not None and coded is not None:
             with suppress(*_NO_SUCH_NEEDLE):
-                await ec.delete_needle(file_id.volume_id, file_id.needle_id, file_id.cookie)
+                await ec.delete_needle(coded, file_id.needle_id, file_id.cookie)
             return
     if context.lookup is None or context.volume_servers is None:
         raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id}: there is no master to ask")

@@ -31,16 +31,19 @@ from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import FileSlice, StreamBody
 from native_handlers.http_model.ranges import ByteRange
 from native_handlers.http_model.volume_servers import VolumeServerFailed
+from native_handlers.storage.model.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from native_handlers.format.fid import FileId
     from native_handlers.format.needle import Needle
     from native_handlers.http.chunk_manifest import Chunk, ChunkManifest
     from native_handlers.http.clear_content import ClearContent, Packed
     from native_handlers.http.context import EcVolumes, HttpContext, Location, VolumeLookup
     from native_handlers.http.send_content import Piece
     from native_handlers.http_model.volume_servers import VolumeServerHttp
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.record_reader import NeedleRead, PayloadSlice
     from native_handlers.storage.volume.volume import Volume
@@ -144,13 +147,15 @@ async def read_chunk(
         volume_id = chunk.file_id.volume_id
     except BadFileId as failure:
         raise ChunkUnreadable(chunk.fid, str(failure)) from failure
-    ec = context.ec_volumes
-    if context.store is not None:
-        await wait_settled(context.store, volume_id)
-    if context.store is not None and context.store.find_volume(volume_id) is not None:
-        stream = _read_local(context, context.store, chunk, wanted, visit)
-    elif ec is not None and ec.has_volume(volume_id):
-        stream = _read_ec(context, ec, chunk, wanted, visit)
+    store, ec = context.store, context.ec_volumes
+    if store is not None:
+        await wait_settled(store, volume_id)
+    volume = store.find_volume(volume_id) if store is not None else None
+    coded = ec.find(volume_id) if ec is not None and volume is None else None
+    if store is not None and volume is not None:
+        stream = _read_local(context, store, volume, chunk, wanted, visit)
+    elif ec is not None and coded is not None:
+        stream = _read_ec(context, ec, coded, chunk, wanted, visit)
     elif context.lookup is not None and context.volume_servers is not None:
         stream = _read_remote(context, context.lookup, context.volume_servers, chunk, wanted, visit)
     else:
@@ -171,11 +176,18 @@ async def read_chunk(
 
 
 async def _read_local(
-    context: HttpContext, store: Store, chunk: Chunk, wanted: ByteRange, visit: Visit
+    context: HttpContext, store: Store, volume: Volume, chunk: Chunk, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
-    volume = store.get_volume(file_id.volume_id)
-    read = await context.disk_threads.run(volume, partial(volume.read, file_id.needle_id, cookie=file_id.cookie))
+    try:
+        read = await _read_record(context, volume, file_id)
+    except NotFound:
+        # A closed volume has no needles, and another volume may have taken its place.
+        present = store.get_volume(volume.id)
+        if present is volume:
+            raise
+        volume = present
+        read = await _read_record(context, volume, file_id)
     try:
         if read.payload is None or read.needle.is_chunk_manifest:
             stream = _read_needle(context, file_id.volume_id, read.needle, wanted, visit)
@@ -190,6 +202,10 @@ async def _read_local(
             await stream.aclose()
     finally:
         read.release()
+
+
+async def _read_record(context: HttpContext, volume: Volume, file_id: FileId) -> NeedleRead:
+    return await context.disk_threads.run(volume, partial(volume.read, file_id.needle_id, cookie=file_id.cookie))
 
 
 async def _read_payload(
@@ -227,10 +243,10 @@ async def _read_packed(
 
 
 async def _read_ec(
-    context: HttpContext, ec: EcVolumes, chunk: Chunk, wanted: ByteRange, visit: Visit
+    context: HttpContext, ec: EcVolumes, volume: EcVolume, chunk: Chunk, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
-    needle = await ec.read_needle(file_id.volume_id, file_id.needle_id, file_id.cookie)
+    needle = await ec.read_needle(volume, file_id.needle_id, file_id.cookie)
     stream = _read_needle(context, file_id.volume_id, needle, wanted, visit)
     try:
         async for some in stream:

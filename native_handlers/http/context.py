@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from native_handlers.http.settings import HttpSettings
     from native_handlers.http_model.go_json import EncodedList
     from native_handlers.http_model.volume_servers import VolumeServerHttp
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
 
 T = TypeVar("T")
@@ -178,12 +179,13 @@ class VolumeLookup(Protocol):
 class EcVolumes(Protocol):
     """The erasure-coded volumes of this server. Its errors are those of the store, see `failures.STORE_FAILURES`."""
 
-    def has_volume(self, volume_id: int) -> bool:
-        """Whether this server has shards of the volume, and so reads and deletes its needles."""
+    def find(self, volume_id: int) -> EcVolume | None:
+        """The volume where this server has shards of it, and so reads and deletes its needles."""
         ...
 
-    async def read_needle(self, volume_id: int, needle_id: int, cookie: int) -> Needle:
-        """The whole needle, its checksum verified. The TTL is not checked, as upstream.
+    async def read_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> Needle:
+        """The whole needle, its checksum verified. The TTL is not checked, as upstream. A volume that was closed after
+        `find` is looked up again.
 
         Raises:
             NotFound, Deleted, CookieMismatch: there is no needle with this id and cookie.
@@ -191,8 +193,9 @@ class EcVolumes(Protocol):
         """
         ...
 
-    async def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
-        """Deletes the needle on every holder of its shards and returns the size of its body.
+    async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> int:
+        """Deletes the needle on every holder of its shards and returns the size of its body. A volume that was closed
+        after `find` is looked up again.
 
         Raises:
             As `read_needle`. An unreachable holder is a StorageError too; other holders may have deleted.

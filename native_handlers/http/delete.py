@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from native_handlers.http.replicate import ReplicaDelete
     from native_handlers.http_model.message import Request, Response
     from native_handlers.http_model.volume_servers import VolumeServerFailed
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
 
@@ -80,8 +81,9 @@ async def handle_delete(context: HttpContext, request: Request) -> Response:
     if volume_id is None:
         return _absent(request)
     ec = context.ec_volumes
-    if ec is not None and ec.has_volume(volume_id):
-        return await run_to_end(partial(_delete_erasure_coded, context, ec, request, (volume_id, needle_id, cookie)))
+    coded = ec.find(volume_id) if ec is not None else None
+    if ec is not None and coded is not None:
+        return await run_to_end(partial(_delete_erasure_coded, context, request, ec, coded, (needle_id, cookie)))
     if context.store is not None and not await wait_settled(context.store, volume_id):
         return _failed(context, request, f"Deletion Failed: volume {volume_id} is being copied here")
     volume = context.store.find_volume(volume_id) if context.store is not None else None
@@ -169,11 +171,11 @@ async def _delete_at_others(context: HttpContext, request: Request, holders: Hol
 
 
 async def _delete_erasure_coded(
-    context: HttpContext, ec: EcVolumes, request: Request, needle: tuple[int, int, int]
+    context: HttpContext, request: Request, ec: EcVolumes, volume: EcVolume, needle: tuple[int, int]
 ) -> Response:
     """Every failure is a 500, an absent needle too: upstream has no other status here."""
     try:
-        size = await ec.delete_needle(*needle)
+        size = await ec.delete_needle(volume, *needle)
     except STORE_FAILURES as failure:
         return _failed(context, request, f"Deletion Failed: {failure}")
     return json_reply(request, 202, {"size": size})

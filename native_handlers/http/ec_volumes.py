@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from native_handlers.storage.erasure_coding.errors import NotAllHere
+from native_handlers.storage.model.errors import VolumeClosed
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from native_handlers.format.needle import Needle
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.erasure_coding.reader import ReadMemory
     from native_handlers.storage.store import Store
 
@@ -50,15 +52,18 @@ class StoreEcVolumes:
         self._of_reads_elsewhere = self._make_pool()
         self._of_deletions: dict[frozenset[int], _Pool] = {}
 
-    def has_volume(self, volume_id: int) -> bool:
-        """See `EcVolumes.has_volume`."""
-        return self._store.ec.find(volume_id) is not None
+    def find(self, volume_id: int) -> EcVolume | None:
+        """See `EcVolumes.find`."""
+        return self._store.ec.find(volume_id)
 
-    async def read_needle(self, volume_id: int, needle_id: int, cookie: int) -> Needle:
+    async def read_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> Needle:
         """See `EcVolumes.read_needle`. Runs on the event loop where memory holds all of the needle, else in a
         thread.
         """
-        read = partial(self._store.ec_reader.read_needle, volume_id, needle_id, cookie)
+        return await self._in_open(volume, partial(self._read_needle, needle_id, cookie))
+
+    async def _read_needle(self, needle_id: int, cookie: int, volume: EcVolume) -> Needle:
+        read = partial(self._store.ec_reader.read_needle, volume.id, needle_id, cookie, volume=volume)
         may_be_here = False
         try:
             return read(cached_only=True)
@@ -68,15 +73,15 @@ class StoreEcVolumes:
             may_be_here = True
         if may_be_here:
             try:
-                return await self._read_here(volume_id, needle_id, partial(read, here_only=True))
+                return await self._read_here(volume, needle_id, partial(read, here_only=True))
             except NotAllHere:
                 pass
-        memory = await self._memory_of(volume_id, needle_id)
+        memory = await self._memory_of(volume, needle_id)
         return await self._of_reads_elsewhere.run(read, memory.elsewhere_bytes)
 
-    async def _read_here(self, volume_id: int, needle_id: int, read: Callable[[], Needle]) -> Needle:
-        look = partial(self._store.ec_reader.memory_of, volume_id, needle_id)
-        pool = self._of_disk(volume_id)
+    async def _read_here(self, volume: EcVolume, needle_id: int, read: Callable[[], Needle]) -> Needle:
+        look = partial(self._store.ec_reader.memory_of, volume, needle_id)
+        pool = self._of_disk(volume)
         try:
             memory = look(cached_only=True)
         except NotCached:
@@ -86,27 +91,39 @@ class StoreEcVolumes:
                 return needle
         return await pool.run(read, memory.here_bytes)
 
-    async def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
+    async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> int:
         """See `EcVolumes.delete_needle`."""
-        delete = partial(self._store.ec_reader.delete_needle, volume_id, needle_id, cookie)
+        return await self._in_open(volume, partial(self._delete_needle, needle_id, cookie))
+
+    async def _delete_needle(self, needle_id: int, cookie: int, volume: EcVolume) -> int:
+        delete = partial(self._store.ec_reader.delete_needle, volume.id, needle_id, cookie, volume)
         # The needle is read for its cookie.
-        memory = await self._memory_of(volume_id, needle_id)
+        memory = await self._memory_of(volume, needle_id)
         # With disks out of service: an earlier deletion of the volume may wait for one, and this one for that deletion.
-        disk_ids = frozenset(one.place.disk_id for one in self._store.ec.copies(volume_id))
+        disk_ids = frozenset(one.place.disk_id for one in self._store.ec.copies(volume.id))
         pool = self._of_deletions.get(disk_ids) or self._of_deletions.setdefault(disk_ids, self._make_pool())
         return await pool.run(delete, memory.elsewhere_bytes)
 
-    async def _memory_of(self, volume_id: int, needle_id: int) -> ReadMemory:
-        look = partial(self._store.ec_reader.memory_of, volume_id, needle_id)
+    async def _in_open(self, volume: EcVolume, work: Callable[[EcVolume], Awaitable[T]]) -> T:
+        """The result of `work` with `volume`, or with the volume that is open in its place by now."""
+        try:
+            return await work(volume)
+        except VolumeClosed:
+            present = self.find(volume.id)
+            if present is None or present is volume:
+                raise
+        return await work(present)
+
+    async def _memory_of(self, volume: EcVolume, needle_id: int) -> ReadMemory:
+        look = partial(self._store.ec_reader.memory_of, volume, needle_id)
         try:
             return look(cached_only=True)
         except NotCached:
-            return await self._of_disk(volume_id).run(look, 0)
+            return await self._of_disk(volume).run(look, 0)
 
-    def _of_disk(self, volume_id: int) -> _Pool:
+    def _of_disk(self, volume: EcVolume) -> _Pool:
         """The pool of the disk with the volume's index; most of its shards that are here are on that disk too."""
-        volume = self._store.ec.find(volume_id)
-        disk_id = volume.place.disk_id if volume is not None else -1
+        disk_id = volume.place.disk_id
         return self._of_disks.get(disk_id) or self._of_disks.setdefault(disk_id, self._make_pool())
 
 

@@ -103,18 +103,20 @@ async def _read_here(
         volume = store.find_volume(volume_id) if store is not None else None
         if volume is not None and volume.is_closed:
             volume = None
+        coded = ec.find(volume_id) if ec is not None and volume is None else None
         try:
             if store is not None and volume is not None:
                 return await _read_held(context, store, volume, needle, query)
-            if ec is not None and ec.has_volume(volume_id):
-                return None, NeedleRead(await ec.read_needle(volume_id, *needle))
+            if ec is not None and coded is not None:
+                return None, NeedleRead(await ec.read_needle(coded, *needle))
         except (VolumeNotFound, VolumeClosed):
             continue
         except STORE_FAILURES:
             # Shards that were closed during the read are elsewhere, or the volume was decoded elsewhere.
-            are_gone = volume is None and ec is not None and not ec.has_volume(volume_id)
+            are_gone = volume is None and ec is not None and ec.find(volume_id) is None
             if not are_gone and (volume is not None or store is None or store.find_volume(volume_id) is None):
                 raise
+        # A volume that was decoded between the two look-ups above was found by neither.
         if store is None or store.find_volume(volume_id) is None:
             return None
     return None

@@ -167,7 +167,7 @@ class FastPathWrites:
 
     def _deletion(self, change: Change, volume: Volume) -> SmallChange | None:
         ec = self._context.ec_volumes
-        if ec is not None and ec.has_volume(change.volume_id):
+        if ec is not None and ec.find(change.volume_id) is not None:
             return None
         try:
             needle = volume.try_read_cached(change.needle_id, change.cookie)

@@ -75,21 +75,23 @@ class EcReader:
         *,
         cached_only: bool = False,
         here_only: bool = False,
+        volume: EcVolume | None = None,
     ) -> Needle:
         """The whole needle, its checksum verified. As upstream, the TTL is not checked.
 
         Args:
             cookie: None accepts any cookie.
+            volume: the volume where the caller has looked it up.
             cached_only: reads only bytes in memory, of local shards, up to `CACHED_BYTES`.
             here_only: reads only local shards, and computes nothing.
 
         Raises:
-            VolumeNotFound, NotFound, Deleted, CookieMismatch.
+            VolumeNotFound, VolumeClosed, NotFound, Deleted, CookieMismatch.
             StorageError, FormatError, OSError: too few shards can be read, or they are damaged.
             NotCached: `cached_only`, and that is not enough.
             NotAllHere: `cached_only` or `here_only`, and a shard is not here, or cannot be read.
         """
-        volume = self._volume(volume_id)
+        volume = self._volume(volume_id, volume)
         entry = volume.find(needle_id, cached_only=cached_only)
         if entry is None:
             raise NotFound(volume_id, needle_id)
@@ -117,14 +119,14 @@ class EcReader:
             raise CookieMismatch(needle.cookie, cookie)
         return needle
 
-    def memory_of(self, volume_id: int, needle_id: int, *, cached_only: bool = False) -> ReadMemory:
+    def memory_of(self, volume: EcVolume, needle_id: int, *, cached_only: bool = False) -> ReadMemory:
         """What `read_needle` will hold; nothing for a needle that is absent or deleted.
 
         Raises:
-            VolumeNotFound, StorageError, OSError.
+            VolumeClosed, StorageError, OSError.
             NotCached: `cached_only`, and memory does not hold the needed part of the index.
         """
-        volume = self._volume(volume_id)
+        self._ec.check_in_service(volume)
         entry = volume.find(needle_id, cached_only=cached_only)
         if entry is None or entry.size < 0:
             return ReadMemory(0, 0)
@@ -158,18 +160,18 @@ class EcReader:
         count = self._read_there(volume, needle_id, interval, view, addresses)
         return part if count == len(part) else None
 
-    def delete_needle(self, volume_id: int, needle_id: int, cookie: int) -> int:
+    def delete_needle(self, volume_id: int, needle_id: int, cookie: int, volume: EcVolume | None = None) -> int:
         """Deletes a needle at one server that holds the shard in which the needle begins, as upstream. Returns the size
         of its body.
 
         Args:
             cookie: 0 for any cookie.
+            volume: the volume where the caller has looked it up.
 
         Raises:
             As `read_needle`; StorageError where no server with a shard could be reached.
         """
-        volume = self._volume(volume_id)
-        needle = self.read_needle(volume_id, needle_id, None)
+        needle = self.read_needle(volume_id, needle_id, None, volume=volume)
         if cookie and cookie != needle.cookie:
             raise EcDeleteRefused(f"unexpected cookie {cookie:x}")
         volume = self._volume(volume_id)  # Opened anew, perhaps, while others were asked for the needle.
@@ -232,8 +234,8 @@ class EcReader:
                 parted[self.locations.has_failed(address, volume.id, shard_id)].append(address)
         return parted
 
-    def _volume(self, volume_id: int) -> EcVolume:
-        volume = self._ec.find(volume_id)
+    def _volume(self, volume_id: int, found: EcVolume | None = None) -> EcVolume:
+        volume = self._ec.find(volume_id) if found is None else found
         if volume is None:
             raise VolumeNotFound(volume_id, prefix="ec shard")
         self._ec.check_in_service(volume)

@@ -29,7 +29,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
-from native_handlers.storage.model.errors import WriteFailed
+from native_handlers.storage.model.errors import Deleted, WriteFailed
 
 COOKIE = 0x637037D6
 
@@ -312,6 +312,22 @@ class TestStatus:
         assert failure.code is grpc.StatusCode.UNAVAILABLE
 
 
+def reopen_after_look_up(store, monkeypatch):
+    """Has the first volume that is looked up closed and opened anew at once. Returns the list of such volumes."""
+    find_volume, reopened = store.find_volume, []
+
+    def goes(volume_id):
+        volume = find_volume(volume_id)
+        if not reopened:
+            reopened.append(volume_id)
+            store.unmount_volume(volume_id)
+            store.mount_volume(volume_id)
+        return volume
+
+    monkeypatch.setattr(store, "find_volume", goes)
+    return reopened
+
+
 class TestNeedles:
     def test_needle_status(self, node, store, context):
         allocate(node, context)
@@ -376,6 +392,26 @@ class TestNeedles:
         assert answer.crc == legacy_form(crc32c(b"rotten" + bytes(size)))
         [result, _] = needles.batch_delete(node, context, request).results
         assert (result.status, result.error) == (202, "")
+
+    @pytest.mark.parametrize("skips", [False, True])
+    def test_a_batch_goes_on_with_a_volume_that_is_opened_anew_during_a_deletion(
+        self, node, store, context, monkeypatch, skips
+    ):
+        allocate(node, context)
+        write(store, 7, 2)
+        reopened = reopen_after_look_up(store, monkeypatch)
+        request = pb.BatchDeleteRequest(file_ids=[f"7,02{COOKIE:08x}"], skip_cookie_check=skips)
+        [result] = needles.batch_delete(node, context, request).results
+        assert (result.status, result.error, reopened) == (202, "", [7])
+        with pytest.raises(Deleted):
+            store.get_volume(7).read(2)
+
+    def test_the_status_is_of_a_volume_that_is_opened_anew_meanwhile(self, node, store, context, monkeypatch):
+        allocate(node, context)
+        write(store, 7, 2)
+        reopened = reopen_after_look_up(store, monkeypatch)
+        request = pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=2)
+        assert (needles.volume_needle_status(node, context, request).cookie, reopened) == (COOKIE, [7])
 
     def test_batch_delete_without_looking_at_cookies(self, node, store, context):
         allocate(node, context)

@@ -18,6 +18,7 @@ from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.ec_volumes import StoreEcVolumes
+from native_handlers.storage.model.errors import Deleted, VolumeClosed
 
 VID = 3
 DATA = random.Random(3).randbytes(2_500_000)
@@ -230,13 +231,29 @@ async def while_it_hangs(hanging, work, act):
                 hanging.may_end.set()
 
 
+async def test_shards_that_are_opened_anew_after_the_look_up_are_read_and_deleted_from(store, tmp_path, hanging):
+    code_two(store, tmp_path, hanging)
+    volumes = StoreEcVolumes(store)
+    store.ec_reader.remote = None
+    closed = volumes.find(4)
+    store.ec.unload(4)
+    with pytest.raises(VolumeClosed):
+        await volumes.read_needle(closed, 1, 5)
+    for shard in range(14):
+        store.ec.mount("", 4, shard)
+    assert (await volumes.read_needle(closed, 1, 5)).data == b"small"
+    assert await volumes.delete_needle(closed, 1, 5)
+    with pytest.raises(Deleted):
+        await volumes.read_needle(volumes.find(4), 1, 5)
+
+
 async def test_reads_that_wait_for_another_server_take_no_thread_from_reads_here(store, files, tmp_path, hanging):
     code_two(store, tmp_path, hanging)
     volumes = StoreEcVolumes(store, threads=1)
     files.is_cold = True
 
     async def read(volume_id):
-        assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+        assert (await volumes.read_needle(volumes.find(volume_id), 1, 5)).data == b"small"
 
     await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
 
@@ -249,9 +266,9 @@ async def test_deletions_that_wait_for_another_server_take_no_thread_from_reads(
 
     async def read():
         for volume_id in (4, VID):
-            assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+            assert (await volumes.read_needle(volumes.find(volume_id), 1, 5)).data == b"small"
 
-    await while_it_hangs(hanging, lambda: volumes.delete_needle(VID, 1, 5), read)
+    await while_it_hangs(hanging, lambda: volumes.delete_needle(volumes.find(VID), 1, 5), read)
 
 
 class TestTwoDisks:
@@ -287,13 +304,17 @@ class TestTwoDisks:
         self.victims.append(self.home / f"{VID}.ec00")
 
         async def read(volume_id):
-            assert (await volumes.read_needle(volume_id, 1, 5)).data == b"small"
+            assert (await volumes.read_needle(volumes.find(volume_id), 1, 5)).data == b"small"
 
         await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
 
     async def test_deletions_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
         self.victims.append(self.home / f"{VID}.ecj")
-        await while_it_hangs(hanging, lambda: volumes.delete_needle(VID, 1, 5), lambda: volumes.delete_needle(4, 1, 5))
+        await while_it_hangs(
+            hanging,
+            lambda: volumes.delete_needle(volumes.find(VID), 1, 5),
+            lambda: volumes.delete_needle(volumes.find(4), 1, 5),
+        )
 
 
 class TestMemory:
@@ -308,13 +329,13 @@ class TestMemory:
     def read(self, store, tmp_path, hanging, threads):
         """Begins reads, of the small needle unless told otherwise; each hangs once it is in a thread."""
         code_two(store, tmp_path, hanging)
-        assert store.ec_reader.memory_of(VID, 1) == (80, self.SMALL)
-        assert store.ec_reader.memory_of(VID, 2).elsewhere_bytes > 2 * self.SMALL
+        assert store.ec_reader.memory_of(store.ec.find(VID), 1) == (80, self.SMALL)
+        assert store.ec_reader.memory_of(store.ec.find(VID), 2).elsewhere_bytes > 2 * self.SMALL
         threads.clear()
 
         async def read(volumes, needle_id=1):
             data = b"small" if needle_id == 1 else LARGE
-            assert (await volumes.read_needle(VID, needle_id, 5)).data == data
+            assert (await volumes.read_needle(volumes.find(VID), needle_id, 5)).data == data
 
         return read
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
-from support.http_native import fetch, make_context, make_request
+from support.http_native import SETTINGS, fetch, make_context, make_request
 from support.moved_volumes import (
     FID,
     HELLO,

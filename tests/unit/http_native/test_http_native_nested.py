@@ -27,18 +27,20 @@ class FakeEc:
 
     needles: dict = field(default_factory=dict)
 
-    def has_volume(self, volume_id):
-        return volume_id == 7
+    id = 7
 
-    async def read_needle(self, volume_id, needle_id, cookie):
+    def find(self, volume_id):
+        return self if volume_id == self.id else None
+
+    async def read_needle(self, volume, needle_id, cookie):
         if needle_id not in self.needles:
-            raise NotFound(volume_id, needle_id)
+            raise NotFound(volume.id, needle_id)
         if cookie != COOKIE:
             raise CookieMismatch(COOKIE, cookie)
         return self.needles[needle_id]
 
-    async def delete_needle(self, volume_id, needle_id, cookie):
-        needle = await self.read_needle(volume_id, needle_id, cookie)
+    async def delete_needle(self, volume, needle_id, cookie):
+        needle = await self.read_needle(volume, needle_id, cookie)
         del self.needles[needle_id]
         return len(needle.data)
 
@@ -234,6 +236,24 @@ async def test_chunks_in_an_erasure_coded_volume(context, ec):
     assert (await get(context, fid(1), {"Range": "bytes=3-5"})).body == b" sh"
     assert (await delete(context, fid(1))).status == 202
     assert not ec.needles
+
+
+async def test_a_chunk_is_read_from_a_volume_that_is_opened_anew_meanwhile(context, store, monkeypatch):
+    store.get_volume(4).write(Needle(needle_id=2, cookie=COOKIE, data=b"content"))
+    await put_manifest(context, 1, (fid(2, 4), 0, 7))
+    find_volume, looked_up = store.find_volume, []
+
+    def goes(volume_id):
+        volume = find_volume(volume_id)
+        if volume_id == 4 and not looked_up:
+            looked_up.append(volume)
+            store.unmount_volume(4)
+            store.mount_volume(4)
+        return volume
+
+    monkeypatch.setattr(store, "find_volume", goes)
+    assert (await get(context, fid(1))).body == b"content"
+    assert looked_up[0].is_closed
 
 
 # ---- zstd, which upstream stores and does not know
