@@ -97,9 +97,9 @@ def vacuum_volume_commit(
     with _observed(node.counts.observe_compaction_commit):
         if node.is_stopping():
             raise RpcFailure(f"volume id {request.volume_id} skips compact because volume is stopping")
-        volume_of(node, request.volume_id, f"{_NOT_FOUND}commit compact")
+        volume = volume_of(node, request.volume_id, f"{_NOT_FOUND}commit compact")
         with errors_as_upstream():
-            is_read_only, size_bytes = store_of(node).commit_compaction(request.volume_id)
+            is_read_only, size_bytes = store_of(node).commit_compaction(volume)
     return pb.VacuumVolumeCommitResponse(is_read_only=is_read_only, volume_size=size_bytes)
 
 

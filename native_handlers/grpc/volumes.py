@@ -95,7 +95,7 @@ def volume_mark_readonly(
     check_maintenance(node)
     _tell_master(node, context, volume, is_read_only=True)
     with errors_as_upstream():
-        store_of(node).mark_readonly(request.volume_id, can_delete=request.can_delete, persist=request.persist)
+        store_of(node).mark_readonly(volume, can_delete=request.can_delete, persist=request.persist)
     _tell_master(node, context, volume, is_read_only=True)
     return pb.VolumeMarkReadonlyResponse()
 
@@ -107,14 +107,14 @@ def volume_mark_writable(
     volume = volume_of(node, request.volume_id, "volume %d not found")
     check_maintenance(node)
     with errors_as_upstream():
-        store_of(node).mark_writable(request.volume_id)
+        store_of(node).mark_writable(volume)
     _tell_master(node, context, volume, is_read_only=False)
     return pb.VolumeMarkWritableResponse()
 
 
 def volume_status(node: GrpcNode, _context: RpcContext, request: pb.VolumeStatusRequest) -> pb.VolumeStatusResponse:
     """Size, counts and whether the volume takes writes."""
-    report = _report_of(node, request.volume_id)
+    report = _report_of(node, volume_of(node, request.volume_id))
     return pb.VolumeStatusResponse(
         is_read_only=report.read_only,
         volume_size=report.size_bytes,
@@ -127,7 +127,7 @@ def volume_sync_status(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeSyncStatusRequest
 ) -> pb.VolumeSyncStatusResponse:
     """The facts that a follower compares before it copies."""
-    report = _report_of(node, request.volume_id)
+    report = _report_of(node, volume_of(node, request.volume_id))
     return pb.VolumeSyncStatusResponse(
         volume_id=report.id,
         collection=report.collection,
@@ -151,7 +151,7 @@ def read_volume_file_status(
     """
     volume = volume_of(node, request.volume_id)
     try:
-        report = _report_of(node, request.volume_id)
+        report = _report_of(node, volume)
         dat_size_bytes, idx_size_bytes = volume.file_sizes()
     except VolumeClosed as error:
         raise RpcFailure(f"not found volume id {request.volume_id}") from error
@@ -173,11 +173,13 @@ def read_volume_file_status(
     )
 
 
-def _report_of(node: GrpcNode, volume_id: int) -> VolumeReport:
-    report = volume_of(node, volume_id).report()
+def _report_of(node: GrpcNode, volume: Volume) -> VolumeReport:
+    """The report of the volume, or of the volume that is open in its place by now."""
+    report = volume.report()
     if report is None:
-        # The volume was closed after it was found.
-        raise RpcFailure(f"not found volume id {volume_id}")
+        report = volume_of(node, volume.id).report()
+    if report is None:
+        raise RpcFailure(f"not found volume id {volume.id}")
     return report
 
 

@@ -471,40 +471,44 @@ class Store:
             _log.warning("deleting an expired erasure-coded volume: %s", failure)
         return self._set.remove_expired(self.volume_size_limit_bytes)
 
-    def mark_readonly(self, vid: int, *, can_delete: bool = False, persist: bool = False) -> None:
+    def mark_readonly(self, volume: Volume, *, can_delete: bool = False, persist: bool = False) -> None:
         """Makes a volume refuse writes; see `VolumeMarks.mark_read_only`.
 
         Raises:
             VolumeNotFound, VolumeClosed, WriteFailed: nothing changed.
         """
-        volume = self.get_volume(vid)
+        volume = self._present(volume)
         volume.marks.mark_read_only(can_delete=can_delete, persist=persist)
         self._listeners.emit([volume.id])
 
-    def mark_writable(self, vid: int) -> None:
+    def mark_writable(self, volume: Volume) -> None:
         """Makes a volume take writes; see `VolumeMarks.mark_writable`.
 
         Raises:
             VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: the volume takes no writes.
         """
-        volume = self.get_volume(vid)
+        volume = self._present(volume)
         findings = self.locations[volume.disk_id].findings
         findings.replace(volume.paths.base, volume.marks.mark_writable())
         self._listeners.emit([volume.id])
 
-    def commit_compaction(self, vid: int) -> tuple[bool, int]:
+    def commit_compaction(self, volume: Volume) -> tuple[bool, int]:
         """Puts the compacted copy of a volume in its place; see `Compaction.commit`.
 
         Returns whether the volume was read-only before, and the length of its new .dat in bytes.
 
         Raises:
-            VolumeNotFound: there is no such volume here. Other errors are those of `Compaction.commit`.
+            VolumeNotFound: the volume is no longer here. Other errors are those of `Compaction.commit`.
         """
-        volume = self.get_volume(vid)
+        volume = self._present(volume)
         was_read_only = volume.is_read_only
         volume.compaction.commit()
         self._listeners.emit([volume.id])
         return was_read_only, volume.size_bytes
+
+    def _present(self, volume: Volume) -> Volume:
+        """`volume`, or the volume of its id that is open by now where `volume` was closed. Raises VolumeNotFound."""
+        return self.get_volume(volume.id) if volume.is_closed else volume
 
     def load_new_volumes(self) -> None:
         """Opens volumes whose files have appeared since the start. Failures are logged; other disks are loaded."""

@@ -116,7 +116,8 @@ class NativeHolder:
             if form.has_data:
                 self._store.mount_volume(volume_id)
             if form.mark is not Mark.WRITABLE:
-                self._store.mark_readonly(volume_id, can_delete=form.mark is Mark.READ_ONLY_CAN_DELETE)
+                can_delete = form.mark is Mark.READ_ONLY_CAN_DELETE
+                self._store.mark_readonly(self._store.get_volume(volume_id), can_delete=can_delete)
             for shard_id in form.shards.ids:
                 self._mount_shard(volume_id, shard_id, form.shards)
         except (StorageError, OSError) as error:

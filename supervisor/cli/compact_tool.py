@@ -67,7 +67,7 @@ def _compact(store: Store, volume: Volume) -> Compacted:
             for done_bytes in volume.compaction.run(CompactionOptions()):
                 passed(done_bytes - before)
                 before = done_bytes
-        _, done.after_bytes = store.commit_compaction(volume.id)
+        _, done.after_bytes = store.commit_compaction(volume)
     except (StorageError, OSError) as error:
         done.problem = str(error)
         try:

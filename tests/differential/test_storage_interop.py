@@ -160,7 +160,7 @@ def test_a_vacuum_here_leaves_what_upstreams_leaves(written, tmp_path):
     store = opened(written)
     list(store.find_volume(7).compaction.run(CompactionOptions()))
     ours = {extension: (written / f"c_7{extension}").read_bytes() for extension in theirs}
-    store.commit_compaction(7)
+    store.commit_compaction(store.get_volume(7))
     assert {number: store.get_volume(7).read(number, cookie=None).needle.data for number in live()} == live()
     store.close()
     assert ours[".cpx"] == theirs[".cpx"]

@@ -95,7 +95,7 @@ class LifeOfAVolume(RuleBasedStateMachine):
             pass
         for needle_id in between:
             self.delete(needle_id)
-        self.store.commit_compaction(VID)
+        self.store.commit_compaction(self.store.get_volume(VID))
 
     @precondition(lambda self: not self.is_coded)
     @rule()
@@ -106,7 +106,7 @@ class LifeOfAVolume(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_coded and self.model)
     @rule()
     def code(self):
-        self.store.mark_readonly(VID)
+        self.store.mark_readonly(self.store.get_volume(VID))
         self.store.ec_work.generate(self.volume, "")
         for shard in SHARDS:
             self.store.ec.mount("", VID, shard)

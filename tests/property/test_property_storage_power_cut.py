@@ -146,9 +146,9 @@ class Scenario:
     def mark(self, how: str) -> None:
         with self._changing("mark", how):
             if how:
-                self.store.mark_readonly(VID, can_delete=how == DELETES_ONLY, persist=True)
+                self.store.mark_readonly(self.store.get_volume(VID), can_delete=how == DELETES_ONLY, persist=True)
             else:
-                self.store.mark_writable(VID)
+                self.store.mark_writable(self.store.get_volume(VID))
 
     def configure(self, replication: str) -> None:
         with self._changing("placement", replication):
@@ -240,7 +240,7 @@ def examine(directory: Path, width: int, promise: Promise) -> None:
             assert placement in promise.facts.placement
     assert volume.is_read_only == bool(mark), volume.read_only_reasons.text
     if mark:
-        store.mark_writable(VID)
+        store.mark_writable(store.get_volume(VID))
     had_findings = bool(store.findings)
     write(store, 99, b"after the cut", fsync=True)
     store.close()

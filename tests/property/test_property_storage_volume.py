@@ -179,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
         room = self.store.locations[0].room
         assert not room.is_short or room.keep()
         if self.store.find_volume(VID).is_read_only:
-            self.store.mark_writable(VID)
+            self.store.mark_writable(self.store.get_volume(VID))
 
     def _die_and_restart(self, again_at: int) -> None:
         for remaining in (again_at, None):

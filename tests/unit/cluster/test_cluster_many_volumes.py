@@ -152,7 +152,7 @@ def test_a_look_makes_a_message_for_what_has_changed_alone(store, monkeypatch):
     monkeypatch.setattr(feed, "replace_volumes", lambda volumes: replaced.append([one.id for one in volumes]))
     look()
     assert (made, replaced) == ([1, 2], [])
-    store.mark_readonly(2)
+    store.mark_readonly(store.get_volume(2))
     look()
     store.unmount_volume(1)
     look()
@@ -177,7 +177,7 @@ def test_where_some_volumes_are_named_no_other_is_looked_at(store, reported):
     store.allocate_volume(4)
     store.allocate_volume(5)
     store.unmount_volume(1)
-    store.mark_readonly(2)
+    store.mark_readonly(store.get_volume(2))
     heard = []
     model.add_listener(lambda: heard.append(set(model.snapshot().volume_ids)))
     look.at({1, 2, 4, 5, 6})

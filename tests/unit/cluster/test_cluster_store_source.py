@@ -94,7 +94,7 @@ async def test_changes_arrive_without_waiting_for_the_next_look(nursery, store, 
     source = await start(nursery, store, model, view, refresh_s=600)
     add(store, 2)
     await until(lambda: set(messages(model)) == {1, 2})
-    store.mark_readonly(2)
+    store.mark_readonly(store.get_volume(2))
     await until(lambda: messages(model)[2].read_only)
     store.delete_volume(1, only_empty=False)
     await until(lambda: set(messages(model)) == {2})

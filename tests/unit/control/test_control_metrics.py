@@ -116,7 +116,7 @@ def samples_of(metrics):
 def test_a_stores_gauges_have_upstreams_names(store):
     store.allocate_volume(5, collection="pics", replication="000", ttl="", preallocate_bytes=0, disk_type="", version=3)
     store.get_volume(5).write(Needle(cookie=1, needle_id=2, data=b"x" * 100))
-    store.mark_readonly(5)
+    store.mark_readonly(store.get_volume(5))
     metrics = metrics_of(store)
 
     def value(series, **labels):

@@ -133,7 +133,7 @@ def test_nothing_is_fetched_before_the_master_names_this_server(node, source, so
 
 def vacuum(store):
     list(store.get_volume(7).compaction.run(CompactionOptions()))
-    store.commit_compaction(7)
+    store.commit_compaction(store.get_volume(7))
 
 
 def test_a_source_that_was_compacted_meanwhile_fails_the_copy(node, source, source_store, target):
@@ -155,7 +155,7 @@ def test_a_source_that_was_compacted_meanwhile_fails_the_copy(node, source, sour
 
 def test_a_source_that_takes_no_writes_is_not_given_time(node, source, source_store, target, settled):
     data = fill(source_store)
-    source_store.mark_readonly(7, persist=False)
+    source_store.mark_readonly(source_store.get_volume(7), persist=False)
     copy(node)
     assert settled == []
     assert contents(target, data) == data

@@ -107,7 +107,7 @@ class TestGenerate:
         def commit(path):
             refused.append(path)
             with pytest.raises(CompactionRefused, match="volume 7 is being erasure-coded"):
-                store.commit_compaction(VID)
+                store.commit_compaction(store.get_volume(VID))
 
         files.before = once_before("open", lambda path: ".ec00" in path.name, commit)
         node = make_node(tmp_path, store)
@@ -117,7 +117,7 @@ class TestGenerate:
         volume_ec_shards_mount(node, make_context(), pb.VolumeEcShardsMountRequest(volume_id=VID, shard_ids=range(14)))
         assert {key: bytes(store.ec_reader.read_needle(VID, key, COOKIE).data) for key in data} == data
         list(store.get_volume(VID).compaction.run(CompactionOptions()))
-        store.commit_compaction(VID)
+        store.commit_compaction(store.get_volume(VID))
 
     def test_files_that_a_vacuum_could_not_rename_are_not_coded(self, tmp_path, store, files, data, monkeypatch):
         """The names lead to the old files, which lack the writes since."""
@@ -127,7 +127,7 @@ class TestGenerate:
             raise OSError(errno.EIO, "no rename")
 
         monkeypatch.setattr(files, "rename", refuse)
-        store.commit_compaction(VID)
+        store.commit_compaction(store.get_volume(VID))
         monkeypatch.undo()
         store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=99, data=b"since"))
         request = pb.VolumeEcShardsGenerateRequest(volume_id=VID)
@@ -292,7 +292,7 @@ class TestDecodingBesideAnOpenVolume:
 
     def test_stays_read_only_where_it_was(self, pair, decode):
         pair.source_store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=max(pair.data) + 1, data=b"newer"))
-        pair.source_store.mark_readonly(VID)
+        pair.source_store.mark_readonly(pair.source_store.get_volume(VID))
         with pytest.raises(RpcFailure, match="has what the shards of volume 7 do not hold"):
             decode()
         assert pair.source_store.get_volume(VID).is_read_only

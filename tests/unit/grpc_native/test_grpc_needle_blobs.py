@@ -110,7 +110,7 @@ class TestBlobs:
     def test_a_read_only_volume(self, node, store, context, volume):
         offset, size = write(volume, 5)
         blob = volume.read_blob(offset, size)
-        store.mark_readonly(7)
+        store.mark_readonly(store.get_volume(7))
         request = pb.WriteNeedleBlobRequest(volume_id=7, needle_id=6, needle_blob=blob, size=size)
         failure = failure_of(lambda: needle_blobs.write_needle_blob(node, context, request))
         assert failure.message == f"write blob needle 6 size {size}: volume 7 is read only"

@@ -120,7 +120,7 @@ def test_a_broken_volume_is_marked_and_the_master_hears_of_it(node, context, sto
     assert answer.details[-1] == "volume 7 is now read-only"
     assert [store.find_volume(vid).is_read_only for vid in (7, 8)] == [True, False]
     assert [mark.volume_id for mark in node.masters.marks] == [7, 7]
-    store.mark_writable(7)
+    store.mark_writable(store.get_volume(7))
 
 
 @pytest.mark.damage("a record is damaged on purpose")

@@ -222,7 +222,7 @@ class TestRefusals:
     def test_a_volume_that_takes_no_writes(self, pair):
         source, target = pair
         source.write(1)
-        target.store.mark_readonly(VID)
+        target.store.mark_readonly(target.store.get_volume(VID))
         assert error_of(receive(target, source.address)) == (grpc.StatusCode.UNKNOWN, f"volume {VID} is read only")
         assert facts_of(target, 1) is None
 

@@ -282,7 +282,7 @@ def reorder(cluster):
 
 def vacuum(cluster):
     list(cluster.volume.compaction.run(CompactionOptions()))
-    cluster.store.commit_compaction(VID)
+    cluster.store.commit_compaction(cluster.store.get_volume(VID))
 
 
 def test_no_vacuum_commits_during_an_upload(cluster, during_upload):
@@ -306,7 +306,7 @@ def test_a_copy_made_before_an_upload_is_not_committed_after_it(cluster):
     list(cluster.volume.compaction.run(CompactionOptions()))
     cluster.to_tier()
     with pytest.raises(CompactionRefused, match="opened anew"):
-        cluster.store.commit_compaction(VID)
+        cluster.store.commit_compaction(cluster.store.get_volume(VID))
     cluster.check()
 
 
@@ -387,7 +387,7 @@ def test_a_copy_of_the_volume_and_an_upload_exclude_each_other(cluster, during_u
 
 
 def test_a_mark_stays_with_a_volume_that_was_moved(cluster):
-    cluster.store.mark_readonly(VID, persist=True)
+    cluster.store.mark_readonly(cluster.store.get_volume(VID), persist=True)
     cluster.to_tier()
     cluster.to_disk()
     assert cluster.volume.is_read_only

@@ -180,7 +180,7 @@ def test_a_server_that_stops_commits_nothing(node, context, store):
 def test_the_answer_tells_whether_it_took_writes(node, context, store):
     fill(store)
     compact(node, context)
-    store.mark_readonly(VID)
+    store.mark_readonly(store.get_volume(VID))
     assert commit(node, context).is_read_only
     assert store.find_volume(VID).is_read_only
 

@@ -483,7 +483,7 @@ class TestMeanwhile:
                 ):
                     with pytest.raises(ReadOnly):
                         change()
-                target.mark_writable(7)
+                target.mark_writable(target.get_volume(7))
                 with pytest.raises(ConfigureFailed, match="being copied here already"):
                     target.configure_volume(7, "001")
                 yield message

@@ -295,9 +295,9 @@ class TestStatus:
             request = pb.ReadVolumeFileStatusRequest(volume_id=7)
             return volumes.read_volume_file_status(node, context, request).volume_info
 
-        store.mark_readonly(7, can_delete=True, persist=True)
+        store.mark_readonly(store.get_volume(7), can_delete=True, persist=True)
         assert (info().read_only, info().read_only_can_delete) == (True, True)
-        store.mark_writable(7)
+        store.mark_writable(store.get_volume(7))
         assert info() == pb.VolumeInfo(version=3, bytes_offset=4)
         configure.volume_configure(node, context, pb.VolumeConfigureRequest(volume_id=7, replication="001"))
         assert info() == pb.VolumeInfo(version=3, bytes_offset=4, replication="001")
@@ -484,6 +484,6 @@ class TestNeedles:
     def test_batch_delete_of_a_read_only_volume(self, node, store, context):
         allocate(node, context)
         write(store, 7, 2)
-        store.mark_readonly(7)
+        store.mark_readonly(store.get_volume(7))
         answer = needles.batch_delete(node, context, pb.BatchDeleteRequest(file_ids=[f"7,02{COOKIE:08x}"]))
         assert (answer.results[0].status, answer.results[0].error) == (500, "volume 7 is read only")

@@ -342,7 +342,7 @@ async def test_deleting_a_bad_file_id(context):
 
 async def test_deleting_from_a_read_only_volume(context, store):
     await put(context, FID, HELLO)
-    store.mark_readonly(3)
+    store.mark_readonly(store.get_volume(3))
     answer = await delete(context, FID)
     assert (answer.status, json.loads(answer.body)) == (500, {"error": "Deletion Failed: volume 3 is read only"})
 

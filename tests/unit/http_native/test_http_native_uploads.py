@@ -375,7 +375,7 @@ async def test_another_cookie_does_not_overwrite(context):
 
 
 async def test_a_read_only_volume_refuses_with_500(context, store):
-    store.mark_readonly(3)
+    store.mark_readonly(store.get_volume(3))
     answer = await put(context, FID, HELLO)
     assert (answer.status, json.loads(answer.body)) == (
         500,

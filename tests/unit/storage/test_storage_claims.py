@@ -65,10 +65,10 @@ def test_no_vacuum_commits_while_a_copy_arrives(store):
     list(volume.compaction.run(CompactionOptions()))
     incoming = arrive(store)
     with pytest.raises(CompactionRefused, match="is being copied here anew"):
-        store.commit_compaction(VID)
+        store.commit_compaction(store.get_volume(VID))
     store.abandon_copy(incoming)
     list(volume.compaction.run(CompactionOptions()))
-    store.commit_compaction(VID)
+    store.commit_compaction(store.get_volume(VID))
     assert read(store, 1) == b"old"
 
 

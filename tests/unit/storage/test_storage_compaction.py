@@ -63,7 +63,7 @@ def compact(store):
 
 def vacuum(store):
     compact(store)
-    store.commit_compaction(VID)
+    store.commit_compaction(store.get_volume(VID))
 
 
 def fill(store, count=10, **fields):
@@ -120,7 +120,7 @@ def test_the_counters_are_those_of_the_next_start(tmp_path):
     write(store, 2, b"another")
     store.get_volume(VID).delete(4, COOKIE)
     write(store, 11, b"new")
-    store.commit_compaction(VID)
+    store.commit_compaction(store.get_volume(VID))
     facts = store.find_volume(VID).report()
     store.close()
     store = store_at(tmp_path)
@@ -316,14 +316,14 @@ class TestFailures:
         monkeypatch.setattr(OsFiles, "read_into", read_into)
         compact(store)
         monkeypatch.undo()
-        store.commit_compaction(VID)
+        store.commit_compaction(store.get_volume(VID))
         assert read(store, 10) == b"10" * 100
 
     def test_a_mark_that_cannot_be_made_changes_nothing(self, store, files, tmp_path):
         compact(store)
         plan(files, "open", ".cpc", errno.EIO)
         with pytest.raises(errors.WriteFailed):
-            store.commit_compaction(VID)
+            store.commit_compaction(store.get_volume(VID))
         files.plan.clear()
         assert temporary(tmp_path) == []
         write(store, 99, b"goes on")
@@ -336,7 +336,7 @@ class TestFailures:
         plan(files, "sync", ".cpc", errno.EIO)
         plan(files, "unlink", ".cpc", errno.EIO)
         with pytest.raises(errors.WriteFailed):
-            store.commit_compaction(VID)
+            store.commit_compaction(store.get_volume(VID))
         with pytest.raises(errors.ReadOnly):
             write(store, 99, b"not taken")
         assert read(store, 2) == b"2" * 100
@@ -352,7 +352,7 @@ class TestFailures:
     def test_names_that_cannot_be_given_are_given_later(self, store, files, tmp_path, ending):
         compact(store)
         plan(files, "rename", ending, errno.EIO)
-        store.commit_compaction(VID)
+        store.commit_compaction(store.get_volume(VID))
         write(store, 99, b"in the new files")
         assert ".cpc" in [name[1:] for name in temporary(tmp_path)]
         files.plan.clear()
@@ -382,7 +382,7 @@ class TestLife:
         assert temporary(tmp_path) == []
         store.mount_volume(VID)
         with pytest.raises(errors.CompactionRefused, match=r"missing \.cpd/\.cpx"):
-            store.commit_compaction(VID)
+            store.commit_compaction(store.get_volume(VID))
         vacuum(store)
 
     def test_what_is_closed_is_not_compacted(self, store, tmp_path, monkeypatch):
@@ -509,7 +509,7 @@ class TestLife:
     def test_preallocated_room_does_not_count_as_data(self, store, tmp_path):
         list(store.find_volume(VID).compaction.run(CompactionOptions(preallocate_bytes=1 << 20)))
         assert (tmp_path / "7.cpd").stat().st_blocks * 512 >= 1 << 20
-        store.commit_compaction(VID)
+        store.commit_compaction(store.get_volume(VID))
         assert (tmp_path / "7.dat").stat().st_size < 2000
 
 
@@ -521,7 +521,7 @@ def test_an_index_in_a_directory_of_its_own(tmp_path):
     fill(store)
     compact(store)
     assert temporary(index) == ["7.cpx"]
-    store.commit_compaction(VID)
+    store.commit_compaction(store.get_volume(VID))
     store.close()
     assert temporary(index) == temporary(data) == []
     assert check_directory(data, index_path=index).is_healthy
@@ -552,7 +552,7 @@ def test_what_comes_between_copy_and_commit_keeps_its_cookie(tmp_path):
     write(store, 91, b"late")
     write(store, 92, b"soon gone")
     volume.delete(92, COOKIE)
-    store.commit_compaction(VID)
+    store.commit_compaction(store.get_volume(VID))
     rows = {row.needle_id: row for row in iter_entries((tmp_path / "7.idx").read_bytes(), 4)}
     dat = (tmp_path / "7.dat").read_bytes()
     headers = {number: parse_needle_header(dat[rows[number].offset * 8 :][:16]) for number in (90, 91, 92)}

@@ -22,7 +22,7 @@ def test_a_mark_on_a_full_disk_uses_the_reserve(store, tmp_path, monkeypatch):
     given = []
     room = store.locations[0].room
     monkeypatch.setattr(room, "use", lambda operation: given.append(1) or operation())
-    store.commit_compaction(VID)
+    store.commit_compaction(store.get_volume(VID))
     assert given
     assert temporary(tmp_path) == []
 

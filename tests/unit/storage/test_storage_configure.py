@@ -102,7 +102,7 @@ class TestReplication:
         assert str(store.find_volume(7).replica_placement) == "001"
 
     def test_marks_that_are_kept_stay(self, store):
-        store.mark_readonly(7, persist=True)
+        store.mark_readonly(store.get_volume(7), persist=True)
         store.configure_volume(7, "001")
         assert store.find_volume(7).is_read_only
 
@@ -202,8 +202,8 @@ class TestIndexPlace:
         assert store.find_volume(7) is volume
         write(store, 2)
         assert (index / "7.idx").stat().st_size == 32
-        store.mark_readonly(7, persist=True)
-        store.mark_writable(7)
+        store.mark_readonly(store.get_volume(7), persist=True)
+        store.mark_writable(store.get_volume(7))
         store.close()
         with closing(open_it(apart=True)) as again:
             assert (read(again, 1), read(again, 2)) == (b"payload", b"payload")
@@ -242,7 +242,7 @@ class TestIndexPlace:
         assert not list(directories[0].glob("*.sdx"))
 
     def test_a_read_only_volume(self, store, directories):
-        store.mark_readonly(7)
+        store.mark_readonly(store.get_volume(7))
         store.consolidate_index(7)
         assert (directories[1] / "7.idx").exists()
         assert store.find_volume(7).is_read_only

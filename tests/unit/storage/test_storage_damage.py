@@ -164,7 +164,7 @@ class TestSaying:
             assert [str(finding) for finding in findings(store)] == self.said(caplog)
             assert len(self.said(caplog)) == 1
             assert "needle 1: " in self.said(caplog)[0]
-            store.mark_writable(VID)
+            store.mark_writable(store.get_volume(VID))
             assert not volume.is_damaged
             with pytest.raises(ChecksumMismatch):
                 store.get_volume(VID).read(2, cookie=COOKIE)

@@ -248,7 +248,7 @@ class TestHangingDisk:
             lambda: write(store, 1, b"during"),
             lambda: write(store, 1, b"during", fsync=True),
             lambda: store.get_volume(1).delete(1, COOKIE),
-            lambda: store.mark_writable(1),
+            lambda: store.mark_writable(store.get_volume(1)),
             lambda: store.find_volume(1).read_blob(8, 15),
             lambda: store.find_volume(1).write_blob(1, b"", 0),
             lambda: store.find_volume(1).open_for_copy(".dat"),

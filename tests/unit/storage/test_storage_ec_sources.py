@@ -31,7 +31,7 @@ def store(disk):
     for number in GONE:
         volume.delete(number, 5)
     list(volume.compaction.run(CompactionOptions()))
-    store.mark_readonly(VID)
+    store.mark_readonly(store.get_volume(VID))
     yield store
     store.close()
 
@@ -50,7 +50,7 @@ def once_before(monkeypatch, step, act):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_volume_that_is_compacted_meanwhile_is_not_coded(store, disk, monkeypatch, step):
-    once_before(monkeypatch, step, lambda: store.commit_compaction(VID))
+    once_before(monkeypatch, step, lambda: store.commit_compaction(store.get_volume(VID)))
     with pytest.raises(EcRefused, match=r"^volume 7 was compacted while its shards were made; make them again$"):
         store.ec_work.generate(store.get_volume(VID), "")
     assert not [path.name for path in disk.iterdir() if ".ec" in path.name]
@@ -66,7 +66,7 @@ def test_a_volume_that_is_compacted_meanwhile_is_not_coded(store, disk, monkeypa
 def test_the_shards_of_an_earlier_coding_stay_when_the_volume_is_compacted_meanwhile(store, disk, monkeypatch):
     store.ec_work.generate(store.get_volume(VID), "")
     before = {path.name: path.read_bytes() for path in disk.iterdir() if ".ec" in path.name}
-    once_before(monkeypatch, "encode", lambda: store.commit_compaction(VID))
+    once_before(monkeypatch, "encode", lambda: store.commit_compaction(store.get_volume(VID)))
     with pytest.raises(EcRefused, match="was compacted"):
         store.ec_work.generate(store.get_volume(VID), "")
     assert {path.name: path.read_bytes() for path in disk.iterdir() if ".ec" in path.name} == before

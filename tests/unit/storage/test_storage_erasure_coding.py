@@ -123,10 +123,10 @@ def test_a_mark_of_the_volume_leaves_the_coding_of_its_shards(disk):
     store = filled(open_at(disk))
     store.ec_work.generate(store.find_volume(VID), "")
     coded = parse_volume_info((disk / "7.vif").read_bytes())
-    store.mark_readonly(VID, persist=True)
+    store.mark_readonly(store.get_volume(VID), persist=True)
     marked = parse_volume_info((disk / "7.vif").read_bytes())
     assert marked.read_only
-    store.mark_writable(VID)
+    store.mark_writable(store.get_volume(VID))
     for info in (marked, parse_volume_info((disk / "7.vif").read_bytes())):
         assert (info.ec_shard_config, info.dat_file_size) == (coded.ec_shard_config, coded.dat_file_size)
     store.close()

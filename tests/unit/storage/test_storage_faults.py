@@ -143,7 +143,7 @@ class TestQuarantine:
             write(store, 2, b"second")
         with pytest.raises(errors.ReadOnly):
             store.get_volume(7).delete(1, COOKIE)
-        store.mark_writable(7)
+        store.mark_writable(store.get_volume(7))
         write(store, 2, b"second")
         assert store.volume_reports()[0].is_announced
 
@@ -194,13 +194,13 @@ class TestQuarantine:
     def test_a_failed_marking_changes_nothing(self, store, files):
         files.plan = {"rename": (0, errno.EIO)}
         with pytest.raises(errors.WriteFailed, match=r"7\.vif"):
-            store.mark_readonly(7, persist=True)
+            store.mark_readonly(store.get_volume(7), persist=True)
         assert not store.find_volume(7).is_read_only
         files.plan = {}
-        store.mark_readonly(7)
+        store.mark_readonly(store.get_volume(7))
         files.plan = {"rename": (0, errno.EIO)}
         with pytest.raises(errors.WriteFailed):
-            store.mark_writable(7)
+            store.mark_writable(store.get_volume(7))
         assert store.find_volume(7).is_read_only
 
     def test_a_failed_state_change_changes_nothing(self, store, files):

@@ -276,9 +276,9 @@ class TestService:
     def test_marks_and_state_can_be_changed(self, tmp_path, disk, persist):
         with served(tmp_path, disk) as store:
             fill(disk)
-            store.mark_readonly(VID, persist=persist)
-            store.mark_writable(VID)
-            store.mark_readonly(VID, persist=persist)
+            store.mark_readonly(store.get_volume(VID), persist=persist)
+            store.mark_writable(store.get_volume(VID))
+            store.mark_readonly(store.get_volume(VID), persist=persist)
             store.set_state(type(store.state)(maintenance=True, version=0))
             store.configure_volume(VID, "001")
         with served(tmp_path, disk) as store:
@@ -295,7 +295,7 @@ class TestService:
             with pytest.raises(errors.WriteFailed):
                 store.get_volume(VID).delete(1, COOKIE)
             with pytest.raises(errors.WriteFailed):
-                store.mark_readonly(VID, persist=True)
+                store.mark_readonly(store.get_volume(VID), persist=True)
             assert {name: (tmp_path / name).read_bytes() for name in before} == before
             assert read(store, 1) == b"data"
             assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
@@ -495,8 +495,8 @@ class TestRealDisk:
             fill_to_the_last_block(tmpfs)
             for deleted_id in range(1, 2001):
                 store.get_volume(VID).delete(deleted_id, COOKIE)
-            store.mark_readonly(VID, persist=True)
-            store.mark_writable(VID)
+            store.mark_readonly(store.get_volume(VID), persist=True)
+            store.mark_writable(store.get_volume(VID))
             assert store.locations[0].is_space_low
             (tmpfs / "filler").unlink()
             look(store)

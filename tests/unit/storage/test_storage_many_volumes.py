@@ -103,7 +103,7 @@ class TestLook:
     @pytest.mark.parametrize(
         ("change", "field", "value"),
         [
-            (lambda store: store.mark_readonly(2), "read_only", True),
+            (lambda store: store.mark_readonly(store.get_volume(2)), "read_only", True),
             (lambda store: store.get_volume(2).delete(1, COOKIE), "delete_count", 1),
             (lambda store: store.configure_volume(2, "001"), "replica_placement.same_rack", 1),
             (lambda store: setattr(store.locations[0].usage, "is_low", True), "read_only", True),
@@ -283,7 +283,7 @@ class TestClosing:
         store.get_volume(3).write(needle(9))
         os.utime(tmp_path / "pictures_3.dat", (LONG_AGO_S, LONG_AGO_S))
         store.find_volume(3).handle.opened.damage = "so it is opened anew"
-        store.mark_writable(3)
+        store.mark_writable(store.get_volume(3))
         assert files.since(store.close)["sync"] == 2
 
     @pytest.mark.parametrize("extension", [".dat", ".idx"])

@@ -163,7 +163,7 @@ class TestIndex:
         with pytest.raises(errors.ReadOnly):
             put(store, 50)
         assert (made / "7.idx").read_bytes() == row + content
-        store.mark_writable(7)
+        store.mark_writable(store.get_volume(7))
         put(store, 50)
         assert get(store, 50) == b"x" * 50
         store.close()
@@ -320,9 +320,9 @@ class TestData:
         assert kinds(store) == [FindingKind.MADE_READ_ONLY]
         check_all(store)
         with pytest.raises(errors.VolumeLoadFailed, match="no write permission"):
-            store.mark_writable(7)
+            store.mark_writable(store.get_volume(7))
         (made / "7.dat").chmod(0o644)
-        store.mark_writable(7)
+        store.mark_writable(store.get_volume(7))
         put(store, 50)
         store.close()
 
@@ -372,14 +372,14 @@ class TestInfo:
 
     def test_read_only_volumes_are_not_repaired_until_made_writable(self, made, width):
         store = open_at(made)
-        store.mark_readonly(7, persist=True)
+        store.mark_readonly(store.get_volume(7), persist=True)
         store.close()
         cut(made / "7.idx", row_length(width))
         content = (made / "7.idx").read_bytes()
         store = open_at(made)
         assert kinds(store) == [FindingKind.NOT_REPAIRED]
         assert (made / "7.idx").read_bytes() == content
-        store.mark_writable(7)
+        store.mark_writable(store.get_volume(7))
         check_all(store)
         check_writable_and_clean_afterwards(store)
 

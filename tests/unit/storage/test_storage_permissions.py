@@ -73,7 +73,7 @@ def test_the_mode_of_dat_counts_for_root_too(made):
         with pytest.raises(ReadOnly):
             store.get_volume(7).delete(1, COOKIE)
         with pytest.raises(StorageError):
-            store.mark_writable(7)
+            store.mark_writable(store.get_volume(7))
     (made / "7.dat").chmod(0o644)
 
 

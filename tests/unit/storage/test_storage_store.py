@@ -422,35 +422,40 @@ class TestReadOnly:
         store.get_volume(3).write(needle())
         events = []
         store.add_listener(events.append)
-        store.mark_readonly(3)
+        store.mark_readonly(store.get_volume(3))
         with pytest.raises(errors.ReadOnly, match=r"^volume 3 is read only$"):
             store.get_volume(3).write(needle(2))
         with pytest.raises(errors.ReadOnly):
             store.get_volume(3).delete(1, 0)
         assert store.volume_reports()[0].read_only
-        store.mark_readonly(3, can_delete=True)
+        store.mark_readonly(store.get_volume(3), can_delete=True)
         with pytest.raises(errors.ReadOnly):
             store.get_volume(3).write(needle(2))
         assert store.get_volume(3).delete(1, 0xC0FFEE)
-        store.mark_writable(3)
+        store.mark_writable(store.get_volume(3))
         store.get_volume(3).write(needle(2))
         assert events == [3] * 3
-        for mark in (store.mark_readonly, store.mark_writable):
-            with pytest.raises(errors.VolumeNotFound, match=r"^volume 9 not found$"):
-                mark(9)
+        volume = store.get_volume(3)
+        store.unmount_volume(3)
+        for mark in (store.mark_readonly, store.mark_writable, store.commit_compaction):
+            with pytest.raises(errors.VolumeNotFound, match=r"^volume 3 not found$"):
+                mark(volume)
+        store.mount_volume(3)
+        store.mark_readonly(volume)
+        assert store.get_volume(3).is_read_only
 
     @pytest.mark.parametrize(("persist", "can_delete"), [(True, False), (True, True), (False, False)])
     def test_it_outlives_the_process_only_if_asked(self, store, clock, persist, can_delete):
         store.allocate_volume(3)
         store.get_volume(3).write(needle())
-        store.mark_readonly(3, persist=persist, can_delete=can_delete)
+        store.mark_readonly(store.get_volume(3), persist=persist, can_delete=can_delete)
         again = reopened(store, clock)
         reasons = again.find_volume(3).read_only_reasons
         assert (reasons.no_write_or_delete, reasons.no_write_can_delete) == (
             persist and not can_delete,
             persist and can_delete,
         )
-        again.mark_writable(3)
+        again.mark_writable(again.get_volume(3))
         again.get_volume(3).write(needle(2))
         last = reopened(again, clock)
         assert not last.find_volume(3).is_read_only

@@ -294,12 +294,12 @@ def test_findings_of_what_failed_while_opening(tmp_path):
 
 def test_a_volume_that_waits_for_repair_until_it_is_writable(made):
     with closing(open_it(made)) as store:
-        store.mark_readonly(7, persist=True)
+        store.mark_readonly(store.get_volume(7), persist=True)
     cut(made / "7.idx", ROW_BYTES)
     assert "is behind" in str(check_directory(made))
     with closing(open_it(made)) as store:
         assert [finding.kind for finding in store.findings] == [FindingKind.NOT_REPAIRED]
-        store.mark_writable(7)
+        store.mark_writable(store.get_volume(7))
         assert [finding.kind for finding in store.findings] == [FindingKind.IDX_BEHIND], "what holds now"
 
 
