@@ -2,7 +2,10 @@
 
 Counts the functions of this project that one warm request enters, their files, and the moves from one file to another.
 Each kind of request runs in a process of its own, in a server that is whole: the embedded master, the listeners, the
-store. Functions of the client and of libraries are not counted.
+store. Functions of the client, of the embedded master and of libraries are not counted.
+
+`heartbeat` is no request. It is what a heartbeat does for one volume that has changed, without a server: the look at
+the store, the model of the node, and the message.
 """
 
 import argparse
@@ -17,18 +20,28 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
+import grpc
 import trio
 
+from native_handlers.format.needle import Needle
+from native_handlers.pb import volume_server_pb2
+from native_handlers.storage.directory.location import LocationConfig
+from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.app import serve_until_stopped
 from supervisor.assembly.lifecycle import StopRequest
 from supervisor.assembly.node import make_node
 from supervisor.cli.load_small import load_quickstart
+from supervisor.cluster.heartbeat_encoder import HeartbeatEncoder
+from supervisor.cluster.identity import NodeIdentity
+from supervisor.cluster.node_model import NodeModel
+from supervisor.cluster.store_source import StoreLook
 from supervisor.embedded_master import serve_embedded_master
 from supervisor.quickstart import master_config
 from tests.support.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (f"{ROOT}/native_handlers/", f"{ROOT}/supervisor/")
+MASTER = f"{ROOT}/supervisor/embedded_master/"
 BOUNDS = {
     "get": {"files": 20, "moves": 30},
     "get ordinary": {"files": 36, "moves": 100},
@@ -40,7 +53,9 @@ BOUNDS = {
 """The most that a request of each kind may enter: docs/architecture.md. The fast paths decline the ordinary ones."""
 _DECLINED_FIELD = "X-Note: a \r\n"
 """The fast paths leave a value with a blank behind it to the parser."""
-KINDS = tuple(BOUNDS)
+UNBOUNDED = ("VolumeStatus", "heartbeat")
+"""Kinds of which only the figures are printed."""
+KINDS = (*BOUNDS, *UNBOUNDED)
 WARM_UPS = 3
 WALKS = 5
 """Tasks of the server that run meanwhile are counted too. So the walk with the fewest functions is the request's."""
@@ -57,6 +72,8 @@ class Walk:
     def profile(self, frame, event, _argument):
         code = frame.f_code
         if not self.is_on or event != "call" or not code.co_filename.startswith(PACKAGES):
+            return
+        if code.co_filename.startswith(MASTER):
             return
         if frame.f_lasti <= _start_of(code):
             self.steps.append((code.co_filename.removeprefix(f"{ROOT}/"), code.co_qualname))
@@ -97,7 +114,30 @@ def run_walk(kind, walk):
     threading.setprofile(walk.profile)
     sys.setprofile(walk.profile)
     with tempfile.TemporaryDirectory() as directory:
-        trio.run(partial(serve_and_walk, kind, walk, Path(directory)))
+        if kind == "heartbeat":
+            walk_heartbeats(walk, Path(directory))
+        else:
+            trio.run(partial(serve_and_walk, kind, walk, Path(directory)))
+
+
+def walk_heartbeats(walk, base):
+    store = open_store(StoreConfig((LocationConfig(base, base, 8),)))
+    store.allocate_volume(1)
+    model = NodeModel(["native"])
+    look = StoreLook(store, model.feed("native"), lambda _: True, removes_expired=True)
+    encoder = HeartbeatEncoder(NodeIdentity("127.0.0.1", 8080, 18080, "127.0.0.1:8080"))
+    walks = []
+    for number in range(1, WARM_UPS + WALKS + 1):
+        store.get_volume(1).write(Needle(needle_id=number, cookie=1, data=b"a change"))
+        walk.steps, walk.is_on = [], True
+        look()
+        snapshot = model.snapshot()
+        beats = [*encoder.delta_beats(snapshot), encoder.volume_beat(snapshot)]
+        walk.is_on = False
+        assert beats[-1].volumes[0].file_count == number
+        walks.append(walk.steps)
+    walk.steps = min(walks[WARM_UPS:], key=len)
+    store.close()
 
 
 async def serve_and_walk(kind, walk, base):
@@ -115,7 +155,7 @@ async def serve_and_walk(kind, walk, base):
         outer.start_soon(partial(serve_until_stopped, node, on_serving=serving.set))
         await serving.wait()
         with trio.fail_after(LIMIT_S):
-            await walk_one(kind, walk, ports)
+            await (walk_calls(walk, ports) if kind == "VolumeStatus" else walk_one(kind, walk, ports))
         stop.ask("walked")
         outer.cancel_scope.cancel()
 
@@ -129,6 +169,23 @@ async def walk_one(kind, walk, ports):
             await send(stream, request_of(kind, fid, count))
         walks = [await walk_once(walk, stream, request_of(kind, fid, WARM_UPS + count)) for count in range(WALKS)]
     walk.steps = min(walks, key=len)
+
+
+async def walk_calls(walk, ports):
+    """Calls VolumeStatus. The client decodes nothing, so that it enters no function of this project."""
+    volume_id = int((await assign(ports[2])).partition(",")[0])
+    request = volume_server_pb2.VolumeStatusRequest(volume_id=volume_id).SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+        call = channel.unary_unary("/volume_server_pb.VolumeServer/VolumeStatus")
+        walks = []
+        for _ in range(WARM_UPS + WALKS):
+            await trio.sleep(0.2)  # as in `walk_once`
+            walk.steps, walk.is_on = [], True
+            assert await trio.to_thread.run_sync(partial(call, request, timeout=LIMIT_S))
+            await trio.sleep(0.05)  # the server counts the call after it has sent the answer
+            walk.is_on = False
+            walks.append(walk.steps)
+    walk.steps = min(walks[WARM_UPS:], key=len)
 
 
 def request_of(kind, fid, count):
