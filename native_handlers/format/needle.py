@@ -278,6 +278,7 @@ def _verify(needle: Needle) -> None:
     computed = crc.crc32c(needle.data)
     if not crc.matches(needle.checksum, computed):
         raise ChecksumMismatch(needle.needle_id, needle.checksum, computed)
+    # The stored checksum may have the legacy form; ETags and copies have the current form.
     needle.checksum = computed
 
 

@@ -144,6 +144,7 @@ class Counts:
                 case Distribution():
                     mine.add(theirs)
                 case Counter():
+                    # The `update` of a Counter adds.
                     mine.update(theirs)
                 case defaultdict():
                     for key, distribution in theirs.items():
@@ -185,6 +186,7 @@ class ServerCounts:
         """As `begin`, `end` and `count_request` in one step, for a request that was answered in one step."""
         with self._lock:
             counts = self._counts
+            # The label appears, as `begin` and `end` make it appear.
             counts.in_flight_requests.setdefault(method, 0)
             counts.request_total[method, str(status)] += 1
             counts.request_seconds[method].observe(duration_s)
@@ -277,6 +279,7 @@ class ServerCounts:
         """
         with self._lock:
             counts = self._counts
+            # Adding 0 makes the label appear, as `begin` and `end` do.
             counts.in_flight_requests[method] += 0
             counts.request_total[method, str(status)] += 1
             counts.request_seconds[method].observe(duration_s)

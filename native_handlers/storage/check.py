@@ -286,6 +286,7 @@ class _VolumeChecker:
                     self._check.add(f".idx row {number}: needle {entry.needle_id:x} has no offset")
                 continue
             offset, size = to_bytes_offset(entry.offset), max(entry.size, 0)
+            # Old servers let 4-byte offsets wrap around: the record may be one whole addressable range further on.
             beyond = offset + max_volume_size_bytes(4)
             if self._width == 4 and records.find(beyond) == (entry.needle_id, size) != records.find(offset):
                 offset = ByteOffset(beyond)

@@ -162,6 +162,8 @@ async def _open_front(  # noqa: PLR0913, PLR0917  a part of `open_front`
             try:
                 yield
             finally:
+                # First nothing new comes, then running calls end. Their connections stay in `relayed` until all bytes
+                # are out.
                 stop_http()
                 grpc_scope.cancel()
                 await _drain_grpc(grpc_gateway)

@@ -180,6 +180,7 @@ class _Runner:
         try:
             await self._accompany(child)
         finally:
+            # A child that was told to stop did not fail to start, whatever it had reached.
             was_ready = handle.is_ready or handle.state is BackendState.STOPPING
             handle.attach(None)
             self._spec.note_process(None)
@@ -209,6 +210,7 @@ class _Runner:
                 await child.wait_exit()
                 while_alive.cancel_scope.cancel()
             child.kill_group()
+            # A process that left the group may hold the pipe open, so reading the rest of the output has an end.
             nursery.cancel_scope.deadline = trio.current_time() + LAST_WORDS_S
 
     async def _announce_ready(self) -> None:
@@ -221,6 +223,7 @@ class _Runner:
             return
         LOG.info("backend %s is ready", handle.name)
         handle.enter(BackendState.READY)
+        # A SIGHUP that came during the start was kept until now.
         handle.deliver_reload()
         if not self._has_started:
             self._has_started = True

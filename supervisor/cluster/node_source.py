@@ -244,6 +244,7 @@ class NodeSource:
             with self._changing() as changes:
                 changes.has_shards = True
                 changes.volume_ids.update(volume_ids)
+                # Subtracting Counters also drops the entries that reach 0.
                 self._holds -= Counter(volume_ids)
                 self.suppressed = {key: held for key, held in self.suppressed.items() if self._holds[key[1]]}
                 shards = self.suppressed_shards

@@ -219,6 +219,7 @@ class GrpcGateway(grpc.GenericRpcHandler):
 
     def _stream(self, plan: _Plan, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         started_s = time.monotonic()
+        # This value stays where grpcio closes the generator: GeneratorExit is no Exception.
         failure: RpcFailure | None = RpcFailure("the client is gone", grpc.StatusCode.CANCELLED)
         place: CallPlace | None = None
         try:

@@ -119,6 +119,7 @@ class CallPlace:
         """Notes that the call waits for its client from now on, until `go_on`."""
         self._since_s = time.monotonic()
         self._mark_bytes = self._moved_bytes(waiting)
+        # The last step: a thread that sees `waiting` reads the two others without a lock.
         self.waiting = waiting
 
     def go_on(self) -> None:
@@ -224,6 +225,7 @@ class CallShares:
                 self._add(place)
         finally:
             for victim in yielding:
+                # Without the lock: ending a call runs its callbacks, and these give the place up.
                 victim.end("the call was ended to make room for another call")
         return place
 

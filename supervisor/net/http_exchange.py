@@ -200,6 +200,9 @@ class Exchange:
             return await self._answer(link, await self._head_in_time(link))
         except LinkBroken as error:
             await self._give_up(link)
+            # The server may close a kept connection while the request is on its way. Then a read without any byte of an
+            # answer, or a request of which no byte was sent, goes to a fresh connection. A silent server may still
+            # execute the request.
             is_repeatable = not body and head.method in _REPEATABLE and not link.received_bytes
             if link.is_reused and not isinstance(error, LinkSilent) and (is_repeatable or not link.sent_bytes):
                 raise _StaleLink from error
@@ -214,6 +217,7 @@ class Exchange:
             await link.send_request(head, None)
         except BaseException as error:
             await self._give_up(link)
+            # Nothing was taken from `source` yet, so the request can be sent again as a whole.
             if isinstance(error, LinkBroken) and link.is_reused and not link.sent_bytes:
                 raise _StaleLink from error
             raise
@@ -229,6 +233,7 @@ class Exchange:
     async def _answer(self, link: ClientHttpConnection, head: ResponseHead) -> BackendResponse:
         length = head.body_length_bytes
         if length is not None and length <= _WHOLE_BYTES:
+            # A short answer that has arrived frees the connection before the client reads it.
             body = link.take_whole_body(length)
             if body is not None:
                 await self._pool.release(self._address, link)

@@ -271,6 +271,7 @@ class PolledExchange:
 
     def _keep(self, data: bytearray, length: int) -> None:
         if data is _window:
+            # All exchanges share the window: the next one overwrites it.
             self._received = bytearray(_view[:length])
 
     def _pass_on(self, data: bytearray, length: int, now: float) -> None:
@@ -387,6 +388,7 @@ class Exchanges:
     async def _leave_due(self) -> None:
         now = trio.current_time()
         for number, exchange in enumerate([one for one in self._running.values() if one.due <= now], 1):
+            # Tasks run between two of these, so an exchange may have ended, and its descriptor may serve another one.
             if self._running.get(exchange.fd) is exchange:
                 exchange.leave()
             if number % _LEFT_IN_A_ROW == 0:

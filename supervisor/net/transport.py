@@ -211,6 +211,7 @@ class SocketTransport:
             if sent == len(rest):
                 return
             rest = memoryview(rest)[sent:]
+            # The kernel took the whole window, so it may take the next one at once.
             if sent == len(window):
                 await self._breathe()
             else:

@@ -361,6 +361,7 @@ def _sync_file_range() -> Callable[..., int] | None:
 
 def _flock(kind: int) -> bytes:
     """The kernel's `struct flock` for the whole file."""
+    # l_type, l_whence, l_start, l_len, l_pid. Start 0 and length 0 stand for the whole file, however long it gets.
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
 
 
@@ -378,6 +379,7 @@ def _facts(stat: os.stat_result) -> FileFacts:
     return FileFacts(
         size_bytes,
         modified_at_s,
+        # S_IRUSR, S_IWUSR, and the type S_IFDIR.
         mode & 0o400 != 0,
         mode & 0o200 != 0,
         mode & 0o170000 == 0o040000,

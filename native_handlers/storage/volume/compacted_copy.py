@@ -90,6 +90,7 @@ class CompactedCopy:
         try:
             dat_fd = files.open(path, os.O_RDWR | os.O_CREAT)
             descriptors.append(dat_fd)
+            # The lock comes before the truncation: another process may be writing to the file.
             if not files.lock(dat_fd):
                 raise CompactionRunning(source.paths.volume_id)
             files.truncate(dat_fd, 0)

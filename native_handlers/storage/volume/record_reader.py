@@ -121,6 +121,7 @@ class PayloadSlice:
         offset = self._offset_bytes + start_bytes
         try:
             return self._file.send_cached(socket_fd, length_bytes, offset)
+        # These errors are the socket's; all others are the disk's.
         except (BlockingIOError, ConnectionError):
             raise
         except OSError as error:
@@ -314,6 +315,7 @@ class RecordReader:
         return header
 
     def _read_meta(self, needle_id: int, size: int, offset: int) -> tuple[Needle, int]:
+        # Two short reads, before the payload and behind it: the payload stays on disk.
         head = self.read_bytes(self.dat.fd, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, offset)
         header = self._check_header(head, needle_id, size)
         if len(head) < NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES:

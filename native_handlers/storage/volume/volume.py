@@ -230,6 +230,7 @@ class Volume:
         """
         files, disk = self._open_files, self._disk
         state = files.opened
+        # Only in a shared volume another process may have changed the state.
         if state is not None and state.share is not None:
             state = files.refresh()
         if state is None:
