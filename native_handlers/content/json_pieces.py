@@ -260,7 +260,7 @@ class JsonSteps:
         if found is None:
             return False
         escapes = found.group()
-        # Of backslashes in a row each second one is what the one before it escapes.
+        # In a row of backslashes each second one is escaped by the one before it.
         self.count_parts(escapes.count("\\") - escapes.count("\\\\"))
         self._at = found.end()
         return True

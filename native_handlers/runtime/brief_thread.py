@@ -63,7 +63,7 @@ class BriefWork:
 
 
 class BriefThread:
-    """One thread, which starts with its first work. Only one thread uses the methods. To be closed.
+    """One thread, which starts with its first work. Only one thread uses the methods. The caller closes it.
 
     Args:
         name: of the thread.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 OWN_VERSION = "0.1.0"
-"""This project's version, of which the package is built. The installation would take milliseconds to say it."""
+"""The version of this project and of its package. Asking the installed package for it would take milliseconds."""
 
 UPSTREAM_COMPATIBLE_VERSION = "4.44"
 """The upstream release that this server behaves as. Source: weed/util/version/constants.go."""

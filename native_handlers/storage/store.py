@@ -264,7 +264,7 @@ class Store:
         return list(reports)
 
     def reports_of(self, volume_ids: Collection[int]) -> list[VolumeReport]:
-        """As `volume_reports` for the copies of some volumes, with what is known of their disks."""
+        """As `volume_reports` for the copies of some volumes, with the known state of their disks."""
         limit_bytes = self.volume_size_limit_bytes
         return [report for location in self.locations for report in location.reports_of(volume_ids, limit_bytes)]
 

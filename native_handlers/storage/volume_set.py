@@ -120,7 +120,7 @@ class VolumeSet:
             names = self._names_of(vid) if is_closed else {}
             arrived = []
             if any(name.endswith(ARRIVED) for found in names.values() for name in found):
-                # What it replaces may lie on another disk, so that no listing holds any longer.
+                # The arrived volume may replace one on another disk, so no listing is valid any longer.
                 arrived, names = self._finish_arrivals(vid), {}
             mounted = mount(self._locations, vid, names)
             for location, found in arrived:
@@ -219,7 +219,7 @@ class VolumeSet:
                 is out of service. Nothing was changed.
             VolumeExists: a volume is open, and `closes` is false. Nothing was changed.
             DeleteFailed: an open copy could not be synced. It is opened again.
-            As `Store.mount_volume`: what was open cannot be opened again.
+            As `Store.mount_volume`: a volume that was open cannot be opened again.
         """
         with self._changing:
             if self._is_arriving(vid):

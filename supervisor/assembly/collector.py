@@ -30,7 +30,7 @@ MANY_VOLUMES = 500
 """Fewer volumes take a few milliseconds to walk over."""
 
 PORTION = 1
-"""A portion is what this many collections of the middle generation leave: up to 8,000 objects, some 10 ms."""
+"""A portion is the objects that this many collections of the middle generation leave: up to 8,000, some 10 ms."""
 
 LEAST_GROWTH = 3_000_000
 """With fewer new blocks of memory than this, the objects that are set apart are not walked over again. An object has

@@ -1,4 +1,4 @@
-"""The HTTP workers of one node: what they are told, what they may ask, and how their counts join those of the node.
+"""The HTTP workers of one node: their settings, the questions that they may ask, and the sums of their counts.
 
 There are two kinds: workers that forward to the backend, and workers of a native server, which hand on to this process.
 

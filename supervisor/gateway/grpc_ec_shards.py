@@ -1,4 +1,4 @@
-"""Shards of other volume servers, and the master's list of who holds them, over channels that are kept."""
+"""Shards of other volume servers, and the master's list of the servers that hold them, over channels that are kept."""
 
 from __future__ import annotations
 

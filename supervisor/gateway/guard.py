@@ -79,7 +79,7 @@ class TokenVerifier:
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """The rules of one SecurityConfig, and what is remembered of their use.
+    """The rules of one SecurityConfig, and the tokens that were verified by them.
 
     It is replaced whole, so no reader sees the keys of one and the list of another, and other keys begin without any
     token remembered.
@@ -110,7 +110,7 @@ class Guard:
     """Applies the rules in force. Any thread may call any method.
 
     Attributes:
-        rules: what is in force. It is replaced as a whole, so other rules are another object.
+        rules: the rules in force. They are replaced as a whole, so other rules are another object.
     """
 
     def __init__(self, security: SecurityConfig, *, now_s: Callable[[], float] = time.time) -> None:

@@ -63,7 +63,7 @@ class HttpGateway:
 
     Attributes:
         counts: answers so far by (route name, engine).
-        policy: what is to be checked before a route's handler runs. The fast path asks it too.
+        policy: the checks before a route's handler runs. The fast path asks it too.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917  every seam has its name
@@ -132,7 +132,7 @@ class HttpGateway:
         answer: Callable[[Decision, Request], Awaitable[Response]],
         started_at_s: float,
     ) -> Response:
-        """The response of `answer`, with what goes with each response: metrics, and a line in the access log."""
+        """The response of `answer`. Counts it in the metrics and writes its line to the access log."""
         try:
             if decision.route.is_counted:
                 response = await self._answer_counted(decision, request, answer)

@@ -73,7 +73,7 @@ class HttpAuthority:
 
         Raises:
             AccessRefused: the engine did not get the volume.
-            ServedElsewhere: the backend is to answer; nothing was done, or what it repeats.
+            ServedElsewhere: the backend is to answer. Nothing was done, or only what the backend does again.
         """
         access = _HttpAccess(self._authority, ticket or await self._enter(decision, volume_id))
         is_kept = False

@@ -418,7 +418,8 @@ class TurnSize:
 
 
 class IdlePoller:
-    """The place where the idle connections of one server sleep. Only the trio thread of `run` uses it. To be closed.
+    """The place where the idle connections of one server sleep. Only the trio thread of `run` uses it. The
+    caller closes it.
 
     Args:
         urgent: a connection whose bytes begin with one of these is woken before the others.

@@ -42,7 +42,7 @@ _view = memoryview(_window)
 
 @dataclass(eq=False, slots=True)
 class SentRequest:
-    """A request that was sent, and what has come back so far.
+    """A request that was sent, and the part of its answer that has arrived.
 
     Attributes:
         raw: the request as it is sent, body included; the kernel has taken `sent_bytes` of it.

@@ -133,7 +133,7 @@ class _Direction:
         return self._source.fileno() == self.fd
 
     def pass_chunk(self, window: bytearray) -> None:
-        """Passes what has arrived. Wakes the task where the task must go on. `window` is free after the call."""
+        """Passes the bytes that have arrived. Wakes the task if it must go on. `window` is free after the call."""
         try:
             length = os.readv(self.fd, [window])
         except BlockingIOError:

@@ -239,7 +239,8 @@ class SocketTransport:
                 if at_bytes < part.length_bytes:
                     await trio.lowlevel.checkpoint()
             else:
-                # What was not taken is read again later: a slow client holds no memory, and gets small pieces.
+                # Bytes that the kernel did not take are read again later: a slow client holds no memory, and gets small
+                # pieces.
                 window_bytes = max(sent, RECEIVE_BYTES)
                 await self.wait_writable()
 

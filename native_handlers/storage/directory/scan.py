@@ -125,7 +125,7 @@ def find_offset_width(files: Files, directories: Iterable[Path]) -> int:
 def _vifs_of_volumes(names: Iterable[str]) -> Iterator[str]:
     """The .vif files among `names` that have a volume's .dat beside them; after them those with an .ecx alone.
 
-    One by one: most often the first says what is asked, and a directory has thousands.
+    One by one: usually the first file gives the answer, and a directory has thousands.
     """
     present = set(names)
     vifs = sorted(name for name in present if name.endswith(".vif"))

@@ -1,4 +1,4 @@
-"""Decides who may still write to a full disk: deletions, marks and repairs go on where writes are refused.
+"""Decides which operations may still write to a full disk: deletions, marks and repairs. Other writes are refused.
 
 They use a reserve (`reserve_file`) that writes cannot take. From the first use of the reserve on, writes are refused
 until the reserve is complete again; otherwise they would take the room that was given up. Appended bytes are subtracted

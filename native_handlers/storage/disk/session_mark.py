@@ -103,7 +103,9 @@ class SessionMark:
             self._write([f"{_UNKNOWN} {cut_s}"])
 
     def note_unsynced(self) -> None:
-        """Keeps the mark, whoever owns it: not everything is synced, and no more writes come. Raises OSError."""
+        """Keeps the mark, also one of another process: not everything is synced, and no more writes come. Raises
+        OSError.
+        """
         if self._is_borrowed:
             self._write([*self._lines(), _UNSYNCED])
         self._has_begun = False

@@ -278,7 +278,7 @@ def _reserve(files: Files, fd: int, path: Path, length_bytes: int) -> None:
     except OSError as error:
         # As upstream: a convenience, which not every file system has. Room was asked for before.
         _log.warning("%s is not preallocated: %s", path, error)
-        # Some file systems keep what they could take.
+        # Some file systems keep the part that they could reserve.
         files.truncate(fd, 0)
 
 

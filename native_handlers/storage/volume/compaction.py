@@ -289,7 +289,7 @@ class Compaction:
         self._catch_up_in_passing(copy)
         copy.sync()
         index = copy.index()
-        # What came while both were done.
+        # Records that were appended during the sync and the making of the index.
         self._catch_up_in_passing(copy, index)
         copy.sync()
         with self._open_files.begin_write():
