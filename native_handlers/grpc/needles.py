@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format import crc
 from native_handlers.format.errors import BadFileId, FormatError
@@ -21,7 +21,6 @@ from native_handlers.storage.model.errors import (
     VolumeClosed,
     VolumeNotFound,
 )
-from native_handlers.storage.volume.volume import Volume
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.volume import Volume
 
 _COOKIE_DIGITS = 8
 _USUAL = re.compile(r"([0-9]{1,9}),([0-9a-f]{1,16})([0-9a-f]{8})", re.ASCII)
@@ -59,25 +59,35 @@ SETTLE_WAIT_S = 5.0
 """How long a deletion waits for a volume that was just copied here to receive the writes of the meantime."""
 
 
+class _FoundVolume(NamedTuple):
+    """What this server has of a volume: the volume, or its shards where it is here in shards alone."""
+
+    volume: Volume | None
+    coded: EcVolume | None
+
+
+_NOTHING = _FoundVolume(None, None)
+
+
 def volume_needle_status(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeNeedleStatusRequest
 ) -> pb.VolumeNeedleStatusResponse:
     """A needle's metadata. `size` is that of its record's body, not of its payload; `crc` is in the legacy form."""
     store = store_of(node)
     held = _find(store, request.volume_id)
-    if held is None:
+    if held == _NOTHING:
         raise RpcFailure(f"volume not found {request.volume_id}")
     with errors_as_upstream():
         try:
-            needle, checksum = read_checked(store, held, request.needle_id)
+            needle, checksum = _read_held(store, held, request.needle_id)
         except (NotFound, VolumeClosed):
             # A closed volume has no needles, and another volume may have taken its place.
             present = _find(store, request.volume_id)
-            if present is held:
+            if present == held:
                 raise
-            if present is None:
+            if present == _NOTHING:
                 raise VolumeNotFound(request.volume_id) from None
-            needle, checksum = read_checked(store, present, request.needle_id)
+            needle, checksum = _read_held(store, present, request.needle_id)
     return pb.VolumeNeedleStatusResponse(
         needle_id=needle.needle_id,
         cookie=needle.cookie,
@@ -143,7 +153,7 @@ def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int,
     if result[0] not in _CLOSED_PERHAPS:
         return result
     present = _find(store, volume_id)
-    if present is held:
+    if present == held:
         return result
     # The volume was closed after the look-up. Nothing was deleted there.
     return _delete_from(store, present, volume_id, needle_id, cookie, check_cookie=check_cookie)
@@ -151,7 +161,7 @@ def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int,
 
 def _delete_from(  # noqa: PLR0913  the parts of a file id
     store: Store,
-    held: Volume | EcVolume | None,
+    held: _FoundVolume,
     volume_id: int,
     needle_id: int,
     cookie: int,
@@ -160,7 +170,7 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
 ) -> tuple[int, str, int]:
     """Status, error and freed size of the deletion in what this server has of the volume."""
     checksum = 0
-    if held is None:
+    if held == _NOTHING:
         absent = VolumeNotFound(volume_id, "" if check_cookie else store.on_this_server)
         return _NOT_FOUND if check_cookie else _FAILED, str(absent), 0
     if check_cookie:
@@ -173,10 +183,10 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
         if refusal is not None:
             return *refusal, 0
     try:
-        if isinstance(held, Volume):
-            size = held.delete(needle_id, cookie, checksum=checksum)
+        if held.volume is not None:
+            size = held.volume.delete(needle_id, cookie, checksum=checksum)
         else:
-            size = store.ec_reader.delete_needle(volume_id, needle_id, 0, held)
+            size = store.ec_reader.delete_needle(volume_id, needle_id, 0, held.coded)
     except DiskUnavailable as error:
         return _UNAVAILABLE, str(error), 0
     except (StorageError, FormatError) as error:
@@ -184,9 +194,9 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
     return (_ACCEPTED, "", size) if size else (_NOT_MODIFIED, "", 0)
 
 
-def _look_at(store: Store, held: Volume | EcVolume, needle_id: int, cookie: int) -> tuple[tuple[int, str] | None, int]:
+def _look_at(store: Store, held: _FoundVolume, needle_id: int, cookie: int) -> tuple[tuple[int, str] | None, int]:
     """The reason why the needle's record forbids deletion, or None, and the needle's checksum."""
-    needle, checksum = read_checked(store, held, needle_id)
+    needle, checksum = _read_held(store, held, needle_id)
     refusal = None
     # Upstream does not read the record of an empty needle, so any cookie fits it.
     if needle.size and needle.cookie != cookie:
@@ -196,26 +206,30 @@ def _look_at(store: Store, held: Volume | EcVolume, needle_id: int, cookie: int)
     return refusal, checksum
 
 
-def read_checked(store: Store, held: Volume | EcVolume, needle_id: int) -> tuple[Needle, int]:
+def _read_held(store: Store, held: _FoundVolume, needle_id: int) -> tuple[Needle, int]:
+    if held.volume is not None:
+        return read_checked(held.volume, needle_id)
+    assert held.coded is not None, "the caller has found one of the two"
+    found = store.ec_reader.read_needle(held.coded.id, needle_id, None, volume=held.coded)
+    return found, found.checksum
+
+
+def read_checked(volume: Volume, needle_id: int) -> tuple[Needle, int]:
     """The needle, perhaps without its payload, and its checksum in the current form.
 
     As upstream, the whole payload is read and compared with its checksum. A large payload is read in pieces and not
     kept.
     """
-    if not isinstance(held, Volume):
-        found = store.ec_reader.read_needle(held.id, needle_id, None, volume=held)
-        return found, found.checksum
-    read = held.read(needle_id, cookie=None, data=False)
+    read = volume.read(needle_id, cookie=None, data=False)
     try:
         return read.needle, read.check_payload()
     finally:
         read.release()
 
 
-def _find(store: Store, volume_id: int) -> Volume | EcVolume | None:
-    """The volume, or its shards where it is here in shards alone."""
+def _find(store: Store, volume_id: int) -> _FoundVolume:
     volume = store.find_volume(volume_id)
-    return volume if volume is not None else store.ec.find(volume_id)
+    return _FoundVolume(volume, store.ec.find(volume_id) if volume is None else None)
 
 
 def parse_any_volume(file_id: str, *, with_delta: bool = True) -> tuple[int, int, int]:

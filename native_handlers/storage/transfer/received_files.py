@@ -243,7 +243,7 @@ def _staged(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequ
         raise ReceiveRefused(f"{wanted.extension} is no file of a volume that is to come: .dat, .idx and .vif are")
     # An earlier attempt may have begun on a disk that is full by now. What it left must not be taken for this one's.
     for other in locations:
-        if other is not location and not other.is_unavailable:
+        if other is not location and other.disk_type == disk_type and not other.is_unavailable:
             files.unlink(other.path / (wanted.name + STAGED))
     return location.path / (wanted.name + STAGED)
 

@@ -76,7 +76,7 @@ class TestRows:
                 store.get_volume(VID).read(1, cookie=cookie, cached_only=True)
             assert store.get_volume(VID).try_read_cached(1, COOKIE) is None
             with pytest.raises(SizeMismatch):
-                read_checked(store, store.get_volume(VID), 1)
+                read_checked(store.get_volume(VID), 1)
             assert len(findings(store)) == 1
             assert {(one.needle_id, one.kind) for one in store.seen} == {(1, DamageKind.SIZE)}
 
