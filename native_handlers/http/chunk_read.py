@@ -157,7 +157,7 @@ async def read_chunk(
     elif ec is not None and coded is not None:
         stream = _read_ec(context, ec, coded, chunk, wanted, visit)
     elif context.lookup is not None and context.volume_servers is not None:
-        stream = _read_remote(context, context.lookup, context.volume_servers, chunk, wanted, visit)
+        stream = _read_remote(context.lookup, context.volume_servers, chunk, wanted, visit)
     else:
         raise ChunkUnreadable(chunk.fid, f"volume {volume_id} is not here, and there is no master to ask")
     left = wanted.length
@@ -296,7 +296,6 @@ async def _clear(context: HttpContext, volume_id: int, needle: Needle, packed: P
 
 
 async def _read_remote(
-    context: HttpContext,
     lookup: VolumeLookup,
     volume_servers: VolumeServerHttp,
     chunk: Chunk,

@@ -88,7 +88,7 @@ def make_replica_write(request: Request, volume_id: int, upload: Upload, *, is_f
         fields["cm"] = "true"
     target = f"{request.raw_path}?{encode_query(fields)}"
     boundary = secrets.token_hex(30)
-    head = f"--{boundary}\r\n{_part_headers(request, upload)}\r\n".encode("latin-1")
+    head = f"--{boundary}\r\n{_part_headers(upload)}\r\n".encode("latin-1")
     data = needle.data if isinstance(needle.data, bytes) else bytes(needle.data)
     pieces: tuple[bytes, ...] = (head, data, f"\r\n--{boundary}--\r\n".encode())
     size = sum(map(len, pieces))
@@ -157,7 +157,7 @@ async def _one_by_one(pieces: tuple[bytes, ...]) -> AsyncGenerator[bytes, None]:
             yield piece[at : at + _JOINED_BYTES]
 
 
-def _part_headers(request: Request, upload: Upload) -> str:
+def _part_headers(upload: Upload) -> str:
     needle = upload.needle
     filename = needle.name.decode("latin-1")
     mime = needle.mime.decode("latin-1") or mime_of_extension(extension(filename).lower())

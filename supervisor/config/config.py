@@ -186,22 +186,17 @@ class Config:
     file_size_limit_bytes: int
     compaction_bytes_per_s: int
     maintenance_bytes_per_s: int
-    leveldb_timeout_h: int
     concurrent_upload_limit_bytes: int
     concurrent_download_limit_bytes: int
     inflight_upload_timeout_s: float
     inflight_download_timeout_s: float
-    has_slow_read: bool
-    read_buffer_size_mb: int
     allow_untrusted_remote_endpoints: bool
 
     metrics_port: int
     metrics_ip: str
-    pprof: bool
     cpu_profile: Path | None
     mem_profile: Path | None
     debug: bool
-    debug_port: int
 
     disk_probe: DiskProbeConfig
     tiers: tuple[TierConfig, ...]

@@ -122,7 +122,7 @@ def load_table(path: Path | None, *, native_names: Collection[str], has_backend:
     problems = parsed.problems
     table = _compile(parsed.phase if parsed.phase is not None else 0, parsed.overrides, native_names, file)
     if parsed.phase is not None:
-        problems = [*problems, *_problems_of(table, parsed.overrides, native_names, has_backend)]
+        problems = [*problems, *_problems_of(table, parsed.overrides, has_backend)]
     if problems:
         raise TableError(sorted(problems, key=lambda problem: problem.line or 0))
     return table
@@ -198,17 +198,15 @@ def _state_and_reason(route: Route, phase: int, override: Override | None, sourc
     return state, f"{where} forwards it" + (f" (native from phase {route.phase} on)" if source else "")
 
 
-def _problems_of(
-    table: Table, overrides: Mapping[str, Override], native_names: Collection[str], has_backend: bool
-) -> list[Problem]:
+def _problems_of(table: Table, overrides: Mapping[str, Override], has_backend: bool) -> list[Problem]:
     problems = [
-        *_handler_problems(table, overrides, native_names),
+        *_handler_problems(table, overrides),
         *_forward_problems(table, overrides, has_backend),
     ]
     return [*problems, *(_sharing_problems(table, overrides) if has_backend else ())]
 
 
-def _handler_problems(table: Table, overrides: Mapping[str, Override], native_names: Collection[str]) -> list[Problem]:
+def _handler_problems(table: Table, overrides: Mapping[str, Override]) -> list[Problem]:
     """Native routes without a handler. Where nothing is forwarded, the preset may leave routes absent."""
     may_be_absent = table.phase == MAX_PHASE and not table.forwards_anything
     problems = []

@@ -18,10 +18,9 @@ def test_defaults(machine):
     assert (config.pre_stop_s, config.idle_timeout_s) == (10, 30)
     assert (config.file_size_limit_bytes, config.index, config.read_mode) == (256 << 20, "memory", ReadMode.PROXY)
     assert (config.inflight_upload_timeout_s, config.inflight_download_timeout_s) == (60.0, 60.0)
-    assert (config.has_slow_read, config.read_buffer_size_mb) == (True, 4)
     assert config.concurrent_upload_limit_bytes == config.concurrent_download_limit_bytes == 0
     assert config.maintenance_bytes_per_s == 0
-    assert (config.metrics_port, config.debug, config.debug_port) == (0, False, 6060)
+    assert (config.metrics_port, config.debug) == (0, False)
     (directory,) = config.directories
     assert (directory.path, directory.max_volumes, directory.disk_type) == (machine.data, 8, "")
     assert (directory.min_free_space.percent, directory.tags) == (1.0, ())
@@ -111,8 +110,14 @@ def test_what_an_options_file_has_too_much_is_a_warning(machine):
 
 
 def test_an_empty_variable_is_true_for_a_boolean(machine):
-    assert machine.load(WEED_PPROF="").pprof is True
-    assert machine.load(WEED_HASSLOWREAD="false").has_slow_read is False
+    assert machine.load(WEED_DEBUG="").debug is True
+    assert machine.load(WEED_DEBUG="false").debug is False
+
+
+@pytest.mark.parametrize("name", ["index.leveldbTimeout", "hasSlowRead", "readBufferSizeMB", "pprof", "debug.port"])
+def test_a_bad_value_of_a_flag_for_the_backend_alone_is_refused(machine, name):
+    (problem,) = machine.problems(f"-{name}=many")
+    assert problem.startswith(f"-{name}=many")
 
 
 def test_a_bad_variable_is_named(machine):
