@@ -61,11 +61,15 @@ def to_bytes_offset(offset: int) -> ByteOffset:
     return ByteOffset(offset * ALIGNMENT_BYTES)
 
 
-def is_deleted(size: int) -> bool:
-    """Whether the size in an index entry marks a deletion. Size 0 is a live, empty needle."""
-    return size < 0
-
-
 def align_up(offset: int) -> int:
     """The first multiple of 8 that is not below `offset`."""
     return -(-offset // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def normal_disk_type(text: str) -> str:
+    """The wire form of a disk type: lower case, blanks included, and "" for hdd.
+
+    Source: weed/storage/types/volume_disk_type.go.
+    """
+    lowered = text.lower()
+    return "" if lowered == "hdd" else lowered

@@ -5,15 +5,13 @@ Source: weed/server/volume_grpc_scrub.go.
 
 from __future__ import annotations
 
-import threading
 from time import time
 from typing import TYPE_CHECKING
-
-import grpc
 
 from native_handlers.format.idx import row_bytes
 from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_client import CallEnd
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.grpc.volumes import volume_mark_readonly
 from native_handlers.pb import volume_server_pb2 as pb
@@ -35,14 +33,12 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
 
     Paced by -maintenanceMBps, and ended when the client goes. A volume that cannot be verified counts as broken.
     """
-    is_gone = threading.Event()
-    if not context.add_callback(is_gone.set):
-        raise _interrupted()
-    throttle = WriteThrottler(node.facts.maintenance_bytes_per_s, is_gone.wait)
+    end = CallEnd(context)
+    end.check()
+    throttle = WriteThrottler(node.facts.maintenance_bytes_per_s, end.pause)
 
     def passed(count_bytes: int) -> None:
-        if is_gone.is_set():
-            raise _interrupted()
+        end.check()
         throttle.passed(count_bytes)
 
     response = pb.ScrubVolumeResponse()
@@ -62,10 +58,6 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
     if failures:
         raise RpcFailure("\n".join(failures))
     return response
-
-
-def _interrupted() -> RpcFailure:
-    return RpcFailure("the client has gone", grpc.StatusCode.CANCELLED)
 
 
 def _scrub(volume: Volume, mode: int, passed: Callable[[int], None]) -> ScrubResult:

@@ -21,6 +21,7 @@ from native_handlers.grpc.heard import SILENCE_LIMIT_S
 from native_handlers.grpc.status_text import go_error_text
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 PROGRESS_BYTES = 128 << 20
 """One progress message for so many bytes of .dat."""
-MAX_VIF_BYTES = 1 << 20
 INDEX_ROUNDS = 10
 """How often the index of a volume in a tier is copied while deletions come."""
 _NS = 10**9

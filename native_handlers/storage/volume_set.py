@@ -10,9 +10,9 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from native_handlers.format.types import normal_disk_type
 from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.directory.placement import choose_for_copy, choose_for_new
-from native_handlers.storage.directory.scan import normal_disk_type
 from native_handlers.storage.locations import (
     copies_of,
     copies_where,

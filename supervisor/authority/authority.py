@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.runtime.trio_events import set_soon
 from supervisor.authority.errors import AccessRefused, HolderFailed, ServedElsewhere
 from supervisor.authority.hand_over import HandOverSteps
 from supervisor.authority.ledger import BackendEffect, Effects, HandOver, Ledger, Outcome, Ticket, TicketState
@@ -92,7 +93,7 @@ class Authority:
         ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long)
         granted = trio.Event()
         token = trio.lowlevel.current_trio_token()
-        if self._ask(ticket, partial(_set_in_trio, token, granted)):
+        if self._ask(ticket, partial(set_soon, token, granted)):
             try:
                 with trio.move_on_after(FALL_BACK_AFTER_S):
                     await granted.wait()
@@ -195,7 +196,7 @@ class Authority:
                 self._apply(self._ledger.freeze())
                 if self._ledger.is_idle:
                     return
-                self._idle_wakers.append(partial(_set_in_trio, token, idle))
+                self._idle_wakers.append(partial(set_soon, token, idle))
             await idle.wait()
 
     async def before_backend_ready(self) -> None:
@@ -253,8 +254,3 @@ def _granted(ticket: Ticket) -> Ticket:
     if ticket.state is TicketState.REFUSED:
         raise AccessRefused(ticket.volume_id, ticket.refusal)
     return ticket
-
-
-def _set_in_trio(token: trio.lowlevel.TrioToken, event: trio.Event) -> None:
-    with suppress(trio.RunFinishedError):  # the event loop has ended, so no task waits
-        token.run_sync_soon(event.set)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.runtime.trio_events import set_soon
 from supervisor.cluster.errors import DuplicateDirectories
 from supervisor.cluster.heartbeat_session import (
     Broken,
@@ -170,7 +171,7 @@ class _HeartbeatLoop:
         self._next_seed = 0
         self._leaving = trio.Event()
         token = trio.lowlevel.current_trio_token()
-        handle.begin(partial(_set_soon, token, self._leaving))
+        handle.begin(partial(set_soon, token, self._leaving))
 
     async def run(self) -> None:
         try:
@@ -262,11 +263,6 @@ class _HeartbeatLoop:
             "%d in %g s", master, ", ".join(uuids), attempt + 1, len(pauses_s), pauses_s[attempt],
         )  # fmt: skip
         return pauses_s[attempt]
-
-
-def _set_soon(token: trio.lowlevel.TrioToken, event: trio.Event) -> None:
-    with suppress(trio.RunFinishedError):
-        token.run_sync_soon(event.set)
 
 
 async def _stop_when_cancelled(session: HeartbeatSession) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,6 +15,7 @@ import trio
 from native_handlers.http.context import Location, LookupFailed
 from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import master as master_client
+from native_handlers.runtime.trio_events import set_soon
 from supervisor.cluster.channels import ChannelCache
 from supervisor.cluster.errors import MasterUnavailable
 from supervisor.cluster.identity import parse_address
@@ -159,7 +158,8 @@ class MasterClient:
                 raise MasterUnavailable(address, name, f"no channel: {error}") from error
         future = getattr(master_client(channel), name).future(request, timeout=_CALL_S)
         done = trio.Event()
-        future.add_done_callback(partial(_set_soon, trio.lowlevel.current_trio_token(), done))
+        token = trio.lowlevel.current_trio_token()
+        future.add_done_callback(lambda _future: set_soon(token, done))
         try:
             await done.wait()
         finally:
@@ -178,8 +178,3 @@ class MasterClient:
 
 
 _CONFIGURATION_REQUEST = master_pb2.GetMasterConfigurationRequest()
-
-
-def _set_soon(token: trio.lowlevel.TrioToken, event: trio.Event, _future: object) -> None:
-    with suppress(trio.RunFinishedError):
-        token.run_sync_soon(event.set)

@@ -10,6 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, TypeVar
 
+from native_handlers.format.types import normal_disk_type
 from supervisor.config.config import DirectoryConfig
 from supervisor.config.errors import BadValue
 from supervisor.config.go_values import parse_decimal
@@ -37,7 +38,7 @@ def read_directories(values: FlagValues, environ: Mapping[str, str], cwd: Path) 
     maxima = _per_directory(values, "max", len(paths), _parse_max)
     reserve_flag = "minFreeSpace" if values.text("minFreeSpace") else "minFreeSpacePercent"
     reserves = _per_directory(values, reserve_flag, len(paths), parse_min_free_space)
-    disk_types = _per_directory(values, "disk", len(paths), disk_type)
+    disk_types = _per_directory(values, "disk", len(paths), normal_disk_type)
     tags = split_tags(values.text("tags"), len(paths))
     if values.problems:
         return ()
@@ -61,12 +62,6 @@ def read_idx_directory(values: FlagValues, cwd: Path) -> Path | None:
     if why:
         values.note("dir.idx", f"{path} {why}")
     return path
-
-
-def disk_type(text: str) -> str:
-    """The disk type in the form of the wire: "" for hdd, every other text in lower case, blanks included."""
-    lowered = text.lower()
-    return "" if lowered == "hdd" else lowered
 
 
 def split_tags(text: str, directory_count: int) -> list[tuple[str, ...]]:

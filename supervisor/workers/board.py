@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _SLOT_NUMBERS = 8
 """Numbers of 8 bytes from one worker's to the next one's: a line of the processor's cache, which one process writes."""
-MAX_WORKERS = mmap.PAGESIZE // (8 * _SLOT_NUMBERS)
 _ABSENT = (1 << 64) - 1
 
 PAUSE_S = 0.001

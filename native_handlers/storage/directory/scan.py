@@ -12,7 +12,7 @@ from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.types import DEFAULT_OFFSET_WIDTH_BYTES, OFFSET_WIDTHS_BYTES
 from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.model.errors import DirectoryUnusable, DiskUnreadable
-from native_handlers.storage.model.file_kinds import NOTE
+from native_handlers.storage.model.file_kinds import NOTE, SHARD_EXTENSIONS
 from native_handlers.storage.volume.info_file import load_volume_info
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
 
 _SHOWING = (".idx", ".vif", NOTE)
-MAX_SHARDS = 32
 """The number of shards that upstream's formats and messages can name."""
 _SHARD_FILE = re.compile(r"\.ec[0-9]{2}$", re.ASCII)
 
@@ -86,7 +85,7 @@ def count_shards(names: Iterable[str]) -> int:
 
 def has_any_shard(volume_name: str, names: AbstractSet[str]) -> bool:
     """Whether `names` has a file of an erasure coding shard of the volume."""
-    return any(f"{volume_name}.ec{number:02d}" in names for number in range(MAX_SHARDS))
+    return any(volume_name + extension in names for extension in SHARD_EXTENSIONS)
 
 
 def _stems(names: Iterable[str], extensions: tuple[str, ...]) -> set[str]:
@@ -131,12 +130,3 @@ def _vifs_of_volumes(names: Iterable[str]) -> Iterator[str]:
     vifs = sorted(name for name in present if name.endswith(".vif"))
     yield from (name for name in vifs if name[:-4] + ".dat" in present)
     yield from (name for name in vifs if name[:-4] + ".ecx" in present and name[:-4] + ".dat" not in present)
-
-
-# ---- Names of disk types.
-
-
-def normal_disk_type(text: str) -> str:
-    """The wire form of a disk type: lower case, "" for hdd. Source: weed/storage/types/volume_disk_type.go."""
-    lowered = text.lower()
-    return "" if lowered == "hdd" else lowered

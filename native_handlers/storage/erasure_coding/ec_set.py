@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from native_handlers.format.types import normal_disk_type
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.directory.scan import normal_disk_type
 from native_handlers.storage.erasure_coding.deletions import Deletions, journals_of
 from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere

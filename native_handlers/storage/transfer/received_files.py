@@ -14,10 +14,10 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeInfo
+from native_handlers.format.types import normal_disk_type
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.directory.placement import choose_for_decoded, choose_for_shard
-from native_handlers.storage.directory.scan import normal_disk_type
 from native_handlers.storage.model.errors import ReceiveRefused, VolumeArriving
 from native_handlers.storage.model.file_kinds import (
     CODED_EXTENSIONS,

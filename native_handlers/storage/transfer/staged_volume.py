@@ -9,8 +9,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.format.types import normal_disk_type
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.directory.scan import has_any_shard, normal_disk_type
+from native_handlers.storage.directory.scan import has_any_shard
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.model.file_kinds import NOTE, STAGED
 from native_handlers.storage.system.files import replace_file

@@ -16,8 +16,6 @@ from native_handlers.format.needle import (
     actual_size,
     parse_needle,
     parse_needle_header,
-    parse_needle_meta,
-    parse_needle_tail,
     tail_size,
 )
 from native_handlers.format.types import (
@@ -25,17 +23,16 @@ from native_handlers.format.types import (
     DATA_LENGTH_BYTES,
     NEEDLE_HEADER_BYTES,
     SUPPORTED_VERSIONS,
-    VERSION_1,
     max_volume_size_bytes,
 )
 from native_handlers.storage.model.errors import BadRecordRange, BlobRefused, ReadFailed
+from native_handlers.storage.volume.record_reader import MAX_META_BYTES, parse_record_head, parse_record_rest
 
 if TYPE_CHECKING:
     from native_handlers.storage.index.sorted_segment import NeedleValue
     from native_handlers.storage.volume.read import VolumeReader
     from native_handlers.storage.volume.state import VolumeState
 
-_MAX_META_BYTES = 128 * 1024
 _END_OF_FILE = "EOF"
 
 
@@ -94,20 +91,14 @@ def _read_meta_at(reader: VolumeReader, state: VolumeState, offset: int, size: i
     if header.size != size:
         what = f"found id {header.needle_id:x} size {header.size}, expected size {size}"
         raise _OtherSize(f"size mismatch for entry at offset {offset}: {what}")
-    needle = Needle(needle_id=header.needle_id, cookie=header.cookie, size=size, data_size=size)
-    start, meta_bytes = NEEDLE_HEADER_BYTES, 0
-    if size and version != VERSION_1:
-        needle.data_size = int.from_bytes(head[NEEDLE_HEADER_BYTES:], "big")
-        start += DATA_LENGTH_BYTES
-        meta_bytes = size - DATA_LENGTH_BYTES - needle.data_size
-        if not 0 <= meta_bytes <= _MAX_META_BYTES:
-            # Upstream's count includes the tail and the padding after the metadata.
-            counted = actual_size(size, version) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES - needle.data_size
-            where = f"DataSize={needle.data_size}, size={size}, offset={offset}"
-            raise BadRecordRange(f"invalid needle meta size {counted}: {where}")
-    rest = memoryview(_read(reader, state, meta_bytes + tail_size(version), offset + start + needle.data_size))
-    parse_needle_tail(needle, rest[meta_bytes:], version)
-    parse_needle_meta(needle, rest[:meta_bytes])
+    needle, start, meta_bytes = parse_record_head(header, head, version)
+    if not 0 <= meta_bytes <= MAX_META_BYTES:
+        # Upstream's count includes the tail and the padding after the metadata.
+        counted = actual_size(size, version) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES - needle.data_size
+        where = f"DataSize={needle.data_size}, size={size}, offset={offset}"
+        raise BadRecordRange(f"invalid needle meta size {counted}: {where}")
+    rest = _read(reader, state, meta_bytes + tail_size(version), offset + start + needle.data_size)
+    parse_record_rest(needle, rest, meta_bytes, version)
     return needle
 
 

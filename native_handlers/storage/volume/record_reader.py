@@ -41,7 +41,8 @@ WHOLE_READ_LIMIT_BYTES = 1 << 20
 """A longer body is not read whole, unless it is a chunk manifest."""
 MANIFEST_READ_LIMIT_BYTES = 16 << 20
 """A chunk manifest with a longer payload is not read whole either."""
-_MAX_META_BYTES = 128 * 1024
+MAX_META_BYTES = 128 * 1024
+"""A record with more metadata is corrupt."""
 _COMPARE_BYTES = 1 << 20
 _CHECK_BYTES = 256 * 1024
 """Fits a core's cache, so the checksum is computed without reading the copied bytes from memory again."""
@@ -320,19 +321,29 @@ class RecordReader:
         header = self._check_header(head, needle_id, size)
         if len(head) < NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES:
             raise Truncated(f"needle {needle_id:x}", actual_size(size, self.version), len(head))
-        needle = Needle(needle_id=header.needle_id, cookie=header.cookie, size=size, data_size=size)
-        start, meta_bytes = NEEDLE_HEADER_BYTES, 0
-        if self.version != VERSION_1:
-            needle.data_size = int.from_bytes(head[NEEDLE_HEADER_BYTES:], "big")
-            start += DATA_LENGTH_BYTES
-            meta_bytes = size - DATA_LENGTH_BYTES - needle.data_size
-            if not 0 <= meta_bytes <= _MAX_META_BYTES:
-                why = (
-                    f"invalid needle meta size {meta_bytes}: DataSize={needle.data_size}, size={size}, offset={offset}"
-                )
-                raise Corrupt(f"needle {needle_id:x}", why)
-        tail_bytes = tail_size(self.version)
-        rest = self.read_bytes(self.dat.fd, meta_bytes + tail_bytes, offset + start + needle.data_size)
-        parse_needle_tail(needle, memoryview(rest)[meta_bytes:], self.version)
-        parse_needle_meta(needle, memoryview(rest)[:meta_bytes])
+        needle, start, meta_bytes = parse_record_head(header, head, self.version)
+        if not 0 <= meta_bytes <= MAX_META_BYTES:
+            why = f"invalid needle meta size {meta_bytes}: DataSize={needle.data_size}, size={size}, offset={offset}"
+            raise Corrupt(f"needle {needle_id:x}", why)
+        rest_bytes = meta_bytes + tail_size(self.version)
+        rest = self.read_bytes(self.dat.fd, rest_bytes, offset + start + needle.data_size)
+        parse_record_rest(needle, rest, meta_bytes, self.version)
         return needle, offset + start
+
+
+def parse_record_head(header: NeedleHeader, head: bytes, version: int) -> tuple[Needle, int, int]:
+    """The needle of a record whose header and payload length are in `head`, where its payload begins in the record, and
+    the length of the metadata behind the payload: not in 0 to `MAX_META_BYTES` where the record is corrupt.
+    """
+    needle = Needle(needle_id=header.needle_id, cookie=header.cookie, size=header.size, data_size=header.size)
+    if version == VERSION_1 or not header.size:
+        return needle, NEEDLE_HEADER_BYTES, 0
+    needle.data_size = int.from_bytes(head[NEEDLE_HEADER_BYTES:], "big")
+    return needle, NEEDLE_HEADER_BYTES + DATA_LENGTH_BYTES, header.size - DATA_LENGTH_BYTES - needle.data_size
+
+
+def parse_record_rest(needle: Needle, rest: bytes, meta_bytes: int, version: int) -> None:
+    """Enters the metadata and the tail into the needle. They are the bytes behind the payload."""
+    view = memoryview(rest)
+    parse_needle_tail(needle, view[meta_bytes:], version)
+    parse_needle_meta(needle, view[:meta_bytes])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 
 import grpc
 import pytest
@@ -169,12 +170,12 @@ def test_the_pace_is_that_of_maintenance(node, context, store, monkeypatch):
     pauses = []
     slow = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=1_000_000))
 
-    class Gone(scrub.threading.Event):
+    class Gone(threading.Event):
         def wait(self, timeout=None):
             pauses.append(timeout)
             return False
 
-    monkeypatch.setattr(scrub.threading, "Event", Gone)
+    monkeypatch.setattr(threading, "Event", Gone)
     run(slow, context)
     assert 0.9 < pauses[-1] < 1.1
 

@@ -15,7 +15,7 @@ from native_handlers.format import crc
 from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
-from native_handlers.storage.directory.scan import normal_disk_type
+from native_handlers.format.types import normal_disk_type
 from native_handlers.storage.model import errors
 from native_handlers.storage.store import Store, open_store
 from native_handlers.storage.store_state import ServerState
