@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
 
-from native_handlers.runtime.content_threads import finish
-
 if TYPE_CHECKING:
     from native_handlers.runtime.content_threads import Job
 
@@ -88,12 +86,6 @@ def is_worth_compressing(base_name: str, mime: str) -> bool:
     return mime.startswith("application/") and mime.endswith(("xml", "script"))
 
 
-def compress(data: bytes | memoryview) -> bytes:
-    """`data` as one gzip member without a time stamp."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
-    return packer.compress(data) + packer.flush()
-
-
 def compress_if_smaller(data: bytes | memoryview) -> Job[bytes | None]:
     """Compresses `data` and returns the gzip bytes, or None where they are not shorter than nine tenths of `data`. The
     job ends as soon as the output is too long.
@@ -120,18 +112,6 @@ def sum_up(data: bytes | memoryview, digest: Digest) -> Job[None]:
     for start in range(0, len(view), _SUMMED_BYTES):
         digest.update(view[start : start + _SUMMED_BYTES])
         yield
-
-
-def decompress(data: bytes | memoryview, limit_bytes: int) -> bytes:
-    """Decompresses all gzip members in `data`.
-
-    Raises:
-        TooMuchData: the content is longer than `limit_bytes`.
-        BadGzip: `data` is not whole and sound gzip.
-    """
-    facts = finish(measure(data, limit_bytes, keep_bytes=limit_bytes))
-    assert facts.data is not None, "what is beyond the limit was refused"
-    return facts.data
 
 
 def measure(

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "AllocateVolume": volumes.allocate_volume,
-    "BatchDelete": needles.batch_delete,
     "CopyFile": copy_file.copy_file,
     "DeleteCollection": volumes.delete_collection,
     "FetchAndWriteNeedle": remote_fetch.fetch_and_write_needle,
@@ -85,5 +84,7 @@ GRPC_HANDLERS: Mapping[str, GrpcHandler] = {
     "WriteNeedleBlob": needle_blobs.write_needle_blob,
 }
 
-BYTES_HANDLERS: Mapping[str, BytesHandler] = {"BatchDelete": needles.batch_delete_in_pieces}
+BYTES_HANDLERS: Mapping[str, BytesHandler] = {"BatchDelete": needles.batch_delete}
 """The RPCs whose messages may have very many parts. The gateway calls these handlers in place of those above."""
+
+RPC_NAMES = frozenset((*GRPC_HANDLERS, *BYTES_HANDLERS))

@@ -98,17 +98,12 @@ def volume_needle_status(
     )
 
 
-def batch_delete(node: GrpcNode, _context: RpcContext, request: pb.BatchDeleteRequest) -> pb.BatchDeleteResponse:
+def batch_delete(node: GrpcNode, context: RpcContext, request: bytes) -> bytes:
     """Deletes needles one by one. Each has its own result; no failure stops the others, and neither does a client that
     leaves.
-    """
-    check_maintenance(node)
-    return _delete_each(store_of(node), request.file_ids, check_cookie=not request.skip_cookie_check)
 
-
-def batch_delete_in_pieces(node: GrpcNode, context: RpcContext, request: bytes) -> bytes:
-    """As `batch_delete`, with both messages as bytes. A million needles as message objects cost hundreds of megabytes,
-    and creating and freeing them holds the interpreter lock for a second. So only a few exist at a time.
+    Both messages are bytes. A million needles as message objects cost hundreds of megabytes, and creating and freeing
+    them holds the interpreter lock for a second. So only a few exist at a time.
 
     Raises:
         DecodeError: the request is no message; nothing was deleted.

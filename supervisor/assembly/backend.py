@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from supervisor.backend.handle import BackendHandle
     from supervisor.backend.ports import BackendPorts
     from supervisor.config.config import SecurityConfig
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

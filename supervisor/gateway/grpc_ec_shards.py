@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from supervisor.cluster.dial import Dial
     from supervisor.cluster.master_view import MasterView
 
-log = logging.getLogger(__name__)
 CALL_LIMIT_S = 30.0
 """A server that hangs must not keep a reader waiting: the range can be computed from other shards."""
 MASTER_LIMIT_S = 5.0

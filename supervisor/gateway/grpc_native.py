@@ -106,6 +106,6 @@ def _context_of(call: Call) -> RpcContext:
 def native_engines(
     node: GrpcNode, handlers: Mapping[str, GrpcHandler], bytes_handlers: Mapping[str, BytesHandler] | None = None
 ) -> dict[str, CallEngine]:
-    """The engines of the RPCs that this process can execute. Where both maps name an RPC, `bytes_handlers` counts."""
+    """The engines of the RPCs that this process can execute. An RPC is in one of the maps."""
     engines: dict[str, CallEngine] = {name: NativeEngine(node, handler) for name, handler in handlers.items()}
     return engines | {name: BytesEngine(node, handler) for name, handler in (bytes_handlers or {}).items()}

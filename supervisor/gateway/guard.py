@@ -130,10 +130,6 @@ class Guard:
         rules = self.rules
         return not rules.is_open_to_all and rules.allows(host)
 
-    def auth_keys(self) -> AuthKeys:
-        """The signing keys in force."""
-        return self.rules.keys
-
     def checks(self, route: Route) -> bool:
         """Whether a request of the route may be refused: by the white list, or for its token."""
         return self._checks_host(route) or bool(self.rules.keys.of(route.token))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc.handlers import GRPC_HANDLERS
+from native_handlers.grpc.handlers import RPC_NAMES
 from native_handlers.http.handlers import HTTP_HANDLERS
 from native_handlers.http.reply import serve
 from supervisor.routing.registry import ROUTES_BY_NAME
@@ -27,4 +27,4 @@ NATIVE_HTTP: Mapping[str, HttpHandler] = {
 
 def native_names() -> frozenset[str]:
     """The names of all routes that this process can answer."""
-    return frozenset((*NATIVE_HTTP, *(f"grpc.{name}" for name in GRPC_HANDLERS)))
+    return frozenset((*NATIVE_HTTP, *(f"grpc.{name}" for name in RPC_NAMES)))

@@ -25,7 +25,7 @@ from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.ttl import Ttl
 from native_handlers.format.types import to_bytes_offset
-from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
+from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS, RPC_NAMES
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import volume_server
@@ -79,7 +79,7 @@ def both(weed, tmp_path, store):
     masters = ClusterMasters(MasterView([ServerAddress.parse(weed.master)]), dial_insecure)
     node = make_node(tmp_path, store, state=StoreStateKeeper(store), masters=RealPing(masters))
     gateway = GrpcGateway(
-        table=LiveTable(table_native([f"grpc.{name}" for name in GRPC_HANDLERS])),
+        table=LiveTable(table_native([f"grpc.{name}" for name in RPC_NAMES])),
         native=native_engines(node, GRPC_HANDLERS, BYTES_HANDLERS),
         clients=Everyone(),
         gate=AdminGate(lambda host: True),

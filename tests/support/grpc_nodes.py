@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
+from native_handlers.grpc import needles
 from native_handlers.grpc.context import RpcContext, RpcFailure
 from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.pb.methods import volume_server
-from native_handlers.pb.volume_server_pb2 import VolumeServerState
+from native_handlers.pb.volume_server_pb2 import BatchDeleteResponse, VolumeServerState
 
 
 class FakeState:
@@ -94,6 +95,11 @@ def make_node(tmp_path, store=None, **more) -> GrpcNode:
         **more,
     }
     return GrpcNode(store=store, **settings)
+
+
+def batch_delete(node, context, request):
+    """The answer of BatchDelete, which gets and gives its messages as bytes."""
+    return BatchDeleteResponse.FromString(needles.batch_delete(node, context, request.SerializeToString()))
 
 
 def failure_of(invoke) -> RpcFailure:

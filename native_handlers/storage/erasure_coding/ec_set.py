@@ -5,7 +5,6 @@ Changes of the set are serialised; look-ups take no lock. Source: weed/storage/s
 
 from __future__ import annotations
 
-import logging
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files
 
-_log = logging.getLogger(__name__)
 EcKey = tuple[str, int]
 """Collection and volume id."""
 COUNT_LIMIT_S = 0.5

@@ -216,9 +216,9 @@ def test_what_a_token_covers_besides_the_file_of_the_path():
 
 def test_list_and_keys_change_together():
     guard = Guard(security(write=b"old", white_list=["10.0.0.1"]))
-    assert (guard.auth_keys().write_key, guard.allows("10.0.0.2")) == (b"old", False)
+    assert (guard.rules.keys.write_key, guard.allows("10.0.0.2")) == (b"old", False)
     guard.update(security(read=b"new", white_list=["10.0.0.2"]))
-    keys = guard.auth_keys()
+    keys = guard.rules.keys
     assert (keys.write_key, keys.read_key) == (b"", b"new")
     assert guard.allows("10.0.0.2")
     assert not guard.allows("10.0.0.1")

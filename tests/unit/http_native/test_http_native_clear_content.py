@@ -14,7 +14,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from native_handlers.content.gzip_data import BadGzip, TooMuchData, compress
+from native_handlers.content.gzip_data import BadGzip, TooMuchData
 from native_handlers.format.needle import Needle
 from native_handlers.http import clear_content
 from native_handlers.http.clear_content import KEPT_BYTES, ClearContent, ClearContents, measure
@@ -106,7 +106,7 @@ def test_any_pieces_of_any_content(members, times, wanted, others, place):
 @pytest.mark.parametrize(("size", "is_kept"), [(0, True), (KEPT_BYTES, True), (KEPT_BYTES + 1, False)])
 async def test_short_content_is_kept(size, is_kept):
     data = os.urandom(size)
-    content = await open_clear(ContentThreads(), compress(data), LIMIT)
+    content = await open_clear(ContentThreads(), gzip.compress(data), LIMIT)
     assert content.kept == (data if is_kept else None)
 
 
@@ -119,7 +119,7 @@ async def test_ranges_in_any_order_cost_one_way_through_the_data(monkeypatch):
             super().__init__(threads, packed)
 
     data = os.urandom(1 << 20) * 2
-    content = await open_clear(ContentThreads(), compress(data), LIMIT)
+    content = await open_clear(ContentThreads(), gzip.compress(data), LIMIT)
     monkeypatch.setattr(clear_content, "PackedReader", Counting)
     ranges = [ByteRange(start, 700) for start in range(len(data) - 700, 0, -2100)] + [
         ByteRange(5, 3000),
@@ -133,7 +133,7 @@ async def test_ranges_in_any_order_cost_one_way_through_the_data(monkeypatch):
 async def test_long_ranges_are_not_gathered(monkeypatch):
     monkeypatch.setattr(clear_content, "GATHERED_BYTES", 1000)
     data = os.urandom(1 << 17)
-    content = await open_clear(ContentThreads(), compress(data), LIMIT)
+    content = await open_clear(ContentThreads(), gzip.compress(data), LIMIT)
     ranges = [
         ByteRange(90_000, 5000),
         ByteRange(100, 400),
@@ -150,7 +150,7 @@ async def test_long_ranges_are_not_gathered(monkeypatch):
 @pytest.mark.slow
 async def test_the_memory_of_a_reader_does_not_grow_with_the_content(data, place):
     """Slow: contents of many megabytes, with each allocation traced."""
-    packed, threads = place(compress(data)), ContentThreads()
+    packed, threads = place(gzip.compress(data)), ContentThreads()
     tracemalloc.start()
     try:
         content = await open_clear(threads, packed, LIMIT)
@@ -170,7 +170,7 @@ async def test_the_memory_of_a_reader_does_not_grow_with_the_content(data, place
 @pytest.mark.slow
 async def test_pieces_get_shorter_when_many_readers_are_slow():
     """Slow: three hundred readers."""
-    threads, packed = ContentThreads(), compress(bytes(1 << 20))
+    threads, packed = ContentThreads(), gzip.compress(bytes(1 << 20))
     slow = []
     for _ in range(300):
         content = await open_clear(threads, packed, LIMIT)
@@ -183,7 +183,7 @@ async def test_pieces_get_shorter_when_many_readers_are_slow():
 
 @pytest.mark.parametrize("place", [bytes, in_file])
 async def test_what_is_no_sound_gzip_or_too_much_is_refused_before_anything_is_sent(place):
-    packed = compress(os.urandom(1 << 20))
+    packed = gzip.compress(os.urandom(1 << 20))
     with pytest.raises(TooMuchData):
         await open_clear(ContentThreads(), place(packed), (1 << 20) - 1)
     for damaged in (packed[:-1], packed + b"z", packed[: len(packed) // 2], packed[:3], b"\x1f\x8b" + packed):
@@ -210,7 +210,7 @@ async def test_others_have_their_turn_while_a_file_in_memory_is_measured():
 
 async def test_a_stream_that_nobody_began_to_read_is_closed():
     threads = ContentThreads()
-    content = await open_clear(threads, compress(os.urandom(1 << 20)), LIMIT)
+    content = await open_clear(threads, gzip.compress(os.urandom(1 << 20)), LIMIT)
     opened = await content.open([ByteRange(0, content.size_bytes)])
     held = threads.holders
     await opened.body.chunks.aclose()
@@ -237,7 +237,7 @@ def packed_needle(data, needle_id=1):
 
 
 async def test_the_length_of_a_needle_is_measured_once(measured):
-    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(compress(bytes(8 << 20)))
+    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(gzip.compress(bytes(8 << 20)))
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(contents.open, threads, 3, needle, LIMIT)
@@ -251,7 +251,7 @@ async def test_the_length_of_a_needle_is_measured_once(measured):
 
 
 @pytest.mark.parametrize(
-    ("data", "failure"), [(compress(bytes(8 << 20)), TooMuchData), (compress(os.urandom(1000))[:-1], BadGzip)]
+    ("data", "failure"), [(gzip.compress(bytes(8 << 20)), TooMuchData), (gzip.compress(os.urandom(1000))[:-1], BadGzip)]
 )
 async def test_that_it_cannot_be_unpacked_is_found_out_once(measured, data, failure):
     contents = ClearContents()
@@ -262,7 +262,7 @@ async def test_that_it_cannot_be_unpacked_is_found_out_once(measured, data, fail
 
 
 async def test_a_request_that_is_given_up_leaves_the_measuring_to_the_next(measured):
-    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(compress(bytes(64 << 20)))
+    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(gzip.compress(bytes(64 << 20)))
     sizes = []
 
     async def measure_it(scope):
@@ -281,7 +281,7 @@ async def test_a_request_that_is_given_up_leaves_the_measuring_to_the_next(measu
 
 
 async def test_short_content_is_unpacked_each_time(measured):
-    contents, needle = ClearContents(), packed_needle(compress(b"short"))
+    contents, needle = ClearContents(), packed_needle(gzip.compress(b"short"))
     for _ in range(2):
         assert (await contents.open(ContentThreads(), 3, needle, LIMIT)).kept == b"short"
     assert len(measured) == 2

@@ -19,7 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from native_handlers.content import json_pieces
-from native_handlers.content.gzip_data import compress
 from native_handlers.content.json_pieces import MAX_DEPTH, BadJson, JsonReader, JsonSteps
 from native_handlers.format.needle import Needle
 from native_handlers.http import chunk_manifest, manifest_loader
@@ -244,7 +243,7 @@ def test_a_length_has_64_bits(sizes, total):
 
 def test_what_is_too_long_is_no_manifest_compressed_or_not():
     text = b'{"name":"' + b"a" * MAX_MANIFEST_BYTES + b'"}'
-    packed = Needle(data=compress(text))
+    packed = Needle(data=gzip.compress(text))
     packed.is_compressed = True
     for needle in (Needle(data=text), packed):
         with pytest.raises(BadManifest):

@@ -22,7 +22,6 @@ from support.http_native import (
     put,
 )
 
-from native_handlers.content.gzip_data import compress
 from native_handlers.format.needle import Needle
 from native_handlers.http import upload_body
 from native_handlers.http.upload_body import MAX_FORM_BYTES
@@ -297,7 +296,7 @@ async def test_an_untyped_upload_is_sniffed(context, store):
 async def test_a_clients_gzip_is_kept(context, store):
     data = os.urandom(100)
     md5 = base64.b64encode(hashlib.md5(data).digest()).decode()
-    answer = await put(context, FID, compress(data), {"Content-Encoding": "gzip", "Content-MD5": md5})
+    answer = await put(context, FID, gzip.compress(data), {"Content-Encoding": "gzip", "Content-MD5": md5})
     assert json.loads(answer.body)["size"] == 100
     assert json.loads(answer.body)["contentMd5"] == md5
     assert (await get(context, FID)).body == data
