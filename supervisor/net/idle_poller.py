@@ -65,7 +65,7 @@ class IdleConnection:
         "_exchange",
         "_is_cancelled",
         "_is_unwatched",
-        "_loop",
+        "_poller",
         "_sock",
         "_task",
         "_woken_by",
@@ -79,12 +79,12 @@ class IdleConnection:
 
     def __init__(
         self,
-        loop: IdlePoller,
+        poller: IdlePoller,
         sock: socket.socket,
         answer: Callable[[bytes], FastAnswer],
         begin: Begin | None = None,
     ) -> None:
-        self._loop = loop
+        self._poller = poller
         self._sock = sock
         self._answer = answer
         self._begin_exchange = begin
@@ -122,19 +122,19 @@ class IdleConnection:
 
         Cancellation: nothing was taken from the socket; the task may sleep again.
         """
-        loop, fd = self._loop, self.fd
+        poller, fd = self._poller, self.fd
         self._is_cancelled = False
         self._task = trio.lowlevel.current_task()
-        loop.watch(fd, self)
+        poller.watch(fd, self)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             if self._woken_by is not None or self.taken is not None or self._exchange is not None:
                 # Bytes were taken from the socket. A cancel now would lose them, so the task wakes in its turn.
                 self._is_cancelled = True
                 if self._exchange is not None:
-                    loop.exchanges.leave_soon(self._exchange)
+                    poller.exchanges.leave_soon(self._exchange)
                 return trio.lowlevel.Abort.FAILED
-            loop.forget(fd)
+            poller.forget(fd)
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
@@ -255,13 +255,13 @@ class IdleConnection:
         forwarding = begin(data)
         if forwarding is None:
             return Arrival(data)
-        self._exchange = self._loop.exchanges.begin(self, data, forwarding)
+        self._exchange = self._poller.exchanges.begin(self, data, forwarding)
         return Arrival(data, b"", forwarding) if self._exchange is None else None
 
     def unwatch(self) -> None:
         """The client has sent something, or closed, while an exchange runs: that is looked at after the answer."""
         self._is_unwatched = True
-        self._loop.forget(self.fd)
+        self._poller.forget(self.fd)
 
     def pass_on(self, answer: memoryview, now: float) -> None:
         """Sends the answer of the exchange, which is over, at trio time `now`. `answer` may change afterwards."""
@@ -284,7 +284,7 @@ class IdleConnection:
             self._leave()
         elif self._is_unwatched:
             self._is_unwatched = False
-            self._loop.watch(self.fd, self)
+            self._poller.watch(self.fd, self)
 
     def send_part(self, part: memoryview) -> int:
         """Sends a part of the answer of the exchange. Returns how much the kernel took. `part` may change afterwards.
@@ -333,13 +333,13 @@ class IdleConnection:
     def _leave(self) -> None:
         """Has the task woken in its turn."""
         self._stop_watching()
-        self._loop.wake_later(self)
+        self._poller.wake_later(self)
 
     def _stop_watching(self) -> None:
         if self._is_unwatched:
             self._is_unwatched = False
         else:
-            self._loop.forget(self.fd)
+            self._poller.forget(self.fd)
 
     def abandon_exchange(self) -> None:
         """The connection is closed: ends a running exchange."""
@@ -388,15 +388,15 @@ class IdleConnection:
         trio.lowlevel.reschedule(self._task)
 
 
-class WritableSleeper(IdleConnection):
+class SendWait(IdleConnection):
     """A connection that waits until its client takes more. `sleep` returns an empty arrival, in turn."""
 
     __slots__ = ()
 
     EVENTS = select.EPOLLOUT
 
-    def __init__(self, loop: IdlePoller, sock: socket.socket) -> None:
-        super().__init__(loop, sock, leave_unanswered)
+    def __init__(self, poller: IdlePoller, sock: socket.socket) -> None:
+        super().__init__(poller, sock, leave_unanswered)
 
     def take(self) -> bool:
         self.taken = b""
@@ -436,7 +436,7 @@ class IdlePoller:
         self.crowded_ports: set[int] = set()
         self._epoll = select.epoll()
         self.exchanges = Exchanges(self._epoll, self.wake_waiting)
-        self._sleepers: dict[int, IdleConnection] = {}
+        self._watched: dict[int, IdleConnection] = {}
         self._to_wake: deque[IdleConnection] = deque()  # have an arrival, and are no longer watched
         self._to_wake_first: deque[IdleConnection] = deque()
         self._later: deque[IdleConnection] = deque()  # have taken bytes, and are no longer watched
@@ -445,7 +445,7 @@ class IdlePoller:
     @property
     def sleeping_count(self) -> int:
         """How many connections are watched."""
-        return len(self._sleepers)
+        return len(self._watched)
 
     def close(self) -> None:
         """Closes the epoll. No connection may sleep here any more."""
@@ -474,8 +474,8 @@ class IdlePoller:
         finally:
             # A task whose bytes were taken cannot be cancelled before its turn, so all of these are woken now.
             self.exchanges.leave_all()
-            for sleeper in self._later:
-                sleeper.leave_to_its_task()
+            for connection in self._later:
+                connection.leave_to_its_task()
             self._to_wake.extend(self._later)
             self._wake_some(len(self._to_wake) + len(self._to_wake_first))
 
@@ -492,7 +492,7 @@ class IdlePoller:
         self._to_wake.append(connection)
 
     async def wake_waiting(self) -> None:
-        """Wakes the tasks that wait for their turn, few in each turn of the event loop. Then returns."""
+        """Wakes the tasks that wait for their turn, few in each turn of the event poller. Then returns."""
         while self._to_wake or self._to_wake_first:
             self._wake_some(WOKEN_BESIDE_A_CROWD)
             await trio.lowlevel.checkpoint()
@@ -506,26 +506,26 @@ class IdlePoller:
                 self._settle_pending()
                 await trio.lowlevel.checkpoint()
                 now, left, left_bytes = trio.current_time(), _ANSWERS_IN_A_ROW, BYTES_IN_A_ROW
-            sleeper = self._sleepers.get(fd)
+            connection = self._watched.get(fd)
             # An earlier answer may have ended the sleep of this connection.
-            if sleeper is None:
+            if connection is None:
                 left_bytes -= self.exchanges.serve(fd, now)
                 continue
-            if sleeper.is_in_exchange:
-                sleeper.unwatch()
+            if connection.is_in_exchange:
+                connection.unwatch()
                 continue
-            if not sleeper.is_regular:
-                self._put_off(fd, sleeper)
+            if not connection.is_regular:
+                self._put_off(fd, connection)
                 continue
-            left_bytes += sleeper.answered_bytes
-            if sleeper.serve(now):
+            left_bytes += connection.answered_bytes
+            if connection.serve(now):
                 left -= 1
-                if sleeper.pending is not None:
-                    self._pending.append(sleeper)
-            elif fd in self._sleepers:
+                if connection.pending is not None:
+                    self._pending.append(connection)
+            elif fd in self._watched:
                 self.forget(fd)
-                self._to_wake.append(sleeper)
-            left_bytes -= sleeper.answered_bytes
+                self._to_wake.append(connection)
+            left_bytes -= connection.answered_bytes
         self._settle_pending()
 
     def _settle_pending(self) -> None:
@@ -534,36 +534,36 @@ class IdlePoller:
             return
         pending, self._pending = self._pending, []
         now = trio.current_time()
-        for sleeper in pending:
-            if not sleeper.settle(now):
-                if sleeper.fd in self._sleepers:
-                    self.forget(sleeper.fd)
-                self._to_wake.append(sleeper)
+        for connection in pending:
+            if not connection.settle(now):
+                if connection.fd in self._watched:
+                    self.forget(connection.fd)
+                self._to_wake.append(connection)
 
-    def _put_off(self, fd: int, sleeper: IdleConnection) -> None:
+    def _put_off(self, fd: int, connection: IdleConnection) -> None:
         """Leaves the connection for after those with short answers. An urgent one is woken before all others."""
-        if not sleeper.take():
+        if not connection.take():
             return
         self.forget(fd)
-        data = sleeper.taken
+        data = connection.taken
         if data and not data.startswith(self._urgent):
-            self._later.append(sleeper)
+            self._later.append(connection)
             return
-        sleeper.leave_to_its_task()
-        (self._to_wake_first if data else self._to_wake).append(sleeper)
+        connection.leave_to_its_task()
+        (self._to_wake_first if data else self._to_wake).append(connection)
 
     def _serve_later(self) -> None:
         now, until_s, left_bytes = trio.current_time(), perf_counter() + _LATER_S, BYTES_IN_A_ROW
         for _ in range(min(len(self._later), _ANSWERS_IN_A_ROW)):
-            sleeper = self._later.popleft()
-            left_bytes += sleeper.answered_bytes
-            if sleeper.serve_taken(now):
-                self.watch(sleeper.fd, sleeper)
-                if sleeper.pending is not None:
-                    self._pending.append(sleeper)
+            connection = self._later.popleft()
+            left_bytes += connection.answered_bytes
+            if connection.serve_taken(now):
+                self.watch(connection.fd, connection)
+                if connection.pending is not None:
+                    self._pending.append(connection)
             else:
-                self._to_wake.append(sleeper)
-            left_bytes -= sleeper.answered_bytes
+                self._to_wake.append(connection)
+            left_bytes -= connection.answered_bytes
             if left_bytes <= 0 or perf_counter() > until_s:
                 break
         self._settle_pending()
@@ -573,18 +573,18 @@ class IdlePoller:
         """Whether tasks should wait here for their turn, because too many may become ready at once."""
         return self.connections > CROWD
 
-    def watch(self, fd: int, sleeper: IdleConnection) -> None:
-        """Calls `sleeper` whenever its socket `fd` can be read, or written if `sleeper` waits for that."""
-        self._epoll.register(fd, sleeper.EVENTS)
-        self._sleepers[fd] = sleeper
+    def watch(self, fd: int, connection: IdleConnection) -> None:
+        """Calls `connection` whenever its socket `fd` can be read, or written if `connection` waits for that."""
+        self._epoll.register(fd, connection.EVENTS)
+        self._watched[fd] = connection
 
-    def is_asleep(self, sleeper: IdleConnection) -> bool:
-        """Whether `sleeper` waits for its client alone: no bytes that were taken wait for their turn or an answer."""
-        return self._sleepers.get(sleeper.fd) is sleeper and not sleeper.is_in_exchange
+    def is_asleep(self, connection: IdleConnection) -> bool:
+        """Whether `connection` waits for its client alone: no bytes that were taken wait for their turn or an answer."""
+        return self._watched.get(connection.fd) is connection and not connection.is_in_exchange
 
     def forget(self, fd: int) -> None:
         """Ends `watch` for the socket `fd`."""
-        del self._sleepers[fd]
+        del self._watched[fd]
         self._epoll.unregister(fd)
 
 

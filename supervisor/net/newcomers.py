@@ -55,13 +55,13 @@ class Newcomer(IdleConnection):
     def __init__(  # noqa: PLR0913, PLR0917  made by http_server alone
         self,
         newcomers: Newcomers,
-        loop: IdlePoller,
+        poller: IdlePoller,
         sock: socket.socket,
         client: Client,
         answer: Callable[[bytes], FastAnswer],
         begin: Begin | None = None,
     ) -> None:
-        super().__init__(loop, sock, answer, begin)
+        super().__init__(poller, sock, answer, begin)
         self.client = client
         self._newcomers = newcomers
         self._held = b""
@@ -115,12 +115,12 @@ class Newcomer(IdleConnection):
 
     def give_up(self) -> None:
         """Ends the connection. If its request has become whole, the request is answered first."""
-        if self._loop.is_asleep(self):
+        if self._poller.is_asleep(self):
             self._newcomers.end(self)
         else:
             self.is_given_up = self._is_cancelled = True  # it gets a task, which closes after the answer
             if self._exchange is not None:
-                self._loop.exchanges.leave_soon(self._exchange)
+                self._poller.exchanges.leave_soon(self._exchange)
 
     def wake(self) -> None:
         woken_by, self._woken_by = self._woken_by, None
@@ -144,8 +144,8 @@ class Newcomers:
         begin: starts the task of a newcomer, with the bytes that have arrived.
     """
 
-    def __init__(self, loop: IdlePoller, limits: HttpLimits, begin: Callable[[Newcomer, Arrival], None]) -> None:
-        self._loop = loop
+    def __init__(self, poller: IdlePoller, limits: HttpLimits, begin: Callable[[Newcomer, Arrival], None]) -> None:
+        self._poller = poller
         self._begin = begin
         self._idle_s, self._head_s = limits.timeouts.idle_timeout_s, limits.head_timeout_s
         self._all: OrderedDict[Newcomer, float] = OrderedDict()
@@ -156,8 +156,8 @@ class Newcomers:
     def add(self, newcomer: Newcomer) -> None:
         """Watches `newcomer` from now on. `newcomer` already has its seat."""
         self._all[newcomer] = newcomer.moved_at + self._idle_s
-        self._loop.connections += 1
-        self._loop.watch(newcomer.fd, newcomer)
+        self._poller.connections += 1
+        self._poller.watch(newcomer.fd, newcomer)
 
     def note_half_a_head(self, newcomer: Newcomer) -> None:
         """Notes that a part of a head has arrived."""
@@ -182,8 +182,8 @@ class Newcomers:
 
     def end(self, newcomer: Newcomer) -> None:
         """Closes a connection. The kernel still delivers what was sent."""
-        if self._loop.is_asleep(newcomer):
-            self._loop.forget(newcomer.fd)
+        if self._poller.is_asleep(newcomer):
+            self._poller.forget(newcomer.fd)
         newcomer.abandon_exchange()
         self._forget(newcomer)
         if newcomer.seat is not None:
@@ -194,7 +194,7 @@ class Newcomers:
     def _forget(self, newcomer: Newcomer) -> None:
         self._all.pop(newcomer, None)
         self._half.pop(newcomer, None)
-        self._loop.connections -= 1
+        self._poller.connections -= 1
 
     async def run(self) -> None:
         """Ends overdue newcomers, until cancelled."""
@@ -221,14 +221,14 @@ class Newcomers:
     def _end_half(self, newcomer: Newcomer, _now: float) -> None:
         """Gives a newcomer whose head is overdue to a task, which answers 408."""
         del self._half[newcomer]
-        if self._loop.is_asleep(newcomer):
-            self._loop.forget(newcomer.fd)
+        if self._poller.is_asleep(newcomer):
+            self._poller.forget(newcomer.fd)
             self._forget(newcomer)
             self._begin(newcomer, Arrival(newcomer.take_half()))
 
     def _end_silent(self, newcomer: Newcomer, now: float) -> None:
         due = newcomer.moved_at + self._idle_s
-        if due <= now and self._loop.is_asleep(newcomer):
+        if due <= now and self._poller.is_asleep(newcomer):
             self.end(newcomer)
         else:  # bytes have moved since the last look, or bytes that were taken wait for their turn
             del self._all[newcomer]

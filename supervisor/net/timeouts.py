@@ -40,7 +40,7 @@ class TimeoutLimits:
     grace_s: float = 60.0
 
 
-class Sleeper(Protocol[_T_co]):
+class ServedWait(Protocol[_T_co]):
     """Waits for input, and answers some of it meanwhile. The last answer went out at `answered_at` (trio time)."""
 
     answered_at: float
@@ -146,8 +146,8 @@ class ConnectionTimeouts:
         self.receiving.start_message()
         self.sending.start_message()
 
-    async def wait_served(self, sleeper: Sleeper[_T]) -> _T:
-        """The result of `sleeper.sleep()`, which waits for input and answers some of it.
+    async def wait_served(self, wait: ServedWait[_T]) -> _T:
+        """The result of `wait.sleep()`, which waits for input and answers some of it.
 
         An answer does not move the deadline of the running wait. When the deadline passes, the wait begins again if an
         answer went out meanwhile.
@@ -157,14 +157,14 @@ class ConnectionTimeouts:
         """
         idle_timeout_s, receiving = self._limits.idle_timeout_s, self.receiving
         while not self._is_interrupted:
-            receiving.idle_until = sleeper.answered_at + idle_timeout_s
+            receiving.idle_until = wait.answered_at + idle_timeout_s
             deadline = min(receiving.idle_until, receiving.deadline)
             if trio.current_time() >= deadline:
                 self._check_limits(receiving)
             with trio.CancelScope(deadline=deadline) as scope:
                 self.receiving.scope = scope
                 try:
-                    return await sleeper.sleep()
+                    return await wait.sleep()
                 finally:
                     self.receiving.scope = None
         raise Interrupted

@@ -20,7 +20,7 @@ from supervisor.net.arrival import Arrival
 from supervisor.net.delivery import RESET_ON_CLOSE, leave_to_the_kernel, unacknowledged_bytes
 from supervisor.net.errors import ConnectionLost
 from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
-from supervisor.net.idle_poller import IdleConnection, WritableSleeper, leave_unanswered
+from supervisor.net.idle_poller import IdleConnection, SendWait, leave_unanswered
 from supervisor.net.rest_of_answer import RestOfAnswer
 
 if TYPE_CHECKING:
@@ -125,22 +125,22 @@ class SocketTransport:
         idle_poller: the poller in which `receive_unanswered` sleeps; that call needs one.
     """
 
-    __slots__ = ("_calls", "_idle_poller", "_sleeper", "_sock", "sent_bytes", "timeouts")
+    __slots__ = ("_calls", "_idle_connection", "_idle_poller", "_sock", "sent_bytes", "timeouts")
 
     def __init__(
         self, sock: socket.socket, timeouts: ConnectionTimeouts, idle_poller: IdlePoller | None = None
     ) -> None:
         self._sock = sock
         self._idle_poller = idle_poller
-        self._sleeper: IdleConnection | None = None
+        self._idle_connection: IdleConnection | None = None
         self._calls = 0
         self.timeouts = timeouts
         self.timeouts.unacknowledged = partial(unacknowledged_bytes, sock)
         self.sent_bytes = 0
 
     def answered_at(self) -> float:
-        sleeper = self._sleeper
-        return sleeper.answered_at if sleeper is not None and sleeper.answered_bytes else -inf
+        connection = self._idle_connection
+        return connection.answered_at if connection is not None and connection.answered_bytes else -inf
 
     async def receive_some(self, max_bytes: int = HEAD_BYTES, *, waits_without_limit: bool = False) -> bytes:
         await self._breathe()
@@ -169,16 +169,16 @@ class SocketTransport:
                 return count
 
     async def receive_unanswered(self, answer: Callable[[bytes], FastAnswer], begin: Begin | None = None) -> Arrival:
-        assert self._idle_poller is not None, "made without a loop to sleep in"
-        sleeper = self._sleeper = IdleConnection(self._idle_poller, self._sock, answer, begin)
+        assert self._idle_poller is not None, "made without a poller to sleep in"
+        connection = self._idle_connection = IdleConnection(self._idle_poller, self._sock, answer, begin)
         while True:
-            sent_before = sleeper.sent_bytes
+            sent_before = connection.sent_bytes
             try:
-                arrival = await self.timeouts.wait_served(sleeper)
+                arrival = await self.timeouts.wait_served(connection)
             except OSError as error:
                 raise ConnectionLost(str(error)) from error
             finally:
-                self.sent_bytes += sleeper.sent_bytes - sent_before
+                self.sent_bytes += connection.sent_bytes - sent_before
             if arrival.data is not None:
                 return arrival
             unsent = arrival.unsent
@@ -330,7 +330,7 @@ class SocketTransport:
     async def wait_writable(self) -> None:
         """Returns when the kernel takes bytes again. Raises ConnectionFailed."""
         if self._idle_poller is not None and self._idle_poller.is_crowded:
-            await self.timeouts.wait(self.timeouts.sending, WritableSleeper(self._idle_poller, self._sock).sleep)
+            await self.timeouts.wait(self.timeouts.sending, SendWait(self._idle_poller, self._sock).sleep)
         else:
             await self.timeouts.wait(self.timeouts.sending, trio.lowlevel.wait_writable, self._sock)
 

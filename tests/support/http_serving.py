@@ -147,11 +147,11 @@ async def serving_a_socket(handle, limits: HttpLimits = LIMITS, listener: Listen
     for end in (ours, theirs):
         end.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-    with closing(IdlePoller()) as loop:
-        transport = SocketTransport(ours, ConnectionTimeouts(limits.timeouts), loop)
+    with closing(IdlePoller()) as poller:
+        transport = SocketTransport(ours, ConnectionTimeouts(limits.timeouts), poller)
         connection = HttpConnection(transport, Client("10.0.0.1", 1234, listener), handle, limits, fast_path)
         async with trio.open_nursery() as nursery, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as stream:
-            nursery.start_soon(loop.run)
+            nursery.start_soon(poller.run)
             nursery.start_soon(connection.serve)
             yield RawClient(stream), connection
             nursery.cancel_scope.cancel()

@@ -24,7 +24,7 @@ MANY = 300
 
 
 class Turns(trio.abc.Instrument):
-    """How many connection tasks began in each turn of the event loop."""
+    """How many connection tasks began in each turn of the event poller."""
 
     def __init__(self) -> None:
         self.begun = [0]
@@ -38,7 +38,7 @@ class Turns(trio.abc.Instrument):
 
 
 class Steps(trio.abc.Instrument):
-    """How many steps of connection tasks ran in each turn of the event loop."""
+    """How many steps of connection tasks ran in each turn of the event poller."""
 
     def __init__(self) -> None:
         self.counts = [0]
@@ -183,11 +183,11 @@ async def test_a_connection_leaves_nothing_to_the_collector_of_cycles(said):
 
 
 async def test_few_are_woken_while_newcomers_crowd_at_a_port():
-    with closing(idle_poller.IdlePoller()) as loop, ExitStack() as stack:
+    with closing(idle_poller.IdlePoller()) as poller, ExitStack() as stack:
         woken, seen = [], []
 
         async def sleep(ours):
-            woken.append((await idle_poller.IdleConnection(loop, ours, lambda _: None).sleep()).data)
+            woken.append((await idle_poller.IdleConnection(poller, ours, lambda _: None).sleep()).data)
 
         async with trio.open_nursery() as nursery:
             for _ in range(40):
@@ -196,8 +196,8 @@ async def test_few_are_woken_while_newcomers_crowd_at_a_port():
                 nursery.start_soon(sleep, ours)
                 theirs.send(b"x")
             await trio.testing.wait_all_tasks_blocked()
-            loop.crowded_ports.add(1)
-            nursery.start_soon(loop.run)
+            poller.crowded_ports.add(1)
+            nursery.start_soon(poller.run)
             with trio.fail_after(LIMIT_S):
                 while len(woken) < 40:  # noqa: ASYNC110  the loop's turns are what is counted
                     seen.append(len(woken))

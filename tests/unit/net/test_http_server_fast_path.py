@@ -178,7 +178,7 @@ async def test_a_loan_ends_with_its_server():
 
 async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
     held = Held(bytes(HUGE_BYTES))
-    with closing(IdlePoller()) as loop:
+    with closing(IdlePoller()) as poller:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
@@ -190,8 +190,8 @@ async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
                 return held(Listener.ADMIN, data)
 
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(loop.run)
-                await IdleConnection(loop, ours, answer).sleep()
+                nursery.start_soon(poller.run)
+                await IdleConnection(poller, ours, answer).sleep()
         assert scope.cancelled_caught
         assert held.lent == 0
         ours.close()
@@ -200,10 +200,10 @@ async def test_a_loan_of_an_answer_that_ends_its_own_sleep():
 
 @asynccontextmanager
 async def ready_connections(count, answer, prepare=lambda _ours: None):
-    """(ours, theirs) of idle connections. Each has a waiting request when the loop begins to run. `answer(number,
+    """(ours, theirs) of idle connections. Each has a waiting request when the poller begins to run. `answer(number,
     data)` answers connection `number`; `prepare(ours)` gets each connection before it becomes idle.
     """
-    with closing(IdlePoller()) as loop, ExitStack() as open_sockets:
+    with closing(IdlePoller()) as poller, ExitStack() as open_sockets:
         pairs = [socket.socketpair() for _ in range(count)]
         async with trio.open_nursery() as nursery:
             for number, (ours, theirs) in enumerate(pairs):
@@ -212,9 +212,9 @@ async def ready_connections(count, answer, prepare=lambda _ours: None):
                 ours.setblocking(False)
                 prepare(ours)
                 theirs.send(b"request")
-                nursery.start_soon(IdleConnection(loop, ours, partial(answer, number)).sleep)
+                nursery.start_soon(IdleConnection(poller, ours, partial(answer, number)).sleep)
             await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(loop.run)
+            nursery.start_soon(poller.run)
             yield pairs
             nursery.cancel_scope.cancel()
 
@@ -341,12 +341,12 @@ async def test_a_client_that_does_not_take_its_answer_still_gets_what_was_sent(a
     async def parsed(_request):
         return Response(200, body=StreamBody(pieces()) if version == b"1.0" else body)
 
-    with closing(listener), closing(client), closing(IdlePoller()) as loop:
-        transport = SocketTransport(ours, ConnectionTimeouts(limits(idle_timeout_s=7).timeouts), loop)
+    with closing(listener), closing(client), closing(IdlePoller()) as poller:
+        transport = SocketTransport(ours, ConnectionTimeouts(limits(idle_timeout_s=7).timeouts), poller)
         connection = HttpConnection(transport, Client("10.0.0.1", 1, Listener.ADMIN), parsed, limits(), more)
         client.send(KNOWN.replace(b"1.1", version))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(loop.run)
+            nursery.start_soon(poller.run)
             await connection.serve()
             nursery.cancel_scope.cancel()
         client.settimeout(5)
@@ -361,13 +361,13 @@ async def test_a_reset_ends_the_connection_without_a_word(caplog):
         client = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
         ours.setblocking(False)
-        with closing(listener), closing(IdlePoller()) as loop, caplog.at_level(logging.INFO):
-            nursery.start_soon(loop.run)
-            sleeper = IdleConnection(loop, ours, lambda _: None)
+        with closing(listener), closing(IdlePoller()) as poller, caplog.at_level(logging.INFO):
+            nursery.start_soon(poller.run)
+            connection = IdleConnection(poller, ours, lambda _: None)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
             with pytest.raises(ConnectionResetError) as raised:
-                await sleeper.sleep()
+                await connection.sleep()
             assert raised.value.errno == errno.ECONNRESET
             nursery.cancel_scope.cancel()
         ours.close()
@@ -376,7 +376,7 @@ async def test_a_reset_ends_the_connection_without_a_word(caplog):
 
 async def test_one_answer_may_end_the_sleep_of_others():
     """For example when a request makes the server drain: all connections are ready, and none is answered twice."""
-    with closing(IdlePoller()) as loop:
+    with closing(IdlePoller()) as poller:
         scopes, answered, pairs = [], [], [socket.socketpair() for _ in range(5)]
 
         def answer(data):
@@ -388,17 +388,17 @@ async def test_one_answer_may_end_the_sleep_of_others():
         async def sleep(sock):
             with trio.CancelScope() as scope:
                 scopes.append(scope)
-                await IdleConnection(loop, sock, answer).sleep()
+                await IdleConnection(poller, sock, answer).sleep()
 
         async with trio.open_nursery() as outer:
-            async with trio.open_nursery() as sleepers:
+            async with trio.open_nursery() as idle:
                 for ours, _ in pairs:
                     ours.setblocking(False)
-                    sleepers.start_soon(sleep, ours)
+                    idle.start_soon(sleep, ours)
                 await trio.testing.wait_all_tasks_blocked()
                 for _, theirs in pairs:
                     theirs.send(b"request")
-                outer.start_soon(loop.run)
+                outer.start_soon(poller.run)
             outer.cancel_scope.cancel()
         assert answered == [b"request"]
         for ours, theirs in pairs:
@@ -422,20 +422,20 @@ async def test_many_ready_connections_leave_the_others_their_turn():
 
 
 async def test_what_is_cancelled_leaves_nothing_behind():
-    with closing(IdlePoller()) as loop:
+    with closing(IdlePoller()) as poller:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         before = open_descriptors()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(loop.run)
-            sleeper = IdleConnection(loop, ours, lambda data: data.upper() if data.islower() else None)
+            nursery.start_soon(poller.run)
+            connection = IdleConnection(poller, ours, lambda data: data.upper() if data.islower() else None)
             for _ in range(3):
                 with trio.move_on_after(0):
-                    await sleeper.sleep()
+                    await connection.sleep()
             theirs.send(b"UNKNOWN")
-            assert (await sleeper.sleep()).data == b"UNKNOWN"
+            assert (await connection.sleep()).data == b"UNKNOWN"
             nursery.cancel_scope.cancel()
-        assert not loop.sleeping_count
+        assert not poller.sleeping_count
         assert not open_descriptors() - before
         ours.close()
         theirs.close()
@@ -447,17 +447,17 @@ async def sleeping(count, answer, urgent=()):
     woken = []
 
     async def sleep(ours):
-        woken.append((await IdleConnection(loop, ours, answer).sleep()).data)
+        woken.append((await IdleConnection(poller, ours, answer).sleep()).data)
 
     with ExitStack() as stack:
-        loop = stack.enter_context(closing(IdlePoller(urgent)))
+        poller = stack.enter_context(closing(IdlePoller(urgent)))
         pairs = [socket.socketpair() for _ in range(count)]
         for ours, theirs in pairs:
             stack.enter_context(ours).setblocking(False)
             stack.enter_context(theirs)
         with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(loop.run)
+                nursery.start_soon(poller.run)
                 for ours, _ in pairs:
                     nursery.start_soon(sleep, ours)
                 await trio.testing.wait_all_tasks_blocked()
