@@ -121,10 +121,10 @@ def _disk_statuses(node: GrpcNode) -> list[DiskStatus]:
     """The status of each directory. Waits half a second at most for a file system that hangs."""
     if node.store is not None:
         return node.store.disk_statuses()
-    return [gauge.status("") for gauge in _gauges(node.facts.directories)]
+    return [usage.status("") for usage in _usages(node.facts.directories)]
 
 
 @lru_cache(maxsize=4)
-def _gauges(directories: tuple[Path, ...]) -> tuple[DiskUsage, ...]:
+def _usages(directories: tuple[Path, ...]) -> tuple[DiskUsage, ...]:
     """Cached, so that a directory whose file system hangs has one query under way, not one for each call."""
     return tuple(DiskUsage(OS_FILES, directory, MinFree(None, None)) for directory in directories)

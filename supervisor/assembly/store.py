@@ -75,7 +75,7 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
         with reloading:
             async with trio.open_nursery() as nursery:
                 for location in store.locations:
-                    nursery.start_soon(watch_disk, location.watch)
+                    nursery.start_soon(watch_disk, location.health)
                 await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
                 try:
                     yield store
@@ -225,7 +225,7 @@ MIN_PROBE_INTERVAL_S = 1.0
 
 
 async def watch_disk(
-    watch: DiskHealth,
+    health: DiskHealth,
     *,
     look_interval_s: float = LOOK_INTERVAL_S,
     min_probe_interval_s: float = MIN_PROBE_INTERVAL_S,
@@ -235,9 +235,9 @@ async def watch_disk(
     Cancellation: safe. A running look or probe is abandoned, because the disk may hang.
     """
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_repeat, watch.look, look_interval_s, watch.next_look_within_s)
-        if watch.config.is_enabled:
-            nursery.start_soon(_repeat, watch.probe, max(watch.config.interval_s, min_probe_interval_s))
+        nursery.start_soon(_repeat, health.look, look_interval_s, health.next_look_within_s)
+        if health.config.is_enabled:
+            nursery.start_soon(_repeat, health.probe, max(health.config.interval_s, min_probe_interval_s))
 
 
 async def _repeat(

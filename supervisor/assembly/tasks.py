@@ -15,7 +15,7 @@ from supervisor.cluster.heartbeat import serve_heartbeat
 from supervisor.control.metrics import NodeExposition, Registry, SupervisorMetrics, serve_metrics
 from supervisor.control.push import PushTarget, serve_push
 from supervisor.control.volume_metrics import VolumeMetrics
-from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.gateway.throttle import InflightLimit, Throttle
 from supervisor.net.http_client import HttpPool
 from supervisor.net.http_volume_servers import VolumeServerClient
 from supervisor.routing.live import serve_table_reload
@@ -79,6 +79,6 @@ def push_settings(node: Node) -> tuple[str, int]:
 def make_throttle(config: Config) -> Throttle:
     """The bounds on bytes in flight from the flags, for both listeners together."""
     return Throttle(
-        upload=FlightLimit(config.concurrent_upload_limit_bytes, config.inflight_upload_timeout_s),
-        download=FlightLimit(config.concurrent_download_limit_bytes, config.inflight_download_timeout_s),
+        upload=InflightLimit(config.concurrent_upload_limit_bytes, config.inflight_upload_timeout_s),
+        download=InflightLimit(config.concurrent_download_limit_bytes, config.inflight_download_timeout_s),
     )

@@ -78,10 +78,10 @@ class HeartbeatEncoder:
             self.is_full_list_wanted = False
             return beat
         beat.deleted_volumes.extend(self._take_departures(snapshot))
-        self._volumes = {key: told for key, told in self._volumes.items() if key in snapshot.volumes}
+        self._volumes = {key: sent for key, sent in self._volumes.items() if key in snapshot.volumes}
         for key, held in snapshot.volumes.items():
-            told = self._volumes.get(key)
-            if told is None or told.hash != held.hash:
+            sent = self._volumes.get(key)
+            if sent is None or sent.hash != held.hash:
                 beat.changed_volumes.append(held.message)
                 self._note(key, _Sent(held.hash, short_of(held.message)))
         return beat
@@ -128,7 +128,7 @@ class HeartbeatEncoder:
         self._volumes[key] = sent
         self._disk_ids.add(key[0])
 
-    def _told_keys(self, volume_id: int) -> list[VolumeKey]:
+    def _sent_keys(self, volume_id: int) -> list[VolumeKey]:
         return [key for disk_id in self._disk_ids if (key := (disk_id, volume_id)) in self._volumes]
 
     def _take_departures(
@@ -140,12 +140,12 @@ class HeartbeatEncoder:
         """
         held_ids = snapshot.keys_of
         departed = []
-        keys = list(self._volumes) if ids is None else [key for one in ids for key in self._told_keys(one)]
+        keys = list(self._volumes) if ids is None else [key for one in ids for key in self._sent_keys(one)]
         for key in keys:
-            told = self._volumes[key]
+            sent = self._volumes[key]
             held = snapshot.volumes.get(key)
             is_gone = held is None and key[1] not in held_ids
-            if is_gone or (held and held.hash != told.hash and layout_of(held.message) != layout_of(told.short)):
+            if is_gone or (held and held.hash != sent.hash and layout_of(held.message) != layout_of(sent.short)):
                 departed.append(self._volumes.pop(key).short)
         return departed
 
@@ -161,27 +161,27 @@ class HeartbeatEncoder:
         if ids is None:
             unknown = snapshot.keys_of.keys() - {volume_id for _, volume_id in self._volumes}
         else:
-            unknown = {volume_id for volume_id in ids if not self._told_keys(volume_id)}
+            unknown = {volume_id for volume_id in ids if not self._sent_keys(volume_id)}
         for volume_id in sorted(unknown):
             for key in snapshot.keys_of.get(volume_id, ()):
                 held = snapshot.volumes[key]
                 short = short_of(held.message)
-                told_hash = report_hash_of_message(volume_from_short(short))
+                sent_hash = report_hash_of_message(volume_from_short(short))
                 beat.new_volumes.append(short)
-                if told_hash != held.hash and self.is_digest_supported:
+                if sent_hash != held.hash and self.is_digest_supported:
                     beat.changed_volumes.append(held.message)
-                    told_hash = held.hash
-                self._note(key, _Sent(told_hash, short))
+                    sent_hash = held.hash
+                self._note(key, _Sent(sent_hash, short))
         return beat
 
     def _ec_delta_beats(self, snapshot: NodeSnapshot) -> list[master_pb2.Heartbeat]:
         """New and deleted shards since the last beat: only the bits that changed, with their sizes."""
-        told = self._ec_shards or {}
-        if told is snapshot.ec_shards:
+        sent = self._ec_shards or {}
+        if sent is snapshot.ec_shards:
             return []
         self._ec_shards = snapshot.ec_shards
-        gone = _shards_missing_in(snapshot.ec_shards, told)
-        new = _shards_missing_in(told, snapshot.ec_shards)
+        gone = _shards_missing_in(snapshot.ec_shards, sent)
+        new = _shards_missing_in(sent, snapshot.ec_shards)
         return [master_pb2.Heartbeat(deleted_ec_shards=gone), master_pb2.Heartbeat(new_ec_shards=new)]
 
 

@@ -88,7 +88,7 @@ class HeartbeatSession:
         self._master = master
         self._view = view
         self._timings = timings
-        self._report = HeartbeatEncoder(identity)
+        self._encoder = HeartbeatEncoder(identity)
         self._bell = threading.Condition()  # protects the fields below and wakes the writer
         self._is_rung = False
         self._is_stopping = False
@@ -180,26 +180,26 @@ class HeartbeatSession:
         next_ec_list = time.monotonic() + ec_list_s
         while self._wait_until(min(next_pulse, next_ec_list)):
             snapshot = self._model.snapshot()
-            yield from self._report.delta_beats(snapshot)
+            yield from self._encoder.delta_beats(snapshot)
             now = time.monotonic()
-            if now >= next_pulse or self._report.needs_volume_beat(snapshot):
-                yield self._report.volume_beat(snapshot)
+            if now >= next_pulse or self._encoder.needs_volume_beat(snapshot):
+                yield self._encoder.volume_beat(snapshot)
                 next_pulse = time.monotonic() + self._timings.pulse_s
             if now >= next_ec_list:
                 next_ec_list = time.monotonic() + ec_list_s
-                ec_list = self._report.ec_beat(snapshot)
+                ec_list = self._encoder.ec_beat(snapshot)
                 if ec_list is not None:
                     yield ec_list
         if self._is_stopping and not self._is_over:
-            yield self._report.final_beat()
+            yield self._encoder.final_beat()
 
     def _opening_beats(self) -> Iterator[master_pb2.Heartbeat]:
         snapshot = self._model.snapshot()
-        yield self._report.volume_beat(snapshot)
-        ec_list = self._report.ec_beat(snapshot)
+        yield self._encoder.volume_beat(snapshot)
+        ec_list = self._encoder.ec_beat(snapshot)
         if ec_list is not None:
             yield ec_list
-        yield from self._report.delta_beats(snapshot)
+        yield from self._encoder.delta_beats(snapshot)
 
     def _wait_until(self, moment: float) -> bool:
         """True when the model changed or `moment` (monotonic seconds) has come. False when the stream must end."""
@@ -210,7 +210,7 @@ class HeartbeatSession:
                     break
                 self._bell.wait(left)
             self._is_rung = False
-            self._report.is_digest_supported |= self._accepts_digest
-            self._report.is_full_list_wanted |= self._wants_full_list
+            self._encoder.is_digest_supported |= self._accepts_digest
+            self._encoder.is_full_list_wanted |= self._wants_full_list
             self._wants_full_list = False
             return not (self._is_stopping or self._is_over)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class FlightLimit:
+class InflightLimit:
     """A bound on bytes in flight; 0 means none. A request that finds more in flight waits for at most `wait_s`."""
 
     max_bytes: int = 0
@@ -36,7 +36,7 @@ class FlightLimit:
 class InflightBytes:
     """Bytes in flight in one direction. Only the tasks of one event loop use it."""
 
-    def __init__(self, limit: FlightLimit) -> None:
+    def __init__(self, limit: InflightLimit) -> None:
         self._limit = limit
         self._waiting = trio.lowlevel.ParkingLot()
         self.bytes = 0
@@ -69,7 +69,7 @@ class InflightBytes:
 class Throttle:
     """Both directions of one server. The listeners share it."""
 
-    def __init__(self, upload: FlightLimit, download: FlightLimit) -> None:
+    def __init__(self, upload: InflightLimit, download: InflightLimit) -> None:
         self.uploads = InflightBytes(upload)
         self.downloads = InflightBytes(download)
 

@@ -52,7 +52,7 @@ from supervisor.fast_path.fast_path import FastPath
 from supervisor.fast_path.write_batch import DiskBatches
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.gateway.throttle import InflightLimit, Throttle
 from supervisor.net.http_connection import Client
 from supervisor.routing.live import LiveTable
 from supervisor.routing.native import NATIVE_HTTP
@@ -138,7 +138,7 @@ class Node:
             keys = {"read": READ_KEY * rules.has_read_key, "write": WRITE_KEY * rules.has_write_key}
             guard = Guard(security(**keys, white_list=rules.white_list), now_s=lambda: float(NOW_S))
             limits = [
-                FlightLimit() if inflight is None else FlightLimit(MAX_BYTES, wait_s=0.0)
+                InflightLimit() if inflight is None else InflightLimit(MAX_BYTES, wait_s=0.0)
                 for inflight in (rules.upload_bytes, rules.download_bytes)
             ]
             throttle, table = Throttle(*limits), LiveTable(table_native(NATIVE_HTTP))

@@ -125,9 +125,9 @@ class DiskLocation:
         self.uuid = self._upkeep.uuid
         bounded = BoundedCall(f"looking at files in {config.path}", STATFS_TIMEOUT_S)
         self._presence = DatPresence(files, config.path, bounded, clock_ns)
-        self.watch = DiskHealth(files, config.path, self.usage, config.probe)
-        self.watch.look()
-        self._upkeep.attend(self.watch, self.volumes, self.findings)
+        self.health = DiskHealth(files, config.path, self.usage, config.probe)
+        self.health.look()
+        self._upkeep.attend(self.health, self.volumes, self.findings)
 
     @property
     def tiers(self) -> TieredFiles | None:
@@ -164,11 +164,11 @@ class DiskLocation:
     @property
     def is_unavailable(self) -> bool:
         """Whether the disk is out of service. Its volumes are then not announced, and refuse reads and writes."""
-        return bool(self.watch.problem)
+        return bool(self.health.problem)
 
     def check_in_service(self) -> None:
         """Raises DiskUnavailable while the disk is out of service."""
-        problem = self.watch.problem
+        problem = self.health.problem
         if problem:
             raise DiskUnavailable(self.path, problem)
 
@@ -235,7 +235,7 @@ class DiskLocation:
         return self.status().available
 
     def status(self) -> DiskStatus:
-        return self.usage.status(self.disk_type, self.watch.problem)
+        return self.usage.status(self.disk_type, self.health.problem)
 
     def adjust_max_volumes(self, size_limit_bytes: int, *, is_preallocating: bool) -> bool:
         """Computes the slots of a location that was configured with 0 slots from its free space. Returns whether the

@@ -68,7 +68,7 @@ class DiskUpkeep:
             self.begin_at_s, self._has_examined_all = now_s, has_examined_all
             _log.error("%s is full: its volumes are served, and refuse writes until there is room", self._directory)
 
-    def attend(self, watch: DiskHealth, volumes: Mapping[int, Volume], findings: Findings) -> None:
+    def attend(self, health: DiskHealth, volumes: Mapping[int, Volume], findings: Findings) -> None:
         """Makes each look at the disk call `keep`, until `end`."""
 
         def keep_in_time() -> bool:
@@ -78,7 +78,7 @@ class DiskUpkeep:
             except CallTimedOut:
                 return True
 
-        watch.is_short, watch.after_look = (lambda: self.is_short), keep_in_time
+        health.is_short, health.after_look = (lambda: self.is_short), keep_in_time
 
     def keep(self, volumes: Mapping[int, Volume], findings: Findings) -> bool:
         """Writes the missing files, as far as there is room. Returns whether none is missing any more. Waits for the

@@ -43,14 +43,14 @@ class DiskHealth:
         self,
         files: Files,
         path: Path,
-        gauge: DiskUsage,
+        usage: DiskUsage,
         config: ProbeConfig,
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.problem = ""
-        self._files, self._path, self._gauge = files, path, gauge
+        self._files, self._path, self._usage = files, path, usage
         self._monotonic_s = monotonic_s
         self.after_look: Callable[[], bool] | None = None
         """Called after each answer; returns whether the disk has its full reserve."""
@@ -69,7 +69,7 @@ class DiskHealth:
 
     def look(self) -> None:
         """Asks the file system for its size, and judges by the answer or its absence."""
-        why = self._gauge.ask()
+        why = self._usage.ask()
         with self._judging:
             if why:
                 self._answers.failed(why)
@@ -81,12 +81,12 @@ class DiskHealth:
 
     def next_look_within_s(self) -> float | None:
         """The longest time until the next look, in seconds; None where nothing waits for it."""
-        is_well = self._has_room and not self._gauge.is_low and not self.is_short()
+        is_well = self._has_room and not self._usage.is_low and not self.is_short()
         return None if is_well else _SHORT_INTERVAL_S
 
     def probe(self) -> None:
         """Times a synced write of 4 KiB and judges by that. Does nothing while the file system gives no answer."""
-        if not self.config.is_enabled or not self._gauge.is_answering:
+        if not self.config.is_enabled or not self._usage.is_answering:
             return
         started_at_s = self._monotonic_s()
         why = ""

@@ -40,13 +40,13 @@ class DiskRoom:
     full, a piece of the reserve is given up and the operation is tried again, until the reserve is used up.
 
     Attributes:
-        gauge: the space of the disk; a writer subtracts its appended bytes from the gauge's `left_bytes`.
+        usage: the space of the disk; a writer subtracts its appended bytes from the usage's `left_bytes`.
         is_short: whether writes are refused because the reserve is not complete.
     """
 
-    def __init__(self, files: Files, directories: Sequence[Path], gauge: DiskUsage) -> None:
+    def __init__(self, files: Files, directories: Sequence[Path], usage: DiskUsage) -> None:
         self._name = directories[0]
-        self.gauge = gauge
+        self.usage = usage
         self._reserves = [ReserveFile(files, directory) for directory in directories]
         self.is_short = False
         # Held while a reserve is given up or filled.
@@ -57,8 +57,8 @@ class DiskRoom:
         """Handles an error of a write. Where the error says that the disk is full, the free space is measured at
         once.
         """
-        if is_full(error) and self.gauge.is_answering:
-            self.gauge.ask()
+        if is_full(error) and self.usage.is_answering:
+            self.usage.ask()
 
     def use(self, operation: Callable[[], T]) -> T:
         """Runs `operation` and returns its result or raises its error. `operation` may run several times, so it must be
@@ -97,7 +97,7 @@ class DiskRoom:
                 if is_full(error):
                     self._say_short(f"its reserve cannot be made: {error}")
                 return False
-            self.gauge.reserved_bytes = held_bytes
+            self.usage.reserved_bytes = held_bytes
             if not is_whole:
                 missing = sum(reserve.missing_bytes for reserve in self._reserves)
                 self._say_short(f"{missing} bytes of its reserve are missing")
@@ -109,7 +109,7 @@ class DiskRoom:
     def release(self) -> None:
         """Ends the service of the directory. The reserve stays only where it could not be made again."""
         with self._lock:
-            if self.is_short or self.gauge.is_low:
+            if self.is_short or self.usage.is_low:
                 return
             for reserve in self._reserves:
                 try:

@@ -201,10 +201,10 @@ class Appender:
             self._publish(batch, self._write_rows(batch))
             if self.room is not None:
                 # The free space is measured again when the batch may have reached -minFreeSpace.
-                gauge = self.room.gauge
-                gauge.left_bytes -= length
-                if gauge.left_bytes < 0:
-                    gauge.look_again()
+                usage = self.room.usage
+                usage.left_bytes -= length
+                if usage.left_bytes < 0:
+                    usage.look_again()
         if fsync:
             self._sync_idx(state)
             state.synced()

@@ -134,9 +134,9 @@ def test_a_stores_gauges_have_upstreams_names(store):
     directory = str(store.locations[0].path)
     assert value("resource", name=directory, type="all") > value("resource", name=directory, type="avail") > 0
     assert value("disk_error_status", name=directory, type="error") == 0
-    store.locations[0].watch.problem = "statfs: timeout"
+    store.locations[0].health.problem = "statfs: timeout"
     assert value("disk_error_status", name=directory, type="error") == 1
-    store.locations[0].watch.problem = ""
+    store.locations[0].health.problem = ""
     store.ec_work.generate(store.get_volume(5), "pics")
     assert value("volumes", collection="pics", type="ec_shards") is None
     for shard_id in range(3):

@@ -25,7 +25,7 @@ from supervisor.fast_path import reads as fast_reads
 from supervisor.fast_path.reads import FastPathReads
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.gateway.throttle import InflightLimit, Throttle
 from supervisor.net.http_connection import Client
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
@@ -327,7 +327,7 @@ def test_a_route_that_is_not_counted_is_not(store, monkeypatch):
 
 def test_without_a_store_and_with_an_upload_limit(store):
     assert fast_path_reads(None)[0].answer(GET) is None
-    assert fast_path_reads(store, throttle=Throttle(FlightLimit(10**9), FlightLimit()))[0].answer(GET)
+    assert fast_path_reads(store, throttle=Throttle(InflightLimit(10**9), InflightLimit()))[0].answer(GET)
 
 
 def test_each_access_leaves_a_line_in_the_log(store, caplog):
@@ -343,7 +343,7 @@ def test_each_access_leaves_a_line_in_the_log(store, caplog):
 
 class TestLimitOfDownloads:
     def test_an_answer_counts_until_it_is_sent(self, store):
-        throttle = Throttle(FlightLimit(), FlightLimit(4))
+        throttle = Throttle(InflightLimit(), InflightLimit(4))
         reads, counts = fast_path_reads(store, throttle=throttle)
         first = reads.answer(GET)
         assert (throttle.downloads.bytes, bytes(first.body)) == (5, b"hello")
@@ -357,7 +357,7 @@ class TestLimitOfDownloads:
 
     def test_a_large_answer_counts_without_a_limit_too(self, store):
         write(store, needle_id=5, data=bytes(200_000))
-        throttle = Throttle(FlightLimit(), FlightLimit())
+        throttle = Throttle(InflightLimit(), InflightLimit())
         reads, _ = fast_path_reads(store, throttle=throttle)
         answer = reads.answer(LARGE_GET)
         assert throttle.downloads.bytes == 200_000
@@ -367,7 +367,7 @@ class TestLimitOfDownloads:
     @pytest.mark.parametrize(("listener", "in_flight"), [(Listener.ADMIN, 1), (Listener.PUBLIC, 0)])
     def test_a_request_is_in_flight_until_its_answer_is_sent(self, store, listener, in_flight):
         metrics = ServerCounts()
-        throttle = Throttle(FlightLimit(), FlightLimit(4))
+        throttle = Throttle(InflightLimit(), InflightLimit(4))
         reads, _ = fast_path_reads(store, listener=listener, throttle=throttle, metrics=metrics)
         answer, counts = reads.answer(GET), metrics.snapshot()
         assert (counts.in_flight_requests["GET"], counts.request_total["GET", "200"]) == (in_flight, 0)

@@ -29,7 +29,7 @@ from supervisor.fast_path.sync_batch import SyncBatches
 from supervisor.fast_path.write_batch import DiskBatches
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.gateway.throttle import InflightLimit, Throttle
 from supervisor.net.http_connection import Client
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
@@ -285,7 +285,7 @@ async def test_a_delete_is_not_synced(fast_path, files):
 
 
 def test_uploads_count_as_in_flight_until_they_are_made(store):
-    throttle = Throttle(FlightLimit(7), FlightLimit())
+    throttle = Throttle(InflightLimit(7), InflightLimit())
     fast_path, _ = make(store, throttle=throttle)
     with closing(fast_path):
         first, second = fast_path.answer(CLIENT, PUT % 1), fast_path.answer(CLIENT, PUT % 2)

@@ -17,7 +17,7 @@ from native_handlers.http_model.read_mode import ReadMode
 from native_handlers.http_model.volume_servers import VolumeServerResponse
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.gateway.throttle import InflightLimit, Throttle
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_native
 
@@ -41,7 +41,7 @@ class Front:
         self.let_go = trio.Event()
         self.body = body
         self.running = 0
-        self.throttle = Throttle(FlightLimit(upload, 10.0), FlightLimit(download, 10.0))
+        self.throttle = Throttle(InflightLimit(upload, 10.0), InflightLimit(download, 10.0))
         settings = HttpSettings(version="V", self_url="", file_size_limit_bytes=1)
         table = LiveTable(table_native(ROUTES))
         context = HttpContext(**{"settings": settings, "node": None, **context})
@@ -179,7 +179,7 @@ async def test_a_download_is_in_flight_until_its_answer_is_closed(autojump_clock
 
 async def test_closing_still_releases_what_the_handler_holds():
     released = []
-    throttle = Throttle(FlightLimit(), FlightLimit())
+    throttle = Throttle(InflightLimit(), InflightLimit())
     throttle.count_download(Response(200, body=b"x", close=lambda: released.append(1))).close()
     assert (released, throttle.downloads.bytes) == ([1], 0)
 

@@ -59,11 +59,11 @@ def store(tmp_path, touched, opened):
     volume = store.allocate_volume(VID, disk_type="ssd", collection="c")
     volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"payload"))
     (tmp_path / "sick" / "c_7.ec01").write_bytes(b"shard")
-    store.locations[1].watch.problem = "why"
+    store.locations[1].health.problem = "why"
     touched.sick = tmp_path / "sick"
     yield store
     touched.sick = None
-    store.locations[1].watch.problem = ""
+    store.locations[1].health.problem = ""
     assert bytes(store.get_volume(VID).read(1, cookie=COOKIE).needle.data) == b"payload"
 
 
@@ -206,11 +206,11 @@ def test_shards_are_looked_for_on_the_other_disks_first(node, store, tmp_path, t
 
 def test_a_disk_that_goes_out_of_service_ends_a_tail(node, store, touched, monkeypatch):
     monkeypatch.setattr(tail_sender, "ROUND_S", 0.001)
-    touched.sick, store.locations[1].watch.problem = None, ""
+    touched.sick, store.locations[1].health.problem = None, ""
     request = pb.VolumeTailSenderRequest(volume_id=VID, idle_timeout_seconds=0)
     messages = GRPC_HANDLERS["VolumeTailSender"](node, make_context(), request)
     assert next(messages).needle_header
-    store.locations[1].watch.problem = "why"
+    store.locations[1].health.problem = "why"
     with pytest.raises(RpcFailure) as caught:
         list(messages)
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE

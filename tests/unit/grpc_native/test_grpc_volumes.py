@@ -464,7 +464,7 @@ class TestNeedles:
     def test_a_disk_out_of_service(self, node, store, context):
         allocate(node, context)
         write(store, 7, 1)
-        store.locations[0].watch.problem = "why"
+        store.locations[0].health.problem = "why"
         for invoke in (
             lambda: needles.volume_needle_status(node, context, pb.VolumeNeedleStatusRequest(volume_id=7, needle_id=1)),
             lambda: volumes.volume_mark_writable(node, context, pb.VolumeMarkWritableRequest(volume_id=7)),
@@ -479,7 +479,7 @@ class TestNeedles:
         [disk] = control.volume_server_status(node, context, pb.VolumeServerStatusRequest()).disk_statuses
         assert disk.error == "why"
         assert disk.all > disk.free > 0
-        store.locations[0].watch.problem = ""
+        store.locations[0].health.problem = ""
 
     def test_batch_delete_of_a_read_only_volume(self, node, store, context):
         allocate(node, context)

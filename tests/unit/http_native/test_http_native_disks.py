@@ -59,9 +59,9 @@ async def test_the_other_disk_is_served(context, files, store, tmp_path):
             assert deleted.status == 202
             assert statuses == []
             # A disk that is known to be out of service refuses at once, although all of its threads wait.
-            store.locations[0].watch.problem = "hung"
+            store.locations[0].health.problem = "hung"
             for answer in (await get(context, FIRST), await put(context, FIRST, b"new")):
                 assert answer.status == 503
-            store.locations[0].watch.problem = ""
+            store.locations[0].health.problem = ""
             disk.go_on()
     assert statuses == [200] * 5

@@ -278,7 +278,7 @@ async def test_damage_on_disk_is_500(context, store, tmp_path):
 
 async def test_a_disk_out_of_service_is_503_with_the_reason(context, store, tmp_path):
     await put(context, FID, HELLO)
-    store.locations[0].watch.problem = "disk health check failed: statfs: Input/output error"
+    store.locations[0].health.problem = "disk health check failed: statfs: Input/output error"
     reason = f"disk {tmp_path} is out of service: disk health check failed: statfs: Input/output error"
     answer = await get(context, FID)
     assert (answer.status, answer.body) == (503, f"{reason}\n".encode())
@@ -288,7 +288,7 @@ async def test_a_disk_out_of_service_is_503_with_the_reason(context, store, tmp_
     assert (answer.status, json.loads(answer.body)) == (503, {"error": reason})
     answer = await delete(context, FID)
     assert (answer.status, json.loads(answer.body)) == (503, {"error": f"Deletion Failed: {reason}"})
-    store.locations[0].watch.problem = ""
+    store.locations[0].health.problem = ""
     assert (await get(context, FID)).body == HELLO
 
 

@@ -415,9 +415,9 @@ async def test_status_of_a_store(store, tmp_path, no_shared_threads):
     assert "disk_type" not in disk
     assert disk["all"] > disk["used"] > 0
     assert "error" not in disk
-    store.locations[0].watch.problem = "why"
+    store.locations[0].health.problem = "why"
     assert json.loads((await fetch("http.status", context)).body)["DiskStatuses"][0]["error"] == "why"
-    store.locations[0].watch.problem = ""
+    store.locations[0].health.problem = ""
     assert "Findings" not in answer
     store.locations[0].findings.add([Finding(FindingKind.IDX_LOST, tmp_path / "3", "2 rows")])
     assert json.loads((await fetch("http.status", context)).body)["Findings"] == [

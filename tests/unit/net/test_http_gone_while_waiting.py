@@ -10,14 +10,14 @@ from support.waiting import LIMIT_S
 from native_handlers.http import client_watch
 from native_handlers.http.client_watch import CLIENT_GONE, ClientGone, unless_gone
 from native_handlers.http_model.message import Response
-from supervisor.gateway.throttle import FlightLimit, Throttle
+from supervisor.gateway.throttle import InflightLimit, Throttle
 
 
 class Crowded:
     """A server that is full until `throttle` is set otherwise. It keeps its answers."""
 
     def __init__(self):
-        self.throttle = Throttle(FlightLimit(1, 60.0), FlightLimit(1, 60.0))
+        self.throttle = Throttle(InflightLimit(1, 60.0), InflightLimit(1, 60.0))
         self.throttle.uploads.add(2)
         self.throttle.downloads.add(2)
         self.answers = []

@@ -69,7 +69,7 @@ def announced(store) -> list[int]:
 
 def look_at_all(store) -> None:
     for location in store.locations:
-        location.watch.look()
+        location.health.look()
 
 
 def wait_until_well(store) -> None:
@@ -239,7 +239,7 @@ class TestHangingDisk:
         store, first, _ = two
         first.hang()
         look_at_all(store)
-        assert store.locations[0].watch.problem == "disk health check failed: statfs: statfs timeout"
+        assert store.locations[0].health.problem == "disk health check failed: statfs: statfs timeout"
         assert announced(store) == [2]
         assert store.max_volume_counts() == {"ssd": 8}
         assert [slots for *_, slots in store.disk_tags()] == [0, 8]

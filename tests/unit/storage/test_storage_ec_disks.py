@@ -231,11 +231,11 @@ class TestFailures:
     @pytest.mark.parametrize("away", [0, 1])
     def test_a_disk_out_of_service_gets_the_deletion_later(self, own, away):
         store = own.open()
-        store.locations[away].watch.problem = "why"
+        store.locations[away].health.problem = "why"
         store.ec.delete(store.ec.find(VID), 2)
         assert own.journal(away).read_bytes() == b""
         assert own.journal(1 - away).read_bytes() == row(2)
-        store.locations[away].watch.problem = ""
+        store.locations[away].health.problem = ""
         assert readable(store) == {1, 3, 4, 5}
         store.ec_reader.delete_needle(VID, 4, 5)
         assert own.journal(away).read_bytes() == own.journal(1 - away).read_bytes() == row(2) + row(4)
@@ -244,11 +244,11 @@ class TestFailures:
     def test_without_a_disk_in_service_nothing_is_deleted(self, own):
         store = own.open()
         for location in store.locations:
-            location.watch.problem = "why"
+            location.health.problem = "why"
         with pytest.raises(VolumeClosed):
             store.ec.delete(store.ec.find(VID), 2)
         for location in store.locations:
-            location.watch.problem = ""
+            location.health.problem = ""
         assert readable(store) == set(ALL)
         store.close()
 

@@ -414,21 +414,21 @@ def test_shards_of_a_disk_out_of_service_are_not_asked(disk, other_disk):
     for shard in range(10, 14):
         shutil.move(disk / f"7.ec{shard:02d}", other_disk)
     store = open_at(disk, other_disk)
-    store.locations[1].watch.problem = "why"
+    store.locations[1].health.problem = "why"
     assert [report.disk_id for report in store.ec.reports()] == [0]
     check(store, range(1, 6), coded=True)
     store.ec.unmount(VID, 0)
     with pytest.raises(ShardUnreachable, match="only 9 shards available"):
         check(store, range(1, 6), coded=True)
-    store.locations[1].watch.problem = ""
+    store.locations[1].health.problem = ""
     check(store, range(1, 6), coded=True)
-    store.locations[0].watch.problem = "why"
+    store.locations[0].health.problem = "why"
     with pytest.raises(ShardUnreachable):
         check(store, range(1, 6), coded=True)
-    store.locations[1].watch.problem = "why"
+    store.locations[1].health.problem = "why"
     with pytest.raises(DiskUnavailable):
         check(store, range(1, 6), coded=True)
-    store.locations[0].watch.problem = store.locations[1].watch.problem = ""
+    store.locations[0].health.problem = store.locations[1].health.problem = ""
     store.close()
 
 

@@ -117,7 +117,7 @@ def write_until_refused(store):
 
 def look(store):
     for location in store.locations:
-        location.watch.look()
+        location.health.look()
 
 
 @contextmanager
@@ -323,12 +323,12 @@ class TestService:
             store.get_volume(VID).delete(1, COOKIE)
             for _ in range(3):
                 look(store)
-                assert store.locations[0].watch.next_look_within_s() is not None
+                assert store.locations[0].health.next_look_within_s() is not None
                 with pytest.raises(errors.ReadOnly):
                     write(store, 30)
             disk.free_bytes = 10 * RESERVE_BYTES
             look(store)
-            assert store.locations[0].watch.next_look_within_s() is None
+            assert store.locations[0].health.next_look_within_s() is None
             write(store, 30)
             assert (tmp_path / RESERVE_FILE_NAME).stat().st_size == RESERVE_BYTES
         assert sum("has room again" in record.getMessage() for record in caplog.records) == 1
@@ -441,7 +441,7 @@ class TestRepairs:
                     change()
             disk.free_bytes = 10 * RESERVE_BYTES
             look(store)
-            assert store.locations[0].watch.next_look_within_s() is None
+            assert store.locations[0].health.next_look_within_s() is None
             assert FindingKind.MADE_READ_ONLY not in [finding.kind for finding in store.findings]
             write(store, 30)
             store.get_volume(VID).delete(1, COOKIE)

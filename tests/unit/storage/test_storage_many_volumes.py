@@ -107,7 +107,7 @@ class TestLook:
             (lambda store: store.get_volume(2).delete(1, COOKIE), "delete_count", 1),
             (lambda store: store.configure_volume(2, "001"), "replica_placement.same_rack", 1),
             (lambda store: setattr(store.locations[0].usage, "is_low", True), "read_only", True),
-            (lambda store: setattr(store.locations[0].watch, "problem", "broken"), "is_announced", False),
+            (lambda store: setattr(store.locations[0].health, "problem", "broken"), "is_announced", False),
         ],
     )
     def test_each_change_makes_a_new_report(self, tmp_path, change, field, value):
@@ -119,7 +119,7 @@ class TestLook:
                 found = getattr(found, name)
             assert found == value
             assert after is not before
-            store.locations[0].watch.problem = ""
+            store.locations[0].health.problem = ""
 
     @pytest.mark.damage("a file is removed under the store")
     def test_those_whose_file_is_gone_are_found_among_many(self, tmp_path):
@@ -136,9 +136,9 @@ class TestLook:
     def test_a_disk_that_is_out_of_service_is_not_asked(self, tmp_path):
         files = PlannedFiles()
         with closing(make_store(tmp_path, FEW, files=files)) as store:
-            store.locations[0].watch.problem = "broken"
+            store.locations[0].health.problem = "broken"
             assert not files.since(store.volume_reports)
-            store.locations[0].watch.problem = ""
+            store.locations[0].health.problem = ""
 
     def test_a_listing_that_fails_hides_nothing(self, tmp_path, monkeypatch):
         with closing(make_store(tmp_path, FEW)) as store:
