@@ -61,8 +61,8 @@ async def open_both(node: Node) -> AsyncIterator[Engines]:
     backend has all of them.
     """
     reference = _BackendReference()
-    feeds = {Engine.NATIVE: node.model.feed(NATIVE_SOURCE), Engine.BACKEND: node.model.feed(CHILD_SOURCE)}
-    hold = RemovalSuppressor(node.model, feeds)
+    sources = {Engine.NATIVE: node.model.source(NATIVE_SOURCE), Engine.BACKEND: node.model.source(CHILD_SOURCE)}
+    hold = RemovalSuppressor(node.model, sources)
     async with open_node_store(node) as store, trio.open_nursery() as nursery:
         assert store is not None, "both engines have volumes"
         await nursery.start(hold.serve)
@@ -74,7 +74,7 @@ async def open_both(node: Node) -> AsyncIterator[Engines]:
         hooks = BackendHooks(
             authority.before_backend_start, authority.before_backend_ready, tuple(store.lock_descriptors())
         )
-        is_reported = feeds[Engine.BACKEND].has_volume
+        is_reported = sources[Engine.BACKEND].has_volume
         reload = partial(_reload, partial(open_new_volumes, store, authority, holders[Engine.BACKEND], is_reported))
         try:
             with node.reloads.including(reload):

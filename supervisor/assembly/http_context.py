@@ -39,10 +39,10 @@ def make_http_authority(node: Node, engines: Engines) -> HttpAuthority | None:
 
 def backend_alone(node: Node, store: Store) -> Callable[[int], bool]:
     """Returns whether only the backend can serve a volume: its data is in a tier that `store` does not know."""
-    feed, tiered = node.model.feed(CHILD_SOURCE), store.tiers
+    source, tiered = node.model.source(CHILD_SOURCE), store.tiers
 
     def is_alone(volume_id: int) -> bool:
-        tier = feed.tier_of(volume_id)
+        tier = source.tier_of(volume_id)
         return bool(tier) and (tiered is None or tiered.tiers.find(tier) is None)
 
     return is_alone

@@ -76,7 +76,7 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
             async with trio.open_nursery() as nursery:
                 for location in store.locations:
                     nursery.start_soon(watch_disk, location.health)
-                await nursery.start(partial(serve_store_source, store, node.model.feed(NATIVE_SOURCE), node.masters))
+                await nursery.start(partial(serve_store_source, store, node.model.source(NATIVE_SOURCE), node.masters))
                 try:
                     yield store
                 finally:

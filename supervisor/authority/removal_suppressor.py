@@ -42,12 +42,12 @@ class RemovalSuppressor:
     """Suppresses removals in `model`. Call the object for each hand-over, from any thread, while `serve` runs.
 
     Args:
-        feeds: the source of the model for each engine.
+        sources: the source of the model for each engine.
     """
 
-    def __init__(self, model: NodeModel, feeds: Mapping[Engine, NodeSource]) -> None:
+    def __init__(self, model: NodeModel, sources: Mapping[Engine, NodeSource]) -> None:
         self._model = model
-        self._feeds = feeds
+        self._sources = sources
         self._held: list[_Held] = []
         self._token: trio.lowlevel.TrioToken | None = None
         self._has_work = trio.Event()
@@ -64,7 +64,7 @@ class RemovalSuppressor:
         The block calls the result if no engine has the volume.
         """
         vacant: list[HandOver] = []
-        source = self._feeds[hand_over.source]
+        source = self._sources[hand_over.source]
         had_volume, had_shards = source.has_volume(hand_over.volume_id), source.shard_bits(hand_over.volume_id)
         with ExitStack() as stack:
             stack.enter_context(self._model.suppress_removals([hand_over.volume_id]))
@@ -119,7 +119,7 @@ class RemovalSuppressor:
 
     def _has_settled(self, held: _Held) -> bool:
         hand_over = held.hand_over
-        source, target = self._feeds[hand_over.source], self._feeds[hand_over.target]
+        source, target = self._sources[hand_over.source], self._sources[hand_over.target]
         volume_id = hand_over.volume_id
         has_volume, shards = target.has_volume(volume_id), target.shard_bits(volume_id)
         is_all_there = has_volume >= held.had_volume and not held.had_shards & ~shards

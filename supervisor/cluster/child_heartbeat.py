@@ -33,36 +33,36 @@ def is_leave(beat: master_pb2.Heartbeat) -> bool:
     return beat.has_no_volumes and not has_content
 
 
-def absorb(feed: NodeSource, beat: master_pb2.Heartbeat) -> None:
-    """Takes into `feed` what `beat` says about volumes, shards, disks and state."""
+def absorb(source: NodeSource, beat: master_pb2.Heartbeat) -> None:
+    """Takes into `source` what `beat` says about volumes, shards, disks and state."""
     if beat.max_volume_counts or beat.location_uuids:
-        feed.set_facts(NodeProperties.of_heartbeat(beat))
+        source.set_facts(NodeProperties.of_heartbeat(beat))
     if beat.HasField("state"):
-        feed.set_state(beat.state)
+        source.set_state(beat.state)
     if beat.deleted_volumes:
-        feed.remove_volumes(beat.deleted_volumes)
+        source.remove_volumes(beat.deleted_volumes)
     if beat.new_volumes:
-        feed.add_volumes(beat.new_volumes)
+        source.add_volumes(beat.new_volumes)
     if beat.changed_volumes:
-        feed.change_volumes(beat.changed_volumes)
+        source.change_volumes(beat.changed_volumes)
     if beat.volumes or beat.has_no_volumes:
-        feed.replace_volumes(beat.volumes)
+        source.replace_volumes(beat.volumes)
     if beat.deleted_ec_shards:
-        feed.remove_ec_shards(beat.deleted_ec_shards)
+        source.remove_ec_shards(beat.deleted_ec_shards)
     if beat.new_ec_shards:
-        feed.add_ec_shards(beat.new_ec_shards)
+        source.add_ec_shards(beat.new_ec_shards)
     if beat.ec_shards or beat.has_no_ec_shards:
-        feed.replace_ec_shards(beat.ec_shards)
+        source.replace_ec_shards(beat.ec_shards)
 
 
-def needs_full_list(feed: NodeSource, beat: master_pb2.Heartbeat) -> bool:
-    """Whether the volumes in `feed` after `beat` differ from the sender's digest.
+def needs_full_list(source: NodeSource, beat: master_pb2.Heartbeat) -> bool:
+    """Whether the volumes in `source` after `beat` differ from the sender's digest.
 
     False for a beat with the full list: its sender has nothing more to send.
     """
     if not beat.HasField("volume_digest") or beat.volumes or beat.has_no_volumes:
         return False
-    return digest_of(feed.hashes()) != beat.volume_digest
+    return digest_of(source.hashes()) != beat.volume_digest
 
 
 class ChildStream:

@@ -89,17 +89,17 @@ class NodeModel:
     """A thread-safe union of what the named sources report. An earlier name outranks a later one."""
 
     def __init__(self, source_names: Sequence[str]) -> None:
-        self._lock = threading.RLock()  # protects the feeds' contents and the four fields below
+        self._lock = threading.RLock()  # protects the sources' contents and the four fields below
         self._version = 0
         self._snapshot = _EMPTY
         self._changes = Changes()  # since _snapshot
         self._steps: deque[Step] = deque(maxlen=_REMEMBERED_STEPS)
-        self._feeds = {name: NodeSource(name, self._changing) for name in source_names}
+        self._sources = {name: NodeSource(name, self._changing) for name in source_names}
         self._listeners: dict[object, Callable[[], None]] = {}
 
-    def feed(self, name: str) -> NodeSource:
+    def source(self, name: str) -> NodeSource:
         """The writing side of one source."""
-        return self._feeds[name]
+        return self._sources[name]
 
     def snapshot(self) -> NodeSnapshot:
         """The node now. It is built once per version."""
@@ -113,7 +113,7 @@ class NodeModel:
     def has_all_volumes(self) -> bool:
         """Whether every source has given its full volume list at least once."""
         with self._lock:
-            return all(feed.has_all_volumes for feed in self._feeds.values())
+            return all(source.has_all_volumes for source in self._sources.values())
 
     @contextmanager
     def suppress_removals(self, volume_ids: Collection[int]) -> Iterator[None]:
@@ -122,8 +122,8 @@ class NodeModel:
         See `NodeSource.suppress_removals`.
         """
         with ExitStack() as stack:
-            for feed in self._feeds.values():
-                stack.enter_context(feed.suppress_removals(volume_ids))
+            for source in self._sources.values():
+                stack.enter_context(source.suppress_removals(volume_ids))
             yield
 
     def add_listener(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -153,20 +153,20 @@ class NodeModel:
             listener()
 
     def _build(self, before: NodeSnapshot, changes: Changes) -> NodeSnapshot:
-        feeds = list(self._feeds.values())
+        sources = list(self._sources.values())
         is_few = len(changes.volume_ids) * _FEW <= len(before.keys_of)
-        merged = _merge_changed(feeds, before, changes.volume_ids) if is_few else _merge_volumes(feeds)
+        merged = _merge_changed(sources, before, changes.volume_ids) if is_few else _merge_volumes(sources)
         self._steps.append(Step(before.version, self._version, frozenset(changes.volume_ids)))
         return NodeSnapshot(
             version=self._version,
             volumes=merged.volumes,
             keys_of=merged.keys_of,
-            ec_shards=_merge_shards(feeds) if changes.has_shards else before.ec_shards,
-            facts=_merge_facts([feed.facts for feed in feeds if feed.facts is not None]),
-            state=_newest_state(feed.state for feed in feeds),
+            ec_shards=_merge_shards(sources) if changes.has_shards else before.ec_shards,
+            facts=_merge_facts([source.facts for source in sources if source.facts is not None]),
+            state=_newest_state(source.state for source in sources),
             digest=merged.digest,
-            has_all_volumes=all(feed.has_all_volumes for feed in feeds),
-            has_all_ec_shards=all(feed.has_all_ec_shards for feed in feeds),
+            has_all_volumes=all(source.has_all_volumes for source in sources),
+            has_all_ec_shards=all(source.has_all_ec_shards for source in sources),
             steps=tuple(self._steps),
         )
 
@@ -177,10 +177,10 @@ class _Merged(NamedTuple):
     digest: int
 
 
-def _merge_volumes(feeds: Sequence[NodeSource]) -> _Merged:
+def _merge_volumes(sources: Sequence[NodeSource]) -> _Merged:
     merged: dict[VolumeKey, ReportedVolume] = {}
     owners: dict[int, int] = {}
-    claims = [feed.volumes for feed in feeds] + [feed.suppressed for feed in feeds]
+    claims = [source.volumes for source in sources] + [source.suppressed for source in sources]
     for rank, claimed in enumerate(claims):
         merged |= {key: volume for key, volume in claimed.items() if owners.setdefault(key[1], rank) == rank}
     keys_of: dict[int, list[VolumeKey]] = {}
@@ -189,11 +189,11 @@ def _merge_volumes(feeds: Sequence[NodeSource]) -> _Merged:
     return _Merged(merged, keys_of, digest_of(volume.hash for volume in merged.values()))
 
 
-def _merge_changed(feeds: Sequence[NodeSource], before: NodeSnapshot, changed_ids: Iterable[int]) -> _Merged:
+def _merge_changed(sources: Sequence[NodeSource], before: NodeSnapshot, changed_ids: Iterable[int]) -> _Merged:
     """As `_merge_volumes`. `before` is right but for the volumes `changed_ids`."""
     volumes, keys_of, digest = dict(before.volumes), dict(before.keys_of), before.digest
     for volume_id in changed_ids:
-        old_keys, now = keys_of.pop(volume_id, ()), _claimed(feeds, volume_id)
+        old_keys, now = keys_of.pop(volume_id, ()), _claimed(sources, volume_id)
         digest ^= digest_of(volumes[key].hash for key in old_keys) ^ digest_of(volume.hash for volume in now.values())
         for key in old_keys:
             if key not in now:
@@ -204,19 +204,19 @@ def _merge_changed(feeds: Sequence[NodeSource], before: NodeSnapshot, changed_id
     return _Merged(volumes, keys_of, digest)
 
 
-def _claimed(feeds: Sequence[NodeSource], volume_id: int) -> dict[VolumeKey, ReportedVolume]:
+def _claimed(sources: Sequence[NodeSource], volume_id: int) -> dict[VolumeKey, ReportedVolume]:
     """The copies of a volume that the source of the highest rank claims; suppressed removals have the lowest rank."""
-    for claim in (*(feed.copies for feed in feeds), *(feed.suppressed_copies for feed in feeds)):
+    for claim in (*(source.copies for source in sources), *(source.suppressed_copies for source in sources)):
         claimed = claim(volume_id)
         if claimed:
             return claimed
     return {}
 
 
-def _merge_shards(feeds: Sequence[NodeSource]) -> dict[VolumeKey, master_pb2.VolumeEcShardInformationMessage]:
+def _merge_shards(sources: Sequence[NodeSource]) -> dict[VolumeKey, master_pb2.VolumeEcShardInformationMessage]:
     """The shards of all sources together. In a hand-over one source gives shards up while the other opens them."""
     merged: dict[VolumeKey, master_pb2.VolumeEcShardInformationMessage] = {}
-    for claimed in [feed.ec_shards for feed in feeds] + [feed.suppressed_shards for feed in feeds]:
+    for claimed in [source.ec_shards for source in sources] + [source.suppressed_shards for source in sources]:
         both = {key: plus_shards(claimed[key], merged[key]) for key in claimed.keys() & merged.keys()}
         merged |= claimed | both
     return merged

@@ -67,7 +67,7 @@ class MasterRelay:
             is_allowed_caller: (grpcio's name of the client, relay port) -> whether to serve the client.
         """
         self._model = model
-        self._feed = model.feed(source_name)
+        self._source = model.source(source_name)
         self._identity = identity
         self._view = view
         self._channels = ChannelCache(dial)
@@ -166,8 +166,8 @@ class MasterRelay:
             _log.info("the backend takes its leave; its volumes stay registered")
             self._on_child_leave()
             return False
-        absorb(self._feed, beat)
-        return needs_full_list(self._feed, beat)
+        absorb(self._source, beat)
+        return needs_full_list(self._source, beat)
 
     # -- everything else
 

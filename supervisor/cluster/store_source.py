@@ -72,7 +72,7 @@ class StoreSource:
 
 async def serve_store_source(
     store: Store,
-    feed: NodeSource,
+    source: NodeSource,
     view: MasterView,
     *,
     is_owned: Callable[[int], bool] = lambda volume_id: True,
@@ -80,7 +80,7 @@ async def serve_store_source(
     refresh_s: float = REFRESH_S,
     task_status: trio.TaskStatus[StoreSource] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Keeps `feed` equal to `store` until cancelled. `started` is called after the first full list.
+    """Keeps `source` equal to `store` until cancelled. `started` is called after the first full list.
 
     Args:
         is_owned: whether the native engine reports a volume of the Store. Other volumes are left out.
@@ -88,32 +88,32 @@ async def serve_store_source(
 
     Cancellation: safe. A running look ends by itself later, because its disk may hang.
     """
-    source = StoreSource()
+    changes = StoreSource()
 
     def heed(settings: MasterSettings) -> None:
         if settings.volume_size_limit_bytes:
             store.set_volume_size_limit(settings.volume_size_limit_bytes)
         store.set_preallocate(settings.preallocate)
-        source.refresh_soon()
+        changes.refresh_soon()
 
-    look = StoreLook(store, feed, is_owned, removes_expired=removes_expired)
+    look = StoreLook(store, source, is_owned, removes_expired=removes_expired)
 
     limiter = trio.CapacityLimiter(1)  # its own thread: news of volumes must not wait while other threads are busy
-    remove_listener = store.add_listener(source.look_soon)
-    remove_ec_listener = store.ec.add_listener(source.look_soon)
+    remove_listener = store.add_listener(changes.look_soon)
+    remove_ec_listener = store.ec.add_listener(changes.look_soon)
     remove_settings_listener = view.add_settings_listener(heed)
     try:
-        source.refresh_soon()
+        changes.refresh_soon()
         refresh_at, has_started = math.inf, False
         while True:
-            volume_ids = await source.wait(max(refresh_at - trio.current_time(), 0))
+            volume_ids = await changes.wait(max(refresh_at - trio.current_time(), 0))
             due = look if volume_ids is None else partial(look.at, volume_ids)
             await trio.to_thread.run_sync(due, abandon_on_cancel=True, limiter=limiter)
             if volume_ids is None:
                 refresh_at = trio.current_time() + refresh_s
             if not has_started:
                 has_started = True
-                task_status.started(source)
+                task_status.started(changes)
     finally:
         remove_listener()
         remove_ec_listener()
@@ -124,10 +124,10 @@ class StoreLook:
     """Looks at one store again and again. One thread at a time uses it."""
 
     def __init__(
-        self, store: Store, feed: NodeSource, is_owned: Callable[[int], bool], *, removes_expired: bool
+        self, store: Store, source: NodeSource, is_owned: Callable[[int], bool], *, removes_expired: bool
     ) -> None:
         self._store = store
-        self._feed = feed
+        self._source = source
         self._is_owned = is_owned
         self._removes_expired = removes_expired
         self._messages: dict[VolumeKey, tuple[VolumeReport, master_pb2.VolumeInformationMessage]] = {}
@@ -136,29 +136,29 @@ class StoreLook:
 
     def __call__(self) -> None:
         """Looks at everything."""
-        store, feed = self._store, self._feed
+        store, source = self._store, self._source
         if self._removes_expired:
             expired = store.remove_expired_volumes()
             if expired:
                 _log.info("deleted volumes whose TTL has passed: %s", ", ".join(map(str, expired)))
         store.adjust_max_volumes()
         reports = [report for report in store.volume_reports() if self._is_owned(report.id)]
-        feed.set_facts(_facts(store, reports))
+        source.set_facts(_facts(store, reports))
         state = volume_server_pb2.VolumeServerState(maintenance=store.state.maintenance, version=store.state.version)
-        if feed.state != state:
-            feed.set_state(state)
-        if self._take(reports) or not feed.has_all_volumes:
-            feed.replace_volumes([message for _, message in self._messages.values()])
+        if source.state != state:
+            source.set_state(state)
+        if self._take(reports) or not source.has_all_volumes:
+            source.replace_volumes([message for _, message in self._messages.values()])
         self._look_at_shards()
 
     def at(self, volume_ids: Collection[int]) -> None:
         """Looks at those volumes, and at the EC shards. The caller must have looked at the whole Store once before."""
-        feed = self._feed
+        source = self._source
         owned = [volume_id for volume_id in volume_ids if self._is_owned(volume_id)]
         reports = self._store.reports_of(owned)
-        facts, max_file_key = feed.facts, max((report.max_needle_id for report in reports), default=0)
+        facts, max_file_key = source.facts, max((report.max_needle_id for report in reports), default=0)
         if facts is not None and max_file_key > facts.max_file_key:
-            feed.set_facts(replace(facts, max_file_key=max_file_key))
+            source.set_facts(replace(facts, max_file_key=max_file_key))
         found = {(report.disk_id, report.id): report for report in reports if report.is_announced}
         keys = [(disk_id, volume_id) for disk_id in range(len(self._store.locations)) for volume_id in volume_ids]
         gone = [key for key in keys if key not in found and self._messages.pop(key, None) is not None]
@@ -169,14 +169,14 @@ class StoreLook:
                 self._messages[key] = report, message_of(report)
                 changed.append(self._messages[key][1])
         if changed or gone:
-            feed.change_volumes(changed, gone)
+            source.change_volumes(changed, gone)
         self._look_at_shards()
 
     def _look_at_shards(self) -> None:
         shards = self._store.ec.reports()
-        if shards != self._shards or not self._feed.has_all_ec_shards:
+        if shards != self._shards or not self._source.has_all_ec_shards:
             self._shards = shards
-            self._feed.replace_ec_shards([ec_message_of(report) for report in shards])
+            self._source.replace_ec_shards([ec_message_of(report) for report in shards])
 
     def _take(self, reports: Iterable[VolumeReport]) -> bool:
         """Puts the announced volumes into `_messages`. Returns whether anything is new."""

@@ -95,10 +95,10 @@ class Topology:
 
     def apply(self, node: VolumeNode, beat: master_pb2.Heartbeat) -> bool:
         """Applies `beat` to `node`. Returns whether the full list is needed."""
-        feed = node.model.feed(_SOURCE)
-        absorb(feed, beat)
+        source = node.model.source(_SOURCE)
+        absorb(source, beat)
         self.touch()
-        return needs_full_list(feed, beat)
+        return needs_full_list(source, beat)
 
     def unregister(self, node: VolumeNode) -> None:
         """Removes `node`, unless a newer stream of the same server has replaced it."""
@@ -109,7 +109,7 @@ class Topology:
 
     def add_volume(self, node: VolumeNode, volume: master_pb2.VolumeInformationMessage) -> None:
         """Notes a volume that was just made or changed on `node`, before its next heartbeat says so."""
-        node.model.feed(_SOURCE).change_volumes([volume])
+        node.model.source(_SOURCE).change_volumes([volume])
         self.touch()
 
     def nodes(self) -> list[VolumeNode]:

@@ -91,10 +91,10 @@ def nodes(rows):
 
 async def test_a_real_master_keeps_the_same_books(nursery, tmp_path, real_master):
     model = NodeModel(["native"])
-    feed = model.feed("native")
-    feed.set_facts(NodeProperties({"": 9, "ssd": 4}, location_uuids=("u1",), max_file_key=500))
-    feed.replace_volumes([volume(1, size=77, collection="c", ttl=0x0301, file_count=3), volume(2, disk_type="ssd")])
-    feed.replace_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=9, ec_index_bits=7, shard_sizes=[1, 2, 3])])
+    source = model.source("native")
+    source.set_facts(NodeProperties({"": 9, "ssd": 4}, location_uuids=("u1",), max_file_key=500))
+    source.replace_volumes([volume(1, size=77, collection="c", ttl=0x0301, file_count=3), volume(2, disk_type="ssd")])
+    source.replace_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=9, ec_index_bits=7, shard_sizes=[1, 2, 3])])
     view = MasterView([real_master])
     handle = await nursery.start(
         lambda task_status: serve_heartbeat(
@@ -113,9 +113,9 @@ async def test_a_real_master_keeps_the_same_books(nursery, tmp_path, real_master
     )
     client = MasterClient(view, dial_insecure)
     assert [place.url for place in await client.locations(1)] == [OURS.http]
-    feed.change_volumes([volume(1, size=99, collection="c", ttl=0x0301, file_count=4, read_only=True)])
-    feed.add_volumes([master_pb2.VolumeShortInformationMessage(id=3, version=3)])
-    feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=2, version=3, disk_type="ssd")])
+    source.change_volumes([volume(1, size=99, collection="c", ttl=0x0301, file_count=4, read_only=True)])
+    source.add_volumes([master_pb2.VolumeShortInformationMessage(id=3, version=3)])
+    source.remove_volumes([master_pb2.VolumeShortInformationMessage(id=2, version=3, disk_type="ssd")])
     channel = dial_insecure(real_master)
     held = []
 
@@ -229,10 +229,10 @@ async def test_a_real_child_is_seen_at_our_address_and_may_die_unseen(supervised
         unmount = volume_server_pb2.VolumeUnmountRequest(volume_id=8)
         with supervised.model.suppress_removals([8]):
             await trio.to_thread.run_sync(supervised.call, "VolumeUnmount", unmount)
-            await until(lambda: 8 not in {key[1] for key in supervised.model.feed("child").volumes})
+            await until(lambda: 8 not in {key[1] for key in supervised.model.source("child").volumes})
             mount = volume_server_pb2.VolumeMountRequest(volume_id=8)
             await trio.to_thread.run_sync(supervised.call, "VolumeMount", mount)
-            await until(lambda: 8 in {key[1] for key in supervised.model.feed("child").volumes})
+            await until(lambda: 8 in {key[1] for key in supervised.model.source("child").volumes})
     log = (tmp_path / "master" / "log").read_text()
     assert "unregister disconnected volume server" not in log
     assert log.count("added volume server") == 1
@@ -265,8 +265,8 @@ async def test_a_master_restart_heals_by_itself(nursery, tmp_path):
     home = tmp_path / "master"
     arguments = ("-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc_port}", f"-mdir={home}", "-peers=none")
     model = NodeModel(["native"])
-    model.feed("native").set_facts(NodeProperties({"": 9}, location_uuids=("u1",)))
-    model.feed("native").replace_volumes([volume(1)])
+    model.source("native").set_facts(NodeProperties({"": 9}, location_uuids=("u1",)))
+    model.source("native").replace_volumes([volume(1)])
     with running(home, "master", "-telemetry=false", *arguments):
         handle = await nursery.start(
             lambda task_status: serve_heartbeat(

@@ -23,7 +23,7 @@ class Scene:
 
     def __init__(self):
         self.model = NodeModel(["native", "child"])
-        self.native, self.child = self.model.feed("native"), self.model.feed("child")
+        self.native, self.child = self.model.source("native"), self.model.source("child")
         self.native.replace_volumes([])
         self.child.replace_volumes([volume()])
         self.hold = RemovalSuppressor(self.model, {Engine.NATIVE: self.native, Engine.BACKEND: self.child})

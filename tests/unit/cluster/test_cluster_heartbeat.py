@@ -43,10 +43,10 @@ def short(volume_id, **fields):
 @pytest.fixture
 def model():
     model = NodeModel(["native"])
-    feed = model.feed("native")
-    feed.set_facts(FACTS)
-    feed.replace_volumes([volume(1, size=100)])
-    feed.replace_ec_shards([])
+    source = model.source("native")
+    source.set_facts(FACTS)
+    source.replace_volumes([volume(1, size=100)])
+    source.replace_ec_shards([])
     return model
 
 
@@ -55,7 +55,7 @@ async def waited(master, condition):
 
 
 async def test_a_new_stream_starts_with_the_volumes_and_then_the_ec_shards(nursery, fake_master, model):
-    model.feed("native").replace_ec_shards(
+    model.source("native").replace_ec_shards(
         [master_pb2.VolumeEcShardInformationMessage(id=9, ec_index_bits=5, shard_sizes=[10, 30])]
     )
     await nursery.start(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure)
@@ -75,7 +75,7 @@ async def test_a_new_stream_starts_with_the_volumes_and_then_the_ec_shards(nurse
 
 
 async def test_an_empty_node_says_so_in_full_lists_only(nursery, fake_master, model):
-    model.feed("native").replace_volumes([])
+    model.source("native").replace_volumes([])
     await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 8)
     assert fake_master.beats[0].has_no_volumes
@@ -88,12 +88,12 @@ async def test_an_empty_node_says_so_in_full_lists_only(nursery, fake_master, mo
 
 async def test_it_waits_for_every_source(nursery, fake_master):
     model = NodeModel(["native", "child"])
-    model.feed("native").replace_volumes([volume(1)])
+    model.source("native").replace_volumes([volume(1)])
     handle = await nursery.start(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure)
     assert handle.is_heartbeating
     assert not handle.is_connected
     assert fake_master.streams_opened == 0
-    model.feed("child").replace_volumes([volume(2)])
+    model.source("child").replace_volumes([volume(2)])
     await waited(fake_master, lambda: fake_master.books.volume_ids == {1, 2})
     nursery.cancel_scope.cancel()
 
@@ -103,16 +103,16 @@ async def test_arrivals_departures_and_state_are_told_at_once(nursery, fake_mast
         partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE)
     )
     await waited(fake_master, lambda: fake_master.books.volume_ids == {1})
-    feed = model.feed("native")
-    feed.add_volumes([short(2, collection="pics")])
+    source = model.source("native")
+    source.add_volumes([short(2, collection="pics")])
     await waited(fake_master, lambda: fake_master.books.volume_ids == {1, 2})
-    feed.remove_volumes([short(1)])
+    source.remove_volumes([short(1)])
     await waited(fake_master, lambda: fake_master.books.volume_ids == {2})
-    feed.add_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=3)])
+    source.add_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=3)])
     await waited(fake_master, lambda: fake_master.books.ec_shards == {(0, 5): 3})
-    feed.remove_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=1)])
+    source.remove_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=1)])
     await waited(fake_master, lambda: fake_master.books.ec_shards == {(0, 5): 2})
-    feed.set_state(volume_server_pb2.VolumeServerState(maintenance=True, version=4))
+    source.set_state(volume_server_pb2.VolumeServerState(maintenance=True, version=4))
     await waited(fake_master, lambda: fake_master.books.state and fake_master.books.state.maintenance)
     for beat in fake_master.beats[2:]:
         assert (beat.ip, beat.port, beat.data_center, beat.rack) == ("10.0.0.9", 8080, "dc1", "rack1")
@@ -126,7 +126,7 @@ async def test_a_larger_limit_is_told_before_the_next_pulse(nursery, fake_master
         partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=SLOW_PULSE)
     )
     await waited(fake_master, lambda: fake_master.books.limits == {"": 7, "ssd": 3})
-    model.feed("native").set_facts(NodeProperties(max_volume_counts={"": 9, "ssd": 3}))
+    model.source("native").set_facts(NodeProperties(max_volume_counts={"": 9, "ssd": 3}))
     await waited(fake_master, lambda: fake_master.books.limits == {"": 9, "ssd": 3})
     nursery.cancel_scope.cancel()
 
@@ -134,7 +134,7 @@ async def test_a_larger_limit_is_told_before_the_next_pulse(nursery, fake_master
 async def test_only_changes_are_sent_once_the_master_compares_digests(nursery, fake_master, model):
     await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 6)
-    model.feed("native").change_volumes([volume(1, size=200, read_only=True)])
+    model.source("native").change_volumes([volume(1, size=200, read_only=True)])
     await waited(fake_master, lambda: fake_master.books.volumes["", 1].size == 200)
     assert fake_master.books.volumes["", 1].read_only
     assert [beat for beat in fake_master.beats if [v.size for v in beat.changed_volumes] == [200]]
@@ -269,8 +269,8 @@ async def test_changes_made_while_disconnected_are_not_lost(nursery, fake_master
     )
     await waited(fake_master, lambda: fake_master.books.has_registered)
     fake_master.stop()
-    model.feed("native").remove_volumes([short(1)])
-    model.feed("native").add_volumes([short(3)])
+    model.source("native").remove_volumes([short(1)])
+    model.source("native").add_volumes([short(3)])
     await waited(second_master, lambda: second_master.books.volume_ids == {3})
     nursery.cancel_scope.cancel()
 

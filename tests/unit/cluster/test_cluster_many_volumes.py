@@ -37,62 +37,62 @@ def message(volume_id, **fields):
 
 
 @pytest.fixture
-def feed():
-    return NodeModel(["native"]).feed("native")
+def source():
+    return NodeModel(["native"]).source("native")
 
 
-def test_one_volume_is_looked_up_without_going_over_the_others(feed):
-    feed.replace_volumes([message(1), message(2, disk_id=3), message(3, disk_id=1)])
-    feed.replace_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=9, disk_id=2, ec_index_bits=1)])
-    feed.volumes, feed.ec_shards = NotGoneOver(feed.volumes), NotGoneOver(feed.ec_shards)
-    assert [feed.has_volume(volume_id) for volume_id in (1, 2, 3, 4, 9)] == [True, True, True, False, False]
-    assert [bool(feed.shard_bits(volume_id)) for volume_id in (2, 9)] == [False, True]
+def test_one_volume_is_looked_up_without_going_over_the_others(source):
+    source.replace_volumes([message(1), message(2, disk_id=3), message(3, disk_id=1)])
+    source.replace_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=9, disk_id=2, ec_index_bits=1)])
+    source.volumes, source.ec_shards = NotGoneOver(source.volumes), NotGoneOver(source.ec_shards)
+    assert [source.has_volume(volume_id) for volume_id in (1, 2, 3, 4, 9)] == [True, True, True, False, False]
+    assert [bool(source.shard_bits(volume_id)) for volume_id in (2, 9)] == [False, True]
     gone = master_pb2.VolumeShortInformationMessage(id=2, disk_id=7)
-    feed.remove_volumes([gone])
-    assert not feed.has_volume(2)
+    source.remove_volumes([gone])
+    assert not source.has_volume(2)
 
 
-def test_volumes_are_hashed_without_the_lock_of_the_model(feed, monkeypatch):
+def test_volumes_are_hashed_without_the_lock_of_the_model(source, monkeypatch):
     """Others may look at the model meanwhile: the event loop does."""
     model_is_free = []
 
     def hashed(volume):
         looked = threading.Event()
-        threading.Thread(target=lambda: (feed.set_state(None), looked.set()), daemon=True).start()
+        threading.Thread(target=lambda: (source.set_state(None), looked.set()), daemon=True).start()
         model_is_free.append(looked.wait(LIMIT_S))
         return ReportedVolume(volume, 7)
 
     monkeypatch.setattr(node_source.ReportedVolume, "of", hashed)
-    feed.replace_volumes([message(1)])
-    feed.change_volumes([message(1, size=5)])
+    source.replace_volumes([message(1)])
+    source.change_volumes([message(1, size=5)])
     assert model_is_free == [True, True]
 
 
-def test_what_is_known_is_not_hashed_again(feed, monkeypatch):
+def test_what_is_known_is_not_hashed_again(source, monkeypatch):
     volumes = [message(1), message(2)]
-    feed.replace_volumes(volumes)
+    source.replace_volumes(volumes)
     monkeypatch.setattr(node_source.ReportedVolume, "of", None)
-    feed.replace_volumes(volumes)
-    feed.replace_volumes([message(1), message(2)])
-    assert feed.has_volume(2)
+    source.replace_volumes(volumes)
+    source.replace_volumes([message(1), message(2)])
+    assert source.has_volume(2)
 
 
 def test_a_full_list_is_whole_however_it_is_put_together():
     model = NodeModel(["native"])
     count = 2 * 1000 + 1
-    model.feed("native").replace_volumes([message(number) for number in range(1, count + 1)])
+    model.source("native").replace_volumes([message(number) for number in range(1, count + 1)])
     beat = HeartbeatEncoder(IDENTITY).volume_beat(model.snapshot())
     assert [volume.id for volume in beat.volumes] == list(range(1, count + 1))
 
 
 def test_a_volume_that_comes_or_goes_is_told_without_going_over_all():
     model = NodeModel(["native"])
-    feed, report = model.feed("native"), HeartbeatEncoder(IDENTITY)
-    feed.replace_volumes([message(number) for number in range(1, 41)])
+    source, report = model.source("native"), HeartbeatEncoder(IDENTITY)
+    source.replace_volumes([message(number) for number in range(1, 41)])
     report.volume_beat(model.snapshot())
     report.delta_beats(model.snapshot())
-    feed.volumes = NotGoneOver(feed.volumes)
-    feed.change_volumes([message(50)], [(0, 3)])
+    source.volumes = NotGoneOver(source.volumes)
+    source.change_volumes([message(50)], [(0, 3)])
     snapshot = model.snapshot()
     assert snapshot.volume_ids == {*range(1, 41), 50} - {3}
     gone, new = report.delta_beats(replace(snapshot, volumes=NotGoneOver(snapshot.volumes)))
@@ -102,19 +102,19 @@ def test_a_volume_that_comes_or_goes_is_told_without_going_over_all():
 
 def test_a_snapshot_knows_for_a_while_what_changed_before_it():
     model = NodeModel(["native"])
-    feed = model.feed("native")
-    feed.replace_volumes([message(number) for number in range(1, 41)])
+    source = model.source("native")
+    source.replace_volumes([message(number) for number in range(1, 41)])
     first = model.snapshot()
-    feed.change_volumes([message(2, size=5)])
+    source.change_volumes([message(2, size=5)])
     assert model.snapshot().changed_since(first.version) == {2}
-    feed.change_volumes([message(9, size=5)])
+    source.change_volumes([message(9, size=5)])
     assert model.snapshot().changed_since(first.version) == {2, 9}
     assert model.snapshot().changed_since(model.snapshot().version) == set()
-    feed.replace_volumes([message(number, size=6) for number in range(1, 41)])
+    source.replace_volumes([message(number, size=6) for number in range(1, 41)])
     assert model.snapshot().changed_since(first.version) is None
     second = model.snapshot()
     for size in range(100):
-        feed.change_volumes([message(1, size=size)])
+        source.change_volumes([message(1, size=size)])
         model.snapshot()
     assert model.snapshot().changed_since(second.version) is None
 
@@ -140,16 +140,16 @@ def store(tmp_path, opened):
 
 
 def test_a_look_makes_a_message_for_what_has_changed_alone(store, monkeypatch):
-    feed, made = NodeModel(["native"]).feed("native"), []
+    source, made = NodeModel(["native"]).source("native"), []
     make = store_source.message_of
     monkeypatch.setattr(store_source, "message_of", lambda report: made.append(report.id) or make(report))
-    look = store_source.StoreLook(store, feed, lambda volume_id: volume_id != 3, removes_expired=True)
+    look = store_source.StoreLook(store, source, lambda volume_id: volume_id != 3, removes_expired=True)
     for volume_id in (1, 2, 3):
         store.allocate_volume(volume_id)
     look()
     assert made == [1, 2]
     replaced = []
-    monkeypatch.setattr(feed, "replace_volumes", lambda volumes: replaced.append([one.id for one in volumes]))
+    monkeypatch.setattr(source, "replace_volumes", lambda volumes: replaced.append([one.id for one in volumes]))
     look()
     assert (made, replaced) == ([1, 2], [])
     store.mark_readonly(store.get_volume(2))
@@ -169,7 +169,7 @@ def reported(monkeypatch):
 
 def test_where_some_volumes_are_named_no_other_is_looked_at(store, reported):
     model = NodeModel(["native"])
-    look = store_source.StoreLook(store, model.feed("native"), lambda volume_id: volume_id != 5, removes_expired=True)
+    look = store_source.StoreLook(store, model.source("native"), lambda volume_id: volume_id != 5, removes_expired=True)
     for volume_id in (1, 2, 3):
         store.allocate_volume(volume_id)
     look()
@@ -192,7 +192,7 @@ def test_where_some_volumes_are_named_no_other_is_looked_at(store, reported):
 
 def test_the_highest_file_key_is_that_of_a_volume_that_has_come_too(store):
     model = NodeModel(["native"])
-    look = store_source.StoreLook(store, model.feed("native"), lambda _volume_id: True, removes_expired=True)
+    look = store_source.StoreLook(store, model.source("native"), lambda _volume_id: True, removes_expired=True)
     look()
     store.allocate_volume(4).write(Needle(needle_id=77, cookie=1, data=b"x"))
     look.at({4})
@@ -203,7 +203,7 @@ async def test_each_volume_that_comes_or_goes_costs_a_look_at_that_one(store, nu
     model, view = NodeModel(["native"]), MasterView([ServerAddress("127.0.0.1", 1, 1)])
     for volume_id in range(1, 6):
         store.allocate_volume(volume_id)
-    await nursery.start(partial(serve_store_source, store, model.feed("native"), view, refresh_s=600))
+    await nursery.start(partial(serve_store_source, store, model.source("native"), view, refresh_s=600))
     assert reported == [1, 2, 3, 4, 5]
     store.unmount_volume(3)
     await until(lambda: 3 not in model.snapshot().volume_ids)
@@ -216,7 +216,7 @@ async def test_each_volume_that_comes_or_goes_costs_a_look_at_that_one(store, nu
 async def test_a_look_at_all_is_not_put_off_by_news_of_some(store, nursery):
     model, view = NodeModel(["native"]), MasterView([ServerAddress("127.0.0.1", 1, 1)])
     store.allocate_volume(1)
-    source = await nursery.start(partial(serve_store_source, store, model.feed("native"), view, refresh_s=0.05))
+    source = await nursery.start(partial(serve_store_source, store, model.source("native"), view, refresh_s=0.05))
     store.get_volume(1).write(Needle(needle_id=1, cookie=1, data=b"x"))
 
     def is_told_while_others_are_named():

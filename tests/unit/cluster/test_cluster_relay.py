@@ -203,7 +203,7 @@ async def test_a_hand_over_is_not_reported(model, relay, child):
         child.say(deleted_volumes=[master_pb2.VolumeShortInformationMessage(id=id_) for id_ in (1, 2)])
         await until(lambda: 2 not in held(model))
         assert model.snapshot().volumes[0, 1].message.size == 9
-        model.feed("native").change_volumes([volume(1, size=9)])
+        model.source("native").change_volumes([volume(1, size=9)])
     assert held(model) == {1}
 
 
@@ -213,7 +213,7 @@ async def test_a_hand_over_that_loses_the_volume_is_reported_at_its_end(model, r
     await until(lambda: held(model) == {1})
     with model.suppress_removals([1]):
         child.beat()
-        await until(lambda: not model.feed("child").volumes)
+        await until(lambda: not model.source("child").volumes)
         assert held(model) == {1}
     assert held(model) == set()
 

@@ -63,7 +63,7 @@ def messages(model):
 
 async def start(nursery, store, model, view, **options):
     return await nursery.start(
-        lambda task_status: serve_store_source(store, model.feed("native"), view, task_status=task_status, **options)
+        lambda task_status: serve_store_source(store, model.source("native"), view, task_status=task_status, **options)
     )
 
 

@@ -39,10 +39,10 @@ class FakeVolumeServer:
         self.calls = []
         self.refusal = ""
         self.model = NodeModel(["native"])
-        self.feed = self.model.feed("native")
-        self.feed.replace_volumes([])
-        self.feed.replace_ec_shards([])
-        self.feed.set_facts(NodeProperties({"": slots}, location_uuids=(f"uuid-{http_port}",), max_file_key=41))
+        self.source = self.model.source("native")
+        self.source.replace_volumes([])
+        self.source.replace_ec_shards([])
+        self.source.set_facts(NodeProperties({"": slots}, location_uuids=(f"uuid-{http_port}",), max_file_key=41))
         self.executor = ThreadPoolExecutor(4)
         self.server = grpc.server(self.executor, handlers=[self], options=[("grpc.so_reuseport", 0)])
         port = self.server.add_insecure_port("127.0.0.1:0")
@@ -196,7 +196,7 @@ async def test_each_layout_has_its_own_volumes(nursery, master, web, volume_serv
 async def test_full_and_read_only_volumes_are_passed_over(nursery, master, web, volume_server, config):
     await join(nursery, master, web, volume_server)
     limit = config.volume_size_limit_bytes
-    volume_server.feed.replace_volumes(
+    volume_server.source.replace_volumes(
         [
             master_pb2.VolumeInformationMessage(id=1, version=3, size=limit),
             master_pb2.VolumeInformationMessage(id=2, version=3, read_only=True),
@@ -207,7 +207,7 @@ async def test_full_and_read_only_volumes_are_passed_over(nursery, master, web, 
     await until_answer(partial(web, "/dir/status"), lambda rows: writable_ids(rows) == [[7]])
     assert (await web("/dir/status"))["Topology"]["Free"] == 1
     assert {parse_file_id((await web("/dir/assign"))["fid"]).volume_id for _ in range(5)} == {7}
-    volume_server.feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=7)])
+    volume_server.source.remove_volumes([master_pb2.VolumeShortInformationMessage(id=7)])
     await until_answer(partial(web, "/dir/lookup?volumeId=7"), lambda rows: "error" in rows)
     await web("/vol/grow?count=1")
     assert volume_server.calls[-1][1].volume_id == 8
@@ -339,7 +339,7 @@ class TestWithKeys:
 
 
 async def test_ec_shards_can_be_looked_up(nursery, master, web, calls, volume_server):
-    volume_server.feed.add_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=0b101)])
+    volume_server.source.add_ec_shards([master_pb2.VolumeEcShardInformationMessage(id=5, ec_index_bits=0b101)])
     await join(nursery, master, web, volume_server)
     request = master_pb2.LookupEcVolumeRequest(volume_id=5)
     await until_answer(partial(web, "/dir/lookup?volumeId=5"), lambda rows: "locations" in rows)
@@ -353,7 +353,7 @@ async def test_ec_shards_can_be_looked_up(nursery, master, web, calls, volume_se
 
 async def test_the_volume_list_has_the_tree_and_its_sums(nursery, master, web, calls, volume_server):
     other = FakeVolumeServer(8102, "rack2")
-    volume_server.feed.replace_volumes([master_pb2.VolumeInformationMessage(id=3, version=3, collection="c", size=9)])
+    volume_server.source.replace_volumes([master_pb2.VolumeInformationMessage(id=3, version=3, collection="c", size=9)])
     await join(nursery, master, web, volume_server, other)
     info = (await calls.VolumeList(master_pb2.VolumeListRequest(), timeout=DEADLINE_S)).topology_info
     assert (info.diskInfos[""].max_volume_count, info.diskInfos[""].volume_count) == (8, 1)
@@ -406,12 +406,12 @@ async def test_watchers_hear_of_every_change(nursery, master, web, calls, volume
     threading.Thread(target=listen, daemon=True).start()
     await until(lambda: heard)
     assert heard[0].leader == f"{master.http}.{master.grpc_port}"
-    volume_server.feed.change_volumes([master_pb2.VolumeInformationMessage(id=3, version=3)])
+    volume_server.source.change_volumes([master_pb2.VolumeInformationMessage(id=3, version=3)])
     await join(nursery, master, web, volume_server)
     await until(lambda: [3] in [list(row.new_vids) for row in heard])
     assert heard[-1].url == "127.0.0.1:8101"
-    volume_server.feed.add_volumes([master_pb2.VolumeShortInformationMessage(id=4, version=3)])
-    volume_server.feed.remove_volumes([master_pb2.VolumeShortInformationMessage(id=3, version=3)])
+    volume_server.source.add_volumes([master_pb2.VolumeShortInformationMessage(id=4, version=3)])
+    volume_server.source.remove_volumes([master_pb2.VolumeShortInformationMessage(id=3, version=3)])
     await until(lambda: {3} in [set(row.deleted_vids) for row in heard])
     await until(lambda: [4] in [list(row.new_vids) for row in heard])
     stream.cancel()

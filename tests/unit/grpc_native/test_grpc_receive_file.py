@@ -241,7 +241,7 @@ class TestCodedVolumes:
     def test_what_the_backend_has_reported_counts_as_mounted(self):
         model = NodeModel(["native", "child"])
         shards = [pb_master.VolumeEcShardInformationMessage(id=7, disk_id=disk, ec_index_bits=1) for disk in (2, 0)]
-        model.feed("child").add_ec_shards([*shards, pb_master.VolumeEcShardInformationMessage(id=8, ec_index_bits=1)])
+        model.source("child").add_ec_shards([*shards, pb_master.VolumeEcShardInformationMessage(id=8, ec_index_bits=1)])
         assert coded_disk_ids(SimpleNamespace(model=model), 7) == [0, 2]
         assert coded_disk_ids(SimpleNamespace(model=model), 9) == []
 
