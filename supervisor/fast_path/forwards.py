@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from supervisor.authority.ledger import Ticket
     from supervisor.gateway.http import HttpGateway
     from supervisor.gateway.http_authority import HttpAuthority
+    from supervisor.net.http_client_connection import ClientHttpConnection
     from supervisor.net.http_connection import Client
     from supervisor.net.http_exchange import BegunExchange
     from supervisor.net.http_forward import Forwarder
-    from supervisor.net.http_link import ClientHttpConnection
     from supervisor.net.polled_exchange import SentRequest
     from supervisor.routing.decision import Decision
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from supervisor.net.http_client_connection import ClientHttpConnection
 from supervisor.net.http_connect import Address, CannotConnect, TcpConnector
-from supervisor.net.http_link import ClientHttpConnection
 from supervisor.wire.http1 import ClientConnection
 
 if TYPE_CHECKING:

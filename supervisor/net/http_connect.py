@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from supervisor.net.errors import ConnectionFailed
-from supervisor.net.http_link import LinkBroken
+from supervisor.net.http_client_connection import LinkBroken
 from supervisor.net.timeouts import ConnectionTimeouts, TimeoutLimits
 from supervisor.net.tls_transport import TlsTransport
 from supervisor.net.transport import SocketTransport

@@ -16,14 +16,20 @@ import trio
 
 from native_handlers.http_model.message import BodyError
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
-from supervisor.net.http_link import ClientHttpConnection, LinkBroken, LinkSilent, NotYet, receive_final_head
+from supervisor.net.http_client_connection import (
+    ClientHttpConnection,
+    LinkBroken,
+    LinkSilent,
+    NotYet,
+    receive_final_head,
+)
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from native_handlers.http_model.headers import Headers
     from native_handlers.http_model.message import RequestBody
     from supervisor.net.http_client import Address, HttpPool
-    from supervisor.net.http_link import OnInterim
+    from supervisor.net.http_client_connection import OnInterim
     from supervisor.net.polled_exchange import SentRequest
     from supervisor.net.transport import SocketTransport
 

@@ -12,8 +12,8 @@ import trio
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Request, Response, StreamBody
+from supervisor.net.http_client_connection import LinkBroken
 from supervisor.net.http_exchange import BackendResponse, BegunExchange, Exchange
-from supervisor.net.http_link import LinkBroken
 from supervisor.net.polled_exchange import SentRequest
 from supervisor.wire.forwarding import end_to_end, forwarded_request
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 from supervisor.net.errors import BackendUnavailable
 from supervisor.net.http_client import Address, CannotConnect
+from supervisor.net.http_client_connection import LinkBroken, LinkSilent
 from supervisor.net.http_exchange import AnswerBody, BackendResponse, Exchange
-from supervisor.net.http_link import LinkBroken, LinkSilent
 from supervisor.wire.forwarding import end_to_end
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead
 from supervisor.wire.server_address import BadServerAddress, ServerAddress

@@ -13,8 +13,8 @@ from trio.testing import memory_stream_pair
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response
 from supervisor.net.http_body import HttpChannel, ServerBody
+from supervisor.net.http_client_connection import ClientHttpConnection, LinkBroken
 from supervisor.net.http_limits import HttpLimits
-from supervisor.net.http_link import ClientHttpConnection, LinkBroken
 from supervisor.net.timeouts import ConnectionTimeouts
 from supervisor.net.transport import RECEIVE_BYTES, StreamTransport
 from supervisor.wire.http1 import ClientConnection, ServerConnection
