@@ -71,6 +71,7 @@ def volume_tier_move_dat_to_remote(
         key = yield from _upload(context, tier, name, state.dat.path, facts.size_bytes)
         file = RemoteFile(kind, tier_id, key, 0, facts.size_bytes, facts.modified_at_s, ".dat")
         _take_over(volume, tier, state, file, keep_local=request.keep_local_dat_file)
+        store_of(node).note_moved(volume.id)
     log.info("volume %d is served from %s as %s", volume.id, name, key)
 
 
@@ -130,6 +131,7 @@ def volume_tier_move_dat_from_remote(
         raise RpcFailure(f"volume {volume.id} is already on local disk")
     with claimed(volume, "is being moved to disk", holds_writes=False):
         tier, key, remote = yield from _to_disk(node, context, volume)
+        store_of(node).note_moved(volume.id)
     if request.keep_remote_dat_file:
         return
     if not remote.wait_closed(READERS_LIMIT_S):

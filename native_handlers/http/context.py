@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from native_handlers.http_model.go_json import EncodedList
     from native_handlers.http_model.volume_servers import VolumeServerHttp
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
+    from native_handlers.storage.settling import Settling
     from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.volume import Volume
 
 T = TypeVar("T")
 
@@ -203,6 +205,15 @@ class EcVolumes(Protocol):
         ...
 
 
+class ReadableVolumes(Protocol):
+    """The volumes that this process can read now."""
+
+    settling: Settling
+    """The volumes whose reads must wait; see `Store.settling`."""
+
+    def find_volume(self, vid: int) -> Volume | None: ...
+
+
 class TokenScope(Protocol):
     """The rights of a request on other files than the one in its path: those that a manifest names.
 
@@ -261,6 +272,13 @@ class HttpContext:
     manifests: ManifestLoader = field(default_factory=ManifestLoader)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
     ec_volumes: EcVolumes | None = None
+    attached: ReadableVolumes | None = None
+    """The volumes of another process that this one reads; None in a process with a store of its own."""
+
+    @property
+    def open_volumes(self) -> ReadableVolumes | None:
+        """The volumes that can be read here: those of the store, or those of another process."""
+        return self.attached if self.store is None else self.store
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

@@ -80,11 +80,58 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
             raise
         log.error("not sent: %s", failure)
         return _failed(context, failure)
+    return _released_with(response, read)
+
+
+def _released_with(response: Response, read: NeedleRead) -> Response:
+    """`response`. `read` is released now, or with the response where that sends from the file."""
     if read.payload is not None and isinstance(response.body, (FileBody, StreamBody)):
         response.close = read.release
     else:
         read.release()
     return response
+
+
+_PLAIN_QUERY = frozenset({"readDeleted", "jwt"})
+
+
+async def try_read_plain(context: HttpContext, request: Request) -> Response | None:
+    """The answer that `handle_read` gives for a needle that is sent as it is stored, out of `context.open_volumes`.
+
+    None leaves the request to the process that has the store: all failures, absent needles, manifests, edited images,
+    and compressed data for a client that does not take it. Then nothing is held.
+    """
+    target, volumes = request.parsed, context.open_volumes
+    query, volume_id = target.query if target.raw_query else NO_QUERY, target.volume_id
+    if (
+        volumes is None
+        or volume_id is None
+        or target.needle is None
+        or not {name for name, _ in query.pairs} <= _PLAIN_QUERY
+    ):
+        return None
+    volume = volumes.find_volume(volume_id)
+    if volume is None or volume_id in volumes.settling.volume_ids:
+        return None
+    try:
+        read = await _read_from(context, volume, target.needle, query)
+    except STORE_FAILURES:
+        return None
+    try:
+        needle = read.needle
+        takes_stored = not needle.is_compressed or "gzip" in (request.headers.get("Accept-Encoding") or "")
+        if not takes_stored or needle.is_chunk_manifest:
+            read.release()
+            return None
+        response = await _respond(context, request, query, target.object, volume, read)
+    except BaseException as failure:
+        read.release()
+        if isinstance(failure, ClientGone):
+            return empty_reply(CLIENT_GONE)
+        if not isinstance(failure, STORE_FAILURES):
+            raise
+        return None
+    return _released_with(response, read)
 
 
 async def _read_here(
@@ -125,26 +172,15 @@ async def _read_here(
 async def _read_held(
     context: HttpContext, store: Store, volume: Volume, needle: tuple[int, int], query: Query
 ) -> tuple[Volume, NeedleRead]:
-    """Reads a needle (id and cookie) and returns it with its volume: on the event loop where memory holds the needle,
-    else in a thread.
+    """Reads a needle (id and cookie) and returns it with its volume.
 
     Raises:
         VolumeNotFound, VolumeClosed: the volume went meanwhile.
         Exception: one of STORE_FAILURES.
     """
-    needle_id, cookie = needle
-    deleted_too, wants_data = False, True
-    if query.pairs:
-        deleted_too, wants_data = query.is_true("readDeleted"), query.get("cm") != "false"
     while True:
         try:
-            try:
-                read = volume.read(
-                    needle_id, cookie=cookie, read_deleted=deleted_too, data=wants_data, cached_only=True
-                )
-            except NotCached:
-                work = partial(volume.read, needle_id, cookie=cookie, read_deleted=deleted_too, data=wants_data)
-                read = await context.disk_threads.run(volume, work)
+            read = await _read_from(context, volume, needle, query)
         except NotFound:
             # A closed volume has no needles, and another volume may have taken its place.
             present = store.get_volume(volume.id)
@@ -156,6 +192,23 @@ async def _read_held(
             volume = present
         else:
             return volume, read
+
+
+async def _read_from(context: HttpContext, volume: Volume, needle: tuple[int, int], query: Query) -> NeedleRead:
+    """Reads a needle (id and cookie): on the event loop where memory holds the needle, else in a thread.
+
+    Raises:
+        Exception: one of STORE_FAILURES.
+    """
+    needle_id, cookie = needle
+    deleted_too, wants_data = False, True
+    if query.pairs:
+        deleted_too, wants_data = query.is_true("readDeleted"), query.get("cm") != "false"
+    try:
+        return volume.read(needle_id, cookie=cookie, read_deleted=deleted_too, data=wants_data, cached_only=True)
+    except NotCached:
+        work = partial(volume.read, needle_id, cookie=cookie, read_deleted=deleted_too, data=wants_data)
+        return await context.disk_threads.run(volume, work)
 
 
 def _failed(context: HttpContext, failure: Exception) -> Response:

@@ -433,6 +433,7 @@ class Store:
             raise VolumeNotFound(vid, " on disk")
         location, volume = copies[0]
         volume.move_index(location.idx_path)
+        self.note_moved(vid)
 
     def delete_volume(self, vid: int, *, only_empty: bool, keep_remote_data: bool = False) -> None:
         """Deletes every copy of a volume here.
@@ -474,8 +475,7 @@ class Store:
     def mark_readonly(self, volume: Volume, *, can_delete: bool = False, persist: bool = False) -> None:
         """Makes a volume refuse writes; see `VolumeMarks.mark_read_only`.
 
-        Raises:
-            VolumeNotFound, VolumeClosed, WriteFailed: nothing changed.
+        Raises VolumeNotFound, VolumeClosed, WriteFailed: nothing changed.
         """
         volume = self._present(volume)
         volume.marks.mark_read_only(can_delete=can_delete, persist=persist)
@@ -484,21 +484,20 @@ class Store:
     def mark_writable(self, volume: Volume) -> None:
         """Makes a volume take writes; see `VolumeMarks.mark_writable`.
 
-        Raises:
-            VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: the volume takes no writes.
+        Raises VolumeNotFound, VolumeClosed, VolumeLoadFailed, WriteFailed: the volume takes no writes.
         """
         volume = self._present(volume)
         findings = self.locations[volume.disk_id].findings
         findings.replace(volume.paths.base, volume.marks.mark_writable())
         self._listeners.emit([volume.id])
 
+    def note_moved(self, vid: int) -> None:
+        """Announces that the data or the index of a volume is elsewhere now."""
+        self._listeners.emit([vid])
+
     def commit_compaction(self, volume: Volume) -> tuple[bool, int]:
-        """Puts the compacted copy of a volume in its place; see `Compaction.commit`.
-
-        Returns whether the volume was read-only before, and the length of its new .dat in bytes.
-
-        Raises:
-            VolumeNotFound: the volume is no longer here. Other errors are those of `Compaction.commit`.
+        """Puts the compacted copy of a volume in its place. Returns whether the volume was read-only before, and the
+        length of its new .dat in bytes. Raises as `Compaction.commit`; VolumeNotFound: the volume is no longer here.
         """
         volume = self._present(volume)
         was_read_only = volume.is_read_only
@@ -583,10 +582,7 @@ class Store:
         return self._listeners.add(callback)
 
     def sync(self) -> None:
-        """Puts every volume on disk. A failure is logged and does not stop the others.
-
-        Disks out of service come last, because they may hang.
-        """
+        """Puts every volume on disk. Disks out of service come last, because they may hang. A failure is logged."""
         for volume in sorted(self.volumes(), key=lambda volume: not volume.is_in_service):
             try:
                 volume.sync()

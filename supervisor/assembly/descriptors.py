@@ -36,6 +36,11 @@ MAX_HTTP_CONNECTIONS = 16384
 MAX_GRPC_CONNECTIONS = 4096
 """The bounds even with unlimited descriptors: each connection costs memory as well."""
 
+SHARE_DESCRIPTORS = 6
+"""The descriptors of a shared volume in each process; see docs/sharing.md."""
+_SHARED_PART = 8
+"""One part in this many of the descriptors is for what is shared of volumes."""
+
 _GRPC_PART = 4
 """One part in this many of the connections is for gRPC, which the cluster uses."""
 
@@ -66,16 +71,18 @@ class DescriptorPlan:
     """How `limit` descriptors are divided. With few descriptors every part shrinks.
 
     Args:
-        is_forwarding: whether a client's request may need a connection to the backend.
+        is_forwarding: whether a client's request may need a connection to the backend, or of a worker to this process.
+        is_sharing: whether volumes may be shared with workers.
     """
 
     limit: int
     is_forwarding: bool = False
+    is_sharing: bool = False
 
     @property
     def reserve(self) -> int:
         """The descriptors that no part of the plan uses."""
-        return min(RESERVE, self.limit // 8)
+        return min(RESERVE, self.limit // 8) + self._for_shares
 
     @property
     def links(self) -> int:
@@ -87,6 +94,15 @@ class DescriptorPlan:
     def least_for_connections(self) -> int:
         """The descriptors that volumes created later leave to connections."""
         return min(self.limit // 8, MAX_LEAST)
+
+    @property
+    def shared_volumes(self) -> int:
+        """How many volumes may be shared with workers. The others are read by this process alone."""
+        return self._for_shares // SHARE_DESCRIPTORS
+
+    @property
+    def _for_shares(self) -> int:
+        return self.limit // _SHARED_PART if self.is_sharing else 0
 
     @property
     def open_limit(self) -> OpenLimit:
@@ -125,7 +141,8 @@ class DescriptorPlan:
 
     def needed(self, volumes: int) -> int:
         """The limit that has room for `volumes`, new ones included, and for connections."""
-        return volumes * VOLUME_DESCRIPTORS + self._besides
+        least = volumes * VOLUME_DESCRIPTORS + self._besides
+        return least if not self.is_sharing else -(-least * _SHARED_PART // (_SHARED_PART - 1))
 
     @property
     def _besides(self) -> int:

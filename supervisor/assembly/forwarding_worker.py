@@ -30,7 +30,7 @@ from supervisor.routing.registry import ROUTES
 from supervisor.routing.table import table_forwarding_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from native_handlers.http.context import HttpHandler
     from supervisor.workers.counts import WorkerCounts
@@ -93,6 +93,9 @@ class ForwardingWorker:
     def set_stopping(self) -> None:
         self._stopping.is_asked = True
 
+    async def release(self, volume_ids: Sequence[int]) -> None:
+        raise AssertionError(f"the backend has all volumes, among them {volume_ids}")
+
     def counts(self) -> WorkerCounts:
         return self._ports.counts(self._gateway.counts, self._counts)
 
@@ -103,6 +106,7 @@ class ForwardingWorker:
             with trio.move_on_after(CLOSE_S, shield=True):
                 await self._pool.drop_idle()
                 await self._volume_servers.drop_idle()
+            self._ports.close()
 
     def _address(self, listener: Listener) -> Address:
         backend = self._backend

@@ -41,7 +41,7 @@ from supervisor.gateway.grpc_pools import BEHIND_A_FRONT
 from supervisor.gateway.grpc_sources import CheckedBackend, NodePorts
 from supervisor.gateway.grpc_volume_servers import DialledVolumeServers
 from supervisor.gateway.guard import Guard
-from supervisor.gateway.handed_on import HandedOnRequests
+from supervisor.gateway.handed_on import HandedOnRequests, NativeSource
 from supervisor.gateway.http import HttpGateway
 from supervisor.net.byte_relay import RelaySettings, serve_byte_relay
 from supervisor.net.errors import BadCertificate
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from supervisor.config.config import Config, SecurityConfig, TlsFiles
     from supervisor.control.metrics import SeatNumbers
     from supervisor.gateway.grpc_call import CallEngine
-    from supervisor.net.http_server import Handle, TryForward
+    from supervisor.net.http_server import TryForward
 
     StartHttp = Callable[[trio.Nursery], Awaitable[Callable[[], None]]]
     # Starts the service of HTTP in a nursery. The result stops it: it drains.
@@ -184,11 +184,14 @@ def _prepare_http(  # noqa: PLR0913, PLR0917  a part of `open_front`
     if has_workers and engines.backend is not None:
         return _prepare_workers(node, listeners, engines.backend.handle, tasks, lookup, at_end)
     context = make_http_context(node, engines, guard, tasks.counts, lookup)
-    handle, fast_path, forward = make_http_handle(node, engines, context, guard, tasks)
+    gateway, fast_path, forward = make_http_gateway(node, engines, context, guard, tasks)
+    handle = gateway.handle
     at_end.callback(fast_path.close)
     if has_workers:
-        requests = HandedOnRequests(handle, fast_path.answer)
-        return _prepare_workers(node, listeners, requests, tasks, lookup, at_end)
+        assert engines.store is not None, "nothing is forwarded"
+        volumes = NativeSource(HandedOnRequests(handle, fast_path.answer), engines.store, gateway.counts)
+        return _prepare_workers(node, listeners, volumes, tasks, lookup, at_end)
+    tasks.registry.register(HttpCountCollector([gateway.counts]))
     seats = Seats("HTTP", lambda: node.descriptors.http_connections(engines.open_volumes))
     serve = partial(
         serve_http,
@@ -210,7 +213,7 @@ def _prepare_http(  # noqa: PLR0913, PLR0917  a part of `open_front`
 def _prepare_workers(  # noqa: PLR0913, PLR0917  a part of `_prepare_http`
     node: Node,
     listeners: Sequence[BoundListener],
-    source: BackendHandle | HandedOnRequests,
+    source: BackendHandle | NativeSource,
     tasks: Tasks,
     lookup: MasterClient,
     at_end: ExitStack,
@@ -285,10 +288,10 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
     )
 
 
-def make_http_handle(
+def make_http_gateway(
     node: Node, engines: Engines, context: HttpContext, guard: Guard, tasks: Tasks
-) -> tuple[Handle, FastPath, TryForward | None]:
-    """The function that answers every HTTP request, and the fast paths before it. The caller closes the first one.
+) -> tuple[HttpGateway, FastPath, TryForward | None]:
+    """What answers every HTTP request, and the fast paths before it. The caller closes the first one.
 
     The second one is None where there is no backend.
     """
@@ -305,9 +308,8 @@ def make_http_handle(
         authority=authority,
         stop=node.stop,
     )
-    tasks.registry.register(HttpCountCollector([gateway.counts]))
     forward = None if forwarder is None else FastPathForwards(gateway, forwarder, authority).begin
-    return gateway.handle, FastPath(context, gateway), forward
+    return gateway, FastPath(context, gateway), forward
 
 
 def make_forwarder(backend: ManagedBackend | None, pool: HttpPool) -> Forwarder | None:

@@ -40,15 +40,19 @@ from supervisor.workers.service import start_body
 from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import ExitStack
 
+    from native_handlers.storage.store import Store
     from supervisor.assembly.node import Node
+    from supervisor.assembly.shared_volumes import SharedVolumes
     from supervisor.assembly.tasks import Tasks
     from supervisor.backend.process import TiedProcess
     from supervisor.cluster.master_client import MasterClient
-    from supervisor.gateway.handed_on import HandedOnRequests
+    from supervisor.gateway.handed_on import HandedOnRequests, NativeSource
     from supervisor.net.listeners import BoundListener
+    from supervisor.routing.decision import Engine
+    from supervisor.workers.channel import CallHandler
     from supervisor.workers.messages import Fields, JsonObject
 
 log = logging.getLogger(__name__)
@@ -85,7 +89,7 @@ class HttpWorkers:
 def prepare_workers(
     node: Node,
     listeners: Sequence[BoundListener],
-    source: BackendHandle | HandedOnRequests,
+    source: BackendHandle | NativeSource,
     tasks: Tasks,
     lookup: MasterClient,
     at_end: ExitStack,
@@ -100,8 +104,8 @@ def prepare_workers(
     """
     count, plan = node.config.workers, node.descriptors
     links = max(plan.links // count, LEAST_LINKS)
-    service = None if isinstance(source, BackendHandle) else make_service(source, count * links, at_end)
-    backend = source if isinstance(source, BackendHandle) else None
+    backend, native = (source, None) if isinstance(source, BackendHandle) else (None, source)
+    service = None if native is None else make_service(native.requests, count * links, at_end)
     board = ConnectionBoard.create(count)
     at_end.callback(board.close)
     http = make_http_settings(node)
@@ -132,6 +136,8 @@ def prepare_workers(
                 is_stopping=node.stop.is_asked,
                 backend=None if backend is None else backend_address(backend),
                 parent_descriptor=None if service is None else service.descriptor,
+                max_download_bytes=node.config.concurrent_download_limit_bytes,
+                max_volumes=plan.shared_volumes,
             )
         )
 
@@ -141,17 +147,21 @@ def prepare_workers(
     descriptors = [*(listener.descriptor for listener in inherited), board.descriptor]
     if service is not None:
         descriptors.append(service.descriptor)
+    handlers: dict[str, CallHandler] = {"holders": holders}
+    if native is not None:
+        handlers["share"] = share_store(native.store, plan.shared_volumes, lambda: workers, board, at_end).share
+        tasks.throttle.join_downloads(partial(board.downloads_of_workers, count), board.publish_parents_downloads)
     spec = WorkersSpec(
         count=count,
         start=lambda _number: start_worker(descriptors),
         settings=settings,
-        handlers={"holders": holders},
+        handlers=handlers,
         note_end=board.mark_absent,
         bounds=WorkerBounds(drain_s=DRAIN_HTTP_S + DRAIN_MARGIN_S),
     )
     workers = Workers(spec)
     tasks.counts.include(lambda: workers.sums.total().server)
-    tasks.registry.register(WorkerCollector(workers))
+    tasks.registry.register(WorkerCollector(workers, () if native is None else [native.counts]))
     tasks.exposition.refreshers.append(workers.refresh_counts)
 
     async def start(servers: trio.Nursery) -> Callable[[], None]:
@@ -171,6 +181,23 @@ def prepare_workers(
         return stop
 
     return HttpWorkers(WorkerSeats(workers, seats * count), start)
+
+
+def share_store(
+    store: Store, most: int, workers: Callable[[], Workers], board: ConnectionBoard, at_end: ExitStack
+) -> SharedVolumes:
+    """What workers may read of `store`, until `at_end`. Workers are told through `workers()`."""
+    from supervisor.assembly.shared_volumes import SharedVolumes, hide_disks, show_disks  # noqa: PLC0415  (storage core)
+
+    async def tell(volume_ids: list[int]) -> None:
+        told = await workers().push("release", {"volume_ids": volume_ids}, waits_for_new=False)
+        log.debug("%d HTTP workers have let go of volumes %s", told, volume_ids)
+
+    shared = SharedVolumes(store, most, tell)
+    at_end.callback(store.add_listener(shared.note))
+    show_disks(store, board)
+    at_end.callback(hide_disks, store)
+    return shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,24 +341,33 @@ class WorkerSeats:
 
 
 class WorkerCollector:
-    """The workers' HTTP requests, as one server's and by worker, and how the workers are."""
+    """The HTTP requests of all workers together and by worker, and how the workers are.
 
-    def __init__(self, workers: Workers) -> None:
+    Args:
+        own: what this process has counted, which is added to the sum.
+    """
+
+    def __init__(self, workers: Workers, own: Sequence[Mapping[tuple[str, Engine], int]] = ()) -> None:
         self._workers = workers
+        self._own = own
 
     def collect(self) -> Iterable[Family]:
         sums = self._workers.sums
-        yield from HttpCountCollector([sums.total().requests]).collect()
+        yield from HttpCountCollector([*self._own, sums.total().requests]).collect()
         by_worker = Family(
             f"{OWN_PREFIX}worker_http_requests_total", "counter", "HTTP requests since the start of the worker."
+        )
+        handed_on = Family(
+            f"{OWN_PREFIX}worker_handed_on_requests_total", "counter", "Those that the main process has answered."
         )
         connections = Family(f"{OWN_PREFIX}worker_connections", "gauge", "Open connections of clients.")
         for number, counts in sorted(sums.running().items()):
             labels = {"worker": str(number)}
             by_worker.add(labels, counts.requests.total() + counts.handed_on)
+            handed_on.add(labels, counts.handed_on)
             connections.add(labels, counts.open_count)
         ready = Family(f"{OWN_PREFIX}workers", "gauge", "HTTP workers that serve now.")
         ready.add({}, self._workers.ready_count)
         restarts = Family(f"{OWN_PREFIX}worker_restarts", "gauge", "Workers that took the place of one that had ended.")
         restarts.add({}, self._workers.restarts)
-        yield from (by_worker, connections, ready, restarts)
+        yield from (by_worker, handed_on, connections, ready, restarts)

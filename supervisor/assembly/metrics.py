@@ -36,7 +36,7 @@ def node_numbers(node: Node, throttle: Throttle) -> NodeNumbers:
         upload_limit_bytes=config.concurrent_upload_limit_bytes,
         download_limit_bytes=config.concurrent_download_limit_bytes,
         upload_bytes_in_flight=lambda: throttle.uploads.bytes,
-        download_bytes_in_flight=lambda: throttle.downloads.bytes,
+        download_bytes_in_flight=lambda: throttle.downloads.total_bytes,
         master_disconnections=lambda: node.heartbeat.disconnections,
     )
 

@@ -151,7 +151,9 @@ def make_node(config: Config, stop: StopRequest) -> Node:
         offset_width=width,
         backend_version=version,
         descriptors=DescriptorPlan(
-            current_limit(), is_forwarding=table.current().forwards_anything or bool(config.workers)
+            current_limit(),
+            is_forwarding=table.current().forwards_anything or bool(config.workers),
+            is_sharing=table.current().is_data_native and bool(config.workers),
         ),
         heartbeat=HeartbeatHandle(masters),
         reloads=Reloads(),

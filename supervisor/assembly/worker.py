@@ -19,7 +19,7 @@ import trio
 from supervisor.assembly.collector import settled_objects
 from supervisor.logs.setup import set_up_logging
 from supervisor.workers.channel import ControlChannel
-from supervisor.workers.service import ParentLookup, WorkerService
+from supervisor.workers.service import ParentLookup, ParentVolumes, WorkerService
 
 if TYPE_CHECKING:
     from supervisor.workers.service import Serving
@@ -42,7 +42,7 @@ def make_serving(settings: WorkerSettings, channel: ControlChannel) -> Serving:
         return ForwardingWorker(settings, settings.backend, ParentLookup(channel))
     from supervisor.assembly.native_worker import NativeWorker  # noqa: PLC0415
 
-    return NativeWorker(settings)
+    return NativeWorker(settings, ParentVolumes(channel))
 
 
 async def serve_worker(descriptor: int) -> None:

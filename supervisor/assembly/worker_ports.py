@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class WorkerPorts:
-    """The ports that a worker serves, and its seats. `serve` frees what belongs to them.
+    """The ports that a worker serves, its seats, and the board. The caller calls `close`.
 
     Raises:
         BadCertificate: the certificate of the admin port cannot be used now.
@@ -36,8 +36,8 @@ class WorkerPorts:
     def __init__(self, settings: WorkerSettings) -> None:
         self._limits = HttpLimits(idle_timeout_s=settings.idle_timeout_s, drain_s=settings.drain_s)
         self._listeners = [_listener(one) for one in settings.listeners]
-        self._board = ConnectionBoard(settings.board_descriptor)
-        self._seats = PublishedSeats("HTTP", settings.seats, self._board, settings.count, settings.number)
+        self.board = ConnectionBoard(settings.board_descriptor)
+        self._seats = PublishedSeats("HTTP", settings.seats, self.board, settings.count, settings.number)
 
     def counts(
         self, requests: Counter[tuple[str, Engine]], counts: ServerCounts, *, handed_on: int = 0
@@ -45,6 +45,10 @@ class WorkerPorts:
         """What the worker has counted: `requests` and `counts`, and its connections."""
         seats = self._seats
         return WorkerCounts(requests, counts.snapshot(), seats.open_count, seats.given_up, seats.refused, handed_on)
+
+    def close(self) -> None:
+        """Frees the board."""
+        self.board.close()
 
     async def serve(
         self,
@@ -55,21 +59,18 @@ class WorkerPorts:
         task_status: trio.TaskStatus[trio.CancelScope],
     ) -> None:
         """As `serve_http`, on these ports."""
-        try:
-            await serve_http(
-                self._listeners,
-                handle,
-                limits=self._limits,
-                fast_path=fast_path,
-                forward=forward,
-                seats=self._seats,
-                turn_away=partial(turn_away, handle),
-                urgent=HEALTH_REQUESTS,
-                shared=SharedAccept(self._seats.pause_s, self._seats.in_a_row),
-                task_status=task_status,
-            )
-        finally:
-            self._board.close()
+        await serve_http(
+            self._listeners,
+            handle,
+            limits=self._limits,
+            fast_path=fast_path,
+            forward=forward,
+            seats=self._seats,
+            turn_away=partial(turn_away, handle),
+            urgent=HEALTH_REQUESTS,
+            shared=SharedAccept(self._seats.pause_s, self._seats.in_a_row),
+            task_status=task_status,
+        )
 
 
 def _listener(inherited: InheritedListener) -> BoundListener:

@@ -14,11 +14,13 @@ from supervisor.wire.handed_on import CLIENT_FIELD, HandedOnClient, encode_clien
 from supervisor.wire.simple_heads import match_request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from native_handlers.http_model.message import Request, Response
+    from supervisor.net.http_client_connection import ClientHttpConnection
     from supervisor.net.http_connection import Client
     from supervisor.net.http_exchange import BegunExchange
     from supervisor.net.http_forward import Forwarder
-    from supervisor.net.http_link import ClientHttpConnection
     from supervisor.net.polled_exchange import SentRequest
 
 
@@ -33,13 +35,15 @@ class HandOn:
 
     Args:
         forwarder: forwards to the parent; it adds `client_field`.
+        is_tried_here: returns whether this process first tries to answer a request with this method for this volume.
 
     Attributes:
         count: how many requests were handed on so far.
     """
 
-    def __init__(self, forwarder: Forwarder) -> None:
+    def __init__(self, forwarder: Forwarder, is_tried_here: Callable[[str, int], bool]) -> None:
         self._forwarder = forwarder
+        self._is_tried_here = is_tried_here
         self.count = 0
 
     async def handle(self, request: Request) -> Response:
@@ -62,7 +66,9 @@ class HandOn:
         matched = match_request(data)
         if matched is None:
             return None
-        method, _, raw = matched
+        method, volume_id, raw = matched
+        if self._is_tried_here(method, volume_id):
+            return None
         raw = with_client_line(raw, HandedOnClient(client.listener, client.is_tls, client.port, client.host))
         begun = self._forwarder.begin(client.listener, raw)
         if begun is None:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.format.cached_needle import CachedNeedle
+    from native_handlers.http.context import ReadableVolumes
     from native_handlers.http.settings import HttpSettings
-    from native_handlers.storage.store import Store
     from native_handlers.storage.system.buffer_pool import BufferPool, PooledBuffer
     from supervisor.fast_path.read_request import Read, ReadFields
 
@@ -67,7 +67,7 @@ class ReadAnswers:
         self._lent: PooledBuffer | None = None  # by `_lend` for the read that is being answered
         self._place = self._lend
 
-    def try_answer(self, store: Store, read: Read, date: str) -> ReadAnswer | None:
+    def try_answer(self, volumes: ReadableVolumes, read: Read, date: str) -> ReadAnswer | None:
         """The answer to a read over HTTP/1.1. None leaves the request, also a failing one, to `handle_read`.
 
         Args:
@@ -78,8 +78,8 @@ class ReadAnswers:
         self._is_whole = fields is PLAIN and not is_head
         answer = None
         try:
-            volume = store.find_volume(volume_id)
-            if volume is None or volume_id in store.settling.volume_ids:
+            volume = volumes.find_volume(volume_id)
+            if volume is None or volume_id in volumes.settling.volume_ids:
                 return None
             needle = volume.try_read_cached(needle_id, cookie, self._place)
             if needle is not None:

@@ -42,7 +42,7 @@ class FastPathReads:
 
     def __init__(self, listener: Listener, context: HttpContext, gateway: HttpGateway) -> None:
         [self._route] = {match_object(listener, method) for method in ("GET", "HEAD")}
-        self._context = context
+        self._volumes = context.open_volumes
         self._gateway = gateway
         self._policy = gateway.policy
         self._matcher = ReadMatcher()
@@ -66,9 +66,9 @@ class FastPathReads:
         Never waits. No act of a client or a disk makes it raise.
         """
         started_at_s = perf_counter()
-        store = self._context.store
+        volumes = self._volumes
         terms = self._policy.fast_terms(self._route)
-        if store is None or terms is None or not self._is_read:
+        if volumes is None or terms is None or not self._is_read:
             return None
         read = self._matcher.parse(data)
         if read is None:
@@ -78,7 +78,7 @@ class FastPathReads:
             return None
         if is_bounded and inflight is not None and inflight.is_over:
             return None
-        answer = self._answers.try_answer(store, read, http_date())
+        answer = self._answers.try_answer(volumes, read, http_date())
         if answer is None:
             return None
         status, head, body, release = answer

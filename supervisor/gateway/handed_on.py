@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import Headers
@@ -14,8 +14,12 @@ from supervisor.net.seats import client_of
 from supervisor.wire.handed_on import CLIENT_FIELD, HandedOnClient, parse_client, take_client_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from native_handlers.http_model.message import FastAnswer, Request, Response
+    from native_handlers.storage.store import Store
     from supervisor.net.http_server import Handle, TryAnswer
+    from supervisor.routing.decision import Engine
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,21 @@ class HandedOnRequests:
         (listener, is_tls, port, host), own = taken
         answer = self._fast_path(Client(host, port, listener, is_tls), own)
         return _PendingWithClient(data, answer) if isinstance(answer, PendingAnswer) else answer
+
+
+@dataclass(frozen=True, slots=True)
+class NativeSource:
+    """What a native server serves its workers with.
+
+    Attributes:
+        requests: answers what the workers hand on.
+        store: the volumes that the workers read.
+        counts: the answers of `requests`, by route and engine.
+    """
+
+    requests: HandedOnRequests
+    store: Store
+    counts: Mapping[tuple[str, Engine], int]
 
 
 def _taken(headers: Headers) -> tuple[HandedOnClient, Headers]:

@@ -45,6 +45,10 @@ RETRY_AFTER_S = "1"
 """A hand-over takes milliseconds; a restart of the backend takes about a second."""
 
 
+class LeftToParent(Exception):
+    """A handler of a worker leaves the request to the parent. The handler has done nothing that the client sees."""
+
+
 class Stopping(Protocol):
     """Says whether the node was asked to stop."""
 
@@ -318,7 +322,8 @@ def _status_of(error: BaseException) -> int | None:
         return cause.status if isinstance(cause, RemoteProtocolError) else 400
     if isinstance(error, BackendUnavailable):
         return 502
-    return 500 if isinstance(error, Exception) and not isinstance(error, ConnectionFailed) else None
+    has_answer = isinstance(error, Exception) and not isinstance(error, ConnectionFailed | LeftToParent)
+    return 500 if has_answer else None
 
 
 def _is_unrouted(request: Request, response: Response) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +21,7 @@ from native_handlers.http.reply import empty_reply, json_error
 from native_handlers.http_model.message import RequestBody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from native_handlers.http_model.message import Request, Response
 
@@ -33,25 +34,51 @@ class InflightLimit:
     wait_s: float = 60.0
 
 
-class InflightBytes:
-    """Bytes in flight in one direction. Only the tasks of one event loop use it."""
+LOOK_S = 0.05
+"""How often a request that waits looks at the bytes that other processes have in flight."""
 
-    def __init__(self, limit: InflightLimit) -> None:
-        self._limit = limit
+
+class InflightBytes:
+    """Bytes in flight in one direction. Only the tasks of one event loop use it.
+
+    Args:
+        elsewhere: returns how many bytes other processes of this server have in flight; None where there are none.
+        publish: tells other processes how many bytes this one has in flight.
+    """
+
+    def __init__(
+        self,
+        limit: InflightLimit,
+        *,
+        elsewhere: Callable[[], int] | None = None,
+        publish: Callable[[int], None] | None = None,
+    ) -> None:
+        self.limit = limit
         self._waiting = trio.lowlevel.ParkingLot()
         self.bytes = 0
         self.is_bounded = limit.max_bytes > 0
+        self._elsewhere = elsewhere
+        self._publish = publish
+
+    @property
+    def total_bytes(self) -> int:
+        """The bytes in flight of the whole server."""
+        return self.bytes if self._elsewhere is None else self.bytes + self._elsewhere()
 
     @property
     def is_over(self) -> bool:
         """Whether more is in flight than allowed, not counting the request that asks."""
-        return 0 < self._limit.max_bytes < self.bytes
+        return 0 < self.limit.max_bytes < self.total_bytes
 
     def add(self, count: int) -> None:
         self.bytes += count
+        if self._publish is not None:
+            self._publish(self.bytes)
 
     def remove(self, count: int) -> None:
         self.bytes -= count
+        if self._publish is not None:
+            self._publish(self.bytes)
         if count:
             self._waiting.unpark_all()
 
@@ -60,10 +87,11 @@ class InflightBytes:
 
         Cancellation: safe.
         """
-        with trio.move_on_after(self._limit.wait_s):
+        with trio.move_on_after(self.limit.wait_s):
             while self.is_over:
-                await self._waiting.park()
-        return f"{self.bytes} > {self._limit.max_bytes}" if self.is_over else None
+                with trio.move_on_after(inf if self._elsewhere is None else LOOK_S):
+                    await self._waiting.park()
+        return f"{self.total_bytes} > {self.limit.max_bytes}" if self.is_over else None
 
 
 class Throttle:
@@ -72,6 +100,10 @@ class Throttle:
     def __init__(self, upload: InflightLimit, download: InflightLimit) -> None:
         self.uploads = InflightBytes(upload)
         self.downloads = InflightBytes(download)
+
+    def join_downloads(self, elsewhere: Callable[[], int], publish: Callable[[int], None]) -> None:
+        """Bounds the downloads together with those of other processes. Call this before the first request."""
+        self.downloads = InflightBytes(self.downloads.limit, elsewhere=elsewhere, publish=publish)
 
     def makes_wait(self, request: Request) -> bool:
         """Whether an upload must wait for room now. Replication never waits."""

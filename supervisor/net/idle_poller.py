@@ -315,7 +315,7 @@ class IdleConnection:
             self._leave()
         elif self._is_unwatched:
             self._is_unwatched = False
-            self._loop.watch(self.fd, self)
+            self._poller.watch(self.fd, self)
 
     def leave_rest(self, rest: RestOfAnswer) -> None:
         """The task passes on the rest of the answer, as soon as it has its turn."""
@@ -579,7 +579,7 @@ class IdlePoller:
         self._watched[fd] = connection
 
     def is_asleep(self, connection: IdleConnection) -> bool:
-        """Whether `connection` waits for its client alone: no bytes that were taken wait for their turn or an answer."""
+        """Whether `connection` waits for its client alone: no bytes that it has taken wait for a turn or an answer."""
         return self._watched.get(connection.fd) is connection and not connection.is_in_exchange
 
     def forget(self, fd: int) -> None:

@@ -1,4 +1,7 @@
-"""How many connections each worker has, in memory that all of them map: so newcomers spread evenly.
+"""Numbers of the parent and of all workers, in memory that all of them map.
+
+How many connections each worker has, so that newcomers spread evenly. How many bytes of downloads each worker has in
+flight, because their bound is the server's. Which disks are out of service.
 
 All workers accept from the same sockets. The kernel wakes all of them for a newcomer, and the first one to accept gets
 it. A worker that has more connections than another waits a moment before it accepts, so the other comes first. A number
@@ -11,6 +14,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
+from supervisor.config.flags import WORKERS_MAX
 from supervisor.net.seats import Seat, Seats
 
 if TYPE_CHECKING:
@@ -19,6 +23,14 @@ if TYPE_CHECKING:
 _SLOT_NUMBERS = 8
 """Numbers of 8 bytes from one worker's to the next one's: a line of the processor's cache, which one process writes."""
 _ABSENT = (1 << 64) - 1
+_DOWNLOADS = 1
+"""Where in its slot a worker has the bytes of its downloads in flight."""
+_DISKS_AT = WORKERS_MAX * _SLOT_NUMBERS
+"""Where the numbers of the disks begin, which the parent writes: 1 for one that is out of service."""
+MAX_DISKS = mmap.PAGESIZE // 8 - 1
+_PARENT_AT = _DISKS_AT + MAX_DISKS
+"""Where the parent has the bytes of its downloads in flight."""
+_BYTES = 2 * mmap.PAGESIZE
 
 PAUSE_S = 0.001
 """The wait for each connection that this worker has more than the one with the fewest. The event loop measures in
@@ -39,7 +51,7 @@ class ConnectionBoard:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self._map = mmap.mmap(descriptor, mmap.PAGESIZE)
+        self._map = mmap.mmap(descriptor, _BYTES)
         self._numbers = memoryview(self._map).cast("Q")
 
     @classmethod
@@ -47,7 +59,7 @@ class ConnectionBoard:
         """A board for `count` workers, none of which runs."""
         descriptor = os.memfd_create("workers", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(descriptor, mmap.PAGESIZE)
+            os.ftruncate(descriptor, _BYTES)
             board = cls(descriptor)
         except BaseException:
             os.close(descriptor)
@@ -63,6 +75,32 @@ class ConnectionBoard:
     def mark_absent(self, number: int) -> None:
         """Says that worker `number` does not run."""
         self._numbers[number * _SLOT_NUMBERS] = _ABSENT
+        self._numbers[number * _SLOT_NUMBERS + _DOWNLOADS] = 0
+
+    def publish_downloads(self, number: int, in_flight_bytes: int) -> None:
+        """Says how many bytes of downloads worker `number` has in flight."""
+        self._numbers[number * _SLOT_NUMBERS + _DOWNLOADS] = in_flight_bytes
+
+    def publish_parents_downloads(self, in_flight_bytes: int) -> None:
+        """Says how many bytes of downloads the parent has in flight."""
+        self._numbers[_PARENT_AT] = in_flight_bytes
+
+    def downloads_of_workers(self, count: int, besides: int = -1) -> int:
+        """How many bytes of downloads `count` workers have in flight, leaving out worker `besides`."""
+        slots = (number * _SLOT_NUMBERS for number in range(count) if number != besides)
+        return sum(self._numbers[slot + _DOWNLOADS] for slot in slots)
+
+    def downloads_besides(self, count: int, number: int) -> int:
+        """How many bytes of downloads the parent and all `count` workers but `number` have in flight."""
+        return self._numbers[_PARENT_AT] + self.downloads_of_workers(count, number)
+
+    def set_disk(self, disk_id: int, *, is_out: bool) -> None:
+        """Says whether a disk is out of service. `disk_id` is below MAX_DISKS."""
+        self._numbers[_DISKS_AT + disk_id] = is_out
+
+    def is_disk_out(self, disk_id: int) -> bool:
+        """Whether a disk is out of service."""
+        return bool(self._numbers[_DISKS_AT + disk_id])
 
     def fewest(self, count: int, besides: int) -> int | None:
         """The fewest connections of `count` workers, leaving out worker `besides`. None where no other one runs."""

@@ -102,6 +102,13 @@ class Fields:
             raise BadControlMessage(f"{name!r} has an entry that is no text")
         return texts
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        items = self.items(name)
+        numbers = tuple(item for item in items if isinstance(item, int) and not isinstance(item, bool))
+        if len(numbers) != len(items):
+            raise BadControlMessage(f"{name!r} has an entry that is no integer")
+        return numbers
+
     def objects(self, name: str) -> list[Fields]:
         items = self.items(name)
         found = [Fields(item) for item in items if isinstance(item, Mapping)]

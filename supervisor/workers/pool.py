@@ -120,11 +120,14 @@ class Workers:
         """Stops all workers for good: they drain. `serve` returns when all have ended."""
         self._stop_requested.set()
 
-    async def push(self, kind: str, body: JsonObject) -> int:
+    async def push(self, kind: str, body: JsonObject, *, waits_for_new: bool = True) -> int:
         """Tells every worker that something has changed. Returns when the change holds in all: each worker has
         acknowledged, or has been ended. One push is made after the other.
 
         The caller has made the change in what `WorkersSpec.settings` returns, so a worker that starts meanwhile has it.
+
+        Args:
+            waits_for_new: False leaves out workers that do not serve yet, because they have nothing to change.
 
         Returns:
             How many workers have acknowledged.
@@ -134,7 +137,8 @@ class Workers:
         acknowledged: list[_Worker] = []
         async with self._pushing, trio.open_nursery() as nursery:
             for worker in list(self._running.values()):
-                nursery.start_soon(self._push_to, worker, kind, body, acknowledged)
+                if waits_for_new or worker.is_ready:
+                    nursery.start_soon(self._push_to, worker, kind, body, acknowledged)
         return len(acknowledged)
 
     async def refresh_counts(self) -> None:

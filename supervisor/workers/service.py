@@ -6,7 +6,7 @@ What serves is given as an object, made from the settings: `supervisor.assembly.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
@@ -18,7 +18,7 @@ from supervisor.workers.messages import PROTOCOL_VERSION, Fields
 from supervisor.workers.settings import AccessRules, BackendAddress, WorkerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from supervisor.workers.counts import WorkerCounts
     from supervisor.workers.messages import JsonObject
@@ -44,6 +44,12 @@ class Serving(Protocol):
 
     def set_stopping(self) -> None:
         """Lets health checks say from now on that the server stops."""
+        ...
+
+    async def release(self, volume_ids: Sequence[int]) -> None:
+        """Lets go of volumes that were closed, or have other files now. Returns when no file of them is open, except
+        for reads under way.
+        """
         ...
 
     def counts(self) -> WorkerCounts:
@@ -80,6 +86,42 @@ class ParentLookup:
         raise LookupFailed(vid, f"no answer within {HOLDERS_S:g} s")
 
 
+class SharedVolume(NamedTuple):
+    """A volume that the parent shares. `path` leads to the share, while the parent runs and the volume is open."""
+
+    path: str
+    disk_id: int
+    disk_type: str
+
+    def as_data(self) -> JsonObject:
+        return self._asdict()
+
+    @classmethod
+    def from_data(cls, data: Fields) -> SharedVolume:
+        """Raises BadControlMessage."""
+        return cls(data.text("path"), data.integer("disk_id"), data.text("disk_type"))
+
+
+SHARE_S = 30.0
+"""How long a worker waits for a volume. The parent may have to wait for a write, and writes the index once more."""
+
+
+class ParentVolumes:
+    """The volumes that the parent has."""
+
+    def __init__(self, channel: ControlChannel) -> None:
+        self._channel = channel
+
+    async def share(self, volume_id: int) -> SharedVolume | None:
+        """Asks the parent for a volume. None where the parent does not share it now."""
+        with trio.move_on_after(SHARE_S):
+            try:
+                return SharedVolume.from_data(await self._channel.call("share", {"volume_id": volume_id}))
+            except ChannelError as error:
+                log.debug("volume %d is not read here: %s", volume_id, error)
+        return None
+
+
 class WorkerService:
     """One worker. `run` serves until the parent says that it is over, or is gone."""
 
@@ -106,6 +148,7 @@ class WorkerService:
                     "access": self._set_access,
                     "backend": self._set_backend,
                     "stopping": self._set_stopping,
+                    "release": self._release,
                     "counts": self._give_counts,
                     "drain": self._drain,
                 }
@@ -164,6 +207,10 @@ class WorkerService:
 
     async def _set_stopping(self, _body: Fields) -> JsonObject:
         self._ready.set_stopping()
+        return await _done()
+
+    async def _release(self, body: Fields) -> JsonObject:
+        await self._ready.release(body.integers("volume_ids"))
         return await _done()
 
     async def _give_counts(self, _body: Fields) -> JsonObject:

@@ -104,6 +104,8 @@ class WorkerSettings:
         source_host: the local address of its connections to other volume servers.
         backend: where everything is forwarded to; None where the parent has the volumes.
         parent_descriptor: the parent's private socket, where the parent has the volumes; see `native_worker`.
+        max_download_bytes: the most bytes of downloads in flight in all processes of the server together; 0: no bound.
+        max_volumes: how many volumes a worker may have open.
         is_stopping: whether the server was asked to stop.
     """
 
@@ -123,6 +125,8 @@ class WorkerSettings:
     is_stopping: bool
     backend: BackendAddress | None = None
     parent_descriptor: int | None = None
+    max_download_bytes: int = 0
+    max_volumes: int = 0
 
     def as_data(self) -> JsonObject:
         return {
@@ -142,6 +146,8 @@ class WorkerSettings:
             "is_stopping": self.is_stopping,
             "backend": None if self.backend is None else self.backend.as_data(),
             "parent_descriptor": self.parent_descriptor,
+            "max_download_bytes": self.max_download_bytes,
+            "max_volumes": self.max_volumes,
         }
 
     @classmethod
@@ -163,6 +169,8 @@ class WorkerSettings:
             is_stopping=data.boolean("is_stopping"),
             backend=None if data.is_none("backend") else BackendAddress.from_data(data.object("backend")),
             parent_descriptor=None if data.is_none("parent_descriptor") else data.integer("parent_descriptor"),
+            max_download_bytes=data.integer("max_download_bytes"),
+            max_volumes=data.integer("max_volumes"),
         )
 
 

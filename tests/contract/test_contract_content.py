@@ -11,6 +11,8 @@ from harness.http1 import Connection, Disconnected, multipart, request_bytes
 from harness.processes import memory_bytes
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.with_workers
+
 OCTETS = [("Content-Type", "application/octet-stream")]
 GZIP = [("Content-Encoding", "gzip"), *OCTETS]
 QUOTED = [("Content-Transfer-Encoding", "quoted-printable")]

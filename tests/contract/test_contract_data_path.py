@@ -5,6 +5,8 @@ import email.utils
 import pytest
 from harness.http1 import Connection, multipart
 
+pytestmark = pytest.mark.with_workers
+
 TEXT = [("Content-Type", "text/plain")]
 PAYLOAD = bytes(range(256)) * 8
 

@@ -66,23 +66,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "native_handlers/grpc": native("runtime", "pb", "format", "storage", "remote", "query")
     | storage("model", "system", "disk", "remote", "volume", "directory", "transfer", "erasure_coding"),
     "supervisor/wire": native("http_model", "content"),
-    "supervisor/config": native("http_model") | supervisor("wire"),
+    "supervisor/config": native("format", "http_model") | supervisor("wire"),
     "supervisor/logs": supervisor("wire", "config"),
     "supervisor/net": native("runtime", "http_model") | supervisor("wire", "config"),
     "supervisor/routing": native("http_model", "http", "grpc") | supervisor("config"),
     "supervisor/backend": supervisor("wire", "config", "net"),
-    "supervisor/cluster": native("pb", "format", "storage", "http")
+    "supervisor/cluster": native("runtime", "pb", "format", "storage", "http")
     | storage("model", "erasure_coding")
     | supervisor("wire", "config", "net"),
-    "supervisor/authority": native("pb", "format", "storage", "grpc")
+    "supervisor/authority": native("runtime", "pb", "format", "storage", "grpc")
     | storage("model", "volume", "erasure_coding")
     | supervisor("routing", "cluster"),
-    "supervisor/gateway": native("runtime", "pb", "format", "http_model", "http", "grpc")
+    "supervisor/gateway": native("runtime", "pb", "format", "http_model", "storage", "http", "grpc")
     | storage("model", "transfer", "erasure_coding")
     | supervisor("wire", "config", "net", "routing", "cluster", "authority"),
     "supervisor/embedded_master": native("pb", "format", "http_model", "grpc")
     | supervisor("wire", "config", "net", "cluster", "gateway"),
-    "supervisor/fast_path": native("runtime", "format", "http_model", "content", "storage", "http")
+    "supervisor/fast_path": native("runtime", "format", "http_model", "content", "http")
     | storage("system", "volume")
     | supervisor("wire", "net", "routing", "authority", "gateway"),
     "supervisor/control": native("runtime", "http_model", "storage") | storage("model") | supervisor("net", "routing"),
@@ -98,7 +98,6 @@ MAY_IMPORT |= {folder: {*BELOW_TOP, *TOP[:number]} for number, folder in enumera
 
 ONE_IMPORTER = {
     "native_handlers/http/handlers.py": "route -> handler; the registry of routes may not be imported from there",
-    "native_handlers/storage/settling.py": "reads ask it without the lock that `volume_set` holds",
     "supervisor/assembly/open_engines.py": "loads `both_engines` late; in `engines` this would be a circle",
     "supervisor/backend/channel.py": "gRPC threads use it; `handle` belongs to the event loop and imports no grpc",
     "supervisor/cli/version_command.py": "a command",
@@ -442,11 +441,18 @@ def test_a_native_server_starts_without_what_only_some_work_needs():
 
 
 @pytest.mark.slow
-def test_an_http_worker_loads_only_what_forwarding_needs():
-    """A worker has no gRPC, no volumes and no pictures, and none of their libraries. Slow: starts a program."""
-    unwanted = ["grpc", "google.protobuf", "numpy", "PIL", "jwt", "cryptography", "yaml", "boto3", "llvmlite"]
-    unwanted += ["native_handlers.storage.store", "native_handlers.storage.volume.volume", "supervisor.cluster"]
-    code = f"import sys, supervisor.assembly.worker; print([name for name in {unwanted} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("kind", "volume"),
+    [("forwarding_worker", ["native_handlers.storage.volume.volume", "google.protobuf"]), ("native_worker", [])],
+)
+def test_an_http_worker_loads_only_what_it_needs(kind, volume):
+    """A worker has no gRPC, no store and no pictures, and none of their libraries. One that forwards has no volumes.
+    Slow: starts a program.
+    """
+    unwanted = ["grpc", "numpy", "PIL", "jwt", "cryptography", "yaml", "boto3", "llvmlite"]
+    unwanted += ["native_handlers.storage.store", "supervisor.cluster", *volume]
+    modules = f"supervisor.assembly.worker, supervisor.assembly.{kind}"
+    code = f"import sys, {modules}; print([name for name in {unwanted} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
 

@@ -56,6 +56,8 @@ class DiskHealth:
         """Called after each answer; returns whether the disk has its full reserve."""
         self.is_short: Callable[[], bool] = lambda: False
         """Whether the disk is known to lack its full reserve."""
+        self.on_change: Callable[[bool], None] | None = None
+        """Called with whether the disk is out of service, when that has changed."""
         self._has_room = True
         self._answers = SpaceAnswers(config)
         self._times = WriteTimes(config)
@@ -118,6 +120,8 @@ class DiskHealth:
     def _judge(self) -> None:
         problem = describe((self._answers.problem, self._times.problem))
         was, self.problem = self.problem, problem
+        if bool(problem) != bool(was) and self.on_change is not None:
+            self.on_change(bool(problem))
         if problem and not was:
             _log.error("%s is out of service: %s. Its volumes are not announced, and answer 503", self._path, problem)
         elif was and not problem:

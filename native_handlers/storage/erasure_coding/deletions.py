@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 from native_handlers.storage.erasure_coding.index_files import ID_BYTES, journal_ids, journal_rows
 from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info
 from native_handlers.storage.model.errors import VolumeClosed
-from native_handlers.storage.system.files import read_file, replace_file
+from native_handlers.storage.system.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
-    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
     from native_handlers.storage.system.files import Files
 
 _log = logging.getLogger(__name__)
@@ -197,33 +196,3 @@ def journals_of(
             except OSError as error:
                 _log.warning("%s: its deletions are not taken into account: %s", path, error)
     return found
-
-
-def merge_journal(
-    ec: EcVolumeSet, collection: str, volume_id: int, path: Path, needle_ids: Sequence[int], encode_ts_ns: int = 0
-) -> None:
-    """Adds ids to the .ecj at `path`, and to the open volumes with that file or of that coding, on any disk.
-
-    Args:
-        encode_ts_ns: the time of the coding to which the deletions belong; 0 where that is not known.
-
-    Raises:
-        OSError, VolumeClosed: the ids may have been added to some of them.
-    """
-    copies = [one for one in ec.copies(volume_id) if one.collection == collection]
-    opened = [
-        one
-        for one in copies
-        if one.place.index(".ecj") == path or 0 in {encode_ts_ns, one.encode_ts_ns} or one.encode_ts_ns == encode_ts_ns
-    ]
-    groups = {id(one.deletions): one.deletions for one in opened}.values()
-    for deletions in groups:
-        deletions.record(needle_ids)
-    if not needle_ids or any(path in deletions.paths for deletions in groups):
-        return
-    old = read_file(ec.files, path) or b""
-    # A partial id at the end was never acknowledged.
-    whole = old[: len(old) // ID_BYTES * ID_BYTES]
-    known = set(journal_ids(whole))
-    new = (one for one in dict.fromkeys(needle_ids) if one not in known)
-    replace_file(ec.files, path, whole + journal_rows(new))

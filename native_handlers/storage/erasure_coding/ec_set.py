@@ -5,6 +5,7 @@ Changes of the set are serialised; look-ups take no lock. Source: weed/storage/s
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ EcKey = tuple[str, int]
 """Collection and volume id."""
 COUNT_LIMIT_S = 0.5
 """How long a report waits for a disk: as long as for the facts of volumes."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.erasure_coding.decode_volume import check_decodable, decode
-from native_handlers.storage.erasure_coding.deletions import merge_journal
 from native_handlers.storage.erasure_coding.generate import generate, sync_shards
+from native_handlers.storage.erasure_coding.index_files import ID_BYTES, journal_ids, journal_rows
 from native_handlers.storage.erasure_coding.loading import load_shards, without_index
 from native_handlers.storage.erasure_coding.rebuild_volume import rebuild_missing
 from native_handlers.storage.erasure_coding.removal import delete_shards, destroy, destroy_expired, tear_down
 from native_handlers.storage.erasure_coding.scrub import EcScrubber
 from native_handlers.storage.model.errors import DeleteFailed
+from native_handlers.storage.system.files import read_file, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,3 +78,33 @@ class EcWork:
 
     def without_index(self) -> list[tuple[DiskLocation, str, int]]:
         return without_index(self._ec)
+
+
+def merge_journal(
+    ec: EcVolumeSet, collection: str, volume_id: int, path: Path, needle_ids: Sequence[int], encode_ts_ns: int = 0
+) -> None:
+    """Adds ids to the .ecj at `path`, and to the open volumes with that file or of that coding, on any disk.
+
+    Args:
+        encode_ts_ns: the time of the coding to which the deletions belong; 0 where that is not known.
+
+    Raises:
+        OSError, VolumeClosed: the ids may have been added to some of them.
+    """
+    copies = [one for one in ec.copies(volume_id) if one.collection == collection]
+    opened = [
+        one
+        for one in copies
+        if one.place.index(".ecj") == path or 0 in {encode_ts_ns, one.encode_ts_ns} or one.encode_ts_ns == encode_ts_ns
+    ]
+    groups = {id(one.deletions): one.deletions for one in opened}.values()
+    for deletions in groups:
+        deletions.record(needle_ids)
+    if not needle_ids or any(path in deletions.paths for deletions in groups):
+        return
+    old = read_file(ec.files, path) or b""
+    # A partial id at the end was never acknowledged.
+    whole = old[: len(old) // ID_BYTES * ID_BYTES]
+    known = set(journal_ids(whole))
+    new = (one for one in dict.fromkeys(needle_ids) if one not in known)
+    replace_file(ec.files, path, whole + journal_rows(new))

@@ -26,6 +26,11 @@ def pytest_generate_tests(metafunc):
         candidates = without_duplicates() if "fresh_server" in metafunc.fixturenames else IMPLEMENTATIONS
         if metafunc.definition.get_closest_marker("native_rpcs") and IMPLEMENTATIONS is implementations.ALL:
             candidates = [*candidates, implementations.NATIVE_RPCS]
+        is_meant = (
+            metafunc.definition.get_closest_marker("with_workers") and "fresh_server" not in metafunc.fixturenames
+        )
+        if is_meant and IMPLEMENTATIONS is implementations.ALL:
+            candidates = [*candidates, implementations.NATIVE_WORKERS]
         meant = [one for one in candidates if marker is None or marker.args[0](one)]
         nothing = pytest.param(None, id="none", marks=pytest.mark.skip(reason="none of the chosen servers is meant"))
         wanted = [pytest.param(one, id=one.name) for one in with_one_skip(meant)] or [nothing]
@@ -52,6 +57,7 @@ def with_one_skip(meant):
 def pytest_configure(config):
     config.addinivalue_line("markers", "only(predicate): runs for those implementations that the predicate accepts")
     config.addinivalue_line("markers", "native_rpcs: runs in mixed with every native RPC native as well")
+    config.addinivalue_line("markers", "with_workers: runs on a shared native server with HTTP workers as well")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -84,7 +84,7 @@ async def test_a_worker_is_told_the_holders_or_the_masters_reason():
 
 
 def counts_of(requests, connections):
-    counts = WorkerCounts(open_count=connections, given_up=1, refused=2)
+    counts = WorkerCounts(open_count=connections, given_up=1, refused=2, handed_on=10)
     counts.requests["http.read", Engine.BACKEND] = requests
     return counts
 
@@ -95,11 +95,16 @@ def test_the_metrics_show_sums_and_each_worker():
     workers.sums.note(1, counts_of(7, 4))
     seats = WorkerSeats(workers, 200)
     assert (seats.most, seats.open_count, seats.given_up, seats.refused) == (200, 7, 2, 4)
-    text = "".join(family.render() for family in WorkerCollector(workers).collect() if isinstance(family, Family))
+    own = {("http.read", Engine.BACKEND): 100, ("http.write", Engine.NATIVE): 1}
+    families = WorkerCollector(workers, [own]).collect()
+    text = "".join(family.render() for family in families if isinstance(family, Family))
+    assert text.count('route="http.read"') == 1
     for line in (
-        'http_requests_total{engine="backend",route="http.read"} 12',
-        'worker_http_requests_total{worker="0"} 5',
-        'worker_http_requests_total{worker="1"} 7',
+        'http_requests_total{engine="backend",route="http.read"} 112',
+        'http_requests_total{engine="native",route="http.write"} 1',
+        'worker_http_requests_total{worker="0"} 15',
+        'worker_http_requests_total{worker="1"} 17',
+        'worker_handed_on_requests_total{worker="1"} 10',
         'worker_connections{worker="1"} 4',
         "workers 2",
         "worker_restarts 1",

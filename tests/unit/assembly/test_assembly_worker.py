@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import trio
 from support.certificate_authority import Authority
+from support.files import UNSYNCED_FILES
 from support.http_serving import connected
 from support.recording_backend import SETTINGS as HTTP_SETTINGS
 from support.recording_backend import Recorded
 from support.waiting import LIMIT_S, until
 
+from native_handlers.format.needle import Needle
 from native_handlers.http.context import Location, LookupFailed
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Listener, Response
+from native_handlers.storage.shared.attach import share_volume
 from supervisor.assembly.forwarding_worker import ForwardingWorker
 from supervisor.assembly.http_workers import make_service
 from supervisor.assembly.native_worker import NativeWorker
@@ -27,6 +30,7 @@ from supervisor.net.listeners import open_listener
 from supervisor.net.tls import TlsSettings
 from supervisor.routing.decision import Engine
 from supervisor.workers.board import ConnectionBoard
+from supervisor.workers.service import SharedVolume
 from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
 
 GET = b"GET /3,01637037d6 HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -113,9 +117,17 @@ class WorkerOfNative(Worker):
     def __init__(self):
         super().__init__()
         self.seen = []
+        self.asked_for = []
+        self.shared = {}
 
     def make(self, settings):
-        return NativeWorker(settings)
+        return NativeWorker(settings, self)
+
+    async def share(self, volume_id):
+        """As `ParentVolumes.share`."""
+        await trio.lowlevel.checkpoint()
+        self.asked_for.append(volume_id)
+        return self.shared.get(volume_id)
 
     async def run(self, nursery, tls=None, **changes):
         requests = HandedOnRequests(self._handle, lambda _client, _data: None)
@@ -141,7 +153,7 @@ async def running(make=Worker, **changes):
     worker = make()
     try:
         async with trio.open_nursery() as nursery:
-            await worker.run(nursery, **changes)
+            await worker.run(nursery, **{"max_volumes": 10} | changes)
             with trio.fail_after(LIMIT_S):
                 yield worker
             nursery.cancel_scope.cancel()
@@ -175,6 +187,93 @@ async def test_a_worker_of_a_native_server_hands_each_request_on_with_its_client
         assert (await client.ask(put + bytes(100_000))).body == bytes(100_000)
         assert worker.serving.counts().handed_on == 9
         assert not worker.serving.counts().requests, "the parent has counted them"
+
+
+async def opened_volume(worker, tmp_path, opened):
+    """A volume with one needle that the worker has open, and the reads of it."""
+    store = opened(tmp_path, files=UNSYNCED_FILES, volumes=(3,))
+    volume = store.find_volume(3)
+    volume.write(Needle(needle_id=1, cookie=0x637037D6, data=b"warm", name=b"a.txt"))
+    volume.write(Needle(needle_id=2, cookie=0x637037D6, data=bytes(300_000)))
+    worker.shared[3] = SharedVolume(f"/proc/self/fd/{share_volume(volume)}", 0, "hdd")
+    return volume
+
+
+async def until_read_here(worker, client):
+    async def is_read_here():
+        before = len(worker.seen)
+        await client.ask(GET)
+        return len(worker.seen) == before
+
+    while not await is_read_here():
+        pass
+
+
+async def test_a_worker_of_a_native_server_reads_what_the_parent_shares(tmp_path, opened):
+    async with running(WorkerOfNative) as worker, worker.client() as client:
+        volume = await opened_volume(worker, tmp_path, opened)
+        await until_read_here(worker, client)
+        handed_on = len(worker.seen)
+        large = GET.replace(b"01637037d6", b"02637037d6")
+        for request, length in (
+            (GET, 4),
+            (GET.replace(b"GET", b"HEAD"), 0),
+            (GET.replace(b"d6 HTTP", b"d6.txt HTTP"), 4),
+            (GET.replace(b"d6 HTTP", b"d6?readDeleted=true HTTP"), 4),
+            (GET.replace(b"Host", b"Accept-Encoding: gzip\r\nX-Other: a\r\nHost"), 4),
+            (large, 300_000),
+            (large.replace(b"Host", b"Range: bytes=5-9\r\nHost"), 5),
+        ):
+            answer = await client.ask(request)
+            assert answer.status in {200, 206}
+            assert len(answer.body) == length
+            assert "x-seen" not in answer.headers
+        assert worker.serving.counts().requests["http.read", Engine.NATIVE] == 8
+        assert worker.serving.counts().server.request_total["GET", "200"] >= 5
+        assert len(worker.seen) == handed_on == worker.serving.counts().handed_on
+        for left in (
+            GET.replace(b"01637037d6", b"09637037d6"),
+            GET.replace(b"01637037d6", b"01637037d7"),
+            GET.replace(b"d6 HTTP", b"d6.png?width=9 HTTP"),
+            GET.replace(b"/3,", b"/4,"),
+            DELETE,
+        ):
+            assert "x-seen" in (await client.ask(left)).headers
+        assert worker.serving.counts().requests["http.read", Engine.NATIVE] == 8, "the parent counts those"
+        assert worker.serving.counts().server.request_total["GET", "200"] >= 5
+        assert not [key for key in worker.serving.counts().server.request_total if key[1] != "200" and key[1] != "206"]
+        volume.delete(1, 0x637037D6)
+        assert "x-seen" in (await client.ask(GET)).headers
+        await worker.serving.release([3])
+        del worker.shared[3]
+        assert "x-seen" in (await client.ask(large)).headers
+
+
+async def test_a_worker_of_a_native_server_checks_tokens_itself(tmp_path, opened):
+    async with running(WorkerOfNative) as worker, worker.client() as client:
+        await opened_volume(worker, tmp_path, opened)
+        await until_read_here(worker, client)
+        handed_on = len(worker.seen)
+        worker.serving.set_access(AccessRules((), b"", b"key"))
+        assert (await client.ask(GET)).status == 401
+        worker.serving.set_access(AccessRules(()))
+        assert (await client.ask(GET)).body == b"warm"
+        assert len(worker.seen) == handed_on
+
+
+async def test_where_too_many_bytes_are_in_flight_reads_are_left_to_the_parent(tmp_path, opened):
+    async with running(WorkerOfNative, max_download_bytes=100) as worker, worker.client() as client:
+        await opened_volume(worker, tmp_path, opened)
+        await until_read_here(worker, client)
+        worker.board.publish_downloads(1, 101)
+        assert "x-seen" in (await client.ask(GET)).headers
+        worker.board.publish_downloads(1, 0)
+        assert "x-seen" not in (await client.ask(GET)).headers
+        worker.board.publish_parents_downloads(101)
+        assert "x-seen" in (await client.ask(GET)).headers
+        worker.board.publish_parents_downloads(100)
+        assert "x-seen" not in (await client.ask(GET)).headers
+        assert worker.board.downloads_of_workers(2) == 0, "all was sent"
 
 
 async def test_a_worker_of_a_native_server_drains():

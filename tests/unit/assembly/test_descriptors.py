@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS
-from supervisor.assembly.descriptors import GRPC_DESCRIPTORS, MAX_COUNTED, DescriptorPlan
+from supervisor.assembly.descriptors import GRPC_DESCRIPTORS, MAX_COUNTED, SHARE_DESCRIPTORS, DescriptorPlan
 
 LIMITS = [256, 1024, 4096, 20_000, 65_536, MAX_COUNTED]
 
@@ -26,9 +26,9 @@ def taken(plan: DescriptorPlan, volumes: int) -> int:
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("is_forwarding", [False, True])
-def test_all_parts_together_keep_to_the_limit_up_to_the_most_new_volumes(limit, is_forwarding):
-    plan = DescriptorPlan(limit, is_forwarding=is_forwarding)
+@pytest.mark.parametrize("needs", [{}, {"is_forwarding": True}, {"is_forwarding": True, "is_sharing": True}])
+def test_all_parts_together_keep_to_the_limit_up_to_the_most_new_volumes(limit, needs):
+    plan = DescriptorPlan(limit, **needs)
     for volumes in (0, 1, plan.open_limit.most_new // 2, plan.open_limit.most_new):
         assert taken(plan, volumes) <= limit
 
@@ -60,11 +60,18 @@ def test_where_there_is_no_room_for_volumes_the_log_says_what_more_of_them_need(
     assert text.endswith("; for more volumes allow 2 open files each and 3584 besides: 4992 for 704")
 
 
-@pytest.mark.parametrize("is_forwarding", [False, True])
+def test_volumes_are_shared_with_workers_only():
+    alone, sharing = (DescriptorPlan(20_000, is_forwarding=True, is_sharing=one) for one in (False, True))
+    assert alone.shared_volumes == 0
+    assert sharing.shared_volumes == 20_000 // 8 // 6
+    assert sharing.shared_volumes * SHARE_DESCRIPTORS <= sharing.reserve - alone.reserve
+
+
+@pytest.mark.parametrize("needs", [{}, {"is_forwarding": True}, {"is_forwarding": True, "is_sharing": True}])
 @pytest.mark.parametrize("volumes", [1, 1000, 20_000, 300_000])
-def test_the_limit_that_is_named_is_enough(volumes, is_forwarding):
-    needed = DescriptorPlan(0, is_forwarding=is_forwarding).needed(volumes)
-    assert DescriptorPlan(needed, is_forwarding=is_forwarding).open_limit.most_new >= volumes
+def test_the_limit_that_is_named_is_enough(volumes, needs):
+    needed = DescriptorPlan(0, **needs).needed(volumes)
+    assert DescriptorPlan(needed, **needs).open_limit.most_new >= volumes
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one():

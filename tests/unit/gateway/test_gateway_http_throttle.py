@@ -86,6 +86,23 @@ async def test_an_upload_that_waited_in_vain_is_429(autojump_clock):
         front.let_go.set()
 
 
+async def test_downloads_of_other_processes_count_and_a_read_that_waits_looks_at_them(autojump_clock):
+    front, elsewhere, published = Front(download=10), 11, []
+    front.throttle.join_downloads(lambda: elsewhere, published.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(front.handle, request("GET"))
+        await trio.sleep(5)
+        assert front.running == 0
+        elsewhere = 10
+        await trio.sleep(1)
+        assert front.running == 1
+    assert published == [5], "the answer was not closed"
+    assert front.throttle.downloads.total_bytes == 15
+    refused = await front.handle(request("GET"))
+    assert refused.status == 429
+    assert b"inflight download data 15 \\u003e 10" in refused.body
+
+
 @pytest.mark.parametrize(("method", "target"), [("POST", FID + "?type=replicate"), ("DELETE", FID), ("GET", FID)])
 async def test_replication_and_other_methods_do_not_wait_for_uploads(autojump_clock, method, target):
     front = Front(upload=10)

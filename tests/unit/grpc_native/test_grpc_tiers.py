@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.disks import DiskInService
 from support.files import PlannedFiles
 from support.grpc_nodes import make_context, make_node
 from support.s3_server import s3_server, shared_tier
@@ -23,11 +25,21 @@ from native_handlers.grpc.vacuum import vacuum_volume_cleanup, vacuum_volume_com
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.model.compaction import CompactionOptions
-from native_handlers.storage.model.errors import CompactionRefused, Deleted, ReadFailed, ReadOnly, VolumeBusy
+from native_handlers.storage.model.errors import (
+    CompactionRefused,
+    Deleted,
+    NotFound,
+    ReadFailed,
+    ReadOnly,
+    VolumeBusy,
+    WriteFailed,
+)
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings, split_tier_name
+from native_handlers.storage.shared.attach import share_volume
+from native_handlers.storage.shared.reading import attach_for_reading
 
 VID = 7
 COOKIE = 0x11223344
@@ -119,6 +131,29 @@ def test_there_and_back(cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_volume_that_workers_read_is_moved_and_leaves_them(cluster):
+    """Slow: moves the data there and back."""
+    announced = []
+    cluster.store.add_listener(announced.append)
+    descriptor = share_volume(cluster.volume)
+    reader = attach_for_reading(descriptor, DiskInService(), time.time_ns)
+    assert reader.read(1, cookie=COOKIE).needle.data == cluster.data[1]
+    cluster.to_tier()
+    assert announced[-1:] == [VID]
+    with pytest.raises(NotFound):
+        reader.read(1, cookie=COOKIE)
+    reader.detach()
+    with pytest.raises(WriteFailed, match="remote tier"):
+        share_volume(cluster.volume)
+    announced.clear()
+    cluster.to_disk()
+    assert announced[-1:] == [VID]
+    again = attach_for_reading(share_volume(cluster.volume), DiskInService(), time.time_ns)
+    assert again.read(1, cookie=COOKIE).needle.data == cluster.data[1]
+    again.detach()
+
+
 def test_it_is_served_after_a_restart(cluster):
     """Slow: moves the data there, and reads it twice."""
     cluster.to_tier()

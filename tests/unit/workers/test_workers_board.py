@@ -6,6 +6,7 @@ import pytest
 
 from supervisor.workers.board import (
     LEAST_IN_A_ROW,
+    MAX_DISKS,
     MAX_PAUSE_S,
     MOST_IN_A_ROW,
     PAUSE_S,
@@ -43,6 +44,31 @@ def test_a_worker_that_does_not_run_counts_for_nothing(board):
     assert board.fewest(3, besides=0) == 2
     board.mark_absent(1)
     assert board.fewest(3, besides=0) is None
+
+
+def test_downloads_of_all_processes_are_added_and_those_of_a_dead_one_are_gone(board):
+    twin = ConnectionBoard(os.dup(board.descriptor))
+    board.publish_parents_downloads(1)
+    twin.publish_downloads(0, 20)
+    twin.publish_downloads(2, 300)
+    assert board.downloads_of_workers(3) == 320
+    assert twin.downloads_besides(3, 0) == 301
+    assert twin.downloads_besides(3, 1) == 321
+    board.mark_absent(2)
+    assert twin.downloads_besides(3, 1) == 21
+    twin.close()
+
+
+def test_each_process_sees_which_disks_are_out_of_service(board):
+    twin = ConnectionBoard(os.dup(board.descriptor))
+    for disk_id in (0, MAX_DISKS - 1):
+        assert not twin.is_disk_out(disk_id)
+        board.set_disk(disk_id, is_out=True)
+        assert twin.is_disk_out(disk_id)
+        board.set_disk(disk_id, is_out=False)
+        assert not twin.is_disk_out(disk_id)
+    assert board.downloads_besides(3, 0) == 0, "the last disk has a number of its own"
+    twin.close()
 
 
 async def test_the_worker_with_more_connections_waits_for_the_others(board):

@@ -1,7 +1,7 @@
 """The messages of the control channel as bytes, and the settings and counts that they carry."""
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -151,11 +151,15 @@ SETTINGS = WorkerSettings(
     access=AccessRules(("10.0.0.0/8", ""), b"\x00\xffwrite", b"read"),
     backend=BackendAddress(1000, 1001),
     is_stopping=True,
+    max_download_bytes=11,
+    max_volumes=12,
 )
 
 
 def test_settings_arrive_as_they_were_sent():
     assert WorkerSettings.from_data(through(SETTINGS.as_data())) == SETTINGS
+    native = replace(SETTINGS, backend=None, parent_descriptor=8)
+    assert WorkerSettings.from_data(through(native.as_data())) == native
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(WorkerSettings)])

@@ -37,6 +37,10 @@ class PlayedServing:
     def set_stopping(self):
         self.is_stopping = True
 
+    async def release(self, volume_ids):
+        await trio.lowlevel.checkpoint()
+        self.released = volume_ids
+
     def counts(self):
         return WorkerCounts(Counter({("http.read", Engine.BACKEND): self.requests}))
 
@@ -108,11 +112,17 @@ async def test_what_changes_is_in_force_when_it_is_acknowledged():
         assert serving.backend == address
         await parent.channel.call("stopping", {})
         assert serving.is_stopping
+        await parent.channel.call("release", {"volume_ids": [3, 4]})
+        assert serving.released == (3, 4)
 
 
-@pytest.mark.parametrize("kind", ["access", "backend", "stopping", "counts"])
+@pytest.mark.parametrize("kind", ["access", "backend", "stopping", "counts", "release"])
 async def test_a_worker_that_was_not_started_refuses_the_rest(kind):
-    bodies = {"access": AccessRules(()).as_data(), "backend": BackendAddress(1, 2).as_data()}
+    bodies = {
+        "access": AccessRules(()).as_data(),
+        "backend": BackendAddress(1, 2).as_data(),
+        "release": {"volume_ids": []},
+    }
     async with played() as parent:
         with pytest.raises(CallRefused, match="was not started"):
             await parent.channel.call(kind, bodies.get(kind, {}))

@@ -1,0 +1,116 @@
+"""The parent's side of volumes that workers read: shares a volume when a worker asks, and tells all when that ends.
+
+A worker notices at its next look-up that a volume was closed or has other files, because the shared state says so. What
+is told here lets workers close their files, also those of volumes that nobody reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from native_handlers.storage.model.errors import StorageError
+from native_handlers.storage.shared.attach import share_volume
+from supervisor.workers.board import MAX_DISKS
+from supervisor.workers.channel import CallRefused
+from supervisor.workers.service import SharedVolume
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from native_handlers.storage.store import Store
+    from native_handlers.storage.volume.volume import Volume
+    from supervisor.workers.board import ConnectionBoard
+    from supervisor.workers.messages import Fields, JsonObject
+
+log = logging.getLogger(__name__)
+
+SHARING_THREADS = 4
+
+
+class SharedVolumes:
+    """The volumes of `store` that are shared with workers.
+
+    Args:
+        most: how many volumes may be shared at once.
+        tell: tells all workers to let go of the volumes with these ids, and returns when they have.
+    """
+
+    def __init__(self, store: Store, most: int, tell: Callable[[list[int]], Awaitable[object]]) -> None:
+        self._store = store
+        self._most = most
+        self._tell = tell
+        self._shared: dict[int, tuple[Volume, int]] = {}
+        """By id: the volume, and the number of its files when a worker last asked. The event loop adds, any thread
+        removes."""
+        self._threads = trio.CapacityLimiter(SHARING_THREADS)
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def share(self, body: Fields) -> JsonObject:
+        """Carries out a worker's call `share`.
+
+        Raises:
+            CallRefused: the volume is not to be read by workers now.
+        """
+        volume_id = body.integer("volume_id")
+        volume = self._store.find_volume(volume_id)
+        if volume is None or volume_id in self._store.settling or volume.is_tiered or volume.disk_id >= MAX_DISKS:
+            raise CallRefused(f"volume {volume_id} is not here, or only this process can read it")
+        if len(self._shared) >= self._most and volume_id not in self._shared:
+            raise CallRefused(f"{self._most} volumes are shared, and more would take too many descriptors")
+        try:
+            volume.check_in_service()
+            descriptor = await trio.to_thread.run_sync(
+                share_volume, volume, limiter=self._threads, abandon_on_cancel=True
+            )
+        except StorageError as error:
+            raise CallRefused(str(error)) from error
+        # A change from here on, and one that came before, is seen by `note`, or by the comparison below.
+        self._shared[volume_id] = volume, volume.share_generation
+        if not self._is_current(volume_id) or volume_id in self._store.settling:
+            del self._shared[volume_id]
+            raise CallRefused(f"volume {volume_id} was closed meanwhile")
+        path = f"/proc/{os.getpid()}/fd/{descriptor}"
+        return SharedVolume(path, volume.disk_id, volume.disk_type).as_data()
+
+    def note(self, volume_id: int) -> None:
+        """A listener of the store. Where a shared volume was closed or has other files, returns when all workers have
+        let go of it; on the event loop, at once.
+        """
+        if volume_id not in self._shared or self._is_current(volume_id):
+            return
+        self._shared.pop(volume_id, None)
+        if trio.lowlevel.in_trio_run():
+            trio.lowlevel.spawn_system_task(self._tell, [volume_id])
+            return
+        try:
+            trio.from_thread.run(partial(self._tell, [volume_id]), trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            log.debug("volume %d: the workers end with this process", volume_id)
+
+    def _is_current(self, volume_id: int) -> bool:
+        volume, generation = self._shared.get(volume_id, (None, 0))
+        is_same = volume is not None and self._store.find_volume(volume_id) is volume
+        return is_same and volume is not None and volume.share_generation == generation > 0
+
+
+def show_disks(store: Store, board: ConnectionBoard) -> None:
+    """Shows workers on the board which disks are out of service, from now on."""
+    for location in store.locations[:MAX_DISKS]:
+        show = partial(_show_disk, board, location.disk_id)
+        location.health.on_change = show
+        show(location.is_unavailable)
+
+
+def _show_disk(board: ConnectionBoard, disk_id: int, is_out: bool) -> None:  # noqa: FBT001  the form of `on_change`
+    board.set_disk(disk_id, is_out=is_out)
+
+
+def hide_disks(store: Store) -> None:
+    """Ends `show_disks`."""
+    for location in store.locations:
+        location.health.on_change = None

@@ -1,0 +1,274 @@
+"""The volumes that workers read: the parent shares them, and ends that; a worker attaches, and lets go."""
+
+import gc
+import os
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from support.descriptors import open_descriptors
+from support.files import UNSYNCED_FILES
+from support.waiting import until
+
+from native_handlers.format.needle import Needle
+from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import DiskUnavailable
+from native_handlers.storage.shared.attach import share_volume
+from supervisor.assembly.shared_volumes import SharedVolumes, hide_disks, show_disks
+from supervisor.assembly.worker_volumes import ASK_AGAIN_S, WorkerVolumes
+from supervisor.workers.board import ConnectionBoard
+from supervisor.workers.channel import CallRefused
+from supervisor.workers.messages import Fields
+from supervisor.workers.service import SharedVolume
+
+COOKIE = 0xC0FFEE
+
+
+@pytest.fixture
+def store(tmp_path, opened):
+    made = opened(tmp_path, files=UNSYNCED_FILES, volumes=(7, 8))
+    for volume in made.volumes():
+        volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"data"))
+    return made
+
+
+@pytest.fixture
+def board():
+    made = ConnectionBoard.create(2)
+    yield made
+    made.close()
+
+
+class Parent:
+    """The parent's side, and a way to it without a channel. `told` are the volumes that workers had to let go."""
+
+    def __init__(self, store, most=10):
+        self.told = []
+        self.asked = []
+        self.workers = []
+        self.shared = SharedVolumes(store, most, self.tell)
+
+    async def tell(self, volume_ids):
+        for worker in self.workers:
+            await worker.release(volume_ids)
+        self.told += volume_ids
+
+    async def ask(self, volume_id):
+        return SharedVolume.from_data(Fields(await self.shared.share(Fields({"volume_id": volume_id}))))
+
+    async def share(self, volume_id):
+        """As `ParentVolumes.share`."""
+        self.asked.append(volume_id)
+        try:
+            return await self.ask(volume_id)
+        except CallRefused:
+            return None
+
+
+@asynccontextmanager
+async def worker_of(parent, board, most=10):
+    volumes = WorkerVolumes(parent, board, most)
+    parent.workers.append(volumes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(volumes.serve)
+        yield volumes
+        nursery.cancel_scope.cancel()
+    await volumes.close()
+
+
+async def opened_in(volumes, volume_id):
+    """The volume, once it is open in the worker."""
+    await until(lambda: volumes.find_volume(volume_id) is not None)
+    return volumes.find_volume(volume_id)
+
+
+def get(volume):
+    return volume.read(1, cookie=COOKIE).needle.data
+
+
+async def test_the_first_read_of_a_volume_attaches_it(store, board):
+    parent = Parent(store)
+    async with worker_of(parent, board) as volumes:
+        assert volumes.find_volume(7) is None
+        assert not volumes.is_open(7)
+        volume = await opened_in(volumes, 7)
+        assert get(volume) == b"data"
+        assert volumes.is_open(7)
+        assert volumes.find_volume(7) is volume
+        assert (volume.disk_id, volume.disk_type) == (0, store.find_volume(7).disk_type)
+        assert parent.asked == [7]
+        assert store.find_volume(8).share_generation == 0, "nobody has asked for it"
+    assert volume.is_closed
+
+
+async def test_an_unmount_returns_when_the_workers_have_let_go(store, board):
+    parent = Parent(store)
+    store.add_listener(parent.shared.note)
+    async with worker_of(parent, board) as volumes:
+        volume = await opened_in(volumes, 7)
+        await trio.to_thread.run_sync(store.unmount_volume, 7)
+        assert parent.told == [7]
+        assert volume.is_closed
+        assert not volumes.is_open(7)
+        store.mount_volume(7)
+        assert get(await opened_in(volumes, 7)) == b"data"
+        store.delete_volume(7, only_empty=False)
+        await until(lambda: parent.told == [7, 7])  # on the event loop nobody waits for it
+        assert not volumes.is_open(7)
+
+
+async def test_other_files_of_a_volume_are_told_and_marks_are_not(store, board):
+    parent = Parent(store)
+    store.add_listener(parent.shared.note)
+    async with worker_of(parent, board) as volumes:
+        await opened_in(volumes, 7)
+        await trio.to_thread.run_sync(lambda: store.mark_readonly(7))
+        assert not parent.told
+        await trio.to_thread.run_sync(store.mark_writable, 7)
+        assert not parent.told
+        list(store.find_volume(7).compaction.run(CompactionOptions()))
+        await trio.to_thread.run_sync(store.commit_compaction, 7)
+        assert parent.told == [7], "the old files take room until every worker has closed them"
+        assert get(await opened_in(volumes, 7)) == b"data"
+        await trio.to_thread.run_sync(store.unmount_volume, 8)
+        assert parent.told == [7], "no worker had volume 8"
+
+
+async def test_a_volume_that_is_let_go_while_it_is_attached_is_not_kept(store, board):
+    parent = Parent(store)
+    answer, may_answer = parent.share, trio.Event()
+
+    async def slow(volume_id):
+        found = await answer(volume_id)
+        await may_answer.wait()
+        return found
+
+    parent.share = slow
+    async with worker_of(parent, board) as volumes, trio.open_nursery() as nursery:
+        volumes.find_volume(7)
+        await until(lambda: parent.asked)
+        nursery.start_soon(parent.tell, [7])
+        await trio.testing.wait_all_tasks_blocked()
+        assert not parent.told, "a file may be open yet"
+        may_answer.set()
+        await until(lambda: parent.told)
+        assert not volumes.is_open(7)
+        assert get(await opened_in(volumes, 7)) == b"data"
+
+
+async def test_what_the_parent_refuses_is_not_asked_for_at_each_read(store, board, autojump_clock):
+    parent = Parent(store)
+    async with worker_of(parent, board) as volumes:
+        for _ in range(5):
+            assert volumes.find_volume(99) is None
+            await trio.sleep(ASK_AGAIN_S / 10)
+        assert parent.asked == [99]
+        await trio.sleep(ASK_AGAIN_S)
+        assert volumes.find_volume(99) is None
+        await trio.sleep(ASK_AGAIN_S / 10)
+        assert parent.asked == [99, 99]
+
+
+async def test_a_worker_opens_no_more_volumes_than_it_may(store, board):
+    parent = Parent(store)
+    async with worker_of(parent, board, most=1) as volumes:
+        await opened_in(volumes, 7)
+        assert volumes.find_volume(8) is None
+        await trio.testing.wait_all_tasks_blocked()
+        assert parent.asked == [7]
+
+
+async def test_the_parent_shares_no_more_than_it_may_and_what_it_may(store):
+    parent = Parent(store, most=1)
+    await parent.ask(7)
+    assert (await parent.ask(7)).disk_id == 0
+    with pytest.raises(CallRefused, match="1 volumes are shared"):
+        await parent.ask(8)
+    parent.shared.note(7)
+    with pytest.raises(CallRefused, match="not here"):
+        await parent.ask(99)
+    with store.settling.settle(7), pytest.raises(CallRefused, match="only this process can read it"):
+        await parent.ask(7)
+    store.unmount_volume(7)
+    with pytest.raises(CallRefused, match="not here"):
+        await parent.ask(7)
+
+
+async def test_a_volume_that_is_closed_while_it_is_shared_is_refused(store, monkeypatch):
+    parent = Parent(store)
+    volume = store.find_volume(7)
+    share = volume.share
+
+    def share_and_close(create):
+        descriptor = share(create)
+        store.unmount_volume(7)
+        parent.shared.note(7)
+        return descriptor
+
+    monkeypatch.setattr(volume, "share", share_and_close)
+    with pytest.raises(CallRefused, match="closed meanwhile"):
+        await parent.ask(7)
+    assert not parent.told
+
+
+async def test_a_number_that_leads_elsewhere_by_now_is_no_volume(store, board, caplog):
+    """The parent has closed the volume, and another file has got its number."""
+    parent = Parent(store)
+    other = share_volume(store.find_volume(8))
+    for path in ("/dev/null", f"/proc/self/fd/{other}", "/proc/self/fd/987654"):
+
+        async def misled(volume_id, path=path):
+            parent.asked.append(volume_id)
+            await trio.lowlevel.checkpoint()
+            return SharedVolume(path, 0, "")
+
+        parent.share = misled
+        async with worker_of(parent, board) as volumes:
+            volumes.find_volume(7)
+            await until(lambda: parent.asked)
+            await until(lambda volumes=volumes: not volumes.is_asking(7))
+            assert not volumes.is_open(7)
+        parent.asked.clear()
+    assert "left to the main process" in caplog.text
+
+
+async def test_a_disk_out_of_service_is_so_in_every_worker_at_once(store, board):
+    parent = Parent(store)
+    [location] = store.locations
+    show_disks(store, board)
+    async with worker_of(parent, board) as volumes:
+        volume = await opened_in(volumes, 7)
+        for _ in range(location.health.config.max_stat_failures):
+            fail_to_look(location)
+        assert location.is_unavailable
+        with pytest.raises(DiskUnavailable):
+            get(volume)
+        with pytest.raises(CallRefused):
+            await parent.ask(8)
+        while location.is_unavailable:
+            location.health.look()
+        assert get(volume) == b"data"
+        hide_disks(store)
+        for _ in range(location.health.config.max_stat_failures):
+            fail_to_look(location)
+        assert get(volume) == b"data", "the board is gone"
+        while location.is_unavailable:
+            location.health.look()
+
+
+def fail_to_look(location):
+    ask = location.usage.ask
+    location.usage.ask = lambda: "no answer"
+    try:
+        location.health.look()
+    finally:
+        location.usage.ask = ask
+
+
+async def test_a_shared_volume_is_found_by_its_path_only_while_it_is_open(store):
+    shared = await Parent(store).ask(7)
+    assert shared.path.startswith(f"/proc/{os.getpid()}/fd/")
+    assert any("memfd:volume-7" in one for one in open_descriptors())
+    store.unmount_volume(7)
+    gc.collect()
+    assert not any("memfd:volume-7" in one for one in open_descriptors())
