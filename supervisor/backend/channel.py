@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from supervisor.net.grpc_options import MESSAGE_OPTIONS, METADATA_OPTIONS, OWN_CONNECTION_OPTIONS, Options
+from supervisor.net.grpc_options import MESSAGE_OPTIONS, METADATA_OPTIONS, NO_RETRIES, OWN_CONNECTION_OPTIONS, Options
 
 if TYPE_CHECKING:
     from supervisor.backend.handle import BackendHandle
@@ -16,7 +16,7 @@ CHANNEL_OPTIONS: Options = (
     *MESSAGE_OPTIONS,
     *METADATA_OPTIONS,
     *OWN_CONNECTION_OPTIONS,
-    ("grpc.enable_retries", 0),
+    *NO_RETRIES,
 )
 """No proxy, because the child is on loopback. No retries, because a call that may have run is not repeated. A
 connection of its own, so that the back-off after a dead child is not shared."""

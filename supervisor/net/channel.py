@@ -18,6 +18,7 @@ import grpc
 from supervisor.net.grpc_options import (
     KEEPALIVE_OPTIONS,
     MESSAGE_OPTIONS,
+    NO_RETRIES,
     OWN_CONNECTION_OPTIONS,
     STREAM_WINDOW,
     Options,
@@ -40,6 +41,7 @@ CHANNEL_OPTIONS: Options = (
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     *OWN_CONNECTION_OPTIONS,
+    *NO_RETRIES,
     *STREAM_WINDOW,
 )
 """Each channel has its own connection, so closing one channel closes its socket."""

@@ -29,6 +29,12 @@ KEEPALIVE_OPTIONS: Options = (
 OWN_CONNECTION_OPTIONS: Options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 """A channel connects directly to its server, on a connection that no other channel shares."""
 
+NO_RETRIES: Options = (("grpc.enable_retries", 0),)
+"""A call is not repeated by grpcio, which does so where the server has not begun it. With this repetition a call that
+begins as its server goes away may wait for ever, beyond its deadline: its status comes, and the end of its receive does
+not (grpcio 1.71 to 1.85, several of a hundred such calls).
+"""
+
 STREAM_WINDOW: Options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 4 << 20))
 """How much the other end may send of a stream before this end asks for more. By default grpcio widens the window with
 the throughput: it held 60 MiB of a volume that was copied over loopback. 4 MiB were as fast.

@@ -55,7 +55,8 @@ def ask(server, method, target, headers=(), body=None, *, waits=False):
 
 def check(reply):
     if reply.status == 501:
-        assert b"Transfer-Encoding" in reply.body, reply
+        # HEAD has no body to say why.
+        assert not reply.body or b"Transfer-Encoding" in reply.body, reply
     elif reply.status == 500 and reply.get("X-File-Store") is None:
         assert STORAGE_FAILURES.search(reply.body), reply
     else:

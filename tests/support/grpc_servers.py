@@ -111,7 +111,9 @@ def serving(directory: Path, limits: CallLimits | None = None):
         limits=limits,
     )
     port = gateway.listen("127.0.0.1:0")
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+    channel = grpc.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    )
     try:
         yield Served(directory, files, held_open, store, node, gateway, f"127.0.0.1:1.{port}", channel)
     finally:

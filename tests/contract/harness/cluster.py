@@ -178,7 +178,11 @@ class Cluster:
 
     def _master_channel(self):
         target = f"{LOOPBACK}:{self.tool_master.grpc_port}"
-        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),  # see supervisor/net/grpc_options.py
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
         if self.tls is None:
             return grpc.insecure_channel(target, options)
         return self.tls.open_channel(target, options)

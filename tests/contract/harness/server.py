@@ -137,6 +137,7 @@ class VolumeServer:
         options = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
+            ("grpc.enable_retries", 0),  # see supervisor/net/grpc_options.py
             ("grpc.max_receive_message_length", -1),
         ]
         target = join_host_port(self.host, self.layout.grpc_port)

@@ -43,7 +43,11 @@ def open_gateway():
         if backend is not None:
             backend_channel = grpc.insecure_channel(
                 f"127.0.0.1:{backend.port}",
-                options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
+                options=[
+                    ("grpc.max_receive_message_length", -1),
+                    ("grpc.use_local_subchannel_pool", 1),
+                    ("grpc.enable_retries", 0),
+                ],
             )
             closing.append(backend_channel.close)
             engine = check(BackendEngine(lambda: backend_channel, hooks or {}))
@@ -64,7 +68,11 @@ def open_gateway():
         port = gateway.listen("127.0.0.1:0")
         channel = grpc.insecure_channel(
             f"127.0.0.1:{port}",
-            options=[("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_retries", 0),
+            ],
         )
         closing[:0] = [channel.close, lambda: gateway.drain(0)]
         return Client(channel, gateway, counted, backend_channel, port)

@@ -30,7 +30,9 @@ DOING = {"VolumeCopy": "copy a volume", "VolumeEcShardsCopy": "copy shards", "Vo
 
 
 def dial(address):
-    return grpc.insecure_channel(address.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
+    return grpc.insecure_channel(
+        address.grpc, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    )
 
 
 @pytest.fixture

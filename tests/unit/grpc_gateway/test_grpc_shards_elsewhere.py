@@ -45,7 +45,9 @@ class Dialled:
 
     def __call__(self, address):
         self.addresses.append(address)
-        channel = grpc.insecure_channel(address.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
+        channel = grpc.insecure_channel(
+            address.grpc, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        )
         return grpc.intercept_channel(channel, self.calls)
 
 

@@ -43,7 +43,9 @@ def call():
 
     def start(script):
         source = Source(script)
-        channel = grpc.insecure_channel(f"127.0.0.1:{source.port}", [("grpc.use_local_subchannel_pool", 1)])
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{source.port}", [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        )
         closing.extend((channel.close, lambda: source.server.stop(None).wait()))
         return channel.unary_stream("/a/b")(b"", timeout=T), source
 

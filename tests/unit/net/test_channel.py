@@ -1,4 +1,7 @@
+import contextlib
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -85,3 +88,32 @@ def test_files_that_change_while_they_are_looked_at_are_not_used(tmp_path, monke
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", replaced_meanwhile)
     with pytest.raises(OSError, match="being replaced"):
         open_channel(NOBODY, TlsFiles(ca=authority.ca, cert=cert, key=key))
+
+
+class Echo(grpc.GenericRpcHandler):
+    def service(self, handler_call_details):
+        return grpc.stream_stream_rpc_method_handler(lambda requests, _context: requests)
+
+
+@pytest.mark.slow
+def test_no_call_to_a_server_that_goes_away_waits_beyond_its_deadline():
+    """With grpcio's own repetition some of a hundred such calls wait for ever. Slow: a server for each call."""
+    for number in range(100):
+        server = grpc.server(ThreadPoolExecutor(2), handlers=[Echo()])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        channel = open_channel(ServerAddress("127.0.0.1", 9, port), TlsFiles())
+        echo = channel.unary_stream("/test/Echo")
+        assert list(echo(b"1", timeout=LIMIT_S)) == [b"1"]
+        stopped = server.stop(0)
+        ended = threading.Event()
+
+        def call(echo=echo, ended=ended):
+            with contextlib.suppress(grpc.RpcError):
+                list(echo(b"2", timeout=1.0))
+            ended.set()
+
+        threading.Thread(target=call, daemon=True).start()
+        assert ended.wait(LIMIT_S), f"call {number}"
+        stopped.wait()
+        channel.close()
