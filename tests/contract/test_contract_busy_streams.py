@@ -24,7 +24,8 @@ options = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0
 counts = [0] * (2 * streams)
 
 def read(number):
-    with grpc.insecure_channel(target, [*options, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]) as channel:
+    own = [*options, ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    with grpc.insecure_channel(target, own) as channel:
         rpc = methods.volume_server(channel)
         copy = pb.CopyFileRequest(
             volume_id=volume_id, ext=".sparse", compaction_revision=2**32 - 1, stop_offset=2**63 - 1
