@@ -75,7 +75,7 @@ def volume_needle_status(
     """A needle's metadata. `size` is that of its record's body, not of its payload; `crc` is in the legacy form."""
     store = store_of(node)
     held = _find(store, request.volume_id)
-    if held == _NOTHING:
+    if held is _NOTHING:
         raise RpcFailure(f"volume not found {request.volume_id}")
     with errors_as_upstream():
         try:
@@ -85,7 +85,7 @@ def volume_needle_status(
             present = _find(store, request.volume_id)
             if present == held:
                 raise
-            if present == _NOTHING:
+            if present is _NOTHING:
                 raise VolumeNotFound(request.volume_id) from None
             needle, checksum = _read_held(store, present, request.needle_id)
     return pb.VolumeNeedleStatusResponse(
@@ -145,7 +145,9 @@ def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int,
         return _FAILED, f"volume {volume_id} is being copied here", 0
     held = _find(store, volume_id)
     result = _delete_from(store, held, volume_id, needle_id, cookie, check_cookie=check_cookie)
-    if result[0] not in _CLOSED_PERHAPS:
+    if result[0] not in _CLOSED_PERHAPS or held is _NOTHING:
+        return result
+    if held.volume is not None and store.find_volume(volume_id) is held.volume:
         return result
     present = _find(store, volume_id)
     if present == held:
@@ -165,7 +167,7 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
 ) -> tuple[int, str, int]:
     """Status, error and freed size of the deletion in what this server has of the volume."""
     checksum = 0
-    if held == _NOTHING:
+    if held is _NOTHING:
         absent = VolumeNotFound(volume_id, "" if check_cookie else store.on_this_server)
         return _NOT_FOUND if check_cookie else _FAILED, str(absent), 0
     if check_cookie:
@@ -224,7 +226,9 @@ def read_checked(volume: Volume, needle_id: int) -> tuple[Needle, int]:
 
 def _find(store: Store, volume_id: int) -> _FoundVolume:
     volume = store.find_volume(volume_id)
-    return _FoundVolume(volume, store.ec.find(volume_id) if volume is None else None)
+    if volume is not None:
+        return _FoundVolume(volume, None)
+    return _FoundVolume(None, store.ec.find(volume_id)) if store.ec.copies(volume_id) else _NOTHING
 
 
 def parse_any_volume(file_id: str, *, with_delta: bool = True) -> tuple[int, int, int]:

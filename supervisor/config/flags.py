@@ -80,6 +80,7 @@ def weed_variable(key: str) -> str:
 _PORT_MAX = 65535
 _VOLUME_SIZE_MAX_MB = 30_000
 WORKERS_MAX = 64
+"""The board of the workers (`workers/board.py`) has room for so many."""
 
 
 def _text(name: str, default: str, meaning: str, *choices: str) -> Flag:

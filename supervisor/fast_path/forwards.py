@@ -101,11 +101,11 @@ class ForwardedRequest:
         self.is_head = is_head
 
     @property
-    def link(self) -> ClientHttpConnection:
+    def server_connection(self) -> ClientHttpConnection:
         """The connection over which the request goes."""
-        link = self._begun.link
-        assert link is not None, "the exchange runs"
-        return link
+        connection = self._begun.connection
+        assert connection is not None, "the exchange runs"
+        return connection
 
     def passes(self, status: int) -> bool:
         """Whether the backend's answer goes to the client: other holders may know a needle that it does not have."""

@@ -96,11 +96,11 @@ class HandedOnRequest:
         self.is_head = is_head
 
     @property
-    def link(self) -> ClientHttpConnection:
+    def server_connection(self) -> ClientHttpConnection:
         """The connection over which the request goes."""
-        link = self._begun.link
-        assert link is not None, "the exchange runs"
-        return link
+        connection = self._begun.connection
+        assert connection is not None, "the exchange runs"
+        return connection
 
     def passes(self, _status: int) -> bool:
         """Every answer of the parent goes to the client."""

@@ -74,9 +74,9 @@ class HttpPool:
             # The slow path: acquire always goes through the scheduler, which costs more than the rest of this call.
             await self._slots.acquire()
         try:
-            link = None if is_fresh else await self._take_idle(address)
-            if link is not None:
-                return link
+            connection = None if is_fresh else await self._take_idle(address)
+            if connection is not None:
+                return connection
             # Kept and used connections together stay within max_connections: the free slots bound the kept ones.
             if self._idle_count > self._slots.value:
                 await self._close_one_idle()
@@ -89,18 +89,18 @@ class HttpPool:
             self._slots.release()
             raise
 
-    async def release(self, address: Address, link: ClientHttpConnection) -> None:
+    async def release(self, address: Address, connection: ClientHttpConnection) -> None:
         """Takes a connection back: keeps it when it can serve another request, closes it otherwise."""
         self._slots.release()
         kept = self._idle.setdefault(address, [])
         now_s = trio.current_time()
-        if link.can_reuse and len(kept) < self._limits.max_idle:
-            link.idle_since_s = now_s
-            link.is_reused = True
-            kept.append(link)
+        if connection.can_reuse and len(kept) < self._limits.max_idle:
+            connection.idle_since_s = now_s
+            connection.is_reused = True
+            kept.append(connection)
             self._idle_count += 1
         else:
-            await link.close()
+            await connection.close()
         if now_s - self._pruned_at_s > self._limits.max_idle_s:
             self._pruned_at_s = now_s
             await self._prune(now_s - self._limits.max_idle_s)
@@ -116,64 +116,64 @@ class HttpPool:
         now_s, max_idle_s = trio.current_time(), self._limits.max_idle_s
         if not kept or now_s - self._pruned_at_s > 2 * max_idle_s:
             return None
-        link = kept[-1]
-        if link.idle_since_s < now_s - max_idle_s or not self._slots.value:
+        connection = kept[-1]
+        if connection.idle_since_s < now_s - max_idle_s or not self._slots.value:
             return None
-        if link.plain_socket is None or not link.is_idle:
+        if connection.plain_socket is None or not connection.is_idle:
             return None
         self._slots.acquire_nowait()
         self._idle_count -= 1
         return kept.pop()
 
-    def keep(self, address: Address, link: ClientHttpConnection) -> None:
+    def keep(self, address: Address, connection: ClientHttpConnection) -> None:
         """Takes back a connection of `acquire_kept` that can serve another request."""
         kept = self._idle.setdefault(address, [])
         if len(kept) >= self._limits.max_idle:
-            self.discard(link)
+            self.discard(connection)
             return
         self._slots.release()
-        link.idle_since_s = trio.current_time()
+        connection.idle_since_s = trio.current_time()
         self._idle_count += 1
-        kept.append(link)
+        kept.append(connection)
 
-    def discard(self, link: ClientHttpConnection) -> None:
+    def discard(self, connection: ClientHttpConnection) -> None:
         """Takes back a connection of `acquire_kept` and closes it by a reset, so that its server notices at once."""
         self._slots.release()
-        link.abort()
+        connection.abort()
 
     async def drop_idle(self) -> None:
         """Closes every connection that is not in use."""
         kept, self._idle, self._idle_count = self._idle, {}, 0
-        for links in kept.values():
-            for link in links:
-                await link.close()
+        for connections in kept.values():
+            for connection in connections:
+                await connection.close()
 
     async def _prune(self, oldest_s: float) -> None:
         """Closes too old connections to every server: a restarted backend listens on other ports."""
-        for address, links in list(self._idle.items()):
-            old = [link for link in links if link.idle_since_s < oldest_s]
-            self._idle[address] = [link for link in links if link.idle_since_s >= oldest_s]
+        for address, connections in list(self._idle.items()):
+            old = [connection for connection in connections if connection.idle_since_s < oldest_s]
+            self._idle[address] = [connection for connection in connections if connection.idle_since_s >= oldest_s]
             self._idle_count -= len(old)
             if not self._idle[address]:
                 del self._idle[address]
-            for link in old:
-                await link.close()
+            for connection in old:
+                await connection.close()
 
     async def _close_one_idle(self) -> None:
         """Closes one kept connection: the oldest one of some server."""
-        for links in self._idle.values():
-            if links:
+        for connections in self._idle.values():
+            if connections:
                 self._idle_count -= 1
-                await links.pop(0).close()
+                await connections.pop(0).close()
                 return
 
     async def _take_idle(self, address: Address) -> ClientHttpConnection | None:
         oldest_s = trio.current_time() - self._limits.max_idle_s
         # The list is looked up again in each round: during `close` other tasks may take, keep or prune connections.
         while kept := self._idle.get(address):
-            link = kept.pop()
+            connection = kept.pop()
             self._idle_count -= 1
-            if link.idle_since_s >= oldest_s and link.is_idle:
-                return link
-            await link.close()
+            if connection.idle_since_s >= oldest_s and connection.is_idle:
+                return connection
+            await connection.close()
         return None

@@ -38,11 +38,11 @@ _MAX_INTERIM = 32
 """A server that sends more 1xx heads than this for one request is faulty or hostile."""
 
 
-class LinkBroken(Exception):
+class HttpConnectionBroken(Exception):
     """The exchange cannot be completed: the server closed the connection, broke off, or does not speak HTTP/1."""
 
 
-class LinkSilent(LinkBroken):
+class HttpConnectionSilent(HttpConnectionBroken):
     """The server is connected, but acknowledges and sends nothing, or does not answer within its deadline."""
 
 
@@ -108,7 +108,8 @@ class ClientHttpConnection:
         """Sends a head with its whole body. With `body` None sends the head alone; the body follows by `send_data`.
 
         Raises:
-            LinkBroken: the connection must be closed. `sent_bytes` says whether the kernel took any of the request.
+            HttpConnectionBroken: the connection must be closed. `sent_bytes` says whether the kernel took any of the
+                request.
         """
         self._sent_before = self._transport.sent_bytes
         self.received_bytes = 0
@@ -128,7 +129,7 @@ class ClientHttpConnection:
         """As `send_request`, for a request that was sent without this object, wholly or in part.
 
         Raises:
-            LinkBroken: as `send_request`; and where the connection broke meanwhile.
+            HttpConnectionBroken: as `send_request`; and where the connection broke meanwhile.
         """
         self._codec.send_whole(head)
         self._sent_before = self._transport.sent_bytes - sent.sent_bytes
@@ -138,16 +139,19 @@ class ClientHttpConnection:
             self._codec.receive_data(sent.received)
         if sent.failure:
             self.must_close = True
-            raise LinkBroken(sent.failure)
+            raise HttpConnectionBroken(sent.failure)
         if unsent := sent.raw[sent.sent_bytes :]:
             await self._send(unsent)
 
     async def send_data(self, data: bytes) -> None:
-        """Sends a piece of the body. Raises LinkBroken."""
+        """Sends a piece of the body. Raises HttpConnectionBroken."""
         await self._send(self._codec.send(Data(data)))
 
     async def send_moved(self, move: Callable[[Transport], Awaitable[int]]) -> None:
-        """Sends the bytes of the body that `move` puts into the transport itself. Raises LinkBroken, BodyError."""
+        """Sends the bytes of the body that `move` puts into the transport itself.
+
+        Raises HttpConnectionBroken, BodyError.
+        """
         try:
             if moved := await move(self._transport):
                 self._codec.sent_out_of_band(moved)
@@ -159,28 +163,28 @@ class ClientHttpConnection:
             raise
 
     async def send_end(self, trailers: Headers = NO_HEADERS) -> None:
-        """Ends the body. Raises LinkBroken."""
+        """Ends the body. Raises HttpConnectionBroken."""
         if end := self._codec.send(EndOfMessage(trailers)):
             await self._send(end)
 
     async def send_eof(self) -> None:
-        """Ends the sending direction; the answer may still come. Raises LinkBroken."""
+        """Ends the sending direction; the answer may still come. Raises HttpConnectionBroken."""
         self.must_close = True
         try:
             await self._transport.send_eof()
         except ConnectionFailed as error:
-            raise LinkBroken(str(error)) from error
+            raise HttpConnectionBroken(str(error)) from error
 
     async def receive_head(self) -> ResponseHead:
         """The next head, which may be an interim one. Cancelling the call is safe.
 
         Raises:
-            LinkBroken: the connection broke. `received_bytes` is 0 if nothing of the answer had arrived.
+            HttpConnectionBroken: the connection broke. `received_bytes` is 0 if nothing of the answer had arrived.
             NotYet: the deadline of `expect_head_by` has passed. The call may be repeated.
         """
         event = await self._next_event(HEAD_BYTES)
         if not isinstance(event, ResponseHead):
-            raise LinkBroken("the server closed the connection without an answer")
+            raise HttpConnectionBroken("the server closed the connection without an answer")
         return event
 
     def expect_head_by(self, deadline: float = inf) -> None:
@@ -188,7 +192,7 @@ class ClientHttpConnection:
         self._transport.timeouts.receiving.deadline = deadline
 
     async def receive_data(self) -> bytes:
-        """The next piece of the body; b"" at the end, when `trailers` are complete. Raises LinkBroken."""
+        """The next piece of the body; b"" at the end, when `trailers` are complete. Raises HttpConnectionBroken."""
         event = await self._next_event(RECEIVE_BYTES)
         if isinstance(event, Data):
             return event.data
@@ -200,7 +204,7 @@ class ClientHttpConnection:
         """Moves the rest of a large body to `sink`. Returns how many bytes were moved: the whole rest, or none.
 
         Raises:
-            LinkBroken: as `receive_data`.
+            HttpConnectionBroken: as `receive_data`.
             ConnectionFailed: the fault of the other end of `sink`.
         """
         source, left_bytes = self._transport, self._codec.uncopied_body_bytes
@@ -211,7 +215,7 @@ class ClientHttpConnection:
         except SourceFailed as error:
             raise _broken(error.failure) from error
         except RemoteProtocolError as error:
-            raise LinkBroken(error.why) from error
+            raise HttpConnectionBroken(error.why) from error
         self.received_bytes += moved
         return moved
 
@@ -290,11 +294,11 @@ class ClientHttpConnection:
             return self._codec.next_event()
         except RemoteProtocolError as error:
             self.must_close = True
-            raise LinkBroken(error.why) from error
+            raise HttpConnectionBroken(error.why) from error
 
 
-def _broken(error: ConnectionFailed) -> LinkBroken:
-    return LinkSilent(str(error)) if isinstance(error, ConnectionSilent) else LinkBroken(str(error))
+def _broken(error: ConnectionFailed) -> HttpConnectionBroken:
+    return HttpConnectionSilent(str(error)) if isinstance(error, ConnectionSilent) else HttpConnectionBroken(str(error))
 
 
 def _refuse_the_end(count: int) -> None:
@@ -302,11 +306,11 @@ def _refuse_the_end(count: int) -> None:
         raise AnswerBrokeOff("the server closed the connection before the end of its answer")
 
 
-async def receive_final_head(link: ClientHttpConnection, on_interim: OnInterim) -> ResponseHead:
-    """The final head of the answer. Heads before it go to `on_interim`. Raises LinkBroken."""
+async def receive_final_head(connection: ClientHttpConnection, on_interim: OnInterim) -> ResponseHead:
+    """The final head of the answer. Heads before it go to `on_interim`. Raises HttpConnectionBroken."""
     for _ in range(_MAX_INTERIM):
-        head = await link.receive_head()
+        head = await connection.receive_head()
         if head.status >= 200:
             return head
         await on_interim(head)
-    raise LinkBroken("the server sends interim answers without end")
+    raise HttpConnectionBroken("the server sends interim answers without end")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from supervisor.net.errors import ConnectionFailed
-from supervisor.net.http_client_connection import LinkBroken
+from supervisor.net.http_client_connection import HttpConnectionBroken
 from supervisor.net.timeouts import ConnectionTimeouts, TimeoutLimits
 from supervisor.net.tls_transport import TlsTransport
 from supervisor.net.transport import SocketTransport
@@ -41,7 +41,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class CannotConnect(LinkBroken):
+class CannotConnect(HttpConnectionBroken):
     """No connection was made, so the server cannot have executed anything."""
 
     def __init__(self, reason: str, *, is_refused: bool = False) -> None:

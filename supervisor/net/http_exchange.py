@@ -18,8 +18,8 @@ from native_handlers.http_model.message import BodyError
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
 from supervisor.net.http_client_connection import (
     ClientHttpConnection,
-    LinkBroken,
-    LinkSilent,
+    HttpConnectionBroken,
+    HttpConnectionSilent,
     NotYet,
     receive_final_head,
 )
@@ -60,27 +60,27 @@ class BodySource(Protocol):
 class AnswerBody:
     """The body of an answer, piece by piece, as an async iterator. Its end, or `aclose`, gives the connection back."""
 
-    __slots__ = ("_address", "_link", "_pool", "trailers")
+    __slots__ = ("_address", "_connection", "_pool", "trailers")
 
-    def __init__(self, pool: HttpPool, address: Address, link: ClientHttpConnection) -> None:
+    def __init__(self, pool: HttpPool, address: Address, connection: ClientHttpConnection) -> None:
         self._pool = pool
         self._address = address
-        self._link: ClientHttpConnection | None = link
+        self._connection: ClientHttpConnection | None = connection
         self.trailers = NO_HEADERS
 
     def __aiter__(self) -> AnswerBody:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._link is None:
+        if self._connection is None:
             raise StopAsyncIteration
         try:
-            data = await self._link.receive_data()
-        except LinkBroken as error:
+            data = await self._connection.receive_data()
+        except HttpConnectionBroken as error:
             raise BackendUnavailable(str(self._address), f"the answer broke off: {error}") from error
         if data:
             return data
-        self.trailers = self._link.trailers
+        self.trailers = self._connection.trailers
         await self.aclose()
         raise StopAsyncIteration
 
@@ -91,18 +91,18 @@ class AnswerBody:
             BackendUnavailable: the server broke off.
             ConnectionFailed: the fault of the other end of `sink`.
         """
-        if self._link is None:
+        if self._connection is None:
             return 0
         try:
-            return await self._link.pass_rest_to(sink)
-        except LinkBroken as error:
+            return await self._connection.pass_rest_to(sink)
+        except HttpConnectionBroken as error:
             raise BackendUnavailable(str(self._address), f"the answer broke off: {error}") from error
 
     async def aclose(self) -> None:
         """Gives the connection back. A connection with an unread rest is closed, so the server stops sending."""
-        link, self._link = self._link, None
-        if link is not None:
-            await self._pool.release(self._address, link)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._pool.release(self._address, connection)
 
 
 class BackendResponse(NamedTuple):
@@ -117,29 +117,29 @@ class BegunExchange:
     """An exchange over a connection of `pool` that was begun outside of `Exchange`; see `polled_exchange`.
 
     Attributes:
-        link: the connection; None after `take_link` or `close`.
+        connection: the connection to the server; None after `take_connection` or `close`.
     """
 
     pool: HttpPool
     address: Address
     sent: SentRequest
-    link: ClientHttpConnection | None
+    connection: ClientHttpConnection | None
 
-    def take_link(self) -> ClientHttpConnection:
+    def take_connection(self) -> ClientHttpConnection:
         """The connection. From now on the caller gives it back to the pool."""
-        link, self.link = self.link, None
-        assert link is not None, "the exchange is over"
-        return link
+        connection, self.connection = self.connection, None
+        assert connection is not None, "the exchange is over"
+        return connection
 
     def put_back(self) -> None:
         """Gives the connection back to the pool: the exchange is complete, or nothing was sent."""
-        self.pool.keep(self.address, self.take_link())
+        self.pool.keep(self.address, self.take_connection())
 
     def close(self) -> None:
         """Closes the connection, unless it was taken. The server notices at once."""
-        link, self.link = self.link, None
-        if link is not None:
-            self.pool.discard(link)
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self.pool.discard(connection)
 
 
 class Exchange:
@@ -166,13 +166,13 @@ class Exchange:
         """The answer to a request whose whole body is in memory.
 
         Raises:
-            LinkBroken: there is no answer. CannotConnect: nothing was executed. LinkSilent: the server may still
-                execute the request.
+            HttpConnectionBroken: there is no answer. CannotConnect: nothing was executed. HttpConnectionSilent: the
+                server may still execute the request.
             ConnectionFailed: the origin is gone. The server's connection is closed.
         """
         try:
             return await self._whole_once(head, body, is_fresh=False)
-        except _StaleLink:
+        except _StaleConnection:
             return await self._whole_once(head, body, is_fresh=True)
 
     async def send_stream(self, head: RequestHead, source: BodySource) -> BackendResponse:
@@ -180,92 +180,98 @@ class Exchange:
 
         Raises:
             BodyError: the source broke off. The server's connection is closed.
-            LinkBroken, ConnectionFailed: as for `send_whole`.
+            HttpConnectionBroken, ConnectionFailed: as for `send_whole`.
         """
         try:
             return await self._stream_once(head, source, is_fresh=False)
-        except _StaleLink:
+        except _StaleConnection:
             return await self._stream_once(head, source, is_fresh=True)
 
     async def resume(self, head: RequestHead, body: bytes, begun: BegunExchange) -> BackendResponse:
         """As `send_whole`, for a request that was sent already."""
         try:
             return await self._whole_once(head, body, is_fresh=False, begun=begun)
-        except _StaleLink:
+        except _StaleConnection:
             return await self._whole_once(head, body, is_fresh=True)
 
     async def _whole_once(
         self, head: RequestHead, body: bytes, *, is_fresh: bool, begun: BegunExchange | None = None
     ) -> BackendResponse:
-        link = await self._pool.acquire(self._address, is_fresh=is_fresh) if begun is None else begun.take_link()
+        connection = (
+            await self._pool.acquire(self._address, is_fresh=is_fresh) if begun is None else begun.take_connection()
+        )
         try:
             if begun is None:
-                await link.send_request(head, body)
+                await connection.send_request(head, body)
             else:
-                await link.resume(head, begun.sent)
-            return await self._answer(link, await self._head_in_time(link))
-        except LinkBroken as error:
-            await self._give_up(link)
+                await connection.resume(head, begun.sent)
+            return await self._answer(connection, await self._head_in_time(connection))
+        except HttpConnectionBroken as error:
+            await self._give_up(connection)
             # The server may close a kept connection while the request is on its way. Then a read without any byte of an
             # answer, or a request of which no byte was sent, goes to a fresh connection. A silent server may still
             # execute the request.
-            is_repeatable = not body and head.method in _REPEATABLE and not link.received_bytes
-            if link.is_reused and not isinstance(error, LinkSilent) and (is_repeatable or not link.sent_bytes):
-                raise _StaleLink from error
+            is_repeatable = not body and head.method in _REPEATABLE and not connection.received_bytes
+            if (
+                connection.is_reused
+                and not isinstance(error, HttpConnectionSilent)
+                and (is_repeatable or not connection.sent_bytes)
+            ):
+                raise _StaleConnection from error
             raise
         except BaseException:
-            await self._give_up(link)
+            await self._give_up(connection)
             raise
 
     async def _stream_once(self, head: RequestHead, source: BodySource, *, is_fresh: bool) -> BackendResponse:
-        link = await self._pool.acquire(self._address, is_fresh=is_fresh)
+        connection = await self._pool.acquire(self._address, is_fresh=is_fresh)
         try:
-            await link.send_request(head, None)
+            await connection.send_request(head, None)
         except BaseException as error:
-            await self._give_up(link)
+            await self._give_up(connection)
             # Nothing was taken from `source` yet, so the request can be sent again as a whole.
-            if isinstance(error, LinkBroken) and link.is_reused and not link.sent_bytes:
-                raise _StaleLink from error
+            if isinstance(error, HttpConnectionBroken) and connection.is_reused and not connection.sent_bytes:
+                raise _StaleConnection from error
             raise
         try:
-            return await self._answer(link, await self._uploaded(link, head, source))
+            return await self._answer(connection, await self._uploaded(connection, head, source))
         except BaseException:
-            await self._give_up(link)
+            await self._give_up(connection)
             raise
 
-    async def _uploaded(self, link: ClientHttpConnection, head: RequestHead, source: BodySource) -> ResponseHead:
-        return await _Upload(link, head, source, self._origin, self._answer_timeout_s).run()
+    async def _uploaded(self, connection: ClientHttpConnection, head: RequestHead, source: BodySource) -> ResponseHead:
+        return await _Upload(connection, head, source, self._origin, self._answer_timeout_s).run()
 
-    async def _answer(self, link: ClientHttpConnection, head: ResponseHead) -> BackendResponse:
+    async def _answer(self, connection: ClientHttpConnection, head: ResponseHead) -> BackendResponse:
         length = head.body_length_bytes
         if length is not None and length <= _WHOLE_BYTES:
             # A short answer that has arrived frees the connection before the client reads it.
-            body = link.take_whole_body(length)
+            body = connection.take_whole_body(length)
             if body is not None:
-                await self._pool.release(self._address, link)
+                await self._pool.release(self._address, connection)
                 return BackendResponse(head, body)
-        return BackendResponse(head, AnswerBody(self._pool, self._address, link))
+        return BackendResponse(head, AnswerBody(self._pool, self._address, connection))
 
-    async def _give_up(self, link: ClientHttpConnection) -> None:
-        link.must_close = True
-        await self._pool.release(self._address, link)
+    async def _give_up(self, connection: ClientHttpConnection) -> None:
+        connection.must_close = True
+        await self._pool.release(self._address, connection)
 
-    async def _head_in_time(self, link: ClientHttpConnection) -> ResponseHead:
+    async def _head_in_time(self, connection: ClientHttpConnection) -> ResponseHead:
         limit_s = self._answer_timeout_s if self._origin is None else WATCH_AFTER_S
         pass_on = _to(self._origin)
-        link.expect_head_by(trio.current_time() + limit_s)
+        connection.expect_head_by(trio.current_time() + limit_s)
         try:
-            return await receive_final_head(link, pass_on)
+            return await receive_final_head(connection, pass_on)
         except NotYet as error:
             if self._origin is None:
                 raise _no_answer_within(limit_s) from error
-            link.expect_head_by()
-            return await _head_while_watching(link, self._origin)
+            connection.expect_head_by()
+            return await _head_while_watching(connection, self._origin)
         finally:
-            link.expect_head_by()
+            connection.expect_head_by()
 
 
-class _StaleLink(Exception):
+class _StaleConnection(Exception):
     """A kept connection was dead before the server can have executed anything of the request."""
 
 
@@ -279,35 +285,35 @@ def _to(origin: RequestBody | None) -> OnInterim:
     return pass_on
 
 
-def _no_answer_within(timeout_s: float) -> LinkSilent:
-    return LinkSilent(f"no answer within {timeout_s:g} s")
+def _no_answer_within(timeout_s: float) -> HttpConnectionSilent:
+    return HttpConnectionSilent(f"no answer within {timeout_s:g} s")
 
 
-async def _head_while_watching(link: ClientHttpConnection, origin: RequestBody) -> ResponseHead:
+async def _head_while_watching(connection: ClientHttpConnection, origin: RequestBody) -> ResponseHead:
     """The final head, unless the origin goes away first. A half-close of the origin is passed on to the server."""
-    failure: LinkBroken | ConnectionFailed | None = None
+    failure: HttpConnectionBroken | ConnectionFailed | None = None
     head: ResponseHead | None = None
 
     async def watch() -> None:
         nonlocal failure
         try:
             await origin.wait_end()
-            await link.send_eof()
+            await connection.send_eof()
         except ConnectionFailed as error:
             failure = error
             nursery.cancel_scope.cancel()
-        except LinkBroken as error:
+        except HttpConnectionBroken as error:
             log.debug("the server is gone, which the reading side will notice too: %s", error)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         try:
-            head = await receive_final_head(link, _to(origin))
-        except (LinkBroken, ConnectionFailed) as error:
+            head = await receive_final_head(connection, _to(origin))
+        except (HttpConnectionBroken, ConnectionFailed) as error:
             failure = error
         nursery.cancel_scope.cancel()
     if head is None:
-        raise failure or LinkBroken("no answer")
+        raise failure or HttpConnectionBroken("no answer")
     return head
 
 
@@ -316,13 +322,13 @@ class _Upload:
 
     def __init__(
         self,
-        link: ClientHttpConnection,
+        connection: ClientHttpConnection,
         head: RequestHead,
         source: BodySource,
         origin: RequestBody | None,
         answer_timeout_s: float,
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._source = source
         self._origin = origin
         self._answer_timeout_s = answer_timeout_s
@@ -338,14 +344,14 @@ class _Upload:
             nursery.start_soon(self._pump, nursery.cancel_scope)
             try:
                 with self._answer_scope:
-                    head = await receive_final_head(self._link, self._on_interim)
-            except (LinkBroken, ConnectionFailed) as error:
+                    head = await receive_final_head(self._connection, self._on_interim)
+            except (HttpConnectionBroken, ConnectionFailed) as error:
                 self._failure = error
             nursery.cancel_scope.cancel()
         if self._answer_scope.cancelled_caught:
             raise _no_answer_within(self._answer_timeout_s)
         if head is None:
-            raise self._failure or LinkBroken("no answer")
+            raise self._failure or HttpConnectionBroken("no answer")
         return head
 
     def _set_answer_deadline(self) -> None:
@@ -364,15 +370,15 @@ class _Upload:
             await self._may_send.wait()
             while data := await self._source.receive_some():
                 self._set_answer_deadline()
-                await self._link.send_data(data)
-                await self._link.send_moved(self._source.pass_rest_to)
+                await self._connection.send_data(data)
+                await self._connection.send_moved(self._source.pass_rest_to)
                 self._answer_scope.deadline = inf
             self._set_answer_deadline()
-            await self._link.send_end(self._source.trailers)
+            await self._connection.send_end(self._source.trailers)
             if self._origin is not None:
                 await self._origin.wait_end()
-                await self._link.send_eof()
-        except LinkBroken as error:
+                await self._connection.send_eof()
+        except HttpConnectionBroken as error:
             # The server takes no more. If it has answered, the reading side still gets the answer; else reading fails.
             log.debug("the server takes no more of the body: %s", error)
         except (BodyError, ConnectionFailed) as error:

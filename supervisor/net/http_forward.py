@@ -12,7 +12,7 @@ import trio
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Request, Response, StreamBody
-from supervisor.net.http_client_connection import LinkBroken
+from supervisor.net.http_client_connection import HttpConnectionBroken
 from supervisor.net.http_exchange import BackendResponse, BegunExchange, Exchange
 from supervisor.net.polled_exchange import SentRequest
 from supervisor.wire.forwarding import end_to_end, forwarded_request
@@ -78,8 +78,12 @@ class Forwarder:
         `resume`.
         """
         address = self._address(listener)
-        link = None if address is None else self._pool.acquire_kept(address)
-        return None if address is None or link is None else BegunExchange(self._pool, address, SentRequest(raw), link)
+        connection = None if address is None else self._pool.acquire_kept(address)
+        return (
+            None
+            if address is None or connection is None
+            else BegunExchange(self._pool, address, SentRequest(raw), connection)
+        )
 
     async def resume(self, request: Request, begun: BegunExchange) -> Response:
         """As `forward`, for a request that was sent, and whose whole body has arrived."""
@@ -101,12 +105,12 @@ class Forwarder:
     ) -> Response:
         try:
             answer = await exchange
-        except LinkBroken as error:
+        except HttpConnectionBroken as error:
             self._note_failure(request, address, error)
             return bad_gateway(f"{self._called(address)} failed: {error}")
         return _response(answer)
 
-    def _note_failure(self, request: Request, address: Address, error: LinkBroken) -> None:
+    def _note_failure(self, request: Request, address: Address, error: HttpConnectionBroken) -> None:
         """Logs a failure, at most one each NOTE_INTERVAL_S: with a dead backend every request fails."""
         now_s = trio.current_time()
         if now_s - self._noted_at_s < NOTE_INTERVAL_S:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind, VolumeServerResponse
 from supervisor.net.errors import BackendUnavailable
 from supervisor.net.http_client import Address, CannotConnect
-from supervisor.net.http_client_connection import LinkBroken, LinkSilent
+from supervisor.net.http_client_connection import HttpConnectionBroken, HttpConnectionSilent
 from supervisor.net.http_exchange import AnswerBody, BackendResponse, Exchange
 from supervisor.wire.forwarding import end_to_end
 from supervisor.wire.http1_events import NO_HEADERS, RequestHead
@@ -60,7 +60,7 @@ class VolumeServerClient:
                 answer = await exchange.send_whole(head, body)
             else:
                 answer = await exchange.send_stream(head, _IteratedBody(body))
-        except LinkBroken as error:
+        except HttpConnectionBroken as error:
             raise VolumeServerFailed(url_host_port, _kind_of(error), str(error)) from error
         return VolumeServerResponse(
             answer.head.status, end_to_end(answer.head.headers), VolumeServerBody(url_host_port, answer)
@@ -133,4 +133,8 @@ def _address(url_host_port: str) -> Address:
 def _kind_of(error: BaseException | None) -> VolumeServerFailureKind:
     if isinstance(error, CannotConnect):
         return VolumeServerFailureKind.CONNECTION_REFUSED if error.is_refused else VolumeServerFailureKind.TIMEOUT
-    return VolumeServerFailureKind.TIMEOUT if isinstance(error, LinkSilent) else VolumeServerFailureKind.SERVER_ERROR
+    return (
+        VolumeServerFailureKind.TIMEOUT
+        if isinstance(error, HttpConnectionSilent)
+        else VolumeServerFailureKind.SERVER_ERROR
+    )

@@ -56,7 +56,7 @@ class SentRequest:
     failure: str = ""
 
 
-class PolledLink(Protocol):
+class PolledConnection(Protocol):
     """A kept connection to a server.
 
     Attributes:
@@ -119,7 +119,7 @@ class Forwarding(Continuation, Protocol):
     is_head: bool
 
     @property
-    def link(self) -> PolledLink:
+    def server_connection(self) -> PolledConnection:
         """The connection over which the request goes."""
         ...
 
@@ -146,7 +146,7 @@ class PolledExchange:
     __slots__ = ("_connection", "_data", "_exchanges", "_forwarding", "_left_bytes", "_received", "_sock", "due", "fd")
 
     def __init__(self, exchanges: Exchanges, connection: AwaitingClient, data: bytes, forwarding: Forwarding) -> None:
-        sock = forwarding.link.plain_socket
+        sock = forwarding.server_connection.plain_socket
         assert sock is not None, "`acquire_kept` gives plain connections"
         self._exchanges = exchanges
         self._connection = connection
@@ -159,9 +159,9 @@ class PolledExchange:
         self.fd = sock.fileno()
 
     @property
-    def link(self) -> PolledLink:
+    def server_connection(self) -> PolledConnection:
         """The server's connection."""
-        return self._forwarding.link
+        return self._forwarding.server_connection
 
     def send(self) -> bool:
         """Sends the request. False where the kernel did not take all of it at once: then a task must go on."""
@@ -339,18 +339,18 @@ class Exchanges:
 
     def arm(self, exchange: PolledExchange) -> None:
         """Has the poller call `serve` for `exchange` once, when its server has sent something."""
-        link = exchange.link
+        server = exchange.server_connection
         # Between two exchanges the socket stays in the epoll, disarmed: one system call for each exchange.
-        if link.polled_in is self:
+        if server.polled_in is self:
             self._epoll.modify(exchange.fd, _ONCE)
         else:
             self._epoll.register(exchange.fd, _ONCE)
-            link.polled_in = self
+            server.polled_in = self
 
     def unwatch(self, exchange: PolledExchange) -> None:
         """Takes the socket of `exchange` out of the epoll: a task waits for it from now on."""
         self._epoll.unregister(exchange.fd)
-        exchange.link.polled_in = None
+        exchange.server_connection.polled_in = None
 
     def forget(self, exchange: PolledExchange) -> None:
         """Ends the exchange here, if it runs."""

@@ -19,7 +19,7 @@ class AnswerSink(Protocol):
     async def abort(self) -> None: ...
 
 
-class MovingLink(Protocol):
+class MovingConnection(Protocol):
     """A connection to a server that sends an answer."""
 
     async def move_to(self, sink: AnswerSink, length_bytes: int) -> None: ...
@@ -29,7 +29,7 @@ class PassedExchange(Protocol):
     """The exchange whose answer is passed on; see `polled_exchange.Forwarding`."""
 
     @property
-    def link(self) -> MovingLink: ...
+    def server_connection(self) -> MovingConnection: ...
 
     def passed(self) -> None: ...
 
@@ -66,7 +66,7 @@ class RestOfAnswer:
             if self.failure:
                 raise AnswerBrokeOff(self.failure)
             if self.left_bytes:
-                await self.forwarding.link.move_to(client, self.left_bytes)
+                await self.forwarding.server_connection.move_to(client, self.left_bytes)
         except AnswerBrokeOff as error:
             log.warning("an answer of the backend broke off while it was passed on: %s", error)
             self.forwarding.abandon()

@@ -19,7 +19,7 @@ class Signal(Enum):
 
     NEED_DATA = "more bytes are needed"
     PAUSED = "this message is over and the next is not due yet"
-    CLOSED = "the peer has closed its side between messages"
+    CLOSED = "the other end has closed its side between messages"
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,6 @@ class TestIndexRows:
         assert types.max_volume_size_bytes(5) == 8 << 40
         assert types.to_bytes_offset(types.to_stored(4096)) == 4096
         assert [types.align_up(n) for n in (0, 1, 7, 8, 9)] == [0, 8, 8, 8, 16]
-        assert [types.is_deleted(size) for size in (-5, -1, 0, 1)] == [True, True, False, False]
 
 
 class TestVolumeName:

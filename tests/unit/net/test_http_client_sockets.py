@@ -81,8 +81,8 @@ async def test_a_kept_connection_that_the_server_has_closed_or_spoken_on_is_not_
 
 
 async def until_not_idle(pool, address):
-    for link in pool.idle_connections(address):
-        while link.is_idle:
+    for one in pool.idle_connections(address):
+        while one.is_idle:
             await trio.lowlevel.checkpoint()
 
 
@@ -118,13 +118,13 @@ async def test_kept_connections_count_towards_the_bound_of_the_pool():
             await Exchange(pool, address).send_whole(GET, b"")
             kept = sum(len(pool.idle_connections(one)) for one in addresses)
             assert kept == pool.idle_count <= 3
-        links = [await pool.acquire(address, is_fresh=True) for address in addresses[:3]]
+        kept = [await pool.acquire(address, is_fresh=True) for address in addresses[:3]]
         assert pool.idle_count == 0
         await trio.testing.wait_all_tasks_blocked()
         # Each connection has two ends here.
         assert len(open_descriptors() - before) <= 2 * 3
-        for address, link in zip(addresses, links, strict=False):
-            await pool.release(address, link)
+        for address, one in zip(addresses, kept, strict=False):
+            await pool.release(address, one)
         await pool.drop_idle()
         assert pool.idle_count == 0
 

@@ -13,7 +13,7 @@ from trio.testing import memory_stream_pair
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response
 from supervisor.net.http_body import HttpChannel, ServerBody
-from supervisor.net.http_client_connection import ClientHttpConnection, LinkBroken
+from supervisor.net.http_client_connection import ClientHttpConnection, HttpConnectionBroken
 from supervisor.net.http_limits import HttpLimits
 from supervisor.net.timeouts import ConnectionTimeouts
 from supervisor.net.transport import RECEIVE_BYTES, StreamTransport
@@ -79,13 +79,15 @@ async def test_a_request_lets_other_tasks_run_between_the_pieces_of_one_receive(
 
 async def test_an_answer_lets_other_tasks_run_between_the_pieces_of_one_receive():
     ours, theirs = memory_stream_pair()
-    link = ClientHttpConnection(StreamTransport(ours, ConnectionTimeouts(HttpLimits().timeouts)), ClientConnection())
-    await link.send_request(RequestHead("GET", "/", Headers([("Host", "x")])), b"")
+    connection = ClientHttpConnection(
+        StreamTransport(ours, ConnectionTimeouts(HttpLimits().timeouts)), ClientConnection()
+    )
+    await connection.send_request(RequestHead("GET", "/", Headers([("Host", "x")])), b"")
     await theirs.send_all(ANSWER)
-    assert (await link.receive_head()).status == 200
+    assert (await connection.receive_head()).status == 200
     await theirs.send_all(CHUNK * CHUNKS + END)
     async with another_task() as turns:
-        check(await read_all(link.receive_data), turns)
+        check(await read_all(connection.receive_data), turns)
 
 
 async def test_a_turn_that_is_cancelled_loses_nothing():
@@ -125,12 +127,14 @@ async def test_framing_in_excess_is_400():
 
 async def test_an_answer_with_framing_in_excess_is_broken():
     ours, theirs = memory_stream_pair()
-    link = ClientHttpConnection(StreamTransport(ours, ConnectionTimeouts(HttpLimits().timeouts)), ClientConnection())
-    await link.send_request(RequestHead("GET", "/", Headers([("Host", "x")])), b"")
+    connection = ClientHttpConnection(
+        StreamTransport(ours, ConnectionTimeouts(HttpLimits().timeouts)), ClientConnection()
+    )
+    await connection.send_request(RequestHead("GET", "/", Headers([("Host", "x")])), b"")
     await theirs.send_all(ANSWER + (b"1;" + b"x" * 200 + b"\r\na\r\n") * 200)
-    await link.receive_head()
-    with pytest.raises(LinkBroken, match="too much framing"):
-        await read_all(link.receive_data)
+    await connection.receive_head()
+    with pytest.raises(HttpConnectionBroken, match="too much framing"):
+        await read_all(connection.receive_data)
 
 
 async def test_other_tasks_run_between_requests_that_are_sent_at_once():
