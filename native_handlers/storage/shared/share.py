@@ -25,7 +25,7 @@ from native_handlers.storage.system.files import SharedFile
 from native_handlers.storage.volume.compaction_swap import is_decided
 from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.info_file import load_volume_info
-from native_handlers.storage.volume.state import FilesSwapped, VolumeProgress, VolumeState
+from native_handlers.storage.volume.state import FilesSwapped, VolumeState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +123,7 @@ class VolumeShare:
             index.sequence = -1
             return False
         index.layers, index.counters = layers, counters
-        opened.followed(_progress_in(state))
+        opened.followed(state.progress)
         self._seen = state
         index.sequence = state.sequence
         return True
@@ -208,7 +208,7 @@ class VolumeShare:
                 else:
                     problem = self.repair(opened)
             if problem is None:
-                self.follow(opened)
+                self.refresh(opened)
             self.begin()
         except OSError as error:
             self.unlock()
@@ -252,7 +252,7 @@ class VolumeShare:
         Raises OSError; the repair must be repeated.
         """
         state = self.state.read()
-        opened.followed(_progress_in(state))
+        opened.followed(state.progress)
         repaired = repair_files(self.files, opened, self.width)
         if repaired.problem is not None:
             self._seen = state
@@ -298,10 +298,13 @@ class VolumeShare:
             self._save(opened)
 
     def _save(self, opened: VolumeState) -> None:
-        assert self._seen is not None
-        state = self._seen._replace(**opened.progress._asdict())
+        seen = self._seen
+        assert seen is not None
+        state = seen
+        if opened.progress != seen.progress:
+            state = seen.at(opened.progress)
         state = self._save_write_state(state)
-        if state != self._seen:
+        if state is not seen:
             assert isinstance(opened.index, SharedNeedleIndex)
             opened.index.sequence = self._commit(state).sequence
 
@@ -372,7 +375,7 @@ class VolumeShare:
         new = state._replace(index_generation=generation, files_generation=files_generation)
         layers = self._map_layers(table, new)
         self.state.write_table(generation, table)
-        new = self._commit(self._save_write_state(new._replace(**opened.progress._asdict())))
+        new = self._commit(self._save_write_state(new.at(opened.progress)))
         index.layers = layers
         index.sequence = new.sequence
         self.state.words[INTACT] = generation
@@ -401,17 +404,6 @@ class VolumeShare:
 def _counters(table: IndexTable) -> Counters:
     return Counters(
         table.file_count, table.content_bytes, table.deleted_count, table.deleted_bytes, table.max_needle_id
-    )
-
-
-def _progress_in(state: CommittedState) -> VolumeProgress:
-    return VolumeProgress(
-        state.dat_end_bytes,
-        state.idx_end_bytes,
-        state.last_append_at_ns,
-        state.modified_at_s,
-        state.last_modified_s,
-        state.sync_failed_end_bytes,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.storage.volume.paths import VolumePaths
+from native_handlers.storage.volume.state import VolumeProgress
 
 if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
@@ -49,6 +50,15 @@ class CommittedState(NamedTuple):
     texts_generation: int
     is_closed: int
 
+    @property
+    def progress(self) -> VolumeProgress:
+        """How far the volume is written. Its fields stand together, in the order of `VolumeProgress`."""
+        return VolumeProgress._make(tuple(self)[_PROGRESS])
+
+    def at(self, progress: VolumeProgress) -> CommittedState:
+        """This state with another progress."""
+        return CommittedState._make((self.sequence, *progress, *tuple(self)[_PROGRESS.stop :]))
+
 
 class IndexTable(NamedTuple):
     """The places of the index's columns, their counters, and the identity of the volume's files.
@@ -81,6 +91,7 @@ class RefusalTexts(NamedTuple):
     no_write_can_delete: str | None
 
 
+_PROGRESS = slice(1, 1 + len(VolumeProgress._fields))
 _STATE = struct.Struct(f"<{len(CommittedState._fields)}QQ")
 _TABLE = struct.Struct(f"<{len(IndexTable._fields)}Q")
 

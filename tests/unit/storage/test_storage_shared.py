@@ -15,8 +15,17 @@ from native_handlers.format.needle import Needle
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.errors import NotFound, ReadFailed, ReadOnly, VolumeClosed, WriteFailed
 from native_handlers.storage.shared.attach import attach_volume, share_volume
-from native_handlers.storage.shared.state import BUSY, HEAD_BYTES, INTACT, SEQUENCE, SharedState, ShareLost
+from native_handlers.storage.shared.state import (
+    BUSY,
+    HEAD_BYTES,
+    INTACT,
+    SEQUENCE,
+    CommittedState,
+    SharedState,
+    ShareLost,
+)
 from native_handlers.storage.system.files import NotCached, replace_file
+from native_handlers.storage.volume.state import VolumeProgress
 
 COOKIE = 0xC0FFEE
 VID = 7
@@ -348,3 +357,26 @@ def test_readers_miss_nothing_while_a_volume_is_being_shared(owner, monkeypatch)
     assert len(seen) >= 6
     assert set(seen) == {b"data"}
     assert get(owner, 1) == b"data"
+
+
+def test_the_progress_of_a_state_is_that_of_the_volume():
+    state = CommittedState(*range(len(CommittedState._fields)))
+    assert state.progress._asdict() == {name: getattr(state, name) for name in VolumeProgress._fields}
+    moved = state.at(VolumeProgress(10, 20, 30, 40, 50, 60))
+    assert moved == state._replace(**moved.progress._asdict())
+    assert moved.progress == (10, 20, 30, 40, 50, 60)
+
+
+def test_a_writer_that_nobody_has_overtaken_reads_no_rows_again(owner, attach, monkeypatch):
+    attached = attach()
+    put(owner, 1)
+    followed = []
+    share = owner.handle.opened.share
+    follow = share.follow
+    monkeypatch.setattr(share, "follow", lambda opened: (followed.append(1), follow(opened)))
+    put(owner, 2)
+    assert not followed
+    put(attached, 3)
+    put(owner, 4)
+    assert followed
+    assert [get(owner, number) for number in range(1, 5)] == 4 * [b"data"]
