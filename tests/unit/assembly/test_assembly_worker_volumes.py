@@ -122,12 +122,12 @@ async def test_other_files_of_a_volume_are_told_and_marks_are_not(store, board):
     store.add_listener(parent.shared.note)
     async with worker_of(parent, board) as volumes:
         await opened_in(volumes, 7)
-        await trio.to_thread.run_sync(lambda: store.mark_readonly(7))
+        await trio.to_thread.run_sync(lambda: store.mark_readonly(store.get_volume(7)))
         assert not parent.told
-        await trio.to_thread.run_sync(store.mark_writable, 7)
+        await trio.to_thread.run_sync(store.mark_writable, store.get_volume(7))
         assert not parent.told
         list(store.find_volume(7).compaction.run(CompactionOptions()))
-        await trio.to_thread.run_sync(store.commit_compaction, 7)
+        await trio.to_thread.run_sync(store.commit_compaction, store.get_volume(7))
         assert parent.told == [7], "the old files take room until every worker has closed them"
         assert get(await opened_in(volumes, 7)) == b"data"
         await trio.to_thread.run_sync(store.unmount_volume, 8)

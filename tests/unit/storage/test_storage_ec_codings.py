@@ -180,9 +180,9 @@ class TestCopiedFiles:
         (codings.path / second / "7.ec03").touch()
         with closing(codings.open()) as store:
             assert sent(store, ".ec03") == codings.newer["7.ec03"]
-            store.locations["ab".index(first)].watch.problem = "why"
+            store.locations["ab".index(first)].health.problem = "why"
             assert sent(store, ".ecj") == b""
-            store.locations["ab".index(first)].watch.problem = ""
+            store.locations["ab".index(first)].health.problem = ""
 
 
 class TestAnEmptyShard:

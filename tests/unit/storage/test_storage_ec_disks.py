@@ -470,7 +470,7 @@ class TestADiskThatHangs:
         with ThreadPoolExecutor(2) as pool:
             deletion = pool.submit(store.ec.find(8).deletions.record, [1])
             wait_until(lambda: self.disk.stuck)
-            store.locations[1].watch.problem = "why"
+            store.locations[1].health.problem = "why"
             closing_of_all = pool.submit(store.close)
             wait_until(lambda: volume.handle.opened is None)
             assert not closing_of_all.done()
