@@ -57,7 +57,7 @@ UNBOUNDED = ("VolumeStatus", "heartbeat")
 """Kinds of which only the figures are printed."""
 KINDS = (*BOUNDS, *UNBOUNDED)
 WARM_UPS = 3
-WALKS = 5
+WALKS, MOST_WALKS = 5, 30
 """Tasks of the server that run meanwhile are counted too. So the walk with the fewest functions is the request's."""
 LIMIT_S = 120
 
@@ -124,7 +124,7 @@ def walk_heartbeats(walk, base):
     store = open_store(StoreConfig((LocationConfig(base, base, 8),)))
     store.allocate_volume(1)
     model = NodeModel(["native"])
-    look = StoreLook(store, model.feed("native"), lambda _: True, removes_expired=True)
+    look = StoreLook(store, model.source("native"), lambda _: True, removes_expired=True)
     encoder = HeartbeatEncoder(NodeIdentity("127.0.0.1", 8080, 18080, "127.0.0.1:8080"))
     walks = []
     for number in range(1, WARM_UPS + WALKS + 1):
@@ -167,8 +167,16 @@ async def walk_one(kind, walk, ports):
     async with stream:
         for count in range(WARM_UPS):
             await send(stream, request_of(kind, fid, count))
-        walks = [await walk_once(walk, stream, request_of(kind, fid, WARM_UPS + count)) for count in range(WALKS)]
+        walks = []
+        while not has_settled(walks):
+            walks.append(await walk_once(walk, stream, request_of(kind, fid, WARM_UPS + len(walks))))
     walk.steps = min(walks, key=len)
+
+
+def has_settled(walks):
+    """Whether the shortest walk has come twice: no other task of the server was counted with it."""
+    lengths = sorted(map(len, walks))
+    return len(lengths) >= MOST_WALKS or (len(lengths) >= WALKS and lengths[0] == lengths[1])
 
 
 async def walk_calls(walk, ports):
