@@ -54,7 +54,7 @@ class WorkerBounds:
         push_s: for the acknowledgement of a push.
         counts_s: for its counts. A worker that takes longer is not killed: its last known counts are taken.
         drain_s: for what is left to do at a stop, its own drain time included.
-        end_s: from the end of its channel to the end of the process.
+        end_s: from the end of its channel, or from a kill, to the end of the process.
     """
 
     start_s: float = 60.0
@@ -166,7 +166,11 @@ class Workers:
             return  # its place waits for its end
         log.error("HTTP worker %d (pid %d) is ended: %s: %s", worker.number, worker.process.pid, kind, why)
         worker.kill()
-        await worker.has_ended.wait()
+        with trio.move_on_after(self._spec.bounds.end_s):
+            await worker.has_ended.wait()
+            return
+        # It waits for a disk that hangs. It executes nothing of its own any more, and answers nobody.
+        log.error("HTTP worker %d (pid %d) was killed and has not ended yet", worker.number, worker.process.pid)
 
     async def _ask_for_counts(self, worker: _Worker) -> None:
         try:

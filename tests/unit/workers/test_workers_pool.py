@@ -38,13 +38,14 @@ class PlayedWorker:
         self.status = None
         self.is_reaped = False
         self.outlives_its_channel = False
+        self.waits_for_a_disk = False
         self._ended = trio.Event()
         self._life = trio.CancelScope()
         stage.nursery.start_soon(self._run)
 
     async def _run(self):
         with self._life:
-            kinds = ("start", "access", "counts", "drain")
+            kinds = ("start", "access", "counts", "drain", "release")
             await self.channel.run({kind: self._handler(kind) for kind in kinds})
         if not self.outlives_its_channel:
             self.exit(0)
@@ -74,7 +75,8 @@ class PlayedWorker:
 
     def kill_group(self):
         assert not self.is_reaped, "the number may be another process's"
-        self.exit(-9)
+        if not self.waits_for_a_disk:
+            self.exit(-9)
 
     def reap(self):
         self.kill_group()
@@ -245,6 +247,32 @@ async def test_a_worker_that_does_not_acknowledge_is_ended_before_the_push_is_ov
         assert stage.last(1).status is None
         await until(lambda: workers.ready_count == 2)
     assert "is ended: access: no answer" in caplog.text
+
+
+async def test_a_push_does_not_wait_for_a_killed_worker_that_a_disk_keeps_from_ending(autojump_clock, stage, caplog):
+    async with serving(stage) as workers:
+        stuck = stage.last(0)
+        stuck.behaviour["access"] = sleep_on
+        stuck.waits_for_a_disk = True
+        began_s = trio.current_time()
+        assert await workers.push("access", {}) == 1
+        assert trio.current_time() - began_s == pytest.approx(7.0, abs=0.1)
+        assert "was killed and has not ended yet" in caplog.text
+        stuck.waits_for_a_disk = False
+        stuck.kill_group()
+        await until(lambda: workers.ready_count == 2)
+
+
+async def test_a_push_may_leave_out_a_worker_that_does_not_serve_yet(autojump_clock, stage):
+    async with serving(stage) as workers:
+        stage.behaviour["start"] = sleep_on
+        stage.last(0).exit(1)
+        await turn_until(lambda: len(stage.made) == 3)
+        began_s = trio.current_time()
+        assert await workers.push("release", {"volume_ids": [3]}, waits_for_new=False) == 1
+        assert trio.current_time() - began_s < 1
+        assert stage.last(1).seen["release"] == 1
+        assert not stage.last(0).seen["release"]
 
 
 async def test_a_worker_that_refuses_a_push_is_ended(autojump_clock, stage):
