@@ -125,15 +125,13 @@ class Forwarder:
         return self._name or f"the backend at {address}"
 
     async def _exchange(self, request: Request, address: Address) -> BackendResponse:
-        body = request.body
+        body, length = request.body, request.body.length_bytes
+        is_whole = length == 0 or (length is not None and length <= GATHER_BYTES and not body.awaits_continue)
+        head = self._head_of(request, keeps_expect=not is_whole and body.awaits_continue)
         exchange = Exchange(self._pool, address, body)
-        length = body.length_bytes
-        if length == 0:
-            return await exchange.send_whole(self._head_of(request), b"")
-        if length is not None and length <= GATHER_BYTES and not body.awaits_continue:
-            whole = await _gather(request)
-            return await exchange.send_whole(self._head_of(request), whole)
-        return await exchange.send_stream(self._head_of(request, keeps_expect=body.awaits_continue), body)
+        if not is_whole:
+            return await exchange.send_stream(head, body)
+        return await exchange.send_whole(head, await _gather(request) if length else b"")
 
 
 def bad_gateway(reason: str) -> Response:
