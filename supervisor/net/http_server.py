@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from native_handlers.http_model.message import FastAnswer, Request, Response
-    from supervisor.net.arrival import Arrival
+    from supervisor.net.awaiting_connection import Arrival
     from supervisor.net.http_limits import HttpLimits
     from supervisor.net.polled_exchange import Forwarding
 

@@ -7,6 +7,7 @@ scheduler. All other bytes wake the connection's own task.
 
 from __future__ import annotations
 
+import re
 import select
 from collections import deque
 from time import perf_counter
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http_model.message import HeldAnswer, PendingAnswer
-from supervisor.net.arrival import Arrival, receive_request
+from supervisor.net.awaiting_connection import SHORT_BYTES, Arrival, AwaitingConnection, HalfUpload
+from supervisor.net.due_watch import DueWatch
 from supervisor.net.polled_exchange import Exchanges
 from supervisor.net.rest_of_answer import RestOfAnswer
 
@@ -24,10 +26,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.http_model.message import FastAnswer
-    from supervisor.net.polled_exchange import Forwarding, PolledExchange
+    from supervisor.net.polled_exchange import Forwarding
 
     Begin = Callable[[bytes], Forwarding | None]
     """Prepares an exchange with another server for a request that has arrived; None leaves the request alone."""
+
+FAST_PATH_BYTES = 4096
+"""The most that one receive takes. Every request that can be answered from memory is shorter."""
+_UPLOAD_BYTES = 36 * 1024
+"""The most that is taken of an upload besides. A longer one is not answered at once."""
+_UPLOADS = (b"POST ", b"PUT ")
+MAX_UPLOAD_BYTES = 68 * 1024
+"""Head and body of the longest upload that is kept."""
+_MAX_HEAD_BYTES = 4 * 1024
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,5})\r\n")
+_NOT_KEPT = re.compile(rb"\r\n(?:expect|transfer-encoding)[ \t]*:")
+"""Such a client waits for an answer to its head, or declares no length."""
 
 _ANSWERS_IN_A_ROW = 32
 _WOKEN_IN_A_ROW = 32
@@ -45,37 +59,50 @@ _LOOKED_AT = 512
 """How many ready sockets are looked at before a task is woken. The requests among them that can be answered at once are
 answered first: when thousands of connections end at once, such a request does not wait for all of their tasks."""
 
-SHORT_BYTES = 64 * 1024
-"""A connection whose last answer was no longer than this is served first. Connections with longer answers come later.
-So do newcomers: a newcomer's request is unknown, and thousands may come at once for large answers."""
-
 _LATER_S = 0.005
-"""How much of each turn goes to those later connections."""
+"""How much of each turn goes to newcomers, and to connections whose last answer was long."""
 
 BYTES_IN_A_ROW = 4 << 20
 """After this many bytes of answers the other tasks get a turn: some milliseconds, even where all answers are large."""
 
 
-class IdleConnection:
+def receive_request(sock: socket.socket) -> bytes:
+    """What has arrived on `sock`, as far as a request that can be answered at once may be long; b"" at the end.
+
+    Raises:
+        BlockingIOError: nothing has arrived.
+        OSError: the connection broke.
+    """
+    data = sock.recv(FAST_PATH_BYTES)
+    if len(data) == FAST_PATH_BYTES and data.startswith(_UPLOADS):
+        try:
+            data += sock.recv(_UPLOAD_BYTES)
+        except BlockingIOError:
+            return data
+    return data
+
+
+def missing_bytes(data: bytes) -> int:
+    """How many bytes a small upload lacks that begins with `data`; 0 where it lacks none, or is not kept."""
+    if not data.startswith(_UPLOADS):
+        return 0
+    end = data.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)
+    if end < 0:
+        return 0
+    head = data[: end + 2].lower()
+    length = _LENGTH.search(head)
+    if length is None or _NOT_KEPT.search(head):
+        return 0
+    whole_bytes = end + 4 + int(length[1])
+    return max(whole_bytes - len(data), 0) if whole_bytes <= MAX_UPLOAD_BYTES else 0
+
+
+class IdleConnection(AwaitingConnection):
     """One idle connection, made by its task for its socket. The task may call `sleep` any number of times."""
 
-    __slots__ = (
-        "_answer",
-        "_begin_exchange",
-        "_exchange",
-        "_is_cancelled",
-        "_is_unwatched",
-        "_poller",
-        "_sock",
-        "_task",
-        "_woken_by",
-        "answered_at",
-        "answered_bytes",
-        "is_regular",
-        "pending",
-        "sent_bytes",
-        "taken",
-    )
+    __slots__ = ("_answer", "_begin_exchange", "_task", "pending", "taken")
+
+    _poller: IdlePoller
 
     def __init__(
         self,
@@ -86,32 +113,39 @@ class IdleConnection:
     ) -> None:
         self._poller = poller
         self._sock = sock
-        self._answer = answer
-        self._begin_exchange = begin
-        self._exchange: PolledExchange | None = None
+        self._exchange = None
+        self._half = None
         self._is_unwatched = False  # whether the client has sent something, or closed, while an exchange runs
-        self._task: trio.lowlevel.Task | None = None
-        self._woken_by: Arrival | Exception | None = None
+        self._woken_by = None
         self._is_cancelled = False
         self.is_regular = False
-        """Whether the last answer was a short one."""
+        self.answered_at = trio.current_time()
+        self.answered_bytes = 0
+        self.sent_bytes = 0
+        self._answer = answer
+        self._begin_exchange = begin
+        self._task: trio.lowlevel.Task | None = None
         self.taken: bytes | None = None
         """Bytes that have arrived and wait for their turn to be answered."""
         self.pending: PendingAnswer | None = None
         """The answer that another thread is making. The poller calls `settle` before other tasks get a turn."""
-        self.answered_at = trio.current_time()
-        """When the last answer was sent; before the first one, when this object was made. Trio time."""
-        self.answered_bytes = 0
-        """The length of all answers, over all sleeps."""
-        self.sent_bytes = 0
-        """How many bytes of the answers were sent by this object."""
+
+    EVENTS = select.EPOLLIN
 
     @property
     def fd(self) -> int:
-        """The socket's descriptor."""
         return self._sock.fileno()
 
-    EVENTS = select.EPOLLIN
+    @property
+    def has_half(self) -> bool:
+        """Whether a part of an upload is kept."""
+        return self._half is not None
+
+    def watch_again(self) -> None:
+        self._poller.watch(self.fd, self)
+
+    def wake_later(self) -> None:
+        self._poller.wake_later(self)
 
     async def sleep(self) -> Arrival:
         """Sleeps while everything that arrives can be answered at once.
@@ -128,11 +162,11 @@ class IdleConnection:
         poller.watch(fd, self)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            if self._woken_by is not None or self.taken is not None or self._exchange is not None:
+            under_way = self._exchange or self._half
+            if self._woken_by is not None or self.taken is not None or under_way is not None:
                 # Bytes were taken from the socket. A cancel now would lose them, so the task wakes in its turn.
                 self._is_cancelled = True
-                if self._exchange is not None:
-                    poller.exchanges.leave_soon(self._exchange)
+                self.leave_soon()
                 return trio.lowlevel.Abort.FAILED
             poller.forget(fd)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -182,7 +216,7 @@ class IdleConnection:
         self.taken = None
         if is_served and self._is_cancelled:
             # Cancelled by its own answer, for example.
-            self._woken_by = Arrival(None)
+            self._woken_by = Arrival(None if self._half is None else self._take_half())
         return self._woken_by is None
 
     def serve(self, now: float, data: bytes | None = None) -> bool:
@@ -194,6 +228,8 @@ class IdleConnection:
         return self._woken_by is None
 
     def _serve(self, now: float, data: bytes | None) -> Arrival | None:
+        if self._half is not None:
+            return self._receive_half(now, self._half)
         if data is None:
             try:
                 data = receive_request(self._sock)
@@ -201,7 +237,7 @@ class IdleConnection:
                 return None
         answer = self._answer(data)
         if answer is None:
-            return Arrival(data) if self._begin_exchange is None else self._begin(self._begin_exchange, data)
+            return self._keep(data) if self._begin_exchange is None else self._begin(self._begin_exchange, data)
         if isinstance(answer, PendingAnswer):
             self.pending = answer
             return None
@@ -239,120 +275,39 @@ class IdleConnection:
         self.sent_bytes += sent
         return None if sent == len(answer) else Arrival(None, answer[sent:])
 
-    # ---- exchanges with another server
-
     @property
     def is_in_exchange(self) -> bool:
         """Whether a request of this connection was sent on, and its answer is awaited."""
         return self._exchange is not None
 
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether the connection's task is to wake as soon as it can."""
-        return self._is_cancelled
+    def _keep(self, data: bytes) -> Arrival | None:
+        """Keeps a part of a small upload until it is whole. All else wakes the task."""
+        missing = missing_bytes(data)
+        if not missing:
+            return Arrival(data)
+        self._half = HalfUpload(data, missing, self._leave_half)
+        self._poller.watch_due.add(self._half)
+        return None
+
+    def _receive_half(self, now: float, half: HalfUpload) -> Arrival | None:
+        """Takes more of the upload, and answers it when it is whole."""
+        try:
+            is_over = not half.receive(self._sock)
+        except BlockingIOError:
+            return None
+        except OSError:
+            self._take_half()
+            raise
+        if is_over:
+            return Arrival(self._take_half())
+        return None if half.missing_bytes else self._serve(now, self._take_half())
 
     def _begin(self, begin: Begin, data: bytes) -> Arrival | None:
         forwarding = begin(data)
         if forwarding is None:
-            return Arrival(data)
+            return self._keep(data)
         self._exchange = self._poller.exchanges.begin(self, data, forwarding)
         return Arrival(data, b"", forwarding) if self._exchange is None else None
-
-    def unwatch(self) -> None:
-        """The client has sent something, or closed, while an exchange runs: that is looked at after the answer."""
-        self._is_unwatched = True
-        self._poller.forget(self.fd)
-
-    def pass_on(self, answer: memoryview, now: float) -> None:
-        """Sends the answer of the exchange, which is over, at trio time `now`. `answer` may change afterwards."""
-        self._exchange = None
-        self.answered_at = now
-        self.is_regular = len(answer) <= SHORT_BYTES
-        self.answered_bytes += len(answer)
-        try:
-            sent = self._sock.send(answer)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._woken_by = error
-            sent = len(answer)
-        else:
-            self.sent_bytes += sent
-        if sent < len(answer):
-            self._woken_by = Arrival(None, bytes(answer[sent:]))
-        if self._woken_by is not None:
-            self._leave()
-        elif self._is_unwatched:
-            self._is_unwatched = False
-            self._poller.watch(self.fd, self)
-
-    def send_part(self, part: memoryview) -> int:
-        """Sends a part of the answer of the exchange. Returns how much the kernel took. `part` may change afterwards.
-
-        Raises:
-            OSError: the connection is broken.
-        """
-        try:
-            sent = self._sock.send(part)
-        except BlockingIOError:
-            sent = 0
-        self.has_passed(sent)
-        return sent
-
-    def has_passed(self, count: int) -> None:
-        """The kernel has taken `count` bytes of the answer of the exchange."""
-        self.answered_bytes += count
-        self.sent_bytes += count
-
-    def end_answer(self, unsent: bytes, now: float) -> None:
-        """The exchange is over, at trio time `now`. `unsent` is what the kernel did not take of the answer."""
-        self._exchange = None
-        self.answered_at = now
-        self.is_regular = False
-        self.answered_bytes += len(unsent)
-        if unsent or self._is_cancelled:
-            self._woken_by = Arrival(None, unsent)
-            self._leave()
-        elif self._is_unwatched:
-            self._is_unwatched = False
-            self._poller.watch(self.fd, self)
-
-    def leave_rest(self, rest: RestOfAnswer) -> None:
-        """The task passes on the rest of the answer, as soon as it has its turn."""
-        self._exchange = None
-        self.is_regular = False
-        self._woken_by = Arrival(None, rest)
-        self._leave()
-
-    def leave_exchange(self, data: bytes, forwarding: Forwarding) -> None:
-        """The task goes on with the exchange, as soon as it has its turn."""
-        self._exchange = None
-        self._woken_by = Arrival(data, b"", forwarding)
-        self._leave()
-
-    def _leave(self) -> None:
-        """Has the task woken in its turn."""
-        self._stop_watching()
-        self._poller.wake_later(self)
-
-    def _stop_watching(self) -> None:
-        if self._is_unwatched:
-            self._is_unwatched = False
-        else:
-            self._poller.forget(self.fd)
-
-    def abandon_exchange(self) -> None:
-        """The connection is closed: ends a running exchange."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.abandon()
-            self._stop_watching()
-
-    def fail_exchange(self, error: Exception) -> None:
-        """The exchange has failed by a bug, or this connection is broken: the task raises `error`."""
-        self._exchange = None
-        self._woken_by = error
-        self._leave()
 
     def _send_held(self, answer: HeldAnswer) -> Arrival | None:
         head, body, release = answer
@@ -388,21 +343,6 @@ class IdleConnection:
         trio.lowlevel.reschedule(self._task)
 
 
-class SendWait(IdleConnection):
-    """A connection that waits until its client takes more. `sleep` returns an empty arrival, in turn."""
-
-    __slots__ = ()
-
-    EVENTS = select.EPOLLOUT
-
-    def __init__(self, poller: IdlePoller, sock: socket.socket) -> None:
-        super().__init__(poller, sock, leave_unanswered)
-
-    def take(self) -> bool:
-        self.taken = b""
-        return True
-
-
 class TurnSize:
     """How many tasks are woken in one turn of the event loop: half as many after a long turn, else twice as many."""
 
@@ -427,6 +367,7 @@ class IdlePoller:
     Attributes:
         connections: how many connections exist, asleep or not. The code that opens and closes connections counts them.
         exchanges: the requests that were sent on for connections which sleep here.
+        watch_due: what is under way for them.
         crowded_ports: the ports with more newcomers than are admitted in one turn. The accepting tasks keep the set.
     """
 
@@ -435,7 +376,8 @@ class IdlePoller:
         self.connections = 0
         self.crowded_ports: set[int] = set()
         self._epoll = select.epoll()
-        self.exchanges = Exchanges(self._epoll, self.wake_waiting)
+        self.watch_due = DueWatch(self.wake_waiting)
+        self.exchanges = Exchanges(self._epoll, self.watch_due)
         self._watched: dict[int, IdleConnection] = {}
         self._to_wake: deque[IdleConnection] = deque()  # have an arrival, and are no longer watched
         self._to_wake_first: deque[IdleConnection] = deque()
@@ -455,7 +397,7 @@ class IdlePoller:
     async def run(self) -> None:
         """Serves until cancelled. A connection that sleeps here then sleeps until its own task is cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.exchanges.run)
+            nursery.start_soon(self.watch_due.run)
             await self._run()
 
     async def _run(self) -> None:
@@ -473,7 +415,7 @@ class IdlePoller:
                 self._wake_some(min(turn.count, WOKEN_BESIDE_A_CROWD) if self.crowded_ports else turn.count)
         finally:
             # A task whose bytes were taken cannot be cancelled before its turn, so all of these are woken now.
-            self.exchanges.leave_all()
+            self.watch_due.leave_all()
             for connection in self._later:
                 connection.leave_to_its_task()
             self._to_wake.extend(self._later)
@@ -492,7 +434,7 @@ class IdlePoller:
         self._to_wake.append(connection)
 
     async def wake_waiting(self) -> None:
-        """Wakes the tasks that wait for their turn, few in each turn of the event poller. Then returns."""
+        """Wakes the tasks that wait for their turn, few in each turn of the event loop. Then returns."""
         while self._to_wake or self._to_wake_first:
             self._wake_some(WOKEN_BESIDE_A_CROWD)
             await trio.lowlevel.checkpoint()
@@ -514,7 +456,7 @@ class IdlePoller:
             if connection.is_in_exchange:
                 connection.unwatch()
                 continue
-            if not connection.is_regular:
+            if not connection.is_regular and not connection.has_half:
                 self._put_off(fd, connection)
                 continue
             left_bytes += connection.answered_bytes
@@ -580,7 +522,7 @@ class IdlePoller:
 
     def is_asleep(self, connection: IdleConnection) -> bool:
         """Whether `connection` waits for its client alone: no bytes that it has taken wait for a turn or an answer."""
-        return self._watched.get(connection.fd) is connection and not connection.is_in_exchange
+        return self._watched.get(connection.fd) is connection and connection.is_between_messages
 
     def forget(self, fd: int) -> None:
         """Ends `watch` for the socket `fd`."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.net.arrival import FAST_PATH_BYTES, Arrival, receive_request
+from supervisor.net.awaiting_connection import Arrival
 from supervisor.net.delivery import leave_to_the_kernel
-from supervisor.net.idle_poller import IdleConnection
+from supervisor.net.idle_poller import FAST_PATH_BYTES, IdleConnection, receive_request
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_head import HeadLimits, find_head
 
@@ -119,8 +119,7 @@ class Newcomer(IdleConnection):
             self._newcomers.end(self)
         else:
             self.is_given_up = self._is_cancelled = True  # it gets a task, which closes after the answer
-            if self._exchange is not None:
-                self._poller.exchanges.leave_soon(self._exchange)
+            self.leave_soon()
 
     def wake(self) -> None:
         woken_by, self._woken_by = self._woken_by, None

@@ -15,24 +15,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from supervisor.net.due_watch import LEAVE_AFTER_S
 from supervisor.net.rest_of_answer import RestOfAnswer
 from supervisor.net.splice import PIPE_BYTES, SharedPipe
 from supervisor.wire.simple_heads import match_response
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
 
     from native_handlers.http_model.message import Request, Response
+    from supervisor.net.due_watch import DueWatch
     from supervisor.net.rest_of_answer import AnswerSink
 
-LEAVE_AFTER_S = 0.25
-"""How long an answer may take here. A task takes over then, because only a task sees that the client goes away."""
-LOOK_EVERY_S = 0.1
-"""How often the poller looks for exchanges that take too long."""
 MAX_ANSWER_BYTES = 64 * 1024
 """The longest answer, head and body, that is passed on in one piece."""
-_LEFT_IN_A_ROW = 8
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 
 _window = bytearray(MAX_ANSWER_BYTES)
@@ -308,14 +304,12 @@ class Exchanges:
         pipe: what bodies go through, one piece at a time.
     """
 
-    def __init__(self, epoll: select.epoll, wake_waiting: Callable[[], Awaitable[None]]) -> None:
-        """`wake_waiting` wakes the tasks to which exchanges were left."""
-        self._wake_waiting = wake_waiting
+    def __init__(self, epoll: select.epoll, watch: DueWatch) -> None:
+        """`watch` leaves exchanges that take long to their tasks."""
         self._epoll = epoll
+        self._watch = watch
         self.pipe = SharedPipe()
-        self._running: dict[int, PolledExchange] = {}  # the longest running first
-        self._wakes = trio.Event()
-        self._is_parked = False
+        self._running: dict[int, PolledExchange] = {}
 
     def close(self) -> None:
         """Closes the pipe."""
@@ -332,9 +326,8 @@ class Exchanges:
         if not exchange.send():
             return None
         self._running[exchange.fd] = exchange
+        self._watch.add(exchange)
         self.arm(exchange)
-        if self._is_parked:
-            self._wakes.set()
         return exchange
 
     def arm(self, exchange: PolledExchange) -> None:
@@ -355,6 +348,7 @@ class Exchanges:
     def forget(self, exchange: PolledExchange) -> None:
         """Ends the exchange here, if it runs."""
         self._running.pop(exchange.fd, None)
+        self._watch.discard(exchange)
 
     def serve(self, fd: int, now: float) -> int:
         """Serves the exchange over the socket `fd`, if there is one. Returns how many bytes were passed on."""
@@ -366,36 +360,3 @@ class Exchanges:
         except Exception as error:  # noqa: BLE001  a bug concerns this connection alone, and its task raises it
             exchange.fail(error)
             return 0
-
-    def leave_soon(self, exchange: PolledExchange) -> None:
-        """Leaves `exchange` to its task soon."""
-        exchange.due = trio.current_time()
-        self._wakes.set()
-
-    async def run(self) -> None:
-        """Leaves exchanges that take long to their tasks, until cancelled."""
-        while True:
-            self._wakes = trio.Event()
-            if self._running:
-                with trio.move_on_after(LOOK_EVERY_S):
-                    await self._wakes.wait()
-            else:
-                self._is_parked = True
-                await self._wakes.wait()
-                self._is_parked = False
-            await self._leave_due()
-
-    async def _leave_due(self) -> None:
-        now = trio.current_time()
-        for number, exchange in enumerate([one for one in self._running.values() if one.due <= now], 1):
-            # Tasks run between two of these, so an exchange may have ended, and its descriptor may serve another one.
-            if self._running.get(exchange.fd) is exchange:
-                exchange.leave()
-            if number % _LEFT_IN_A_ROW == 0:
-                await self._wake_waiting()
-        await self._wake_waiting()
-
-    def leave_all(self) -> None:
-        """Leaves every exchange to its task."""
-        for exchange in list(self._running.values()):
-            exchange.leave()

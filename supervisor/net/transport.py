@@ -8,6 +8,7 @@ Cancellation: a cancelled receive has taken nothing and may be repeated. A cance
 
 from __future__ import annotations
 
+import select
 import socket
 from functools import partial
 from math import inf
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from native_handlers.http_model.message import HeldAnswer, PendingAnswer
-from supervisor.net.arrival import Arrival
+from supervisor.net.awaiting_connection import Arrival
 from supervisor.net.delivery import RESET_ON_CLOSE, leave_to_the_kernel, unacknowledged_bytes
 from supervisor.net.errors import ConnectionLost
 from supervisor.net.file_pieces import SEND_WINDOW_BYTES, is_paced, read_some, shared_window
-from supervisor.net.idle_poller import IdleConnection, SendWait, leave_unanswered
+from supervisor.net.idle_poller import IdleConnection, leave_unanswered
 from supervisor.net.rest_of_answer import RestOfAnswer
 
 if TYPE_CHECKING:
@@ -116,6 +117,21 @@ class Transport(Protocol):
         The other end sees a reset, so it takes no torn message for a whole one.
         """
         ...
+
+
+class SendWait(IdleConnection):
+    """A connection that waits until its client takes more. `sleep` returns an empty arrival, in turn."""
+
+    __slots__ = ()
+
+    EVENTS = select.EPOLLOUT
+
+    def __init__(self, poller: IdlePoller, sock: socket.socket) -> None:
+        super().__init__(poller, sock, leave_unanswered)
+
+    def take(self) -> bool:
+        self.taken = b""
+        return True
 
 
 class SocketTransport:
