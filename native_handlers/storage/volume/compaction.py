@@ -72,19 +72,19 @@ class Compaction:
 
     def __init__(
         self,
-        open_files: VolumeHandle,
+        handle: VolumeHandle,
         disk: DiskContext,
         write_state: WriteState,
         health: IoHealth,
         clock_ns: Callable[[], int],
         claim: FilesClaim,
     ) -> None:
-        self._open_files, self._disk, self._write_state, self._health = open_files, disk, write_state, health
+        self._handle, self._disk, self._write_state, self._health = handle, disk, write_state, health
         self._claim = claim
         self._clock_ns = clock_ns
-        self._files: Files = open_files.files
-        self._width = open_files.offset_width_bytes
-        self._volume_id = open_files.paths.volume_id
+        self._files: Files = handle.files
+        self._width = handle.offset_width_bytes
+        self._volume_id = handle.paths.volume_id
         # Held while a copy is made, committed or removed. Protects _copy.
         self._working = threading.Lock()
         self._copy: CompactedCopy | None = None
@@ -172,8 +172,8 @@ class Compaction:
 
         Both files stay open until the caller releases them.
         """
-        with self._open_files.begin_write():
-            source = self._open_files.get()
+        with self._handle.begin_write():
+            source = self._handle.get()
             if source.is_tiered:
                 raise CompactionRefused(self._volume_id, "is not compacted, for its data is in a remote tier")
             if source.damage is not None or not source.is_writable:
@@ -231,7 +231,7 @@ class Compaction:
                 needed_bytes = max(copy_bytes, reserved_bytes)
                 free_bytes = self._files.disk_space(directory).free_bytes
                 if free_bytes < copy_bytes and data_blocks + index_blocks <= _SMALL_COPY_BYTES:
-                    return self._open_files.files_with_reserve, 0
+                    return self._handle.files_with_reserve, 0
                 if free_bytes < needed_bytes:
                     raise NoSpaceForCompaction(needed_bytes, data_bytes, index_bytes, free_bytes)
         except OSError as error:
@@ -292,13 +292,13 @@ class Compaction:
         # Records that were appended during the sync and the making of the index.
         self._catch_up_in_passing(copy, index)
         copy.sync()
-        with self._open_files.begin_write():
+        with self._handle.begin_write():
             source = self._source_of(copy)
             rows = copy.catch_up(source.idx_end_bytes, source.dat_end_bytes)
             _enter(index, rows)
             copy.date_back()
             copy.sync()
-            self._swap(copy, copy.state(index, self._open_files.info))
+            self._swap(copy, copy.state(index, self._handle.info))
         _log.info("volume %d: compacted from %d to %d bytes", self._volume_id, source.dat_end_bytes, copy.end_bytes)
 
     def _catch_up_in_passing(self, copy: CompactedCopy, index: NeedleIndex | None = None) -> None:
@@ -309,7 +309,7 @@ class Compaction:
         """
         few_rows_bytes = FEW_ROWS * row_bytes(self._width)
         for _ in range(_ROUNDS):
-            with self._open_files.begin_write():
+            with self._handle.begin_write():
                 source = self._source_of(copy)
                 rows_end, dat_end = source.idx_end_bytes, source.dat_end_bytes
             is_little = (
@@ -323,7 +323,7 @@ class Compaction:
 
     def _source_of(self, copy: CompactedCopy) -> VolumeState:
         """The state from which the copy was made, if the copy may replace it. Needs the lock."""
-        source = self._open_files.get()
+        source = self._handle.get()
         if self._claim.reason is not None:
             raise CompactionRefused(self._volume_id, f"{self._claim.reason}; compact it again later")
         if source is not copy.source:
@@ -337,8 +337,8 @@ class Compaction:
         paths, source = copy.paths, copy.source
         try:
             # Names take room too, and a full disk needs a vacuum most.
-            decide(self._open_files.files_with_reserve, paths)
-            self._open_files.adopt(source, new)
+            decide(self._handle.files_with_reserve, paths)
+            self._handle.adopt(source, new)
         except BaseException as error:
             new.release()
             self._undo(paths)
@@ -347,7 +347,7 @@ class Compaction:
             raise
         # From here on the copy is the volume, even if the renames fail: the next opening does them.
         new.dat.path, new.idx.path = source.dat.path, source.idx.path
-        self._open_files.install(new)
+        self._handle.install(new)
         self._let_go()
         self._lacks_names = True
         self._try_give_names(paths)
@@ -359,7 +359,7 @@ class Compaction:
             _log.error("volume %d: its compacted files get their names later: %s", self._volume_id, error)
 
     def _give_names(self, paths: VolumePaths) -> None:
-        finish_swap(self._open_files.files_with_reserve, paths)
+        finish_swap(self._handle.files_with_reserve, paths)
         self._lacks_names = False
 
     def _undo(self, paths: VolumePaths) -> None:
@@ -381,7 +381,7 @@ class Compaction:
         """
         self._disk.check_in_service()
         with self._stopped():
-            paths = self._open_files.paths
+            paths = self._handle.paths
             try:
                 if self._lacks_names:
                     self._give_names(paths)
@@ -419,7 +419,7 @@ class Compaction:
         with self._stopped():
             self._remove_in_vain()
             if self._lacks_names:
-                self._try_give_names(self._open_files.paths)
+                self._try_give_names(self._handle.paths)
 
     @contextmanager
     def _stopped(self) -> Iterator[None]:

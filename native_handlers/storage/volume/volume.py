@@ -83,21 +83,21 @@ class Volume:
         self._damage = VolumeDamage(state.paths, request.damage)
         self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health, self._damage)
         self._describer = VolumeDescriber()
-        self._open_files = VolumeHandle(state, request, disk, self._write_state, clock_ns)
+        self._handle = VolumeHandle(state, request, disk, self._write_state, clock_ns)
         self._appender = Appender(
             self._files, self._width, clock_ns, self._health, self._write_state.stop, request.room
         )
-        self._writer = VolumeWriter(self._open_files, disk, self._write_state, self._reader, self._appender)
+        self._writer = VolumeWriter(self._handle, disk, self._write_state, self._reader, self._appender)
         self.claim = FilesClaim(self.id, self._write_state)
-        self.marks = VolumeMarks(self._open_files, disk, self._write_state, self._damage)
-        self.compaction = Compaction(self._open_files, disk, self._write_state, self._health, clock_ns, self.claim)
+        self.marks = VolumeMarks(self._handle, disk, self._write_state, self._damage)
+        self.compaction = Compaction(self._handle, disk, self._write_state, self._health, clock_ns, self.claim)
 
     # ---- facts
 
     @property
     def handle(self) -> VolumeHandle:
         """The owner of the volume's open files and of the one lock that its writers take."""
-        return self._open_files
+        return self._handle
 
     @property
     def waiting_writes(self) -> int:
@@ -106,33 +106,33 @@ class Volume:
 
     @property
     def paths(self) -> VolumePaths:
-        return self._open_files.paths
+        return self._handle.paths
 
     @property
     def super_block(self) -> SuperBlock:
         """The super block; the .vif takes precedence where the two differ. Replaced as a whole when it changes."""
-        return self._open_files.super_block
+        return self._handle.super_block
 
     @property
     def version(self) -> int:
-        return self._open_files.super_block.version
+        return self._handle.super_block.version
 
     @property
     def ttl(self) -> Ttl:
-        return self._open_files.super_block.ttl
+        return self._handle.super_block.ttl
 
     @property
     def replica_placement(self) -> ReplicaPlacement:
-        return self._open_files.super_block.replica_placement
+        return self._handle.super_block.replica_placement
 
     @property
     def copy_count(self) -> int:
         """The number of copies that the volume must have, this one included."""
-        return self._open_files.super_block.replica_placement.copy_count
+        return self._handle.super_block.replica_placement.copy_count
 
     @property
     def compaction_revision(self) -> int:
-        return self._open_files.super_block.compaction_revision
+        return self._handle.super_block.compaction_revision
 
     @property
     def disk_type(self) -> str:
@@ -153,56 +153,56 @@ class Volume:
 
     @property
     def is_closed(self) -> bool:
-        return self._open_files.refresh() is None
+        return self._handle.refresh() is None
 
     @property
     def info(self) -> VolumeInfo:
         """The content of the .vif, as this process last read or wrote it; see docs/sharing.md for who may write it."""
-        return replace(self._open_files.info, version=self.version, bytes_offset=self._width)
+        return replace(self._handle.info, version=self.version, bytes_offset=self._width)
 
     @property
     def size_bytes(self) -> int:
         """The length of .dat; 0 when closed."""
-        state = self._open_files.refresh()
+        state = self._handle.refresh()
         return state.dat_end_bytes if state else 0
 
     @property
     def index_size_bytes(self) -> int:
         """The length of .idx; 0 when closed."""
-        state = self._open_files.refresh()
+        state = self._handle.refresh()
         return state.idx_end_bytes if state else 0
 
     @property
     def is_empty(self) -> bool:
         """Whether the volume has never held a needle. Raises VolumeClosed."""
-        self._open_files.refresh()
-        state = self._open_files.get()
+        self._handle.refresh()
+        state = self._handle.get()
         return state.dat_end_bytes <= SUPER_BLOCK_BYTES and not state.index.counters.content_bytes
 
     @property
     def is_tiered(self) -> bool:
         """Whether the data is read from a remote tier, as this process last saw the volume."""
-        state = self._open_files.opened
+        state = self._handle.opened
         return state is not None and state.is_tiered
 
     def serve_from_tier(self, uploaded: VolumeState, file: RemoteFile, *, keep_local: bool) -> None:
         """See `tiering.serve_from_tier`."""
         now_s = self._clock_ns() // _NS
-        serve_from_tier(self._open_files, self._write_state, uploaded, file, keep_local=keep_local, now_s=now_s)
+        serve_from_tier(self._handle, self._write_state, uploaded, file, keep_local=keep_local, now_s=now_s)
 
     def serve_from_disk(self, arrived: Path) -> SharedFile:
         """See `tiering.serve_from_disk`."""
-        return serve_from_disk(self._open_files, self._write_state, arrived, now_s=self._clock_ns() // _NS)
+        return serve_from_disk(self._handle, self._write_state, arrived, now_s=self._clock_ns() // _NS)
 
     @property
     def has_needles(self) -> bool:
         """Whether the index has entries, as this process last saw it. Deleted needles count. False when closed."""
-        state = self._open_files.opened
+        state = self._handle.opened
         return state is not None and bool(state.index.counters.file_count)
 
     def room_left_bytes(self, size_limit_bytes: int) -> int:
         """By how many bytes the volume will still grow before it is full; 0 when it is read-only."""
-        state = self._open_files.refresh()
+        state = self._handle.refresh()
         if state is None or self._write_state.is_read_only:
             return 0
         return max(size_limit_bytes - state.dat_end_bytes - state.idx_end_bytes, 0)
@@ -210,12 +210,12 @@ class Volume:
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
         """Why the volume refuses writes now; `is_read_only` of the result is False when it takes them."""
-        self._open_files.refresh()
+        self._handle.refresh()
         return self._write_state.reasons
 
     @property
     def is_read_only(self) -> bool:
-        self._open_files.refresh()
+        self._handle.refresh()
         return self._write_state.is_read_only
 
     @property
@@ -228,7 +228,7 @@ class Volume:
 
         `disk_now` is the state of the volume's disk, where the caller knows it already.
         """
-        files, disk = self._open_files, self._disk
+        files, disk = self._handle, self._disk
         state = files.opened
         # Only in a shared volume another process may have changed the state.
         if state is not None and state.share is not None:
@@ -249,7 +249,7 @@ class Volume:
 
     @property
     def _last_modified_s(self) -> int:
-        state = self._open_files.opened
+        state = self._handle.opened
         return state.last_modified_s if state else self._clock_ns() // _NS
 
     @property
@@ -259,8 +259,8 @@ class Volume:
 
     def file_sizes(self) -> tuple[int, int]:
         """The lengths of .dat and .idx at one moment: each row of .idx has its whole record. Raises VolumeClosed."""
-        with self._open_files.begin_write():
-            state = self._open_files.get()
+        with self._handle.begin_write():
+            state = self._handle.get()
             return state.dat_end_bytes, state.idx_end_bytes
 
     # ---- reading
@@ -276,7 +276,7 @@ class Volume:
         """
         self._disk.check_in_service()
         while True:
-            state = self._open_files.get()
+            state = self._handle.get()
             try:
                 return open_volume_file(self._files, state, extension)
             except FileRetired:
@@ -312,7 +312,7 @@ class Volume:
             DiskUnavailable: the disk is out of service; nothing was read.
         """
         while True:
-            state = self._open_files.acquire()
+            state = self._handle.acquire()
             if state is None:
                 raise NotFound(self.id, needle_id)
             try:
@@ -322,7 +322,7 @@ class Volume:
             except FilesSwapped:
                 if cached_only:
                     raise NotCached from None
-                self._open_files.rejoin(state)
+                self._handle.rejoin(state)
             finally:
                 state.dat.release()
 
@@ -338,7 +338,7 @@ class Volume:
         Raises:
             DiskUnavailable: the disk is out of service; nothing was read.
         """
-        state = self._open_files.acquire()
+        state = self._handle.acquire()
         if state is None:
             return None
         try:
@@ -350,12 +350,12 @@ class Volume:
 
     def read_blob(self, offset_bytes: int, size: int) -> bytes:
         """The bytes at a place of .dat; see `blobs.read_blob`. Raises VolumeClosed as well."""
-        with self._open_files.held() as state:
+        with self._handle.held() as state:
             return read_blob(self._reader, state, offset_bytes, size)
 
     def read_meta(self, offset_bytes: int, size: int) -> Needle:
         """The needle at a place of .dat, without its payload; see `blobs.read_meta`. Raises VolumeClosed as well."""
-        with self._open_files.held() as state:
+        with self._handle.held() as state:
             return read_meta(self._reader, state, offset_bytes, size)
 
     def live_needles(self, is_wanted: Callable[[], bool]) -> Generator[Needle]:
@@ -363,7 +363,7 @@ class Volume:
 
         Close the iterator when it is not used to its end. Raises VolumeClosed as well.
         """
-        with self._open_files.held() as state:
+        with self._handle.held() as state:
             try:
                 yield from walk_live_needles(self._reader, state, is_wanted)
             except FilesSwapped:
@@ -378,8 +378,8 @@ class Volume:
             DiskUnavailable: the disk is out of service; nothing was read.
         """
         self._disk.check_in_service()
-        with self._open_files.begin_write():
-            state = self._open_files.get()
+        with self._handle.begin_write():
+            state = self._handle.get()
             log = log_of(self._files, state, self._width)
             state.dat.retain()
             state.idx.retain()
@@ -404,19 +404,19 @@ class Volume:
             VolumeClosed: the volume is closed.
             WriteFailed: there is no memory or no descriptor left, or the data is in a remote tier; nothing changed.
         """
-        return self._open_files.share(create)
+        return self._handle.share(create)
 
     @property
     def share_generation(self) -> int:
         """The number of the volume's files since it was shared. 0 where no other process shares the volume now."""
-        state = self._open_files.opened
+        state = self._handle.opened
         return state.files_generation if state is not None and state.share is not None else 0
 
     def detach(self) -> None:
         """Closes the volume for this process alone, which has attached to it for reading; see `attach_for_reading`.
         Readers under way finish.
         """
-        self._open_files.detach()
+        self._handle.detach()
 
     # ---- writing
 
@@ -484,13 +484,13 @@ class Volume:
     @property
     def awaits_room(self) -> bool:
         """Whether a repair that opening the volume found necessary waits for room on the disk."""
-        state = self._open_files.opened
+        state = self._handle.opened
         return state is not None and state.awaits_room
 
     def repair(self) -> list[Finding]:
         """Does the repair that waits for room. Returns its findings. Raises as `VolumeMarks.mark_writable`."""
         findings: list[Finding] = []
-        self._open_files.repair(findings)
+        self._handle.repair(findings)
         return findings
 
     def move_index(self, directory: Path) -> None:
@@ -502,10 +502,10 @@ class Volume:
             DiskUnavailable: the disk is out of service; nothing was moved.
         """
         self._disk.check_in_service()
-        with self._open_files.begin_write():
+        with self._handle.begin_write():
             # Other processes find the .idx by the volume's paths.
-            self._open_files.unshare()
-            move_index(self._files, self._open_files.get(), directory)
+            self._handle.unshare()
+            move_index(self._files, self._handle.get(), directory)
 
     def sync(self) -> None:
         """Puts both files on disk. Does nothing when the volume is closed.
@@ -513,14 +513,14 @@ class Volume:
         Raises:
             WriteFailed: they may not be on disk.
         """
-        with self._open_files.begin_write():
-            state = self._open_files.opened
+        with self._handle.begin_write():
+            state = self._handle.opened
             if state is not None:
                 self._appender.sync(state)
 
     def sync_in_passing(self) -> None:
         """As `sync`, but writes most of the data before it takes the lock, so writers wait less. Errors as `sync`."""
-        state = self._open_files.opened
+        state = self._handle.opened
         if state is not None:
             for file in (state.dat, state.idx):
                 write_back(self._files, file.path)
@@ -536,7 +536,7 @@ class Volume:
             WriteFailed: the sync failed; the volume is closed all the same.
         """
         with self.compaction.abandoned():
-            self._open_files.close(self._appender.sync)
+            self._handle.close(self._appender.sync)
 
     def destroy(
         self,
@@ -558,7 +558,7 @@ class Volume:
             StorageError: of `may_go`, or the lock of a shared volume could not be taken; nothing changed.
         """
         with self.compaction.abandoned():
-            return self._open_files.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
+            return self._handle.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
 
 
 def open_existing(

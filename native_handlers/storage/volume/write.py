@@ -47,14 +47,14 @@ class VolumeWriter:
 
     def __init__(
         self,
-        open_files: VolumeHandle,
+        handle: VolumeHandle,
         disk: DiskContext,
         write_state: WriteState,
         reader: VolumeReader,
         appender: Appender,
     ) -> None:
-        self._id = open_files.paths.volume_id
-        self._open_files = open_files
+        self._id = handle.paths.volume_id
+        self._handle = handle
         self._disk = disk
         self._write_state = write_state
         self._reader = reader
@@ -71,15 +71,15 @@ class VolumeWriter:
         self._complete(needle)
         if fsync:
             return self._commits.write(PendingWrite(needle, check_cookie=check_cookie))
-        with self._open_files.begin_write():
-            batch = self._appender.begin(self._open_files.get())
+        with self._handle.begin_write():
+            batch = self._appender.begin(self._handle.get())
             result = self._stage(batch, needle, check_cookie=check_cookie, fsync=False)
             self._appender.commit(batch, fsync=False)
             return result
 
     def _complete(self, needle: Needle) -> None:
         """Gives a needle its checksum, and the volume's TTL if it has none."""
-        ttl = self._open_files.super_block.ttl
+        ttl = self._handle.super_block.ttl
         if ttl.count and ttl and not needle.ttl:
             needle.ttl = ttl
             needle.has_ttl = True
@@ -90,7 +90,7 @@ class VolumeWriter:
         location = batch.find(needle.needle_id)
         if location is not None:
             there = location.offset * ALIGNMENT_BYTES
-            ttl = self._open_files.super_block.ttl
+            ttl = self._handle.super_block.ttl
             has_ttl = bool(ttl.count and ttl)
             may_be_same = not has_ttl and not (fsync and there < batch.state.sync_failed_end_bytes)
             if self._reader.check_existing(
@@ -122,8 +122,8 @@ class VolumeWriter:
                 write.error = error.copy()
 
     def _commit_locked(self, writes: Sequence[PendingWrite]) -> None:
-        with self._open_files.begin_write():
-            state = self._open_files.opened
+        with self._handle.begin_write():
+            state = self._handle.opened
             if state is None:
                 for write in writes:
                     write.error = VolumeClosed(self._id)
@@ -139,11 +139,11 @@ class VolumeWriter:
         """See `Volume.try_together`."""
         try:
             self._disk.check_in_service()
-            locked = self._open_files.begin_write_at_once()
+            locked = self._handle.begin_write_at_once()
             if locked is None:
                 return
             with locked:
-                state = self._open_files.opened
+                state = self._handle.opened
                 if state is not None and not state.is_tiered:
                     self._try_locked(state, changes)
         except (StorageError, FormatError) as error:
@@ -201,8 +201,8 @@ class VolumeWriter:
     def delete(self, needle_id: int, cookie: int, *, checksum: int) -> int:
         """See `Volume.delete`."""
         self._disk.check_in_service()
-        with self._open_files.begin_write():
-            state = self._open_files.get()
+        with self._handle.begin_write():
+            state = self._handle.get()
             reasons = self._write_state.reasons
             if reasons.no_write_or_delete:
                 raise ReadOnly(self._id, reasons.text)
@@ -218,12 +218,12 @@ class VolumeWriter:
     def write_blob(self, needle_id: int, blob: bytes, size: int) -> WriteResult:
         """See `Volume.write_blob`."""
         self._disk.check_in_service()
-        self._open_files.get()
+        self._handle.get()
         self._refuse_if_read_only()
         # Before the lock: parsing a large record takes a while, and a bad record must not delay other writers.
-        needle = parse_blob(needle_id, blob, size, self._open_files.super_block.version)
-        with self._open_files.begin_write():
-            state = self._open_files.get()
+        needle = parse_blob(needle_id, blob, size, self._handle.super_block.version)
+        with self._handle.begin_write():
+            state = self._handle.get()
             self._refuse_if_read_only()
             location = state.index.get(needle_id)
             if location is not None and is_stored(self._reader, state, needle, location):
