@@ -59,7 +59,13 @@ async def test_the_handler_sees_the_client_and_the_clients_fields():
 
 @pytest.mark.parametrize(
     "fields",
-    [(), FIELDS, (*FIELDS, (CLIENT_FIELD, encode_client(TRUE))), ((CLIENT_FIELD, "nobody"), *FIELDS)],
+    [
+        (),
+        FIELDS,
+        (("X-Else", encode_client(TRUE)), *FIELDS),
+        (*FIELDS, (CLIENT_FIELD, encode_client(TRUE))),
+        ((CLIENT_FIELD, "nobody"), *FIELDS),
+    ],
 )
 async def test_a_request_whose_first_field_names_no_client_is_refused(fields):
     played, requests = served()
