@@ -28,6 +28,7 @@ from supervisor.cluster.master_client import MasterClient
 from supervisor.control.metrics import HttpCountCollector, SeatCollector
 from supervisor.fast_path.fast_path import FastPath
 from supervisor.fast_path.forwards import FastPathForwards
+from supervisor.fast_path.long_requests import LONG_REQUESTS
 from supervisor.gateway.grpc import GrpcGateway
 from supervisor.gateway.grpc_authority import GrpcAuthority
 from supervisor.gateway.grpc_backend_state import BackendStateKeeper
@@ -201,6 +202,7 @@ def _prepare_http(  # noqa: PLR0913, PLR0917  a part of `open_front`
         seats=seats,
         turn_away=partial(turn_away, handle),
         urgent=HEALTH_REQUESTS,
+        long_requests=LONG_REQUESTS,
     )
 
     async def start(servers: trio.Nursery) -> Callable[[], None]:

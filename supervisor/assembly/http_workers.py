@@ -25,6 +25,7 @@ from supervisor.backend.process import start_tied
 from supervisor.control.metrics import HttpCountCollector
 from supervisor.control.text_format import Family
 from supervisor.control.volume_metrics import OWN_PREFIX
+from supervisor.fast_path.long_requests import LONG_REQUESTS
 from supervisor.net.http_limits import MAX_BODY_BYTES, HttpLimits
 from supervisor.net.http_server import serve_http
 from supervisor.net.listeners import listen_at
@@ -231,6 +232,7 @@ def make_service(requests: HandedOnRequests, most: int, at_end: ExitStack) -> Pr
         # All workers count as one client, and one client may have three quarters of all seats.
         seats=Seats("workers'", lambda: 2 * most),
         urgent=HEALTH_REQUESTS,
+        long_requests=LONG_REQUESTS,
     )
     return PrivateService(descriptor_of(path), serve)
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor.assembly.http_service import HEALTH_REQUESTS, turn_away
+from supervisor.fast_path.long_requests import LONG_REQUESTS
 from supervisor.net.http_limits import HttpLimits
 from supervisor.net.http_server import serve_http
 from supervisor.net.listeners import BoundListener, SharedAccept
@@ -68,6 +69,7 @@ class WorkerPorts:
             seats=self._seats,
             turn_away=partial(turn_away, handle),
             urgent=HEALTH_REQUESTS,
+            long_requests=LONG_REQUESTS,
             shared=SharedAccept(self._seats.pause_s, self._seats.in_a_row),
             task_status=task_status,
         )

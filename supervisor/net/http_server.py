@@ -14,7 +14,7 @@ import trio
 from native_handlers.http_model.message import PendingAnswer
 from supervisor.net.errors import ConnectionFailed
 from supervisor.net.http_connection import Client, HttpConnection, plain_response
-from supervisor.net.idle_poller import IdlePoller, leave_unanswered
+from supervisor.net.idle_poller import NO_LONG_REQUESTS, IdlePoller, leave_unanswered
 from supervisor.net.listeners import BoundListener, SharedAccept, SpareDescriptors, accept, accept_ready, client_address
 from supervisor.net.newcomers import Newcomer, Newcomers
 from supervisor.net.seats import Seat, Seats
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from native_handlers.http_model.message import FastAnswer, Request, Response
     from supervisor.net.awaiting_connection import Arrival
     from supervisor.net.http_limits import HttpLimits
+    from supervisor.net.idle_poller import LongRequests
     from supervisor.net.polled_exchange import Forwarding
 
     Handle = Callable[[Request], Awaitable[Response]]
@@ -56,6 +57,7 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     seats: Seats | None = None,
     turn_away: Handle | None = None,
     urgent: tuple[bytes, ...] = (),
+    long_requests: LongRequests = NO_LONG_REQUESTS,
     shared: SharedAccept | None = None,
     task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -70,6 +72,7 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
     returns None too, `handle` gets the request.
 
     Among many requests that arrive at once on idle connections, those that begin with one of `urgent` go first.
+    `long_requests` says how much of a request is received before `fast_path` gets it, and which half requests are kept.
 
     `seats` bounds the connections; without `seats` the bound is `limits.max_connections`. A client without a seat may
     send one request, which `turn_away` answers; without `turn_away` the answer is 503.
@@ -78,7 +81,10 @@ async def serve_http(  # noqa: PLR0913  every seam has its name
 
     Cancellation: cuts all connections at once.
     """
-    with closing(IdlePoller(urgent)) as idle_poller, closing(SpareDescriptors(SPARE_DESCRIPTORS)) as spare:
+    with (
+        closing(IdlePoller(urgent, long_requests)) as idle_poller,
+        closing(SpareDescriptors(SPARE_DESCRIPTORS)) as spare,
+    ):
         regular = _Service(handle, limits, seats or Seats("HTTP", lambda: limits.max_connections), fast_path, forward)
         server = _Server(regular, _service_for_turning_away(limits, turn_away), idle_poller, spare, shared)
         async with trio.open_nursery() as background:

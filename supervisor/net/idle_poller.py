@@ -11,7 +11,7 @@ import re
 import select
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -32,12 +32,7 @@ if TYPE_CHECKING:
     """Prepares an exchange with another server for a request that has arrived; None leaves the request alone."""
 
 FAST_PATH_BYTES = 4096
-"""The most that one receive takes. Every request that can be answered from memory is shorter."""
-_UPLOAD_BYTES = 36 * 1024
-"""The most that is taken of an upload besides. A longer one is not answered at once."""
-_UPLOADS = (b"POST ", b"PUT ")
-MAX_UPLOAD_BYTES = 68 * 1024
-"""Head and body of the longest upload that is kept."""
+"""The most that one receive takes, except of `LongRequests`."""
 _MAX_HEAD_BYTES = 4 * 1024
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,5})\r\n")
 _NOT_KEPT = re.compile(rb"\r\n(?:expect|transfer-encoding)[ \t]*:")
@@ -66,7 +61,38 @@ BYTES_IN_A_ROW = 4 << 20
 """After this many bytes of answers the other tasks get a turn: some milliseconds, even where all answers are large."""
 
 
-def receive_request(sock: socket.socket) -> bytes:
+class LongRequests(NamedTuple):
+    """The requests that can be answered at once although they are long.
+
+    Attributes:
+        beginnings: each of them begins with one of these.
+        more_bytes: how much of them is received at once besides `FAST_PATH_BYTES`.
+        max_kept_bytes: the length of head and body of the longest that is kept until it is whole.
+    """
+
+    beginnings: tuple[bytes, ...] = ()
+    more_bytes: int = 0
+    max_kept_bytes: int = 0
+
+    def missing_bytes(self, data: bytes) -> int:
+        """How many bytes a request lacks that begins with `data`; 0 where it lacks none, or is not kept."""
+        if not data.startswith(self.beginnings):
+            return 0
+        end = data.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)
+        if end < 0:
+            return 0
+        head = data[: end + 2].lower()
+        length = _LENGTH.search(head)
+        if length is None or _NOT_KEPT.search(head):
+            return 0
+        whole_bytes = end + 4 + int(length[1])
+        return max(whole_bytes - len(data), 0) if whole_bytes <= self.max_kept_bytes else 0
+
+
+NO_LONG_REQUESTS = LongRequests()
+
+
+def receive_request(sock: socket.socket, long_requests: LongRequests) -> bytes:
     """What has arrived on `sock`, as far as a request that can be answered at once may be long; b"" at the end.
 
     Raises:
@@ -74,27 +100,12 @@ def receive_request(sock: socket.socket) -> bytes:
         OSError: the connection broke.
     """
     data = sock.recv(FAST_PATH_BYTES)
-    if len(data) == FAST_PATH_BYTES and data.startswith(_UPLOADS):
+    if len(data) == FAST_PATH_BYTES and data.startswith(long_requests.beginnings):
         try:
-            data += sock.recv(_UPLOAD_BYTES)
+            data += sock.recv(long_requests.more_bytes)
         except BlockingIOError:
             return data
     return data
-
-
-def missing_bytes(data: bytes) -> int:
-    """How many bytes a small upload lacks that begins with `data`; 0 where it lacks none, or is not kept."""
-    if not data.startswith(_UPLOADS):
-        return 0
-    end = data.find(b"\r\n\r\n", 0, _MAX_HEAD_BYTES)
-    if end < 0:
-        return 0
-    head = data[: end + 2].lower()
-    length = _LENGTH.search(head)
-    if length is None or _NOT_KEPT.search(head):
-        return 0
-    whole_bytes = end + 4 + int(length[1])
-    return max(whole_bytes - len(data), 0) if whole_bytes <= MAX_UPLOAD_BYTES else 0
 
 
 class IdleConnection(AwaitingConnection):
@@ -190,7 +201,7 @@ class IdleConnection(AwaitingConnection):
     def take(self) -> bool:
         """Takes the socket's bytes, to serve them later. False when there are none."""
         try:
-            self.taken = receive_request(self._sock)
+            self.taken = receive_request(self._sock, self._poller.long_requests)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -232,7 +243,7 @@ class IdleConnection(AwaitingConnection):
             return self._receive_half(now, self._half)
         if data is None:
             try:
-                data = receive_request(self._sock)
+                data = receive_request(self._sock, self._poller.long_requests)
             except BlockingIOError:
                 return None
         answer = self._answer(data)
@@ -282,7 +293,7 @@ class IdleConnection(AwaitingConnection):
 
     def _keep(self, data: bytes) -> Arrival | None:
         """Keeps a part of a small upload until it is whole. All else wakes the task."""
-        missing = missing_bytes(data)
+        missing = self._poller.long_requests.missing_bytes(data)
         if not missing:
             return Arrival(data)
         self._half = HalfUpload(data, missing, self._leave_half)
@@ -363,6 +374,7 @@ class IdlePoller:
 
     Args:
         urgent: a connection whose bytes begin with one of these is woken before the others.
+        long_requests: the requests that can be answered at once although they are long.
 
     Attributes:
         connections: how many connections exist, asleep or not. The code that opens and closes connections counts them.
@@ -371,8 +383,9 @@ class IdlePoller:
         crowded_ports: the ports with more newcomers than are admitted in one turn. The accepting tasks keep the set.
     """
 
-    def __init__(self, urgent: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, urgent: tuple[bytes, ...] = (), long_requests: LongRequests = NO_LONG_REQUESTS) -> None:
         self._urgent = urgent
+        self.long_requests = long_requests
         self.connections = 0
         self.crowded_ports: set[int] = set()
         self._epoll = select.epoll()

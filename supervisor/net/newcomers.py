@@ -86,7 +86,7 @@ class Newcomer(IdleConnection):
     def take(self) -> bool:
         """Takes the socket's bytes. True when the head is whole, or a task has to refuse it."""
         try:
-            data = receive_request(self._sock)
+            data = receive_request(self._sock, self._poller.long_requests)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -18,7 +18,7 @@ from supervisor.net.http_client import HttpPool, PoolLimits
 from supervisor.net.http_connection import Client, HttpConnection
 from supervisor.net.http_limits import HttpLimits
 from supervisor.net.http_server import serve_http
-from supervisor.net.idle_poller import IdlePoller
+from supervisor.net.idle_poller import NO_LONG_REQUESTS, IdlePoller
 from supervisor.net.listeners import open_listener
 from supervisor.net.timeouts import ConnectionTimeouts, TimeoutLimits
 from supervisor.net.transport import SocketTransport, StreamTransport
@@ -215,12 +215,20 @@ async def read_exactly(stream, count: int, data: bytes = b"") -> bytes:
 
 @asynccontextmanager
 async def serving_on(  # noqa: PLR0913  the seams of `serve_http`
-    handle, *, tls=None, seats=None, turn_away=None, fast_path=None, forward=None, **changes
+    handle,
+    *,
+    tls=None,
+    seats=None,
+    turn_away=None,
+    fast_path=None,
+    forward=None,
+    long_requests=NO_LONG_REQUESTS,
+    **changes,
 ):
     """A server on a free loopback port. Yields (port, accept scope)."""
     listener = open_listener("127.0.0.1", 0, tls=tls)
     seams = {"seats": seats, "turn_away": turn_away, "fast_path": fast_path, "forward": forward}
-    serve = partial(serve_http, limits=limits(**changes), **seams)
+    serve = partial(serve_http, limits=limits(**changes), long_requests=long_requests, **seams)
     async with trio.open_nursery() as nursery:
         scope = await nursery.start(serve, [listener], handle)
         with trio.fail_after(LIMIT_S):

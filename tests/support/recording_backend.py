@@ -12,6 +12,7 @@ from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from supervisor.fast_path.fast_path import FastPath
 from supervisor.fast_path.forwards import FastPathForwards
+from supervisor.fast_path.long_requests import LONG_REQUESTS
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.net.http_client import Address, HttpPool, PoolLimits
@@ -114,7 +115,11 @@ async def front_of(backend, *, is_fast, rules=None, authority=None, table=None, 
         fast_path = FastPath(context, gateway).answer
         with trio.fail_after(LIMIT_S):
             async with serving_on(
-                gateway.handle, fast_path=fast_path, forward=begin if is_fast else None, **changes
+                gateway.handle,
+                fast_path=fast_path,
+                forward=begin if is_fast else None,
+                long_requests=LONG_REQUESTS,
+                **changes,
             ) as (front.port, front.accepting):
                 try:
                     yield front

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 import pytest
 import trio
@@ -11,8 +12,11 @@ from support.http_serving import connected, echo, serving_on
 from support.waiting import until
 
 from supervisor.net.delivery import RESET_ON_CLOSE
-from supervisor.net.idle_poller import MAX_UPLOAD_BYTES, missing_bytes
+from supervisor.net.idle_poller import NO_LONG_REQUESTS, LongRequests
 
+MAX_KEPT_BYTES = 68 * 1024
+UPLOADS = LongRequests((b"POST ", b"PUT "), 36 * 1024, MAX_KEPT_BYTES)
+serving_uploads = partial(serving_on, long_requests=UPLOADS)
 HEAD = b"POST /3,01637037d6 HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"
 WHOLE = HEAD + b"0123456789"
 ANSWER = b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\nfast"
@@ -48,7 +52,7 @@ async def send_in_pieces(client, fast_path, *ends):
 
 @pytest.mark.parametrize("ends", [(len(HEAD),), (len(HEAD) + 3,), (len(HEAD), len(HEAD) + 1, len(HEAD) + 9)])
 async def test_an_upload_in_pieces_is_answered_at_once(fast_path, ends):
-    async with serving_on(echo, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _), connected(port) as client:
         for _ in range(3):
             fast_path.seen.clear()
             await send_in_pieces(client, fast_path, *ends)
@@ -57,7 +61,7 @@ async def test_an_upload_in_pieces_is_answered_at_once(fast_path, ends):
 
 
 async def test_a_connection_with_a_task_keeps_pieces_too(fast_path):
-    async with serving_on(echo, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _), connected(port) as client:
         assert (await client.ask(b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")).headers["x-saw"] == "GET /other"
         fast_path.seen.clear()
         await send_in_pieces(client, fast_path, len(HEAD))
@@ -65,7 +69,7 @@ async def test_a_connection_with_a_task_keeps_pieces_too(fast_path):
 
 
 async def test_a_request_behind_the_last_piece_is_answered_next(fast_path):
-    async with serving_on(echo, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _), connected(port) as client:
         await client.send(HEAD)
         await until(lambda: fast_path.seen)
         await client.send(WHOLE[len(HEAD) :] + WHOLE)
@@ -74,7 +78,7 @@ async def test_a_request_behind_the_last_piece_is_answered_next(fast_path):
 
 
 async def test_an_upload_that_the_fast_path_declines_when_it_is_whole_goes_the_ordinary_way(fast_path):
-    async with serving_on(echo, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _), connected(port) as client:
         await client.send(HEAD)
         await until(lambda: fast_path.seen)
         await client.send(b"abcdefghij")
@@ -93,7 +97,7 @@ async def test_a_late_piece_is_waited_for_by_a_task(fast_path, is_newcomer):
         handled.append(request.target)
         return await echo(request)
 
-    async with serving_on(handle, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(handle, fast_path=fast_path) as (port, _), connected(port) as client:
         if not is_newcomer:
             assert (await client.ask(b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")).status == 200
         await client.send(HEAD + b"01234")
@@ -105,7 +109,7 @@ async def test_a_late_piece_is_waited_for_by_a_task(fast_path, is_newcomer):
 
 
 async def test_a_client_that_waits_for_an_interim_answer_gets_it_at_once(fast_path):
-    async with serving_on(echo, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _), connected(port) as client:
         await client.send(HEAD.replace(b"Host", b"Expect: 100-continue\r\nHost"))
         assert await client.stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await client.send(b"0123456789")
@@ -113,7 +117,7 @@ async def test_a_client_that_waits_for_an_interim_answer_gets_it_at_once(fast_pa
 
 
 async def test_a_client_that_ends_within_its_upload_gets_the_answer_of_the_ordinary_way(fast_path):
-    async with serving_on(echo, fast_path=fast_path) as (port, _), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _), connected(port) as client:
         await client.send(HEAD + b"01")
         await until(lambda: fast_path.seen)
         await client.stream.send_eof()
@@ -124,7 +128,7 @@ async def test_a_client_that_ends_within_its_upload_gets_the_answer_of_the_ordin
 
 async def test_a_client_that_resets_within_its_upload_leaves_nothing(fast_path):
     before = open_descriptors()
-    async with serving_on(echo, fast_path=fast_path) as (port, _):
+    async with serving_uploads(echo, fast_path=fast_path) as (port, _):
         async with connected(port) as client:
             await client.send(HEAD + b"01")
             await until(lambda: fast_path.seen)
@@ -136,7 +140,7 @@ async def test_a_client_that_resets_within_its_upload_leaves_nothing(fast_path):
 
 @pytest.mark.parametrize("is_newcomer", [True, False])
 async def test_stopping_answers_an_upload_that_has_begun(fast_path, is_newcomer):
-    async with serving_on(echo, fast_path=fast_path) as (port, accepting), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path) as (port, accepting), connected(port) as client:
         if not is_newcomer:
             assert (await client.ask(b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n")).status == 200
         await client.send(HEAD + b"01")
@@ -151,7 +155,7 @@ async def test_stopping_answers_an_upload_that_has_begun(fast_path, is_newcomer)
 
 async def test_cutting_a_connection_within_its_upload_leaves_nothing(fast_path):
     before = open_descriptors()
-    async with serving_on(echo, fast_path=fast_path, drain_s=0.0) as (port, accepting), connected(port) as client:
+    async with serving_uploads(echo, fast_path=fast_path, drain_s=0.0) as (port, accepting), connected(port) as client:
         await client.send(HEAD + b"01")
         await until(lambda: fast_path.seen)
         accepting.cancel()
@@ -166,8 +170,8 @@ async def test_cutting_a_connection_within_its_upload_leaves_nothing(fast_path):
         (HEAD, 10),
         (HEAD + b"0", 9),
         (HEAD.replace(b"POST", b"PUT").replace(b"Content-Length", b"content-length"), 10),
-        (HEAD.replace(b"10", str(MAX_UPLOAD_BYTES - len(HEAD) - 3).encode()), MAX_UPLOAD_BYTES - len(HEAD) - 3),
-        pytest.param(HEAD.replace(b"10", b"%d" % (MAX_UPLOAD_BYTES - len(HEAD) - 2)), 0, id="too-long"),
+        (HEAD.replace(b"10", str(MAX_KEPT_BYTES - len(HEAD) - 3).encode()), MAX_KEPT_BYTES - len(HEAD) - 3),
+        pytest.param(HEAD.replace(b"10", b"%d" % (MAX_KEPT_BYTES - len(HEAD) - 2)), 0, id="too-long"),
         pytest.param(WHOLE, 0, id="whole"),
         pytest.param(WHOLE + b"x", 0, id="more"),
         pytest.param(HEAD[:-1], 0, id="half-a-head"),
@@ -182,4 +186,5 @@ async def test_cutting_a_connection_within_its_upload_leaves_nothing(fast_path):
     ],
 )
 def test_what_an_upload_lacks(data, missing):
-    assert missing_bytes(data) == missing
+    assert UPLOADS.missing_bytes(data) == missing
+    assert NO_LONG_REQUESTS.missing_bytes(data) == 0

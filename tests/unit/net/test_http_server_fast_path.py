@@ -21,7 +21,7 @@ from trio.testing import lockstep_stream_pair
 from native_handlers.http_model.message import HeldAnswer, Listener, Response, StreamBody
 from supervisor.net import idle_poller
 from supervisor.net.http_connection import Client, HttpConnection
-from supervisor.net.idle_poller import IdleConnection, IdlePoller
+from supervisor.net.idle_poller import FAST_PATH_BYTES, IdleConnection, IdlePoller, LongRequests, receive_request
 from supervisor.net.timeouts import ConnectionTimeouts
 from supervisor.net.transport import SocketTransport, StreamTransport
 
@@ -558,3 +558,13 @@ async def test_who_has_something_gets_it_though_all_is_cancelled_before_its_turn
         assert len(woken) < 400
         scope.cancel()
     assert woken == [b"x"] * 400
+
+
+@pytest.mark.parametrize(("beginning", "more_bytes"), [(b"PUT ", 500), (b"GET ", 0)])
+def test_more_is_received_at_once_of_requests_that_may_be_long(beginning, more_bytes):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(beginning.ljust(FAST_PATH_BYTES + 1000, b"x"))
+        received = receive_request(ours, LongRequests((b"PUT ", b"POST "), 500))
+        assert received == beginning.ljust(FAST_PATH_BYTES + more_bytes, b"x")
