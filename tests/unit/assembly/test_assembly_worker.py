@@ -117,6 +117,7 @@ class WorkerOfNative(Worker):
     def __init__(self):
         super().__init__()
         self.seen = []
+        self.offered = []  # what the parent's fast path was asked to answer
         self.asked_for = []
         self.shared = {}
 
@@ -130,7 +131,7 @@ class WorkerOfNative(Worker):
         return self.shared.get(volume_id)
 
     async def run(self, nursery, tls=None, **changes):
-        requests = HandedOnRequests(self._handle, lambda _client, _data: None)
+        requests = HandedOnRequests(self._handle, lambda _client, data: self.offered.append(data))
         self.at_end = ExitStack()
         service = make_service(requests, 10, self.at_end)
         await nursery.start(service.serve)
@@ -274,6 +275,14 @@ async def test_where_too_many_bytes_are_in_flight_reads_are_left_to_the_parent(t
         worker.board.publish_parents_downloads(100)
         assert "x-seen" not in (await client.ask(GET)).headers
         assert worker.board.downloads_of_workers(2) == 0, "all was sent"
+
+
+async def test_the_parents_fast_path_gets_whole_uploads():
+    async with running(WorkerOfNative) as worker, worker.client() as client:
+        await client.ask(GET)
+        upload = b"PUT /3,01637037d6 HTTP/1.1\r\nHost: a\r\nContent-Length: 30000\r\n\r\n" + bytes(30_000)
+        assert "x-seen" in (await client.ask(upload)).headers
+        assert worker.offered[-1] == upload
 
 
 async def test_a_worker_of_a_native_server_drains():
