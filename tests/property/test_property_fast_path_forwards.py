@@ -194,7 +194,7 @@ async def _exchange_all(is_fast: bool, exchanges) -> tuple[list[bytes], bytes, d
                 await stream.send_eof()
                 await client.read_to_end()
             except trio.BrokenResourceError:
-                received.append(b"<reset>")
+                received.append(RESET)
         counts = dict(front.gateway.counts)
     answers = with_chunks_joined(b"".join(received))
     return backend.requests, CHANGING.sub(rb"\1\2", answers), counts, front.begun
@@ -253,9 +253,23 @@ class _Taped:
 )
 def test_both_ways_give_both_ends_the_same_bytes(exchanges):
     """Slow: starts two fronts and two backends for each example."""
-    fast = trio.run(_exchange_all, True, exchanges)
-    ordinary = trio.run(_exchange_all, False, exchanges)
-    assert fast[:3] == ordinary[:3]
+    requests_of_fast, *fast = trio.run(_exchange_all, True, exchanges)
+    requests_of_ordinary, *ordinary = trio.run(_exchange_all, False, exchanges)
+    assert requests_of_fast == requests_of_ordinary
+    assert without_what_a_reset_discards(fast[0], ordinary[0]) == without_what_a_reset_discards(ordinary[0], fast[0])
+    assert fast[1] == ordinary[1]
+
+
+RESET = b"<reset>"
+
+
+def without_what_a_reset_discards(received: bytes, other: bytes) -> bytes:
+    """What a client received, as far as both clients received something where both were reset: the kernel discards what
+    had not been read by then.
+    """
+    if not (received.endswith(RESET) and other.endswith(RESET)):
+        return received
+    return received[: min(len(received), len(other)) - len(RESET)]
 
 
 @given(raw=requests())
