@@ -83,6 +83,11 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
     return _released_with(response, read)
 
 
+def _takes_gzip(request: Request) -> bool:
+    """Whether the client takes compressed content; as upstream, wherever the word stands in the field."""
+    return "gzip" in (request.headers.get("Accept-Encoding") or "")
+
+
 def _released_with(response: Response, read: NeedleRead) -> Response:
     """`response`. `read` is released now, or with the response where that sends from the file."""
     if read.payload is not None and isinstance(response.body, (FileBody, StreamBody)):
@@ -119,7 +124,7 @@ async def try_read_plain(context: HttpContext, request: Request) -> Response | N
         return None
     try:
         needle = read.needle
-        takes_stored = not needle.is_compressed or "gzip" in (request.headers.get("Accept-Encoding") or "")
+        takes_stored = not needle.is_compressed or _takes_gzip(request)
         if not takes_stored or needle.is_chunk_manifest:
             read.release()
             return None
@@ -246,7 +251,7 @@ async def _respond(
     ext = path.ext or extension(labels.filename)
     edit = _edit_of(request, query, path, ext, read)
     is_edited = edit is not None and wanted_edit(ext, query) is not None
-    takes_gzip = not is_edited and "gzip" in (request.headers.get("Accept-Encoding") or "")
+    takes_gzip = not is_edited and _takes_gzip(request)
     if edit is not None:
         is_unpacked = needle.is_compressed and not takes_gzip
         make = partial(edited_needle, context, volume, read, edit, is_unpacked=is_unpacked)

@@ -103,9 +103,7 @@ class ForwardedRequest:
     @property
     def server_connection(self) -> ClientHttpConnection:
         """The connection over which the request goes."""
-        connection = self._begun.connection
-        assert connection is not None, "the exchange runs"
-        return connection
+        return self._begun.running_connection
 
     def passes(self, status: int) -> bool:
         """Whether the backend's answer goes to the client: other holders may know a needle that it does not have."""

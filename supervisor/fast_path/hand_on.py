@@ -98,9 +98,7 @@ class HandedOnRequest:
     @property
     def server_connection(self) -> ClientHttpConnection:
         """The connection over which the request goes."""
-        connection = self._begun.connection
-        assert connection is not None, "the exchange runs"
-        return connection
+        return self._begun.running_connection
 
     def passes(self, _status: int) -> bool:
         """Every answer of the parent goes to the client."""

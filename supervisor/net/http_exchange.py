@@ -125,10 +125,15 @@ class BegunExchange:
     sent: SentRequest
     connection: ClientHttpConnection | None
 
+    @property
+    def running_connection(self) -> ClientHttpConnection:
+        """The connection, before `take_connection` and `close`."""
+        assert self.connection is not None, "the exchange is over"
+        return self.connection
+
     def take_connection(self) -> ClientHttpConnection:
         """The connection. From now on the caller gives it back to the pool."""
-        connection, self.connection = self.connection, None
-        assert connection is not None, "the exchange is over"
+        connection, self.connection = self.running_connection, None
         return connection
 
     def put_back(self) -> None:
