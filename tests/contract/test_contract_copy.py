@@ -319,6 +319,7 @@ class TestCopiesThatAreCutOff:
         return source, target, volume_id
 
     def start(self, servers, **options):
+        """The running call. grpcio cancels a call that nobody holds any more: a caller keeps the answer."""
         source, target, volume_id = servers
         request = pb.VolumeCopyRequest(
             volume_id=volume_id, source_data_node=address_of(source), io_byte_per_second=1000
@@ -368,8 +369,9 @@ class TestCopiesThatAreCutOff:
     def test_by_the_death_of_the_target(self, servers):
         """The next start of the target removes the rest of the copy."""
         _, target, volume_id = servers
-        self.start(servers)
+        call = self.start(servers)
         target.process.kill()
+        assert code_and_text(lambda: list(call))[0] is grpc.StatusCode.UNAVAILABLE
         assert f"{volume_id}.dat.arriving" in names(target.data_dir, volume_id)
         target.restart()
         assert names(target.data_dir, volume_id) == []
@@ -389,6 +391,7 @@ class TestWhatIsHereMeanwhile:
         return source, target, volume_id, fid
 
     def start(self, servers, bytes_per_s=1000):
+        """The running call, to be kept as above."""
         source, target, volume_id, _ = servers
         request = pb.VolumeCopyRequest(
             volume_id=volume_id, source_data_node=address_of(source), io_byte_per_second=bytes_per_s
@@ -420,8 +423,9 @@ class TestWhatIsHereMeanwhile:
 
     def test_it_stays_when_this_server_dies(self, servers):
         _, target, volume_id, fid = servers
-        self.start(servers)
+        call = self.start(servers)
         target.process.kill()
+        assert code_and_text(lambda: list(call))[0] is grpc.StatusCode.UNAVAILABLE
         target.restart()
         self.assert_as_before(target, volume_id, fid)
 
