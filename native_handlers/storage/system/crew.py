@@ -46,14 +46,15 @@ class Crew(Generic[T]):
         self._failures: list[Exception] = []
         self._helpers: list[threading.Thread] = []
         self._may_grow = True
-        self._looked_at_s = time.monotonic()
-        self._busy_s = time.process_time()
-        self._waits = disk_waits()
+        self._looked_at_s = 0.0
+        self._busy_s = 0.0
+        self._waits = 0
         self._waited_s = threading.local()
         """For each thread: how long it had waited for a processor at its last measurement."""
 
     def run(self) -> None:
         """Runs all work and returns when it is done. Then raises the first error, if there was one."""
+        self._looked_at_s, self._busy_s, self._waits = time.monotonic(), time.process_time(), self._disk_waits()
         self._waited_for_processor_s()
         self._take_part()
         for helper in self._helpers:

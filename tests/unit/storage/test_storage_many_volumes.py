@@ -364,9 +364,10 @@ class TestCrew:
 
     def test_nobody_joins_where_other_programs_keep_the_processor(self, started, monkeypatch):
         """Time in which this process computes nothing is then not time of the disk."""
-        begun_s, alone = time.monotonic(), threading.Event()
-        monkeypatch.setattr(crew, "run_delay_s", lambda: time.monotonic() - begun_s)
-        Crew(range(6), lambda _item: alone.wait(0.02), times_blocked).run()
+        clock = Clock()
+        monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=clock.seconds, process_time=lambda: 0.0))
+        monkeypatch.setattr(crew, "run_delay_s", clock.seconds)
+        Crew(range(6), lambda _item: clock.advance(0.02), itertools.count().__next__).run()
         assert not started
 
     def test_nobody_joins_where_nothing_is_read_from_the_disk(self, started, monkeypatch):
