@@ -13,11 +13,13 @@ from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
 
 from native_handlers.format.needle import Needle
+from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info
 from native_handlers.grpc import ec_work
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_scrub import scrub_ec_volume
 from native_handlers.grpc.ec_shards import (
     volume_ec_blob_delete,
+    volume_ec_shard_read,
     volume_ec_shards_delete,
     volume_ec_shards_mount,
     volume_ec_shards_unmount,
@@ -38,6 +40,7 @@ from native_handlers.storage.model.errors import (
 from native_handlers.storage.model.file_kinds import STAGED
 
 VID = 7
+MIB = 1 << 20
 OTHER = "10.0.0.3:8080"
 
 
@@ -80,6 +83,32 @@ class Pair:
 
     def read_all(self):
         return {key: bytes(self.store.ec_reader.read_needle(VID, key, COOKIE).data) for key in self.data}
+
+
+class TestShardRead:
+    """A shard of 6 MiB, of a volume that is coded with two data shards."""
+
+    @pytest.fixture
+    def node(self, tmp_path):
+        store = open_at(tmp_path / "volumes")
+        store.allocate_volume(VID)
+        for number in range(1, 12):
+            store.get_volume(VID).write(Needle(cookie=COOKIE, needle_id=number, data=bytes([number]) * MIB))
+        info = VolumeInfo(version=3, ec_shard_config=EcShardConfig(2, 1, 1))
+        (tmp_path / "volumes" / "7.vif").write_text(encode_volume_info(info))
+        store.ec_work.generate(store.find_volume(VID), "")
+        store.ec.mount("", VID, 0)
+        yield make_node(tmp_path, store)
+        store.close()
+
+    @pytest.mark.parametrize(("offset", "size"), [(0, 6 * MIB), (5, 6 * MIB - 5), (100, 1000), (6 * MIB - 7, 100)])
+    def test_no_message_has_more_than_2_mib(self, tmp_path, node, offset, size):
+        request = pb.VolumeEcShardReadRequest(volume_id=VID, shard_id=0, offset=offset, size=size)
+        pieces = [answer.data for answer in volume_ec_shard_read(node, make_context(), request)]
+        shard = (tmp_path / "volumes" / "7.ec00").read_bytes()
+        assert len(shard) == 6 * MIB
+        assert b"".join(pieces) == shard[offset : offset + size]
+        assert all(0 < len(piece) <= 2 * MIB for piece in pieces)
 
 
 class TestGenerate:

@@ -12,7 +12,7 @@ from support.grpc_nodes import make_context, make_node
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import encode_entry, iter_entries
-from native_handlers.format.needle import Needle, parse_needle
+from native_handlers.format.needle import Needle, actual_size, parse_needle
 from native_handlers.grpc import scrub
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
@@ -100,6 +100,22 @@ def test_rows_that_overlap(node, context, store, directory):
     answer = run(node, context, mode=INDEX)
     assert list(answer.details) == ["needle 2 (#2) at [16-151] overlaps needle 1 at [8-143]"]
     assert answer.total_files == 3
+
+
+@pytest.mark.damage("a row leads beyond the file on purpose")
+@pytest.mark.parametrize("mode", [FULL, LOCAL])
+def test_a_row_that_leads_beyond_the_file(node, context, store, directory, mode):
+    """`store` has opened the volume before, for an opened volume of such a row takes no writes."""
+    fill(store, 100, 100)
+    number, row = row_of(directory, 2)
+    overwrite(directory / "7.idx", number * 16, encode_entry(2, row.offset + 1000, row.size, 4))
+    answer = run(node, context, mode=mode)
+    start, length = (row.offset + 1000) * 8, actual_size(row.size, 3)
+    end = (directory / "7.dat").stat().st_size
+    why = f"its record ends at {start + length}, and .dat at {end}"
+    assert f"failed to read needle 2 on volume 7: {why}" in answer.details
+    assert answer.broken_volume_ids == [VID]
+    assert answer.total_files == 2
 
 
 @pytest.mark.damage("bytes are added on purpose")

@@ -348,6 +348,21 @@ class TestFailures:
         assert read(store, 2) == b"2" * 100
         write(store, 99, b"taken")
 
+    @pytest.mark.damage("the mark stays until the next start")
+    def test_no_cleanup_takes_the_new_files_away_while_the_mark_is_there(self, store, files, tmp_path):
+        """The next start would find a mark, and no files to swap in."""
+        compact(store)
+        plan(files, "sync", ".cpc", errno.EIO)
+        plan(files, "unlink", ".cpc", errno.EIO)
+        with pytest.raises(errors.WriteFailed):
+            store.commit_compaction(store.get_volume(VID))
+        files.plan.clear()
+        left = temporary(tmp_path)
+        assert left == ["7.cpc", "7.cpd", "7.cpx"]
+        with pytest.raises(errors.CompactionRefused, match="refusing cleanup while commit marker present"):
+            store.find_volume(VID).compaction.cleanup()
+        assert temporary(tmp_path) == left
+
     @pytest.mark.parametrize("ending", [".cpd", ".cpx"])
     def test_names_that_cannot_be_given_are_given_later(self, store, files, tmp_path, ending):
         compact(store)

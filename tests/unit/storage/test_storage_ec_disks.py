@@ -280,6 +280,8 @@ class TestWork:
         store.ec.delete(store.ec.find(VID), 3)
         open_shards(store, FIRST)
         store.ec_work.decode("", VID, was_open=False)
+        (idx,) = disks.data[0].parent.rglob("7.idx")
+        assert idx.with_suffix(".dat").exists(), "the index is beside its data, whatever -dir.idx is"
         store.mount_volume(VID)
         for number in ALL:
             if number in {2, 3}:

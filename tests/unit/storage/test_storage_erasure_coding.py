@@ -3,17 +3,18 @@
 import errno
 import os
 import shutil
+import time
 from contextlib import suppress
 
 import pytest
 from support import stores
 from support.coded_volumes import FakeRemote
-from support.files import PlannedFiles, path_of
+from support.files import PlannedFiles, broken, path_of
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import EcShardConfig, VolumeInfo, encode_volume_info, parse_volume_info
-from native_handlers.storage.erasure_coding import bitrot, decode_volume, encode, layout, rebuild
+from native_handlers.storage.erasure_coding import decode_volume, encode, layout, rebuild
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, NoLiveNeedles
 from native_handlers.storage.erasure_coding.remote import (
     FRESH_WITH_ALL_S,
@@ -460,6 +461,40 @@ def test_the_index_goes_with_the_last_shard_of_the_server(disk, other_disk):
     store.close()
 
 
+def test_the_shards_of_a_volume_with_a_ttl_expire_as_long_after_the_coding(disk):
+    store = open_at(disk)
+    store.allocate_volume(VID, ttl="3h")
+    store.get_volume(VID).write(needle(1))
+    before_s = int(time.time())
+    store.ec_work.generate(store.find_volume(VID), "")
+    after_s = int(time.time())
+    mount_all(store)
+    expire_at_s = parse_volume_info((disk / "7.vif").read_bytes()).expire_at_s
+    assert before_s <= expire_at_s - 3 * 3600 <= after_s
+    assert store.ec.reports()[0].expire_at_s == expire_at_s
+    store.close()
+
+
+def test_mounting_says_why_no_disk_could_open_the_shard(disk, other_disk):
+    code(disk)
+    for name in ("7.ec03", "7.ecx", "7.vif"):
+        shutil.copy(disk / name, other_disk / name)
+    files = PlannedFiles()
+    store = open_at(disk, other_disk, files=files)
+    store.ec.unload(VID)
+    files.matches = lambda path: path.name == "7.ec03"
+    files.plan["open"] = broken(errno.EIO)
+    with pytest.raises(EcMountFailed) as raised:
+        store.ec.mount("", VID, 3)
+    name, _, reasons = str(raised.value).partition(" load failures: ")
+    assert name == "MountEcShards 7.3"
+    assert sorted(reason.split(": ")[0] for reason in reasons.split("; ")) == sorted(map(str, (disk, other_disk)))
+    assert reasons.count("Input/output error") == 2
+    files.plan.clear()
+    store.ec.mount("", VID, 3)
+    store.close()
+
+
 def test_mounting_says_what_is_missing(disk):
     code(disk)
     store = open_at(disk)
@@ -598,55 +633,3 @@ def test_what_is_known_of_holders_ages():
 def test_pieces_are_of_one_size():
     assert layout.SMALL_BLOCK_BYTES % encode.PIECE_BYTES == 0
     assert rebuild.PIECE_BYTES == encode.PIECE_BYTES
-
-
-def test_a_scrub_names_what_is_broken(disk):
-    code(disk)
-    store = open_at(disk)
-    read = []
-
-    def scrub():
-        return store.ec_work.scrubber(store.ec_reader, store.ec.find(VID), read.append)
-
-    for found in (scrub().index(), scrub().local(), scrub().full(checks_deleted=True), scrub().checksums()):
-        assert not found.is_broken, found.errors
-    assert sum(read) > 14 * MIB
-    with (disk / "7.ec00").open("r+b") as shard:
-        shard.seek(100)
-        shard.write(b"\xff")
-    for found in (scrub().local(), scrub().full(checks_deleted=False)):
-        assert "needle 1 on " in found.errors[0]
-    found = scrub().checksums()
-    assert found.broken_shards == {0: MIB}
-    assert "shard 0: checksum mismatch at block 0 (offset 0)" in found.errors[0]
-    store.ec.unmount(VID, 0)
-    assert not scrub().local().is_broken
-    assert scrub().full(checks_deleted=False).broken_shards.keys() == {0}
-    os.truncate(disk / "7.ecx", 16 * 5 - 3)
-    assert any("index file of size" in error for error in scrub().index().errors)
-    store.close()
-
-
-def test_shards_without_checksums_get_them_by_a_rebuild(disk):
-    code(disk)
-    expected = bitrot.parse_checksums((disk / "7.ecsum").read_bytes())
-    (disk / "7.ecsum").unlink()
-    (disk / "7.ec03").unlink()
-    store = open_at(disk)
-    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
-    assert bitrot.parse_checksums((disk / "7.ecsum").read_bytes()) == expected
-    store.close()
-
-
-def test_shards_that_do_not_fit_get_no_checksums(disk):
-    """Checksums of wrong shards would confirm the wrong data."""
-    code(disk)
-    (disk / "7.ecsum").unlink()
-    content = bytearray((disk / "7.ec12").read_bytes())
-    content[77] ^= 1
-    (disk / "7.ec12").write_bytes(content)
-    (disk / "7.ec03").unlink()
-    store = open_at(disk)
-    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
-    assert not (disk / "7.ecsum").exists()
-    store.close()
