@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import errors_as_upstream
-from native_handlers.storage.erasure_coding.files_on_disk import checksum_paths, remove_paths
+from native_handlers.storage.erasure_coding.files_on_disk import checksum_paths
 from native_handlers.storage.erasure_coding.index_files import deleted_ids, journal_rows
 from native_handlers.storage.erasure_coding.names import shard_extension
-from native_handlers.storage.system.files import read_file
+from native_handlers.storage.erasure_coding.shard_arrival import replace_coding
+from native_handlers.storage.model.file_kinds import SHARDS_ARRIVED
+from native_handlers.storage.system.files import read_file, remove_unfinished
 from native_handlers.storage.transfer.receive import StagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from native_handlers.grpc.ec_codings import ComparedCodings
     from native_handlers.grpc.ec_fetch import FetchedFiles
@@ -28,8 +31,8 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
     """Gives the files their names, the index last. What the present index or journal has as deleted stays deleted, and
     so does what the new ones have.
 
-    Where the files replace those of an older coding, the index of the older one is removed first: a crash between
-    leaves shards without index, which are not opened.
+    Where the files replace those of an older coding, a crash leaves the files of the one or those of the other; see
+    `shard_arrival`.
 
     Args:
         journal: the ids of the source's journal.
@@ -48,9 +51,6 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
             fetched.complete.append(staged)
             staged.write(journal_rows(dict.fromkeys(deleted)))
             staged.complete()
-    with errors_as_upstream("remove files of an older coding"):
-        for found in codings.replaced:
-            _remove(place.files, found)
     if not codings.replaced:
         # Deletions come before the index with which the shards can be read.
         with errors_as_upstream("write file"):
@@ -60,19 +60,36 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
                 coding = codings.source or place.coding_of(place.look()) or fetched.ask_coding()
                 store.ec_work.merge_journal(place.collection, place.volume_id, ecj, deleted, coding)
     with errors_as_upstream("commit copied file"):
-        for file in sorted(fetched.complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1)):
-            file.publish()
+        ordered = sorted(fetched.complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1))
+        if codings.replaced:
+            _replace(place, ordered, codings.replaced)
+        else:
+            for file in ordered:
+                file.publish()
         for volume in store.ec.copies(place.volume_id) if index is not None else ():
             if volume.place.index(".ecx") == ecx:
                 volume.reopen_index()
 
 
-def _remove(files: Files, found: EcFiles) -> None:
-    """Removes an older coding: first its index, last its .vif. So no shard of it lies beside an index or a .vif of
-    another coding, also after a crash. Raises OSError.
-    """
+def _replace(place: ShardPlace, complete: Sequence[StagedFile], replaced: Sequence[EcFiles]) -> None:
+    """Puts the files in place of those of older codings. Raises OSError as `replace_coding`."""
+    own = (place.location.path, place.location.idx_path)
+    removes = [path for found in replaced for path in _paths_of(place.files, found)]
+    for file in complete:
+        file.hand_over()
+    waiting = [(file.target, file.path) for file in complete]
+    try:
+        replace_coding(place.files, place.path(own[0], SHARDS_ARRIVED), own, waiting, removes)
+    except OSError:
+        for _, path in waiting:
+            remove_unfinished(place.files, path)
+        raise
+
+
+def _paths_of(files: Files, found: EcFiles) -> list[Path]:
+    """The files of an older coding: first its index, last its .vif. Raises OSError."""
     paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj"), *checksum_paths(files, found)]
     paths += [found.path(shard_extension(shard)) for shard in found.shard_ids]
     if not found.has_volume:
         paths += found.on_either_side(".vif")
-    remove_paths(files, paths)
+    return paths

@@ -26,7 +26,7 @@ from native_handlers.storage.directory.unfinished import is_unfinished
 from native_handlers.storage.directory.unfinished_copy import judge_note
 from native_handlers.storage.directory.vacuum_recovery import why_not_finished, why_not_undone
 from native_handlers.storage.disk.session_mark import SessionMark
-from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, ASIDE, NOTE, STAGED
+from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, ASIDE, NOTE, SHARDS_ARRIVED, STAGED
 from native_handlers.storage.system.files import OS_FILES, SharedFile, read_file
 from native_handlers.storage.volume.dat_head import is_stub_of_shards, read_super_block
 from native_handlers.storage.volume.index_place import with_index_found
@@ -311,7 +311,7 @@ class _VolumeChecker:
 # The checks change nothing. They are the counterpart of the findings that a start makes of the same signs: `arrival`,
 # `vacuum_recovery`, `unfinished_copy`, `DiskLocation.load`, `volume/open`.
 
-SIGN_EXTENSIONS = (".dat", ".idx", ".vif", NOTE, ".cpd", ".cpx", ".cpc", ARRIVED)
+SIGN_EXTENSIONS = (".dat", ".idx", ".vif", NOTE, ".cpd", ".cpx", ".cpc", ARRIVED, SHARDS_ARRIVED)
 """A file with any of these extensions in the data directory belongs to a volume."""
 
 
@@ -345,6 +345,8 @@ def find_signs(files: Files, paths: VolumePaths, info: VolumeInfo, offset_width_
 
 
 def _arrival_problems(files: Files, paths: VolumePaths) -> list[str]:
+    if files.facts(paths.file(SHARDS_ARRIVED)) is not None:
+        return ["shards of it have arrived whole (.ecarrived); the next start gives them their places"]
     if files.facts(paths.file(ARRIVED)) is None:
         return []
     try:

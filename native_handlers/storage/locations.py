@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from native_handlers.storage.directory.arrival import recover_arrivals
 from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS
+from native_handlers.storage.erasure_coding.shard_arrival import recover_shard_arrivals
 from native_handlers.storage.model.errors import (
     DiskUnavailable,
     DiskUnreadable,
@@ -91,7 +92,11 @@ def finish_arrivals(
             continue
         own = (location.path, location.idx_path)
         try:
-            found = recover_arrivals(files, own, directories, lambda one: volume_id is None or one == volume_id)
+            found = [
+                finding
+                for recover in (recover_arrivals, recover_shard_arrivals)
+                for finding in recover(files, own, directories, lambda one: volume_id is None or one == volume_id)
+            ]
         except OSError as error:
             raise DiskUnreadable(location.path, error) from error
         findings.append((location, found))

@@ -21,7 +21,7 @@ _UNFINISHED = re.compile(
     r"[0-9A-Za-z]+(?:\.copying)?\.[0-9]+\.receiving"
     r"|(?:dat|idx|vif)\.arriving(?:\.tmp)?"
     r"|(?:dat|idx|vif|ecx|ecj|ecsum|ec[0-9]{2})\.copying"
-    r"|(?:arrived|note|vif|ecx|ecj|ecsum)\.tmp)",
+    r"|(?:arrived|ecarrived|note|vif|ecx|ecj|ecsum)\.tmp)",
     re.ASCII | re.DOTALL,
 )
 """The names that `StagedFile`, `arrival` and `replace_file` give to incomplete files, and those of sent files that were

@@ -35,10 +35,12 @@ ARRIVING = ".arriving"
 """The end of the file names of a volume that is being copied here."""
 ARRIVED = ".arrived"
 """The extension of the record that a copy is complete; see `arrival`."""
+SHARDS_ARRIVED = ".ecarrived"
+"""The extension of the record that copied shards replace those of another coding; see `shard_arrival`."""
 ASIDE = ".aside"
 """The end of the name of a file that was moved aside. No server loads, replaces or removes such a file."""
 _UPSTREAM = frozenset((NOTE, ".cpd", ".cpx", ".cpc", ".ldb", ".cpldb", ".rdb", ".sdx", STAGED, ".tmp"))
-_OURS = frozenset((".cut", RECEIVING, ARRIVING, ARRIVED, ASIDE))
+_OURS = frozenset((".cut", RECEIVING, ARRIVING, ARRIVED, SHARDS_ARRIVED, ASIDE))
 RESERVED_EXTENSIONS = frozenset((*VOLUME_EXTENSIONS, *CODED_EXTENSIONS, *_UPSTREAM, *_OURS))
 _receiving = itertools.count(1)
 _ANY_SHARD = re.compile(r"\.ec[0-9]+", re.ASCII)

@@ -139,6 +139,16 @@ class StagedFile:
             self._remove()
             raise
 
+    @property
+    def path(self) -> Path:
+        """The path that the file has now: another one than `target` until it has its name."""
+        return self._path
+
+    def hand_over(self) -> None:
+        """Closes the complete file, which stays. The caller gives the file its name, or removes it. Raises OSError."""
+        fd, self._fd = self._open_fd, None
+        self._files.close(fd)
+
     def discard(self) -> None:
         """Closes and removes the file. After `commit` it does nothing."""
         if self._fd is not None:
