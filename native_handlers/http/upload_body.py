@@ -49,9 +49,12 @@ _KEPT_CHARS = 256
 
 
 class ConsumedBody(RequestBody):
-    """The body of a request after all of it was read."""
+    """A body after all of it was read. Its client is that of the body that was sent."""
 
     length_bytes = 0
+
+    def __init__(self, sent: RequestBody) -> None:
+        self._sent = sent
 
     async def receive_some(self) -> bytes:
         """Returns b"", the end."""
@@ -60,6 +63,12 @@ class ConsumedBody(RequestBody):
     async def receive_into(self, buffer: memoryview) -> int:
         """Returns 0, the end."""
         return 0
+
+    async def wait_end(self) -> None:
+        await self._sent.wait_end()
+
+    async def wait_gone(self) -> None:
+        await self._sent.wait_gone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,7 @@ async def read_form(request: Request, threads: ContentThreads) -> tuple[Query, R
             if body is None:
                 raise BadUpload("http: POST too large")
             fields = await threads.run(parse_form(body.decode("latin-1")), is_long=len(body) > _SHORT_FORM_BYTES)
-            request = replace(request, body=ConsumedBody())
+            request = replace(request, body=ConsumedBody(request.body))
     error = fields.error or query.error
     if error is not None:
         raise BadUpload(error)

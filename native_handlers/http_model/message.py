@@ -6,13 +6,9 @@ sent, and the connection driver sends it: handlers never use a socket.
 
 from __future__ import annotations
 
-import random
-import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import trio
 
 from native_handlers.http_model.headers import HeaderMap, Headers
 from native_handlers.http_model.target import RequestTarget
@@ -24,15 +20,6 @@ if TYPE_CHECKING:
 
 
 REQUEST_ID_HEADER = "X-Amz-Request-Id"
-
-
-def new_request_id() -> str:
-    """A fresh request id in upstream's form: the time in nanoseconds and four random bytes, in upper-case hex. The id
-    is no secret.
-
-    Source: weed/util/request_id/request_id.go.
-    """
-    return f"{time.time_ns():X}{random.getrandbits(32):08X}"
 
 
 class Listener(Enum):
@@ -103,11 +90,11 @@ class RequestBody:
         Raises:
             Exception: the client is gone for good.
         """
-        await trio.sleep_forever()
+        raise NotImplementedError
 
     async def wait_gone(self) -> None:
         """As `wait_end`, but also returns when the client is gone for good."""
-        await trio.sleep_forever()
+        raise NotImplementedError
 
 
 class BodyError(Exception):

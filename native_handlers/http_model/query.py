@@ -14,12 +14,9 @@ from urllib.parse import quote_plus
 
 from native_handlers.http_model.errors import quote
 from native_handlers.http_model.percent import unescape
-from native_handlers.runtime.content_threads import finish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from native_handlers.runtime.content_threads import Job
+    from collections.abc import Generator, Iterable, Mapping
 
 MAX_PAIRS = 10_000
 """Go's default. A query with more pairs is refused whole."""
@@ -56,16 +53,25 @@ NO_QUERY = Query()
 
 def parse_query(raw: str) -> Query:
     """Parses `raw`. Pairs that cannot be decoded are left out, and `error` names the fault."""
-    return _parse_long(raw) if len(raw) > _LONG_CHARACTERS else finish(parse_form(raw))
+    return _parse_long(raw) if len(raw) > _LONG_CHARACTERS else _whole(parse_form(raw))
 
 
 @lru_cache(maxsize=16)
 def _parse_long(raw: str) -> Query:
     """Cached: several parts of the server use the query of a request, and a long query takes milliseconds to parse."""
-    return finish(parse_form(raw))
+    return _whole(parse_form(raw))
 
 
-def parse_form(raw: str) -> Job[Query]:
+def _whole(steps: Generator[None, None, Query]) -> Query:
+    try:
+        while True:
+            next(steps)
+    except StopIteration as done:
+        query: Query = done.value
+        return query
+
+
+def parse_form(raw: str) -> Generator[None, None, Query]:
     """As `parse_query`, in steps, for text that may be long."""
     if raw.count("&") >= MAX_PAIRS:
         return Query(error="number of URL query parameters exceeded limit")
@@ -101,7 +107,7 @@ def _bad_escape(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-def _unescaped(text: str) -> Job[tuple[str, str | None]]:
+def _unescaped(text: str) -> Generator[None, None, tuple[str, str | None]]:
     """Decodes a long text in steps. Returns the text and None, or "" and the first bad escape."""
     pieces, start = [], 0
     while start < len(text):

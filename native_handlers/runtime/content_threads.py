@@ -207,14 +207,6 @@ class _Line:
         return given
 
 
-def finish(job: Job[T]) -> T:
-    """Runs all steps of `job` in the caller's thread and returns its result, or raises its error."""
-    while True:
-        outcome = _turn(job, TURN_S)
-        if outcome is not None:
-            return outcome.value
-
-
 def finish_within(job: Job[T], steps: int) -> T | None:
     """The result of `job`, or None where it takes more than `steps` steps: it is then given up. Raises its error."""
     try:

@@ -19,11 +19,12 @@ from native_handlers.http.send_content import disposition_of, labels_of
 from native_handlers.http_model.conditional import format_http_date, is_not_modified_since, is_same_etag
 from native_handlers.http_model.errors import BadRange
 from native_handlers.http_model.headers import HeaderMap
-from native_handlers.http_model.message import REQUEST_ID_HEADER, new_request_id
+from native_handlers.http_model.message import REQUEST_ID_HEADER
 from native_handlers.http_model.ranges import parse_ranges
 from native_handlers.runtime.content_threads import finish_within
 from native_handlers.storage.volume.record_reader import WHOLE_READ_LIMIT_BYTES
 from supervisor.fast_path.read_request import PLAIN
+from supervisor.net.http_send import new_request_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

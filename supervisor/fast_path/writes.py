@@ -25,13 +25,13 @@ from native_handlers.http.write import LOCALLY
 from native_handlers.http_model.errors import BadUpload
 from native_handlers.http_model.go_json import encode_json, text_of_wire
 from native_handlers.http_model.headers import CommonHeaders
-from native_handlers.http_model.message import REQUEST_ID_HEADER, PendingAnswer, new_request_id
+from native_handlers.http_model.message import REQUEST_ID_HEADER, PendingAnswer
 from native_handlers.runtime.content_threads import finish_within
 from native_handlers.storage.volume.write import SmallChange
 from supervisor.fast_path.head_fields import file_id_of, target_of
 from supervisor.fast_path.write_request import ChangeMatcher
 from supervisor.gateway.route_policy import access_log, log_answer
-from supervisor.net.http_send import http_date
+from supervisor.net.http_send import http_date, new_request_id
 from supervisor.routing.decision import Engine
 from supervisor.routing.match import match_object
 from supervisor.routing.registry import AccessKind

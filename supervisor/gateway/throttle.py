@@ -187,6 +187,12 @@ class _CountedBody(RequestBody):
         self._count(count)
         return count
 
+    async def wait_end(self) -> None:
+        await self._body.wait_end()
+
+    async def wait_gone(self) -> None:
+        await self._body.wait_gone()
+
     def _count(self, count: int) -> None:
         self.counted_bytes += count
         self._inflight.add(count)

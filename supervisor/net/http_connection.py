@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http_model.headers import Headers
-from native_handlers.http_model.message import BodyError, Request, Response, new_request_id
+from native_handlers.http_model.message import BodyError, Request, Response
 from native_handlers.runtime.content_threads import CLIENT
 from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow, Interrupted
 from supervisor.net.http_body import HttpChannel, ServerBody
-from supervisor.net.http_send import send_response
+from supervisor.net.http_send import new_request_id, send_response
 from supervisor.net.seats import client_of
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1 import ServerConnection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,15 @@ async def release(response: Response) -> None:
 def http_date() -> str:
     """The current time in the form of a Date header. The text is made once a second."""
     return format_http_date(int(time.time()))
+
+
+def new_request_id() -> str:
+    """A fresh request id in upstream's form: the time in nanoseconds and four random bytes, in upper-case hex. The id
+    is no secret.
+
+    Source: weed/util/request_id/request_id.go.
+    """
+    return f"{time.time_ns():X}{random.getrandbits(32):08X}"
 
 
 def _head_of(response: Response, method: str, *, keep_alive: bool) -> ResponseHead:

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "native_handlers/runtime": set(),
     "native_handlers/pb": set(),
     "native_handlers/format": native("pb"),
-    "native_handlers/http_model": native("runtime", "format"),
+    "native_handlers/http_model": native("format"),
     "native_handlers/content": native("runtime", "format", "http_model"),
     "native_handlers/storage/model": native("format"),
     "native_handlers/storage/system": set(),
@@ -112,6 +112,7 @@ table of its protocol imports, needs none."""
 PURE_BANS = {"trio", "socket", "ssl", "time", "random", "os", "threading", "subprocess", "logging"}
 BANNED_MODULES: dict[str, set[str]] = {
     "native_handlers.format": PURE_BANS,
+    "native_handlers.http_model": PURE_BANS,
     "native_handlers.query": PURE_BANS,
     "supervisor.wire": PURE_BANS,
     "native_handlers.storage": {"trio", "socket", "ssl"},
@@ -419,6 +420,17 @@ def test_a_node_without_a_store_of_its_own_starts_without_what_that_needs():
     code = f"import sys, supervisor.app; print([name for name in {unwanted} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_the_pure_rooms_load_no_trio():
+    """Nor does a module that they import. Slow: starts a program."""
+    rooms = [room for room, banned in BANNED_MODULES.items() if banned is PURE_BANS]
+    modules = [name for path in sources() if (name := module_of(path)).startswith(tuple(f"{room}." for room in rooms))]
+    assert len(modules) > 40
+    code = f"import sys, {', '.join(modules)}; print('trio' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ended.stdout.strip() == "False"
 
 
 @pytest.mark.slow

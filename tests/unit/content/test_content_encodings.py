@@ -8,6 +8,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from support.jobs import finish
 
 from native_handlers.content.quoted_printable import MAX_LINE_BYTES, QuotedPrintableDecoder
 from native_handlers.http.send_content import MemoryContent
@@ -18,7 +19,6 @@ from native_handlers.http_model.message import StreamBody
 from native_handlers.http_model.percent import unescape
 from native_handlers.http_model.query import parse_form, parse_query
 from native_handlers.http_model.ranges import MAX_RANGES, ByteRange, parse_ranges
-from native_handlers.runtime.content_threads import finish
 
 HEX = b"0123456789abcdefABCDEF"
 

@@ -9,6 +9,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.jobs import finish
 
 from native_handlers.content.gzip_data import (
     BadGzip,
@@ -19,7 +20,6 @@ from native_handlers.content.gzip_data import (
     is_worth_compressing,
     measure,
 )
-from native_handlers.runtime.content_threads import finish
 
 
 def unpacked(data, limit_bytes):

@@ -158,6 +158,27 @@ async def test_a_chunked_upload_counts_what_has_arrived():
     assert (seen, flight.bytes) == ([0, 5, 10], 0)
 
 
+async def test_the_client_of_a_chunked_upload_is_watched_as_that_of_others(autojump_clock):
+    class EndedBody(ChunkedBody):
+        async def wait_end(self):
+            seen.append("end")
+
+        async def wait_gone(self):
+            seen.append("gone")
+
+    front, seen = Front(upload=1), []
+
+    async def watch(_context, req):
+        with trio.fail_after(1):
+            await req.body.wait_end()
+            await req.body.wait_gone()
+        return Response(200)
+
+    front.handler = watch
+    await front.handle(Request("POST", FID, Headers(), EndedBody(0), Listener.ADMIN, "10.0.0.1", 1, "ID"))
+    assert seen == ["end", "gone"]
+
+
 async def test_a_chunked_upload_that_breaks_off_is_not_in_flight():
     front = Front(upload=1)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import trio
-from support.http_native import MemoryBody
+from support.http_native import MemoryBody, make_request
 
 from native_handlers.http import client_watch
 from native_handlers.http.client_watch import ClientGone, unless_gone
+from native_handlers.http.upload_body import read_form
+from native_handlers.runtime.content_threads import ContentThreads
 
 
 class WatchedBody(MemoryBody):
@@ -64,3 +66,13 @@ async def test_a_client_that_has_a_body_to_send_is_not_watched():
     with trio.move_on_after(0.05) as scope:
         await unless_gone(body, lambda: forever(ended))
     assert scope.cancelled_caught
+
+
+async def test_the_client_of_a_form_that_was_read_is_the_one_that_sent_the_form():
+    sent = WatchedBody()
+    sent.gone.set()
+    request = make_request("POST", headers={"Content-Type": "application/x-www-form-urlencoded"}, body=sent)
+    _, left = await read_form(request, ContentThreads())
+    assert left.body is not sent
+    with trio.fail_after(1):
+        await left.body.wait_gone()

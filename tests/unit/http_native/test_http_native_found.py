@@ -6,10 +6,10 @@ import json
 
 import pytest
 from support.http_native import fetch, make_context
+from support.jobs import finish
 
 from native_handlers.content.quoted_printable import QuotedPrintableDecoder
 from native_handlers.http_model.errors import BadUpload
-from native_handlers.runtime.content_threads import finish
 
 FID = "/3,0212345678"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}

@@ -17,6 +17,7 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
+from support.jobs import finish
 
 from native_handlers.content import json_pieces
 from native_handlers.content.json_pieces import MAX_DEPTH, BadJson, JsonReader, JsonSteps
@@ -32,7 +33,7 @@ from native_handlers.http.chunk_manifest import (
 )
 from native_handlers.http.manifest_loader import ManifestLoader
 from native_handlers.http_model.errors import BadManifest
-from native_handlers.runtime.content_threads import ContentThreads, finish
+from native_handlers.runtime.content_threads import ContentThreads
 
 FID = "4,0a12345678"
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)

@@ -439,6 +439,9 @@ def _plain_get():
         async def receive_some(self):
             return b""
 
+        async def wait_end(self):
+            await trio.sleep_forever()
+
     return Request("GET", "/", Headers([("Host", "x")]), Empty(), Listener.ADMIN, "10.0.0.1", 1, "ID")
 
 
@@ -516,6 +519,9 @@ async def test_a_body_that_is_no_client_connections_is_sent_in_chunks_too():
 
         async def receive_some(self):
             return self.pieces.pop() if self.pieces else b""
+
+        async def wait_end(self):
+            await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         forwarder = Forwarder(Backend(nursery, script).pool(), lambda _: ADDRESS)

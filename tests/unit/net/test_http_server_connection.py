@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import trio
 from support.http_serving import echo, limits, serving
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import BodyError, FileBody, Response, StreamBody
+from supervisor.net.http_send import new_request_id
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -295,3 +298,9 @@ async def test_the_handler_learns_that_the_client_closed_its_side():
 async def test_every_answer_has_a_date():
     async with serving(echo) as (client, _):
         assert (await client.ask(GET)).headers["date"].endswith(" GMT")
+
+
+def test_request_ids_are_hex_and_differ():
+    first, second = new_request_id(), new_request_id()
+    assert re.fullmatch("[0-9A-F]{24,}", first)
+    assert first != second

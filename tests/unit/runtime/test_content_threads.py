@@ -17,7 +17,6 @@ from native_handlers.runtime.content_threads import (
     MAX_PIECE_BYTES,
     MIN_PIECE_BYTES,
     ContentThreads,
-    finish,
     finish_within,
 )
 
@@ -45,12 +44,10 @@ def failing():
 
 async def test_what_a_job_returns_or_raises():
     threads = ContentThreads()
-    assert await threads.run(count_to(0)) == finish(count_to(0)) == 0
-    assert await threads.run(count_to(100_000)) == finish(count_to(100_000)) == 100_000
+    assert await threads.run(count_to(0)) == 0
+    assert await threads.run(count_to(100_000)) == 100_000
     with pytest.raises(LookupError, match="gone"):
         await threads.run(failing())
-    with pytest.raises(LookupError, match="gone"):
-        finish(failing())
 
 
 def test_a_job_of_more_steps_than_allowed_is_given_up():
