@@ -1,7 +1,7 @@
 """Parses the usual needle from its record in one step: a payload, compressed or not, with at most a name, a type, a
 date and a TTL.
 
-`parse_needle` reads any record, in ten times as many steps. `parse_plain_needle` leaves every other record to
+`parse_needle` reads any record, in ten times as many steps. `try_parse_cached_needle` leaves every other record to
 `parse_needle`, which names the error. A test holds both to the same fields. Source: as in `needle`.
 """
 
@@ -44,8 +44,9 @@ class CachedNeedle(NamedTuple):
     is_compressed: bool
 
 
-def parse_plain_needle(record: bytes | memoryview, size: int, version: int) -> CachedNeedle | None:
-    """Returns the needle in `record`, or None where `parse_needle` has to parse the record.
+def try_parse_cached_needle(record: bytes | memoryview, size: int, version: int) -> CachedNeedle | None:
+    """Returns the needle in `record`. None leaves the record to `parse_needle`: one without a payload, with pairs, of a
+    manifest, or damaged.
 
     Args:
         record: exactly as many bytes as an index entry of `size` announces.

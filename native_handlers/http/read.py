@@ -97,10 +97,11 @@ def _released_with(response: Response, read: NeedleRead) -> Response:
     return response
 
 
-_PLAIN_QUERY = frozenset({"readDeleted", "jwt"})
+_NAMES_AS_STORED = frozenset({"readDeleted", "jwt"})
+"""The names in a query that change nothing about how a needle is sent."""
 
 
-async def try_read_plain(context: HttpContext, request: Request) -> Response | None:
+async def try_read_as_stored(context: HttpContext, request: Request) -> Response | None:
     """The answer that `handle_read` gives for a needle that is sent as it is stored, out of `context.open_volumes`.
 
     None leaves the request to the process that has the store: all failures, absent needles, manifests, edited images,
@@ -112,7 +113,7 @@ async def try_read_plain(context: HttpContext, request: Request) -> Response | N
         volumes is None
         or volume_id is None
         or target.needle is None
-        or not {name for name, _ in query.pairs} <= _PLAIN_QUERY
+        or not {name for name, _ in query.pairs} <= _NAMES_AS_STORED
     ):
         return None
     volume = volumes.find_volume(volume_id)

@@ -11,7 +11,7 @@ import trio
 
 from native_handlers.http.context import HttpContext, NodeDetails
 from native_handlers.http.node_view import NodeState
-from native_handlers.http.read import try_read_plain
+from native_handlers.http.read import try_read_as_stored
 from native_handlers.http.reply import serve
 from native_handlers.http_model.message import Listener
 from native_handlers.runtime.server_counts import ServerCounts
@@ -142,8 +142,8 @@ class NativeWorker:
 
 
 async def read_or_leave(context: HttpContext, request: Request) -> Response:
-    """The answer of `try_read_plain`. Raises LeftToParent where there is none."""
-    response = await try_read_plain(context, request)
+    """The answer of `try_read_as_stored`. Raises LeftToParent where there is none."""
+    response = await try_read_as_stored(context, request)
     if response is None:
         raise LeftToParent
     return response

@@ -44,7 +44,7 @@ _SAFE_LINES = re.compile(r"(?:[A-Za-z-]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 
 
 class ReadAnswer(NamedTuple):
-    """A whole answer. `body` is a view of lent memory where `release` is set; the caller then calls `release`, once."""
+    """A whole answer. Where `release` is set, `body` is a view of a pooled buffer, which the caller releases once."""
 
     status: int
     head: bytes
@@ -56,7 +56,7 @@ class ReadAnswers:
     """Makes the answers of one listener. Only the tasks of one event loop use it.
 
     Args:
-        buffers: lends memory for large needles.
+        buffers: memory for large needles.
         settings: those of the server.
     """
 
@@ -65,8 +65,8 @@ class ReadAnswers:
         self._version = settings.version
         self._most_clear_bytes = min(KEPT_BYTES, settings.file_size_limit_bytes)
         self._is_whole = True
-        self._lent: PooledBuffer | None = None  # by `_lend` for the read that is being answered
-        self._place = self._lend
+        self._buffer: PooledBuffer | None = None  # by `_acquire` for the read that is being answered
+        self._place = self._acquire
 
     def try_answer(self, volumes: ReadableVolumes, read: Read, date: str) -> ReadAnswer | None:
         """The answer to a read over HTTP/1.1. None leaves the request, also a failing one, to `handle_read`.
@@ -88,22 +88,22 @@ class ReadAnswers:
         except STORE_FAILURES:
             return None
         finally:
-            lent = self._lent
-            if lent is not None:
-                self._lent = None
+            buffer = self._buffer
+            if buffer is not None:
+                self._buffer = None
                 if answer is None or answer.release is None:
-                    lent.release()
+                    buffer.release()
         return answer
 
-    def _lend(self, length_bytes: int) -> memoryview | None:
+    def _acquire(self, length_bytes: int) -> memoryview | None:
         """Memory for a large needle, which is read and checked whole.
 
         None where a large needle would be read for a part of it: the ordinary way leaves the rest on disk.
         """
         if length_bytes > WHOLE_READ_LIMIT_BYTES and not self._is_whole:
             return None
-        self._lent = lent = self._buffers.acquire(length_bytes)
-        return None if lent is None else lent.view
+        self._buffer = buffer = self._buffers.acquire(length_bytes)
+        return None if buffer is None else buffer.view
 
     def _answer_with(  # noqa: PLR0913, PLR0917  a part of `try_answer`
         self,
@@ -149,7 +149,7 @@ class ReadAnswers:
             f"HTTP/1.1 {line}\r\nAccept-Ranges: bytes\r\n{disposition}{encoding}Content-Length: {length}\r\n"
             f'{part}{content_type}Etag: "{checksum:08x}"\r\n{modified}{server}Date: {date}\r\n\r\n'
         )
-        release = None if self._lent is None or not body else self._lent.release
+        release = None if self._buffer is None or not body else self._buffer.release
         # `ReadAnswer(...)` takes twice the time, because it goes through a function in Python.
         return _new_tuple(ReadAnswer, (status, head.encode("latin-1"), body, release))
 

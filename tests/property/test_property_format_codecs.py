@@ -7,7 +7,7 @@ import struct
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from native_handlers.format.cached_needle import parse_plain_needle
+from native_handlers.format.cached_needle import try_parse_cached_needle
 from native_handlers.format.crc import crc32c, legacy_form
 from native_handlers.format.errors import FormatError
 from native_handlers.format.fid import FileId, parse_file_id
@@ -77,7 +77,7 @@ def test_a_flipped_bit_is_found_or_harmless(needle, version, data):
     assert parsed.data == needle.data or parsed.size == 0, "no wrong payload is ever returned"
 
 
-PLAIN_FLAGS = FLAG_IS_COMPRESSED | FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
+CACHED_FLAGS = FLAG_IS_COMPRESSED | FLAG_HAS_NAME | FLAG_HAS_MIME | FLAG_HAS_LAST_MODIFIED | FLAG_HAS_TTL
 
 
 @st.composite
@@ -85,7 +85,7 @@ def records(draw) -> tuple[bytes, int, int]:
     """A record, whole, damaged or absent, with the size in its index row and its version."""
     needle, version = draw(needles()), draw(versions)
     if draw(st.booleans()):
-        needle.flags &= PLAIN_FLAGS
+        needle.flags &= CACHED_FLAGS
     needle.checksum = draw(st.sampled_from([needle.checksum] * 3 + [legacy_form(needle.checksum), 1]))
     record = bytearray(encode_needle(needle, version))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
@@ -96,27 +96,27 @@ def records(draw) -> tuple[bytes, int, int]:
 
 
 @given(records())
-def test_what_is_plain_is_read_the_short_way_as_the_long_one_reads_it(given_record):
+def test_the_short_parser_reads_a_record_as_the_long_one_does(given_record):
     record, size, version = given_record
-    plain = parse_plain_needle(record, size, version)
-    event("plain" if plain else "left")
-    if plain is None:
+    cached = try_parse_cached_needle(record, size, version)
+    event("cached" if cached else "left")
+    if cached is None:
         return
     parsed = parse_needle(record, version)
     assert parsed.size == size
     assert not any((parsed.has_pairs, parsed.is_chunk_manifest))
-    assert plain.is_compressed == parsed.is_compressed
-    assert plain[:5] == (parsed.cookie, parsed.data, parsed.name, parsed.mime, parsed.last_modified_s)
+    assert cached.is_compressed == parsed.is_compressed
+    assert cached[:5] == (parsed.cookie, parsed.data, parsed.name, parsed.mime, parsed.last_modified_s)
     has_end = parsed.ttl is not None and parsed.has_last_modified
-    assert plain.expires_at_ns == (parsed.ttl.expires_at_ns(parsed.append_at_ns) if has_end else 0)
-    assert plain.checksum == parsed.checksum == crc32c(parsed.data)
+    assert cached.expires_at_ns == (parsed.ttl.expires_at_ns(parsed.append_at_ns) if has_end else 0)
+    assert cached.checksum == parsed.checksum == crc32c(parsed.data)
 
 
 @given(needles(), st.sampled_from([2, 3]))
-def test_every_sound_plain_needle_is_read_the_short_way(needle, version):
-    needle.flags &= PLAIN_FLAGS
+def test_the_short_parser_takes_every_sound_needle_without_pairs_that_is_no_manifest(needle, version):
+    needle.flags &= CACHED_FLAGS
     record = encode_needle(needle, version)
-    assert (parse_plain_needle(record, needle.size, version) is not None) == bool(needle.data)
+    assert (try_parse_cached_needle(record, needle.size, version) is not None) == bool(needle.data)
 
 
 @given(st.binary(max_size=40))

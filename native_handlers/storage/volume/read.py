@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from native_handlers.format.cached_needle import parse_plain_needle
+from native_handlers.format.cached_needle import try_parse_cached_needle
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle, actual_size, parse_needle_header
 from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, TOMBSTONE_SIZE
@@ -80,7 +80,7 @@ class VolumeReader:
     def try_read_cached(
         self, state: VolumeState, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None
     ) -> CachedNeedle | None:
-        """The needle, if it is plain and in memory. Arguments and errors are those of `Volume.try_read_cached`."""
+        """As `Volume.try_read_cached`."""
         location = state.index.get(needle_id)
         if location is None:
             return None
@@ -91,7 +91,7 @@ class VolumeReader:
         record = self._read_cached_record(state, offset * ALIGNMENT_BYTES, actual_size(size, version), place)
         if record is None:
             return None
-        needle = parse_plain_needle(record, size, version)
+        needle = try_parse_cached_needle(record, size, version)
         if needle is None or needle.cookie != cookie:
             return None
         if needle.expires_at_ns and self.clock_ns() >= needle.expires_at_ns:

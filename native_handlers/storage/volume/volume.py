@@ -329,7 +329,7 @@ class Volume:
     def try_read_cached(
         self, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None = None
     ) -> CachedNeedle | None:
-        """The needle, if it is a plain one in memory; None means that the caller uses `read`.
+        """The needle, if it is in memory, has no pairs and is no manifest. None means that the caller uses `read`.
 
         Args:
             place: gets the length of a record of more than 128 KiB and returns memory for it, or None; the needle's
