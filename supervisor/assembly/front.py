@@ -337,7 +337,7 @@ def make_grpc_gateway(  # noqa: PLR0913, PLR0917  every seam has its name
 ) -> GrpcGateway:
     """The gRPC gateway over both engines."""
     backend = engines.backend
-    volume_servers = DialledVolumeServers(node.dial, node.self_mark, cluster.note)
+    volume_servers = DialledVolumeServers(node.dial, node.self_mark)
     if engines.store is not None:
         own = ServerAddress(node.config.ip.removeprefix("[").removesuffix("]"), node.config.port, 0)
         engines.store.ec_reader.remote = ClusterShards(node.masters, node.dial, own, node.self_mark, cluster.note)

@@ -1,8 +1,8 @@
 """Which clients are known to belong to the cluster. Their calls have places that no other client can take.
 
 Any of these is enough: a client certificate that the configured authority signed, a name in the white list, the address
-of a master, of a filer that the master lists, of a volume server that the leader names as a holder of volumes, or of a
-volume server from which volumes were copied here.
+of a master, of a filer that the master lists, or of a volume server that the leader names as a holder of volumes. An
+address that a caller names, as the source of a copy, is no evidence: a stranger may name its own.
 """
 
 from __future__ import annotations

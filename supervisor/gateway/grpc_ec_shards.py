@@ -37,7 +37,7 @@ class ClusterShards:
 
     Args:
         own: this server's address.
-        note: gets the address of each server from which something is read; see `DialledVolumeServers`.
+        note: gets the address of each server that is called. The master has named them all as holders of shards.
     """
 
     def __init__(

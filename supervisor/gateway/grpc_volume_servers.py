@@ -15,7 +15,7 @@ from native_handlers.pb.volume_server_pb2 import PingRequest
 from supervisor.wire.server_address import BadServerAddress, ServerAddress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from native_handlers.pb.methods import ServiceClient
     from supervisor.cluster.dial import Dial
@@ -33,13 +33,9 @@ class DialledVolumeServers:
     rare. Every call carries `mark`, by which this server recognises its own calls.
     """
 
-    def __init__(
-        self, dial: Dial, mark: SelfMark | None = None, note: Callable[[str], None] = lambda _address: None
-    ) -> None:
-        """`note` gets each address that was dialled on behalf of a client that passed the gate."""
+    def __init__(self, dial: Dial, mark: SelfMark | None = None) -> None:
         self._dial = dial
         self.mark = mark or SelfMark()
-        self._note = note
 
     @contextmanager
     def open_volume_server(self, address: str) -> Iterator[ServiceClient]:
@@ -51,7 +47,6 @@ class DialledVolumeServers:
             # This server's certificate may be being replaced. Nothing was found out, and trying again may help.
             text = f"no channel to volume server {address}: {error}"
             raise RpcFailure(text, grpc.StatusCode.UNAVAILABLE) from error
-        self._note(address)
         with channel:
             yield volume_server(channel, ((MARK_KEY, self.mark.text),))
 
