@@ -7,9 +7,11 @@ address that a caller names, as the source of a copy, is no evidence: a stranger
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 REFRESH_S = 30.0
 MAX_NOTED = 4096
 """How many names of volume servers are kept: the latest ones."""
+RESOLVE_S = 10.0
+"""After so long no further name is resolved in one refresh. A name without an answer takes the resolver several seconds,
+and there may be thousands of them."""
 
 
 class ClusterHosts:
@@ -41,13 +46,21 @@ class ClusterHosts:
     """
 
     def __init__(
-        self, masters: MasterView, filers: Callable[[], Iterable[str]], is_listed: Callable[[str], bool]
+        self,
+        masters: MasterView,
+        filers: Callable[[], Iterable[str]],
+        is_listed: Callable[[str], bool],
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._masters = masters
         self._filers = filers
         self._is_listed = is_listed
+        self._clock_s = clock_s
         self._lock = threading.Lock()  # protects _noted
         self._noted: OrderedDict[str, None] = OrderedDict()
+        self._addresses: dict[str, frozenset[str]] = {}
+        """The addresses of each name, that which was asked for longest ago first. Only `refresh` uses it."""
         self._hosts: frozenset[str] = frozenset()
 
     def includes(self, client: GrpcClient) -> bool:
@@ -77,22 +90,50 @@ class ClusterHosts:
                 await trio.sleep_forever()
 
     def refresh(self) -> None:
-        """Asks the master and the resolver of names. Blocks. A host whose address is not found now does not count."""
+        """Asks the master and the resolver of names. Blocks. A host whose address is not found now does not count.
+
+        Names are resolved for `RESOLVE_S`, and the rest in the next refreshes: new names first, then those that were
+        asked for longest ago. Until its turn a name keeps the addresses that it had.
+        """
+        names = self._names()
+        known = {name: found for name, found in self._addresses.items() if name in names}
+        turns = [*(name for name in names if name not in known), *known]
+        until_s = self._clock_s() + RESOLVE_S
+        # An address needs no resolver.
+        for name in sorted(turns, key=lambda name: not _is_address(name)):
+            if self._clock_s() >= until_s:
+                log.info("resolving the names of the cluster's hosts takes long; the rest has its turn later")
+                break
+            known.pop(name, None)
+            known[name] = _addresses_of(name)
+        self._addresses = known
+        self._hosts = frozenset(address for found in known.values() for address in found)
+
+    def _names(self) -> dict[str, None]:
+        """The hosts of the cluster as others name them, the most important ones first."""
         view = self._masters
-        names = {address.host for address in (*view.seeds, view.leader)}
-        with self._lock:
-            names.update(self._noted)
+        names = dict.fromkeys(address.host for address in (view.leader, *view.seeds))
         try:
-            names.update(parsed.host for parsed in map(parse_address, self._filers()) if parsed is not None)
+            names |= {parsed.host: None for parsed in map(parse_address, self._filers()) if parsed is not None}
         except RpcFailure as failure:
             log.debug("the filers are not known: %s", failure.message)
-        self._hosts = frozenset(address for name in names for address in _addresses_of(name))
+        with self._lock:
+            names |= dict.fromkeys(reversed(self._noted))
+        return names
 
 
-def _addresses_of(name: str) -> set[str]:
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _addresses_of(name: str) -> frozenset[str]:
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         log.debug("the address of %s is not known: %s", name, error)
-        return set()
-    return {normal_host(str(address[0])) for *_, address in found}
+        return frozenset()
+    return frozenset(normal_host(str(address[0])) for *_, address in found)

@@ -12,7 +12,7 @@ from support.waiting import LIMIT_S
 from native_handlers.grpc.context import RpcFailure
 from supervisor.cluster.master_view import MasterView
 from supervisor.gateway import grpc_cluster
-from supervisor.gateway.grpc_cluster import MAX_NOTED, ClusterHosts
+from supervisor.gateway.grpc_cluster import MAX_NOTED, RESOLVE_S, ClusterHosts
 from supervisor.net.grpc_clients import GrpcClient
 from supervisor.wire.server_address import ServerAddress
 
@@ -66,7 +66,7 @@ def test_a_master_without_an_answer_and_a_name_without_an_address_leave_the_rest
     assert known.includes(GrpcClient("10.0.0.1", 1))
 
 
-def test_servers_from_which_volumes_were_copied_the_latest_ones():
+def test_servers_that_the_leader_names_the_latest_ones():
     known = hosts()
     for number in range(MAX_NOTED + 1):
         known.note(f"10.1.{number // 256}.{number % 256}:8080")
@@ -76,6 +76,40 @@ def test_servers_from_which_volumes_were_copied_the_latest_ones():
     assert not known.includes(GrpcClient("10.1.0.0", 1))
     assert known.includes(GrpcClient("10.1.0.1", 1))
     assert known.includes(GrpcClient("10.1.1.0", 1))
+
+
+def test_names_that_nobody_resolves_keep_a_refresh_short_and_lose_no_other_host(monkeypatch, clock):
+    resolve, asked = socket.getaddrinfo, []
+
+    def resolve_slowly(name, *rest, **more):
+        asked.append(name)
+        if name.startswith("gone"):
+            clock.advance(5)
+        return resolve(name, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_slowly)
+    known = ClusterHosts(
+        MasterView([ServerAddress.parse("master:9333")]),
+        lambda: ["filer:8888"],
+        lambda _host: False,
+        clock_s=clock.seconds,
+    )
+    gone = [f"gone{number}" for number in range(20)]
+    for name in ("10.0.0.7", *gone, "10.0.0.8"):
+        known.note(f"{name}:8080")
+    for _ in range(20 // 2 + 1):
+        asked.clear()
+        began_s = clock.seconds()
+        known.refresh()
+        assert clock.seconds() - began_s <= RESOLVE_S
+        assert all(known.includes(GrpcClient(f"10.0.0.{last}", 1)) for last in (1, 3, 7, 8))
+        assert {"10.0.0.7", "10.0.0.8"} < {*asked}
+        gone = [name for name in gone if name not in asked]
+    assert not gone  # each had its turn
+    monkeypatch.setitem(NAMES, "late", "10.0.0.9")
+    known.note("late:8080")
+    known.refresh()
+    assert known.includes(GrpcClient("10.0.0.9", 1))  # a new name comes before those that were asked for
 
 
 async def test_it_is_learnt_at_once_and_again(monkeypatch):
