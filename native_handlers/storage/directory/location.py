@@ -295,7 +295,11 @@ class DiskLocation:
             self._forget_findings(vid, collections)
         self.findings.add(recovered)
         present = self._present(names)
-        Crew(sorted(missing.items()), lambda found: self._load_first(*found, present), blocks_read).run()
+        Crew(sorted(missing.items()), lambda found: self._load_first(*found, present), self._waits).run()
+
+    def _waits(self) -> int:
+        """Grows when an opening waits for the disk, or asks a tier for the head of its volume."""
+        return blocks_read() + (self._tiers.heads_asked if self._tiers is not None else 0)
 
     def names_of(self, volume_id: int) -> list[str]:
         """The names in the data directory that may be of the volume's files, and of some others. Raises as `load_one`.

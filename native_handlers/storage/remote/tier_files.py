@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -34,6 +35,11 @@ class TieredFiles(Protocol):
     @property
     def tiers(self) -> Tiers:
         """The tiers of the objects."""
+        ...
+
+    @property
+    def heads_asked(self) -> int:
+        """How many heads have been asked of tiers. Grows at the beginning of each wait for a tier in `read_head`."""
         ...
 
     def open_remote(self, file: RemoteFile) -> int:
@@ -81,8 +87,15 @@ class TierFiles(OsFiles):
         self._clock_s = clock_s
         # When a tier last did not answer. Threads that open volumes change and read it, each in one atomic operation.
         self._silent_at_s: dict[Tier, float] = {}
+        self._lock = threading.Lock()  # protects _heads_asked
+        self._heads_asked = 0
         # Any thread changes and reads it; each operation on it is atomic in the interpreter.
         self._objects: dict[int, _Object] = {}
+
+    @property
+    def heads_asked(self) -> int:
+        """See `TieredFiles`."""
+        return self._heads_asked
 
     def open_remote(self, file: RemoteFile) -> int:
         """See `TieredFiles`."""
@@ -103,6 +116,8 @@ class TierFiles(OsFiles):
         silent_at_s = self._silent_at_s.get(found.tier)
         if is_hurried and silent_at_s is not None and self._clock_s() - silent_at_s < SILENT_FOR_S:
             raise OSError(errno.EREMOTEIO, f"{found.key}: its tier did not answer a moment ago")
+        with self._lock:
+            self._heads_asked += 1
         try:
             data = _fetch(found, length_bytes, 0, is_hurried=is_hurried)
         except OSError as error:

@@ -1,10 +1,11 @@
 """Opens or closes many volumes in parallel, with as many threads as the disk can use.
 
-Opening a volume is partly computing and partly waiting for the disk. Where memory holds the files it is all computing,
-and more threads only compete for the interpreter: ten take twice as long as one. Where the disk has to seek, one thread
-leaves the disk idle between two reads. So one thread begins, and another joins while the processor has idle time and
-the disk was waited for. Time in which other programs keep the processors busy does not count as idle. The host of a
-virtual machine takes the processor away without a trace; such time looks idle, but no disk was waited for.
+Opening a volume is partly computing and partly waiting: for the disk, or for the tier that has the volume. Where memory
+holds the files it is all computing, and more threads only compete for the interpreter: ten take twice as long as one.
+Where the disk has to seek, or a tier has to answer, one thread leaves it idle between two reads. So one thread begins,
+and another joins while the processor has idle time and there was a wait. Time in which other programs keep the
+processors busy does not count as idle. The host of a virtual machine takes the processor away without a trace; such
+time looks idle, but nothing was waited for.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ class Crew(Generic[T]):
     """Runs `work` for each item, in the order of the items, several at the same time.
 
     Args:
-        disk_waits: a count that grows when the work waits for the disk: `blocks_read` or `times_blocked`.
+        waits: a count that grows when the work waits: `blocks_read` or `times_blocked`, and what else is waited for.
     """
 
-    def __init__(self, items: Iterable[T], work: Callable[[T], object], disk_waits: Callable[[], int]) -> None:
+    def __init__(self, items: Iterable[T], work: Callable[[T], object], waits: Callable[[], int]) -> None:
         self._items = iter(items)
         self._work = work
-        self._disk_waits = disk_waits
+        self._count_waits = waits
         # Protects the fields below, and `_items`.
         self._lock = threading.Lock()
         self._failures: list[Exception] = []
@@ -54,7 +55,7 @@ class Crew(Generic[T]):
 
     def run(self) -> None:
         """Runs all work and returns when it is done. Then raises the first error, if there was one."""
-        self._looked_at_s, self._busy_s, self._waits = time.monotonic(), time.process_time(), self._disk_waits()
+        self._looked_at_s, self._busy_s, self._waits = time.monotonic(), time.process_time(), self._count_waits()
         self._waited_for_processor_s()
         self._take_part()
         for helper in self._helpers:
@@ -84,7 +85,7 @@ class Crew(Generic[T]):
         with self._lock:
             passed_s, busy_s = now_s - self._looked_at_s, time.process_time()
             is_idle = busy_s - self._busy_s + self._waited_for_processor_s() < passed_s * (1 - _IDLE_SHARE)
-            waits = self._disk_waits()
+            waits = self._count_waits()
             has_waited = waits > self._waits
             self._looked_at_s, self._busy_s, self._waits = now_s, busy_s, waits
             if passed_s < _LOOK_S or not (is_idle and has_waited and self._may_grow):

@@ -19,6 +19,7 @@ from native_handlers.storage.remote import s3_tier
 from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings
+from native_handlers.storage.system import crew
 
 VIDS = range(1, 7)
 COOKIE = 0x11223344
@@ -97,6 +98,28 @@ def test_a_start_asks_a_tier_that_hangs_once(tiered, monkeypatch):
     assert {facts(tiered.store.find_volume(vid)) for vid in VIDS} == {("010", "")}
     tiered.answer()
     assert [read(tiered.store.find_volume(vid)) for vid in VIDS] == [b"data"] * len(VIDS)
+
+
+@pytest.mark.slow
+def test_a_start_asks_a_slow_tier_for_several_volumes_at_the_same_time(tiered, monkeypatch):
+    """Slow: waits for a tier several times."""
+    monkeypatch.setattr(crew, "run_delay_s", lambda: 0.0)  # whatever else this machine does
+    asked, most, lock = [], [], threading.Lock()
+
+    def answer_later(request, key, *wanted):
+        with lock:
+            asked.append(key)
+            most.append(len(asked))
+        # Much longer than the processor needs for one volume: only waits let other threads join.
+        tiered.goes_on.wait(0.2)
+        with lock:
+            asked.remove(key)
+        tiered.service.send_range(request, key, *wanted)
+
+    tiered.service.answer_get = answer_later
+    tiered.restart()
+    assert max(most) > 1
+    assert {facts(tiered.store.find_volume(vid)) for vid in VIDS} == {("010", "3d")}
 
 
 @pytest.mark.slow

@@ -374,7 +374,7 @@ class TestCrew:
         """As where the host of a virtual machine takes the processor away."""
         monkeypatch.setattr(crew, "run_delay_s", lambda: 0.0)
         alone = threading.Event()
-        Crew(range(6), lambda _item: alone.wait(0.02), disk_waits=lambda: 5).run()
+        Crew(range(6), lambda _item: alone.wait(0.02), waits=lambda: 5).run()
         assert not started
 
     def test_the_first_error_is_raised_when_all_is_done(self):
