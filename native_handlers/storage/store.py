@@ -561,7 +561,7 @@ class Store:
 
     def open_coded_file(self, collection: str, vid: int, extension: str) -> FileReader | None:
         """Opens a file of an erasure-coded volume; see `sent_files.open_coded_file`."""
-        return open_coded_file(self._files, self.locations, collection, vid, extension)
+        return open_coded_file(self.ec, collection, vid, extension)
 
     # ---- state, changes, life
 

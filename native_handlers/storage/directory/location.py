@@ -129,6 +129,10 @@ class DiskLocation:
         self.health.look()
         self._upkeep.attend(self.health, self.volumes, self.findings)
 
+    def attend_deletions(self, write_late: Callable[[], bool]) -> None:
+        """Makes each look at the disk in service call `write_late`; see `DiskUpkeep.write_late_deletions`."""
+        self._upkeep.write_late_deletions = write_late
+
     @property
     def tiers(self) -> TieredFiles | None:
         """The opener of volume data in remote tiers; None where such data cannot be served."""

@@ -1,7 +1,7 @@
 """The files that a served data directory must have. They are written later where the disk was full at the start.
 
 The files are the reserve, the session mark, without which no write is taken, and the identity. Repairs of volumes wait
-here for room, too.
+here for room, too. So do deletions of erasure-coded volumes that came while the disk was out of service.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from native_handlers.storage.disk.health import DiskHealth
@@ -45,6 +45,8 @@ class DiskUpkeep:
         """The start of a session that has no mark yet, in seconds since 1970; None once the session has its mark.
         Writes are refused until the mark is written."""
         self._has_examined_all = True
+        self.write_late_deletions: Callable[[], bool] = lambda: True
+        """Writes the deletions that journals of erasure-coded volumes lack; returns whether none lacks any more."""
 
     @property
     def is_short(self) -> bool:
@@ -85,6 +87,8 @@ class DiskUpkeep:
         disk.
         """
         is_whole = self._room.keep()
+        # They may use the reserve.
+        is_whole = self.write_late_deletions() and is_whole
         return self._write_marks() and is_whole and _repair_late(volumes, findings)
 
     def _write_marks(self) -> bool:

@@ -104,8 +104,8 @@ class Deletions:
         """Opens the journal of a disk's index, if no other disk has opened it. Each journal then gets the rows that the
         others have.
 
-        A row that cannot be written to one of them is logged. It stays in the others, and the next deletion tries
-        again.
+        A row that cannot be written to one of them is logged. It stays in the others, and the next deletion and
+        `write_lacking` try again.
 
         Args:
             files: those of the disk with its reserve: deletions go on while the disk is full.
@@ -120,11 +120,7 @@ class Deletions:
                 journal = _Journal(files, path)
                 self._take_in(journal, elsewhere)
             journal.disk_ids.add(disk_id)
-            try:
-                for one in self._served():
-                    one.append([])
-            except OSError as error:
-                _log.warning("ec volume %d: a journal lacks deletions of another disk: %s", self._volume_id, error)
+            self._complete(self._served())
 
     def _take_in(self, journal: _Journal, elsewhere: Iterable[int]) -> None:
         found = dict.fromkeys(journal.found)
@@ -137,16 +133,47 @@ class Deletions:
         journal.found = []
         self._journals[journal.path] = journal
 
+    def _complete(self, journals: Iterable[_Journal]) -> bool:
+        """Writes what each of the journals lacks. Returns whether none lacks anything any more; a failure is logged."""
+        is_whole = True
+        for journal in journals:
+            try:
+                journal.append([])
+            except OSError as error:
+                is_whole = False
+                _log.warning("ec volume %d: a journal lacks deletions of another disk: %s", self._volume_id, error)
+        return is_whole
+
+    def write_lacking(self, disk_id: int) -> bool:
+        """Writes the rows that the journal of a disk in service lacks: those of the time when the disk was out of
+        service, or could not be written to. Returns whether the journal lacks none any more.
+
+        Does not wait for a deletion under way, which may hang at another disk.
+        """
+        mine = [one for one in list(self._journals.values()) if disk_id in one.disk_ids]
+        if not any(one.lacking for one in mine):
+            return True
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self._complete(one for one in self._served() if disk_id in one.disk_ids)
+        finally:
+            self._lock.release()
+
     def _served(self) -> list[_Journal]:
         """The journals of disks in service."""
         return [one for one in self._journals.values() if any(map(self._is_in_service, one.disk_ids))]
 
     def leave(self, path: Path, disk_id: int) -> None:
-        """Ends a disk's use of a journal. The last one closes the file."""
+        """Ends a disk's use of a journal. The last one closes the file, after the rows that the file lacks were
+        written, if the disk is in service.
+        """
         with self._lock:
             journal = self._journals.get(path)
             if journal is None:
                 return
+            if journal.disk_ids == {disk_id} and self._is_in_service(disk_id):
+                self._complete([journal])
             journal.disk_ids.discard(disk_id)
             if not journal.disk_ids:
                 del self._journals[path]
@@ -176,11 +203,19 @@ class Deletions:
             self.ids.update(new)
 
 
-def journals_of(
-    files: Files, locations: Iterable[DiskLocation], name: str, encode_ts_ns: int, known: Container[Path]
+def journals_of(  # noqa: PLR0913  what to do with a file that cannot be read
+    files: Files,
+    locations: Iterable[DiskLocation],
+    name: str,
+    encode_ts_ns: int,
+    known: Container[Path],
+    *,
+    leaves_out_unreadable: bool = True,
 ) -> list[int]:
-    """The ids in the .ecj files of one coding on any of the disks, except the `known` files. A file that cannot be read
-    is logged, and is left out.
+    """The ids in the .ecj files of one coding on any of the disks, except the `known` files.
+
+    Args:
+        leaves_out_unreadable: a file that cannot be read is logged, and is left out; else it raises OSError.
     """
     found: list[int] = []
     for location in locations:
@@ -194,5 +229,7 @@ def journals_of(
                 if content and encode_ts_of(load_info(files, infos)) == encode_ts_ns:
                     found += journal_ids(content)
             except OSError as error:
+                if not leaves_out_unreadable:
+                    raise
                 _log.warning("%s: its deletions are not taken into account: %s", path, error)
     return found

@@ -9,6 +9,7 @@ import logging
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,8 @@ class EcVolumeSet:
         self._counting = {
             one.disk_id: BoundedCall(f"counting deletions in {one.path}", COUNT_LIMIT_S) for one in self.locations
         }
+        for one in self.locations:
+            one.attend_deletions(partial(self._write_late_deletions, one.disk_id))
 
     # ---- looking up
 
@@ -110,6 +113,12 @@ class EcVolumeSet:
         for other in others:
             if other.deletions is not volume.deletions and self.is_in_service(other):
                 other.delete(needle_id)
+
+    def _write_late_deletions(self, disk_id: int) -> bool:
+        """`Deletions.write_lacking` for each volume of a disk."""
+        on_disk = {id(one.deletions): one.deletions for one in self.volumes() if one.place.disk_id == disk_id}
+        failed = [one for one in on_disk.values() if not one.write_lacking(disk_id)]
+        return not failed
 
     def volumes(self) -> list[EcVolume]:
         """Every volume, by id and disk."""

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.codings import newest_on_disks
-from native_handlers.storage.erasure_coding.files_on_disk import look
-from native_handlers.storage.system.files import Files, SharedFile
+from native_handlers.storage.erasure_coding.deletions import journals_of
+from native_handlers.storage.erasure_coding.files_on_disk import info_on, look
+from native_handlers.storage.erasure_coding.index_files import journal_ids, journal_rows
+from native_handlers.storage.erasure_coding.names import encode_ts_of
+from native_handlers.storage.system.files import SharedFile, read_file
 from native_handlers.storage.volume.file_reader import FileReader
 
 if TYPE_CHECKING:
@@ -16,29 +19,57 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
+    from native_handlers.storage.erasure_coding.files_on_disk import EcFiles
+    from native_handlers.storage.system.files import Files
 
 
-def open_coded_file(
-    files: Files, locations: Sequence[DiskLocation], collection: str, volume_id: int, extension: str
-) -> FileReader | None:
+def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension: str) -> FileReader | None:
     """Opens a file of an erasure-coded volume on any disk of this node; None when there is none. Of several disks the
     last one counts, and its index directory before its data directory, as upstream. An empty file counts where there is
     no other.
 
-    Wilful difference: where the disks have several codings, files of the newest one alone are sent. The caller takes
-    one file after the other, and gives shards of all disks one .vif and one index.
+    Wilful differences: where the disks have several codings, files of the newest one alone are sent. The caller takes
+    one file after the other, and gives shards of all disks one .vif and one index. An .ecj has the deletions of all
+    journals of that coding: a disk that was out of service lacks some.
 
     Raises:
         OSError: a file is there and cannot be opened, or whether it is there cannot be told.
         DiskUnavailable: a disk is out of service, and the others have no such file.
     """
-    path = _find(files, locations, collection, volume_id, format_volume_name(collection, volume_id) + extension)
-    return None if path is None else FileReader(files, SharedFile.open(files, path, os.O_RDONLY), None)
+    coded = _coded(ec, collection, volume_id)
+    newest = newest_on_disks(ec.files, coded)
+    name = format_volume_name(collection, volume_id) + extension
+    path = _find(ec.files, _in_order(ec.locations, coded, newest), name)
+    if extension == ".ecj" and newest:
+        sent = journal_ids(read_file(ec.files, path) or b"") if path is not None else []
+        lacking = _deletions(ec, newest, collection, volume_id).difference(sent)
+        if lacking:
+            rows = journal_rows((*sent, *sorted(lacking)))
+            return _in_memory(ec.files, path or newest[0].path(extension), rows)
+    return None if path is None else FileReader(ec.files, SharedFile.open(ec.files, path, os.O_RDONLY), None)
 
 
-def _find(files: Files, locations: Sequence[DiskLocation], collection: str, volume_id: int, name: str) -> Path | None:
+def _coded(ec: EcVolumeSet, collection: str, volume_id: int) -> list[EcFiles]:
+    """The disks in service with shards of the volume, or its index."""
+    served = (one for one in ec.locations if not one.is_unavailable)
+    looked = (look(ec.files, one, collection, volume_id) for one in served)
+    return [one for one in looked if one.shard_ids or one.has_ecx]
+
+
+def _in_order(
+    locations: Sequence[DiskLocation], coded: Sequence[EcFiles], newest: Sequence[EcFiles]
+) -> list[DiskLocation]:
+    """The disks, the first choice first. Those with shards of an older coding are left out."""
+    chosen = [one.location for one in newest] if len(coded) > 1 else []
+    older = [one.location for one in coded if chosen and one.location not in chosen]
+    left = [one for one in locations if one not in older]
+    return sorted(left, key=lambda one: (one.is_unavailable, bool(chosen) and one not in chosen, -one.disk_id))
+
+
+def _find(files: Files, locations: Sequence[DiskLocation], name: str) -> Path | None:
     empty = None
-    for location in _in_order(files, locations, collection, volume_id):
+    for location in locations:
         if empty is None:
             location.check_in_service()
         elif location.is_unavailable:
@@ -52,12 +83,25 @@ def _find(files: Files, locations: Sequence[DiskLocation], collection: str, volu
     return empty
 
 
-def _in_order(files: Files, locations: Sequence[DiskLocation], collection: str, volume_id: int) -> list[DiskLocation]:
-    """The disks, the first choice first. Those with shards of an older coding are left out."""
-    served = [one for one in locations if not one.is_unavailable]
-    looked = [look(files, one, collection, volume_id) for one in served] if len(served) > 1 else []
-    coded = [one for one in looked if one.shard_ids or one.has_ecx]
-    newest = [one.location for one in newest_on_disks(files, coded)] if len(coded) > 1 else []
-    older = [one.location for one in coded if newest and one.location not in newest]
-    left = [one for one in locations if one not in older]
-    return sorted(left, key=lambda one: (one.is_unavailable, bool(newest) and one not in newest, -one.disk_id))
+def _deletions(ec: EcVolumeSet, newest: Sequence[EcFiles], collection: str, volume_id: int) -> set[int]:
+    """The ids that were deleted from one coding, which these disks have: those that its open volumes know, and those in
+    the journals that no volume has open. Raises OSError.
+    """
+    encode_ts_ns = max(encode_ts_of(info_on(ec.files, one)) for one in newest)
+    copies = (one for one in ec.copies(volume_id) if one.collection == collection)
+    opened = [one.deletions for one in copies if one.encode_ts_ns == encode_ts_ns]
+    served = [one for one in ec.locations if not one.is_unavailable]
+    known = {path for one in opened for path in one.paths}
+    found = journals_of(ec.files, served, newest[0].name, encode_ts_ns, known, leaves_out_unreadable=False)
+    return set(found).union(*(one.ids for one in opened))
+
+
+def _in_memory(files: Files, path: Path, content: bytes) -> FileReader:
+    """A file with that content that has no name. Errors name `path`."""
+    file = SharedFile(files, path, files.memory_file(path.name))
+    try:
+        files.write(file.fd, [content], 0)
+    except OSError:
+        file.release()
+        raise
+    return FileReader(files, file, None)
