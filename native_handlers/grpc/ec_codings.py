@@ -43,7 +43,8 @@ def compare_codings(
         trusts_unknown: whether shards without any .vif are taken to be of the source's coding.
 
     Raises:
-        RpcFailure: shards of two codings would have one .vif or one index. Nothing was fetched.
+        RpcFailure: shards of two codings would have one .vif or one index, or files that would be replaced are open.
+            Nothing was fetched.
         OSError, DiskUnavailable.
     """
     known = [(one, place.coding_of(one)) for one in place.look_at_index_users()]
@@ -55,9 +56,7 @@ def compare_codings(
             continue
         is_here = found.location is place.location
         kept = set(found.shard_ids) - set(wanted.shard_ids if is_here else ())
-        directories = {found.location.path, found.location.idx_path}
-        opened = [one for one in place.store.ec.copies(place.volume_id) if one.place.index_dir in directories]
-        if kept or (here and (opened or (is_here and not wanted.takes_info))):
+        if kept or place.is_open(found) or (here and is_here and not wanted.takes_info):
             raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here or 0})")
         if here or wanted.takes_index:
             # Without a .vif and shards, an index is a left-over.

@@ -68,6 +68,12 @@ class ShardPlace:
         times = [one.encode_ts_ns for one in self._opened(found.location)]
         return max(times if info is None else [encode_ts_of(info), *times], default=None)
 
+    def is_open(self, found: EcFiles) -> bool:
+        """Whether a volume has shards on that disk open, or an index in a directory of that disk."""
+        directories = {found.location.path, found.location.idx_path}
+        copies = (one for one in self.store.ec.copies(self.volume_id) if one.collection == self.collection)
+        return any(one.place.disk_id == found.location.disk_id or one.place.index_dir in directories for one in copies)
+
     def _opened(self, location: DiskLocation) -> Iterator[EcVolume]:
         for one in self.store.ec.copies(self.volume_id):
             if one.collection == self.collection and self.store.locations[one.place.disk_id] is location:

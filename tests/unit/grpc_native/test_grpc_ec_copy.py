@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from support.grpc_nodes import FakeMasters, make_node
 from support.stores import NODE, open_at, place
 
 from native_handlers.format.needle import Needle
+from native_handlers.format.vif import encode_volume_info, parse_volume_info
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_copy import volume_ec_shards_copy
 from native_handlers.grpc.state_keeper import StoreStateKeeper
@@ -375,6 +377,62 @@ class TestDeletions:
             copying_to(target, store, DirectorySource(source), context)(shard_ids=[13], **self.ALL_FILES)
         assert not (target / "7.ec13").exists()
         store.close()
+
+
+class TestMountedShardsOfAnotherCoding:
+    """All shards of an older coding are mounted. Its server wrote no time; another one has coded the volume since."""
+
+    @pytest.fixture
+    def places(self, tmp_path):
+        target, source = tmp_path / "target", tmp_path / "source"
+        for directory, letter in ((target, b"o"), (source, b"n")):
+            code_volume(directory, 7, Needle(needle_id=1, cookie=5, data=letter * 3000)).close()
+        vif = target / "7.vif"
+        info = parse_volume_info(vif.read_bytes())
+        without_time = replace(info.ec_shard_config, encode_ts_ns=0)
+        vif.write_text(encode_volume_info(replace(info, ec_shard_config=without_time)))
+        return target, source
+
+    def test_are_not_replaced(self, places, context):
+        target, source = places
+        with closing(open_at(target)) as store:
+            before = files_in(target)
+            assert len(store.ec.find(7).shards) == 14
+            with pytest.raises(RpcFailure, match=r"/7 belongs to a different encode run \(want [0-9]+, got 0\)$"):
+                copying_to(target, store, DirectorySource(source), context)(
+                    shard_ids=range(14), **TestDeletions.ALL_FILES
+                )
+            assert files_in(target) == before
+            assert bytes(store.ec_reader.read_needle(7, 1, 5).data) == b"o" * 3000
+            store.ec_reader.delete_needle(7, 1, 5)
+            assert (target / "7.ecj").read_bytes() == (1).to_bytes(8, "big")
+
+    def test_are_not_replaced_with_their_index_on_another_disk(self, places, context, tmp_path):
+        """A shard that is mounted later would be read with the older index."""
+        target, source = places
+        shards = tmp_path / "shards"
+        shards.mkdir()
+        with closing(open_at(target, shards)) as store:
+            store.ec.unload(7)
+            for path in target.glob("7.ec[0-9]*"):
+                shutil.move(path, shards)
+            store.ec.mount("", 7, 3)
+            assert store.ec.find(7).place.index_dir == target
+            before = files_in(shards)
+            with pytest.raises(RpcFailure, match=f"{shards}/7 belongs to a different encode run"):
+                copying_to(target, store, DirectorySource(source), context)(
+                    shard_ids=range(14), disk_id=1, **TestDeletions.ALL_FILES
+                )
+            assert files_in(shards) == before
+
+    def test_are_replaced_when_they_are_closed(self, places, context):
+        target, source = places
+        with closing(open_at(target)) as store:
+            store.ec.unload(7)
+            copying_to(target, store, DirectorySource(source), context)(shard_ids=range(14), **TestDeletions.ALL_FILES)
+            for shard in range(14):
+                store.ec.mount("", 7, shard)
+            assert bytes(store.ec_reader.read_needle(7, 1, 5).data) == b"n" * 3000
 
 
 def test_an_index_that_replaces_an_empty_one_is_used_at_once(tmp_path, context):
