@@ -58,7 +58,7 @@ def rebuild_missing(ec: EcVolumeSet, collection: str, volume_id: int, *, ignores
         found = [chosen, *(one for one in found if one is not chosen)]
         base = chosen.path("")
         try:
-            ratio = _ratio_for_rebuild(ec.files, chosen)
+            ratio = _ratio_for_rebuild(ec.files, found)
             check_enough(found, left_out, ratio.data)
             shards = _shard_files(ec.files, base, ratio, found)
             protection, checksums = load_checksums(ec.files, [one.path(".ecsum") for one in found], ratio)
@@ -93,15 +93,16 @@ def _add_checksums(ec: EcVolumeSet, ratio: Ratio, found: Sequence[EcFiles]) -> N
         _log.warning("%s is not written: %s", path, error)
 
 
-def _ratio_for_rebuild(files: Files, found: EcFiles) -> Ratio:
-    """The ratio in the .vif. Raises RebuildFailed for a .vif that cannot be parsed: a wrong ratio would make wrong
-    shards.
+def _ratio_for_rebuild(files: Files, found: Sequence[EcFiles]) -> Ratio:
+    """The ratio in the first .vif on these disks that has one: of disks with one index, only one may have a .vif.
+
+    Raises RebuildFailed for a .vif that cannot be parsed: a wrong ratio would make wrong shards.
     """
-    for path in reversed(found.on_either_side(".vif")):
+    for path in (path for one in found for path in reversed(one.on_either_side(".vif"))):
         loaded = load_volume_info(files, path)
         if loaded.error is not None:
             raise RebuildFailed(f"cannot load .vif: {loaded.error}")
-        if loaded.is_present:
+        if loaded.info.ec_shard_config is not None:
             return ratio_of(loaded.info)
     return DEFAULT_RATIO
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 from support.files import PlannedFiles, broken
 from support.grpc_nodes import make_context, make_node
-from test_storage_erasure_coding import VID, check, code, open_at
+from support.stores import place
+from test_storage_erasure_coding import VID, check, code, filled, open_at
 
-from native_handlers.format.vif import encode_volume_info, parse_volume_info
+from native_handlers.format.vif import EcShardConfig, encode_volume_info, parse_volume_info
 from native_handlers.grpc.ec_shards import volume_ec_shards_info
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import DecodeFailed, RebuildFailed
@@ -103,6 +104,25 @@ def test_shards_of_another_disk_are_inputs_of_a_rebuild(disk, other_disk):
     store = open_at(disk, other_disk)
     assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [3]
     assert (disk / "7.ec03").read_bytes() == expected
+    store.close()
+
+
+def test_the_ratio_of_a_rebuild_is_that_of_any_disk_with_the_index(disk, other_disk, tmp_path):
+    """The disk with most shards has no .vif. With 10 and 4 shards the same inputs would make another shard."""
+    places = place(disk, tmp_path / "idx"), place(other_disk, tmp_path / "idx")
+    store = filled(open_at(*places))
+    home = store.locations[store.find_volume(VID).disk_id].path
+    (away,) = {disk, other_disk} - {home}
+    info = parse_volume_info((home / "7.vif").read_bytes())
+    (home / "7.vif").write_text(encode_volume_info(replace(info, ec_shard_config=EcShardConfig(12, 3, 1))))
+    store.ec_work.generate(store.find_volume(VID), "")
+    store.delete_volume(VID, only_empty=False)
+    expected = (home / "7.ec05").read_bytes()
+    (home / "7.ec05").unlink()
+    for name in ("7.vif", "7.ec14"):
+        shutil.move(home / name, away)
+    assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [5]
+    assert (home / "7.ec05").read_bytes() == expected
     store.close()
 
 
