@@ -30,17 +30,21 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
     no other.
 
     Wilful differences: where the disks have several codings, files of the newest one alone are sent. The caller takes
-    one file after the other, and gives shards of all disks one .vif and one index. An .ecj has the deletions of all
-    journals of that coding: a disk that was out of service lacks some.
+    one file after the other, and gives shards of all disks one .vif and one index. Files of disks with neither shards
+    nor an index are sent only where no disk has either: the .vif there may be that of a regular volume. An .ecj has the
+    deletions of all journals of that coding: a disk that was out of service lacks some.
 
     Raises:
         OSError: a file is there and cannot be opened, or whether it is there cannot be told.
         DiskUnavailable: a disk is out of service, and the others have no such file.
     """
-    coded = _coded(ec, collection, volume_id)
-    newest = newest_on_disks(ec.files, coded)
+    served = [one for one in ec.locations if not one.is_unavailable]
+    has_choice = len(served) > 1 or extension == ".ecj"
+    looked = [look(ec.files, one, collection, volume_id) for one in served] if has_choice else []
+    coded = [one for one in looked if one.shard_ids or one.has_ecx]
+    newest = newest_on_disks(ec.files, coded) if len(coded) > 1 else coded
     name = format_volume_name(collection, volume_id) + extension
-    path = _find(ec.files, _in_order(ec.locations, coded, newest), name)
+    path = _find(ec.files, _in_order(ec.locations, newest), name)
     if extension == ".ecj" and newest:
         sent = journal_ids(read_file(ec.files, path) or b"") if path is not None else []
         lacking = _deletions(ec, newest, collection, volume_id).difference(sent)
@@ -50,21 +54,11 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
     return None if path is None else FileReader(ec.files, SharedFile.open(ec.files, path, os.O_RDONLY), None)
 
 
-def _coded(ec: EcVolumeSet, collection: str, volume_id: int) -> list[EcFiles]:
-    """The disks in service with shards of the volume, or its index."""
-    served = (one for one in ec.locations if not one.is_unavailable)
-    looked = (look(ec.files, one, collection, volume_id) for one in served)
-    return [one for one in looked if one.shard_ids or one.has_ecx]
-
-
-def _in_order(
-    locations: Sequence[DiskLocation], coded: Sequence[EcFiles], newest: Sequence[EcFiles]
-) -> list[DiskLocation]:
-    """The disks, the first choice first. Those with shards of an older coding are left out."""
-    chosen = [one.location for one in newest] if len(coded) > 1 else []
-    older = [one.location for one in coded if chosen and one.location not in chosen]
-    left = [one for one in locations if one not in older]
-    return sorted(left, key=lambda one: (one.is_unavailable, bool(chosen) and one not in chosen, -one.disk_id))
+def _in_order(locations: Sequence[DiskLocation], newest: Sequence[EcFiles]) -> list[DiskLocation]:
+    """The disks, the first choice first. Where some have the newest coding, other disks in service are left out."""
+    chosen = [one.location for one in newest]
+    left = [one for one in locations if not chosen or one in chosen or one.is_unavailable]
+    return sorted(left, key=lambda one: (one.is_unavailable, -one.disk_id))
 
 
 def _find(files: Files, locations: Sequence[DiskLocation], name: str) -> Path | None:
@@ -87,8 +81,10 @@ def _deletions(ec: EcVolumeSet, newest: Sequence[EcFiles], collection: str, volu
     """The ids that were deleted from one coding, which these disks have: those that its open volumes know, and those in
     the journals that no volume has open. Raises OSError.
     """
-    encode_ts_ns = max(encode_ts_of(info_on(ec.files, one)) for one in newest)
-    copies = (one for one in ec.copies(volume_id) if one.collection == collection)
+    copies = [one for one in ec.copies(volume_id) if one.collection == collection]
+    disk_ids = {one.location.disk_id for one in newest}
+    known_times = [one.encode_ts_ns for one in copies if one.place.disk_id in disk_ids]
+    encode_ts_ns = max(known_times or (encode_ts_of(info_on(ec.files, one)) for one in newest))
     opened = [one.deletions for one in copies if one.encode_ts_ns == encode_ts_ns]
     served = [one for one in ec.locations if not one.is_unavailable]
     known = {path for one in opened for path in one.paths}

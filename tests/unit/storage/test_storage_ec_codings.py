@@ -185,6 +185,26 @@ class TestCopiedFiles:
             store.locations["ab".index(first)].health.problem = ""
 
 
+class TestInfoOfARegularVolume:
+    """The second disk has a copy of the volume. `ec.encode` deletes the copies after it has moved the shards."""
+
+    @pytest.fixture
+    def store(self, codings):
+        codings.put("a", codings.newer, SHARDS)
+        codings.put("b", {"7.vif": b'{"version":3}'}, (), extensions=(".vif",))
+        self.vif = codings.path / "a" / "7.vif"
+        with closing(codings.open()) as store:
+            yield store
+
+    def test_is_not_sent_as_that_of_the_shards(self, codings, store):
+        assert sent(store, ".vif") == codings.newer["7.vif"]
+        assert sent(store, ".ec13") == codings.newer["7.ec13"]
+
+    def test_is_not_sent_where_the_shards_have_none(self, store):
+        self.vif.unlink()
+        assert sent(store, ".vif") is None
+
+
 class TestAnEmptyShard:
     """Something failed while shard 3 was sent to the first disk."""
 
