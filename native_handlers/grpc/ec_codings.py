@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from native_handlers.grpc.context import RpcFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from native_handlers.grpc.ec_place import ShardPlace
     from native_handlers.storage.erasure_coding.files_on_disk import EcFiles
@@ -25,21 +25,21 @@ class ComparedCodings(NamedTuple):
     """The result of a comparison.
 
     Attributes:
-        source: the time of the source's coding; 0 where it is not known, or was not asked for.
+        source: the time of the source's coding; 0 where it is not known.
         replaced: what another coding has left here, whose shards are all replaced.
     """
 
-    source: int = 0
+    source: int
     replaced: tuple[EcFiles, ...] = ()
 
 
 def compare_codings(
-    place: ShardPlace, wanted: WantedFiles, ask_source: Callable[[], int], *, trusts_unknown: bool = False
+    place: ShardPlace, wanted: WantedFiles, there: int, *, trusts_unknown: bool = False
 ) -> ComparedCodings:
     """Compares the coding of the source with that of the files on this disk, and on the disks with the same index.
 
     Args:
-        ask_source: the time of the source's coding; 0 where that is not known. Not called where nothing is here.
+        there: the time of the source's coding; 0 where that is not known.
         trusts_unknown: whether shards without any .vif are taken to be of the source's coding.
 
     Raises:
@@ -49,8 +49,8 @@ def compare_codings(
     """
     known = [(one, place.coding_of(one)) for one in place.look_at_index_users()]
     if not any(found.shard_ids or found.has_index or (here and not wanted.takes_info) for found, here in known):
-        return ComparedCodings()
-    there, replaced = ask_source(), []
+        return ComparedCodings(there)
+    replaced = []
     for found, here in known:
         if there in {0, here} or (here is None and trusts_unknown):
             continue

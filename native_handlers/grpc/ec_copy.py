@@ -23,6 +23,7 @@ from native_handlers.grpc.file_names import check_collection
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import choose_for_shard
+from native_handlers.storage.erasure_coding.names import encode_ts_of
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShard
             wanted = WantedFiles(
                 set(request.shard_ids), takes_info=request.copy_vif_file, takes_index=request.copy_ecx_file
             )
-            codings = compare_codings(place, wanted, fetched.ask_coding)
+            info = fetched.ask_info()
+            codings = compare_codings(place, wanted, encode_ts_of(info))
         for shard_id in request.shard_ids:
             fetched.fetch_shard(shard_id)
         if request.copy_ecsum_file:
@@ -105,7 +107,9 @@ def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShard
             fetched.fetch_info()
         if request.copy_ecx_file:
             fetched.fetch_index()
-        give_names(place, fetched, codings, fetched.fetch_journal() if request.copy_ecj_file else [])
+        journal = fetched.fetch_journal() if request.copy_ecj_file else []
+        fetched.check_unchanged(info)
+        give_names(place, fetched, codings, journal)
 
 
 def copy_index(source: CopySource, place: ShardPlace) -> None:
@@ -117,7 +121,10 @@ def copy_index(source: CopySource, place: ShardPlace) -> None:
     with FetchedFiles(source, place) as fetched:
         with errors_as_upstream():
             wanted = WantedFiles((), takes_info=True, takes_index=True)
-            codings = compare_codings(place, wanted, fetched.ask_coding, trusts_unknown=True)
+            info = fetched.ask_info()
+            codings = compare_codings(place, wanted, encode_ts_of(info), trusts_unknown=True)
         fetched.fetch_info()
         fetched.fetch_index()
-        give_names(place, fetched, codings, fetched.fetch_journal())
+        journal = fetched.fetch_journal()
+        fetched.check_unchanged(info)
+        give_names(place, fetched, codings, journal)

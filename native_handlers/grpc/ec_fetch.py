@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from native_handlers.format.vif import EcShardConfig, VolumeInfo
     from native_handlers.grpc.copy_client import CopySource
     from native_handlers.grpc.ec_place import ShardPlace
     from native_handlers.storage.transfer.receive import ArrivingFile
@@ -95,14 +96,23 @@ class FetchedFiles:
         self._receive(".ecj", lambda: journal, is_optional=True)
         return journal.ids()
 
-    def ask_coding(self) -> int:
-        """The time of the coding in the source's .vif; 0 where that is not known."""
+    def ask_info(self) -> VolumeInfo | None:
+        """The source's .vif; None where there is none, or none that can be parsed."""
         content = MemoryFile(self._place.path(self._place.location.path, ".vif"), MAX_VIF_BYTES)
         self._receive(".vif", lambda: content, is_optional=True)
         try:
-            return encode_ts_of(parse_volume_info(bytes(content.data)))
+            return parse_volume_info(bytes(content.data))
         except FormatError:
-            return 0
+            return None
+
+    def check_unchanged(self, info: VolumeInfo | None) -> None:
+        """Raises RpcFailure where the source's coding is no longer that of `info`, its first answer. Then the
+        files that have come are of two codings.
+        """
+        now = self.ask_info()
+        if _coding_of(now) != _coding_of(info):
+            times = f"want {encode_ts_of(info)}, got {encode_ts_of(now)}"
+            raise RpcFailure(f"the source's files belong to a different encode run by now ({times})")
 
     def _fetch(self, extension: str, make: Callable[[], StagedFile], *, is_optional: bool = False) -> None:
         """Fetches a file that then waits for its name."""
@@ -129,3 +139,8 @@ class FetchedFiles:
             pass
         if not made and not is_optional:
             raise RpcFailure(f"failed to copy {place.volume_id}{extension} file: the source sent nothing")
+
+
+def _coding_of(info: VolumeInfo | None) -> tuple[EcShardConfig | None, int]:
+    """What is different in the .vif of another coding. An older server writes no time."""
+    return (None, 0) if info is None else (info.ec_shard_config, info.dat_file_size)

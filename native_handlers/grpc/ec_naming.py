@@ -57,7 +57,7 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
             if index is not None:
                 deleted += deleted_ids(read_file(place.files, ecx) or b"", width)
             if deleted:
-                coding = codings.source or place.coding_of(place.look()) or fetched.ask_coding()
+                coding = codings.source or place.coding_of(place.look()) or 0
                 store.ec_work.merge_journal(place.collection, place.volume_id, ecj, deleted, coding)
     with errors_as_upstream("commit copied file"):
         ordered = sorted(fetched.complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1))

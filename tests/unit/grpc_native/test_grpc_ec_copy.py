@@ -33,6 +33,8 @@ class SendingSource:
 
     def __init__(self):
         self.sent = {".vif": VIF_OF_SHARDS}
+        self.after = {}
+        """What happens at the source when it has sent the file with that extension."""
 
     @contextmanager
     def open_volume_server(self, address):
@@ -42,6 +44,7 @@ class SendingSource:
     def _copy_file(self, request):
         content = self.sent.get(request.ext)
         messages = [] if content is None else [pb.CopyFileResponse(file_content=content, modified_ts_ns=1)]
+        self.after.pop(request.ext, lambda: None)()
         return Stream(message.SerializeToString() for message in messages)
 
 
@@ -280,6 +283,36 @@ class TestShardsOfAnotherCoding:
             "7.ecx": b"\1" * 16,
             "7.ec03": b"new",
         }
+
+
+@pytest.mark.parametrize("times", [(1, 2), (0, 2), (0, 0)], ids=["both known", "one known", "none known"])
+class TestASourceThatCodesAgain:
+    """The source makes new shards between two files of a copy."""
+
+    @pytest.fixture(autouse=True)
+    def changing(self, source, times):
+        older, newer = (TestShardsOfAnotherCoding.info(time) for time in times)
+        self.older = older[:-1] + b',"datFileSize":"1000"}'
+        self.newer = newer[:-1] + b',"datFileSize":"2000"}'
+        source.sent |= {".vif": self.older, ".ecx": b"\0" * 16, ".ec03": b"old", ".ec04": b"old"}
+        self.sent_anew = {".vif": self.newer, ".ecx": b"\1" * 16, ".ec03": b"new", ".ec04": b"new"}
+
+    @pytest.mark.parametrize("last", [".ec03", ".ec04", ".ecx"])
+    def test_gives_no_files_of_two_codings(self, copy, source, directory, last):
+        source.after[last] = lambda: source.sent.update(self.sent_anew)
+        with pytest.raises(RpcFailure, match="the source's files belong to a different encode run by now"):
+            copy(shard_ids=[3, 4], copy_ecx_file=True, copy_vif_file=True)
+        assert files_in(directory) == {}
+        copy(shard_ids=[3, 4], copy_ecx_file=True, copy_vif_file=True)
+        assert set(files_in(directory).values()) == {self.newer, b"\1" * 16, b"new"}
+
+    def test_gives_none_beside_those_that_are_here(self, copy, source, directory):
+        copy(shard_ids=[3], copy_ecx_file=True, copy_vif_file=True)
+        before = files_in(directory)
+        source.after[".vif"] = lambda: source.sent.update(self.sent_anew)
+        with pytest.raises(RpcFailure, match="the source's files belong to a different encode run by now"):
+            copy(shard_ids=[4])
+        assert files_in(directory) == before
 
 
 class DirectorySource:
