@@ -44,7 +44,7 @@ PACKAGES = (f"{ROOT}/native_handlers/", f"{ROOT}/supervisor/")
 MASTER = f"{ROOT}/supervisor/embedded_master/"
 BOUNDS = {
     "get": {"files": 20, "moves": 30},
-    "get ordinary": {"files": 36, "moves": 100},
+    "get ordinary": {"files": 35, "moves": 100},
     "put": {"files": 40, "moves": 120},
     "put ordinary": {"files": 43, "moves": 120},
     "forwarded": {"files": 25, "moves": 80},

@@ -240,7 +240,8 @@ class Appender:
             self._failed(error)
             self._cut(state, idx_too=True, dat_end_bytes=state.dat_end_bytes)
             raise WriteFailed(state.idx.path, state.idx_end_bytes, error) from error
-        self.health.succeeded()
+        if self.health.errors_in_a_row:
+            self.health.succeeded()
         return len(rows)
 
     def _publish(self, batch: Batch, row_bytes: int) -> None:

@@ -96,7 +96,8 @@ class VolumeReader:
             return None
         if needle.expires_at_ns and self.clock_ns() >= needle.expires_at_ns:
             return None
-        self.health.succeeded()
+        if self.health.errors_in_a_row:
+            self.health.succeeded()
         return needle
 
     def _read_cached_record(

@@ -302,7 +302,8 @@ class RecordReader:
 
     def _read_whole(self, needle_id: int, size: int, offset: int) -> Needle:
         record = self.read_bytes(self.dat.fd, actual_size(size, self.version), offset)
-        self.health.succeeded()
+        if self.health.errors_in_a_row:
+            self.health.succeeded()
         self._check_header(record, needle_id, size)
         return parse_needle(record, self.version)
 

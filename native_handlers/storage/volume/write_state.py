@@ -172,30 +172,35 @@ TOLERATED = 3
 
 
 class IoHealth:
-    """The consecutive I/O errors of one volume; safe from any thread."""
+    """The consecutive I/O errors of one volume; safe from any thread.
 
-    __slots__ = ("_lock", "_run", "is_quarantined")
+    Attributes:
+        errors_in_a_row: the EIO errors since the last success. Reads and writes of needles call `succeeded` only where
+            there are any.
+    """
+
+    __slots__ = ("_lock", "errors_in_a_row", "is_quarantined")
 
     def __init__(self) -> None:
         self.is_quarantined = False
-        self._run = 0
-        # Protects _run.
+        self.errors_in_a_row = 0
+        # Protects errors_in_a_row.
         self._lock = threading.Lock()
 
     def failed(self, error: OSError) -> None:
         """Counts a failed operation. Any error but EIO ends the run, because it says nothing about the disk."""
         with self._lock:
-            self._run = self._run + 1 if error.errno == errno.EIO else 0
-            if self._run >= TOLERATED:
+            self.errors_in_a_row = self.errors_in_a_row + 1 if error.errno == errno.EIO else 0
+            if self.errors_in_a_row >= TOLERATED:
                 self.is_quarantined = True
 
     def succeeded(self) -> None:
-        if self._run:
+        if self.errors_in_a_row:
             with self._lock:
-                self._run = 0
+                self.errors_in_a_row = 0
 
     def reset(self) -> None:
         """Starts anew: an operator says that the disk is sound."""
         with self._lock:
-            self._run = 0
+            self.errors_in_a_row = 0
             self.is_quarantined = False

@@ -172,6 +172,25 @@ class TestQuarantine:
             read_payload(store, how)
         assert store.volume_reports()[0].is_announced
 
+    @pytest.mark.parametrize(
+        "succeed",
+        [
+            lambda store: read(store, 1),
+            lambda store: store.get_volume(7).try_read_cached(1, COOKIE),
+            lambda store: write(store, 2, b"second"),
+        ],
+        ids=["read", "cached", "write"],
+    )
+    def test_any_success_ends_the_run(self, store, files, succeed):
+        for _ in range(2):
+            for _ in range(TOLERATED - 1):
+                files.plan = {"read": (0, errno.EIO)}
+                with pytest.raises(errors.ReadFailed):
+                    read(store, 1)
+            files.plan = {}
+            assert succeed(store)
+        assert store.volume_reports()[0].is_announced
+
     @pytest.mark.parametrize("data", [True, False])
     def test_metadata_alone_does_not_end_the_run(self, store, files, data):
         write(store, 2, LARGE)
