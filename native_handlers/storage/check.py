@@ -26,6 +26,7 @@ from native_handlers.storage.directory.unfinished import is_unfinished
 from native_handlers.storage.directory.unfinished_copy import judge_note
 from native_handlers.storage.directory.vacuum_recovery import why_not_finished, why_not_undone
 from native_handlers.storage.disk.session_mark import SessionMark
+from native_handlers.storage.erasure_coding.loading import judge_shards
 from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, ASIDE, NOTE, SHARDS_ARRIVED, STAGED
 from native_handlers.storage.system.files import OS_FILES, SharedFile, read_file
 from native_handlers.storage.volume.dat_head import is_stub_of_shards, read_super_block
@@ -188,7 +189,7 @@ class _Records:
 class _VolumeChecker:
     def __init__(self, files: Files, paths: VolumePaths, width: int, passed: Callable[[int], object]) -> None:
         self._files, self._width, self._passed = files, width, passed
-        self._paths = with_index_found(files, paths)
+        self._place, self._paths = paths, with_index_found(files, paths)
         self._check = VolumeCheck(paths.base)
 
     def run(self) -> VolumeCheck | None:
@@ -199,6 +200,7 @@ class _VolumeChecker:
             self._check.notes += signs.notes
             for problem in signs.problems:
                 self._check.add(problem)
+            self._check_shards()
             facts = self._files.facts(self._paths.file(".dat"))
             if facts is None or is_stub_of_shards(self._files, self._paths):
                 return self._check if signs.problems or info.files else None
@@ -213,6 +215,14 @@ class _VolumeChecker:
         except (OSError, FormatError) as error:
             self._check.add(str(error))
         return self._check
+
+    def _check_shards(self) -> None:
+        # The index of shards may lie in the index directory, while that of the volume lies beside its data.
+        fate = judge_shards(self._files, self._place, self._width)
+        if fate is not None and fate.why_kept:
+            self._check.add(f"its shards stay, for its .dat may be no whole volume ({fate.why_kept})")
+        elif fate is not None:
+            self._note("its shards are not whole; the next start removes them")
 
     def _check_info(self) -> VolumeInfo:
         loaded = load_volume_info(self._files, self._paths.file(".vif"))

@@ -123,21 +123,21 @@ def open_store(
             locations.append(  # noqa: PERF401  released below
                 DiskLocation(wanted, disk_id, holder, files, clock_ns, config.lock_owner_pid, tiers)
             )
-        arrived = finish_arrivals(files, locations)
+        findings = finish_arrivals(files, locations)
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         open_volumes = OpenVolumes(config.open_limit, lambda: count_taken(locations))
         for location in locations:
             location.open_volumes = open_volumes
         state = StateFile(locations[0].room.files, config.locations[0].idx_path)
         if config.opens_volumes:
-            remove_left_overs(files, locations)
+            findings += remove_left_overs(files, locations, width)
             _, failures = load_all(locations, width)
             if failures:
                 raise failures[0]
         else:
             for location in locations:
                 location.set_offset_width(width)
-        for location, found in arrived:
+        for location, found in findings:
             location.findings.add(found)
         for location in locations:
             location.begin_session(has_loaded_all=config.opens_volumes)

@@ -3,7 +3,7 @@
 Shards without their volume's .dat on this server belong to a volume that is spread over servers. They are kept and
 opened, however few they are. Where the whole .dat is here too, shards that are shorter than its coding gives are left
 over from a coding that did not end, and are removed. In every doubtful case the files are kept: shards may be the only
-copy of their data.
+copy of their data. So the .dat is examined first: its length alone proves nothing.
 
 Source: weed/storage/disk_location_ec.go, store_ec_reconcile.go, store_ec_mirror.go.
 """
@@ -14,17 +14,27 @@ import logging
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.errors import EcMountFailed
 from native_handlers.storage.erasure_coding.files_on_disk import remove_all
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of
-from native_handlers.storage.erasure_coding.names import load_info, parse_base_name, parse_shard_name, ratio_of
+from native_handlers.storage.erasure_coding.names import (
+    load_info,
+    parse_base_name,
+    parse_shard_name,
+    ratio_of,
+    shard_extension,
+)
 from native_handlers.storage.model.errors import StorageError
-from native_handlers.storage.model.file_kinds import receiving_path
+from native_handlers.storage.model.file_kinds import MAX_SHARDS, receiving_path
+from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.system.file_copy import copy_range
+from native_handlers.storage.volume.info_file import has_shards
+from native_handlers.storage.volume.paths import VolumePaths
+from native_handlers.storage.volume.soundness import why_not_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,22 +67,57 @@ class _Found:
 _Disks = list[tuple["DiskLocation", dict["EcKey", _Found]]]
 
 
-def remove_left_overs(files: Files, locations: Iterable[DiskLocation]) -> None:
-    """Removes shards that are useless beside the whole .dat from which they were to be made.
+def remove_left_overs(
+    files: Files, locations: Iterable[DiskLocation], offset_width_bytes: int
+) -> list[tuple[DiskLocation, list[Finding]]]:
+    """Removes shards that are useless beside the whole .dat from which they were to be made. Returns the findings to be
+    kept once the volumes are opened.
 
     Call it at the start, before volumes are opened: a volume beside shards is opened read-only, and later such shards
     may be those of a coding that is under way.
     """
+    findings = []
     for location in locations:
         for key, found in sorted((_look(files, location) or {}).items()):
-            name = location.path / format_volume_name(*key)
+            paths = VolumePaths(location.path, location.idx_path, *key)
             try:
-                if found.shards and _is_left_over(files, location, key, found):
-                    count = len(found.shards)
-                    _log.warning("%s: its .dat is here and its %d shards are not whole: removed", name, count)
-                    remove_all(files, location, *key, keeps_vif=True)
+                fate = _judge(files, paths, found, offset_width_bytes)
+                if fate is None:
+                    continue
+                if fate.why_kept:
+                    findings.append((location, [Finding(FindingKind.SHARDS_KEPT, paths.base, fate.why_kept)]))
+                    continue
+                count = len(found.shards)
+                _log.warning("%s: its .dat is here and its %d shards are not whole: removed", paths.base, count)
+                remove_all(files, location, *key, keeps_vif=True)
             except (OSError, StorageError) as error:
-                _log.error("%s: its shards are kept: %s", name, error)
+                _log.error("%s: its shards are kept: %s", paths.base, error)
+    return findings
+
+
+class FateOfShards(NamedTuple):
+    """What a start does with shards that the .dat beside them would replace. `why_kept` "" means that they go."""
+
+    why_kept: str
+
+
+def judge_shards(files: Files, paths: VolumePaths, offset_width_bytes: int) -> FateOfShards | None:
+    """The fate of the shards beside the .dat at `paths`; None where nothing speaks against them. Changes nothing.
+    Raises OSError.
+    """
+    dat, shards = files.facts(paths.file(".dat")), {}
+    for shard_id in range(MAX_SHARDS):
+        facts = files.facts(paths.file(shard_extension(shard_id)))
+        if facts is not None and facts.size_bytes and not facts.is_directory:
+            shards[shard_id] = facts.size_bytes
+    found = _Found(shards, has_shards(files, paths), dat_bytes=None if dat is None else dat.size_bytes)
+    return _judge(files, paths, found, offset_width_bytes)
+
+
+def _judge(files: Files, paths: VolumePaths, found: _Found, offset_width_bytes: int) -> FateOfShards | None:
+    if not _is_left_over(files, paths, found):
+        return None
+    return FateOfShards(why_not_whole(files, paths, offset_width_bytes) or "")
 
 
 def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool = False) -> None:
@@ -184,13 +229,12 @@ def _take(files: Files, directory: Path, name: str, found: dict[EcKey, _Found], 
         found.setdefault(shard[0], _Found()).shards[shard[1]] = facts.size_bytes
 
 
-def _is_left_over(files: Files, location: DiskLocation, key: EcKey, found: _Found) -> bool:
-    """Whether the shards are useless, because the .dat beside them has every byte. Raises OSError."""
-    if found.dat_bytes is None or found.dat_bytes <= SUPER_BLOCK_BYTES:
+def _is_left_over(files: Files, paths: VolumePaths, found: _Found) -> bool:
+    """Whether the shards are useless, if the .dat beside them is a whole volume. Raises OSError."""
+    if not found.shards or found.dat_bytes is None or found.dat_bytes <= SUPER_BLOCK_BYTES:
         return False
     sizes = set(found.shards.values())
-    name = format_volume_name(*key)
-    info = load_info(files, (directory / (name + ".vif") for directory in (location.path, location.idx_path)))
+    info = load_info(files, paths.sidecars(".vif"))
     whole = shard_bytes_of(found.dat_bytes, ratio_of(info).data)
     if not found.has_index:
         # The index gets its name last. Longer shards were made from another .dat.
@@ -227,12 +271,16 @@ def _remove_partial(ec: EcVolumeSet, disks: _Disks) -> None:
             if volume is None or volume.collection != key[0] or len(volume.shards) >= volume.ratio.data:
                 continue
             dat = _sibling_dat(ec.files, disks, location, key)
-            if dat is None or volume.dat_bytes <= 0 or dat != volume.dat_bytes:
+            if dat is None or volume.dat_bytes <= 0 or dat.size_bytes != volume.dat_bytes:
                 continue
             everywhere = {shard for one in ec.copies(key[1]) for shard in one.shards}
             if len(everywhere) >= volume.ratio.data:
                 continue
             name = location.path / format_volume_name(*key)
+            why = _why_not_whole(ec, dat.paths)
+            if why is not None:
+                location.findings.add([Finding(FindingKind.SHARDS_KEPT, name, f"{dat.paths.file('.dat')}: {why}")])
+                continue
             _log.warning(
                 "%s: its .dat is on another disk, and only %d shards are here: removed", name, len(volume.shards)
             )
@@ -244,13 +292,28 @@ def _remove_partial(ec: EcVolumeSet, disks: _Disks) -> None:
                 _log.error("%s: %s", name, error)
 
 
-def _sibling_dat(files: Files, disks: _Disks, location: DiskLocation, key: EcKey) -> int | None:
+class _Dat(NamedTuple):
+    """A .dat on another disk: the paths of its volume, and its length."""
+
+    paths: VolumePaths
+    size_bytes: int
+
+
+def _sibling_dat(files: Files, disks: _Disks, location: DiskLocation, key: EcKey) -> _Dat | None:
     for other, _ in disks:
         if other is not location:
-            facts = files.facts(other.path / (format_volume_name(*key) + ".dat"))
+            paths = VolumePaths(other.path, other.idx_path, *key)
+            facts = files.facts(paths.file(".dat"))
             if facts is not None:
-                return facts.size_bytes
+                return _Dat(paths, facts.size_bytes)
     return None
+
+
+def _why_not_whole(ec: EcVolumeSet, paths: VolumePaths) -> str | None:
+    try:
+        return why_not_whole(ec.files, paths, ec.width)
+    except OSError as error:
+        return str(error)
 
 
 def _load_across_disks(ec: EcVolumeSet, disks: _Disks) -> None:

@@ -103,6 +103,7 @@ class FindingKind(Enum):
     COPY_ASIDE = "files with a .note that are no whole volume were moved aside"
     NOTE_ASIDE = "the .note beside a whole volume was moved aside"
     COMPACTION_ASIDE = "files of a vacuum that do not fit the volume were moved aside"
+    SHARDS_KEPT = "shards that its .dat would replace are kept, for the .dat may be no whole volume"
     ID_TAKEN = "not opened, another volume of its id is"
     ID_SERVED_ELSEWHERE = "open, but another volume of its id on another disk is served"
     COMPACTION_FINISHED = "an interrupted vacuum was finished"

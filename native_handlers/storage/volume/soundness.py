@@ -19,11 +19,13 @@ from native_handlers.format.types import (
     to_bytes_offset,
 )
 from native_handlers.storage.index.build import build_index
-from native_handlers.storage.model.file_kinds import VOLUME_EXTENSIONS
+from native_handlers.storage.model.file_kinds import NOTE, VOLUME_EXTENSIONS
 from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.system.files import read_file
 from native_handlers.storage.volume.dat_head import super_block_of
+from native_handlers.storage.volume.index_place import with_index_found
 from native_handlers.storage.volume.recovery import check_last_record
+from native_handlers.storage.volume.scan import DatScan, ScanEnd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,10 +60,30 @@ def not_opened(files: Files, opened: VolumePaths, candidates: list[VolumePaths])
     ]
 
 
-def why_not_a_pair(files: Files, dat: Path, idx: Path, offset_width_bytes: int) -> str | None:
+def why_not_whole(files: Files, paths: VolumePaths, offset_width_bytes: int) -> str | None:
+    """The reason why the files at `paths` may be no whole volume; None where no check contradicts. Raises OSError.
+
+    Behind the records of the index other whole records may follow, and nothing else. So the length of the .dat is that
+    of its records.
+    """
+    if files.facts(paths.file(NOTE)) is not None:
+        return f"{paths.file(NOTE).name} lies beside it, as beside a copy that is not finished"
+    dat = paths.file(".dat")
+    facts = files.facts(dat)
+    if facts is not None and not facts.is_readable_by_owner:
+        return f"{dat.name} may not be read by its owner"
+    return why_not_a_pair(
+        files, dat, with_index_found(files, paths).file(".idx"), offset_width_bytes, has_records_alone=True
+    )
+
+
+def why_not_a_pair(
+    files: Files, dat: Path, idx: Path, offset_width_bytes: int, *, has_records_alone: bool = False
+) -> str | None:
     """The reason why `idx` is not the index of `dat`, whatever their names; None where no check contradicts.
 
-    A .dat with records behind those of the index is fine: a killed server leaves such a file. Raises OSError.
+    A .dat with records behind those of the index is fine: a killed server leaves such a file. With `has_records_alone`
+    nothing else may be there. Raises OSError.
     """
     block = super_block_of(files, dat)
     if block is None:
@@ -77,9 +99,19 @@ def why_not_a_pair(files: Files, dat: Path, idx: Path, offset_width_bytes: int) 
             return f"{idx.name} references end={built.max_end_bytes} but {dat.name} is {size} bytes"
         if built.last_row is None:
             return None if size <= block.size_bytes else f"{idx.name} names no record"
-        return check_last_record(files, fd, built.last_row, block.version, size, offset_width_bytes).problem
+        last = check_last_record(files, fd, built.last_row, block.version, size, offset_width_bytes)
+        if last.problem is not None or not has_records_alone:
+            return last.problem
+        return _why_not_records(files, fd, block.version, last.end_bytes, size)
     finally:
         files.close(fd)
+
+
+def _why_not_records(files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> str | None:
+    scan = DatScan(files, fd, version, start_bytes, end_bytes)
+    for _ in scan:
+        pass
+    return None if scan.result is ScanEnd.COMPLETE else f"behind its last record: {scan.why}"
 
 
 class ForeignIndex(NamedTuple):

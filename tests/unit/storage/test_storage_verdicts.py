@@ -102,6 +102,12 @@ def arrive(made: Path) -> None:
     (made / "7.arrived").write_text(json.dumps({"arrived": 1, "sizes": sizes, "replaces": []}))
 
 
+def leave_shards_beside_half_a_volume(made: Path) -> None:
+    """Shards without an index, as a coding leaves them, and a .dat that is not the one from which they were made."""
+    (made / "7.ec00").write_bytes(b"x" * 100)
+    cut(made / "7.dat", 100)
+
+
 def leave_a_foreign_vacuum(made: Path) -> None:
     """A decision to swap in files that are no volume's, and the volume that they would replace."""
     for extension in (".dat", ".idx", ".vif"):
@@ -219,6 +225,12 @@ VERDICTS = [
         "its data is in remote storage s3.default as k/9.dat",
         FindingKind.NOT_LOADED,
         id="remote",
+    ),
+    pytest.param(
+        leave_shards_beside_half_a_volume,
+        "its shards stay, for its .dat may be no whole volume (7.idx references end=",
+        FindingKind.SHARDS_KEPT,
+        id="shards-kept",
     ),
     pytest.param(
         lambda made: (made / "7.dat").write_bytes(b"\3"),
