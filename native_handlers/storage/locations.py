@@ -26,6 +26,7 @@ from native_handlers.storage.system.crew import Crew, times_blocked
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.paths import VolumePaths
@@ -218,10 +219,15 @@ def unload(copies: Copies) -> tuple[list[int], list[str]]:
 
 
 class Removal(NamedTuple):
-    """The ids to announce, the failures, and whether all other volumes were removed."""
+    """The ids to announce, the failures, the objects in tiers that no file names any more, and whether all other
+    volumes were removed.
+
+    The caller deletes the objects when it holds no lock: a tier may take long to answer.
+    """
 
     changed: list[int]
     failures: list[str]
+    objects: list[RemoteFile]
     is_complete: bool = True
 
 
@@ -230,26 +236,35 @@ def destroy(copies: Copies, may_go: Callable[[Volume], bool] | None = None, *, k
 
     Args:
         may_go: asked for each volume under its lock, when no write is possible: an earlier check may be out of date.
+        keep_remote: the objects of tiered volumes are to stay.
     """
-    removal = Removal([], [])
-    touched: dict[DiskLocation, None] = {}
+    removal = Removal([], [], [])
+    touched: dict[DiskLocation, list[RemoteFile]] = {}
     for location, volume in copies:
+        remote = None
         try:
-            if not location.destroy(
+            destroyed = location.destroy(
                 volume, None if may_go is None else partial(may_go, volume), keep_remote=keep_remote
-            ):
+            )
+            if destroyed is None:
                 removal = removal._replace(is_complete=False)
                 break
+            remote = destroyed.remote
         except (OSError, StorageError) as error:
             removal.failures.append(str(error))
         if location.volumes.get(volume.id) is not volume:
-            touched[location] = None
+            touched.setdefault(location, []).extend([remote] if remote is not None else [])
             removal.changed.append(volume.id)
             _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
     # Once for all of them: a collection has thousands, and nobody is told before.
-    for location in touched:
+    for location, objects in touched.items():
         try:
             location.sync_names()
         except OSError as error:
             removal.failures.append(str(error))
+            # A .vif that is there again after a power cut must not name an object that is gone.
+            for file in objects:
+                _log.warning("the object %s of a deleted volume stays in %s", file.key, file.backend_name)
+        else:
+            removal.objects.extend(objects)
     return removal

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.format.types import normal_disk_type
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from native_handlers.format.super_block import SuperBlock
+    from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.model.report import Finding, ReadOnlyReasons
     from native_handlers.storage.system.files import Files
@@ -172,6 +174,7 @@ class VolumeSet:
                 raise VolumeNotEmpty(vid)
             removal = destroy(copies, _is_empty if only_empty else None, keep_remote=keep_remote)
         self._listeners.emit(removal.changed)
+        self._delete_objects(removal.objects)
         if not removal.is_complete:
             raise VolumeNotEmpty(vid)
         if removal.failures:
@@ -182,6 +185,7 @@ class VolumeSet:
         with self._changing:
             removal = destroy(copies_where(self._locations, lambda volume: volume.collection == name))
         self._listeners.emit(removal.changed)
+        self._delete_objects(removal.objects)
         if removal.failures:
             raise DeleteFailed(f"DeleteCollection {name}", removal.failures)
 
@@ -201,7 +205,26 @@ class VolumeSet:
         for failure in removal.failures:
             _log.warning("deleting an expired volume: %s", failure)
         self._listeners.emit(removal.changed)
+        if removal.objects:
+            self._delete_objects_soon(removal.objects)
         return removal.changed
+
+    def _delete_objects_soon(self, objects: Sequence[RemoteFile]) -> None:
+        """As `_delete_objects`, in a thread: a heartbeat waits for no tier."""
+        for file in objects:
+            # The process may end before the thread does.
+            _log.info("the object %s of an expired volume is deleted from %s next", file.key, file.backend_name)
+        delete = partial(self._delete_objects, objects)
+        try:
+            threading.Thread(target=delete, name="tier-delete", daemon=True).start()
+        except RuntimeError as error:
+            _log.warning("the objects of expired volumes stay: %s", error)
+
+    def _delete_objects(self, objects: Sequence[RemoteFile]) -> None:
+        """Deletes what volumes that are gone had in tiers. The caller holds no lock: a tier may take long to answer."""
+        tiers = self._locations[0].tiers
+        if objects and tiers is not None:
+            tiers.delete_objects(objects)
 
     # ---- replaced by other operations
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.model.report import DiskStatus, VolumeReport
     from native_handlers.storage.remote.tier_files import TieredFiles
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.handle import Destroyed
     from native_handlers.storage.volume.volume import Volume
 
 BESIDE_SHARDS = "its erasure coding shards lie beside it"
@@ -481,7 +482,9 @@ class DiskLocation:
             self._is_all_synced = False
             raise
 
-    def destroy(self, volume: Volume, may_go: Callable[[], bool] | None = None, *, keep_remote: bool = False) -> bool:
+    def destroy(
+        self, volume: Volume, may_go: Callable[[], bool] | None = None, *, keep_remote: bool = False
+    ) -> Destroyed | None:
         """Deletes a volume's files and forgets it; see `Volume.destroy`. Raises DiskUnavailable as well.
 
         `sync_names` puts on disk that they are gone.

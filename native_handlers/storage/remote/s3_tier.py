@@ -136,9 +136,9 @@ class S3Tier:
                     return b""
                 raise
 
-    def delete(self, key: str) -> None:
+    def delete(self, key: str, *, is_hurried: bool = False) -> None:
         with _failures(f"bucket {self._bucket} DeleteObject {key}"):
-            self._connect().delete_object(Bucket=self._bucket, Key=key)
+            self._connect(is_hurried=is_hurried).delete_object(Bucket=self._bucket, Key=key)
 
 
 def _transfer(part_bytes: int) -> Any:  # noqa: ANN401

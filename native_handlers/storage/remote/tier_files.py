@@ -19,7 +19,7 @@ from native_handlers.storage.remote.tiers import TierFailed, TierSilent
 from native_handlers.storage.system.files import FileFacts, NotCached, OsFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.remote.tiers import Tier, Tiers
@@ -60,8 +60,10 @@ class TieredFiles(Protocol):
         """
         ...
 
-    def delete_remote(self, file: RemoteFile) -> None:
-        """Deletes the object. A failure is logged."""
+    def delete_objects(self, files: Sequence[RemoteFile]) -> None:
+        """Deletes the objects of volumes that are gone. Waits a few seconds for a tier that does not answer, and does
+        not ask that tier again. The log names each object that stays.
+        """
         ...
 
 
@@ -127,15 +129,24 @@ class TierFiles(OsFiles):
         self._silent_at_s.pop(found.tier, None)
         return data
 
-    def delete_remote(self, file: RemoteFile) -> None:
+    def delete_objects(self, files: Sequence[RemoteFile]) -> None:
         """See `TieredFiles`."""
+        silent: set[str] = set()
+        for file in files:
+            try:
+                self._delete_object(file, is_silent=file.backend_name in silent)
+            except TierFailed as error:
+                if isinstance(error, TierSilent):
+                    silent.add(file.backend_name)
+                _log.warning("the object %s of a deleted volume stays in %s: %s", file.key, file.backend_name, error)
+
+    def _delete_object(self, file: RemoteFile, *, is_silent: bool) -> None:
         tier = self.tiers.find(file.backend_name)
-        try:
-            if tier is None:
-                raise TierFailed(f"backend storage {file.backend_name} not found")
-            tier.delete(file.key.removeprefix("/"))
-        except TierFailed as error:
-            _log.warning("the object %s of a deleted volume stays in %s: %s", file.key, file.backend_name, error)
+        if tier is None:
+            raise TierFailed(f"backend storage {file.backend_name} not found")
+        if is_silent:
+            raise TierSilent("its tier did not answer a moment ago")
+        tier.delete(file.key.removeprefix("/"), is_hurried=True)
 
     def close(self, fd: int) -> None:
         # First, because the number may be given to another file after the close.

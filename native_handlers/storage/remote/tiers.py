@@ -63,8 +63,8 @@ class Tier(Protocol):
         """A range of an object; fewer bytes only at its end. Where `is_hurried`, the wait is a few seconds at most."""
         ...
 
-    def delete(self, key: str) -> None:
-        """Removes an object. Does nothing when there is none."""
+    def delete(self, key: str, *, is_hurried: bool = False) -> None:
+        """Removes an object. Does nothing when there is none. `is_hurried`: as for `read`."""
         ...
 
 

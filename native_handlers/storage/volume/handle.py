@@ -8,10 +8,11 @@ releasing it publishes the changes; see docs/sharing.md.
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import FormatError
 from native_handlers.storage.model.errors import ReadFailed, StorageError, VolumeClosed, VolumeLoadFailed, WriteFailed
@@ -24,13 +25,21 @@ from native_handlers.storage.volume.state import FilesSwapped, OpenRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.model.report import Finding
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.state import VolumeSharing, VolumeState
     from native_handlers.storage.volume.write_state import DiskContext, WriteState
 
+_log = logging.getLogger(__name__)
 _NS = 10**9
+
+
+class Destroyed(NamedTuple):
+    """A volume is closed, and its files are gone. `remote`: its object in a tier, which nothing names any more."""
+
+    remote: RemoteFile | None = None
 
 
 class VolumeHandle:
@@ -323,29 +332,31 @@ class VolumeHandle:
         may_go: Callable[[], bool] | None = None,
         forget: Callable[[], None] | None = None,
         keep_remote: bool = True,
-    ) -> bool:
-        """Closes without a sync, and removes the files. Returns whether it did. See `Volume.destroy`.
+    ) -> Destroyed | None:
+        """Closes without a sync, and removes the files. Returns None where nothing changed. See `Volume.destroy`.
 
         The removal is on disk after the caller has synced the directories.
         """
         with self.begin_write():
             # Asked under the lock: before, another write could still be acknowledged.
             if may_go is not None and not may_go():
-                return False
+                return None
             remote = None
             if self.opened is not None:
                 remote = self.opened.info.files[0] if self.opened.is_tiered and not keep_remote else None
                 self._shut(self.opened)
             if forget is not None:
                 forget()
-            for path in self.paths.owned(keep_vif=keep_vif):
-                self.files.unlink(path)
-            if remote is not None and self._request.tiers is not None:
-                # Last: an object that nothing names costs money, and a name without its object is a lost volume.
-                for directory in dict.fromkeys((self.paths.data_dir, self.paths.index_dir)):
-                    self.files.sync_directory(directory)
-                self._request.tiers.delete_remote(remote)
-            return True
+            try:
+                for path in self.paths.owned(keep_vif=keep_vif):
+                    self.files.unlink(path)
+            except OSError:
+                if remote is not None:
+                    _log.warning(
+                        "the object %s of volume %d stays in %s", remote.key, self._volume_id, remote.backend_name
+                    )
+                raise
+            return Destroyed(remote)
 
     def _shut(self, state: VolumeState) -> None:
         if state.share is not None and self._shared_fd is not None:

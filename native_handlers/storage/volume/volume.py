@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.append_log import AppendLog
     from native_handlers.storage.volume.file_reader import FileReader
     from native_handlers.storage.volume.group_commit import WriteResult
+    from native_handlers.storage.volume.handle import Destroyed
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.record_reader import NeedleRead
     from native_handlers.storage.volume.state import VolumeState
@@ -545,16 +546,19 @@ class Volume:
         may_go: Callable[[], bool] | None = None,
         forget: Callable[[], None] | None = None,
         keep_remote: bool = True,
-    ) -> bool:
+    ) -> Destroyed | None:
         """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
 
+        The object of a tiered volume is not deleted here, because a tier may take long to answer. The caller deletes
+        the object when the removal of the files is on disk, and holds no lock then.
+
         Args:
-            may_go: asked under the lock, when no write is possible; on False nothing changes and False is returned.
+            may_go: asked under the lock, when no write is possible; on False nothing changes and None is returned.
             forget: called after the close, before the files are removed.
-            keep_remote: keeps the object of a tiered volume.
+            keep_remote: the result names no object, because the object is to stay.
 
         Raises:
-            OSError: some files could not be removed; the volume is closed.
+            OSError: some files could not be removed; the volume is closed. The object stays, and the log names it.
             StorageError: of `may_go`, or the lock of a shared volume could not be taken; nothing changed.
         """
         with self.compaction.abandoned():
