@@ -58,6 +58,7 @@ class EcVolumeSet:
 
     def __init__(self, files: Files, locations: Sequence[DiskLocation], offset_width_bytes: int) -> None:
         self.locations = tuple(locations)
+        self._by_path = {one.path: one for one in self.locations}
         self.files, self.width = files, offset_width_bytes
         # Protects the fields below. No file is used inside: a disk that hangs would hold up all volumes.
         self._changing = threading.RLock()
@@ -93,6 +94,12 @@ class EcVolumeSet:
     def check_in_service(self, volume: EcVolume) -> None:
         """Raises DiskUnavailable while the disk of the shards is out of service."""
         self.locations[volume.place.disk_id].check_in_service()
+
+    def check_index_in_service(self, volume: EcVolume) -> None:
+        """Raises DiskUnavailable while the disk with the index is out of service. The shards may be on another disk."""
+        location = self._by_path.get(volume.place.index_dir)
+        if location is not None:
+            location.check_in_service()
 
     def find_shard(self, volume_id: int, shard_id: int) -> tuple[EcVolume, EcShard] | None:
         """An open shard, and the volume on its disk: another disk's volume may have another encoding. Of several shards

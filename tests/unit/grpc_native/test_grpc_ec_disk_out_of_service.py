@@ -1,0 +1,140 @@
+"""The answer of each RPC about an erasure-coded volume of which one disk is out of service. The RPC does not touch that
+disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import grpc
+import pytest
+from support.coded_volumes import code_volume
+from support.files import PlannedFiles, path_of
+from support.grpc_nodes import failure_of, make_context, make_node
+from support.stores import NODE, place
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.needle import Needle
+from native_handlers.grpc.handlers import GRPC_HANDLERS
+from native_handlers.grpc.state_keeper import StoreStateKeeper
+from native_handlers.pb import volume_server_pb2 as pb
+
+VID = 7
+DATA = bytes(3000)
+NEEDLES = [Needle(needle_id=number, cookie=5, data=DATA, checksum=crc32c(DATA)) for number in (1, 2)]
+COMPANIONS = (".ecx", ".ecj", ".vif")
+
+
+class Coded:
+    """A volume whose shards are on the disks `well` and `sick`. `touched` has the operations on the second one since it
+    is out of service.
+    """
+
+    def __init__(self, path, opened):
+        self.path, self.well, self.sick = path, path / "well", path / "sick"
+        self._open = opened
+        self.touched = []
+        self._is_sick = False
+
+    def open(self, sick_shards, *, both=(), shares_index=False, only_index=None):
+        """Both disks are in service.
+
+        Args:
+            sick_shards: the shards on the second disk.
+            both: those of them that the first disk has too.
+            shares_index: the disks have one index directory; else each has an index of its own.
+            only_index: the one disk that has an index; the other one uses it.
+        """
+        code_volume(self.well, VID, *NEEDLES).close()
+        index = self.path / "index"
+        index.mkdir()
+        self.sick.mkdir()
+        for shard in sick_shards:
+            (shutil.copy if shard in both else shutil.move)(self.well / f"{VID}.ec{shard:02d}", self.sick)
+        for extension in COMPANIONS:
+            shutil.copy(self.well / f"{VID}{extension}", self.sick)
+        if shares_index:
+            for extension in (".ecx", ".ecj"):
+                shutil.move(self.well / f"{VID}{extension}", index)
+                (self.sick / f"{VID}{extension}").unlink()
+        places = [place(disk, index if shares_index else None) for disk in (self.well, self.sick)]
+        self.store = self._open(*places, files=PlannedFiles(before=self._note), **NODE, volumes=())
+        if only_index is not None:
+            self.store.ec.unload(VID)
+            for extension in (".ecx", ".ecj"):
+                ({self.well, self.sick} - {only_index}).pop().joinpath(f"{VID}{extension}").unlink()
+            for location, shards in zip(self.store.locations, (range(13), sick_shards), strict=True):
+                for shard in shards:
+                    if location.path.joinpath(f"{VID}.ec{shard:02d}").exists():
+                        self.store.ec.open_shard(location, "", VID, shard, only_index)
+        assert [volume.place.disk_id for volume in self.store.ec.copies(VID)] == [0, 1]
+        self.node = make_node(self.path, self.store, state=StoreStateKeeper(self.store))
+        return self
+
+    def fall_sick(self):
+        self.store.locations[1].health.problem = "why"
+        self._is_sick = True
+
+    def recover(self):
+        self._is_sick = False
+        self.store.locations[1].health.problem = ""
+
+    def _note(self, name, target):
+        where = path_of(target)
+        if self._is_sick and self.sick in (where, *where.parents):
+            self.touched.append((name, where.name))
+
+    def invoke(self, name, request):
+        answer = GRPC_HANDLERS[name](self.node, make_context(), request)
+        return list(answer) if name == "VolumeEcShardRead" else answer
+
+    def check_refused(self, name, request):
+        failure = failure_of(lambda: self.invoke(name, request))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        assert failure.message.endswith(f"disk {self.sick} is out of service: why")
+        assert self.touched == []
+
+    def check_decoded(self):
+        self.store.mount_volume(VID)
+        for needle in NEEDLES:
+            read = self.store.get_volume(VID).read(needle.needle_id, cookie=5)
+            assert bytes(read.needle.data) == DATA
+            read.release()
+
+
+@pytest.fixture
+def coded(tmp_path, opened):
+    made = Coded(tmp_path, opened)
+    yield made
+    made.recover()
+
+
+class TestDecoding:
+    REQUEST = "VolumeEcShardsToVolume", pb.VolumeEcShardsToVolumeRequest(volume_id=VID)
+
+    def check_refused(self, coded):
+        coded.fall_sick()
+        coded.check_refused(*self.REQUEST)
+        assert not list(coded.path.rglob("7.dat"))
+        coded.recover()
+        coded.invoke(*self.REQUEST)
+        coded.check_decoded()
+
+    def test_an_index_there_may_have_deletions_that_the_others_lack(self, coded):
+        self.check_refused(coded.open([13]))
+
+    def test_a_data_shard_is_there_alone(self, coded):
+        self.check_refused(coded.open([0, 13], shares_index=True))
+
+    def test_the_shards_of_the_other_disk_use_the_index_there(self, coded):
+        self.check_refused(coded.open([13], only_index=coded.sick))
+
+    @pytest.mark.parametrize("shards", [[13], [0, 13]], ids=["parity", "a data shard that both have"])
+    @pytest.mark.parametrize("shares_index", [True, False])
+    def test_a_disk_that_is_not_needed_is_left_out(self, coded, shards, shares_index):
+        coded.open(shards, both=[0], shares_index=shares_index, only_index=None if shares_index else coded.well)
+        coded.fall_sick()
+        coded.invoke(*self.REQUEST)
+        assert coded.touched == []
+        assert (coded.well / "7.dat").exists()
+        coded.check_decoded()
