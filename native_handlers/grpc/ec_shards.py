@@ -113,18 +113,21 @@ def volume_ec_shards_info(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsInfoRequest
 ) -> pb.VolumeEcShardsInfoResponse:
     """The open shards on all disks, and the counts of needles."""
-    copies = store_of(node).ec.copies(request.volume_id)
-    if not copies:
+    ec = store_of(node).ec
+    chosen = ec.find(request.volume_id)
+    if chosen is None:
         raise RpcFailure(f"VolumeEcShardsInfo: EC volume {request.volume_id} not found")
     shards: dict[int, pb.EcShardInfo] = {}
-    for volume in copies:
+    for volume in ec.copies(request.volume_id):
         for shard in volume.shards.values():
             info = pb.EcShardInfo(
                 shard_id=shard.id, size=shard.size_bytes, collection=volume.collection, volume_id=volume.id
             )
             shards.setdefault(shard.id, info)
     with errors_as_upstream():
-        live, deleted, size_bytes = copies[0].counts()
+        ec.check_in_service(chosen)
+        ec.check_index_in_service(chosen)
+        live, deleted, size_bytes = chosen.counts()
     return pb.VolumeEcShardsInfoResponse(
         ec_shard_infos=shards.values(), volume_size=size_bytes, file_count=live, file_deleted_count=deleted
     )

@@ -26,15 +26,15 @@ COMPANIONS = (".ecx", ".ecj", ".vif")
 
 
 class Coded:
-    """A volume whose shards are on the disks `well` and `sick`. `touched` has the operations on the second one since it
-    is out of service.
+    """A volume whose shards are on the disks `well` and `sick`. `touched` has the operations on the disk that is out of
+    service.
     """
 
     def __init__(self, path, opened):
         self.path, self.well, self.sick = path, path / "well", path / "sick"
         self._open = opened
         self.touched = []
-        self._is_sick = False
+        self._out_of_service = None
 
     def open(self, sick_shards, *, both=(), shares_index=False, only_index=None):
         """Both disks are in service.
@@ -67,21 +67,21 @@ class Coded:
                 for shard in shards:
                     if location.path.joinpath(f"{VID}.ec{shard:02d}").exists():
                         self.store.ec.open_shard(location, "", VID, shard, only_index)
-        assert [volume.place.disk_id for volume in self.store.ec.copies(VID)] == [0, 1]
         self.node = make_node(self.path, self.store, state=StoreStateKeeper(self.store))
         return self
 
-    def fall_sick(self):
-        self.store.locations[1].health.problem = "why"
-        self._is_sick = True
+    def fall_sick(self, disk_id=1):
+        location = self.store.locations[disk_id]
+        location.health.problem, self._out_of_service = "why", location.path
 
     def recover(self):
-        self._is_sick = False
-        self.store.locations[1].health.problem = ""
+        self._out_of_service = None
+        for location in self.store.locations:
+            location.health.problem = ""
 
     def _note(self, name, target):
         where = path_of(target)
-        if self._is_sick and self.sick in (where, *where.parents):
+        if self._out_of_service in (where, *where.parents):
             self.touched.append((name, where.name))
 
     def invoke(self, name, request):
@@ -133,8 +133,40 @@ class TestDecoding:
     @pytest.mark.parametrize("shares_index", [True, False])
     def test_a_disk_that_is_not_needed_is_left_out(self, coded, shards, shares_index):
         coded.open(shards, both=[0], shares_index=shares_index, only_index=None if shares_index else coded.well)
+        assert [volume.place.disk_id for volume in coded.store.ec.copies(VID)] == [0, 1]
         coded.fall_sick()
         coded.invoke(*self.REQUEST)
         assert coded.touched == []
         assert (coded.well / "7.dat").exists()
         coded.check_decoded()
+
+
+REFUSED = [
+    ("VolumeEcShardsInfo", pb.VolumeEcShardsInfoRequest(volume_id=VID)),
+    *(
+        ("ScrubEcVolume", pb.ScrubEcVolumeRequest(volume_ids=[VID], mode=mode))
+        for mode in (pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM)
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "request_message"), REFUSED, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize("only_index", [None, "sick"])
+def test_what_needs_the_disk_is_unavailable(coded, name, request_message, only_index):
+    coded.open(range(14) if only_index is None else [13], only_index=only_index and coded.sick)
+    coded.fall_sick()
+    coded.check_refused(name, request_message)
+
+
+def test_a_scrub_calls_no_shard_broken_because_its_disk_is_out_of_service(coded):
+    coded.open([0, 13])
+    coded.fall_sick()
+    coded.check_refused(*REFUSED[-1])
+
+
+def test_the_counts_are_those_of_an_index_in_service(coded):
+    coded.open(range(7, 14))
+    coded.fall_sick(0)
+    answer = coded.invoke(*REFUSED[0])
+    assert (answer.file_count, len(answer.ec_shard_infos)) == (2, 14)
+    assert coded.touched == []
