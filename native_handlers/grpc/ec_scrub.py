@@ -39,8 +39,7 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
         with errors_as_upstream():
             for one in store.ec.copies(volume_id):
                 # Else its shards would be waited for, or called broken.
-                store.ec.check_in_service(one)
-                store.ec.check_index_in_service(one)
+                store.ec.check_readable(one)
             found = _scrub(store.ec_work.scrubber(store.ec_reader, volume, passed), request)
         response.total_volumes += 1
         response.total_files += found.file_count

@@ -76,6 +76,7 @@ def volume_ec_shard_read(
     with errors_as_upstream():
         store_of(node).ec.check_in_service(volume)
         if request.file_key:
+            store_of(node).ec.check_readable(volume)
             entry = volume.find(request.file_key)
             if entry is not None and entry.size < 0:
                 yield pb.VolumeEcShardReadResponse(is_deleted=True, encode_ts_ns=volume.encode_ts_ns)
@@ -102,7 +103,7 @@ def volume_ec_blob_delete(
     volume = store_of(node).ec.find(request.volume_id)
     if volume is not None:
         with errors_as_upstream():
-            store_of(node).ec.check_in_service(volume)
+            store_of(node).ec.check_readable(volume)
             if volume.find(request.file_key) is None:
                 raise RpcFailure("locate in local ec volume: FindNeedleFromEcx: needle not found")
             store_of(node).ec.delete(volume, request.file_key)
@@ -125,8 +126,7 @@ def volume_ec_shards_info(
             )
             shards.setdefault(shard.id, info)
     with errors_as_upstream():
-        ec.check_in_service(chosen)
-        ec.check_index_in_service(chosen)
+        ec.check_readable(chosen)
         live, deleted, size_bytes = chosen.counts()
     return pb.VolumeEcShardsInfoResponse(
         ec_shard_infos=shards.values(), volume_size=size_bytes, file_count=live, file_deleted_count=deleted

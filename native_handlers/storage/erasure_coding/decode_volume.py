@@ -158,7 +158,7 @@ def _in_service(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> list[EcVolume]:
             # The disk is back in service.
             served.append(one)
     for one in served:
-        ec.check_index_in_service(one)
+        ec.check_readable(one)
     return served
 
 

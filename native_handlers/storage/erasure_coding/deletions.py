@@ -77,8 +77,10 @@ class Deletions:
         ids: the deleted needles. Readers take no lock.
     """
 
-    def __init__(self, volume_id: int, is_in_service: Callable[[int], bool]) -> None:
-        """`is_in_service` tells of the id of a disk whether that disk is in service."""
+    def __init__(self, volume_id: int, is_in_service: Callable[[Path, Iterable[int]], bool]) -> None:
+        """`is_in_service` tells of a journal, by its path and the ids of the disks that use it, whether it can be
+        written to.
+        """
         self.ids: set[int] = set()
         self._volume_id, self._is_in_service = volume_id, is_in_service
         # Protects the fields below, and changes of `ids`.
@@ -161,8 +163,8 @@ class Deletions:
             self._lock.release()
 
     def _served(self) -> list[_Journal]:
-        """The journals of disks in service."""
-        return [one for one in self._journals.values() if any(map(self._is_in_service, one.disk_ids))]
+        """The journals on disks in service."""
+        return [one for one in self._journals.values() if self._is_in_service(one.path, one.disk_ids)]
 
     def leave(self, path: Path, disk_id: int) -> None:
         """Ends a disk's use of a journal. The last one closes the file, after the rows that the file lacks were

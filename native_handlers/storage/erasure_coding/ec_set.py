@@ -23,7 +23,7 @@ from native_handlers.storage.model.errors import StorageError, StoreClosed
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
@@ -81,11 +81,13 @@ class EcVolumeSet:
         return self._by_id.get(volume_id, ())
 
     def find(self, volume_id: int) -> EcVolume | None:
-        """The volume on the first disk that has it. A disk in service is preferred, then the newest coding."""
+        """The volume on the first disk that has it. One whose shards and index are on disks in service is preferred,
+        then the newest coding.
+        """
         return max(self.copies(volume_id), key=self._preference, default=None)
 
     def _preference(self, volume: EcVolume) -> tuple[bool, int]:
-        return self.is_in_service(volume), volume.encode_ts_ns
+        return self.is_readable(volume), volume.encode_ts_ns
 
     def is_in_service(self, volume: EcVolume) -> bool:
         """Whether the disk of the shards is in service."""
@@ -95,11 +97,21 @@ class EcVolumeSet:
         """Raises DiskUnavailable while the disk of the shards is out of service."""
         self.locations[volume.place.disk_id].check_in_service()
 
-    def check_index_in_service(self, volume: EcVolume) -> None:
-        """Raises DiskUnavailable while the disk with the index is out of service. The shards may be on another disk."""
+    def is_readable(self, volume: EcVolume) -> bool:
+        """Whether the disk of the shards and that of the index are in service."""
+        return self.is_in_service(volume) and self._is_directory_in_service(volume.place.index_dir)
+
+    def check_readable(self, volume: EcVolume) -> None:
+        """Raises DiskUnavailable while the disk of the shards or that of the index is out of service."""
+        self.check_in_service(volume)
         location = self._by_path.get(volume.place.index_dir)
         if location is not None:
             location.check_in_service()
+
+    def _is_directory_in_service(self, directory: Path) -> bool:
+        """Whether that is not the directory of a disk out of service."""
+        location = self._by_path.get(directory)
+        return location is None or not location.is_unavailable
 
     def find_shard(self, volume_id: int, shard_id: int) -> tuple[EcVolume, EcShard] | None:
         """An open shard, and the volume on its disk: another disk's volume may have another encoding. Of several shards
@@ -118,7 +130,7 @@ class EcVolumeSet:
         volume.delete(needle_id)
         others = (one for one in self.copies(volume.id) if one.collection == volume.collection)
         for other in others:
-            if other.deletions is not volume.deletions and self.is_in_service(other):
+            if other.deletions is not volume.deletions and self.is_readable(other):
                 other.delete(needle_id)
 
     def _write_late_deletions(self, disk_id: int) -> bool:
@@ -288,7 +300,7 @@ class EcVolumeSet:
         same_coding = (one.deletions for one in siblings if one.encode_ts_ns == encode_ts_ns)
         deletions = next(chain(same_journal, same_coding), None)
         if deletions is None:
-            deletions = Deletions(place.volume_id, self._is_disk_in_service)
+            deletions = Deletions(place.volume_id, self._is_journal_in_service)
         known = {path, *deletions.paths}
         elsewhere = journals_of(self.files, self._locations_in_service(), place.name, encode_ts_ns, known)
         deletions.join(self.locations[place.disk_id].room.files, path, place.disk_id, elsewhere)
@@ -297,8 +309,10 @@ class EcVolumeSet:
     def _locations_in_service(self) -> list[DiskLocation]:
         return [one for one in self.locations if not one.is_unavailable]
 
-    def _is_disk_in_service(self, disk_id: int) -> bool:
-        return not self.locations[disk_id].is_unavailable
+    def _is_journal_in_service(self, path: Path, disk_ids: Iterable[int]) -> bool:
+        """Whether a journal that these disks use can be written to."""
+        are_all_away = all(self.locations[one].is_unavailable for one in disk_ids)
+        return not are_all_away and self._is_directory_in_service(path.parent)
 
     def mount(self, collection: str, volume_id: int, shard_id: int, source_disk_type: str = "") -> None:
         """Opens a shard from the first disk that has the shard and can open it; first those with the newest coding. An
@@ -421,7 +435,7 @@ class EcVolumeSet:
 
     def _may_hang(self, volume: EcVolume) -> bool:
         """Whether a disk of the volume is out of service: a deletion may wait for it, and the closing for that."""
-        return not all(map(self.is_in_service, self.copies(volume.id)))
+        return not all(map(self.is_readable, self.copies(volume.id)))
 
     def tell(self) -> None:
         """Calls the listeners."""

@@ -126,7 +126,7 @@ class EcReader:
             VolumeClosed, StorageError, OSError.
             NotCached: `cached_only`, and memory does not hold the needed part of the index.
         """
-        self._ec.check_in_service(volume)
+        self._ec.check_readable(volume)
         entry = volume.find(needle_id, cached_only=cached_only)
         if entry is None or entry.size < 0:
             return ReadMemory(0, 0)
@@ -238,7 +238,7 @@ class EcReader:
         volume = self._ec.find(volume_id) if found is None else found
         if volume is None:
             raise VolumeNotFound(volume_id, prefix="ec shard")
-        self._ec.check_in_service(volume)
+        self._ec.check_readable(volume)
         return volume
 
     def _holders(self, volume: EcVolume, since_s: float | None = None) -> dict[int, list[str]]:

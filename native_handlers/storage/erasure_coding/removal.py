@@ -113,7 +113,7 @@ def destroy_expired(ec: EcVolumeSet) -> list[str]:
     """`destroy` for the volumes whose time has passed. Those that are busy are left for a later call."""
     failures = []
     for volume in ec.volumes():
-        if volume.is_expired and ec.is_in_service(volume):
+        if volume.is_expired and ec.is_readable(volume):
             with ec.exclusive_at_once(volume.id) as is_free:
                 if is_free:
                     failures += _destroy(ec, volume)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from support.coded_volumes import code_volume
 from support.files import PlannedFiles, path_of
-from support.grpc_nodes import failure_of, make_context, make_node
+from support.grpc_nodes import batch_delete, failure_of, make_context, make_node
 from support.stores import NODE, place
 
 from native_handlers.format.crc import crc32c
@@ -36,14 +36,15 @@ class Coded:
         self.touched = []
         self._out_of_service = None
 
-    def open(self, sick_shards, *, both=(), shares_index=False, only_index=None):
+    def open(self, sick_shards, *, both=(), shares_index=False, only_index=None, third=()):
         """Both disks are in service.
 
         Args:
             sick_shards: the shards on the second disk.
             both: those of them that the first disk has too.
             shares_index: the disks have one index directory; else each has an index of its own.
-            only_index: the one disk that has an index; the other one uses it.
+            only_index: the one of both disks that has an index; the other one uses it.
+            third: shards that are on a third disk too, with an index of its own.
         """
         code_volume(self.well, VID, *NEEDLES).close()
         index = self.path / "index"
@@ -58,17 +59,26 @@ class Coded:
                 shutil.move(self.well / f"{VID}{extension}", index)
                 (self.sick / f"{VID}{extension}").unlink()
         places = [place(disk, index if shares_index else None) for disk in (self.well, self.sick)]
+        if third:
+            places.append(place(self.path / "third"))
+            for name in (*(f"{VID}.ec{shard:02d}" for shard in third), *(f"{VID}{one}" for one in COMPANIONS)):
+                shutil.copy(self.well / name, self.path / "third")
         self.store = self._open(*places, files=PlannedFiles(before=self._note), **NODE, volumes=())
         if only_index is not None:
-            self.store.ec.unload(VID)
-            for extension in (".ecx", ".ecj"):
-                ({self.well, self.sick} - {only_index}).pop().joinpath(f"{VID}{extension}").unlink()
-            for location, shards in zip(self.store.locations, (range(13), sick_shards), strict=True):
-                for shard in shards:
-                    if location.path.joinpath(f"{VID}.ec{shard:02d}").exists():
-                        self.store.ec.open_shard(location, "", VID, shard, only_index)
+            self._open_with(only_index, sick_shards)
         self.node = make_node(self.path, self.store, state=StoreStateKeeper(self.store))
         return self
+
+    def _open_with(self, index_dir, sick_shards):
+        """Opens the shards of the first two disks anew, with one index."""
+        for location, shards in zip(self.store.locations[:2], (range(13), sick_shards), strict=True):
+            self.store.ec.unload(VID, disk_id=location.disk_id)
+            if location.path != index_dir:
+                for extension in (".ecx", ".ecj"):
+                    (location.path / f"{VID}{extension}").unlink()
+            for shard in shards:
+                if (location.path / f"{VID}.ec{shard:02d}").exists():
+                    self.store.ec.open_shard(location, "", VID, shard, index_dir)
 
     def fall_sick(self, disk_id=1):
         location = self.store.locations[disk_id]
@@ -143,6 +153,9 @@ class TestDecoding:
 
 REFUSED = [
     ("VolumeEcShardsInfo", pb.VolumeEcShardsInfoRequest(volume_id=VID)),
+    ("VolumeEcBlobDelete", pb.VolumeEcBlobDeleteRequest(volume_id=VID, file_key=1)),
+    ("VolumeEcShardRead", pb.VolumeEcShardReadRequest(volume_id=VID, shard_id=0, size=8, file_key=1)),
+    ("VolumeNeedleStatus", pb.VolumeNeedleStatusRequest(volume_id=VID, needle_id=1)),
     *(
         ("ScrubEcVolume", pb.ScrubEcVolumeRequest(volume_ids=[VID], mode=mode))
         for mode in (pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM)
@@ -170,3 +183,32 @@ def test_the_counts_are_those_of_an_index_in_service(coded):
     answer = coded.invoke(*REFUSED[0])
     assert (answer.file_count, len(answer.ec_shard_infos)) == (2, 14)
     assert coded.touched == []
+
+
+class TestIndexOnAnotherDisk:
+    """The shards of the first disk use the index of the one that is out of service."""
+
+    def test_each_needle_that_is_to_be_deleted_is_unavailable(self, coded):
+        coded.open([13], only_index=coded.sick)
+        coded.fall_sick()
+        request = pb.BatchDeleteRequest(file_ids=[f"{VID},0100000005"])
+        assert [one.status for one in batch_delete(coded.node, make_context(), request).results] == [503]
+        assert coded.touched == []
+
+    def test_shards_are_read_without_the_index(self, coded):
+        coded.open([13], only_index=coded.sick)
+        coded.fall_sick()
+        request = pb.VolumeEcShardReadRequest(volume_id=VID, shard_id=0, size=8)
+        assert len(coded.invoke("VolumeEcShardRead", request)) == 1
+        assert coded.touched == []
+
+    def test_another_index_is_used_and_its_journal_alone(self, coded):
+        coded.open([13], only_index=coded.sick, third=[12])
+        coded.fall_sick()
+        assert bytes(coded.store.ec_reader.read_needle(VID, 1, 5).data) == DATA
+        assert coded.store.ec_reader.delete_needle(VID, 1, 5)
+        assert coded.touched == []
+        coded.recover()
+        assert coded.store.ec_reader.delete_needle(VID, 2, 5)
+        journals = [(path / "7.ecj").read_bytes() for path in (coded.sick, coded.path / "third")]
+        assert [len(one) for one in journals] == [16, 16]
