@@ -108,6 +108,11 @@ class EcVolumeSet:
         if location is not None:
             location.check_in_service()
 
+    def check_all_in_service(self) -> None:
+        """Raises DiskUnavailable while any disk of the server is out of service: it may have files of any volume."""
+        for location in self.locations:
+            location.check_in_service()
+
     def _is_directory_in_service(self, directory: Path) -> bool:
         """Whether that is not the directory of a disk out of service."""
         location = self._by_path.get(directory)

@@ -54,12 +54,14 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
 
     Raises:
         EcRefused: the volume is of another collection, or a vacuum was committed meanwhile.
+        DiskUnavailable: a disk of the server is out of service, and may have files of an earlier coding. No file has
+            changed.
         StorageError, OSError: there are no shards of this coding; those of an earlier one may be removed.
     """
     if volume.collection != collection:
         raise EcRefused(f"existing collection:{volume.collection} unexpected input: {collection}")
-    volume.check_in_service()
     with ec.exclusive(volume.id):
+        ec.check_all_in_service()
         _generate(ec, volume)
 
 
@@ -91,6 +93,8 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         for path in (sums_path, ecx_path):
             files.sync(staged.descriptor(path))
         _check_not_compacted(files, volume, log)
+        # Once more: making the shards may have taken minutes.
+        ec.check_all_in_service()
         ec.unload(volume.id)
         for disk in ec.locations:
             remove_all(files, disk, volume.collection, volume.id, keeps_vif=disk is location)

@@ -40,8 +40,7 @@ def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: S
     """
     with ec.exclusive(volume_id):
         name = format_volume_name(collection, volume_id)
-        for location in ec.locations:
-            location.check_in_service()
+        ec.check_all_in_service()
         for shard in shard_ids:
             if any(one.collection == collection and shard in one.shards for one in ec.copies(volume_id)):
                 ec.unmount(volume_id, shard, collection=collection)
@@ -87,9 +86,12 @@ def tear_down(ec: EcVolumeSet, collection: str, volume_id: int, encode_ts_ns: in
     Args:
         encode_ts_ns: only on disks whose .vif has an older encoding than this; 0 on all.
 
-    Raises OSError, DiskUnavailable: some files may be removed.
+    Raises:
+        DiskUnavailable: a disk of the server is out of service; nothing was closed or removed.
+        OSError: some files may be removed.
     """
     with ec.exclusive(volume_id):
+        ec.check_all_in_service()
         for location in ec.locations:
             if encode_ts_ns:
                 info = info_on(ec.files, look(ec.files, location, collection, volume_id))

@@ -34,6 +34,7 @@ class Coded:
         self.path, self.well, self.sick = path, path / "well", path / "sick"
         self._open = opened
         self.touched = []
+        self.on_write = lambda _path: None
         self._out_of_service = None
 
     def open(self, sick_shards, *, both=(), shares_index=False, only_index=None, third=()):
@@ -69,6 +70,18 @@ class Coded:
         self.node = make_node(self.path, self.store, state=StoreStateKeeper(self.store))
         return self
 
+    def open_uncoded(self):
+        """The volume is on the first disk, with its shards beside it."""
+        places = [place(self.well), place(self.sick)]
+        self.store = self._open(*places, files=PlannedFiles(before=self._note), **NODE)
+        assert self.store.find_volume(VID).disk_id == 0
+        for needle in NEEDLES:
+            self.store.get_volume(VID).write(needle)
+        self.store.ec_work.generate(self.store.find_volume(VID), "")
+        for shard in range(14):
+            self.store.ec.mount("", VID, shard)
+        self.node = make_node(self.path, self.store, state=StoreStateKeeper(self.store))
+
     def _open_with(self, index_dir, sick_shards):
         """Opens the shards of the first two disks anew, with one index."""
         for location, shards in zip(self.store.locations[:2], (range(13), sick_shards), strict=True):
@@ -93,6 +106,8 @@ class Coded:
         where = path_of(target)
         if self._out_of_service in (where, *where.parents):
             self.touched.append((name, where.name))
+        if name == "write":
+            self.on_write(where)
 
     def invoke(self, name, request):
         answer = GRPC_HANDLERS[name](self.node, make_context(), request)
@@ -212,3 +227,36 @@ class TestIndexOnAnotherDisk:
         assert coded.store.ec_reader.delete_needle(VID, 2, 5)
         journals = [(path / "7.ecj").read_bytes() for path in (coded.sick, coded.path / "third")]
         assert [len(one) for one in journals] == [16, 16]
+
+
+class TestAnotherDisk:
+    """The first disk has the volume and its earlier coding, and the second one has nothing of it."""
+
+    @pytest.fixture
+    def coded(self, coded):
+        coded.open_uncoded()
+        return coded
+
+    def check_unchanged(self, coded, name, request):
+        opened = coded.store.ec.copies(VID)
+        before = {path: path.read_bytes() for path in coded.well.iterdir()}
+        coded.check_refused(name, request)
+        assert {path: path.read_bytes() for path in coded.well.iterdir()} == before
+        assert coded.store.ec.copies(VID) == opened
+        assert bytes(coded.store.ec_reader.read_needle(VID, 1, 5).data) == DATA
+
+    def test_keeps_a_volume_from_being_coded_before_the_first_byte(self, coded):
+        written = []
+        coded.on_write = written.append
+        coded.fall_sick()
+        self.check_unchanged(coded, "VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID))
+        assert written == []
+
+    def test_that_goes_while_the_shards_are_made_costs_no_earlier_coding(self, coded):
+        coded.on_write = lambda _path: coded.fall_sick()
+        self.check_unchanged(coded, "VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID))
+
+    def test_keeps_a_coding_from_being_removed_in_part(self, coded):
+        coded.fall_sick()
+        request = pb.VolumeEcShardsDeleteRequest(volume_id=VID, full_teardown=True)
+        self.check_unchanged(coded, "VolumeEcShardsDelete", request)
