@@ -33,8 +33,8 @@ REFRESH_S = 30.0
 MAX_NOTED = 4096
 """How many names of volume servers are kept: the latest ones."""
 RESOLVE_S = 10.0
-"""After so long no further name is resolved in one refresh. A name without an answer takes the resolver several seconds,
-and there may be thousands of them."""
+"""After so long no further name is resolved in one refresh. A name without an answer takes the resolver several
+seconds, and there may be thousands of them."""
 
 
 class ClusterHosts:

@@ -174,7 +174,7 @@ class Deletions:
             journal = self._journals.get(path)
             if journal is None:
                 return
-            if journal.disk_ids == {disk_id} and self._is_in_service(disk_id):
+            if journal.disk_ids == {disk_id} and self._is_in_service(path, [disk_id]):
                 self._complete([journal])
             journal.disk_ids.discard(disk_id)
             if not journal.disk_ids:
