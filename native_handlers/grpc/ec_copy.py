@@ -22,7 +22,7 @@ from native_handlers.grpc.ec_place import ShardPlace
 from native_handlers.grpc.file_names import check_collection
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.directory.placement import choose_for_shard
+from native_handlers.storage.directory.placement import check_no_other_collection, choose_for_shard
 from native_handlers.storage.erasure_coding.names import encode_ts_of
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 
@@ -54,6 +54,8 @@ def volume_ec_shards_copy(
     if volume is not None and volume.collection != request.collection:
         raise RpcFailure(other_collection_text(volume.id, volume.collection, request.collection))
     with errors_as_upstream():
+        store.ec.check_collection(request.collection, request.volume_id)
+        check_no_other_collection(store.locations, request.collection, request.volume_id)
         location = _location(store, request)
         location.check_in_service()
     with node.volume_servers.open_volume_server(request.source_data_node) as client:

@@ -17,9 +17,10 @@ from native_handlers.format.types import normal_disk_type
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.deletions import Deletions, journals_of
 from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
-from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcShardNotHere
+from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, EcShardNotHere
 from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info, shard_extension
 from native_handlers.storage.model.errors import StorageError, StoreClosed
+from native_handlers.storage.model.file_kinds import other_collection_text
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
 if TYPE_CHECKING:
@@ -231,6 +232,7 @@ class EcVolumeSet:
             # A hanging disk holds up this volume alone.
             self._check_open()
             location.check_in_service()
+            self.check_collection(collection, volume_id)
             index_dir = self._index_dir(location, collection, volume_id, index_dir)
             self.check_coding(location, index_dir, format_volume_name(collection, volume_id))
             place = EcPlace(
@@ -260,6 +262,12 @@ class EcVolumeSet:
             if replaced is not None:
                 replaced.close()
         return volume
+
+    def check_collection(self, collection: str, volume_id: int) -> None:
+        """Raises EcRefused where shards of that id and another collection are open: their bytes would be mixed."""
+        for one in self.copies(volume_id):
+            if one.collection != collection:
+                raise EcRefused(other_collection_text(volume_id, one.collection, collection))
 
     def _index_dir(self, location: DiskLocation, collection: str, volume_id: int, elsewhere: Path | None) -> Path:
         """A filled .ecx is preferred, and the one beside the shards to another: an empty one may be of a failed

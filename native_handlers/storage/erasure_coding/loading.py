@@ -250,7 +250,7 @@ def _open(ec: EcVolumeSet, location: DiskLocation, key: EcKey, found: _Found, in
 
     def is_open(shard_id: int) -> bool:
         opened = next((one for one in ec.copies(volume_id) if one.place.disk_id == location.disk_id), None)
-        return opened is not None and shard_id in opened.shards
+        return opened is not None and opened.collection == collection and shard_id in opened.shards
 
     if all(map(is_open, found.shards)):
         # What keeps the volume busy may take minutes.

@@ -64,6 +64,13 @@ def in_use_text(volume_id: int, extension: str) -> str:
     return f"volume {volume_id} is mounted and works with its {extension}; unmount before ReceiveFile"
 
 
+def other_collection_file_text(volume_id: int, path: str, wanted: str) -> str:
+    """The error text for a file of an erasure-coded volume, while a disk has a file of that id in another
+    collection.
+    """
+    return f"{path} is here; there cannot be a volume {volume_id} of collection {wanted!r} too"
+
+
 def other_collection_text(volume_id: int, mounted: str, wanted: str) -> str:
     """The error text for a file of an erasure-coded volume, while a volume of that id in another collection is here."""
     here = f"volume {volume_id} of collection {mounted!r} is mounted here"

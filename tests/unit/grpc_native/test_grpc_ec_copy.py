@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from support.coded_volumes import code_volume
 from support.files import PlannedFiles
-from support.grpc_copy import SOURCE, Stream, contents, fill
+from support.grpc_copy import COOKIE, SOURCE, Stream, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
 from support.stores import NODE, open_at, place
 
@@ -21,6 +21,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_copy import volume_ec_shards_copy
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.errors import EcMountFailed
 from native_handlers.storage.erasure_coding.index_files import with_deletions
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted
@@ -136,6 +137,55 @@ def test_files_beside_the_same_id_of_another_collection(copy, source, store, dir
         with pytest.raises(RpcFailure, match="volume 7 of collection 'a' is mounted here"):
             copy(**fields)
     assert files_in(directory) == {}
+
+
+class TestAnotherCollection:
+    """Shards of one id and two collections would be one volume to readers, and give foreign bytes."""
+
+    @pytest.fixture
+    def here(self, directory, store):
+        """The data of volume 7 in collection a, all of whose shards are open."""
+        data = fill(store, 7, collection="a")
+        store.ec_work.generate(store.find_volume(7), "a")
+        for shard in range(14):
+            store.ec.mount("a", 7, shard)
+        store.delete_volume(7, only_empty=False)
+        return data
+
+    def shards_of_b(self, path):
+        store = open_at(path)
+        fill(store, 7, collection="b")
+        store.ec_work.generate(store.find_volume(7), "b")
+        store.close()
+        return {name.suffix: name.read_bytes() for name in path.glob("b_7.*")}
+
+    def readable(self, store, data):
+        return {key: bytes(store.ec_reader.read_needle(7, key, COOKIE).data) for key in data}
+
+    def test_is_not_copied_here(self, copy, source, store, directory, here, tmp_path):
+        source.sent |= self.shards_of_b(tmp_path / "b")
+        before = files_in(directory)
+        with pytest.raises(RpcFailure, match="volume 7 of collection 'a' is mounted here"):
+            copy(collection="b", shard_ids=[0, 1], copy_ecx_file=True, copy_vif_file=True)
+        store.ec.unload(7)
+        with pytest.raises(RpcFailure, match=r"/a_7\.ec.. is here; there cannot be a volume 7 of collection 'b' too"):
+            copy(collection="b", shard_ids=[0, 1], copy_ecx_file=True, copy_vif_file=True)
+        assert files_in(directory) == before
+        assert not list(directory.glob("b_7.*"))
+
+    def test_is_not_mounted_or_opened_by_a_start(self, store, directory, here, tmp_path):
+        """The files were put there by hand."""
+        for extension, content in self.shards_of_b(tmp_path / "b").items():
+            if extension in {".ecx", ".vif"} or extension.startswith(".ec0"):
+                (directory / f"b_7{extension}").write_bytes(content)
+        with pytest.raises(EcMountFailed, match="volume 7 of collection 'a' is mounted here"):
+            store.ec.mount("b", 7, 0)
+        assert self.readable(store, here) == here
+        store.close()
+        store = open_at(directory)
+        assert {one.collection for one in store.ec.copies(7)} == {"a"}
+        assert self.readable(store, here) == here
+        store.close()
 
 
 def test_an_empty_shard_replaces_none(copy, source, directory):

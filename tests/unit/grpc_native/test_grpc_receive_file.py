@@ -209,6 +209,15 @@ class TestCodedVolumes:
         assert self.put(node, context, disk_id=3).error == "invalid disk_id 3: only have 3 disks"
         assert names(tmp_path) == []
 
+    @pytest.mark.parametrize("name", ["b/pics_7.ec03", "a/pics_7.dat", "ssd/old_7.ec13"])
+    def test_beside_data_of_the_id_in_another_collection(self, node, context, tmp_path, name):
+        (tmp_path / name).write_bytes(b"not open")
+        why = f"{tmp_path / name} is here; there cannot be a volume 7 of collection 'new' too"
+        assert self.put(node, context, collection="new").error == why
+        assert names(tmp_path) == [name]
+        assert not self.put(node, context, collection="new", volume_id=17).error
+        (tmp_path / name).unlink()
+
     def test_over_a_mounted_shard(self, node, context, tmp_path):
         (tmp_path / "a" / "7.ec00").write_bytes(b"mounted")
         node = dataclasses.replace(node, coded_disk_ids=lambda volume_id: [1, 2] if volume_id == 7 else [])
