@@ -7,13 +7,15 @@ import os
 from typing import TYPE_CHECKING
 
 from native_handlers.arrays import np
+from native_handlers.format.idx import row_bytes
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.erasure_coding.index_files import ID_BYTES, deleted_ids
-from native_handlers.storage.system.files import read_file
+from native_handlers.storage.erasure_coding.index_files import ID_BYTES, deleted_ids_in
 from native_handlers.storage.transfer.receive import StagedFile
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from native_handlers.storage.system.files import Files
 
 _JOURNAL_PIECE_BYTES = 1 << 20
 
@@ -58,11 +60,22 @@ class FilledFile(StagedFile):
 
 
 class IndexFile(FilledFile):
-    """A staged .ecx."""
+    """A staged .ecx. One whose last row is partial is refused: it would replace a sound one."""
 
-    def deleted(self, width: int) -> list[int]:
+    def __init__(self, files: Files, target: Path, offset_width_bytes: int, max_bytes: int) -> None:
+        """Raises OSError as `StagedFile`."""
+        super().__init__(files, target, max_bytes=max_bytes)
+        self._width = offset_width_bytes
+
+    def complete(self, modified_at_ns: int = 0) -> None:
+        if self.size_bytes % row_bytes(self._width):
+            self.discard()
+            raise RpcFailure(f"source {self.target.suffix} has {self.size_bytes} bytes, and its last row is partial")
+        super().complete(modified_at_ns)
+
+    def deleted(self) -> list[int]:
         """The ids that the file has as deleted. Raises OSError."""
-        return deleted_ids(read_file(self._files, self._path) or b"", width)
+        return deleted_ids_in(self._files, self._path, self._width)
 
 
 class SentJournal:

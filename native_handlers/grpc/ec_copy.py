@@ -108,7 +108,7 @@ def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShard
         if request.copy_vif_file:
             fetched.fetch_info()
         if request.copy_ecx_file:
-            fetched.fetch_index()
+            fetched.fetch_index(info)
         journal = fetched.fetch_journal() if request.copy_ecj_file else []
         fetched.check_unchanged(info)
         give_names(place, fetched, codings, journal)
@@ -126,7 +126,7 @@ def copy_index(source: CopySource, place: ShardPlace) -> None:
             info = fetched.ask_info()
             codings = compare_codings(place, wanted, encode_ts_of(info), trusts_unknown=True)
         fetched.fetch_info()
-        fetched.fetch_index()
+        fetched.fetch_index(info)
         journal = fetched.fetch_journal()
         fetched.check_unchanged(info)
         give_names(place, fetched, codings, journal)

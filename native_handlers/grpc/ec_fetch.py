@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Self
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
+from native_handlers.format.needle import actual_size
+from native_handlers.format.types import VERSION_1, max_volume_size_bytes
 from native_handlers.format.vif import parse_volume_info
 from native_handlers.grpc.checks import errors_as_upstream
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import receive_copy
 from native_handlers.grpc.ec_arriving import FilledFile, IndexFile, MemoryFile, SentJournal, WaitingFile
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.erasure_coding.names import encode_ts_of, shard_extension
+from native_handlers.storage.erasure_coding.layout import shard_bytes_of
+from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of, shard_extension
+from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.transfer.receive import StagedFile
 from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES, coded_info_file
 from native_handlers.storage.volume.paths import VolumePaths
@@ -31,6 +35,7 @@ ANY_REVISION = 2**32 - 1
 ALL = 2**63 - 1
 MAX_IDS_WITHOUT_INDEX = 1 << 17
 MAX_CHECKSUMS_BYTES = 1 << 24
+_SHORTEST_RECORD_BYTES = actual_size(0, VERSION_1)
 
 
 class FetchedFiles:
@@ -72,10 +77,24 @@ class FetchedFiles:
         make = partial(StagedFile, self._place.files, path, max_bytes=MAX_CHECKSUMS_BYTES)
         self._fetch(".ecsum", make, is_optional=True)
 
-    def fetch_index(self) -> None:
-        """Fetches the .ecx. An empty one is refused: a failed copy leaves an empty one."""
+    def fetch_index(self, info: VolumeInfo | None) -> None:
+        """Fetches the .ecx. An empty one is refused: a failed copy leaves an empty one. So are one with a partial row,
+        and one with more rows than the volume of the source's .vif has records.
+        """
+        width = self._place.store.offset_width_bytes
         path = self._place.path(self._place.index_dir(), ".ecx")
-        self._fetch(".ecx", partial(IndexFile, self._place.files, path))
+        most_rows = self._held_bytes(info) // _SHORTEST_RECORD_BYTES
+        self._fetch(".ecx", partial(IndexFile, self._place.files, path, width, most_rows * row_bytes(width)))
+
+    def _held_bytes(self, info: VolumeInfo | None) -> int:
+        """The most bytes of records that the source's shards may hold."""
+        most = max_volume_size_bytes(self._place.store.offset_width_bytes)
+        if info is None or info.dat_file_size <= 0:
+            return most
+        # Upstream notes the length of the .dat before it makes the shards, so they may be longer.
+        data_shards = ratio_of(info).data
+        shards = (one.size_bytes for one in self.complete if one.target.suffix in SHARD_EXTENSIONS)
+        return min(most, data_shards * max((shard_bytes_of(info.dat_file_size, data_shards), *shards)))
 
     def fetch_info(self) -> None:
         """Fetches the .vif, if the source has one. The checks of ReceiveFile apply to the .vif."""

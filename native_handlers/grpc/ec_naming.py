@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import errors_as_upstream
 from native_handlers.storage.erasure_coding.files_on_disk import checksum_paths
-from native_handlers.storage.erasure_coding.index_files import deleted_ids, journal_rows
+from native_handlers.storage.erasure_coding.index_files import deleted_ids_in, journal_rows
 from native_handlers.storage.erasure_coding.names import shard_extension
 from native_handlers.storage.erasure_coding.shard_arrival import replace_coding
 from native_handlers.storage.model.file_kinds import SHARDS_ARRIVED
-from native_handlers.storage.system.files import read_file, remove_unfinished
+from native_handlers.storage.system.files import remove_unfinished
 from native_handlers.storage.transfer.receive import StagedFile
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
 
     Raises RpcFailure: no file has changed, except where a name could not be given; the text then says so.
     """
-    store, width = place.store, place.store.offset_width_bytes
+    store = place.store
     with errors_as_upstream("write file"):
         index_dir = place.index_dir()
         ecx, ecj = (place.path(index_dir, extension) for extension in (".ecx", ".ecj"))
         index = fetched.index
-        deleted = [*journal, *(index.deleted(width) if index is not None else [])]
+        deleted = [*journal, *(index.deleted() if index is not None else [])]
         if codings.replaced and deleted:
             # The deletions of the older coding are not those of this one.
             staged = StagedFile(place.files, ecj)
@@ -55,7 +55,7 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
         # Deletions come before the index with which the shards can be read.
         with errors_as_upstream("write file"):
             if index is not None:
-                deleted += deleted_ids(read_file(place.files, ecx) or b"", width)
+                deleted += deleted_ids_in(place.files, ecx, store.offset_width_bytes)
             if deleted:
                 coding = codings.source or place.coding_of(place.look()) or 0
                 store.ec_work.merge_journal(place.collection, place.volume_id, ecj, deleted, coding)

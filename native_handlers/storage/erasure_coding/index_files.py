@@ -7,6 +7,7 @@ Source: weed/storage/erasure_coding/ec_encoder.go (WriteSortedFileFromIdx), ec_v
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from native_handlers.storage.system.files import Files
+
 ID_BYTES = 8
 _KEY = struct.Struct(">Q")
 _ROWS_AT_ONCE = 256
 """The last read of a search is 4 KiB."""
+_SCANNED_ROWS = 1 << 15
+"""A piece of an .ecx that is read as a whole is half a MiB."""
 
 
 def rows_of(content: bytes, width: int) -> NDArray[np.void]:
@@ -60,6 +65,25 @@ def deleted_ids(ecx: bytes, width: int) -> list[int]:
     """The ids of the needles that the rows of an .ecx have as deleted. A partial row at the end is left out."""
     rows = rows_of(ecx, width)
     return [int(one) for one in rows["key"][rows["size"] < 0]]
+
+
+def deleted_ids_in(files: Files, path: Path, width: int) -> list[int]:
+    """As `deleted_ids` of the .ecx at `path`, without holding the file in memory; none without a file. Raises
+    OSError.
+    """
+    try:
+        fd = files.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return []
+    found: list[int] = []
+    try:
+        at, step = 0, _SCANNED_ROWS * row_bytes(width)
+        while piece := files.read(fd, step, at):
+            found += deleted_ids(piece, width)
+            at += step
+    finally:
+        files.close(fd)
+    return found
 
 
 def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -333,6 +334,66 @@ class TestShardsOfAnotherCoding:
             "7.ecx": b"\1" * 16,
             "7.ec03": b"new",
         }
+
+
+class TestAnIndex:
+    ROW_BYTES = 16
+    MOST_BYTES = (10 << 20) // 24 * ROW_BYTES
+    """Ten shards of a MiB hold so many of the shortest records."""
+
+    @pytest.fixture
+    def sound(self, store, directory):
+        """A sound index is here. `store` makes the directory."""
+        (directory / "7.ecx").write_bytes(b"\0" * self.ROW_BYTES)
+        (directory / "7.vif").write_bytes(VIF_OF_SHARDS)
+        return files_in(directory)
+
+    def test_with_a_partial_row_replaces_none(self, copy, source, directory, sound):
+        source.sent[".ecx"] = b"\1" * (2 * self.ROW_BYTES - 1)
+        with pytest.raises(RpcFailure, match=r"source \.ecx has 31 bytes, and its last row is partial"):
+            copy(copy_ecx_file=True)
+        assert files_in(directory) == sound
+
+    def test_with_more_rows_than_the_volume_had_records_replaces_none(self, copy, source, directory, sound):
+        source.sent[".vif"] = VIF_OF_SHARDS[:-1] + b',"datFileSize":"1000"}'
+        source.sent[".ecx"] = bytes(self.MOST_BYTES + self.ROW_BYTES)
+        with pytest.raises(RpcFailure, match=r"failed to copy 7.ecx file: .* file too large"):
+            copy(copy_ecx_file=True)
+        assert files_in(directory) == sound
+
+    @pytest.mark.parametrize("dat_bytes", [1000, 0, 1 << 60])
+    def test_with_as_many_rows_replaces_one(self, copy, source, directory, sound, dat_bytes):
+        source.sent[".vif"] = VIF_OF_SHARDS[:-1] + b',"datFileSize":"%d"}' % dat_bytes
+        source.sent[".ecx"] = bytes(self.MOST_BYTES)
+        copy(copy_ecx_file=True)
+        assert (directory / "7.ecx").stat().st_size == self.MOST_BYTES
+
+    def test_may_fit_shards_that_are_longer_than_the_info_says(self, copy, source, directory, sound):
+        source.sent[".vif"] = VIF_OF_SHARDS[:-1] + b',"datFileSize":"1000"}'
+        source.sent |= {".ecx": bytes(self.MOST_BYTES + self.ROW_BYTES), ".ec03": bytes(2 << 20)}
+        copy(shard_ids=[3], copy_ecx_file=True)
+        assert (directory / "7.ecx").stat().st_size == self.MOST_BYTES + self.ROW_BYTES
+
+    def test_is_not_held_in_memory(self, source, context, tmp_path):
+        """The deletions of both indexes are found, wherever a piece ends."""
+        last = 99_999
+        gone_here, gone_there = {1, 32_768}, {2, 32_769, last}
+        files = PlannedFiles()
+        directory = tmp_path / "volumes"
+        with closing(open_at(place(directory, min_free_percent=0.0), files=files, **NODE)) as store:
+            (directory / "7.ecx").write_bytes(rows(last, gone_here))
+            (directory / "7.vif").write_bytes(VIF_OF_SHARDS)
+            source.sent[".ecx"] = rows(last, gone_there)
+            files.longest_read_bytes = 0
+            copying_to(directory, store, source, context)(copy_ecx_file=True)
+            assert files.longest_read_bytes < len(source.sent[".ecx"]) / 2
+        noted = (directory / "7.ecj").read_bytes()
+        assert {int.from_bytes(noted[at : at + 8], "big") for at in range(0, len(noted), 8)} == gone_here | gone_there
+
+
+def rows(last, gone):
+    """The rows of an .ecx with the ids from 1 to `last`, those of `gone` as deleted."""
+    return b"".join(struct.pack(">QIi", number, 1, -1 if number in gone else 9) for number in range(1, last + 1))
 
 
 @pytest.mark.parametrize("times", [(1, 2), (0, 2), (0, 0)], ids=["both known", "one known", "none known"])
