@@ -66,15 +66,14 @@ def volume_ec_shard_read(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardReadRequest
 ) -> Iterator[pb.VolumeEcShardReadResponse]:
     """Yields a range of a shard in messages of 2 MiB, up to the shard's end."""
-    name = f"ec shard {request.volume_id}.{request.shard_id}"
-    found = store_of(node).ec.find_shard(request.volume_id, request.shard_id)
+    name, ec = f"ec shard {request.volume_id}.{request.shard_id}", store_of(node).ec
+    found = ec.find_shard(request.volume_id, request.shard_id, request.encode_ts_ns)
     if found is None:
-        raise RpcFailure(f"not found {name}")
+        is_here = ec.find_shard(request.volume_id, request.shard_id) is not None
+        raise RpcFailure(f"{name} belongs to a different encode run" if is_here else f"not found {name}")
     volume, shard = found
-    if request.encode_ts_ns not in {0, volume.encode_ts_ns}:
-        raise RpcFailure(f"{name} belongs to a different encode run")
     with errors_as_upstream():
-        store_of(node).ec.check_in_service(volume)
+        ec.check_in_service(volume)
         if request.file_key:
             store_of(node).ec.check_readable(volume)
             entry = volume.find(request.file_key)

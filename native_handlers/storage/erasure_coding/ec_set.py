@@ -119,11 +119,15 @@ class EcVolumeSet:
         location = self._by_path.get(directory)
         return location is None or not location.is_unavailable
 
-    def find_shard(self, volume_id: int, shard_id: int) -> tuple[EcVolume, EcShard] | None:
+    def find_shard(self, volume_id: int, shard_id: int, encode_ts_ns: int = 0) -> tuple[EcVolume, EcShard] | None:
         """An open shard, and the volume on its disk: another disk's volume may have another encoding. Of several shards
         the choice is that of `find`; among equals a shard with content.
+
+        Args:
+            encode_ts_ns: only a shard of that encoding; 0 for any.
         """
-        found = [(volume, shard) for volume in self.copies(volume_id) if (shard := volume.shards.get(shard_id))]
+        copies = (one for one in self.copies(volume_id) if encode_ts_ns in {0, one.encode_ts_ns})
+        found = [(volume, shard) for volume in copies if (shard := volume.shards.get(shard_id))]
         return max(found, key=lambda one: (*self._preference(one[0]), one[1].size_bytes > 0), default=None)
 
     def delete(self, volume: EcVolume, needle_id: int) -> None:

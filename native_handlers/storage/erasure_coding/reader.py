@@ -201,7 +201,7 @@ class EcReader:
         """
         remote = self.remote
         addresses = holders.get(shard_id, [])
-        is_here = self._ec.find_shard(volume.id, shard_id) is not None
+        is_here = self._ec.find_shard(volume.id, shard_id, volume.encode_ts_ns) is not None
         if is_here and (remote is None or not addresses or any(map(remote.is_self, addresses))):
             self._ec.delete(volume, needle_id)
             return True
@@ -303,7 +303,7 @@ class EcReader:
         """Reads the range from a local shard. Returns whether all of it was read; a shard of another encoding is not
         used.
         """
-        found = self._ec.find_shard(volume.id, shard_id)
+        found = self._ec.find_shard(volume.id, shard_id, volume.encode_ts_ns)
         if found is None or not self._is_usable(volume, found[0]):
             return False
         try:

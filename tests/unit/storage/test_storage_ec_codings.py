@@ -7,10 +7,15 @@ from dataclasses import replace
 
 import pytest
 from support import stores
+from support.coded_volumes import FakeRemote
+from support.grpc_nodes import make_context, make_node
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import EcShardConfig, encode_volume_info, parse_volume_info
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.ec_shards import volume_ec_shard_read
+from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, RebuildFailed
 
 VID = 7
@@ -253,3 +258,62 @@ class TestIndexOfAnother:
         with pytest.raises(EcMountFailed, match=r"ec volume index .*/a/7\.ecx belongs to a different encode run"):
             store.ec.mount("", VID, 2)
         assert [volume.place.disk_id for volume in store.ec.copies(VID)] == [0]
+
+
+class RemoteWithDeletions(FakeRemote):
+    """Both servers have shard 0: this one that of the older coding, `other` that of the newer one."""
+
+    def __init__(self):
+        super().__init__({"self": {0: b""}, "other": {0: b""}})
+        self.deletions = []
+
+    def is_self(self, address):
+        return address == "self"
+
+    def delete(self, address, _volume_id, _collection, needle_id, _version):
+        self.deletions.append((address, needle_id))
+
+
+class TestShardsOfBothCodings:
+    """The first disk has all but shard 0 of the newer coding, the second one has the older coding."""
+
+    @pytest.fixture
+    def store(self, codings):
+        codings.put("a", codings.newer, range(1, 14))
+        codings.put("b", codings.older, SHARDS)
+        with closing(codings.open()) as store:
+            yield store
+
+    @pytest.fixture
+    def read(self, store, tmp_path):
+        node = make_node(tmp_path, store)
+
+        def read(shard_id, encode_ts_ns):
+            request = pb.VolumeEcShardReadRequest(
+                volume_id=VID, shard_id=shard_id, size=2 << 20, encode_ts_ns=encode_ts_ns
+            )
+            return b"".join(one.data for one in volume_ec_shard_read(node, make_context(), request))
+
+        return read
+
+    def test_are_read_by_other_servers(self, codings, store, read):
+        newer, older = (one.encode_ts_ns for one in store.ec.copies(VID))
+        assert read(2, newer) == read(2, 0) == codings.newer["7.ec02"]
+        assert read(2, older) == codings.older["7.ec02"] != codings.newer["7.ec02"]
+        assert read(0, 0) == codings.older["7.ec00"]
+        with pytest.raises(RpcFailure, match=r"^ec shard 7\.0 belongs to a different encode run$"):
+            read(0, newer)
+        with pytest.raises(RpcFailure, match=r"^not found ec shard 7\.14$"):
+            read(14, newer)
+
+    def test_are_read_here(self, codings, store):
+        found = bytearray(1 << 20)
+        for volume, files in zip(store.ec.copies(VID), (codings.newer, codings.older), strict=True):
+            assert store.ec_reader.read_here(volume, 2, 0, memoryview(found))
+            assert found == files["7.ec02"]
+
+    def test_a_deletion_is_noted_where_the_shard_of_the_newer_one_is(self, store):
+        """A third server reads the needle there."""
+        store.ec_reader.remote = remote = RemoteWithDeletions()
+        store.ec_reader.delete_needle(VID, 1, 5)
+        assert remote.deletions == [("other", 1)]
