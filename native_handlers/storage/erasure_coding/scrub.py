@@ -101,7 +101,8 @@ class EcScrubber:
             found.problems.add(name)
         if sums is None:
             return found
-        shards = {shard.id: shard for one in self._ec.copies(volume.id) for shard in one.shards.values()}
+        copies = [one for one in self._ec.copies(volume.id) if one.encode_ts_ns == volume.encode_ts_ns]
+        shards = {shard.id: shard for one in copies for shard in one.shards.values()}
         for shard in shards.values():
             now: EcShard | None = shard
             while now is not None:
@@ -155,7 +156,7 @@ class EcScrubber:
         record = bytearray()
         is_whole, used = True, []
         for number, interval in enumerate(intervals, 1):
-            here = self._ec.find_shard(volume.id, interval.shard_id)
+            here = self._ec.find_shard(volume.id, interval.shard_id, volume.encode_ts_ns)
             if here is None:
                 is_whole = False
                 continue
@@ -250,7 +251,7 @@ class EcScrubber:
 
     def _opened_anew(self, shard: EcShard) -> EcShard | None:
         """The shard that took the place of a closed one; None where there is none of this coding."""
-        found = self._ec.find_shard(self._volume.id, shard.id)
+        found = self._ec.find_shard(self._volume.id, shard.id, self._volume.encode_ts_ns)
         if found is None or found[1] is shard or found[0].encode_ts_ns != self._volume.encode_ts_ns:
             return None
         return found[1]

@@ -231,8 +231,8 @@ def test_a_shard_that_is_mounted_anew_while_its_checksums_are_checked_is_checked
 def test_a_shard_that_is_closed_during_a_local_scrub_is_not_broken(node, store, monkeypatch):
     find = store.ec.find_shard
 
-    def find_and_close(volume_id, shard_id):
-        found = find(volume_id, shard_id)
+    def find_and_close(volume_id, shard_id, encode_ts_ns):
+        found = find(volume_id, shard_id, encode_ts_ns)
         store.ec.unmount(volume_id, shard_id)
         return found
 

@@ -14,6 +14,7 @@ from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
 from native_handlers.format.vif import EcShardConfig, encode_volume_info, parse_volume_info
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.ec_scrub import scrub_ec_volume
 from native_handlers.grpc.ec_shards import volume_ec_shard_read
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, RebuildFailed
@@ -51,7 +52,7 @@ class Codings:
         return {
             path.name: path.read_bytes()
             for path in (self.path / "made").iterdir()
-            if path.suffix == ".vif" or re.fullmatch(r"\.ec([0-9]+|x)", path.suffix)
+            if path.suffix == ".vif" or re.fullmatch(r"\.ec([0-9]+|x|sum)", path.suffix)
         }
 
     def put(self, disk, files, shards, *, extensions=(".ecx", ".vif")):
@@ -317,3 +318,13 @@ class TestShardsOfBothCodings:
         store.ec_reader.remote = remote = RemoteWithDeletions()
         store.ec_reader.delete_needle(VID, 1, 5)
         assert remote.deletions == [("other", 1)]
+
+
+@pytest.mark.parametrize("mode", [pb.LOCAL, pb.CHECKSUM], ids=["local", "checksum"])
+def test_a_scrub_of_one_coding_finds_no_damage_in_shards_of_another(codings, tmp_path, mode):
+    """A needle of the newer coding begins in a shard that is here in the older coding alone."""
+    codings.put("a", codings.newer, (one for one in SHARDS if one != 2), extensions=(".ecx", ".vif", ".ecsum"))
+    codings.put("b", codings.older, SHARDS)
+    with closing(codings.open()) as store:
+        answer = scrub_ec_volume(make_node(tmp_path, store), make_context(), pb.ScrubEcVolumeRequest(mode=mode))
+    assert (answer.total_volumes, list(answer.details), list(answer.broken_shard_infos)) == (1, [], [])
