@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import asynccontextmanager
+import math
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,9 +14,10 @@ from native_handlers.storage.model.errors import VolumeClosed
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from native_handlers.format.needle import Needle
+    from native_handlers.storage.erasure_coding.bounds import Bound, Part
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.erasure_coding.reader import ReadMemory
     from native_handlers.storage.store import Store
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 THREADS = 40
-"""The threads of each pool; as many as one disk has for volumes."""
-MEMORY_BYTES = 512 << 20
-"""What the reads of one pool may hold together: 20 needles of 8 MiB that are computed. The largest needle that is
-taken by default, 256 MiB, is read beside no other one."""
+"""The threads for reads of each disk; as many as one disk has for volumes."""
 
 
 SMALL_BYTES = 1 << 20
@@ -35,22 +33,19 @@ SMALL_BYTES = 1 << 20
 
 
 class StoreEcVolumes:
-    """Implements `EcVolumes` for a store.
+    """Implements `EcVolumes` for a store. Reads and deletions wait until the bounds of the store's reader have room.
 
     Args:
-        threads: the threads of each pool.
-        memory_bytes: how many bytes the reads of each pool may hold together. A read that needs more is made alone.
+        threads: the threads for reads of each disk, and of other servers.
     """
 
-    def __init__(self, store: Store, threads: int = THREADS, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._store = store
-        self._make_pool = partial(_Pool, threads, memory_bytes)
-        # A read that waits for a disk takes neither a thread nor memory from other disks, one that waits for other
-        # servers none from any disk, and a deletion none from reads. A deletion is noted on all disks of its volume,
-        # and waits for each.
-        self._of_disks: dict[int, _Pool] = {}
-        self._of_reads_elsewhere = self._make_pool()
-        self._of_deletions: dict[frozenset[int], _Pool] = {}
+    def __init__(self, store: Store, threads: int = THREADS) -> None:
+        self._store, self._threads = store, threads
+        # A read that waits for a disk takes no thread from other disks, one that waits for other servers none from any
+        # disk, and a deletion none from reads.
+        self._of_reads: dict[Part, trio.CapacityLimiter] = {}
+        # As many as the bound lets begin.
+        self._of_deletions = trio.CapacityLimiter(math.inf)
 
     def find(self, volume_id: int) -> EcVolume | None:
         """See `EcVolumes.find`."""
@@ -77,19 +72,20 @@ class StoreEcVolumes:
             except NotAllHere:
                 pass
         memory = await self._memory_of(volume, needle_id)
-        return await self._of_reads_elsewhere.run(read, memory.elsewhere_bytes)
+        return await self._run_read(None, read, memory.elsewhere_bytes)
 
     async def _read_here(self, volume: EcVolume, needle_id: int, read: Callable[[], Needle]) -> Needle:
         look = partial(self._store.ec_reader.memory_of, volume, needle_id)
-        pool = self._of_disk(volume)
+        # Most shards that are here are on the disk with the index.
+        disk_id = volume.place.disk_id
         try:
             memory = look(cached_only=True)
         except NotCached:
             # In one thread with the read, unless that is a large one.
-            memory, needle = await pool.run(partial(_read_small, look, read), SMALL_BYTES)
+            memory, needle = await self._run_read(disk_id, partial(_read_small, look, read), SMALL_BYTES)
             if needle is not None:
                 return needle
-        return await pool.run(read, memory.here_bytes)
+        return await self._run_read(disk_id, read, memory.here_bytes)
 
     async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> int:
         """See `EcVolumes.delete_needle`."""
@@ -99,10 +95,9 @@ class StoreEcVolumes:
         delete = partial(self._store.ec_reader.delete_needle, volume.id, needle_id, cookie, volume)
         # The needle is read for its cookie.
         memory = await self._memory_of(volume, needle_id)
-        # With disks out of service: an earlier deletion of the volume may wait for one, and this one for that deletion.
-        disk_ids = frozenset(one.place.disk_id for one in self._store.ec.copies(volume.id))
-        pool = self._of_deletions.get(disk_ids) or self._of_deletions.setdefault(disk_ids, self._make_pool())
-        return await pool.run(delete, memory.elsewhere_bytes)
+        disk_ids = self._store.ec.disks_of_deletions(volume.id)
+        async with _holding(self._store.ec_reader.bounds.deletions, disk_ids, memory.elsewhere_bytes):
+            return await trio.to_thread.run_sync(delete, limiter=self._of_deletions)
 
     async def _in_open(self, volume: EcVolume, work: Callable[[EcVolume], Awaitable[T]]) -> T:
         """The result of `work` with `volume`, or with the volume that is open in its place by now."""
@@ -119,12 +114,16 @@ class StoreEcVolumes:
         try:
             return look(cached_only=True)
         except NotCached:
-            return await self._of_disk(volume).run(look, 0)
+            return await self._run_read(volume.place.disk_id, look, 0)
 
-    def _of_disk(self, volume: EcVolume) -> _Pool:
-        """The pool of the disk with the volume's index; most of its shards that are here are on that disk too."""
-        disk_id = volume.place.disk_id
-        return self._of_disks.get(disk_id) or self._of_disks.setdefault(disk_id, self._make_pool())
+    async def _run_read(self, part: Part, work: Callable[[], T], held_bytes: int) -> T:
+        """Runs `work`, which holds so many bytes at most, in a thread when there is room for them.
+
+        Cancellation: only before `work` has begun.
+        """
+        limiter = self._of_reads.get(part) or self._of_reads.setdefault(part, trio.CapacityLimiter(self._threads))
+        async with _holding(self._store.ec_reader.bounds.reads, [part], held_bytes):
+            return await trio.to_thread.run_sync(work, limiter=limiter)
 
 
 def _read_small(look: Callable[[], ReadMemory], read: Callable[[], Needle]) -> tuple[ReadMemory, Needle | None]:
@@ -132,54 +131,20 @@ def _read_small(look: Callable[[], ReadMemory], read: Callable[[], Needle]) -> t
     return memory, None if memory.here_bytes > SMALL_BYTES else read()
 
 
-class _Pool:
-    """Threads, and the memory that the work in them may hold together. For the event loop."""
+@asynccontextmanager
+async def _holding(bound: Bound, parts: Iterable[Part], held_bytes: int) -> AsyncIterator[None]:
+    """As `Bound.holding`. The calling task waits, and other tasks go on."""
+    loop, is_held = trio.lowlevel.current_trio_token(), trio.Event()
 
-    def __init__(self, threads: int, memory_bytes: int) -> None:
-        self._threads = trio.CapacityLimiter(threads)
-        self._memory_bytes = memory_bytes
-        self._held_bytes = 0
-        self._waiting: deque[tuple[int, trio.Event]] = deque()
-        """Work that finds no memory, in the order of its coming: large work is not overtaken for ever."""
+    def wake() -> None:
+        # Any thread calls this, perhaps when the loop has ended.
+        with suppress(trio.RunFinishedError):
+            loop.run_sync_soon(is_held.set)
 
-    async def run(self, work: Callable[[], T], held_bytes: int) -> T:
-        """Runs `work`, which holds so many bytes at most, in a thread when there is room for them.
-
-        Cancellation: only before `work` has begun.
-        """
-        async with self._holding(held_bytes):
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
-
-    @asynccontextmanager
-    async def _holding(self, held_bytes: int) -> AsyncIterator[None]:
-        if held_bytes and (self._waiting or not self._fits(held_bytes)):
-            await self._wait(held_bytes)
-        else:
-            self._held_bytes += held_bytes
-        try:
-            yield
-        finally:
-            self._give_back(held_bytes)
-
-    async def _wait(self, held_bytes: int) -> None:
-        turn = held_bytes, trio.Event()
-        self._waiting.append(turn)
-        try:
-            await turn[1].wait()
-        except trio.Cancelled:
-            if turn[1].is_set():
-                self._give_back(held_bytes)
-            else:
-                self._waiting.remove(turn)
-                self._give_back(0)
-            raise
-
-    def _fits(self, held_bytes: int) -> bool:
-        return not self._held_bytes or self._held_bytes + held_bytes <= self._memory_bytes
-
-    def _give_back(self, held_bytes: int) -> None:
-        self._held_bytes -= held_bytes
-        while self._waiting and self._fits(self._waiting[0][0]):
-            count_bytes, event = self._waiting.popleft()
-            self._held_bytes += count_bytes
-            event.set()
+    share = bound.begin(parts, held_bytes, wake)
+    try:
+        if not share.is_held:
+            await is_held.wait()
+        yield
+    finally:
+        bound.end(share)

@@ -81,6 +81,14 @@ class EcVolumeSet:
         """The volume on each disk that has open shards of it, in the order of the disks."""
         return self._by_id.get(volume_id, ())
 
+    def disks_of_deletions(self, volume_id: int) -> set[int]:
+        """The ids of the disks on which a deletion of the volume is noted, and may have to wait. Those out of service
+        too: an earlier deletion of the volume may wait for one of them, and a later one for the earlier one.
+        """
+        copies = self.copies(volume_id)
+        indexes = (self._by_path.get(one.place.index_dir) for one in copies)
+        return {one.place.disk_id for one in copies} | {one.disk_id for one in indexes if one is not None}
+
     def find(self, volume_id: int) -> EcVolume | None:
         """The volume on the first disk that has it. One whose shards and index are on disks in service is preferred,
         then the newest coding.

@@ -17,6 +17,7 @@ from native_handlers.arrays import np
 from native_handlers.format.errors import Corrupt
 from native_handlers.format.needle import actual_size, parse_needle
 from native_handlers.format.types import to_bytes_offset
+from native_handlers.storage.erasure_coding.bounds import EcBounds
 from native_handlers.storage.erasure_coding.errors import EcDeleteRefused, NotAllHere
 from native_handlers.storage.erasure_coding.galois import recovery_matrix
 from native_handlers.storage.erasure_coding.kernel import multiply
@@ -60,12 +61,14 @@ class EcReader:
 
     Attributes:
         locations: the servers that hold the shards, as the master last named them.
+        bounds: what callers have a share of while they read or delete a needle, see `memory_of`.
     """
 
     def __init__(self, ec: EcVolumeSet) -> None:
         self._ec = ec
         self.remote: RemoteShards | None = None
         self.locations = ShardLocations()
+        self.bounds = EcBounds()
 
     def read_needle(
         self,

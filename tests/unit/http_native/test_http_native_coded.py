@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import shutil
 import threading
 from functools import partial
 
@@ -18,6 +19,7 @@ from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.ec_volumes import StoreEcVolumes
+from native_handlers.storage.erasure_coding.bounds import EcBounds
 from native_handlers.storage.model.errors import Deleted, VolumeClosed
 
 VID = 3
@@ -272,21 +274,24 @@ async def test_deletions_that_wait_for_another_server_take_no_thread_from_reads(
 
 
 class TestTwoDisks:
-    """The disk of one volume hangs, and that of the other does not. Each disk has one thread."""
+    """The disk of one volume hangs, and that of the other does not. Each disk has one thread for reads, and lets one
+    deletion begin.
+    """
 
     @pytest.fixture
-    def volumes(self, tmp_path, opened, hanging):
+    def store(self, tmp_path, opened, hanging):
         paths = [tmp_path / name for name in ("one", "two")]
-        files, self.victims = PlannedFiles(), []
+        self.files, self.victims = PlannedFiles(), []
 
         def before(name, target):
             if name.startswith(("read_into", "sync")) and self.victims and path_of(target) in self.victims:
                 hanging.wait()
 
-        files.before = before
+        self.files.before = before
         for path in paths:
             path.mkdir()
-        store = opened(*paths, files=files, volumes=(VID, 4))
+        store = opened(*paths, files=self.files, volumes=(VID, 4))
+        store.ec_reader.bounds = EcBounds(deletions=1)
         homes = {}
         for volume_id in (VID, 4):
             store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
@@ -296,8 +301,12 @@ class TestTwoDisks:
                 store.ec.mount("", volume_id, shard)
             store.delete_volume(volume_id, only_empty=False)
         assert homes[VID] != homes[4]
-        self.home = paths[homes[VID]]
-        files.is_cold = True
+        self.home, self.other = paths[homes[VID]], paths[homes[4]]
+        self.files.is_cold = True
+        return store
+
+    @pytest.fixture
+    def volumes(self, store):
         return StoreEcVolumes(store, threads=1)
 
     async def test_reads_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
@@ -315,6 +324,29 @@ class TestTwoDisks:
             lambda: volumes.delete_needle(volumes.find(VID), 1, 5),
             lambda: volumes.delete_needle(volumes.find(4), 1, 5),
         )
+
+    async def test_deletions_on_both_take_no_more_threads_of_the_one_that_hangs(self, store, volumes, hanging, threads):
+        """They wait for the thread, and hold none of the other disk meanwhile."""
+        for extension in (".ec13", ".ecx", ".ecj", ".vif"):
+            shutil.copy(self.home / f"{VID}{extension}", self.other / f"5{extension}")
+            shutil.copy(self.home / f"{VID}{extension}", self.home / f"5{extension}")
+        for shard in range(13):
+            shutil.copy(self.home / f"{VID}.ec{shard:02d}", self.home / f"5.ec{shard:02d}")
+        store.ec_work.load_shards(5)
+        assert [volume.place.disk_id for volume in store.ec.copies(5)] == [0, 1]
+        self.victims += [self.home / f"{volume_id}.ecj" for volume_id in (VID, 5)]
+        self.files.is_cold = False  # So the look-up takes no thread.
+        both = partial(volumes.delete_needle, volumes.find(5), 1, 5)
+
+        async def act():
+            nursery.start_soon(both)
+            await trio.testing.wait_all_tasks_blocked()
+            given = sum("delete_needle" in str(work) for work in threads)
+            await volumes.delete_needle(volumes.find(4), 1, 5)
+            assert given == 1
+
+        async with trio.open_nursery() as nursery:
+            await while_it_hangs(hanging, lambda: volumes.delete_needle(volumes.find(VID), 1, 5), act)
 
 
 class TestMemory:
@@ -340,7 +372,7 @@ class TestMemory:
         return read
 
     async def test_bounds_the_reads_that_are_made_together(self, store, read, hanging, threads):
-        volumes = StoreEcVolumes(store, memory_bytes=2 * self.SMALL)
+        store.ec_reader.bounds, volumes = EcBounds(2 * self.SMALL), StoreEcVolumes(store)
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(read, volumes)
@@ -350,7 +382,7 @@ class TestMemory:
         assert (hanging_count, len(threads)) == (2, 4)
 
     async def test_a_needle_that_is_larger_is_read_alone(self, store, read, hanging, threads):
-        volumes = StoreEcVolumes(store, memory_bytes=2 * self.SMALL)
+        store.ec_reader.bounds, volumes = EcBounds(2 * self.SMALL), StoreEcVolumes(store)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read, volumes, 2)
             await trio.testing.wait_all_tasks_blocked()
@@ -361,7 +393,8 @@ class TestMemory:
         assert (hanging_count, len(threads)) == (1, 2)
 
     async def test_one_that_is_cancelled_lets_those_behind_it_go_on(self, store, read, hanging, threads):
-        volumes, cancelled = StoreEcVolumes(store, memory_bytes=2 * self.SMALL), trio.CancelScope()
+        store.ec_reader.bounds = EcBounds(2 * self.SMALL)
+        volumes, cancelled = StoreEcVolumes(store), trio.CancelScope()
 
         async def give_up():
             with cancelled:
@@ -380,7 +413,7 @@ class TestMemory:
 
     async def test_one_that_ends_gives_its_memory_back(self, store, read, hanging):
         hanging.may_end.set()
-        volumes = StoreEcVolumes(store, memory_bytes=1)
+        store.ec_reader.bounds, volumes = EcBounds(1), StoreEcVolumes(store)
         with trio.fail_after(LIMIT_S):
             for needle_id in (1, 2, 1):
                 await read(volumes, needle_id)
