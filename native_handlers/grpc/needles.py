@@ -228,7 +228,8 @@ def _find(store: Store, volume_id: int) -> _FoundVolume:
     volume = store.find_volume(volume_id)
     if volume is not None:
         return _FoundVolume(volume, None)
-    return _FoundVolume(None, store.ec.find(volume_id)) if store.ec.copies(volume_id) else _NOTHING
+    coded = store.ec.find(volume_id)
+    return _FoundVolume(None, coded) if coded is not None else _NOTHING
 
 
 def parse_any_volume(file_id: str, *, with_delta: bool = True) -> tuple[int, int, int]:

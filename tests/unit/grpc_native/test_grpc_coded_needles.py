@@ -1,0 +1,61 @@
+"""BatchDelete and VolumeNeedleStatus on erasure-coded volumes: closed meanwhile, on a disk that fails."""
+
+from __future__ import annotations
+
+import pytest
+from support.coded_volumes import code_volume
+from support.grpc_nodes import batch_delete, failure_text, make_node
+
+from native_handlers.format.crc import crc32c
+from native_handlers.format.needle import Needle
+from native_handlers.grpc.needles import volume_needle_status
+from native_handlers.grpc.state_keeper import StoreStateKeeper
+from native_handlers.pb import volume_server_pb2 as pb
+
+VID, COOKIE = 7, 0x637037D6
+DATA = b"payload" * 1000
+STATUS = pb.VolumeNeedleStatusRequest(volume_id=VID, needle_id=1)
+
+
+@pytest.fixture
+def store(directory, files):
+    needles = [Needle(needle_id=number, cookie=COOKIE, data=DATA, checksum=crc32c(DATA)) for number in (1, 2)]
+    made = code_volume(directory, VID, *needles, files=files)
+    yield made
+    files.let_all_go_on()
+    made.close()
+
+
+@pytest.fixture
+def node(tmp_path, store):
+    return make_node(tmp_path, store, state=StoreStateKeeper(store))
+
+
+def delete(node, context, *numbers, **fields):
+    """The results for needles of the volume."""
+    file_ids = [f"{VID},{number:02x}{COOKIE:08x}" for number in numbers]
+    return batch_delete(node, context, pb.BatchDeleteRequest(file_ids=file_ids, **fields)).results
+
+
+class TestClosedAfterTheLookUp:
+    @pytest.fixture(autouse=True)
+    def closed(self, store, monkeypatch):
+        copies = store.ec.copies
+
+        def copies_until_now(volume_id):
+            found = copies(volume_id)
+            monkeypatch.setattr(store.ec, "copies", copies)
+            store.ec.unload(volume_id)
+            return found
+
+        monkeypatch.setattr(store.ec, "copies", copies_until_now)
+
+    @pytest.mark.parametrize("skips", [True, False])
+    def test_a_needle_is_not_deleted(self, node, context, skips):
+        (result,) = delete(node, context, 1, skip_cookie_check=skips)
+        assert result.status == (500 if skips else 404)
+        assert result.error.startswith(f"volume {VID} not found")
+
+    def test_a_needle_is_not_told_of(self, node, context):
+        text = failure_text(lambda: volume_needle_status(node, context, STATUS))
+        assert text == f"volume {VID} not found"
