@@ -175,7 +175,7 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
             refusal, checksum = _look_at(store, held, needle_id, cookie)
         except DiskUnavailable as error:
             return _UNAVAILABLE, str(error), 0
-        except (StorageError, FormatError) as error:
+        except (StorageError, FormatError, OSError) as error:
             return _NOT_FOUND, str(error), 0
         if refusal is not None:
             return *refusal, 0
@@ -186,7 +186,7 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
             size = store.ec_reader.delete_needle(volume_id, needle_id, 0, held.coded)
     except DiskUnavailable as error:
         return _UNAVAILABLE, str(error), 0
-    except (StorageError, FormatError) as error:
+    except (StorageError, FormatError, OSError) as error:
         return _FAILED, str(error), 0
     return (_ACCEPTED, "", size) if size else (_NOT_MODIFIED, "", 0)
 

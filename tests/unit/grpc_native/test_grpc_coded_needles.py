@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.coded_volumes import code_volume
+from support.files import broken
 from support.grpc_nodes import batch_delete, failure_text, make_node
 
 from native_handlers.format.crc import crc32c
@@ -59,3 +60,16 @@ class TestClosedAfterTheLookUp:
     def test_a_needle_is_not_told_of(self, node, context):
         text = failure_text(lambda: volume_needle_status(node, context, STATUS))
         assert text == f"volume {VID} not found"
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_needle_that_a_disk_does_not_give_fails_alone(node, store, files, context, skips):
+    """One of another volume, which is on the same disk and in memory, is deleted."""
+    store.allocate_volume(8)
+    store.get_volume(8).write(Needle(needle_id=1, cookie=COOKIE, data=b"x"))
+    files.plan["read"] = broken()
+    files.matches = lambda path: path.suffix == ".ecx"
+    request = pb.BatchDeleteRequest(file_ids=[f"{VID},01{COOKIE:08x}", f"8,01{COOKIE:08x}"], skip_cookie_check=skips)
+    results = batch_delete(node, context, request).results
+    assert [one.status for one in results] == [500 if skips else 404, 202]
+    assert "Input/output error" in results[0].error
