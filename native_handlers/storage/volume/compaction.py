@@ -215,7 +215,8 @@ class Compaction:
         NoSpaceForCompaction, ReadFailed.
 
         The room is compared with the size of the copy. Upstream asks for the present size of the volume, with its
-        garbage.
+        garbage, and for the reservation. Here nothing is reserved where the copy fits and the reservation does not: a
+        vacuum is how a full disk gets room.
         """
         paths = source.paths
         data_bytes = source.super_block.size_bytes
@@ -227,13 +228,16 @@ class Compaction:
             if self._is_one_disk(paths):
                 needs = {paths.data_dir: data_blocks + index_blocks}
             for directory, copy_bytes in needs.items():
-                reserved_bytes = preallocate_bytes if directory == paths.data_dir else 0
-                needed_bytes = max(copy_bytes, reserved_bytes)
                 free_bytes = self._files.disk_space(directory).free_bytes
                 if free_bytes < copy_bytes and data_blocks + index_blocks <= _SMALL_COPY_BYTES:
                     return self._handle.files_with_reserve, 0
-                if free_bytes < needed_bytes:
-                    raise NoSpaceForCompaction(needed_bytes, data_bytes, index_bytes, free_bytes)
+                if free_bytes < copy_bytes:
+                    raise NoSpaceForCompaction(copy_bytes, data_bytes, index_bytes, free_bytes)
+                more_bytes = max(preallocate_bytes - data_blocks, 0) if directory == paths.data_dir else 0
+                if free_bytes < copy_bytes + more_bytes:
+                    why = f"{preallocate_bytes} bytes are not reserved: {free_bytes} are free"
+                    _log.warning("volume %d is compacted without a reservation: %s", self._volume_id, why)
+                    preallocate_bytes = 0
         except OSError as error:
             raise ReadFailed(paths.data_dir, 0, error) from error
         return self._files, preallocate_bytes

@@ -39,17 +39,35 @@ def test_a_full_disk_takes_a_small_copy_from_its_reserve(store, files, monkeypat
     assert used
 
 
-def test_room_that_is_lacking_for_a_reservation_alone_takes_no_reserve(store, files, monkeypatch):
+def test_nothing_is_reserved_where_there_is_room_for_the_copy_alone(store, files, monkeypatch, caplog):
+    """The size of the reservation says nothing of the room that the copy needs."""
     used = []
     monkeypatch.setattr(store.locations[0].room, "use", lambda operation: used.append(1) or operation())
     files.free_bytes = 1 << 20
     options = CompactionOptions(preallocate_bytes=2 << 20)
-    with pytest.raises(errors.NoSpaceForCompaction, match="need 2097152 bytes"):
-        list(store.find_volume(VID).compaction.run(options))
+    list(store.find_volume(VID).compaction.run(options))
+    assert not used
+    assert files.calls["allocate"] == 0
+    assert "2097152 bytes are not reserved: 1048576 are free" in caplog.text
+    store.commit_compaction(store.get_volume(VID))
+    files.free_bytes = 2 << 20
+    list(store.find_volume(VID).compaction.run(options))
+    assert files.calls["allocate"] == 0, "the index needs room too"
+    files.free_bytes = 3 << 20
+    list(store.find_volume(VID).compaction.run(options))
+    assert files.calls["allocate"] == 1
     files.free_bytes = 0
     list(store.find_volume(VID).compaction.run(options))
     assert used
-    assert files.calls["allocate"] == 0
+    assert files.calls["allocate"] == 1
+
+
+def test_a_reservation_makes_a_large_copy_no_larger(store, files):
+    for number in range(20, 60):
+        write(store, number, bytes(50_000))
+    files.free_bytes = 4096
+    with pytest.raises(errors.NoSpaceForCompaction, match=r"need 20\d{5} bytes"):
+        list(store.find_volume(VID).compaction.run(CompactionOptions(preallocate_bytes=30 << 30)))
 
 
 def test_large_records_are_copied_from_the_reserve_too(store, files, monkeypatch):
