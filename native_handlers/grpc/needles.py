@@ -14,6 +14,7 @@ from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, s
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.message_bytes import give_way, pieces_of
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.errors import NotAllHere
 from native_handlers.storage.model.errors import (
     DiskUnavailable,
     NotFound,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
+    from native_handlers.storage.erasure_coding.reader import EcReader
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
 
@@ -183,7 +185,8 @@ def _delete_from(  # noqa: PLR0913  the parts of a file id
         if held.volume is not None:
             size = held.volume.delete(needle_id, cookie, checksum=checksum)
         else:
-            size = store.ec_reader.delete_needle(volume_id, needle_id, 0, held.coded)
+            assert held.coded is not None, "what is not `_NOTHING` has one of the two"
+            size = _delete_coded(store, held.coded, needle_id)
     except DiskUnavailable as error:
         return _UNAVAILABLE, str(error), 0
     except (StorageError, FormatError, OSError) as error:
@@ -207,8 +210,27 @@ def _read_held(store: Store, held: _FoundVolume, needle_id: int) -> tuple[Needle
     if held.volume is not None:
         return read_checked(held.volume, needle_id)
     assert held.coded is not None, "the caller has found one of the two"
-    found = store.ec_reader.read_needle(held.coded.id, needle_id, None, volume=held.coded)
+    found = _read_coded(store.ec_reader, held.coded, needle_id)
     return found, found.checksum
+
+
+def _read_coded(reader: EcReader, volume: EcVolume, needle_id: int) -> Needle:
+    """Reads a needle when the bounds that HTTP requests have too leave room for it."""
+    memory, reads = reader.memory_of(volume, needle_id), reader.bounds.reads
+    try:
+        with reads.holding([volume.place.disk_id], memory.here_bytes):
+            return reader.read_needle(volume.id, needle_id, None, volume=volume, here_only=True)
+    except NotAllHere:
+        pass
+    with reads.holding([None], memory.elsewhere_bytes):
+        return reader.read_needle(volume.id, needle_id, None, volume=volume)
+
+
+def _delete_coded(store: Store, volume: EcVolume, needle_id: int) -> int:
+    """As `_read_coded`: a deletion reads the needle first. Returns the size of the needle's body."""
+    memory, deletions = store.ec_reader.memory_of(volume, needle_id), store.ec_reader.bounds.deletions
+    with deletions.holding(store.ec.disks_of_deletions(volume.id), memory.elsewhere_bytes):
+        return store.ec_reader.delete_needle(volume.id, needle_id, 0, volume)
 
 
 def read_checked(volume: Volume, needle_id: int) -> tuple[Needle, int]:

@@ -1,4 +1,4 @@
-"""BatchDelete and VolumeNeedleStatus on erasure-coded volumes: closed meanwhile, on a disk that fails."""
+"""BatchDelete and VolumeNeedleStatus on erasure-coded volumes: closed meanwhile, on failing disks, within bounds."""
 
 from __future__ import annotations
 
@@ -73,3 +73,46 @@ def test_a_needle_that_a_disk_does_not_give_fails_alone(node, store, files, cont
     results = batch_delete(node, context, request).results
     assert [one.status for one in results] == [500 if skips else 404, 202]
     assert "Input/output error" in results[0].error
+
+
+class TestMemory:
+    """RPCs share the bounds with HTTP requests."""
+
+    @pytest.fixture(autouse=True)
+    def used(self, store, monkeypatch):
+        """For each read the parts of the bounds that are in use meanwhile."""
+        read, bounds, used = store.ec_reader.read_needle, store.ec_reader.bounds, []
+
+        def is_used(bound, part):
+            share = bound.begin([part], bound.memory_bytes, lambda: None)
+            bound.end(share)
+            return not share.is_held
+
+        def noted(*args, **options):
+            every = {"disk": (bounds.reads, 0), "elsewhere": (bounds.reads, None), "deletion": (bounds.deletions, 0)}
+            used.append([name for name, (bound, part) in every.items() if is_used(bound, part)])
+            return read(*args, **options)
+
+        monkeypatch.setattr(store.ec_reader, "read_needle", noted)
+        yield used
+        assert not any(is_used(*one) for one in ((bounds.reads, 0), (bounds.reads, None), (bounds.deletions, 0)))
+
+    def test_a_needle_that_is_told_of(self, node, context, used):
+        volume_needle_status(node, context, STATUS)
+        assert used == [["disk"]]
+
+    def test_one_of_which_a_shard_is_not_here(self, node, store, context, used):
+        store.ec.unmount(VID, 0)
+        volume_needle_status(node, context, STATUS)
+        assert used == [["disk"], ["elsewhere"]]
+
+    @pytest.mark.parametrize("skips", [True, False])
+    def test_one_that_is_deleted(self, node, context, used, skips):
+        assert [one.status for one in delete(node, context, 1, skip_cookie_check=skips)] == [202]
+        assert used == ([["deletion"]] if skips else [["disk"], ["deletion"]])
+
+    def test_one_that_cannot_be_read(self, node, store, context, used):
+        for shard in range(5):
+            store.ec.unmount(VID, shard)
+        assert "cannot recover shard 7.0" in failure_text(lambda: volume_needle_status(node, context, STATUS))
+        assert used == [["disk"], ["elsewhere"]]
