@@ -221,6 +221,39 @@ class TestCompact:
         assert (second["problem"], second["after_bytes"] < second["before_bytes"]) == ("", True)
         assert data
 
+    def test_a_volume_that_cannot_be_opened_is_told(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        make_volume(tmp_path / "a", vid=4)
+        with (tmp_path / "a/3.dat").open("r+b") as dat:
+            dat.write(b"\x09")
+        found = run_json(capsys, "compact", tmp_path / "a", status=1)
+        assert not found["is_well"]
+        first, second = found["directories"][0]["volumes"]
+        assert first["problem"].startswith("not loaded: ")
+        assert first["before_bytes"] == first["after_bytes"] == (tmp_path / "a/3.dat").stat().st_size
+        assert (Path(second["name"]).name, second["problem"]) == ("4", "")
+        assert main(["compact", "-volumeId=4", str(tmp_path / "a")]) == 0
+        assert main(["compact", "-volumeId=3", str(tmp_path / "a")]) == 1
+
+    def test_of_two_volumes_of_one_id_one_is_told(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        make_volume(tmp_path / "b", collection="c")
+        for file in (tmp_path / "b").glob("c_3.*"):
+            file.rename(tmp_path / "a" / file.name)
+        first, second = run_json(capsys, "compact", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert first["problem"].startswith("not opened, another volume of its id is: ")
+        assert second["problem"] == ""
+
+    def test_what_is_left_beside_shards_is_no_volume(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        store = open_at(tmp_path / "a")
+        store.ec_work.generate(store.get_volume(3), "")
+        store.close()
+        (tmp_path / "a/3.dat").write_bytes((tmp_path / "a/3.dat").read_bytes()[:8])
+        (tmp_path / "a/3.idx").write_bytes(b"")
+        assert main(["compact", str(tmp_path / "a")]) == 0
+        assert capsys.readouterr().out == "no volumes\n"
+
 
 def batched(rows):
     return [rows[at : at + 16] for at in range(0, len(rows), 16)]
