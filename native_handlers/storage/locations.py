@@ -139,9 +139,11 @@ def count_open(locations: Sequence[DiskLocation]) -> int:
 
 
 def count_taken(locations: Sequence[DiskLocation]) -> int:
-    """The number of volumes whose descriptors are in use: open shards use some too."""
-    shards = sum(location.ec_shard_count for location in locations)
-    return count_open(locations) + -(-shards // VOLUME_DESCRIPTORS)
+    """The number of volumes whose descriptors are in use. Erasure-coded volumes count for as many as have the same
+    number of descriptors.
+    """
+    coded = sum(location.ec_descriptors for location in locations)
+    return count_open(locations) + -(-coded // VOLUME_DESCRIPTORS)
 
 
 def count_slots(locations: Sequence[DiskLocation]) -> dict[str, int]:

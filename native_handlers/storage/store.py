@@ -29,7 +29,6 @@ from native_handlers.storage.erasure_coding.sent_files import open_coded_file
 from native_handlers.storage.erasure_coding.work import EcWork
 from native_handlers.storage.locations import (
     copies_of,
-    count_open,
     count_slots,
     count_taken,
     finish_arrivals,
@@ -239,8 +238,8 @@ class Store:
 
     @property
     def open_count(self) -> int:
-        """The number of mounted volumes."""
-        return count_open(self.locations)
+        """The number of volumes whose descriptors are in use; see `count_taken`."""
+        return count_taken(self.locations)
 
     @property
     def damaged_count(self) -> int:

@@ -21,5 +21,5 @@ class Engines:
 
     @property
     def open_volumes(self) -> int:
-        """How many volumes this process has open now."""
+        """How many volumes this process has open now; see `Store.open_count`."""
         return 0 if self.store is None else self.store.open_count

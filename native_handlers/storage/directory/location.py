@@ -12,6 +12,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.storage.directory.scan import (
     check_directory,
     collections_of,
+    count_coded,
     count_shards,
     has_any_shard,
     ids_with_data,
@@ -34,7 +35,7 @@ from native_handlers.storage.model.errors import (
     VolumeLoadFailed,
     WriteFailed,
 )
-from native_handlers.storage.model.file_kinds import DATA_SHARDS
+from native_handlers.storage.model.file_kinds import DATA_SHARDS, EC_INDEX_DESCRIPTORS
 from native_handlers.storage.model.report import Finding, FindingKind, Findings
 from native_handlers.storage.system.bounded_call import BoundedCall
 from native_handlers.storage.system.crew import Crew, blocks_read
@@ -105,6 +106,7 @@ class DiskLocation:
         self.arriving: set[int] = set()  # ids of volumes that are being copied here: their files are not to be touched
         self.replaced: set[int] = set()  # ids of closed volumes whose files another operation replaces, on any disk
         self.ec_shard_count = 0
+        self.ec_descriptors = 0  # of open shards and their indexes; while volumes are loaded, of all that were found
         self.open_volumes = OpenVolumes()
         self._files, self._clock_ns, self._tiers = files, clock_ns, tiers
         self._offset_width_bytes = 0
@@ -292,6 +294,7 @@ class DiskLocation:
         if recovered:
             names = list_names(self._files, self.path)
         self.ec_shard_count = count_shards(names)
+        self.ec_descriptors = self.ec_shard_count + count_coded(names) * EC_INDEX_DESCRIPTORS
         known = self.volumes.keys() | self.arriving | self.replaced
         open_names = {volume.paths.name for volume in self.volumes.values()}
         found = volume_candidates(names, besides=open_names)

@@ -83,6 +83,11 @@ def count_shards(names: Iterable[str]) -> int:
     return sum("ec" in name and _SHARD_FILE.search(name) is not None for name in names)
 
 
+def count_coded(names: Iterable[str]) -> int:
+    """The number of volumes with a shard file among `names`."""
+    return len({name.rpartition(".")[0] for name in names if "ec" in name and _SHARD_FILE.search(name) is not None})
+
+
 def has_any_shard(volume_name: str, names: AbstractSet[str]) -> bool:
     """Whether `names` has a file of an erasure coding shard of the volume."""
     return any(volume_name + extension in names for extension in SHARD_EXTENSIONS)

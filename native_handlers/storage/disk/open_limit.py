@@ -40,7 +40,8 @@ class OpenLimit:
 
 
 class OpenVolumes:
-    """Compares the open volumes in all locations of a store with a limit. Safe from any thread.
+    """Compares the open volumes in all locations of a store with a limit. Safe from any thread. Shards count as
+    volumes, by their descriptors.
 
     Volumes that are opened at the same moment are not counted: the limit keeps a reserve for them.
     """

@@ -20,7 +20,8 @@ from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, E
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, EcShardNotHere
 from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info, shard_extension
 from native_handlers.storage.model.errors import StorageError, StoreClosed
-from native_handlers.storage.model.file_kinds import other_collection_text
+from native_handlers.storage.model.file_kinds import EC_INDEX_DESCRIPTORS, other_collection_text
+from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class EcVolumeSet:
         """In order of the disks. Replaced as a whole, under the lock."""
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._is_closed = False
+        self._descriptors = dict.fromkeys(range(len(self.locations)), 0)
+        """By disk: the number of descriptors of open shards and of their indexes."""
         self._counting = {
             one.disk_id: BoundedCall(f"counting deletions in {one.path}", COUNT_LIMIT_S) for one in self.locations
         }
@@ -238,6 +241,7 @@ class EcVolumeSet:
 
         Raises:
             FileNotFoundError: there is no such shard, or no index.
+            TooManyVolumes: the process has no descriptors for it.
             OSError, StorageError: the shard is there and cannot be opened.
         """
         with self.exclusive(volume_id):
@@ -260,6 +264,8 @@ class EcVolumeSet:
                 shard = EcShard(self.files, place, shard_id)
                 on_failure.callback(shard.close)
                 opened = next((one for one in self.copies(volume_id) if one.place.disk_id == location.disk_id), None)
+                if opened is None or shard_id not in opened.shards:
+                    location.open_volumes.check(place.base)
                 volume = opened
                 if volume is None:
                     volume = EcVolume(self.files, place, self.width, self._join_deletions)
@@ -269,8 +275,12 @@ class EcVolumeSet:
                     replaced = volume.add_shard(shard)
                     if opened is None:
                         self._put(volume)
+                        self._use(volume, EC_INDEX_DESCRIPTORS)
+                    if replaced is None:
+                        self._use(volume, 1)
                     self._count()
                 on_failure.pop_all()
+            location.findings.drop(place.base, FindingKind.SHARDS_NOT_OPENED)
             if replaced is not None:
                 replaced.close()
         return volume
@@ -427,8 +437,10 @@ class EcVolumeSet:
                     shard = volume.take_shard(shard_id)
                     if shard is not None:
                         closed.append(shard)
+                        self._use(volume, -1)
                         if not volume.shards:
                             closed.append(self._take(volume))
+                            self._use(volume, -EC_INDEX_DESCRIPTORS)
                 self._count()
             for one in closed:
                 one.close()
@@ -439,6 +451,8 @@ class EcVolumeSet:
         with self.exclusive(volume_id):
             with self._changing:
                 closed = [self._take(one) for one in self.copies(volume_id) if disk_id in {None, one.place.disk_id}]
+                for volume in closed:
+                    self._use(volume, -EC_INDEX_DESCRIPTORS - len(volume.shards))
                 self._count()
             # Before the next opening, because a deletion that is under way ends first: a journal has one writer.
             for volume in closed:
@@ -478,6 +492,20 @@ class EcVolumeSet:
         if left:
             self._by_id[volume.id] = left
         return volume
+
+    def _use(self, volume: EcVolume, change: int) -> None:
+        """Counts descriptors that a volume takes, or gives back. The caller holds the lock."""
+        disk_id = volume.place.disk_id
+        self._descriptors[disk_id] += change
+        self.locations[disk_id].ec_descriptors = self._descriptors[disk_id]
+
+    def count_descriptors(self) -> None:
+        """Gives each disk the number of the descriptors of open shards, in place of those of all that a search for
+        volumes has found.
+        """
+        with self._changing:
+            for location in self.locations:
+                location.ec_descriptors = self._descriptors[location.disk_id]
 
     def _count(self) -> None:
         """Sets the number of open shards on each disk."""

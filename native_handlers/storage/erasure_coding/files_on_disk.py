@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.names import checksum_names, load_info, parse_shard_name
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, SHARD_EXTENSIONS
+from native_handlers.storage.model.report import FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,6 +106,12 @@ def remove_all(  # noqa: PLR0913  what stays
     if keeps_shared_index:
         paths = [path for path in paths if path.parent == location.path]
     remove_paths(files, paths)
+    forget_findings(found)
+
+
+def forget_findings(found: EcFiles) -> None:
+    """Drops the findings about the shards on a disk, whose files are gone."""
+    found.location.findings.drop(found.path(""), FindingKind.SHARDS_KEPT, FindingKind.SHARDS_NOT_OPENED)
 
 
 def checksum_paths(files: Files, found: EcFiles) -> list[Path]:

@@ -121,13 +121,14 @@ def _judge(files: Files, paths: VolumePaths, found: _Found, offset_width_bytes: 
 
 
 def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool = False) -> None:
-    """Opens every shard that lies on a disk and is not open. What hinders one volume is logged and hinders no other.
+    """Opens every shard that lies on a disk and is not open. What hinders one volume is a finding and hinders no other.
 
     Args:
         volume_id: the one volume that is looked for; None for all.
         is_start: shards that are too few beside their .dat are removed. Later they may be the first ones that another
             server has sent, of a coding whose .dat is deleted next. Source: weed/storage/store.go (NewStore).
     """
+    ec.count_descriptors()
     looked = ((location, _look(ec.files, location)) for location in ec.locations)
     disks: _Disks = [
         (location, {key: found for key, found in by_key.items() if volume_id in {None, key[1]}})
@@ -152,8 +153,12 @@ def _try_to_open(
     try:
         _open(ec, location, key, found, index_dir)
     except (OSError, StorageError) as error:
-        name = location.path / format_volume_name(*key)
-        _log.error("%s: its shards are kept, and are not opened: %s", name, error)
+        _tell_of_closed(location, key, error)
+
+
+def _tell_of_closed(location: DiskLocation, key: EcKey, error: Exception) -> None:
+    name = location.path / format_volume_name(*key)
+    location.findings.add([Finding(FindingKind.SHARDS_NOT_OPENED, name, str(error))])
 
 
 def _look(files: Files, location: DiskLocation) -> dict[EcKey, _Found] | None:
@@ -333,7 +338,7 @@ def _load_across_disks(ec: EcVolumeSet, disks: _Disks) -> None:
                     ec.check_coding(location, index_dir, name.name)
                     _mirror(ec.files, location, index_dir, key)
             except EcMountFailed as error:
-                _log.error("%s: its shards are kept, and are not opened: %s", name, error)
+                _tell_of_closed(location, key, error)
                 continue
             except OSError as error:
                 _log.warning("%s: its index stays on another disk alone: %s", name, error)

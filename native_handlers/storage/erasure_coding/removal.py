@@ -13,6 +13,7 @@ from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.files_on_disk import (
     EcFiles,
     checksum_paths,
+    forget_findings,
     info_on,
     look,
     remove_all,
@@ -50,6 +51,7 @@ def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: S
             found = look(ec.files, location, collection, volume_id)
             if had and not found.shard_ids:
                 remove_paths(ec.files, _own_checksums(ec, found, collection, volume_id))
+                forget_findings(found)
         left = [look(ec.files, location, collection, volume_id) for location in ec.locations]
         if any(one.shard_ids for one in left):
             return

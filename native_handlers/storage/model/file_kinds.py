@@ -21,6 +21,8 @@ DATA_SHARDS = 10
 MAX_SHARDS = 32
 """Upstream has shard files ``.ec00`` to ``.ec31``."""
 SHARD_EXTENSIONS = tuple(f".ec{shard:02d}" for shard in range(MAX_SHARDS))
+EC_INDEX_DESCRIPTORS = 2
+"""An open erasure-coded volume holds its .ecx and its .ecj on each disk, beside the shards that are open there."""
 CODED_EXTENSIONS = frozenset((*SHARD_EXTENSIONS, ".ecx", ".ecj", ".ecsum", ".vif"))
 """The files of an erasure-coded volume. It shares `.vif` with the regular volume of its id."""
 VOLUME_EXTENSIONS = (".dat", ".idx", ".vif")

@@ -110,6 +110,7 @@ class FindingKind(Enum):
     COMPACTION_UNDONE = "an interrupted vacuum was undone"
     NOT_PREALLOCATED = "its space could not be reserved"
     TIER_UNREACHABLE = "its remote tier could not be asked for the super block"
+    SHARDS_NOT_OPENED = "its shards are kept, and are not opened"
     NOT_LOADED = "not loaded"
 
 
@@ -163,6 +164,17 @@ class Findings:
         """Drops the findings about the files at `base`: the files are opened anew, or are gone."""
         with self._lock:
             self._found.pop(base, None)
+
+    def drop(self, base: Path, *kinds: FindingKind | ReadFindingKind) -> None:
+        """Drops the findings of some kinds about the files at `base`."""
+        if base not in self._found:
+            return
+        with self._lock:
+            left = {
+                finding: number for finding, number in self._found.pop(base, {}).items() if finding.kind not in kinds
+            }
+            if left:
+                self._found[base] = left
 
     def replace(self, base: Path, findings: Iterable[Finding]) -> None:
         """Replaces the findings about the files at `base`."""

@@ -21,6 +21,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage import check
 from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS, OpenLimit
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
+from native_handlers.storage.erasure_coding.errors import EcMountFailed
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.volume import append, record_reader, recovery, row_place
@@ -201,6 +202,73 @@ def test_a_volume_is_not_mounted_beyond_the_limit_and_is_afterwards(tmp_path):
         store.unmount_volume(2)
         store.mount_volume(1)
         assert store.findings == []
+
+
+class TestDescriptorsOfShards:
+    """A coded volume of 14 shards counts as eight volumes."""
+
+    @pytest.fixture
+    def coded(self, tmp_path):
+        """A directory with the shards of volumes 1 to 4."""
+        with closing(open_at(place(tmp_path, max_volumes=100))) as store:
+            for volume_id in range(1, 5):
+                store.allocate_volume(volume_id)
+                store.get_volume(volume_id).write(Needle(needle_id=1, cookie=COOKIE, data=b"x"))
+                store.ec_work.generate(store.find_volume(volume_id), "")
+                store.delete_volume(volume_id, only_empty=False)
+        return tmp_path
+
+    def test_are_those_that_are_counted(self, coded):
+        with closing(open_at(place(coded, max_volumes=100))) as store:
+            before = len(open_files(coded))
+            assert store.open_count == 4 * 8
+            store.ec.mount("", 1, 3)
+            assert store.open_count == 4 * 8, "it was open"
+            store.ec.unmount(1, 3)
+            store.ec.unmount(2, 3)
+            assert store.open_count == 4 * 8 - 1
+            store.ec.unload(1)
+            store.ec_work.delete_shards("", 3, range(14))
+            for shard in range(14):
+                store.ec.unmount(2, shard)
+            assert store.open_count == 8
+            assert len(open_files(coded)) == before - 3 * 16
+            store.load_new_volumes()
+            assert store.open_count == 3 * 8
+
+    def test_leave_no_room_for_new_volumes(self, coded):
+        with (
+            closing(bounded(coded, most_new=32, most_found=100)) as store,
+            pytest.raises(errors.TooManyVolumes, match="32 volumes are open"),
+        ):
+            store.allocate_volume(9)
+
+    def test_those_beyond_the_limit_stay_closed_until_there_is_room(self, coded):
+        with closing(bounded(coded, most_found=20)) as store:
+            assert store.open_count == 20
+            assert len(open_files(coded)) <= 20 * VOLUME_DESCRIPTORS + 3
+            left = [finding.base.name for finding in store.findings]
+            assert left == ["3", "4"]
+            for finding in store.findings:
+                assert finding.kind is FindingKind.SHARDS_NOT_OPENED
+                assert "raise the hard limit of open files" in finding.detail
+            with pytest.raises(EcMountFailed, match="20 volumes are open, and there is room for no more"):
+                store.ec.mount("", 4, 0)
+            store.ec.mount("", 1, 0)
+            store.ec_work.delete_shards("", 1, range(14))
+            store.ec_work.delete_shards("", 4, range(14))
+            store.load_new_volumes()
+            assert store.findings == []
+            assert [len(one.shards) for one in store.ec.volumes()] == [14, 14]
+
+    def test_volumes_leave_room_for_the_shards_that_were_found(self, coded):
+        with closing(open_at(place(coded, max_volumes=100))) as store:
+            for volume_id in range(11, 21):
+                store.allocate_volume(volume_id)
+        with closing(bounded(coded, most_found=36)) as store:
+            # Several volumes are opened at the same moment, and those are not counted.
+            assert 4 <= len(store.volumes()) <= 6
+            assert store.open_count <= 37
 
 
 class TestDeletionsBeyondTheLimit:

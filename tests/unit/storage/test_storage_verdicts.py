@@ -290,6 +290,8 @@ def test_every_kind_is_in_the_table_or_is_about_no_file():
     # These findings leave no visible state; the last is the state of a marked volume, see below.
     unseen = {FindingKind.VIF_NOT_WRITTEN, FindingKind.NOT_PREALLOCATED, FindingKind.NOT_REPAIRED}
     unseen.add(FindingKind.TIER_UNREACHABLE)
+    # A check opens no shards.
+    unseen.add(FindingKind.SHARDS_NOT_OPENED)
     # A check sees one directory.
     unseen.add(FindingKind.ID_SERVED_ELSEWHERE)
     assert covered | unseen == set(FindingKind)
