@@ -20,8 +20,8 @@ from native_handlers.http.chunk_manifest import MAX_DEPTH
 from native_handlers.http.context import LookupFailed
 from native_handlers.http.disk_threads import on_present_volume
 from native_handlers.http.failures import STORE_FAILURES
-from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, Holders
-from native_handlers.http.replicate import ReplicaDelete
+from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, HolderOutcome, Holders
+from native_handlers.http.replicate import OTHER_COOKIE, ReplicaDelete
 from native_handlers.http.settled import wait_settled
 from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
 from native_handlers.http_model.headers import Headers
@@ -39,17 +39,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OTHER_COOKIE = "File Random Cookie does not match."
-"""The error text of a holder, with status 400, where the needle has another cookie than the chunk names."""
 _NO_SUCH_NEEDLE = (NotFound, Deleted, CookieMismatch)
 _CHECKED_AT_ONCE = 512
 """Chunks between two turns of the event loop."""
 
 
 async def delete_chunks(context: HttpContext, manifest: ChunkManifest, visit: Visit) -> None:
-    """Deletes every chunk on every holder. Chunks that are gone already, and chunks whose needle has another cookie,
-    are no failure, so a delete can be repeated. As upstream, an entry that is no file id, or names a volume without a
-    holder, is a failure. A lenient visit skips such entries.
+    """Deletes every chunk on every holder, or on one holder of its shards. Chunks that are gone already, and chunks
+    whose needle has another cookie, are no failure, so a delete can be repeated. As upstream, an entry that is no file
+    id, or names a volume without a holder, is a failure. A lenient visit skips such entries.
 
     Raises:
         NotCovered: the request may not delete a chunk directly. Nothing is deleted.
@@ -100,7 +98,7 @@ async def _delete_chunk(context: HttpContext, chunk: Chunk, visit: Visit) -> Non
                 return
         elif ec is not None and coded is not None:
             with suppress(*_NO_SUCH_NEEDLE):
-                await ec.delete_needle(coded, file_id.needle_id, file_id.cookie)
+                await ec.delete_needle(coded, file_id.needle_id, file_id.cookie, is_exact=True)
             return
     if context.lookup is None or context.volume_servers is None:
         raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id}: there is no master to ask")
@@ -159,12 +157,14 @@ def _delete_here(store: Store, volume: Volume, file_id: FileId) -> None:
     on_present_volume(store, volume, delete)
 
 
-async def _delete_there(volume_servers: VolumeServerHttp, chunk: Chunk, visit: Visit, location: Location) -> bool:
+async def _delete_there(
+    volume_servers: VolumeServerHttp, chunk: Chunk, visit: Visit, location: Location
+) -> HolderOutcome:
     headers = Headers([*visit.fields(), (HOLDER_HEADER, REQUIRED)])
     replica = ReplicaDelete(chunk.file_id.volume_id, f"/{chunk.fid}?type=replicate", headers)
     try:
         return await replica.send(volume_servers, location)
     except VolumeServerFailed as failure:
-        if failure.status == HTTPStatus.BAD_REQUEST and _OTHER_COOKIE in failure.reason:
-            return True
+        if failure.status == HTTPStatus.BAD_REQUEST and OTHER_COOKIE in failure.reason:
+            return HolderOutcome.DONE
         raise

@@ -195,12 +195,12 @@ class EcVolumes(Protocol):
         """
         ...
 
-    async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> int:
-        """Deletes the needle on every holder of its shards and returns the size of its body. A volume that was closed
-        after `find` is looked up again.
+    async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int, *, is_exact: bool = False) -> int:
+        """Deletes the needle at one holder of its shards, which counts for the whole volume, and returns the size of
+        its body. A volume that was closed after `find` is looked up again. Cookie 0 is any cookie, unless `is_exact`.
 
         Raises:
-            As `read_needle`. An unreachable holder is a StorageError too; other holders may have deleted.
+            As `read_needle`. It is a StorageError too where no holder can be reached.
         """
         ...
 

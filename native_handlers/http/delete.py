@@ -20,8 +20,8 @@ from native_handlers.http.context import LookupFailed
 from native_handlers.http.disk_threads import on_present_volume
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.finish import run_to_end
-from native_handlers.http.holders import HOLDER_HEADER, NO, YES, Holders, requires_holder
-from native_handlers.http.replicate import is_manifest_alone, make_replica_delete
+from native_handlers.http.holders import HOLDER_HEADER, NO, SHARDS, YES, Holders, requires_holder
+from native_handlers.http.replicate import OTHER_COOKIE, is_manifest_alone, make_replica_delete
 from native_handlers.http.reply import json_error, json_reply, with_fields
 from native_handlers.http.settled import wait_settled
 from native_handlers.http.tokens import token_of
@@ -124,7 +124,7 @@ async def _delete_as_holder(context: HttpContext, delete: _Delete) -> Response:
     try:
         needle = await context.disk_threads.run(delete.volume, partial(_read, delete))
     except CookieMismatch:
-        return json_error(request, 400, "File Random Cookie does not match.")
+        return json_error(request, 400, OTHER_COOKIE)
     except DiskUnavailable as failure:
         return _failed(context, request, f"Deletion Failed: {failure}", status=503)
     except (NotFound, Deleted):
@@ -173,12 +173,28 @@ async def _delete_at_others(context: HttpContext, request: Request, holders: Hol
 async def _delete_erasure_coded(
     context: HttpContext, request: Request, ec: EcVolumes, volume: EcVolume, needle: tuple[int, int]
 ) -> Response:
-    """Every failure is a 500, an absent needle too: upstream has no other status here."""
+    """For a client every failure is a 500, an absent needle too: upstream has no other status here. A server that
+    deletes at all holders has to know what failed, and compares cookie 0 too.
+    """
+    is_server = requires_holder(request.headers)
     try:
-        size = await ec.delete_needle(volume, *needle)
+        size = await ec.delete_needle(volume, *needle, is_exact=is_server)
     except STORE_FAILURES as failure:
-        return _failed(context, request, f"Deletion Failed: {failure}")
-    return json_reply(request, 202, {"size": size})
+        answer = _answer_to_server(request, failure) if is_server else None
+        return answer or _failed(context, request, f"Deletion Failed: {failure}")
+    response = json_reply(request, 202, {"size": size})
+    return with_fields(response, (HOLDER_HEADER, SHARDS)) if is_server else response
+
+
+def _answer_to_server(request: Request, failure: Exception) -> Response | None:
+    """The answer to another server where the shards do not have the needle; None for other failures."""
+    if isinstance(failure, CookieMismatch):
+        return with_fields(json_error(request, 400, OTHER_COOKIE), (HOLDER_HEADER, YES))
+    if isinstance(failure, (NotFound, Deleted)):
+        return with_fields(_absent(request), (HOLDER_HEADER, YES))
+    if isinstance(failure, (VolumeNotFound, VolumeClosed)):
+        return with_fields(_absent(request), (HOLDER_HEADER, NO))  # The shards went in this moment.
+    return None
 
 
 async def _delete(context: HttpContext, delete: _Delete, needle: Needle) -> Response:

@@ -87,12 +87,12 @@ class StoreEcVolumes:
                 return needle
         return await self._run_read(disk_id, read, memory.here_bytes)
 
-    async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int) -> int:
+    async def delete_needle(self, volume: EcVolume, needle_id: int, cookie: int, *, is_exact: bool = False) -> int:
         """See `EcVolumes.delete_needle`."""
-        return await self._in_open(volume, partial(self._delete_needle, needle_id, cookie))
+        return await self._in_open(volume, partial(self._delete_needle, needle_id, cookie, is_exact))
 
-    async def _delete_needle(self, needle_id: int, cookie: int, volume: EcVolume) -> int:
-        delete = partial(self._store.ec_reader.delete_needle, volume.id, needle_id, cookie, volume)
+    async def _delete_needle(self, needle_id: int, cookie: int, is_exact: bool, volume: EcVolume) -> int:  # noqa: FBT001
+        delete = partial(self._store.ec_reader.delete_needle, volume.id, needle_id, cookie, volume, is_exact=is_exact)
         # The needle is read for its cookie.
         memory = await self._memory_of(volume, needle_id)
         disk_ids = self._store.ec.disks_of_deletions(volume.id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,22 +27,30 @@ if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext, Location, VolumeLookup
     from native_handlers.http_model.headers import Headers
 
-    Operation = Callable[[Location], Awaitable[bool]]
-    """One operation on one holder. Returns True when the holder has certainly done it, False where the server may not
-    hold the volume at all. Raises VolumeServerFailed where it is not done."""
+    Operation = Callable[[Location], Awaitable["HolderOutcome"]]
+    """One operation on one holder. Raises VolumeServerFailed where it is not done."""
 
 HOLDER_HEADER = "X-Volume-Holder"
 """A header between servers of this project. In a request, `required`: a server without the volume says so and forwards
-nothing. In its answer, `yes` or `no`. Other servers do not know the header; their 404 may mean either."""
-REQUIRED, YES, NO = "required", "yes", "no"
+nothing. In its answer, `yes` or `no`; or `shards`, where a holder of shards has deleted, which counts for the whole
+volume. Other servers do not know the header; their 404 may mean either."""
+REQUIRED, YES, NO, SHARDS = "required", "yes", "no", "shards"
 
 HOLDER_WAIT_S = 3.0
 """How long a holder may deny a volume that the master says it has, or a volume may have too few holders in the middle
 of a move, before the operation fails. A master learns of changes within milliseconds, or with a pulse."""
 STRAGGLER_S = 0.5
-"""How long the other holders are waited for once one has failed. Without the wait, an operation still under way could
-be executed after the client's next one."""
+"""How long the other holders are waited for once the operation has failed, or has succeeded whatever they do. Without
+the wait, an operation still under way could be executed after the client's next one."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+
+
+class HolderOutcome(Enum):
+    """What one server's answer says of an operation."""
+
+    DONE = "this holder has done it"
+    DOUBTFUL = "the server may not hold the volume at all"
+    DONE_IN_SHARDS = "this holder of shards has done it for the whole volume"
 
 
 class NotHolder(VolumeServerFailed):
@@ -111,7 +120,7 @@ class Holders:
 
     async def reach(self, locations: Sequence[Location], operation: Operation) -> VolumeServerFailed | None:
         """Runs `operation` on all `locations` at the same time, and on every other server that holds the volume by
-        then.
+        then. Where the volume is erasure-coded, one holder is enough.
 
         Returns:
             None once every present holder has done it; else the failure of a holder that has not. Other holders may
@@ -125,6 +134,8 @@ class Holders:
         while True:
             round_ = await _reach([location for location in locations if location.url not in done], operation)
             done |= round_.done
+            if round_.is_done_in_shards:
+                return None
             if round_.is_certain:
                 # Usually these are the known holders again. A server that became a holder meanwhile has not done the
                 # operation yet.
@@ -158,6 +169,7 @@ class _Round:
     done: set[str] = field(default_factory=set)
     doubtful: set[str] = field(default_factory=set)
     failures: list[VolumeServerFailed] = field(default_factory=list)
+    is_done_in_shards: bool = False
 
     @property
     def is_certain(self) -> bool:
@@ -244,14 +256,17 @@ async def _reach(locations: Sequence[Location], operation: Operation) -> _Round:
 
     async def run_one(location: Location) -> None:
         try:
-            is_sure = await operation(location)
+            outcome = await operation(location)
         except VolumeServerFailed as failure:
             round_.failures.append(failure)
-            if not isinstance(failure, NotHolder):
-                scope = nursery.cancel_scope
-                scope.deadline = min(scope.deadline, trio.current_time() + STRAGGLER_S)
+            is_decided = not isinstance(failure, NotHolder)
         else:
-            (round_.done if is_sure else round_.doubtful).add(location.url)
+            (round_.doubtful if outcome is HolderOutcome.DOUBTFUL else round_.done).add(location.url)
+            is_decided = outcome is HolderOutcome.DONE_IN_SHARDS
+            round_.is_done_in_shards |= is_decided
+        if is_decided:
+            scope = nursery.cancel_scope
+            scope.deadline = min(scope.deadline, trio.current_time() + STRAGGLER_S)
 
     async with trio.open_nursery() as nursery:
         for location in locations:

@@ -7,6 +7,7 @@ Source: weed/topology/store_replicate.go ReplicatedWrite, weed/operation/upload_
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.content.mime_types import mime_of_extension
-from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES, NotHolder, is_denial
+from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, SHARDS, YES, HolderOutcome, NotHolder, is_denial
 from native_handlers.http.reply import close_chunks
 from native_handlers.http.tokens import bearer, token_of
 from native_handlers.http.upload import PAIR_PREFIX
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
 _DONE = frozenset((200, 201, 204))
 _DELETED = frozenset((200, 202, 204))
 _ABSENT = 404
+OTHER_COOKIE = "File Random Cookie does not match."
+"""The error text of a holder, with status 400, where the needle has another cookie than the file id."""
+_GO_ABSENT_IN_SHARDS = re.compile(
+    "Deletion Failed: (already deleted|locate in local ec volume: FindNeedleFromEcx: needle not found)"
+)
+_GO_OTHER_COOKIE_IN_SHARDS = re.compile("Deletion Failed: unexpected cookie [0-9a-f]+")
+"""Go's server answers 500 with these texts for a needle of an erasure-coded volume. Source: weed/storage/store_ec.go
+(ReadEcShardNeedle), store_ec_delete.go."""
 
 
 _JOINED_BYTES = 256 * 1024
@@ -55,9 +64,9 @@ class ReplicaWrite:
     headers: Headers
     pieces: tuple[bytes, ...]
 
-    async def send(self, volume_servers: VolumeServerHttp, location: Location) -> bool:
-        """Writes on one server, in one attempt, and returns True. (A Go server without the volume answers so too, and
-        has stored nothing.)
+    async def send(self, volume_servers: VolumeServerHttp, location: Location) -> HolderOutcome:
+        """Writes on one server, in one attempt. The outcome is always DONE. (A Go server without the volume answers so
+        too, and has stored nothing.)
 
         Raises:
             NotHolder: the server does not have the volume.
@@ -73,7 +82,7 @@ class ReplicaWrite:
         error = _error_in(answer)
         if response.status not in _DONE or error:
             raise _refusal(location.url, self.volume_id, response, error, "an upload")
-        return True
+        return HolderOutcome.DONE
 
 
 def make_replica_write(request: Request, volume_id: int, upload: Upload, *, is_fsync: bool) -> ReplicaWrite:
@@ -119,9 +128,9 @@ class ReplicaDelete:
     headers: Headers
     sizes: list[int] = field(default_factory=list)
 
-    async def send(self, volume_servers: VolumeServerHttp, location: Location) -> bool:
-        """Deletes on one server. Returns True where the server deleted or has no such needle, False where it may have
-        no such volume.
+    async def send(self, volume_servers: VolumeServerHttp, location: Location) -> HolderOutcome:
+        """Deletes on one server. DONE where the server deleted or has no such needle, DOUBTFUL where it may have no
+        such volume.
 
         Raises:
             NotHolder: the server does not have the volume.
@@ -131,10 +140,15 @@ class ReplicaDelete:
         answer = await read_answer(location.url, response)
         if response.status in _DELETED:
             self.sizes.append(_size_in(answer))
-            return True
+            return HolderOutcome.DONE_IN_SHARDS if response.headers.get(HOLDER_HEADER) == SHARDS else HolderOutcome.DONE
         if response.status == _ABSENT and response.headers.get(HOLDER_HEADER) != NO:
-            return response.headers.get(HOLDER_HEADER) == YES
-        raise _refusal(location.url, self.volume_id, response, _error_in(answer), "a delete")
+            return HolderOutcome.DONE if response.headers.get(HOLDER_HEADER) == YES else HolderOutcome.DOUBTFUL
+        error = _error_in(answer)
+        if _GO_ABSENT_IN_SHARDS.fullmatch(error):
+            return HolderOutcome.DONE
+        if _GO_OTHER_COOKIE_IN_SHARDS.fullmatch(error):
+            raise VolumeServerFailed(location.url, VolumeServerFailureKind.SERVER_ERROR, OTHER_COOKIE, status=400)
+        raise _refusal(location.url, self.volume_id, response, error, "a delete")
 
 
 def make_replica_delete(request: Request, volume_id: int) -> ReplicaDelete:

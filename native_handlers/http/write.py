@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from native_handlers.http.context import HttpContext, Location
+    from native_handlers.http.holders import HolderOutcome
     from native_handlers.http.replicate import ReplicaWrite
     from native_handlers.http_model.message import Request
     from native_handlers.http_model.volume_servers import VolumeServerHttp
@@ -192,7 +193,7 @@ async def _write_there(
 
 async def _send(
     context: HttpContext, volume_servers: VolumeServerHttp, replica: ReplicaWrite, location: Location
-) -> bool:
+) -> HolderOutcome:
     """Calls `ReplicaWrite.send` and counts a failure as upstream counts a failed upload."""
     try:
         return await replica.send(volume_servers, location)

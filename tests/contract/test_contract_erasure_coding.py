@@ -7,6 +7,7 @@ import os
 import grpc
 import pytest
 from harness.calls import code_and_text
+from support.waiting import wait_until
 
 from native_handlers.format.idx import iter_entries
 from native_handlers.pb import volume_server_pb2 as pb
@@ -353,3 +354,24 @@ def test_a_deletion_over_http(coded):
     assert (deleted.status, json.loads(deleted.body)["size"] >= len(data)) == (202, True)
     assert coded.server.http("GET", f"/{fid}").status == 404
     assert coded.path(".ecj").read_bytes() == (1).to_bytes(8, "big")
+
+
+def test_a_deletion_of_what_the_shards_do_not_have_says_why(coded):
+    """Servers that delete the chunks of a manifest tell by these texts of Go's server that a chunk is gone."""
+    coded.code()
+    (first, second), absent = list(coded.files)[:2], f"{coded.id},ff{COOKIE}"
+
+    def deleted(fid):
+        answer = coded.server.http("DELETE", f"/{fid}")
+        return answer.status, json.loads(answer.body).get("error")
+
+    wait_until(lambda: deleted(first)[0] == 202, "Go's server to hear of the holders of the shards")
+    assert deleted(first) == (500, "Deletion Failed: already deleted")
+    assert deleted(second[: -len(COOKIE)] + "99999999") == (500, "Deletion Failed: unexpected cookie 99999999")
+    texts = {
+        f"Deletion Failed: {text}not found" for text in ("", "locate in local ec volume: FindNeedleFromEcx: needle ")
+    }
+    status, error = deleted(absent)
+    assert status == 500
+    assert error in texts
+    assert deleted(second[: -len(COOKIE)] + "00000000")[0] == 202

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from native_handlers.storage.model.errors import StorageError
+from native_handlers.storage.model.errors import CookieMismatch, StorageError
 
 
 class NoLiveNeedles(StorageError):
@@ -16,8 +16,11 @@ class EcRefused(StorageError):
     """The request cannot be carried out. Nothing was changed. The texts are upstream's."""
 
 
-class EcDeleteRefused(StorageError):
+class EcDeleteRefused(CookieMismatch):
     """A needle is not deleted, because the caller gave another cookie. The text is upstream's."""
+
+    def __init__(self, expected: int, got: int) -> None:
+        super().__init__(expected, got, "unexpected cookie")
 
 
 class EcMountFailed(StorageError):

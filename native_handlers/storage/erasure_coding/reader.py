@@ -163,20 +163,29 @@ class EcReader:
         count = self._read_there(volume, needle_id, interval, view, addresses)
         return part if count == len(part) else None
 
-    def delete_needle(self, volume_id: int, needle_id: int, cookie: int, volume: EcVolume | None = None) -> int:
+    def delete_needle(
+        self,
+        volume_id: int,
+        needle_id: int,
+        cookie: int,
+        volume: EcVolume | None = None,
+        *,
+        is_exact: bool = False,
+    ) -> int:
         """Deletes a needle at one server that holds the shard in which the needle begins, as upstream. Returns the size
         of its body.
 
         Args:
-            cookie: 0 for any cookie.
+            cookie: 0 for any cookie, unless `is_exact`.
             volume: the volume where the caller has looked it up.
 
         Raises:
-            As `read_needle`; StorageError where no server with a shard could be reached.
+            As `read_needle`; EcDeleteRefused for another cookie; StorageError where no server with a shard could be
+            reached.
         """
         needle = self.read_needle(volume_id, needle_id, None, volume=volume)
-        if cookie and cookie != needle.cookie:
-            raise EcDeleteRefused(f"unexpected cookie {cookie:x}")
+        if (cookie or is_exact) and cookie != needle.cookie:
+            raise EcDeleteRefused(needle.cookie, cookie)
         volume = self._volume(volume_id)  # Opened anew, perhaps, while others were asked for the needle.
         entry = volume.find(needle_id)
         if entry is None:

@@ -37,8 +37,8 @@ class Deleted(StorageError):
 class CookieMismatch(StorageError):
     """The needle on disk has another cookie than the caller gave. `expected` is the cookie on disk."""
 
-    def __init__(self, expected: int, got: int) -> None:
-        super().__init__(f"mismatching cookie {got:x}")
+    def __init__(self, expected: int, got: int, text: str = "mismatching cookie") -> None:
+        super().__init__(f"{text} {got:x}")
         self.expected = expected
         self.got = got
 

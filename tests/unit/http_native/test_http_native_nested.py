@@ -39,7 +39,7 @@ class FakeEc:
             raise CookieMismatch(COOKIE, cookie)
         return self.needles[needle_id]
 
-    async def delete_needle(self, volume, needle_id, cookie):
+    async def delete_needle(self, volume, needle_id, cookie, *, is_exact=False):
         needle = await self.read_needle(volume, needle_id, cookie)
         del self.needles[needle_id]
         return len(needle.data)
