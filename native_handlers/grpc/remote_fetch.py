@@ -137,7 +137,7 @@ def _doing(request: pb.FetchAndWriteNeedleRequest) -> str:
     return f"read from remote {text_format.MessageToString(request.remote_location, as_one_line=True)}"
 
 
-def _fetch(node: GrpcNode, call: _FetchCall, request: pb.FetchAndWriteNeedleRequest) -> bytes:
+def _fetch(node: GrpcNode, call: _FetchCall, request: pb.FetchAndWriteNeedleRequest) -> bytes | memoryview:
     location, doing = request.remote_location, _doing(request)
     with call.connections(request.size) as connections:
         client = _open_remote(node, connections, request)
@@ -173,7 +173,7 @@ def _open_remote(node: GrpcNode, connections: CallConnections, request: pb.Fetch
 
 
 def _write(
-    node: GrpcNode, volume: Volume, request: pb.FetchAndWriteNeedleRequest, data: bytes
+    node: GrpcNode, volume: Volume, request: pb.FetchAndWriteNeedleRequest, data: bytes | memoryview
 ) -> tuple[str | None, str]:
     """Why this server could not write the needle, or None, and the needle's ETag."""
     now_s = node.clock_ns() // 10**9
@@ -188,7 +188,11 @@ def _write(
 
 
 def _upload(
-    node: GrpcNode, connections: CallConnections, request: pb.FetchAndWriteNeedleRequest, data: bytes, target: str
+    node: GrpcNode,
+    connections: CallConnections,
+    request: pb.FetchAndWriteNeedleRequest,
+    data: bytes | memoryview,
+    target: str,
 ) -> str | None:
     """Why a replica could not write the needle, or None."""
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
@@ -226,7 +230,7 @@ def _upload(
     return f"{doing}: {target} answered {answer.status}: {text}"
 
 
-def _form(data: bytes) -> tuple[dict[str, str], Iterator[Any]]:
+def _form(data: bytes | memoryview) -> tuple[dict[str, str], Iterator[Any]]:
     """Headers and body of a form with `data` as its file. The body is made in pieces, which copy nothing of `data`."""
     from urllib3.filepost import choose_boundary, encode_multipart_formdata  # noqa: PLC0415
 

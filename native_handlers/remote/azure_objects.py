@@ -38,7 +38,9 @@ class AzureObjects:
     def __init__(self, client: BlobServiceClient) -> None:
         self._client = client
 
-    def read(self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0) -> bytes:
+    def read(
+        self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0
+    ) -> bytes | memoryview:
         """Exactly `size_bytes` of the blob `key` in the container `bucket`, as it is stored.
 
         Raises:

@@ -58,7 +58,9 @@ class GcsObjects:
     def __init__(self, client: storage.Client) -> None:
         self._client = client
 
-    def read(self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0) -> bytes:
+    def read(
+        self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0
+    ) -> bytes | memoryview:
         """Exactly `size_bytes` of the object, as it is stored: an object that is kept as gzip stays gzip.
 
         Raises:

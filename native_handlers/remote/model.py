@@ -25,7 +25,9 @@ class RemoteReadFailed(Exception):
 class RemoteObjects(Protocol):
     """Objects in remote storage. Safe from any thread; calls block."""
 
-    def read(self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0) -> bytes:
+    def read(
+        self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0
+    ) -> bytes | memoryview:
         """Exactly `size_bytes` of an object.
 
         Raises:

@@ -26,8 +26,9 @@ _AHEAD = 2
 
 def read_in_parts(
     read_part: Callable[[int, int], bytes], offset_bytes: int, size_bytes: int, concurrency: int = 0
-) -> bytes:
-    """Exactly `size_bytes` from `offset_bytes` on.
+) -> bytes | memoryview:
+    """Exactly `size_bytes` from `offset_bytes` on. Each part is put in its place when it arrives, so that the memory is
+    that of the range and of a few parts.
 
     Args:
         read_part: the bytes of an object at an offset, of a length; called by several threads at once.
@@ -49,13 +50,17 @@ def read_in_parts(
     if len(starts) == 1:
         return whole(offset_bytes)
     workers = min(concurrency or DEFAULT_CONCURRENCY, MAX_CONCURRENCY, len(starts))
+    joined, end_bytes = memoryview(bytearray(size_bytes)), 0
     with ThreadPoolExecutor(workers, thread_name_prefix="remote-read") as threads:
         pending: deque[Future[bytes]] = deque()
         try:
-            return b"".join(_in_order(threads, whole, starts, pending, workers * _AHEAD))
+            for part in _in_order(threads, whole, starts, pending, workers * _AHEAD):
+                joined[end_bytes : end_bytes + len(part)] = part
+                end_bytes += len(part)
         finally:
             for future in pending:
                 future.cancel()
+    return joined.toreadonly()
 
 
 def _in_order(

@@ -42,7 +42,9 @@ class S3Objects:
         self._access = access
         self._pool = pool
 
-    def read(self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0) -> bytes:
+    def read(
+        self, bucket: str, key: str, offset_bytes: int, size_bytes: int, concurrency: int = 0
+    ) -> bytes | memoryview:
         """Exactly `size_bytes` of the object, as it is stored, fetched in parts, `concurrency` at a time (0: the usual
         number).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from random import Random
 
 import pytest
@@ -87,3 +88,16 @@ def test_a_part_that_is_late_keeps_further_parts_from_being_read(asked):
 def test_a_short_part_is_a_failure():
     with pytest.raises(RemoteReadFailed, match="short read at offset 10000: got 7 bytes, want 10"):
         read_in_parts(content, 0, 10_010, 2)
+
+
+def test_the_memory_is_that_of_the_range_and_a_few_parts(monkeypatch):
+    part_bytes, size_bytes = 1 << 16, 8 << 20
+    monkeypatch.setattr(parts, "PART_BYTES", part_bytes)
+    tracemalloc.start()
+    try:
+        data = read_in_parts(lambda _start, length: bytes(length), 0, size_bytes, 2)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data) == size_bytes
+    assert peak_bytes < size_bytes + 16 * part_bytes
