@@ -101,7 +101,7 @@ def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShard
             )
             info = fetched.ask_info()
             codings = compare_codings(place, wanted, encode_ts_of(info))
-        for shard_id in request.shard_ids:
+        for shard_id in dict.fromkeys(request.shard_ids):
             fetched.fetch_shard(shard_id)
         if request.copy_ecsum_file:
             fetched.fetch_checksums()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.erasure_coding.scrub import EcScrub, EcScrubber
 
+_MODES = frozenset({pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM})
+
 
 def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolumeRequest) -> pb.ScrubEcVolumeResponse:
     """Verifies the volumes in the request, or all, at the pace of -maintenanceMBps. Ends when the client goes.
@@ -32,7 +34,7 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
         end.check()
         throttle.passed(count_bytes)
 
-    for volume_id in request.volume_ids or dict.fromkeys(volume.id for volume in store.ec.volumes()):
+    for volume_id in dict.fromkeys(request.volume_ids or (volume.id for volume in store.ec.volumes())):
         volume = store.ec.find(volume_id)
         if volume is None:
             raise RpcFailure(f"EC volume id {volume_id} not found")
@@ -50,8 +52,9 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
                 response.broken_shard_infos.add(
                     shard_id=shard_id, size=size, collection=volume.collection, volume_id=volume_id
                 )
-    broken, shards = len(response.broken_volume_ids), len(response.broken_shard_infos)
-    node.counts.observe_ec_scrub(pb.VolumeScrubMode.Name(request.mode), broken, shards, time())
+    if request.mode in _MODES:
+        broken, shards = len(response.broken_volume_ids), len(response.broken_shard_infos)
+        node.counts.observe_ec_scrub(pb.VolumeScrubMode.Name(request.mode), broken, shards, time())
     return response
 
 

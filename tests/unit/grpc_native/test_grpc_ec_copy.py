@@ -31,10 +31,11 @@ VIF_OF_SHARDS = b'{"version":3,"ecShardConfig":{"dataShards":10,"parityShards":4
 
 
 class SendingSource:
-    """A volume server with the files of `sent`, by extension."""
+    """A volume server with the files of `sent`, by extension. `asked` has the extensions of all requests."""
 
     def __init__(self):
         self.sent = {".vif": VIF_OF_SHARDS}
+        self.asked = []
         self.after = {}
         """What happens at the source when it has sent the file with that extension."""
 
@@ -44,6 +45,7 @@ class SendingSource:
         yield SimpleNamespace(undecoded=SimpleNamespace(CopyFile=self._copy_file))
 
     def _copy_file(self, request):
+        self.asked.append(request.ext)
         content = self.sent.get(request.ext)
         messages = [] if content is None else [pb.CopyFileResponse(file_content=content, modified_ts_ns=1)]
         self.after.pop(request.ext, lambda: None)()
@@ -591,3 +593,10 @@ def test_an_index_that_replaces_an_empty_one_is_used_at_once(tmp_path, context):
     assert store.ec.reports()[0].file_count == 1
     assert bytes(store.ec_reader.read_needle(7, 1, 5).data) == b"x" * 3000
     store.close()
+
+
+def test_a_shard_that_is_named_many_times_is_fetched_once(copy, source, directory):
+    source.sent |= {".ec03": b"shard", ".ecx": b"x" * 16}
+    copy(shard_ids=[3] * 1000, copy_ecx_file=True, copy_vif_file=True)
+    assert source.asked.count(".ec03") == 1
+    assert files_in(directory)["7.ec03"] == b"shard"

@@ -93,6 +93,25 @@ def test_a_long_index_counts_piece_by_piece(node, directory, pace):
     assert max(pace.counts) <= MIB
 
 
+@pytest.mark.parametrize("mode", [pb.UNKNOWN, 99, -1])
+def test_an_unknown_mode_is_no_bug(tmp_path, opened, mode):
+    """As upstream: without volumes there is nothing to refuse."""
+    node = make_node(tmp_path, opened(tmp_path / "empty", volumes=()))
+    assert run(node, mode) == pb.ScrubEcVolumeResponse()
+    assert not node.counts.snapshot().scrub_last_time_seconds
+
+
+@pytest.mark.parametrize("mode", [pb.UNKNOWN, 99, -1])
+def test_an_unknown_mode_is_refused_where_there_is_a_volume(node, mode):
+    with pytest.raises(RpcFailure, match=f"unsupported EC volume scrub mode {mode}"):
+        run(node, mode)
+
+
+def test_a_volume_that_is_named_many_times_is_scrubbed_once(node, pace):
+    answer = run(node, INDEX, volume_ids=[VID] * 1000)
+    assert (answer.total_volumes, sum(pace.counts)) == (1, 80)
+
+
 @pytest.mark.parametrize("mode", [INDEX, LOCAL, FULL, CHECKSUM])
 def test_a_client_that_has_gone_ends_it(node, mode):
     context = make_context()
