@@ -12,6 +12,7 @@ from native_handlers.grpc.checks import check_maintenance, claimed, errors_as_up
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.errors import NoLiveNeedles
+from native_handlers.storage.erasure_coding.parallel import ended_early
 from native_handlers.storage.model.errors import StorageError, VolumeExists
 from native_handlers.storage.transfer.staged_volume import adopt_staged, give_back
 
@@ -26,30 +27,31 @@ log = logging.getLogger(__name__)
 
 
 def volume_ec_shards_generate(
-    node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsGenerateRequest
+    node: GrpcNode, context: RpcContext, request: pb.VolumeEcShardsGenerateRequest
 ) -> pb.VolumeEcShardsGenerateResponse:
     """Makes the shards of a volume that is here. The volume stays.
 
-    Wilful difference: no vacuum commits meanwhile, and a volume that is being moved is refused. Upstream may code the
-    old index with the new data.
+    Wilful differences: no vacuum commits meanwhile, and a volume that is being moved is refused. Upstream may code the
+    old index with the new data. A client that goes ends the coding.
     """
     check_maintenance(node)
     store = store_of(node)
     volume = volume_of(node, request.volume_id, "volume %d not found")
-    with claimed(volume, "is being erasure-coded", holds_writes=False), errors_as_upstream():
+    is_claimed = claimed(volume, "is being erasure-coded", holds_writes=False)
+    with is_claimed, errors_as_upstream(), ended_early(context.is_active):
         store.ec_work.generate(volume, request.collection)
     log.info("volume %d is erasure-coded", request.volume_id)
     return pb.VolumeEcShardsGenerateResponse()
 
 
 def volume_ec_shards_rebuild(
-    node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsRebuildRequest
+    node: GrpcNode, context: RpcContext, request: pb.VolumeEcShardsRebuildRequest
 ) -> pb.VolumeEcShardsRebuildResponse:
-    """Rebuilds lost and damaged shards."""
+    """Rebuilds lost and damaged shards. A client that goes ends that; upstream goes on."""
     check_maintenance(node)
     began_s, is_success = monotonic(), False
     try:
-        with errors_as_upstream():
+        with errors_as_upstream(), ended_early(context.is_active):
             rebuilt = store_of(node).ec_work.rebuild_missing(
                 request.collection,
                 request.volume_id,
@@ -63,16 +65,17 @@ def volume_ec_shards_rebuild(
 
 
 def volume_ec_shards_to_volume(
-    node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsToVolumeRequest
+    node: GrpcNode, context: RpcContext, request: pb.VolumeEcShardsToVolumeRequest
 ) -> pb.VolumeEcShardsToVolumeResponse:
     """Makes a volume from the open data shards, or from files that were sent here (`from_staged`).
 
     Wilful differences: a volume of that id that is open here is closed meanwhile, and replaced only where the shards
-    hold all that is in it. Sent files that make no volume that can be opened get their names back.
+    hold all that is in it. Sent files that make no volume that can be opened get their names back. A client that goes
+    ends the decoding.
     """
     check_maintenance(node)
     store = store_of(node)
-    with errors_as_upstream():
+    with errors_as_upstream(), ended_early(context.is_active):
         if request.from_staged:
             _adopt(store, request)
             return pb.VolumeEcShardsToVolumeResponse()

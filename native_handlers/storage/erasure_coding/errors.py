@@ -47,6 +47,13 @@ class DecodeFailed(StorageError):
     """Shards could not be decoded to a volume. No file was changed."""
 
 
+class WorkEnded(StorageError):
+    """The work on shards ended early, because no caller wanted its result any more. No file was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("the work on shards ended early, for its result is not wanted any more")
+
+
 class NotAllHere(Exception):
     """The needle cannot be read from local shards alone. A caller that must not wait for other servers has to read it
     in another thread.

@@ -9,7 +9,10 @@ import logging
 import os
 import threading
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
+
+from native_handlers.storage.erasure_coding.errors import WorkEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +24,19 @@ MAX_THREADS = 4
 """The bound of what one disk and the memory bandwidth can use."""
 
 
+_is_wanted: ContextVar[Callable[[], bool]] = ContextVar("is_wanted", default=lambda: True)
+
+
+@contextmanager
+def ended_early(is_wanted: Callable[[], bool]) -> Iterator[None]:
+    """Inside the block `in_parallel` asks `is_wanted` before each item, and ends with WorkEnded after it was False."""
+    before = _is_wanted.set(is_wanted)
+    try:
+        yield
+    finally:
+        _is_wanted.reset(before)
+
+
 def thread_count() -> int:
     """The number of processors, at least two so that reading and writing overlap."""
     return min(max(len(os.sched_getaffinity(0)), 2), MAX_THREADS)
@@ -30,7 +46,9 @@ def in_parallel(items: Iterable[T], make_worker: Callable[[], Callable[[T], None
     """Processes each of `items` in one of several workers, which take the items in order.
 
     Raises:
-        Exception: the first error of a worker. No work is under way any more.
+        WorkEnded: see `ended_early`.
+        Exception: the first error of a worker.
+        In each case no work is under way any more.
     """
     _Crowd(items, make_worker).run()
 
@@ -78,6 +96,7 @@ class _Crowd:
     def __init__(self, items: Iterable[T], make_worker: Callable[[], Callable[[T], None]]) -> None:
         self._items = iter(items)
         self._make_worker = make_worker
+        self._is_wanted = _is_wanted.get()
         # Protects the fields below, and `_items`.
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -105,6 +124,8 @@ class _Crowd:
                 with self._lock:
                     if self._failure is not None:
                         return
+                    if not self._is_wanted():
+                        raise WorkEnded
                     try:
                         item = next(self._items)
                     except StopIteration:

@@ -13,6 +13,7 @@ from native_handlers.storage.erasure_coding.codings import check_enough, newest_
 from native_handlers.storage.erasure_coding.errors import (
     RebuildFailed,
     VerifyFailed,
+    WorkEnded,
 )
 from native_handlers.storage.erasure_coding.files_on_disk import (
     EcFiles,
@@ -89,7 +90,7 @@ def _add_checksums(ec: EcVolumeSet, ratio: Ratio, found: Sequence[EcFiles]) -> N
             _log.warning("%s is not written: shards do not fit each other (ec-verify tells which)", path)
             return
         replace_file(ec.files, path, encode_checksums(verdict.checksums))
-    except (VerifyFailed, OSError) as error:
+    except (VerifyFailed, WorkEnded, OSError) as error:
         _log.warning("%s is not written: %s", path, error)
 
 

@@ -1,0 +1,103 @@
+"""Work on shards whose result no client waits for any more: it ends, and leaves what was there before."""
+
+from __future__ import annotations
+
+import pytest
+from support.coded_volumes import code_volume
+from support.grpc_nodes import make_context, make_node
+
+from native_handlers.format.needle import Needle
+from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.ec_work import volume_ec_shards_generate, volume_ec_shards_rebuild, volume_ec_shards_to_volume
+from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding import rebuild_volume
+
+VID, COOKIE = 7, 5
+DATA = {number: bytes([number]) * 1000 for number in range(1, 20)}
+ENDED = "the work on shards ended early"
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "coded"
+
+
+@pytest.fixture
+def store(directory):
+    needles = [Needle(needle_id=number, cookie=COOKIE, data=data) for number, data in DATA.items()]
+    made = code_volume(directory, VID, *needles)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(tmp_path, store):
+    return make_node(tmp_path, store)
+
+
+@pytest.fixture
+def gone():
+    context = make_context()
+    context.is_active = lambda: False
+    return context
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+def decode(node, context):
+    return volume_ec_shards_to_volume(node, context, pb.VolumeEcShardsToVolumeRequest(volume_id=VID))
+
+
+def test_a_decoding_leaves_the_shards_alone(node, store, directory, gone):
+    before = contents(directory)
+    with pytest.raises(RpcFailure, match=ENDED):
+        decode(node, gone)
+    assert contents(directory) == before
+    decode(node, make_context())
+    store.mount_volume(VID)
+    with pytest.raises(RpcFailure, match=ENDED):
+        decode(node, gone)
+    volume = store.get_volume(VID)
+    assert {key: volume.read(key, cookie=COOKIE).needle.data for key in DATA} == DATA
+
+
+def test_a_coding_leaves_the_volume_and_its_earlier_shards(node, store, directory, gone):
+    decode(node, make_context())
+    store.mount_volume(VID)
+    before, request = contents(directory), pb.VolumeEcShardsGenerateRequest(volume_id=VID)
+    with pytest.raises(RpcFailure, match=ENDED):
+        volume_ec_shards_generate(node, gone, request)
+    assert contents(directory) == before
+    assert store.get_volume(VID).claim.reason is None
+    volume_ec_shards_generate(node, make_context(), request)
+    assert contents(directory) != before
+
+
+def test_a_rebuilding_makes_no_shard(node, store, directory, gone):
+    store.ec.unmount(VID, 3)
+    (directory / f"{VID}.ec03").unlink()
+    before, request = contents(directory), pb.VolumeEcShardsRebuildRequest(volume_id=VID)
+    with pytest.raises(RpcFailure, match=ENDED):
+        volume_ec_shards_rebuild(node, gone, request)
+    assert contents(directory) == before
+    assert volume_ec_shards_rebuild(node, make_context(), request).rebuilt_shard_ids == [3]
+
+
+def test_shards_that_were_made_anew_stay_without_the_checksums(node, store, directory, monkeypatch):
+    store.ec.unmount(VID, 3)
+    for name in (f"{VID}.ec03", f"{VID}.ecsum"):
+        (directory / name).unlink()
+    is_there, verify = [True], rebuild_volume.verify
+    context = make_context()
+    context.is_active = lambda: is_there[0]
+
+    def after_the_client_went(*arguments):
+        is_there[0] = False
+        return verify(*arguments)
+
+    monkeypatch.setattr(rebuild_volume, "verify", after_the_client_went)
+    request = pb.VolumeEcShardsRebuildRequest(volume_id=VID)
+    assert volume_ec_shards_rebuild(node, context, request).rebuilt_shard_ids == [3]
+    assert not (directory / f"{VID}.ecsum").exists()
