@@ -29,6 +29,9 @@ MAX_HAND_OVERS = 8
 """The most hand-overs at one time. A hand-over waits for disks more than it computes."""
 FALL_BACK_AFTER_S = 1.0
 """How long a native operation waits while the backend works on its volume. After that the backend executes it."""
+CHANGES_END_WITHIN_S = 5.0
+"""How long native writes may go on while the backend is to start. After that those that can be ended are ended. All new
+native writes wait meanwhile, for any volume, and are refused after half a minute."""
 RETRY_S = 0.5
 """The pause between attempts to make a started backend close the native volumes."""
 
@@ -78,11 +81,18 @@ class Authority:
     # ---- operations
 
     async def enter(
-        self, volume_id: int, engine: Engine, kind: AccessKind, *, is_nested: bool = False, is_long: bool = False
+        self,
+        volume_id: int,
+        engine: Engine,
+        kind: AccessKind,
+        *,
+        is_nested: bool = False,
+        is_long: bool = False,
+        cancel: Callable[[], object] | None = None,
     ) -> Ticket:
         """Returns when `engine` may work on the volume. The caller gives the ticket back with `leave`.
 
-        `Ticket` explains the flags.
+        `Ticket` explains the keywords.
 
         Raises:
             AccessRefused: the engine does not get the volume.
@@ -90,7 +100,7 @@ class Authority:
 
         Cancellation: safe; the operation waits no longer.
         """
-        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long)
+        ticket = Ticket(volume_id, engine, kind, is_nested=is_nested, is_long=is_long, cancel=cancel)
         granted = trio.Event()
         token = trio.lowlevel.current_trio_token()
         if self._ask(ticket, partial(set_soon, token, granted)):
@@ -114,7 +124,14 @@ class Authority:
         return _granted(ticket)
 
     def enter_blocking(
-        self, volume_id: int, engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
+        self,
+        volume_id: int,
+        engine: Engine,
+        kind: AccessKind,
+        timeout_s: float,
+        *,
+        is_long: bool = False,
+        cancel: Callable[[], object] | None = None,
     ) -> Ticket:
         """As `enter`, for a thread.
 
@@ -122,7 +139,7 @@ class Authority:
             AccessRefused: also where the engine does not get the volume within `timeout_s`.
             ServedElsewhere: as `enter`.
         """
-        ticket = Ticket(volume_id, engine, kind, is_long=is_long)
+        ticket = Ticket(volume_id, engine, kind, is_long=is_long, cancel=cancel)
         granted = threading.Event()
         if self._ask(ticket, granted.set) and not self._wait_in_thread(ticket, granted, timeout_s):
             with self._lock:
@@ -147,7 +164,14 @@ class Authority:
             self.leave(ticket)
 
     def enter_all(
-        self, volume_ids: Iterable[int], engine: Engine, kind: AccessKind, timeout_s: float, *, is_long: bool = False
+        self,
+        volume_ids: Iterable[int],
+        engine: Engine,
+        kind: AccessKind,
+        timeout_s: float,
+        *,
+        is_long: bool = False,
+        cancel: Callable[[], object] | None = None,
     ) -> list[Ticket]:
         """Several volumes for a thread. They are taken by ascending id, so two callers never wait for each other.
 
@@ -157,7 +181,8 @@ class Authority:
         tickets: list[Ticket] = []
         try:
             for volume_id in sorted(set(volume_ids)):
-                tickets.append(self.enter_blocking(volume_id, engine, kind, timeout_s, is_long=is_long))  # noqa: PERF401
+                ticket = self.enter_blocking(volume_id, engine, kind, timeout_s, is_long=is_long, cancel=cancel)
+                tickets.append(ticket)
         except BaseException:
             for ticket in tickets:
                 self.leave(ticket)
@@ -187,17 +212,39 @@ class Authority:
     async def before_backend_start(self) -> None:
         """Returns when the backend may start and open every volume. No native write runs from then on.
 
+        Native writes that go on for `CHANGES_END_WITHIN_S` are ended. One that cannot be ended is waited for.
+
         Cancellation: safe. Native writes stay suspended until a backend is ready.
         """
-        while True:
-            idle = trio.Event()
-            token = trio.lowlevel.current_trio_token()
-            with self._lock:
-                self._apply(self._ledger.freeze())
-                if self._ledger.is_idle:
-                    return
-                self._idle_wakers.append(partial(set_soon, token, idle))
-            await idle.wait()
+        ends_at_s = trio.current_time() + CHANGES_END_WITHIN_S
+        while (idle := self._freeze()) is not None:
+            with trio.move_on_at(ends_at_s):
+                await idle.wait()
+            if not idle.is_set():
+                self._cancel_changes()
+                await idle.wait()
+
+    def _freeze(self) -> trio.Event | None:
+        """Suspends native writes. Returns None where the backend may start at once, else the event of the end of what
+        runs.
+        """
+        idle = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        with self._lock:
+            self._apply(self._ledger.freeze())
+            if self._ledger.is_idle:
+                return None
+            self._idle_wakers.append(partial(set_soon, token, idle))
+        return idle
+
+    def _cancel_changes(self) -> None:
+        with self._lock:
+            running = self._ledger.native_changes()
+        for ticket in running:
+            what = "is waited for, for it cannot be ended" if ticket.cancel is None else "is ended"
+            _log.warning("the backend is to start: the native work on volume %d %s", ticket.volume_id, what)
+            if ticket.cancel is not None:
+                ticket.cancel()
 
     async def before_backend_ready(self) -> None:
         """Makes the backend, which serves but is not announced yet, close the native volumes. Then native writes

@@ -24,7 +24,7 @@ from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class TicketState(Enum):
@@ -44,6 +44,7 @@ class Ticket:
     `is_nested`: the operation is a part of another operation of the same engine, which cannot end before this one. On a
     volume on which the engine works already, it waits for no other ticket, because that ticket might wait for it.
     `is_long`: the operation may take minutes.
+    `cancel`: ends the operation early, from any thread; None where it cannot be ended.
     """
 
     volume_id: int
@@ -53,6 +54,7 @@ class Ticket:
     refusal: str = ""
     is_nested: bool = False
     is_long: bool = False
+    cancel: Callable[[], object] | None = None
 
     @property
     def is_change(self) -> bool:
@@ -156,7 +158,7 @@ class Ledger:
     def __init__(self) -> None:
         self._volumes: dict[int, _Volume] = {}
         self._is_frozen = False
-        self._native_changes = 0
+        self._native_changes: set[Ticket] = set()
         self._hand_overs = 0
 
     # ---- facts
@@ -173,6 +175,10 @@ class Ledger:
         """Whether the volume must stay with the backend; see `end`."""
         volume = self._volumes.get(volume_id)
         return volume is not None and volume.is_pinned
+
+    def native_changes(self) -> list[Ticket]:
+        """The native operations that run and may write."""
+        return list(self._native_changes)
 
     @property
     def is_idle(self) -> bool:
@@ -214,7 +220,7 @@ class Ledger:
         else:
             volume.running -= 1
             volume.long_at_backend -= _is_long_at_backend(ticket)
-            self._native_changes -= _is_native_change(ticket)
+            self._native_changes.discard(ticket)
             if left is not None and ticket.engine is Engine.BACKEND:
                 volume.is_pinned = volume.is_pinned if left.pin is None else left.pin
                 if left.mark is not None:
@@ -349,13 +355,10 @@ class Ledger:
         volume.long_at_backend += _is_long_at_backend(ticket)
         if ticket.kind is AccessKind.VOLUME_EXCLUSIVE:
             volume.is_vacant = False  # the operation may create the volume
-        self._native_changes += _is_native_change(ticket)
+        if ticket.engine is Engine.NATIVE and ticket.is_change:
+            self._native_changes.add(ticket)
         ticket.state = TicketState.GRANTED
         effects.settled.append(ticket)
-
-
-def _is_native_change(ticket: Ticket) -> bool:
-    return ticket.engine is Engine.NATIVE and ticket.is_change
 
 
 def _is_long_at_backend(ticket: Ticket) -> bool:

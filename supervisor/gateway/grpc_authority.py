@@ -17,7 +17,7 @@ from supervisor.authority.outside import holding
 from supervisor.authority.volume_ids import BadMessage, text_field, volume_ids_of
 from supervisor.gateway.grpc_volume_access import VolumeAccess
 from supervisor.routing.decision import Engine
-from supervisor.routing.registry import AccessKind, Holding, Leaves
+from supervisor.routing.registry import AccessKind, Holding, Leaves, Pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,7 +88,8 @@ class GrpcAuthority:
         left_s = call.time_remaining_s
         timeout_s = WAIT_LIMIT_S if left_s is None else min(left_s, WAIT_LIMIT_S)
         kind = AccessKind.VOLUME_EXCLUSIVE if route.access.kind is AccessKind.STORE else route.access.kind
-        access = VolumeAccess(self._authority, volume_ids, engine, kind, is_long=route.access.is_long)
+        cancel = call.context.cancel if route.pool is Pool.LONG else None
+        access = VolumeAccess(self._authority, volume_ids, engine, kind, is_long=route.access.is_long, cancel=cancel)
         try:
             access.take(timeout_s)
         except AccessRefused as refusal:

@@ -30,17 +30,25 @@ class VolumeAccess:
     """Access of one call to its volumes, for the thread of that call. The call must end with `give_up`.
 
     `code` says how the call ended: CANCELLED until its runner sets another code. `left_after` gets the code and returns
-    what the call leaves behind. `is_wanted` returns whether the client still waits for the answer.
+    what the call leaves behind. `is_wanted` returns whether the client still waits for the answer. `cancel` ends the
+    call early; None for a call that cannot be ended.
     """
 
     def __init__(
-        self, authority: Authority, volume_ids: set[int], engine: Engine, kind: AccessKind, *, is_long: bool
+        self,
+        authority: Authority,
+        volume_ids: set[int],
+        engine: Engine,
+        kind: AccessKind,
+        *,
+        is_long: bool,
+        cancel: Callable[[], object] | None = None,
     ) -> None:
         self._authority = authority
         self.volume_ids = volume_ids
         self._engine = engine
         self._kind = kind
-        self._is_long = is_long
+        self._is_long, self._cancel = is_long, cancel
         self._tickets: list[Ticket] = []
         self.code = grpc.StatusCode.CANCELLED
         self.left_after: Callable[[grpc.StatusCode], BackendEffect | None] = lambda _code: None
@@ -53,7 +61,7 @@ class VolumeAccess:
     def take(self, timeout_s: float) -> None:
         """Takes all volumes. Raises AccessRefused or ServedElsewhere, and then has none of the volumes."""
         self._tickets = self._authority.enter_all(
-            self.volume_ids, self._engine, self._kind, timeout_s, is_long=self._is_long
+            self.volume_ids, self._engine, self._kind, timeout_s, is_long=self._is_long, cancel=self._cancel
         )
 
     def give_up(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -71,11 +71,28 @@ class HttpAuthority:
         A streamed body may still read from the volume, so access lasts until the body was sent. The files of a file
         body are open by then, and stay readable whichever engine has the volume.
 
+        A native write may be cancelled where the backend is to start. The needle may be written by then.
+
         Raises:
-            AccessRefused: the engine did not get the volume.
+            AccessRefused: the engine did not get the volume, or the write was cancelled.
             ServedElsewhere: the backend is to answer. Nothing was done, or only what the backend does again.
         """
-        access = _HttpAccess(self._authority, ticket or await self._enter(decision, volume_id))
+        if decision.engine is not Engine.NATIVE or decision.route.access.kind is AccessKind.VOLUME_READ:
+            return await self._answer(decision, volume_id, answer, ticket)
+        with trio.CancelScope() as scope:
+            cancel = partial(_cancel_soon, trio.lowlevel.current_trio_token(), scope)
+            return await self._answer(decision, volume_id, answer, ticket, cancel)
+        raise AccessRefused(volume_id, "the backend is to start, which ends what is written natively")
+
+    async def _answer(
+        self,
+        decision: Decision,
+        volume_id: int,
+        answer: Callable[[], Awaitable[Response]],
+        ticket: Ticket | None,
+        cancel: Callable[[], None] | None = None,
+    ) -> Response:
+        access = _HttpAccess(self._authority, ticket or await self._enter(decision, volume_id, cancel))
         is_kept = False
         try:
             if decision.engine is Engine.NATIVE:
@@ -133,9 +150,10 @@ class HttpAuthority:
         except (AccessRefused, trio.TooSlowError) as refusal:
             raise LookupFailed(volume_id, str(refusal) or f"volume {volume_id} is in use") from refusal
 
-    async def _enter(self, decision: Decision, volume_id: int) -> Ticket:
+    async def _enter(self, decision: Decision, volume_id: int, cancel: Callable[[], None] | None) -> Ticket:
+        kind = decision.route.access.kind
         with trio.move_on_after(WAIT_LIMIT_S):
-            return await self._authority.enter(volume_id, decision.engine, decision.route.access.kind)
+            return await self._authority.enter(volume_id, decision.engine, kind, cancel=cancel)
         raise AccessRefused(volume_id, f"it is in use by the other engine, for {WAIT_LIMIT_S:g} s by now")
 
 
@@ -180,7 +198,9 @@ class _HttpAccess:
     def _take_back(self) -> None:
         asked = self._asked
         try:
-            ticket = self._authority.enter_blocking(asked.volume_id, asked.engine, asked.kind, TAKE_BACK_LIMIT_S)
+            ticket = self._authority.enter_blocking(
+                asked.volume_id, asked.engine, asked.kind, TAKE_BACK_LIMIT_S, cancel=asked.cancel
+            )
         except (AccessRefused, ServedElsewhere) as loss:
             self.loss = loss
             return
@@ -190,6 +210,12 @@ class _HttpAccess:
                 self._ticket = ticket
         if not is_kept:
             self._authority.leave(ticket)
+
+
+def _cancel_soon(token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> None:
+    """Cancels `scope` from any thread."""
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(scope.cancel)
 
 
 def _leave_at_close(response: Response, access: _HttpAccess) -> None:

@@ -16,7 +16,7 @@ from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind
 
 NATIVE, BACKEND = Engine.NATIVE, Engine.BACKEND
-READ, WRITE = AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE
+READ, WRITE, EXCLUSIVE = AccessKind.VOLUME_READ, AccessKind.VOLUME_WRITE, AccessKind.VOLUME_EXCLUSIVE
 
 
 class Scene:
@@ -191,6 +191,37 @@ async def test_a_starting_backend_finds_native_volumes_unwritten_and_closes_them
         await scene.authority.before_backend_ready()
     assert scene.backend.volumes == {4}
     assert scene.native.volumes == {3}
+
+
+async def test_native_changes_that_go_on_are_ended_before_the_backend_starts(scene, autojump_clock):
+    """Each volume waits for them, not only their own. A read goes on, and so does what ends in time."""
+    reading = await scene.authority.enter(3, NATIVE, READ, cancel=lambda: pytest.fail("a read was ended"))
+    short = await scene.authority.enter(4, NATIVE, WRITE, cancel=lambda: pytest.fail("it was about to end"))
+    ended = []
+
+    def end():
+        ended.append(trio.current_time())
+        scene.authority.leave(long)
+
+    long = await scene.authority.enter(3, NATIVE, EXCLUSIVE, is_long=True, cancel=end)
+    began_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.authority.before_backend_start)
+        await trio.sleep(authority_module.CHANGES_END_WITHIN_S / 2)
+        scene.authority.leave(short)
+    assert [at_s - began_s for at_s in ended] == [pytest.approx(authority_module.CHANGES_END_WITHIN_S)]
+    scene.authority.leave(reading)
+
+
+async def test_a_native_change_that_cannot_be_ended_is_waited_for(scene, autojump_clock, caplog):
+    writing = await scene.authority.enter(3, NATIVE, WRITE)
+    began_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.authority.before_backend_start)
+        await trio.sleep(100 * authority_module.CHANGES_END_WITHIN_S)
+        assert "the native work on volume 3 is waited for" in caplog.text
+        scene.authority.leave(writing)
+    assert trio.current_time() - began_s == pytest.approx(100 * authority_module.CHANGES_END_WITHIN_S)
 
 
 async def test_a_bug_in_an_engine_is_told_to_who_waits(scene, caplog):

@@ -368,6 +368,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def idle_means_idle(self):
         changes = [t for t in self.running() if t.engine is NATIVE and t.is_change]
         assert self.ledger.is_idle == (not changes and not self.moves)
+        assert set(self.ledger.native_changes()) == set(changes)
 
     def teardown(self):
         """From any state: if every hand-over succeeds and every operation ends, every waiting operation gets its

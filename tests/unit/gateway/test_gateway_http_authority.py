@@ -12,6 +12,7 @@ from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Listener, Request, Response, StreamBody
+from supervisor.authority import authority as authority_module
 from supervisor.authority.authority import Authority
 from supervisor.authority.errors import AccessRefused, After, HolderFailed
 from supervisor.authority.form import PLAIN
@@ -56,9 +57,10 @@ class Scene:
         self.body, self.status = b"native", 200
         self.during = lambda: None
         settings = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1)
+        self.native_handlers = {"http.read": self.answer, "http.write": self.answer}
         self.gateway = HttpGateway(
             LiveTable(table_native(["http.read", "http.write"])),
-            {"http.read": self.answer, "http.write": self.answer},
+            self.native_handlers,
             HttpContext(settings=settings, node=None),
             self,
             Guard(security()),
@@ -74,10 +76,13 @@ class Scene:
         assert 3 in self.child.volumes
         return Response(200, body=b"backend")
 
+    @staticmethod
+    def request(method):
+        return Request(method, FID, Headers(()), None, Listener.ADMIN, "10.0.0.1", 1, "THE-ID")
+
     async def get(self, method="GET"):
-        request = Request(method, FID, Headers(()), None, Listener.ADMIN, "10.0.0.1", 1, "THE-ID")
         with trio.fail_after(LIMIT_S):
-            return await self.gateway.handle(request)
+            return await self.gateway.handle(self.request(method))
 
     async def pin(self, pin=True):  # noqa: FBT002  the test says pin(False)
         ticket = await self.authority.enter(3, Engine.BACKEND, AccessKind.VOLUME_WRITE)
@@ -129,6 +134,33 @@ async def test_a_body_that_is_a_stream_keeps_the_volume_until_it_was_sent(scene)
         await other(3, Engine.BACKEND, AccessKind.VOLUME_READ)
     response.close()
     scene.authority.leave(await other(3, Engine.BACKEND, AccessKind.VOLUME_READ))
+
+
+async def test_a_slow_upload_holds_no_start_of_the_backend_back(scene, monkeypatch):
+    """It gets 503, and the client may send it again."""
+    monkeypatch.setattr(authority_module, "CHANGES_END_WITHIN_S", 0.01)
+    has_begun = trio.Event()
+
+    async def slow(_context, _request):
+        has_begun.set()
+        await trio.sleep_forever()
+
+    scene.native_handlers["http.write"] = slow
+    responses = []
+
+    async def put():
+        responses.append(await scene.gateway.handle(scene.request("PUT")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put)
+        await has_begun.wait()
+        await scene.authority.before_backend_start()
+    (response,) = responses
+    assert (response.status, response.headers.get("Retry-After")) == (503, "1")
+    assert b"the backend is to start" in bytes(response.body)
+    await scene.authority.before_backend_ready()
+    scene.native_handlers["http.write"] = scene.answer
+    assert (await scene.get("PUT")).body == b"native"
 
 
 async def test_what_is_changed_besides_is_changed_here_or_by_the_backend(scene):

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+import trio
+from support.waiting import wait_until
 
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
+from supervisor.authority import authority as authority_module
 from supervisor.authority.authority import Authority
 from supervisor.authority.form import PLAIN, Mark, Shards, VolumeForm
 from supervisor.authority.outside import outside
@@ -79,10 +82,15 @@ class Scene:
         self.authority = Authority(holders, lambda _: nullcontext(lambda: None), lambda: True, self.forgotten.append)
         self.backend = PlayedRunner("backend")
         self.bound, self.is_active, self.is_in_maintenance = set(), True, False
-        model = SimpleNamespace(
-            snapshot=lambda: SimpleNamespace(volumes={}, ec_shards={}, volume_ids={3}, all_ids={3, 4})
-        )
+        model = SimpleNamespace(snapshot=self.snapshot)
         self.grpc = GrpcAuthority(self.authority, model, self.bound.__contains__, self.backend, self.check_maintenance)
+
+    @staticmethod
+    def snapshot():
+        return SimpleNamespace(volumes={}, ec_shards={}, volume_ids={3}, all_ids={3, 4})
+
+    def cancel(self):
+        self.is_active = False
 
     def check_maintenance(self):
         if self.is_in_maintenance:
@@ -91,7 +99,7 @@ class Scene:
     def run(self, name, request, runner, engine=NATIVE):
         """An iterator over the answers."""
         method = VOLUME_SERVER_METHODS[name]
-        context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: self.is_active)
+        context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: self.is_active, cancel=self.cancel)
         route = ROUTES_BY_NAME[f"grpc.{name}"]
         call = Call(route, method, Requests(request.SerializeToString()), context, None, (), "")
         self.guarded = self.grpc.guarded(route, engine, runner)
@@ -106,7 +114,7 @@ class Scene:
     def can_go_to(self, engine, volume_id=3):
         """Whether an operation of `engine` gets the volume now."""
         try:
-            ticket = self.authority.enter_blocking(volume_id, engine, AccessKind.VOLUME_READ, 0.05)
+            ticket = self.authority.enter_blocking(volume_id, engine, AccessKind.VOLUME_READ, 0.25)
         except Exception:  # noqa: BLE001  refused or sent elsewhere
             return False
         self.authority.leave(ticket)
@@ -162,7 +170,7 @@ def received(scene, *messages):
             got.extend(call.requests)
             return b"done"
 
-    context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: True)
+    context = SimpleNamespace(time_remaining=lambda: 5.0, is_active=lambda: True, cancel=lambda: None)
     requests = RequestStream(iter([message.SerializeToString() for message in messages]), context, 1 << 20)
     route = ROUTES_BY_NAME["grpc.ReceiveFile"]
     call = Call(route, VOLUME_SERVER_METHODS["ReceiveFile"], requests, context, None, (), "")
@@ -371,3 +379,32 @@ def test_the_disk_type_of_a_mount_goes_with_the_shards(scene):
     list(scene.run("VolumeEcShardsMount", request, PlayedRunner("backend"), BACKEND))
     assert scene.can_go_to(NATIVE)
     assert [form.shards for form in forms] == [Shards("", (1,), "ssd")]
+
+
+def test_a_long_native_change_is_ended_where_the_backend_is_to_start(scene, monkeypatch):
+    """As by a client that cancels. One that is short is waited for."""
+    monkeypatch.setattr(authority_module, "CHANGES_END_WITHIN_S", 0.01)
+    thread = threading.Thread(target=trio.run, args=[scene.authority.before_backend_start])
+
+    def compact(call):
+        thread.start()
+        wait_until(lambda: not call.context.is_active(), "the compaction to be ended")
+
+    request = pb.VacuumVolumeCompactRequest(volume_id=3)
+    list(scene.run("VacuumVolumeCompact", request, PlayedRunner("native", [b"1"], compact)))
+    thread.join()
+
+
+def test_what_a_short_call_changes_is_waited_for_and_not_ended(scene, monkeypatch):
+    monkeypatch.setattr(authority_module, "CHANGES_END_WITHIN_S", 0.01)
+    thread = threading.Thread(target=trio.run, args=[scene.authority.before_backend_start])
+
+    def commit(call):
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        assert call.context.is_active()
+
+    request = pb.VacuumVolumeCommitRequest(volume_id=3)
+    list(scene.run("VacuumVolumeCommit", request, PlayedRunner("native", [b"1"], commit)))
+    thread.join()
