@@ -243,8 +243,8 @@ class Store:
 
     @property
     def damaged_count(self) -> int:
-        """The number of mounted volumes in which a read found damage; see `Volume.is_damaged`."""
-        return sum(location.damaged_count for location in self.locations)
+        """The number of mounted volumes, erasure-coded ones too, in which a read found damage."""
+        return sum(location.damaged_count for location in self.locations) + self.ec.damaged_count
 
     def volumes(self) -> list[Volume]:
         """Every mounted volume, by id."""

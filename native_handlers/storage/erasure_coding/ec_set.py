@@ -21,7 +21,7 @@ from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefus
 from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info, shard_extension
 from native_handlers.storage.model.errors import StorageError, StoreClosed
 from native_handlers.storage.model.file_kinds import EC_INDEX_DESCRIPTORS, other_collection_text
-from native_handlers.storage.model.report import FindingKind
+from native_handlers.storage.model.report import FindingKind, ReadFindingKind
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 
 if TYPE_CHECKING:
@@ -164,6 +164,12 @@ class EcVolumeSet:
         """Every volume, by id and disk."""
         return [volume for _, copies in sorted(self._by_id.items()) for volume in copies]
 
+    @property
+    def damaged_count(self) -> int:
+        """The number of volumes with open shards in which a read found damage."""
+        found = (self.copies(one) for location in self.locations for one in location.damage.volume_ids)
+        return len({one.id for copies in found for one in copies if one.damage.count})
+
     def reports(self) -> list[EcReport]:
         """The reports for heartbeats. Disks out of service are left out. A deletion counts on one disk of a server,
         and not where it is in the index too: upstream's shell adds the counts up.
@@ -268,7 +274,7 @@ class EcVolumeSet:
                     location.open_volumes.check(place.base)
                 volume = opened
                 if volume is None:
-                    volume = EcVolume(self.files, place, self.width, self._join_deletions)
+                    volume = EcVolume(self.files, place, self.width, self._join_deletions, location.damage)
                     on_failure.callback(volume.close)
                 with self._changing:
                     self._check_open()
@@ -281,6 +287,7 @@ class EcVolumeSet:
                     self._count()
                 on_failure.pop_all()
             location.findings.drop(place.base, FindingKind.SHARDS_NOT_OPENED)
+            self._forget_damage(self.copies(volume_id))
             if replaced is not None:
                 replaced.close()
         return volume
@@ -429,7 +436,8 @@ class EcVolumeSet:
         with self.exclusive(volume_id):
             closed: list[EcVolume | EcShard] = []
             with self._changing:
-                for volume in self.copies(volume_id):
+                changed = self.copies(volume_id)
+                for volume in changed:
                     if encode_ts_ns and not 0 < volume.encode_ts_ns < encode_ts_ns:
                         continue
                     if collection not in {None, volume.collection}:
@@ -444,6 +452,7 @@ class EcVolumeSet:
                 self._count()
             for one in closed:
                 one.close()
+            self._forget_damage((*changed, *self.copies(volume_id)))
         self.tell()
 
     def unload(self, volume_id: int, *, disk_id: int | None = None) -> None:
@@ -457,6 +466,7 @@ class EcVolumeSet:
             # Before the next opening, because a deletion that is under way ends first: a journal has one writer.
             for volume in closed:
                 volume.close()
+            self._forget_damage((*closed, *self.copies(volume_id)))
         self.tell()
 
     def close(self, *, only_in_service: bool = False) -> None:
@@ -492,6 +502,14 @@ class EcVolumeSet:
         if left:
             self._by_id[volume.id] = left
         return volume
+
+    def _forget_damage(self, volumes: Iterable[EcVolume]) -> None:
+        """Call it when shards of the volume are open or closed by now: reads use other bytes."""
+        for volume in volumes:
+            if volume.damage.count:
+                volume.damage.reset()
+                findings = self.locations[volume.place.disk_id].findings
+                findings.drop(volume.place.base, ReadFindingKind.SHARDS_DAMAGED)
 
     def _use(self, volume: EcVolume, change: int) -> None:
         """Counts descriptors that a volume takes, or gives back. The caller holds the lock."""

@@ -26,7 +26,10 @@ from native_handlers.storage.erasure_coding.index_files import (
 from native_handlers.storage.erasure_coding.layout import Layout
 from native_handlers.storage.erasure_coding.names import encode_ts_of, load_info, ratio_of, shard_extension
 from native_handlers.storage.model.errors import VolumeClosed
+from native_handlers.storage.model.report import ReadFindingKind
 from native_handlers.storage.system.files import FileRetired, SharedFile
+from native_handlers.storage.volume.damage import VolumeDamage
+from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.erasure_coding.bitrot import Checksums, Protection
     from native_handlers.storage.erasure_coding.deletions import Deletions
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.damage import DamageReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +145,14 @@ class EcVolume:
         place: EcPlace,
         offset_width_bytes: int,
         join_deletions: Callable[[EcPlace, int], Deletions],
+        damage: DamageReports | None = None,
     ) -> None:
         """Opens the index. No shard is open yet.
 
         Args:
             join_deletions: opens the journal of a place and a coding time, and returns the deletions of that coding.
                 May raise OSError.
+            damage: gets reports of damage that reads find.
 
         Raises:
             OSError: FileNotFoundError where there is no .ecx; nothing stays open.
@@ -154,6 +160,9 @@ class EcVolume:
         self.place = place
         self.id, self.collection = place.volume_id, place.collection
         self.disk_type = place.disk_type
+        paths = VolumePaths(place.data_dir, place.index_dir, place.collection, place.volume_id)
+        self.damage = VolumeDamage(paths, damage, ReadFindingKind.SHARDS_DAMAGED)
+        """The damage that reads have found since the last shard was opened or closed."""
         self._files, self._width = files, offset_width_bytes
         self.shards: dict[int, EcShard] = {}
         """By id. Replaced as a whole: readers take no lock."""

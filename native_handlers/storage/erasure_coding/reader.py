@@ -14,8 +14,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.arrays import np
-from native_handlers.format.errors import Corrupt
-from native_handlers.format.needle import actual_size, parse_needle
+from native_handlers.format.errors import Corrupt, SizeMismatch, Truncated
+from native_handlers.format.needle import actual_size, parse_needle, parse_needle_header
 from native_handlers.format.types import to_bytes_offset
 from native_handlers.storage.erasure_coding.bounds import EcBounds
 from native_handlers.storage.erasure_coding.errors import EcDeleteRefused, NotAllHere
@@ -34,6 +34,7 @@ from native_handlers.storage.system.files import NotCached
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from native_handlers.format.idx import IdxEntry
     from native_handlers.format.needle import Needle
     from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
@@ -90,7 +91,7 @@ class EcReader:
 
         Raises:
             VolumeNotFound, VolumeClosed, NotFound, Deleted, CookieMismatch.
-            StorageError, FormatError, OSError: too few shards can be read, or they are damaged.
+            StorageError, FormatError, OSError: too few shards can be read, or they are damaged. Damage is reported.
             NotCached: `cached_only`, and that is not enough.
             NotAllHere: `cached_only` or `here_only`, and a shard is not here, or cannot be read.
         """
@@ -114,10 +115,11 @@ class EcReader:
                     raise NotAllHere
                 self._read_interval(volume, needle_id, interval, part)
             at += interval.length_bytes
-        needle = parse_needle(view, volume.version)
-        if needle.needle_id != needle_id or needle.size != entry.size:
-            place = f"ec volume {volume_id} needle {needle_id:x} offset {to_bytes_offset(entry.offset)}"
-            raise Corrupt(place, f"there is needle {needle.needle_id:x} of size {needle.size}, not {entry.size}")
+        try:
+            needle = _parsed(volume, needle_id, entry, view)
+        except (Corrupt, Truncated) as error:
+            volume.damage.found(needle_id, error)
+            raise
         if cookie is not None and needle.cookie != cookie:
             raise CookieMismatch(needle.cookie, cookie)
         return needle
@@ -372,6 +374,18 @@ class EcReader:
             matrix = recovery_matrix(ratio.data, ratio.total, present, (interval.shard_id,))
             output = np.frombuffer(view[start : start + piece.length_bytes], np.uint8)
             multiply(matrix, [np.frombuffer(parts[shard], np.uint8) for shard in present], [output])
+
+
+def _parsed(volume: EcVolume, needle_id: int, entry: IdxEntry, record: memoryview) -> Needle:
+    """The needle of a record. Raises Corrupt and Truncated where the record does not fit its row or its checksum."""
+    size = parse_needle_header(record).size
+    if size != entry.size:
+        raise SizeMismatch(needle_id, entry.size, size)
+    needle = parse_needle(record, volume.version)
+    if needle.needle_id != needle_id:
+        place = f"ec volume {volume.id} needle {needle_id:x} offset {to_bytes_offset(entry.offset)}"
+        raise Corrupt(place, f"there is needle {needle.needle_id:x}")
+    return needle
 
 
 def _range(volume: EcVolume, needle_id: int, shard_id: int, interval: Interval) -> ShardRange:

@@ -118,6 +118,7 @@ class ReadFindingKind(Enum):
     """The kinds of findings at reads of a volume."""
 
     DAMAGED = "a record is damaged and cannot be read"
+    SHARDS_DAMAGED = "a record in its shards is damaged and cannot be read"
 
 
 @dataclass(frozen=True, slots=True)

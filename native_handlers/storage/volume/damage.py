@@ -1,4 +1,5 @@
 """Reports damaged data of a volume: once for each volume to the log and the findings, and each time to the counters.
+Erasure-coded volumes count as volumes.
 
 A record is damaged when it does not fit its index row or its own checksum. Every way of reading records reports damage.
 A place that a caller names (ReadNeedleMeta) proves nothing, because there need not be a record.
@@ -61,12 +62,14 @@ class DamageReports:
         """The volumes with reported damage, also those that are closed or repaired since."""
         return frozenset(self._volume_ids)
 
-    def report(self, base: Path, damage: Damage, *, is_first: bool) -> None:
+    def report(
+        self, base: Path, damage: Damage, *, is_first: bool, kind: ReadFindingKind = ReadFindingKind.DAMAGED
+    ) -> None:
         """Reports damage of the volume with files at `base`. `is_first`: whether it is the volume's first damage."""
         if is_first:
             self._volume_ids.add(damage.volume_id)
             detail = f"needle {damage.needle_id:x}: {damage.text}; other damage of this volume is not said one by one"
-            self._findings.add([Finding(ReadFindingKind.DAMAGED, base, detail)])
+            self._findings.add([Finding(kind, base, detail)])
         for callback in self._listeners:
             callback(damage)
 
@@ -74,9 +77,11 @@ class DamageReports:
 class VolumeDamage:
     """The damage found in one open volume. Safe from any thread."""
 
-    def __init__(self, paths: VolumePaths, reports: DamageReports | None) -> None:
+    def __init__(
+        self, paths: VolumePaths, reports: DamageReports | None, kind: ReadFindingKind = ReadFindingKind.DAMAGED
+    ) -> None:
         self._paths = paths
-        self._reports = reports
+        self._reports, self._kind = reports, kind
         # Protects `count`.
         self._lock = threading.Lock()
         self.count = 0
@@ -89,12 +94,14 @@ class VolumeDamage:
             is_first = self.count == 1
         damage = Damage(self._paths.volume_id, needle_id, _kind_of(error), str(error))
         if self._reports is not None:
-            self._reports.report(self._paths.base, damage, is_first=is_first)
+            self._reports.report(self._paths.base, damage, is_first=is_first, kind=self._kind)
         elif is_first:
             _log.warning("%s: needle %x: %s", self._paths.base, needle_id, error)
 
     def reset(self) -> None:
-        """Starts anew after an operator has declared the volume sound: the next damage is reported again."""
+        """Starts anew after an operator has declared the volume sound, or after its shards have changed: the next
+        damage is reported again.
+        """
         with self._lock:
             self.count = 0
 

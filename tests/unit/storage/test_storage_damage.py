@@ -8,6 +8,7 @@ import struct
 from contextlib import closing
 
 import pytest
+from support.coded_volumes import code_volume
 from support.stores import open_at
 
 from native_handlers.format.errors import ChecksumMismatch, Corrupt, FormatError, SizeMismatch
@@ -186,3 +187,75 @@ class TestSaying:
                 volume.read_meta(16, 5)
             volume.read_blob(16, 5)
             assert not volume.is_damaged
+
+
+class TestShards:
+    """Records of an erasure-coded volume. The needles are in the first shard, behind the super block."""
+
+    @pytest.fixture
+    def coded(self, tmp_path):
+        code_volume(tmp_path, VID, *(Needle(needle_id=one, cookie=COOKIE, data=SMALL) for one in (1, 2))).close()
+        return tmp_path
+
+    def flip(self, directory, at):
+        path = directory / "7.ec00"
+        raw = bytearray(path.read_bytes())
+        raw[at] ^= 1
+        path.write_bytes(raw)
+
+    def fail(self, store, needle_id, error):
+        with pytest.raises(error):
+            store.ec_reader.read_needle(VID, needle_id, COOKIE)
+
+    @pytest.mark.parametrize(
+        ("at", "error", "kind"),
+        [
+            (8 + 20, ChecksumMismatch, DamageKind.CHECKSUM),
+            (8 + 15, SizeMismatch, DamageKind.SIZE),
+            (8 + 11, Corrupt, DamageKind.STRUCTURE),
+        ],
+        ids=["payload", "size", "id"],
+    )
+    def test_are_said_once_and_counted_each_time(self, coded, caplog, at, error, kind):
+        self.flip(coded, at)
+        with closing(open_watched(coded)) as store:
+            assert store.damaged_count == 0
+            for _ in range(3):
+                self.fail(store, 1, error)
+            assert [(one.volume_id, one.needle_id, one.kind) for one in store.seen] == [(VID, 1, kind)] * 3
+            (found,) = store.findings
+            assert (found.kind, found.base) == (ReadFindingKind.SHARDS_DAMAGED, coded / "7")
+            assert "needle 1: " in found.detail
+            assert [record.getMessage() for record in caplog.records].count(str(found)) == 1
+            assert store.damaged_count == 1
+            assert bytes(store.ec_reader.read_needle(VID, 2, COOKIE).data) == SMALL
+
+    def test_are_said_again_after_a_shard_was_opened(self, coded):
+        self.flip(coded, 8 + 20)
+        with closing(open_watched(coded)) as store:
+            self.fail(store, 1, ChecksumMismatch)
+            self.flip(coded, 8 + 20)
+            store.ec.mount("", VID, 0)
+            assert (store.findings, store.damaged_count) == ([], 0)
+            assert bytes(store.ec_reader.read_needle(VID, 1, COOKIE).data) == SMALL
+            self.flip(coded, 8 + 20)
+            self.fail(store, 1, ChecksumMismatch)
+            assert store.damaged_count == 1
+            store.ec.unmount(VID, 0)
+            assert (store.findings, store.damaged_count) == ([], 0)
+            assert bytes(store.ec_reader.read_needle(VID, 1, COOKIE).data) == SMALL, "the shard is computed"
+
+    def test_go_with_the_volume(self, coded):
+        self.flip(coded, 8 + 20)
+        with closing(open_watched(coded)) as store:
+            self.fail(store, 1, ChecksumMismatch)
+            store.ec_work.delete_shards("", VID, range(14))
+            assert (store.findings, store.damaged_count) == ([], 0)
+
+    def test_an_absent_needle_or_another_cookie_is_no_damage(self, coded):
+        with closing(open_watched(coded)) as store:
+            with pytest.raises(errors.CookieMismatch):
+                store.ec_reader.read_needle(VID, 1, 1)
+            with pytest.raises(errors.NotFound):
+                store.ec_reader.read_needle(VID, 9, COOKIE)
+            assert (store.seen, store.findings) == ([], [])
