@@ -111,7 +111,7 @@ def _verified_name(address: ServerAddress, context: ssl.SSLContext) -> str | Non
             context.wrap_socket(plain, server_hostname=address.host) as secured,
         ):
             certificate = secured.getpeercert() or {}
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a text that is no name of a host is a ValueError
         log.debug("certificate of %s could not be read: %s", address, error)
         return None
     return name_in_certificate(certificate)

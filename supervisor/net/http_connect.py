@@ -69,14 +69,14 @@ class TcpConnector:
         """A connection to `address`.
 
         Raises:
-            CannotConnect: no server listens there, no route leads there, or the TLS handshake fails. No socket is left
-                open.
+            CannotConnect: no server listens there, no route leads there, the address is none, or the TLS handshake
+                fails. No socket is left open.
         """
         try:
             stream = await trio.open_tcp_stream(
                 address.host, address.port, local_address=source_address(self._source_host, address.host)
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for a text that is no name of a host
             raise CannotConnect(_reason(error), is_refused=_is_refused(error)) from error
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
@@ -126,15 +126,15 @@ def source_address(source_host: str, target_host: str) -> str | None:
     return source_host if is_usable and source.version == target.version else None
 
 
-def _causes(error: OSError) -> tuple[BaseException, ...]:
+def _causes(error: OSError | UnicodeError) -> tuple[BaseException, ...]:
     """The error of each address that was tried. trio puts them into a group."""
     cause = error.__cause__
     return cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause or error,)
 
 
-def _is_refused(error: OSError) -> bool:
+def _is_refused(error: OSError | UnicodeError) -> bool:
     return any(isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED for cause in _causes(error))
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     return "connection refused" if _is_refused(error) else str(_causes(error)[-1])

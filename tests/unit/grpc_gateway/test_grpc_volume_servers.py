@@ -6,8 +6,11 @@ from functools import partial
 
 import grpc
 import pytest
+from support.certificate_authority import Authority
+from support.waiting import LIMIT_S
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.pb import volume_server_pb2 as pb
 from supervisor.config.config import TlsFiles
 from supervisor.gateway.grpc_volume_servers import DialledVolumeServers
 from supervisor.net.channel import open_channel
@@ -44,3 +47,17 @@ def test_a_file_that_vanishes_between_two_looks(tmp_path):
 def test_a_text_that_is_no_address_is_an_answer():
     failure = failure_of(DialledVolumeServers(partial(open_channel, tls=TlsFiles())), ":")
     assert failure.code is grpc.StatusCode.UNKNOWN
+
+
+@pytest.mark.parametrize("host", ["a..b", ".x", "x" * 64, "a\u2028"])
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_host_that_no_resolver_takes_cannot_be_reached(tmp_path, host, is_tls):
+    """Callers name sources. The look-up of the name in a certificate may raise more than OSError."""
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("here")
+    tls = TlsFiles(cert=cert, key=key, ca=authority.ca) if is_tls else TlsFiles()
+    volume_servers = DialledVolumeServers(partial(open_channel, tls=tls))
+    assert not volume_servers.leads_here(f"{host}:8080")
+    with volume_servers.open_volume_server(f"{host}:8080") as client, pytest.raises(grpc.RpcError) as caught:
+        client.ReadVolumeFileStatus(pb.ReadVolumeFileStatusRequest(volume_id=7), timeout=LIMIT_S)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -270,6 +270,14 @@ async def test_a_server_that_speaks_no_tls_fails_over_tls():
             await VolumeServerClient(pool).request("GET", str(address), "/", Headers(), b"")
 
 
+@pytest.mark.parametrize("host", ["a..b", ".x", "x" * 64])
+async def test_a_host_that_no_resolver_takes_is_one_that_cannot_be_reached(host):
+    """A volume server tells its master any name that it likes, and others are told that name."""
+    with pytest.raises(VolumeServerFailed) as caught:
+        await VolumeServerClient(HttpPool()).request("GET", f"{host}:8080", "/", Headers(), b"")
+    assert caught.value.kind is not VolumeServerFailureKind.CONNECTION_REFUSED
+
+
 async def test_a_certificate_need_not_be_verified_where_that_is_asked_for(tmp_path):
     certificate, key = Authority(tmp_path).issue("server")
     tls = TlsContextSource(TlsSettings(cert=certificate, key=key), trio.current_time)
