@@ -14,7 +14,7 @@ from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, Candidates
 from native_handlers.http.reply import bodiless, close_chunks, empty_reply, redirect, with_fields
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response, StreamBody
-from native_handlers.http_model.query import encode_query
+from native_handlers.http_model.query import encode_form, encode_query
 from native_handlers.http_model.read_mode import ReadMode
 from native_handlers.http_model.volume_servers import VolumeServerFailed
 
@@ -148,7 +148,8 @@ async def _proxy(  # noqa: PLR0913
     one of the holders of a single look-up.
     """
     fields = [(key, value) for key, value in query.pairs if key != PROXIED]
-    passed_on = f"{request.raw_path}?{encode_query([*fields, (PROXIED, 'true')])}"
+    encoded = await context.content_threads.run(encode_form([*fields, (PROXIED, "true")]))
+    passed_on = f"{request.raw_path}?{encoded}"
     headers = request.headers.without((*_NOT_PASSED_ON, HOLDER_HEADER)).plus((HOLDER_HEADER, REQUIRED))
     target: Location | None = first
     has_failed = False

@@ -105,6 +105,8 @@ class BodyError(Exception):
 class Request:
     """One HTTP request. `target` is the request target as sent and `parsed` its parts. `client_host` is the address of
     the TCP client, never of a header.
+
+    A copy with other fields (`dataclasses.replace`) keeps `parsed`, so its target must stay the same.
     """
 
     method: str
@@ -118,10 +120,11 @@ class Request:
     is_tls: bool = False
     http_version: str = "1.1"
 
-    parsed: RequestTarget = field(init=False, repr=False, compare=False)
+    parsed: RequestTarget = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parsed", RequestTarget.parse(self.target))
+        if self.parsed is None:
+            object.__setattr__(self, "parsed", RequestTarget.parse(self.target))
 
     @property
     def raw_path(self) -> str:

@@ -7,8 +7,7 @@ bad pair, goes on, and reports an error. Reads ignore that error, uploads fail w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
@@ -16,12 +15,16 @@ from native_handlers.http_model.errors import quote
 from native_handlers.http_model.percent import unescape
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
 MAX_PAIRS = 10_000
 """Go's default. A query with more pairs is refused whole."""
-_LONG_CHARACTERS = 1024
+SHORT_CHARACTERS = 512
+"""A query up to this length is parsed at once: some tenths of a millisecond. A job parses a longer one; see
+`RequestTarget.parse_long_query`."""
 _STEP_PAIRS = 256
+_SCANNED_PAIRS = 16
+"""Up to so many pairs a look-up goes over them. More get an index at the first look-up."""
 STEP_CHARACTERS = 1 << 15
 _ESCAPE_CHARACTERS = 3
 _MARKS = re.compile("[%+;]")
@@ -34,9 +37,12 @@ class Query:
 
     pairs: tuple[tuple[str, str], ...] = ()
     error: str | None = None
+    _first: dict[str, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def get(self, name: str) -> str:
         """The first value under `name`, or ""."""
+        if len(self.pairs) > _SCANNED_PAIRS:
+            return self._indexed().get(name, "")
         for key, value in self.pairs:
             if key == name:
                 return value
@@ -46,6 +52,13 @@ class Query:
         """Whether the value is exactly "true"."""
         return self.get(name) == "true"
 
+    def _indexed(self) -> dict[str, str]:
+        first = self._first
+        if first is None:
+            first = dict(reversed(self.pairs))
+            object.__setattr__(self, "_first", first)
+        return first
+
 
 NO_QUERY = Query()
 """The query of a target without one."""
@@ -53,12 +66,6 @@ NO_QUERY = Query()
 
 def parse_query(raw: str) -> Query:
     """Parses `raw`. Pairs that cannot be decoded are left out, and `error` names the fault."""
-    return _parse_long(raw) if len(raw) > _LONG_CHARACTERS else _whole(parse_form(raw))
-
-
-@lru_cache(maxsize=16)
-def _parse_long(raw: str) -> Query:
-    """Cached: several parts of the server use the query of a request, and a long query takes milliseconds to parse."""
     return _whole(parse_form(raw))
 
 
@@ -75,11 +82,11 @@ def parse_form(raw: str) -> Generator[None, None, Query]:
     """As `parse_query`, in steps, for text that may be long."""
     if raw.count("&") >= MAX_PAIRS:
         return Query(error="number of URL query parameters exceeded limit")
+    texts = raw.split("&")
     if not _MARKS.search(raw):
-        plain = (pair.partition("=") for pair in raw.split("&") if pair)
-        return Query(tuple((key, value) for key, _, value in plain))
+        return Query(tuple(_plain_pairs(texts) if len(texts) <= _STEP_PAIRS else (yield from _many_plain_pairs(texts))))
     pairs, error = [], None
-    for number, pair in enumerate(raw.split("&"), 1):
+    for number, pair in enumerate(texts, 1):
         if number % _STEP_PAIRS == 0:
             yield
         if ";" in pair:
@@ -100,6 +107,20 @@ def parse_form(raw: str) -> Generator[None, None, Query]:
         elif pair:
             pairs.append((key, value))
     return Query(tuple(pairs), error)
+
+
+def _plain_pairs(texts: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """The pairs of `texts`, in which nothing is encoded."""
+    return [(key, value) for key, _, value in [text.partition("=") for text in texts if text]]
+
+
+def _many_plain_pairs(texts: Sequence[str]) -> Generator[None, None, Iterable[tuple[str, str]]]:
+    """As `_plain_pairs`, in steps."""
+    pairs: list[tuple[str, str]] = []
+    for start in range(0, len(texts), _STEP_PAIRS):
+        pairs += _plain_pairs(texts[start : start + _STEP_PAIRS])
+        yield
+    return pairs
 
 
 def _bad_escape(text: str) -> str | None:
@@ -127,6 +148,16 @@ def encode_query(values: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     """Encodes `values` as a query string sorted by key. Equal keys keep their order."""
     pairs = sorted(dict(values).items()) if not isinstance(values, (list, tuple)) else sorted(values, key=_key)
     return "&".join(f"{_encode(key)}={_encode(value)}" for key, value in pairs)
+
+
+def encode_form(values: Sequence[tuple[str, str]]) -> Job[str]:
+    """As `encode_query`, in steps, for pairs of a client."""
+    pairs, texts = sorted(values, key=_key), []
+    for number, (key, value) in enumerate(pairs, 1):
+        texts.append(f"{_encode(key)}={_encode(value)}")
+        if number % _STEP_PAIRS == 0 or len(key) + len(value) > STEP_CHARACTERS:
+            yield
+    return "&".join(texts)
 
 
 def _key(pair: tuple[str, str]) -> str:

@@ -16,10 +16,10 @@ from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id, without_delta
 from native_handlers.format.types import Cookie, NeedleId
 from native_handlers.http_model.percent import unescape
-from native_handlers.http_model.query import NO_QUERY, Query, parse_query
+from native_handlers.http_model.query import NO_QUERY, SHORT_CHARACTERS, Query, parse_form, parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 T = TypeVar("T")
 STATIC_PREFIX = "/seaweedfsstatic/"
@@ -133,6 +133,17 @@ class RequestTarget:
         if self._query is None:
             self._query = parse_query(self.raw_query) if self.raw_query else NO_QUERY
         return self._query
+
+    @property
+    def has_long_query(self) -> bool:
+        """Whether the query is still to be parsed, and is so long that `parse_long_query` is to do it."""
+        return len(self.raw_query) > SHORT_CHARACTERS and self._query is None
+
+    def parse_long_query(self) -> Generator[None, None, None]:
+        """Parses the query in steps, for `query`."""
+        query = yield from parse_form(self.raw_query)
+        query.get("")  # The first look-up makes the index of many pairs.
+        self._query = query
 
     @property
     def token_file_id(self) -> str:

@@ -14,7 +14,7 @@ import trio
 from native_handlers.http_model.go_json import encode_json
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import REQUEST_ID_HEADER, Response
-from native_handlers.http_model.query import parse_query
+from native_handlers.http_model.query import NO_QUERY, Query, parse_query
 from supervisor.embedded_master.config import AssignRefused
 from supervisor.embedded_master.options import VolumeOptions
 from supervisor.embedded_master.topology_info import status_rows
@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 WHAT_IT_IS = "embedded master of weed-volume-py, for quickstart and tests; production uses weed master"
 _HEADER = "X-Embedded-Master"
 _MAX_FORM_BYTES = 64 << 10
+_FORM_FIELDS = frozenset(
+    {"collection", "replication", "ttl", "disk", "dataCenter", "rack", "dataNode", "count"}
+    | {"fileId", "volumeId", "read"}
+)
 _READS = frozenset({"GET", "HEAD"})
 _CALLS = _READS | {"POST", "PUT"}
-_MAX_WAITING = 16  # requests at one time that may block on a growth or a disk write
+_MAX_WAITING = 16  # requests at one time that may block on a growth or a disk write, or have long queries
 
 
 class MasterWeb:
@@ -63,6 +67,8 @@ class MasterWeb:
 
     async def handle(self, request: Request) -> Response:
         """The answer to any request."""
+        if request.parsed.has_long_query:
+            await trio.to_thread.run_sync(partial(getattr, request.parsed, "query"), limiter=self._limiter)
         is_file_id = "/" not in request.path[1:] and request.path != "/"
         handler, methods = self._routes.get(request.path) or (self._redirect if is_file_id else _not_found, _READS)
         response = await (handler(request) if request.method in methods else _method_not_allowed(request))
@@ -95,7 +101,7 @@ class MasterWeb:
         return _json(request, rows)
 
     async def _assign(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await self._form(request)
         try:
             options = self._options(form)
             count = _number(form.get("count", "")) or 1
@@ -114,7 +120,7 @@ class MasterWeb:
         return _with_token(_json(request, rows), assigned.token)
 
     async def _look_up(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await self._form(request)
         file_id = form.get("fileId", "")
         volume_text = (file_id if "," in file_id else form.get("volumeId", "")).partition(",")[0]
         nodes, error = self._holders(volume_text, form.get("collection", ""))
@@ -129,7 +135,7 @@ class MasterWeb:
         return _with_token(_json(request, rows), token)
 
     async def _grow(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await self._form(request)
         count = _number(form.get("count", ""))
         if count is None:
             return _json(request, {"error": f"can not parse parameter count {form.get('count', '')}"}, 406)
@@ -148,6 +154,20 @@ class MasterWeb:
             return _json(request, {"error": f"volume id {volume_text} not found: {error}"}, 404)
         target = f"http://{random.choice(nodes).identity.public_url}{request.target}"
         return Response(308, Headers([("Location", target)]))
+
+    async def _form(self, request: Request) -> Mapping[str, str]:
+        """The first value of each field that is used. Fields of a form body come before those of the query."""
+        body, form = b"", NO_QUERY
+        if (request.headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded"):
+            while chunk := await request.body.receive_some():
+                body += chunk
+                if len(body) > _MAX_FORM_BYTES:
+                    body = b""
+                    break
+        if body:
+            form = await trio.to_thread.run_sync(parse_query, body.decode("latin-1"), limiter=self._limiter)
+        fields = Query((*form.pairs, *request.parsed.query.pairs))
+        return {name: fields.get(name).encode("latin-1").decode("utf-8", "replace") for name in _FORM_FIELDS}
 
     def _holders(self, volume_text: str, collection: str) -> tuple[list[VolumeNode], str]:
         number = _number(volume_text)
@@ -173,22 +193,6 @@ class MasterWeb:
         wanted = count * options.replication.copy_count
         if free < wanted:
             raise AssignRefused(f"only {free} volumes left, not enough for {wanted}")
-
-
-async def _form(request: Request) -> Mapping[str, str]:
-    """The first value of each field. Fields of a form body come before those of the query."""
-    body = b""
-    if (request.headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded"):
-        while chunk := await request.body.receive_some():
-            body += chunk
-            if len(body) > _MAX_FORM_BYTES:
-                body = b""
-                break
-    fields: dict[str, str] = {}
-    for query in (parse_query(body.decode("latin-1")), request.parsed.query):
-        for name, value in query.pairs:
-            fields.setdefault(name, value.encode("latin-1").decode("utf-8", "replace"))
-    return fields
 
 
 def _number(text: str) -> int | None:

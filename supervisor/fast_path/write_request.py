@@ -16,7 +16,7 @@ from native_handlers.http.holders import HOLDER_HEADER
 from native_handlers.http.upload_body import SentFile, file_name, is_urlencoded
 from native_handlers.http_model.errors import BadMediaType
 from native_handlers.http_model.headers import Headers
-from native_handlers.http_model.query import NO_QUERY, Query, parse_query
+from native_handlers.http_model.query import NO_QUERY, SHORT_CHARACTERS, Query, parse_query
 from native_handlers.http_model.target import SIMPLE_PATH
 from supervisor.fast_path.head_fields import TOKEN_FIELDS, FieldParser
 
@@ -119,9 +119,11 @@ def _is_known_type(value: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _form_of(raw_query: bytes | None) -> Query | None:
-    """The query; None for one that has an error, or an option that is not for the fast path."""
+    """The query; None for one that is long, has an error, or has an option that is not for the fast path."""
     if not raw_query:
         return NO_QUERY
+    if len(raw_query) > SHORT_CHARACTERS:
+        return None
     query = parse_query(raw_query.decode())
     is_declined = query.error is not None or any(name == _DECLINED_OPTION for name, _ in query.pairs)
     return None if is_declined else query

@@ -99,6 +99,8 @@ class HttpGateway:
         """
         started_at_s = monotonic()
         route, target = self._route(request), request.parsed
+        if target.raw_query and target.has_long_query:
+            await self._context.content_threads.run(target.parse_long_query())
         if self._stop is not None and self._stop.is_asked and route.is_health:
             # Whichever engine has the route: the whole node is stopping, and the child does not know.
             return await self._native[route.name](self._context, request)
@@ -223,6 +225,9 @@ class HttpGateway:
 
     async def _looked_into(self, request: Request, absent: Response) -> Response:
         """The answer of the other holders for a needle that the backend does not have, or else the backend's answer."""
+        if request.parsed.has_long_query:
+            # The fast path has begun this request.
+            await self._context.content_threads.run(request.parsed.parse_long_query())
         elsewhere = await delete_at_others(self._context, request)
         if elsewhere is None:
             return absent

@@ -28,6 +28,8 @@ BOMBS_AT_ONCE = 40
 SLOW_READERS = 12
 SMALL_PARTS = 64
 DELETED_NEEDLES = 1_000_000
+LONG_QUERIES, LONG_QUERIES_AT_ONCE = 200, 4
+LONG_QUERY_PAIRS = 9_990
 MANIFEST_CHUNKS = 200_000
 TINY_CHUNKS = 1_000_000
 IMAGE_SIDE = 6000
@@ -106,6 +108,15 @@ def post_line_feeds(server):
 
 def post_long_form(server):
     return f"answered {ask(server, 'POST', f'/{server.new_fid()}', FORM, b'a=' + b'%41' * (10 * MIB // 3 - 1)).status}"
+
+
+def read_long_queries(server):
+    """Some readers at once, whose queries all differ. Each has as many pairs as are accepted."""
+    fid = server.store(b"a")
+    targets = (f"/{fid}?n={number}&" + "%41=+&" * LONG_QUERY_PAIRS for number in range(LONG_QUERIES))
+    with ThreadPoolExecutor(LONG_QUERIES_AT_ONCE) as pool:
+        statuses = {reply.status for reply in pool.map(lambda target: ask(server, "GET", target), targets)}
+    return f"answered {statuses}"
 
 
 def bomb(members):
@@ -223,6 +234,7 @@ KINDS = {
     "32 MB quoted-printable": post_escapes,
     "16 MB of quoted line feeds": post_line_feeds,
     "a form of 10 MB of escapes": post_long_form,
+    f"{LONG_QUERIES} reads with 60 KB of query": read_long_queries,
     f"{SMALL_PARTS} gzip parts of 30 KB": post_small_parts,
     f"{BOMBS_AT_ONCE} uploads of a bomb of 1 GiB": post_bombs,
     f"{SLOW_READERS} slow readers of 255 MB gzip": read_slowly,

@@ -18,6 +18,7 @@ from support.waiting import LIMIT_S as DEADLINE_S
 from support.waiting import until, until_answer
 
 from native_handlers.format.fid import parse_file_id
+from native_handlers.http_model import query
 from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import MASTER_METHODS, VOLUME_SERVER_METHODS
 from native_handlers.pb.methods import master as master_client
@@ -296,6 +297,21 @@ async def test_head_is_get_without_the_body(web):
 async def test_a_huge_form_is_not_read(web):
     await web("/dir/assign", "POST", "count=2&pad=" + "x" * 100_000)
     assert web.status == 406
+
+
+async def test_long_queries_and_forms_are_read_by_threads(web, monkeypatch):
+    threads, parse = set(), query.parse_form
+
+    def watched_parse(raw):
+        threads.add(threading.get_ident())
+        return parse(raw)
+
+    monkeypatch.setattr(query, "parse_form", watched_parse)
+    long = "a=%41&" * 5000
+    answer = await web(f"/dir/lookup?{long}volumeId=98", "POST", f"{long}volumeId=99&volumeId=97")
+    assert answer["error"] == "volume id 99 not found"
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_look_ups_and_redirects(nursery, master, web, calls, volume_server):

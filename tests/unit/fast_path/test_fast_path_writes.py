@@ -140,6 +140,7 @@ def test_a_needle_that_is_changed_twice_in_a_turn_is_left_the_second_time(fast_p
         pytest.param((PUT % 1)[:-1], id="incomplete"),
         pytest.param(PUT % 1 + b"x", id="more-behind"),
         pytest.param((PUT % 1).replace(b" HTTP", b"?pretty=y HTTP"), id="pretty"),
+        pytest.param((PUT % 1).replace(b" HTTP", b"?" + b"a=%41&" * 100 + b" HTTP"), id="long-query"),
         pytest.param((PUT % 1).replace(b"Host", b"Origin: y\r\nHost"), id="origin"),
         pytest.param((PUT % 1).replace(b"Host", b"Seaweed-foo\r\nHost"), id="no-colon"),
         pytest.param((PUT % 1).replace(b"Host", b"Expect: 100-continue\r\nHost"), id="continue"),

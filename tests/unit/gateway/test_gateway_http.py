@@ -14,11 +14,13 @@ from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Listener, Request, Response
+from native_handlers.runtime.content_threads import ContentThreads
 from supervisor.gateway import http
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
+from supervisor.routing.match import match_object
 from supervisor.routing.table import table_forwarding_all, table_native
 
 FID = "/3,01637037d6"
@@ -61,6 +63,38 @@ async def test_a_forwarding_table_forwards_and_counts():
         ("http.write", Engine.BACKEND): 1,
         ("http.status", Engine.BACKEND): 1,
     }
+
+
+@pytest.mark.parametrize("parsed_at", ["first", "after the backend's 404"])
+async def test_a_long_query_is_parsed_by_the_threads_for_contents(monkeypatch, parsed_at):
+    """The event loop parses none, whoever asks for it."""
+    was_long, jobs, run = [], [], ContentThreads.run
+
+    async def counted_run(threads, job):
+        jobs.append(job)
+        return await run(threads, job)
+
+    async def look(_context, request):
+        was_long.append(request.parsed.has_long_query)
+        assert request.parsed.query.get("a9") == "A"
+
+    monkeypatch.setattr(ContentThreads, "run", counted_run)
+    long = request("DELETE", f"{FID}?" + "&".join(f"a{number}=%41" for number in range(300)))
+    if parsed_at == "first":
+        front = gateway(table_native(["http.delete"]), handlers={"http.delete": look})
+        with pytest.raises(AttributeError):  # `look` answers nothing
+            await front.handle(long)
+    else:
+        monkeypatch.setattr(http, "delete_at_others", look)
+        front = gateway(table_forwarding_all())
+        decision = front.policy.decision(match_object(Listener.ADMIN, "DELETE"))
+
+        async def forward():
+            return Response(404)
+
+        await front.resume(decision, long, forward, None)
+    assert was_long == [False]
+    assert len(jobs) == 1
 
 
 async def test_a_native_table_answers_here():

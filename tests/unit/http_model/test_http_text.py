@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from native_handlers.content.mime_types import MimeTypes
 from native_handlers.content.sniff import UNKNOWN, sniff
+from native_handlers.http_model import query as http_query
 from native_handlers.http_model.conditional import (
     format_http_date,
     is_not_modified_since,
@@ -29,7 +30,7 @@ from native_handlers.http_model.go_numbers import (
 )
 from native_handlers.http_model.headers import HeaderMap, canonical_name
 from native_handlers.http_model.media_type import format_media_type, parse_media_type
-from native_handlers.http_model.query import MAX_PAIRS, encode_query, parse_query
+from native_handlers.http_model.query import MAX_PAIRS, Query, encode_form, encode_query, parse_query
 from native_handlers.http_model.ranges import ByteRange, parse_ranges
 from native_handlers.http_model.target import (
     ObjectPath,
@@ -38,6 +39,7 @@ from native_handlers.http_model.target import (
     parse_object_path,
     upload_file_id,
 )
+from native_handlers.runtime.content_threads import finish
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +124,21 @@ def test_queries(raw, pairs, error):
 
 def test_a_query_with_too_many_pairs_is_refused_whole():
     assert parse_query("&".join(["a"] * (MAX_PAIRS + 1))).error == "number of URL query parameters exceeded limit"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("12")), max_size=40))
+def test_the_first_value_counts_however_many_pairs_there_are(pairs):
+    query = Query(tuple(pairs))
+    for name in "abcde":
+        assert query.get(name) == next((value for key, value in pairs if key == name), "")
+    assert query == Query(tuple(pairs))
+
+
+@given(st.lists(st.tuples(WIRE, WIRE), max_size=5), st.integers(1, 3))
+def test_pairs_are_encoded_in_steps_as_at_once(pairs, step):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http_query, "STEP_CHARACTERS", step)
+        assert finish(encode_form(pairs)) == encode_query(pairs)
 
 
 @given(st.dictionaries(WIRE, WIRE, max_size=5))

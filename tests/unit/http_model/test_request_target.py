@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from support.http_native import make_request
 
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_volume_id
+from native_handlers.http_model.message import Listener
+from native_handlers.http_model.query import SHORT_CHARACTERS, parse_query
 from native_handlers.http_model.target import RequestTarget, canonical_target, is_well_formed
 
 
@@ -58,6 +62,19 @@ def test_each_byte_of_the_path_is_kept():
 def test_a_target_is_read_once():
     request = make_request(target="/3,01637037d6")
     assert request.parsed is request.parsed
+    assert replace(request, listener=Listener.PUBLIC).parsed is request.parsed
+
+
+@pytest.mark.parametrize("unit", ["a=b&", "%41=a&", "+=+&", "%4=&", "a;b&", "a=%41%42&"])
+def test_a_long_query_is_parsed_in_steps(unit):
+    raw = unit * 3000 + "ttl=3d&ttl=4d"
+    target = RequestTarget.parse(f"/3,01637037d6?{raw}")
+    assert target.has_long_query
+    assert sum(1 for _ in target.parse_long_query()) >= 3000 // 256
+    assert not target.has_long_query
+    assert target.query == parse_query(raw)
+    assert target.query.get("ttl") == "3d"
+    assert not RequestTarget.parse("/3,01637037d6?" + "a" * SHORT_CHARACTERS).has_long_query
 
 
 @pytest.mark.parametrize(

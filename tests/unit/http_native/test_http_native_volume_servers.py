@@ -340,6 +340,21 @@ async def test_proxy_mode_relays_what_a_holder_says():
     assert list(sent) == [("Range", "bytes=0-3"), ("X-My", "1"), (HOLDER_HEADER, REQUIRED)]
 
 
+async def test_a_long_query_is_passed_on_by_the_threads_for_contents(monkeypatch):
+    jobs, run = [], content_threads.ContentThreads.run
+
+    async def counted_run(threads, job):
+        jobs.append(job)
+        return await run(threads, job)
+
+    monkeypatch.setattr(content_threads.ContentThreads, "run", counted_run)
+    volume_servers = FakeVolumeServers(always(200, b"a"))
+    raw = "&".join(f"{number:04}=%2F" for number in range(1000))
+    await fetch("http.read", remote_context(ReadMode.PROXY, volume_servers), target=f"/9,0212345678?{raw}")
+    assert volume_servers.requests[0][2] == f"/9,0212345678?{raw}&proxied=true"
+    assert len(jobs) == 1
+
+
 async def test_a_head_is_proxied_as_a_get_whose_body_is_dropped():
     volume_servers = FakeVolumeServers(always(200, b"abcd", [("Content-Length", "4")]))
     answer = await fetch(
