@@ -150,7 +150,7 @@ def encode_query(values: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     return "&".join(f"{_encode(key)}={_encode(value)}" for key, value in pairs)
 
 
-def encode_form(values: Sequence[tuple[str, str]]) -> Job[str]:
+def encode_form(values: Sequence[tuple[str, str]]) -> Generator[None, None, str]:
     """As `encode_query`, in steps, for pairs of a client."""
     pairs, texts = sorted(values, key=_key), []
     for number, (key, value) in enumerate(pairs, 1):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.jobs import finish
 
 from native_handlers.content.mime_types import MimeTypes
 from native_handlers.content.sniff import UNKNOWN, sniff
@@ -39,7 +40,6 @@ from native_handlers.http_model.target import (
     parse_object_path,
     upload_file_id,
 )
-from native_handlers.runtime.content_threads import finish
 
 if TYPE_CHECKING:
     from pathlib import Path
