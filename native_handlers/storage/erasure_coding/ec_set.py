@@ -67,7 +67,9 @@ class EcVolumeSet:
         self._busy: dict[int, tuple[threading.RLock, int]] = {}
         """By volume id: the lock of `exclusive`, and the number of its holders and waiters."""
         self._by_id: dict[int, tuple[EcVolume, ...]] = {}
-        """In order of the disks. Replaced as a whole, under the lock."""
+        """In order of the disks. A look-up takes no lock; an iteration does."""
+        self._shard_counts = [0] * len(self.locations)
+        """The open shards of each disk."""
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._is_closed = False
         self._descriptors = dict.fromkeys(range(len(self.locations)), 0)
@@ -162,7 +164,9 @@ class EcVolumeSet:
 
     def volumes(self) -> list[EcVolume]:
         """Every volume, by id and disk."""
-        return [volume for _, copies in sorted(self._by_id.items()) for volume in copies]
+        with self._changing:
+            found = list(self._by_id.items())
+        return [volume for _, copies in sorted(found) for volume in copies]
 
     @property
     def damaged_count(self) -> int:
@@ -284,7 +288,7 @@ class EcVolumeSet:
                         self._use(volume, EC_INDEX_DESCRIPTORS)
                     if replaced is None:
                         self._use(volume, 1)
-                    self._count()
+                    self._count(volume, 1 if replaced is None else 0)
                 on_failure.pop_all()
             location.findings.drop(place.base, FindingKind.SHARDS_NOT_OPENED)
             self._forget_damage(self.copies(volume_id))
@@ -446,10 +450,10 @@ class EcVolumeSet:
                     if shard is not None:
                         closed.append(shard)
                         self._use(volume, -1)
+                        self._count(volume, -1)
                         if not volume.shards:
                             closed.append(self._take(volume))
                             self._use(volume, -EC_INDEX_DESCRIPTORS)
-                self._count()
             for one in closed:
                 one.close()
             self._forget_damage((*changed, *self.copies(volume_id)))
@@ -462,7 +466,6 @@ class EcVolumeSet:
                 closed = [self._take(one) for one in self.copies(volume_id) if disk_id in {None, one.place.disk_id}]
                 for volume in closed:
                     self._use(volume, -EC_INDEX_DESCRIPTORS - len(volume.shards))
-                self._count()
             # Before the next opening, because a deletion that is under way ends first: a journal has one writer.
             for volume in closed:
                 volume.close()
@@ -493,14 +496,16 @@ class EcVolumeSet:
 
     def _put(self, volume: EcVolume) -> None:
         copies = sorted((*self.copies(volume.id), volume), key=lambda one: one.place.disk_id)
-        self._by_id = {**self._by_id, volume.id: tuple(copies)}
+        self._by_id[volume.id] = tuple(copies)
 
     def _take(self, volume: EcVolume) -> EcVolume:
         """Takes a volume out of the set. The caller closes the volume outside the lock."""
         left = tuple(one for one in self.copies(volume.id) if one is not volume)
-        self._by_id = {key: copies for key, copies in self._by_id.items() if key != volume.id}
         if left:
             self._by_id[volume.id] = left
+        else:
+            del self._by_id[volume.id]
+        self._count(volume, -len(volume.shards))
         return volume
 
     def _forget_damage(self, volumes: Iterable[EcVolume]) -> None:
@@ -525,13 +530,11 @@ class EcVolumeSet:
             for location in self.locations:
                 location.ec_descriptors = self._descriptors[location.disk_id]
 
-    def _count(self) -> None:
-        """Sets the number of open shards on each disk."""
-        counts = dict.fromkeys(range(len(self.locations)), 0)
-        for volume in self.volumes():
-            counts[volume.place.disk_id] += len(volume.shards)
+    def _count(self, volume: EcVolume, more: int) -> None:
+        """Changes the number of open shards on the disk of `volume`. No other volume is looked at."""
+        self._shard_counts[volume.place.disk_id] += more
         for location in self.locations:
-            location.ec_shard_count = counts[location.disk_id]
+            location.ec_shard_count = self._shard_counts[location.disk_id]
 
     def _check_open(self) -> None:
         if self._is_closed:
