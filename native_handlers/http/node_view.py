@@ -35,7 +35,7 @@ class NodeState:
     """The facts of the node that the server's runner knows.
 
     Args:
-        details: called for each status page.
+        details: called for each status page, in a thread: it may wait for a disk.
         is_heartbeating: false once the heartbeat loop has ended.
         is_stopping: true from the first stop signal on.
     """
@@ -54,7 +54,7 @@ class StatefulNodeView(ABC):
         self._threads = trio.CapacityLimiter(_THREADS)
 
     async def details(self) -> NodeDetails:
-        return self._state.details()
+        return await self.aside(self._state.details)
 
     @abstractmethod
     async def volume_rows(self, *, is_pretty: bool) -> Sequence[tuple[int, str]]:

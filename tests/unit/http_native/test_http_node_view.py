@@ -1,6 +1,7 @@
 """The rows of /status for one native store."""
 
 import json
+import threading
 
 import pytest
 
@@ -13,8 +14,8 @@ def store(tmp_path, opened):
     return opened(tmp_path, volumes=(1, 2))
 
 
-def view_of(store):
-    return StoreNodeView(store, NodeState(details=dict, is_heartbeating=lambda: True, is_stopping=lambda: False))
+def view_of(store, details=dict):
+    return StoreNodeView(store, NodeState(details=details, is_heartbeating=lambda: True, is_stopping=lambda: False))
 
 
 @pytest.mark.parametrize("is_pretty", [False, True])
@@ -35,3 +36,8 @@ async def test_the_row_of_a_volume_that_is_gone_is_not_kept(store):
     store.unmount_volume(2)
     assert [volume_id for volume_id, _ in await view.volume_rows(is_pretty=True)] == [1]
     assert view.kept_rows == 1
+
+
+async def test_the_details_of_the_status_page_are_not_gathered_on_the_event_loop(store):
+    """Those of erasure-coded volumes may read whole indexes, and wait for a disk."""
+    assert await view_of(store, details=threading.get_ident).details() != threading.get_ident()
