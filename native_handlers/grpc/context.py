@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import AbstractContextManager
 
     from native_handlers.grpc.node import GrpcNode
@@ -41,6 +42,17 @@ class RequestsBroken(Exception):
         super().__init__("the client ended the call before its stream of requests was complete")
 
 
+class Taking(Protocol):
+    """See `RpcContext.taking`."""
+
+    def __call__(self, volume_id: int, /, *, changes: bool = False) -> AbstractContextManager[None]: ...
+
+
+def taken_already(_volume_id: int, /, *, changes: bool = False) -> AbstractContextManager[None]:  # noqa: ARG001  as Taking
+    """For an engine that has all volumes."""
+    return nullcontext()
+
+
 @dataclass(slots=True)
 class RpcContext:
     """One call. `client_host` is the address of the TCP client.
@@ -54,6 +66,10 @@ class RpcContext:
         pausing: a context manager for streams that wait for changes of a volume. Inside the block other engines may
             work on the volume; afterwards the handler looks the volume up anew. Raises RpcFailure where the volume
             cannot be had again.
+        taking: a context manager for calls about several volumes. Inside the block this engine has the volume, with
+            `changes` also for writing. Raises RpcFailure where the volume cannot be had.
+        volume_ids: the volumes that such a call concerns, where other engines may have some of them; None: those that
+            are open here.
     """
 
     client_host: str
@@ -65,6 +81,8 @@ class RpcContext:
     time_remaining_s: Callable[[], float | None]
     trailing: list[tuple[str, str | bytes]] = field(default_factory=list)
     pausing: Callable[[], AbstractContextManager[None]] = nullcontext
+    taking: Taking = taken_already
+    volume_ids: Collection[int] | None = None
 
     def set_trailing(self, key: str, value: str | bytes) -> None:
         """Adds to the trailing metadata of the call, whether it succeeds or fails."""

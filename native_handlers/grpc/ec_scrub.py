@@ -12,9 +12,12 @@ from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.erasure_coding.scrub import EcScrub, EcScrubber
+    from native_handlers.storage.store import Store
 
 _MODES = frozenset({pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM})
 
@@ -34,15 +37,20 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
         end.check()
         throttle.passed(count_bytes)
 
-    for volume_id in dict.fromkeys(request.volume_ids or (volume.id for volume in store.ec.volumes())):
-        volume = store.ec.find(volume_id)
-        if volume is None:
-            raise RpcFailure(f"EC volume id {volume_id} not found")
-        with errors_as_upstream():
-            for one in store.ec.copies(volume_id):
-                # Else its shards would be waited for, or called broken.
-                store.ec.check_readable(one)
-            found = _scrub(store.ec_work.scrubber(store.ec_reader, volume, passed), request)
+    for volume_id in dict.fromkeys(request.volume_ids or _all_volumes(store, context)):
+        # To the end of the volume: its shards are looked up one by one.
+        with context.taking(volume_id):
+            volume = store.ec.find(volume_id)
+            if volume is None and not request.volume_ids:
+                # Its shards were closed or deleted since the scrub began.
+                continue
+            if volume is None:
+                raise RpcFailure(f"EC volume id {volume_id} not found")
+            with errors_as_upstream():
+                for one in store.ec.copies(volume_id):
+                    # Else its shards would be waited for, or called broken.
+                    store.ec.check_readable(one)
+                found = _scrub(store.ec_work.scrubber(store.ec_reader, volume, passed), request)
         response.total_volumes += 1
         response.total_files += found.file_count
         if found.is_broken:
@@ -56,6 +64,12 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
         broken, shards = len(response.broken_volume_ids), len(response.broken_shard_infos)
         node.counts.observe_ec_scrub(pb.VolumeScrubMode.Name(request.mode), broken, shards, time())
     return response
+
+
+def _all_volumes(store: Store, context: RpcContext) -> Collection[int]:
+    if context.volume_ids is not None:
+        return context.volume_ids
+    return dict.fromkeys(volume.id for volume in store.ec.volumes())
 
 
 def _scrub(scrubber: EcScrubber, request: pb.ScrubEcVolumeRequest) -> EcScrub:

@@ -5,6 +5,7 @@ Source: weed/server/volume_grpc_scrub.go.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager
 from time import time
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,11 @@ from native_handlers.grpc.volumes import volume_mark_readonly
 from native_handlers.pb import volume_server_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
+    from native_handlers.storage.volume.append_log import AppendLog
     from native_handlers.storage.volume.scrub import ScrubResult
     from native_handlers.storage.volume.volume import Volume
 
@@ -31,7 +33,8 @@ _MODES = {pb.VolumeScrubMode.INDEX, pb.VolumeScrubMode.FULL, pb.VolumeScrubMode.
 def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeRequest) -> pb.ScrubVolumeResponse:
     """Verifies the volumes in the request, or all: the index alone (INDEX), or every record too (FULL, LOCAL).
 
-    Paced by -maintenanceMBps, and ended when the client goes. A volume that cannot be verified counts as broken.
+    Paced by -maintenanceMBps, and ended when the client goes. A volume that cannot be verified counts as broken. A
+    volume may change hands while its records are read: the log of its appends stays open (`RpcContext.taking`).
     """
     end = CallEnd(context)
     end.check()
@@ -42,11 +45,16 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
         throttle.passed(count_bytes)
 
     response = pb.ScrubVolumeResponse()
-    wanted = request.volume_ids or [volume.id for volume in store_of(node).volumes()]
-    for volume_id in dict.fromkeys(wanted):
-        volume = volume_of(node, volume_id, "volume id %d not found")
-        with errors_as_upstream():
-            result = _scrub(volume, request.mode, passed)
+    for volume_id in dict.fromkeys(request.volume_ids or _all_volumes(node, context)):
+        end.check()
+        with ExitStack() as stack:
+            with context.taking(volume_id):
+                if not request.volume_ids and store_of(node).find_volume(volume_id) is None:
+                    # It was closed or deleted since the scrub began.
+                    continue
+                volume = volume_of(node, volume_id, "volume id %d not found")
+                log = stack.enter_context(_opened(volume, request.mode))
+            result = _scrub(log, volume_id, request.mode, passed)
         response.total_volumes += 1
         response.total_files += result.row_count
         if result.problems:
@@ -60,23 +68,36 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
     return response
 
 
-def _scrub(volume: Volume, mode: int, passed: Callable[[int], None]) -> ScrubResult:
-    from native_handlers.storage.volume import scrub  # noqa: PLC0415  (numpy, which a front-end does without)
+def _all_volumes(node: GrpcNode, context: RpcContext) -> Collection[int]:
+    if context.volume_ids is not None:
+        return context.volume_ids
+    return [volume.id for volume in store_of(node).volumes()]
 
+
+@contextmanager
+def _opened(volume: Volume, mode: int) -> Iterator[AppendLog]:
+    """The log of the volume's appends, for a block that verifies it."""
     if mode not in _MODES:
         raise RpcFailure(f"unsupported volume scrub mode {mode}")
-    with volume.open_log() as log:
-        if mode == pb.VolumeScrubMode.INDEX:
-            passed(log.row_count * row_bytes(log.offset_width_bytes))
-            return scrub.scrub_index(log)
-        return scrub.scrub_data(log, volume.id, passed)
+    with errors_as_upstream(), volume.open_log() as log:
+        yield log
+
+
+def _scrub(log: AppendLog, volume_id: int, mode: int, passed: Callable[[int], None]) -> ScrubResult:
+    from native_handlers.storage.volume import scrub  # noqa: PLC0415  (numpy, which a front-end does without)
+
+    if mode == pb.VolumeScrubMode.INDEX:
+        passed(log.row_count * row_bytes(log.offset_width_bytes))
+        return scrub.scrub_index(log)
+    return scrub.scrub_data(log, volume_id, passed)
 
 
 def _mark_broken(node: GrpcNode, context: RpcContext, response: pb.ScrubVolumeResponse) -> list[str]:
     failures = []
     for volume_id in response.broken_volume_ids:
         try:
-            volume_mark_readonly(node, context, pb.VolumeMarkReadonlyRequest(volume_id=volume_id, persist=True))
+            with context.taking(volume_id, changes=True):
+                volume_mark_readonly(node, context, pb.VolumeMarkReadonlyRequest(volume_id=volume_id, persist=True))
         except RpcFailure as failure:
             failures.append(failure.message)
             response.details.append(failure.message)

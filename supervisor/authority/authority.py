@@ -78,6 +78,11 @@ class Authority:
         with self._lock:
             return self._ledger.is_pinned(volume_id)
 
+    def is_kept_by_backend(self, volume_id: int) -> bool:
+        """Whether the backend keeps the volume for now, and so must execute native operations."""
+        with self._lock:
+            return self._ledger.is_kept_by_backend(volume_id)
+
     # ---- operations
 
     async def enter(

@@ -176,6 +176,11 @@ class Ledger:
         volume = self._volumes.get(volume_id)
         return volume is not None and volume.is_pinned
 
+    def is_kept_by_backend(self, volume_id: int) -> bool:
+        """Whether a native operation would go `ELSEWHERE` at once."""
+        volume = self._volumes.get(volume_id)
+        return volume is not None and volume.is_bound
+
     def native_changes(self) -> list[Ticket]:
         """The native operations that run and may write."""
         return list(self._native_changes)

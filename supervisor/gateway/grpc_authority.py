@@ -80,16 +80,21 @@ class GrpcAuthority:
             volume_ids = self._volume_ids(route, call, first)
         except BadMessage as error:
             raise RpcFailure("grpc: error unmarshalling request", grpc.StatusCode.INTERNAL) from error
+        is_one_by_one = engine is Engine.NATIVE and route.access.holding is Holding.ONE_BY_ONE
         if engine is Engine.NATIVE:
             for volume_id in volume_ids:
                 # Volume 0 stands for shards that no engine has open. The backend has every volume that is not open.
                 if not volume_id or self._is_bound(volume_id):
+                    raise ServedElsewhere(volume_id)
+                if is_one_by_one and self._authority.is_kept_by_backend(volume_id):
                     raise ServedElsewhere(volume_id)
         left_s = call.time_remaining_s
         timeout_s = WAIT_LIMIT_S if left_s is None else min(left_s, WAIT_LIMIT_S)
         kind = AccessKind.VOLUME_EXCLUSIVE if route.access.kind is AccessKind.STORE else route.access.kind
         cancel = call.context.cancel if route.pool is Pool.LONG else None
         access = VolumeAccess(self._authority, volume_ids, engine, kind, is_long=route.access.is_long, cancel=cancel)
+        if is_one_by_one:
+            return access
         try:
             access.take(timeout_s)
         except AccessRefused as refusal:
@@ -143,7 +148,12 @@ class GrpcAuthority:
             # A native volume that was not reported yet may be of the collection, too.
             return of_it | (set(self._authority.native_volumes()) - snapshot.all_ids)
         found = volume_ids_of(descriptor, route.access.volume_id_in, first)
-        return found or (self._model.snapshot().all_ids if route.access.none_means_all else found)
+        if found or not route.access.none_means_all:
+            return found
+        snapshot = self._model.snapshot()
+        every = {key[1] for key in snapshot.ec_shards} if route.access.is_of_shards else set(snapshot.volume_ids)
+        # A native volume that was not reported yet may be of either kind.
+        return every | (set(self._authority.native_volumes()) - snapshot.all_ids)
 
 
 class _Guarded:
@@ -187,6 +197,9 @@ class _Guarded:
             access = self._authority.enter(self._route, self._engine, call)
         if self._engine is Engine.NATIVE and self._route.access.holding is Holding.WHILE_WORKING:
             call.pausing, access.is_wanted = access.pausing, call.context.is_active
+        if self._engine is Engine.NATIVE and self._route.access.holding is Holding.ONE_BY_ONE:
+            call.taking, access.is_wanted = access.taking, call.context.is_active
+            call.volume_ids = sorted(access.volume_ids)
         try:
             if self._engine is Engine.NATIVE:
                 with holding(access.pausing):

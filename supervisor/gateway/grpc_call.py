@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
-from native_handlers.grpc.context import Metadata, RequestsBroken, RpcFailure
+from native_handlers.grpc.context import Metadata, RequestsBroken, RpcFailure, taken_already
 from supervisor.gateway.grpc_metadata import with_request_id
 from supervisor.gateway.grpc_shares import CallPlace, Waiting
 from supervisor.net.grpc_deadline import remaining_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from contextlib import AbstractContextManager
 
+    from native_handlers.grpc.context import Taking
     from native_handlers.pb.methods import RpcMethod
     from supervisor.net.grpc_clients import GrpcClient
     from supervisor.routing.registry import Route
@@ -108,7 +109,7 @@ class RequestStream:
 class Call:
     """A call that was admitted. `request_id` is empty for a streaming call without one.
 
-    For `pausing` see `RpcContext`.
+    For `pausing`, `taking` and `volume_ids` see `RpcContext`.
     """
 
     route: Route
@@ -120,6 +121,8 @@ class Call:
     request_id: str
     trailing: Metadata = field(default=())
     pausing: Callable[[], AbstractContextManager[None]] = nullcontext
+    taking: Taking = taken_already
+    volume_ids: Collection[int] | None = None
 
     @property
     def time_remaining_s(self) -> float | None:

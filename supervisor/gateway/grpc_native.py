@@ -100,6 +100,8 @@ def _context_of(call: Call) -> RpcContext:
         add_callback=call.context.add_callback,
         time_remaining_s=lambda: call.time_remaining_s,
         pausing=call.pausing,
+        taking=call.taking,
+        volume_ids=call.volume_ids,
     )
 
 

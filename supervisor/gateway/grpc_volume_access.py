@@ -11,6 +11,8 @@ import grpc
 
 from native_handlers.grpc.context import RpcFailure
 from supervisor.authority.errors import AccessRefused, ServedElsewhere
+from supervisor.authority.outside import holding
+from supervisor.routing.registry import AccessKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,12 +20,16 @@ if TYPE_CHECKING:
     from supervisor.authority.authority import Authority
     from supervisor.authority.ledger import BackendEffect, Ticket
     from supervisor.routing.decision import Engine
-    from supervisor.routing.registry import AccessKind
 
 TAKE_BACK_LIMIT_S = 30.0
 """How long a paused stream waits for its volume when it goes on."""
 LOOK_S = 0.1
 """How often a stream asks again for a volume that the backend keeps."""
+TURN_LIMIT_S = 600.0
+"""How long a call about several volumes waits for one of them. Such a call may take hours, and would begin anew."""
+TURN_ATTEMPT_S = 5.0
+"""How long such a call stands in line for a volume, and how long it then waits before it asks again. While it stands in
+line, new forwarded requests for the volume wait."""
 
 
 class VolumeAccess:
@@ -86,6 +92,40 @@ class VolumeAccess:
         deadline_s = monotonic() + TAKE_BACK_LIMIT_S
         while not self._is_taken_back(deadline_s):
             threading.Event().wait(LOOK_S)
+
+    @contextmanager
+    def taking(self, volume_id: int, /, *, changes: bool = False) -> Iterator[None]:
+        """Inside the block the call has one of its volumes, with `changes` also for writing.
+
+        Raises:
+            RpcFailure: UNAVAILABLE, the volume cannot be had.
+        """
+        kind = AccessKind.VOLUME_WRITE if changes else AccessKind.VOLUME_READ
+        one = VolumeAccess(self._authority, {volume_id}, self._engine, kind, is_long=self._is_long)
+        one.is_wanted = self.is_wanted
+        one.take_patiently()
+        try:
+            with holding(one.pausing):
+                yield
+        finally:
+            one.give_up()
+
+    def take_patiently(self) -> None:
+        """As `take`, and asks again and again while the volumes cannot be had.
+
+        Raises:
+            RpcFailure: UNAVAILABLE, after `TURN_LIMIT_S`, or when the client is gone.
+        """
+        deadline_s = monotonic() + TURN_LIMIT_S
+        while True:
+            try:
+                self.take(TURN_ATTEMPT_S)
+            except (AccessRefused, ServedElsewhere) as failure:
+                if monotonic() > deadline_s or not self.is_wanted():
+                    raise RpcFailure(str(failure), grpc.StatusCode.UNAVAILABLE) from failure
+            else:
+                return
+            threading.Event().wait(TURN_ATTEMPT_S)
 
     def _is_taken_back(self, deadline_s: float) -> bool:
         try:

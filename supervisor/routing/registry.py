@@ -53,11 +53,13 @@ class Holding(Enum):
 
     TO_FIRST_MESSAGE: a stream that has opened all that it reads when its first message is sent, and keeps it open.
     WHILE_WORKING: a stream that gives the volume up while it waits, by `RpcContext.pausing`, and looks it up again.
+    ONE_BY_ONE: a call about several volumes that takes each volume for as long as it says, by `RpcContext.taking`.
     """
 
     TO_THE_END = "until the call is over"
     TO_FIRST_MESSAGE = "until the first message is out"
     WHILE_WORKING = "except while it waits"
+    ONE_BY_ONE = "one volume at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Access:
     `volume_id_in`: "path" for HTTP, the request field for an RPC (dotted where it is inside a message). The fields
     `file_ids` and `from_file_ids` hold fids, not numbers. None without a volume.
     `collection_in`: the request field that names a collection. The route needs all volumes of the collection.
-    `none_means_all`: a request that names no volume concerns every volume.
+    `none_means_all`: a request that names no volume concerns every volume; with `is_of_shards` every erasure-coded one,
+        else every regular one.
     `is_volume_in_path`: whether `volume_id_in` is "path".
     `is_long`: the route may take minutes. While the backend runs it, no request waits for the volume
         (docs/authority.md).
@@ -79,6 +82,7 @@ class Access:
     holding: Holding = Holding.TO_THE_END
     collection_in: str | None = None
     none_means_all: bool = False
+    is_of_shards: bool = False
     is_volume_in_path: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -329,8 +333,16 @@ _COPY_OUT = Access(AccessKind.VOLUME_READ, "volume_id", is_long=True, holding=Ho
 _FOLLOW = Access(AccessKind.VOLUME_READ, "volume_id", is_long=True, holding=Holding.WHILE_WORKING)
 
 
-def _scrub(kind: AccessKind) -> Access:
-    return Access(kind, "volume_ids", is_long=True, none_means_all=True)
+def _scrub(*, is_of_shards: bool) -> Access:
+    """A scrub takes access of another kind for the mark of a broken volume alone, at its end."""
+    return Access(
+        AccessKind.VOLUME_READ,
+        "volume_ids",
+        is_long=True,
+        holding=Holding.ONE_BY_ONE,
+        none_means_all=True,
+        is_of_shards=is_of_shards,
+    )
 
 
 _ELSE = "any other path"
@@ -446,8 +458,8 @@ _GRPC = (
     _unary("grpc.VolumeServerStatus", _STORE, 1, "disks, memory, version, state", gate=Gate.ANYONE),
     _unary("grpc.VolumeServerLeave", _STORE, 1, "stop the heartbeat", after_forward=AfterForward.LEAVE),
     _long("grpc.FetchAndWriteNeedle", _WRITE, 3, "store an object from a remote store"),
-    _long("grpc.ScrubVolume", _scrub(AccessKind.VOLUME_WRITE), 3, "verify volumes, may mark them read-only"),
-    _long("grpc.ScrubEcVolume", _scrub(AccessKind.VOLUME_READ), 3, "verify erasure-coded volumes"),
+    _long("grpc.ScrubVolume", _scrub(is_of_shards=False), 3, "verify volumes, may mark them read-only"),
+    _long("grpc.ScrubEcVolume", _scrub(is_of_shards=True), 3, "verify erasure-coded volumes"),
     _long("grpc.Query", Access(AccessKind.VOLUME_READ, "from_file_ids"), 3, "select rows out of JSON or CSV objects",
           gate=Gate.ANYONE, before_forward=BeforeForward.COMPLETE_QUERY),
     _unary("grpc.VolumeNeedleStatus", _READ, 2, "where an object is and how large"),

@@ -102,3 +102,22 @@ def test_a_child_that_dies_during_a_compaction_comes_back(shared):
     wait_until(lambda: look(shared, fid), "forwarded calls")
     assert not (shared.data_dir / f"{volume_id}.cpd").exists()
     assert shared.read(fid).body == b"first"
+
+
+@pytest.mark.slow(reason="a scrub at a slow pace")
+@pytest.mark.parametrize("is_all", [False, True])
+def test_a_scrub_keeps_no_forwarded_call_waiting_and_no_child_away(shared, is_all):
+    fid, other = filled(shared, 32 * MIB), shared.new_volume()
+    request = pb.ScrubVolumeRequest(volume_ids=[] if is_all else [int(fid.partition(",")[0])], mode=pb.FULL)
+    work = Work(lambda: shared.rpc.ScrubVolume(request))
+    for number in range(10):
+        assert look(shared, fid), number
+        assert writes(shared, other)
+    assert work.is_running
+    shared.kill_child()
+    wait_until(lambda: writes(shared, other), "writes to another volume")
+    wait_until(lambda: look(shared, fid), "forwarded calls")
+    answer = work.wait()
+    assert not isinstance(answer, grpc.RpcError), answer
+    assert answer.total_volumes >= (2 if is_all else 1)
+    assert not answer.broken_volume_ids

@@ -360,6 +360,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def natively_nobody_waits_for_what_takes_long(self):
+        assert {one for one in range(1, 4) if self.ledger.is_kept_by_backend(one)} >= self.bound()
         for volume_id in self.bound():
             waiting = [t for t in self.waiting(volume_id) if t.engine is NATIVE and not self.is_frozen]
             assert not waiting

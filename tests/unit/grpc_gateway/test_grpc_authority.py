@@ -87,7 +87,8 @@ class Scene:
 
     @staticmethod
     def snapshot():
-        return SimpleNamespace(volumes={}, ec_shards={}, volume_ids={3}, all_ids={3, 4})
+        """Volume 3 is a regular one, and 4 an erasure-coded one."""
+        return SimpleNamespace(volumes={}, ec_shards={(0, 4): None}, volume_ids={3}, all_ids={3, 4})
 
     def cancel(self):
         self.is_active = False
@@ -379,6 +380,86 @@ def test_the_disk_type_of_a_mount_goes_with_the_shards(scene):
     list(scene.run("VolumeEcShardsMount", request, PlayedRunner("backend"), BACKEND))
     assert scene.can_go_to(NATIVE)
     assert [form.shards for form in forms] == [Shards("", (1,), "ssd")]
+
+
+@pytest.mark.parametrize(("name", "volume_id"), [("ScrubVolume", 3), ("ScrubEcVolume", 4)])
+def test_a_scrub_of_everything_takes_one_volume_at_a_time(scene, name, volume_id):
+    seen = []
+
+    def during(call):
+        assert list(call.volume_ids) == [volume_id]
+        seen.append((scene.can_go_to(BACKEND, 3), scene.can_go_to(BACKEND, 4)))
+        with call.taking(volume_id):
+            seen.append((set(scene.native.volumes), scene.can_go_to(BACKEND, volume_id)))
+        seen.append(scene.can_go_to(BACKEND, volume_id))
+
+    request = getattr(pb, f"{name}Request")()
+    list(scene.run(name, request, PlayedRunner("native", [b"1"], during)))
+    assert seen == [(True, True), ({volume_id}, False), True]
+
+
+def test_a_scrub_keeps_no_volume_while_it_reads_and_holds_no_start_of_the_backend_back(scene):
+    def during(call):
+        with call.taking(3):
+            trio.run(scene.authority.before_backend_start)
+        trio.run(scene.authority.before_backend_ready)
+        with call.taking(3, changes=True):
+            assert scene.native.volumes == {3}
+
+    request = pb.ScrubVolumeRequest(volume_ids=[3, 4])
+    assert list(scene.run("ScrubVolume", request, PlayedRunner("native", [b"1"], during))) == [b"1"]
+
+
+def test_the_backend_scrubs_where_it_keeps_one_of_the_volumes(scene):
+    native = PlayedRunner("native")
+    scene.vacuum("Compact")
+    list(scene.run("ScrubVolume", pb.ScrubVolumeRequest(), native))
+    list(scene.run("ScrubEcVolume", pb.ScrubEcVolumeRequest(), PlayedRunner("native", [b"1"])))
+    assert (native.calls, scene.backend.calls) == (0, 1)
+
+
+def test_a_scrub_waits_for_a_volume_that_cannot_be_had_yet(scene, monkeypatch):
+    monkeypatch.setattr(grpc_volume_access, "TURN_ATTEMPT_S", 0.01)
+
+    def during(call):
+        scene.vacuum("Compact")
+        commits.start()
+        with call.taking(3):
+            assert scene.native.volumes == {3}
+
+    commits = threading.Timer(0.05, scene.vacuum, ["Commit"])
+    request = pb.ScrubVolumeRequest()
+    assert list(scene.run("ScrubVolume", request, PlayedRunner("native", [b"1"], during))) == [b"1"]
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 600.0])
+def test_a_scrub_that_does_not_get_a_volume_ends_with_unavailable(scene, limit_s, monkeypatch):
+    """After a while, or as soon as no caller wants the result any more."""
+    monkeypatch.setattr(grpc_volume_access, "TURN_ATTEMPT_S", 0.01)
+    monkeypatch.setattr(grpc_volume_access, "TURN_LIMIT_S", limit_s)
+
+    def during(call):
+        scene.vacuum("Compact")
+        scene.is_active = limit_s == 0.0
+        with call.taking(3):
+            raise AssertionError("the backend keeps it")
+
+    with pytest.raises(RpcFailure) as caught:
+        list(scene.run("ScrubVolume", pb.ScrubVolumeRequest(), PlayedRunner("native", [b"1"], during)))
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_scrub_of_shards_gives_its_volume_up_while_it_waits_for_another_server(scene):
+    seen = []
+
+    def during(call):
+        with call.taking(4):
+            with outside():
+                seen.append(scene.can_go_to(BACKEND, 4))
+            seen.append(scene.can_go_to(BACKEND, 4))
+
+    list(scene.run("ScrubEcVolume", pb.ScrubEcVolumeRequest(), PlayedRunner("native", [b"1"], during)))
+    assert seen == [True, False]
 
 
 def test_a_long_native_change_is_ended_where_the_backend_is_to_start(scene, monkeypatch):

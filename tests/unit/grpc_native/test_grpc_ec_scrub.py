@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -278,3 +279,21 @@ def test_for_a_lost_shard_a_full_scrub_asks_the_master_once_more(node, store, el
     assert [info.shard_id for info in answer.broken_shard_infos] == [1]
     assert len(answer.details) == 2 * 2
     assert elsewhere.asked == 2
+
+
+def test_each_volume_is_taken_until_it_is_verified(node, pace):
+    """Another engine may have a volume before and afterwards. One that is in neither is left out."""
+    context, taken = make_context(), []
+
+    @contextmanager
+    def taking(volume_id, *, changes=False):
+        assert not changes
+        before = len(pace.counts)
+        yield
+        taken.append((volume_id, len(pace.counts) > before))
+
+    context.taking, context.volume_ids = taking, [VID, 99]
+    assert run(node, LOCAL, context).total_volumes == 1
+    assert taken == [(VID, True), (99, False)]
+    with pytest.raises(RpcFailure, match="EC volume id 99 not found"):
+        run(node, LOCAL, context, volume_ids=[99])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -217,3 +218,46 @@ def test_a_record_is_broken_for_a_scrub_where_it_is_for_a_reader(directory, node
         found.add(is_sound)
         overwrite(path, at, whole[at : at + 1])
     assert found == {True, False}
+
+
+class TestWithAnotherEngine:
+    """Each volume is open here only inside `taking`: before and afterwards the other engine has it."""
+
+    @pytest.fixture
+    def taken(self, node, context, store):
+        for vid in (VID, 8):
+            fill(store, 10, 5000, vid=vid)
+            store.unmount_volume(vid)
+        taken = []
+
+        @contextmanager
+        def taking(volume_id, *, changes=False):
+            taken.append((volume_id, changes))
+            is_here = volume_id in {VID, 8}
+            if is_here:
+                store.mount_volume(volume_id)
+            try:
+                yield
+            finally:
+                if is_here:
+                    store.unmount_volume(volume_id)
+
+        context.taking, context.volume_ids = taking, [VID, 8, 9]
+        return taken
+
+    def test_each_volume_is_taken_until_its_files_are_open(self, node, context, taken):
+        assert run(node, context) == pb.ScrubVolumeResponse(total_volumes=2, total_files=4)
+        assert taken == [(VID, False), (8, False), (9, False)]
+
+    def test_a_volume_in_the_request_must_be_there(self, node, context, taken):
+        with pytest.raises(RpcFailure, match="volume id 9 not found"):
+            run(node, context, 8, 9)
+
+    @pytest.mark.damage("a record is damaged on purpose")
+    def test_a_broken_volume_is_taken_again_to_mark_it(self, node, context, store, directory, taken):
+        _, row = row_of(directory, 2)
+        overwrite(directory / "7.dat", row.offset * 8 + 1000, b"XXXX")
+        assert run(node, context, VID, mark=True).details[-1] == "volume 7 is now read-only"
+        assert taken == [(VID, False), (VID, True)]
+        store.mount_volume(VID)
+        assert store.find_volume(VID).is_read_only
