@@ -92,6 +92,11 @@ class Access:
         return f"{self.kind.value} ({self.volume_id_in})" if self.volume_id_in else self.kind.value
 
     @property
+    def keeps_volume_long(self) -> bool:
+        """Whether a native call may keep its volume for minutes. Forwarded requests for the volume wait meanwhile."""
+        return self.is_long and self.holding is Holding.TO_THE_END
+
+    @property
     def names_volumes(self) -> bool:
         """Whether a request says which volumes it needs."""
         return self.volume_id_in is not None or self.collection_in is not None

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from supervisor.routing.errors import Problem, TableError
-from supervisor.routing.registry import FLIP_GROUPS, MAX_PHASE, ROUTES, ROUTES_BY_NAME, Route, Sharing
+from supervisor.routing.registry import FLIP_GROUPS, MAX_PHASE, ROUTES, ROUTES_BY_NAME, Leaves, Route, Sharing
 from supervisor.routing.states import State
 
 if TYPE_CHECKING:
@@ -77,14 +77,34 @@ class Table:
             return []
         text = (
             f"{_some(sides[State.NATIVE])} are native while {_some(sides[State.FORWARD])} are forwarded: a volume that "
-            "both are used on goes back and forth, a few milliseconds each time"
+            "both are used on goes back and forth, for milliseconds each time, or a second with millions of needles"
         )
         split = [pair for pair in _COMPANY.items() if len({self.states[name] for name in pair[1]}) > 1]
         return [
             text,
+            *self._long_work_text,
             *(f"flip together: {', '.join(names)} are used on the same volumes {one.why}" for one, names in split),
             *self._held_back_text,
         ]
+
+    @property
+    def _long_work_text(self) -> list[str]:
+        """Says which native routes keep forwarded requests waiting for longer than a hand-over."""
+        native = [
+            route for route in ROUTES if self.states[route.name] is State.NATIVE and route.name not in self.absent
+        ]
+        long = [route.name for route in native if route.access.keeps_volume_long]
+        if not long:
+            return []
+        texts = [
+            f"{', '.join(long)} are native and may take minutes: forwarded requests for the volume wait meanwhile, and "
+            "fail after half a minute"
+        ]
+        if any(route.leaves is Leaves.COMPACTION for route in native):
+            texts.append(
+                "a native vacuum of a volume fails where a forwarded request for the volume comes between its steps"
+            )
+        return texts
 
     @property
     def _held_back_text(self) -> list[str]:

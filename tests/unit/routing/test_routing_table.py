@@ -260,6 +260,18 @@ def test_routes_that_go_together_are_named(load):
     assert not [text for text in load("phase: 2").warnings if "flip together" in text]
 
 
+def test_native_work_that_keeps_forwarded_requests_waiting_is_named(load):
+    """Such work takes minutes, and not the milliseconds of a hand-over."""
+    forwarded = "".join(f"\n  http.{name}: forward" for name in ("read", "write", "delete", "public.read"))
+    warnings = load(f"phase: 3\nroutes:{forwarded}").warnings
+    (warning,) = (text for text in warnings if "wait meanwhile" in text)
+    for name in ("VacuumVolumeCompact", "VolumeEcShardsGenerate", "VolumeTierMoveDatToRemote", "VolumeCopy"):
+        assert f"grpc.{name}" in warning
+    assert not any(name in warning for name in ("Scrub", "CopyFile", "VolumeTailSender", "VacuumVolumeCommit"))
+    assert any("a native vacuum of a volume fails" in text for text in warnings)
+    assert not any("wait meanwhile" in text or "vacuum" in text for text in load(HTTP_NATIVE).warnings)
+
+
 def test_a_table_with_one_engine_for_the_volumes_has_no_warning(load):
     assert load("phase: 1").warnings == []
     assert load("phase: 4").warnings == []
