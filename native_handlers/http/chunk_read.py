@@ -99,6 +99,29 @@ class ChunkedContent:
                 await data.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class PayloadContent:
+    """`Content` of a payload of which each byte is read once, because it comes from a tier. So the checksum is compared
+    while the payload is sent, and the last bytes come only if the checksum fits. No part of it alone can be sent.
+    """
+
+    context: HttpContext
+    volume: Volume
+    read: NeedleRead
+    payload: PayloadSlice
+
+    @property
+    def size_bytes(self) -> int:
+        return self.payload.length_bytes
+
+    async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
+        """Opens the body and reads its first piece."""
+        whole = ByteRange(0, self.size_bytes)
+        assert list(pieces) == [whole], "a part of a payload has no checksum"
+        first, body = await begin(_read_payload(self.context, self.volume, self.read, self.payload, whole))
+        return OpenedBody(first[:SNIFF_BYTES], StreamBody(body, self.size_bytes))
+
+
 async def read_manifest(
     context: HttpContext, manifest: ChunkManifest, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
@@ -211,14 +234,14 @@ async def _read_record(context: HttpContext, volume: Volume, file_id: FileId) ->
 async def _read_payload(
     context: HttpContext, volume: Volume, read: NeedleRead, payload: PayloadSlice, wanted: ByteRange
 ) -> AsyncGenerator[bytes, None]:
-    """Yields bytes of a chunk on disk. When the whole chunk is wanted, its last bytes come only if the checksum
-    fits.
+    """Yields bytes of a payload on disk or in a tier. When the whole payload is wanted, its last bytes come only if the
+    checksum fits.
     """
     at, end = wanted.start, min(wanted.start + wanted.length, payload.length_bytes)
     is_whole = (at, end) == (0, payload.length_bytes)
-    computed = 0
+    computed, piece_bytes = 0, max(_READ_BYTES, payload.piece_bytes)
     while at < end:
-        some = await context.disk_threads.run(volume, partial(payload.read, at, min(_READ_BYTES, end - at)))
+        some = await context.disk_threads.run(volume, partial(payload.read, at, min(piece_bytes, end - at)))
         if not some:
             return
         at += len(some)

@@ -11,7 +11,7 @@ from native_handlers.content.gzip_data import BadGzip, TooMuchData
 from native_handlers.content.images_edit import wanted_edit
 from native_handlers.format.needle import FLAG_IS_CHUNK_MANIFEST, FLAG_IS_COMPRESSED, etag
 from native_handlers.http.chunk_manifest import Visit, check_depth, depth_of
-from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable
+from native_handlers.http.chunk_read import ChunkedContent, ChunkUnreadable, PayloadContent
 from native_handlers.http.clear_content import begins_as_gzip
 from native_handlers.http.client_watch import CLIENT_GONE, ClientGone, unless_gone
 from native_handlers.http.disk_threads import PayloadSource
@@ -291,13 +291,15 @@ async def _send_whole(
     context: HttpContext, volume: Volume, read: NeedleRead, send: Callable[[Content], Awaitable[Response]]
 ) -> Response:
     """The answer with a payload on disk, after its checksum was compared: from memory where there is room, else
-    directly from its file.
+    directly from its file. What a tier sends and memory has no room for is compared while it is sent.
 
     Raises:
         Exception: one of STORE_FAILURES; the payload is damaged or cannot be read.
     """
     assert read.payload is not None
     buffer = context.payload_buffers.acquire(read.payload.length_bytes)
+    if buffer is None and volume.is_tiered:
+        return await send(PayloadContent(context, volume, read, read.payload))
     try:
         check = read.check_payload if buffer is None else partial(read.load_payload, buffer.view)
         await context.disk_threads.run(volume, check)

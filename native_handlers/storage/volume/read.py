@@ -133,7 +133,7 @@ class VolumeReader:
         """
         read_bytes = self._read_in_passing if cached_only else self.files.read
         version = state.super_block.version
-        reader = RecordReader(read_bytes, state.dat, version, self.offset_width_bytes, self.health)
+        reader = RecordReader(read_bytes, state.dat, version, self.offset_width_bytes, self.health, state.is_tiered)
         try:
             read = reader.read(needle_id, location, want_data=want_data)
         except FormatError as error:

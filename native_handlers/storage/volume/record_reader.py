@@ -46,6 +46,8 @@ MAX_META_BYTES = 128 * 1024
 _COMPARE_BYTES = 1 << 20
 _CHECK_BYTES = 256 * 1024
 """Fits a core's cache, so the checksum is computed without reading the copied bytes from memory again."""
+_TIER_PIECE_BYTES = 2 << 20
+"""Each piece from a tier costs a request, which takes as long as some MiB of its answer. Each reader holds a piece."""
 
 
 class PayloadSlice:
@@ -54,12 +56,23 @@ class PayloadSlice:
     Its reads count for the disk's health: each failed read as a failure. A success counts only when a read reaches the
     payload's end and no read of this slice has failed. A reader stops at a failure, so the sound bytes before a bad
     sector must not end the run of errors. Source: weed/storage/volume_read.go, readNeedleDataInto.
+
+    `piece_bytes` is the length of the reads of a reader that wants all of the payload.
     """
 
-    __slots__ = ("_file", "_has_failed", "_health", "_offset_bytes", "length_bytes")
+    __slots__ = ("_file", "_has_failed", "_health", "_offset_bytes", "length_bytes", "piece_bytes")
 
-    def __init__(self, file: SharedFile, offset_bytes: int, length_bytes: int, health: IoHealth) -> None:
+    def __init__(
+        self,
+        file: SharedFile,
+        offset_bytes: int,
+        length_bytes: int,
+        health: IoHealth,
+        *,
+        piece_bytes: int = _CHECK_BYTES,
+    ) -> None:
         file.retain()
+        self.piece_bytes = piece_bytes
         self._file: SharedFile | None = file
         self._health = health
         self._has_failed = False
@@ -176,7 +189,7 @@ class NeedleRead:
         """
         if self.payload is None:
             return self.needle.checksum
-        piece = memoryview(bytearray(_CHECK_BYTES))
+        piece = memoryview(bytearray(self.payload.piece_bytes))
         return self._read_checked(self.payload, lambda _start, length: piece[:length])
 
     def leave_on_disk(self) -> None:
@@ -208,9 +221,9 @@ class NeedleRead:
 
     def _read_checked(self, payload: PayloadSlice, place_of: Callable[[int, int], memoryview]) -> int:
         """Reads the payload piece by piece into the buffers of `place_of(start, length)`. Returns its checksum."""
-        computed, total = 0, payload.length_bytes
-        for start in range(0, total, _CHECK_BYTES):
-            piece = place_of(start, min(_CHECK_BYTES, total - start))
+        computed, total, piece_bytes = 0, payload.length_bytes, payload.piece_bytes
+        for start in range(0, total, piece_bytes):
+            piece = place_of(start, min(piece_bytes, total - start))
             count = payload.read_into(start, piece)
             if count < len(piece):
                 raise self._damaged(Truncated(f"needle {self.needle.needle_id:x}", total, start + count))
@@ -262,6 +275,7 @@ class RecordReader:
     version: int
     offset_width_bytes: int
     health: IoHealth
+    is_tiered: bool = False
 
     def read(self, needle_id: int, location: NeedleValue, *, want_data: bool) -> NeedleRead:
         """The needle at `location`, whose size is not negative. Also for size 0 the record decides: its header must say
@@ -298,7 +312,8 @@ class RecordReader:
         return NeedleRead(needle, place=self._slice(payload_offset, needle))
 
     def _slice(self, payload_offset: int, needle: Needle) -> PayloadSlice:
-        return PayloadSlice(self.dat, payload_offset, needle.data_size, self.health)
+        piece_bytes = _TIER_PIECE_BYTES if self.is_tiered else _CHECK_BYTES
+        return PayloadSlice(self.dat, payload_offset, needle.data_size, self.health, piece_bytes=piece_bytes)
 
     def _read_whole(self, needle_id: int, size: int, offset: int) -> Needle:
         record = self.read_bytes(self.dat.fd, actual_size(size, self.version), offset)

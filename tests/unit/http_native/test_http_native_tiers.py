@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from support.grpc_nodes import make_context as make_call
 from support.grpc_nodes import make_node
-from support.http_native import fetch, make_context
+from support.http_native import SETTINGS, fetch, make_context
 from support.played_s3 import played_s3
 from support.stores import open_at
 from support.waiting import LIMIT_S, until
@@ -17,6 +19,7 @@ from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings
+from native_handlers.storage.system.buffer_pool import BufferPool
 
 TIERED, LOCAL = "/1,0212345678", "/2,0212345678"
 DATA = bytes(range(256)) * 1000
@@ -45,10 +48,10 @@ def context(store):
     return make_context(store=store, disk_threads=DiskThreads(2))
 
 
-async def fill(context, store, tmp_path):
+async def fill(context, store, tmp_path, data=DATA):
     """Two volumes on one disk with a file in each; the first one is in the tier."""
     for target in (TIERED, LOCAL):
-        assert (await fetch("http.write", context, method="PUT", target=target, body=DATA)).status == 201
+        assert (await fetch("http.write", context, method="PUT", target=target, body=data)).status == 201
     request = pb.VolumeTierMoveDatToRemoteRequest(volume_id=1, destination_backend_name="s3.cold")
     move = volume_tier_move_dat_to_remote(make_node(tmp_path, store), make_call(), request)
     await trio.to_thread.run_sync(lambda: list(move))
@@ -106,3 +109,62 @@ async def test_a_range_of_a_file_in_a_tier(context, store, tmp_path, wanted, con
     answer = await get(context, TIERED, headers=[("Range", "bytes=0-1,10-11")])
     assert answer.status == 206
     assert DATA[10:12] in answer.body
+
+
+LARGE = bytes(range(256)) * 20_000
+"""Five million bytes: more than a record that is read whole."""
+
+
+@pytest.fixture(params=[True, False], ids=["memory for it", "no memory for it"])
+def large_context(store, request):
+    settings = replace(SETTINGS, file_size_limit_bytes=8 << 20)
+    buffers = BufferPool() if request.param else BufferPool(0)
+    return make_context(store=store, disk_threads=DiskThreads(2), settings=settings, payload_buffers=buffers)
+
+
+def asked_bytes(service):
+    """The lengths of the ranges that the tier was asked for."""
+    ranges = [text.removeprefix("bytes=").split("-") for method, _, text in service.requests if method == "GET"]
+    return [int(last) - int(first) + 1 for first, last in ranges]
+
+
+@pytest.mark.slow
+async def test_a_large_file_is_fetched_once_in_few_pieces(large_context, store, service, tmp_path):
+    """Slow: moves the data to an S3 server."""
+    await fill(large_context, store, tmp_path, LARGE)
+    service.requests.clear()
+    answer = await get(large_context, TIERED)
+    assert (answer.status, answer.body, answer.breaks_off) == (200, LARGE, False)
+    asked = asked_bytes(service)
+    assert len(asked) == 5, "the two ends of the record, and three pieces"
+    assert sum(asked) < len(LARGE) + 1000
+    assert max(asked) <= 2 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, len(LARGE) - 1])
+async def test_a_damaged_large_file_is_never_sent_whole(large_context, store, service, tmp_path, place):
+    """Slow: moves the data to an S3 server."""
+    await fill(large_context, store, tmp_path, LARGE)
+    (key,) = service.objects
+    data = bytearray(service.objects[key])
+    data[data.index(LARGE) + place] ^= 1
+    service.objects[key] = bytes(data)
+    answer = await get(large_context, TIERED)
+    assert answer.status == 500 or answer.breaks_off
+    assert len(answer.body) < len(LARGE)
+
+
+@pytest.mark.slow
+async def test_a_large_file_whose_tier_refuses_is_no_success(large_context, store, service, tmp_path):
+    """Slow: moves the data to an S3 server."""
+    await fill(large_context, store, tmp_path, LARGE)
+
+    def refuses(request, key, data, first, last):
+        if last - first > 1000:
+            request.say(403, b"")
+        else:
+            service.send_range(request, key, data, first, last)
+
+    service.answer_get = refuses
+    assert (await get(large_context, TIERED)).status == 500
