@@ -145,6 +145,7 @@ def shared(tmp_path, monkeypatch):
     shared.end()
 
 
+@pytest.mark.slow
 def test_a_death_at_each_step_of_a_run_loses_nothing_acknowledged(shared):
     """Slow: some sixty processes, each with its own point of death. The owner repairs after every second one."""
     worker = shared.start("die-at-each-step")
@@ -170,6 +171,7 @@ def test_a_death_at_each_step_of_a_run_loses_nothing_acknowledged(shared):
     shared.heard("done", 10, 1)
 
 
+@pytest.mark.slow
 def test_killed_writers_and_readers_that_never_miss(shared):
     """Slow: three writing processes, of which one is killed and replaced repeatedly. This process reads all the
     time.

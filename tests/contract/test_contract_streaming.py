@@ -28,6 +28,7 @@ def test_a_client_that_leaves_in_the_middle_hurts_nobody(server):
     assert server.http("GET", "/healthz").status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.only(lambda implementation: implementation.is_supervised)
 def test_forwarding_a_large_file_costs_little_memory(server):
     """Slow: 256 MiB up and down through the supervisor, whose peak memory must not grow with the size."""

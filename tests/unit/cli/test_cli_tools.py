@@ -82,6 +82,12 @@ def make_volume(directory, vid=3, collection="", count=6):
     return data
 
 
+def make_shards(directory, vid=3):
+    store = open_at(directory)
+    store.ec_work.generate(store.get_volume(vid), "")
+    store.close()
+
+
 def read_all(directory, data, vid=3):
     store = open_at(directory)
     try:
@@ -246,9 +252,7 @@ class TestCompact:
 
     def test_what_is_left_beside_shards_is_no_volume(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
-        store = open_at(tmp_path / "a")
-        store.ec_work.generate(store.get_volume(3), "")
-        store.close()
+        make_shards(tmp_path / "a")
         (tmp_path / "a/3.dat").write_bytes((tmp_path / "a/3.dat").read_bytes()[:8])
         (tmp_path / "a/3.idx").write_bytes(b"")
         assert main(["compact", str(tmp_path / "a")]) == 0
@@ -372,9 +376,7 @@ class TestEcVerify:
     @pytest.fixture
     def shards(self, tmp_path):
         make_volume(tmp_path / "a")
-        store = open_at(tmp_path / "a")
-        store.ec_work.generate(store.get_volume(3), "")
-        store.close()
+        make_shards(tmp_path / "a")
         return tmp_path / "a"
 
     def damage(self, directory, shard, at=100):
@@ -428,9 +430,11 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("command", ["check", "fix", "compact", "export"])
+@pytest.mark.parametrize("command", ["check", "fix", "compact", "export", "ec-verify"])
 def test_a_bar_shows_how_far_the_work_is_where_somebody_looks(tmp_path, capsys, monkeypatch, command):
     make_volume(tmp_path / "a")
+    if command == "ec-verify":
+        make_shards(tmp_path / "a")
     for stream, has_bar in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr("sys.stderr", stream)
         assert main([command, "-json", str(tmp_path / "a")]) == 0

@@ -131,7 +131,6 @@ def test_there_and_back(cluster):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_volume_that_workers_read_is_moved_and_leaves_them(cluster):
     """Slow: moves the data there and back."""
     announced = []
@@ -154,6 +153,7 @@ def test_a_volume_that_workers_read_is_moved_and_leaves_them(cluster):
     again.detach()
 
 
+@pytest.mark.slow
 def test_it_is_served_after_a_restart(cluster):
     """Slow: moves the data there, and reads it twice."""
     cluster.to_tier()
