@@ -19,12 +19,11 @@ from native_handlers.grpc.ec_codings import WantedFiles, compare_codings
 from native_handlers.grpc.ec_fetch import FetchedFiles
 from native_handlers.grpc.ec_naming import give_names
 from native_handlers.grpc.ec_place import ShardPlace
-from native_handlers.grpc.file_names import check_collection
+from native_handlers.grpc.file_names import check_copied_shards
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import check_no_other_collection, choose_for_shard
 from native_handlers.storage.erasure_coding.names import encode_ts_of
-from native_handlers.storage.model.file_kinds import MAX_SHARDS, other_collection_text
 
 if TYPE_CHECKING:
     from native_handlers.grpc.context import RpcContext
@@ -45,14 +44,9 @@ def volume_ec_shards_copy(
     Raises RpcFailure: no file has changed, except where a name could not be given; the text then says so.
     """
     check_maintenance(node)
-    check_collection(request.collection)
-    for shard_id in request.shard_ids:
-        if shard_id >= MAX_SHARDS:
-            raise RpcFailure(f"VolumeEcShardsCopy volume {request.volume_id}: there is no shard {shard_id}")
     store = store_of(node)
     volume = store.find_volume(request.volume_id)
-    if volume is not None and volume.collection != request.collection:
-        raise RpcFailure(other_collection_text(volume.id, volume.collection, request.collection))
+    check_copied_shards(request, None if volume is None else volume.collection)
     with errors_as_upstream():
         store.ec.check_collection(request.collection, request.volume_id)
         check_no_other_collection(store.locations, request.collection, request.volume_id)

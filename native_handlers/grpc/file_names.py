@@ -10,12 +10,18 @@ import re
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.storage.model.file_kinds import CODED_EXTENSIONS, VOLUME_EXTENSIONS, is_reserved
+from native_handlers.storage.model.file_kinds import (
+    CODED_EXTENSIONS,
+    MAX_SHARDS,
+    VOLUME_EXTENSIONS,
+    is_reserved,
+    other_collection_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from native_handlers.pb.volume_server_pb2 import ReceiveFileInfo
+    from native_handlers.pb.volume_server_pb2 import ReceiveFileInfo, VolumeEcShardsCopyRequest
 
 _EXTENSION = re.compile(r"\.[0-9A-Za-z]+", re.ASCII)
 _NOT_IN_COLLECTION = frozenset("/\\\0")
@@ -59,6 +65,20 @@ def check_sent_file(info: ReceiveFileInfo) -> None:
             raise RpcFailure(f"invalid file extension {quoted(info.ext)}: an erasure-coded volume has {known}")
     elif is_reserved(info.ext) and info.ext not in VOLUME_EXTENSIONS:
         raise RpcFailure(f"invalid file extension {quoted(info.ext)}: a volume is sent as .dat, .idx and .vif")
+
+
+def check_copied_shards(request: VolumeEcShardsCopyRequest, mounted: str | None) -> None:
+    """Raises RpcFailure for files of shards that would be fetched under a name that the protocol does not use.
+
+    Args:
+        mounted: the collection of the volume of that id that is mounted here; None where there is none.
+    """
+    check_collection(request.collection)
+    for shard_id in request.shard_ids:
+        if shard_id >= MAX_SHARDS:
+            raise RpcFailure(f"VolumeEcShardsCopy volume {request.volume_id}: there is no shard {shard_id}")
+    if mounted is not None and mounted != request.collection:
+        raise RpcFailure(other_collection_text(request.volume_id, mounted, request.collection))
 
 
 def quoted(text: str) -> str:

@@ -2,10 +2,11 @@
 end its own process.
 
 Go's server deletes a volume that it is told to copy from itself, tails itself without end, and truncates shards that it
-copies from itself. It accepts any extension for a file of an erasure-coded volume, and the facts of a file more than
-once. So each such call is checked before it is forwarded. The checked fields are encoded again, with the address
-in one fixed form, and this message is forwarded. So the backend reads the fields that were checked. `Route.source` and
-`Route.before_forward` say which calls are checked. The native handlers have their own checks.
+copies from itself. It accepts any extension for a file of an erasure-coded volume, the facts of a file more than once,
+and shards of any collection, whose name may lead out of the data directory. So each such call is checked before it is
+forwarded. The checked fields are encoded again, with the address in one fixed form, and this message is forwarded. So
+the backend reads the fields that were checked. `Route.source` and `Route.before_forward` say which calls are checked.
+The native handlers have their own checks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.grpc.file_names import check_sent_file
+from native_handlers.grpc.file_names import check_copied_shards, check_sent_file
 from native_handlers.grpc.self_calls import self_text
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import ReceiveRefused
@@ -110,6 +111,10 @@ class CheckedBackend:
         request = _parsed(call.method.request_class, call.requests.only())
         # The backend would make this check first.
         self._check_maintenance()
+        if call.route.before_forward is BeforeForward.CHECK_SHARDS:
+            assert isinstance(request, pb.VolumeEcShardsCopyRequest)
+            mounted = self._mounted(request.volume_id)
+            check_copied_shards(request, None if mounted is None else mounted.collection)
         if source.needs_volume and self._mounted(request.volume_id) is None:  # type: ignore[attr-defined]  # of all three
             raise RpcFailure(f"receiver not found volume id {request.volume_id}")  # type: ignore[attr-defined]
         try:

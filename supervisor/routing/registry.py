@@ -168,6 +168,7 @@ class BeforeForward(Enum):
     ANSWER_TARGETS: a request that names a target is answered here. The only master that the backend knows is the relay
     of this process, so the backend would refuse to ask the real masters.
     CHECK_FILE: the name of the file that is sent, and a `.vif` whole. The backend takes any extension.
+    CHECK_SHARDS: the names of the files that are fetched. The backend takes any collection and shard.
     COMPLETE_QUERY: a query without a filter or an input format gets those that select the same as in the native
     engine. Go's server would end: it takes both for given.
     """
@@ -175,6 +176,7 @@ class BeforeForward(Enum):
     NOTHING = "nothing"
     ANSWER_TARGETS = "a request that names a target is answered here"
     CHECK_FILE = "the file's name is checked"
+    CHECK_SHARDS = "the files' names are checked"
     COMPLETE_QUERY = "a filter and an input format are added"
 
 
@@ -447,7 +449,7 @@ _GRPC = (
     _long("grpc.VolumeEcShardsGenerate", _LONG_EXCLUSIVE, 3, "erasure-code a volume"),
     _long("grpc.VolumeEcShardsRebuild", _LONG_EXCLUSIVE, 3, "make lost shards anew"),
     _long("grpc.VolumeEcShardsCopy", _LONG_EXCLUSIVE, 3, "fetch shards from another server",
-          source=Source("source_data_node", "copy shards")),
+          source=Source("source_data_node", "copy shards"), before_forward=BeforeForward.CHECK_SHARDS),
     _unary("grpc.VolumeEcShardsDelete", _EXCLUSIVE, 3, "delete shards", takes_volume_away=True),
     _unary("grpc.VolumeEcShardsMount", _EXCLUSIVE, 3, "open shards",
            gate=Gate.VOLUME_SERVERS, leaves=Leaves.SHARDS),

@@ -23,7 +23,7 @@ MISREAD = (
 )  # fmt: skip
 REQUESTS = {
     "VolumeCopy": lambda source: pb.VolumeCopyRequest(volume_id=7, source_data_node=source),
-    "VolumeEcShardsCopy": lambda source: pb.VolumeEcShardsCopyRequest(volume_id=7, source_data_node=source),
+    "VolumeEcShardsCopy": lambda source: pb.VolumeEcShardsCopyRequest(volume_id=8, source_data_node=source),
     "VolumeTailReceiver": lambda source: pb.VolumeTailReceiverRequest(volume_id=7, source_volume_server=source),
 }
 DOING = {"VolumeCopy": "copy a volume", "VolumeEcShardsCopy": "copy shards", "VolumeTailReceiver": "tail a volume"}
@@ -246,6 +246,27 @@ class TestForwarded:
         self.maintenance = RpcFailure("in maintenance mode")
         assert error_of(lambda: self.run(client, name, "")).details() == "in maintenance mode"
         assert backend.seen == []
+
+    @pytest.mark.parametrize(
+        ("fields", "error"),
+        [
+            ({"volume_id": 4, "collection": "../../x"}, 'invalid collection "../../x"'),
+            ({"volume_id": 4, "collection": "..", "copy_vif_file": True}, 'invalid collection ".."'),
+            ({"volume_id": 4, "shard_ids": [0, 32]}, "VolumeEcShardsCopy volume 4: there is no shard 32"),
+            ({"volume_id": 7, "collection": "x"}, "volume 7 of collection 'pics' is mounted here"),
+        ],
+    )
+    def test_shards_of_a_name_that_no_protocol_has(self, client, backend, probe, fields, error):
+        request = pb.VolumeEcShardsCopyRequest(source_data_node="other:1.2", **fields)
+        failure = error_of(lambda: client.call("VolumeEcShardsCopy")(request.SerializeToString(), timeout=T))
+        assert failure.details().startswith(error)
+        assert (backend.seen, probe.asked) == ([], [])
+
+    @pytest.mark.parametrize("fields", [{"volume_id": 7, "collection": "pics", "shard_ids": [31]}, {"volume_id": 4}])
+    def test_shards_that_the_backend_is_to_have(self, client, backend, fields):
+        request = pb.VolumeEcShardsCopyRequest(source_data_node="other:1.2", **fields)
+        client.call("VolumeEcShardsCopy")(request.SerializeToString(), timeout=T)
+        assert self.messages == [request.SerializeToString()]
 
     @pytest.mark.parametrize("name", REQUESTS)
     def test_where_it_cannot_be_found_out_nothing_is_forwarded(self, client, backend, probe, name):
