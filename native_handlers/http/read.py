@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from native_handlers.http.context import HttpContext
     from native_handlers.http.send_content import Content
     from native_handlers.http_model.message import Request
+    from native_handlers.runtime.content_threads import Job
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.record_reader import PayloadSlice
     from native_handlers.storage.volume.volume import Volume
@@ -51,7 +52,11 @@ _SHORT_BYTES = 4096
 """Packed data of at most this size holds at most 4 MiB: some milliseconds of work, so the client is not watched."""
 _LOOKS = 4
 """How often a read looks a volume up that disappears during the read: as a volume, as shards, and again."""
-_FRAMING = frozenset({"Connection", "Content-Length", "Transfer-Encoding"})
+_SHORT_PAIRS_BYTES = 2048
+"""Stored pairs up to this length are read on the event loop: 300 fields at most, half a millisecond of work. Uploads
+store 256 fields at most, but `WriteNeedleBlob` stores any pairs."""
+_STEP_FIELDS = 128
+_FRAMING = frozenset({"Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"})
 
 
 async def handle_read(context: HttpContext, request: Request) -> Response:
@@ -236,8 +241,9 @@ async def _respond(
         needle.checksum = await context.disk_threads.run(volume, read.check_payload)
     if _is_known(headers, request, needle):
         return Response(304, headers)
-    if needle.pairs:
-        _set_pairs(headers, needle)
+    if needle.pairs and needle.has_pairs:
+        is_long = len(needle.pairs) > _SHORT_PAIRS_BYTES
+        headers.fields.update(await context.content_threads.run(_stored_fields(needle.pairs), is_long=is_long))
     flags = needle.flags
     if flags & FLAG_IS_CHUNK_MANIFEST and query.get("cm") != "false":
         manifest = await _manifest_of(context, request, needle)
@@ -318,22 +324,27 @@ def _on_disk(context: HttpContext, volume: Volume, payload: PayloadSlice) -> Fil
     return FileContent(FileSlice(PayloadSource(payload, volume, context.disk_threads), 0, payload.length_bytes))
 
 
-def _set_pairs(headers: HeaderMap, needle: Needle) -> None:
-    """Sets the headers that were stored with the file. Pairs that are not JSON are ignored.
+def _stored_fields(pairs: bytes) -> Job[dict[str, str]]:
+    """The headers that were stored with the file, sorted by name. Pairs that are not JSON are ignored.
 
-    Fields that frame the answer are left out, because the server sets them. Upstream sends them, and breaks the
-    connection off where one contradicts the body.
+    Fields that frame the answer, or concern the connection, are left out, because the server sets them. Upstream sends
+    them, and breaks the connection off where one contradicts the body.
     """
-    if not needle.has_pairs:
-        return
+    if len(pairs) > _SHORT_PAIRS_BYTES:
+        yield
     try:
-        pairs = json.loads(needle.pairs)
+        found = json.loads(pairs)
     except (ValueError, RecursionError):
-        return
-    if isinstance(pairs, dict):
-        for name, value in pairs.items():
-            if isinstance(value, str) and canonical_name(name) not in _FRAMING:
-                headers.set(name, value.encode("utf-8", "replace").decode("latin-1"))
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    stored = HeaderMap()
+    for number, (name, value) in enumerate(found.items(), 1):
+        if isinstance(value, str) and canonical_name(name) not in _FRAMING:
+            stored.set(name, value.encode("utf-8", "replace").decode("latin-1"))
+        if number % _STEP_FIELDS == 0:
+            yield
+    return dict(sorted(stored))
 
 
 def _edit_of(request: Request, query: Query, path: ObjectPath, ext: str, read: NeedleRead) -> ImageEdit | None:

@@ -202,6 +202,8 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _CONNECTION_FIELDS = frozenset({"transfer-encoding", "connection", "keep-alive", "proxy-connection", "upgrade"})
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSAFE_IN_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""The same, but for the ends of lines."""
 
 
 def encode_response_head(
@@ -235,8 +237,12 @@ def _encode(start_line: str, headers: HeaderFields, lines: FieldLines, framing: 
     block = lines.block
     try:
         # A value with whole lines in it gives a well-formed block, but with more lines than there are fields.
-        if block.count("\n") == len(lines.names) and _FIELD_BLOCK.fullmatch(f"{block}\r\n"):
-            return f"{start_line}{block}{framing}\r\n".encode("latin-1")
+        if block.count("\n") == len(lines.names):
+            if not _FIELD_BLOCK.fullmatch(f"{block}\r\n"):
+                # Cleaned in one step: there may be thousands of fields.
+                block = _UNSAFE_IN_LINES.sub(" ", block)
+            if block is lines.block or _FIELD_BLOCK.fullmatch(f"{block}\r\n"):
+                return f"{start_line}{block}{framing}\r\n".encode("latin-1")
     except UnicodeEncodeError:
         pass  # a start line with wide characters: the code below encodes it as it encodes values
     return b"%b%b%b\r\n" % (_wire(start_line), _clean_block(headers), framing.encode("latin-1"))

@@ -7,7 +7,9 @@ import gzip
 import hashlib
 import json
 import os
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from support.http_native import (
@@ -23,7 +25,7 @@ from support.http_native import (
 )
 
 from native_handlers.format.needle import Needle
-from native_handlers.http import upload_body
+from native_handlers.http import read, upload_body
 from native_handlers.http.upload_body import MAX_FORM_BYTES
 from native_handlers.http_model.message import BodyError
 from supervisor.routing.native import NATIVE_HTTP
@@ -253,6 +255,30 @@ async def test_stored_pairs_that_are_none_do_no_harm(context, store, pairs):
     answer = await get(context, FID)
     assert (answer.status, answer.body) == (200, HELLO)
     assert "A" not in answer.headers
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+async def test_many_stored_pairs_are_read_by_the_threads_for_contents(context, store, monkeypatch, count):
+    """WriteNeedleBlob stores more of them than any upload: thousands take tens of milliseconds."""
+    threads, loads = [], json.loads
+
+    def watched_loads(text):
+        threads.append(threading.get_ident())
+        return loads(text)
+
+    monkeypatch.setattr(read, "json", SimpleNamespace(loads=watched_loads))
+    names = [f"X-{number:04}" for number in range(count)]
+    pairs = {**dict.fromkeys(reversed(names), "a\r\nb"), "Content-Length": "7", "Keep-Alive": "x", "Etag": "other"}
+    needle = Needle(needle_id=2, cookie=0x12345678, data=HELLO, pairs=json.dumps(pairs).encode())
+    needle.has_pairs = True
+    store.get_volume(3).write(needle)
+    answer = await get(context, FID)
+    assert (answer.status, answer.body) == (200, HELLO)
+    assert [field for field in answer.headers if field[0] in names] == [(name, "a  b") for name in names]
+    assert answer.headers.get("Etag") == "other"
+    assert answer.headers.get("Content-Length") == str(len(HELLO))
+    assert "Keep-Alive" not in answer.headers
+    assert [thread == threading.get_ident() for thread in threads] == [count < 100]
 
 
 async def test_pairs_of_64_kib_and_more_are_dropped(context, store):

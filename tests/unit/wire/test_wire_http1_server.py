@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import h11
 import pytest
 from hypothesis import given
@@ -240,6 +242,15 @@ def test_a_value_cannot_end_its_header():
         ResponseHead(200, Headers([("A", "b\r\nEvil: 1"), ("B\r\n", "c"), ("C", "d\x00e")]), body_length_bytes=0)
     )
     assert sent == b"HTTP/1.1 200 OK\r\nA: b  Evil: 1\r\nC: d e\r\nContent-Length: 0\r\n\r\n"
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=255), max_size=5), min_size=1, max_size=3))
+def test_forbidden_characters_of_values_become_spaces(values):
+    fields = Headers([(f"A{number}", value) for number, value in enumerate(values)])
+    sent = start().send(ResponseHead(200, fields, body_length_bytes=0)).decode("latin-1")
+    shown = (re.sub(r"[\x00-\x08\x0a-\x1f\x7f]", " ", value) for value in values)
+    lines = "".join(f"A{number}: {value}\r\n" for number, value in enumerate(shown))
+    assert sent == f"HTTP/1.1 200 OK\r\n{lines}Content-Length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize("value", ["b\r\nEvil: 1", "b\r\nTransfer-Encoding: chunked\r\nX: ", "b\r\n"])
