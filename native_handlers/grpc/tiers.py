@@ -98,9 +98,9 @@ def _upload(
 
 
 def _discard(tier: Tier, name: str, key: str) -> None:
-    """Deletes an object that no .vif names. A failure is logged."""
+    """Deletes an object that no .vif names. A failure is logged. The volume takes no writes until this has ended."""
     try:
-        tier.delete(key)
+        tier.delete(key, is_hurried=True)
     except TierFailed as error:
         log.warning("the object %s of a move that failed stays in %s: %s", key, name, error)
 

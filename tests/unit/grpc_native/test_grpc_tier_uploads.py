@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from support.grpc_nodes import make_context, make_node
 from support.played_s3 import played_s3
 from support.stores import open_at
-from support.waiting import wait_until
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import tiers as tier_moves
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.grpc.tiers import volume_tier_move_dat_to_remote
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.remote import s3_tier
 from native_handlers.storage.remote.s3_tier import S3Tier
 from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings
@@ -112,3 +114,23 @@ def test_an_object_that_stays_is_named(service, node, caplog):
         list(volume_tier_move_dat_to_remote(node, make_context(), REQUEST))
     (key,) = service.objects
     assert f"the object {key} of an upload that failed may stay in bucket played" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_tier_that_hangs_keeps_the_volume_from_writes_for_seconds_alone(service, node, monkeypatch, caplog):
+    """The fixture writes to the volume afterwards. Slow: waits for the tier."""
+    monkeypatch.setattr(s3_tier, "HURRIED_LIMIT_S", 0.2)
+    client, goes_on = Client(service), threading.Event()
+    service.answer_delete = lambda *_: goes_on.wait()
+    answers = volume_tier_move_dat_to_remote(node, client.context, REQUEST)
+    next(answers)
+    client.goes_when_the_object_is_there()
+    with ThreadPoolExecutor(1) as threads:
+        ended = threads.submit(list, answers)
+        try:
+            with pytest.raises(RequestsBroken):
+                ended.result(LIMIT_S)
+        finally:
+            goes_on.set()
+    (key,) = service.objects
+    assert f"the object {key} of a move that failed stays in s3.cold" in caplog.text
