@@ -34,6 +34,7 @@ from native_handlers.storage.erasure_coding.index_files import (
     with_deletions,
 )
 from native_handlers.storage.erasure_coding.live_records import live_records, newly_deleted
+from native_handlers.storage.erasure_coding.parallel import check_wanted
 from native_handlers.storage.erasure_coding.replaceable import check_replaceable
 from native_handlers.storage.erasure_coding.staged import StagedFiles
 from native_handlers.storage.model.errors import StorageError
@@ -98,7 +99,9 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
                 new_block = replace(block, compaction_revision=block.compaction_revision + 1 & 0xFFFF)
                 ec.files.write(dat_fd, [new_block.encode()], 0)
             # Most of the data is on disk before deletions have to wait.
+            check_wanted()
             ec.files.sync(dat_fd)
+            check_wanted()
             idx_fd, idx_bytes = staged.descriptor(idx), 0
             for rows in live.idx():
                 ec.files.write(idx_fd, [rows], idx_bytes)

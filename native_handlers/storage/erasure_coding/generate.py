@@ -25,7 +25,7 @@ from native_handlers.storage.erasure_coding.index_files import (
 )
 from native_handlers.storage.erasure_coding.layout import DEFAULT_RATIO, Ratio
 from native_handlers.storage.erasure_coding.names import ratio_of, shard_extension
-from native_handlers.storage.erasure_coding.parallel import beside
+from native_handlers.storage.erasure_coding.parallel import beside, check_wanted
 from native_handlers.storage.erasure_coding.staged import StagedFiles
 from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.system.files import replace_file
@@ -92,6 +92,7 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         files.write(staged.descriptor(sums_path), [encode_checksums(checksums)], 0)
         for path in (sums_path, ecx_path):
             files.sync(staged.descriptor(path))
+        check_wanted()
         _check_not_compacted(files, volume, log)
         # Once more: making the shards may have taken minutes.
         ec.check_all_in_service()

@@ -29,12 +29,20 @@ _is_wanted: ContextVar[Callable[[], bool]] = ContextVar("is_wanted", default=lam
 
 @contextmanager
 def ended_early(is_wanted: Callable[[], bool]) -> Iterator[None]:
-    """Inside the block `in_parallel` asks `is_wanted` before each item, and ends with WorkEnded after it was False."""
+    """Inside the block `in_parallel` asks `is_wanted` before each item, and `check_wanted` asks it at once. Both raise
+    WorkEnded after the answer was False.
+    """
     before = _is_wanted.set(is_wanted)
     try:
         yield
     finally:
         _is_wanted.reset(before)
+
+
+def check_wanted() -> None:
+    """Raises WorkEnded, see `ended_early`. Call it between long steps: a sync may take minutes."""
+    if not _is_wanted.get()():
+        raise WorkEnded
 
 
 def thread_count() -> int:

@@ -17,7 +17,7 @@ from native_handlers.storage.erasure_coding.encode import PIECE_BYTES, PieceSums
 from native_handlers.storage.erasure_coding.errors import RebuildFailed
 from native_handlers.storage.erasure_coding.galois import recovery_matrix
 from native_handlers.storage.erasure_coding.kernel import multiply, multiply_and_sum
-from native_handlers.storage.erasure_coding.parallel import in_parallel
+from native_handlers.storage.erasure_coding.parallel import check_wanted, in_parallel
 from native_handlers.storage.erasure_coding.staged import StagedFiles
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def _rebuild(
                 return damaged
             for shard in wanted:
                 _check_regenerated(shards, checksums, shard, shard_bytes, found)
+        check_wanted()
         staged.publish()
     return set()
 

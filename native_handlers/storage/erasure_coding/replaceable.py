@@ -20,13 +20,13 @@ from native_handlers.storage.erasure_coding.encode import PIECE_BYTES
 from native_handlers.storage.erasure_coding.errors import DecodeFailed, EcRefused
 from native_handlers.storage.erasure_coding.index_files import offsets_of, rows_of
 from native_handlers.storage.erasure_coding.live_records import Run, runs_of
-from native_handlers.storage.erasure_coding.parallel import in_parallel
+from native_handlers.storage.erasure_coding.parallel import check_wanted, in_parallel
 from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.record_facts import record_lengths
 from native_handlers.storage.volume.scan import DatScan, ScanEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.erasure_coding.layout import Interval, Layout
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.scan import DatRecord
 
 _RECORDS_AT_ONCE = 4096
 
@@ -121,7 +122,7 @@ class _ShardContent:
         keys = rows["key"].astype(np.uint64)
         scan = DatScan(self.files, fd, block.version, block.size_bytes, dat_bytes)
         records = iter(scan)
-        while found := list(islice(records, _RECORDS_AT_ONCE)):
+        while found := _next_of(records):
             ids = np.array([record.header.needle_id for record in found], np.uint64)
             theirs = rows[np.minimum(np.searchsorted(keys, ids), len(rows) - 1)]
             sizes = np.array([record.header.size for record in found], np.int64)
@@ -135,6 +136,15 @@ class _ShardContent:
             if not self._are_equal(fd, runs_of(starts[has_data], targets[has_data], lengths[has_data])):
                 return False
         return scan.result is ScanEnd.COMPLETE
+
+
+def _next_of(records: Iterator[DatRecord]) -> list[DatRecord]:
+    """The next records. Each is read whole for its checksum."""
+    found = []
+    for record in islice(records, _RECORDS_AT_ONCE):
+        check_wanted()
+        found.append(record)
+    return found
 
 
 class _Different(Exception):
