@@ -286,6 +286,20 @@ class TestExport:
             for number, payload in data.items()
         ]
 
+    def test_lists_what_is_stored_under_another_id_than_its_record_carries(self, tmp_path, capsys):
+        """As WriteNeedleBlob stores records."""
+        data = make_volume(tmp_path / "a")
+        store = open_at(tmp_path / "a")
+        volume = store.get_volume(3)
+        place = volume.handle.get().index.get(2)
+        volume.write_blob(0x77, volume.read_blob(place.offset * 8, place.size), place.size)
+        volume.delete(2, COOKIE)
+        store.close()
+        assert main(["export", "-json", str(tmp_path / "a")]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["key"] for row in rows] == [f"3,{number:02x}{COOKIE:08x}" for number in (1, 3, 4, 5, 0x77)]
+        assert rows[-1]["size"] == len(data[2])
+
     def test_lists_everything_as_json_lines(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
         assert main(["export", "-json", "-deleted", str(tmp_path / "a")]) == 0
