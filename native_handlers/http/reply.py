@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from native_handlers.http_model.go_json import encode_json
 from native_handlers.http_model.headers import CommonHeaders, HeaderMap, Headers
 from native_handlers.http_model.message import REQUEST_ID_HEADER, Response, StreamBody
-from native_handlers.http_model.target import canonical_target, is_well_formed
+from native_handlers.http_model.target import is_well_formed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -67,7 +67,7 @@ def redirect_to_canonical(request: Request) -> Response | None:
         return None
     if not is_well_formed(target):
         return bad_request()
-    location = canonical_target(request.method, target)
+    location = target.canonical_target(request.method)
     return None if location is None else redirect(request, HTTPStatus.TEMPORARY_REDIRECT, location)
 
 

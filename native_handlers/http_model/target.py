@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from string import ascii_letters, digits
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
-from urllib.parse import quote
 
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id, without_delta
 from native_handlers.format.types import Cookie, NeedleId
-from native_handlers.http_model.percent import unescape
+from native_handlers.http_model.percent import escape, escapes_but, unescape
 from native_handlers.http_model.query import NO_QUERY, SHORT_CHARACTERS, Query, parse_form, parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 T = TypeVar("T")
 STATIC_PREFIX = "/seaweedfsstatic/"
@@ -74,6 +74,7 @@ class RequestTarget:
     is_canonical: bool
     failures: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False, compare=False)
     _query: Query | None = field(default=None, repr=False, compare=False)
+    _location: tuple[str, str | None] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def parse(cls, target: str) -> Self:
@@ -133,6 +134,17 @@ class RequestTarget:
         if self._query is None:
             self._query = parse_query(self.raw_query) if self.raw_query else NO_QUERY
         return self._query
+
+    def canonical_target(self, method: str) -> str | None:
+        """The target that a request of `method` is redirected to, or None when its path is canonical.
+
+        A canonical path has no empty, `.` and `..` segments. Escapes count as text: `/a/%2e%2e/b` is canonical, unless
+        another byte of the path lacks an escape. The redirect keeps escapes unchanged. Upstream escapes their percent
+        signs once more, which names another object. Source: Go's ServeMux.
+        """
+        if self._location is None or self._location[0] != method:
+            self._location = method, _location_of(method, self)
+        return self._location[1]
 
     @property
     def has_long_query(self) -> bool:
@@ -236,7 +248,7 @@ def _split_ext(file_id: str) -> tuple[str, str]:
 
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _ESCAPED = re.compile(r"[A-Za-z0-9\-_.~$&+,/:;=@!'()*\[\]%]*")
-_LOCATION_SAFE = "/%!$&'()*+,;=:@~"
+_IN_PATH = escapes_but(f"{ascii_letters}{digits}_.-~/$&+,:;=@")
 
 
 def is_well_formed(target: RequestTarget) -> bool:
@@ -246,13 +258,7 @@ def is_well_formed(target: RequestTarget) -> bool:
     return "%" not in target.raw_path or _BAD_ESCAPE.search(target.raw_path) is None
 
 
-def canonical_target(method: str, target: RequestTarget) -> str | None:
-    """The target that a request of `method` is redirected to, or None when its path is canonical.
-
-    A canonical path has no empty, `.` and `..` segments. Escapes count as text: `/a/%2e%2e/b` is canonical, unless
-    another byte of the path lacks an escape. The redirect keeps escapes unchanged. Upstream escapes their percent signs
-    once more, which names another object. Source: Go's ServeMux.
-    """
+def _location_of(method: str, target: RequestTarget) -> str | None:
     raw = _escaped(target.raw_path)
     if raw != STATIC_PREFIX[:-1]:
         if ("//" not in raw and "/." not in raw) or not raw.startswith("/") or method == "CONNECT":
@@ -263,7 +269,8 @@ def canonical_target(method: str, target: RequestTarget) -> str | None:
         raw = cleaned
     if raw == STATIC_PREFIX[:-1]:
         raw = STATIC_PREFIX
-    location = quote(raw.encode("latin-1"), safe=_LOCATION_SAFE)
+    # All other characters that are left may stand in a header.
+    location = raw.replace("[", "%5B").replace("]", "%5D")
     return f"{location}?{target.raw_query}" if target.raw_query else location
 
 
@@ -271,14 +278,22 @@ def _escaped(raw: str) -> str:
     """`raw`, or the whole path escaped anew where it holds a byte that must be escaped. Source: Go's EscapedPath."""
     if _ESCAPED.fullmatch(raw):
         return raw
-    return quote(unescape(raw.encode("latin-1")), safe="/$&+,:;=@~")
+    return escape(unescape(raw.encode("latin-1")).decode("latin-1"), _IN_PATH)
 
 
 def _clean(path: str) -> str:
-    kept: list[str] = []
-    for segment in path.split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment not in {"", "."}:
-            kept.append(segment)
+    kept = [segment for segment in path.split("/") if segment and segment != "."]
+    if ".." in kept:
+        kept = _without_parents(kept)
     return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
+
+
+def _without_parents(segments: Sequence[str]) -> list[str]:
+    """`segments` without each `..` and the segment before it."""
+    kept: list[str] = []
+    for segment in segments:
+        if segment != "..":
+            kept.append(segment)
+        elif kept:
+            kept.pop()
+    return kept

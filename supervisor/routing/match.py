@@ -28,9 +28,17 @@ if TYPE_CHECKING:
 # Source: Go net/http ServeMux (matching by escaped segments).
 
 
+_MOST_SEGMENTS = 1 + max(path.count("/") for route in ROUTES for path in route.paths)
+"""The most segments of a fixed path."""
+
+
 def segments_of(raw_path: str) -> tuple[bytes, ...]:
-    """The segments between slashes, each decoded once. Go compares these with a pattern's segments."""
-    return tuple(unescape(segment) for segment in raw_path.encode("utf-8", "surrogateescape").split(b"/"))
+    """The segments between slashes, each decoded once. Go compares these with a pattern's segments.
+
+    Segments that no fixed path has are left together in the last one.
+    """
+    segments = raw_path.encode("utf-8", "surrogateescape").split(b"/", _MOST_SEGMENTS)
+    return tuple(unescape(segment) for segment in segments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.http_model.percent import escape, escapes_but
 from supervisor.wire.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _shown(text: str) -> str:
 # ---- Request targets, in one form that all later code reads. Source: RFC 9112 section 3.2.
 
 _ABSOLUTE = re.compile(r"https?://([A-Za-z0-9.\-_~:\[\]]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
-_NOT_ASCII = re.compile(r"[^\x21-\x7e]")
+_WRITTEN = escapes_but([chr(code) for code in range(0x21, 0x7F)])
 
 
 def normalised_target(method: str, target: str) -> tuple[str, str | None]:
@@ -190,7 +191,7 @@ def normalised_target(method: str, target: str) -> tuple[str, str | None]:
 
 
 def _escaped(text: str) -> str:
-    return _NOT_ASCII.sub(lambda match: f"%{ord(match[0]):02X}", text)
+    return escape(text, _WRITTEN)
 
 
 # ---- Heads that this program sends. The caller chooses order and case of the fields; framing fields are added here.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import replace
+from string import ascii_letters, digits
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -12,8 +15,9 @@ from support.http_native import make_request
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_volume_id
 from native_handlers.http_model.message import Listener
+from native_handlers.http_model.percent import escape, escapes_but
 from native_handlers.http_model.query import SHORT_CHARACTERS, parse_query
-from native_handlers.http_model.target import RequestTarget, canonical_target, is_well_formed
+from native_handlers.http_model.target import RequestTarget, is_well_formed
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,22 @@ def test_what_is_called_canonical_reaches_a_handler(path):
     target = RequestTarget.parse(path)
     if target.is_canonical:
         assert is_well_formed(target)
-        assert canonical_target("GET", target) is None
+        assert target.canonical_target("GET") is None
+
+
+@given(st.text(st.characters(max_codepoint=255), max_size=20), st.sampled_from(["/", "/~!'\"", ""]))
+def test_bytes_are_escaped_as_the_standard_library_does_it(wire, safe):
+    assert escape(wire, escapes_but(f"{ascii_letters}{digits}_.-~{safe}")) == quote(wire.encode("latin-1"), safe=safe)
+
+
+@given(st.lists(st.sampled_from(["", ".", "..", "a", "b"]), max_size=12))
+def test_a_path_is_cleaned_as_the_standard_library_does_it(segments):
+    path = "/" + "/".join(segments)
+    slash = "/" if path.endswith("/") and posixpath.normpath(path).strip("/") else ""
+    clean = "/" + posixpath.normpath(path).strip("/") + slash
+    target = RequestTarget.parse(path)
+    assert (target.canonical_target("GET") or path) == clean
+    assert target.canonical_target("CONNECT") is None
 
 
 def test_a_query_is_read_once():

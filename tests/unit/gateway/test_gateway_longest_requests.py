@@ -1,0 +1,36 @@
+"""The longest texts that a head has room for: none takes the event loop more than some milliseconds."""
+
+from __future__ import annotations
+
+import pytest
+from support.processor_work import calls_worth
+
+from native_handlers.http_model.message import Listener
+from native_handlers.http_model.target import RequestTarget
+from supervisor.routing.match import match_http
+from supervisor.wire.http1_head import normalised_target
+
+MOST_CALLS = 120_000
+"""As much as so many calls of an empty function: five milliseconds and more, depending on the machine."""
+LONG = 60_000
+
+
+def asked_twice_for_its_redirect(path):
+    """As for the answer, and for the counts of answers."""
+    target = RequestTarget.parse(path)
+    return target.canonical_target("GET") == target.canonical_target("GET")
+
+
+TEXTS = {
+    "a target of bytes beyond ASCII": lambda: normalised_target("GET", "/" + "\xe9" * LONG),
+    "a whole address of them": lambda: normalised_target("GET", "http://x/" + "\xe9/" * (LONG // 2)),
+    "a path of slashes": lambda: asked_twice_for_its_redirect("/" * LONG),
+    "a path of quotes to be cleaned": lambda: asked_twice_for_its_redirect("//" + '"' * LONG),
+    "a path of many segments": lambda: match_http(Listener.ADMIN, "GET", "/%2e" * (LONG // 4)),
+    "many segments below a fixed path": lambda: match_http(Listener.ADMIN, "GET", "/seaweedfsstatic" + "/a" * 30_000),
+}
+
+
+@pytest.mark.parametrize("work", TEXTS.values(), ids=TEXTS)
+def test_no_text_of_a_client_takes_long(work):
+    assert calls_worth(work) < MOST_CALLS
