@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import HeaderFields, Headers
 from supervisor.wire.http1_events import RequestHead
+from supervisor.wire.http1_head import listed
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from native_handlers.http_model.message import Request
 
 HOP_BY_HOP = frozenset(
@@ -37,11 +40,12 @@ def end_to_end(headers: HeaderFields) -> Headers:
     sent = headers if isinstance(headers, Headers) else Headers(headers)
     if HOP_BY_HOP.isdisjoint(sent.lower_names):
         return sent
-    return sent.without(HOP_BY_HOP | (_named_by_connection(sent) - _NEVER_NAMED))
+    named = listed(sent.get_all("Connection"))
+    return sent.without([name for name in sent.lower_names if name in HOP_BY_HOP or _is_dropped(name, named)])
 
 
-def _named_by_connection(headers: Headers) -> set[str]:
-    return {token.strip().lower() for value in headers.get_all("Connection") for token in value.split(",")}
+def _is_dropped(name: str, named: Container[str]) -> bool:
+    return name in named and name not in _NEVER_NAMED
 
 
 def forwarded_request(request: Request, *, keeps_expect: bool) -> RequestHead:

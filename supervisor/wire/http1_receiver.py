@@ -1,9 +1,9 @@
 """The receiving half of an HTTP/1 connection, which both ends share, and the calls of h11.
 
-h11 parses heads after `http1_head` has checked them. A head without any field about a body does not go through h11,
-because `http1_head` has parsed it whole. Bodies do not go through h11 either: a body of a declared length needs
-counting only, and `http1_chunks` decodes chunked bodies, many chunks to one event. Tests hold both ways to the same
-answers.
+h11 parses heads after `http1_head` has checked them: of requests, the fields that frame the body. A head without any
+field about a body does not go through h11, because `http1_head` has parsed it whole. Bodies do not go through h11
+either: a body of a declared length needs counting only, and `http1_chunks` decodes chunked bodies, many chunks to one
+event. Tests hold both ways to the same answers.
 """
 
 from __future__ import annotations

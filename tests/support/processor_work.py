@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 
 _CALLS = 20_000
-_ROUNDS = 5
+_ROUNDS = 10
 
 
 def calls_worth(work) -> float:
     """How many calls of an empty function take as much processor time as one call of `work`. The least of some rounds,
     for other programs make both slower.
     """
-    work_s = min(_processor_s(work) for _ in range(_ROUNDS))
-    calls_s = min(_processor_s(_many_calls) for _ in range(_ROUNDS))
+    rounds = [(_processor_s(work), _processor_s(_many_calls)) for _ in range(_ROUNDS)]
+    work_s, calls_s = map(min, zip(*rounds, strict=True))
     return work_s / calls_s * _CALLS
 
 

@@ -321,6 +321,34 @@ def test_both_parsers_read_a_good_request_alike(method, fields, version):
     assert [(n.encode("latin-1"), v.encode("latin-1")) for n, v in ours.headers] == theirs.headers.raw_items()
 
 
+FRAMING = st.one_of(
+    st.tuples(st.sampled_from(["Content-Length", "content-length"]), st.sampled_from(["3", "03", "3, 3", "3,4", "x"])),
+    st.tuples(
+        st.sampled_from(["Transfer-Encoding", "transfer-encoding"]), st.sampled_from(["chunked", "Chunked", "a"])
+    ),
+    st.tuples(st.sampled_from(["Expect", "Upgrade", "Connection"]), st.sampled_from(["100-continue", "close", "a"])),
+    st.tuples(TOKEN, VALUE),
+)
+
+
+@given(st.lists(FRAMING, max_size=5), st.integers(0, 5))
+def test_a_head_that_frames_a_body_is_read_as_h11_reads_all_of_it(fields, place):
+    """h11 gets the fields that frame the body alone."""
+    fields.insert(place, HOST)
+    block = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    raw = f"PUT /path HTTP/1.1\r\n{block}\r\n".encode("latin-1")
+    connection, parser = ServerConnection(), h11.Connection(h11.SERVER)
+    connection.receive_data(raw)
+    try:
+        ours = connection.next_event()
+    except RemoteProtocolError:
+        return
+    parser.receive_data(raw)
+    assert [(n.encode("latin-1"), v.encode("latin-1")) for n, v in ours.headers] == (
+        parser.next_event().headers.raw_items()
+    )
+
+
 @given(st.binary(max_size=80), st.booleans())
 def test_what_we_take_h11_takes_too(noise, has_host):
     """On arbitrary input: the server may refuse requests that h11 accepts, never the other way round."""
