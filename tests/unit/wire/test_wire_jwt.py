@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import warnings
+from itertools import count, islice
 
 import jwt
 import pytest
+from support.processor_work import calls_worth
 from support.security import check_token
 
 from supervisor.wire.jwt import BadToken
@@ -56,13 +59,11 @@ def test_a_token_for_something_else_or_another_time_does_not(claims, why):
         check_token(token, KEY, FID, NOW_S)
 
 
-def _unchecked(claims):
-    """PyJWT refuses to sign claims of the wrong type. The signature over these claims is right."""
-    from hmac import digest  # noqa: PLC0415
-
-    parts = [json.dumps({"alg": "HS256"}).encode(), json.dumps({"fid": FID, **claims}).encode()]
+def _unchecked(claims, header='{"alg":"HS256"}', digest="sha256"):
+    """PyJWT refuses to sign claims of the wrong type. The signature over these claims, and over `header`, is right."""
+    parts = [header.encode(), json.dumps({"fid": FID, **claims}).encode()]
     text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
-    signature = base64.urlsafe_b64encode(digest(KEY, text, "sha256")).rstrip(b"=")
+    signature = base64.urlsafe_b64encode(hmac.digest(KEY, text, digest)).rstrip(b"=")
     return (text + b"." + signature).decode()
 
 
@@ -93,7 +94,24 @@ def test_what_is_no_token_of_ours_does_not_pass(token):
         check_token(token, KEY, FID, NOW_S)
 
 
-def test_an_rsa_header_over_an_hmac_signature_does_not_pass():
-    header = base64.urlsafe_b64encode(b'{"alg":"RS256"}').rstrip(b"=").decode()
+def test_a_header_over_an_hmac_signature_must_name_its_algorithm():
     with pytest.raises(BadToken, match="RS256"):
-        check_token(header + make()[make().index(".") :], KEY, FID, NOW_S)
+        check_token(_unchecked({}, '{"alg":"RS256"}'), KEY, FID, NOW_S)
+    for named, digest in (("HS512", "sha256"), ("HS256", "sha384"), ("HS256", "sha512")):
+        with pytest.raises(BadToken, match="another algorithm"):
+            check_token(_unchecked({}, f'{{"alg":"{named}"}}', digest), KEY, FID, NOW_S)
+    for named, digest in (("HS256", "sha256"), ("HS384", "sha384"), ("HS512", "sha512")):
+        check_token(_unchecked({}, f'{{"alg":"{named}"}}', digest), KEY, FID, NOW_S)
+
+
+def test_a_header_is_read_only_where_the_signature_is_sound():
+    """A client may send one of 60 kB: a tenth of a second, on the event loop."""
+    headers = (f'{{"a":[{number},{"1," * 20_000}1],"alg":"HS256"}}' for number in count())
+    check_token(_unchecked({}, next(headers)), KEY, FID, NOW_S)
+    tokens = [f"{_unchecked({}, header)[:-3]}AAA" for header in islice(headers, 30)]
+
+    def check():
+        with pytest.raises(BadToken, match="another key"):
+            check_token(tokens.pop(), KEY, FID, NOW_S)
+
+    assert calls_worth(check) < 60_000
