@@ -21,6 +21,7 @@ from native_handlers.runtime.content_threads import CLIENT
 from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow, Interrupted
 from supervisor.net.http_body import HttpChannel, ServerBody
 from supervisor.net.http_send import new_request_id, send_response
+from supervisor.net.idle_poller import leave_unanswered
 from supervisor.net.seats import client_of
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1 import ServerConnection
@@ -178,8 +179,8 @@ class HttpConnection:
         if self._has_more:
             # A pipelining client never makes this task wait. So the task gives other tasks a turn here.
             await trio.lowlevel.checkpoint()
-        elif self._fast_path is not None and not codec.is_eof:
-            await self._serve_fast_path(self._fast_path)
+        elif (self._fast_path is not None or self._begin_exchange is not None) and not codec.is_eof:
+            await self._serve_fast_path()
         event = codec.next_event()
         if event is Signal.NEED_DATA:
             if not self._is_idle and not self._has_more:
@@ -196,10 +197,13 @@ class HttpConnection:
         timeouts.begin_exchange()
         return event if isinstance(event, RequestHead) else None
 
-    async def _serve_fast_path(self, fast_path: Callable[[Client, bytes], FastAnswer]) -> None:
-        """Answers requests as long as `fast_path` has the answer. The first other bytes are given to the codec."""
+    async def _serve_fast_path(self) -> None:
+        """Answers requests as long as the fast path has the answer, or begins the exchange that gives the answer. The
+        first other bytes are given to the codec.
+        """
+        answer = leave_unanswered if self._fast_path is None else partial(self._fast_path, self._client)
         begin = None if self._begin_exchange is None else partial(self._begin_exchange, self._client)
-        arrival = await self._transport.receive_unanswered(partial(fast_path, self._client), begin)
+        arrival = await self._transport.receive_unanswered(answer, begin)
         assert arrival.data is not None, "only what is left unanswered wakes this task"
         self._begun = arrival.begun
         self._is_idle = not arrival.data

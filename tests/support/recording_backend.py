@@ -87,8 +87,11 @@ class Front:
 
 
 @asynccontextmanager
-async def front_of(backend, *, is_fast, rules=None, authority=None, table=None, **changes):
-    """A front before `backend` (its `serve` gets each connection), with the fast path or without."""
+async def front_of(backend, *, is_fast, reads=True, rules=None, authority=None, table=None, **changes):
+    """A front before `backend` (its `serve` gets each connection), with the fast path or without.
+
+    `reads`: the fast path of reads is there too, as where a table makes any route native.
+    """
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, backend.serve, [listener])
@@ -112,7 +115,7 @@ async def front_of(backend, *, is_fast, rules=None, authority=None, table=None, 
             front.begun += forwarding is not None
             return forwarding
 
-        fast_path = FastPath(context, gateway).answer
+        fast_path = FastPath(context, gateway).answer if reads else None
         with trio.fail_after(LIMIT_S):
             async with serving_on(
                 gateway.handle,

@@ -67,9 +67,11 @@ async def refuses(port: int) -> None:
             return
 
 
-async def test_after_the_first_one_requests_go_over_kept_connections():
+@pytest.mark.parametrize("reads", [True, False])
+async def test_after_the_first_one_requests_go_over_kept_connections(reads):
+    """The first request finds no kept connection, and goes the ordinary way. The client's next ones do not."""
     backend = Recorded()
-    async with front_of(backend, is_fast=True) as front, connected(front.port) as client:
+    async with front_of(backend, is_fast=True, reads=reads) as front, connected(front.port) as client:
         await warmed(client)
         for raw in (WARM, POST, WARM, DELETE):
             assert (await client.ask(raw)).body == b"warm"
