@@ -1,6 +1,6 @@
 """The lines of the table, with their aims. docs/performance.md explains each of them."""
 
-from bench.lines import GO, NATIVE, NGINX, PROXY, RUST, Aim, Better, Line
+from bench.lines import GO, NATIVE, NATIVE_WORKERS, NGINX, PROXY, PROXY_WORKERS, RUST, Aim, Better, Line
 
 PAYLOAD_BYTES = 1024
 READERS = 32
@@ -9,29 +9,37 @@ BENCHMARK_CLIENTS = 16
 LARGE_CONNECTIONS = 8
 
 _DIRECT = (GO, RUST, NATIVE)
-_FORWARDED = (GO, NGINX, PROXY)
+_WITH_WORKERS = (*_DIRECT, NATIVE_WORKERS)
+_FORWARDED = (GO, NGINX, PROXY, PROXY_WORKERS)
+
+
+def _ours(native, proxy=None):
+    """The aims of our servers, with workers and without."""
+    aims = dict.fromkeys((NATIVE, NATIVE_WORKERS), native)
+    return aims if proxy is None else aims | dict.fromkeys((PROXY, PROXY_WORKERS), proxy)
+
 
 LINES = (
-    Line("get-1k-32", "get", "GET 1 KiB, 32 connections", "requests/s", _DIRECT, {NATIVE: Aim(1.0)}),
-    Line("post-1k-1", "write", "POST 1 KiB, 1 connection", "requests/s", _DIRECT, {NATIVE: Aim(1.0)}),
-    Line("delete-1k-1", "write", "DELETE 1 KiB, 1 connection", "requests/s", _DIRECT, {NATIVE: Aim(1.0)}),
-    Line("post-1k-16", "write", "POST 1 KiB, 16 connections", "requests/s", _DIRECT, {NATIVE: Aim(0.8)}),
-    Line("delete-1k-16", "write", "DELETE 1 KiB, 16 connections", "requests/s", _DIRECT, {NATIVE: Aim(0.8)}),
+    Line("get-1k-32", "get", "GET 1 KiB, 32 connections", "requests/s", _WITH_WORKERS, _ours(Aim(1.0))),
+    Line("post-1k-1", "write", "POST 1 KiB, 1 connection", "requests/s", _WITH_WORKERS, _ours(Aim(1.0))),
+    Line("delete-1k-1", "write", "DELETE 1 KiB, 1 connection", "requests/s", _WITH_WORKERS, _ours(Aim(1.0))),
+    Line("post-1k-16", "write", "POST 1 KiB, 16 connections", "requests/s", _WITH_WORKERS, _ours(Aim(0.8))),
+    Line("delete-1k-16", "write", "DELETE 1 KiB, 16 connections", "requests/s", _WITH_WORKERS, _ours(Aim(0.8))),
     Line(
         "weed-benchmark-write",
         "weed-benchmark",
         "`weed benchmark`, 16 clients, 1 KiB: write",
         "requests/s",
-        (*_DIRECT, PROXY),
-        {NATIVE: Aim(0.9), PROXY: Aim(0.6)},
+        (*_WITH_WORKERS, PROXY, PROXY_WORKERS),
+        _ours(Aim(0.9), Aim(0.6)),
     ),
     Line(
         "weed-benchmark-read",
         "weed-benchmark",
         "`weed benchmark`, 16 clients, 1 KiB: read",
         "requests/s",
-        (*_DIRECT, PROXY),
-        {NATIVE: Aim(0.9), PROXY: Aim(0.6)},
+        (*_WITH_WORKERS, PROXY, PROXY_WORKERS),
+        _ours(Aim(0.9), Aim(0.6)),
     ),
     Line(
         "forwarded-get-1k-32",
@@ -39,7 +47,7 @@ LINES = (
         "GET 1 KiB forwarded, 32 connections",
         "requests/s",
         _FORWARDED,
-        {PROXY: Aim(1.0)},
+        dict.fromkeys((PROXY, PROXY_WORKERS), Aim(1.0)),
         baseline=NGINX,
     ),
     Line(
@@ -48,11 +56,11 @@ LINES = (
         "POST 1 KiB forwarded, 32 connections",
         "requests/s",
         _FORWARDED,
-        {PROXY: Aim(1.0)},
+        dict.fromkeys((PROXY, PROXY_WORKERS), Aim(1.0)),
         baseline=NGINX,
     ),
-    Line("get-4m-8", "large", "GET 4 MiB, 8 connections", "MB/s", _DIRECT, {NATIVE: Aim(1.0)}),
-    Line("put-4m-8", "large", "PUT 4 MiB, 8 connections", "MB/s", _DIRECT, {NATIVE: Aim(1.0)}),
+    Line("get-4m-8", "large", "GET 4 MiB, 8 connections", "MB/s", _WITH_WORKERS, _ours(Aim(1.0))),
+    Line("put-4m-8", "large", "PUT 4 MiB, 8 connections", "MB/s", _WITH_WORKERS, _ours(Aim(1.0))),
     Line(
         "copy-file",
         "copy-file",
@@ -75,8 +83,8 @@ LINES = (
         "start",
         "idle memory, 0 volumes",
         "MB",
-        _DIRECT,
-        {NATIVE: Aim(1.0)},
+        _WITH_WORKERS,
+        _ours(Aim(1.0)),
         better=Better.LESS,
     ),
     Line(
@@ -84,8 +92,8 @@ LINES = (
         "start",
         "exec to first healthy answer",
         "s",
-        _DIRECT,
-        {NATIVE: Aim(0.8, is_ratio=False)},
+        _WITH_WORKERS,
+        _ours(Aim(0.8, is_ratio=False)),
         better=Better.LESS,
     ),
 )

@@ -11,6 +11,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 GO, RUST, NGINX, NATIVE, PROXY = "go", "rust", "nginx", "native", "proxy-go"
+NATIVE_WORKERS, PROXY_WORKERS = "native-workers", "proxy-go-workers"
+"""Our servers with two worker processes."""
 
 
 class Better(StrEnum):

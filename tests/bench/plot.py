@@ -5,7 +5,15 @@ from bench.lines import Better, spread_of
 INSTALL = "matplotlib is not installed, so no plot is written: pip install 'weed-volume-py[bench]'"
 NO_RATIO = "no line has a baseline, so no plot is written"
 ROW_INCHES, HEAD_INCHES, WIDTH_INCHES = 0.34, 1.1, 9.0
-COLOURS = {"native": "#1f5fa8", "proxy-go": "#c2601c", "rust": "#7a4fa3", "nginx": "#5b8c3a", "go": "#777777"}
+COLOURS = {
+    "native": "#1f5fa8",
+    "native-workers": "#4aa3df",
+    "proxy-go": "#c2601c",
+    "proxy-go-workers": "#e8a15c",
+    "rust": "#7a4fa3",
+    "nginx": "#5b8c3a",
+    "go": "#777777",
+}
 
 
 def rows_of(results):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import catalogue, found, plot, report
 from bench.catalogue import PAYLOAD_BYTES
-from bench.lines import GO, NGINX, PROXY, RUST, Figure, Result
+from bench.lines import GO, NGINX, PROXY, PROXY_WORKERS, RUST, Figure, Result
 from bench.object_load import BUILT_IN, ObjectLoad, Target
 from bench.startup import MB, measure_start
 from bench.weed_benchmark import ReportError, run_weed_benchmark
@@ -60,12 +60,13 @@ class Bench:
         """How to start a server of this name."""
         if name == RUST:
             return implementations.Implementation(RUST, binary=self.programs["rust"].path)
-        return next(one for one in implementations.ALL if one.name == name)
+        return implementations.BY_NAME[name]
 
     def why_left_out(self, name):
         """Why there is no such server here; "" where there is one."""
-        needed = {GO: ("go",), RUST: ("rust",), NGINX: ("nginx", "go"), PROXY: ("go",)}.get(name, ())
-        return next((self.programs[one].why_not for one in needed if self.programs[one].path is None), "")
+        needed = {RUST: ["rust"], NGINX: ["nginx", "go"], **{one: ["go"] for one in (GO, PROXY, PROXY_WORKERS)}}
+        missing = [one for one in needed.get(name, ()) if self.programs[one].path is None]
+        return self.programs[missing[0]].why_not if missing else ""
 
     def server(self, name):
         """The running server of this name; for nginx the one behind it."""
