@@ -63,7 +63,7 @@ class LengthReader:
             return _NO_TRAILERS, data
         if not data:
             if is_eof:
-                raise RemoteProtocolError(400, f"the peer closed with {self._left} bytes of the body missing")
+                raise RemoteProtocolError(400, f"the connection was closed with {self._left} bytes of the body missing")
             return Signal.NEED_DATA, data
         piece, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
         self._left -= len(piece)
@@ -111,7 +111,7 @@ class ChunkedReader:
             trailers = self._decoder.trailers
             return EndOfMessage(Headers(trailers)) if trailers else _NO_TRAILERS, rest
         if is_eof:
-            raise RemoteProtocolError(400, "the peer closed in the middle of a chunked body")
+            raise RemoteProtocolError(400, "the connection was closed in the middle of a chunked body")
         return Signal.NEED_DATA, rest
 
 
@@ -210,7 +210,7 @@ class Receiver:
             length = find_head(self._incoming, self._searched, self._limits.head)
         if length < 0:
             if self.is_eof:
-                raise RemoteProtocolError(400, "the peer closed in the middle of a head")
+                raise RemoteProtocolError(400, "the connection was closed in the middle of a head")
             self._searched = len(self._incoming)
             return Signal.NEED_DATA
         raw, self._incoming = self._incoming[:length], self._incoming[length:]

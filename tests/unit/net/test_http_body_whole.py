@@ -84,7 +84,7 @@ async def test_a_body_that_breaks_off_is_the_clients_fault():
         await client.stream.send_eof()
         assert (await client.answer(b"PUT")).status == 400
     assert len(failures) == 1
-    assert "the peer closed with 1 bytes of the body missing" in failures[0]
+    assert "the connection was closed with 1 bytes of the body missing" in failures[0]
 
 
 async def test_a_body_that_is_too_long_is_refused_unread():
