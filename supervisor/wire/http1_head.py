@@ -245,10 +245,12 @@ def _encode(start_line: str, headers: HeaderFields, lines: FieldLines, framing: 
     try:
         # A value with whole lines in it gives a well-formed block, but with more lines than there are fields.
         if block.count("\n") == len(lines.names):
-            if not _FIELD_BLOCK.fullmatch(f"{block}\r\n"):
-                # Cleaned in one step: there may be thousands of fields.
+            is_whole = _FIELD_BLOCK.fullmatch(f"{block}\r\n")
+            if not is_whole:
+                # Cleaned in one step: there may be thousands of fields. A CR within a value stays, and is found here.
                 block = _UNSAFE_IN_LINES.sub(" ", block)
-            if block is lines.block or _FIELD_BLOCK.fullmatch(f"{block}\r\n"):
+                is_whole = _FIELD_BLOCK.fullmatch(f"{block}\r\n")
+            if is_whole:
                 return f"{start_line}{block}{framing}\r\n".encode("latin-1")
     except UnicodeEncodeError:
         pass  # a start line with wide characters: the code below encodes it as it encodes values

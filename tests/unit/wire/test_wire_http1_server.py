@@ -6,7 +6,7 @@ import re
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from native_handlers.http_model.headers import Headers
@@ -244,6 +244,9 @@ def test_a_value_cannot_end_its_header():
     assert sent == b"HTTP/1.1 200 OK\r\nA: b  Evil: 1\r\nC: d e\r\nContent-Length: 0\r\n\r\n"
 
 
+@example(["a\rb"])
+@example(["\r"])
+@example(["\n", "a\r\nb: c"])
 @given(st.lists(st.text(st.characters(max_codepoint=255), max_size=5), min_size=1, max_size=3))
 def test_forbidden_characters_of_values_become_spaces(values):
     fields = Headers([(f"A{number}", value) for number, value in enumerate(values)])
