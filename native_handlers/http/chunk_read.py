@@ -31,7 +31,6 @@ from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import FileSlice, StreamBody
 from native_handlers.http_model.ranges import ByteRange
 from native_handlers.http_model.volume_servers import VolumeServerFailed
-from native_handlers.storage.model.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -44,12 +43,13 @@ if TYPE_CHECKING:
     from native_handlers.http.send_content import Piece
     from native_handlers.http_model.volume_servers import VolumeServerHttp
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
-    from native_handlers.storage.store import Store
     from native_handlers.storage.volume.record_reader import NeedleRead, PayloadSlice
     from native_handlers.storage.volume.volume import Volume
 
 
 _READ_BYTES = 1 << 20
+_LOOKS = 4
+"""As for other reads: each move or coding during a read takes one."""
 
 
 class ChunkUnreadable(Exception):
@@ -161,6 +161,9 @@ async def read_chunk(
 ) -> AsyncGenerator[bytes, None]:
     """Yields exactly the bytes `wanted` of a chunk, from this server or from another holder.
 
+    Where the form of the volume that is read goes before the first byte, as at the end of a move or of a coding, the
+    chunk is looked for again: in the other form, then at another holder.
+
     Raises:
         ChunkUnreadable: at any point of the iteration.
     """
@@ -170,47 +173,61 @@ async def read_chunk(
         volume_id = chunk.file_id.volume_id
     except BadFileId as failure:
         raise ChunkUnreadable(chunk.fid, str(failure)) from failure
-    store, ec = context.store, context.ec_volumes
-    if store is not None:
-        await wait_settled(store, volume_id)
-    volume = store.find_volume(volume_id) if store is not None else None
-    coded = ec.find(volume_id) if ec is not None and volume is None else None
-    if store is not None and volume is not None:
-        stream = _read_local(context, store, volume, chunk, wanted, visit)
-    elif ec is not None and coded is not None:
-        stream = _read_ec(context, ec, coded, chunk, wanted, visit)
-    elif context.lookup is not None and context.volume_servers is not None:
-        stream = _read_remote(context.lookup, context.volume_servers, chunk, wanted, visit)
-    else:
-        raise ChunkUnreadable(chunk.fid, f"volume {volume_id} is not here, and there is no master to ask")
+    if context.store is not None:
+        await wait_settled(context.store, volume_id)
     left = wanted.length
-    try:
-        async for some in stream:
-            left -= len(some)
-            if left < 0:
-                break
-            yield some
-    except (*STORE_FAILURES, TooMuchData, BadManifest, VolumeServerFailed, LookupFailed) as failure:
-        raise ChunkUnreadable(chunk.fid, str(failure)) from failure
-    finally:
-        await stream.aclose()
+    for _ in range(_LOOKS):
+        form = _form_here(context, volume_id)
+        stream = _read_form(context, form, chunk, wanted, visit)
+        try:
+            async for some in stream:
+                left -= len(some)
+                if left < 0:
+                    break
+                yield some
+            break
+        except (*STORE_FAILURES, TooMuchData, BadManifest, VolumeServerFailed, LookupFailed) as failure:
+            has_begun = left < wanted.length
+            if has_begun or form == (None, None) or _form_here(context, volume_id) == form:
+                raise ChunkUnreadable(chunk.fid, str(failure)) from failure
+        finally:
+            await stream.aclose()
     if left:
         raise ChunkUnreadable(chunk.fid, f"it has {wanted.length - left} bytes, not the {wanted.length} it should")
 
 
+def _form_here(context: HttpContext, volume_id: int) -> tuple[Volume | None, EcVolume | None]:
+    """The open volume, or else its shards. Neither where this server does not have the volume."""
+    store, ec = context.store, context.ec_volumes
+    volume = store.find_volume(volume_id) if store is not None else None
+    if volume is not None and not volume.is_closed:
+        return volume, None
+    return None, ec.find(volume_id) if ec is not None else None
+
+
+def _read_form(
+    context: HttpContext,
+    form: tuple[Volume | None, EcVolume | None],
+    chunk: Chunk,
+    wanted: ByteRange,
+    visit: Visit,
+) -> AsyncGenerator[bytes, None]:
+    volume, coded = form
+    if volume is not None:
+        return _read_local(context, volume, chunk, wanted, visit)
+    if coded is not None:
+        assert context.ec_volumes is not None, "the shards are its"
+        return _read_ec(context, context.ec_volumes, coded, chunk, wanted, visit)
+    if context.lookup is not None and context.volume_servers is not None:
+        return _read_remote(context.lookup, context.volume_servers, chunk, wanted, visit)
+    raise ChunkUnreadable(chunk.fid, f"volume {chunk.file_id.volume_id} is not here, and there is no master to ask")
+
+
 async def _read_local(
-    context: HttpContext, store: Store, volume: Volume, chunk: Chunk, wanted: ByteRange, visit: Visit
+    context: HttpContext, volume: Volume, chunk: Chunk, wanted: ByteRange, visit: Visit
 ) -> AsyncGenerator[bytes, None]:
     file_id = chunk.file_id
-    try:
-        read = await _read_record(context, volume, file_id)
-    except NotFound:
-        # A closed volume has no needles, and another volume may have taken its place.
-        present = store.get_volume(volume.id)
-        if present is volume:
-            raise
-        volume = present
-        read = await _read_record(context, volume, file_id)
+    read = await _read_record(context, volume, file_id)
     try:
         if read.payload is None or read.needle.is_chunk_manifest:
             stream = _read_needle(context, file_id.volume_id, read.needle, wanted, visit)

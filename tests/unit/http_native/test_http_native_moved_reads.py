@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.http_native import SETTINGS, fetch, make_context
+from support.http_native import SETTINGS, fetch, make_context, manifest_of
 from support.moved_volumes import (
     FID,
     HELLO,
@@ -16,6 +16,7 @@ from support.moved_volumes import (
     Master,
     body,
     go_not_found,
+    put,
     servers,
     shorten_holder_wait,
     store_alone,
@@ -92,6 +93,36 @@ async def test_a_volume_that_goes_during_a_read_is_read_where_it_is_then(stored,
 
 
 @pytest.fixture
+async def of_manifest(stored):
+    """The target of a manifest in volume 6, whose one chunk is the needle of FID."""
+    stored.allocate_volume(6)
+    target = "/6,0112345678"
+    manifest = manifest_of((FID[1:], 0, len(HELLO)), size=len(HELLO))
+    assert (await put(make_context(store=stored), f"{target}?cm=true", manifest)).status == 201
+    return target
+
+
+async def test_a_chunk_whose_volume_goes_during_a_read_is_read_where_it_is_then(stored, of_manifest, monkeypatch):
+    volume_servers, volume = servers(old=body), stored.get_volume(4)
+    read = volume.read
+
+    def goes(*more, **options):
+        stored.unmount_volume(4)
+        return read(*more, **options)
+
+    monkeypatch.setattr(volume, "read", goes)
+    context = make_context(store=stored, lookup=Master([OLD]), volume_servers=volume_servers)
+    assert (await fetch("http.read", context, target=of_manifest)).body == HELLO
+    assert volume_servers.asked == [OLD.url]
+
+
+async def test_a_chunk_that_is_nowhere_breaks_the_answer_off(stored, of_manifest):
+    stored.unmount_volume(4)
+    answer = await fetch("http.read", make_context(store=stored), target=of_manifest)
+    assert answer.status == 500 or answer.breaks_off
+
+
+@pytest.fixture
 def forms(stored):
     """What it takes to code and decode volume 4 of the store, and its native context."""
     return Forms(stored), make_context(store=stored, ec_volumes=StoreEcVolumes(stored))
@@ -130,6 +161,33 @@ async def test_a_volume_that_goes_in_favour_of_its_shards_during_a_read_is_read_
 
     monkeypatch.setattr(volume, "read", goes)
     assert (await fetch("http.read", context, target=FID)).body == HELLO
+
+
+async def test_a_chunk_whose_volume_is_coded_during_a_read_is_read_from_the_shards(forms, of_manifest, monkeypatch):
+    forms, context = forms
+    forms.code()
+    volume = forms.store.get_volume(4)
+    read = volume.read
+
+    def goes(*more, **options):
+        forms.go_to_shards()
+        return read(*more, **options)
+
+    monkeypatch.setattr(volume, "read", goes)
+    assert (await fetch("http.read", context, target=of_manifest)).body == HELLO
+
+
+async def test_a_chunk_whose_shards_go_during_a_read_is_read_from_the_volume(forms, of_manifest, monkeypatch):
+    forms, context = forms
+    forms.code()
+    forms.go_to_shards()
+
+    def goes(*_more, **_options):
+        forms.decode()
+        raise VolumeClosed(4)
+
+    monkeypatch.setattr(forms.store.ec_reader, "read_needle", goes)
+    assert (await fetch("http.read", context, target=of_manifest)).body == HELLO
 
 
 async def test_a_volume_that_is_closed_and_not_yet_forgotten_is_read_from_its_shards(forms, monkeypatch):
