@@ -16,13 +16,13 @@ from native_handlers.content.multipart import MultipartReader, Part
 from native_handlers.http_model.errors import BadMediaType, BadUpload
 from native_handlers.http_model.go_numbers import parse_bool
 from native_handlers.http_model.media_type import parse_media_type
-from native_handlers.http_model.message import RequestBody
+from native_handlers.http_model.message import PassedOnBody
 from native_handlers.http_model.query import NO_QUERY, Query, parse_form
 from native_handlers.http_model.target import base_name
 
 if TYPE_CHECKING:
     from native_handlers.http_model.headers import Headers
-    from native_handlers.http_model.message import Request
+    from native_handlers.http_model.message import Request, RequestBody
     from native_handlers.runtime.content_threads import ContentThreads
 
 MAX_FORM_BYTES = 10 << 20
@@ -48,13 +48,12 @@ _KEPT_CHARS = 256
 """Characters of a Content-Type whose result is cached: clients send the same few."""
 
 
-class ConsumedBody(RequestBody):
-    """A body after all of it was read. Its client is that of the body that was sent."""
-
-    length_bytes = 0
+class ConsumedBody(PassedOnBody):
+    """A body after all of it was read."""
 
     def __init__(self, sent: RequestBody) -> None:
-        self._sent = sent
+        super().__init__(sent)
+        self.length_bytes = 0
 
     async def receive_some(self) -> bytes:
         """Returns b"", the end."""
@@ -63,12 +62,6 @@ class ConsumedBody(RequestBody):
     async def receive_into(self, buffer: memoryview) -> int:
         """Returns 0, the end."""
         return 0
-
-    async def wait_end(self) -> None:
-        await self._sent.wait_end()
-
-    async def wait_gone(self) -> None:
-        await self._sent.wait_gone()
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,47 @@ class RequestBody:
         raise NotImplementedError
 
 
+class PassedOnBody(RequestBody):
+    """The body `sent`, of the same client. A subclass changes what it has to; all else is as in `sent`."""
+
+    __slots__ = ("_sent", "awaits_continue", "is_over", "length_bytes", "trailers")
+
+    def __init__(self, sent: RequestBody) -> None:
+        self._sent = sent
+        self.length_bytes = sent.length_bytes
+        self._follow()
+
+    def _follow(self) -> None:
+        """Takes over what a call to `sent` may have changed."""
+        sent = self._sent
+        self.is_over, self.awaits_continue, self.trailers = sent.is_over, sent.awaits_continue, sent.trailers
+
+    async def receive_some(self) -> bytes:
+        piece = await self._sent.receive_some()
+        self._follow()
+        return piece
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        count = await self._sent.receive_into(buffer)
+        self._follow()
+        return count
+
+    async def pass_rest_to(self, sink: object, /) -> int:
+        count = await self._sent.pass_rest_to(sink)
+        self._follow()
+        return count
+
+    async def send_interim(self, status: int, headers: HeaderFields, reason: str = "") -> None:
+        await self._sent.send_interim(status, headers, reason)
+        self._follow()
+
+    async def wait_end(self) -> None:
+        await self._sent.wait_end()
+
+    async def wait_gone(self) -> None:
+        await self._sent.wait_gone()
+
+
 class BodyError(Exception):
     """The request body cannot be read to its end. The fault is the client's or the network's."""
 

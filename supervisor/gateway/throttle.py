@@ -18,12 +18,12 @@ import trio
 
 from native_handlers.http.client_watch import CLIENT_GONE
 from native_handlers.http.reply import empty_reply, json_error
-from native_handlers.http_model.message import RequestBody
+from native_handlers.http_model.message import PassedOnBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from native_handlers.http_model.message import Request, Response
+    from native_handlers.http_model.message import Request, RequestBody, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,30 +168,25 @@ class Throttle:
         return response
 
 
-class _CountedBody(RequestBody):
+class _CountedBody(PassedOnBody):
     """A body of unknown length. Each byte counts as in flight from its arrival on."""
 
-    def __init__(self, body: RequestBody, inflight: InflightBytes) -> None:
-        self._body = body
+    __slots__ = ("_inflight", "counted_bytes")
+
+    def __init__(self, sent: RequestBody, inflight: InflightBytes) -> None:
+        super().__init__(sent)
         self._inflight = inflight
         self.counted_bytes = 0
-        self.length_bytes = body.length_bytes
 
     async def receive_some(self) -> bytes:
-        piece = await self._body.receive_some()
+        piece = await super().receive_some()
         self._count(len(piece))
         return piece
 
     async def receive_into(self, buffer: memoryview) -> int:
-        count = await self._body.receive_into(buffer)
+        count = await super().receive_into(buffer)
         self._count(count)
         return count
-
-    async def wait_end(self) -> None:
-        await self._body.wait_end()
-
-    async def wait_gone(self) -> None:
-        await self._body.wait_gone()
 
     def _count(self, count: int) -> None:
         self.counted_bytes += count

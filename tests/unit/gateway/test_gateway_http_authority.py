@@ -1,7 +1,7 @@
 """HTTP requests and authority: which engine answers, which requests are forwarded, and how long a volume is held."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from support.waiting import LIMIT_S
 from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.headers import Headers
-from native_handlers.http_model.message import Listener, Request, Response, StreamBody
+from native_handlers.http_model.message import Listener, Request, RequestBody, Response, StreamBody
 from supervisor.authority import authority as authority_module
 from supervisor.authority.authority import Authority
 from supervisor.authority.errors import AccessRefused, After, HolderFailed
@@ -21,6 +21,7 @@ from supervisor.authority.outside import outside
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
 from supervisor.gateway.http_authority import HttpAuthority
+from supervisor.gateway.throttle import InflightLimit, Throttle
 from supervisor.routing.decision import Engine
 from supervisor.routing.live import LiveTable
 from supervisor.routing.registry import AccessKind
@@ -48,6 +49,10 @@ class Holder:
         self.volumes.add(volume_id)
 
 
+class Empty(RequestBody):
+    length_bytes = 0
+
+
 class Scene:
     def __init__(self):
         self.native, self.child, self.bound = Holder(), Holder({3, 4}), set()
@@ -56,6 +61,7 @@ class Scene:
         self.http = HttpAuthority(self.authority, self.bound.__contains__)
         self.body, self.status = b"native", 200
         self.during = lambda: None
+        self.throttle = Throttle(InflightLimit(), InflightLimit())
         settings = HttpSettings(version="30GB 4.44", self_url="127.0.0.1:8080", file_size_limit_bytes=1)
         self.native_handlers = {"http.read": self.answer, "http.write": self.answer}
         self.gateway = HttpGateway(
@@ -64,6 +70,7 @@ class Scene:
             HttpContext(settings=settings, node=None),
             self,
             Guard(security()),
+            self.throttle,
             authority=self.http,
         )
 
@@ -78,7 +85,7 @@ class Scene:
 
     @staticmethod
     def request(method):
-        return Request(method, FID, Headers(()), None, Listener.ADMIN, "10.0.0.1", 1, "THE-ID")
+        return Request(method, FID, Headers(()), Empty(), Listener.ADMIN, "10.0.0.1", 1, "THE-ID")
 
     async def get(self, method="GET"):
         with trio.fail_after(LIMIT_S):
@@ -108,6 +115,37 @@ async def test_a_request_for_a_volume_that_the_backend_keeps_is_forwarded_and_co
     assert scene.gateway.counts[{"GET": "http.read", "PUT": "http.write"}[method], Engine.BACKEND] == 1
     await scene.pin(False)
     assert (await scene.get(method)).body == b"native"
+
+
+class ChunkedBody(RequestBody):
+    length_bytes = None
+
+    def __init__(self):
+        self.pieces = [b"", b"12345"]
+
+    async def receive_some(self):
+        piece = self.pieces.pop()
+        if not piece:
+            self.trailers = Headers([("Checksum", "abc")])
+        return piece
+
+
+async def test_a_chunked_upload_that_the_backend_gets_after_all_has_its_trailers(scene):
+    """The upload is counted as one of a native route before the backend is known to keep its volume."""
+    flight, seen = scene.throttle.uploads, []
+
+    async def forward(request):
+        while await request.body.receive_some():
+            seen.append(flight.bytes)
+        seen.append(request.body.trailers.get("Checksum"))
+        return Response(200, body=b"backend")
+
+    scene.forward = forward
+    await scene.pin()
+    upload = replace(scene.request("PUT"), body=ChunkedBody())
+    with trio.fail_after(LIMIT_S):
+        assert (await scene.gateway.handle(upload)).body == b"backend"
+    assert (seen, flight.bytes) == ([5, "abc"], 0)
 
 
 async def test_a_request_for_a_volume_that_is_the_backends_alone_is_forwarded(scene):

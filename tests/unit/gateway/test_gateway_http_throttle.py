@@ -179,6 +179,72 @@ async def test_the_client_of_a_chunked_upload_is_watched_as_that_of_others(autoj
     assert seen == ["end", "gone"]
 
 
+class ClientsBody(ChunkedBody):
+    """A chunked body with trailers, of a client that waits for a 100. `interim` has the 1xx heads that it was sent."""
+
+    def __init__(self):
+        super().__init__(1)
+        self.awaits_continue, self.interim = True, []
+        self.let.send_nowait(b"12345")
+        self.let.close()
+
+    async def receive_some(self):
+        self.awaits_continue = False
+        piece = await super().receive_some()
+        if not piece:
+            self.is_over, self.trailers = True, Headers([("Checksum", "abc")])
+        return piece
+
+    async def pass_rest_to(self, sink, /):
+        self.is_over = True
+        return sink
+
+    async def send_interim(self, status, headers, reason=""):
+        self.interim.append((status, headers, reason))
+        self.awaits_continue = False
+
+
+async def counted(upload, use):
+    """Has a handler use the body of a chunked upload that is counted."""
+    front = Front(upload=1)
+
+    async def handle(_context, req):
+        await use(req.body)
+        return Response(200)
+
+    front.handler = handle
+    await front.handle(Request("POST", FID, Headers(), upload, Listener.ADMIN, "10.0.0.1", 1, "ID"))
+
+
+async def test_a_chunked_upload_that_is_counted_keeps_its_trailers():
+    async def read(body):
+        assert (body.awaits_continue, body.is_over) == (True, False)
+        assert await body.receive_some() == b"12345"
+        assert (body.awaits_continue, body.is_over) == (False, False)
+        assert await body.receive_into(memoryview(bytearray(9))) == 0
+        assert (body.is_over, body.trailers.pairs) == (True, (("Checksum", "abc"),))
+
+    await counted(ClientsBody(), read)
+
+
+async def test_the_client_of_a_chunked_upload_gets_interim_answers():
+    async def answer(body):
+        await body.send_interim(103, Headers([("Link", "a")]), "Early")
+        assert not body.awaits_continue
+
+    upload = ClientsBody()
+    await counted(upload, answer)
+    assert upload.interim == [(103, Headers([("Link", "a")]), "Early")]
+
+
+async def test_the_rest_of_a_counted_upload_may_pass_by():
+    async def move(body):
+        assert await body.pass_rest_to(17) == 17
+        assert body.is_over
+
+    await counted(ClientsBody(), move)
+
+
 async def test_a_chunked_upload_that_breaks_off_is_not_in_flight():
     front = Front(upload=1)
 
