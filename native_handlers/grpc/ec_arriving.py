@@ -75,7 +75,8 @@ class IndexFile(FilledFile):
 
     def deleted(self) -> list[int]:
         """The ids that the file has as deleted. Raises OSError."""
-        return deleted_ids_in(self._files, self._path, self._width)
+        ids: list[int] = deleted_ids_in(self._files, self._path, self._width).tolist()
+        return ids
 
 
 class SentJournal:

@@ -55,7 +55,7 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
         # Deletions come before the index with which the shards can be read.
         with errors_as_upstream("write file"):
             if index is not None:
-                deleted += deleted_ids_in(place.files, ecx, store.offset_width_bytes)
+                deleted += deleted_ids_in(place.files, ecx, store.offset_width_bytes).tolist()
             if deleted:
                 coding = codings.source or place.coding_of(place.look()) or 0
                 store.ec_work.merge_journal(place.collection, place.volume_id, ecj, deleted, coding)

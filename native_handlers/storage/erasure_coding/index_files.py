@@ -17,7 +17,7 @@ from native_handlers.format.types import TOMBSTONE_SIZE, UINT32_MASK
 from native_handlers.storage.erasure_coding.errors import BadEcIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -67,23 +67,42 @@ def deleted_ids(ecx: bytes, width: int) -> list[int]:
     return [int(one) for one in rows["key"][rows["size"] < 0]]
 
 
-def deleted_ids_in(files: Files, path: Path, width: int) -> list[int]:
+def deleted_ids_in(files: Files, path: Path, width: int) -> NDArray[np.uint64]:
     """As `deleted_ids` of the .ecx at `path`, without holding the file in memory; none without a file. Raises
     OSError.
     """
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return []
-    found: list[int] = []
+        return np.empty(0, np.uint64)
     try:
-        at, step = 0, _SCANNED_ROWS * row_bytes(width)
-        while piece := files.read(fd, step, at):
-            found += deleted_ids(piece, width)
-            at += step
+        found = [rows["key"][rows["size"] < 0] for _, rows in _pieces_of(files, fd, width)]
     finally:
         files.close(fd)
-    return found
+    return np.concatenate([np.empty(0, np.uint64), *found]).astype(np.uint64)
+
+
+def live_rows_of(files: Files, fd: int, width: int, needle_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The numbers of the rows of an open .ecx that have one of `needle_ids` as live, in order. The file is not held in
+    memory. Raises OSError.
+
+    Args:
+        needle_ids: ascending, and not empty.
+    """
+    found = [np.empty(0, np.int64)]
+    for first, rows in _pieces_of(files, fd, width):
+        keys = rows["key"].astype(np.uint64)
+        nearest = needle_ids[np.minimum(np.searchsorted(needle_ids, keys), len(needle_ids) - 1)]
+        found.append(np.flatnonzero((rows["size"] >= 0) & (nearest == keys)) + first)
+    return np.concatenate(found)
+
+
+def _pieces_of(files: Files, fd: int, width: int) -> Iterator[tuple[int, NDArray[np.void]]]:
+    """The rows of an open .ecx in pieces, each with the number of its first row. Raises OSError."""
+    first = 0
+    while piece := files.read(fd, _SCANNED_ROWS * row_bytes(width), first * row_bytes(width)):
+        yield first, rows_of(piece, width)
+        first += _SCANNED_ROWS
 
 
 def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -> bytes:

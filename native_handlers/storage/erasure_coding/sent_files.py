@@ -5,23 +5,37 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from native_handlers.arrays import np
+from native_handlers.format.idx import row_bytes
+from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.codings import newest_on_disks
 from native_handlers.storage.erasure_coding.deletions import journals_of
 from native_handlers.storage.erasure_coding.files_on_disk import info_on, look
-from native_handlers.storage.erasure_coding.index_files import journal_ids, journal_rows
+from native_handlers.storage.erasure_coding.index_files import (
+    deleted_ids_in,
+    journal_ids,
+    journal_rows,
+    live_rows_of,
+)
 from native_handlers.storage.erasure_coding.names import encode_ts_of
 from native_handlers.storage.system.files import SharedFile, read_file
 from native_handlers.storage.volume.file_reader import FileReader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
     from native_handlers.storage.erasure_coding.files_on_disk import EcFiles
     from native_handlers.storage.system.files import Files
+
+_TOMBSTONE = TOMBSTONE_SIZE.to_bytes(4, "big", signed=True)
+_SIZE_BYTES = len(_TOMBSTONE)
+"""The length of the size, with which each row of an .ecx ends."""
 
 
 def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension: str) -> FileReader | None:
@@ -32,7 +46,9 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
     Wilful differences: where the disks have several codings, files of the newest one alone are sent. The caller takes
     one file after the other, and gives shards of all disks one .vif and one index. Files of disks with neither shards
     nor an index are sent only where no disk has either: the .vif there may be that of a regular volume. An .ecj has the
-    deletions of all journals of that coding: a disk that was out of service lacks some.
+    deletions of all journals of that coding: a disk that was out of service lacks some. An .ecx has the deletions of
+    all indexes of that coding: Go's server writes those of its journal into the index of one disk (RebuildEcxFile) and
+    removes the journal.
 
     Raises:
         OSError: a file is there and cannot be opened, or whether it is there cannot be told.
@@ -51,7 +67,13 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
         if lacking:
             rows = journal_rows((*sent, *sorted(lacking)))
             return _in_memory(ec.files, path or newest[0].path(extension), rows)
-    return None if path is None else FileReader(ec.files, SharedFile.open(ec.files, path, os.O_RDONLY), None)
+    if path is None:
+        return None
+    file = SharedFile.open(ec.files, path, os.O_RDONLY)
+    if extension == ".ecx":
+        others = {one for found in newest for one in found.on_either_side(extension)} - {path}
+        return _open_index(ec, file, sorted(others))
+    return FileReader(ec.files, file, None)
 
 
 def _in_order(locations: Sequence[DiskLocation], newest: Sequence[EcFiles]) -> list[DiskLocation]:
@@ -90,6 +112,48 @@ def _deletions(ec: EcVolumeSet, newest: Sequence[EcFiles], collection: str, volu
     known = {path for one in opened for path in one.paths}
     found = journals_of(ec.files, served, newest[0].name, encode_ts_ns, known, leaves_out_unreadable=False)
     return set(found).union(*(one.ids for one in opened))
+
+
+def _open_index(ec: EcVolumeSet, file: SharedFile, others: Sequence[Path]) -> FileReader:
+    """Takes over the hold on an .ecx, to be sent with the deletions that other indexes have. Raises OSError; the hold
+    is then released.
+    """
+    try:
+        deleted = [deleted_ids_in(ec.files, path, ec.width) for path in others]
+        ids = np.unique(np.concatenate(deleted)) if deleted else np.empty(0, np.uint64)
+        rows = live_rows_of(ec.files, file.fd, ec.width, ids) if len(ids) else np.empty(0, np.int64)
+    except BaseException:
+        file.release()
+        raise
+    if not len(rows):
+        return FileReader(ec.files, file, None)
+    return _IndexReader(ec.files, file, (rows + 1) * row_bytes(ec.width) - _SIZE_BYTES)
+
+
+class _IndexReader(FileReader):
+    """Reads an .ecx, and some of its rows as those of deleted needles."""
+
+    def __init__(self, files: Files, file: SharedFile, sizes_at: NDArray[np.int64]) -> None:
+        """As `FileReader`. `sizes_at` has the offsets of the sizes in those rows, in order."""
+        super().__init__(files, file, None)
+        self._sizes_at = sizes_at
+
+    def pieces(self, stop_bytes: int) -> Iterator[bytes]:
+        position = 0
+        for piece in super().pieces(stop_bytes):
+            end = position + len(piece)
+            # A size may begin in the piece before, or end in the next one.
+            first, last = np.searchsorted(self._sizes_at, (position - _SIZE_BYTES + 1, end))
+            if first == last:
+                yield piece
+            else:
+                at = (self._sizes_at[first:last, np.newaxis] + np.arange(_SIZE_BYTES)).ravel() - position
+                tombstones = np.tile(np.frombuffer(_TOMBSTONE, np.uint8), last - first)
+                is_here = (at >= 0) & (at < len(piece))
+                marked = np.frombuffer(piece, np.uint8).copy()
+                marked[at[is_here]] = tombstones[is_here]
+                yield marked.tobytes()
+            position = end
 
 
 def _in_memory(files: Files, path: Path, content: bytes) -> FileReader:

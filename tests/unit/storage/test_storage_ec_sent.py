@@ -5,11 +5,16 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
+from support import stores
 from support.files import PlannedFiles
 from test_storage_ec_codings import sent
 from test_storage_ec_disks import FIRST, SECOND, VID, Disks, close_shards, readable, row
 
+from native_handlers.format.idx import encode_entry, iter_entries
+from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.format.vif import encode_volume_info, parse_volume_info
+from native_handlers.storage.erasure_coding.index_files import deleted_ids, with_deletions
+from native_handlers.storage.volume.file_reader import PIECE_BYTES
 
 
 @pytest.fixture
@@ -137,3 +142,67 @@ class TestJournals:
             put_out(store, 1)
             assert sent_ids(store) == {4}
             put_back(store, 1)
+
+
+def fold(path, ids, width=4):
+    """What Go's server does with a journal of these ids before a rebuilding. The journal goes."""
+    path.write_bytes(with_deletions(path.read_bytes(), ids, width, path))
+    path.with_suffix(".ecj").unlink(missing_ok=True)
+
+
+class TestIndexes:
+    """The index of one disk alone has some of the deletions."""
+
+    @pytest.mark.parametrize("disk", [0, 1])
+    @pytest.mark.parametrize("is_mounted", [True, False], ids=["mounted", "closed"])
+    def test_are_sent_with_the_deletions_of_all(self, disks, disk, is_mounted):
+        fold(disks.data[disk] / "7.ecx", [2, 4])
+        fold(disks.data[1 - disk] / "7.ecx", [5])
+        before = [(directory / "7.ecx").read_bytes() for directory in disks.data]
+        with closing(disks.open()) as store:
+            if not is_mounted:
+                store.ec.unload(VID)
+            content = sent(store, ".ecx")
+        assert deleted_ids(content, 4) == [2, 4, 5]
+        assert content == with_deletions(before[0], [2, 4, 5], 4, disks.data[0])
+        assert [(directory / "7.ecx").read_bytes() for directory in disks.data] == before
+
+    def test_that_lack_nothing_are_sent_as_they_are(self, disks):
+        for directory in disks.data:
+            fold(directory / "7.ecx", [3])
+        with closing(disks.open()) as store:
+            assert sent(store, ".ecx") == (disks.data[0] / "7.ecx").read_bytes()
+
+    def test_that_cannot_be_read_are_not_left_out(self, disks):
+        files = PlannedFiles(matches=lambda path: path == disks.data[0] / "7.ecx")
+        with closing(disks.open(files=files)) as store:
+            files.plan["open"] = 0, errno.EIO
+            with pytest.raises(OSError, match="Input/output error"):
+                sent(store, ".ecx")
+
+    def test_of_another_coding_are_left_out(self, disks):
+        vif = disks.data[0] / "7.vif"
+        info = parse_volume_info(vif.read_bytes())
+        older = replace(info.ec_shard_config, encode_ts_ns=info.ec_shard_config.encode_ts_ns - 1)
+        vif.write_text(encode_volume_info(replace(info, ec_shard_config=older)))
+        fold(disks.data[0] / "7.ecx", [3])
+        with closing(disks.open()) as store:
+            assert sent(store, ".ecx") == (disks.data[1] / "7.ecx").read_bytes()
+
+    @pytest.mark.parametrize("width", [4, 5])
+    def test_of_many_pieces_have_each_deletion(self, tmp_path, width):
+        """Rows of 17 bytes lie across the ends of pieces and of what is scanned at once."""
+        rows = b"".join(encode_entry(number, number, 100, width) for number in range(1, 2 * PIECE_BYTES // 16))
+        gone = range(1, 2 * PIECE_BYTES // 16, 3)
+        directories = tmp_path / "a", tmp_path / "b"
+        for number, directory in enumerate(directories):
+            directory.mkdir()
+            (directory / "7.ecx").write_bytes(rows)
+            (directory / f"7.ec0{number}").write_bytes(b"shard")
+        fold(directories[0] / "7.ecx", gone, width)
+        with closing(stores.open_at(*directories, offset_width_bytes=width)) as store:
+            content = sent(store, ".ecx")
+        assert len(content) == len(rows)
+        found = {entry.needle_id: entry.size for entry in iter_entries(content, width)}
+        assert found == {n: TOMBSTONE_SIZE if n in gone else 100 for n in found}
+        assert len(found) == 2 * PIECE_BYTES // 16 - 1
