@@ -15,6 +15,7 @@ from native_handlers.storage.transfer.receive import StagedFile
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from native_handlers.storage.disk.space import DiskUsage
     from native_handlers.storage.system.files import Files
 
 _JOURNAL_PIECE_BYTES = 1 << 20
@@ -62,9 +63,11 @@ class FilledFile(StagedFile):
 class IndexFile(FilledFile):
     """A staged .ecx. One whose last row is partial is refused: it would replace a sound one."""
 
-    def __init__(self, files: Files, target: Path, offset_width_bytes: int, max_bytes: int) -> None:
-        """Raises OSError as `StagedFile`."""
-        super().__init__(files, target, max_bytes=max_bytes)
+    def __init__(
+        self, files: Files, target: Path, offset_width_bytes: int, max_bytes: int, usage: DiskUsage | None
+    ) -> None:
+        """As `StagedFile`. Raises OSError."""
+        super().__init__(files, target, max_bytes=max_bytes, usage=usage)
         self._width = offset_width_bytes
 
     def complete(self, modified_at_ns: int = 0) -> None:

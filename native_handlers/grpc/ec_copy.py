@@ -8,6 +8,7 @@ Source: weed/server/volume_grpc_erasure_coding.go (VolumeEcShardsCopy).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,16 +17,18 @@ from native_handlers.grpc.checks import check_maintenance, check_other, errors_a
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd, CopySource
 from native_handlers.grpc.ec_codings import WantedFiles, compare_codings
-from native_handlers.grpc.ec_fetch import FetchedFiles
+from native_handlers.grpc.ec_fetch import FetchedFiles, ask_info, dat_bytes_of
 from native_handlers.grpc.ec_naming import give_names
 from native_handlers.grpc.ec_place import ShardPlace
 from native_handlers.grpc.file_names import check_copied_shards
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import check_no_other_collection, choose_for_shard
-from native_handlers.storage.erasure_coding.names import encode_ts_of
+from native_handlers.storage.erasure_coding.layout import shard_bytes_of
+from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of
 
 if TYPE_CHECKING:
+    from native_handlers.format.vif import VolumeInfo
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.directory.location import DiskLocation
@@ -50,8 +53,7 @@ def volume_ec_shards_copy(
     with errors_as_upstream():
         store.ec.check_collection(request.collection, request.volume_id)
         check_no_other_collection(store.locations, request.collection, request.volume_id)
-        location = _location(store, request)
-        location.check_in_service()
+        _location(store, request).check_in_service()
     with node.volume_servers.open_volume_server(request.source_data_node) as client:
         end = CallEnd(context)
         bytes_per_s = request.io_byte_per_second
@@ -59,8 +61,12 @@ def volume_ec_shards_copy(
             bytes_per_s = node.facts.maintenance_bytes_per_s
         source = CopySource(client, end, WriteThrottler(bytes_per_s, end.pause))
         try:
+            info = ask_info(source, request.collection, request.volume_id)
+            with errors_as_upstream():
+                location = _location(store, request, _needed_bytes(request, info))
             with store.ec.exclusive(request.volume_id):
-                copy_shards(source, ShardPlace(store, location, request.collection, request.volume_id), request)
+                place = ShardPlace(store, location, request.collection, request.volume_id)
+                copy_shards(source, place, request, info)
         except RpcFailure as failure:
             if isinstance(failure.__cause__, grpc.RpcError):
                 check_other(node, failure.__cause__, "copy shards")
@@ -69,21 +75,42 @@ def volume_ec_shards_copy(
     return pb.VolumeEcShardsCopyResponse()
 
 
-def _location(store: Store, request: pb.VolumeEcShardsCopyRequest) -> DiskLocation:
+def _needed_bytes(request: pb.VolumeEcShardsCopyRequest, info: VolumeInfo | None) -> int:
+    """The room for the shards of a request; 0 where their length is not known."""
+    return len(set(request.shard_ids)) * shard_bytes_of(dat_bytes_of(info), ratio_of(info).data)
+
+
+def _location(store: Store, request: pb.VolumeEcShardsCopyRequest, needed_bytes: int = 0) -> DiskLocation:
+    """The disk for the shards, which take `needed_bytes`. Raises RpcFailure where it has not more room than that."""
     locations = store.locations
     if request.disk_id:
         if request.disk_id >= len(locations):
             raise RpcFailure(f"invalid disk_id {request.disk_id}: only have {len(locations)} disks")
-        return locations[request.disk_id]
+        return _with_room(locations[request.disk_id], needed_bytes)
     mounted = [volume.place.disk_id for volume in store.ec.copies(request.volume_id)]
-    location = choose_for_shard(store.ec.files, locations, request.collection, request.volume_id, mounted)
+    choose = partial(choose_for_shard, store.ec.files, locations, request.collection, request.volume_id, mounted)
+    location = choose(needed_bytes) or choose()
     if location is None:
         raise RpcFailure("no space left")
-    return location
+    return _with_room(location, needed_bytes)
 
 
-def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShardsCopyRequest) -> None:
+def _with_room(location: DiskLocation, needed_bytes: int) -> DiskLocation:
+    if not needed_bytes or location.available_bytes > needed_bytes:
+        return location
+    raise RpcFailure(
+        f"no space left: the shards need more than {needed_bytes} bytes beside what is there;"
+        f" {location.path} has {location.available_bytes} bytes free above its reserve"
+    )
+
+
+def copy_shards(
+    source: CopySource, place: ShardPlace, request: pb.VolumeEcShardsCopyRequest, info: VolumeInfo | None
+) -> None:
     """Fetches the files of a request. The caller is inside `exclusive` of the volume.
+
+    Args:
+        info: the source's .vif.
 
     Raises RpcFailure, as `volume_ec_shards_copy`.
     """
@@ -93,10 +120,9 @@ def copy_shards(source: CopySource, place: ShardPlace, request: pb.VolumeEcShard
             wanted = WantedFiles(
                 set(request.shard_ids), takes_info=request.copy_vif_file, takes_index=request.copy_ecx_file
             )
-            info = fetched.ask_info()
             codings = compare_codings(place, wanted, encode_ts_of(info))
         for shard_id in dict.fromkeys(request.shard_ids):
-            fetched.fetch_shard(shard_id)
+            fetched.fetch_shard(shard_id, info)
         if request.copy_ecsum_file:
             fetched.fetch_checksums()
         if request.copy_vif_file:
@@ -117,7 +143,7 @@ def copy_index(source: CopySource, place: ShardPlace) -> None:
     with FetchedFiles(source, place) as fetched:
         with errors_as_upstream():
             wanted = WantedFiles((), takes_info=True, takes_index=True)
-            info = fetched.ask_info()
+            info = ask_info(source, place.collection, place.volume_id)
             codings = compare_codings(place, wanted, encode_ts_of(info), trusts_unknown=True)
         fetched.fetch_info()
         fetched.fetch_index(info)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
-from native_handlers.format.needle import actual_size
-from native_handlers.format.types import VERSION_1, max_volume_size_bytes
+from native_handlers.format.types import max_volume_size_bytes
 from native_handlers.format.vif import parse_volume_info
+from native_handlers.format.volume_name import format_volume_name
 from native_handlers.grpc.checks import errors_as_upstream
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import receive_copy
 from native_handlers.grpc.ec_arriving import FilledFile, IndexFile, MemoryFile, SentJournal, WaitingFile
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.erasure_coding.layout import shard_bytes_of
+from native_handlers.storage.erasure_coding.layout import (
+    MAX_CHECKSUMS_BYTES,
+    SHORTEST_RECORD_BYTES,
+    most_shard_bytes,
+    shard_bytes_of,
+)
 from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of, shard_extension
 from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.transfer.receive import StagedFile
@@ -34,8 +40,6 @@ if TYPE_CHECKING:
 ANY_REVISION = 2**32 - 1
 ALL = 2**63 - 1
 MAX_IDS_WITHOUT_INDEX = 1 << 17
-MAX_CHECKSUMS_BYTES = 1 << 24
-_SHORTEST_RECORD_BYTES = actual_size(0, VERSION_1)
 
 
 class FetchedFiles:
@@ -65,36 +69,46 @@ class FetchedFiles:
         """The .ecx, if one has come."""
         return next((one for one in self.complete if isinstance(one, IndexFile)), None)
 
-    def fetch_shard(self, shard_id: int) -> None:
-        """Fetches a shard. An empty one is refused: it is no shard, and may replace a whole one."""
-        extension = shard_extension(shard_id)
-        path = self._place.path(self._place.location.path, extension)
-        self._fetch(extension, partial(FilledFile, self._place.files, path))
+    def fetch_shard(self, shard_id: int, info: VolumeInfo | None) -> None:
+        """Fetches a shard. An empty one is refused: it is no shard, and may replace a whole one. So is one that is
+        longer than those of the volume of the source's .vif; without a length there, than those of the largest volume.
+        """
+        place, extension = self._place, shard_extension(shard_id)
+        path = place.path(place.location.path, extension)
+        dat_bytes = dat_bytes_of(info) or max_volume_size_bytes(place.store.offset_width_bytes)
+        most = most_shard_bytes(dat_bytes, ratio_of(info).data)
+        make = partial(FilledFile, place.files, path, max_bytes=most, usage=place.location.usage)
+        self._fetch(extension, make)
 
     def fetch_checksums(self) -> None:
         """Fetches the .ecsum, if the source has one."""
         path = self._place.path(self._place.location.path, ".ecsum")
-        make = partial(StagedFile, self._place.files, path, max_bytes=MAX_CHECKSUMS_BYTES)
+        usage = self._place.location.usage
+        make = partial(StagedFile, self._place.files, path, max_bytes=MAX_CHECKSUMS_BYTES, usage=usage)
         self._fetch(".ecsum", make, is_optional=True)
 
     def fetch_index(self, info: VolumeInfo | None) -> None:
         """Fetches the .ecx. An empty one is refused: a failed copy leaves an empty one. So are one with a partial row,
         and one with more rows than the volume of the source's .vif has records.
         """
-        width = self._place.store.offset_width_bytes
-        path = self._place.path(self._place.index_dir(), ".ecx")
-        most_rows = self._held_bytes(info) // _SHORTEST_RECORD_BYTES
-        self._fetch(".ecx", partial(IndexFile, self._place.files, path, width, most_rows * row_bytes(width)))
+        place, width = self._place, self._place.store.offset_width_bytes
+        index_dir = place.index_dir()
+        path = place.path(index_dir, ".ecx")
+        most = self._held_bytes(info) // SHORTEST_RECORD_BYTES * row_bytes(width)
+        # -minFreeSpace is about the disk of the data.
+        usage = place.location.usage if index_dir == place.location.path else None
+        self._fetch(".ecx", partial(IndexFile, place.files, path, width, most, usage))
 
     def _held_bytes(self, info: VolumeInfo | None) -> int:
         """The most bytes of records that the source's shards may hold."""
         most = max_volume_size_bytes(self._place.store.offset_width_bytes)
-        if info is None or info.dat_file_size <= 0:
+        dat_bytes = dat_bytes_of(info)
+        if not dat_bytes:
             return most
         # Upstream notes the length of the .dat before it makes the shards, so they may be longer.
         data_shards = ratio_of(info).data
         shards = (one.size_bytes for one in self.complete if one.target.suffix in SHARD_EXTENSIONS)
-        return min(most, data_shards * max((shard_bytes_of(info.dat_file_size, data_shards), *shards)))
+        return min(most, data_shards * max((shard_bytes_of(dat_bytes, data_shards), *shards)))
 
     def fetch_info(self) -> None:
         """Fetches the .vif, if the source has one. The checks of ReceiveFile apply to the .vif."""
@@ -115,20 +129,11 @@ class FetchedFiles:
         self._receive(".ecj", lambda: journal, is_optional=True)
         return journal.ids()
 
-    def ask_info(self) -> VolumeInfo | None:
-        """The source's .vif; None where there is none, or none that can be parsed."""
-        content = MemoryFile(self._place.path(self._place.location.path, ".vif"), MAX_VIF_BYTES)
-        self._receive(".vif", lambda: content, is_optional=True)
-        try:
-            return parse_volume_info(bytes(content.data))
-        except FormatError:
-            return None
-
     def check_unchanged(self, info: VolumeInfo | None) -> None:
         """Raises RpcFailure where the source's coding is no longer that of `info`, its first answer. Then the
         files that have come are of two codings.
         """
-        now = self.ask_info()
+        now = ask_info(self._source, self._place.collection, self._place.volume_id)
         if _coding_of(now) != _coding_of(info):
             times = f"want {encode_ts_of(info)}, got {encode_ts_of(now)}"
             raise RpcFailure(f"the source's files belong to a different encode run by now ({times})")
@@ -139,15 +144,7 @@ class FetchedFiles:
 
     def _receive(self, extension: str, make: Callable[[], ArrivingFile], *, is_optional: bool) -> None:
         place = self._place
-        request = pb.CopyFileRequest(
-            volume_id=place.volume_id,
-            ext=extension,
-            compaction_revision=ANY_REVISION,
-            stop_offset=ALL,
-            collection=place.collection,
-            is_ec_volume=True,
-            ignore_source_file_not_found=is_optional,
-        )
+        request = _request(place.collection, place.volume_id, extension, is_optional=is_optional)
         made: list[ArrivingFile] = []
 
         def note() -> ArrivingFile:
@@ -158,6 +155,34 @@ class FetchedFiles:
             pass
         if not made and not is_optional:
             raise RpcFailure(f"failed to copy {place.volume_id}{extension} file: the source sent nothing")
+
+
+def ask_info(source: CopySource, collection: str, volume_id: int) -> VolumeInfo | None:
+    """The source's .vif; None where there is none, or none that can be parsed. Raises RpcFailure."""
+    content = MemoryFile(Path(format_volume_name(collection, volume_id) + ".vif"), MAX_VIF_BYTES)
+    for _ in receive_copy(source, _request(collection, volume_id, ".vif", is_optional=True), lambda: content):
+        pass
+    try:
+        return parse_volume_info(bytes(content.data))
+    except FormatError:
+        return None
+
+
+def dat_bytes_of(info: VolumeInfo | None) -> int:
+    """The length of the coded .dat in a .vif; 0 where that is not known."""
+    return max(info.dat_file_size, 0) if info is not None else 0
+
+
+def _request(collection: str, volume_id: int, extension: str, *, is_optional: bool) -> pb.CopyFileRequest:
+    return pb.CopyFileRequest(
+        volume_id=volume_id,
+        ext=extension,
+        compaction_revision=ANY_REVISION,
+        stop_offset=ALL,
+        collection=collection,
+        is_ec_volume=True,
+        ignore_source_file_not_found=is_optional,
+    )
 
 
 def _coding_of(info: VolumeInfo | None) -> tuple[EcShardConfig | None, int]:

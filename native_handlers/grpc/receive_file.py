@@ -13,6 +13,7 @@ from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_sent_file, os_error_text
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding.layout import most_bytes_of
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError
 from native_handlers.storage.transfer.received_files import ReceiveRequest, check_not_mounted
 
@@ -95,7 +96,8 @@ def _unmounted(node: GrpcNode, info: pb.ReceiveFileInfo) -> Iterator[None]:
 def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> StagedFile:
     try:
         check_sent_file(info)
-        return store_of(node).receive_file(
+        store = store_of(node)
+        return store.receive_file(
             ReceiveRequest(
                 volume_id=info.volume_id,
                 collection=info.collection,
@@ -103,6 +105,8 @@ def _open(node: GrpcNode, info: pb.ReceiveFileInfo) -> StagedFile:
                 is_coded=info.is_ec_volume,
                 disk_type=info.disk_type,
                 disk_id=info.disk_id,
+                size_bytes=info.file_size,
+                max_bytes=most_bytes_of(info.ext, store.offset_width_bytes) if info.is_ec_volume else None,
                 mounted_disk_ids=node.coded_disk_ids(info.volume_id) if info.is_ec_volume else (),
             )
         )

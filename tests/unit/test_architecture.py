@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "native_handlers/storage/volume": native("format") | storage("model", "system", "index", "disk", "remote"),
     "native_handlers/storage/shared": native("format") | storage("model", "system", "index", "volume"),
     "native_handlers/storage/directory": native("format") | storage("model", "system", "disk", "remote", "volume"),
-    "native_handlers/storage/transfer": native("format") | storage("model", "system", "volume", "directory"),
+    "native_handlers/storage/transfer": native("format") | storage("model", "system", "disk", "volume", "directory"),
     "native_handlers/storage/erasure_coding": native("format", "pb")
     | storage("model", "system", "volume", "directory"),
     "native_handlers/storage": native("format", "pb")

@@ -90,12 +90,17 @@ def choose_for_copy(
     return location
 
 
-def choose_for_decoded(
-    files: Files, locations: Sequence[DiskLocation], disk_type: str, collection: str, volume_id: int
+def choose_for_decoded(  # noqa: PLR0913, PLR0917  what and where
+    files: Files,
+    locations: Sequence[DiskLocation],
+    disk_type: str,
+    collection: str,
+    volume_id: int,
+    needed_bytes: int = 0,
 ) -> DiskLocation | None:
     """The disk of the type (in its wire form) for a volume that comes file by file: of the disks without shards of the
     volume, the one with the most free slots. A volume must not lie beside the shards from which it was decoded. None
-    without room.
+    without room, as in `choose_for_shard`.
 
     A disk that has files of an earlier attempt comes first: the files of one attempt are then on one disk, and replace
     those.
@@ -105,6 +110,8 @@ def choose_for_decoded(
     name = format_volume_name(collection, volume_id)
 
     def is_fit(location: DiskLocation) -> bool:
+        if needed_bytes and location.available_bytes <= needed_bytes:
+            return False
         return not _holds_shards(files, location, collection, volume_id)
 
     def has_begun(location: DiskLocation) -> bool:
@@ -115,16 +122,17 @@ def choose_for_decoded(
     return begun or _roomiest(locations, disk_type, is_fit)
 
 
-def choose_for_shard(
+def choose_for_shard(  # noqa: PLR0913, PLR0917  what and where
     files: Files,
     locations: Sequence[DiskLocation],
     collection: str,
     volume_id: int,
     mounted_disk_ids: Collection[int],
+    needed_bytes: int = 0,
 ) -> DiskLocation | None:
     """The disk for a shard whose sender names none: a disk with mounted shards of the volume, else one with its .ecx,
     so that shards and index stay together, else an HDD, else any; among equals the one with the most room. None without
-    room.
+    room. A disk without more free space than `needed_bytes` has none; 0 where the need is not known.
 
     Raises OSError when a disk cannot say whether it has the .ecx.
     """
@@ -132,6 +140,8 @@ def choose_for_shard(
     for location in locations:
         slots = _free_shard_slots(location)
         if slots <= 0 or location.is_space_low or location.is_unavailable:
+            continue
+        if needed_bytes and location.available_bytes <= needed_bytes:
             continue
         rank = (_tier_of(files, location, collection, volume_id, mounted_disk_ids), slots)
         if rank > best_rank:

@@ -12,6 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from native_handlers.format.idx import row_bytes
+from native_handlers.format.needle import actual_size
+from native_handlers.format.types import VERSION_1, max_volume_size_bytes
+from native_handlers.storage.erasure_coding.index_files import ID_BYTES
 from native_handlers.storage.model.file_kinds import MAX_SHARDS
 
 if TYPE_CHECKING:
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 LARGE_BLOCK_BYTES = 1 << 30
 SMALL_BLOCK_BYTES = 1 << 20
+MAX_CHECKSUMS_BYTES = 1 << 24
+SHORTEST_RECORD_BYTES = actual_size(0, VERSION_1)
+"""The room that a row of an index has at least in a volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,28 @@ class Layout:
         rest = max(dat_bytes - self.large_rows * self.large_row_bytes, 0)
         small_rows = -(-rest // (self.small_block_bytes * self.data_shards))
         return self.large_rows * self.large_block_bytes + small_rows * self.small_block_bytes
+
+
+def most_shard_bytes(dat_bytes: int, data_shards: int) -> int:
+    """The greatest length of a shard with the same large blocks as those of a .dat of `dat_bytes`. Upstream notes that
+    length before it makes the shards, so they may be longer.
+    """
+    return (Layout.of_dat(dat_bytes, data_shards).large_rows + 1) * LARGE_BLOCK_BYTES
+
+
+def most_bytes_of(extension: str, offset_width_bytes: int) -> int:
+    """The greatest length of a shard, an .ecx, an .ecj or an .ecsum of whatever volume."""
+    volume_bytes = max_volume_size_bytes(offset_width_bytes)
+    most_rows = volume_bytes // SHORTEST_RECORD_BYTES
+    match extension:
+        case ".ecx":
+            return most_rows * row_bytes(offset_width_bytes)
+        case ".ecj":
+            return most_rows * ID_BYTES
+        case ".ecsum":
+            return MAX_CHECKSUMS_BYTES
+        case _:
+            return most_shard_bytes(volume_bytes, 1)
 
 
 def shard_bytes_of(dat_bytes: int, data_shards: int) -> int:

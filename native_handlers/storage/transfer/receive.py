@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from native_handlers.storage.disk.space import DiskUsage
     from native_handlers.storage.system.files import Files
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class StagedFile:
         in_place: bool = False,
         check: Callable[[bytes], None] | None = None,
         max_bytes: int | None = None,
+        usage: DiskUsage | None = None,
     ) -> None:
         """Makes the file. Raises OSError; then there is no file.
 
@@ -70,10 +72,11 @@ class StagedFile:
             in_place: write to `target` directly, because `target` is marked as incomplete in some other way.
             check: gets the content of a small file before the file gets its name; raises StorageError to forbid that.
             max_bytes: `write` raises OSError (EFBIG) beyond it.
+            usage: the space of the disk; `write` raises OSError (ENOSPC) while less than -minFreeSpace is free.
         """
         self.target = target
         self.size_bytes = 0
-        self._files, self._check, self._max_bytes = files, check, max_bytes
+        self._files, self._check, self._max_bytes, self._usage = files, check, max_bytes, usage
         self._path = target if in_place else receiving_path(target)
         flags = os.O_TRUNC if in_place else os.O_EXCL
         self._fd: int | None = files.open(self._path, os.O_WRONLY | os.O_CREAT | flags)
@@ -94,8 +97,17 @@ class StagedFile:
         """Appends `data`. Raises OSError; the caller then discards the file."""
         if self._max_bytes is not None and self.size_bytes + len(data) > self._max_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.target))
+        if self._usage is not None:
+            self._take_room(self._usage, len(data))
         self._files.write(self._open_fd, [data], self.size_bytes)
         self.size_bytes += len(data)
+
+    def _take_room(self, usage: DiskUsage, count: int) -> None:
+        usage.left_bytes -= count
+        if usage.left_bytes < 0:
+            usage.look_again()
+        if usage.is_low:
+            raise OSError(errno.ENOSPC, "no space left above -minFreeSpace", str(self.target))
 
     def commit(self, modified_at_ns: int = 0) -> None:
         """Renames the file to its target, durably, and sets its modification time if `modified_at_ns` is not 0.

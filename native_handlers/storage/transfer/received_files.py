@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeInfo
@@ -34,7 +35,6 @@ from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files
@@ -107,7 +107,8 @@ def receive_file(
     if wanted.is_coded:
         return _coded(files, locations, volume, wanted, offset_width_bytes)
     if volume is None:
-        return StagedFile(files, _staged(files, locations, wanted))
+        location = _location_of_staged(files, locations, wanted)
+        return StagedFile(files, location.path / (wanted.name + STAGED), usage=location.usage)
     volume.check_in_service()
     if is_reserved(wanted.extension):
         raise ReceiveRefused(in_use_text(wanted.volume_id, wanted.extension))
@@ -131,7 +132,8 @@ def _coded(
         raise VolumeArriving(wanted.volume_id)
     location.check_in_service()
     if wanted.extension != ".vif":
-        return StagedFile(files, location.path / wanted.name)
+        target = location.path / wanted.name
+        return StagedFile(files, target, max_bytes=wanted.max_bytes, usage=location.usage)
     paths = VolumePaths(location.path, location.idx_path, wanted.collection, wanted.volume_id)
     return coded_info_file(files, paths, volume, offset_width_bytes)
 
@@ -222,31 +224,43 @@ def _location_of_coded(files: Files, locations: Sequence[DiskLocation], wanted: 
     if wanted.disk_id:
         if wanted.disk_id >= len(locations):
             raise ReceiveRefused(f"invalid disk_id {wanted.disk_id}: only have {len(locations)} disks")
-        return locations[wanted.disk_id]
-    location = choose_for_shard(files, locations, wanted.collection, wanted.volume_id, ())
+        return _with_room(locations[wanted.disk_id], wanted)
+    choose = partial(choose_for_shard, files, locations, wanted.collection, wanted.volume_id, ())
+    location = choose(wanted.size_bytes) or choose()
     if location is None:
         raise ReceiveRefused("no storage location available")
-    return location
+    return _with_room(location, wanted)
 
 
-def _staged(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> Path:
+def _with_room(location: DiskLocation, wanted: ReceiveRequest) -> DiskLocation:
+    if not wanted.size_bytes or location.available_bytes > wanted.size_bytes:
+        return location
+    raise ReceiveRefused(
+        f"no space left for {wanted.size_bytes} bytes:"
+        f" {location.path} has {location.available_bytes} bytes free above its reserve"
+    )
+
+
+def _location_of_staged(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
     if not wanted.disk_type:
         raise ReceiveRefused(f"volume {wanted.volume_id} not found")
 
     if any(wanted.volume_id in location.arriving for location in locations):
         raise VolumeArriving(wanted.volume_id)
     disk_type = normal_disk_type(wanted.disk_type)
-    location = choose_for_decoded(files, locations, disk_type, wanted.collection, wanted.volume_id)
+    choose = partial(choose_for_decoded, files, locations, disk_type, wanted.collection, wanted.volume_id)
+    location = choose(wanted.size_bytes) or choose()
     if location is None:
         where = f"no {wanted.disk_type} disk location with a free slot"
         raise ReceiveRefused(f"{where} for volume {wanted.volume_id}")
     if wanted.extension not in VOLUME_EXTENSIONS:
         raise ReceiveRefused(f"{wanted.extension} is no file of a volume that is to come: .dat, .idx and .vif are")
+    _with_room(location, wanted)
     # An earlier attempt may have begun on a disk that is full by now. What it left must not be taken for this one's.
     for other in locations:
         if other is not location and other.disk_type == disk_type and not other.is_unavailable:
             files.unlink(other.path / (wanted.name + STAGED))
-    return location.path / (wanted.name + STAGED)
+    return location
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +272,8 @@ class ReceiveRequest:
         disk_type: the type of the volume's disk, as the sender names the type. Used only for a volume that this server
             lacks. Empty if the sender names no type.
         disk_id: for a file of an erasure-coded volume; 0 for any disk.
+        size_bytes: the length that the sender announces; 0 where that is not known.
+        max_bytes: the greatest length of a file of an erasure-coded volume; None for any length.
         mounted_disk_ids: the disks on which shards of that volume are mounted.
     """
 
@@ -267,6 +283,8 @@ class ReceiveRequest:
     is_coded: bool = False
     disk_type: str = ""
     disk_id: int = 0
+    size_bytes: int = 0
+    max_bytes: int | None = None
     mounted_disk_ids: Sequence[int] = ()
 
     @property

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 from support.coded_volumes import code_volume
+from support.disks import Disks
 from support.files import PlannedFiles
 from support.grpc_copy import COOKIE, SOURCE, Stream, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
@@ -22,10 +23,12 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_copy import volume_ec_shards_copy
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.erasure_coding import layout
 from native_handlers.storage.erasure_coding.errors import EcMountFailed
 from native_handlers.storage.erasure_coding.index_files import with_deletions
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted
+from native_handlers.storage.system.files import DiskSpace
 
 VIF_OF_SHARDS = b'{"version":3,"ecShardConfig":{"dataShards":10,"parityShards":4}}'
 
@@ -197,6 +200,89 @@ def test_an_empty_shard_replaces_none(copy, source, directory):
     with pytest.raises(RpcFailure, match=r"source \.ec00 is 0 bytes"):
         copy(shard_ids=[0])
     assert (directory / "7.ec00").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize(
+    ("vif", "most"),
+    [
+        (b'{"version":3,"datFileSize":"100","ecShardConfig":{"dataShards":10,"parityShards":4}}', 1000),
+        (VIF_OF_SHARDS, 4000),
+    ],
+    ids=["known length", "largest volume"],
+)
+def test_a_shard_is_no_longer_than_its_volume_allows(copy, source, directory, monkeypatch, vif, most):
+    """A GiB stands for each row of large blocks; here it has 1000 bytes."""
+    monkeypatch.setattr(layout, "LARGE_BLOCK_BYTES", 1000)
+    source.sent |= {".vif": vif, ".ec00": b"s" * (most + 1)}
+    with pytest.raises(RpcFailure, match=r"failed to copy 7\.ec00 file: write file .*7\.ec00: file too large"):
+        copy(shard_ids=[0])
+    assert files_in(directory) == {}
+    source.sent[".ec00"] = b"s" * most
+    copy(shard_ids=[0])
+    assert len(files_in(directory)["7.ec00"]) == most
+
+
+class TestRoom:
+    """Two disks with a reserve of 1000 bytes (-minFreeSpace)."""
+
+    KNOWN = b'{"version":3,"datFileSize":"100","ecShardConfig":{"dataShards":10,"parityShards":4}}'
+    """Each shard has a MiB."""
+
+    @pytest.fixture
+    def files(self):
+        return Disks()
+
+    @pytest.fixture
+    def disks(self, tmp_path, files):
+        disks = [files.add(tmp_path / name) for name in ("a", "b")]
+        for one in disks:
+            one.space = DiskSpace(1 << 40, 10 << 20)
+        return disks
+
+    @pytest.fixture
+    def copy(self, tmp_path, files, disks, source, context):
+        with closing(open_at(*(place(tmp_path / one, min_free_bytes=1000) for one in "ab"), files=files)) as store:
+            yield copying_to(tmp_path, store, source, context)
+
+    def test_is_looked_at_before_shards_come(self, copy, source, disks, tmp_path):
+        disks[0].space = disks[1].space = DiskSpace(1 << 40, (2 << 20) + 1000)
+        source.sent |= {".vif": self.KNOWN, ".ec00": b"0", ".ec01": b"1"}
+        why = "no space left: the shards need more than 2097152 bytes beside what is there; .* has 2097152 bytes free"
+        with pytest.raises(RpcFailure, match=why):
+            copy(shard_ids=[0, 1, 1])
+        with pytest.raises(RpcFailure, match=f"{tmp_path}/b has 2097152 bytes free above its reserve"):
+            copy(shard_ids=[0, 1], disk_id=1)
+        assert source.asked == [".vif", ".vif"]
+        copy(shard_ids=[0])
+
+    @pytest.mark.parametrize("roomy", [0, 1])
+    def test_decides_the_disk(self, copy, source, disks, tmp_path, roomy):
+        disks[1 - roomy].space = DiskSpace(1 << 40, 1 << 20)
+        source.sent |= {".vif": self.KNOWN, ".ec00": b"0"}
+        copy(shard_ids=[0])
+        assert set(files_in(tmp_path / "ab"[roomy])) == {"7.ec00"}
+
+    @pytest.mark.parametrize("extension", [".ec00", ".ecx", ".ecsum"])
+    def test_is_looked_at_while_files_come(self, copy, source, disks, tmp_path, extension):
+        """Their length is not known. Meanwhile others take the room."""
+        fields = {".ec00": {"shard_ids": [0]}, ".ecx": {"copy_ecx_file": True}, ".ecsum": {"copy_ecsum_file": True}}
+        wanted = {"disk_id": 1, **fields[extension]}
+
+        def fill(free_bytes):
+            disks[1].space = DiskSpace(1 << 40, free_bytes)
+
+        source.sent[extension] = bytes(12 << 20)
+        source.after[extension] = lambda: fill(999)
+        with pytest.raises(RpcFailure, match=r"write file .*/b/7\..*: no space left above -minFreeSpace"):
+            copy(**wanted)
+        assert files_in(tmp_path / "b") == {}
+        fill(1 << 30)
+
+    def test_that_is_there_after_all_is_taken(self, copy, source, disks, tmp_path):
+        source.sent[".ec00"] = bytes(12 << 20)
+        source.after[".ec00"] = lambda: setattr(disks[1], "space", DiskSpace(1 << 40, 1 << 30))
+        copy(shard_ids=[0], disk_id=1)
+        assert len(files_in(tmp_path / "b")["7.ec00"]) == 12 << 20
 
 
 class TestShardsOfAnotherCoding:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+from contextlib import closing
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
+from support.disks import Disks
 from support.files import PlannedFiles
 from support.grpc_nodes import FakeMasters, make_node
 from support.stores import open_at, place
@@ -21,13 +24,14 @@ from native_handlers.pb import master_pb2 as pb_master
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.directory.unfinished import sweep_unfinished
+from native_handlers.storage.erasure_coding.layout import most_bytes_of
 from native_handlers.storage.model.file_kinds import (
     CODED_EXTENSIONS,
     RECEIVING,
     RESERVED_EXTENSIONS,
     VOLUME_EXTENSIONS,
 )
-from native_handlers.storage.system.files import OsFiles
+from native_handlers.storage.system.files import DiskSpace, OsFiles
 from native_handlers.storage.transfer.receive import StagedFile
 from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES
 from supervisor.assembly.grpc_node import coded_disk_ids
@@ -264,6 +268,74 @@ class TestCodedVolumes:
         assert self.put(node, context, disk_id=1).error == "volume 7 is being copied here already"
 
 
+class TestRoom:
+    """Each disk has 10 MiB, and a reserve of 1000 bytes (-minFreeSpace)."""
+
+    @pytest.fixture
+    def files(self):
+        return Disks()
+
+    @pytest.fixture
+    def played(self, tmp_path, files):
+        played = [files.add(tmp_path / name) for name in ("a", "b")]
+        for one in played:
+            one.space = DiskSpace(1 << 40, (10 << 20) + 1000)
+        return played
+
+    @pytest.fixture
+    def node(self, tmp_path, files, played):
+        with closing(open_at(*(place(tmp_path / one, min_free_bytes=1000) for one in "ab"), files=files)) as store:
+            yield make_node(tmp_path, store, state=StoreStateKeeper(store), masters=FakeMasters())
+
+    KINDS: ClassVar = [
+        {"ext": ".ec00", "is_ec_volume": True},
+        {"ext": ".ec00", "is_ec_volume": True, "disk_id": 1},
+        {"ext": ".dat", "disk_type": "hdd"},
+    ]
+
+    @pytest.mark.parametrize("kind", KINDS, ids=["shard", "shard for a disk", "volume"])
+    def test_is_looked_at_before_a_file_comes(self, node, context, tmp_path, kind):
+        answer = receive(node, context, info(file_size=10 << 20, **kind), content(b"x"))
+        assert answer.error.startswith("no space left for 10485760 bytes: ")
+        assert answer.error.endswith(" has 10485760 bytes free above its reserve")
+        assert names(tmp_path) == []
+        whole = content(bytes(10 << 20)[:-1])
+        assert not receive(node, context, info(file_size=(10 << 20) - 1, **kind), whole).error
+
+    @pytest.mark.parametrize("kind", KINDS[::2], ids=["shard", "volume"])
+    def test_decides_the_disk(self, node, context, played, tmp_path, kind):
+        played[0].space = DiskSpace(1 << 40, 1 << 20)
+        assert not receive(node, context, info(file_size=1 << 20, **kind), content(bytes(1 << 20))).error
+        assert [name[0] for name in names(tmp_path)] == ["b"]
+
+    @pytest.mark.parametrize("kind", KINDS, ids=["shard", "shard for a disk", "volume"])
+    def test_is_looked_at_while_a_file_comes(self, node, context, played, tmp_path, kind):
+        """The sender announces less."""
+
+        def messages():
+            yield info(file_size=1, **kind)
+            for one in played:
+                one.space = DiskSpace(1 << 40, 999)
+            yield content(bytes(11 << 20))
+
+        answer = receive_file(node, context, messages())
+        assert answer.error.endswith(": no space left above -minFreeSpace")
+        assert names(tmp_path) == []
+
+    def test_does_not_let_a_checksum_file_be_too_long(self, node, context, played, tmp_path):
+        played[0].space = played[1].space = DiskSpace(1 << 40, 1 << 39)
+        answer = receive(node, context, info(ext=".ecsum", is_ec_volume=True), *[content(bytes(1 << 20))] * 17)
+        assert answer.error.endswith("/7.ecsum: file too large")
+        assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("extension", "most"), [(".ec00", 33 << 30), (".ecx", (32 << 30) // 24 * 16), (".ecj", (32 << 30) // 24 * 8)]
+)
+def test_no_file_of_a_coded_volume_is_longer_than_the_largest_volume_allows(extension, most):
+    assert most_bytes_of(extension, 4) == most
+
+
 class TestNamesOfCodedVolumes:
     """A file that is sent for an erasure-coded volume never becomes, or misleads the start about, a regular volume."""
 
@@ -371,7 +443,7 @@ class TestNamesOfCodedVolumes:
         disks.unmount_volume(7)
         if not has_dat:
             (tmp_path / "a" / "7.dat").unlink()
-        here = b'{"version":3,"files":[{"backendType":"s3","backendId":"cold","key":"k","fileSize":"40"}]}'
+        here = b'{"version":3,"files":[{"backendType":"s3","backendId":"cold","key":"k","fileSize":"400"}]}'
         (tmp_path / "a" / "7.vif").write_bytes(here)
         before = contents(tmp_path)
         error = self.put(node, context, sent, ext=".vif")
@@ -390,6 +462,8 @@ class TestNamesOfCodedVolumes:
         for _ in range(2):
             assert not self.put(node, context, vif, ext=".vif")
         assert (tmp_path / "a" / "7.vif").read_bytes() == vif
+        # Without an index it is damage.
+        (tmp_path / "a" / "7.vif").unlink()
 
     def test_an_info_without_end(self, node, context, tmp_path):
         assert "ile too large" in self.put(node, context, bytes(MAX_VIF_BYTES + 1), ext=".vif")
