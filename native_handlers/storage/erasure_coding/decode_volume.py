@@ -67,7 +67,8 @@ def decode(ec: EcVolumeSet, collection: str, volume_id: int, *, was_open: bool =
         NoLiveNeedles: there is no live needle.
         EcRefused: the volume is not here, is of another collection, its newest coding lacks a data shard here, or a
             .dat has what the shards do not hold.
-        DiskUnavailable: a disk out of service is needed; no disk was touched.
+        DiskUnavailable: a disk of the server is out of service; no disk was touched. It may have the volume's .dat, or
+            an index with deletions that no other one has.
         StorageError, OSError: no .dat was made.
     """
     with ec.exclusive(volume_id):
@@ -134,35 +135,16 @@ def _remove_checksums(ec: EcVolumeSet, volume: EcVolume) -> None:
 
 
 def check_decodable(ec: EcVolumeSet, collection: str, volume_id: int) -> list[EcVolume]:
-    """The volume's newest coding on each disk in service, for `decode`. No disk is touched. Raises EcRefused and
-    DiskUnavailable as `decode`, except for a .dat.
+    """The volume's newest coding on each disk, for `decode`. No disk is touched. Raises EcRefused and DiskUnavailable
+    as `decode`, except for a .dat.
     """
     volumes = list(ec.copies(volume_id))
     if not volumes:
         raise EcRefused(f"ec volume {volume_id} not found")
     if all(one.collection != collection for one in volumes):
         raise EcRefused(f"existing collection:{volumes[-1].collection} unexpected input: {collection}")
-    return _in_service(ec, newest_open([one for one in volumes if one.collection == collection]))
-
-
-def _in_service(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> list[EcVolume]:
-    """Those on disks in service.
-
-    Raises DiskUnavailable: a disk out of service alone has a data shard, or has an index. An index may have deletions
-    that no other one has, and what is deleted must not come back.
-    """
-    served = [one for one in volumes if ec.is_in_service(one)]
-    shards = {shard for one in served for shard in one.shards}
-    indexes = {one.place.index_dir for one in served}
-    for one in volumes:
-        is_needed = one.place.index_dir not in indexes or not shards.issuperset(range(one.ratio.data))
-        if one not in served and is_needed:
-            ec.check_in_service(one)
-            # The disk is back in service.
-            served.append(one)
-    for one in served:
-        ec.check_readable(one)
-    return served
+    ec.check_all_in_service()
+    return newest_open([one for one in volumes if one.collection == collection])
 
 
 def _index_now(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> bytes:

@@ -63,12 +63,15 @@ def check_replaceable(  # noqa: PLR0913, PLR0917  what the shards hold
 
     Raises:
         EcRefused: one has what the shards do not hold, or is on another disk: then two disks would have the volume.
+        DiskUnavailable: a disk is out of service, and may have one.
         OSError.
     """
     name = volume.place.name + ".dat"
     here = volume.place.data_dir / name
     held = _ShardContent(ec.files, shard_fds, layout, block, ecx, ec.width)
-    for path in (location.path / name for location in ec.locations if not location.is_unavailable):
+    for location in ec.locations:
+        location.check_in_service()
+        path = location.path / name
         facts = ec.files.facts(path)
         if facts is None and not (must_be_there and path == here):
             continue

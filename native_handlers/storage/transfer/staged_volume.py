@@ -47,6 +47,7 @@ def adopt_staged(
 
     Raises:
         NotStaged: the files are missing, or a volume of that name is here, mounted or not. Nothing was changed.
+        DiskUnavailable: a disk is out of service, and may have a volume of that name. Nothing was changed.
         OSError: the files have the names that they were sent under, or lie beside the .note. Or all of them have their
             final names.
     """
@@ -81,9 +82,13 @@ def give_back(files: Files, base: Path) -> None:
 
 
 def _check_absent(files: Files, locations: Sequence[DiskLocation], name: str, volume_id: int) -> None:
-    """Raises NotStaged where a disk has the data of a volume of that name, or the .vif of one in a remote tier."""
+    """Raises NotStaged where a disk has the data of a volume of that name, or the .vif of one in a remote tier,
+    DiskUnavailable where a disk cannot say so: after it is back, two disks would have the volume.
+    """
     text = f"staged volume {volume_id} already exists on this server"
-    for base in (location.path / name for location in locations if not location.is_unavailable):
+    for location in locations:
+        location.check_in_service()
+    for base in (location.path / name for location in locations):
         facts = files.facts(_named(base, ".dat"))
         if facts is not None and facts.size_bytes > SUPER_BLOCK_BYTES:
             raise NotStaged(f"{text}: {base}.dat, which is not mounted")

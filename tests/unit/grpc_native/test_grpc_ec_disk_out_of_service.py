@@ -18,9 +18,11 @@ from native_handlers.format.needle import Needle
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.grpc.context import RpcFailure
 
 VID = 7
 DATA = bytes(3000)
+from native_handlers.storage.erasure_coding import decode_volume
 NEEDLES = [Needle(needle_id=number, cookie=5, data=DATA, checksum=crc32c(DATA)) for number in (1, 2)]
 COMPANIONS = (".ecx", ".ecj", ".vif")
 
@@ -156,14 +158,52 @@ class TestDecoding:
 
     @pytest.mark.parametrize("shards", [[13], [0, 13]], ids=["parity", "a data shard that both have"])
     @pytest.mark.parametrize("shares_index", [True, False])
-    def test_a_disk_that_is_not_needed_is_left_out(self, coded, shards, shares_index):
+    def test_the_volume_itself_may_be_there(self, coded, shards, shares_index):
+        """No shard and no index there is needed."""
         coded.open(shards, both=[0], shares_index=shares_index, only_index=None if shares_index else coded.well)
         assert [volume.place.disk_id for volume in coded.store.ec.copies(VID)] == [0, 1]
         coded.fall_sick()
-        coded.invoke(*self.REQUEST)
+        coded.check_refused(*self.REQUEST)
+        coded.recover()
+        with pytest.raises(RpcFailure, match=r"volume 7 is here as a regular volume too: .*7\.dat"):
+            coded.invoke(*self.REQUEST)
+        assert [path.parent.name for path in coded.path.rglob("7.dat")] == ["sick"]
+
+    def test_a_disk_that_goes_while_the_shards_are_read(self, coded, monkeypatch):
+        """It was in service when the decoding began."""
+        live_records = decode_volume.live_records
+
+        def fall_sick(*arguments):
+            coded.fall_sick()
+            return live_records(*arguments)
+
+        coded.open([13], shares_index=True)
+        monkeypatch.setattr(decode_volume, "live_records", fall_sick)
+        self.check_refused_midway(coded)
+
+    def check_refused_midway(self, coded):
+        failure = failure_of(lambda: coded.invoke(*self.REQUEST))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
         assert coded.touched == []
-        assert (coded.well / "7.dat").exists()
-        coded.check_decoded()
+        self.check_refused(coded)
+
+    def test_a_volume_on_a_disk_that_comes_back_is_not_made_a_second_time(self, coded):
+        coded.open([13], third=[12])
+        (coded.sick / "7.dat").write_bytes(bytes(100))
+        assert not list(coded.path.rglob("7.dat*"))
+
+    def test_sent_files_of_the_volume(self, coded):
+        """It may be there already."""
+        coded.open([13], shares_index=True)
+        for shard in range(14):
+            for location in coded.store.locations:
+                (location.path / f"{VID}.ec{shard:02d}").unlink(missing_ok=True)
+        coded.store.ec.unload(VID)
+        for extension in (".dat", ".idx", ".vif"):
+            (coded.well / f"{VID}{extension}.copying").write_bytes(b"")
+        coded.fall_sick()
+        coded.check_refused("VolumeEcShardsToVolume", pb.VolumeEcShardsToVolumeRequest(volume_id=VID, from_staged=True))
+        assert {path.suffix for path in coded.well.glob("7.dat*")} == {".copying"}
 
 
 REFUSED = [
