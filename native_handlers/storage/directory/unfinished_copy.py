@@ -16,7 +16,7 @@ from native_handlers.storage.disk.aside import move_aside
 from native_handlers.storage.model.file_kinds import NOTE, VOLUME_EXTENSIONS
 from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.volume.index_place import with_index_found
-from native_handlers.storage.volume.info_file import has_shards, load_volume_info
+from native_handlers.storage.volume.info_file import has_shard_index, has_shards, load_volume_info
 from native_handlers.storage.volume.soundness import why_not_a_pair
 
 if TYPE_CHECKING:
@@ -48,8 +48,9 @@ def judge_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> Not
         return NoteVerdict(NoteMeans.UNFINISHED)
     idx = with_index_found(files, paths).file(".idx")
     has_idx = files.facts(idx) is not None
-    # With shards, the .vif was here before the copy.
-    has_vif = files.facts(paths.file(".vif")) is not None and not has_shards(files, paths)
+    # With shards, the .vif was here before the copy. Shards without their index may be of no use, so they do not speak
+    # against a whole volume.
+    has_vif = files.facts(paths.file(".vif")) is not None and not has_shard_index(files, paths)
     if not has_idx and not has_vif:
         return NoteVerdict(NoteMeans.UNFINISHED)
     if not has_vif:

@@ -32,7 +32,7 @@ from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, receiving_path
 from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.system.file_copy import copy_range
-from native_handlers.storage.volume.info_file import has_shards
+from native_handlers.storage.volume.info_file import has_shard_index
 from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume.soundness import why_not_whole
 
@@ -110,7 +110,7 @@ def judge_shards(files: Files, paths: VolumePaths, offset_width_bytes: int) -> F
         facts = files.facts(paths.file(shard_extension(shard_id)))
         if facts is not None and facts.size_bytes and not facts.is_directory:
             shards[shard_id] = facts.size_bytes
-    found = _Found(shards, has_shards(files, paths), dat_bytes=None if dat is None else dat.size_bytes)
+    found = _Found(shards, has_shard_index(files, paths), dat_bytes=None if dat is None else dat.size_bytes)
     return _judge(files, paths, found, offset_width_bytes)
 
 

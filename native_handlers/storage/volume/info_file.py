@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.format.vif import VolumeInfo, encode_volume_info, parse_volume_info
+from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.system.files import read_file, replace_file
 
 if TYPE_CHECKING:
@@ -50,12 +51,21 @@ def is_coded(files: Files, paths: VolumePaths) -> bool:
     return any(load_volume_info(files, path).info.ec_shard_config is not None for path in paths.sidecars(".vif"))
 
 
-def has_shards(files: Files, paths: VolumePaths) -> bool:
-    """Whether the index of erasure coding shards lies beside the volume, in either directory: they share its .vif.
-
-    Raises OSError.
-    """
+def has_shard_index(files: Files, paths: VolumePaths) -> bool:
+    """Whether the index of erasure coding shards lies beside the volume, in either directory. Raises OSError."""
     return any(files.facts(path) is not None for path in paths.sidecars(".ecx"))
+
+
+def has_shards(files: Files, paths: VolumePaths) -> bool:
+    """Whether erasure coding shards, or their index, lie beside the volume: they share its .vif. The index of shards
+    may be on another disk. An empty file is no shard. Raises OSError.
+
+    Wilful difference: upstream looks for the .ecx alone.
+    """
+    if has_shard_index(files, paths):
+        return True
+    found = (files.facts(paths.file(extension)) for extension in SHARD_EXTENSIONS)
+    return any(facts is not None and facts.size_bytes and not facts.is_directory for facts in found)
 
 
 def save_volume_info(files: Files, path: Path, info: VolumeInfo, ttl: Ttl, now_s: int) -> VolumeInfo:

@@ -326,9 +326,11 @@ class TestArrivals:
             assert store.findings == []
         assert (made / f"{name}.arrived").exists()
 
-    def test_the_vif_of_shards_stays(self, made, tmp_path):
+    @pytest.mark.parametrize("name", ["7.ecx", "7.ec03"], ids=["index", "shard"])
+    def test_the_vif_of_shards_stays(self, made, tmp_path, name):
+        """The index of a shard may be on another disk."""
         self.arrive(made, tmp_path)
-        (made / "7.ecx").write_bytes(b"shards")
+        (made / name).write_bytes(b"shards")
         vif = encode_volume_info(VolumeInfo(version=3, ec_shard_config=EcShardConfig(10, 4, 1)))
         (made / "7.vif").write_text(vif)
         with closing(open_at(made)) as store:

@@ -162,3 +162,51 @@ class TestADatOnAnotherDisk:
             (kept,) = store.findings
             assert kept.kind is FindingKind.SHARDS_KEPT
             assert kept.detail == f"{other_disk / '7.dat'}: 7.dat has no super block"
+
+
+class TestTheInfoOfShardsWhoseIndexIsElsewhere:
+    """Without their .vif, shards of another ratio could not be read, and shards of other codings would be mixed in."""
+
+    @pytest.fixture
+    def split(self, coded, other_disk):
+        """The other disk has the index and a shard."""
+        for name in ("7.ecx", "7.ec13"):
+            (coded / name).rename(other_disk / name)
+        shutil.copy(coded / "7.vif", other_disk)
+        return coded
+
+    @pytest.mark.parametrize("more", [b"", b"\1" * MIB], ids=["removed", "moved aside"])
+    def test_stays_when_an_unfinished_copy_goes(self, split, other_disk, more):
+        (split / "7.dat").write_bytes(SuperBlock(version=3).encode() + more)
+        (split / "7.note").write_text("copying")
+        vif = (split / "7.vif").read_bytes()
+        with closing(open_at(split, other_disk)) as store:
+            assert (split / "7.vif").read_bytes() == vif
+            assert not (split / "7.dat").exists()
+            assert [len(one.shards) for one in store.ec.copies(VID)] == [13, 1]
+            for number in NUMBERS:
+                assert bytes(store.ec_reader.read_needle(VID, number, 5).data) == data_of(number)
+
+    def test_stays_when_the_volume_is_deleted(self, coded):
+        """Another server has the index."""
+        lose_index(coded)
+        vif = (coded / "7.vif").read_bytes()
+        with closing(open_at(coded)) as store:
+            for name in ("7.dat", "7.idx"):
+                shutil.copy(coded.parent / "aside" / name, coded)
+            store.mount_volume(VID)
+            store.delete_volume(VID, only_empty=False)
+        assert not (coded / "7.dat").exists()
+        assert (coded / "7.vif").read_bytes() == vif
+
+    def test_goes_with_a_volume_beside_empty_shards(self, coded):
+        """They are what a distribution that failed leaves."""
+        lose_index(coded)
+        for path in coded.glob("7.ec[0-9]*"):
+            path.write_bytes(b"")
+        with closing(open_at(coded)) as store:
+            for name in ("7.dat", "7.idx"):
+                shutil.copy(coded.parent / "aside" / name, coded)
+            store.mount_volume(VID)
+            store.delete_volume(VID, only_empty=False)
+        assert not (coded / "7.vif").exists()
