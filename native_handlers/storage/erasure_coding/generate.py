@@ -52,8 +52,11 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
     The index and the data are those of one moment. A vacuum may be committed meanwhile, also on a read-only volume. The
     shards then are those of files that are no longer the volume's, so they are not kept.
 
+    Wilful difference: a volume in a remote tier is refused. Upstream codes one whose .dat was kept here, and the .vif
+    of the shards replaces the one that names the object: after a restart nothing leads to the object any more.
+
     Raises:
-        EcRefused: the volume is of another collection, or a vacuum was committed meanwhile.
+        EcRefused: the volume is of another collection or in a remote tier, or a vacuum was committed meanwhile.
         DiskUnavailable: a disk of the server is out of service, and may have files of an earlier coding. No file has
             changed.
         StorageError, OSError: there are no shards of this coding; those of an earlier one may be removed.
@@ -61,8 +64,17 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
     if volume.collection != collection:
         raise EcRefused(f"existing collection:{volume.collection} unexpected input: {collection}")
     with ec.exclusive(volume.id):
+        _check_on_disk(volume)
         ec.check_all_in_service()
         _generate(ec, volume)
+
+
+def _check_on_disk(volume: Volume) -> None:
+    for file in volume.info.files:
+        raise EcRefused(
+            f"volume {volume.id} is in remote storage {file.backend_name} as {file.key}, and the .vif of shards names"
+            " no object: bring the volume to disk first (volume.tier.download)"
+        )
 
 
 def _generate(ec: EcVolumeSet, volume: Volume) -> None:
@@ -76,18 +88,13 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         log = stack.enter_context(volume.open_log())
         # The index comes first: later writes may be in the shards, but are not in their index.
         ecx = sorted_rows(log.read_rows(), ec.width)
-        dat_fd = log.dat.fd
-        if volume.is_tiered:
-            # A copy of the object may have been kept here. Such a volume takes no writes and no vacuums.
-            dat_fd = files.open(volume.paths.file(".dat"), os.O_RDONLY)
-            stack.callback(files.close, dat_fd)
-        facts = files.facts_of(dat_fd)
+        facts = files.facts_of(log.dat.fd)
         sums_path = location.path / (name + ".ecsum")
         staged = stack.enter_context(StagedFiles(files, [sums_path, *shards, ecx_path]))
         _drop_cached(files, shards)
         # A start compares shards with the length of the .dat, so the .dat is on disk before the shards get their names.
         with beside(volume.sync_in_passing):
-            checksums = encode(files, dat_fd, facts.size_bytes, ratio, [staged.descriptor(path) for path in shards])
+            checksums = encode(files, log.dat.fd, facts.size_bytes, ratio, [staged.descriptor(path) for path in shards])
         files.write(staged.descriptor(ecx_path), [ecx], 0)
         files.write(staged.descriptor(sums_path), [encode_checksums(checksums)], 0)
         for path in (sums_path, ecx_path):
@@ -116,9 +123,12 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
 
 
 def _check_not_compacted(files: Files, volume: Volume, log: AppendLog) -> None:
-    """Raises EcRefused where the volume's .dat is no longer that of `log`, VolumeClosed where the volume is closed."""
+    """Raises EcRefused where the volume's .dat is no longer that of `log`, or is in a tier by now, VolumeClosed where
+    the volume is closed.
+    """
     with volume.open_log() as now:
-        if volume.is_tiered or now.dat is log.dat:
+        _check_on_disk(volume)
+        if now.dat is log.dat:
             return
         if files.facts_of(now.dat.fd).identity != files.facts_of(log.dat.fd).identity:
             raise EcRefused(f"volume {volume.id} was compacted while its shards were made; make them again")

@@ -19,6 +19,7 @@ from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.ec_work import volume_ec_shards_generate
 from native_handlers.grpc.scrub import scrub_volume
 from native_handlers.grpc.tiers import volume_tier_move_dat_from_remote, volume_tier_move_dat_to_remote
 from native_handlers.grpc.vacuum import vacuum_volume_cleanup, vacuum_volume_commit, vacuum_volume_compact
@@ -313,6 +314,25 @@ def reorder(cluster):
     for number in range(30, 20, -1):
         cluster.data[number] = bytes([number]) * 50_000
         cluster.volume.write(Needle(needle_id=number, cookie=COOKIE, data=cluster.data[number]))
+
+
+@pytest.mark.slow
+def test_the_object_of_a_volume_with_local_data_is_not_forgotten_for_shards(cluster):
+    """Slow: moves the data there and back."""
+    cluster.to_tier(keep_local_dat_file=True)
+    (key,) = cluster.s3.keys()
+    before = {path.name: path.read_bytes() for path in cluster.directory.glob(f"{VID}.*")}
+    request = pb.VolumeEcShardsGenerateRequest(volume_id=VID)
+    why = f"^volume 7 is in remote storage {NAME} as {key}, .* bring the volume to disk"
+    with pytest.raises(RpcFailure, match=why):
+        volume_ec_shards_generate(cluster.node, make_context(), request)
+    assert {path.name: path.read_bytes() for path in cluster.directory.glob(f"{VID}.*")} == before
+    cluster.restart()
+    assert cluster.volume.is_tiered
+    cluster.check()
+    cluster.to_disk()
+    volume_ec_shards_generate(cluster.node, make_context(), request)
+    assert cluster.file(".ec13").exists()
 
 
 def vacuum(cluster):
