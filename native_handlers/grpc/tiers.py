@@ -124,28 +124,50 @@ def volume_tier_move_dat_from_remote(
     reads that use the object have ended.
 
     Wilful differences: the download has a name of its own until it is complete and on disk, so that no part of it is
-    taken for the volume's data; a volume that is being moved or copied here anew is refused.
+    taken for the volume's data; a volume that is being moved or copied here anew is refused; a client that goes ends
+    the move. Where it goes while reads still use the object, the volume is on disk, and the object stays.
     """
     volume = _volume(node, request.volume_id, request.collection)
     if not volume.is_tiered:
         raise RpcFailure(f"volume {volume.id} is already on local disk")
     with claimed(volume, "is being moved to disk", holds_writes=False):
-        tier, key, remote = yield from _to_disk(node, context, volume)
+        tier, file, remote = yield from _to_disk(node, context, volume)
         store_of(node).note_moved(volume.id)
     if request.keep_remote_dat_file:
         return
-    if not remote.wait_closed(READERS_LIMIT_S):
-        log.warning("volume %d: %s goes under a read that began %d s ago at least", volume.id, key, READERS_LIMIT_S)
+    _wait_for_reads(context, volume.id, file, remote)
+    key = _key_of(file)
     try:
         tier.delete(key)
     except TierFailed as error:
         raise RpcFailure(f"volume {volume.id} failed to delete remote file {key}: {error}") from error
 
 
+def _key_of(file: RemoteFile) -> str:
+    return file.key.removeprefix("/")
+
+
+def _wait_for_reads(context: RpcContext, volume_id: int, file: RemoteFile, remote: SharedFile) -> None:
+    """Waits until no read uses the object, for `READERS_LIMIT_S` at most.
+
+    Raises RequestsBroken: the client went meanwhile. The object stays, and the log names it.
+    """
+    wakes = threading.Event()
+    if not remote.call_when_closed(wakes.set):
+        return
+    if context.add_callback(wakes.set) and not wakes.wait(READERS_LIMIT_S):
+        key = _key_of(file)
+        log.warning("volume %d: %s goes under a read that began %d s ago at least", volume_id, key, READERS_LIMIT_S)
+    elif remote.user_count:
+        place = f"{_key_of(file)} stays in {file.backend_name}"
+        log.warning("volume %d is on disk, and its object %s: the client went while it was read", volume_id, place)
+        raise RequestsBroken
+
+
 def _to_disk(
     node: GrpcNode, context: RpcContext, volume: Volume
-) -> Generator[pb.VolumeTierMoveDatFromRemoteResponse, None, tuple[Tier, str, SharedFile]]:
-    """Downloads .dat and serves the volume from disk. Returns the tier, the key of the object, and the open object."""
+) -> Generator[pb.VolumeTierMoveDatFromRemoteResponse, None, tuple[Tier, RemoteFile, SharedFile]]:
+    """Downloads .dat and serves the volume from disk. Returns the tier, the object, and the open object."""
     if not volume.is_tiered:
         raise RpcFailure(f"volume {volume.id} is already on local disk")
     file = volume.info.files[0]
@@ -155,7 +177,7 @@ def _to_disk(
         raise RpcFailure(f"remote storage {file.backend_name} not found from supported: {_list(tiers)}")
     path = volume.paths.file(".dat")
     files, arriving = volume.handle.files, receiving_path(path)
-    key = file.key.removeprefix("/")
+    key = _key_of(file)
 
     def download(progress: Progress) -> None:
         size_bytes = tier.download(key, arriving, progress)
@@ -179,7 +201,7 @@ def _to_disk(
         except OSError as error:
             log.warning("%s is left to the next start, which removes it: %s", arriving, error)
     log.info("volume %d is served from disk; it was in %s as %s", volume.id, file.backend_name, key)
-    return tier, key, remote
+    return tier, file, remote
 
 
 def _volume(node: GrpcNode, volume_id: int, collection: str) -> Volume:

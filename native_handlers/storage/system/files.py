@@ -446,15 +446,15 @@ class SharedFile:
     another file.
     """
 
-    __slots__ = ("_closed", "_files", "_lock", "_path", "_users", "fd")
+    __slots__ = ("_files", "_lock", "_path", "_users", "_when_closed", "fd")
 
     def __init__(self, files: Files, path: Path | str, fd: int) -> None:
         self._path = path
         self.fd = fd
         self._files = files
         self._users = 1
-        self._closed: threading.Event | None = None
-        # Protects _users and _closed.
+        self._when_closed: Callable[[], None] | None = None
+        # Protects _users and _when_closed.
         self._lock = threading.Lock()
 
     @property
@@ -509,20 +509,21 @@ class SharedFile:
         """Ends one use of the file. The last release closes the file."""
         with self._lock:
             self._users -= 1
-            is_last, closed = not self._users, self._closed
+            is_last, when_closed = not self._users, self._when_closed
         if is_last:
             self._files.close(self.fd)
-            if closed is not None:
-                closed.set()
+            if when_closed is not None:
+                when_closed()
 
-    def wait_closed(self, limit_s: float) -> bool:
-        """Waits until the last user has released the file, for `limit_s` at most. Returns whether that is so."""
+    def call_when_closed(self, callback: Callable[[], None]) -> bool:
+        """Has the last release call `callback`, which must not raise. Replaces the callback of an earlier call. Returns
+        False where the file is closed already.
+        """
         with self._lock:
             if not self._users:
-                return True
-            # Few files are waited for, and there are many of them: the event is made here.
-            self._closed = closed = self._closed or threading.Event()
-        return closed.wait(limit_s)
+                return False
+            self._when_closed = callback
+        return True
 
 
 # ---- Finds out whether memory holds a range of a file without reading it: mincore(2) of a mapping that is not touched.

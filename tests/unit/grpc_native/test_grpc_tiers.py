@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import threading
@@ -18,7 +19,7 @@ from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
-from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.grpc.ec_work import volume_ec_shards_generate
 from native_handlers.grpc.scrub import scrub_volume
 from native_handlers.grpc.tiers import volume_tier_move_dat_from_remote, volume_tier_move_dat_to_remote
@@ -203,6 +204,83 @@ def test_local_data_may_be_kept(cluster):
     cluster.check()
 
 
+class Call:
+    """A call whose client goes when `go` is called."""
+
+    def __init__(self) -> None:
+        self.is_active, self.callbacks = True, []
+        self.context = dataclasses.replace(
+            make_context(), is_active=lambda: self.is_active, add_callback=self.add_callback
+        )
+
+    def add_callback(self, callback):
+        if self.is_active:
+            self.callbacks.append(callback)
+        return self.is_active
+
+    def go(self):
+        self.is_active = False
+        for callback in self.callbacks:
+            callback()
+
+
+class TestObjectInUse:
+    """A read that began in the tier goes on while its volume comes to disk. Slow: moves the data there and back."""
+
+    pytestmark = pytest.mark.slow
+
+    @pytest.fixture
+    def call(self):
+        return Call()
+
+    @pytest.fixture
+    def reading(self, cluster):
+        cluster.to_tier()
+        read = cluster.volume.read(9, cookie=COOKIE)
+        assert read.payload is not None
+        return read
+
+    def begin(self, cluster, call, threads):
+        request = pb.VolumeTierMoveDatFromRemoteRequest(volume_id=VID)
+        moved = threads.submit(lambda: list(volume_tier_move_dat_from_remote(cluster.node, call.context, request)))
+        wait_until(lambda: call.callbacks, "the call waits for the read")
+        assert not cluster.volume.is_tiered
+        assert len(cluster.s3.keys()) == 1
+        return moved
+
+    def test_goes_when_the_read_has_ended(self, cluster, call, reading):
+        with ThreadPoolExecutor() as threads:
+            moved = self.begin(cluster, call, threads)
+            assert reading.payload.read(0, reading.payload.length_bytes) == cluster.data[9]
+            reading.release()
+            moved.result(LIMIT_S)
+        assert cluster.s3.keys() == []
+
+    def test_stays_when_the_client_goes_and_the_log_names_it(self, cluster, call, reading, caplog):
+        (key,) = cluster.s3.keys()
+        with ThreadPoolExecutor() as threads:
+            moved = self.begin(cluster, call, threads)
+            call.go()
+            with pytest.raises(RequestsBroken):
+                moved.result(LIMIT_S)
+        assert reading.payload.read(0, reading.payload.length_bytes) == cluster.data[9]
+        reading.release()
+        assert cluster.s3.keys() == [key]
+        assert f"volume 7 is on disk, and its object {key} stays in {NAME}" in caplog.text
+        cluster.check()
+
+    def test_stays_where_the_client_went_before(self, cluster, call, reading):
+        request = pb.VolumeTierMoveDatFromRemoteRequest(volume_id=VID)
+        moving = volume_tier_move_dat_from_remote(cluster.node, call.context, request)
+        usual = cluster.store.note_moved
+        cluster.store.note_moved = lambda volume_id: (usual(volume_id), call.go())
+        with pytest.raises(RequestsBroken):
+            list(moving)
+        reading.release()
+        assert len(cluster.s3.keys()) == 1
+        assert not cluster.volume.is_tiered
+
+
 @pytest.mark.slow
 def test_moving_what_is_there_already(cluster):
     """Slow: moves the data there and back."""
@@ -235,6 +313,25 @@ def test_a_volume_beside_its_shards_stays(cluster):
     cluster.to_tier()
     cluster.restart()
     cluster.check()
+
+
+@pytest.mark.slow
+def test_the_object_of_a_volume_with_local_data_is_not_forgotten_for_shards(cluster):
+    """Slow: moves the data there and back."""
+    cluster.to_tier(keep_local_dat_file=True)
+    (key,) = cluster.s3.keys()
+    before = {path.name: path.read_bytes() for path in cluster.directory.glob(f"{VID}.*")}
+    request = pb.VolumeEcShardsGenerateRequest(volume_id=VID)
+    why = f"^volume 7 is in remote storage {NAME} as {key}, .* bring the volume to disk"
+    with pytest.raises(RpcFailure, match=why):
+        volume_ec_shards_generate(cluster.node, make_context(), request)
+    assert {path.name: path.read_bytes() for path in cluster.directory.glob(f"{VID}.*")} == before
+    cluster.restart()
+    assert cluster.volume.is_tiered
+    cluster.check()
+    cluster.to_disk()
+    volume_ec_shards_generate(cluster.node, make_context(), request)
+    assert cluster.file(".ec13").exists()
 
 
 def test_a_tier_that_is_not_known(cluster):
@@ -314,25 +411,6 @@ def reorder(cluster):
     for number in range(30, 20, -1):
         cluster.data[number] = bytes([number]) * 50_000
         cluster.volume.write(Needle(needle_id=number, cookie=COOKIE, data=cluster.data[number]))
-
-
-@pytest.mark.slow
-def test_the_object_of_a_volume_with_local_data_is_not_forgotten_for_shards(cluster):
-    """Slow: moves the data there and back."""
-    cluster.to_tier(keep_local_dat_file=True)
-    (key,) = cluster.s3.keys()
-    before = {path.name: path.read_bytes() for path in cluster.directory.glob(f"{VID}.*")}
-    request = pb.VolumeEcShardsGenerateRequest(volume_id=VID)
-    why = f"^volume 7 is in remote storage {NAME} as {key}, .* bring the volume to disk"
-    with pytest.raises(RpcFailure, match=why):
-        volume_ec_shards_generate(cluster.node, make_context(), request)
-    assert {path.name: path.read_bytes() for path in cluster.directory.glob(f"{VID}.*")} == before
-    cluster.restart()
-    assert cluster.volume.is_tiered
-    cluster.check()
-    cluster.to_disk()
-    volume_ec_shards_generate(cluster.node, make_context(), request)
-    assert cluster.file(".ec13").exists()
 
 
 def vacuum(cluster):
