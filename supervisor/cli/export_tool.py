@@ -18,14 +18,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Self
 
 from native_handlers.format.fid import format_needle_id_cookie
-from native_handlers.storage.export import walk_needles
+from native_handlers.storage.export import ExportFailed, walk_needles
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.system.files import OS_FILES
 from supervisor.cli.tool_arguments import EXIT_HEALTHY, EXIT_PROBLEMS, complain, progress, size_of
 from supervisor.config.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from native_handlers.format.needle import Needle
     from native_handlers.storage.export import Exported
@@ -53,30 +53,31 @@ def run_export(arguments: ToolArguments) -> int:
     try:
         with _Sink(arguments, output, template) as sink:
             for paths in (paths for directory in arguments.directories for paths in arguments.volumes(directory)):
-                with progress(f"export {paths.name}", size_of(paths.file(".dat"))) as passed:
-                    try:
-                        for one in _walk(arguments, paths, with_deleted, passed):
-                            if limit and sink.count >= limit:
-                                break
-                            if not (one.needle.has_last_modified and one.needle.last_modified_s < newer_s):
-                                sink.add(paths.volume_id, one)
-                    except StorageError as error:
-                        complain(str(error))
-                        status = EXIT_PROBLEMS
+                try:
+                    for one in _walk(arguments, paths, with_deleted=with_deleted):
+                        if limit and sink.count >= limit:
+                            break
+                        if not (one.needle.has_last_modified and one.needle.last_modified_s < newer_s):
+                            sink.add(paths.volume_id, one)
+                except StorageError as error:
+                    complain(str(error))
+                    status = EXIT_PROBLEMS
     except OSError as error:
         complain(f"{error.filename or output}: {error.strerror}")
         return EXIT_PROBLEMS
     return status
 
 
-def _walk(
-    arguments: ToolArguments,
-    paths: VolumePaths,
-    with_deleted: bool,
-    passed: Callable[[int], object],  # noqa: FBT001
-) -> Iterator[Exported]:
-    width = arguments.width(paths.data_dir)
-    return walk_needles(OS_FILES, paths, width, with_deleted=with_deleted, passed=passed)
+def _walk(arguments: ToolArguments, paths: VolumePaths, *, with_deleted: bool) -> Iterator[Exported]:
+    """The needles of a volume, while a bar shows the progress. Raises ExportFailed also where a file cannot be read:
+    an error of the output has to end the export, and one of a volume has not.
+    """
+    try:
+        width = arguments.width(paths.data_dir)
+        with progress(f"export {paths.name}", size_of(paths.file(".dat"))) as passed:
+            yield from walk_needles(OS_FILES, paths, width, with_deleted=with_deleted, passed=passed)
+    except OSError as error:
+        raise ExportFailed(f"{error.filename or paths.base}: {error.strerror}") from error
 
 
 def _newer(arguments: ToolArguments) -> float:

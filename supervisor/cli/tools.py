@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from native_handlers.storage.volume.paths import VolumePaths
     from supervisor.cli.tool_arguments import ToolArguments
 
     Outcome = tuple[bool, dict[str, Any], str]
@@ -74,7 +75,7 @@ def _run_in_each(arguments: ToolArguments, work: Callable[[ToolArguments, Path],
 
 
 def _check(arguments: ToolArguments, path: Path) -> Outcome:
-    total_bytes = sum(size_of(paths.file(".dat")) for paths in arguments.volumes(path))
+    total_bytes = sum(_size_to_read(paths) for paths in arguments.volumes(path))
     with progress(f"check {path}", total_bytes) as passed:
         report = check_directory(
             path,
@@ -86,22 +87,35 @@ def _check(arguments: ToolArguments, path: Path) -> Outcome:
     return report.is_healthy, report.as_data(), str(report)
 
 
+def _size_to_read(paths: VolumePaths) -> int:
+    """For the progress alone: a .dat that cannot be looked at is a problem of its volume."""
+    try:
+        return size_of(paths.file(".dat"))
+    except OSError:
+        return 0
+
+
 def _fix(arguments: ToolArguments, path: Path) -> Outcome:
     volumes, width = arguments.volumes(path), arguments.width(path)
-    fixed = []
     with _locked(path, arguments.command):
-        for paths in volumes:
-            lost = "" if arguments.index_is_lost else lost_index(paths)
-            if lost:
-                fixed.append(
-                    Fixed(str(paths.base), problems=[f"nothing is done: {lost}; -indexIsLost makes a new one"])
-                )
-                continue
-            with progress(f"fix {paths.name}", size_of(paths.file(".dat"))) as passed:
-                fixed.append(fix_index(OS_FILES, paths, width, passed))
+        fixed = [_fix_one(arguments, paths, width) for paths in volumes]
     is_well = not any(one.problems for one in fixed)
     text = "\n".join(map(str, fixed)) or "no volumes"
     return is_well, {"volumes": [one.as_data() for one in fixed]}, text
+
+
+def _fix_one(arguments: ToolArguments, paths: VolumePaths, width: int) -> Fixed:
+    """The result for one volume, also where its files cannot be read or written: the other volumes go on."""
+    try:
+        lost = "" if arguments.index_is_lost else lost_index(paths)
+        if lost:
+            return Fixed(str(paths.base), problems=[f"nothing is done: {lost}; -indexIsLost makes a new one"])
+        with progress(f"fix {paths.name}", size_of(paths.file(".dat"))) as passed:
+            return fix_index(OS_FILES, paths, width, passed)
+    except OSError as error:
+        why = f"{error.filename or paths.base}: {error.strerror}"
+        problem = f"{why}; no index was made, and the old one may have another name by now"
+        return Fixed(str(paths.base), problems=[problem])
 
 
 def _compact(arguments: ToolArguments, path: Path) -> Outcome:

@@ -202,6 +202,21 @@ class TestFix:
         assert "something is unfinished" in volume["problems"][0]
         assert {path: path.read_bytes() for path in (tmp_path / "a").glob("3.*")} == before
 
+    def test_a_volume_that_cannot_be_read_does_not_end_the_others(self, tmp_path, capsys):
+        """A directory in the place of its index gives an error for each read."""
+        make_volume(tmp_path / "a")
+        make_volume(tmp_path / "a", vid=4)
+        good = (tmp_path / "a/4.idx").read_bytes()
+        (tmp_path / "a/4.idx").write_bytes(good[:32])
+        (tmp_path / "a/3.idx").unlink()
+        (tmp_path / "a/3.idx").mkdir()
+        (sick, well) = run_json(capsys, "fix", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert sick["base"].endswith("/3")
+        assert sick["is_changed"] is False
+        assert "Is a directory; no index was made" in sick["problems"][0]
+        assert (well["is_changed"], well["problems"]) == (True, [])
+        assert (tmp_path / "a/4.idx").read_bytes() == good
+
 
 class TestCompact:
     def test_what_was_deleted_goes(self, tmp_path, capsys):
@@ -363,6 +378,16 @@ class TestExport:
         told = capsys.readouterr()
         assert len(told.out.splitlines()) == 5
         assert "3.dat from " in told.err
+
+    def test_a_volume_that_cannot_be_read_does_not_end_the_others(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        make_volume(tmp_path / "a", vid=4)
+        (tmp_path / "a/3.idx").unlink()
+        (tmp_path / "a/3.idx").mkdir()
+        assert main(["export", "-json", str(tmp_path / "a")]) == 1
+        told = capsys.readouterr()
+        assert "a/3: Is a directory" in told.err
+        assert len(told.out.splitlines()) == 5
 
     def test_what_clients_choose_breaks_no_row(self, tmp_path, capsys):
         """A time that no calendar has, and a name with line feeds and an escape."""
