@@ -64,10 +64,16 @@ def run_ec_verify(arguments: ToolArguments) -> int:
 
 def _verify(one: ShardSet) -> Verified:
     verified = Verified(one.name)
+    if one.empty:
+        verified.notes.append(f"empty shard files, which count as missing: {_listed(list(one.empty))}")
     try:
         ratio = ratio_of_set(OS_FILES, one)
         verified.data_shards, verified.parity_shards = ratio.data, ratio.parity
         protection, checksums = load_checksums(OS_FILES, one.sidecars(".ecsum"), ratio)
+        if not one.files.present:
+            verified.missing = list(range(ratio.total))
+            verified.problems.append("no shard has content, so nothing can be verified")
+            return verified
         total_bytes = max(size for _, size in one.files.present.values())
         with progress(f"ec-verify {one.name}", total_bytes) as passed:
             verdict = verify(OS_FILES, one.files, ratio, passed, 0 if checksums is None else checksums.block_bytes)

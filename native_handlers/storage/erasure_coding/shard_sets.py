@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 
 class ShardSet(NamedTuple):
-    """The shards of one volume. `directories` are the directories that may hold files of the volume."""
+    """The shards of one volume. `directories` are the directories that may hold files of the volume. `empty` are the
+    shards of which there are empty files alone; they count as missing.
+    """
 
     collection: str
     volume_id: int
     files: ShardFiles
     directories: tuple[Path, ...]
+    empty: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -36,25 +39,38 @@ class ShardSet(NamedTuple):
 
 
 def find_shard_sets(files: Files, directories: Sequence[Path]) -> list[ShardSet]:
-    """The volumes with shards in any of `directories`. Of two files of one shard the first counts.
+    """The volumes with shard files in any of `directories`, also with empty ones alone. Of two files of one shard the
+    first with content counts.
 
     Raises OSError: a directory cannot be listed.
     """
     present: dict[tuple[str, int], dict[int, tuple[Path, int]]] = {}
+    empty: dict[tuple[str, int], set[int]] = {}
     for directory in directories:
         for name in sorted(files.list_directory(directory)):
             found = parse_shard_name(name)
             facts = None if found is None else files.facts(directory / name)
-            if found is not None and facts is not None and facts.size_bytes:
-                present.setdefault(found[0], {}).setdefault(found[1], (directory / name, facts.size_bytes))
+            if found is None or facts is None:
+                continue
+            shards = present.setdefault(found[0], {})
+            if facts.size_bytes:
+                shards.setdefault(found[1], (directory / name, facts.size_bytes))
+            else:
+                empty.setdefault(found[0], set()).add(found[1])
     return [
-        ShardSet(collection, volume_id, _files(directories[0], collection, volume_id, shards), tuple(directories))
-        for (collection, volume_id), shards in sorted(present.items())
+        ShardSet(
+            *key,
+            _files(directories[0], *key, shards),
+            tuple(directories),
+            tuple(sorted(empty.get(key, set()).difference(shards))),
+        )
+        for key, shards in sorted(present.items())
     ]
 
 
 def _files(directory: Path, collection: str, volume_id: int, shards: dict[int, tuple[Path, int]]) -> ShardFiles:
-    base = next(iter(shards.values()))[0].parent / format_volume_name(collection, volume_id)
+    first = next((path for path, _ in shards.values()), None)
+    base = (directory if first is None else first.parent) / format_volume_name(collection, volume_id)
     places = {shard: path for shard, (path, _) in shards.items()}
     for shard in range(DEFAULT_RATIO.total):
         places.setdefault(shard, directory / (base.name + shard_extension(shard)))

@@ -459,6 +459,27 @@ class TestEcVerify:
         assert "bad shards: 4" in out
         assert "shard 4: 5 bytes long" in out
 
+    def test_empty_shards_alone_are_not_well(self, shards, capsys):
+        """What a distribution that failed leaves."""
+        for path in shards.glob("3.ec[0-9]*"):
+            path.write_bytes(b"")
+        (volume,) = run_json(capsys, "ec-verify", shards, status=1)["volumes"]
+        assert volume["problems"] == ["no shard has content, so nothing can be verified"]
+        assert volume["missing"] == list(range(14))
+        assert main(["ec-verify", str(shards)]) == 1
+        assert "3: problems (10+4 shards, missing 0, 1," in capsys.readouterr().out
+
+    def test_an_empty_shard_among_others_is_missing(self, shards, tmp_path, capsys):
+        (shards / "3.ec05").write_bytes(b"")
+        (volume,) = run_json(capsys, "ec-verify", shards)["volumes"]
+        assert (volume["missing"], volume["problems"]) == ([5], [])
+        assert volume["notes"] == ["empty shard files, which count as missing: 5"]
+        (tmp_path / "b").mkdir()
+        (shards / "3.ec06").rename(tmp_path / "b/3.ec06")
+        (shards / "3.ec06").write_bytes(b"")
+        (volume,) = run_json(capsys, "ec-verify", shards, tmp_path / "b")["volumes"]
+        assert volume["missing"] == [5]
+
     def test_no_shards(self, tmp_path, capsys):
         assert main(["ec-verify", str(tmp_path)]) == 0
         assert capsys.readouterr().out == "no shards\n"
