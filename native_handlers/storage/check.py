@@ -18,7 +18,14 @@ from native_handlers.format.errors import BadVolumeName, FormatError
 from native_handlers.format.idx import iter_entries, row_bytes
 from native_handlers.format.needle import actual_size
 from native_handlers.format.replica_placement import ReplicaPlacement
-from native_handlers.format.types import ByteOffset, align_up, max_volume_size_bytes, to_bytes_offset, to_stored
+from native_handlers.format.types import (
+    VERSION_2,
+    ByteOffset,
+    align_up,
+    max_volume_size_bytes,
+    to_bytes_offset,
+    to_stored,
+)
 from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.directory.arrival import BadArrivalRecord, read_arrival_record
 from native_handlers.storage.directory.scan import find_offset_width
@@ -52,7 +59,9 @@ _MAX_PROBLEMS = 100
 
 @dataclass(slots=True)
 class VolumeCheck:
-    """The results for one volume. `notes` do not make it unhealthy."""
+    """The results for one volume. `notes` do not make it unhealthy. `not_examined` names what was not looked at, or
+    with what it was not compared: of a volume whose data is in a remote tier.
+    """
 
     base: Path
     version: int = 0
@@ -62,6 +71,7 @@ class VolumeCheck:
     problem_count: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    not_examined: list[str] = field(default_factory=list)
 
     @property
     def is_healthy(self) -> bool:
@@ -78,6 +88,8 @@ class VolumeCheck:
 
     def __str__(self) -> str:
         verdict = "ok" if self.is_healthy else f"{self.problem_count} problems"
+        if self.not_examined:
+            verdict += " in what was examined"
         facts = (
             f"version {self.version}, {self.record_count} records, {self.row_count} index rows, {self.dat_bytes} bytes"
         )
@@ -85,6 +97,7 @@ class VolumeCheck:
         unsaid = self.problem_count - len(self.problems)
         if unsaid:
             lines.append(f"  and {unsaid} more")
+        lines += [f"  not examined: {what}" for what in self.not_examined]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
@@ -202,6 +215,8 @@ class _VolumeChecker:
                 self._check.add(problem)
             self._check_shards()
             facts = self._files.facts(self._paths.file(".dat"))
+            if info.files:
+                self._check_tiered(info, is_kept_here=facts is not None)
             if facts is None or is_stub_of_shards(self._files, self._paths):
                 return self._check if signs.problems or info.files else None
             mode = mode_problem(self._files, self._paths.file(".dat"))
@@ -232,6 +247,28 @@ class _VolumeChecker:
         if width not in (0, self._width):
             self._check.add(f".vif says {width}-byte offsets, the check runs with {self._width}-byte ones")
         return loaded.info
+
+    def _check_tiered(self, info: VolumeInfo, *, is_kept_here: bool) -> None:
+        """Checks of a volume in a remote tier what can be checked without the object, and says what was not. Where its
+        .dat was kept here, the rows are compared with that.
+        """
+        data = info.files[0]
+        self._check.not_examined.append(f"its data in remote storage {data.backend_name} as {data.key}")
+        if is_kept_here:
+            return
+        if _exists(self._files, self._paths.sidecars(".ecx")):
+            return
+        rows = self._read_rows()
+        self._check.version, self._check.dat_bytes = info.version, data.file_size
+        version = info.version or VERSION_2
+        for number, entry in enumerate(iter_entries(rows, self._width), 1):
+            size = max(entry.size, 0)
+            if not entry.offset and entry.size >= 0:
+                self._check.add(f".idx row {number}: needle {entry.needle_id:x} has no offset")
+            elif entry.offset and to_bytes_offset(entry.offset) + actual_size(size, version) > data.file_size > 0:
+                where = f"needle {entry.needle_id:x} of size {size} at {to_bytes_offset(entry.offset)}"
+                self._check.add(f".idx row {number}: {where} ends behind the {data.file_size} bytes of its data")
+        self._check.not_examined.append(f"whether its {self._check.row_count} index rows lead to their records there")
 
     def _check_data(self, dat: SharedFile) -> None:
         size = self._check.dat_bytes = self._files.facts_of(dat.fd).size_bytes
@@ -348,9 +385,6 @@ def find_signs(files: Files, paths: VolumePaths, info: VolumeInfo, offset_width_
             ReplicaPlacement.parse(info.replication)
         except FormatError as error:
             problems.append(f".vif: {error}; it is not loaded")
-    if info.files:
-        storage = info.files[0]
-        notes.append(f"its data is in remote storage {storage.backend_name} as {storage.key}, and is not examined")
     return Signs(problems, notes)
 
 

@@ -119,19 +119,22 @@ def find_offset_width(files: Files, directories: Iterable[Path]) -> int:
     read.
     """
     for directory in directories:
-        for name in _vifs_of_volumes(files.list_directory(directory)):
-            width = load_volume_info(files, directory / name).info.bytes_offset
-            if width in OFFSET_WIDTHS_BYTES:
-                return width
+        for name, names_object in _vifs_of_volumes(files.list_directory(directory)):
+            info = load_volume_info(files, directory / name).info
+            if info.bytes_offset in OFFSET_WIDTHS_BYTES and (info.files or not names_object):
+                return info.bytes_offset
     return DEFAULT_OFFSET_WIDTH_BYTES
 
 
-def _vifs_of_volumes(names: Iterable[str]) -> Iterator[str]:
-    """The .vif files among `names` that have a volume's .dat beside them; after them those with an .ecx alone.
+def _vifs_of_volumes(names: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The .vif files among `names` that have a volume's .dat beside them; after them those with an .ecx alone; after
+    them all others, with True: they are of volumes only where they name an object in a remote tier.
 
     One by one: usually the first file gives the answer, and a directory has thousands.
     """
     present = set(names)
     vifs = sorted(name for name in present if name.endswith(".vif"))
-    yield from (name for name in vifs if name[:-4] + ".dat" in present)
-    yield from (name for name in vifs if name[:-4] + ".ecx" in present and name[:-4] + ".dat" not in present)
+    yield from ((name, False) for name in vifs if name[:-4] + ".dat" in present)
+    without_data = [name for name in vifs if name[:-4] + ".dat" not in present]
+    yield from ((name, False) for name in without_data if name[:-4] + ".ecx" in present)
+    yield from ((name, True) for name in without_data if name[:-4] + ".ecx" not in present)

@@ -9,6 +9,7 @@ from support.stores import open_at
 
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.needle import Needle
+from native_handlers.format.vif import RemoteFile, VolumeInfo, encode_volume_info
 from native_handlers.storage.check import check_directory
 
 pytestmark = pytest.mark.damage("it is what these tests are about")
@@ -53,6 +54,64 @@ def test_a_healthy_volume(made):
     assert (check.version, check.record_count, check.row_count) == (3, 6, 6)
     assert str(report) == f"{made}/c_7: ok (version 3, 6 records, 6 index rows, {check.dat_bytes} bytes)"
     assert str(check_directory(made, index_path=made)) == str(report)
+
+
+class TestVolumeInATier:
+    @pytest.fixture
+    def size(self, made):
+        return (made / "c_7.dat").stat().st_size
+
+    @pytest.fixture
+    def tiered(self, made, size, width):
+        """The .vif names the object; a copy of the .dat is here."""
+        file = RemoteFile("s3", "cold", "k/7.dat", 0, size, 1, ".dat")
+        info = VolumeInfo(version=3, bytes_offset=width if width == 5 else 0, files=(file,))
+        (made / "c_7.vif").write_text(encode_volume_info(info))
+        return made
+
+    DATA = "its data in remote storage s3.cold as k/7.dat"
+    ROWS = "whether its 6 index rows lead to their records there"
+
+    def test_is_said_not_to_be_examined(self, tiered, size):
+        (tiered / "c_7.dat").unlink()
+        report = check_directory(tiered)
+        assert str(report) == "\n".join(
+            (
+                f"{tiered}/c_7: ok in what was examined (version 3, 0 records, 6 index rows, {size} bytes)",
+                f"  not examined: {self.DATA}",
+                f"  not examined: {self.ROWS}",
+            )
+        )
+        assert report.as_data()["volumes"][0]["not_examined"] == [self.DATA, self.ROWS]
+        assert report.is_healthy
+
+    def test_is_compared_with_the_copy_that_was_kept_here(self, tiered, width):
+        (check,) = check_directory(tiered).volumes
+        assert (check.is_healthy, check.record_count, check.not_examined) == (True, 6, [self.DATA])
+        put_rows(tiered, width, rows(tiered, width)[:-2])
+        assert problems(tiered) == [".idx is behind: 2 records after the last one that it names"]
+
+    def test_has_rows_behind_its_end(self, tiered, width, size):
+        (tiered / "c_7.dat").unlink()
+        good = rows(tiered, width)
+        put_rows(tiered, width, [*good, (9, size // 8 - 16, 100), (10, size // 8, 0), (11, 0, 5), (12, 0, -1)])
+        assert problems(tiered) == [
+            f".idx row 7: needle 9 of size 100 at {size - 128} ends behind the {size} bytes of its data",
+            f".idx row 8: needle a of size 0 at {size} ends behind the {size} bytes of its data",
+            ".idx row 9: needle b has no offset",
+        ]
+
+    def test_has_an_index_that_is_not_whole(self, tiered, width):
+        (tiered / "c_7.dat").unlink()
+        with (tiered / "c_7.idx").open("ab") as idx:
+            idx.write(b"part")
+        assert problems(tiered) == [".idx ends with 4 bytes of a row"]
+        (tiered / "c_7.idx").unlink()
+        assert problems(tiered) == [".idx does not exist"]
+
+
+def test_a_volume_on_disk_has_nothing_that_is_not_examined(made):
+    assert check_directory(made).as_data()["volumes"][0]["not_examined"] == []
 
 
 def test_an_empty_directory(tmp_path):

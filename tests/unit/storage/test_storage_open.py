@@ -412,6 +412,16 @@ class TestStrangeDirectories:
         left = sorted(path.name for path in made.iterdir())
         assert left == [".weed-volume-py.lock", "7.ecx", "7.vif", "vol_dir.uuid"]
 
+    @pytest.mark.parametrize(
+        ("files", "width"), [((RemoteFile("s3", "cold", "k"),), 5), ((), 4)], ids=["tier", "stray"]
+    )
+    @pytest.mark.damage("the volume's tier is not known")
+    def test_a_volume_in_a_tier_tells_the_width_of_its_offsets_and_a_stray_does_not(self, tmp_path, files, width):
+        (tmp_path / "9.vif").write_text(encode_volume_info(VolumeInfo(bytes_offset=5, files=files)))
+        (tmp_path / "9.idx").write_bytes(b"")
+        with closing(open_at(tmp_path)) as store:
+            assert store.offset_width_bytes == width
+
     @pytest.mark.parametrize("name", ["9.vif", "9.idx", "c_9.vif", "x.vif", "9.dat", "notes.txt", "9.ecx", "9.ec00"])
     @pytest.mark.damage("one of them is a .dat of two bytes")
     def test_strays_are_skipped_and_kept(self, made, name):
@@ -423,6 +433,7 @@ class TestStrangeDirectories:
         assert (made / name).exists()
         assert not (made / "9.dat").exists() or name == "9.dat"
 
+    @pytest.mark.damage("the remote volume has no index")
     def test_a_remote_volume_is_named_and_left_alone(self, made):
         remote = VolumeInfo(files=(RemoteFile("s3", "default", "k/9.dat"),))
         (made / "9.vif").write_text(encode_volume_info(remote))

@@ -222,7 +222,7 @@ VERDICTS = [
         lambda made: (made / "9.vif").write_text(
             encode_volume_info(VolumeInfo(files=(RemoteFile("s3", "default", "k/9.dat"),)))
         ),
-        "its data is in remote storage s3.default as k/9.dat",
+        "not examined: its data in remote storage s3.default as k/9.dat",
         FindingKind.NOT_LOADED,
         id="remote",
     ),
