@@ -133,7 +133,7 @@ def _read_small(look: Callable[[], ReadMemory], read: Callable[[], Needle]) -> t
 
 @asynccontextmanager
 async def _holding(bound: Bound, parts: Iterable[Part], held_bytes: int) -> AsyncIterator[None]:
-    """As `Bound.holding`. The calling task waits, and other tasks go on."""
+    """As `Bound.holding`. The calling task waits, and other tasks go on. Raises as that."""
     loop, is_held = trio.lowlevel.current_trio_token(), trio.Event()
 
     def wake() -> None:
@@ -143,8 +143,10 @@ async def _holding(bound: Bound, parts: Iterable[Part], held_bytes: int) -> Asyn
 
     share = bound.begin(parts, held_bytes, wake)
     try:
-        if not share.is_held:
+        if not share.is_held and share.refusal is None:
             await is_held.wait()
+        if share.refusal is not None:
+            raise share.refusal()
         yield
     finally:
         bound.end(share)

@@ -188,7 +188,7 @@ def share_store(
     store: Store, most: int, workers: Callable[[], Workers], board: ConnectionBoard, at_end: ExitStack
 ) -> SharedVolumes:
     """What workers may read of `store`, until `at_end`. Workers are told through `workers()`."""
-    from supervisor.assembly.shared_volumes import SharedVolumes, hide_disks, show_disks  # noqa: PLC0415  (storage core)
+    from supervisor.assembly.shared_volumes import SharedVolumes, showing_disks  # noqa: PLC0415  (storage core)
 
     async def tell(volume_ids: list[int]) -> None:
         told = await workers().push("release", {"volume_ids": volume_ids}, waits_for_new=False)
@@ -196,8 +196,7 @@ def share_store(
 
     shared = SharedVolumes(store, most, tell)
     at_end.callback(store.add_listener(shared.note))
-    show_disks(store, board)
-    at_end.callback(hide_disks, store)
+    at_end.enter_context(showing_disks(store, board))
     return shared
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from supervisor.workers.channel import CallRefused
 from supervisor.workers.service import SharedVolume
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
@@ -98,19 +99,16 @@ class SharedVolumes:
         return is_same and volume is not None and volume.share_generation == generation > 0
 
 
-def show_disks(store: Store, board: ConnectionBoard) -> None:
-    """Shows workers on the board which disks are out of service, from now on."""
-    for location in store.locations[:MAX_DISKS]:
-        show = partial(_show_disk, board, location.disk_id)
-        location.health.on_change = show
-        show(location.is_unavailable)
+@contextmanager
+def showing_disks(store: Store, board: ConnectionBoard) -> Iterator[None]:
+    """Inside the block workers see on the board which disks are out of service."""
+    with ExitStack() as ending:
+        for location in store.locations[:MAX_DISKS]:
+            show = partial(_show_disk, board, location.disk_id)
+            ending.callback(location.health.add_listener(show))
+            show(location.is_unavailable)
+        yield
 
 
-def _show_disk(board: ConnectionBoard, disk_id: int, is_out: bool) -> None:  # noqa: FBT001  the form of `on_change`
+def _show_disk(board: ConnectionBoard, disk_id: int, is_out: bool) -> None:  # noqa: FBT001  as a listener gets it
     board.set_disk(disk_id, is_out=is_out)
-
-
-def hide_disks(store: Store) -> None:
-    """Ends `show_disks`."""
-    for location in store.locations:
-        location.health.on_change = None

@@ -135,6 +135,24 @@ class Disks(UnsyncedFiles):
             disk.error = disk.sync_error = None
 
 
+def take_out_of_service(location) -> None:
+    """Lets the disk of a store give no answer, as often as it takes."""
+    ask = location.usage.ask
+    location.usage.ask = lambda: "no answer"
+    try:
+        for _ in range(location.health.config.max_stat_failures):
+            location.health.look()
+    finally:
+        location.usage.ask = ask
+    assert location.is_unavailable
+
+
+def bring_back(location) -> None:
+    """Lets the disk of a store answer, as often as it takes."""
+    while location.is_unavailable:
+        location.health.look()
+
+
 def played_disks(monkeypatch):
     """The body of a fixture `files`: disks that a test lets hang, and that go on when the test ends."""
     disks = give_up_only_what_hangs(monkeypatch, Disks())

@@ -56,8 +56,7 @@ class DiskHealth:
         """Called after each answer; returns whether the disk has its full reserve."""
         self.is_short: Callable[[], bool] = lambda: False
         """Whether the disk is known to lack its full reserve."""
-        self.on_change: Callable[[bool], None] | None = None
-        """Called with whether the disk is out of service, when that has changed."""
+        self._listeners: list[Callable[[bool], None]] = []
         self._has_room = True
         self._answers = SpaceAnswers(config)
         self._times = WriteTimes(config)
@@ -68,6 +67,17 @@ class DiskHealth:
             counts = f"{config.min_samples} samples, one every {config.interval_s:g} s"
             wide = f"{config.effective_window_s:g} s instead of {config.window_s:g} s"
             _log.warning("disk probe: the window is %s, for it has to hold %s", wide, counts)
+
+    def add_listener(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """Registers `callback`, which gets whether the disk is out of service, when that has changed. The thread that
+        has found out calls it. Returns a function that removes the callback. A callback must neither wait nor raise.
+        """
+        self._listeners = [*self._listeners, callback]
+
+        def remove() -> None:
+            self._listeners = [one for one in self._listeners if one is not callback]
+
+        return remove
 
     def look(self) -> None:
         """Asks the file system for its size, and judges by the answer or its absence."""
@@ -120,8 +130,8 @@ class DiskHealth:
     def _judge(self) -> None:
         problem = describe((self._answers.problem, self._times.problem))
         was, self.problem = self.problem, problem
-        if bool(problem) != bool(was) and self.on_change is not None:
-            self.on_change(bool(problem))
+        for tell in self._listeners if bool(problem) != bool(was) else ():
+            tell(bool(problem))
         if problem and not was:
             _log.error("%s is out of service: %s. Its volumes are not announced, and answer 503", self._path, problem)
         elif was and not problem:

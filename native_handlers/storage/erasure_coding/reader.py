@@ -10,6 +10,7 @@ Source: weed/storage/store_ec.go, store_ec_delete.go.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +29,14 @@ from native_handlers.storage.erasure_coding.remote import (
     ShardRange,
     ShardUnreachable,
 )
-from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound, StorageError, VolumeNotFound
+from native_handlers.storage.model.errors import (
+    CookieMismatch,
+    Deleted,
+    DiskUnavailable,
+    NotFound,
+    StorageError,
+    VolumeNotFound,
+)
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
 
     from native_handlers.format.idx import IdxEntry
     from native_handlers.format.needle import Needle
+    from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.erasure_coding.layout import Interval
@@ -70,6 +79,18 @@ class EcReader:
         self.remote: RemoteShards | None = None
         self.locations = ShardLocations()
         self.bounds = EcBounds()
+        for location in ec.locations:
+            location.health.add_listener(partial(self._note_service, location))
+            if location.is_unavailable:
+                self._note_service(location, is_out=True)
+
+    def _note_service(self, location: DiskLocation, is_out: bool) -> None:  # noqa: FBT001  as a listener gets it
+        """Work that waits for room ends where its disk goes out of service."""
+        if is_out:
+            problem = location.health.problem
+            self.bounds.put_out(location.disk_id, lambda: DiskUnavailable(location.path, problem))
+        else:
+            self.bounds.take_back(location.disk_id)
 
     def read_needle(
         self,

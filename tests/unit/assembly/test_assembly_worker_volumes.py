@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from support.disks import bring_back, take_out_of_service
 from support.files import UNSYNCED_FILES
 from support.waiting import until
 
@@ -16,7 +17,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import DiskUnavailable
 from native_handlers.storage.shared.attach import share_volume
-from supervisor.assembly.shared_volumes import SharedVolumes, hide_disks, show_disks
+from supervisor.assembly.shared_volumes import SharedVolumes, showing_disks
 from supervisor.assembly.worker_volumes import ASK_AGAIN_S, WorkerVolumes
 from supervisor.workers.board import ConnectionBoard
 from supervisor.workers.channel import CallRefused
@@ -237,34 +238,19 @@ async def test_a_number_that_leads_elsewhere_by_now_is_no_volume(store, board, c
 async def test_a_disk_out_of_service_is_so_in_every_worker_at_once(store, board):
     parent = Parent(store)
     [location] = store.locations
-    show_disks(store, board)
     async with worker_of(parent, board) as volumes:
-        volume = await opened_in(volumes, 7)
-        for _ in range(location.health.config.max_stat_failures):
-            fail_to_look(location)
-        assert location.is_unavailable
-        with pytest.raises(DiskUnavailable):
-            get(volume)
-        with pytest.raises(CallRefused):
-            await parent.ask(8)
-        while location.is_unavailable:
-            location.health.look()
-        assert get(volume) == b"data"
-        hide_disks(store)
-        for _ in range(location.health.config.max_stat_failures):
-            fail_to_look(location)
+        with showing_disks(store, board):
+            volume = await opened_in(volumes, 7)
+            take_out_of_service(location)
+            with pytest.raises(DiskUnavailable):
+                get(volume)
+            with pytest.raises(CallRefused):
+                await parent.ask(8)
+            bring_back(location)
+            assert get(volume) == b"data"
+        take_out_of_service(location)
         assert get(volume) == b"data", "the board is gone"
-        while location.is_unavailable:
-            location.health.look()
-
-
-def fail_to_look(location):
-    ask = location.usage.ask
-    location.usage.ask = lambda: "no answer"
-    try:
-        location.health.look()
-    finally:
-        location.usage.ask = ask
+        bring_back(location)
 
 
 async def test_a_shared_volume_is_found_by_its_path_only_while_it_is_open(store):

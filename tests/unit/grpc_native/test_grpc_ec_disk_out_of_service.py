@@ -5,24 +5,27 @@ disk.
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 from support.coded_volumes import code_volume
+from support.disks import bring_back, take_out_of_service
 from support.files import PlannedFiles, path_of
 from support.grpc_nodes import batch_delete, failure_of, make_context, make_node
 from support.stores import NODE, place
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
+from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import GRPC_HANDLERS
 from native_handlers.grpc.state_keeper import StoreStateKeeper
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.grpc.context import RpcFailure
+from native_handlers.storage.erasure_coding import decode_volume
 
 VID = 7
 DATA = bytes(3000)
-from native_handlers.storage.erasure_coding import decode_volume
 NEEDLES = [Needle(needle_id=number, cookie=5, data=DATA, checksum=crc32c(DATA)) for number in (1, 2)]
 COMPANIONS = (".ecx", ".ecj", ".vif")
 
@@ -162,6 +165,11 @@ class TestDecoding:
         """No shard and no index there is needed."""
         coded.open(shards, both=[0], shares_index=shares_index, only_index=None if shares_index else coded.well)
         assert [volume.place.disk_id for volume in coded.store.ec.copies(VID)] == [0, 1]
+        self.check_refused(coded)
+
+    def test_a_volume_on_a_disk_that_comes_back_is_not_made_a_second_time(self, coded):
+        coded.open([13], third=[12])
+        (coded.sick / "7.dat").write_bytes(bytes(100))
         coded.fall_sick()
         coded.check_refused(*self.REQUEST)
         coded.recover()
@@ -185,11 +193,6 @@ class TestDecoding:
         failure = failure_of(lambda: coded.invoke(*self.REQUEST))
         assert failure.code is grpc.StatusCode.UNAVAILABLE
         assert coded.touched == []
-        self.check_refused(coded)
-
-    def test_a_volume_on_a_disk_that_comes_back_is_not_made_a_second_time(self, coded):
-        coded.open([13], third=[12])
-        (coded.sick / "7.dat").write_bytes(bytes(100))
         assert not list(coded.path.rglob("7.dat*"))
 
     def test_sent_files_of_the_volume(self, coded):
@@ -224,6 +227,28 @@ def test_what_needs_the_disk_is_unavailable(coded, name, request_message, only_i
     coded.open(range(14) if only_index is None else [13], only_index=only_index and coded.sick)
     coded.fall_sick()
     coded.check_refused(name, request_message)
+
+
+@pytest.mark.parametrize("name", ["VolumeNeedleStatus", "BatchDelete"])
+def test_what_waits_for_room_ends_when_the_disk_goes_out_of_service(coded, name):
+    """What hangs there has all of the room."""
+    coded.open([13])
+    volume, bounds = coded.store.ec.find(VID), coded.store.ec_reader.bounds
+    location = coded.store.locations[volume.place.disk_id]
+    bound = bounds.reads if name == "VolumeNeedleStatus" else bounds.deletions
+
+    def ask():
+        if name == "VolumeNeedleStatus":
+            return failure_of(lambda: coded.invoke(name, pb.VolumeNeedleStatusRequest(volume_id=VID, needle_id=1))).code
+        request = pb.BatchDeleteRequest(file_ids=[f"{VID},0100000005"], skip_cookie_check=True)
+        return [one.status for one in batch_delete(coded.node, make_context(), request).results]
+
+    with bound.holding([location.disk_id], bound.memory_bytes), ThreadPoolExecutor() as threads:
+        answer = threads.submit(ask)
+        wait_until(lambda: bound.waiting_count)
+        take_out_of_service(location)
+        assert answer.result(LIMIT_S) == (grpc.StatusCode.UNAVAILABLE if name == "VolumeNeedleStatus" else [503])
+    bring_back(location)
 
 
 def test_a_scrub_calls_no_shard_broken_because_its_disk_is_out_of_service(coded):

@@ -12,15 +12,16 @@ import pytest
 import trio
 import trio.testing
 from support.coded_volumes import FakeRemote
+from support.disks import bring_back, take_out_of_service
 from support.files import PlannedFiles, path_of
 from support.http_native import SETTINGS, file_part, get, make_context, manifest_of, post, put
 from support.images import encoded, oriented, picture
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, until
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.ec_volumes import StoreEcVolumes
 from native_handlers.storage.erasure_coding.bounds import EcBounds
-from native_handlers.storage.model.errors import Deleted, VolumeClosed
+from native_handlers.storage.model.errors import Deleted, DiskUnavailable, VolumeClosed
 
 VID = 3
 DATA = random.Random(3).randbytes(2_500_000)
@@ -324,6 +325,29 @@ class TestTwoDisks:
             lambda: volumes.delete_needle(volumes.find(VID), 1, 5),
             lambda: volumes.delete_needle(volumes.find(4), 1, 5),
         )
+
+    @pytest.mark.parametrize("is_read", [True, False], ids=["read", "deletion"])
+    async def test_what_waits_for_room_ends_when_the_disk_goes_out_of_service(self, store, hanging, is_read):
+        """What hangs there has all of the room."""
+        store.ec_reader.bounds = bounds = EcBounds(1, 1)
+        volumes, location = StoreEcVolumes(store), store.locations[store.ec.find(VID).place.disk_id]
+        self.victims.append(self.home / (f"{VID}.ec00" if is_read else f"{VID}.ecj"))
+        work = volumes.read_needle if is_read else volumes.delete_needle
+        first, second = (partial(work, volumes.find(VID), 1, 5) for _ in range(2))
+        bound = bounds.reads if is_read else bounds.deletions
+
+        async def act():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refused)
+                await until(lambda: bound.waiting_count)
+                take_out_of_service(location)
+
+        async def refused():
+            with pytest.raises(DiskUnavailable, match=f"disk {self.home} is out of service"):
+                await second()
+
+        await while_it_hangs(hanging, first, act)
+        bring_back(location)
 
     async def test_deletions_on_both_take_no_more_threads_of_the_one_that_hangs(self, store, volumes, hanging, threads):
         """They wait for the thread, and hold none of the other disk meanwhile."""

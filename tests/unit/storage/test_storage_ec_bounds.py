@@ -5,7 +5,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support.waiting import LIMIT_S
+from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.storage.erasure_coding.bounds import Bound
 
@@ -107,6 +107,73 @@ class TestSeveralDisks:
         assert len(stuck) == 40
         assert len(work.woken) == 0
         assert work.begin("others", disks[1:], 0)
+
+
+class TestDiskOutOfService:
+    """Something hangs on the disk, and has its share."""
+
+    @pytest.fixture
+    def work(self):
+        work = Work(Bound(100))
+        assert work.begin("hangs", [1], 60)
+        return work
+
+    def put_out(self, work):
+        work.bound.put_out(1, lambda: OSError("out"))
+
+    def refused(self, work):
+        return [name for name, share in work.shares.items() if share.refusal is not None]
+
+    def test_nothing_goes_on_waiting_for_it(self, work):
+        assert not work.begin("waits", [1], 60)
+        assert not work.begin("both", [1, 2], 60)
+        assert work.bound.waiting_count == 2
+        self.put_out(work)
+        assert sorted(work.woken) == sorted(self.refused(work)) == ["both", "waits"]
+        assert work.bound.waiting_count == 0
+        work.end("waits", "both")
+        assert work.begin("other", [2], 100)
+
+    def test_what_would_have_to_wait_is_refused_and_what_has_room_is_not(self, work):
+        self.put_out(work)
+        assert not work.begin("large", [1], 60)
+        assert not work.begin("both", [1, 2], 60)
+        assert work.begin("small", [1], 10)
+        assert (self.refused(work), work.woken) == (["large", "both"], [])
+
+    def test_what_waited_behind_goes_on(self, work):
+        assert work.begin("a", [2], 60)
+        assert not work.begin("both", [1, 2], 60)
+        assert not work.begin("behind", [2], 40)
+        self.put_out(work)
+        assert work.woken == ["both", "behind"]
+        assert self.refused(work) == ["both"]
+
+    def test_work_waits_again_when_it_is_back(self, work):
+        self.put_out(work)
+        work.bound.take_back(1)
+        assert not work.begin("later", [1], 60)
+        assert self.refused(work) == []
+        work.end("hangs")
+        assert work.woken == ["later"]
+
+    def test_threads_get_the_error(self):
+        bound = Bound(100)
+
+        def wait():
+            with bound.holding([1], 60):
+                pytest.fail("there is no room")
+
+        with bound.holding([1], 60), ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait)
+            wait_until(lambda: bound.waiting_count)
+            bound.put_out(1, lambda: OSError("out"))
+            with pytest.raises(OSError, match="out"):
+                waiting.result(LIMIT_S)
+            with pytest.raises(OSError, match="out"):
+                wait()
+        with bound.holding([1], 100):
+            assert bound.waiting_count == 0
 
 
 def test_threads_wait_too():
