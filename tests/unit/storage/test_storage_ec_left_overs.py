@@ -176,7 +176,18 @@ class TestTheInfoOfShardsWhoseIndexIsElsewhere:
         return coded
 
     @pytest.mark.parametrize("more", [b"", b"\1" * MIB], ids=["removed", "moved aside"])
-    def test_stays_when_an_unfinished_copy_goes(self, split, other_disk, more):
+    def test_stays_when_an_unfinished_copy_goes(self, coded, more):
+        """Another server has the index."""
+        lose_index(coded)
+        (coded / "7.dat").write_bytes(SuperBlock(version=3).encode() + more)
+        (coded / "7.note").write_text("copying")
+        vif = (coded / "7.vif").read_bytes()
+        open_at(coded).close()
+        assert not (coded / "7.dat").exists()
+        assert (coded / "7.vif").read_bytes() == vif
+
+    @pytest.mark.parametrize("more", [b"", b"\1" * MIB], ids=["removed", "moved aside"])
+    def test_stays_with_the_shards_when_another_disk_has_the_index(self, split, other_disk, more):
         (split / "7.dat").write_bytes(SuperBlock(version=3).encode() + more)
         (split / "7.note").write_text("copying")
         vif = (split / "7.vif").read_bytes()
