@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.shared.share import VolumeShare, open_shared
+from native_handlers.storage.shared.share import VolumeShare, open_present
 from native_handlers.storage.shared.state import SharedState
 from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeState
@@ -74,7 +74,7 @@ def attach_share(files: Files, fd: int) -> tuple[VolumeShare, VolumeState]:
         state, paths, width = SharedState.attach(own)
         share = VolumeShare(files, own, state, width)
         while True:
-            opened = open_shared(share, paths)
+            opened = open_present(share, paths)
             try:
                 share.follow(opened)
             except FilesSwapped:

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.model.errors import VolumeClosed, WriteFailed
-from native_handlers.storage.shared.share import VolumeShare, open_shared
+from native_handlers.storage.shared.share import VolumeShare, open_present
 from native_handlers.storage.shared.state import SharedState, ShareLost
 from native_handlers.storage.system.files import OS_FILES, NotCached
 from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeState
@@ -23,15 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from native_handlers.storage.system.files import Files
-    from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.write_state import DiskContext, WriteState
 
 _log = logging.getLogger(__name__)
 
 PASSING_BYTES = 4096
 """The most rows that the event loop follows itself: 256 of 16 bytes, some tenths of a millisecond."""
-_TRIES = 3
-"""How often files are opened that are just being swapped. In the milliseconds of a swap another process answers."""
 
 
 class ReadingShare(VolumeShare):
@@ -115,41 +112,6 @@ class ReadingShare(VolumeShare):
 
     def finish(self, opened: VolumeState | None, *, is_sound: bool) -> None:
         """Nothing: there is no lock to release, and nothing to commit."""
-
-    def shows(self, opened: VolumeState) -> bool:
-        """Whether the files of `opened` are those that the present state names. In a swap the paths lead to new files
-        before the state does. Raises OSError.
-        """
-        state = self.state.read()
-        table = self.state.read_table(state)
-        there = [self.files.facts_of(file.fd).identity for file in (opened.dat, opened.idx)]
-        known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
-        is_same = there == known and state.files_generation == opened.files_generation
-        return is_same and self.state.is_present(state)
-
-
-def open_present(share: ReadingShare, paths: VolumePaths) -> VolumeState:
-    """Opens the files that the present state names. Their index is empty, as that of `open_shared`.
-
-    Raises:
-        VolumeClosed: the volume was closed.
-        OSError, FormatError: the files cannot be opened.
-    """
-    for _ in range(_TRIES):
-        try:
-            opened = open_shared(share, paths)
-        except FileNotFoundError:
-            if share.state.read().is_closed:
-                raise VolumeClosed(paths.volume_id) from None
-            raise
-        try:
-            if share.shows(opened):
-                return opened
-        except BaseException:
-            opened.release()
-            raise
-        opened.release()
-    raise OSError(f"{paths.base}: its files are not those that the volume has")
 
 
 def attach_for_reading(

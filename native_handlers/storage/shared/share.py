@@ -25,6 +25,7 @@ from native_handlers.storage.system.files import SharedFile
 from native_handlers.storage.volume.compaction_swap import is_decided
 from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.open import with_placement
 from native_handlers.storage.volume.state import FilesSwapped, VolumeState
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.write_state import WriteState
 
 _log = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often files are opened that are just being swapped. In the milliseconds of a swap another process answers."""
 
 
 class VolumeShare:
@@ -57,8 +61,14 @@ class VolumeShare:
         self._publish_at_entries = 0
 
     def bind(self, write_state: WriteState) -> None:
-        """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published."""
-        self._write_state = write_state
+        """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published.
+
+        A process that has just attached takes over the present reasons for refusing writes: the .vif may lack them.
+        """
+        with self._mutex:
+            self._write_state = write_state
+            while self._seen is not None and not self._adopt_texts(self.state.read()):
+                pass
 
     @property
     def _has_high(self) -> bool:
@@ -140,9 +150,13 @@ class VolumeShare:
         return Layers(base, parts[1], {}, state.index_generation)
 
     def _follow_write_state(self, state: CommittedState) -> bool:
-        if self._write_state is None or (
-            self._seen is not None and self._seen.texts_generation == state.texts_generation
-        ):
+        if self._seen is not None and self._seen.texts_generation == state.texts_generation:
+            return True
+        return self._adopt_texts(state)
+
+    def _adopt_texts(self, state: CommittedState) -> bool:
+        """Takes over the reasons of `state`. Returns False where `state` is not the present one any more."""
+        if self._write_state is None:
             return True
         try:
             texts = self.state.read_texts(state)
@@ -200,7 +214,7 @@ class VolumeShare:
                 self.begin()
                 return None, None
             if state.files_generation != opened.files_generation:
-                opened = open_shared(self, opened.paths)
+                opened = open_present(self, opened.paths, tries=1)
                 replace_opened(opened)
             if self.was_left_busy:
                 if self.is_swapped(opened):
@@ -242,6 +256,17 @@ class VolumeShare:
         there = [self.files.facts(file.path) for file in (opened.dat, opened.idx)]
         known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
         return [facts and facts.identity for facts in there] != known
+
+    def shows(self, opened: VolumeState) -> bool:
+        """Whether the files of `opened` are those that the present state names. In a swap the paths lead to new files
+        before the state does. Raises OSError.
+        """
+        state = self.state.read()
+        table = self.state.read_table(state)
+        there = [self.files.facts_of(file.fd).identity for file in (opened.dat, opened.idx)]
+        known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
+        is_same = there == known and state.files_generation == opened.files_generation
+        return is_same and self.state.is_present(state)
 
     def repair(self, opened: VolumeState) -> str | None:
         """Repairs the files and commits the result; under the lock. Returns the reason why that is not possible, or
@@ -407,8 +432,35 @@ def _counters(table: IndexTable) -> Counters:
     )
 
 
+def open_present(share: VolumeShare, paths: VolumePaths, *, tries: int = TRIES) -> VolumeState:
+    """Opens the files that the present state names. Their index is empty: the caller calls `VolumeShare.follow` next.
+
+    In a swap, and after one whose renames failed, the paths lead to other files than the state names. Records that were
+    appended to those would be lost.
+
+    Raises:
+        VolumeClosed: the volume was closed.
+        OSError, FormatError: the files cannot be opened.
+    """
+    for _ in range(tries):
+        try:
+            opened = open_shared(share, paths)
+        except FileNotFoundError:
+            if share.state.read().is_closed:
+                raise VolumeClosed(paths.volume_id) from None
+            raise
+        try:
+            if share.shows(opened):
+                return opened
+        except BaseException:
+            opened.release()
+            raise
+        opened.release()
+    raise OSError(f"{paths.base}: its files are not those that the volume has")
+
+
 def open_shared(share: VolumeShare, paths: VolumePaths) -> VolumeState:
-    """Opens the volume's present files. Their index is empty: the caller calls `VolumeShare.follow` next."""
+    """Opens the files that the volume's paths lead to, with an empty index. See `open_present`."""
     files = share.files
     while True:
         state = share.state.read()
@@ -423,8 +475,8 @@ def open_shared(share: VolumeShare, paths: VolumePaths) -> VolumeState:
     try:
         idx = SharedFile.open(files, paths.file(".idx"), flags)
         try:
-            super_block = read_super_block(files, dat.fd)
             info = load_volume_info(files, paths.file(".vif")).info
+            super_block = with_placement(read_super_block(files, dat.fd), info)
         except BaseException:
             idx.release()
             raise

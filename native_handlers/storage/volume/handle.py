@@ -186,9 +186,12 @@ class VolumeHandle:
             state.unshared(state.share.end(state))
 
     def detach(self) -> None:
-        """Closes the files for this process, which has attached to the volume for reading. Waits for no reader."""
-        self._lock.on_acquire = self._lock.on_release = None
-        with self._lock:
+        """Closes the files for this process, which has attached to the volume. Waits for a change of this process that
+        is under way, and for no reader. Takes no lock between processes.
+        """
+        with self._lock.between_threads:
+            # Not before: a change under way must have its end committed, and the next one finds no open files.
+            self._lock.on_acquire = self._lock.on_release = None
             state = self.opened
             self._replace(None)
         if state is not None and state.share is not None:
@@ -372,10 +375,10 @@ class _WriterLock:
     normally or with an error of the store, after which files and index agree.
     """
 
-    __slots__ = ("_entered", "_lock", "on_acquire", "on_release")
+    __slots__ = ("_entered", "between_threads", "on_acquire", "on_release")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.between_threads = threading.Lock()
         self.on_acquire: Callable[[], None] | None = None
         self.on_release: Callable[[bool], None] | None = None
         self._entered: Callable[[bool], None] | None = None
@@ -383,15 +386,15 @@ class _WriterLock:
     @property
     def is_locked(self) -> bool:
         """Whether a thread of this process holds the lock."""
-        return self._lock.locked()
+        return self.between_threads.locked()
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.between_threads.acquire()
         self._begin()
 
     def try_enter(self) -> bool:
         """As `__enter__`, unless another thread of this process has the lock. `__exit__` must follow on True."""
-        if not self._lock.acquire(blocking=False):
+        if not self.between_threads.acquire(blocking=False):
             return False
         self._begin()
         return True
@@ -401,7 +404,7 @@ class _WriterLock:
             try:
                 self.on_acquire()
             except BaseException:
-                self._lock.release()
+                self.between_threads.release()
                 raise
             self._entered = self.on_release
 
@@ -411,7 +414,7 @@ class _WriterLock:
             if release is not None:
                 release(kind is None or issubclass(kind, StorageError | FormatError))
         finally:
-            self._lock.release()
+            self.between_threads.release()
 
 
 class _Entered:

@@ -181,7 +181,7 @@ class _Opening:
 
     def _tiered_super_block(self, dat: SharedFile, info: VolumeInfo, tiers: TieredFiles) -> SuperBlock:
         if self._request.uploaded_super_block is not None:
-            return _with_placement(self._request.uploaded_super_block, info)
+            return with_placement(self._request.uploaded_super_block, info)
 
         def read(length_bytes: int) -> bytes:
             # A tier that hangs must not hold up the start of a server.
@@ -193,7 +193,7 @@ class _Opening:
             return _parse_head(read(SUPER_BLOCK_BYTES), read, info)
         except (OSError, FormatError) as error:
             self._note(FindingKind.TIER_UNREACHABLE, str(error))
-        return _with_placement(SuperBlock(version=info.version or VERSION_3), info)
+        return with_placement(SuperBlock(version=info.version or VERSION_3), info)
 
     def _open_tiered_idx(self) -> SharedFile:
         """Raises FileNotFoundError where there is no .idx: without it the records in the tier cannot be found."""
@@ -447,10 +447,10 @@ class _Opening:
 def _parse_head(head: bytes, read: Callable[[int], bytes], info: VolumeInfo) -> SuperBlock:
     """The super block that begins with `head`; `read` reads as many bytes of the file as it is told."""
     length = super_block_size(head)
-    return _with_placement(parse_super_block(head if length == len(head) else read(length)), info)
+    return with_placement(parse_super_block(head if length == len(head) else read(length)), info)
 
 
-def _with_placement(super_block: SuperBlock, info: VolumeInfo) -> SuperBlock:
+def with_placement(super_block: SuperBlock, info: VolumeInfo) -> SuperBlock:
     """The .vif takes precedence over the super block: VolumeConfigure writes only the .vif."""
     if not info.replication:
         return super_block

@@ -228,7 +228,9 @@ class VolumeState:
         )
 
     def followed(self, progress: VolumeProgress) -> None:
-        """Another process has written the files up to `progress`."""
+        """Another process has written the files up to `progress`: the next sync then has work."""
+        ends = progress.dat_end_bytes, progress.idx_end_bytes
+        self.is_synced = self.is_synced and ends == (self.dat_end_bytes, self.idx_end_bytes)
         self.dat_end_bytes, self.idx_end_bytes = progress.dat_end_bytes, progress.idx_end_bytes
         self.last_append_at_ns, self.modified_at_s = progress.last_append_at_ns, progress.modified_at_s
         self.last_modified_s, self.sync_failed_end_bytes = progress.last_modified_s, progress.sync_failed_end_bytes

@@ -10,9 +10,11 @@ import pytest
 from support.descriptors import open_descriptors
 from support.disks import DiskInService
 from support.files import UNSYNCED_FILES, PlannedFiles, broken
+from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.index import needle_map
+from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import NotFound, ReadFailed, ReadOnly, VolumeClosed, WriteFailed
 from native_handlers.storage.shared.attach import attach_volume, share_volume
 from native_handlers.storage.shared.state import (
@@ -204,6 +206,88 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
     owner.marks.mark_writable()
     put(attached, 3)
     assert get(owner, 3) == b"data"
+
+
+def test_a_mark_holds_for_who_attaches_after_it(owner, attach):
+    """The .vif does not have it, so the shared state must tell."""
+    attach()
+    owner.marks.mark_read_only(can_delete=False, persist=False)
+    late = attach()
+    with pytest.raises(ReadOnly):
+        put(late, 1)
+    assert late.is_read_only
+    owner.marks.mark_writable()
+    put(late, 1)
+
+
+def test_the_replication_of_the_vif_holds_for_who_attaches(store, owner, attach):
+    put(owner, 1)
+    store.configure_volume(VID, "001")
+    owner = store.find_volume(VID)
+    attached = attach_volume(share_volume(owner), DiskInService(), time.time_ns, UNSYNCED_FILES)
+    assert owner.copy_count == attached.copy_count == 2
+    attached.close()
+
+
+def compacted_without_names(owner, files):
+    """Vacuums the volume on a disk that fails the renames: the paths lead to the old files."""
+    list(owner.compaction.run(CompactionOptions()))
+    files.plan["rename"] = broken()
+    owner.compaction.commit()
+
+
+def test_nothing_is_written_to_files_that_only_have_the_names(owner, attach, files):
+    put(owner, 1)
+    put(owner, 2)
+    owner.delete(2, COOKIE)
+    attached = attach()
+    compacted_without_names(owner, files)
+    with pytest.raises(WriteFailed):
+        put(attached, 3)
+    with pytest.raises(OSError, match="not those that the volume has"):
+        attach()
+    put(owner, 4)
+    files.plan.clear()
+    owner.compaction.cleanup()
+    put(attached, 5)
+    assert [get(owner, number) for number in (1, 4, 5)] == [get(attached, number) for number in (1, 4, 5)]
+
+
+def test_what_another_one_wrote_is_synced_after_the_sharing_has_ended(owner, attach, files, tmp_path):
+    put(owner, 1)
+    owner.sync()
+    put(attach(), 2)
+    with owner.handle.begin_write():
+        owner.handle.unshare()
+    assert files.since(owner.sync)["sync"] == 2
+    assert files.since(owner.sync)["sync"] == 0
+
+
+def test_a_change_that_waits_while_the_volume_is_let_go_is_not_made_without_the_lock(owner, attach):
+    files = PlannedFiles()
+    attached = attach(files)
+    begun, results = threading.Event(), []
+
+    def change():
+        begun.set()
+        try:
+            results.append(put(attached, 1))
+        except VolumeClosed as error:
+            results.append(error)
+
+    changing, leaving = threading.Thread(target=change), threading.Thread(target=attached.detach)
+    with attached.handle.begin_write():
+        changing.start()
+        assert begun.wait(LIMIT_S)
+        leaving.start()
+    changing.join(LIMIT_S)
+    leaving.join(LIMIT_S)
+    was_made = not isinstance(results[0], VolumeClosed)
+    assert files.calls["wait_lock"] == 1 + was_made
+    with pytest.raises(VolumeClosed):
+        put(attached, 3)
+    assert attached.is_closed
+    put(owner, 4)
 
 
 def test_files_that_were_swapped_and_not_announced_are_opened_anew(owner, attach, files):
