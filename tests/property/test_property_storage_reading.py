@@ -23,7 +23,7 @@ from native_handlers.storage.index import build as index_build
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted, NotFound
-from native_handlers.storage.shared import reading
+from native_handlers.storage.shared import share
 from native_handlers.storage.shared.attach import share_volume
 from native_handlers.storage.shared.reading import attach_for_reading
 from native_handlers.storage.system.files import NotCached
@@ -180,7 +180,7 @@ class ReadingMachine(RuleBasedStateMachine):
 def _merge_often(monkeypatch):
     monkeypatch.setattr(needle_map, "MIN_MERGE", 5)
     monkeypatch.setattr(index_build, "SMALL_BYTES", 4 * 16)  # four rows, which are fewer than are merged
-    monkeypatch.setattr(reading, "PASSING_BYTES", 3 * 16)
+    monkeypatch.setattr(share, "PASSING_BYTES", 3 * 16)
 
 
 ReadingMachine.TestCase.settings = settings(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.disks import DiskInService
 from support.stores import open_at
 from support.unreliable_files import Crash, UnreliableFiles
@@ -26,11 +26,16 @@ from native_handlers.storage.check import check_directory
 from native_handlers.storage.index import build as index_build
 from native_handlers.storage.index import needle_map
 from native_handlers.storage.index.build import build_index
-from native_handlers.storage.model.errors import Deleted, NotFound, ReadOnly
+from native_handlers.storage.model.compaction import CompactionOptions
+from native_handlers.storage.model.errors import Deleted, LeftToOwner, NotFound, ReadOnly
 from native_handlers.storage.shared.attach import attach_volume, share_volume
+from native_handlers.storage.shared.writing import attach_for_writing
+from native_handlers.storage.volume.volume import Volume
 from native_handlers.storage.volume.write import SmallChange
 
-HANDLES = 3
+HANDLES = 5
+WRITERS = {3, 4}
+"""The handles that only append, as those of the server's workers do. What they leave, the owner does."""
 needle_ids = st.integers(1, 12)
 handles = st.integers(0, HANDLES - 1)
 payloads = st.one_of(st.binary(max_size=30), st.just(b"\xab" * 3000))
@@ -120,6 +125,9 @@ class AliveFiles(UnreliableFiles):
 class SharedMachine(RuleBasedStateMachine):
     """Handle 0 is the store's, which opened the volume; the others attached to it."""
 
+    has_copy = False
+    """Whether there is a compacted copy that is not committed."""
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="shared-machine-"))
@@ -142,7 +150,18 @@ class SharedMachine(RuleBasedStateMachine):
             self.volumes.append(self._attach(number))
 
     def _attach(self, number):
-        return attach_volume(share_volume(self.volumes[0]), DiskInService(), time.time_ns, self.files[number])
+        fd, files = share_volume(self.volumes[0]), self.files[number]
+        if number in WRITERS:
+            return attach_for_writing(fd, DiskInService(), time.time_ns, files=files)
+        return attach_volume(fd, DiskInService(), time.time_ns, files)
+
+    def _by(self, handle, work):
+        """Does `work` by a handle, or by the owner where the handle leaves it."""
+        try:
+            return work(self.volumes[handle])
+        except LeftToOwner:
+            assert handle in WRITERS
+            return work(self.volumes[0])
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -158,20 +177,22 @@ class SharedMachine(RuleBasedStateMachine):
 
     @rule(handle=handles, needle_id=needle_ids, data=payloads, fsync=st.booleans())
     def write(self, handle, needle_id, data, fsync):
-        self._write(self.volumes[handle], needle_id, data, fsync)
+        self._by(handle, lambda volume: self._write(volume, needle_id, data, fsync))
         self.model[needle_id] = data
 
-    def _change_together(self, volume, wanted):
+    def _change_together(self, handle, wanted):
         changes = [
             SmallChange(Needle(needle_id, COOKIE, data or b""), is_deletion=data is None)
             for needle_id, data in wanted.items()
         ]
-        volume.try_together(changes)
+        self.volumes[handle].try_together(changes)
+        if handle in WRITERS and all(change.result is None for change in changes):
+            self.volumes[0].try_together(changes)
         assert all(change.result is not None for change in changes)
 
     @rule(handle=handles, wanted=batches)
     def change_together(self, handle, wanted):
-        self._change_together(self.volumes[handle], wanted)
+        self._change_together(handle, wanted)
         self.model.update({key: MISSING if data is None else data for key, data in wanted.items()})
 
     @rule(
@@ -183,20 +204,24 @@ class SharedMachine(RuleBasedStateMachine):
         files.remaining, files.half = step, half
         is_done = True
         try:
-            self._change_together(self.volumes[handle], wanted)
+            self._change_together(handle, wanted)
         except Crash:
             is_done = False
         self._replace_dead(handle)
-        self.volumes[heir].sync()
+        self._by(heir, Volume.sync)
         for needle_id, data in wanted.items():
             choices = [MISSING if data is None else data]
             if not is_done:
                 choices.append(self.model.get(needle_id, MISSING))
             if not is_done and b"" in choices:
                 choices.append(MISSING)
-            found = self._read(self.volumes[heir], needle_id)
+            found = self._read(self._reader(heir), needle_id)
             assert any(found is choice or found == choice for choice in choices)
             self.model[needle_id] = found
+
+    def _reader(self, handle):
+        """The volume that reads for a handle: those that only append do not read."""
+        return self.volumes[0 if handle in WRITERS else handle]
 
     def _replace_dead(self, handle):
         self.files[handle].is_dead = True
@@ -206,7 +231,7 @@ class SharedMachine(RuleBasedStateMachine):
 
     @rule(handle=handles, needle_id=needle_ids)
     def delete(self, handle, needle_id):
-        freed = self.volumes[handle].delete(needle_id, COOKIE)
+        freed = self._by(handle, lambda volume: volume.delete(needle_id, COOKIE))
         was = self.model.get(needle_id, MISSING)
         assert (freed > 0) == (was is not MISSING and was != b"")
         self.model[needle_id] = MISSING
@@ -222,20 +247,20 @@ class SharedMachine(RuleBasedStateMachine):
     )
     def die(self, handle, heir, needle_id, data, step, half, is_write):
         """An attached handle dies during its work, and is replaced. Any handle may be the next to take the lock."""
-        volume, files = self.volumes[handle], self.files[handle]
+        files = self.files[handle]
         before, wanted = self.model.get(needle_id, MISSING), data if is_write else MISSING
         files.remaining, files.half = step, half
         try:
             if is_write:
-                self._write(volume, needle_id, data, fsync=True)
+                self._by(handle, lambda volume: self._write(volume, needle_id, data, fsync=True))
             else:
-                volume.delete(needle_id, COOKIE)
+                self._by(handle, lambda volume: volume.delete(needle_id, COOKIE))
             choices = [wanted]
         except Crash:
             choices = [before, wanted]
         self._replace_dead(handle)
-        self.volumes[heir].sync()
-        found = self._read(self.volumes[heir], needle_id)
+        self._by(heir, Volume.sync)
+        found = self._read(self._reader(heir), needle_id)
         # An empty needle whose row was lost looks like a deletion.
         if len(choices) > 1 and b"" in choices:
             choices.append(MISSING)
@@ -244,6 +269,7 @@ class SharedMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self):
+        self.has_copy = False
         self.store.close()
         assert all(volume.is_closed for volume in self.volumes)
         for files in self.files:
@@ -255,18 +281,49 @@ class SharedMachine(RuleBasedStateMachine):
     @rule()
     def open_the_files_anew(self):
         """The end of a vacuum: other files, or the same ones anew, replace the files that all handles have open."""
+        self.has_copy = False
         owner = self.volumes[0]
         with owner.handle.begin_write():
             owner.handle.reopen(owner.handle.opened, [])
 
-    @rule(handle=handles)
-    def mark_read_only_and_back(self, handle):
+    @rule()
+    def compact(self):
+        list(self.volumes[0].compaction.run(CompactionOptions()))
+        self.has_copy = True
+
+    @precondition(lambda self: self.has_copy)
+    @rule()
+    def commit_the_copy(self):
+        """All that any handle wrote since `compact` is in it. The invariants compare."""
+        self.has_copy = False
+        self.volumes[0].compaction.commit()
+
+    @rule(handle=handles, needle_id=needle_ids, is_attached_anew=st.booleans())
+    def hold_and_give_up(self, handle, needle_id, is_attached_anew):
+        """While the owner holds writes, no handle that only appends changes anything."""
+        owner = self.volumes[0]
+        owner.claim.take("is being copied", holds_writes=True)
+        if is_attached_anew and handle in WRITERS:
+            self._replace_dead(handle)
+        for writer in {0, handle} & {0, *WRITERS}:
+            with pytest.raises((ReadOnly, LeftToOwner)):
+                self._write(self.volumes[writer], needle_id, b"not to be", fsync=False)
+            change = SmallChange(Needle(needle_id, COOKIE, b"not to be"))
+            self.volumes[writer].try_together([change])
+            assert change.result is None
+        owner.claim.give_up()
+
+    @rule(handle=handles, is_attached_anew=st.booleans())
+    def mark_read_only_and_back(self, handle, is_attached_anew):
         self.volumes[0].marks.mark_read_only(can_delete=False, persist=False)
+        if is_attached_anew and handle:
+            self._replace_dead(handle)
         with pytest.raises(ReadOnly):
-            self._write(self.volumes[handle], 1, b"not to be", fsync=False)
-        assert all(volume.is_read_only for volume in self.volumes)
+            self._by(handle, lambda volume: self._write(volume, 1, b"not to be", fsync=False))
+        readers = [volume for number, volume in enumerate(self.volumes) if number not in WRITERS]
+        assert all(volume.is_read_only for volume in readers)
         self.volumes[0].marks.mark_writable()
-        assert not any(volume.is_read_only for volume in self.volumes)
+        assert not any(volume.is_read_only for volume in readers)
 
     def _read(self, volume, needle_id) -> bytes | object:
         try:
@@ -274,20 +331,31 @@ class SharedMachine(RuleBasedStateMachine):
         except (NotFound, Deleted):
             return MISSING
 
+    def _can_read(self, number):
+        """A handle that only appends has its index for its changes: it is up to date once it has the lock."""
+        if number not in WRITERS:
+            return True
+        try:
+            with self.volumes[number].handle.begin_write():
+                return True
+        except LeftToOwner:
+            return False
+
     @invariant()
     def every_handle_sees_the_same(self):
         if not hasattr(self, "volumes"):
             return
-        for volume in self.volumes:
+        volumes = [volume for number, volume in enumerate(self.volumes) if self._can_read(number)]
+        for volume in volumes:
             for needle_id, expected in self.model.items():
                 found = self._read(volume, needle_id)
                 assert found is expected or found == expected
-        indexes = [volume.handle.refresh().index for volume in self.volumes]
+        indexes = [volume.handle.refresh().index for volume in volumes]
         entries = [dict(index.ascending()) for index in indexes]
         assert all(entry == entries[0] for entry in entries)
 
         assert all(index.counters == indexes[0].counters for index in indexes)
-        reports = [volume.report() for volume in self.volumes]
+        reports = [volume.report() for volume in volumes]
         facts = [(one.size_bytes, one.index_size_bytes, one.file_count, one.modified_at_s) for one in reports]
         assert all(fact == facts[0] for fact in facts)
         assert facts[0][1] == self.volumes[0].paths.file(".idx").stat().st_size

@@ -90,6 +90,7 @@ class DiskHealth:
             self._judge()
         if not why and not self.problem and self.after_look is not None:
             self._has_room = self.after_look()
+            self._usage.tell()
 
     def next_look_within_s(self) -> float | None:
         """The longest time until the next look, in seconds; None where nothing waits for it."""

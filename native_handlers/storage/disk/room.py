@@ -40,7 +40,7 @@ class DiskRoom:
     full, a piece of the reserve is given up and the operation is tried again, until the reserve is used up.
 
     Attributes:
-        usage: the space of the disk; a writer subtracts its appended bytes from the usage's `left_bytes`.
+        usage: the space of the disk, which a writer tells how many bytes it has appended.
         is_short: whether writes are refused because the reserve is not complete.
     """
 
@@ -84,6 +84,7 @@ class DiskRoom:
     def _say_short(self, why: str) -> None:
         if not self.is_short:
             self.is_short = True
+            self.usage.tell()
             _log.error("%s is full: %s. Writes are refused until there is room", self._name, why)
 
     def keep(self) -> bool:
@@ -103,6 +104,7 @@ class DiskRoom:
                 self._say_short(f"{missing} bytes of its reserve are missing")
             elif self.is_short:
                 self.is_short = False
+                self.usage.tell()
                 _log.warning("%s has room again", self._name)
             return is_whole
 

@@ -14,6 +14,7 @@ from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOu
 from native_handlers.storage.system.files import DiskSpace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from native_handlers.storage.system.files import Files
@@ -57,8 +58,13 @@ class DiskUsage:
         self._bounded = BoundedCall("statfs", STATFS_TIMEOUT_S)
         self._space = DiskSpace(0, 0)
         self.left_bytes = 0
-        """How many bytes may be appended before -minFreeSpace may be reached. Appenders subtract their bytes here, and
-        call `look_again` when the number becomes negative."""
+        """How many bytes this process may append before -minFreeSpace may be reached, if others append nothing."""
+        self.appended_elsewhere: Callable[[], int] = lambda: 0
+        """Tells how many bytes other processes of the server have appended since they began. It never shrinks."""
+        self.elsewhere_at_look = 0
+        """The result of `appended_elsewhere` at the last answer."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when the known room may have changed; see `tell`."""
         self.reserved_bytes = 0
         """The size of the reserve at the last look."""
         self.is_low = False
@@ -67,25 +73,41 @@ class DiskUsage:
 
     def ask(self) -> str:
         """Queries the file system now, for half a second at most. Returns the reason why it gave no answer, or ""."""
+        elsewhere = self.appended_elsewhere()
         try:
             space = self._bounded.run(lambda: self._files.disk_space(self._path))
         except CallTimedOut as failure:
             self.is_answering = False
+            self.tell()
             return str(failure)
         except OSError as error:
             self.is_answering = False
+            self.tell()
             return error.strerror or str(error)
+        self.elsewhere_at_look = elsewhere
         self._space = space
         counted = self._counted
         self.is_low = self._min_free.is_low(counted)
         self.left_bytes = self._min_free.available_bytes(counted)
         self.is_answering = True
+        self.tell()
         return ""
 
-    def look_again(self) -> None:
-        """Queries again after `left_bytes` were used up, unless the disk is known to be low."""
-        if self.is_answering and not self.is_low:
+    def tell(self) -> None:
+        """Tells that the room may have changed: the free space, the reserve, or another reason to refuse writes."""
+        if self.on_change is not None:
+            self.on_change()
+
+    def note_appended(self, count: int) -> None:
+        """This process has appended `count` bytes. Where -minFreeSpace may be reached by that and by what others have
+        appended, queries again, unless the disk is known to be low.
+        """
+        self.left_bytes -= count
+        is_used_up = self.left_bytes < self.appended_elsewhere() - self.elsewhere_at_look
+        if is_used_up and self.is_answering and not self.is_low:
             self.ask()
+        else:
+            self.tell()
 
     @property
     def _counted(self) -> DiskSpace:

@@ -60,6 +60,14 @@ class VolumeClosed(StorageError):
         self.volume_id = volume_id
 
 
+class LeftToOwner(StorageError):
+    """This process changes a shared volume not now: the process that opened the volume does. Nothing was changed."""
+
+    def __init__(self, volume_id: int, reason: str) -> None:
+        super().__init__(f"volume {volume_id} is left to the process that opened it: {reason}")
+        self.volume_id = volume_id
+
+
 class VolumeNotFound(StorageError):
     """No volume of that id is mounted, or on a disk. `where` is the end of the message, as upstream's operation has
     it.

@@ -18,17 +18,26 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.write_state import DiskContext
 
 
-def share_volume(volume: Volume) -> int:
+def share_volume(volume: Volume, *, loop_thread: int | None = None) -> int:
     """A descriptor with which `attach_volume` opens the volume in another process for reading and writing.
 
     The descriptor belongs to the volume. Hand it over by inheritance, over a socket, or as a path in /proc. A second
     call gives the same descriptor. From the first call on each write takes a lock between processes.
 
+    Args:
+        loop_thread: the thread of this process that must not wait for a disk or other threads; see `VolumeShare`.
+
     Raises:
         VolumeClosed: the volume is closed.
         WriteFailed: there is no memory or no descriptor left; nothing changed.
     """
-    return volume.share(create_share)
+
+    def create(files: Files, paths: VolumePaths, offset_width_bytes: int) -> tuple[int, VolumeShare]:
+        fd, share = create_share(files, paths, offset_width_bytes)
+        share.loop_thread = loop_thread
+        return fd, share
+
+    return volume.share(create)
 
 
 def attach_volume(fd: int, disk: DiskContext, clock_ns: Callable[[], int], files: Files = OS_FILES) -> Volume:
@@ -61,8 +70,9 @@ def create_share(files: Files, paths: VolumePaths, offset_width_bytes: int) -> t
     return fd, VolumeShare(files, own, state, offset_width_bytes)
 
 
-def attach_share(files: Files, fd: int) -> tuple[VolumeShare, VolumeState]:
-    """Returns this process's share in the volume of `fd`, and the volume's open files. `fd` remains the caller's.
+def attach_share(files: Files, fd: int, kind: type[VolumeShare] = VolumeShare) -> tuple[VolumeShare, VolumeState]:
+    """Returns this process's share in the volume of `fd`, of a kind, and the volume's open files. `fd` remains the
+    caller's.
 
     Raises:
         ShareLost: `fd` is no shared volume.
@@ -72,7 +82,7 @@ def attach_share(files: Files, fd: int) -> tuple[VolumeShare, VolumeState]:
     own = files.reopen(fd)
     try:
         state, paths, width = SharedState.attach(own)
-        share = VolumeShare(files, own, state, width)
+        share = kind(files, own, state, width)
         while True:
             opened = open_present(share, paths)
             try:

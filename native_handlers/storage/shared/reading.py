@@ -1,21 +1,17 @@
 """A share of a process that only reads: it takes no lock, and can write neither the files nor what is shared.
 
-So such a process may be stopped or killed at any moment, and no other process notices. One thread, an event loop, must
-not wait for a disk or for the other threads: where following takes more than a moment, it gets FilesSwapped, which
-sends a read to a thread.
+So such a process may be stopped or killed at any moment, and no other process notices.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.model.errors import VolumeClosed, WriteFailed
 from native_handlers.storage.shared.share import VolumeShare, open_present
 from native_handlers.storage.shared.state import SharedState, ShareLost
-from native_handlers.storage.system.files import OS_FILES, NotCached
+from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.volume.state import FilesSwapped, OpenRequest, VolumeState
 from native_handlers.storage.volume.volume import Volume
 
@@ -25,60 +21,18 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.write_state import DiskContext, WriteState
 
-_log = logging.getLogger(__name__)
-
-PASSING_BYTES = 4096
-"""The most rows that the event loop follows itself: 256 of 16 bytes, some tenths of a millisecond."""
-
 
 class ReadingShare(VolumeShare):
     """The share of a process that only reads.
 
     Args:
         fd: a descriptor of the file in memory, open for reading. This object owns it.
-
-    Attributes:
-        loop_thread: the thread that must not wait; None where each may.
     """
 
     reads_only = True
 
-    def __init__(self, files: Files, fd: int, state: SharedState, offset_width_bytes: int) -> None:
-        super().__init__(files, fd, state, offset_width_bytes)
-        self.loop_thread: int | None = None
-
-    def bind(self, write_state: WriteState) -> None:
+    def bind(self, write_state: WriteState, *, is_owner: bool) -> None:
         """Nothing: this process takes no writes, whatever the others do."""
-
-    def follow(self, opened: VolumeState) -> None:
-        """As `VolumeShare.follow`.
-
-        Raises:
-            FilesSwapped: also on the event loop's thread, where following might take long.
-            ReadFailed: as there.
-        """
-        if threading.get_ident() != self.loop_thread:
-            super().follow(opened)
-            return
-        if not self._mutex.acquire(blocking=False):
-            raise FilesSwapped
-        try:
-            state = self.state.read()
-            index = opened.index
-            is_known = getattr(index, "sequence", -1) >= 0 and index.layers.generation == state.index_generation
-            if not is_known or state.idx_end_bytes - opened.idx_end_bytes > PASSING_BYTES:
-                raise FilesSwapped
-            super().follow(opened)
-        finally:
-            self._mutex.release()
-
-    def _read_rows(self, opened: VolumeState, start: int, end: int) -> bytes:
-        if start == end or threading.get_ident() != self.loop_thread:
-            return super()._read_rows(opened, start, end)
-        try:
-            return self.files.read_cached(opened.idx.fd, end - start, start)
-        except NotCached:
-            raise FilesSwapped from None
 
     def join_work(
         self,
@@ -128,7 +82,7 @@ def attach_for_reading(
 
     Args:
         fd: a descriptor of the share, which need be open for reading only. It remains the caller's.
-        loop_thread: the thread that must not wait for a disk; see `ReadingShare`.
+        loop_thread: the thread that must not wait for a disk; see `VolumeShare`.
 
     Raises:
         ShareLost: `fd` is no shared volume.

@@ -11,6 +11,8 @@ import logging
 import os
 import threading
 from contextlib import contextmanager
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import iter_entries
@@ -20,8 +22,8 @@ from native_handlers.storage.index.sorted_segment import empty_base
 from native_handlers.storage.model.errors import ReadFailed, VolumeClosed, WriteFailed
 from native_handlers.storage.shared.index import SharedNeedleIndex, give_back, map_columns, write_columns
 from native_handlers.storage.shared.repair import repair_files
-from native_handlers.storage.shared.state import BUSY, INTACT, SEQUENCE, IndexTable, RefusalTexts
-from native_handlers.storage.system.files import SharedFile
+from native_handlers.storage.shared.state import BUSY, HELD, INTACT, SEQUENCE, IndexTable, RefusalTexts
+from native_handlers.storage.system.files import NotCached, SharedFile
 from native_handlers.storage.volume.compaction_swap import is_decided
 from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.info_file import load_volume_info
@@ -44,8 +46,18 @@ TRIES = 3
 """How often files are opened that are just being swapped. In the milliseconds of a swap another process answers."""
 
 
+PASSING_BYTES = 4096
+"""The most rows that an event loop follows itself: 256 of 16 bytes, some tenths of a millisecond."""
+
+
 class VolumeShare:
-    """A volume's shared head, this process's lock on it, and the last state that this process has seen."""
+    """A volume's shared head, this process's lock on it, and the last state that this process has seen.
+
+    Attributes:
+        loop_thread: the thread of an event loop, which must not wait for a disk or for other threads; None where each
+            thread may. Where following takes more than a moment, this thread gets FilesSwapped, which sends a read to
+            another thread.
+    """
 
     reads_only = False
     """Whether this process opens the volume's files for reading alone."""
@@ -59,16 +71,33 @@ class VolumeShare:
         # Protects _seen and _texts, and makes each follow and each publication one step for this process's threads.
         self._mutex = threading.RLock()
         self._publish_at_entries = 0
+        self._is_owner = False
+        self.loop_thread: int | None = None
+        self._lock_wanted_at_s: float | None = None
 
-    def bind(self, write_state: WriteState) -> None:
-        """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published.
+    def bind(self, write_state: WriteState, *, is_owner: bool) -> None:
+        """See `VolumeSharing.bind`.
 
         A process that has just attached takes over the present reasons for refusing writes: the .vif may lack them.
         """
+        if is_owner:
+            write_state.on_hold = partial(self._publish_hold, write_state)
+            write_state.on_hold()
+            self._is_owner = True
         with self._mutex:
             self._write_state = write_state
             while self._seen is not None and not self._adopt_texts(self.state.read()):
                 pass
+
+    def _publish_hold(self, write_state: WriteState) -> None:
+        """Tells the other processes whether they may write. A process that takes the lock after this knows."""
+        with self._mutex:  # a hold that begins and one that ends are told in their order
+            self.state.words[HELD] = int(write_state.is_held)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the volume was closed for all processes. Waits for nothing."""
+        return bool(self.state.read().is_closed)
 
     @property
     def _has_high(self) -> bool:
@@ -76,21 +105,45 @@ class VolumeShare:
 
     # ---- following
 
-    def follow(self, opened: VolumeState) -> None:
+    def follow(self, opened: VolumeState, *, may_wait: bool = False) -> None:
         """Brings `opened`, its index and the write state up to the last commit.
 
+        Args:
+            may_wait: waits on `loop_thread` too, for a caller that waits for the lock in any case.
+
         Raises:
-            FilesSwapped: the volume has other files than `opened` now.
+            FilesSwapped: the volume has other files than `opened` now. Also on `loop_thread`, where following might
+                take long.
             ReadFailed: .idx could not be read; nothing changed.
         """
-        with self._mutex:
-            while not self._follow_once(opened):
+        if may_wait or threading.get_ident() != self.loop_thread:
+            with self._mutex:
+                while not self._follow_once(opened, is_hurried=False):
+                    pass
+            return
+        if not self._mutex.acquire(blocking=False):
+            raise FilesSwapped
+        try:
+            self._refuse_long_following(opened)
+            while not self._follow_once(opened, is_hurried=True):
                 pass
+        finally:
+            self._mutex.release()
+
+    def _refuse_long_following(self, opened: VolumeState) -> None:
+        state, index = self.state.read(), opened.index
+        is_known = getattr(index, "sequence", -1) >= 0 and index.layers.generation == state.index_generation
+        if not is_known or state.idx_end_bytes - opened.idx_end_bytes > PASSING_BYTES:
+            raise FilesSwapped
 
     def refresh(self, opened: VolumeState) -> None:
         """As `follow`, but only where there is a newer commit."""
-        if self.state.words[SEQUENCE] != getattr(opened.index, "sequence", -1):
+        if self.is_behind(opened):
             self.follow(opened)
+
+    def is_behind(self, opened: VolumeState) -> bool:
+        """Whether there is a newer commit than `opened` has. Waits for nothing."""
+        return bool(self.state.words[SEQUENCE] != getattr(opened.index, "sequence", -1))
 
     def end(self, opened: VolumeState) -> NeedleIndex:
         """Tells every other process that the volume is closed, and returns an index of this process's own; under the
@@ -102,7 +155,7 @@ class VolumeShare:
         self.retire()
         return own
 
-    def _follow_once(self, opened: VolumeState) -> bool:
+    def _follow_once(self, opened: VolumeState, *, is_hurried: bool) -> bool:
         index = opened.index
         if not isinstance(index, SharedNeedleIndex):
             raise FilesSwapped  # the sharing has ended meanwhile
@@ -121,7 +174,7 @@ class VolumeShare:
             start, counters = table.rows_end_bytes, _counters(table)
         if not self._follow_write_state(state):
             return False
-        rows = self._read_rows(opened, start, state.idx_end_bytes)
+        rows = self._read_rows(opened, start, state.idx_end_bytes, is_hurried=is_hurried)
         replay = SharedNeedleIndex(layers, counters, self.state.words, index.follow)
         for needle_id, offset, size in iter_entries(rows, self.width):
             if size == TOMBSTONE_SIZE:
@@ -170,13 +223,16 @@ class VolumeShare:
         self._texts = texts
         return True
 
-    def _read_rows(self, opened: VolumeState, start: int, end: int) -> bytes:
+    def _read_rows(self, opened: VolumeState, start: int, end: int, *, is_hurried: bool) -> bytes:
         if start == end:
             return b""
         try:
-            rows = self.files.read(opened.idx.fd, end - start, start)
+            read = self.files.read_cached if is_hurried else self.files.read
+            rows = read(opened.idx.fd, end - start, start)
             if len(rows) != end - start:
                 raise OSError(f"{len(rows)} bytes of rows, {end - start} were committed")
+        except NotCached:
+            raise FilesSwapped from None
         except OSError as error:
             raise ReadFailed(opened.idx.path, start, error) from error
         return rows
@@ -185,8 +241,18 @@ class VolumeShare:
 
     def lock(self) -> CommittedState:
         """Waits for the lock, and returns the state that the last holder committed. Raises OSError."""
-        self.files.wait_lock(self.fd)
+        self._lock_wanted_at_s = monotonic()
+        try:
+            self.files.wait_lock(self.fd)
+        finally:
+            self._lock_wanted_at_s = None
         return self.state.read()
+
+    @property
+    def lock_wait_s(self) -> float:
+        """For how long a thread of this process has been waiting for the lock between processes; 0 for none."""
+        wanted_at_s = self._lock_wanted_at_s
+        return 0.0 if wanted_at_s is None else monotonic() - wanted_at_s
 
     def join_work(
         self,
@@ -221,8 +287,8 @@ class VolumeShare:
                     opened = reopen(opened)
                 else:
                     problem = self.repair(opened)
-            if problem is None:
-                self.refresh(opened)
+            if problem is None and self.is_behind(opened):
+                self.follow(opened, may_wait=True)
             self.begin()
         except OSError as error:
             self.unlock()
@@ -420,6 +486,8 @@ class VolumeShare:
 
     def release(self) -> None:
         """Ends this process's share: closes its descriptor, which also releases the lock."""
+        if self._is_owner and self._write_state is not None:
+            self._write_state.on_hold = None
         with self._mutex:
             fd, self.fd = self.fd, -1
         if fd >= 0:

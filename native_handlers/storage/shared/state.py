@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
 
 HEAD_BYTES = 32 << 10
-_MAGIC = 0x7765656473686172
+_MAGIC = 0x7765656473686173
 """Changes with the layout. All processes of a server have one version, so nothing is ever converted."""
 
-SEQUENCE, BUSY, INTACT = 1, 2, 3
+SEQUENCE, BUSY, INTACT, HELD = 1, 2, 3, 4
 """Indexes of 8-byte words. BUSY is the process that works under the lock, 0 when the last one finished properly. INTACT
-is the oldest generation of the index whose memory was not freed."""
+is the oldest generation of the index whose memory was not freed. HELD is not 0 while only the process that opened the
+volume may write: that process alone changes HELD, without the lock."""
 
 _SLOTS_AT, _SLOT_BYTES = 256, 128
 _TABLES_AT, _TABLE_BYTES = 512, 256

@@ -160,6 +160,10 @@ class Files(Protocol):
         """
         ...
 
+    def try_lock(self, fd: int) -> bool:
+        """As `wait_lock`, but does not wait. Returns whether the lock was taken."""
+        ...
+
     def unlock(self, fd: int) -> None: ...
     def memory_file(self, name: str) -> int:
         """Makes a file in memory that has no path, can only grow, and is freed with its last descriptor."""
@@ -324,6 +328,13 @@ class OsFiles:
 
     def wait_lock(self, fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _flock(fcntl.F_WRLCK))
+
+    def try_lock(self, fd: int) -> bool:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
     def unlock(self, fd: int) -> None:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK))

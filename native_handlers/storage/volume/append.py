@@ -82,6 +82,8 @@ class Appender:
     stop: Callable[[str], None]
     room: DiskRoom | None = None
     """The disk's room, whose reserve deletions may use."""
+    appended: Callable[[int], None] | None = None
+    """Gets the bytes of each batch, where another process watches the disk's room."""
 
     def append(self, state: VolumeState, needle: Needle, *, is_deletion: bool) -> int:
         """Appends a needle, or the record of its deletion, and returns the record's offset in bytes.
@@ -200,11 +202,9 @@ class Appender:
             length = batch.staged_bytes
             self._publish(batch, self._write_rows(batch))
             if self.room is not None:
-                # The free space is measured again when the batch may have reached -minFreeSpace.
-                usage = self.room.usage
-                usage.left_bytes -= length
-                if usage.left_bytes < 0:
-                    usage.look_again()
+                self.room.usage.note_appended(length)
+            elif self.appended is not None:
+                self.appended(length)
         if fsync:
             self._sync_idx(state)
             state.synced()

@@ -15,7 +15,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import FormatError
-from native_handlers.storage.model.errors import ReadFailed, StorageError, VolumeClosed, VolumeLoadFailed, WriteFailed
+from native_handlers.storage.model.errors import (
+    LeftToOwner,
+    ReadFailed,
+    StorageError,
+    VolumeClosed,
+    VolumeLoadFailed,
+    WriteFailed,
+)
 from native_handlers.storage.system.files import FileRetired
 from native_handlers.storage.volume.compaction_swap import finish_swap, is_decided
 from native_handlers.storage.volume.info_file import save_volume_info
@@ -70,6 +77,7 @@ class VolumeHandle:
         self._clock_ns = clock_ns
         self._shared_fd: int | None = None
         if state.share is not None:
+            state.share.bind(write_state, is_owner=False)
             self._take_part(state.share)
 
     # ---- writing
@@ -87,7 +95,10 @@ class VolumeHandle:
         where the last holder died, and opens them anew where another process swapped them. Leaving commits the changes.
 
         Raises:
-            WriteFailed: for a shared volume only: the lock between processes could not be taken. No lock is held.
+            WriteFailed, ReadFailed: for a shared volume only: the lock between processes could not be taken, or the
+                changes of others could not be followed. No lock is held.
+            LeftToOwner: in a process that only appends to a shared volume: the owner must take the lock first. No lock
+                is held.
         """
         return self._lock
 
@@ -99,6 +110,12 @@ class VolumeHandle:
         return _Entered(self._lock) if self._lock.try_enter() else None
 
     # ---- holding
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the volume is closed, for all processes or for this one. Waits for nothing."""
+        state = self.opened
+        return state is None or (state.share is not None and state.share.is_closed)
 
     def get(self) -> VolumeState:
         """The open state as this process last saw it. Raises VolumeClosed."""
@@ -154,7 +171,7 @@ class VolumeHandle:
         try:
             with self.begin_write():
                 pass
-        except WriteFailed as error:
+        except (WriteFailed, LeftToOwner) as error:
             raise ReadFailed(state.dat.path, 0, OSError(str(error))) from error
 
     # ---- sharing
@@ -168,13 +185,33 @@ class VolumeHandle:
             if self._shared_fd is None:
                 try:
                     fd, share = create(self.files, state.paths, self.offset_width_bytes)
-                    share.bind(self.write_state)
+                    share.bind(self.write_state, is_owner=True)
                     share.adopt(state, files_generation=1)
                 except OSError as error:
                     raise WriteFailed(state.idx.path, 0, error) from error
                 self._shared_fd = fd
                 self._take_part(share)
             return self._shared_fd
+
+    @property
+    def share_memory(self) -> tuple[int, int] | None:
+        """The device and the inode of the file in memory by which this process shares the volume; None where it does
+        not.
+        """
+        fd = self._shared_fd
+        return None if fd is None else self.files.facts_of(fd).identity
+
+    @property
+    def lock_wait_s(self) -> float:
+        """For how long a thread of this process has been waiting for the lock between processes; 0 for none."""
+        state = self.opened
+        return state.share.lock_wait_s if state is not None and state.share is not None else 0.0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether other processes have made changes that this one has not followed yet. Waits for nothing."""
+        state = self.opened
+        return state is not None and state.share is not None and state.share.is_behind(state)
 
     def unshare(self) -> None:
         """Ends the sharing, if the volume is shared: all other processes find the volume closed, and this process goes
@@ -198,8 +235,6 @@ class VolumeHandle:
             state.share.release()
 
     def _take_part(self, share: VolumeSharing) -> None:
-        share.bind(self.write_state)
-
         def follow_others() -> None:
             if self.opened is None:
                 return  # detached meanwhile

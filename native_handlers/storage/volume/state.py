@@ -28,11 +28,29 @@ class FilesSwapped(Exception):
 class VolumeSharing(Protocol):
     """One process's share in a volume that several processes have open. `shared.share.VolumeShare` implements it."""
 
-    def bind(self, write_state: WriteState) -> None:
-        """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published."""
+    def bind(self, write_state: WriteState, *, is_owner: bool) -> None:
+        """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published.
+
+        Args:
+            is_owner: whether this process has opened the volume. While its `WriteState` is held, others do not write.
+        """
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the volume was closed for all processes. Waits for nothing."""
+        ...
+
+    @property
+    def lock_wait_s(self) -> float:
+        """For how long a thread of this process has been waiting for the lock between processes; 0 for none."""
+        ...
 
     def refresh(self, opened: VolumeState) -> None:
         """Brings `opened` up to date. Raises FilesSwapped, ReadFailed."""
+
+    def is_behind(self, opened: VolumeState) -> bool:
+        """Whether another process has committed more than `opened` has. Waits for nothing."""
+        ...
 
     def join_work(
         self,
@@ -76,6 +94,7 @@ class OpenRequest:
         cut_since_s: the machine crashed in a session that began then; writes not synced since may be torn.
         damage: gets reports of damage that reads find.
         room: the disk's room, whose reserve repairs, deletions and marks may use; None without a reserve.
+        appended: gets the bytes of each batch of records, where another process watches the disk's room.
         unsynced_since_s: a session that began then did not end properly; its writes may not be on disk.
         tiers: opens the .dat of a volume in a remote tier; None where such volumes cannot be served.
         uploaded_super_block: that of the .dat which has just become the object; None where the tier is to be asked.
@@ -95,6 +114,7 @@ class OpenRequest:
     unsynced_since_s: int | None = None
     written_back_after_s: int | None = None
     room: DiskRoom | None = None
+    appended: Callable[[int], None] | None = None
     damage: DamageReports | None = None
     tiers: TieredFiles | None = None
     uploaded_super_block: SuperBlock | None = None

@@ -86,7 +86,13 @@ class Volume:
         self._describer = VolumeDescriber()
         self._handle = VolumeHandle(state, request, disk, self._write_state, clock_ns)
         self._appender = Appender(
-            self._files, self._width, clock_ns, self._health, self._write_state.stop, request.room
+            self._files,
+            self._width,
+            clock_ns,
+            self._health,
+            self._write_state.stop,
+            request.room,
+            request.appended,
         )
         self._writer = VolumeWriter(self._handle, disk, self._write_state, self._reader, self._appender)
         self.claim = FilesClaim(self.id, self._write_state)
@@ -154,7 +160,7 @@ class Volume:
 
     @property
     def is_closed(self) -> bool:
-        return self._handle.refresh() is None
+        return self._handle.is_closed
 
     @property
     def info(self) -> VolumeInfo:
@@ -414,8 +420,8 @@ class Volume:
         return state.files_generation if state is not None and state.share is not None else 0
 
     def detach(self) -> None:
-        """Closes the volume for this process alone, which has attached to it for reading; see `attach_for_reading`.
-        Readers under way finish.
+        """Closes the volume for this process alone, which has attached to it. A change of this process that is under
+        way is waited for. Readers under way finish.
         """
         self._handle.detach()
 

@@ -7,6 +7,7 @@ Source: weed/storage/volume_write.go.
 
 from __future__ import annotations
 
+import errno
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -116,10 +117,12 @@ class VolumeWriter:
         """Appends the needles of all `writes` and syncs once. Sets `result` or `error` of each, and raises no error."""
         try:
             self._commit_locked(writes)
-        except WriteFailed as error:
-            # The lock could not be taken: a shared volume could not be repaired.
+        except (StorageError, FormatError) as error:
+            # The lock of a shared volume could not be taken. An error that several threads raise collects the
+            # tracebacks of all, so each gets its own.
+            path = self._handle.paths.file(".dat")
             for write in writes:
-                write.error = error.copy()
+                write.error = error if write is writes[0] else WriteFailed(path, 0, OSError(errno.EAGAIN, str(error)))
 
     def _commit_locked(self, writes: Sequence[PendingWrite]) -> None:
         with self._handle.begin_write():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from native_handlers.storage.model.report import ReadOnlyReasons
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
     from native_handlers.format.vif import VolumeInfo
 
@@ -54,10 +54,12 @@ class DiskNow(NamedTuple):
 class WriteState:
     """Changed under the volume's lock, read from any thread."""
 
-    __slots__ = ("_disk", "_health", "_held", "_is_tiered", "_no_write_can_delete", "_no_write_or_delete")
+    __slots__ = ("_disk", "_health", "_held", "_is_tiered", "_no_write_can_delete", "_no_write_or_delete", "on_hold")
 
     def __init__(self, damage: str | None, info: VolumeInfo, disk: DiskContext, health: IoHealth) -> None:
         """`damage` is the reason why the files take no writes, or None; `info` has the volume's mark."""
+        self.on_hold: Callable[[], None] | None = None
+        """Called when a hold begins or ends."""
         self._disk, self._health = disk, health
         self._no_write_or_delete = damage or _mark_of(info)
         self._no_write_can_delete = _soft_mark_of(info)
@@ -136,6 +138,13 @@ class WriteState:
     def hold(self, reason: str | None) -> None:
         """Refuses writes and deletes while there is a reason, whatever an operator marks meanwhile."""
         self._held = reason
+        if self.on_hold is not None:
+            self.on_hold()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a hold refuses writes now."""
+        return self._held is not None
 
     def mark_writable(self) -> None:
         """Takes over an operator's decision for writes. It overrides known damage and I/O errors.

@@ -13,11 +13,12 @@ from support.files import UNSYNCED_FILES, broken
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.model.errors import NotFound, ReadOnly, VolumeClosed, WriteFailed
-from native_handlers.storage.shared import reading
+from native_handlers.storage.shared import share
 from native_handlers.storage.shared.attach import share_volume
 from native_handlers.storage.shared.reading import ShareLost, attach_for_reading
 from native_handlers.storage.shared.state import BUSY
 from native_handlers.storage.system.files import NotCached
+from native_handlers.storage.volume.state import FilesSwapped
 
 COOKIE = 0xC0FFEE
 VID = 7
@@ -112,7 +113,7 @@ def test_a_read_under_way_ends_on_the_files_it_has(owner):
 
 
 def test_who_must_not_wait_follows_a_little_and_leaves_more_to_a_thread(owner, monkeypatch):
-    monkeypatch.setattr(reading, "PASSING_BYTES", 2 * 16)
+    monkeypatch.setattr(share, "PASSING_BYTES", 2 * 16)
     reader = attach(owner, threading.get_ident())
     for needle_id in (1, 2):
         put(owner, needle_id)
@@ -222,7 +223,7 @@ def test_a_reader_of_the_owner_goes_on_while_the_sharing_ends(owner):
     with owner.handle.begin_write():
         owner.handle.unshare()
     assert owner.share_generation == 0
-    with pytest.raises(reading.FilesSwapped):
+    with pytest.raises(FilesSwapped):
         index.get(1)
     assert get(owner, 1) == b"data"
     assert owner.report().file_count == 1

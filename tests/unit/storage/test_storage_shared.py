@@ -457,7 +457,7 @@ def test_a_writer_that_nobody_has_overtaken_reads_no_rows_again(owner, attach, m
     followed = []
     share = owner.handle.opened.share
     follow = share.follow
-    monkeypatch.setattr(share, "follow", lambda opened: (followed.append(1), follow(opened)))
+    monkeypatch.setattr(share, "follow", lambda opened, **how: (followed.append(1), follow(opened, **how)))
     put(owner, 2)
     assert not followed
     put(attached, 3)

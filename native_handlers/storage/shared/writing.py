@@ -1,0 +1,114 @@
+"""A share of a process that appends to a volume which another process has opened, the owner.
+
+Such a process only appends records and commits them. Everything else is left to the owner: repairs after a death,
+merging the index, and volumes whose writes are held. Nothing was changed where a change is left. A process that hangs
+while it holds the lock must not stop this one, so the lock is waited for a moment at most.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from native_handlers.storage.model.errors import LeftToOwner, WriteFailed
+from native_handlers.storage.shared.attach import attach_share
+from native_handlers.storage.shared.share import VolumeShare, open_present
+from native_handlers.storage.shared.state import HELD
+from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.volume.state import OpenRequest
+from native_handlers.storage.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.state import VolumeState
+    from native_handlers.storage.volume.write_state import DiskContext
+
+LOCK_S = 0.5
+"""How long the lock is waited for. Small writes hold the lock for a tenth of a millisecond, and syncs for some
+milliseconds. What takes longer is waited for by the owner alone."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
+"""The pauses between two tries. The first is about as long as a small write holds the lock."""
+
+
+class WriterShare(VolumeShare):
+    """The share of a process that appends."""
+
+    def join_work(
+        self,
+        opened: VolumeState,
+        replace_opened: Callable[[VolumeState], None],
+        reopen: Callable[[VolumeState], VolumeState],
+    ) -> tuple[VolumeState | None, str | None]:
+        """As `VolumeShare.join_work`, but repairs nothing.
+
+        Raises:
+            LeftToOwner: the change is to be made by the owner. No lock is held.
+            WriteFailed, ReadFailed, FormatError: the present files could not be opened or read. No lock is held.
+        """
+        del reopen
+        self._take_lock(opened)
+        try:
+            state = self.state.read()
+            if state.is_closed:
+                return None, None
+            if self.state.words[HELD] or self.was_left_busy:
+                raise LeftToOwner(opened.paths.volume_id, "the owner must write first")
+            if state.files_generation != opened.files_generation:
+                opened = open_present(self, opened.paths, tries=1)
+                replace_opened(opened)
+            if self.is_behind(opened):
+                self.follow(opened, may_wait=True)
+            if not opened.is_writable or opened.index.is_delta_full:
+                raise LeftToOwner(opened.paths.volume_id, "its files are not writable, or its index is to be merged")
+            self.begin()
+        except OSError as error:
+            self.unlock()
+            raise WriteFailed(opened.dat.path, 0, error) from error
+        except BaseException:
+            self.unlock()
+            raise
+        return opened, None
+
+    def _take_lock(self, opened: VolumeState) -> None:
+        until_s, pause_s = monotonic() + LOCK_S, FIRST_PAUSE_S
+        try:
+            while not self.files.try_lock(self.fd):
+                if monotonic() > until_s:
+                    raise LeftToOwner(opened.paths.volume_id, f"its lock was not free for {LOCK_S:g} s")
+                threading.Event().wait(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        except OSError as error:
+            raise WriteFailed(opened.dat.path, 0, error) from error
+
+    def _publish_if_full(self, opened: VolumeState) -> None:
+        """Nothing: the owner merges the index, at its next write."""
+
+
+def attach_for_writing(
+    fd: int,
+    disk: DiskContext,
+    clock_ns: Callable[[], int],
+    *,
+    appended: Callable[[int], None] | None = None,
+    files: Files = OS_FILES,
+) -> Volume:
+    """Opens a volume that another process shares, for appending. The caller ends the use by `Volume.detach`.
+
+    The result is for changes. A read of it may wait for the disk: an event loop reads another one, see
+    `attach_for_reading`.
+
+    Args:
+        fd: a descriptor of the share, open for reading and writing. It remains the caller's.
+        appended: called with the bytes that were appended, with the volume's lock held.
+
+    Raises:
+        ShareLost: `fd` is no shared volume.
+        VolumeClosed: the volume was closed.
+        OSError, FormatError, ReadFailed: its files cannot be opened.
+    """
+    share, opened = attach_share(files, fd, WriterShare)
+    request = OpenRequest(files, opened.paths, share.width, now_s=0, appended=appended)
+    return Volume(opened, disk, request, clock_ns)
