@@ -1,13 +1,18 @@
 """The two files by which a directory belongs to one server: an exclusive lock that names the holder, so that no second
 server serves the directory, and the UUID of the directory, which the master knows.
 
-The kernel frees the lock when the process ends, in whatever way. Upstream has no such lock and ignores the file.
+The kernel frees the lock when the process has ended, in whatever way, and with it the processes that inherited the
+lock: these end a moment later, and until then they may write. Upstream has no such lock and ignores the file.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import threading
 import uuid
+from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.disk.room import is_full
@@ -15,12 +20,15 @@ from native_handlers.storage.model.errors import DirectoryLocked
 from native_handlers.storage.system.files import read_file, replace_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from native_handlers.storage.system.files import Files
 
 LOCK_FILE_NAME = ".weed-volume-py.lock"
 _MAX_HOLDER_BYTES = 256
+LEFT_BEHIND_S = 5.0
+"""How long a lock is waited for whose holder has ended: its workers are about to end, unless they wait for a disk."""
+_PAUSE_S = 0.02
+_PID = re.compile(r"pid (\d+),")
+_ENDED = {b"Z", b"X"}
 
 
 class DirectoryLock:
@@ -52,6 +60,8 @@ def lock_directory(files: Files, directory: Path, holder: str, *, owner_pid: int
         owner_pid: a process that may hold the lock for this one: it started this process and shares the volumes with
             it.
 
+    Where the holder has ended just now, this waits for the processes that it has started, `LEFT_BEHIND_S` at most.
+
     Raises:
         DirectoryLocked: another process holds the lock; the text has its name.
         OSError: the lock file cannot be opened or written. Where there is no room for the holder's name, the directory
@@ -59,8 +69,8 @@ def lock_directory(files: Files, directory: Path, holder: str, *, owner_pid: int
     """
     fd = files.open(directory / LOCK_FILE_NAME, os.O_RDWR | os.O_CREAT)
     try:
-        if not files.lock(fd):
-            current = files.read(fd, _MAX_HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
+        if not _lock_in_time(files, fd):
+            current = _holder_in(files, fd)
             # The owner's name may be missing where the disk was full when the owner started.
             if owner_pid is not None and (not current or current.startswith(f"pid {owner_pid},")):
                 return DirectoryLock(files, fd, is_borrowed=True)
@@ -70,6 +80,28 @@ def lock_directory(files: Files, directory: Path, holder: str, *, owner_pid: int
         files.close(fd)
         raise
     return DirectoryLock(files, fd)
+
+
+def _holder_in(files: Files, fd: int) -> str:
+    return files.read(fd, _MAX_HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
+
+
+def _lock_in_time(files: Files, fd: int) -> bool:
+    until_s = monotonic() + LEFT_BEHIND_S
+    while not files.lock(fd):
+        pid = _PID.match(_holder_in(files, fd))
+        if pid is None or not _has_ended(pid[1]) or monotonic() > until_s:
+            return False
+        threading.Event().wait(_PAUSE_S)
+    return True
+
+
+def _has_ended(pid: str) -> bool:
+    """Whether the process is gone, or only its parent has not noticed its end yet."""
+    try:
+        return Path("/proc", pid, "stat").read_bytes().rpartition(b") ")[2][:1] in _ENDED
+    except OSError:
+        return True
 
 
 def _name_holder(files: Files, fd: int, line: bytes) -> None:
