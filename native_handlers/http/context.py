@@ -214,6 +214,14 @@ class ReadableVolumes(Protocol):
     def find_volume(self, vid: int) -> Volume | None: ...
 
 
+class AttachedVolumes(ReadableVolumes, Protocol):
+    """The volumes of another process."""
+
+    def find_writer(self, vid: int) -> Volume | None:
+        """The volume for changes; None where this process does not change it now."""
+        ...
+
+
 class TokenScope(Protocol):
     """The rights of a request on other files than the one in its path: those that a manifest names.
 
@@ -272,13 +280,20 @@ class HttpContext:
     manifests: ManifestLoader = field(default_factory=ManifestLoader)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
     ec_volumes: EcVolumes | None = None
-    attached: ReadableVolumes | None = None
-    """The volumes of another process that this one reads; None in a process with a store of its own."""
+    attached: AttachedVolumes | None = None
+    """The volumes of another process that this one reads and changes; None in a process with a store of its own."""
 
     @property
     def open_volumes(self) -> ReadableVolumes | None:
         """The volumes that can be read here: those of the store, or those of another process."""
         return self.attached if self.store is None else self.store
+
+    def find_writer(self, volume_id: int) -> Volume | None:
+        """The volume for changes that need not wait; None where there is none here, or it settles."""
+        store = self.store
+        if store is None:
+            return None if self.attached is None else self.attached.find_writer(volume_id)
+        return None if volume_id in store.settling.volume_ids else store.find_volume(volume_id)
 
 
 HttpHandler = Callable[[HttpContext, Request], Awaitable[Response]]

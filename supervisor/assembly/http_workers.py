@@ -138,6 +138,7 @@ def prepare_workers(
                 backend=None if backend is None else backend_address(backend),
                 parent_descriptor=None if service is None else service.descriptor,
                 max_download_bytes=node.config.concurrent_download_limit_bytes,
+                max_upload_bytes=node.config.concurrent_upload_limit_bytes,
                 max_volumes=plan.shared_volumes,
             )
         )
@@ -148,10 +149,22 @@ def prepare_workers(
     descriptors = [*(listener.descriptor for listener in inherited), board.descriptor]
     if service is not None:
         descriptors.append(service.descriptor)
-    handlers: dict[str, CallHandler] = {"holders": holders}
     if native is not None:
-        handlers["share"] = share_store(native.store, plan.shared_volumes, lambda: workers, board, at_end).share
+        # A worker that waits for a disk may write after this process has ended: no other server may open the volumes
+        # until the worker has ended too.
+        descriptors += native.store.lock_descriptors()
+    handlers: dict[str, CallHandler] = {"holders": holders}
+    watch: Callable[[], Awaitable[None]] | None = None
+    if native is not None:
+
+        def started() -> Workers:
+            return workers
+
+        shared = share_store(native.store, plan.shared_volumes, started, board, count, at_end)
+        handlers["share"] = shared.share
+        watch = partial(watch_locks, shared, started)
         tasks.throttle.join_downloads(partial(board.downloads_of_workers, count), board.publish_parents_downloads)
+        tasks.throttle.join_uploads(partial(board.uploads_of_workers, count), board.publish_parents_uploads)
     spec = WorkersSpec(
         count=count,
         start=lambda _number: start_worker(descriptors),
@@ -160,13 +173,13 @@ def prepare_workers(
         note_end=board.mark_absent,
         bounds=WorkerBounds(drain_s=DRAIN_HTTP_S + DRAIN_MARGIN_S),
     )
-    workers = Workers(spec)
+    workers: Workers = Workers(spec)
     tasks.counts.include(lambda: workers.sums.total().server)
     tasks.registry.register(WorkerCollector(workers, () if native is None else [native.counts]))
     tasks.exposition.refreshers.append(workers.refresh_counts)
 
     async def start(servers: trio.Nursery) -> Callable[[], None]:
-        await servers.start(_serve, workers, node, backend, service)
+        await servers.start(_serve, workers, node, backend, service, watch)
 
         async def push_access() -> None:
             told = await workers.push("access", AccessRules.of(node.security.current()).as_data())
@@ -184,11 +197,17 @@ def prepare_workers(
     return HttpWorkers(WorkerSeats(workers, seats * count), start)
 
 
-def share_store(
-    store: Store, most: int, workers: Callable[[], Workers], board: ConnectionBoard, at_end: ExitStack
+def share_store(  # noqa: PLR0913, PLR0917  a part of `prepare_workers`
+    store: Store,
+    most: int,
+    workers: Callable[[], Workers],
+    board: ConnectionBoard,
+    count: int,
+    at_end: ExitStack,
 ) -> SharedVolumes:
-    """What workers may read of `store`, until `at_end`. Workers are told through `workers()`."""
-    from supervisor.assembly.shared_volumes import SharedVolumes, showing_disks  # noqa: PLC0415  (storage core)
+    """What workers may read and change of `store`, until `at_end`. The `count` workers are told through `workers()`."""
+    from supervisor.assembly.shared_volumes import SharedVolumes  # noqa: PLC0415  (storage core)
+    from supervisor.assembly.shown_disks import show_disks  # noqa: PLC0415
 
     async def tell(volume_ids: list[int]) -> None:
         told = await workers().push("release", {"volume_ids": volume_ids}, waits_for_new=False)
@@ -196,8 +215,16 @@ def share_store(
 
     shared = SharedVolumes(store, most, tell)
     at_end.callback(store.add_listener(shared.note))
-    at_end.enter_context(showing_disks(store, board))
+    at_end.callback(store.ec.add_listener(shared.note_shards))
+    at_end.callback(show_disks(store, board, count))
     return shared
+
+
+async def watch_locks(shared: SharedVolumes, workers: Callable[[], Workers]) -> None:
+    """See `serve_lock_watch`."""
+    from supervisor.assembly.lock_watch import serve_lock_watch  # noqa: PLC0415  (storage core)
+
+    await serve_lock_watch(shared, workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +268,19 @@ async def _serve(
     node: Node,
     backend: BackendHandle | None,
     service: PrivateService | None,
+    watch: Callable[[], Awaitable[None]] | None,
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        scope = None if service is None else await nursery.start(service.serve)
-        await _serve_workers(workers, node, backend, task_status=task_status)
-        if scope is not None:
-            scope.cancel()
+    async with trio.open_nursery() as watching:
+        if watch is not None:
+            watching.start_soon(watch)
+        async with trio.open_nursery() as nursery:
+            scope = None if service is None else await nursery.start(service.serve)
+            await _serve_workers(workers, node, backend, task_status=task_status)
+            if scope is not None:
+                scope.cancel()
+        watching.cancel_scope.cancel()
 
 
 async def _serve_workers(

@@ -35,7 +35,7 @@ def node_numbers(node: Node, throttle: Throttle) -> NodeNumbers:
         size_limit=size_limit_text(node.offset_width.width_bytes),
         upload_limit_bytes=config.concurrent_upload_limit_bytes,
         download_limit_bytes=config.concurrent_download_limit_bytes,
-        upload_bytes_in_flight=lambda: throttle.uploads.bytes,
+        upload_bytes_in_flight=lambda: throttle.uploads.total_bytes,
         download_bytes_in_flight=lambda: throttle.downloads.total_bytes,
         master_disconnections=lambda: node.heartbeat.disconnections,
     )

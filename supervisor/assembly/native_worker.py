@@ -1,4 +1,6 @@
-"""What a worker serves where the parent has the volumes: it reads them, and hands everything else on to the parent."""
+"""What a worker serves where the parent has the volumes: it reads them, makes small changes, and hands everything else
+on to the parent.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,11 @@ from native_handlers.http.context import HttpContext, NodeDetails
 from native_handlers.http.node_view import NodeState
 from native_handlers.http.read import try_read_as_stored
 from native_handlers.http.reply import serve
-from native_handlers.http_model.message import Listener
 from native_handlers.runtime.server_counts import ServerCounts
 from supervisor.assembly.worker_ports import WorkerPorts
 from supervisor.assembly.worker_volumes import WorkerVolumes
+from supervisor.fast_path.fast_path import FastPath
 from supervisor.fast_path.hand_on import HandOn, client_field
-from supervisor.fast_path.reads import FastPathReads
 from supervisor.gateway.backend_view import BackendNodeView
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway, LeftToParent
@@ -36,8 +37,8 @@ from supervisor.routing.table import table_native
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from native_handlers.http_model.message import FastAnswer, Request, Response
-    from supervisor.net.http_connection import Client
+    from native_handlers.http_model.message import Request, Response
+    from supervisor.routing.registry import Route
     from supervisor.workers.board import ConnectionBoard
     from supervisor.workers.counts import WorkerCounts
     from supervisor.workers.service import ParentVolumes
@@ -47,13 +48,16 @@ CLOSE_S = 2.0
 """How long closing the kept connections and the volumes may take."""
 _PARENT = Address("the main process", 0)
 _READS = ("GET", "HEAD")
-_READ_BYTES = tuple(f"{method} ".encode() for method in _READS)
-READ_ROUTES = {
-    route.name: route
-    for route in ROUTES
-    if route.protocol is Protocol.HTTP and route.access.kind is AccessKind.VOLUME_READ
-}
+
+
+def _routes_of(kind: AccessKind) -> dict[str, Route]:
+    return {route.name: route for route in ROUTES if route.protocol is Protocol.HTTP and route.access.kind is kind}
+
+
+READ_ROUTES = _routes_of(AccessKind.VOLUME_READ)
 """The routes that a worker answers itself where it can."""
+WRITE_ROUTES = _routes_of(AccessKind.VOLUME_WRITE)
+"""The routes that a worker answers itself where the fast path can. The ordinary way hands them on."""
 
 
 class NativeWorker:
@@ -71,7 +75,7 @@ class NativeWorker:
         self._hand_on = HandOn(forwarder, self._is_read_here)
         self._counts = ServerCounts()
         self._ports = WorkerPorts(settings)
-        self._volumes = WorkerVolumes(parent, self._ports.board, settings.max_volumes)
+        self._volumes = WorkerVolumes(parent, self._ports.board, settings.max_volumes, settings.number, settings.count)
         self._guard = Guard(settings.access.security)
         self._throttle = _throttle(settings, self._ports.board)
         context = HttpContext(
@@ -83,9 +87,9 @@ class NativeWorker:
         )
         handlers = {name: partial(serve, read_or_leave, route.common_headers) for name, route in READ_ROUTES.items()}
         self._gateway = HttpGateway(
-            LiveTable(table_native(list(READ_ROUTES))), handlers, context, None, self._guard, self._throttle
+            LiveTable(table_native([*READ_ROUTES, *WRITE_ROUTES])), handlers, context, None, self._guard, self._throttle
         )
-        self._reads = {listener: FastPathReads(listener, context, self._gateway) for listener in Listener}
+        self._fast_path = FastPath(context, self._gateway)
 
     def set_access(self, rules: AccessRules) -> None:
         self._guard.update(rules.security)
@@ -107,19 +111,15 @@ class NativeWorker:
             attaching.start_soon(self._volumes.serve)
             try:
                 await self._ports.serve(
-                    self._handle, fast_path=self._answer, forward=self._hand_on.begin, task_status=task_status
+                    self._handle, fast_path=self._fast_path.answer, forward=self._hand_on.begin, task_status=task_status
                 )
             finally:
                 attaching.cancel_scope.cancel()
+                self._fast_path.close()
                 with trio.move_on_after(CLOSE_S, shield=True):
                     await self._pool.drop_idle()
                     await self._volumes.close()
                 self._ports.close()
-
-    def _answer(self, client: Client, data: bytes) -> FastAnswer:
-        if not data.startswith(_READ_BYTES):
-            return None
-        return self._reads[client.listener].answer(client, data)
 
     async def _handle(self, request: Request) -> Response:
         route = match_http(request.listener, request.method, request.parsed.raw_path)
@@ -150,10 +150,12 @@ async def read_or_leave(context: HttpContext, request: Request) -> Response:
 
 
 def _throttle(settings: WorkerSettings, board: ConnectionBoard) -> Throttle:
-    """Bounds downloads together with those of the other workers and of the parent."""
-    throttle = Throttle(InflightLimit(), InflightLimit(settings.max_download_bytes))
+    """Bounds what is in flight together with the other workers and the parent."""
+    throttle = Throttle(InflightLimit(settings.max_upload_bytes), InflightLimit(settings.max_download_bytes))
     elsewhere = partial(board.downloads_besides, settings.count, settings.number)
     throttle.join_downloads(elsewhere, partial(board.publish_downloads, settings.number))
+    elsewhere = partial(board.uploads_besides, settings.count, settings.number)
+    throttle.join_uploads(elsewhere, partial(board.publish_uploads, settings.number))
     return throttle
 
 

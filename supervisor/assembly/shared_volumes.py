@@ -1,4 +1,4 @@
-"""The parent's side of volumes that workers read: shares a volume when a worker asks, and tells all when that ends.
+"""The parent's side of volumes that workers use: shares a volume when a worker asks, and tells all when that ends.
 
 A worker notices at its next look-up that a volume was closed or has other files, because the shared state says so. What
 is told here lets workers close their files, also those of volumes that nobody reads.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack, contextmanager
+import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -21,16 +21,23 @@ from supervisor.workers.channel import CallRefused
 from supervisor.workers.service import SharedVolume
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
-    from supervisor.workers.board import ConnectionBoard
     from supervisor.workers.messages import Fields, JsonObject
 
 log = logging.getLogger(__name__)
 
 SHARING_THREADS = 4
+
+
+class _Shared(NamedTuple):
+    """A volume, the number of its files when a worker last asked, and whether workers may change the volume."""
+
+    volume: Volume
+    generation: int
+    may_write: bool
 
 
 class SharedVolumes:
@@ -45,9 +52,8 @@ class SharedVolumes:
         self._store = store
         self._most = most
         self._tell = tell
-        self._shared: dict[int, tuple[Volume, int]] = {}
-        """By id: the volume, and the number of its files when a worker last asked. The event loop adds, any thread
-        removes."""
+        self._shared: dict[int, _Shared] = {}
+        """By id. The event loop adds, any thread removes."""
         self._threads = trio.CapacityLimiter(SHARING_THREADS)
         self._token = trio.lowlevel.current_trio_token()
 
@@ -65,22 +71,36 @@ class SharedVolumes:
             raise CallRefused(f"{self._most} volumes are shared, and more would take too many descriptors")
         try:
             volume.check_in_service()
-            descriptor = await trio.to_thread.run_sync(
-                share_volume, volume, limiter=self._threads, abandon_on_cancel=True
-            )
+            # From now on this process follows what workers write, and its event loop must not wait for that.
+            share = partial(share_volume, volume, loop_thread=threading.get_ident())
+            descriptor = await trio.to_thread.run_sync(share, limiter=self._threads, abandon_on_cancel=True)
         except StorageError as error:
             raise CallRefused(str(error)) from error
         # A change from here on, and one that came before, is seen by `note`, or by the comparison below.
-        self._shared[volume_id] = volume, volume.share_generation
+        may_write = self._may_write(volume_id)
+        self._shared[volume_id] = _Shared(volume, volume.share_generation, may_write)
         if not self._is_current(volume_id) or volume_id in self._store.settling:
             del self._shared[volume_id]
             raise CallRefused(f"volume {volume_id} was closed meanwhile")
         path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        return SharedVolume(path, volume.disk_id, volume.disk_type).as_data()
+        return SharedVolume(path, volume.disk_id, volume.disk_type, may_write).as_data()
+
+    def _may_write(self, volume_id: int) -> bool:
+        """Whether workers may change a volume: where there are shards of the volume too, these have its deletions."""
+        return not self._store.ec.copies(volume_id)
+
+    def note_shards(self) -> None:
+        """A listener of the erasure-coded volumes. As `note`, for all volumes."""
+        for volume_id in list(self._shared):
+            self.note(volume_id)
+
+    def waiting(self, limit_s: float) -> list[Volume]:
+        """The volumes whose lock this process has been waiting for longer than `limit_s`."""
+        return [shared.volume for shared in list(self._shared.values()) if shared.volume.handle.lock_wait_s > limit_s]
 
     def note(self, volume_id: int) -> None:
-        """A listener of the store. Where a shared volume was closed or has other files, returns when all workers have
-        let go of it; on the event loop, at once.
+        """A listener of the store. Where a shared volume was closed, has other files, or is to be changed by other
+        processes than before, returns when all workers have let go of it; on the event loop, at once.
         """
         if volume_id not in self._shared or self._is_current(volume_id):
             return
@@ -94,21 +114,8 @@ class SharedVolumes:
             log.debug("volume %d: the workers end with this process", volume_id)
 
     def _is_current(self, volume_id: int) -> bool:
-        volume, generation = self._shared.get(volume_id, (None, 0))
-        is_same = volume is not None and self._store.find_volume(volume_id) is volume
-        return is_same and volume is not None and volume.share_generation == generation > 0
-
-
-@contextmanager
-def showing_disks(store: Store, board: ConnectionBoard) -> Iterator[None]:
-    """Inside the block workers see on the board which disks are out of service."""
-    with ExitStack() as ending:
-        for location in store.locations[:MAX_DISKS]:
-            show = partial(_show_disk, board, location.disk_id)
-            ending.callback(location.health.add_listener(show))
-            show(location.is_unavailable)
-        yield
-
-
-def _show_disk(board: ConnectionBoard, disk_id: int, is_out: bool) -> None:  # noqa: FBT001  as a listener gets it
-    board.set_disk(disk_id, is_out=is_out)
+        shared = self._shared.get(volume_id)
+        if shared is None or self._store.find_volume(volume_id) is not shared.volume:
+            return False
+        is_same = shared.volume.share_generation == shared.generation > 0
+        return is_same and shared.may_write == self._may_write(volume_id)

@@ -1,4 +1,7 @@
-"""The volumes that a worker reads: attached at their first read, and let go when the parent says so."""
+"""The volumes that a worker reads and changes: attached at their first use, and let go when the parent says so.
+
+A volume is attached for reading, and once more for changes. So no read waits for a lock, a write or a disk that stalls.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +20,10 @@ from native_handlers.storage.model.errors import DiskUnavailable, StorageError
 from native_handlers.storage.settling import Settling
 from native_handlers.storage.shared.reading import attach_for_reading
 from native_handlers.storage.shared.state import ShareLost
+from native_handlers.storage.shared.writing import attach_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from native_handlers.storage.volume.volume import Volume
     from supervisor.workers.board import ConnectionBoard
@@ -31,23 +36,76 @@ ASK_AGAIN_S = 2.0
 MAX_REFUSED = 10_000
 """How many such volumes are remembered. Clients may name any number of volumes."""
 ATTACHING_TASKS = 4
+FOLLOW_EVERY_S = 0.1
+"""How often the readers follow what other processes have written. The event loop itself follows some hundred changes at
+most: a volume that is further behind would be read in threads, and no small deletion could be made here."""
 MAX_WANTED = 256
 """How many volumes may wait for being attached. Meanwhile the parent answers their reads; they are wanted again."""
 
 
 class WorkerVolumes:
-    """The open volumes of a worker. See `ReadableVolumes`. Only the event loop uses it.
+    """The open volumes of a worker. See `AttachedVolumes`. Only the event loop uses it.
 
     Args:
         most: how many volumes may be open. Further ones are left to the parent.
+        number, count: which worker this is, and of how many.
     """
 
-    def __init__(self, parent: ParentVolumes, board: ConnectionBoard, most: int) -> None:
+    def __init__(self, parent: ParentVolumes, board: ConnectionBoard, most: int, number: int, count: int) -> None:
         self.settling = Settling()
+        disks = partial(WorkerDisk, board, number, count)
+        self._readers = _Attached(parent, partial(open_for_reading, disks, threading.get_ident()), most)
+        self._writers = _Attached(parent, partial(open_for_writing, disks), most)
+
+    def is_open(self, vid: int) -> bool:
+        """Whether the volume is open here for reading. Asks for nothing."""
+        return self._readers.is_open(vid)
+
+    def is_asking(self, vid: int) -> bool:
+        """Whether the parent is being asked for the volume, or the volume is being attached."""
+        return self._readers.is_asking(vid) or self._writers.is_asking(vid)
+
+    def find_volume(self, vid: int) -> Volume | None:
+        """The volume for reading, if it is open here. Else it will be, if the parent shares it."""
+        return self._readers.find(vid)
+
+    def find_writer(self, vid: int) -> Volume | None:
+        """The volume for changes, if it is open here. Else it will be, if the parent lets workers write to it."""
+        return self._writers.find(vid)
+
+    async def serve(self) -> None:
+        """Attaches the volumes that are wanted, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._readers.serve)
+            nursery.start_soon(self._writers.serve)
+            nursery.start_soon(self._readers.keep_following)
+
+    async def release(self, volume_ids: Sequence[int]) -> None:
+        """Closes the volumes here. The next use of one of them asks the parent again."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._readers.release, volume_ids)
+            nursery.start_soon(self._writers.release, volume_ids)
+
+    async def close(self) -> None:
+        """Closes all volumes."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._readers.close)
+            nursery.start_soon(self._writers.close)
+
+
+class _Attached:
+    """The volumes that are open for one purpose.
+
+    Args:
+        attach: opens a volume that the parent shares, in a thread; None where that cannot be.
+    """
+
+    def __init__(self, parent: ParentVolumes, attach: Callable[[SharedVolume, int], Volume | None], most: int) -> None:
         self._parent = parent
-        self._board = board
+        self._attach_volume = attach
         self._most = most
         self._open: dict[int, Volume] = {}
+        self._has_some = trio.Event()
         self._asking: set[int] = set()
         self._attaching: dict[int, trio.Event] = {}
         """By id of a volume that is just being attached: set when that is over."""
@@ -64,7 +122,7 @@ class WorkerVolumes:
         """Whether the parent is being asked for the volume, or the volume is being attached."""
         return vid in self._asking
 
-    def find_volume(self, vid: int) -> Volume | None:
+    def find(self, vid: int) -> Volume | None:
         """The volume, if it is open here. Else it will be, if the parent shares it."""
         volume = self._open.get(vid)
         if volume is None:
@@ -89,6 +147,19 @@ class WorkerVolumes:
             for _ in range(ATTACHING_TASKS):
                 nursery.start_soon(self._serve_wanted)
 
+    async def keep_following(self) -> None:
+        """Follows what other processes write, until cancelled."""
+        while True:
+            await self._has_some.wait()
+            await trio.sleep(FOLLOW_EVERY_S)
+            for volume in [one for one in self._open.values() if one.handle.is_behind]:
+                try:
+                    await trio.to_thread.run_sync(volume.handle.refresh, abandon_on_cancel=True)
+                except (StorageError, FormatError) as error:
+                    log.debug("volume %d is not followed: %s", volume.id, error)
+            if not self._open:
+                self._has_some = trio.Event()
+
     async def _serve_wanted(self) -> None:
         async for vid in self._wanted:
             is_over = self._attaching[vid] = trio.Event()
@@ -104,9 +175,8 @@ class WorkerVolumes:
         shared = await self._parent.share(vid)
         volume = None
         if shared is not None:
-            loop_thread = threading.get_ident()
             # Not abandoned: its result must not be lost.
-            volume = await trio.to_thread.run_sync(open_shared_volume, shared, vid, self._board, loop_thread)
+            volume = await trio.to_thread.run_sync(self._attach_volume, shared, vid)
         if volume is None:
             if len(self._refused) >= MAX_REFUSED:
                 self._refused.clear()
@@ -116,6 +186,7 @@ class WorkerVolumes:
         else:
             self._refused.pop(vid, None)
             self._open[vid] = volume
+            self._has_some.set()
 
     async def release(self, volume_ids: Sequence[int]) -> None:
         """Closes the volumes here. The next read of one of them asks the parent again."""
@@ -137,16 +208,40 @@ class WorkerVolumes:
         await self.release(list(self._open))
 
 
-def open_shared_volume(shared: SharedVolume, volume_id: int, board: ConnectionBoard, loop_thread: int) -> Volume | None:
+def open_for_reading(
+    disks: Callable[[SharedVolume], WorkerDisk], loop_thread: int, shared: SharedVolume, volume_id: int
+) -> Volume | None:
     """The volume that the parent shares, open for reading; None where it was closed meanwhile, or cannot be opened.
 
     The parent may have closed its descriptor and given the number to another file, so what is opened is compared with
     what was wanted. In a share that was closed, no needle is found.
     """
+
+    def attach(descriptor: int) -> Volume:
+        return attach_for_reading(descriptor, disks(shared), time.time_ns, loop_thread=loop_thread)
+
+    return _open_shared(shared, volume_id, os.O_RDONLY, attach)
+
+
+def open_for_writing(
+    disks: Callable[[SharedVolume], WorkerDisk], shared: SharedVolume, volume_id: int
+) -> Volume | None:
+    """As `open_for_reading`, for changes; None also where the parent alone changes the volume."""
+    if not shared.may_write:
+        return None
+    disk = disks(shared)
+
+    def attach(descriptor: int) -> Volume:
+        return attach_for_writing(descriptor, disk, time.time_ns, appended=disk.appended)
+
+    return _open_shared(shared, volume_id, os.O_RDWR, attach)
+
+
+def _open_shared(shared: SharedVolume, volume_id: int, mode: int, attach: Callable[[int], Volume]) -> Volume | None:
     try:
-        descriptor = os.open(shared.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(shared.path, mode | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            volume = attach_for_reading(descriptor, _WorkerDisk(shared, board), time.time_ns, loop_thread=loop_thread)
+            volume = attach(descriptor)
         finally:
             os.close(descriptor)
     except (OSError, ShareLost, StorageError, FormatError, ValueError) as error:
@@ -158,19 +253,28 @@ def open_shared_volume(shared: SharedVolume, volume_id: int, board: ConnectionBo
     return None
 
 
-class _WorkerDisk:
+class WorkerDisk:
     """What a volume in a worker needs to know of its disk. See `DiskContext`."""
 
-    is_space_low = False
     lost: Container[object] = ()
 
-    def __init__(self, shared: SharedVolume, board: ConnectionBoard) -> None:
+    def __init__(self, board: ConnectionBoard, number: int, count: int, shared: SharedVolume) -> None:
         self.disk_id, self.disk_type = shared.disk_id, shared.disk_type
         self._board = board
+        self._number, self._count = number, count
+
+    @property
+    def is_space_low(self) -> bool:
+        """Whether writes are left to the parent: the disk is full, or the parent has to look at it first."""
+        return not self._board.has_room(self.disk_id, self._count)
 
     @property
     def is_unavailable(self) -> bool:
         return self._board.is_disk_out(self.disk_id)
+
+    def appended(self, count_bytes: int) -> None:
+        """Tells that this worker has appended bytes."""
+        self._board.note_appended(self._number, count_bytes)
 
     def check_in_service(self) -> None:
         """Raises DiskUnavailable while the disk is out of service."""

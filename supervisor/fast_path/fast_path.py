@@ -22,7 +22,7 @@ _READS = (b"GET ", b"HEAD ")
 
 
 class FastPath:
-    """Answers of the native engine that need no `Request`; none where this process has no store. To be closed.
+    """Answers of the native engine that need no `Request`; none where this process has no volumes. To be closed.
 
     Args:
         gateway: the ordinary way.
@@ -30,7 +30,7 @@ class FastPath:
     """
 
     def __init__(self, context: HttpContext, gateway: HttpGateway, batches: DiskBatches | None = None) -> None:
-        self._has_store = context.store is not None
+        self._has_volumes = context.open_volumes is not None
         self._batches = batches or DiskBatches()
         self._reads = {listener: FastPathReads(listener, context, gateway) for listener in Listener}
         writes = [FastPathWrites(listener, context, gateway, self._batches) for listener in Listener]
@@ -38,7 +38,7 @@ class FastPath:
 
     def answer(self, client: Client, data: bytes) -> FastAnswer:
         """See `FastPathReads.answer` and `FastPathWrites.answer`."""
-        if not self._has_store:
+        if not self._has_volumes:
             return None
         if data.startswith(_READS):
             return self._reads[client.listener].answer(client, data)

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from native_handlers.http.upload import Upload
     from native_handlers.http.upload_body import SentFile
     from native_handlers.http_model.message import Listener
-    from native_handlers.storage.volume.volume import Volume
     from supervisor.fast_path.sync_batch import SyncBatch
     from supervisor.fast_path.write_batch import DiskBatches, TurnBatch
     from supervisor.fast_path.write_request import Change
@@ -83,9 +82,8 @@ class FastPathWrites:
         Never waits. No act of a client or a disk makes it raise.
         """
         started_at_s = perf_counter()
-        store = self._context.store
         change = self._matcher.parse(data)
-        if change is None or store is None:
+        if change is None:
             return None
         route = self._routes[change.method]
         is_change = route.access.kind is AccessKind.VOLUME_WRITE and route.common_headers is not CommonHeaders.NONE
@@ -99,8 +97,8 @@ class FastPathWrites:
             inflight = None
         if inflight is not None and inflight.is_over and not is_replica:
             return None
-        volume = store.find_volume(change.volume_id)
-        if volume is None or change.volume_id in store.settling.volume_ids:
+        volume = self._context.find_writer(change.volume_id)
+        if volume is None:
             return None
         is_synced = change.file is not None and change.form.is_true("fsync")
         batches = self._batches.synced if is_synced else self._batches
@@ -110,7 +108,7 @@ class FastPathWrites:
             return None
         upload, small = None, None
         if change.file is None:
-            small = self._deletion(change, volume)
+            small = self._deletion(change)
         else:
             upload = self._upload(change, change.file)
             small = None if upload is None else SmallChange(upload.needle)
@@ -165,9 +163,12 @@ class FastPathWrites:
             upload.needle.needle_id, upload.needle.cookie = change.needle_id, change.cookie
         return upload
 
-    def _deletion(self, change: Change, volume: Volume) -> SmallChange | None:
-        ec = self._context.ec_volumes
+    def _deletion(self, change: Change) -> SmallChange | None:
+        ec, volumes = self._context.ec_volumes, self._context.open_volumes
         if ec is not None and ec.find(change.volume_id) is not None:
+            return None
+        volume = None if volumes is None else volumes.find_volume(change.volume_id)
+        if volume is None:
             return None
         try:
             needle = volume.try_read_cached(change.needle_id, change.cookie)

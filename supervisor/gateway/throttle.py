@@ -105,6 +105,10 @@ class Throttle:
         """Bounds the downloads together with those of other processes. Call this before the first request."""
         self.downloads = InflightBytes(self.downloads.limit, elsewhere=elsewhere, publish=publish)
 
+    def join_uploads(self, elsewhere: Callable[[], int], publish: Callable[[int], None]) -> None:
+        """As `join_downloads`, for uploads."""
+        self.uploads = InflightBytes(self.uploads.limit, elsewhere=elsewhere, publish=publish)
+
     def makes_wait(self, request: Request) -> bool:
         """Whether an upload must wait for room now. Replication never waits."""
         return self.uploads.is_over and request.parsed.query.get("type") != "replicate"

@@ -1,7 +1,8 @@
 """Numbers of the parent and of all workers, in memory that all of them map.
 
-How many connections each worker has, so that newcomers spread evenly. How many bytes of downloads each worker has in
-flight, because their bound is the server's. Which disks are out of service.
+How many connections each worker has, so that newcomers spread evenly. How many bytes of downloads and of uploads each
+worker has in flight, because their bounds are the server's. Which disks are out of service. How many bytes the workers
+have appended to volumes, and up to which number each disk has room.
 
 All workers accept from the same sockets. The kernel wakes all of them for a newcomer, and the first one to accept gets
 it. A worker that has more connections than another waits a moment before it accepts, so the other comes first. A number
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from supervisor.config.flags import WORKERS_MAX
@@ -23,14 +25,19 @@ if TYPE_CHECKING:
 _SLOT_NUMBERS = 8
 """Numbers of 8 bytes from one worker's to the next one's: a line of the processor's cache, which one process writes."""
 _ABSENT = (1 << 64) - 1
-_DOWNLOADS = 1
-"""Where in its slot a worker has the bytes of its downloads in flight."""
+_DOWNLOADS, _UPLOADS, _APPENDED = 1, 2, 3
+"""Where in its slot a worker has the bytes of its downloads in flight, of its uploads, and those that the workers of
+this number have appended since the start of the server."""
 _DISKS_AT = WORKERS_MAX * _SLOT_NUMBERS
 """Where the numbers of the disks begin, which the parent writes: 1 for one that is out of service."""
 MAX_DISKS = mmap.PAGESIZE // 8 - 1
 _PARENT_AT = _DISKS_AT + MAX_DISKS
 """Where the parent has the bytes of its downloads in flight."""
-_BYTES = 2 * mmap.PAGESIZE
+_ROOM_AT = _PARENT_AT + 1
+"""Where the second numbers of the disks begin: how many bytes the workers may have appended, all of them together,
+before the parent has to look at the disk again. 0 where only the parent may write."""
+_PARENTS_UPLOADS_AT = _ROOM_AT + MAX_DISKS
+_BYTES = 3 * mmap.PAGESIZE
 
 PAUSE_S = 0.001
 """The wait for each connection that this worker has more than the one with the fewest. The event loop measures in
@@ -53,6 +60,8 @@ class ConnectionBoard:
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, _BYTES)
         self._numbers = memoryview(self._map).cast("Q")
+        # Threads of one worker append to several disks.
+        self._appending = threading.Lock()
 
     @classmethod
     def create(cls, count: int) -> ConnectionBoard:
@@ -76,6 +85,7 @@ class ConnectionBoard:
         """Says that worker `number` does not run."""
         self._numbers[number * _SLOT_NUMBERS] = _ABSENT
         self._numbers[number * _SLOT_NUMBERS + _DOWNLOADS] = 0
+        self._numbers[number * _SLOT_NUMBERS + _UPLOADS] = 0
 
     def publish_downloads(self, number: int, in_flight_bytes: int) -> None:
         """Says how many bytes of downloads worker `number` has in flight."""
@@ -93,6 +103,42 @@ class ConnectionBoard:
     def downloads_besides(self, count: int, number: int) -> int:
         """How many bytes of downloads the parent and all `count` workers but `number` have in flight."""
         return self._numbers[_PARENT_AT] + self.downloads_of_workers(count, number)
+
+    def publish_uploads(self, number: int, in_flight_bytes: int) -> None:
+        """Says how many bytes of uploads worker `number` has in flight."""
+        self._numbers[number * _SLOT_NUMBERS + _UPLOADS] = in_flight_bytes
+
+    def publish_parents_uploads(self, in_flight_bytes: int) -> None:
+        """Says how many bytes of uploads the parent has in flight."""
+        self._numbers[_PARENTS_UPLOADS_AT] = in_flight_bytes
+
+    def uploads_of_workers(self, count: int, besides: int = -1) -> int:
+        """How many bytes of uploads `count` workers have in flight, leaving out worker `besides`."""
+        slots = (number * _SLOT_NUMBERS for number in range(count) if number != besides)
+        return sum(self._numbers[slot + _UPLOADS] for slot in slots)
+
+    def uploads_besides(self, count: int, number: int) -> int:
+        """How many bytes of uploads the parent and all `count` workers but `number` have in flight."""
+        return self._numbers[_PARENTS_UPLOADS_AT] + self.uploads_of_workers(count, number)
+
+    def note_appended(self, number: int, count_bytes: int) -> None:
+        """Worker `number` has appended bytes to a volume. Any thread of that worker calls it."""
+        with self._appending:
+            self._numbers[number * _SLOT_NUMBERS + _APPENDED] += count_bytes
+
+    def appended_by_workers(self, count: int) -> int:
+        """How many bytes `count` workers, and those before them, have appended, to any disk. Never shrinks."""
+        return sum(self._numbers[number * _SLOT_NUMBERS + _APPENDED] for number in range(count))
+
+    def set_room(self, disk_id: int, appended_bytes: int) -> None:
+        """Says how much the workers may have appended before the parent has to look at the disk; 0: nothing. Bytes of
+        other disks count as well, which makes the parent look too soon at most. `disk_id` is below MAX_DISKS.
+        """
+        self._numbers[_ROOM_AT + disk_id] = appended_bytes
+
+    def has_room(self, disk_id: int, count: int) -> bool:
+        """Whether `count` workers may append to volumes of a disk."""
+        return self.appended_by_workers(count) < self._numbers[_ROOM_AT + disk_id]
 
     def set_disk(self, disk_id: int, *, is_out: bool) -> None:
         """Says whether a disk is out of service. `disk_id` is below MAX_DISKS."""

@@ -141,6 +141,15 @@ class Workers:
                     nursery.start_soon(self._push_to, worker, kind, body, acknowledged)
         return len(acknowledged)
 
+    async def end(self, pid: int, why: str) -> None:
+        """Kills the worker with this process id, and waits for its end, for `end_s` at most. Another one takes its
+        place. Does nothing where it has ended.
+        """
+        for worker in list(self._running.values()):
+            if worker.process.pid == pid:
+                log.error("HTTP worker %d (pid %d) is ended: %s", worker.number, pid, why)
+                await self._kill(worker)
+
     async def refresh_counts(self) -> None:
         """Asks the running workers for their counts, for `counts_s` at most. `sums` then has what has come."""
         with trio.move_on_after(self._spec.bounds.counts_s):
@@ -165,6 +174,9 @@ class Workers:
         if self._stop_requested.is_set():
             return  # its place waits for its end
         log.error("HTTP worker %d (pid %d) is ended: %s: %s", worker.number, worker.process.pid, kind, why)
+        await self._kill(worker)
+
+    async def _kill(self, worker: _Worker) -> None:
         worker.kill()
         with trio.move_on_after(self._spec.bounds.end_s):
             await worker.has_ended.wait()

@@ -87,11 +87,14 @@ class ParentLookup:
 
 
 class SharedVolume(NamedTuple):
-    """A volume that the parent shares. `path` leads to the share, while the parent runs and the volume is open."""
+    """A volume that the parent shares. `path` leads to the share, while the parent runs and the volume is open.
+    `may_write`: whether workers may change the volume.
+    """
 
     path: str
     disk_id: int
     disk_type: str
+    may_write: bool = False
 
     def as_data(self) -> JsonObject:
         return self._asdict()
@@ -99,7 +102,7 @@ class SharedVolume(NamedTuple):
     @classmethod
     def from_data(cls, data: Fields) -> SharedVolume:
         """Raises BadControlMessage."""
-        return cls(data.text("path"), data.integer("disk_id"), data.text("disk_type"))
+        return cls(data.text("path"), data.integer("disk_id"), data.text("disk_type"), data.boolean("may_write"))
 
 
 SHARE_S = 30.0

@@ -105,6 +105,7 @@ class WorkerSettings:
         backend: where everything is forwarded to; None where the parent has the volumes.
         parent_descriptor: the parent's private socket, where the parent has the volumes; see `native_worker`.
         max_download_bytes: the most bytes of downloads in flight in all processes of the server together; 0: no bound.
+        max_upload_bytes: as `max_download_bytes`, of uploads.
         max_volumes: how many volumes a worker may have open.
         is_stopping: whether the server was asked to stop.
     """
@@ -126,6 +127,7 @@ class WorkerSettings:
     backend: BackendAddress | None = None
     parent_descriptor: int | None = None
     max_download_bytes: int = 0
+    max_upload_bytes: int = 0
     max_volumes: int = 0
 
     def as_data(self) -> JsonObject:
@@ -147,6 +149,7 @@ class WorkerSettings:
             "backend": None if self.backend is None else self.backend.as_data(),
             "parent_descriptor": self.parent_descriptor,
             "max_download_bytes": self.max_download_bytes,
+            "max_upload_bytes": self.max_upload_bytes,
             "max_volumes": self.max_volumes,
         }
 
@@ -170,6 +173,7 @@ class WorkerSettings:
             backend=None if data.is_none("backend") else BackendAddress.from_data(data.object("backend")),
             parent_descriptor=None if data.is_none("parent_descriptor") else data.integer("parent_descriptor"),
             max_download_bytes=data.integer("max_download_bytes"),
+            max_upload_bytes=data.integer("max_upload_bytes"),
             max_volumes=data.integer("max_volumes"),
         )
 

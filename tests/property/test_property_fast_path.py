@@ -1,6 +1,6 @@
 """The fast path does what the ordinary way does, or it leaves the request to the ordinary way and has changed nothing:
 the same answers byte for byte, the same bytes in the volume's files, the same counts and the same lines in the access
-log, under all settings.
+log, under all settings. So does the fast path of a worker, whose volumes are attached to those of another process.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import copy
 import logging
 import re
+import threading
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ import trio
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support.disks import DiskInService
 from support.fast_path_requests import (
     EXPIRING,
     NOW_S,
@@ -47,6 +49,10 @@ from native_handlers.http import write as ordinary_write
 from native_handlers.http.context import HttpContext
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.message import HeldAnswer, Listener, PendingAnswer
+from native_handlers.storage.settling import Settling
+from native_handlers.storage.shared.attach import share_volume
+from native_handlers.storage.shared.reading import attach_for_reading
+from native_handlers.storage.shared.writing import attach_for_writing
 from supervisor.fast_path import writes as fast_writes
 from supervisor.fast_path.fast_path import FastPath
 from supervisor.fast_path.write_batch import DiskBatches
@@ -111,18 +117,54 @@ rules = st.builds(
 )
 
 
-class Node:
-    """A store, and both ways into it under each of the rules. `taken` counts what the fast path has answered."""
+def clock_ns():
+    return NOW_S * 10**9
 
-    def __init__(self, path):
+
+class Attached:
+    """The volumes of a store as a worker has them; see `AttachedVolumes`."""
+
+    def __init__(self, store):
+        self.settling = Settling()
+        self._readers, self._writers = {}, {}
+        for volume in store.volumes():
+            fd = share_volume(volume, loop_thread=threading.get_ident())
+            self._readers[volume.id] = attach_for_reading(
+                fd, DiskInService(), clock_ns, loop_thread=threading.get_ident()
+            )
+            self._writers[volume.id] = attach_for_writing(fd, DiskInService(), clock_ns)
+
+    def find_volume(self, vid):
+        return self._readers.get(vid)
+
+    def find_writer(self, vid):
+        return self._writers.get(vid)
+
+    def close(self):
+        for volume in (*self._readers.values(), *self._writers.values()):
+            volume.detach()
+
+
+class Node:
+    """A store, and both ways into it under each of the rules. `taken` counts what the fast path has answered.
+
+    Args:
+        is_worker: the fast path is that of a worker.
+    """
+
+    def __init__(self, path, *, is_worker=False):
         self.path = path
-        self.store = open_at(path, clock_ns=lambda: NOW_S * 10**9)
+        self.store = open_at(path, clock_ns=clock_ns)
         self.store.allocate_volume(PLAIN)
         self.store.allocate_volume(EXPIRING, ttl="3m")
         self.store.allocate_volume(SEALED)
         self.store.get_volume(SEALED).marks.mark_read_only(can_delete=False, persist=False)
         self.store.allocate_volume(REPLICATED, replication="001")
-        self.context = HttpContext(settings=SETTINGS, node=None, store=self.store)
+        self.context = self.fast_context = HttpContext(settings=SETTINGS, node=None, store=self.store)
+        self.attached = None
+        if is_worker:
+            self.attached = Attached(self.store)
+            self.fast_context = replace(self.context, store=None, attached=self.attached)
         self.batches = DiskBatches(wait_s=LIMIT_S)
         self.taken = Counter()
         self.lines = []
@@ -130,6 +172,8 @@ class Node:
 
     def close(self):
         self.batches.close()
+        if self.attached is not None:
+            self.attached.close()
         self.store.close()
 
     def way(self, rules):
@@ -143,7 +187,7 @@ class Node:
             ]
             throttle, table = Throttle(*limits), LiveTable(table_native(NATIVE_HTTP))
             gateway = HttpGateway(table, NATIVE_HTTP, self.context, None, guard, throttle)
-            fast_path = FastPath(self.context, gateway, self.batches)
+            fast_path = FastPath(self.fast_context, gateway, self.batches)
             throttle.uploads.bytes, throttle.downloads.bytes = rules.upload_bytes or 0, rules.download_bytes or 0
             self._ways[rules] = SimpleNamespace(gateway=gateway, fast_path=fast_path, throttle=throttle)
         return self._ways[rules]
@@ -220,9 +264,13 @@ def same_time():
         yield
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    made = [Node(tmp_path_factory.mktemp(name)) for name in ("fast", "ordinary")]
+@pytest.fixture(scope="module", params=[False, True], ids=["one process", "a worker"])
+def nodes(request, tmp_path_factory):
+    """The first one answers by the fast path where it can, the other one by the ordinary way alone."""
+    made = [
+        Node(tmp_path_factory.mktemp("fast"), is_worker=request.param),
+        Node(tmp_path_factory.mktemp("ordinary")),
+    ]
     for node in made:
         node.write(usual_needle())
         node.write(bare_needle())

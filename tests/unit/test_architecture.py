@@ -101,7 +101,6 @@ ONE_IMPORTER = {
     "supervisor/assembly/open_engines.py": "loads `both_engines` late; in `engines` this would be a circle",
     "supervisor/backend/channel.py": "gRPC threads use it; `handle` belongs to the event loop and imports no grpc",
     "supervisor/cli/version_command.py": "a command",
-    "supervisor/fast_path/fast_path.py": "chooses between reads and changes, which do not know each other",
     "supervisor/gateway/grpc_reflection.py": "a service of its own",
     "supervisor/net/file_pieces.py": "reading for a socket, apart from the transport that sends",
     "native_handlers/grpc/state_keeper.py": "implements a protocol of `node`, which imports no room of the store",

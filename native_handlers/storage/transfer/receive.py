@@ -103,9 +103,7 @@ class StagedFile:
         self.size_bytes += len(data)
 
     def _take_room(self, usage: DiskUsage, count: int) -> None:
-        usage.left_bytes -= count
-        if usage.left_bytes < 0:
-            usage.look_again()
+        usage.note_appended(count)
         if usage.is_low:
             raise OSError(errno.ENOSPC, "no space left above -minFreeSpace", str(self.target))
 

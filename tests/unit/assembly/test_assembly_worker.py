@@ -277,6 +277,104 @@ async def test_where_too_many_bytes_are_in_flight_reads_are_left_to_the_parent(t
         assert worker.board.downloads_of_workers(2) == 0, "all was sent"
 
 
+PUT = b"PUT /3,05637037d6 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nsmall"
+DELETE_5 = DELETE.replace(b"01637037d6", b"05637037d6")
+
+
+async def writable_volume(worker, tmp_path, opened, client):
+    """A volume that the worker has open, also for changes."""
+    volume = await opened_volume(worker, tmp_path, opened)
+    worker.shared[3] = worker.shared[3]._replace(may_write=True)
+    worker.board.set_room(0, 1 << 20)
+    await until_read_here(worker, client)
+
+    async def is_written_here():
+        return "x-seen" not in (await client.ask(PUT)).headers
+
+    while not await is_written_here():
+        pass
+    return volume
+
+
+async def test_a_worker_of_a_native_server_makes_small_changes_itself(tmp_path, opened):
+    async with running(WorkerOfNative) as worker, worker.client() as client:
+        volume = await writable_volume(worker, tmp_path, opened, client)
+        handed_on = len(worker.seen)
+        assert volume.read(5, cookie=0x637037D6).needle.data == b"small"
+        for request, status in (
+            (PUT, 204),
+            (PUT.replace(b"small", b"other"), 201),
+            (PUT.replace(b"d6 HTTP", b"d6?fsync=true HTTP").replace(b"small", b"third"), 201),
+            (DELETE_5, 202),
+        ):
+            assert (await client.ask(request)).status == status
+        assert worker.board.appended_by_workers(2) > 100
+        counts = worker.serving.counts()
+        assert (counts.requests["http.write", Engine.NATIVE], counts.requests["http.delete", Engine.NATIVE]) == (4, 1)
+        assert counts.server.request_total["PUT", "201"] == 3
+        assert len(worker.seen) == handed_on == counts.handed_on
+        for left in (
+            DELETE_5,
+            PUT.replace(b"d6 HTTP", b"d7 HTTP"),  # another cookie
+            PUT.replace(b"Content-Length: 5", b"Content-Length: 40000").replace(b"small", bytes(40_000)),
+            PUT.replace(b"/3,", b"/4,"),
+        ):
+            assert "x-seen" in (await client.ask(left)).headers
+        assert worker.serving.counts().requests == counts.requests, "the parent counts those"
+        worker.shared[3] = worker.shared[3]._replace(may_write=False)
+        await worker.serving.release([3])
+        await until_read_here(worker, client)
+        assert "x-seen" in (await client.ask(PUT)).headers
+
+
+async def test_what_the_parent_alone_may_write_is_left_to_it(tmp_path, opened):
+    async with running(WorkerOfNative, max_upload_bytes=100) as worker, worker.client() as client:
+        volume = await writable_volume(worker, tmp_path, opened, client)
+
+        async def is_left():
+            size = volume.size_bytes
+            left = "x-seen" in (await client.ask(PUT.replace(b"small", b"%5d" % (size % 100_000)))).headers
+            assert left == (volume.size_bytes == size)
+            return left
+
+        assert not await is_left()
+        volume.claim.take("is being copied", holds_writes=True)
+        assert await is_left()
+        volume.claim.give_up()
+        volume.marks.mark_read_only(can_delete=True, persist=False)
+        assert await is_left()
+        volume.marks.mark_writable()
+        assert not await is_left()
+        for number, count in ((0, 1), (1, 1)):
+            worker.board.set_room(0, worker.board.appended_by_workers(2))
+            assert await is_left(), "the disk may be full"
+            worker.board.set_room(0, worker.board.appended_by_workers(2) + count)
+            assert not await is_left()
+            worker.board.set_room(0, 1 << 20)
+            worker.board.note_appended(number, 1 << 20)
+            assert await is_left()
+            worker.board.set_room(0, 1 << 30)
+        worker.board.set_disk(0, is_out=True)
+        assert await is_left()
+        worker.board.set_disk(0, is_out=False)
+        worker.board.publish_uploads(1, 101)
+        assert await is_left()
+        assert "x-seen" not in (await client.ask(PUT.replace(b"d6 HTTP", b"d6?type=replicate HTTP"))).headers
+        worker.board.publish_uploads(1, 100)
+        assert not await is_left()
+        worker.board.publish_uploads(1, 0)
+        worker.board.publish_parents_uploads(101)
+        assert await is_left()
+        worker.board.publish_parents_uploads(0)
+        worker.serving.set_access(AccessRules(("10.0.0.1",)))
+        assert await is_left()
+        worker.serving.set_access(AccessRules((), b"key", b""))
+        assert await is_left()
+        worker.serving.set_access(AccessRules(("127.0.0.1",)))
+        assert not await is_left()
+        assert worker.board.uploads_of_workers(2) == 0, "all was received"
+
+
 async def test_the_parents_fast_path_gets_whole_uploads():
     async with running(WorkerOfNative) as worker, worker.client() as client:
         await client.ask(GET)

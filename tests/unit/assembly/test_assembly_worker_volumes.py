@@ -17,7 +17,9 @@ from native_handlers.format.needle import Needle
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import DiskUnavailable
 from native_handlers.storage.shared.attach import share_volume
-from supervisor.assembly.shared_volumes import SharedVolumes, showing_disks
+from native_handlers.storage.shared.share import PASSING_BYTES
+from supervisor.assembly.shared_volumes import SharedVolumes
+from supervisor.assembly.shown_disks import show_disks
 from supervisor.assembly.worker_volumes import ASK_AGAIN_S, WorkerVolumes
 from supervisor.workers.board import ConnectionBoard
 from supervisor.workers.channel import CallRefused
@@ -70,7 +72,7 @@ class Parent:
 
 @asynccontextmanager
 async def worker_of(parent, board, most=10):
-    volumes = WorkerVolumes(parent, board, most)
+    volumes = WorkerVolumes(parent, board, most, number=0, count=2)
     parent.workers.append(volumes)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(volumes.serve)
@@ -102,6 +104,114 @@ async def test_the_first_read_of_a_volume_attaches_it(store, board):
         assert parent.asked == [7]
         assert store.find_volume(8).share_generation == 0, "nobody has asked for it"
     assert volume.is_closed
+
+
+async def writer_in(volumes, volume_id):
+    """The volume for changes, once it is open in the worker."""
+    await until(lambda: volumes.find_writer(volume_id) is not None)
+    return volumes.find_writer(volume_id)
+
+
+async def test_a_volume_is_attached_for_changes_at_its_first_change(store, board):
+    parent = Parent(store)
+    store.add_listener(parent.shared.note)
+    hide_disks = show_disks(store, board, 2)
+    async with worker_of(parent, board) as volumes:
+        reader = await opened_in(volumes, 7)
+        assert volumes.find_writer(7) is None
+        writer = await writer_in(volumes, 7)
+        assert writer is not reader
+        await trio.to_thread.run_sync(writer.write, Needle(needle_id=1, cookie=COOKIE, data=b"newer"))
+        assert get(reader) == get(store.find_volume(7)) == b"newer"
+        assert board.appended_by_workers(2) == board.appended_by_workers(1) > 0
+        await trio.to_thread.run_sync(store.unmount_volume, 7)
+        assert parent.told == [7]
+        assert reader.is_closed
+        assert writer.is_closed
+    hide_disks()
+
+
+async def test_a_volume_with_shards_here_is_changed_by_the_parent_alone(store, board, monkeypatch):
+    """A deletion is one of the shards then."""
+    parent, coded = Parent(store), set()
+    remove = store.ec.add_listener(parent.shared.note_shards)
+    monkeypatch.setattr(store.ec, "copies", lambda volume_id: tuple(coded & {volume_id}))
+    async with worker_of(parent, board) as volumes:
+        await writer_in(volumes, 7)
+        coded.add(7)
+        await trio.to_thread.run_sync(store.ec.tell)
+        assert parent.told == [7]
+        assert get(await opened_in(volumes, 7)) == b"data"
+        assert volumes.find_writer(7) is None
+        await until(lambda: not volumes.is_asking(7))
+        assert volumes.find_writer(7) is None
+        coded.clear()
+        await trio.to_thread.run_sync(store.ec.tell)
+        assert parent.told == [7, 7]
+        await writer_in(volumes, 7)
+    remove()
+
+
+async def test_what_others_write_is_followed_without_a_read(store, board):
+    """A reader that is far behind would be read in threads."""
+    parent = Parent(store)
+    async with worker_of(parent, board) as volumes:
+        reader, owner = await opened_in(volumes, 7), store.find_volume(7)
+        for number in range(2, 2 + PASSING_BYTES // 16 + 10):
+            owner.write(Needle(needle_id=number, cookie=COOKIE, data=b"data"))
+        assert reader.handle.is_behind
+        assert reader.try_read_cached(1, COOKIE) is None
+        await until(lambda: not reader.handle.is_behind)
+        assert reader.try_read_cached(1, COOKIE).data == b"data"
+
+
+async def test_the_parents_event_loop_follows_little_of_what_workers_write(store, board):
+    parent = Parent(store)
+    hide_disks = show_disks(store, board, 2)
+    async with worker_of(parent, board) as volumes:
+        writer, owner = await writer_in(volumes, 7), store.find_volume(7)
+
+        def write_many():
+            for number in range(2, 2 + PASSING_BYTES // 16 + 10):
+                writer.write(Needle(needle_id=number, cookie=COOKIE, data=b"data"))
+
+        await trio.to_thread.run_sync(write_many)
+        assert owner.try_read_cached(1, COOKIE) is None
+        assert not owner.is_closed
+        assert owner.handle.is_behind, "neither has followed"
+        assert (await trio.to_thread.run_sync(owner.report)).file_count == 2 + PASSING_BYTES // 16 + 9
+        assert owner.try_read_cached(1, COOKIE).data == b"data"
+    hide_disks()
+
+
+async def test_the_room_of_a_disk_is_the_servers(store, board):
+    [location] = store.locations
+    hide_disks = show_disks(store, board, 2)
+    assert board.has_room(0, 2)
+    location.usage.left_bytes = 1000
+    location.usage.tell()
+    board.note_appended(1, 999)
+    assert board.has_room(0, 2)
+    board.note_appended(0, 1)
+    assert not board.has_room(0, 2)
+    asked = []
+    location.usage.ask = lambda: asked.append(1)
+    location.usage.note_appended(1)
+    assert asked, "the parent has less left than it would have alone"
+    del location.usage.ask
+    location.usage.ask()
+    assert board.has_room(0, 2)
+    location.usage.is_low = True
+    location.usage.tell()
+    assert not board.has_room(0, 2)
+    location.usage.ask()
+    assert board.has_room(0, 2)
+    location.room.is_short = True
+    location.usage.tell()
+    assert not board.has_room(0, 2)
+    location.health.look()
+    assert board.has_room(0, 2), "the reserve is whole again"
+    hide_disks()
 
 
 async def test_an_unmount_returns_when_the_workers_have_let_go(store, board):
@@ -238,16 +348,17 @@ async def test_a_number_that_leads_elsewhere_by_now_is_no_volume(store, board, c
 async def test_a_disk_out_of_service_is_so_in_every_worker_at_once(store, board):
     parent = Parent(store)
     [location] = store.locations
+    hide_disks = show_disks(store, board, 2)
     async with worker_of(parent, board) as volumes:
-        with showing_disks(store, board):
-            volume = await opened_in(volumes, 7)
-            take_out_of_service(location)
-            with pytest.raises(DiskUnavailable):
-                get(volume)
-            with pytest.raises(CallRefused):
-                await parent.ask(8)
-            bring_back(location)
-            assert get(volume) == b"data"
+        volume = await opened_in(volumes, 7)
+        take_out_of_service(location)
+        with pytest.raises(DiskUnavailable):
+            get(volume)
+        with pytest.raises(CallRefused):
+            await parent.ask(8)
+        bring_back(location)
+        assert get(volume) == b"data"
+        hide_disks()
         take_out_of_service(location)
         assert get(volume) == b"data", "the board is gone"
         bring_back(location)
