@@ -33,8 +33,11 @@ LOG = logging.getLogger(__name__)
 OUTPUT_LOG = logging.getLogger("supervisor.backend.output")
 
 READ_BYTES = 65536
-FIRST_PROBE_PAUSE_S = 0.02
+LEAST_PROBE_PAUSE_S = 0.02
 MAX_PROBE_PAUSE_S = 0.2
+PROBE_PAUSE_PART = 1 / 20
+"""The pause between two probes is this part of the time since the child's start. So a child that is ready is found
+about as much later at most."""
 PROBE_LIMIT_S = 5.0
 LAST_WORDS_S = 2.0
 """How long output is still read after the exit. The pipe ends sooner unless another process holds it."""
@@ -214,10 +217,9 @@ class _Runner:
             nursery.cancel_scope.deadline = trio.current_time() + LAST_WORDS_S
 
     async def _announce_ready(self) -> None:
-        pause_s, handle = FIRST_PROBE_PAUSE_S, self._handle
-        while not await self._is_serving():
-            await trio.sleep(pause_s)
-            pause_s = min(MAX_PROBE_PAUSE_S, pause_s * 1.5)
+        began_s, handle = trio.current_time(), self._handle
+        while not await self._is_serving():  # noqa: ASYNC110  another process cannot set an event
+            await trio.sleep(probe_pause_s(trio.current_time() - began_s))
         await self._spec.before_ready()
         if handle.is_stop_requested:
             return
@@ -277,6 +279,12 @@ class _Runner:
 
 
 # ---- Asks the child whether it serves. Readiness is an answer, never a time since the start.
+
+
+def probe_pause_s(since_start_s: float) -> float:
+    """How long to wait before the next probe of a child that was not ready `since_start_s` after its start."""
+    return min(max(since_start_s * PROBE_PAUSE_PART, LEAST_PROBE_PAUSE_S), MAX_PROBE_PAUSE_S)
+
 
 _HEAD_LIMIT_BYTES = 4096
 _REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -18,7 +18,7 @@ from support.descriptors import open_descriptors
 from support.waiting import LIMIT_S, until
 
 from supervisor.backend.channel import BackendChannel
-from supervisor.backend.child import BackendSpec, is_serving, serve_backend
+from supervisor.backend.child import BackendSpec, is_serving, probe_pause_s, serve_backend
 from supervisor.backend.errors import BackendGaveUp, BackendStartFailed
 from supervisor.backend.handle import BackendState
 from supervisor.backend.ports import BackendPorts
@@ -273,3 +273,14 @@ async def test_what_closes_without_an_answer_or_answers_something_else_does_not_
             port = listener.socket.getsockname()[1]
             assert not await is_serving(BackendPorts(http=port, grpc=port, public=port, metrics=port))
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("ready_s", "late_s"), [(0.0, 0.021), (0.3, 0.021), (0.8, 0.042), (2.0, 0.11), (60.0, 0.201)])
+def test_a_child_that_is_ready_is_found_soon(ready_s, late_s):
+    """And one that takes long is not asked all the time."""
+    at_s = probes = 0
+    while at_s < ready_s:
+        at_s += probe_pause_s(at_s)
+        probes += 1
+    assert at_s - ready_s <= late_s
+    assert probes <= 20 + 20 * ready_s
