@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from supervisor.assembly.node import Node
     from supervisor.config.config import Config
     from supervisor.routing.table import Table
+    from supervisor.workers.spawn import EarlyWorkers
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +63,16 @@ EXPECTED_ERRORS = (
 """Errors that end a server with one line in the log and no traceback: the operator can act on the line."""
 
 
-def run(config: Config) -> int:
-    """Runs one server until it is told to stop. Returns the exit status: 0 after a drain, 1 after an expected error."""
+def run(config: Config, early_workers: EarlyWorkers | None = None) -> int:
+    """Runs one server until it is told to stop. Returns the exit status: 0 after a drain, 1 after an expected error.
+
+    The server takes `early_workers`; the caller ends those that are left.
+    """
     set_up_logging(config.log)
     raise_limit()
     for warning in config.warnings:
         log.warning("%s", warning)
-    return run_until_stopped(partial(serve_node, config))
+    return run_until_stopped(partial(serve_node, config, early_workers=early_workers))
 
 
 def run_until_stopped(serve: Callable[[StopRequest], Awaitable[None]]) -> int:
@@ -92,9 +96,9 @@ def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return leaves
 
 
-async def serve_node(config: Config, stop: StopRequest) -> None:
+async def serve_node(config: Config, stop: StopRequest, *, early_workers: EarlyWorkers | None = None) -> None:
     """Runs one server from start to end, signals included."""
-    node = await trio.to_thread.run_sync(make_node, config, stop)
+    node = await trio.to_thread.run_sync(make_node, config, stop, early_workers)
     async with trio.open_nursery() as signals:
         await signals.start(serve_signals, stop, partial(reload, node))
         await serve_until_stopped(node)

@@ -8,8 +8,6 @@ Loaded only with -workers. docs/workers.md has the design.
 from __future__ import annotations
 
 import logging
-import socket
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,7 +19,7 @@ from supervisor.assembly.http_context import make_http_settings
 from supervisor.assembly.http_service import HEALTH_REQUESTS
 from supervisor.assembly.lifecycle import DRAIN_HTTP_S
 from supervisor.backend.handle import BackendHandle
-from supervisor.backend.process import start_tied
+from supervisor.backend.process import TiedProcess
 from supervisor.control.metrics import HttpCountCollector
 from supervisor.control.text_format import Family
 from supervisor.control.volume_metrics import OWN_PREFIX
@@ -39,8 +37,10 @@ from supervisor.workers.channel import CallRefused
 from supervisor.workers.pool import WorkerBounds, Workers, WorkersSpec
 from supervisor.workers.service import start_body
 from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
+from supervisor.workers.spawn import WorkerKind, send_descriptors, spawn_worker
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import ExitStack
 
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     from supervisor.assembly.node import Node
     from supervisor.assembly.shared_volumes import SharedVolumes
     from supervisor.assembly.tasks import Tasks
-    from supervisor.backend.process import TiedProcess
     from supervisor.cluster.master_client import MasterClient
     from supervisor.gateway.handed_on import HandedOnRequests, NativeSource
     from supervisor.net.listeners import BoundListener
     from supervisor.routing.decision import Engine
     from supervisor.workers.channel import CallHandler
     from supervisor.workers.messages import Fields, JsonObject
+    from supervisor.workers.spawn import EarlyWorkers
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,7 @@ def prepare_workers(
     count, plan = node.config.workers, node.descriptors
     links = max(plan.links // count, LEAST_LINKS)
     backend, native = (source, None) if isinstance(source, BackendHandle) else (None, source)
+    kind = WorkerKind.FORWARDING if native is None else WorkerKind.NATIVE
     service = None if native is None else make_service(native.requests, count * links, at_end)
     board = ConnectionBoard.create(count)
     at_end.callback(board.close)
@@ -167,7 +168,7 @@ def prepare_workers(
         tasks.throttle.join_uploads(partial(board.uploads_of_workers, count), board.publish_parents_uploads)
     spec = WorkersSpec(
         count=count,
-        start=lambda _number: start_worker(descriptors),
+        start=lambda _number: start_worker(node.early_workers, kind, descriptors),
         settings=settings,
         handlers=handlers,
         note_end=board.mark_absent,
@@ -232,7 +233,7 @@ class PrivateService:
     """Serves the requests that workers hand on.
 
     Attributes:
-        descriptor: workers inherit it, and connect through it.
+        descriptor: workers get a copy, and connect through it.
         serve: serves until its scope is cancelled, and drains.
     """
 
@@ -331,23 +332,18 @@ async def find_holders(lookup: MasterClient, body: Fields) -> JsonObject:
     return {"holders": rows}
 
 
-def start_worker(descriptors: Sequence[int]) -> tuple[TiedProcess, socket.socket]:
-    """Starts a worker that inherits `descriptors`. Returns it, and this end of its control channel.
+def start_worker(
+    early: EarlyWorkers, kind: WorkerKind, descriptors: Sequence[int]
+) -> tuple[TiedProcess, socket.socket]:
+    """A worker that was started early, or else a new one, with copies of `descriptors`. Returns it, and this end of its
+    control channel.
 
     Raises:
-        BackendStartFailed: the system has no process or descriptor left. Nothing runs.
+        BackendStartFailed: the system has no process or descriptor left, or the early worker has ended. Nothing runs.
     """
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    with theirs:
-        # -P: a directory `supervisor` in the working directory must not be imported.
-        command = [sys.executable, "-P", "-m", "supervisor.assembly.worker", str(theirs.fileno())]
-        try:
-            return start_tied(command, (*descriptors, theirs.fileno())), ours
-        except BaseException:
-            ours.close()
-            raise
+    worker = early.take() or spawn_worker(kind)
+    send_descriptors(worker, descriptors)
+    return TiedProcess(worker.popen, worker.pidfd), worker.channel
 
 
 # ---- The workers in the metrics of the node.

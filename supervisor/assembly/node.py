@@ -22,6 +22,7 @@ from supervisor.config.security import reload_security
 from supervisor.net.channel import open_channel
 from supervisor.routing.live import open_live_table
 from supervisor.routing.native import native_names
+from supervisor.workers.spawn import EarlyWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +78,8 @@ class Node:
     descriptors: DescriptorPlan
     heartbeat: HeartbeatHandle
     reloads: Reloads
+    early_workers: EarlyWorkers
+    """HTTP workers that run already, and wait to be taken."""
     self_mark: SelfMark = field(default_factory=SelfMark)
     """The mark by which this process recognises its own calls."""
     started_at_s: float = field(default_factory=time.time)
@@ -116,7 +119,7 @@ def _sources(table: Table) -> list[str]:
     return [NATIVE_SOURCE] if table.is_data_native else [CHILD_SOURCE]
 
 
-def make_node(config: Config, stop: StopRequest) -> Node:
+def make_node(config: Config, stop: StopRequest, early_workers: EarlyWorkers | None = None) -> Node:
     """The node that `config` describes. Asks the backend for its version, which may take a second. Starts nothing.
 
     Raises:
@@ -157,6 +160,7 @@ def make_node(config: Config, stop: StopRequest) -> Node:
         ),
         heartbeat=HeartbeatHandle(masters),
         reloads=Reloads(),
+        early_workers=early_workers or EarlyWorkers(),
     )
 
 

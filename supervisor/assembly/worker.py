@@ -1,69 +1,49 @@
-"""An HTTP worker as a program: `python -m supervisor.assembly.worker DESCRIPTOR`. The parent starts it; see
+"""An HTTP worker as a program: `python -m supervisor.assembly.worker DESCRIPTOR [KIND]`. The parent starts it; see
 docs/workers.md.
 
-It makes the same objects that serve HTTP in the server's own process, out of the settings that the parent sends over
-the socket with this descriptor. It loads neither grpcio nor Pillow, and numpy only to read volumes: a test holds that.
+DESCRIPTOR is the worker's end of the control channel. KIND names the modules that it will need. It makes the same
+objects that serve HTTP in the server's own process, out of the settings that the parent sends. It loads neither grpcio
+nor Pillow, and numpy only to read volumes: a test holds that.
 """
 
 from __future__ import annotations
 
-import os
+import importlib
 import signal
 import socket
 import sys
-from functools import partial
-from typing import TYPE_CHECKING
 
-import trio
-
-from supervisor.assembly.collector import settled_objects
-from supervisor.logs.setup import set_up_logging
-from supervisor.workers.channel import ControlChannel
-from supervisor.workers.service import ParentLookup, ParentVolumes, WorkerService
-
-if TYPE_CHECKING:
-    from supervisor.workers.service import Serving
-    from supervisor.workers.settings import WorkerSettings
+from supervisor.assembly.collector import set_apart, without_collection
+from supervisor.assembly.descriptors import raise_limit
+from supervisor.workers.spawn import WorkerKind, receive_descriptors
 
 PARENTS_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGHUP)
 """Signals that only the parent acts on. A service manager sends them to all processes of the service at once; the
 workers must go on until the parent says how."""
 
-
-def make_serving(settings: WorkerSettings, channel: ControlChannel) -> Serving:
-    """What a worker with these settings serves with. Only the modules of its kind are loaded.
-
-    Raises:
-        BadCertificate: a certificate cannot be used now.
-    """
-    if settings.backend is not None:
-        from supervisor.assembly.forwarding_worker import ForwardingWorker  # noqa: PLC0415
-
-        return ForwardingWorker(settings, settings.backend, ParentLookup(channel))
-    from supervisor.assembly.native_worker import NativeWorker  # noqa: PLC0415
-
-    return NativeWorker(settings, ParentVolumes(channel))
-
-
-async def serve_worker(descriptor: int) -> None:
-    """Serves until the parent says that it is over, or is gone."""
-    channel = ControlChannel(socket.socket(fileno=descriptor))
-
-    def make(settings: WorkerSettings) -> Serving:
-        set_up_logging(settings.log)
-        return make_serving(settings, channel)
-
-    token = trio.lowlevel.current_trio_token()
-    with settled_objects(partial(token.run_sync_soon, idempotent=True)):
-        await WorkerService(channel, make).run()
+MODULES_OF = {
+    WorkerKind.NATIVE: "supervisor.assembly.native_worker",
+    WorkerKind.FORWARDING: "supervisor.assembly.forwarding_worker",
+}
 
 
 def main(arguments: list[str]) -> int:
     """Runs one worker. Returns the exit status: 0 after a drain, or when the parent has gone."""
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    os.set_inheritable(int(arguments[0]), False)
-    trio.run(serve_worker, int(arguments[0]))
+    channel = socket.socket(fileno=int(arguments[0]))
+    channel.set_inheritable(False)
+    raise_limit()  # the parent has not raised its own if it started this worker early
+    with without_collection():
+        # After the signals: loading takes most of a worker's start.
+        from supervisor.assembly.worker_run import run_worker  # noqa: PLC0415
+
+        for kind in arguments[1:]:
+            importlib.import_module(MODULES_OF[WorkerKind(kind)])
+        set_apart()
+    descriptors = receive_descriptors(channel)
+    if descriptors is not None:
+        run_worker(channel, descriptors)
     return 0
 
 

@@ -13,22 +13,19 @@ How the processes end:
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from supervisor.backend.errors import BackendStartFailed
+from supervisor.backend.launch import launch
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping, Sequence
-
-LAUNCHER = Path(__file__).with_name("launcher.py")
+    from pathlib import Path
 
 
 class TiedProcess:
@@ -106,61 +103,10 @@ def start_child(
     except OSError as error:
         raise BackendStartFailed(command, error) from error
     try:
-        popen, pidfd = _start(command, environment, directory, descriptors, write_end)
+        popen, pidfd = launch(command, descriptors, write_end, environment=environment, directory=directory)
     except BaseException:
         os.close(read_end)
         raise
     finally:
         os.close(write_end)
     return ChildProcess(popen, pidfd, trio.lowlevel.FdStream(read_end))
-
-
-def start_tied(command: Sequence[str], descriptors: Sequence[int]) -> TiedProcess:
-    """As `start_child`, for a process that writes to the standard error of this process."""
-    return TiedProcess(*_start(command, None, None, descriptors, None))
-
-
-def _start(
-    command: Sequence[str],
-    environment: Mapping[str, str] | None,
-    directory: Path | None,
-    descriptors: Sequence[int],
-    output: int | None,
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Starts `command` with `output` as its stdout and stderr; None leaves it those of this process."""
-    program = os.path.abspath(command[0])
-    _check_executable(command, program)
-    try:
-        popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-E", str(LAUNCHER), str(os.getpid()), program, *command[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=directory,
-            env=environment,
-            process_group=0,
-            pass_fds=tuple(descriptors),
-        )
-    except OSError as error:
-        raise BackendStartFailed(command, error) from error
-    return popen, _open_pidfd(popen)
-
-
-def _open_pidfd(popen: subprocess.Popen[bytes]) -> int:
-    """A pidfd of the new child. Without one (no descriptor is left) the child cannot be managed, and is killed."""
-    try:
-        return os.pidfd_open(popen.pid)
-    except OSError as error:
-        popen.kill()
-        popen.wait()
-        raise BackendStartFailed([str(LAUNCHER)], error) from error
-
-
-def _check_executable(command: Sequence[str], program: str) -> None:
-    """Checks what execve checks in the child: there only the child's output would show the failure."""
-    try:
-        os.stat(program)
-    except OSError as error:
-        raise BackendStartFailed(command, error) from error
-    if not os.access(program, os.X_OK) or os.path.isdir(program):
-        raise BackendStartFailed(command, PermissionError(errno.EACCES, "it is not an executable file"))

@@ -87,12 +87,32 @@ def _volume(argv: list[str]) -> int:
     config = load_config(argv, os.environ, _current_directory())
     if config.mode is Mode.EXEC:
         return _become_backend(config)
+    if config.workers:
+        return _run_with_workers(config)
+    return _load_app()(config)
+
+
+def _run_with_workers(config: Config) -> int:
+    """Starts the workers first: they load their modules while this process loads its own."""
+    from supervisor.workers.spawn import EarlyWorkers, WorkerKind  # noqa: PLC0415  (only with -workers)
+
+    kinds = {Mode.NATIVE: WorkerKind.NATIVE, Mode.PROXY: WorkerKind.FORWARDING}
+    early = EarlyWorkers()
+    try:
+        early.spawn(config.workers, kinds.get(config.mode))
+        return _load_app()(config, early)
+    finally:
+        early.end()
+
+
+def _load_app() -> Callable[..., int]:
+    """`supervisor.app.run`. Loading it takes most of a start."""
     # The objects of loaded modules stay, and searching them for cycles takes a tenth of the start.
     with without_collection():
         from supervisor.app import run  # noqa: PLC0415  (grpc and trio)
 
         set_apart()
-    return run(config)
+    return run
 
 
 def _quickstart(argv: list[str]) -> int:

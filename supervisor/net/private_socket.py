@@ -23,7 +23,7 @@ def private_socket(listen: Callable[[Path], None]) -> Iterator[Path]:
     The socket is made in a directory of mode 0700. Both names are removed as soon as the socket listens. So no other
     user can reach the socket, and a killed process leaves no file. This process connects through a descriptor of the
     socket. Both paths go through /proc/self/fd: they are short (the kernel allows 107 bytes), and they mean the same
-    file only in this process, and in a child that inherits the descriptor (`descriptor_of`).
+    file only in this process, and in a child that has a copy of the descriptor (`descriptor_of`).
 
     Raises:
         NoPrivateSocket: the temporary directory cannot be written, or `listen` failed. No file is left.
@@ -46,7 +46,7 @@ def private_socket(listen: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def descriptor_of(path: Path) -> int:
-    """The descriptor behind a path of `private_socket`. A child that inherits it connects through the same path."""
+    """The descriptor behind a path of `private_socket`. A child with a copy connects through the copy's path."""
     return int(path.name)
 
 

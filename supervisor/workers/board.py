@@ -53,7 +53,7 @@ _PART_IN_A_ROW = 16
 class ConnectionBoard:
     """The numbers of all workers. Each worker writes its own; the parent marks those of workers that do not run.
 
-    `descriptor` is of a file in memory, which the other processes inherit. `close` frees both.
+    `descriptor` is of a file in memory, of which the other processes get copies. `close` frees both.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -1,6 +1,6 @@
 """A worker's side of the control channel: what the parent may ask a worker, and what a worker asks the parent.
 
-What serves is given as an object, made from the settings: `supervisor.assembly.worker` makes it.
+What serves is given as an object, made from the settings: `supervisor.assembly.worker_run` makes it.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Keys of security.toml are among it. The channel is a socket pair without a name,
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ from supervisor.config.config import HttpsClientConfig, JwtKey, LogConfig, Secur
 from supervisor.net.tls import TlsSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.workers.messages import Fields, JsonObject
 
 
@@ -75,7 +77,7 @@ class BackendAddress:
 
 @dataclass(frozen=True, slots=True)
 class InheritedListener:
-    """A listening socket of the server, by the descriptor that a worker has of it."""
+    """A listening socket of the server, of which a worker has a descriptor."""
 
     descriptor: int
     kind: Listener
@@ -93,7 +95,7 @@ class InheritedListener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """All that a worker needs to serve.
+    """All that a worker needs to serve. Descriptors have the parent's numbers until `with_descriptors`.
 
     Attributes:
         number: which worker it is, from 0.
@@ -129,6 +131,19 @@ class WorkerSettings:
     max_download_bytes: int = 0
     max_upload_bytes: int = 0
     max_volumes: int = 0
+
+    def with_descriptors(self, here: Mapping[int, int]) -> WorkerSettings:
+        """The settings with the worker's own numbers of descriptors.
+
+        Args:
+            here: the parent's number of each descriptor -> the worker's. Raises KeyError where one is missing.
+        """
+        return replace(
+            self,
+            listeners=tuple(replace(one, descriptor=here[one.descriptor]) for one in self.listeners),
+            board_descriptor=here[self.board_descriptor],
+            parent_descriptor=None if self.parent_descriptor is None else here[self.parent_descriptor],
+        )
 
     def as_data(self) -> JsonObject:
         return {

@@ -99,6 +99,8 @@ MAY_IMPORT |= {folder: {*BELOW_TOP, *TOP[:number]} for number, folder in enumera
 ONE_IMPORTER = {
     "native_handlers/http/handlers.py": "route -> handler; the registry of routes may not be imported from there",
     "supervisor/assembly/open_engines.py": "loads `both_engines` late; in `engines` this would be a circle",
+    "supervisor/assembly/worker.py": "a program",
+    "supervisor/assembly/worker_run.py": "`worker`, the program, loads it after the signals are ignored",
     "supervisor/backend/channel.py": "gRPC threads use it; `handle` belongs to the event loop and imports no grpc",
     "supervisor/cli/version_command.py": "a command",
     "supervisor/gateway/grpc_reflection.py": "a service of its own",
@@ -462,7 +464,7 @@ def test_an_http_worker_loads_only_what_it_needs(kind, volume):
     """
     unwanted = ["grpc", "numpy", "PIL", "jwt", "cryptography", "yaml", "boto3", "llvmlite"]
     unwanted += ["native_handlers.storage.store", "supervisor.cluster", *volume]
-    modules = f"supervisor.assembly.worker, supervisor.assembly.{kind}"
+    modules = f"supervisor.assembly.worker, supervisor.assembly.worker_run, supervisor.assembly.{kind}"
     code = f"import sys, {modules}; print([name for name in {unwanted} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ended.stdout.strip() == "[]"

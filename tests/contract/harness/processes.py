@@ -13,11 +13,11 @@ from pathlib import Path
 
 from support.waiting import LIMIT_S as STOP_LIMIT_S
 
-from supervisor.backend.process import LAUNCHER
+from supervisor.backend.launch import LAUNCHER
+from supervisor.workers.spawn import WORKER_MODULE
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 LOG_TAIL_BYTES = 6000
-WORKER_MODULE = "supervisor.assembly.worker"
 _RUNNING = set()
 
 

@@ -22,6 +22,7 @@ from supervisor.routing.decision import Engine
 from supervisor.workers.channel import CallRefused
 from supervisor.workers.counts import CountSums, WorkerCounts
 from supervisor.workers.messages import Fields
+from supervisor.workers.spawn import EarlyWorkers, WorkerKind
 
 
 class PlayedWorkers:
@@ -113,12 +114,16 @@ def test_the_metrics_show_sums_and_each_worker():
 
 
 @pytest.mark.slow
-async def test_a_worker_whose_channel_is_closed_ends_by_itself():
-    """Slow: starts a program."""
-    process, sock = start_worker(())
-    sock.close()
-    try:
-        with trio.fail_after(60):
-            await process.wait_exit()
-    finally:
-        assert process.reap() == 0
+async def test_an_early_worker_is_taken_first_and_each_ends_with_its_channel():
+    """Slow: starts programs."""
+    early = EarlyWorkers()
+    early.spawn(1, WorkerKind.NATIVE)
+    started = [start_worker(early, WorkerKind.NATIVE, [0, 1]) for _ in range(2)]
+    assert early.take() is None
+    for process, sock in started:
+        sock.close()
+        try:
+            with trio.fail_after(60):
+                await process.wait_exit()
+        finally:
+            assert process.reap() == 0

@@ -14,7 +14,8 @@ from support.waiting import LIMIT_S, wait_until
 
 from supervisor.backend import launcher
 from supervisor.backend.errors import BackendStartFailed
-from supervisor.backend.process import LAUNCHER, start_child
+from supervisor.backend.launch import LAUNCHER
+from supervisor.backend.process import start_child
 
 SLEEP = ["/bin/sleep", "600"]
 PARENT = """

@@ -167,6 +167,38 @@ class TestExec:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [(["-mode=native"], "native"), (["-mode=proxy", "-backend=native"], "forwarding")],
+)
+def test_workers_start_before_the_servers_own_modules_are_loaded(machine, flags, kind):
+    """They load theirs meanwhile. Those that nobody takes are ended. Slow: starts the program."""
+    code = (
+        "import sys\n"
+        "from supervisor.cli.main import main\n"
+        "from supervisor.workers import spawn\n"
+        "class Played(spawn.EarlyWorkers):\n"
+        "    def spawn(self, count, kind):\n"
+        "        print(count, kind, sorted({'trio', 'grpc', 'supervisor.app'} & set(sys.modules)))\n"
+        "        import supervisor.app\n"
+        "        supervisor.app.run = lambda config, early: print(early is self) or 3\n"
+        "    def end(self):\n"
+        "        print('ended')\n"
+        "spawn.EarlyWorkers = Played\n"
+        f"sys.exit(main([*{flags!r}, '-workers=2', '-dir={machine.data}']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env=machine.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.stdout.splitlines(), done.returncode) == ([f"2 {kind} []", "True", "ended"], 3), done.stderr
+
+
+@pytest.mark.slow
 def test_the_table_decides_the_default_mode(machine):
     """Through the real routing package: the shipped table forwards nothing, and with one that forwards a backend is
     asked for.

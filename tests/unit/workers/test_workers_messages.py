@@ -162,6 +162,17 @@ def test_settings_arrive_as_they_were_sent():
     assert WorkerSettings.from_data(through(native.as_data())) == native
 
 
+def test_a_worker_puts_its_own_numbers_of_descriptors_into_its_settings():
+    native = replace(SETTINGS, backend=None, parent_descriptor=8)
+    here = native.with_descriptors({5: 15, 6: 16, 7: 17, 8: 18})
+    assert [one.descriptor for one in here.listeners] == [15, 16]
+    assert (here.board_descriptor, here.parent_descriptor) == (17, 18)
+    assert here.with_descriptors({15: 5, 16: 6, 17: 7, 18: 8}) == native
+    assert SETTINGS.with_descriptors({5: 5, 6: 6, 7: 7}) == SETTINGS
+    with pytest.raises(KeyError):
+        native.with_descriptors({5: 15, 6: 16, 7: 17})
+
+
 @pytest.mark.parametrize("name", [one.name for one in fields(WorkerSettings)])
 def test_settings_without_a_field_are_refused(name):
     data = {key: value for key, value in SETTINGS.as_data().items() if key != name}

@@ -1,0 +1,57 @@
+"""What a worker runs, as soon as its modules are loaded: the service of its parent's calls, in trio."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from supervisor.assembly.collector import settled_objects
+from supervisor.logs.setup import set_up_logging
+from supervisor.workers.channel import ControlChannel
+from supervisor.workers.service import ParentLookup, ParentVolumes, WorkerService
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from supervisor.workers.service import Serving
+    from supervisor.workers.settings import WorkerSettings
+
+
+def make_serving(settings: WorkerSettings, channel: ControlChannel) -> Serving:
+    """What a worker with these settings serves with. Only the modules of its kind are loaded.
+
+    Raises:
+        BadCertificate: a certificate cannot be used now.
+    """
+    if settings.backend is not None:
+        from supervisor.assembly.forwarding_worker import ForwardingWorker  # noqa: PLC0415
+
+        return ForwardingWorker(settings, settings.backend, ParentLookup(channel))
+    from supervisor.assembly.native_worker import NativeWorker  # noqa: PLC0415
+
+    return NativeWorker(settings, ParentVolumes(channel))
+
+
+def run_worker(sock: socket.socket, descriptors: Mapping[int, int]) -> None:
+    """Serves until the parent says that it is over, or is gone.
+
+    Args:
+        sock: this end of the control channel, non-blocking.
+        descriptors: the parent's number of each descriptor -> the number here.
+    """
+    trio.run(_serve, sock, descriptors)
+
+
+async def _serve(sock: socket.socket, descriptors: Mapping[int, int]) -> None:
+    channel = ControlChannel(sock)
+
+    def make(settings: WorkerSettings) -> Serving:
+        set_up_logging(settings.log)
+        return make_serving(settings.with_descriptors(descriptors), channel)
+
+    token = trio.lowlevel.current_trio_token()
+    with settled_objects(partial(token.run_sync_soon, idempotent=True)):
+        await WorkerService(channel, make).run()
