@@ -18,9 +18,6 @@ import trio
 from native_handlers.format.errors import FormatError
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError
 from native_handlers.storage.settling import Settling
-from native_handlers.storage.shared.reading import attach_for_reading
-from native_handlers.storage.shared.state import ShareLost
-from native_handlers.storage.shared.writing import attach_for_writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -215,7 +212,10 @@ def open_for_reading(
 
     The parent may have closed its descriptor and given the number to another file, so what is opened is compared with
     what was wanted. In a share that was closed, no needle is found.
+
+    The first call loads the modules that read volumes, a quarter of a worker's modules. An idle worker does without.
     """
+    from native_handlers.storage.shared.reading import attach_for_reading  # noqa: PLC0415  (in this thread)
 
     def attach(descriptor: int) -> Volume:
         return attach_for_reading(descriptor, disks(shared), time.time_ns, loop_thread=loop_thread)
@@ -229,6 +229,8 @@ def open_for_writing(
     """As `open_for_reading`, for changes; None also where the parent alone changes the volume."""
     if not shared.may_write:
         return None
+    from native_handlers.storage.shared.writing import attach_for_writing  # noqa: PLC0415  (in this thread)
+
     disk = disks(shared)
 
     def attach(descriptor: int) -> Volume:
@@ -238,6 +240,8 @@ def open_for_writing(
 
 
 def _open_shared(shared: SharedVolume, volume_id: int, mode: int, attach: Callable[[int], Volume]) -> Volume | None:
+    from native_handlers.storage.shared.state import ShareLost  # noqa: PLC0415
+
     try:
         descriptor = os.open(shared.path, mode | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
