@@ -1,7 +1,7 @@
 """`np`: numpy, loaded when something of it is used first.
 
 A server whose volumes are small or empty needs none of it before it serves, and loading it takes a tenth of such a
-start. `supervisor.assembly.store` loads it as soon as the server serves, in a thread.
+start. `supervisor.assembly.store` loads it in a thread as soon as the server serves and has a volume.
 
 A module that imports `np` from here uses nothing of it while it is loaded itself; a test holds that.
 """

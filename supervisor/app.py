@@ -123,7 +123,7 @@ async def serve_until_stopped(node: Node, on_serving: Callable[[], object] = lam
                 with settled_objects(partial(token.run_sync_soon, idempotent=True)):
                     is_serving.set()
                     if engines.store is not None:
-                        watcher.start_soon(load_late_modules)
+                        watcher.start_soon(load_late_modules, engines.store)
                     log.info(
                         "%s", start_line(node.config, version=OWN_VERSION, routing=routing_text(node.table.current()))
                     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.arrays import load_arrays
+from native_handlers.runtime.trio_events import set_soon
 from native_handlers.storage.model.errors import StorageError
 from supervisor.assembly.collector import set_apart, set_apart_volumes, without_collection
 from supervisor.assembly.node import NATIVE_SOURCE
@@ -95,11 +96,15 @@ def load_storage_core() -> None:
         from native_handlers.storage.remote import s3_tier, tier_files  # noqa: F401, PLC0415
 
 
-async def load_late_modules() -> None:
+async def load_late_modules(store: Store) -> None:
     """Loads what requests and larger volumes need, and a start does not: numpy. Call it when the node serves.
 
-    Cancellation: takes effect when the modules are loaded, for the process must not end while they are.
+    Waits until the store has a volume: a server without one saves the memory, 11 MB.
+
+    Cancellation: safe while it waits. Else it takes effect when the modules are loaded, for the process must not end
+    while they are.
     """
+    await _wait_for_volume(store)
 
     def load() -> None:
         with without_collection():
@@ -107,6 +112,20 @@ async def load_late_modules() -> None:
             set_apart()
 
     await trio.to_thread.run_sync(load)
+
+
+async def _wait_for_volume(store: Store) -> None:
+    token, has_come = trio.lowlevel.current_trio_token(), trio.Event()
+    removers = [
+        store.add_listener(lambda _volume_id: set_soon(token, has_come)),
+        store.ec.add_listener(lambda: set_soon(token, has_come)),
+    ]
+    try:
+        if not store.open_count:
+            await has_come.wait()
+    finally:
+        for remove in removers:
+            remove()
 
 
 def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:

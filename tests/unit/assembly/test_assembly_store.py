@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -50,13 +52,48 @@ async def test_it_is_closed_though_the_server_is_cancelled(store, caplog):
     assert not caplog.text
 
 
+class PlayedStore:
+    """Tells of a volume, or of shards, through the callbacks in the order of registration."""
+
+    def __init__(self, open_count):
+        self.open_count = open_count
+        self.callbacks = []
+        self.ec = SimpleNamespace(add_listener=self.add_listener)
+
+    def add_listener(self, callback):
+        self.callbacks.append(callback)
+        return partial(self.callbacks.remove, callback)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_late_modules_wait_for_the_first_volume(monkeypatch, autojump_clock, which):
+    loaded = []
+    monkeypatch.setattr(assembly_store, "load_arrays", lambda: loaded.append(1))
+    store = PlayedStore(0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load_late_modules, store)
+        await trio.sleep(1000)
+        assert not loaded
+        arguments = ([7], [])[which]
+        await trio.to_thread.run_sync(partial(store.callbacks[which], *arguments))
+    assert loaded == [1]
+    assert not store.callbacks
+
+
+async def test_the_wait_for_a_first_volume_ends_with_the_server(autojump_clock):
+    store = PlayedStore(0)
+    with trio.move_on_after(5):
+        await load_late_modules(store)
+    assert not store.callbacks
+
+
 async def test_late_modules_are_loaded_in_a_thread_without_collections(monkeypatch):
     seen = []
     monkeypatch.setattr(
         assembly_store, "load_arrays", lambda: seen.append((threading.current_thread(), gc.isenabled()))
     )
     frozen = gc.get_freeze_count()
-    await load_late_modules()
+    await load_late_modules(PlayedStore(1))
     assert seen[0][0] is not threading.main_thread()
     assert not seen[0][1]
     assert gc.isenabled()
@@ -74,7 +111,7 @@ async def test_a_process_does_not_end_while_late_modules_are_loaded(monkeypatch)
     monkeypatch.setattr(assembly_store, "load_arrays", load)
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(load_late_modules)
+            nursery.start_soon(load_late_modules, PlayedStore(1))
             await trio.to_thread.run_sync(begun.wait, LIMIT_S)
             nursery.cancel_scope.cancel()
             assert not is_loaded.is_set()
