@@ -28,6 +28,7 @@ from native_handlers.pb import volume_server_pb2
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import StoreConfig, open_store
 from supervisor.app import serve_until_stopped
+from supervisor.assembly.collector import without_collection
 from supervisor.assembly.lifecycle import StopRequest
 from supervisor.assembly.node import make_node
 from supervisor.cli.load_small import load_quickstart
@@ -36,6 +37,7 @@ from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.node_model import NodeModel
 from supervisor.cluster.store_source import StoreLook
 from supervisor.embedded_master import serve_embedded_master
+from supervisor.net.http_send import http_date
 from supervisor.quickstart import master_config
 from tests.support.ports import free_ports
 
@@ -59,6 +61,8 @@ KINDS = (*BOUNDS, *UNBOUNDED)
 WARM_UPS = 3
 WALKS, MOST_WALKS = 5, 30
 """Tasks of the server that run meanwhile are counted too. So the walk with the fewest functions is the request's."""
+PAUSE_S = 0.2
+"""The pause before each walk. What the requests before have left to do is done in it, and is not counted."""
 LIMIT_S = 120
 
 
@@ -167,9 +171,11 @@ async def walk_one(kind, walk, ports):
     async with stream:
         for count in range(WARM_UPS):
             await send(stream, request_of(kind, fid, count))
-        walks = []
+        walks, counts = [], itertools.count(WARM_UPS)
         while not has_settled(walks):
-            walks.append(await walk_once(walk, stream, request_of(kind, fid, WARM_UPS + len(walks))))
+            steps = await walk_once(walk, stream, request_of(kind, fid, next(counts)))
+            if steps is not None:
+                walks.append(steps)
     walk.steps = min(walks, key=len)
 
 
@@ -187,11 +193,12 @@ async def walk_calls(walk, ports):
         call = channel.unary_unary("/volume_server_pb.VolumeServer/VolumeStatus")
         walks = []
         for _ in range(WARM_UPS + WALKS):
-            await trio.sleep(0.2)  # as in `walk_once`
-            walk.steps, walk.is_on = [], True
-            assert await trio.to_thread.run_sync(partial(call, request, timeout=LIMIT_S))
-            await trio.sleep(0.05)  # the server counts the call after it has sent the answer
-            walk.is_on = False
+            await trio.sleep(PAUSE_S)
+            with without_collection():
+                walk.steps, walk.is_on = [], True
+                assert await trio.to_thread.run_sync(partial(call, request, timeout=LIMIT_S))
+                await trio.sleep(0.05)  # the server counts the call after it has sent the answer
+                walk.is_on = False
             walks.append(walk.steps)
     walk.steps = min(walks[WARM_UPS:], key=len)
 
@@ -203,13 +210,18 @@ def request_of(kind, fid, count):
 
 
 async def walk_once(walk, stream, request):
-    """The steps of one request."""
-    await trio.sleep(0.2)  # what the requests before have left to do is done, and must not be counted
-    walk.steps, walk.is_on = [], True
-    answer = await send(stream, request)
-    walk.is_on = False
+    """The steps of one request; None where a second of the clock began meanwhile.
+
+    What is made once a second, the text of Date, is made before. No collection of the garbage collector comes between.
+    """
+    await trio.sleep(PAUSE_S)
+    with without_collection():
+        date = http_date()
+        walk.steps, walk.is_on = [], True
+        answer = await send(stream, request)
+        walk.is_on = False
     assert answer.split()[1] in {b"200", b"201", b"206"}, answer
-    return walk.steps
+    return walk.steps if http_date() == date else None
 
 
 def read_request(fid, extra=""):
