@@ -25,7 +25,7 @@ from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.directory.placement import check_no_other_collection, choose_for_shard
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of
-from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of
+from native_handlers.storage.erasure_coding.names import ratio_of
 
 if TYPE_CHECKING:
     from native_handlers.format.vif import VolumeInfo
@@ -120,7 +120,7 @@ def copy_shards(
             wanted = WantedFiles(
                 set(request.shard_ids), takes_info=request.copy_vif_file, takes_index=request.copy_ecx_file
             )
-            codings = compare_codings(place, wanted, encode_ts_of(info))
+            codings = compare_codings(place, wanted, info)
         for shard_id in dict.fromkeys(request.shard_ids):
             fetched.fetch_shard(shard_id, info)
         if request.copy_ecsum_file:
@@ -144,7 +144,7 @@ def copy_index(source: CopySource, place: ShardPlace) -> None:
         with errors_as_upstream():
             wanted = WantedFiles((), takes_info=True, takes_index=True)
             info = ask_info(source, place.collection, place.volume_id)
-            codings = compare_codings(place, wanted, encode_ts_of(info), trusts_unknown=True)
+            codings = compare_codings(place, wanted, info, trusts_unknown=True)
         fetched.fetch_info()
         fetched.fetch_index(info)
         journal = fetched.fetch_journal()

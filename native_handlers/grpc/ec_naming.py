@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import errors_as_upstream
+from native_handlers.grpc.context import RpcFailure
 from native_handlers.storage.erasure_coding.files_on_disk import checksum_paths
-from native_handlers.storage.erasure_coding.index_files import deleted_ids_in, journal_rows
+from native_handlers.storage.erasure_coding.index_files import deleted_ids_in, has_same_needles, journal_rows
 from native_handlers.storage.erasure_coding.names import shard_extension
 from native_handlers.storage.erasure_coding.shard_arrival import replace_coding
 from native_handlers.storage.model.file_kinds import SHARDS_ARRIVED
@@ -43,12 +44,13 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
     with errors_as_upstream("write file"):
         index_dir = place.index_dir()
         ecx, ecj = (place.path(index_dir, extension) for extension in (".ecx", ".ecj"))
-        index = fetched.index
+        index, complete = fetched.index, _without_staying(place, fetched, codings)
         deleted = [*journal, *(index.deleted() if index is not None else [])]
         if codings.replaced and deleted:
             # The deletions of the older coding are not those of this one.
             staged = StagedFile(place.files, ecj)
             fetched.complete.append(staged)
+            complete.append(staged)
             staged.write(journal_rows(dict.fromkeys(deleted)))
             staged.complete()
     if not codings.replaced:
@@ -60,15 +62,28 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
                 coding = codings.source or place.coding_of(place.look()) or 0
                 store.ec_work.merge_journal(place.collection, place.volume_id, ecj, deleted, coding)
     with errors_as_upstream("commit copied file"):
-        ordered = sorted(fetched.complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1))
+        ordered = sorted(complete, key=lambda one: _NAMING_ORDER.get(one.target.suffix, 1))
         if codings.replaced:
             _replace(place, ordered, codings.replaced)
         else:
             for file in ordered:
                 file.publish()
-        for volume in store.ec.copies(place.volume_id) if index is not None else ():
+        for volume in store.ec.copies(place.volume_id) if index in complete else ():
             if volume.place.index(".ecx") == ecx:
                 volume.reopen_index()
+
+
+def _without_staying(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCodings) -> list[StagedFile]:
+    """The files that get their names. Raises OSError, and RpcFailure where an index that stays is of another coding."""
+    named, width = [], place.store.offset_width_bytes
+    for file in fetched.complete:
+        facts = place.files.facts(file.target) if file.target.suffix in codings.stays else None
+        is_there = facts is not None and facts.size_bytes > 0
+        if is_there and file is fetched.index and not has_same_needles(place.files, (file.path, file.target), width):
+            raise RpcFailure(f"{file.target} belongs to a different encode run: that of the source has other needles")
+        if not is_there and not (file.target.suffix == ".vif" and ".vif" in codings.stays):
+            named.append(file)
+    return named
 
 
 def _replace(place: ShardPlace, complete: Sequence[StagedFile], replaced: Sequence[EcFiles]) -> None:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.storage.erasure_coding.files_on_disk import EcFiles, info_on, look
-from native_handlers.storage.erasure_coding.names import encode_ts_of
+from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.store import Store
@@ -67,6 +68,17 @@ class ShardPlace:
         info = info_on(self.files, found)
         times = [one.encode_ts_ns for one in self._opened(found.location)]
         return max(times if info is None else [encode_ts_of(info), *times], default=None)
+
+    def differs(self, found: EcFiles, info: VolumeInfo | None) -> bool:
+        """Whether the files on a disk cannot be of the coding of `info`: the coded .dat had another length, or the
+        shards are others in number. Raises OSError.
+        """
+        here = info_on(self.files, found)
+        facts = [(one.dat_bytes, one.ratio) for one in self._opened(found.location)]
+        if here is not None:
+            facts.append((here.dat_file_size, ratio_of(here)))
+        dat_bytes, ratio = info.dat_file_size if info is not None else 0, ratio_of(info)
+        return any((one[0] > 0 < dat_bytes and one[0] != dat_bytes) or one[1] != ratio for one in facts)
 
     def is_open(self, found: EcFiles) -> bool:
         """Whether a volume has shards on that disk open, or an index in a directory of that disk."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from native_handlers.arrays import np
@@ -103,6 +104,29 @@ def _pieces_of(files: Files, fd: int, width: int) -> Iterator[tuple[int, NDArray
     while piece := files.read(fd, _SCANNED_ROWS * row_bytes(width), first * row_bytes(width)):
         yield first, rows_of(piece, width)
         first += _SCANNED_ROWS
+
+
+def has_same_needles(files: Files, paths: tuple[Path, Path], width: int) -> bool:
+    """Whether two .ecx have the same needles at the same places. Either may have more deletions. Raises OSError."""
+    with ExitStack() as stack:
+        fds = []
+        for path in paths:
+            fds.append(files.open(path, os.O_RDONLY))
+            stack.callback(files.close, fds[-1])
+        at, step = 0, _SCANNED_ROWS * row_bytes(width)
+        while True:
+            first, second = (files.read(fd, step, at) for fd in fds)
+            if len(first) != len(second):
+                return False
+            if not first:
+                return True
+            one, other = rows_of(first, width), rows_of(second, width)
+            are_live = (one["size"] >= 0) & (other["size"] >= 0)
+            if (offsets_of(one, width) != offsets_of(other, width)).any() or (one["key"] != other["key"]).any():
+                return False
+            if (one["size"] != other["size"])[are_live].any():
+                return False
+            at += step
 
 
 def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -> bytes:
