@@ -64,9 +64,9 @@ def volume_ec_shards_copy(
             info = ask_info(source, request.collection, request.volume_id)
             with errors_as_upstream():
                 location = _location(store, request, _needed_bytes(request, info))
-            with store.ec.exclusive(request.volume_id):
-                place = ShardPlace(store, location, request.collection, request.volume_id)
-                copy_shards(source, place, request, info)
+                with store.ec.exclusive(request.volume_id):
+                    place = ShardPlace(store, location, request.collection, request.volume_id)
+                    copy_shards(source, place, request, info)
         except RpcFailure as failure:
             if isinstance(failure.__cause__, grpc.RpcError):
                 check_other(node, failure.__cause__, "copy shards")

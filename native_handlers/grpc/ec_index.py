@@ -55,8 +55,8 @@ def _fetch(node: GrpcNode, context: RpcContext, location: DiskLocation, collecti
         try:
             with (
                 node.volume_servers.open_volume_server(address) as client,
-                store.ec.exclusive(volume_id),
                 errors_as_upstream(),
+                store.ec.exclusive(volume_id),
             ):
                 end = CallEnd(context)
                 source = CopySource(client, end, WriteThrottler(node.facts.maintenance_bytes_per_s, end.pause))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import errors_as_upstream
@@ -9,7 +10,11 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.storage.erasure_coding.files_on_disk import checksum_paths
 from native_handlers.storage.erasure_coding.index_files import deleted_ids_in, has_same_needles, journal_rows
 from native_handlers.storage.erasure_coding.names import shard_extension
-from native_handlers.storage.erasure_coding.shard_arrival import replace_coding
+from native_handlers.storage.erasure_coding.shard_arrival import (
+    ReplacementUnfinished,
+    recover_shard_arrivals,
+    replace_coding,
+)
 from native_handlers.storage.model.file_kinds import SHARDS_ARRIVED
 from native_handlers.storage.system.files import remove_unfinished
 from native_handlers.storage.transfer.receive import StagedFile
@@ -87,7 +92,9 @@ def _without_staying(place: ShardPlace, fetched: FetchedFiles, codings: Compared
 
 
 def _replace(place: ShardPlace, complete: Sequence[StagedFile], replaced: Sequence[EcFiles]) -> None:
-    """Puts the files in place of those of older codings. Raises OSError as `replace_coding`."""
+    """Puts the files in place of those of older codings. Where that ends early, the next operation on the volume does
+    the rest. Raises OSError as `replace_coding`.
+    """
     own = (place.location.path, place.location.idx_path)
     removes = [path for found in replaced for path in _paths_of(place.files, found)]
     for file in complete:
@@ -95,10 +102,22 @@ def _replace(place: ShardPlace, complete: Sequence[StagedFile], replaced: Sequen
     waiting = [(file.target, file.path) for file in complete]
     try:
         replace_coding(place.files, place.path(own[0], SHARDS_ARRIVED), own, waiting, removes)
+    except ReplacementUnfinished:
+        place.store.ec.finish_first(place.volume_id, partial(_finish, place))
+        raise
     except OSError:
         for _, path in waiting:
             remove_unfinished(place.files, path)
         raise
+
+
+def _finish(place: ShardPlace) -> None:
+    """Does the rest of what `_replace` has begun. Raises OSError."""
+    location = place.location
+    directories = [(one.path, one.idx_path) for one in place.store.locations]
+    own = (location.path, location.idx_path)
+    location.check_in_service()
+    location.findings.add(recover_shard_arrivals(place.files, own, directories, lambda one: one == place.volume_id))
 
 
 def _paths_of(files: Files, found: EcFiles) -> list[Path]:

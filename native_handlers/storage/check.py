@@ -34,6 +34,7 @@ from native_handlers.storage.directory.unfinished_copy import judge_note
 from native_handlers.storage.directory.vacuum_recovery import why_not_finished, why_not_undone
 from native_handlers.storage.disk.session_mark import SessionMark
 from native_handlers.storage.erasure_coding.loading import judge_shards
+from native_handlers.storage.erasure_coding.shard_arrival import BadShardRecord, read_shard_arrival
 from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, ASIDE, NOTE, SHARDS_ARRIVED, STAGED
 from native_handlers.storage.system.files import OS_FILES, SharedFile, read_file
 from native_handlers.storage.volume.dat_head import is_stub_of_shards, read_super_block
@@ -390,6 +391,11 @@ def find_signs(files: Files, paths: VolumePaths, info: VolumeInfo, offset_width_
 
 def _arrival_problems(files: Files, paths: VolumePaths) -> list[str]:
     if files.facts(paths.file(SHARDS_ARRIVED)) is not None:
+        own = (paths.data_dir, paths.index_dir)
+        try:
+            read_shard_arrival(files, paths.file(SHARDS_ARRIVED), own, [own])
+        except BadShardRecord as doubt:
+            return [f".ecarrived does not fit ({doubt}); the next start moves it aside"]
         return ["shards of it have arrived whole (.ecarrived); the next start gives them their places"]
     if files.facts(paths.file(ARRIVED)) is None:
         return []

@@ -79,7 +79,9 @@ def _tell_of_second_copies(locations: Sequence[DiskLocation]) -> None:
 def finish_arrivals(
     files: Files, locations: Sequence[DiskLocation], volume_id: int | None = None
 ) -> list[tuple[DiskLocation, list[Finding]]]:
-    """Puts copies that have arrived completely in their places, of all volumes or of one; none of them is open.
+    """Puts copies that have arrived completely in their places, of all volumes or of one; none of them is open. Shards
+    are left out where one volume is asked for: their files are changed inside `EcVolumeSet.exclusive` alone, and
+    `finish_shard_arrivals` is for them.
 
     A start does so before it looks for volumes. Where a parent process holds the directories, the parent does it. A
     disk that is out of service is skipped. Returns the findings to be kept once the volumes are opened.
@@ -95,7 +97,7 @@ def finish_arrivals(
         try:
             found = [
                 finding
-                for recover in (recover_arrivals, recover_shard_arrivals)
+                for recover in (recover_arrivals, *([recover_shard_arrivals] if volume_id is None else []))
                 for finding in recover(files, own, directories, lambda one: volume_id is None or one == volume_id)
             ]
         except OSError as error:

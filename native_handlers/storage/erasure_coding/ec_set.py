@@ -66,6 +66,8 @@ class EcVolumeSet:
         self._changing = threading.RLock()
         self._busy: dict[int, tuple[threading.RLock, int]] = {}
         """By volume id: the lock of `exclusive`, and the number of its holders and waiters."""
+        self._unfinished: dict[int, Callable[[], None]] = {}
+        """By volume id: what `exclusive` does first."""
         self._by_id: dict[int, tuple[EcVolume, ...]] = {}
         """In order of the disks. A look-up takes no lock; an iteration does."""
         self._shard_counts = [0] * len(self.locations)
@@ -211,12 +213,19 @@ class EcVolumeSet:
 
     @contextmanager
     def exclusive(self, volume_id: int) -> Iterator[None]:
-        """Inside, no other thread changes the files of the volume, or which of them are open. Reads go on."""
+        """Inside, no other thread changes the files of the volume, or which of them are open. Reads go on.
+
+        Raises OSError, StorageError: what an earlier operation has left unfinished cannot be done; see `finish_first`.
+        """
         with self._changing:
             lock, users = self._busy.get(volume_id, (threading.RLock(), 0))
             self._busy[volume_id] = lock, users + 1
         try:
             with lock:
+                unfinished = self._unfinished.get(volume_id)
+                if unfinished is not None:
+                    unfinished()
+                    del self._unfinished[volume_id]
                 yield
         finally:
             with self._changing:
@@ -224,11 +233,17 @@ class EcVolumeSet:
                 if users > 1:
                     self._busy[volume_id] = lock, users - 1
 
+    def finish_first(self, volume_id: int, finish: Callable[[], None]) -> None:
+        """Has the next `exclusive` of the volume call `finish` first, and the ones after it until one raises nothing.
+        The caller is inside `exclusive`.
+        """
+        self._unfinished[volume_id] = finish
+
     @contextmanager
     def exclusive_at_once(self, volume_id: int) -> Iterator[bool]:
         """As `exclusive`, without waiting: False inside the block where another thread is at work on the volume."""
         with self._changing:
-            is_free = volume_id not in self._busy
+            is_free = volume_id not in self._busy and volume_id not in self._unfinished
             if is_free:
                 # Nobody waits for a lock that nobody else knows.
                 entered = ExitStack()

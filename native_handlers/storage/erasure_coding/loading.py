@@ -11,9 +11,11 @@ Source: weed/storage/disk_location_ec.go, store_ec_reconcile.go, store_ec_mirror
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
@@ -28,8 +30,9 @@ from native_handlers.storage.erasure_coding.names import (
     ratio_of,
     shard_extension,
 )
+from native_handlers.storage.erasure_coding.shard_arrival import recover_shard_arrivals
 from native_handlers.storage.model.errors import StorageError
-from native_handlers.storage.model.file_kinds import MAX_SHARDS, receiving_path
+from native_handlers.storage.model.file_kinds import MAX_SHARDS, SHARDS_ARRIVED, receiving_path
 from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.system.file_copy import copy_range
 from native_handlers.storage.volume.info_file import has_shard_index
@@ -129,6 +132,8 @@ def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool
             server has sent, of a coding whose .dat is deleted next. Source: weed/storage/store.go (NewStore).
     """
     ec.count_descriptors()
+    if not is_start:
+        finish_shard_arrivals(ec, volume_id)
     looked = ((location, _look(ec.files, location)) for location in ec.locations)
     disks: _Disks = [
         (location, {key: found for key, found in by_key.items() if volume_id in {None, key[1]}})
@@ -145,6 +150,31 @@ def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool
         _remove_partial(ec, disks)
     _load_across_disks(ec, disks)
     ec.tell()
+
+
+def finish_shard_arrivals(ec: EcVolumeSet, volume_id: int | None = None) -> None:
+    """Finishes decided replacements of shards, of all volumes or of one, on disks that were out of service at the start
+    or have failed since. What fails is logged, and hinders no other volume.
+    """
+    directories = [(one.path, one.idx_path) for one in ec.locations]
+    for location in ec.locations:
+        if location.is_unavailable or not location.owns_directory:
+            continue
+        try:
+            names = [one for one in ec.files.list_directory(location.path) if one.endswith(SHARDS_ARRIVED)]
+        except OSError as error:
+            _log.error("decided replacements of shards in %s are not looked for: %s", location.path, error)
+            continue
+        keys = (parse_base_name(one.removesuffix(SHARDS_ARRIVED)) for one in names)
+        for found_id in sorted({key[1] for key in keys if key is not None and volume_id in {None, key[1]}}):
+            try:
+                with ec.exclusive(found_id):
+                    own = (location.path, location.idx_path)
+                    found = recover_shard_arrivals(ec.files, own, directories, partial(operator.eq, found_id))
+            except (OSError, StorageError) as error:
+                _log.error("ec volume %d: shards that were copied here wait: %s", found_id, error)
+                continue
+            location.findings.add(found)
 
 
 def _try_to_open(

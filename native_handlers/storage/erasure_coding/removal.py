@@ -108,8 +108,11 @@ def destroy(ec: EcVolumeSet, volumes: Sequence[EcVolume]) -> list[str]:
     """Closes erasure-coded volumes and deletes their files. Returns the failures."""
     failures = []
     for volume in volumes:
-        with ec.exclusive(volume.id):
-            failures += _destroy(ec, volume)
+        try:
+            with ec.exclusive(volume.id):
+                failures += _destroy(ec, volume)
+        except (OSError, StorageError) as error:
+            failures.append(str(error))
     return failures
 
 

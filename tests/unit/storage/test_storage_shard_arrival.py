@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+from contextlib import closing
 
 import pytest
 from support.files import OPERATIONS, PlannedFiles, UnsyncedFiles
@@ -10,11 +12,14 @@ from support.unreliable_files import Crash
 
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.erasure_coding.shard_arrival import (
+    ReplacementUnfinished,
     ShardArrival,
     WaitingShardFile,
     recover_shard_arrivals,
     replace_coding,
 )
+from native_handlers.storage.model.errors import VolumeNotFound
+from native_handlers.storage.model.report import FindingKind
 
 OLD = {"7.ecx": b"old" * 7, "7.ecj": b"o" * 8, "7.vif": b'{"version":3}', "7.ec00": b"old0", "7.ec01": b"old1"}
 NEW = {"7.vif": b'{"version":3 }', "7.ec00": b"new0", "7.ec05": b"new5", "7.ecx": b"new" * 7}
@@ -50,7 +55,8 @@ class Disk:
         return recover_shard_arrivals(files or UnsyncedFiles(), self.own, [self.own], is_wanted)
 
     def content(self):
-        return {path.name: path.read_bytes() for directory in dict.fromkeys(self.own) for path in directory.iterdir()}
+        paths = [path for directory in dict.fromkeys(self.own) for path in directory.iterdir()]
+        return {path.name: path.read_bytes() if path.is_file() else b"" for path in paths}
 
     def named(self):
         return {name: content for name, content in self.content().items() if not name.endswith(".receiving")}
@@ -99,7 +105,7 @@ def test_a_crash_at_any_step_of_a_start_is_mended_by_the_next_one(tmp_path, has_
     def decided(name):
         """A disk with the record, of which nothing is carried out."""
         disk = Disk(tmp_path / name, has_index_dir=has_index_dir)
-        waiting = tuple(WaitingShardFile(target, path, path.stat().st_ino) for target, path in disk.waiting)
+        waiting = tuple(WaitingShardFile(target, path, path.stat().st_size) for target, path in disk.waiting)
         disk.record.write_bytes(ShardArrival(waiting, tuple(disk.removes)).encode(disk.own))
         return disk
 
@@ -116,9 +122,10 @@ def test_a_crash_at_any_step_of_a_start_is_mended_by_the_next_one(tmp_path, has_
         assert disk.content() == NEW, cut_at
 
 
-def test_an_attempt_that_fails_at_any_step_is_not_taken_up_by_the_next_start(tmp_path, has_index_dir):
-    """The caller has told its client that the copy failed, and removes the files that still wait."""
+def test_an_attempt_that_fails_at_any_step_leaves_the_old_files_or_the_new_ones(tmp_path, has_index_dir):
+    """The caller removes the files that wait, unless the replacement is to be finished."""
     count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
+    seen = []
     for failing in range(1, count + 1):
         disk = Disk(tmp_path / str(failing), has_index_dir=has_index_dir)
         files = PlannedFiles(steps_of=OWN_STEPS)
@@ -131,33 +138,47 @@ def test_an_attempt_that_fails_at_any_step_is_not_taken_up_by_the_next_start(tmp
                     raise OSError(28, "planned")
 
         files.before = fail
-        with pytest.raises(OSError, match="planned"):
+        try:
             disk.replace(files)
-        assert not disk.record.exists()
-        before = disk.content()
-        assert disk.recover() == []
-        assert disk.content() == before
+        except ReplacementUnfinished:
+            disk.recover()
+            assert disk.content() == NEW, failing
+            seen.append("new")
+        except OSError:
+            assert not disk.record.exists()
+            for _, path in disk.waiting:
+                path.unlink()
+            assert disk.content() == OLD, failing
+            assert disk.recover() == []
+            assert disk.content() == OLD, failing
+            seen.append("old")
+    assert len(seen) == count
+    assert seen == sorted(seen, reverse=True)
+    assert set(seen) == {"old", "new"}
+
+
+def test_a_decision_that_cannot_be_taken_back_stands(disk):
+    files = PlannedFiles()
+    files.plan["unlink"] = 0, 5
+    with pytest.raises(ReplacementUnfinished):
+        disk.replace(files)
+    assert disk.named().items() >= OLD.items()
+    disk.recover()
+    assert disk.content() == NEW
 
 
 def decided(disk):
     """The text of the record of the disk's files."""
-    waiting = tuple(WaitingShardFile(target, path, path.stat().st_ino) for target, path in disk.waiting)
+    waiting = tuple(WaitingShardFile(target, path, path.stat().st_size) for target, path in disk.waiting)
     return ShardArrival(waiting, tuple(disk.removes)).encode(disk.own)
-
-
-def put_another(path):
-    """Another file of the same name and content, as a later copy makes it."""
-    content = path.read_bytes()
-    other = path.with_name("other")
-    other.write_bytes(content)
-    other.rename(path)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda disk: os.unlink(disk.waiting[0][1]),
-        lambda disk: put_another(disk.waiting[1][1]),
+        lambda disk: disk.waiting[1][1].write_bytes(b"new"),
+        lambda disk: (disk.record.unlink(), disk.record.mkdir()),
         lambda disk: disk.record.write_bytes(b"no json"),
         lambda disk: disk.record.write_bytes(b'{"ecarrived":2,"waiting":[],"removes":[]}'),
         lambda disk: disk.record.write_bytes(b'{"ecarrived":1,"waiting":[],"removes":[["data","7.ec00"]]}'),
@@ -166,13 +187,41 @@ def put_another(path):
         lambda disk: disk.record.write_bytes(disk.record.read_bytes().replace(b"3.receiving", b"3.something")),
     ],
 )
-def test_a_record_that_does_not_fit_changes_nothing(disk, change):
+def test_a_record_that_does_not_fit_is_moved_aside_with_what_waits(disk, change):
     disk.record.write_bytes(decided(disk))
     change(disk)
-    before = disk.named()
-    del before["7.ecarrived"]
+    before = disk.content()
+    (found,) = disk.recover()
+    assert found.kind is FindingKind.ARRIVAL_DOUBTFUL
+    assert found.base == disk.data / "7"
+    expected = {name if name in OLD else name + ".aside" for name in before}
+    assert set(disk.content()) == expected
+    for name, content in before.items():
+        assert disk.content()[name if name in OLD else name + ".aside"] == content
+        assert name in OLD or name in found.detail
     assert disk.recover() == []
-    assert disk.named() == before
+    with closing(open_at(place(disk.data, disk.index))):
+        # What was moved aside is not removed by a start.
+        assert expected - {"7.ecarrived.aside"} <= set(disk.content())
+
+
+def test_files_that_were_restored_have_other_inodes(tmp_path, has_index_dir):
+    """A crash at any step, and then all files are copied to another disk."""
+    count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
+    for cut_at in range(1, count + 1):
+        disk = Disk(tmp_path / str(cut_at), has_index_dir=has_index_dir)
+        files = PlannedFiles(steps_of=OWN_STEPS, cut=Crash)
+        files.cut_at = cut_at
+        with pytest.raises(Crash):
+            disk.replace(files)
+        for directory in dict.fromkeys(disk.own):
+            aside = directory.rename(directory.with_name("backup"))
+            shutil.copytree(aside, directory)
+            shutil.rmtree(aside)
+        disk.recover()
+        left = disk.named()
+        left.pop("7.ecarrived.tmp", None)
+        assert left in (OLD, NEW), cut_at
 
 
 def test_a_disk_that_has_moved(disk, tmp_path):
@@ -234,3 +283,52 @@ def test_a_check_without_a_server_says_what_the_next_start_does(disk):
     (checked,) = check_directory(disk.data, index_path=disk.index).volumes
     assert "shards of it have arrived whole (.ecarrived); the next start gives them their places" in checked.problems
     assert disk.record.exists()
+
+
+class TestARunningServer:
+    """A disk that was out of service at the start comes back with a decision."""
+
+    @pytest.fixture
+    def decided_disk(self, disk):
+        """The files are put there when the store is open."""
+        aside = {path: path.read_bytes() for directory in dict.fromkeys(disk.own) for path in directory.iterdir()}
+        for path in aside:
+            path.unlink()
+        store = open_at(place(disk.data, disk.index))
+        for path, content in aside.items():
+            path.write_bytes(content)
+        disk.record.write_bytes(decided(disk))
+        with closing(store):
+            yield disk, store
+
+    def test_finishes_it_before_shards_are_opened(self, decided_disk):
+        disk, store = decided_disk
+        store.ec_work.load_shards(7)
+        assert disk.content().items() >= NEW.items()
+        assert not disk.record.exists()
+        assert [one.kind for one in store.findings if "arrived" in one.detail] == [FindingKind.ARRIVAL_FINISHED]
+
+    @pytest.mark.damage("the decision is not carried out")
+    def test_leaves_it_to_those_who_may_change_shards_when_a_volume_is_mounted(self, decided_disk):
+        """Another operation may be giving names just now."""
+        disk, store = decided_disk
+        (disk.data / "7.arrived").write_bytes(b"no json")
+        with pytest.raises(VolumeNotFound):
+            store.mount_volume(7)
+        assert disk.record.exists()
+        assert disk.content().items() >= OLD.items()
+
+    def test_goes_on_where_it_cannot_be_finished(self, tmp_path):
+        disk = Disk(tmp_path / "disk", has_index_dir=False)
+        text = decided(disk)
+        files = PlannedFiles(matches=lambda path: str(path).endswith(".ecx"))
+        with closing(open_at(place(disk.data, disk.index), files=files)) as store:
+            disk.record.write_bytes(text)
+            for target, path in disk.waiting:
+                path.write_bytes(NEW[target.name])
+            files.plan["unlink"] = 0, 5
+            store.ec_work.load_shards(None)
+            assert disk.record.exists()
+            files.plan.clear()
+            store.ec_work.load_shards(None)
+            assert disk.content().items() >= NEW.items()
