@@ -46,6 +46,7 @@ def give_names(place: ShardPlace, fetched: FetchedFiles, codings: ComparedCoding
     Raises RpcFailure: no file has changed, except where a name could not be given; the text then says so.
     """
     store = place.store
+    store.ec.note_files(place.location.disk_id, place.collection, place.volume_id)
     with errors_as_upstream("write file"):
         index_dir = place.index_dir()
         ecx, ecj = (place.path(index_dir, extension) for extension in (".ecx", ".ecj"))

@@ -70,6 +70,8 @@ class EcVolumeSet:
         """By volume id: what `exclusive` does first."""
         self._by_id: dict[int, tuple[EcVolume, ...]] = {}
         """In order of the disks. A look-up takes no lock; an iteration does."""
+        self._has_files: list[set[EcKey]] = [set() for _ in self.locations]
+        """By disk: the volumes that are known to have shards there, open or not."""
         self._shard_counts = [0] * len(self.locations)
         """The open shards of each disk."""
         self._listeners: tuple[Callable[[], None], ...] = ()
@@ -124,10 +126,19 @@ class EcVolumeSet:
         if location is not None:
             location.check_in_service()
 
-    def check_all_in_service(self) -> None:
-        """Raises DiskUnavailable while any disk of the server is out of service: it may have files of any volume."""
+    def check_known_in_service(self, collection: str, volume_id: int) -> None:
+        """Raises DiskUnavailable while a disk is out of service that is known to have shards of the volume, or the
+        index of open ones: the disk was listed, or got files since. A disk that was out of service at the start, and
+        not back since, is not known to have any.
+        """
+        in_use = self.disks_of_deletions(volume_id)
         for location in self.locations:
-            location.check_in_service()
+            if location.disk_id in in_use or (collection, volume_id) in self._has_files[location.disk_id]:
+                location.check_in_service()
+
+    def note_files(self, disk_id: int, collection: str, volume_id: int, *, are_there: bool = True) -> None:
+        """Says that a disk has shards of a volume, or has none any more."""
+        (self._has_files[disk_id].add if are_there else self._has_files[disk_id].discard)((collection, volume_id))
 
     def _is_directory_in_service(self, directory: Path) -> bool:
         """Whether that is not the directory of a disk out of service."""
@@ -283,7 +294,7 @@ class EcVolumeSet:
                 volume_id,
                 location.disk_id,
                 location.disk_type,
-                tuple(one.path for one in self._locations_in_service() if index_dir in {one.path, one.idx_path}),
+                tuple(one.path for one in self.locations_in_service() if index_dir in {one.path, one.idx_path}),
             )
             with ExitStack() as on_failure:
                 shard = EcShard(self.files, place, shard_id)
@@ -300,6 +311,7 @@ class EcVolumeSet:
                     replaced = volume.add_shard(shard)
                     if opened is None:
                         self._put(volume)
+                        self.note_files(location.disk_id, collection, volume_id)
                         self._use(volume, EC_INDEX_DESCRIPTORS)
                     if replaced is None:
                         self._use(volume, 1)
@@ -347,7 +359,7 @@ class EcVolumeSet:
         return encode_ts_of(load_info(self.files, [directory / (name + ".vif") for directory in directories]))
 
     def _coding_of_index(self, index_dir: Path, name: str) -> int:
-        users = (one for one in self._locations_in_service() if index_dir in {one.path, one.idx_path})
+        users = (one for one in self.locations_in_service() if index_dir in {one.path, one.idx_path})
         return next((time for one in users if (time := self.coding_on(one, name))), 0)
 
     def _join_deletions(self, place: EcPlace, encode_ts_ns: int) -> Deletions:
@@ -363,11 +375,12 @@ class EcVolumeSet:
         if deletions is None:
             deletions = Deletions(place.volume_id, self._is_journal_in_service)
         known = {path, *deletions.paths}
-        elsewhere = journals_of(self.files, self._locations_in_service(), place.name, encode_ts_ns, known)
+        elsewhere = journals_of(self.files, self.locations_in_service(), place.name, encode_ts_ns, known)
         deletions.join(self.locations[place.disk_id].room.files, path, place.disk_id, elsewhere)
         return deletions
 
-    def _locations_in_service(self) -> list[DiskLocation]:
+    def locations_in_service(self) -> list[DiskLocation]:
+        """The disks in service now."""
         return [one for one in self.locations if not one.is_unavailable]
 
     def _is_journal_in_service(self, path: Path, disk_ids: Iterable[int]) -> bool:
@@ -433,7 +446,7 @@ class EcVolumeSet:
         """
         name = format_volume_name(collection, volume_id)
         directories = [
-            directory for one in self._locations_in_service() for directory in dict.fromkeys((one.idx_path, one.path))
+            directory for one in self.locations_in_service() for directory in dict.fromkeys((one.idx_path, one.path))
         ]
         filled = [one for one in dict.fromkeys(directories) if self._is_filled(one / (name + ".ecx"))]
         if near is not None and len(filled) > 1 and not near.is_unavailable:

@@ -57,15 +57,15 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
 
     Raises:
         EcRefused: the volume is of another collection or in a remote tier, or a vacuum was committed meanwhile.
-        DiskUnavailable: a disk of the server is out of service, and may have files of an earlier coding. No file has
-            changed.
+        DiskUnavailable: a disk is out of service that is known to have shards of the volume, or the index of open ones.
+            No file has changed.
         StorageError, OSError: there are no shards of this coding; those of an earlier one may be removed.
     """
     if volume.collection != collection:
         raise EcRefused(f"existing collection:{volume.collection} unexpected input: {collection}")
     with ec.exclusive(volume.id):
         _check_on_disk(volume)
-        ec.check_all_in_service()
+        ec.check_known_in_service(collection, volume.id)
         _generate(ec, volume)
 
 
@@ -102,10 +102,12 @@ def _generate(ec: EcVolumeSet, volume: Volume) -> None:
         check_wanted()
         _check_not_compacted(files, volume, log)
         # Once more: making the shards may have taken minutes.
-        ec.check_all_in_service()
+        ec.check_known_in_service(volume.collection, volume.id)
+        location.check_in_service()
         ec.unload(volume.id)
-        for disk in ec.locations:
+        for disk in ec.locations_in_service():
             remove_all(files, disk, volume.collection, volume.id, keeps_vif=disk is location)
+            ec.note_files(disk.disk_id, volume.collection, volume.id, are_there=disk is location)
         info = VolumeInfo(
             version=volume.version,
             dat_file_size=facts.size_bytes,

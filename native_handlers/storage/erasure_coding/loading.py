@@ -149,6 +149,10 @@ def load_shards(ec: EcVolumeSet, volume_id: int | None = None, *, is_start: bool
     if is_start:
         _remove_partial(ec, disks)
     _load_across_disks(ec, disks)
+    for location, by_key in disks:
+        for key, found in by_key.items():
+            if found.shards:
+                ec.note_files(location.disk_id, *key)
     ec.tell()
 
 

@@ -37,22 +37,28 @@ def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: S
 
     Wilful difference: upstream's server goes on with an open shard that has no file, and reports the shard.
 
-    Raises OSError, DiskUnavailable: some files may be deleted.
+    Files on a disk out of service stay, if the disk is not known to have any of the volume.
+
+    Raises:
+        DiskUnavailable: a disk is out of service that is known to have shards of the volume, or the index of open ones.
+        OSError, DiskUnavailable: some files may be deleted.
     """
     with ec.exclusive(volume_id):
         name = format_volume_name(collection, volume_id)
-        ec.check_all_in_service()
+        ec.check_known_in_service(collection, volume_id)
+        locations = ec.locations_in_service()
         for shard in shard_ids:
             if any(one.collection == collection and shard in one.shards for one in ec.copies(volume_id)):
                 ec.unmount(volume_id, shard, collection=collection)
-        for location in ec.locations:
+        for location in locations:
             had = [shard for shard in shard_ids if ec.files.facts(location.path / (name + shard_extension(shard)))]
             remove_paths(ec.files, [location.path / (name + shard_extension(shard)) for shard in had])
             found = look(ec.files, location, collection, volume_id)
+            ec.note_files(location.disk_id, collection, volume_id, are_there=bool(found.shard_ids))
             if had and not found.shard_ids:
                 remove_paths(ec.files, _own_checksums(ec, found, collection, volume_id))
                 forget_findings(found)
-        left = [look(ec.files, location, collection, volume_id) for location in ec.locations]
+        left = [look(ec.files, location, collection, volume_id) for location in locations]
         if any(one.shard_ids for one in left):
             return
         for one in left:
@@ -83,18 +89,20 @@ def _shares_index(ec: EcVolumeSet, location: DiskLocation, collection: str, volu
 
 
 def tear_down(ec: EcVolumeSet, collection: str, volume_id: int, encode_ts_ns: int = 0) -> None:
-    """Removes all files of an erasure-coded volume on this server.
+    """Removes all files of an erasure-coded volume on this server. Files on a disk out of service stay, if the disk is
+    not known to have any of the volume.
 
     Args:
         encode_ts_ns: only on disks whose .vif has an older encoding than this; 0 on all.
 
     Raises:
-        DiskUnavailable: a disk of the server is out of service; nothing was closed or removed.
+        DiskUnavailable: a disk is out of service that is known to have shards of the volume, or the index of open ones;
+            nothing was closed or removed.
         OSError: some files may be removed.
     """
     with ec.exclusive(volume_id):
-        ec.check_all_in_service()
-        for location in ec.locations:
+        ec.check_known_in_service(collection, volume_id)
+        for location in ec.locations_in_service():
             if encode_ts_ns:
                 info = info_on(ec.files, look(ec.files, location, collection, volume_id))
                 config = info.ec_shard_config if info is not None else None
@@ -144,3 +152,4 @@ def _remove(ec: EcVolumeSet, location: DiskLocation, collection: str, volume_id:
     """Removes a volume's files on one disk. Raises as `remove_all`."""
     keeps_index = _shares_index(ec, location, collection, volume_id)
     remove_all(ec.files, location, collection, volume_id, keeps_shared_index=keeps_index)
+    ec.note_files(location.disk_id, collection, volume_id, are_there=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import grpc
 import pytest
@@ -295,11 +296,22 @@ class TestIndexOnAnotherDisk:
 
 
 class TestAnotherDisk:
-    """The first disk has the volume and its earlier coding, and the second one has nothing of it."""
+    """The first disk has the volume and its earlier coding. The second one falls out of service."""
 
     @pytest.fixture
     def coded(self, coded):
         coded.open_uncoded()
+        return coded
+
+    @pytest.fixture
+    def known(self, coded):
+        """The second disk has a shard of the earlier coding, and an index. The shard is closed."""
+        for extension in (".ec13", *COMPANIONS):
+            if (coded.well / f"{VID}{extension}").exists():
+                shutil.copy(coded.well / f"{VID}{extension}", coded.sick)
+        coded.store.ec_work.load_shards(VID)
+        assert [one.place.disk_id for one in coded.store.ec.copies(VID)] == [0, 1]
+        coded.store.ec.unload(VID, disk_id=1)
         return coded
 
     def check_unchanged(self, coded, name, request):
@@ -310,18 +322,53 @@ class TestAnotherDisk:
         assert coded.store.ec.copies(VID) == opened
         assert bytes(coded.store.ec_reader.read_needle(VID, 1, 5).data) == DATA
 
-    def test_keeps_a_volume_from_being_coded_before_the_first_byte(self, coded):
+    GENERATE = "VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID)
+    REMOVALS: ClassVar = [
+        pb.VolumeEcShardsDeleteRequest(volume_id=VID, full_teardown=True),
+        pb.VolumeEcShardsDeleteRequest(volume_id=VID, shard_ids=range(14)),
+    ]
+
+    def test_that_has_a_shard_keeps_a_volume_from_being_coded_before_the_first_byte(self, known):
         written = []
-        coded.on_write = written.append
-        coded.fall_sick()
-        self.check_unchanged(coded, "VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID))
+        known.on_write = written.append
+        known.fall_sick()
+        self.check_unchanged(known, *self.GENERATE)
         assert written == []
 
-    def test_that_goes_while_the_shards_are_made_costs_no_earlier_coding(self, coded):
-        coded.on_write = lambda _path: coded.fall_sick()
-        self.check_unchanged(coded, "VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID))
+    def test_that_goes_while_the_shards_are_made_costs_no_earlier_coding(self, known):
+        known.on_write = lambda _path: known.fall_sick()
+        self.check_unchanged(known, *self.GENERATE)
 
-    def test_keeps_a_coding_from_being_removed_in_part(self, coded):
+    @pytest.mark.parametrize("request_message", REMOVALS, ids=["all", "shards"])
+    def test_that_has_a_shard_keeps_a_coding_from_being_removed_in_part(self, known, request_message):
+        known.fall_sick()
+        self.check_unchanged(known, "VolumeEcShardsDelete", request_message)
+
+    def test_that_has_an_open_shard_keeps_a_coding_from_being_removed_in_part(self, known):
+        known.store.ec.mount("", VID, 13)
+        known.fall_sick()
+        self.check_unchanged(known, "VolumeEcShardsDelete", self.REMOVALS[0])
+
+    def test_that_has_nothing_of_the_volume_keeps_none_from_being_coded(self, coded):
+        before = coded.store.ec.find(VID).encode_ts_ns
         coded.fall_sick()
-        request = pb.VolumeEcShardsDeleteRequest(volume_id=VID, full_teardown=True)
-        self.check_unchanged(coded, "VolumeEcShardsDelete", request)
+        coded.invoke(*self.GENERATE)
+        for shard in range(14):
+            coded.store.ec.mount("", VID, shard)
+        assert coded.store.ec.find(VID).encode_ts_ns > before
+        assert bytes(coded.store.ec_reader.read_needle(VID, 1, 5).data) == DATA
+        assert coded.touched == []
+
+    @pytest.mark.parametrize("request_message", REMOVALS, ids=["all", "shards"])
+    def test_that_has_nothing_of_the_volume_keeps_no_shard_here(self, coded, request_message):
+        coded.fall_sick()
+        coded.invoke("VolumeEcShardsDelete", request_message)
+        assert not [path for path in coded.well.iterdir() if ".ec" in path.name]
+        assert coded.touched == []
+
+    def test_whose_shard_was_deleted_before_has_nothing_of_the_volume(self, known):
+        known.invoke("VolumeEcShardsDelete", pb.VolumeEcShardsDeleteRequest(volume_id=VID, shard_ids=[13]))
+        known.fall_sick()
+        known.invoke("VolumeEcShardsDelete", self.REMOVALS[0])
+        assert not [path for path in known.well.iterdir() if ".ec" in path.name]
+        assert known.touched == []
