@@ -5,9 +5,12 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING
 
+import grpc
+
 from native_handlers.grpc.checks import errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd
+from native_handlers.grpc.scrub import not_verified
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
 
@@ -23,7 +26,8 @@ _MODES = frozenset({pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM})
 
 
 def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolumeRequest) -> pb.ScrubEcVolumeResponse:
-    """Verifies the volumes in the request, or all, at the pace of -maintenanceMBps. Ends when the client goes.
+    """Verifies the volumes in the request, or all, at the pace of -maintenanceMBps. Ends when the client goes. Of all
+    volumes, those with a disk out of service are not verified, and `details` has a line for each.
 
     Wilful difference: checksums are verified for the shards of all disks; upstream verifies those of one disk.
     """
@@ -46,11 +50,17 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
                 continue
             if volume is None:
                 raise RpcFailure(f"EC volume id {volume_id} not found")
-            with errors_as_upstream():
-                for one in store.ec.copies(volume_id):
-                    # Else its shards would be waited for, or called broken.
-                    store.ec.check_readable(one)
-                found = _scrub(store.ec_work.scrubber(store.ec_reader, volume, passed), request)
+            try:
+                with errors_as_upstream():
+                    for one in store.ec.copies(volume_id):
+                        # Else its shards would be waited for, or called broken.
+                        store.ec.check_readable(one)
+                    found = _scrub(store.ec_work.scrubber(store.ec_reader, volume, passed), request)
+            except RpcFailure as failure:
+                if request.volume_ids or failure.code is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                response.details.append(not_verified(f"EC volume {volume_id}", failure))
+                continue
         response.total_volumes += 1
         response.total_files += found.file_count
         if found.is_broken:

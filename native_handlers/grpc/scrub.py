@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 from time import time
 from typing import TYPE_CHECKING
 
+import grpc
+
 from native_handlers.format.idx import row_bytes
 from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
@@ -33,8 +35,9 @@ _MODES = {pb.VolumeScrubMode.INDEX, pb.VolumeScrubMode.FULL, pb.VolumeScrubMode.
 def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeRequest) -> pb.ScrubVolumeResponse:
     """Verifies the volumes in the request, or all: the index alone (INDEX), or every record too (FULL, LOCAL).
 
-    Paced by -maintenanceMBps, and ended when the client goes. A volume that cannot be verified counts as broken. A
-    volume may change hands while its records are read: the log of its appends stays open (`RpcContext.taking`).
+    Paced by -maintenanceMBps, and ended when the client goes. A volume that cannot be verified counts as broken. Of all
+    volumes, those whose disk is out of service are not verified, and `details` has a line for each. A volume may change
+    hands while its records are read: the log of its appends stays open (`RpcContext.taking`).
     """
     end = CallEnd(context)
     end.check()
@@ -53,7 +56,13 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
                     # It was closed or deleted since the scrub began.
                     continue
                 volume = volume_of(node, volume_id, "volume id %d not found")
-                log = stack.enter_context(_opened(volume, request.mode))
+                try:
+                    log = stack.enter_context(_opened(volume, request.mode))
+                except RpcFailure as failure:
+                    if request.volume_ids or failure.code is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    response.details.append(not_verified(f"volume {volume_id}", failure))
+                    continue
             result = _scrub(log, volume_id, request.mode, passed)
         response.total_volumes += 1
         response.total_files += result.row_count
@@ -66,6 +75,11 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
     if failures:
         raise RpcFailure("\n".join(failures))
     return response
+
+
+def not_verified(name: str, failure: RpcFailure) -> str:
+    """The line about a volume that a scrub of all volumes leaves out."""
+    return f"{name} is not verified: {failure.message}"
 
 
 def _all_volumes(node: GrpcNode, context: RpcContext) -> Collection[int]:

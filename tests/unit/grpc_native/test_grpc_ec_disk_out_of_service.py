@@ -372,3 +372,35 @@ class TestAnotherDisk:
         known.invoke("VolumeEcShardsDelete", self.REMOVALS[0])
         assert not [path for path in known.well.iterdir() if ".ec" in path.name]
         assert known.touched == []
+
+
+class TestScrubOfEverything:
+    @pytest.mark.parametrize("mode", [pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM])
+    def test_tells_of_a_volume_that_is_not_verified_and_goes_on(self, coded, mode):
+        coded.open([13])
+        other = coded.well / "9"
+        for path in list(coded.path.rglob(f"{VID}.*")):
+            shutil.copy(path, other.with_suffix(path.suffix))
+        coded.store.ec_work.load_shards(9)
+        coded.fall_sick()
+        answer = coded.invoke("ScrubEcVolume", pb.ScrubEcVolumeRequest(mode=mode))
+        (detail,) = answer.details
+        assert detail.startswith(f"EC volume {VID} is not verified: ")
+        assert detail.endswith(f"disk {coded.sick} is out of service: why")
+        assert (answer.total_volumes, list(answer.broken_volume_ids)) == (1, [])
+        assert coded.touched == []
+
+    @pytest.mark.parametrize("mode", [pb.INDEX, pb.FULL])
+    def test_of_regular_volumes_does_too(self, coded, mode):
+        coded.open_uncoded()
+        coded.store.allocate_volume(9)
+        coded.store.get_volume(9).write(Needle(needle_id=1, cookie=5, data=DATA))
+        coded.fall_sick(coded.store.get_volume(9).disk_id)
+        request = pb.ScrubVolumeRequest(mode=mode, mark_broken_volumes_readonly=True)
+        answer = coded.invoke("ScrubVolume", request)
+        (detail,) = answer.details
+        assert detail.startswith("volume 9 is not verified: ")
+        assert detail.endswith(f"disk {coded.sick} is out of service: why")
+        assert (answer.total_volumes, list(answer.broken_volume_ids)) == (1, [])
+        named = failure_of(lambda: coded.invoke("ScrubVolume", pb.ScrubVolumeRequest(mode=mode, volume_ids=[9])))
+        assert named.code is grpc.StatusCode.UNAVAILABLE
