@@ -19,6 +19,7 @@ from native_handlers.storage.erasure_coding.index_files import (
     live_rows_of,
 )
 from native_handlers.storage.erasure_coding.names import encode_ts_of
+from native_handlers.storage.model.errors import DiskUnavailable
 from native_handlers.storage.system.files import SharedFile, read_file
 from native_handlers.storage.volume.file_reader import FileReader
 
@@ -52,7 +53,8 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
 
     Raises:
         OSError: a file is there and cannot be opened, or whether it is there cannot be told.
-        DiskUnavailable: a disk is out of service, and the others have no such file.
+        DiskUnavailable: a disk is out of service, and the others have no such file. An .ecsum, and an .ecj whose rows
+            are known, are then none where another disk has files of the coding.
     """
     served = [one for one in ec.locations if not one.is_unavailable]
     has_choice = len(served) > 1 or extension == ".ecj"
@@ -60,7 +62,11 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
     coded = [one for one in looked if one.shard_ids or one.has_ecx]
     newest = newest_on_disks(ec.files, coded) if len(coded) > 1 else coded
     name = format_volume_name(collection, volume_id) + extension
-    path = _find(ec.files, _in_order(ec.locations, newest), name)
+    candidates = _in_order(ec.locations, newest)
+    if newest and (extension == ".ecsum" or (extension == ".ecj" and _knows_deletions(ec, collection, volume_id))):
+        # A copy goes on without these files.
+        candidates = [one for one in candidates if not one.is_unavailable]
+    path = _find(ec.files, candidates, name)
     if extension == ".ecj" and newest:
         sent = journal_ids(read_file(ec.files, path) or b"") if path is not None else []
         lacking = _deletions(ec, newest, collection, volume_id).difference(sent)
@@ -74,6 +80,17 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
         others = {one for found in newest for one in found.on_either_side(extension)} - {path}
         return _open_index(ec, file, sorted(others))
     return FileReader(ec.files, file, None)
+
+
+def _knows_deletions(ec: EcVolumeSet, collection: str, volume_id: int) -> bool:
+    """Whether no disk out of service has deletions that are not known: open volumes have those of all journals."""
+    if any(one.collection == collection for one in ec.copies(volume_id)):
+        return True
+    try:
+        ec.check_known_in_service(collection, volume_id)
+    except DiskUnavailable:
+        return False
+    return True
 
 
 def _in_order(locations: Sequence[DiskLocation], newest: Sequence[EcFiles]) -> list[DiskLocation]:

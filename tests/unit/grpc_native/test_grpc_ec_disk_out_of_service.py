@@ -404,3 +404,49 @@ class TestScrubOfEverything:
         assert (answer.total_volumes, list(answer.broken_volume_ids)) == (1, [])
         named = failure_of(lambda: coded.invoke("ScrubVolume", pb.ScrubVolumeRequest(mode=mode, volume_ids=[9])))
         assert named.code is grpc.StatusCode.UNAVAILABLE
+
+
+class TestCopies:
+    """CopyFile of a file without which a copy goes on."""
+
+    def copy(self, coded, extension):
+        request = pb.CopyFileRequest(
+            volume_id=VID, ext=extension, compaction_revision=2**32 - 1, stop_offset=2**63 - 1, is_ec_volume=True,
+            ignore_source_file_not_found=True,
+        )  # fmt: skip
+        pieces = GRPC_HANDLERS["CopyFile"](coded.node, make_context(), request)
+        return b"".join(pb.CopyFileResponse.FromString(one).file_content for one in pieces)
+
+    def test_end_for_no_checksums_and_no_journal_of_a_disk_out_of_service(self, coded):
+        coded.open([13])
+        for path in coded.path.rglob("*.ecsum"):
+            path.unlink()
+        coded.fall_sick()
+        assert self.copy(coded, ".ecsum") == b""
+        assert self.copy(coded, ".ecj") == b""
+        assert coded.touched == []
+
+    def test_have_the_known_deletions_of_a_disk_out_of_service(self, coded):
+        coded.open([13])
+        coded.store.ec_reader.delete_needle(VID, 2, 5)
+        (coded.well / f"{VID}.ecj").unlink()
+        coded.fall_sick()
+        assert self.copy(coded, ".ecj") == (2).to_bytes(8, "big")
+
+    def test_end_where_the_deletions_there_are_not_known(self, coded):
+        """The volume is closed here."""
+        coded.open([13])
+        coded.store.ec.unload(VID)
+        for path in coded.path.rglob("*.ecj"):
+            path.unlink()
+        coded.fall_sick()
+        failure = failure_of(lambda: self.copy(coded, ".ecj"))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        coded.recover()
+        assert self.copy(coded, ".ecj") == b""
+
+    def test_end_for_an_info_that_is_there_alone(self, coded):
+        coded.open([13])
+        (coded.well / f"{VID}.vif").unlink()
+        coded.fall_sick()
+        assert failure_of(lambda: self.copy(coded, ".vif")).code is grpc.StatusCode.UNAVAILABLE
