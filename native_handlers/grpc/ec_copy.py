@@ -117,6 +117,7 @@ def copy_shards(
     with FetchedFiles(source, place) as fetched:
         with errors_as_upstream():
             place.location.check_in_service()
+            _check_collection(place)
             wanted = WantedFiles(
                 set(request.shard_ids), takes_info=request.copy_vif_file, takes_index=request.copy_ecx_file
             )
@@ -134,6 +135,12 @@ def copy_shards(
         give_names(place, fetched, codings, journal)
 
 
+def _check_collection(place: ShardPlace) -> None:
+    """Once more, inside `exclusive`: a copy of another collection may have ended meanwhile. Raises StorageError."""
+    place.store.ec.check_collection(place.collection, place.volume_id)
+    check_no_other_collection(place.store.locations, place.collection, place.volume_id)
+
+
 def copy_index(source: CopySource, place: ShardPlace) -> None:
     """Fetches the index, the journal and the .vif for the shards on this disk. The caller is inside `exclusive` of the
     volume.
@@ -142,6 +149,7 @@ def copy_index(source: CopySource, place: ShardPlace) -> None:
     """
     with FetchedFiles(source, place) as fetched:
         with errors_as_upstream():
+            _check_collection(place)
             wanted = WantedFiles((), takes_info=True, takes_index=True)
             info = ask_info(source, place.collection, place.volume_id)
             codings = compare_codings(place, wanted, info, trusts_unknown=True)

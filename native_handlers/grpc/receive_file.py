@@ -13,6 +13,7 @@ from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_sent_file, os_error_text
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.directory.placement import check_no_other_collection
 from native_handlers.storage.erasure_coding.layout import most_bytes_of
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError
 from native_handlers.storage.transfer.received_files import ReceiveRequest, check_not_mounted
@@ -68,7 +69,7 @@ def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:
         if file.size_bytes < info.file_size:
             raise _Refused(f"file ended after {file.size_bytes} of {info.file_size} bytes")
         try:
-            with _unmounted(node, info):
+            with _unmounted(node, info, file):
                 file.commit()
         except StorageError as error:
             raise _Refused(str(error)) from error
@@ -78,18 +79,23 @@ def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:
 
 
 @contextmanager
-def _unmounted(node: GrpcNode, info: pb.ReceiveFileInfo) -> Iterator[None]:
-    """Inside, no shard of an erasure-coded volume is mounted, as when its file began to arrive. Raises
-    ReceiveRefused.
+def _unmounted(node: GrpcNode, info: pb.ReceiveFileInfo, file: StagedFile) -> Iterator[None]:
+    """Inside, no shard of an erasure-coded volume is mounted, and no disk has data of that id in another collection, as
+    when its file began to arrive. Raises ReceiveRefused, and DiskUnavailable where a disk fails.
     """
     if not info.is_ec_volume:
         yield
         return
-    ec, volume_id = store_of(node).ec, info.volume_id
+    store, volume_id = store_of(node), info.volume_id
+    ec = store.ec
     with ec.exclusive(volume_id):
         # The node hears of shards that have just been mounted a little later.
         own = (one.place.disk_id for one in ec.copies(volume_id))
         check_not_mounted(volume_id, sorted({*own, *node.coded_disk_ids(volume_id)}))
+        check_no_other_collection(store.locations, info.collection, volume_id)
+        for location in store.locations:
+            if location.path == file.target.parent:
+                ec.note_files(location.disk_id, info.collection, volume_id)
         yield
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeInfo
+from native_handlers.format.idx import row_bytes
 from native_handlers.format.types import normal_disk_type
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
@@ -131,11 +132,37 @@ def _coded(
     if wanted.volume_id in location.arriving:
         raise VolumeArriving(wanted.volume_id)
     location.check_in_service()
+    if wanted.extension == ".ecx":
+        return _IndexFile(files, location.path / wanted.name, offset_width_bytes)
     if wanted.extension != ".vif":
         target = location.path / wanted.name
         return StagedFile(files, target, max_bytes=wanted.max_bytes, usage=location.usage)
     paths = VolumePaths(location.path, location.idx_path, wanted.collection, wanted.volume_id)
     return coded_info_file(files, paths, volume, offset_width_bytes)
+
+
+class _IndexFile(StagedFile):
+    """A sent .ecx. One whose last row is partial is refused, and an empty one where the present one has rows: that of a
+    volume without live needles is empty, and so is that of a sending which failed. Its coding is not compared: neither
+    the request nor an .ecx names one.
+    """
+
+    def __init__(self, files: Files, target: Path, offset_width_bytes: int) -> None:
+        """Raises OSError as `StagedFile`."""
+        super().__init__(files, target)
+        self._width = offset_width_bytes
+
+    def complete(self, modified_at_ns: int = 0) -> None:
+        facts = None if self.size_bytes else self._files.facts(self.target)
+        why = ""
+        if self.size_bytes % row_bytes(self._width):
+            why = f"the .ecx has {self.size_bytes} bytes, and its last row is partial"
+        elif facts is not None and facts.size_bytes:
+            why = "the .ecx is 0 bytes, and the one that is here has rows"
+        if why:
+            self.discard()
+            raise ReceiveRefused(why)
+        super().complete(modified_at_ns)
 
 
 def coded_info_file(files: Files, paths: VolumePaths, volume: Volume | None, offset_width_bytes: int) -> StagedFile:
