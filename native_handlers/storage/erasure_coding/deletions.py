@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,8 @@ class Deletions:
         self._journals: dict[Path, _Journal] = {}
         self._rows: dict[int, None] = {}
         """The ids that belong into each journal."""
+        self._noted: deque[int] = deque()
+        """Those of `note` that are not among them yet. Takes no lock."""
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -117,6 +120,7 @@ class Deletions:
             OSError: the journal cannot be opened or read.
         """
         with self._lock:
+            self._take_noted()
             journal = self._journals.get(path)
             if journal is None:
                 journal = _Journal(files, path)
@@ -153,14 +157,30 @@ class Deletions:
         Does not wait for a deletion under way, which may hang at another disk.
         """
         mine = [one for one in list(self._journals.values()) if disk_id in one.disk_ids]
-        if not any(one.lacking for one in mine):
+        if not self._noted and not any(one.lacking for one in mine):
             return True
         if not self._lock.acquire(blocking=False):
             return False
         try:
+            self._take_noted()
             return self._complete(one for one in self._served() if disk_id in one.disk_ids)
         finally:
             self._lock.release()
+
+    def note(self, needle_ids: Sequence[int]) -> None:
+        """Hides needles at once. The journals get them with the next deletion, `write_lacking` or `leave`: for a disk
+        that is out of service, and may hang with the lock held. The end of the process before that forgets them.
+        """
+        self._noted.extend(needle_ids)
+        self.ids.update(needle_ids)
+
+    def _take_noted(self) -> None:
+        while self._noted:
+            needle_id = self._noted.popleft()
+            if needle_id not in self._rows:
+                self._rows[needle_id] = None
+                for journal in self._journals.values():
+                    journal.lacking[needle_id] = None
 
     def _served(self) -> list[_Journal]:
         """The journals on disks in service."""
@@ -171,6 +191,7 @@ class Deletions:
         written, if the disk is in service.
         """
         with self._lock:
+            self._take_noted()
             journal = self._journals.get(path)
             if journal is None:
                 return
@@ -192,6 +213,7 @@ class Deletions:
                 needles deleted. The same call may be made again.
         """
         with self._lock:
+            self._take_noted()
             new = dict.fromkeys(one for one in needle_ids if one not in self.ids)
             served = self._served()
             if not served:

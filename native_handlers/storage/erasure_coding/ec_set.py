@@ -158,7 +158,7 @@ class EcVolumeSet:
 
     def delete(self, volume: EcVolume, needle_id: int) -> None:
         """Records a deletion, durably, for all open shards of the volume, also those of another coding. An absent or
-        deleted needle is a success.
+        deleted needle is a success. The journal of a coding that cannot be read now gets the row when its disk is back.
 
         Raises:
             VolumeClosed, OSError: as `Deletions.record`, for each coding.
@@ -166,8 +166,13 @@ class EcVolumeSet:
         volume.delete(needle_id)
         others = (one for one in self.copies(volume.id) if one.collection == volume.collection)
         for other in others:
-            if other.deletions is not volume.deletions and self.is_readable(other):
+            if other.deletions is volume.deletions:
+                continue
+            if self.is_readable(other):
                 other.delete(needle_id)
+            else:
+                # Whether that coding has the needle is in an index that cannot be read now.
+                other.deletions.note([needle_id])
 
     def _write_late_deletions(self, disk_id: int) -> bool:
         """`Deletions.write_lacking` for each volume of a disk."""
@@ -252,7 +257,9 @@ class EcVolumeSet:
 
     @contextmanager
     def exclusive_at_once(self, volume_id: int) -> Iterator[bool]:
-        """As `exclusive`, without waiting: False inside the block where another thread is at work on the volume."""
+        """As `exclusive`, without waiting: False inside the block where another thread is at work on the volume, or
+        something is to be done first.
+        """
         with self._changing:
             is_free = volume_id not in self._busy and volume_id not in self._unfinished
             if is_free:
