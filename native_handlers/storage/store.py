@@ -23,7 +23,7 @@ from native_handlers.storage.directory.scan import find_offset_width
 from native_handlers.storage.disk.open_limit import OpenVolumes
 from native_handlers.storage.erasure_coding.ec_set import EcVolumeSet
 from native_handlers.storage.erasure_coding.generate import sync_shards
-from native_handlers.storage.erasure_coding.loading import load_shards, remove_left_overs
+from native_handlers.storage.erasure_coding.loading import judge_again, load_shards, remove_left_overs
 from native_handlers.storage.erasure_coding.reader import EcReader
 from native_handlers.storage.erasure_coding.sent_files import open_coded_file
 from native_handlers.storage.erasure_coding.work import EcWork
@@ -129,10 +129,11 @@ def open_store(
             location.open_volumes = open_volumes
         state = StateFile(locations[0].room.files, config.locations[0].idx_path)
         if config.opens_volumes:
-            findings += remove_left_overs(files, locations, width)
+            kept = remove_left_overs(files, locations, width)
             _, failures = load_all(locations, width)
             if failures:
                 raise failures[0]
+            findings += judge_again(files, kept, width)
         else:
             for location in locations:
                 location.set_offset_width(width)

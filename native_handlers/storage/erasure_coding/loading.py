@@ -37,10 +37,10 @@ from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.system.file_copy import copy_range
 from native_handlers.storage.volume.info_file import has_shard_index
 from native_handlers.storage.volume.paths import VolumePaths
-from native_handlers.storage.volume.soundness import why_not_whole
+from native_handlers.storage.volume.soundness import BEHIND_RECORDS, why_not_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
@@ -68,21 +68,31 @@ class _Found:
 
 
 _Disks = list[tuple["DiskLocation", dict["EcKey", _Found]]]
+Kept = list[tuple["DiskLocation", list[Finding]]]
+"""The findings about shards that are kept, each with its disk."""
 
 
 def remove_left_overs(
-    files: Files, locations: Iterable[DiskLocation], offset_width_bytes: int
-) -> list[tuple[DiskLocation, list[Finding]]]:
+    files: Files,
+    locations: Iterable[DiskLocation],
+    offset_width_bytes: int,
+    bases: Container[Path] | None = None,
+) -> Kept:
     """Removes shards that are useless beside the whole .dat from which they were to be made. Returns the findings to be
     kept once the volumes are opened.
 
     Call it at the start, before volumes are opened: a volume beside shards is opened read-only, and later such shards
-    may be those of a coding that is under way.
+    may be those of a coding that is under way. `judge_again` follows.
+
+    Args:
+        bases: the paths, without extension, of the volumes whose shards are judged; None for all.
     """
     findings = []
     for location in locations:
         for key, found in sorted((_look(files, location) or {}).items()):
             paths = VolumePaths(location.path, location.idx_path, *key)
+            if bases is not None and paths.base not in bases:
+                continue
             try:
                 fate = _judge(files, paths, found, offset_width_bytes)
                 if fate is None:
@@ -96,6 +106,20 @@ def remove_left_overs(
             except (OSError, StorageError) as error:
                 _log.error("%s: its shards are kept: %s", paths.base, error)
     return findings
+
+
+def judge_again(files: Files, kept: Kept, offset_width_bytes: int) -> Kept:
+    """Judges shards again that `remove_left_overs` has kept, when the volumes are open and before they are served. The
+    .dat of a volume whose shards have no index was repaired meanwhile. Returns the findings that remain.
+
+    Only shards beside an unfinished end of a .dat are looked at: its other records are all there. What another repair
+    drops, the shards alone may have.
+    """
+    tails = {one.base for _, found in kept for one in found if one.detail.startswith(BEHIND_RECORDS)}
+    if not tails:
+        return kept
+    others = [(location, found) for location, found in kept if tails.isdisjoint(one.base for one in found)]
+    return others + remove_left_overs(files, dict.fromkeys(location for location, _ in kept), offset_width_bytes, tails)
 
 
 class FateOfShards(NamedTuple):

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.paths import VolumePaths
 
 _SAMPLES = 16
+BEHIND_RECORDS = "behind its last record"
+"""The beginning of a reason: all records of the index are there, and something else follows."""
 
 
 def missing_files(files: Files, paths: VolumePaths) -> int:
@@ -111,7 +113,7 @@ def _why_not_records(files: Files, fd: int, version: int, start_bytes: int, end_
     scan = DatScan(files, fd, version, start_bytes, end_bytes)
     for _ in scan:
         pass
-    return None if scan.result is ScanEnd.COMPLETE else f"behind its last record: {scan.why}"
+    return None if scan.result is ScanEnd.COMPLETE else f"{BEHIND_RECORDS}: {scan.why}"
 
 
 class ForeignIndex(NamedTuple):

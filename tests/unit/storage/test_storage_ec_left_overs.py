@@ -139,6 +139,22 @@ def test_shards_go_beside_a_whole_volume_also_where_records_lie_behind_its_index
     assert check_directory(coded).is_healthy
 
 
+@pytest.mark.parametrize("tail", [bytes(5000), b"part of a record"], ids=["zeros", "a part of a record"])
+def test_shards_go_in_one_start_when_the_end_of_the_dat_was_repaired(coded, tail):
+    """A power cut while the volume was coded, and written to."""
+    a_whole_volume_with_a_note(coded)
+    (coded / "7.note").unlink()
+    with (coded / "7.dat").open("ab") as dat:
+        dat.write(tail)
+    with closing(open_at(coded)) as store:
+        assert not shards_in(coded)
+        assert FindingKind.SHARDS_KEPT not in {one.kind for one in store.findings}
+        for number in NUMBERS:
+            read = store.get_volume(VID).read(number, cookie=5)
+            assert bytes(read.needle.data) == data_of(number)
+            read.release()
+
+
 class TestADatOnAnotherDisk:
     @pytest.fixture
     def few(self, coded):
