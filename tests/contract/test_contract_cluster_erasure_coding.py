@@ -109,7 +109,8 @@ def spread(cluster, count=12):
     """A volume in shards on all four servers, and its files."""
     first = cluster.servers_used[0]
     volume_id = cluster.allocate(first)
-    files = {first.store(data, fid=first.new_fid(volume_id)): data for data in (os.urandom(300_000),) * count}
+    contents = (os.urandom(300_000) for _ in range(count))
+    files = {first.store(data, fid=first.new_fid(volume_id)): data for data in contents}
     wait_until(lambda: cluster.holders(volume_id) == [first.url], "the volume to be known")
     said = cluster.shell(f"ec.encode -volumeId={volume_id} -force", "ec.balance -apply")
     wait_until(lambda: every_shard(cluster, volume_id) == list(range(14)), f"all shards; {said}", limit_s=LIMIT_S)

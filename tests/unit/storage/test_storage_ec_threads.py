@@ -1,9 +1,14 @@
 """The threads of erasure coding, and what becomes of the work where the system gives fewer of them."""
 
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from support.coded_volumes import code_volume
+from support.files import PlannedFiles, path_of
+from support.stores import open_at
 from support.waiting import LIMIT_S
 
 from native_handlers.format.needle import Needle
@@ -72,3 +77,31 @@ def test_a_volume_is_coded_without_further_threads(give_threads, tmp_path):
     store = code_volume(tmp_path, VID, Needle(needle_id=1, cookie=5, data=b"content" * 100_000))
     assert store.ec_reader.read_needle(VID, 1, 5).data == b"content" * 100_000
     store.close()
+
+
+@pytest.mark.parametrize("closes", [lambda ec: ec.unmount(VID, 0), lambda ec: ec.unload(VID)], ids=["shard", "volume"])
+def test_a_shard_that_is_closed_under_a_reader_stays_open_until_the_read_ends(tmp_path, closes):
+    """Else the read gets the bytes of the file that is opened next, under the same number."""
+    data = bytes(range(250)) * 100
+    code_volume(tmp_path / "disk", VID, Needle(needle_id=1, cookie=5, data=data)).close()
+    begun, goes_on, used = threading.Event(), threading.Event(), []
+
+    def hold(name, target):
+        is_reader = threading.current_thread().name.startswith("reader")
+        if name.startswith("read") and is_reader and path_of(target).suffix == ".ec00" and not used:
+            used.append(target)
+            begun.set()
+            assert goes_on.wait(LIMIT_S)
+
+    files = PlannedFiles(before=hold)
+    with closing(open_at(tmp_path / "disk", files=files)) as store, ThreadPoolExecutor(1, "reader") as readers:
+        reading = readers.submit(store.ec_reader.read_needle, VID, 1, 5)
+        assert begun.wait(LIMIT_S)
+        closes(store.ec)
+        assert store.ec.find_shard(VID, 0) is None
+        (fd,) = used
+        assert fd in files.open_fds
+        assert os.readlink(f"/proc/self/fd/{fd}").endswith(".ec00")
+        goes_on.set()
+        assert bytes(reading.result(LIMIT_S).data) == data
+        assert fd not in files.open_fds

@@ -133,12 +133,12 @@ def test_a_mark_of_the_volume_leaves_the_coding_of_its_shards(disk):
     store.close()
 
 
-WORKS = ("generate", "rebuild", "decode", "decode again")
+WORKS = ("generate", "generate again", "rebuild", "decode", "decode again")
 
 
 def prepared(directory, work):
     """The directory before `work`, with a store that is open on counting files."""
-    code(directory, keeps_dat=work == "generate")
+    code(directory, keeps_dat=work.startswith("generate"))
     if work == "generate":
         for path in directory.glob("7.ec*"):
             path.unlink()
@@ -157,7 +157,7 @@ def prepared(directory, work):
 
 
 def run(store, work):
-    if work == "generate":
+    if work.startswith("generate"):
         store.ec_work.generate(store.find_volume(VID), "")
     elif work == "rebuild":
         assert store.ec_work.rebuild_missing("", VID, ignores_checksums=False) == [1, 12]
@@ -181,6 +181,7 @@ def test_a_cut_at_any_step(tmp_path, work):
     steps = files.steps - before
     assert steps > 5
     store.close()
+    codings = set()
     for cut_at in range(1, steps + 1):
         directory = tmp_path / f"cut{cut_at}"
         shutil.copytree(untouched, directory)
@@ -198,11 +199,16 @@ def test_a_cut_at_any_step(tmp_path, work):
         store = open_at(directory)
         assert not list(directory.glob("*.receiving"))
         shards = len(list(directory.glob("7.ec[0-9]*")))
-        gone = () if work == "generate" else (2,)
+        gone = () if work.startswith("generate") else (2,)
         alive = [number for number in range(1, 6) if number not in gone]
-        if work == "generate":
+        if work.startswith("generate"):
             assert shards in {0, 14}, cut_at
             check(store, alive, coded=False)
+            if shards == 14:
+                check(store, alive, coded=True)
+                codings.add(store.ec.find(VID).encode_ts_ns)
+            else:
+                codings.add(None)
             assert (store.ec.find(VID) is not None) == (shards == 14)
         else:
             assert 12 <= shards <= 14
@@ -214,6 +220,12 @@ def test_a_cut_at_any_step(tmp_path, work):
             check(store, alive, coded=False)
         store.close()
         shutil.rmtree(directory)
+    if work == "generate again":
+        assert {coding_in(untouched), None} <= codings
+
+
+def coding_in(directory):
+    return parse_volume_info((directory / "7.vif").read_bytes()).ec_shard_config.encode_ts_ns
 
 
 def test_shards_on_a_disk_without_index_are_opened(disk, other_disk):
