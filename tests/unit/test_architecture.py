@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "native_handlers/storage/directory": native("format") | storage("model", "system", "disk", "remote", "volume"),
     "native_handlers/storage/transfer": native("format") | storage("model", "system", "disk", "volume", "directory"),
     "native_handlers/storage/erasure_coding": native("format", "pb")
-    | storage("model", "system", "volume", "directory"),
+    | storage("model", "system", "disk", "volume", "directory"),
     "native_handlers/storage": native("format", "pb")
     | storage("model", "system", "index", "disk", "remote", "volume", "directory", "transfer", "erasure_coding"),
     "native_handlers/http": native("runtime", "format", "http_model", "content", "storage")

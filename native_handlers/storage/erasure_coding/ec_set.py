@@ -126,6 +126,11 @@ class EcVolumeSet:
         if location is not None:
             location.check_in_service()
 
+    def check_all_in_service(self) -> None:
+        """Raises DiskUnavailable while any disk of the server is out of service: it may have a volume of any id."""
+        for location in self.locations:
+            location.check_in_service()
+
     def check_known_in_service(self, collection: str, volume_id: int) -> None:
         """Raises DiskUnavailable while a disk is out of service that is known to have shards of the volume, or the
         index of open ones: the disk was listed, or got files since. A disk that was out of service at the start, and

@@ -57,7 +57,7 @@ def open_coded_file(ec: EcVolumeSet, collection: str, volume_id: int, extension:
             are known, are then none where another disk has files of the coding.
     """
     served = [one for one in ec.locations if not one.is_unavailable]
-    has_choice = len(served) > 1 or extension == ".ecj"
+    has_choice = len(ec.locations) > 1 or extension == ".ecj"
     looked = [look(ec.files, one, collection, volume_id) for one in served] if has_choice else []
     coded = [one for one in looked if one.shard_ids or one.has_ecx]
     newest = newest_on_disks(ec.files, coded) if len(coded) > 1 else coded

@@ -36,6 +36,7 @@ from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files

@@ -108,7 +108,6 @@ REFUSED = [
     ("VolumeTierMoveDatFromRemote", pb.VolumeTierMoveDatFromRemoteRequest(volume_id=VID, collection="c")),
     ("VolumeEcShardsGenerate", pb.VolumeEcShardsGenerateRequest(volume_id=VID, collection="c")),
     ("VolumeEcShardsRebuild", pb.VolumeEcShardsRebuildRequest(volume_id=VID, collection="c")),
-    ("VolumeEcShardsDelete", pb.VolumeEcShardsDeleteRequest(volume_id=VID, collection="c", shard_ids=[1])),
     ("VolumeEcShardsCopy", pb.VolumeEcShardsCopyRequest(volume_id=VID, collection="c", shard_ids=[1], disk_id=1)),
     ("VacuumVolumeCompact", pb.VacuumVolumeCompactRequest(volume_id=VID)),
     ("VacuumVolumeCommit", pb.VacuumVolumeCommitRequest(volume_id=VID)),
@@ -135,6 +134,7 @@ ANSWERED_FROM_MEMORY = [
 ]
 
 OTHERWISE = {
+    "VolumeEcShardsDelete": "a disk without shards of the volume is not needed: test_grpc_ec_disk_out_of_service.py",
     "AllocateVolume": "the disk is not chosen",
     "VolumeCopy": "the disk is not chosen",
     "BatchDelete": "each needle has its own status",

@@ -202,10 +202,11 @@ class TestOpening:
         each = {name: (costs[1][name] - costs[0][name]) / (MANY - FEW) for name in costs[1]}
         assert (each["open"], each["facts"], each["facts_of"], each["read"], each["close"]) == (3, 1, 1, 2, 1)
 
-    def test_a_reload_lists_the_directory_once_for_volumes_and_once_for_shards(self, tmp_path):
+    def test_a_reload_lists_the_directory_three_times(self, tmp_path):
+        """For volumes, for decided replacements of shards, and then for shards."""
         files = PlannedFiles()
         with closing(make_store(tmp_path, MANY, files=files)) as store:
-            assert files.since(store.load_new_volumes) == {"list_directory": 2}
+            assert files.since(store.load_new_volumes) == {"list_directory": 3}
 
     def test_one_of_many_is_mounted_with_one_listing(self, tmp_path):
         """One listing for a copy that has arrived whole, and one for the volume."""
