@@ -13,7 +13,7 @@ from support.files import UNSYNCED_FILES
 from support.http_serving import connected
 from support.recording_backend import SETTINGS as HTTP_SETTINGS
 from support.recording_backend import Recorded
-from support.waiting import LIMIT_S, until
+from support.waiting import LIMIT_S, until, until_answer
 
 from native_handlers.format.needle import Needle
 from native_handlers.http.context import Location, LookupFailed
@@ -206,8 +206,7 @@ async def until_read_here(worker, client):
         await client.ask(GET)
         return len(worker.seen) == before
 
-    while not await is_read_here():
-        pass
+    await until_answer(is_read_here, bool, "the worker to read the file itself")
 
 
 async def test_a_worker_of_a_native_server_reads_what_the_parent_shares(tmp_path, opened):

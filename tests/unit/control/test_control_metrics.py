@@ -10,6 +10,7 @@ import trio.testing
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 from support.stores import NODE, place
+from support.waiting import LIMIT_S, until
 
 from native_handlers.format.errors import ChecksumMismatch
 from native_handlers.format.needle import Needle
@@ -370,7 +371,7 @@ async def test_a_disk_that_hangs_keeps_no_other_task_from_its_turn():
     class Hanging:
         def collect(self):
             started.set()
-            assert go_on.wait(60)
+            assert go_on.wait(LIMIT_S)
             return collect()
 
     exposition = NodeExposition(Registry(), Hanging())
@@ -388,7 +389,7 @@ async def test_many_scrapes_at_once_are_answered_with_one_text_that_is_new_to_al
     class Slow:
         def collect(self):
             made.append(len(made))
-            assert go_on.wait(60)
+            assert go_on.wait(LIMIT_S)
             family = Family("number", "gauge", "which text it is")
             family.add({}, made[-1])
             return [family]
@@ -401,8 +402,7 @@ async def test_many_scrapes_at_once_are_answered_with_one_text_that_is_new_to_al
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        while not made:  # noqa: ASYNC110  a thread says so
-            await trio.lowlevel.checkpoint()
+        await until(lambda: made, "the thread to begin the text")
         for _ in range(50):
             nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()

@@ -81,9 +81,8 @@ async def test_a_kept_connection_that_the_server_has_closed_or_spoken_on_is_not_
 
 
 async def until_not_idle(pool, address):
-    for one in pool.idle_connections(address):
-        while one.is_idle:
-            await trio.lowlevel.checkpoint()
+    kept = list(pool.idle_connections(address))
+    await until(lambda: not any(one.is_idle for one in kept), "the client to see that the server has closed or spoken")
 
 
 async def test_a_kept_connection_is_used_again_and_dropped_when_asked():
