@@ -167,8 +167,8 @@ def _with_one_odd_field(whole, part_of, volume_id):
 # ---- the server
 
 
-class SmallDisk(UnsyncedFiles):
-    """Reserves little."""
+class SmallReservations(UnsyncedFiles):
+    """A file system that reserves little at once. Messages may ask for any size."""
 
     def allocate(self, descriptor, length_bytes):
         if length_bytes > MAX_RESERVED_BYTES:
@@ -216,7 +216,7 @@ def server(tmp_path_factory, template, dial):
             data.mkdir(parents=True)
         else:
             shutil.copytree(template, data, copy_function=copy_of)
-        store = open_at(data, files=SmallDisk())
+        store = open_at(data, files=SmallReservations())
         before = directories_and_strangers(outer, data)
         try:
             servers = DialledVolumeServers(dial)

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.clocks import Clock
-from support.files import PlannedFiles, broken
+from support.files import broken
 from support.grpc_nodes import make_context, make_node
+from support.planned_tier_files import PlannedTierFiles
 from support.played_s3 import played_s3
 from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
@@ -24,7 +25,6 @@ from native_handlers.storage.model.errors import DeleteFailed
 from native_handlers.storage.model.report import FindingKind
 from native_handlers.storage.remote import s3_tier
 from native_handlers.storage.remote.s3_tier import S3Tier
-from native_handlers.storage.remote.tier_files import TierFiles
 from native_handlers.storage.remote.tiers import Tiers, TierSettings
 from native_handlers.storage.system import crew
 
@@ -32,14 +32,6 @@ VIDS = range(1, 7)
 COOKIE = 0x11223344
 LATER_S = 4 * 86400
 """The time after which the volumes are to go: their TTL is three days."""
-
-
-class PlannedTierFiles(PlannedFiles, TierFiles):
-    """Objects of tiers, and operations that fail where a test plans it."""
-
-    def __init__(self, tiers, clock_s):
-        PlannedFiles.__init__(self)
-        TierFiles.__init__(self, tiers, clock_s)
 
 
 class Tiered:
@@ -59,7 +51,7 @@ class Tiered:
     def open(self) -> None:
         tiers = Tiers({"s3": S3Tier})
         tiers.load([TierSettings("s3", "cold", self.service.properties())])
-        self.files = PlannedTierFiles(tiers, self.clock.seconds)
+        self.files = PlannedTierFiles(tiers, clock_s=self.clock.seconds)
         self.store = open_at(self.directory, files=self.files, tiers=self.files, clock_ns=self.now_ns)
         self.store.set_volume_size_limit(1 << 30)
 

@@ -9,11 +9,12 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from support.disks import DiskInService
-from support.files import PlannedFiles
 from support.grpc_nodes import make_context, make_node
+from support.planned_tier_files import PlannedTierFiles
 from support.s3_server import s3_server, shared_tier
 from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
@@ -46,6 +47,8 @@ from native_handlers.storage.shared.reading import attach_for_reading
 VID = 7
 COOKIE = 0x11223344
 NAME = "s3.cold"
+LASTING_CHANGES = ("sync", "sync_directory", "rename", "unlink")
+"""What changes names or puts something on disk."""
 
 
 @pytest.fixture(scope="module")
@@ -586,14 +589,6 @@ def test_a_vacuum_leaves_a_volume_in_a_tier_alone(cluster):
     cluster.check()
 
 
-class PlannedTierFiles(PlannedFiles, TierFiles):
-    """Objects of tiers too. What changes names or puts something on disk is a step."""
-
-    def __init__(self, tiers):
-        PlannedFiles.__init__(self, steps_of=("sync", "sync_directory", "rename", "unlink"))
-        TierFiles.__init__(self, tiers)
-
-
 @pytest.mark.parametrize("direction", ["to_tier", "to_disk"])
 @pytest.mark.slow
 def test_a_cut_at_any_step_leaves_a_whole_volume(cluster, direction):
@@ -603,7 +598,7 @@ def test_a_cut_at_any_step_leaves_a_whole_volume(cluster, direction):
     for cut_at in itertools.count(1):
         if direction == "to_disk":
             cluster.to_tier()
-        cluster.restart(kind=PlannedTierFiles)
+        cluster.restart(kind=partial(PlannedTierFiles, steps_of=LASTING_CHANGES))
         files = cluster.store.tiers
         files.steps, files.cut_at = 0, cut_at
         with contextlib.suppress(RpcFailure):
