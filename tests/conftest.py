@@ -1,6 +1,7 @@
-"""Shared by all tests: three hypothesis profiles, compiled modules, a lack of threads, and fixtures of `support`.
+"""Shared by all tests: three profiles, compiled modules, a lack of threads, and fixtures of `support`.
 
-HYPOTHESIS_PROFILE=deep runs more examples than the usual profile, quick fewer.
+HYPOTHESIS_PROFILE=deep runs more examples of each property than the usual profile. HYPOTHESIS_PROFILE=quick runs fewer,
+and few cases of each parametrised test.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections import defaultdict
 from importlib import import_module
 
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
+from support.cases import spread
 
 FIXTURES = ("support.clocks", "support.files", "support.stores")
 """The modules with fixtures for all tests."""
@@ -25,7 +28,11 @@ UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 settings.register_profile("quick", UNHURRIED, max_examples=10)
 settings.register_profile("fast", UNHURRIED, max_examples=50)
 settings.register_profile("deep", UNHURRIED, max_examples=2000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fast")
+settings.load_profile(PROFILE)
+
+QUICK_CASES = 2
+"""How many cases of a parametrised test the profile quick runs. The other profiles run all."""
 
 
 def pytest_configure(config):
@@ -47,6 +54,23 @@ def pytest_configure(config):
 def pytest_collection():
     """Stops Python's collector of cycles while tests are collected: nearly all that is made then stays."""
     gc.disable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """In the profile quick, leaves out all but `QUICK_CASES` cases of each test, of those that -m and -k have left.
+
+    A test has several cases by its own parameters and by those of its fixtures. Which ones stay is the same in every
+    run and in every worker.
+    """
+    if PROFILE != "quick":
+        return
+    cases = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    kept = {item for of_one in cases.values() for item in spread(of_one, QUICK_CASES)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
 
 
 def pytest_collection_finish():
