@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from native_handlers.storage.erasure_coding.remote import ServerUnreachable, ShardUnreachable
+from support.made_once import put_files
 from support.stores import open_at
 
 if TYPE_CHECKING:
@@ -76,14 +78,32 @@ class FakeRemote:
         self.most_pending_bytes = max(self.most_pending_bytes, self.pending_bytes)
 
 
-def code_volume(directory: Path, volume_id: int, *needles: Needle, mounts=range(14), **config) -> Store:
-    """A store with the shards of a volume of these needles; the volume itself is gone."""
+def code_volume(directory: Path, volume_id: int, *needles: Needle, **config) -> Store:
+    """A store that has just coded a volume of these needles, and has its shards open; the volume itself is gone."""
     store = open_at(directory, **config)
     store.allocate_volume(volume_id)
     for needle in needles:
         store.get_volume(volume_id).write(needle)
     store.ec_work.generate(store.find_volume(volume_id), "")
-    for shard in mounts:
+    for shard in range(14):
         store.ec.mount("", volume_id, shard)
     store.delete_volume(volume_id, only_empty=False)
     return store
+
+
+def put_coded_volume(directory: Path, volume_id: int, *needles: Needle) -> None:
+    """Puts the files of a coded volume of these needles into a directory, which is made when missing.
+
+    The volume is coded once in a process, and has one time of coding in all tests.
+    """
+
+    def code(place):
+        code_volume(place, volume_id, *needles).close()
+
+    put_files(directory, (volume_id, *map(dataclasses.astuple, needles)), code)
+
+
+def open_coded_volume(directory: Path, volume_id: int, *needles: Needle, **config) -> Store:
+    """A store on a directory with nothing but the files of `put_coded_volume`. It has all shards open."""
+    put_coded_volume(directory, volume_id, *needles)
+    return open_at(directory, **config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import open_coded_volume
 from support.files import broken
 from support.grpc_nodes import batch_delete, failure_text, make_node
 
@@ -21,7 +21,7 @@ STATUS = pb.VolumeNeedleStatusRequest(volume_id=VID, needle_id=1)
 @pytest.fixture
 def store(directory, files):
     needles = [Needle(needle_id=number, cookie=COOKIE, data=DATA, checksum=crc32c(DATA)) for number in (1, 2)]
-    made = code_volume(directory, VID, *needles, files=files)
+    made = open_coded_volume(directory, VID, *needles, files=files)
     yield made
     files.let_all_go_on()
     made.close()

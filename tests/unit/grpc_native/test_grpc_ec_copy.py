@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.disks import Disks
 from support.files import PlannedFiles
 from support.grpc_copy import COOKIE, SOURCE, Stream, contents, fill
@@ -540,7 +540,7 @@ class TestDeletions:
         """The target has the first shards, and the source the others; both have the index."""
         target, source = tmp_path / "target", tmp_path / "source"
         needles = [Needle(needle_id=number, cookie=5, data=b"x" * 3000) for number in range(1, 6)]
-        code_volume(target, 7, *needles).close()
+        put_coded_volume(target, 7, *needles)
         shutil.copytree(target, source)
         for shard in range(14):
             ((source if shard < 13 else target) / f"7.ec{shard:02d}").unlink()
@@ -618,7 +618,7 @@ class TestMountedShardsOfAnotherCoding:
     def places(self, tmp_path):
         target, source = tmp_path / "target", tmp_path / "source"
         for directory, letter in ((target, b"o"), (source, b"n")):
-            code_volume(directory, 7, Needle(needle_id=1, cookie=5, data=letter * 3000)).close()
+            put_coded_volume(directory, 7, Needle(needle_id=1, cookie=5, data=letter * 3000))
         vif = target / "7.vif"
         info = parse_volume_info(vif.read_bytes())
         without_time = replace(info.ec_shard_config, encode_ts_ns=0)
@@ -669,7 +669,7 @@ class TestMountedShardsOfAnotherCoding:
 
 def test_an_index_that_replaces_an_empty_one_is_used_at_once(tmp_path, context):
     target, source = tmp_path / "target", tmp_path / "source"
-    code_volume(source, 7, Needle(needle_id=1, cookie=5, data=b"x" * 3000)).close()
+    put_coded_volume(source, 7, Needle(needle_id=1, cookie=5, data=b"x" * 3000))
     shutil.copytree(source, target)
     (target / "7.ec13").unlink()
     (target / "7.ecx").write_bytes(b"")

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import grpc
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.disks import bring_back, take_out_of_service
 from support.files import PlannedFiles, path_of
 from support.grpc_nodes import batch_delete, failure_of, make_context, make_node
@@ -53,7 +53,7 @@ class Coded:
             only_index: the one of both disks that has an index; the other one uses it.
             third: shards that are on a third disk too, with an index of its own.
         """
-        code_volume(self.well, VID, *NEEDLES).close()
+        put_coded_volume(self.well, VID, *NEEDLES)
         index = self.path / "index"
         index.mkdir()
         self.sick.mkdir()

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import grpc
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import open_coded_volume
 from support.files import PlannedFiles, path_of
 from support.grpc_nodes import make_context, make_node
 from support.grpc_servers import serving
@@ -34,7 +34,7 @@ def directory(tmp_path):
 @pytest.fixture
 def store(directory):
     needles = [Needle(needle_id=number, cookie=COOKIE, data=data) for number, data in DATA.items()]
-    made = code_volume(directory, VID, *needles)
+    made = open_coded_volume(directory, VID, *needles)
     yield made
     made.close()
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-from support.coded_volumes import FakeRemote, code_volume
+from support.coded_volumes import FakeRemote, open_coded_volume
 from support.grpc_nodes import make_context, make_node
 
 from native_handlers.format.idx import encode_entry
@@ -32,7 +32,7 @@ def directory(tmp_path):
 
 @pytest.fixture
 def store(directory):
-    made = code_volume(directory, VID, *NEEDLES)
+    made = open_coded_volume(directory, VID, *NEEDLES)
     yield made
     made.close()
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
-from support.coded_volumes import FakeRemote
+from support.coded_volumes import FakeRemote, put_coded_volume
 from support.disks import bring_back, take_out_of_service
 from support.files import PlannedFiles, path_of
 from support.http_native import SETTINGS, file_part, get, make_context, manifest_of, post, put
@@ -208,16 +208,13 @@ class HangingRemote(FakeRemote):
 
 def code_two(store, tmp_path, hanging):
     """Volume 3 has shard 0 and others elsewhere, and volume 4 all here. Each has a small needle and a larger one."""
+    store.delete_volume(VID, only_empty=False)
     for volume_id in (VID, 4):
-        if volume_id != VID:
-            store.allocate_volume(volume_id)
-        store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
-        store.find_volume(volume_id).write(Needle(needle_id=2, cookie=5, data=LARGE))
-        store.ec_work.generate(store.find_volume(volume_id), "")
-        for shard in range(14):
-            if volume_id != VID or shard > 4:
-                store.ec.mount("", volume_id, shard)
-        store.delete_volume(volume_id, only_empty=False)
+        needles = [Needle(needle_id=number, cookie=5, data=data) for number, data in ((1, b"small"), (2, LARGE))]
+        put_coded_volume(tmp_path, volume_id, *needles)
+        store.ec_work.load_shards(volume_id)
+    for shard in range(5):
+        store.ec.unmount(VID, shard)
     content = {shard: (tmp_path / f"{VID}.ec{shard:02d}").read_bytes() for shard in range(5)}
     store.ec_reader.remote = HangingRemote({"a": content}, hanging)
 
@@ -289,20 +286,11 @@ class TestTwoDisks:
                 hanging.wait()
 
         self.files.before = before
-        for path in paths:
-            path.mkdir()
-        store = opened(*paths, files=self.files, volumes=(VID, 4))
+        for path, volume_id in zip(paths, (VID, 4), strict=True):
+            put_coded_volume(path, volume_id, Needle(needle_id=1, cookie=5, data=b"small"))
+        store = opened(*paths, files=self.files, volumes=())
         store.ec_reader.bounds = EcBounds(deletions=1)
-        homes = {}
-        for volume_id in (VID, 4):
-            store.find_volume(volume_id).write(Needle(needle_id=1, cookie=5, data=b"small"))
-            homes[volume_id] = store.find_volume(volume_id).disk_id
-            store.ec_work.generate(store.find_volume(volume_id), "")
-            for shard in range(14):
-                store.ec.mount("", volume_id, shard)
-            store.delete_volume(volume_id, only_empty=False)
-        assert homes[VID] != homes[4]
-        self.home, self.other = paths[homes[VID]], paths[homes[4]]
+        self.home, self.other = paths
         self.files.is_cold = True
         return store
 

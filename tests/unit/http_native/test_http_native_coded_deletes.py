@@ -6,7 +6,7 @@ import os
 import shutil
 
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.http_native import SETTINGS, delete, fetch, get, make_context, manifest_of, put
 from support.moved_volumes import Master, Servers, unreachable
 
@@ -83,7 +83,7 @@ def coded(tmp_path_factory):
     """The files of a coded volume with the needles 1 and 2."""
     directory = tmp_path_factory.mktemp("coded")
     needles = [Needle(needle_id=number, cookie=COOKIE, data=bytes((number,)) * 5000) for number in (1, 2)]
-    code_volume(directory, VID, *needles, mounts=()).close()
+    put_coded_volume(directory, VID, *needles)
     return sorted(directory.glob(f"{VID}.*"))
 
 

@@ -8,7 +8,7 @@ import struct
 from contextlib import closing
 
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.stores import open_at
 
 from native_handlers.format.errors import ChecksumMismatch, Corrupt, FormatError, SizeMismatch
@@ -194,7 +194,7 @@ class TestShards:
 
     @pytest.fixture
     def coded(self, tmp_path):
-        code_volume(tmp_path, VID, *(Needle(needle_id=one, cookie=COOKIE, data=SMALL) for one in (1, 2))).close()
+        put_coded_volume(tmp_path, VID, *(Needle(needle_id=one, cookie=COOKIE, data=SMALL) for one in (1, 2)))
         return tmp_path
 
     def flip(self, directory, at):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 from support import stores
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.files import PlannedFiles, broken
 
 from native_handlers.format.crc import crc32c
@@ -24,7 +24,7 @@ def needle(number):
 
 
 def code(directory):
-    code_volume(directory, VID, *map(needle, NUMBERS)).close()
+    put_coded_volume(directory, VID, *map(needle, NUMBERS))
 
 
 def spoil(path, at):

@@ -2,10 +2,12 @@
 
 import itertools
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 from support.files import PlannedFiles, broken
+from support.made_once import put_files
 from support.stores import open_at
 
 from native_handlers.format.crc import crc32c
@@ -70,6 +72,11 @@ def remove_shards(store, disk):
 
 def coded(disk, version=3, width=4):
     """Needles 1 to 7, of which 4 was overwritten, and 2 and 6 were deleted before the coding: 6 as the last change."""
+    put_files(disk, ("two deleted", version, width), partial(make_coded, version=version, width=width))
+    return open_at(disk, offset_width_bytes=width)
+
+
+def make_coded(disk, *, version, width):
     store = open_at(disk, offset_width_bytes=width)
     store.allocate_volume(VID, version=version)
     for number in ALL:
@@ -80,10 +87,8 @@ def coded(disk, version=3, width=4):
     store.get_volume(VID).write(needle(7, byte=77))
     store.get_volume(VID).delete(6, COOKIE)
     store.ec_work.generate(store.find_volume(VID), "")
-    for shard in range(14):
-        store.ec.mount("", VID, shard)
     store.delete_volume(VID, only_empty=False)
-    return store
+    store.close()
 
 
 LIVE = {1: 1, 3: 3, 4: 4, 5: 5, 7: 77}

@@ -13,8 +13,9 @@ from dataclasses import replace
 import pytest
 from support import disks as hanging
 from support import stores
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.files import PlannedFiles
+from support.made_once import put_files
 from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.crc import crc32c
@@ -69,17 +70,21 @@ class Disks:
             shutil.move(self.data[home] / f"7.ec{shard:02d}", self.data[1 - home])
         # What a start does for the second disk.
         self.open().close()
-        return self
+
+
+def made_disks(path, *, is_shared):
+    put_files(path, ("two disks", is_shared), lambda other: Disks(other, is_shared=is_shared).make())
+    return Disks(path, is_shared=is_shared)
 
 
 @pytest.fixture(params=[False, True], ids=["own", "shared"])
 def disks(tmp_path, request):
-    return Disks(tmp_path, is_shared=request.param).make()
+    return made_disks(tmp_path, is_shared=request.param)
 
 
 @pytest.fixture
 def own(tmp_path):
-    return Disks(tmp_path, is_shared=False).make()
+    return made_disks(tmp_path, is_shared=False)
 
 
 def readable(store):
@@ -449,7 +454,7 @@ class TestADiskThatHangs:
 
     @pytest.fixture
     def store(self, tmp_path, files):
-        code_volume(tmp_path / "b", 8, Needle(needle_id=1, cookie=5, data=b"x", checksum=crc32c(b"x"))).close()
+        put_coded_volume(tmp_path / "b", 8, Needle(needle_id=1, cookie=5, data=b"x", checksum=crc32c(b"x")))
         self.disk = files.add(tmp_path / "b")
         with closing(stores.open_at(tmp_path / "a", tmp_path / "b", files=files)) as store:
             yield store

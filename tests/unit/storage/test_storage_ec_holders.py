@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from support.coded_volumes import FakeRemote, code_volume
+from support.coded_volumes import FakeRemote, open_coded_volume
 from support.files import PlannedFiles
 from support.waiting import LIMIT_S
 
@@ -35,7 +35,7 @@ def directory(tmp_path):
 @pytest.fixture
 def store(directory, clock):
     """One needle, in shard 0."""
-    made = code_volume(directory, VID, Needle(1, COOKIE, data=DATA), files=PlannedFiles())
+    made = open_coded_volume(directory, VID, Needle(1, COOKIE, data=DATA), files=PlannedFiles())
     made.ec_reader.locations = ShardLocations(clock.seconds)
     yield made
     made.close()

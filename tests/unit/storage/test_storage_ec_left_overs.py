@@ -7,7 +7,7 @@ import shutil
 from contextlib import closing
 
 import pytest
-from support.coded_volumes import code_volume
+from support.coded_volumes import put_coded_volume
 from support.stores import open_at
 
 from native_handlers.format.crc import crc32c
@@ -36,7 +36,7 @@ def coded(disk):
     )
     aside = disk.parent / "aside"
     aside.mkdir()
-    code_volume(disk, VID, *needles).close()
+    put_coded_volume(disk, VID, *needles)
     with closing(open_at(disk)) as store:
         store.ec_work.decode("", VID, was_open=False)
     for name in ("7.dat", "7.idx"):

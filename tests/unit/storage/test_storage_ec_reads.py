@@ -4,7 +4,7 @@ import itertools
 import random
 
 import pytest
-from support.coded_volumes import FakeRemote, code_volume
+from support.coded_volumes import FakeRemote, open_coded_volume
 from support.files import PlannedFiles
 
 from native_handlers.format.needle import Needle
@@ -36,7 +36,7 @@ def files():
 @pytest.fixture
 def store(tmp_path, files, short_pieces):
     """One needle, in shards 0 to 2 and beyond."""
-    made = code_volume(tmp_path, VID, needle(1), files=files)
+    made = open_coded_volume(tmp_path, VID, needle(1), files=files)
     yield made
     made.close()
 
@@ -128,7 +128,7 @@ def test_a_holder_that_failed_at_one_piece_is_not_asked_for_the_next(store, tmp_
 
 def test_a_small_read_of_bytes_in_memory_asks_nobody(tmp_path):
     files = PlannedFiles()
-    store = code_volume(tmp_path, VID, needle(1, b"small"), files=files)
+    store = open_coded_volume(tmp_path, VID, needle(1, b"small"), files=files)
     remote = store.ec_reader.remote = FakeRemote({})
     read(store)
     found = []
@@ -156,7 +156,7 @@ LOSSES = [lost for count in range(1, 5) for lost in itertools.combinations(range
 
 def check_losses(tmp_path, losses):
     needles = [needle(number, random.Random(number).randbytes(900)) for number in range(1, 14)]
-    store = code_volume(tmp_path, VID, *needles, files=PlannedFiles())
+    store = open_coded_volume(tmp_path, VID, *needles, files=PlannedFiles())
     here = store.ec_reader.read_here
     for lost in losses:
 

@@ -8,7 +8,7 @@ import pytest
 from support import stores
 from support.files import PlannedFiles
 from test_storage_ec_codings import sent
-from test_storage_ec_disks import FIRST, SECOND, VID, Disks, close_shards, readable, row
+from test_storage_ec_disks import FIRST, SECOND, VID, close_shards, made_disks, readable, row
 
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.types import TOMBSTONE_SIZE
@@ -19,7 +19,7 @@ from native_handlers.storage.volume.file_reader import PIECE_BYTES
 
 @pytest.fixture
 def disks(tmp_path):
-    return Disks(tmp_path, is_shared=False).make()
+    return made_disks(tmp_path, is_shared=False)
 
 
 def sent_ids(store):

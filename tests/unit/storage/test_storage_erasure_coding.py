@@ -5,11 +5,13 @@ import os
 import shutil
 import time
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from support import stores
 from support.coded_volumes import FakeRemote
 from support.files import PlannedFiles, broken, path_of
+from support.made_once import put_files
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
@@ -71,6 +73,11 @@ def check(store, numbers, *, coded):
 
 
 def code(directory, *, keeps_dat=False):
+    """Puts a coded volume with the needles 1 to 5 into a directory."""
+    put_files(directory, ("five needles", keeps_dat), partial(make_coded, keeps_dat=keeps_dat))
+
+
+def make_coded(directory, *, keeps_dat):
     store = filled(open_at(directory))
     store.ec_work.generate(store.find_volume(VID), "")
     mount_all(store)

@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
+from support.coded_volumes import put_coded_volume
 from support.descriptors import open_files
 from support.grpc_nodes import make_context, make_node
 from support.stores import open_at, place
@@ -210,12 +211,8 @@ class TestDescriptorsOfShards:
     @pytest.fixture
     def coded(self, tmp_path):
         """A directory with the shards of volumes 1 to 4."""
-        with closing(open_at(place(tmp_path, max_volumes=100))) as store:
-            for volume_id in range(1, 5):
-                store.allocate_volume(volume_id)
-                store.get_volume(volume_id).write(Needle(needle_id=1, cookie=COOKIE, data=b"x"))
-                store.ec_work.generate(store.find_volume(volume_id), "")
-                store.delete_volume(volume_id, only_empty=False)
+        for volume_id in range(1, 5):
+            put_coded_volume(tmp_path, volume_id, Needle(needle_id=1, cookie=COOKIE, data=b"x"))
         return tmp_path
 
     def test_are_those_that_are_counted(self, coded):
