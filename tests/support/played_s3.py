@@ -6,6 +6,7 @@ import http.server
 import re
 from contextlib import contextmanager
 
+from support.s3_models import share_models
 from support.threaded_servers import running
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
@@ -102,6 +103,7 @@ class _Server(http.server.ThreadingHTTPServer):
 @contextmanager
 def played_s3(objects, bucket="played"):
     """A service that ends with the block."""
+    share_models()
 
     class Handler(_Handler):
         service = PlayedS3(bucket, objects)

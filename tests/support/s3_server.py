@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from native_handlers.storage.remote.s3_tier import S3Tier
+from support.s3_models import share_models
 from support.threaded_servers import running
 
 
@@ -64,6 +65,7 @@ def _application():
 @contextmanager
 def s3_server(bucket):
     """A server that ends with the block. Servers of one process share their content: use a bucket of your own."""
+    share_models()
     application = _application()
     from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415
     from werkzeug.serving import make_server  # noqa: PLC0415
