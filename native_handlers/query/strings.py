@@ -5,6 +5,7 @@ Source: gjson's unescape; github.com/tidwall/match. Bytes that are no UTF-8 stay
 
 from __future__ import annotations
 
+import codecs
 import re
 
 from native_handlers.query.lexing import BACKSLASH, find
@@ -22,6 +23,9 @@ _UNIT_BYTES = len("\\uXXXX")
 _HIGH, _LOW, _ABOVE = 0xD800, 0xDC00, 0xE000
 _UNKNOWN = "\ufffd".encode()
 _ANY = None
+PIECE_BYTES = 256 * 1024
+"""As much of a text is decoded or searched in one call of the interpreter, which lets other threads go on between two
+calls. Bytes that are no UTF-8 take the longest: a few milliseconds."""
 MAX_TRIES = 1_000_000
 """Positions of a text that are compared with a pattern at most: about a second."""
 
@@ -77,6 +81,22 @@ def _unit(raw: bytes, at: int) -> int:
     return int(digits, 16) if _HEX4.fullmatch(digits) else 0
 
 
+def _decoded(text: bytes) -> str:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    pieces = (text[start : start + PIECE_BYTES] for start in range(0, len(text), PIECE_BYTES))
+    return "".join([*map(decoder.decode, pieces), decoder.decode(b"", final=True)])
+
+
+def _find_in_pieces(text: str, part: str, start: int, end: int) -> int:
+    """As `text.find(part, start, end)`."""
+    while start + len(part) <= end:
+        found = text.find(part, start, min(start + PIECE_BYTES + len(part), end))
+        if found >= 0:
+            return found
+        start += PIECE_BYTES
+    return -1
+
+
 class Pattern:
     r"""A pattern: ``*`` is any run of characters, ``?`` one, ``\`` takes the next one for itself."""
 
@@ -105,7 +125,7 @@ class Pattern:
         Raises:
             PatternTooCostly: the comparison takes too long.
         """
-        characters = text.decode("utf-8", "surrogateescape")
+        characters = _decoded(text)
         if self._is_broken or not self._first.is_at(characters, 0):
             return False
         at, end = self._first.length, len(characters)
@@ -146,7 +166,7 @@ class _Run:
         place, part = self._parts[0]
         tries = 0
         while at + self.length <= end:
-            found = text.find(part, at + place, end)
+            found = _find_in_pieces(text, part, at + place, end)
             if found < 0 or found - place + self.length > end:
                 return -1
             at = found - place

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+from types import SimpleNamespace
+
 import pytest
 
 from native_handlers.query import strings
@@ -205,8 +208,28 @@ def test_numbers(text, number):
         ("*a?", "aab", True),
     ],
 )  # fmt: skip
-def test_patterns(pattern, text, is_match):
+@pytest.mark.parametrize("piece_bytes", [1, 2, 256 * 1024])
+def test_patterns(monkeypatch, pattern, text, is_match, piece_bytes):
+    """A text is decoded and searched in pieces."""
+    monkeypatch.setattr(strings, "PIECE_BYTES", piece_bytes)
     assert Pattern(pattern.encode()).matches(text.encode()) is is_match
+
+
+def test_no_call_of_the_interpreter_takes_a_whole_long_text(monkeypatch):
+    """Bytes that are no UTF-8 are decoded one by one, and a call keeps all other threads waiting."""
+    make, decoded = codecs.getincrementaldecoder, []
+
+    def recording(name):
+        def decode(data, final=False):
+            decoded.append(len(data))
+            return decoder.decode(data, final)
+
+        decoder = make(name)("surrogateescape")
+        return lambda _: SimpleNamespace(decode=decode)
+
+    monkeypatch.setattr(codecs, "getincrementaldecoder", recording)
+    assert not Pattern(b"*b*").matches(b"\xff" * (8 * strings.PIECE_BYTES))
+    assert (max(decoded), sum(decoded)) == (strings.PIECE_BYTES, 8 * strings.PIECE_BYTES)
 
 
 def test_a_costly_pattern_is_refused(monkeypatch):
