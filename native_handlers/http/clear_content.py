@@ -50,17 +50,18 @@ class ClearContent:
 
     async def open(self, pieces: Sequence[Piece]) -> OpenedBody:
         """Opens the body and decompresses its first piece."""
-        length = sum(len(piece) if isinstance(piece, bytes) else piece.length for piece in pieces)
+        length = sum(map(_length_of, pieces))
         first, body = await begin(self._stream(pieces))
         return OpenedBody(first[:SNIFF_BYTES], StreamBody(body, length))
 
     async def _stream(self, pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
         cursor = _Cursor(self)
         with self.threads.holding():
-            for batch in _batches(pieces):
+            for batch in _batches(self.threads, pieces):
                 if len(batch) > 1 and not _is_forward(batch, cursor.at):
-                    for some in await cursor.gather(batch):
-                        yield some
+                    with self.threads.gathering(sum(map(_length_of, batch))):
+                        for some in await cursor.gather(batch):
+                            yield some
                     continue
                 for piece in batch:
                     if isinstance(piece, bytes):
@@ -85,21 +86,25 @@ class ClearContent:
             await stream.aclose()
 
 
-GATHERED_BYTES = 4 << 20
-"""Ranges of so many bytes together are read in the order of their offsets and kept until they are sent. A range before
-the one that was read last would need decompression from the beginning. So that happens once for so many bytes sent,
-however many ranges a request names."""
+def _length_of(piece: Piece) -> int:
+    return len(piece) if isinstance(piece, bytes) else piece.length
 
 
-def _batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Splits `pieces`, in order, into batches of at most `GATHERED_BYTES`. A longer range is a batch of its own."""
+def _batches(threads: ContentThreads, pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Splits `pieces`, in order, into batches. A batch has as many bytes as may be gathered when the batch is made. A
+    longer range is a batch of its own.
+
+    The ranges of a batch are read in the order of their offsets, and kept until they are sent. A range before the one
+    that was read last would need decompression from the beginning. So that happens once for so many bytes sent, however
+    many ranges a request names.
+    """
     batch: list[Piece] = []
-    gathered_bytes = 0
+    gathered_bytes, most_bytes = 0, threads.gathered_bytes
     for piece in pieces:
         length = 0 if isinstance(piece, bytes) else piece.length
-        if batch and gathered_bytes + length > GATHERED_BYTES:
+        if batch and gathered_bytes + length > most_bytes:
             yield batch
-            batch, gathered_bytes = [], 0
+            batch, gathered_bytes, most_bytes = [], 0, threads.gathered_bytes
         batch.append(piece)
         gathered_bytes += length
     if batch:

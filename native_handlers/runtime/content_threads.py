@@ -44,6 +44,9 @@ INLINE_S = 0.0005
 CLEAR_BYTES = 64 << 20
 """The bound on memory for decompressed content and for the compressed pieces it comes from, for all requests together.
 The bound holds while no more requests hold content than the server takes connections."""
+GATHER_BYTES = 64 << 20
+"""The bound on memory for ranges that are gathered to be sent in another order, for all requests together."""
+MAX_GATHERED_BYTES = 4 << 20
 MAX_PIECE_BYTES = 256 * 1024
 MIN_PIECE_BYTES = 2 * 1024
 
@@ -61,6 +64,7 @@ class ContentThreads:
         self._limiter = trio.CapacityLimiter(count)
         self._line = _Line(count)
         self.holders = 0
+        self._gathered = 0
 
     async def run(self, job: Job[T], *, is_long: bool = False) -> T:
         """Runs `job` to its end and returns its result, or raises its error.
@@ -95,6 +99,22 @@ class ContentThreads:
             yield
         finally:
             self.holders -= 1
+
+    @contextmanager
+    def gathering(self, size_bytes: int) -> Iterator[None]:
+        """Counts ranges that are gathered inside the block. They are held twice: as they are read, and as they are
+        sent.
+        """
+        self._gathered += 2 * size_bytes
+        try:
+            yield
+        finally:
+            self._gathered -= 2 * size_bytes
+
+    @property
+    def gathered_bytes(self) -> int:
+        """How many bytes of ranges a request may gather now: a part of what others leave."""
+        return max(MIN_PIECE_BYTES, min(MAX_GATHERED_BYTES, (GATHER_BYTES - self._gathered) // 4))
 
     @property
     def piece_bytes(self) -> int:

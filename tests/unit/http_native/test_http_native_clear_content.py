@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import tracemalloc
-from contextlib import ExitStack, aclosing
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from functools import partial
 
 import pytest
@@ -20,6 +20,7 @@ from native_handlers.http import clear_content
 from native_handlers.http.clear_content import KEPT_BYTES, ClearContent, ClearContents, measure
 from native_handlers.http_model.message import FileSlice
 from native_handlers.http_model.ranges import ByteRange
+from native_handlers.runtime import content_threads
 from native_handlers.runtime.content_threads import MAX_PIECE_BYTES, ContentThreads
 
 LIMIT = 1 << 30
@@ -131,7 +132,7 @@ async def test_ranges_in_any_order_cost_one_way_through_the_data(monkeypatch):
 
 
 async def test_long_ranges_are_not_gathered(monkeypatch):
-    monkeypatch.setattr(clear_content, "GATHERED_BYTES", 1000)
+    monkeypatch.setattr(content_threads, "MAX_GATHERED_BYTES", 1000)
     data = os.urandom(1 << 17)
     content = await open_clear(ContentThreads(), gzip.compress(data), LIMIT)
     ranges = [
@@ -143,6 +144,29 @@ async def test_long_ranges_are_not_gathered(monkeypatch):
     ]
     body = await read_all(content, ranges)
     assert body == b"".join(data[one.start : one.start + one.length] for one in ranges)
+
+
+@pytest.mark.slow
+async def test_what_readers_gather_is_bounded_for_all_of_them(monkeypatch):
+    """Each has got the first range of many in the wrong order, and takes no more. Slow: each allocation is traced."""
+    monkeypatch.setattr(content_threads, "GATHER_BYTES", 4 << 20)
+    threads, data = ContentThreads(), bytes(8 << 20)
+    packed = gzip.compress(data)
+    ranges = [ByteRange(start, 1 << 14) for start in range(len(data) - (1 << 14), 0, -(1 << 15))]
+    async with AsyncExitStack() as readers:
+        tracemalloc.start()
+        readers.callback(tracemalloc.stop)
+        waiting = []
+        for _ in range(40):
+            content = await open_clear(threads, packed, LIMIT)
+            opened = await content.open(ranges)
+            waiting.append(await readers.enter_async_context(aclosing(opened.body.chunks)))
+            assert await anext(waiting[-1]) == bytes(1 << 14)
+        now_bytes, _ = tracemalloc.get_traced_memory()
+        assert now_bytes < (4 << 20) + 40 * (200 << 10)  # and each its decompressor, and a piece
+        rest = [some async for some in waiting[-1]]
+        assert sum(map(len, rest)) == (len(ranges) - 1) << 14
+    assert threads.gathered_bytes == 1 << 20
 
 
 @pytest.mark.parametrize("place", [bytes, in_file])
