@@ -37,7 +37,8 @@ MAX_GRPC_CONNECTIONS = 4096
 """The bounds even with unlimited descriptors: each connection costs memory as well."""
 
 SHARE_DESCRIPTORS = 6
-"""The descriptors of a shared volume in each process; see docs/sharing.md."""
+"""The descriptors of a shared volume in each process; see docs/sharing.md. A worker that changes the volume has as many
+again. It has room for that: it has neither gRPC connections nor volumes of its own."""
 _SHARED_PART = 8
 """One part in this many of the descriptors is for what is shared of volumes."""
 
