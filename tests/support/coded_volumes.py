@@ -98,7 +98,8 @@ def put_coded_volume(directory: Path, volume_id: int, *needles: Needle) -> None:
     """
 
     def code(place):
-        code_volume(place, volume_id, *needles).close()
+        # A write notes in the needle when it was appended: that of the caller stays the key.
+        code_volume(place, volume_id, *map(dataclasses.replace, needles)).close()
 
     put_files(directory, (volume_id, *map(dataclasses.astuple, needles)), code)
 
