@@ -29,13 +29,19 @@ _BLANKS = " \t"
 _NAME = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z|~ ]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MAX_LINE_BYTES = 4096
-"""A longer line between parts is neither a boundary nor a usual preamble."""
+"""A longer line between parts is neither a boundary nor a usual preamble: Go's buffer."""
 _DECODED_BYTES = 1 << 18
 """Encoded content that is decoded in one call: enough to be worth a change of threads, and little memory."""
 MAX_HEADER_BYTES = 64 * 1024
 """Header bytes of one part, as of a request. Upstream accepts 10 MiB; here parsing keeps all other requests waiting."""
+MAX_HEADER_FIELDS = 256
+"""Headers of one part, as of a request. Upstream accepts 10,000."""
 _UNYIELDING_STEPS = 256
-"""Lines, and searches for a boundary, between two checkpoints: below a millisecond. No small upload has so many."""
+"""Steps between two checkpoints: below a millisecond. A line is a step, and so is a search for a boundary. No small
+upload has so many."""
+_STEPS_OF_PART = 8
+_BYTES_OF_STEP = 4
+"""Header bytes of a part that count as one step, for they are parsed once more: the shortest parameter has four."""
 
 
 class Part:
@@ -99,7 +105,8 @@ class MultipartReader:
             line = await self._read_line()
             if self._is_delimiter(line):
                 self._parts_read += 1
-                headers = await self._read_headers()
+                headers, size = await self._read_headers()
+                await self._breathe(_STEPS_OF_PART + size // _BYTES_OF_STEP)
                 self._is_in_part = self._is_at_content_start = True
                 return Part(headers)
             if self._is_final(line):
@@ -186,21 +193,30 @@ class MultipartReader:
 
     async def _read_line(self) -> bytes:
         """Reads one line with its end. The last line may lack its end where it is the final boundary."""
+        size = await self._line_length(MAX_LINE_BYTES)
+        line = self._take(size)
+        is_whole = line.endswith(b"\n")
+        if size > MAX_LINE_BYTES or (size == MAX_LINE_BYTES and not is_whole):
+            raise BadUpload("multipart: NextPart: bufio: buffer full")
+        if not is_whole and not self._is_final(line):
+            raise BadUpload("multipart: NextPart: EOF")
+        return line
+
+    async def _line_length(self, limit_bytes: int) -> int:
+        """The length of the next line with its end. Where the line has no end, or is longer than `limit_bytes`, how
+        much of it has arrived.
+        """
         await self._breathe()
         size = 0
-        while (size := self._buffer.find(b"\n", size)) < 0:
+        while (found := self._buffer.find(b"\n", size)) < 0:
             size = len(self._buffer)
-            if size >= MAX_LINE_BYTES:
-                raise BadUpload("multipart: NextPart: bufio: buffer full")
-            if self._has_ended:
-                line = self._take(size)
-                if self._is_final(line):
-                    return line
-                raise BadUpload("multipart: NextPart: EOF")
+            if size >= limit_bytes or self._has_ended:
+                return size
             await self._fill_to(size + 1)
-        return self._take(size + 1)
+        return found + 1
 
-    async def _read_headers(self) -> Headers:
+    async def _read_headers(self) -> tuple[Headers, int]:
+        """The headers of a part, and how many bytes they have."""
         pairs: list[tuple[str, list[str]]] = []
         size = 0
         while line := (await self._read_header_line()).decode("latin-1").rstrip("\r\n"):
@@ -210,23 +226,24 @@ class MultipartReader:
             if line[0] in _BLANKS and pairs:
                 pairs[-1][1].append(line.strip(_BLANKS))
                 continue
+            if len(pairs) == MAX_HEADER_FIELDS:
+                raise BadUpload("multipart: message too large")
             name, colon, value = line.partition(":")
             if not colon:
                 raise BadUpload(f"malformed MIME header: missing colon: {quote(line)}")
             if not _NAME.fullmatch(name) or _CONTROLS.search(value):
                 raise BadUpload(f"malformed MIME header line: {quote(line)}")
             pairs.append((name.strip(_BLANKS), [value.strip(_BLANKS)]))
-        return Headers((name, " ".join(lines)) for name, lines in pairs)
+        return Headers((name, " ".join(lines)) for name, lines in pairs), size
 
     async def _read_header_line(self) -> bytes:
-        """As `_read_line`, but the last line of the body may lack its end. Only an empty rest is an error."""
-        while b"\n" not in self._buffer and not self._has_ended and len(self._buffer) <= MAX_LINE_BYTES:
-            await self._fill_to(len(self._buffer) + 1)
-        if self._has_ended and b"\n" not in self._buffer:
-            if not self._buffer:
-                raise BadUpload("EOF")
-            return self._take(len(self._buffer))
-        return await self._read_line()
+        """As `_read_line`, but the line may be as long as all headers, and the last line of the body may lack its end.
+        Only an empty rest is an error.
+        """
+        size = await self._line_length(MAX_HEADER_BYTES)
+        if not size:
+            raise BadUpload("EOF")
+        return self._take(size)
 
     async def _fill_to(self, size: int) -> None:
         """Receives until `size` bytes are buffered or the body has ended."""
@@ -235,9 +252,10 @@ class MultipartReader:
             self._buffer += received
             self._has_ended = not received
 
-    async def _breathe(self) -> None:
-        self._steps += 1
-        if self._steps % _UNYIELDING_STEPS == 0:
+    async def _breathe(self, steps: int = 1) -> None:
+        self._steps += steps
+        if self._steps >= _UNYIELDING_STEPS:
+            self._steps = 0
             await trio.lowlevel.checkpoint()
 
     def _take(self, size: int) -> bytes:

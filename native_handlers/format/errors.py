@@ -93,8 +93,12 @@ class BadTtl(FormatError):
     """Text that is no time to live."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"{text!r} is not a TTL; expected a count and one of m h d w M y, as in 3d")
+        super().__init__(text)
         self.text = text
+
+    def __str__(self) -> str:
+        # Made where it is shown: a form field may have 10 MB.
+        return f"{self.text!r} is not a TTL; expected a count and one of m h d w M y, as in 3d"
 
 
 class BadReplicaPlacement(FormatError):

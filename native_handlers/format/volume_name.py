@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from native_handlers.format.types import VolumeId
 
 _NOT_IN_COLLECTION = frozenset("/\0")
+_CACHED_CHARS = 256
+"""The longest collection whose name is cached. No file has a longer one, but a gRPC call may name one of megabytes."""
 
 
-@lru_cache(maxsize=256)
 def format_volume_name(collection: str, volume_id: int) -> str:
     """The base name, without extension. The default collection has no prefix.
 
@@ -24,9 +25,16 @@ def format_volume_name(collection: str, volume_id: int) -> str:
     Raises:
         BadCollection: `collection` has a slash or a zero byte. All other characters are harmless before an underscore.
     """
+    return _cached(collection, volume_id) if len(collection) <= _CACHED_CHARS else _format(collection, volume_id)
+
+
+def _format(collection: str, volume_id: int) -> str:
     if not _NOT_IN_COLLECTION.isdisjoint(collection):
         raise BadCollection(collection)
     return f"{collection}_{volume_id}" if collection else str(volume_id)
+
+
+_cached = lru_cache(maxsize=256)(_format)
 
 
 def parse_volume_name(name: str) -> tuple[str, VolumeId]:

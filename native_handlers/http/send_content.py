@@ -43,6 +43,9 @@ _OVERRIDES = {
 }
 """Response headers that a query may set by name, as in S3. Source: weed/server/common.go AdjustPassthroughHeaders."""
 _OCTETS = b"application/octet-stream"
+_CACHED_CHARS = 256
+"""The longest file name whose Content-Disposition is cached. No stored name is longer, but names in paths and manifests
+are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +142,15 @@ def labels_of(filename: str, name: bytes, mime: bytes) -> Labels:
 
 def disposition_of(filename: str, *, is_download: bool) -> str:
     """The Content-Disposition for a file name (wire text): inline, or attachment for a download."""
-    return _disposition(filename, "attachment" if is_download else "inline")
+    kind = "attachment" if is_download else "inline"
+    return _cached_disposition(filename, kind) if len(filename) <= _CACHED_CHARS else _disposition(filename, kind)
 
 
-@lru_cache(maxsize=1024)
 def _disposition(filename: str, kind: str) -> str:
     return format_media_type(kind, {"filename": filename})
+
+
+_cached_disposition = lru_cache(maxsize=1024)(_disposition)
 
 
 def _apply_overrides(headers: HeaderMap, query: Query) -> None:

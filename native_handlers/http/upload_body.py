@@ -6,6 +6,7 @@ weed/storage/needle/needle_parse_upload.go parseUpload; Go's Request.ParseForm.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -225,12 +226,12 @@ async def _read_multipart(request: Request, content_type: str, limit_bytes: int,
     if part is None:
         raise BadUpload("EOF")
     data = await reader.read_content(part, limit_bytes)
-    fields: list[tuple[str, str]] = []
+    fields: dict[str, str] = {}
     if not part.filename:
         later = await _pass_fields(reader, fields)
         if later is not None:
             if part.name in _FIELDS:
-                fields.insert(0, (part.name, data[:MAX_FORM_FIELD_BYTES].decode("latin-1")))
+                fields[part.name] = data[:MAX_FORM_FIELD_BYTES].decode("latin-1")
             part, data = later, await reader.read_content(later, limit_bytes)
     if part.filename:
         while await _pass_fields(reader, fields) is not None:
@@ -242,32 +243,29 @@ async def _read_multipart(request: Request, content_type: str, limit_bytes: int,
         data=data,
         is_gzipped=part.headers.get("Content-Encoding") == "gzip",
         content_md5=part.headers.get("Content-MD5") or "",
-        fields=Query(tuple(fields)),
+        fields=Query(tuple(fields.items())),
     )
 
 
-async def _pass_fields(reader: MultipartReader, fields: list[tuple[str, str]]) -> Part | None:
+async def _pass_fields(reader: MultipartReader, fields: dict[str, str]) -> Part | None:
     """Returns the next part with a file name; None when there is none, or the rest is no form. Adds the fields before
-    it to `fields`.
+    it to `fields`: the first of each name, for a form may have any number.
     """
     try:
         while (part := await reader.next_part()) is not None:
             if part.filename:
                 return part
-            if part.name in _FIELDS:
-                fields.extend(await _read_field(reader, part))
+            if part.name in _FIELDS and part.name not in fields:
+                await _read_field(reader, part, fields)
     except BadUpload:
         pass  # As upstream: what comes behind the file may be anything.
     return None
 
 
-async def _read_field(reader: MultipartReader, part: Part) -> list[tuple[str, str]]:
-    """Reads one field; returns none when it is too long. A field without an end fails again at the next part."""
-    try:
-        content = await reader.read_content(part, MAX_FORM_FIELD_BYTES)
-    except BadUpload:
-        return []
-    return [(part.name, content.decode("latin-1"))]
+async def _read_field(reader: MultipartReader, part: Part, fields: dict[str, str]) -> None:
+    """Adds one field, unless it is too long. A field without an end fails again at the next part."""
+    with suppress(BadUpload):
+        fields[part.name] = (await reader.read_content(part, MAX_FORM_FIELD_BYTES)).decode("latin-1")
 
 
 async def _read_raw(request: Request, content_type: str, limit_bytes: int) -> SentFile:

@@ -9,9 +9,14 @@ class BadNumber(ValueError):
     """A text is no number of the wanted kind. The message is the one that upstream's clients know."""
 
     def __init__(self, function: str, text: str, reason: str) -> None:
-        super().__init__(f"strconv.{function}: parsing {quote(text)}: {reason}")
+        super().__init__(function, text, reason)
+        self.function = function
         self.text = text
         self.reason = reason
+
+    def __str__(self) -> str:
+        # Made where it is shown: the text may be a form field of 10 MB, and most callers look at the reason alone.
+        return f"strconv.{self.function}: parsing {quote(self.text)}: {self.reason}"
 
 
 class BadMediaType(ValueError):

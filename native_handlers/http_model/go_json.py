@@ -7,7 +7,6 @@ encoding/json Marshal and MarshalIndent.
 from __future__ import annotations
 
 import math
-import re
 import struct
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _SMALLEST_PLAIN: float = struct.unpack("<f", struct.pack("<f", 1e-6))[0]
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _HTML = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 _ITEM_NEWLINE = "\n    "
 _SHORT = 64
@@ -130,7 +128,9 @@ def _encode_object(value: Mapping[object, object], newline: str) -> str:
 def _escape(text: str) -> str:
     """Escapes the characters that Go escapes and Python does not. In JSON they occur only inside strings."""
     if not text.isascii():
-        text = _SURROGATE.sub(r"\\ufffd", text)
+        # `encode` writes each surrogate as a question mark. Those of the text are zero bytes meanwhile: JSON has none.
+        data = text.replace("?", "\0").encode("utf-8", "replace")
+        text = data.replace(b"?", b"\\ufffd").replace(b"\0", b"?").decode()
     for character, escaped in _HTML:
         if character in text:
             text = text.replace(character, escaped)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import binascii
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -19,8 +18,8 @@ def unescape(data: bytes) -> bytes:
     """`data` with each `%` and its two hex digits decoded to one byte. Any other `%` stays."""
     if b"%" not in data:
         return data
-    if _BAD_ESCAPE.search(data):
-        return unquote_to_bytes(data)
+    # A function of the standard library takes ten times as long for many percent signs that begin no escape.
+    data = _BAD_ESCAPE.sub(b"%25", data)
     # Quoted-printable has the same escapes with "=" for "%". Its soft line break cannot occur here: each "=" of the
     # data is escaped.
     return binascii.a2b_qp(data.replace(b"=", b"=3D").replace(b"%", b"="))

@@ -19,6 +19,7 @@ _UNIT = "bytes="
 _MESSAGE = "invalid range"
 _ONE_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})?")
 """The form that most clients send."""
+_USUAL_SPEC = re.compile(r"[ \t]*+([0-9]{1,18})[ \t]*+-[ \t]*+([0-9]{1,18})?[ \t]*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +47,22 @@ def parse_ranges(header: str, size_bytes: int) -> list[ByteRange] | None:
         raise BadRange(_MESSAGE)
     if header.count(",") >= MAX_RANGES:
         return None
-    specs = (spec.strip(" \t") for spec in header[len(_UNIT) :].split(","))
-    ranges = [_parse_spec(spec, size_bytes) for spec in specs if spec]
-    if not ranges or sum(one.length for one in ranges) > size_bytes:
+    parsed = [_parse_spec(spec, size_bytes) for spec in header[len(_UNIT) :].split(",")]
+    ranges = [one for one in parsed if one is not None]
+    if not ranges or sum([one.length for one in ranges]) > size_bytes:
         return None
     return ranges
 
 
-def _parse_spec(spec: str, size_bytes: int) -> ByteRange:
+def _parse_spec(spec: str, size_bytes: int) -> ByteRange | None:
+    """The range that `spec` names; None where it is blank."""
+    usual = _USUAL_SPEC.fullmatch(spec)
+    if usual is not None:
+        return _between(int(usual[1]), int(usual[2]) if usual[2] else None, size_bytes)
     first, dash, last = (part.strip(" \t") for part in spec.partition("-"))
     if not dash:
+        if not first:
+            return None
         raise BadRange(_MESSAGE)
     try:
         if not first:

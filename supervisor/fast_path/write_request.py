@@ -40,6 +40,8 @@ _FORM_TYPE = re.compile(
 _IGNORED_PART_LINE = re.compile(rb"^Idempotency-Key: [!-~]*+\r\n", re.MULTILINE)
 """Upstream's uploads have this line. It differs for each file, and means nothing to a volume server."""
 _PART_HEAD = re.compile(rb"(?:[^\r\n]++\r\n)++\r\n")
+_MAX_PART_HEAD_BYTES = 2048
+"""Longer headers of a part are declined: parsing them takes milliseconds, and results are remembered."""
 _DECLINED_OPTION = "pretty"
 """The option whose effect the fast path does not have: indented JSON."""
 _DELETE_FIELDS = frozenset({"host", "accept-encoding", "content-length"}) | TOKEN_FIELDS
@@ -147,7 +149,7 @@ def _part_in(data: bytes, start: int, dashes: bytes) -> SentFile | None:
     if data[start - len(dashes) - 2 : start] != dashes + b"\r\n":
         return None
     head = _PART_HEAD.match(data, start)
-    if head is None or data.startswith(dashes, head.end()):
+    if head is None or head.end() - start > _MAX_PART_HEAD_BYTES or data.startswith(dashes, head.end()):
         return None
     end = data.find(b"\r\n" + dashes, head.end())
     if end < 0 or data[end + 2 + len(dashes) :] not in {b"--\r\n", b"--"}:

@@ -19,6 +19,9 @@ _OWNED = (".idx", ".dat", ".vif", ".sdx", ".cpd", ".cpx", ".cpc", ".ldb", ".rdb"
 A crash after .idx leaves a whole volume, because .idx is rebuilt. A crash after .dat leaves no file that hinders a new
 volume of that name. The other order would leave an .idx without its .dat, which is refused as damage."""
 
+_CACHED_CHARS = 256
+"""The longest name whose path is cached. No file has a longer one, but a call may name a collection of megabytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class VolumePaths:
@@ -68,9 +71,11 @@ class VolumePaths:
         return [_path(directory, self.name + extension + self.suffix) for directory in directories]
 
 
-@lru_cache(maxsize=256)
 def _path(directory: Path, name: str) -> Path:
-    """Cached: making a path takes longer than most calls that use it, and opening a volume needs the same path several
-    times.
-    """
+    return _cached_path(directory, name) if len(name) <= _CACHED_CHARS else directory / name
+
+
+@lru_cache(maxsize=256)
+def _cached_path(directory: Path, name: str) -> Path:
+    """Making a path takes longer than most calls that use it. Opening a volume needs the same path several times."""
     return directory / name

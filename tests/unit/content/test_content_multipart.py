@@ -10,7 +10,7 @@ from support.http_native import MemoryBody
 from trio.testing import assert_no_checkpoints
 
 from native_handlers.content import multipart
-from native_handlers.content.multipart import MAX_LINE_BYTES, MultipartReader
+from native_handlers.content.multipart import MAX_HEADER_FIELDS, MAX_LINE_BYTES, MultipartReader
 from native_handlers.http_model.errors import BadUpload
 from native_handlers.http_model.message import BodyError
 from native_handlers.runtime.content_threads import ContentThreads
@@ -127,12 +127,13 @@ async def test_the_headers_of_a_part_are_limited(monkeypatch):
     "data",
     [
         b"--x\r\n\r\n\r\n" * 20_000 + b"--x--",
-        b"--x\r\n" + b"a:\r\n" * 10_000 + b"\r\n\r\n--x--",
+        (b"--x\r\n" + b"a:\r\n" * 250 + b"\r\n\r\n") * 40 + b"--x--",
+        (b"--x\r\nContent-Disposition: form-data" + b";a=b" * 250 + b"\r\n\r\n\r\n") * 100 + b"--x--",
         b"--x\r\na:b\r\n" + b" c\r\n" * 10_000 + b"\r\n\r\n--x--",
         b"--x\r\n\r\n" + b"\r\n--xy" * 20_000 + b"\r\n--x--",
         b"preamble\n" * 20_000 + b"--x--",
     ],
-    ids=["parts", "headers", "a folded header", "almost boundaries", "a preamble"],
+    ids=["parts", "headers", "long headers", "a folded header", "almost boundaries", "a preamble"],
 )
 async def test_others_get_their_turn_while_a_body_is_read_that_is_all_there(data):
     """A body of small parts is long work without any wait."""
@@ -149,6 +150,25 @@ async def test_others_get_their_turn_while_a_body_is_read_that_is_all_there(data
         await parse(data, limit=1 << 20)
         nursery.cancel_scope.cancel()
     assert turns >= 10_000 // 256 - 5
+
+
+@pytest.mark.parametrize("count", [256, 257])
+async def test_a_part_has_as_many_headers_as_a_request(count):
+    data = b"--x\r\n" + b"a: b\r\n" * count + b"\r\nc\r\n--x--"
+    if count == MAX_HEADER_FIELDS:
+        assert await parse(data) == [("", b"c")]
+        return
+    with pytest.raises(BadUpload, match="message too large"):
+        await parse(data)
+
+
+@pytest.mark.parametrize("step", [None, 1000])
+async def test_how_long_a_line_may_be_does_not_depend_on_how_it_arrives(step):
+    name = b"n" * (2 * MAX_LINE_BYTES)
+    parts = await parse(b"--x\r\nContent-Disposition: a; filename=" + name + b"\r\n\r\nc\r\n--x--", step)
+    assert parts == [(name.decode(), b"c")]
+    with pytest.raises(BadUpload, match="buffer full"):
+        await parse(name + b"\r\n--x--", step)
 
 
 async def test_a_small_body_is_read_without_giving_way():

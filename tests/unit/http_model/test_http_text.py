@@ -177,6 +177,18 @@ def test_signed_numbers():
             parse_int(text)
 
 
+@given(st.text("+-019aF_ \n\xe9", max_size=24))
+def test_numbers_are_digits_with_at_most_a_sign(text):
+    unsigned = int(text) if text and set(text) <= set("0123456789") else None
+    if unsigned is None:
+        assert parse_uint_or_zero(text) == 0
+    else:
+        assert parse_uint_or_zero(text) == min(unsigned, 2**64 - 1)
+    body = text[1:] if text[:1] in {"+", "-"} else text
+    signed = int(text) if body and set(body) <= set("0123456789") else 0
+    assert parse_int_or_zero(text) == max(-(2**63), min(signed, 2**63 - 1))
+
+
 def test_booleans_are_gos():
     assert all(map(parse_bool, ("1", "t", "T", "true", "True", "TRUE")))
     assert not any(map(parse_bool, ("", "0", "yes", "tRUE", "on", "false")))
@@ -184,6 +196,17 @@ def test_booleans_are_gos():
 
 def test_quoted_text():
     assert quote('a"b\\\n\x00\xc3\xa4\xff') == r'"a\"b\\\n\x00ä\xff"'
+    assert quote("\xe2\x80\x8b\xf3\xb0\x80\x80") == r'"\u200b\U000f0000"'
+
+
+@given(st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from('"\\\n\x00\u200b\ue000'), max_size=20))
+def test_characters_are_quoted_among_others_as_alone(chars):
+    alone = [quote(_wire(char))[1:-1] for char in chars]
+    assert quote(_wire("".join(chars))) == f'"{"".join(alone)}"'
+
+
+def _wire(text):
+    return text.encode().decode("latin-1")
 
 
 @given(
@@ -304,6 +327,20 @@ def test_bad_ranges(header):
         parse_ranges(header, 24)
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60) | st.none()), min_size=1, max_size=5))
+def test_ranges_with_signs_and_spaces_are_those_without(pairs):
+    plain = [(str(start), "" if end is None else str(end)) for start, end in pairs]
+    odd = [f"\t +{start} - {'+' if end else ''}{end} " for start, end in plain]
+    assert _ranges([f"{start}-{end}" for start, end in plain]) == _ranges(odd)
+
+
+def _ranges(specs):
+    try:
+        return parse_ranges(f"bytes={','.join(specs)}", 50)
+    except BadRange:
+        return "bad"
+
+
 @given(st.text("0123456789-, bytes="), st.integers(0, 50))
 def test_ranges_never_leave_the_content(header, size):
     try:
@@ -379,6 +416,21 @@ def test_unformattable_media_types():
 def test_media_type_round_trip(value):
     shown = format_media_type("attachment", {"filename": value})
     assert parse_media_type(shown) == ("attachment", {"filename": value})
+
+
+@given(st.text('\\("a /', max_size=12))
+def test_backslashes_escape_special_characters_alone(value):
+    expected, at = "", 0
+    while at < len(value) and value[at] != '"':
+        at += value[at] == "\\" and value[at + 1 : at + 2] in {"\\", "(", '"', "/"}
+        expected += value[at]
+        at += 1
+    try:
+        parsed = parse_media_type(f'a/b; c="{value}"')[1]["c"]
+    except BadMediaType:
+        assert at < len(value) or value.endswith("\\"), "a quote ends it early, or its last one is escaped"
+    else:
+        assert parsed == expected
 
 
 @given(WIRE)

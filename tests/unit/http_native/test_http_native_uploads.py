@@ -20,6 +20,7 @@ from support.http_native import (
     get,
     make_context,
     make_request,
+    multipart,
     post,
     put,
 )
@@ -28,6 +29,8 @@ from native_handlers.format.needle import Needle
 from native_handlers.http import read, upload_body
 from native_handlers.http.upload_body import MAX_FORM_BYTES
 from native_handlers.http_model.message import BodyError
+from native_handlers.http_model.query import NO_QUERY
+from native_handlers.runtime.content_threads import ContentThreads
 from supervisor.routing.native import NATIVE_HTTP
 
 FID = "/3,0212345678"
@@ -141,6 +144,16 @@ async def test_a_field_that_is_too_long_is_passed_over(context, store):
     await post(context, FID, *fields, file_part(b"content", "s.bin"))
     needle = store.get_volume(3).read(2, cookie=0x12345678).needle
     assert (needle.data, str(needle.ttl)) == (b"content", "1w")
+
+
+@pytest.mark.parametrize("is_file_first", [False, True])
+async def test_the_first_field_of_a_name_counts_and_no_other_is_kept(is_file_first):
+    fields = [*(field_part("ttl", b"%dd" % days) for days in range(7, 99)), field_part("ts", b"")] * 10
+    file = file_part(b"content", "s.bin")
+    form = multipart(*([file, *fields] if is_file_first else [*fields, file]))
+    request = make_request("POST", FID, {"Content-Type": "multipart/form-data; boundary=x"}, form)
+    body = await upload_body.read_upload(request, NO_QUERY, MAX_FORM_BYTES, ContentThreads())
+    assert sorted(body.fields.pairs) == [("ts", ""), ("ttl", "7d")]
 
 
 async def test_without_any_name_the_first_part_counts(context):
