@@ -99,10 +99,15 @@ class DiskUsage:
             self.on_change()
 
     def note_appended(self, count: int) -> None:
-        """This process has appended `count` bytes. Where -minFreeSpace may be reached by that and by what others have
-        appended, queries again, unless the disk is known to be low.
-        """
+        """This process has appended `count` bytes, or is about to."""
         self.left_bytes -= count
+        if self.left_bytes < 0 or self.on_change is not None:
+            self.look_if_used_up()
+
+    def look_if_used_up(self) -> None:
+        """Queries again where -minFreeSpace may be reached by what this process and others have appended, unless the
+        disk is known to be low. Others append only where `on_change` is set.
+        """
         is_used_up = self.left_bytes < self.appended_elsewhere() - self.elsewhere_at_look
         if is_used_up and self.is_answering and not self.is_low:
             self.ask()

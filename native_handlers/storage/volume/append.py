@@ -202,7 +202,10 @@ class Appender:
             length = batch.staged_bytes
             self._publish(batch, self._write_rows(batch))
             if self.room is not None:
-                self.room.usage.note_appended(length)
+                usage = self.room.usage
+                usage.left_bytes -= length
+                if usage.left_bytes < 0 or usage.on_change is not None:
+                    usage.look_if_used_up()
             elif self.appended is not None:
                 self.appended(length)
         if fsync:
