@@ -18,7 +18,7 @@ from hypothesis.stateful import precondition, rule
 from support.stores import open_at
 from support.unreliable_files import Crash
 from support.waiting import BREATH_S
-from test_property_storage_shared import AliveFiles, SharedMachine, handles
+from test_property_storage_shared import HANDLES, WRITERS, AliveFiles, SharedMachine, handles
 from test_property_storage_volume import (
     COOKIE,
     VID,
@@ -143,19 +143,29 @@ class VacuumedStore(StoreMachine):
         super().teardown()
 
 
+compactors = st.sampled_from([one for one in range(HANDLES) if one not in WRITERS])
+
+
 class VacuumedByOne(SharedMachine):
     """One of several processes compacts. The others write, read, and take over when it dies."""
 
-    @rule(handle=handles, writer=handles, needle_id=needle_ids, data=st.binary(max_size=40) | st.just(b"x" * 5000))
+    def _forget_copy(self):
+        """The owner gives up what its own `compact` made: one process compacts at a time."""
+        self.has_copy = False
+        self.volumes[0].compaction.cleanup()
+
+    @rule(handle=compactors, writer=handles, needle_id=needle_ids, data=st.binary(max_size=40) | st.just(b"x" * 5000))
     def vacuum(self, handle, writer, needle_id, data):
+        self._forget_copy()
         volume = self.volumes[handle]
         list(volume.compaction.run(OPTIONS))
-        self._write(self.volumes[writer], needle_id, data, fsync=False)
+        self._by(writer, lambda one: self._write(one, needle_id, data, fsync=False))
         self.model[needle_id] = data
         volume.compaction.commit()
 
-    @rule(handle=st.integers(1, 2), heir=handles, step=st.integers(1, 45), half=st.floats(0, 1))
+    @rule(handle=st.integers(1, 2), heir=compactors, step=st.integers(1, 45), half=st.floats(0, 1))
     def die_in_a_vacuum(self, handle, heir, step, half):
+        self._forget_copy()
         volume, files = self.volumes[handle], self.files[handle]
         files.remaining, files.half = step, half
         with contextlib.suppress(Crash):

@@ -280,7 +280,9 @@ class VolumeShare:
                 self.begin()
                 return None, None
             if state.files_generation != opened.files_generation:
-                opened = open_present(self, opened.paths, tries=1)
+                # Where the last holder died in a swap, the paths may lead to files that no state names.
+                is_sure = not self.was_left_busy
+                opened = open_present(self, opened.paths, tries=1) if is_sure else open_shared(self, opened.paths)
                 replace_opened(opened)
             if self.was_left_busy:
                 if self.is_swapped(opened):
