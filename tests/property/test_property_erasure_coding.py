@@ -408,7 +408,9 @@ def test_an_index_has_the_last_word_on_each_live_needle(entries, width, deleted)
     assert marked == deleted & live.keys()
 
 
+@pytest.mark.slow
 def test_a_checksum_file_is_believed_only_whole(tmp_path):
+    """Slow: writes two files for each byte."""
     sums = bitrot.checksums_of(DEFAULT_RATIO, 100, np.arange(14, dtype=np.uint32).reshape(14, 1))
     content = bitrot.encode_checksums(sums)
     assert bitrot.parse_checksums(content) == sums

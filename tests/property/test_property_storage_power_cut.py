@@ -346,7 +346,9 @@ def test_deletions(tmp_path):
     assert examine_all(tmp_path, scenario) > 30
 
 
+@pytest.mark.slow
 def test_a_volume_that_is_deleted(tmp_path):
+    """Slow: examines the disk as it is after each step."""
     scenario = scenario_of(tmp_path)
     scenario.allocate(3)
     scenario.write(1, b"a" * 700, fsync=True)

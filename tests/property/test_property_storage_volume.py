@@ -244,7 +244,9 @@ TestStore = pytest.mark.slow(StoreMachine.TestCase)
 """Slow: each example is a store on disk that is opened many times."""
 
 
+@pytest.mark.slow
 def test_a_crash_at_each_step_of_a_first_allocation_leaves_a_usable_directory(tmp_path):
+    """Slow: opens a store for each step."""
     step = 0
     while True:
         step += 1
@@ -380,7 +382,9 @@ def test_an_index_takes_16_bytes_a_needle():
 
 @pytest.mark.parametrize("first_key", [1, 2**33, None], ids=["small", "narrow", "wide"])
 @pytest.mark.parametrize("width", [4, 5])
+@pytest.mark.slow
 def test_an_index_of_many_rows_in_any_order_is_a_dict(first_key, width):
+    """Slow: fifty thousand rows."""
     random = Random(7)
     count = 20_000
     wide = [random.getrandbits(64) for _ in range(count)]

@@ -63,7 +63,9 @@ async def test_started_means_that_it_answers_and_a_stop_leaves_nothing(caplog):
     assert "volume.go:4 stopped" in caplog.text
 
 
+@pytest.mark.slow
 async def test_a_killed_child_comes_back_on_the_same_ports():
+    """Slow: starts a child twice."""
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(serve_backend, spec_of())
         first_pid, ports = handle.pid, handle.ports
@@ -78,14 +80,18 @@ async def test_a_killed_child_comes_back_on_the_same_ports():
     assert handle.state is BackendState.STOPPED
 
 
+@pytest.mark.slow
 async def test_a_child_that_never_gets_ready_ends_in_one_named_error_with_its_last_words():
+    """Slow: starts a child four times."""
     with pytest.raises(BackendGaveUp, match="4 starts in a row") as raised:
         await serve_backend(spec_of("crash"))
     assert "volume.go:2 cannot go on" in str(raised.value)
     assert [ended.status for ended in raised.value.exits] == [3, 3, 3, 3]
 
 
+@pytest.mark.slow
 async def test_the_budget_counts_crashes_after_ready_too():
+    """Slow: starts a child twice."""
     policy = RestartPolicy(first_delay_s=0.01, max_delay_s=0.02, max_exits_in_window=2)
     handles = []
 
@@ -114,7 +120,9 @@ async def test_a_program_that_cannot_be_executed_is_one_sentence(tmp_path):
         await serve_backend(BackendSpec("plain", lambda _: [str(tmp_path / "plain")]))
 
 
+@pytest.mark.slow
 async def test_a_child_that_ignores_the_request_is_killed_after_the_grace(caplog):
+    """Slow: waits for the end of the grace."""
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(serve_backend, spec_of("stubborn", stop_grace_s=0.1))
         pid = handle.pid
@@ -150,7 +158,9 @@ async def test_cancelling_during_the_start_leaves_no_child():
         socket.create_connection(("127.0.0.1", found[0].http))
 
 
+@pytest.mark.slow
 async def test_a_hang_up_is_forwarded_even_when_it_comes_before_the_child_is_ready(caplog):
+    """Slow: starts a child twice."""
     caplog.set_level(logging.INFO)
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(serve_backend, spec_of())
@@ -185,7 +195,9 @@ async def test_what_the_child_started_ends_with_it(caplog):
     await until(lambda: not is_alive(grandchild))
 
 
+@pytest.mark.slow
 async def test_the_channel_follows_a_restart():
+    """Slow: starts a child twice."""
     async with trio.open_nursery() as nursery:
         handle = await nursery.start(serve_backend, spec_of())
         channels = BackendChannel(handle)
@@ -212,7 +224,9 @@ async def test_a_call_without_a_child_fails_at_once():
         channels.close()
 
 
+@pytest.mark.slow
 async def test_a_port_that_was_taken_meanwhile_is_given_up(caplog):
+    """Slow: starts a child three times."""
     with ExitStack() as holding:
 
         def take_the_port(pid):
@@ -243,7 +257,9 @@ async def test_a_stop_ends_the_wait_for_the_next_start():
     assert handle.pid is None
 
 
+@pytest.mark.slow
 async def test_a_program_that_is_being_replaced_is_tried_again(tmp_path, caplog):
+    """Slow: starts a child twice."""
     program = tmp_path / "program"
     hidden = tmp_path / "hidden"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {FAKE} "$@"\n')

@@ -44,7 +44,9 @@ async def ended_with(child, limit_s=LIMIT_S):
     return child.reap()
 
 
+@pytest.mark.slow
 def test_no_orphan_after_the_supervisor_is_killed():
+    """Slow: starts a supervisor, and that starts a child."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         pid = int(parent.stdout.readline())
         wait_until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep"))

@@ -199,7 +199,9 @@ class TestDirectory:
             ChildConfigDirectory(ChildFiles("\udc80", ""), tmp_path)
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_what_a_killed_supervisor_left_is_removed_and_a_living_ones_kept(self, tmp_path):
+        """Slow: starts a process."""
         code = (
             "import os, sys; from pathlib import Path\n"
             "from supervisor.backend.child_config import ChildConfigDirectory, ChildFiles\n"

@@ -151,7 +151,9 @@ def test_the_environment_cannot_override_what_was_derived(tmp_path):
     assert child_environment(hostile | kept, tmp_path / "weed") == kept
 
 
+@pytest.mark.slow
 def test_our_own_program_is_found_wherever_it_runs(tmp_path):
+    """Slow: starts the program."""
     (tmp_path / "supervisor").mkdir()
     (tmp_path / "supervisor/__init__.py").write_text("raise SystemExit('the wrong package')")
     environ = child_environment({"PATH": "/bin", "PYTHONPATH": "/else"}, NativeBackend.NATIVE)

@@ -222,7 +222,9 @@ def test_a_bad_table_is_a_usage_error(machine):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_traceback(machine):
+    """Slow: starts the program."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:

@@ -135,8 +135,9 @@ async def test_the_headers_of_a_part_are_limited(monkeypatch):
     ],
     ids=["parts", "headers", "long headers", "a folded header", "almost boundaries", "a preamble"],
 )
+@pytest.mark.slow
 async def test_others_get_their_turn_while_a_body_is_read_that_is_all_there(data):
-    """A body of small parts is long work without any wait."""
+    """A body of small parts is long work without any wait. Slow: ten thousand parts or lines."""
     turns = 0
 
     async def count_turns():

@@ -225,7 +225,9 @@ class TestText:
         for length in range(len(codec.sample)):
             check_outcome(codec, codec.sample[:length], is_loose=True)
 
+    @pytest.mark.slow
     def test_every_flipped_bit(self, codec):
+        """Slow: parses a text for each of its bits."""
         refused = sum(not check_outcome(codec, raw, is_loose=True) for _, raw in flips(codec.sample))
         assert refused, "a codec that takes everything checks nothing"
 

@@ -115,7 +115,9 @@ def test_a_large_payload_is_read_in_pieces(node, volume):
     assert stripes(node, fid) == [rows]
 
 
+@pytest.mark.slow
 def test_memory_is_a_documents_not_a_payloads(node, volume):
+    """Slow: a document of 16 MB, with each allocation traced."""
     line = b'{"score":11,"text":"%b"}\n' % (b"x" * 100_000)
     fid = put(volume, line * 160)
     tracemalloc.start()
@@ -128,7 +130,9 @@ def test_memory_is_a_documents_not_a_payloads(node, volume):
     assert peak_bytes < 10 * len(line)
 
 
+@pytest.mark.slow
 def test_many_rows_come_in_several_stripes(node, volume):
+    """Slow: a document of 5 MB."""
     line = b'{"score":11,"text":"%b"}\n' % (b"x" * 1000)
     fid = put(volume, line * 5000)
     found = stripes(node, fid, select=("text",))

@@ -261,7 +261,7 @@ def packed_needle(data, needle_id=1):
 
 
 async def test_the_length_of_a_needle_is_measured_once(measured):
-    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(gzip.compress(bytes(8 << 20)))
+    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(gzip.compress(bytes(8 << 20), 1))
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(contents.open, threads, 3, needle, LIMIT)
@@ -275,7 +275,8 @@ async def test_the_length_of_a_needle_is_measured_once(measured):
 
 
 @pytest.mark.parametrize(
-    ("data", "failure"), [(gzip.compress(bytes(8 << 20)), TooMuchData), (gzip.compress(os.urandom(1000))[:-1], BadGzip)]
+    ("data", "failure"),
+    [(gzip.compress(bytes(8 << 20), 1), TooMuchData), (gzip.compress(os.urandom(1000))[:-1], BadGzip)],
 )
 async def test_that_it_cannot_be_unpacked_is_found_out_once(measured, data, failure):
     contents = ClearContents()
@@ -285,8 +286,10 @@ async def test_that_it_cannot_be_unpacked_is_found_out_once(measured, data, fail
     assert len(measured) == 1
 
 
+@pytest.mark.slow
 async def test_a_request_that_is_given_up_leaves_the_measuring_to_the_next(measured):
-    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(gzip.compress(bytes(64 << 20)))
+    """Slow: unpacks 64 MiB, twice."""
+    contents, threads, needle = ClearContents(), ContentThreads(), packed_needle(gzip.compress(bytes(64 << 20), 1))
     sizes = []
 
     async def measure_it(scope):

@@ -242,7 +242,9 @@ def test_a_length_has_64_bits(sizes, total):
     assert manifest.content_bytes == total
 
 
+@pytest.mark.slow
 def test_what_is_too_long_is_no_manifest_compressed_or_not():
+    """Slow: text of more than a manifest may have."""
     text = b'{"name":"' + b"a" * MAX_MANIFEST_BYTES + b'"}'
     packed = Needle(data=gzip.compress(text))
     packed.is_compressed = True

@@ -130,8 +130,11 @@ async def test_status_lists_every_volume_as_one_by_one(tmp_path, query):
 
 
 @pytest.mark.parametrize("target", ["/status", "/status?pretty=y", "/ui/index.html"])
+@pytest.mark.slow
 async def test_the_event_loop_goes_on_while_a_page_of_many_volumes_is_made(tmp_path, monkeypatch, target):
-    """A thread does the work for each volume. The loop takes many turns before the page is complete."""
+    """A thread does the work for each volume. The loop takes many turns before the page is complete. Slow: a page of
+    thousands of volumes.
+    """
     store, loop = FakeStore(VOLUMES, tmp_path), LoopThreadOnly(monkeypatch)
     for name in ("volume_status", "finding_row", "encode_item"):
         loop.watch(node_view, name)

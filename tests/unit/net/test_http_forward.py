@@ -409,7 +409,9 @@ async def test_cancelling_a_forward_closes_the_backends_connection(is_upload):
         await ended.wait()
 
 
+@pytest.mark.slow
 async def test_backpressure_holds_a_download_back():
+    """Slow: fills the buffers of sockets."""
     sent = 0
 
     async def script(stream):

@@ -38,7 +38,9 @@ async def test_client_and_listener_are_told_to_the_handler():
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.slow
 async def test_files_are_sent_between_bytes(is_tls, tmp_path):
+    """Slow: sends 20 MiB."""
     data = os.urandom(5 * MIB + 123)
     file = PagedSource(data)
     parts = [b"head", FileSlice(file, 0, 10), b"", FileSlice(file, 5, len(data) - 5), b"tail"]
@@ -230,7 +232,9 @@ async def test_one_of_whose_head_some_comes_in_the_moment_of_giving_up_is_closed
         assert await client.is_closed()
 
 
+@pytest.mark.slow
 async def test_many_who_begin_a_head_and_are_given_up_leave_no_connection_open():
+    """Slow: two hundred connections."""
     seats, clients = Seats("HTTP", lambda: 8), []
     async with (
         serving_on(echo, seats=seats, fast_path=lambda _client, _data: None) as (port, _),

@@ -97,7 +97,9 @@ def bulk_calls(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 async def test_a_large_stream_arrives_whole_and_its_end_does(relayed, bulk_calls):
+    """Slow: sends 64 MiB."""
     async with relayed() as (sender, receiver, (done, ended)), trio.open_nursery() as nursery:
         digests = []
 

@@ -66,7 +66,9 @@ async def test_a_short_job_does_not_change_threads(monkeypatch):
         assert await ContentThreads().run(count_to(3)) == 3
 
 
+@pytest.mark.slow
 async def test_a_job_is_done_however_many_others_never_end_and_those_end_when_nobody_wants_them():
+    """Slow: thousands of steps beside forty jobs."""
     threads, ended = ContentThreads(threads=2), []
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
@@ -85,8 +87,11 @@ def turns_of_one_step(monkeypatch):
 
 
 @pytest.mark.usefixtures("turns_of_one_step")
+@pytest.mark.slow
 async def test_who_had_fewer_turns_goes_first_and_the_oldest_now_and_then():
-    """One thread. Counts the turns that one job gets beside many jobs that never end."""
+    """One thread. Counts the turns that one job gets beside many jobs that never end. Slow: hundreds of turns of a
+    thread.
+    """
     threads, begun, turns = ContentThreads(threads=1), set(), []
 
     def endless_one(number):
@@ -114,8 +119,11 @@ async def test_who_had_fewer_turns_goes_first_and_the_oldest_now_and_then():
 
 
 @pytest.mark.usefixtures("turns_of_one_step")
+@pytest.mark.slow
 async def test_a_client_with_many_jobs_holds_up_its_own():
-    """The job of another client gets about as many turns as all jobs of the first client together."""
+    """The job of another client gets about as many turns as all jobs of the first client together. Slow: 1200 turns of
+    threads.
+    """
     threads, turns = ContentThreads(threads=1), Counter()
 
     def endless_one(client):

@@ -93,7 +93,9 @@ class TestLog:
             assert [len(one.data) for one in records(log)] == sizes
         assert files.longest_read_bytes == PIECE_BYTES
 
+    @pytest.mark.slow
     def test_thousands_of_rows_are_read_in_pieces(self, store, files):
+        """Slow: writes 3000 needles."""
         for needle_id in range(1, 3001):
             write(store, needle_id)
         files.longest_read_bytes = 0

@@ -93,8 +93,9 @@ class TestSeveralDisks:
         work.end("a")
         assert work.woken == ["both", "small", "three"]
 
+    @pytest.mark.slow
     def test_one_that_hangs_takes_as_much_of_the_work_as_one_disk_may(self):
-        """Of the deletions of volumes on one to three of twelve disks."""
+        """Of the deletions of volumes on one to three of twelve disks. Slow: thousands of deletions."""
         bound, disks = Bound(100, places=40), range(12)
         sets = [one for size in (1, 2, 3) for one in itertools.combinations(disks, size)]
         work = Work(bound)

@@ -74,7 +74,9 @@ def looks(monkeypatch):
 
 
 @pytest.mark.usefixtures("looks")
+@pytest.mark.slow
 def test_no_other_volume_is_looked_at(store):
+    """Slow: hundreds of volumes, with each step counted."""
     ids = [CountedId(number) for number in IDS]
     opening = [STEPS.of(lambda one=one: open_one(store, one)) for one in ids]
     assert max(opening[1:]) == opening[1]
@@ -86,8 +88,9 @@ def test_no_other_volume_is_looked_at(store):
     assert store.locations[0].ec_shard_count == 0
 
 
+@pytest.mark.slow
 def test_no_table_of_all_volumes_is_copied(store):
-    """Apart from the few times when it grows."""
+    """Apart from the few times when it grows. Slow: hundreds of volumes, with each allocation traced."""
     peaks = []
     tracemalloc.start()
     try:

@@ -488,7 +488,9 @@ class TestRepairs:
 
 
 class TestRealDisk:
+    @pytest.mark.slow
     def test_writers_cannot_take_what_deletions_need(self, tmpfs):
+        """Slow: deletes 2000 needles on a file system of its own."""
         (tmpfs / "filler").write_bytes(bytes(8 << 20))
         with served(tmpfs, OsFiles(), needles=2000) as store:
             write_until_refused(store)

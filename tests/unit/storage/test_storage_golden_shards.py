@@ -38,7 +38,9 @@ def test_shards_are_byte_for_byte_those_of_go(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["small", "above_a_row"])
+@pytest.mark.slow
 def test_numpy_gives_the_same_bytes(tmp_path, monkeypatch, name):
+    """Slow: codes without the compiled kernel."""
     monkeypatch.setenv(kernel.NO_KERNEL_VARIABLE, "1")
     assert code(tmp_path, name) == HASHES[name]
 
