@@ -2,12 +2,16 @@
 
 Upstream gives each write of a body the idle timeout, whatever the client takes meanwhile, and so cuts a slow reader:
 what lives here and not there is asked of our own servers alone.
+
+Each client does nothing for most of its time. So the clients of all tests run at the same time, on one server, and a
+test waits for its own.
 """
 
 import hashlib
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import grpc
@@ -24,7 +28,28 @@ SMALL_BUFFER = 16 * 1024
 LARGE = 12 << 20
 """More than the kernel buffers of an answer, so that the server has to wait for its reader."""
 
-ours = pytest.mark.only(lambda implementation: implementation.mode in {"native", "proxy", "mixed"})
+CLIENTS = {}
+"""What the client of each test does, and for which implementations it is meant."""
+
+
+def is_ours(implementation):
+    return implementation.mode in {"native", "proxy", "mixed"}
+
+
+def slow_client(is_meant=lambda _implementation: True):
+    """Makes a test of what its client does with the server: `outcomes` runs that beside the clients of other tests."""
+
+    def make_test(act):
+        CLIENTS[act.__name__] = is_meant, act
+
+        @pytest.mark.only.with_args(is_meant)
+        def wait_for_it(outcomes):
+            outcomes[act.__name__].result()
+
+        wait_for_it.__name__, wait_for_it.__doc__ = act.__name__, act.__doc__
+        return wait_for_it
+
+    return make_test
 
 
 class HttpsOnly(ClientTls):
@@ -34,16 +59,25 @@ class HttpsOnly(ClientTls):
         return grpc.insecure_channel(target, options=options)
 
 
-@pytest.fixture(params=["plain", "tls"])
-def server(request, fresh_server, tmp_path):
-    """A server with a short idle timeout, with and without TLS."""
-    if request.param == "plain":
-        return fresh_server(IDLE_FLAG, "-fileSizeLimitMB=64")
-    authority = Authority(tmp_path / "ca")
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def outcomes(request, implementation, fresh_server_of_module, tmp_path_factory):
+    """The outcome of each client, by the name of its test. The server has a short idle timeout, with or without TLS."""
+    server = start_server(fresh_server_of_module, tmp_path_factory.mktemp("ca"), is_tls=request.param == "tls")
+    assert server.volume_id, "the clients share a volume"
+    acts = {name: act for name, (is_meant, act) in CLIENTS.items() if is_meant(implementation)}
+    with ThreadPoolExecutor(len(acts)) as threads:
+        yield {name: threads.submit(act, server) for name, act in acts.items()}
+    server.end()
+
+
+def start_server(start, directory, *, is_tls):
+    flags = (IDLE_FLAG, "-fileSizeLimitMB=64")
+    if not is_tls:
+        return start(*flags)
+    authority = Authority(directory / "ca")
     pair = authority.issue("volume.test")
     security = f'[https.volume]\ncert = "{pair.cert}"\nkey = "{pair.key}"\n'
-    tls = HttpsOnly(authority.ca, authority.issue("client.test"))
-    return fresh_server(IDLE_FLAG, "-fileSizeLimitMB=64", security=security, tls=tls)
+    return start(*flags, security=security, tls=HttpsOnly(authority.ca, authority.issue("client.test")))
 
 
 def pause(duration_s):
@@ -80,7 +114,7 @@ def stored(server, size=LARGE):
     return server.store(data, [("Content-Type", "application/x-noise")]), hashlib.sha256(data).digest()
 
 
-@ours
+@slow_client(is_ours)
 def test_a_steady_slow_reader_gets_all_of_its_answer(server):
     fid, digest = stored(server)
     with connect(server) as connection:
@@ -94,7 +128,7 @@ def test_a_steady_slow_reader_gets_all_of_its_answer(server):
         assert hashlib.sha256(body).digest() == digest
 
 
-@ours
+@slow_client(is_ours)
 def test_a_steady_slow_reader_gets_all_of_a_piece_that_was_cut_out(server):
     """As in the test above, for an answer from memory instead of a file."""
     fid, _ = stored(server)
@@ -106,6 +140,7 @@ def test_a_steady_slow_reader_gets_all_of_a_piece_that_was_cut_out(server):
         connection.read_exactly(length - got)
 
 
+@slow_client()
 def test_a_reader_that_stands_still_is_let_go_and_finds_what_was_sent_before(server):
     """As in upstream: the connection ends without a reset, and everything in transit arrives."""
     fid, _ = stored(server)
@@ -130,6 +165,7 @@ def _received(connection):
         return b""
 
 
+@slow_client()
 def test_a_slow_upload_that_moves_is_taken_whole(server):
     fid, data = server.new_fid(), os.urandom(int(SLOW_FOR_S * 10) * 1000)
     with connect(server) as connection:
@@ -141,6 +177,7 @@ def test_a_slow_upload_that_moves_is_taken_whole(server):
     assert server.read(fid).body == data
 
 
+@slow_client()
 def test_an_upload_that_stands_still_is_let_go(server):
     fid = server.new_fid()
     with connect(server) as connection:
@@ -150,7 +187,7 @@ def test_an_upload_that_stands_still_is_let_go(server):
     assert server.read(fid).status == 404
 
 
-@ours
+@slow_client(is_ours)
 def test_the_answer_to_a_reader_that_is_slow_after_its_end_arrives_whole(server):
     """The kernel has the whole answer. The connection waits for a next request, and is closed as idle meanwhile."""
     fid, digest = stored(server, 1 << 20)
@@ -163,6 +200,7 @@ def test_the_answer_to_a_reader_that_is_slow_after_its_end_arrives_whole(server)
         assert hashlib.sha256(body).digest() == digest
 
 
+@slow_client()
 def test_an_idle_connection_is_closed_in_good_order(server):
     with connect(server) as connection:
         assert connection.request("GET", "/healthz").status == 200

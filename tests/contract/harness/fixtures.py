@@ -18,17 +18,18 @@ from harness.processes import is_alive
 from harness.server import VolumeServer
 
 IMPLEMENTATIONS = implementations.chosen()
+OWN_SERVERS = {"fresh_server", "fresh_server_of_module"}
+"""The fixtures that start servers for some tests alone."""
 
 
 def pytest_generate_tests(metafunc):
     if "implementation" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("only")
-        candidates = without_duplicates() if "fresh_server" in metafunc.fixturenames else IMPLEMENTATIONS
+        starts_servers = not OWN_SERVERS.isdisjoint(metafunc.fixturenames)
+        candidates = without_duplicates() if starts_servers else IMPLEMENTATIONS
         if metafunc.definition.get_closest_marker("native_rpcs") and IMPLEMENTATIONS is implementations.ALL:
             candidates = [*candidates, implementations.NATIVE_RPCS]
-        is_meant = (
-            metafunc.definition.get_closest_marker("with_workers") and "fresh_server" not in metafunc.fixturenames
-        )
+        is_meant = metafunc.definition.get_closest_marker("with_workers") and not starts_servers
         if is_meant and IMPLEMENTATIONS is implementations.ALL:
             candidates = [*candidates, implementations.NATIVE_WORKERS]
         meant = [one for one in candidates if marker is None or marker.args[0](one)]
@@ -66,7 +67,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.when != "teardown" and report.failed:
         for name, fixture in item.funcargs.items():
-            for one in fixture.made if name == "fresh_server" else [fixture]:
+            for one in fixture.made if isinstance(fixture, ServerFactory) else [fixture]:
                 if isinstance(one, VolumeServer | Master):
                     report.sections.append((f"log of {name} {one.process.log_path}", one.process.log_tail()))
     return report
@@ -139,6 +140,15 @@ class ServerFactory:
 def fresh_server(implementation, tmp_path, master, weed):
     """A factory: fresh_server(*extra_flags, master=, security=, tls=) -> VolumeServer, ended with the test."""
     factory = ServerFactory(implementation, tmp_path, master, weed)
+    yield factory
+    for made in factory.made:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def fresh_server_of_module(implementation, tmp_path_factory, master, weed):
+    """As `fresh_server`, for servers that the tests of one module share."""
+    factory = ServerFactory(implementation, tmp_path_factory.mktemp("servers"), master, weed)
     yield factory
     for made in factory.made:
         made.end()
