@@ -8,6 +8,7 @@ Source: weed/server/volume_grpc_erasure_coding.go (VolumeEcShardsCopy).
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from native_handlers.grpc.ec_place import ShardPlace
 from native_handlers.grpc.file_names import check_copied_shards
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.directory.placement import check_no_other_collection, choose_for_shard
+from native_handlers.storage.directory.placement import choose_for_shard
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of
 from native_handlers.storage.erasure_coding.names import ratio_of
 
@@ -50,11 +51,11 @@ def volume_ec_shards_copy(
     store = store_of(node)
     volume = store.find_volume(request.volume_id)
     check_copied_shards(request, None if volume is None else volume.collection)
-    with errors_as_upstream():
-        store.ec.check_collection(request.collection, request.volume_id)
-        check_no_other_collection(store.locations, request.collection, request.volume_id)
-        _location(store, request).check_in_service()
-    with node.volume_servers.open_volume_server(request.source_data_node) as client:
+    with ExitStack() as ends:
+        with errors_as_upstream():
+            ends.enter_context(store.ids.naming(request.collection, request.volume_id))
+            _location(store, request).check_in_service()
+        client = ends.enter_context(node.volume_servers.open_volume_server(request.source_data_node))
         end = CallEnd(context)
         bytes_per_s = request.io_byte_per_second
         if bytes_per_s <= 0:
@@ -137,8 +138,7 @@ def copy_shards(
 
 def _check_collection(place: ShardPlace) -> None:
     """Once more, inside `exclusive`: a copy of another collection may have ended meanwhile. Raises StorageError."""
-    place.store.ec.check_collection(place.collection, place.volume_id)
-    check_no_other_collection(place.store.locations, place.collection, place.volume_id)
+    place.store.ids.check(place.collection, place.volume_id)
 
 
 def copy_index(source: CopySource, place: ShardPlace) -> None:

@@ -89,7 +89,7 @@ def volume_ec_shards_to_volume(
 
 def _adopt(store: Store, request: pb.VolumeEcShardsToVolumeRequest) -> None:
     volume_id = request.volume_id
-    with store.ec.exclusive(volume_id):
+    with store.ec.exclusive(volume_id), store.ids.naming(request.collection, volume_id):
         try:
             with _being_put_in_place(store, volume_id):
                 base = adopt_staged(store.ec.files, store.locations, request.collection, volume_id, request.disk_type)
@@ -117,7 +117,7 @@ def _being_put_in_place(store: Store, volume_id: int) -> AbstractContextManager[
 
 def _decode(store: Store, collection: str, volume_id: int) -> None:
     # The volume is open again before the next operation on the files of its shards begins.
-    with store.ec.exclusive(volume_id):
+    with store.ec.exclusive(volume_id), store.ids.naming(collection, volume_id):
         store.ec_work.check_decodable(collection, volume_id)
         if store.find_volume(volume_id) is not None:
             store.sync_shards(volume_id)

@@ -6,16 +6,16 @@ Source: weed/server/volume_grpc_copy.go (ReceiveFile).
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_sent_file, os_error_text
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.directory.placement import check_no_other_collection
 from native_handlers.storage.erasure_coding.layout import most_bytes_of
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError
+from native_handlers.storage.model.file_kinds import is_reserved
 from native_handlers.storage.transfer.received_files import ReceiveRequest, check_not_mounted
 
 if TYPE_CHECKING:
@@ -80,19 +80,21 @@ def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:
 
 @contextmanager
 def _unmounted(node: GrpcNode, info: pb.ReceiveFileInfo, file: StagedFile) -> Iterator[None]:
-    """Inside, no shard of an erasure-coded volume is mounted, and no disk has data of that id in another collection, as
-    when its file began to arrive. Raises ReceiveRefused, and DiskUnavailable where a disk fails.
+    """Inside, no shard of an erasure-coded volume is mounted, and no other collection has data of the id, as when the
+    file began to arrive. Raises ReceiveRefused, and as `VolumeIds.naming`.
     """
-    if not info.is_ec_volume:
-        yield
-        return
     store, volume_id = store_of(node), info.volume_id
     ec = store.ec
-    with ec.exclusive(volume_id):
+    if not info.is_ec_volume:
+        # A file with another extension joins the mounted volume of the id, whatever collection the sender names.
+        is_of_new_volume = is_reserved(info.ext)
+        with store.ids.naming(info.collection, volume_id) if is_of_new_volume else nullcontext():
+            yield
+        return
+    with ec.exclusive(volume_id), store.ids.naming(info.collection, volume_id):
         # The node hears of shards that have just been mounted a little later.
         own = (one.place.disk_id for one in ec.copies(volume_id))
         check_not_mounted(volume_id, sorted({*own, *node.coded_disk_ids(volume_id)}))
-        check_no_other_collection(store.locations, info.collection, volume_id)
         for location in store.locations:
             if location.path == file.target.parent:
                 ec.note_files(location.disk_id, info.collection, volume_id)

@@ -92,7 +92,10 @@ class RequestTarget:
     @classmethod
     def parse_any(cls, raw_path: str, raw_query: str) -> Self:
         """Parses by the whole grammar. `parse` does so for every target but the simple one."""
-        path = unescape(raw_path.encode("latin-1")).decode("latin-1") if "%" in raw_path else raw_path
+        path = raw_path
+        # A path with a bad escape is refused, see `is_well_formed`, so its text is not used.
+        if "%" in raw_path and _BAD_ESCAPE.search(raw_path) is None:
+            path = unescape(raw_path.encode("latin-1")).decode("latin-1")
         named, uploaded = parse_object_path(path), upload_file_id(path)
         # Texts: an error that is kept and raised leads, by its traceback, to the request that keeps the error.
         failures: dict[str, tuple[str, str]] = {}

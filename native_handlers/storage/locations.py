@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from native_handlers.format.types import UINT32_MASK
 from native_handlers.storage.directory.arrival import recover_arrivals
 from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS
 from native_handlers.storage.erasure_coding.shard_arrival import recover_shard_arrivals
@@ -149,11 +150,14 @@ def count_taken(locations: Sequence[DiskLocation]) -> int:
 
 
 def count_slots(locations: Sequence[DiskLocation]) -> dict[str, int]:
-    """Volume slots for each disk type. A full disk counts the slots in use, an unavailable one none."""
+    """Volume slots for each disk type, as many as a heartbeat can say. A full disk counts the slots in use, an
+    unavailable one none.
+    """
     counts: dict[str, int] = {}
     for location in locations:
         if not location.is_unavailable:
-            counts[location.disk_type] = counts.get(location.disk_type, 0) + location.effective_max_volumes
+            slots = counts.get(location.disk_type, 0) + location.effective_max_volumes
+            counts[location.disk_type] = min(slots, UINT32_MASK)
     return counts
 
 

@@ -127,6 +127,7 @@ def open_store(
         open_volumes = OpenVolumes(config.open_limit, lambda: count_taken(locations))
         for location in locations:
             location.open_volumes = open_volumes
+            location.room.share_disks([one.room for one in locations])
         state = StateFile(locations[0].room.files, config.locations[0].idx_path)
         if config.opens_volumes:
             kept = remove_left_overs(files, locations, width)
@@ -192,7 +193,8 @@ class Store:
         """The erasure-coded volumes."""
         self.ec_reader = EcReader(self.ec)
         self.ec_work = EcWork(self.ec)
-        self._set = VolumeSet(locations, offset_width_bytes, files, self._listeners)
+        self._set = VolumeSet(locations, offset_width_bytes, files, self._listeners, self.ec.copies)
+        self.ids = self._set.ids
 
     # ---- facts
 
@@ -291,18 +293,14 @@ class Store:
         return ids_on_disk(self.locations)
 
     def keep_session_marks(self) -> None:
-        """Keeps the session marks when this process ends, so that a start after a crash of the machine finds them.
-
-        Call this when the other engine that shares the directories has not ended properly: its writes may not be on
-        disk.
+        """Keeps the session marks when this process ends, so that a start after a crash of the machine finds them. Call
+        it when the other engine that shares the directories has not ended properly: its writes may not be on disk.
         """
         for location in self.locations:
             location.keep_session_mark()
 
     def lock_descriptors(self) -> list[int]:
-        """The descriptors for a child process to inherit, so that the directories are locked while either process
-        lives.
-        """
+        """The descriptors for a child process to inherit: the directories are locked while either process lives."""
         descriptors = [location.lock_descriptor for location in self.locations]
         return [descriptor for descriptor in descriptors if descriptor is not None]
 
@@ -323,8 +321,8 @@ class Store:
         self.is_preallocating = is_preallocating
 
     def adjust_max_volumes(self) -> bool:
-        """Sizes the locations without a configured number of slots. Returns whether any number changed. Does nothing
-        before the size limit is known.
+        """Sizes the locations without a configured number of slots, once the size limit is known. Returns whether any
+        number changed.
         """
         limit = self.volume_size_limit_bytes
         if not limit:
@@ -348,14 +346,17 @@ class Store:
         version: int = CURRENT_VERSION,
         disk_id: int = 0,
     ) -> Volume:
-        """Makes a volume on the location with the fewest volumes, among those of its disk type that have room.
+        """Makes a volume on the location with the fewest volumes, among those of its disk type that have room. A .dat
+        of that name which is not open is opened, on its disk.
 
         Args:
             disk_id: unused, as upstream: the location is chosen here.
 
         Raises:
             FormatError: bad replication, TTL or collection.
-            VolumeExists: there is a volume of that id.
+            VolumeExists: there is a volume of that id, or shards of one, or a .dat where no new volume could be made.
+            VolumeArriving: files of the volume are sent here.
+            IdTaken: there are files of that id in another collection; see `VolumeIds`.
             NoFreeSpace: no location has room.
             NewVersionUnsupported: there is no such version.
             TooManyVolumes: the process has no descriptors for it. No file was made.
@@ -410,9 +411,7 @@ class Store:
     def configure_volume(self, vid: int, replication: str) -> None:
         """Changes a volume's replica placement; see `configure.configure_volume`.
 
-        Raises:
-            BadReplicaPlacement: nothing was done.
-            ConfigureFailed: see there.
+        Raises ConfigureFailed, see there, and BadReplicaPlacement: nothing was done.
         """
         ReplicaPlacement.parse(replication)
         self._set.configure(vid, replication)
@@ -456,7 +455,7 @@ class Store:
         """Deletes every volume of a collection; "" is the default collection. Without a volume the call succeeds.
 
         Raises:
-            DeleteFailed: some volumes could not be removed completely; the others are deleted.
+            DeleteFailed: some volumes could not be removed completely.
         """
         failures = self.ec_work.destroy([volume for volume in self.ec.volumes() if volume.collection == name])
         self._set.delete_collection(name)
@@ -525,6 +524,7 @@ class Store:
         Raises:
             VolumeArriving: the volume is being copied here already; nothing changed.
             VolumeBusy: a copy here is being moved to a tier or to disk; nothing changed.
+            IdTaken: there are files of that id in another collection; nothing changed.
             TooManyVolumes: the process has no descriptors for it; nothing changed.
             DiskUnavailable: a copy here is on a disk that is out of service; nothing changed.
             NoSpaceForCopy: no disk of the type has a free slot and more than `needed_bytes`; nothing changed.
@@ -532,12 +532,13 @@ class Store:
         return self._set.begin_copy(vid, collection, disk_type, needed_bytes)
 
     def mount_copy(self, incoming: IncomingVolume) -> None:
-        """Opens a volume whose files are all here and on disk, in place of other copies of that id here.
+        """Opens a volume whose files are all here and on disk, in place of its other copies here, open or not.
 
         Raises:
             VolumeLoadFailed, OffsetWidthMismatch: the volume cannot be served; other copies stay.
             CopyIncomplete: the volume is damaged, and there is another copy here, which stays; or another copy was
                 mounted here since `begin_copy`, may have taken writes, and stays.
+            IdTaken: files of that id in another collection are here by now; all copies stay.
             DiskUnavailable: another copy is on a disk that is out of service by now; it stays.
             OSError: the decision could not be put on disk, and other copies stay; or files could not be renamed, and
                 the next mount or start renames them.
@@ -547,16 +548,17 @@ class Store:
         self._set.mount_copy(incoming)
 
     def abandon_copy(self, incoming: IncomingVolume) -> None:
-        """Removes the files of a copy that was not mounted; a mounted copy takes writes again. May be called when the
-        store is closed.
-        """
+        """Removes the files of a copy that was not mounted; a mounted one takes writes again. For closed stores too."""
         self._set.abandon_copy(incoming)
 
     def receive_file(self, wanted: ReceiveRequest) -> StagedFile:
-        """Makes a file that another server sends; the caller writes and commits it. See
-        `received_files.receive_file`.
+        """Makes a file that another server sends; the caller writes it, and commits it inside `VolumeIds.naming`.
+
+        Raises IdTaken as `allocate_volume`, and as `received_files.receive_file`.
         """
         volume = self.find_volume(wanted.volume_id)
+        if wanted.is_coded or (volume is None and wanted.disk_type):
+            self.ids.check(wanted.collection, wanted.volume_id)
         return receive_file(self._files, self.locations, volume, wanted, self.offset_width_bytes)
 
     def open_coded_file(self, collection: str, vid: int, extension: str) -> FileReader | None:
@@ -575,9 +577,7 @@ class Store:
 
     def add_listener(self, callback: Callable[[int], None]) -> Callable[[], None]:
         """Registers `callback`, which gets the id of each volume that is added, removed or changed. The thread that
-        changed the volume calls it, outside all locks.
-
-        Returns a function that removes the callback. A callback must not raise.
+        changed the volume calls it, outside all locks; it must not raise. Returns a function that removes it.
         """
         return self._listeners.add(callback)
 

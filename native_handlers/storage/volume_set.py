@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from native_handlers.format.types import normal_disk_type
 from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.directory.placement import choose_for_copy, choose_for_new
+from native_handlers.storage.directory.same_id import text_of
 from native_handlers.storage.locations import (
     copies_of,
     copies_where,
@@ -41,6 +42,7 @@ from native_handlers.storage.model.errors import (
 from native_handlers.storage.model.file_kinds import ARRIVED
 from native_handlers.storage.transfer.volume_copy import IncomingVolume
 from native_handlers.storage.volume.paths import VolumePaths
+from native_handlers.storage.volume_ids import VolumeIds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.directory.same_id import FoundFile
+    from native_handlers.storage.erasure_coding.ec_volume import EcVolume
     from native_handlers.storage.model.report import Finding, ReadOnlyReasons
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.volume import Volume
@@ -85,7 +89,12 @@ class VolumeSet:
     """The methods implement those of `Store`, which describe them. They raise StoreClosed after `close`."""
 
     def __init__(
-        self, locations: tuple[DiskLocation, ...], offset_width_bytes: int, files: Files, listeners: Listeners
+        self,
+        locations: tuple[DiskLocation, ...],
+        offset_width_bytes: int,
+        files: Files,
+        listeners: Listeners,
+        shards_of: Callable[[int], Sequence[EcVolume]],
     ) -> None:
         self._locations = locations
         self._width = offset_width_bytes
@@ -93,6 +102,7 @@ class VolumeSet:
         self._listeners = listeners
         # Held by every method that adds or removes volumes.
         self._changing = AdminLock()
+        self.ids = VolumeIds(files, locations, shards_of, self._changing)
         self._replaced: dict[int, str] = {}
         """By volume id: the operation of `replacing`, as the end of a sentence."""
 
@@ -107,12 +117,32 @@ class VolumeSet:
         with self._changing:
             if copies_of(self._locations, vid) or self._is_arriving(vid) or vid in self._replaced:
                 raise VolumeExists(vid)
-            location = choose_for_new(self._locations, normal_disk_type(disk_type))
+            if self.ids.is_coming(vid):
+                raise VolumeArriving(vid)
+            found = self.ids.find(collection, vid)
+            if self.ids.has_shards_open(vid):
+                raise VolumeExists(vid, text_of(found))
+            location = self._location_for_new(vid, normal_disk_type(disk_type), found)
             check_room_for_new(location, collection, vid)
             volume = location.create(vid, collection, block, preallocate_bytes)
         _log.info("volume %d (collection %r) added in %s", vid, collection, location.path)
         self._listeners.emit([volume.id])
         return volume
+
+    def _location_for_new(self, vid: int, disk_type: str, found: Sequence[FoundFile]) -> DiskLocation:
+        """The disk for a new volume. `found` are the files of one of the same name that is not open: a .dat is opened
+        on its disk, because a second one on another disk would hide the first at the next start, or be hidden.
+
+        Raises NoFreeSpace, and VolumeExists for files with which the new volume cannot begin.
+        """
+        location = choose_for_new(self._locations, disk_type)
+        if not found:
+            return location
+        holder = found[0].location
+        has_others = any(not one.is_dat or one.location is not holder for one in found)
+        if has_others or holder.disk_type != disk_type or not holder.has_free_slot:
+            raise VolumeExists(vid, text_of(found))
+        return holder
 
     def mount(self, vid: int) -> None:
         """See `Store.mount_volume`."""
@@ -320,9 +350,11 @@ class VolumeSet:
                 raise VolumeArriving(vid)
             self._check_not_replaced(vid)
             self._check_in_service(vid)
+            found = self.ids.find(collection, vid)
             if not copies_of(self._locations, vid):  # else it takes the place of one that is open
                 check_room_for_new(self._locations[0], collection, vid)
             location = choose_for_copy(self._locations, normal_disk_type(disk_type), vid, needed_bytes)
+            _check_none_arrived(vid, found, location)
             claimed = [volume for _, volume in copies_of(self._locations, vid)]
             _claim_all(claimed, "is being copied here anew")
             location.arriving.add(vid)
@@ -346,12 +378,17 @@ class VolumeSet:
                 if not has_data:
                     # Its source may be deleted next, and would leave no way to the data.
                     raise CopyIncomplete(f"the data of volume {vid} cannot be read from here: {damage}")
-                incoming.decide(volume.paths for _, volume in old if volume.paths.base != incoming.paths.base)
+                found = self.ids.find(incoming.paths.collection, vid)
+                _check_none_arrived(vid, found, location)
+                # A copy that is not open goes too: on an earlier disk it would hide the new one at the next start.
+                present = [*(volume.paths for _, volume in old), *(one.volume for one in found if not one.is_shard)]
+                incoming.decide(dict.fromkeys(one for one in present if one.base != incoming.paths.base))
                 closed, failures = unload(old)
                 changed += closed
                 for failure in failures:
                     _log.warning("volume %d, which a copy replaces: %s", vid, failure)
                 incoming.settle()
+                self.ids.forget_listings()
                 volume = location.load_arrived(vid, incoming.paths.collection)
                 if volume is None:
                     raise VolumeNotFound(vid, " on disk")
@@ -401,6 +438,13 @@ class VolumeSet:
 
     def _is_arriving(self, vid: int) -> bool:
         return any(vid in location.arriving for location in self._locations)
+
+
+def _check_none_arrived(vid: int, found: Sequence[FoundFile], location: DiskLocation) -> None:
+    """Raises VolumeBusy where a copy has arrived on another disk and lacks its names: it would remove the new one."""
+    for one in found:
+        if one.has_arrived and one.location is not location:
+            raise VolumeBusy(vid, f"has arrived here already, see {one.path}; mount it first")
 
 
 def check_room_for_new(location: DiskLocation, collection: str, vid: int) -> None:

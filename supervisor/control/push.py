@@ -27,6 +27,12 @@ log = logging.getLogger(__name__)
 JOB = "volumeServer"
 DEFAULT_INTERVAL_S = 15
 PUSH_TIMEOUT_S = 10.0
+_IN_PATH = "/%:@!$&'()*+,;=-._~[]"
+"""The characters of the master's text that stand for themselves in the path of the request."""
+
+
+class BadGateway(Exception):
+    """The text that the master gives as the address of the push gateway is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +51,34 @@ class PushTarget:
         return interval_s if interval_s > 0 else DEFAULT_INTERVAL_S
 
     def gateway(self) -> tuple[str, str] | None:
-        """(host:port, path) for the PUT; None while no gateway is named, or the interval is 0."""
+        """(host:port, path) for the PUT; None while no gateway is named, or the interval is 0.
+
+        Raises BadGateway.
+        """
         address, interval_s = self.asked_for()
         if not address or interval_s == 0:
             return None
-        url = urlsplit(address if "://" in address else f"http://{address}")
-        host = url.netloc if url.port is not None else f"{url.netloc}:80"
-        return host, f"{url.path.rstrip('/')}/metrics/job/{JOB}/instance/{quote(self.instance, safe=':[]')}"
+        try:
+            url = urlsplit(address if "://" in address else f"http://{address}")
+            host = url.netloc if url.port is not None else f"{url.netloc.removesuffix(':')}:80"
+        except ValueError as error:
+            raise BadGateway(f"{address!r} is no address of a push gateway: {error}") from error
+        base = quote(url.path.rstrip("/"), safe=_IN_PATH)
+        return host, f"{base}/metrics/job/{JOB}/instance/{quote(self.instance, safe=':[]')}"
 
 
 async def serve_push(target: PushTarget, exposition: Callable[[], Awaitable[bytes]], http: VolumeServerHttp) -> None:
-    """Pushes at the master's interval until cancelled. A failure of the gateway is logged, and the push tried again."""
+    """Pushes at the master's interval until cancelled. A failure of the gateway, or an address that is none, is logged,
+    and the push tried again.
+    """
     while True:
-        gateway = target.gateway()
-        if gateway is not None:
-            await _push(gateway, await exposition(), http)
+        try:
+            gateway = target.gateway()
+        except BadGateway as error:
+            log.warning("could not push metrics: %s", error)
+        else:
+            if gateway is not None:
+                await _push(gateway, await exposition(), http)
         await trio.sleep(target.interval_s())
 
 

@@ -112,7 +112,9 @@ class Disks(UnsyncedFiles):
 
     def facts(self, path):
         self._touch(path)
-        return super().facts(path)
+        facts, disk = super().facts(path), self._of(path)
+        # Each disk is a device.
+        return facts if facts is None or disk is None else facts._replace(identity=(id(disk), facts.identity[1]))
 
     def list_directory(self, path):
         self._touch(path)

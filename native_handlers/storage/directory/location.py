@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.storage.directory.data_names import DataNames
 from native_handlers.storage.directory.scan import (
     check_directory,
     collections_of,
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.handle import Destroyed
     from native_handlers.storage.volume.volume import Volume
 
+MAX_SLOTS = (1 << 31) - 1
+"""Upstream's counts of slots have 32 bits. A master may say a size limit of one byte."""
 BESIDE_SHARDS = "its erasure coding shards lie beside it"
 """Why a start, or a search for new files, opens a volume read-only."""
 
@@ -108,6 +111,7 @@ class DiskLocation:
         self.ec_shard_count = 0
         self.ec_descriptors = 0  # of open shards and their indexes; while volumes are loaded, of all that were found
         self.open_volumes = OpenVolumes()
+        self.data_names = DataNames(files, config.path)
         self._files, self._clock_ns, self._tiers = files, clock_ns, tiers
         self._offset_width_bytes = 0
         self._written_back_after_s = written_back_after_s(files)
@@ -256,7 +260,7 @@ class DiskLocation:
         volumes = list(self.volumes.values())
         free = fitting_slots(self.usage.free_bytes, volumes, size_limit_bytes, is_preallocating=is_preallocating)
         slots = len(volumes) + self.ec_slots + free
-        old, self.max_volumes = self.max_volumes, max(slots, 1)
+        old, self.max_volumes = self.max_volumes, min(max(slots, 1), MAX_SLOTS)
         return self.max_volumes != old
 
     @property
@@ -468,7 +472,8 @@ class DiskLocation:
             VolumeLoadFailed: the volume cannot be made.
         """
         paths = VolumePaths(self.path, self.idx_path, collection, volume_id)
-        volume = self._open(paths, create=super_block, preallocate_bytes=preallocate_bytes)
+        with self.data_names.adding(volume_id):
+            volume = self._open(paths, create=super_block, preallocate_bytes=preallocate_bytes)
         self.volumes[volume_id] = volume
         return volume
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import BadVolumeName
-from native_handlers.format.volume_name import format_volume_name, parse_volume_name
-from native_handlers.storage.model.errors import NoFreeSpace, NoSpaceForCopy, ReceiveRefused
+from native_handlers.format.volume_name import format_volume_name
+from native_handlers.storage.model.errors import NoFreeSpace, NoSpaceForCopy
 from native_handlers.storage.model.file_kinds import (
     DATA_SHARDS,
     SHARD_EXTENSIONS,
     STAGED,
     VOLUME_EXTENSIONS,
-    other_collection_file_text,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files
 
-_DATA_EXTENSIONS = frozenset((".dat", *SHARD_EXTENSIONS))
 _UNLIMITED = 1 << 30
 """Shard slots of a disk without a limit, less those in use: so the emptier one of two such disks is chosen."""
 
@@ -38,27 +35,6 @@ class _Tier(IntEnum):
     HDD = 2
     HAS_INDEX = 3
     MOUNTED = 4
-
-
-def check_no_other_collection(locations: Sequence[DiskLocation], collection: str, volume_id: int) -> None:
-    """Raises ReceiveRefused where a disk in service has data of that id in another collection, open or not: the next
-    start would have two volumes of one id.
-
-    Raises DiskUnavailable where a disk fails.
-    """
-    for location in locations:
-        if location.is_unavailable:
-            continue
-        for name in location.names_of(volume_id):
-            base, dot, extension = name.rpartition(".")
-            if dot + extension not in _DATA_EXTENSIONS:
-                continue
-            try:
-                found = parse_volume_name(base)
-            except BadVolumeName:
-                continue
-            if found[1] == volume_id and found[0] != collection:
-                raise ReceiveRefused(other_collection_file_text(volume_id, str(location.path / name), collection))
 
 
 def choose_for_new(locations: Sequence[DiskLocation], disk_type: str) -> DiskLocation:

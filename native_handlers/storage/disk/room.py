@@ -1,7 +1,8 @@
 """Decides which operations may still write to a full disk: deletions, marks and repairs. Other writes are refused.
 
 They use a reserve (`reserve_file`) that writes cannot take. From the first use of the reserve on, writes are refused
-until the reserve is complete again; otherwise they would take the room that was given up. Appended bytes are subtracted
+until the reserve is complete again; otherwise they would take the room that was given up. That holds for the writes of
+all directories of the server on one disk. Appended bytes are subtracted
 from the free space of the last look, so that -minFreeSpace is also noticed between two looks. The state ends without an
 operator: each look at the disk tries to complete the reserve.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from native_handlers.storage.disk.reserve_file import ReserveFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from native_handlers.storage.disk.space import DiskUsage
@@ -39,19 +40,33 @@ class DiskRoom:
     `files` are the location's files for operations that may use the reserve. When such an operation finds the disk
     full, a piece of the reserve is given up and the operation is tried again, until the reserve is used up.
 
-    Attributes:
+    Args:
+        places: where reserves lie, by disk; see `reserve_places`.
         usage: the space of the disk, which a writer tells how many bytes it has appended.
-        is_short: whether writes are refused because the reserve is not complete.
     """
 
-    def __init__(self, files: Files, directories: Sequence[Path], usage: DiskUsage) -> None:
-        self._name = directories[0]
+    def __init__(self, files: Files, places: Mapping[int, Path], usage: DiskUsage) -> None:
+        self._name = next(iter(places.values()))
         self.usage = usage
-        self._reserves = [ReserveFile(files, directory) for directory in directories]
-        self.is_short = False
+        self.disks = frozenset(places)
+        self._reserves = [ReserveFile(files, directory) for directory in places.values()]
+        self.lacks_reserve = False
+        self._on_same_disk: tuple[DiskRoom, ...] = ()
         # Held while a reserve is given up or filled.
         self._lock = threading.Lock()
         self.files: Files = cast("Files", _ReserveUser(files, self))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether writes are refused because the reserve is not complete, or that of another directory on the disk."""
+        if self.lacks_reserve:
+            return True
+        # Each write asks, and most servers have one directory on a disk.
+        return bool(self._on_same_disk) and any(one.lacks_reserve for one in self._on_same_disk)
+
+    def share_disks(self, rooms: Sequence[DiskRoom]) -> None:
+        """Makes the shortage of those of `rooms` that are on the same disk one of this room."""
+        self._on_same_disk = tuple(one for one in rooms if one is not self and one.disks & self.disks)
 
     def met_full(self, error: OSError) -> None:
         """Handles an error of a write. Where the error says that the disk is full, the free space is measured at
@@ -73,19 +88,25 @@ class DiskRoom:
 
     def _give(self) -> bool:
         with self._lock:
+            # Said first: a write that begins now would take the room that is given up.
+            self._say_short("deletions and marks use the reserve")
             try:
                 given = sum(reserve.give() for reserve in self._reserves)
             except OSError as error:
-                _log.error("%s is full, and its reserve cannot be used: %s", self._name, error)
+                _log.error("the reserve of %s cannot be used: %s", self._name, error)
                 return False
-            self._say_short("deletions and marks use the reserve")
             return bool(given)
 
     def _say_short(self, why: str) -> None:
-        if not self.is_short:
-            self.is_short = True
-            self.usage.tell()
+        if not self.lacks_reserve:
+            self.lacks_reserve = True
+            self._tell()
             _log.error("%s is full: %s. Writes are refused until there is room", self._name, why)
+
+    def _tell(self) -> None:
+        """Tells that `is_short` has changed, here and in the other rooms on the disk."""
+        for room in (self, *self._on_same_disk):
+            room.usage.tell()
 
     def keep(self) -> bool:
         """Completes the reserve where there is room. Returns whether it is complete. Waits for the disk."""
@@ -102,16 +123,16 @@ class DiskRoom:
             if not is_whole:
                 missing = sum(reserve.missing_bytes for reserve in self._reserves)
                 self._say_short(f"{missing} bytes of its reserve are missing")
-            elif self.is_short:
-                self.is_short = False
-                self.usage.tell()
+            elif self.lacks_reserve:
+                self.lacks_reserve = False
+                self._tell()
                 _log.warning("%s has room again", self._name)
             return is_whole
 
     def release(self) -> None:
         """Ends the service of the directory. The reserve stays only where it could not be made again."""
         with self._lock:
-            if self.is_short or self.usage.is_low:
+            if self.lacks_reserve or self.usage.is_low:
                 return
             for reserve in self._reserves:
                 try:
@@ -120,16 +141,18 @@ class DiskRoom:
                     _log.warning("the reserve of %s stays: %s", self._name, error)
 
 
-def reserve_places(files: Files, data_dir: Path, index_dir: Path) -> list[Path]:
-    """The directories of a location's reserves: its own, and that of its indexes if that is on another disk.
+def reserve_places(files: Files, data_dir: Path, index_dir: Path) -> dict[int, Path]:
+    """The directories of a location's reserves, by the number of their device: its own, and that of its indexes if that
+    is on another disk.
 
     Raises OSError.
     """
-    devices: dict[int | None, Path] = {}
+    devices: dict[int, Path] = {}
     for directory in (data_dir, index_dir):
         facts = files.facts(directory)
-        devices.setdefault(facts.identity[0] if facts is not None else None, directory)
-    return list(devices.values())
+        if facts is not None:
+            devices.setdefault(facts.identity[0], directory)
+    return devices
 
 
 class _ReserveUser:

@@ -79,11 +79,16 @@ class VolumeNotFound(StorageError):
 
 
 class VolumeExists(StorageError):
-    """A volume of that id is already mounted here."""
+    """A volume of that id is already here, or files of one. `where` names the files of one that is not open."""
 
-    def __init__(self, volume_id: int) -> None:
-        super().__init__(f"Volume Id {volume_id} already exists!")
+    def __init__(self, volume_id: int, where: str = "") -> None:
+        text = f"Volume Id {volume_id} already exists!"
+        super().__init__(f"{text} {where} is here" if where else text)
         self.volume_id = volume_id
+
+
+class IdTaken(StorageError):
+    """A volume of that id and another collection is here, open or not, or comes here just now. Nothing was changed."""
 
 
 class NoFreeSpace(StorageError):

@@ -67,13 +67,11 @@ def in_use_text(volume_id: int, extension: str) -> str:
 
 
 def other_collection_file_text(volume_id: int, path: str, wanted: str) -> str:
-    """The error text for a file of an erasure-coded volume, while a disk has a file of that id in another
-    collection.
-    """
+    """The error text for a volume, while a disk has files of that id in another collection. `path` names them."""
     return f"{path} is here; there cannot be a volume {volume_id} of collection {wanted!r} too"
 
 
 def other_collection_text(volume_id: int, mounted: str, wanted: str) -> str:
-    """The error text for a file of an erasure-coded volume, while a volume of that id in another collection is here."""
+    """The error text for a volume, while a volume of that id in another collection is open here."""
     here = f"volume {volume_id} of collection {mounted!r} is mounted here"
     return f"{here}; there cannot be one of collection {wanted!r} too"

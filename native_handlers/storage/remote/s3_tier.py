@@ -183,5 +183,6 @@ def _failures(doing: str) -> Iterator[None]:
         raise TierSilent(f"{doing}: {error}") from error
     except (HTTPClientError, ConnectionError, IncompleteReadError, HTTPError) as error:
         raise TierUnreachable(f"{doing}: {error}") from error
-    except (Boto3Error, BotoCoreError, ClientError, OSError, TierFailed) as error:
+    except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError, TierFailed) as error:
+        # A ValueError is for settings of which no client can be made, as an endpoint that is no URL.
         raise TierFailed(f"{doing}: {error}") from error

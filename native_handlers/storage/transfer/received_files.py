@@ -19,7 +19,7 @@ from native_handlers.format.idx import row_bytes
 from native_handlers.format.types import normal_disk_type
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.directory.placement import check_no_other_collection, choose_for_decoded, choose_for_shard
+from native_handlers.storage.directory.placement import choose_for_decoded, choose_for_shard
 from native_handlers.storage.model.errors import ReceiveRefused, VolumeArriving
 from native_handlers.storage.model.file_kinds import (
     CODED_EXTENSIONS,
@@ -97,6 +97,8 @@ def receive_file(
     Deliberate difference: upstream lets a sender overwrite .dat, .idx and other files of a mounted volume, and accepts
     any name for a file of an erasure-coded volume.
 
+    The caller has checked that no other collection has data of the id; see `VolumeIds`.
+
     Args:
         volume: the mounted volume of that id.
 
@@ -128,7 +130,6 @@ def _coded(
         raise ReceiveRefused(f"{wanted.extension} is no file of an erasure-coded volume")
     if volume is not None and volume.collection != wanted.collection:
         raise ReceiveRefused(other_collection_text(volume.id, volume.collection, wanted.collection))
-    check_no_other_collection(locations, wanted.collection, wanted.volume_id)
     location = _location_of_coded(files, locations, wanted)
     if wanted.volume_id in location.arriving:
         raise VolumeArriving(wanted.volume_id)

@@ -140,6 +140,25 @@ class TestStaged:
         assert not receive(node, context, info(ext=".dat", disk_type="hdd"), content(b"x")).error
         assert "b/7.dat.copying" in names(tmp_path)
 
+    @pytest.mark.parametrize("name", ["b/pics_7.ec03", "a/pics_7.dat", "ssd/old_7.ec13", "a/pics_7.arrived"])
+    def test_not_beside_data_of_the_id_in_another_collection(self, node, context, tmp_path, name):
+        (tmp_path / name).write_bytes(b"not open")
+        why = f"{tmp_path / name} is here; there cannot be a volume 7 of collection 'new' too"
+        assert receive(node, context, info(ext=".dat", disk_type="hdd", collection="new")).error == why
+        assert names(tmp_path) == [name]
+        (tmp_path / name).unlink()
+
+    def test_not_beside_such_data_that_comes_while_the_file_arrives(self, node, context, tmp_path):
+        def messages():
+            yield info(ext=".dat", disk_type="hdd", collection="new")
+            (tmp_path / "ssd" / "old_7.dat").write_bytes(b"by hand")
+            yield content(b"x")
+
+        why = f"{tmp_path / 'ssd' / 'old_7.dat'} is here; there cannot be a volume 7 of collection 'new' too"
+        assert receive_file(node, context, messages()).error == why
+        assert names(tmp_path) == ["ssd/old_7.dat"]
+        (tmp_path / "ssd" / "old_7.dat").unlink()
+
     def test_all_on_the_disk_on_which_an_earlier_attempt_began(self, node, context, disks, tmp_path):
         """That disk has the fewest free slots by now."""
         (tmp_path / "a" / "7.dat.copying").write_bytes(b"of an earlier attempt")

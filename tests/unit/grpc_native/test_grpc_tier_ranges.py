@@ -203,3 +203,11 @@ def test_a_move_to_disk_of_other_bytes_keeps_the_object(service, tmp_path, answe
     assert bytes(read.needle.data) == data
     read.release()
     store.close()
+
+
+@pytest.mark.parametrize("endpoint", ["storage:9000", "http://storage:port", "http://[::1", "no url"])
+def test_settings_of_a_master_of_which_no_client_can_be_made(endpoint):
+    """A start that opens a volume of the tier goes on with the others."""
+    tier = S3Tier(TierSettings("s3", "cold", (("bucket", "b"), ("endpoint", endpoint))))
+    with pytest.raises(TierFailed):
+        tier.read("key", 0, 8)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import posixpath
 from dataclasses import replace
 from string import ascii_letters, digits
-from urllib.parse import quote
+from time import process_time
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from support.http_native import make_request
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_volume_id
 from native_handlers.http_model.message import Listener
-from native_handlers.http_model.percent import escape, escapes_but
+from native_handlers.http_model.percent import escape, escapes_but, unescape
 from native_handlers.http_model.query import SHORT_CHARACTERS, parse_query
 from native_handlers.http_model.target import RequestTarget, is_well_formed
 
@@ -141,6 +142,31 @@ def test_what_is_called_canonical_reaches_a_handler(path):
     if target.is_canonical:
         assert is_well_formed(target)
         assert target.canonical_target("GET") is None
+
+
+def test_a_path_of_bad_escapes_is_not_decoded():
+    """The path is refused, and the decoding of 60 kB would hold up all requests for tens of milliseconds."""
+    path = "/" + "%" * 60_000
+    began = process_time()
+    for _ in range(10):
+        target = RequestTarget.parse(path)
+        assert not is_well_formed(target)
+    assert (process_time() - began) / 10 < 0.01
+    assert target.path == path
+
+
+@given(st.binary(max_size=30), st.lists(st.sampled_from([b"%", b"%4", b"%41", b"%zz", b"=", b"%3D", b"\n", b"%0A"])))
+def test_escapes_are_decoded_as_the_standard_library_does_it(data, pieces):
+    data += b"".join(pieces)
+    assert unescape(data) == unquote_to_bytes(data)
+
+
+def test_many_bad_escapes_are_decoded_in_little_time():
+    data = b"%" * 60_000
+    began = process_time()
+    for _ in range(5):
+        assert unescape(data) == data
+    assert (process_time() - began) / 5 < 0.02
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=20), st.sampled_from(["/", "/~!'\"", ""]))

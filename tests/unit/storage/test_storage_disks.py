@@ -16,6 +16,7 @@ from support.stores import open_at, place
 from support.waiting import LIMIT_S, wait_until
 
 from native_handlers.format.needle import Needle
+from native_handlers.pb import master_pb2
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.disk.health import (
@@ -515,6 +516,16 @@ class TestLocations:
             disk.hang()
             assert not store.adjust_max_volumes(), "a disk that does not answer keeps its slots"
             disk.go_on()
+
+    def test_no_size_limit_of_a_master_gives_more_slots_than_a_heartbeat_can_say(self, tmp_path, files):
+        with self._store(tmp_path, files, *[{"max_volumes": 0}] * 3) as store:
+            for index in range(3):
+                files.add(tmp_path / f"d{index}").space = DiskSpace(1 << 40, 1 << 39)
+            store.set_volume_size_limit(1)
+            assert store.adjust_max_volumes()
+            beat = master_pb2.Heartbeat(max_volume_counts=store.max_volume_counts())
+            assert beat.max_volume_counts[""] == 2**32 - 1
+            assert [slots for *_, slots in store.disk_tags()] == [2**31 - 1] * 3
 
     def test_placement_goes_by_type_and_by_room(self, tmp_path, files):
         fields = ({"max_volumes": 1}, {"disk_type": "ssd"}, {"disk_type": "ssd"}, {"disk_type": "nvme"})

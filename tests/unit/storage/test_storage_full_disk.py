@@ -347,12 +347,53 @@ class TestService:
             for needle_id in range(1, 1001):
                 store.get_volume(VID).delete(needle_id, COOKIE)
 
-    def test_other_disks_have_reserves_of_their_own(self, tmp_path, disk):
+    def test_other_disks_have_reserves_of_their_own(self, tmp_path):
+        class TwoDisks(SmallDisk):
+            def facts(self, path):
+                facts = super().facts(path)
+                is_other = facts is not None and str(path).startswith(f"{tmp_path}/b")
+                return facts._replace(identity=(-1, facts.identity[1])) if is_other else facts
+
+        disk = TwoDisks()
         with closing(open_at(tmp_path / "a", tmp_path / "b", files=disk)) as store:
             look(store)
             fill(disk)
             store.locations[0].room.use(lambda: disk.take(100))
             assert [location.is_space_low for location in store.locations] == [True, False]
+
+    def test_writers_of_another_directory_on_the_disk_leave_the_reserve_alone(self, tmp_path, disk):
+        with closing(open_at(tmp_path / "a", tmp_path / "b", files=disk)) as store:
+            look(store)
+            for volume_id in (VID, VID + 1):
+                store.allocate_volume(volume_id)
+            own, other = store.get_volume(VID), store.get_volume(VID + 1)
+            assert own.disk_id != other.disk_id
+            for needle_id in range(1, 3001):
+                write(store, needle_id)
+            fill(disk)
+            for needle_id in range(1, 3001):
+                own.delete(needle_id, COOKIE)
+                with pytest.raises(errors.ReadOnly):
+                    other.write(Needle(needle_id=needle_id, cookie=COOKIE, data=bytes(3000)))
+            assert [location.is_space_low for location in store.locations] == [True, True]
+            disk.free_bytes = ALL_BYTES // 2
+            look(store)
+            other.write(Needle(needle_id=1, cookie=COOKIE, data=b"there is room"))
+
+    def test_a_write_that_begins_while_the_reserve_is_given_up_is_refused(self, tmp_path, disk):
+        with closing(open_at(tmp_path / "a", tmp_path / "b", files=disk)) as store:
+            look(store)
+            fill(disk)
+            is_short = []
+            truncate = disk.truncate
+
+            def noted(fd, length_bytes):
+                is_short.append([location.is_space_low for location in store.locations])
+                truncate(fd, length_bytes)
+
+            disk.truncate = noted
+            store.locations[0].room.use(lambda: disk.take(100))
+            assert is_short[0] == [True, True]
 
 
 class TestStart:
