@@ -91,8 +91,10 @@ class VolumeIds:
     def has_shards_open(self, volume_id: int) -> bool:
         return bool(self._shards_of(volume_id))
 
-    def find(self, collection: str, volume_id: int) -> list[FoundFile]:
-        """The files with data of that volume, open or not. The caller holds the lock. Raises as `check`."""
+    def find(self, collection: str, volume_id: int, *, skips_failing: bool = False) -> list[FoundFile]:
+        """The files with data of that volume, open or not. The caller holds the lock. Raises as `check`, except that
+        `skips_failing` counts a disk that cannot tell as one out of service.
+        """
         open_here = [volume.collection for _, volume in copies_of(self._locations, volume_id)]
         open_here += [shards.collection for shards in self._shards_of(volume_id)]
         for other in open_here:
@@ -102,7 +104,7 @@ class VolumeIds:
         if coming is not None and coming[0] != collection:
             text = f"files of volume {volume_id} of collection {coming[0]!r} come here just now"
             raise IdTaken(f"{text}; there cannot be one of collection {collection!r} too")
-        found = find_data(self._files, self._locations, volume_id)
+        found = find_data(self._files, self._locations, volume_id, skips_failing=skips_failing)
         check_no_other_collection(found, collection, volume_id)
         return found
 

@@ -119,7 +119,8 @@ class VolumeSet:
                 raise VolumeExists(vid)
             if self.ids.is_coming(vid):
                 raise VolumeArriving(vid)
-            found = self.ids.find(collection, vid)
+            # A disk that fails keeps no volume from the others.
+            found = self.ids.find(collection, vid, skips_failing=True)
             if self.ids.has_shards_open(vid):
                 raise VolumeExists(vid, text_of(found))
             location = self._location_for_new(vid, normal_disk_type(disk_type), found)

@@ -7,11 +7,17 @@ served, although its needles were acknowledged. Upstream looks at open volumes a
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.storage.directory.data_names import volume_of
-from native_handlers.storage.model.errors import DiskUnreadable, IdTaken
-from native_handlers.storage.model.file_kinds import ARRIVED, other_collection_file_text
+from native_handlers.storage.model.errors import DiskUnavailable, DiskUnreadable, IdTaken
+from native_handlers.storage.model.file_kinds import (
+    ARRIVED,
+    SHARD_EXTENSIONS,
+    SHARDS_ARRIVED,
+    other_collection_file_text,
+)
 from native_handlers.storage.volume.info_file import load_volume_info
 from native_handlers.storage.volume.paths import VolumePaths
 
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.directory.location import DiskLocation
     from native_handlers.storage.system.files import Files
 
+_log = logging.getLogger(__name__)
+_OF_SHARDS = frozenset((*SHARD_EXTENSIONS, SHARDS_ARRIVED))
 _NAMED_FILES = 3
 """An error text names so many files."""
 
@@ -40,7 +48,7 @@ class FoundFile(NamedTuple):
     @property
     def is_shard(self) -> bool:
         """Whether the file is a shard of erasure coding, or a record that shards have arrived."""
-        return self.path.suffix.startswith(".ec")
+        return self.path.suffix in _OF_SHARDS
 
     @property
     def has_arrived(self) -> bool:
@@ -48,17 +56,25 @@ class FoundFile(NamedTuple):
         return self.path.suffix == ARRIVED
 
 
-def find_data(files: Files, locations: Sequence[DiskLocation], volume_id: int) -> list[FoundFile]:
+def find_data(
+    files: Files, locations: Sequence[DiskLocation], volume_id: int, *, skips_failing: bool = False
+) -> list[FoundFile]:
     """The data of that id, of every collection, on the disks in service, in the order of the disks.
 
-    Raises DiskUnavailable where a disk in service fails.
+    Raises DiskUnavailable where a disk in service fails. With `skips_failing` the log says so, and the disk counts as
+    one that is out of service.
     """
-    return [
-        found
-        for location in locations
-        if not location.is_unavailable and location.usage.is_answering
-        for found in _find_on(files, location, volume_id)
-    ]
+    found = []
+    for location in locations:
+        if location.is_unavailable or not location.usage.is_answering:
+            continue
+        try:
+            found += _find_on(files, location, volume_id)
+        except DiskUnavailable as failure:
+            if not skips_failing:
+                raise
+            _log.warning("whether volume %d is there is not known: %s", volume_id, failure)
+    return found
 
 
 def _find_on(files: Files, location: DiskLocation, volume_id: int) -> list[FoundFile]:
@@ -93,7 +109,9 @@ def check_no_other_collection(found: Iterable[FoundFile], collection: str, volum
 
 
 def text_of(found: Sequence[FoundFile]) -> str:
-    """The paths of the first files, for an error text that goes on with "is here"."""
+    """The sentence that these files are here, with the paths of the first of them."""
     named = ", ".join(str(one.path) for one in found[:_NAMED_FILES])
     more = len(found) - _NAMED_FILES
-    return f"{named} and {more} more" if more > 0 else named
+    if more > 0:
+        named += f" and {more} more"
+    return f"{named} {'is' if len(found) == 1 else 'are'} here"

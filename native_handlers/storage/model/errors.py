@@ -79,11 +79,11 @@ class VolumeNotFound(StorageError):
 
 
 class VolumeExists(StorageError):
-    """A volume of that id is already here, or files of one. `where` names the files of one that is not open."""
+    """A volume of that id is already here, or files of one. `where` says which, of one that is not open."""
 
     def __init__(self, volume_id: int, where: str = "") -> None:
         text = f"Volume Id {volume_id} already exists!"
-        super().__init__(f"{text} {where} is here" if where else text)
+        super().__init__(f"{text} {where}" if where else text)
         self.volume_id = volume_id
 
 

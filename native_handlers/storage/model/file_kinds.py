@@ -66,9 +66,9 @@ def in_use_text(volume_id: int, extension: str) -> str:
     return f"volume {volume_id} is mounted and works with its {extension}; unmount before ReceiveFile"
 
 
-def other_collection_file_text(volume_id: int, path: str, wanted: str) -> str:
-    """The error text for a volume, while a disk has files of that id in another collection. `path` names them."""
-    return f"{path} is here; there cannot be a volume {volume_id} of collection {wanted!r} too"
+def other_collection_file_text(volume_id: int, found: str, wanted: str) -> str:
+    """The error text for a volume, while a disk has files of that id in another collection. `found` says which."""
+    return f"{found}; there cannot be a volume {volume_id} of collection {wanted!r} too"
 
 
 def other_collection_text(volume_id: int, mounted: str, wanted: str) -> str:

@@ -16,7 +16,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.format.vif import RemoteFile, VolumeInfo, encode_volume_info
 from native_handlers.storage.directory import data_names
 from native_handlers.storage.directory.data_names import DataNames
-from native_handlers.storage.model.errors import DiskUnavailable, IdTaken, VolumeArriving, VolumeExists
+from native_handlers.storage.model.errors import DiskUnavailable, IdTaken, VolumeArriving, VolumeBusy, VolumeExists
 
 VID = 7
 COOKIE = 0xC0FFEE
@@ -88,7 +88,7 @@ class TestAllocation:
     def test_names_the_first_files_and_counts_the_others(self, store):
         fill(store)
         code(store, is_open=False)
-        with pytest.raises(IdTaken, match=r"7\.ec00, /.*/7\.ec01, /.*/7\.ec02 and 11 more is here; there cannot be"):
+        with pytest.raises(IdTaken, match=r"7\.ec00, /.*/7\.ec01, /.*/7\.ec02 and 11 more are here; there cannot be"):
             store.allocate_volume(VID, collection="c")
 
     def test_a_volume_in_a_tier_that_is_not_open(self, store, tmp_path):
@@ -97,6 +97,7 @@ class TestAllocation:
         for collection, refusal in (("", IdTaken), ("c", VolumeExists)):
             with pytest.raises(refusal, match=r"c_7\.vif is here"):
                 store.allocate_volume(VID, collection=collection)
+        (tmp_path / "ssd" / "c_7.vif").unlink()
 
     def test_a_vif_alone_is_no_volume(self, store, tmp_path):
         (tmp_path / "a" / "c_7.vif").write_text(encode_volume_info(VolumeInfo(version=3)))
@@ -104,6 +105,8 @@ class TestAllocation:
         (tmp_path / "a" / "c_17.dat").touch()
         (tmp_path / "a" / "c_007.dat").touch()
         assert store.allocate_volume(VID).collection == ""
+        for path in (tmp_path / "a").glob("c_*"):
+            path.unlink()
 
     def test_opens_the_files_of_that_name_where_they_are(self, store, disks, tmp_path):
         """A second volume of the name on another disk would hide the first at the next start, or be hidden."""
@@ -130,17 +133,19 @@ class TestAllocation:
             store.allocate_volume(VID)
         store.allocate_volume(VID)
 
-    def test_does_not_wait_for_a_disk_that_hangs(self, tmp_path, monkeypatch):
+    def test_waits_for_no_disk_that_hangs(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(data_names, "LISTING_LIMIT_S", 0.1)
         files = Disks()
         hanging = files.add(tmp_path / "b")
         with closing(open_at(tmp_path / "a", tmp_path / "b", files=files)) as store:
+            store.allocate_volume(1)
             hanging.hang()
             with pytest.raises(DiskUnavailable, match="does not answer"):
-                store.allocate_volume(VID)
-            for location in store.locations:
-                location.usage.ask()
+                store.begin_copy(VID, "", "", 0)
+            # The next volume is for the other disk, and that has a free slot while it is not known to hang.
+            monkeypatch.setattr(store.locations[1].usage, "is_low", True)
             store.allocate_volume(VID)
+            assert "whether volume 7 is there is not known" in caplog.text
             hanging.go_on()
 
 
@@ -166,8 +171,9 @@ class TestCopy:
 
     def test_beside_a_copy_that_has_arrived_on_another_disk(self, store, tmp_path):
         (tmp_path / "ssd" / "7.arrived").write_bytes(b"record")
-        with pytest.raises(Exception, match=r"volume 7 has arrived here already, see /.*/ssd/7.arrived; mount it"):
+        with pytest.raises(VolumeBusy, match=r"volume 7 has arrived here already, see /.*/ssd/7.arrived; mount it"):
             store.begin_copy(VID, "", "", 0)
+        (tmp_path / "ssd" / "7.arrived").unlink()
 
 
 class TestComing:
