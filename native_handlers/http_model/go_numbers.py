@@ -10,6 +10,8 @@ import re
 
 from native_handlers.http_model.errors import BadNumber
 
+_SHORT = re.compile("[+-]?[0-9]{1,18}")
+"""Fits 64 bits."""
 _HEX = re.compile("[0-9a-fA-F]++")
 _ZEROS = re.compile("0*+")
 _MOST_DIGITS = 64
@@ -39,6 +41,8 @@ def parse_int(text: str) -> int:
     Raises:
         BadNumber: there are other characters than digits after at most one sign, or the number is too large.
     """
+    if _SHORT.fullmatch(text):
+        return int(text)
     digits = text[1:] if text[:1] in {"-", "+"} else text
     if not _is_number(digits, 10):
         raise BadNumber("ParseInt", text, _INVALID)

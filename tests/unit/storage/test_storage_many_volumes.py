@@ -225,8 +225,8 @@ class TestOpening:
             assert store.find_volume(4).paths.name == "4"
 
     def test_a_new_volume_is_put_on_disk_at_once(self, tmp_path):
-        """The .dat, the .vif and the names of all three files are synced together. The directory is listed for the first
-        volume, because files of the id that are not open count, and not for the next one.
+        """The .dat, the .vif and the names of all three files are synced together. The directory is listed for the
+        first volume, because files of the id that are not open count, and not for the next one.
         """
         files = PlannedFiles()
         with closing(make_store(tmp_path, FEW, files=files)) as store:
