@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from native_handlers.format.idx import row_bytes
 from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd
@@ -101,8 +100,7 @@ def _scrub(log: AppendLog, volume_id: int, mode: int, passed: Callable[[int], No
     from native_handlers.storage.volume import scrub  # noqa: PLC0415  (numpy, which a front-end does without)
 
     if mode == pb.VolumeScrubMode.INDEX:
-        passed(log.row_count * row_bytes(log.offset_width_bytes))
-        return scrub.scrub_index(log)
+        return scrub.scrub_index(log, passed)
     return scrub.scrub_data(log, volume_id, passed)
 
 

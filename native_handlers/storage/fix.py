@@ -8,30 +8,34 @@ from __future__ import annotations
 import os
 from array import array
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
-from native_handlers.format.types import TOMBSTONE_SIZE, to_bytes_offset, to_stored
+from native_handlers.format.needle import actual_size
+from native_handlers.format.types import to_bytes_offset, to_stored
 from native_handlers.storage.check import find_signs
-from native_handlers.storage.disk.aside import move_aside
+from native_handlers.storage.disk.aside import aside_path
+from native_handlers.storage.fix_rows import DamagedRanges, DatContent, NewRows, RowColumns
 from native_handlers.storage.index.build import encode_rows, parse_rows
 from native_handlers.storage.model.file_kinds import receiving_path
-from native_handlers.storage.system.files import SharedFile, read_file
+from native_handlers.storage.system.files import SharedFile, read_file, remove_unfinished
 from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.index_place import with_index_found
 from native_handlers.storage.volume.info_file import load_volume_info
 from native_handlers.storage.volume.row_place import row_offset
 from native_handlers.storage.volume.scan import DatScan, ScanEnd
+from native_handlers.storage.volume.soundness import foreign_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from native_handlers.format.super_block import SuperBlock
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.paths import VolumePaths
+    from native_handlers.storage.volume.scan import DatRecord
 
 _MAX_PROBLEMS = 100
 
@@ -42,7 +46,7 @@ class Fixed:
 
     Args:
         record_count: the number of records in .dat, deletions included.
-        is_changed: whether the .idx was replaced. The old .idx was renamed to `kept_as`.
+        is_changed: whether the .idx was replaced. A copy of the old .idx is `kept_as`.
         problems: records that could not be entered, or the reason why nothing was changed.
     """
 
@@ -68,16 +72,25 @@ def fix_index(files: Files, paths: VolumePaths, offset_width_bytes: int, passed:
 
     After bytes of .dat that are no record, the old index, if there is one, gives the next record. An empty record is a
     deletion, unless the old index has it as an empty file. The old index also gives the ids of records that were stored
-    under another id than they carry, and deletions without a record.
+    under another id than they carry, deletions without a record, and the rows of damaged records: no older content of
+    their needles counts again. Upstream keeps the rows of damaged payloads too, for it reads the headers alone.
 
     Args:
         passed: gets the number of .dat bytes read since its last call.
 
-    Raises OSError: the index is unchanged or absent; without an index the next start makes one.
+    A crash leaves the old or the new index in its place. A copy of the old one has another name (``.aside``) before the
+    new one takes its place.
+
+    Raises OSError: the old or the new index is in its place.
     """
     paths = with_index_found(files, paths)
     fixed = Fixed(str(paths.base))
-    signs = find_signs(files, paths, load_volume_info(files, paths.file(".vif")).info, offset_width_bytes)
+    info = load_volume_info(files, paths.file(".vif")).info
+    if info.bytes_offset not in {0, offset_width_bytes}:
+        widths = f"its .vif says {info.bytes_offset}-byte offsets, and this run has {offset_width_bytes}-byte ones"
+        fixed.problems = [f"nothing is done: {widths}"]
+        return fixed
+    signs = find_signs(files, paths, info, offset_width_bytes)
     if signs.problems:
         fixed.problems = [f"nothing is done, for something is unfinished: {problem}" for problem in signs.problems]
         return fixed
@@ -91,52 +104,30 @@ def fix_index(files: Files, paths: VolumePaths, offset_width_bytes: int, passed:
     return fixed
 
 
-class _ScannedRecords:
-    """The records of a .dat file, in their order."""
+class _Scanned:
+    """The records of a .dat file, in their order, and the ranges without a sound record."""
 
     def __init__(self) -> None:
         self._ids, self._places, self._sizes = array("Q"), array("q"), array("i")
+        self._damage = [array("q") for _ in DamagedRanges._fields]
 
-    def add(self, needle_id: int, place: int, size: int) -> None:
-        self._ids.append(needle_id)
+    def add(self, record: DatRecord, place: int) -> None:
+        self._ids.append(record.header.needle_id)
         self._places.append(place)
-        self._sizes.append(size)
+        self._sizes.append(record.header.size)
 
-    def columns(self) -> _RowColumns:
+    def add_damage(self, start_bytes: int, end_bytes: int) -> None:
+        for column, value in zip(self._damage, (start_bytes, end_bytes, len(self._ids)), strict=True):
+            column.append(value)
+
+    def records(self) -> RowColumns:
         """The ids that the records carry, their places, and the lengths of their bodies."""
-        return _RowColumns(
+        return RowColumns(
             np.array(self._ids, np.uint64), np.array(self._places, np.int64), np.array(self._sizes, np.int32)
         )
 
-
-class _RowColumns(NamedTuple):
-    """Index rows, or records that become rows. `places` are offsets in units of 8 bytes, as rows have them."""
-
-    ids: NDArray[np.uint64]
-    places: NDArray[np.int64]
-    sizes: NDArray[np.int32]
-
-    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> _RowColumns:
-        return _RowColumns(self.ids[which], self.places[which], self.sizes[which])
-
-    def bare_deletions(self) -> NDArray[np.bool_]:
-        """Which rows are deletions that name no record: those of volumes in a tier, and of shards."""
-        is_bare: NDArray[np.bool_] = (self.places == 0) & (self.sizes < 0)
-        return is_bare
-
-    def without_bare_deletions(self) -> _RowColumns:
-        return self.take(~self.bare_deletions())
-
-    def followed_by(self, more: _RowColumns) -> _RowColumns:
-        ids, places = np.concatenate((self.ids, more.ids)), np.concatenate((self.places, more.places))
-        return _RowColumns(ids, places, np.concatenate((self.sizes, more.sizes)))
-
-    def equals(self, other: _RowColumns) -> bool:
-        return bool(
-            np.array_equal(self.ids, other.ids)
-            and np.array_equal(self.places, other.places)
-            and np.array_equal(self.sizes, other.sizes)
-        )
+    def damage(self) -> DamagedRanges:
+        return DamagedRanges(*(np.array(column, np.int64) for column in self._damage))
 
 
 class _Fix:
@@ -147,149 +138,115 @@ class _Fix:
         rows = self._old or b""
         whole = rows[: len(rows) // row_bytes(width) * row_bytes(width)]
         self._has_whole_rows = self._old is not None and whole == rows
-        self._old_rows = _RowColumns(*parse_rows(whole, width))
-        self._starts = np.unique(self._old_rows.places)
+        self._old_rows = RowColumns(*parse_rows(whole, width))
+        self._order = np.argsort(self._old_rows.places, kind="stable")
+        self._sorted_places = self._old_rows.places[self._order]
 
     def run(self, dat: SharedFile, passed: Callable[[int], object]) -> None:
-        records = self._scan(dat, passed).columns()
-        self._fixed.record_count = len(records.ids)
-        new = _NewRows(records, self._old_rows)
+        size, block = self._files.facts_of(dat.fd).size_bytes, read_super_block(self._files, dat.fd)
+        foreign = foreign_index(self._files, dat.fd, self._old or b"", block.version, size, self._width)
+        if foreign is not None and foreign.is_other_width:
+            self._add(f"nothing is done: {foreign.why}; -offset.bytes sets the width")
+            return
+        content = self._scan(dat, block, size, passed)
+        self._fixed.record_count = len(content.records.ids)
+        new = NewRows(content, self._old_rows)
+        self._tell(new)
         if self._has_whole_rows and new.equal_old:
             return
         self._replace(encode_rows(*new.rows, self._width) + encode_rows(*new.deletions, self._width))
 
+    def _tell(self, new: NewRows) -> None:
+        for needle_id, place, size in zip(*(column.tolist() for column in new.unsound), strict=True):
+            where = f"at {to_bytes_offset(place)}"
+            if size < 0:
+                self._add(f".idx: needle {needle_id:x} stays deleted; the record of its deletion {where} is damaged")
+            else:
+                self._add(f".idx: needle {needle_id:x} stays {where}, where .dat has no sound record: no read succeeds")
+        for needle_id in new.unrecorded.ids.tolist():
+            self._add(f".idx: needle {needle_id:x} stays deleted; .dat has no record of its deletion")
+
+    def _add(self, problem: str) -> None:
+        if len(self._fixed.problems) < _MAX_PROBLEMS:
+            self._fixed.problems.append(problem)
+
     def _replace(self, rows: bytes) -> None:
-        staged = receiving_path(self._idx)
-        fd = self._files.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            self._files.write(fd, [rows], 0)
-            self._files.sync(fd)
-        except BaseException:
-            self._files.unlink(staged)
-            raise
-        finally:
-            self._files.close(fd)
+        """Replaces the old index by `rows`. A copy of the old one is on disk under another name before that: a crash at
+        any step leaves the old or the new index in its place, and the old one somewhere.
+        """
         if self._old is not None:
-            self._fixed.kept_as = move_aside(self._files, self._idx).rpartition(" ")[2]
-        self._files.rename(staged, self._idx)
-        self._files.sync_directory(self._idx.parent)
+            aside = aside_path(self._files, self._idx)
+            self._put(aside, self._old)
+            self._fixed.kept_as = aside.name
+        self._put(self._idx, rows)
         self._fixed.is_changed = True
 
-    def _scan(self, dat: SharedFile, passed: Callable[[int], object]) -> _ScannedRecords:
-        records = _ScannedRecords()
-        size = self._files.facts_of(dat.fd).size_bytes
-        block = read_super_block(self._files, dat.fd)
+    def _put(self, path: Path, rows: bytes) -> None:
+        """Gives `path` this content, durably, or leaves the file unchanged."""
+        staged = receiving_path(self._idx)
+        # The directory is locked: a file of this name is what a crash left of an earlier run.
+        fd = self._files.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            try:
+                self._files.write(fd, [rows], 0)
+                self._files.sync(fd)
+            finally:
+                self._files.close(fd)
+            self._files.rename(staged, path)
+        except OSError:
+            remove_unfinished(self._files, staged)
+            raise
+        self._files.sync_directory(path.parent)
+
+    def _scan(self, dat: SharedFile, block: SuperBlock, size: int, passed: Callable[[int], object]) -> DatContent:
+        found = _Scanned()
         position = block.size_bytes
         passed(position)
         while position < size:
             scan = DatScan(self._files, dat.fd, block.version, position, size)
+            why = ""
             for record in scan:
-                place = row_offset(record.offset_bytes, self._width)
-                records.add(record.header.needle_id, place, record.header.size)
+                if not record.header.size and self._had_content(dat, record, block.version, size):
+                    why = f"needle {record.header.needle_id:x} has lost its size at {record.offset_bytes}"
+                    break
+                found.add(record, row_offset(record.offset_bytes, self._width))
                 passed(record.end_bytes - record.offset_bytes)
-            if scan.result is ScanEnd.COMPLETE:
+            if not why and scan.result is ScanEnd.COMPLETE:
                 break
-            following = int(np.searchsorted(self._starts, to_stored(scan.stopped_at_bytes), "right"))
-            position = to_bytes_offset(int(self._starts[following])) if following < len(self._starts) else size
+            following = int(np.searchsorted(self._sorted_places, to_stored(scan.stopped_at_bytes), "right"))
+            more = following < len(self._sorted_places)
+            position = to_bytes_offset(int(self._sorted_places[following])) if more else size
             position = min(position, size)
             skipped = position - scan.stopped_at_bytes
             passed(skipped)
-            if len(self._fixed.problems) < _MAX_PROBLEMS:
-                self._fixed.problems.append(f".dat: {scan.why}; {skipped} bytes are not entered")
-        return records
+            found.add_damage(scan.stopped_at_bytes, position)
+            self._add(f".dat: {why or scan.why}; {skipped} bytes hold no sound record")
+        return DatContent(found.records(), found.damage(), size, block.version, self._width)
 
+    def _had_content(self, dat: SharedFile, record: DatRecord, version: int, size: int) -> bool:
+        """Whether damage of the header has made this empty record of another one: no checksum covers a header.
 
-# ---- Joins the records of .dat with the rows of the old index.
-#
-# The records say which rows there are. The old index knows what records do not tell: whether an empty record is a
-# file, the id under which WriteNeedleBlob stored a record, and deletions without a record. The ids and deletions are
-# taken from an old index only where most of its rows lead to records that carry their ids. Else the old index may be
-# that of another volume, or of another state of the .dat.
+        The old index says then that there is content. Beyond that, either the next record is where it says, or no
+        record with content follows the empty one.
+        """
+        sizes = self._sizes_at(record.offset_bytes)
+        if not sizes or min(sizes) <= 0:
+            return False
+        ends = [record.offset_bytes + actual_size(one, version) for one in sizes]
+        if any(end == size or self._leads(dat, end, version, size) for end in ends):
+            return True
+        following = DatScan(self._files, dat.fd, version, record.end_bytes, size)
+        has_content = any(one.header.size for one in following)
+        return not has_content and following.result is not ScanEnd.COMPLETE
 
+    def _leads(self, dat: SharedFile, start_bytes: int, version: int, size: int) -> bool:
+        """Whether the old index places a record there that is there."""
+        sizes = self._sizes_at(start_bytes)
+        record = next(iter(DatScan(self._files, dat.fd, version, start_bytes, size)), None) if sizes else None
+        return record is not None and record.header.size in {max(one, 0) for one in sizes}
 
-class _NewRows:
-    """The rows of the new index.
-
-    Attributes:
-        rows: those of all records, in the order of .dat.
-        deletions: the deletions of the old index that have no record. They come after `rows`.
-        equal_old: whether the old index has the same `rows` in the same order, with bare deletions anywhere among them.
-    """
-
-    def __init__(self, records: _RowColumns, old: _RowColumns) -> None:
-        led = _look_up(records, old)
-        if 2 * np.count_nonzero(led.is_own | led.is_mark) < np.count_nonzero(old.places):
-            kept, deletions = led.is_own, np.zeros(len(old.ids), np.bool_)
-        else:
-            kept, deletions = led.is_own | _under_other_ids(records, old, led), old.bare_deletions() | led.is_mark
-        record_of = led.record_of[kept]
-        has_row = np.zeros(len(records.ids), np.bool_)
-        has_row[record_of] = True
-        unnamed = records.take(~has_row)
-        # An empty record without a row is a deletion.
-        made = unnamed._replace(sizes=np.where(unnamed.sizes == 0, np.int32(TOMBSTONE_SIZE), unnamed.sizes))
-        order = np.argsort(np.concatenate((record_of, np.flatnonzero(~has_row))), kind="stable")
-        self.rows = old.take(kept).followed_by(made).take(order)
-        self.deletions = _final(old, deletions, unnamed)
-        self.equal_old = self.rows.without_bare_deletions().equals(old.without_bare_deletions())
-
-
-class _Led(NamedTuple):
-    """Where the rows of an index lead.
-
-    Args:
-        record_of: the number of a record at the place of the row and of its size; -1 where there is none.
-        is_own: whether that record carries the id of the row.
-        is_mark: whether the row deletes the needle whose record it names, as rows of decoded volumes may.
-    """
-
-    record_of: NDArray[np.intp]
-    is_own: NDArray[np.bool_]
-    is_mark: NDArray[np.bool_]
-
-
-def _look_up(records: _RowColumns, old: _RowColumns) -> _Led:
-    count = len(old.ids)
-    led = _Led(np.full(count, -1, np.intp), np.zeros(count, np.bool_), np.zeros(count, np.bool_))
-    order = np.argsort(records.places, kind="stable")
-    ascending = records.places[order]
-    first, behind = (np.searchsorted(ascending, old.places, side) for side in ("left", "right"))
-    # Where offsets have wrapped around, several records have one place.
-    for step in range(int((behind - first).max(initial=0))):
-        record = order[np.minimum(first + step, len(order) - 1)]
-        is_there = (first + step < behind) & (old.places > 0)
-        has_id, sizes = is_there & (records.ids[record] == old.ids), records.sizes[record]
-        fits = is_there & (sizes == np.maximum(old.sizes, 0))
-        is_better = fits & (has_id & ~led.is_own | (led.record_of < 0))
-        led.record_of[is_better] = record[is_better]
-        led.is_own[fits & has_id] = True
-        led.is_mark[has_id & (old.sizes < 0) & (sizes > 0)] = True
-    return led
-
-
-def _under_other_ids(records: _RowColumns, old: _RowColumns, led: _Led) -> NDArray[np.bool_]:
-    """Which rows place a needle at a record that carries another id than the row.
-
-    A record with a row of its own id is left out. So is a record whose id has a row that leads astray: the rows are
-    those of another state of .dat then, such as before a vacuum.
-    """
-    is_other = (led.record_of >= 0) & ~led.is_own & (old.sizes >= 0)
-    has_own_row = np.zeros(len(records.ids), np.bool_)
-    has_own_row[led.record_of[led.is_own]] = True
-    astray = np.unique(old.ids[~led.is_own & ~led.is_mark & (old.places > 0)])
-    found = led.record_of[is_other]
-    is_other[is_other] = ~has_own_row[found] & ~np.isin(records.ids[found], astray)
-    return is_other
-
-
-def _final(old: _RowColumns, deletions: NDArray[np.bool_], unnamed: _RowColumns) -> _RowColumns:
-    """Bare rows for those of the `deletions` after which no row has their id, and no record of .dat without a row."""
-    is_last = np.zeros(len(old.ids), np.bool_)
-    is_last[len(old.ids) - 1 - np.unique(old.ids[::-1], return_index=True)[1]] = True
-    # A deletion without a record came after the records that the rows before it name.
-    came_at = np.maximum.accumulate(old.places)
-    latest: dict[int, int] = {}
-    for needle_id, place in zip(unnamed.ids.tolist(), unnamed.places.tolist(), strict=True):
-        latest[needle_id] = max(place, latest.get(needle_id, 0))
-    which = [n for n in np.flatnonzero(deletions & is_last).tolist() if latest.get(int(old.ids[n]), 0) <= came_at[n]]
-    return _RowColumns(old.ids[which], np.zeros(len(which), np.int64), np.full(len(which), TOMBSTONE_SIZE, np.int32))
+    def _sizes_at(self, offset_bytes: int) -> list[int]:
+        """The sizes in those rows of the old index that place a record there."""
+        first, behind = np.searchsorted(self._sorted_places, (to_stored(offset_bytes), to_stored(offset_bytes) + 1))
+        sizes: list[int] = self._old_rows.sizes[self._order[first:behind]].tolist()
+        return sizes

@@ -9,8 +9,6 @@ from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.store import StoreConfig, open_store
-from native_handlers.storage.system.files import OS_FILES
-from native_handlers.storage.volume.dat_head import is_stub_of_shards
 from supervisor.cli.tool_arguments import lost_index, progress, size_of
 
 if TYPE_CHECKING:
@@ -65,12 +63,12 @@ def compact_directory(arguments: ToolArguments, path: Path) -> list[Compacted]:
 def _not_opened(arguments: ToolArguments, path: Path, store: Store) -> list[Compacted]:
     """The volumes that have a .dat and that the store could not open, with the reasons.
 
-    A .dat that is left beside erasure coding shards is no volume. Raises OSError: the directory cannot be listed.
+    Raises OSError: the directory cannot be listed.
     """
     opened = {volume.paths.base for volume in store.volumes()}
     found = []
     for paths in arguments.volumes(path):
-        if paths.base in opened or is_stub_of_shards(OS_FILES, paths):
+        if paths.base in opened:
             continue
         why = [f"{one.kind.value}: {one.detail}" for one in store.findings if one.base == paths.base]
         size_bytes = size_of(paths.file(".dat"))

@@ -36,6 +36,7 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 COLUMNS = ("key", "name", "size", "gzip", "mime", "modified", "ttl", "deleted", "start", "stop")
 _FIELD = re.compile(r"\{\{\s*\.(\w+)\s*\}\}")
 _FIELDS = frozenset({"Id", "Name", "Mime", "Key", "Ext"})
+_STANDARD_OUTPUT = ("", "-")
 _GZIP = b"\x1f\x8b"
 
 
@@ -44,15 +45,17 @@ def run_export(arguments: ToolArguments) -> int:
 
     Raises:
         UsageError: the arguments cannot be used. Nothing was written.
+        OSError: standard output cannot be written.
     """
     newer_s, template = _newer(arguments), _template(arguments)
     output = arguments.values.text("o")
     limit = arguments.values.integer("limit")
     with_deleted = arguments.values.boolean("deleted") and not output
-    status = EXIT_HEALTHY
     try:
+        volumes = [paths for directory in arguments.directories for paths in arguments.volumes(directory)]
+        status = _tell_left_out(arguments, is_found=bool(volumes))
         with _Sink(arguments, output, template) as sink:
-            for paths in (paths for directory in arguments.directories for paths in arguments.volumes(directory)):
+            for paths in volumes:
                 try:
                     for one in _walk(arguments, paths, with_deleted=with_deleted):
                         if limit and sink.count >= limit:
@@ -63,9 +66,25 @@ def run_export(arguments: ToolArguments) -> int:
                     complain(str(error))
                     status = EXIT_PROBLEMS
     except OSError as error:
+        if error.filename is None and output in _STANDARD_OUTPUT:
+            raise
         complain(f"{error.filename or output}: {error.strerror}")
         return EXIT_PROBLEMS
     return status
+
+
+def _tell_left_out(arguments: ToolArguments, *, is_found: bool) -> int:
+    """Names what is not exported: volumes without a .dat, and what the command line names and no directory has.
+
+    Returns the exit status. Raises OSError: a directory cannot be listed.
+    """
+    left = [one for directory in arguments.directories for one in arguments.data_elsewhere(directory)]
+    for one in left:
+        complain(f"{one.paths.base}: nothing is exported: {one.why}")
+    if arguments.named and not is_found and not left:
+        complain(arguments.not_found())
+        return EXIT_PROBLEMS
+    return EXIT_PROBLEMS if left else EXIT_HEALTHY
 
 
 def _walk(arguments: ToolArguments, paths: VolumePaths, *, with_deleted: bool) -> Iterator[Exported]:

@@ -17,7 +17,7 @@ from supervisor.cli.exec_mode import check_offset_width, go_command
 from supervisor.cli.load import load_config
 from supervisor.cli.usage import COMMANDS, command_usage, volume_usage
 from supervisor.config.config import Mode
-from supervisor.config.errors import UsageError
+from supervisor.config.errors import OutputFailed, UsageError
 from supervisor.config.flags import MASTER_FLAGS, QUICKSTART_FLAGS, TOOL_FLAGS, VOLUME_FLAGS
 from supervisor.config.go_flags import nearest, scan
 
@@ -53,9 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED  # nothing is served yet, so nothing has to be drained
     except BrokenPipeError:
-        # The reader of the output (head, a pager) has gone. The rest in the buffer must not be written again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of the output (head, a pager) has gone.
+        _drop_output()
         return EXIT_FAILED
+    except OutputFailed as error:
+        _drop_output()
+        print(f"{_PROGRAM}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _drop_output() -> None:
+    """The rest in the buffer must not be written again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def split_command(tokens: Sequence[str]) -> tuple[str, list[str]]:

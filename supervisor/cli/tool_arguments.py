@@ -16,8 +16,9 @@ from tqdm import tqdm
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import parse_volume_name
-from native_handlers.storage.directory.scan import find_offset_width
+from native_handlers.storage.directory.scan import find_data_elsewhere, find_offset_width
 from native_handlers.storage.system.files import OS_FILES
+from native_handlers.storage.volume.dat_head import is_stub_of_shards
 from native_handlers.storage.volume.paths import VolumePaths
 from supervisor.config.errors import UsageError
 from supervisor.config.flags import TOOL_FLAGS
@@ -28,6 +29,8 @@ from supervisor.config.values import FlagValues
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+
+    from native_handlers.storage.directory.scan import DataElsewhere
 
 EXIT_HEALTHY = 0
 EXIT_PROBLEMS = 1
@@ -69,7 +72,7 @@ class ToolArguments:
         return [one for one in self.all_volumes(directory) if self.is_wanted(one.collection, one.volume_id)]
 
     def all_volumes(self, directory: Path) -> list[VolumePaths]:
-        """As `volumes`, with those that the command line does not name."""
+        """As `volumes`, with those that the command line does not name. A .dat left beside shards is no volume."""
         found = []
         for name in sorted(OS_FILES.list_directory(directory)):
             if not name.endswith(".dat"):
@@ -78,8 +81,38 @@ class ToolArguments:
                 collection, volume_id = parse_volume_name(name.removesuffix(".dat"))
             except BadVolumeName:
                 continue
-            found.append(VolumePaths(directory, self.index_path or directory, collection, volume_id))
+            paths = VolumePaths(directory, self.index_path or directory, collection, volume_id)
+            if not _is_stub(paths):
+                found.append(paths)
         return found
+
+    def data_elsewhere(self, directory: Path) -> list[DataElsewhere]:
+        """The volumes that the command line names and that have no .dat in `directory`.
+
+        Raises OSError: the directory cannot be listed.
+        """
+        found = find_data_elsewhere(OS_FILES, directory, self.index_path or directory)
+        return [one for one in found if self.is_wanted(one.paths.collection, one.paths.volume_id)]
+
+    @property
+    def named(self) -> str:
+        """The volumes that the command line names, in words; "" where it names no volume and no collection."""
+        words = ([f"volume {self.volume_id}"] if self.volume_id else []) + (
+            [f"collection {self.collection}"] if self.collection else []
+        )
+        return " of ".join(words)
+
+    def not_found(self) -> str:
+        """The sentence for what the command line names and no directory has."""
+        return f"{self.named} is not in {', '.join(map(str, self.directories))}"
+
+
+def _is_stub(paths: VolumePaths) -> bool:
+    try:
+        return is_stub_of_shards(OS_FILES, paths)
+    except OSError:
+        # The work on the volume meets the same error, and tells of it.
+        return False
 
 
 def lost_index(paths: VolumePaths) -> str:
@@ -122,6 +155,7 @@ def read_arguments(command: str, argv: Sequence[str], cwd: Path) -> ToolArgument
         values.boolean("json"),
         values,
     )
+    values.check_all()
     missing = [f"{path} is not a directory" for path in arguments.directories if not path.is_dir()]
     if values.problems or missing:
         raise UsageError(*values.problems, *missing)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from native_handlers.format.errors import FormatError
 from native_handlers.storage.check import check_directory
@@ -28,6 +29,7 @@ from supervisor.cli.tool_arguments import (
     read_arguments,
     size_of,
 )
+from supervisor.config.errors import OutputFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +38,20 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.paths import VolumePaths
     from supervisor.cli.tool_arguments import ToolArguments
 
-    Outcome = tuple[bool, dict[str, Any], str]
-    """Whether a directory has no problem, and the report as data and as text."""
+
+class ToolOutcome(NamedTuple):
+    """The result for one directory.
+
+    Args:
+        is_well: whether there is no problem.
+        data, text: the report.
+        is_found: whether the directory has a volume that the command line names.
+    """
+
+    is_well: bool
+    data: dict[str, Any]
+    text: str
+    is_found: bool
 
 
 def run_tool(command: str, argv: Sequence[str], cwd: Path) -> int:
@@ -45,36 +59,73 @@ def run_tool(command: str, argv: Sequence[str], cwd: Path) -> int:
 
     Raises:
         UsageError: the arguments cannot be used. Nothing was done.
+        BrokenPipeError, OutputFailed: the reader of the output has gone, or the output cannot be written. What the tool
+            changes may be changed.
     """
     arguments = read_arguments(command, argv, cwd)
-    if command == "export":
-        return run_export(arguments)
-    if command == "ec-verify":
-        return run_ec_verify(arguments)
-    return _run_in_each(arguments, {"check": _check, "fix": _fix, "compact": _compact}[command])
-
-
-def _run_in_each(arguments: ToolArguments, work: Callable[[ToolArguments, Path], Outcome]) -> int:
-    status, found = EXIT_HEALTHY, []
-    for path in arguments.directories:
-        try:
-            is_well, data, text = work(arguments, path)
-        except OSError as error:
-            is_well, data, text = False, {"problem": f"{error.strerror}"}, ""
-            complain(f"{path}: {error.strerror}")
-        except (StorageError, FormatError) as error:
-            is_well, data, text = False, {"problem": str(error)}, ""
-            complain(str(error))
-        found.append({"directory": str(path), **data})
-        status = status if is_well else EXIT_PROBLEMS
-        if text and not arguments.as_json:
-            print(text)
-    if arguments.as_json:
-        print(json.dumps({"is_well": status == EXIT_HEALTHY, "directories": found}, indent=2))
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The errors of the volumes' files are results: they do not get here.
+        raise OutputFailed(f"the output cannot be written: {error.strerror}") from error
     return status
 
 
-def _check(arguments: ToolArguments, path: Path) -> Outcome:
+def _run(arguments: ToolArguments) -> int:
+    if arguments.command == "export":
+        return run_export(arguments)
+    if arguments.command == "ec-verify":
+        return run_ec_verify(arguments)
+    return _run_in_each(arguments, {"check": _check, "fix": _fix, "compact": _compact}[arguments.command])
+
+
+def _run_in_each(arguments: ToolArguments, work: Callable[[ToolArguments, Path], ToolOutcome]) -> int:
+    outcomes = [_run_in(arguments, path, work) for path in arguments.directories]
+    is_well = all(one.is_well for one in outcomes)
+    whole: dict[str, Any] = {"directories": [one.data for one in outcomes]}
+    if arguments.named and not any(one.is_found for one in outcomes):
+        is_well, whole["problem"] = False, arguments.not_found()
+        complain(arguments.not_found())
+    if arguments.as_json:
+        print(json.dumps({"is_well": is_well, **whole}, indent=2))
+    return EXIT_HEALTHY if is_well else EXIT_PROBLEMS
+
+
+def _run_in(arguments: ToolArguments, path: Path, work: Callable[[ToolArguments, Path], ToolOutcome]) -> ToolOutcome:
+    try:
+        outcome = _with_left_out(arguments, path, work(arguments, path))
+    except OSError as error:
+        why = f"{error.filename or path}: {error.strerror}"
+        complain(why)
+        outcome = ToolOutcome(is_well=False, data={"problem": why}, text="", is_found=False)
+    except (StorageError, FormatError) as error:
+        complain(str(error))
+        outcome = ToolOutcome(is_well=False, data={"problem": str(error)}, text="", is_found=False)
+    if outcome.text and not arguments.as_json:
+        print(outcome.text)
+    return outcome._replace(data={"directory": str(path), **outcome.data})
+
+
+def _with_left_out(arguments: ToolArguments, path: Path, done: ToolOutcome) -> ToolOutcome:
+    """Adds the volumes of which the tool did nothing, for they have no .dat here. They are a problem where the command
+    line names them, and where the tool would have work with them: shards have neither an .idx nor room to give back.
+    """
+    left = arguments.data_elsewhere(path)
+    if arguments.command == "check":
+        left = [one for one in left if one.is_coded]
+    if not left:
+        return done if done.is_found else done._replace(text=done.text or "no volumes")
+    is_well = done.is_well and not arguments.named and all(one.is_coded for one in left)
+    hint = "; ec-verify examines its shards" if arguments.command == "check" else ""
+    lines = [f"{one.paths.base}: nothing is done: {one.why}{hint if one.is_coded else ''}" for one in left]
+    data = {**done.data, "left_out": [{"base": str(one.paths.base), "why": one.why} for one in left]}
+    return ToolOutcome(is_well, data, "\n".join(filter(None, (done.text, *lines))), is_found=True)
+
+
+def _check(arguments: ToolArguments, path: Path) -> ToolOutcome:
     total_bytes = sum(_size_to_read(paths) for paths in arguments.volumes(path))
     with progress(f"check {path}", total_bytes) as passed:
         report = check_directory(
@@ -84,7 +135,7 @@ def _check(arguments: ToolArguments, path: Path) -> Outcome:
             is_wanted=arguments.is_wanted,
             passed=passed,
         )
-    return report.is_healthy, report.as_data(), str(report)
+    return ToolOutcome(report.is_healthy, report.as_data(), str(report), is_found=bool(report.volumes))
 
 
 def _size_to_read(paths: VolumePaths) -> int:
@@ -95,13 +146,13 @@ def _size_to_read(paths: VolumePaths) -> int:
         return 0
 
 
-def _fix(arguments: ToolArguments, path: Path) -> Outcome:
+def _fix(arguments: ToolArguments, path: Path) -> ToolOutcome:
     volumes, width = arguments.volumes(path), arguments.width(path)
     with _locked(path, arguments.command):
         fixed = [_fix_one(arguments, paths, width) for paths in volumes]
     is_well = not any(one.problems for one in fixed)
-    text = "\n".join(map(str, fixed)) or "no volumes"
-    return is_well, {"volumes": [one.as_data() for one in fixed]}, text
+    text = "\n".join(map(str, fixed))
+    return ToolOutcome(is_well, {"volumes": [one.as_data() for one in fixed]}, text, is_found=bool(fixed))
 
 
 def _fix_one(arguments: ToolArguments, paths: VolumePaths, width: int) -> Fixed:
@@ -114,15 +165,15 @@ def _fix_one(arguments: ToolArguments, paths: VolumePaths, width: int) -> Fixed:
             return fix_index(OS_FILES, paths, width, passed)
     except OSError as error:
         why = f"{error.filename or paths.base}: {error.strerror}"
-        problem = f"{why}; no index was made, and the old one may have another name by now"
+        problem = f"{why}; the old index or a whole new one is in its place"
         return Fixed(str(paths.base), problems=[problem])
 
 
-def _compact(arguments: ToolArguments, path: Path) -> Outcome:
+def _compact(arguments: ToolArguments, path: Path) -> ToolOutcome:
     compacted = compact_directory(arguments, path)
     is_well = not any(one.problem for one in compacted)
-    text = "\n".join(map(str, compacted)) or "no volumes"
-    return is_well, {"volumes": [one.as_data() for one in compacted]}, text
+    text = "\n".join(map(str, compacted))
+    return ToolOutcome(is_well, {"volumes": [one.as_data() for one in compacted]}, text, is_found=bool(compacted))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Errors in what the operator asked for. Nothing has been started when one of these is raised."""
+"""Errors in what the operator asked for. Unless an error says otherwise, nothing has been started when it is raised."""
 
 from __future__ import annotations
 
@@ -50,3 +50,7 @@ class BackendProbeFailed(CliError):
         super().__init__(f"{' '.join(command)!r} gave no usable answer: {why}")
         self.command = tuple(command)
         self.why = why
+
+
+class OutputFailed(CliError):
+    """Standard output cannot be written. The work of the command may be done. The process exits with 1."""

@@ -219,7 +219,7 @@ _MAINTENANCE = _group(
     Group.MAINTENANCE,
     Owner.VOLUME,
     _count("compactionMBps", 0, "limit of compaction and copying in MB/s; 0 is unlimited"),
-    _count("maintenanceMBps", 0, "limit of replication and balancing in MB/s; 0 is unlimited"),
+    _count("maintenanceMBps", 0, "limit of replication, balancing and scrubs in MB/s; 0 is unlimited"),
 )
 
 _SECURITY = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from supervisor.config.durations import parse_duration_s
 from supervisor.config.errors import BadValue
@@ -59,6 +59,21 @@ class FlagValues:
         sentence = f"{self.origin(name)}: {why}"
         if sentence not in self.problems:
             self.problems.append(sentence)
+
+    def check_all(self) -> None:
+        """Notes the problems of all values, also of those that are used later or never."""
+        for name, row in self._table.items():
+            match row.kind:
+                case Kind.BOOL:
+                    self.boolean(name)
+                case Kind.INT:
+                    self.integer(name)
+                case Kind.DURATION:
+                    self.duration_s(name)
+                case Kind.TEXT:
+                    self.text(name)
+                case _:
+                    assert_never(row.kind)
 
     def text(self, name: str) -> str:
         row = self._table[name]

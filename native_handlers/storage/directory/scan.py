@@ -5,15 +5,18 @@ Source: weed/storage/disk_location.go:concurrentLoadingVolumes, weed/command/vol
 
 from __future__ import annotations
 
+import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.types import DEFAULT_OFFSET_WIDTH_BYTES, OFFSET_WIDTHS_BYTES
 from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.model.errors import DirectoryUnusable, DiskUnreadable
 from native_handlers.storage.model.file_kinds import NOTE, SHARD_EXTENSIONS
+from native_handlers.storage.volume.dat_head import is_stub_of_shards
 from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from native_handlers.storage.system.files import Files
 
+_log = logging.getLogger(__name__)
 _SHOWING = (".idx", ".vif", NOTE)
 """The number of shards that upstream's formats and messages can name."""
 _SHARD_FILE = re.compile(r"\.ec[0-9]{2}$", re.ASCII)
@@ -115,12 +119,16 @@ def find_offset_width(files: Files, directories: Iterable[Path]) -> int:
     """The width in bytes from the first .vif of a volume that names one; 4 when none does. A .vif without a volume or
     shards beside it is ignored: a left-over must not decide for the volumes that are here.
 
-    Where another .vif contradicts it, opening that volume fails. Raises OSError when a directory or .vif cannot be
-    read.
+    Where another .vif contradicts it, opening that volume fails. So does opening the volume of a .vif that cannot be
+    read, which is left out here. Raises OSError when a directory cannot be listed.
     """
     for directory in directories:
         for name, names_object in _vifs_of_volumes(files.list_directory(directory)):
-            info = load_volume_info(files, directory / name).info
+            try:
+                info = load_volume_info(files, directory / name).info
+            except OSError as error:
+                _log.warning("%s: %s; it says nothing of the width of offsets", directory / name, error.strerror)
+                continue
             if info.bytes_offset in OFFSET_WIDTHS_BYTES and (info.files or not names_object):
                 return info.bytes_offset
     return DEFAULT_OFFSET_WIDTH_BYTES
@@ -138,3 +146,45 @@ def _vifs_of_volumes(names: Iterable[str]) -> Iterator[tuple[str, bool]]:
     without_data = [name for name in vifs if name[:-4] + ".dat" not in present]
     yield from ((name, False) for name in without_data if name[:-4] + ".ecx" in present)
     yield from ((name, True) for name in without_data if name[:-4] + ".ecx" not in present)
+
+
+# ---- Volumes whose data is not in a .dat of their directory: those in a remote tier, and erasure-coded ones.
+
+
+class DataElsewhere(NamedTuple):
+    """A volume without a .dat. `why` says where its data is; `is_coded`: the data is in erasure coding shards."""
+
+    paths: VolumePaths
+    why: str
+    is_coded: bool
+
+
+def find_data_elsewhere(files: Files, directory: Path, index_dir: Path) -> list[DataElsewhere]:
+    """The volumes without a .dat in `directory`, in the order of their names. A .dat left beside shards counts as none.
+
+    Raises OSError: the directory cannot be listed. A .vif that cannot be read is the reason given for its volume.
+    """
+    names = set(files.list_directory(directory))
+    coded = {name.rpartition(".")[0] for name in names if name.endswith((".ecx", *SHARD_EXTENSIONS))}
+    found = []
+    for stem in sorted(coded | {name[:-4] for name in names if name.endswith(".vif")}):
+        try:
+            paths = VolumePaths(directory, index_dir, *parse_volume_name(stem))
+        except BadVolumeName:
+            continue
+        try:
+            if stem + ".dat" in names and not is_stub_of_shards(files, paths):
+                continue
+            why = "it is erasure-coded" if stem in coded else _tier_of(files, paths)
+        except OSError as error:
+            if stem + ".dat" in names:
+                continue
+            why = f"{error.filename or paths.file('.vif')}: {error.strerror}"
+        if why:
+            found.append(DataElsewhere(paths, why, stem in coded))
+    return found
+
+
+def _tier_of(files: Files, paths: VolumePaths) -> str:
+    info = load_volume_info(files, paths.file(".vif")).info
+    return f"its data is in remote storage {info.files[0].backend_name} as {info.files[0].key}" if info.files else ""

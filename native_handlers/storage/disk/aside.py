@@ -18,10 +18,16 @@ def move_aside(files: Files, path: Path) -> str:
 
     The caller syncs the directory, once after moving all files.
     """
+    aside = aside_path(files, path)
+    files.rename(path, aside)
+    return f"{path.name} -> {aside.name}"
+
+
+def aside_path(files: Files, path: Path) -> Path:
+    """A free name beside the file that no server uses. Raises OSError."""
     aside = path.with_name(path.name + ASIDE)
     for number in itertools.count(2):
         if files.facts(aside) is None:
             break
         aside = path.with_name(f"{path.name}.{number}{ASIDE}")
-    files.rename(path, aside)
-    return f"{path.name} -> {aside.name}"
+    return aside

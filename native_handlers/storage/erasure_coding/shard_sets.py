@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 
 class ShardSet(NamedTuple):
-    """The shards of one volume. `directories` are the directories that may hold files of the volume. `empty` are the
-    shards of which there are empty files alone; they count as missing.
+    """The shards of one volume.
+
+    Args:
+        directories: the directories that may hold files of the volume.
+        empty: the shards of which there are empty files alone; they count as missing.
+        copies: the files of shards that are in `files` already, from another directory, with their lengths.
     """
 
     collection: str
@@ -28,6 +32,7 @@ class ShardSet(NamedTuple):
     files: ShardFiles
     directories: tuple[Path, ...]
     empty: tuple[int, ...]
+    copies: tuple[tuple[int, Path, int], ...]
 
     @property
     def name(self) -> str:
@@ -40,12 +45,14 @@ class ShardSet(NamedTuple):
 
 def find_shard_sets(files: Files, directories: Sequence[Path]) -> list[ShardSet]:
     """The volumes with shard files in any of `directories`, also with empty ones alone. Of two files of one shard the
-    first with content counts.
+    first with content counts, and the other one is one of the `copies`.
 
     Raises OSError: a directory cannot be listed.
     """
     present: dict[tuple[str, int], dict[int, tuple[Path, int]]] = {}
     empty: dict[tuple[str, int], set[int]] = {}
+    copies: dict[tuple[str, int], list[tuple[int, Path, int]]] = {}
+    seen: set[tuple[int, int]] = set()
     for directory in directories:
         for name in sorted(files.list_directory(directory)):
             found = parse_shard_name(name)
@@ -53,8 +60,13 @@ def find_shard_sets(files: Files, directories: Sequence[Path]) -> list[ShardSet]
             if found is None or facts is None:
                 continue
             shards = present.setdefault(found[0], {})
-            if facts.size_bytes:
-                shards.setdefault(found[1], (directory / name, facts.size_bytes))
+            if facts.size_bytes and facts.identity in seen:
+                continue
+            seen.add(facts.identity)
+            if facts.size_bytes and found[1] in shards:
+                copies.setdefault(found[0], []).append((found[1], directory / name, facts.size_bytes))
+            elif facts.size_bytes:
+                shards[found[1]] = directory / name, facts.size_bytes
             else:
                 empty.setdefault(found[0], set()).add(found[1])
     return [
@@ -63,6 +75,7 @@ def find_shard_sets(files: Files, directories: Sequence[Path]) -> list[ShardSet]
             _files(directories[0], *key, shards),
             tuple(directories),
             tuple(sorted(empty.get(key, set()).difference(shards))),
+            tuple(copies.get(key, ())),
         )
         for key, shards in sorted(present.items())
     ]

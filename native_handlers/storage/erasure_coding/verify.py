@@ -26,6 +26,7 @@ from native_handlers.storage.erasure_coding.parallel import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -70,6 +71,27 @@ class Verdict:
     def is_sound(self) -> bool:
         """Whether all present shards agree."""
         return not (self.other_lengths or self.wrong_bytes or self.undecided_bytes)
+
+
+def are_equal(files: Files, first: Path, other: Path, passed: Callable[[int], object]) -> bool:
+    """Whether two files have the same content. `passed` gets the number of bytes read since its last call.
+
+    Raises OSError.
+    """
+    with ExitStack() as opened:
+        fds = []
+        for path in (first, other):
+            fds.append(files.open(path, os.O_RDONLY))
+            opened.callback(files.close, fds[-1])
+        sizes = {files.facts_of(fd).size_bytes for fd in fds}
+        if len(sizes) > 1:
+            return False
+        for position in range(0, sizes.pop(), PIECE_BYTES):
+            one, another = (files.read(fd, PIECE_BYTES, position) for fd in fds)
+            if one != another:
+                return False
+            passed(len(one))
+    return True
 
 
 def verify(

@@ -362,11 +362,13 @@ class TierMoveFailed(StorageError):
 
 
 class RemoteTierUnsupported(VolumeLoadFailed):
-    """The volume's data is in a remote storage tier, which this server cannot read."""
+    """The volume's data is in a remote storage tier, and the store was opened without access to tiers: the tools for
+    directories do that.
+    """
 
     def __init__(self, path: Path, storage_name: str, key: str) -> None:
         super().__init__(
-            path, f"its data is in remote storage {storage_name} as {key}, which is not supported here yet"
+            path, f"its data is in remote storage {storage_name} as {key}, and this program has no access to tiers"
         )
         self.storage_name = storage_name
         self.key = key

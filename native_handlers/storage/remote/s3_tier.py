@@ -26,8 +26,10 @@ HURRIED_LIMIT_S, HURRIED_ATTEMPTS = 5.0, 2
 """How long a request waits for a connection and for bytes where something else waits for it, and how often it is made.
 A service that closes one connection, or is busy for a moment, is not silent."""
 _log = logging.getLogger(__name__)
-_PASS = frozenset({"", "1", "t", "T", "true", "TRUE", "True"})
-"""The texts of `force_path_style` that mean yes; the empty text does, too."""
+_NO = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+"""The texts of `force_path_style` that mean no. All others mean yes, as upstream: weed/util/parse.go (ParseBool), which
+falls back to yes.
+"""
 _RANGE_BEHIND_END = "InvalidRange"
 
 
@@ -41,7 +43,7 @@ class S3Tier:
         self._region = said.get("region", "")
         self._keys = said.get("aws_access_key_id", ""), said.get("aws_secret_access_key", "")
         self._storage_class = said.get("storage_class", "") or "STANDARD_IA"
-        self._is_path_style = said.get("force_path_style", "") in _PASS
+        self._is_path_style = said.get("force_path_style", "") not in _NO
         # boto3 must not make clients in two threads at once: see its documentation of sessions.
         self._making = threading.Lock()
 

@@ -404,7 +404,7 @@ OS_FILES: Files = OsFiles()
 
 
 def read_file(files: Files, path: Path | str) -> bytes | None:
-    """The content of a small file, or None when there is no such file."""
+    """The content of a small file, or None when there is no such file. Raises OSError, which names the path."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -413,6 +413,10 @@ def read_file(files: Files, path: Path | str) -> bytes | None:
         # Most are shorter: to read to the end takes less than to ask for the length.
         data = files.read(fd, _SMALL_BYTES, 0)
         return data if len(data) < _SMALL_BYTES else files.read(fd, files.facts_of(fd).size_bytes, 0)
+    except OSError as error:
+        # The system tells the name of a file that cannot be opened, and not of one that cannot be read.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         files.close(fd)
 

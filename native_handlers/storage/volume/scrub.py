@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MAX_PROBLEMS = 1000
 """The greatest number of problems in one result: a damaged volume may have millions."""
 _WINDOW_BYTES = 1 << 20
+_SECTOR_BYTES = 4096
 
 
 class Problems:
@@ -59,10 +60,13 @@ class ScrubResult(NamedTuple):
     problems: list[str]
 
 
-def scrub_index(log: AppendLog) -> ScrubResult:
-    """Looks for rows whose records overlap, and for a partial row. Raises ReadFailed."""
+def scrub_index(log: AppendLog, passed: Callable[[int], object]) -> ScrubResult:
+    """Looks for rows whose records overlap, and for a partial row. Reads .dat only where that goes on beyond the reach
+    of offsets. `passed` is as that of `scrub_data`. Raises ReadFailed.
+    """
     rows, problems = _rows_of(log), Problems()
-    _check_index(log, rows, _places_of(log, rows), problems)
+    passed(log.row_count * row_bytes(log.offset_width_bytes))
+    _check_index(log, rows, _places_of(log, rows, passed), problems)
     return ScrubResult(len(rows.keys), problems.listed())
 
 
@@ -76,7 +80,7 @@ def scrub_data(log: AppendLog, volume_id: int, passed: Callable[[int], object]) 
         ReadFailed: .idx cannot be read. A record that cannot be read is a problem of the volume.
     """
     rows, problems = _rows_of(log), Problems()
-    places = _places_of(log, rows)
+    places = _places_of(log, rows, passed)
     _check_index(log, rows, places, problems)
     lengths = record_lengths(rows.sizes, log.version)
     for key, why in _unreadable(log, _LiveRecords.of(rows, places, lengths), passed):
@@ -98,17 +102,21 @@ def _rows_of(log: AppendLog) -> Rows:
     return Rows.parsed(raw, log.offset_width_bytes)
 
 
-def _places_of(log: AppendLog, rows: Rows) -> NDArray[np.int64]:
+def _places_of(log: AppendLog, rows: Rows, passed: Callable[[int], object]) -> NDArray[np.int64]:
     """The places of the records in .dat, in bytes."""
 
     def read(length_bytes: int, offset_bytes: int) -> bytes:
         try:
             return log.read_dat(length_bytes, offset_bytes)
         except StorageError:
-            # The scrub reads the record once more, and reports it then.
-            return bytes(length_bytes)
+            # What can be read beside the unreadable place counts. The scrub reads the records once more, and reports
+            # those that it cannot read then.
+            if length_bytes <= _SECTOR_BYTES:
+                return bytes(length_bytes)
+        pieces = range(0, length_bytes, _SECTOR_BYTES)
+        return b"".join(read(min(_SECTOR_BYTES, length_bytes - at), offset_bytes + at) for at in pieces)
 
-    return places_of(read, *rows, log.offset_width_bytes, log.dat_end_bytes)
+    return places_of(read, *rows, log.offset_width_bytes, log.dat_end_bytes, passed)
 
 
 def _check_index(log: AppendLog, rows: Rows, places: NDArray[np.int64], problems: Problems) -> None:
@@ -116,7 +124,7 @@ def _check_index(log: AppendLog, rows: Rows, places: NDArray[np.int64], problems
     length = row_bytes(log.offset_width_bytes)
     size = log.files.facts_of(log.idx.fd).size_bytes
     if len(rows.keys) != log.row_count or size % length:
-        problems.add(f"expected an index file of size {len(rows.keys) * length}, got {size}")
+        problems.add(f"expected an index file of size {log.row_count * length}, got {size}")
 
 
 def check_overlaps(rows: Rows, places: NDArray[np.int64], version: int, problems: Problems) -> None:

@@ -133,12 +133,16 @@ def foreign_index(files: Files, fd: int, rows: bytes, version: int, dat_bytes: i
     Raises OSError.
     """
     leads, misses = _look_up(files, fd, rows, version, dat_bytes, width)
-    if leads or not misses:
+    if leads:
         return None
+    # Rows of another width may look like deletions, and like rows that lead behind the end of .dat: no row can be
+    # looked up then.
     for other in OFFSET_WIDTHS_BYTES:
         if other != width and _look_up(files, fd, rows, version, dat_bytes, other)[0]:
             why = f"its .idx has rows of {other}-byte offsets, and this server runs with {width}-byte ones"
             return ForeignIndex(why, is_other_width=True)
+    if not misses:
+        return None
     return ForeignIndex(f"its .idx is another volume's: none of {misses} rows that were looked up leads to its record")
 
 

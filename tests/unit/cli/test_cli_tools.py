@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from datetime import datetime
 from pathlib import Path
@@ -9,8 +12,10 @@ from pathlib import Path
 import pytest
 from support.stores import open_at, place
 
+from native_handlers.format.errors import ChecksumMismatch
 from native_handlers.format.idx import iter_entries
 from native_handlers.format.needle import Needle
+from native_handlers.format.vif import RemoteFile, VolumeInfo, encode_volume_info
 from supervisor.cli.main import main
 from supervisor.cli.tools import run_tool
 from supervisor.config.errors import UsageError
@@ -145,16 +150,25 @@ class TestFix:
         assert read_all(tmp_path / "a", data) == data
 
     def test_what_follows_damage_is_found_by_the_old_index(self, tmp_path, capsys):
-        make_volume(tmp_path / "a")
+        """The damaged record of needle 2 has a later one, that of needle 3 has not: its old content stays hidden."""
+        data = make_volume(tmp_path / "a")
         good = (tmp_path / "a/3.idx").read_bytes()
-        third = list(iter_entries(good, 4))[2]
+        rows = list(iter_entries(good, 4))
         with (tmp_path / "a/3.dat").open("r+b") as dat:
-            dat.seek(third.offset * 8 + 18)
-            dat.write(b"????")
+            for row in (rows[2], rows[5]):
+                dat.seek(row.offset * 8 + 20)
+                dat.write(b"????")
         (volume,) = run_json(capsys, "fix", tmp_path / "a", status=1)["directories"][0]["volumes"]
-        assert volume["record_count"] == 12
-        assert "bytes are not entered" in volume["problems"][0]
-        assert (tmp_path / "a/3.idx").read_bytes() == good[:32] + good[48:]
+        assert volume["record_count"] == 11
+        assert volume["is_changed"] is False
+        assert "bytes hold no sound record" in volume["problems"][0]
+        (told,) = (problem for problem in volume["problems"] if problem.startswith(".idx"))
+        assert told.startswith(f".idx: needle 3 stays at {rows[5].offset * 8}, where .dat has no sound record")
+        assert (tmp_path / "a/3.idx").read_bytes() == good
+        del data[3]
+        assert read_all(tmp_path / "a", data) == data
+        with pytest.raises(ChecksumMismatch):
+            read_all(tmp_path / "a", [3])
 
     def test_an_empty_file_stays_one(self, tmp_path):
         """The record looks like a deletion; the old index shows that it is an empty file."""
@@ -186,6 +200,13 @@ class TestFix:
         assert all(store.get_volume(vid).read(99, cookie=COOKIE).needle.data == b"" for vid in (3, 4))
         store.close()
 
+    def test_a_flag_that_cannot_be_used_makes_no_index(self, tmp_path, capsys):
+        make_volume(tmp_path / "a")
+        (tmp_path / "a/3.idx").unlink()
+        assert main(["fix", "-indexIsLost=maybe", str(tmp_path / "a")]) == 2
+        assert "-indexIsLost=maybe: 'maybe' cannot be used" in capsys.readouterr().err
+        assert not (tmp_path / "a/3.idx").exists()
+
     def test_a_directory_that_a_server_has_is_left_alone(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
         store = open_at(tmp_path / "a")
@@ -213,7 +234,7 @@ class TestFix:
         (sick, well) = run_json(capsys, "fix", tmp_path / "a", status=1)["directories"][0]["volumes"]
         assert sick["base"].endswith("/3")
         assert sick["is_changed"] is False
-        assert "Is a directory; no index was made" in sick["problems"][0]
+        assert "Is a directory; the old index or a whole new one is in its place" in sick["problems"][0]
         assert (well["is_changed"], well["problems"]) == (True, [])
         assert (tmp_path / "a/4.idx").read_bytes() == good
 
@@ -271,7 +292,7 @@ class TestCompact:
         (tmp_path / "a/3.dat").write_bytes((tmp_path / "a/3.dat").read_bytes()[:8])
         (tmp_path / "a/3.idx").write_bytes(b"")
         assert main(["compact", str(tmp_path / "a")]) == 0
-        assert capsys.readouterr().out == "no volumes\n"
+        assert capsys.readouterr().out == f"{tmp_path}/a/3: nothing is done: it is erasure-coded\n"
 
 
 def batched(rows):
@@ -363,12 +384,17 @@ class TestExport:
             ("-newer=yesterday", "expected one like"),
             ("-fileNameFormat={{.Size}}", "expected {{.Ext}}"),
             ("-o=out.zip", "should be - or end with .tar"),
+            ("-limit=x", "-limit=x: 'x' cannot be used; expected a whole number, 0 or more"),
+            ("-limit=-3", "-limit=-3: '-3' cannot be used"),
+            ("-deleted=maybe", "-deleted=maybe: 'maybe' cannot be used; expected true or false"),
         ],
     )
     def test_arguments_that_cannot_be_used(self, tmp_path, capsys, flag, why):
         make_volume(tmp_path / "a")
         assert main(["export", flag, str(tmp_path / "a")]) == 2
-        assert why in capsys.readouterr().err
+        told = capsys.readouterr()
+        assert why in told.err
+        assert not told.out
 
     def test_damage_is_told(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
@@ -386,7 +412,7 @@ class TestExport:
         (tmp_path / "a/3.idx").mkdir()
         assert main(["export", "-json", str(tmp_path / "a")]) == 1
         told = capsys.readouterr()
-        assert "a/3: Is a directory" in told.err
+        assert "a/3.idx: Is a directory" in told.err
         assert len(told.out.splitlines()) == 5
 
     def test_what_clients_choose_breaks_no_row(self, tmp_path, capsys):
@@ -480,9 +506,166 @@ class TestEcVerify:
         (volume,) = run_json(capsys, "ec-verify", shards, tmp_path / "b")["volumes"]
         assert volume["missing"] == [5]
 
+    def test_each_copy_of_a_shard_is_read(self, shards, tmp_path, capsys):
+        """The first directory has a sound copy, the second one a damaged one."""
+        other = tmp_path / "b"
+        other.mkdir()
+        for shard in (3, 4):
+            (other / f"3.ec{shard:02d}").write_bytes((shards / f"3.ec{shard:02d}").read_bytes())
+        (volume,) = run_json(capsys, "ec-verify", shards, other)["volumes"]
+        assert volume["problems"] == []
+        self.damage(other, 4)
+        for directories, verdict in (
+            ((shards, other), f"with {other}/3.ec04: shard 4: 1 bytes do not fit the other shards, the first at 100"),
+            ((other, shards), f"with {shards}/3.ec04: it fits the other shards"),
+        ):
+            (volume,) = run_json(capsys, "ec-verify", *directories, status=1)["volumes"]
+            first, second = (f"{directory}/3.ec04" for directory in directories)
+            assert volume["bad_shards"] == [4]
+            assert f"shard 4: {second} differs from {first}" in volume["problems"]
+            assert verdict in volume["problems"]
+
+    def test_a_directory_that_is_named_twice_has_no_copies(self, shards, capsys):
+        self.damage(shards, 4)
+        (volume,) = run_json(capsys, "ec-verify", shards, shards, status=1)["volumes"]
+        assert not any("differs from" in problem for problem in volume["problems"])
+
+    def test_shards_that_the_volume_does_not_have_are_named(self, shards, capsys):
+        (shards / "3.ec14").write_bytes((shards / "3.ec13").read_bytes())
+        (volume,) = run_json(capsys, "ec-verify", shards, status=1)["volumes"]
+        assert volume["problems"] == [
+            f"shard 14: {shards}/3.ec14 is not verified, for the volume has the shards 0 to 13"
+        ]
+
     def test_no_shards(self, tmp_path, capsys):
         assert main(["ec-verify", str(tmp_path)]) == 0
         assert capsys.readouterr().out == "no shards\n"
+
+
+TOOLS = ["check", "fix", "compact", "export", "ec-verify"]
+
+
+class TestWhatIsNotDone:
+    @pytest.fixture
+    def tiered(self, tmp_path):
+        """Volume 3 is here, the data of volume 4 is in a tier."""
+        make_volume(tmp_path / "a")
+        make_volume(tmp_path / "a", vid=4, collection="c")
+        file = RemoteFile("s3", "cold", "k/4.dat", 0, (tmp_path / "a/c_4.dat").stat().st_size, 1, ".dat")
+        info = VolumeInfo(version=3, files=(file,))
+        (tmp_path / "a/c_4.vif").write_text(encode_volume_info(info))
+        (tmp_path / "a/c_4.dat").unlink()
+        return tmp_path / "a"
+
+    @pytest.mark.parametrize("command", ["fix", "compact"])
+    @pytest.mark.parametrize("flags", [(), ("-volumeId=4",), ("-collection=c",)])
+    def test_a_volume_in_a_tier(self, tiered, capsys, command, flags):
+        found = run_json(capsys, command, *flags, tiered, status=1)
+        assert not found["is_well"]
+        (directory,) = found["directories"]
+        assert directory["left_out"] == [
+            {"base": f"{tiered}/c_4", "why": "its data is in remote storage s3.cold as k/4.dat"}
+        ]
+        assert len(directory["volumes"]) == (0 if flags else 1)
+        assert main([command, *flags, str(tiered)]) == 1
+        told = capsys.readouterr()
+        assert f"{tiered}/c_4: nothing is done: its data is in remote storage s3.cold as k/4.dat" in told.out
+        assert "not supported" not in told.err
+
+    def test_the_export_of_a_volume_in_a_tier(self, tiered, capsys):
+        assert main(["export", "-json", str(tiered)]) == 1
+        told = capsys.readouterr()
+        assert len(told.out.splitlines()) == 5
+        assert f"{tiered}/c_4: nothing is exported: its data is in remote storage s3.cold as k/4.dat" in told.err
+
+    @pytest.mark.parametrize("command", ["fix", "compact"])
+    def test_the_others_are_done_without_it(self, tiered, capsys, command):
+        assert run_json(capsys, command, "-volumeId=3", tiered)["is_well"]
+
+    @pytest.mark.parametrize("command", ["check", "fix", "compact", "export"])
+    def test_an_erasure_coded_volume(self, tmp_path, capsys, command):
+        """Shards have neither an .idx nor room to give back; only an export lacks something."""
+        make_volume(tmp_path / "a")
+        make_shards(tmp_path / "a")
+        for extension in ("dat", "idx"):
+            (tmp_path / f"a/3.{extension}").unlink()
+        assert main([command, str(tmp_path / "a")]) == (1 if command == "export" else 0)
+        told = capsys.readouterr()
+        assert f"{tmp_path}/a/3: nothing is " in told.out + told.err
+        assert main([command, "-volumeId=3", str(tmp_path / "a")]) == 1
+
+    @pytest.mark.parametrize("command", TOOLS)
+    @pytest.mark.parametrize(
+        ("flags", "named"),
+        [
+            (("-volumeId=99",), "volume 99"),
+            (("-collection=zz",), "collection zz"),
+            (("-volumeId=3", "-collection=zz"), "volume 3 of collection zz"),
+        ],
+    )
+    def test_what_no_directory_has(self, tmp_path, capsys, command, flags, named):
+        make_volume(tmp_path / "a")
+        make_shards(tmp_path / "a")
+        (tmp_path / "b").mkdir()
+        assert main([command, *flags, str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+        assert f"{named} is not in {tmp_path}/a, {tmp_path}/b" in capsys.readouterr().err
+        if command != "export":
+            assert named in run_json(capsys, command, *flags, tmp_path / "a", status=1)["problem"]
+
+    @pytest.mark.parametrize("command", TOOLS[:4])
+    def test_what_one_of_the_directories_has(self, tmp_path, capsys, command):
+        make_volume(tmp_path / "a")
+        (tmp_path / "b").mkdir()
+        assert main([command, "-volumeId=3", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+
+    @pytest.mark.parametrize("command", TOOLS[:4])
+    def test_an_info_file_that_cannot_be_read_is_a_problem_of_its_volume(self, tmp_path, capsys, command):
+        for vid in (3, 4):
+            make_volume(tmp_path / "a", vid=vid)
+        (tmp_path / "a/3.vif").unlink()
+        (tmp_path / "a/3.vif").mkdir()
+        status = main([command, "-json", str(tmp_path / "a")])
+        told = capsys.readouterr()
+        if command == "export":
+            # It reads no .vif of a volume with a .dat.
+            assert (status, len(told.out.splitlines())) == (0, 10)
+            return
+        assert status == 1
+        (directory,) = json.loads(told.out)["directories"]
+        sick, well = directory["volumes"]
+        why = sick.get("problem") or sick["problems"][0]
+        assert "3.vif" in why
+        assert "Is a directory" in why
+        assert not well.get("problem")
+        assert not well.get("problems")
+
+
+def run_program(*argv, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "supervisor.cli.main", *argv], stderr=subprocess.PIPE, text=True, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_an_output_that_cannot_be_written(tmp_path, command):
+    make_volume(tmp_path / "a")
+    for flag in ("-json=true", "-json=false"):
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            done = run_program(command, flag, str(tmp_path / "a"), stdout=full)
+        assert done.stderr == "weed-volume-py: the output cannot be written: No space left on device\n"
+        assert done.returncode == 1
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_a_reader_that_goes_ends_the_output_quietly(tmp_path, command):
+    make_volume(tmp_path / "a")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_program(command, str(tmp_path / "a"), stdout=writing)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 class Terminal(io.StringIO):
@@ -490,7 +673,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("command", ["check", "fix", "compact", "export", "ec-verify"])
+@pytest.mark.parametrize("command", TOOLS)
 def test_a_bar_shows_how_far_the_work_is_where_somebody_looks(tmp_path, capsys, monkeypatch, command):
     make_volume(tmp_path / "a")
     if command == "ec-verify":
@@ -502,7 +685,7 @@ def test_a_bar_shows_how_far_the_work_is_where_somebody_looks(tmp_path, capsys, 
         assert command not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["check", "fix", "compact", "export", "ec-verify"])
+@pytest.mark.parametrize("command", TOOLS)
 def test_each_tool_explains_itself(command, capsys):
     assert main([command, "-h"]) == 0
     told = capsys.readouterr().out

@@ -128,6 +128,13 @@ def test_rows_that_do_not_account_for_the_file(node, context, store, directory):
     assert details == ["expected an index file of size 32, got 42"]
 
 
+@pytest.mark.damage("rows are cut off on purpose")
+def test_an_index_that_was_cut_at_a_row(node, context, store, directory):
+    fill(store, 100, 100)
+    os.truncate(directory / "7.idx", 16)
+    assert "expected an index file of size 32, got 16" in run(node, context).details
+
+
 @pytest.mark.damage("a record is damaged on purpose")
 def test_a_broken_volume_is_marked_and_the_master_hears_of_it(node, context, store, directory):
     fill(store, 10, 5000)

@@ -41,6 +41,14 @@ def tier(service):
     return S3Tier(TierSettings("s3", "cold", service.properties()))
 
 
+@pytest.mark.parametrize("text", ["yes", "", "True"])
+def test_texts_of_the_path_style_that_do_not_say_no_mean_yes(service, text):
+    """As in Go's server. The bucket is in the path then, and in the name of the host else."""
+    by_name = service.endpoint.replace("127.0.0.1", "localhost")
+    said = dict(service.properties()) | {"force_path_style": text, "endpoint": by_name}
+    assert S3Tier(TierSettings("s3", "cold", tuple(said.items()))).read("a", 0, 5) == OBJECT[:5]
+
+
 def ignores_ranges(request, _key, data, _first, _last):
     request.say(200, data)
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
-from support.stores import open_at
+import errno
+import itertools
+import os
 
+import pytest
+from support.files import OPERATIONS, UNSYNCED_FILES, PlannedFiles, broken
+from support.power_cut_files import PowerCutFiles, all_after_cut
+from support.stores import open_at
+from support.unreliable_files import Crash
+
+from native_handlers.format.errors import ChecksumMismatch, FormatError, SizeMismatch
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.fix import fix_index
 from native_handlers.storage.model.compaction import CompactionOptions
-from native_handlers.storage.model.errors import Deleted, NotFound
+from native_handlers.storage.model.errors import Deleted, NotFound, StorageError
 from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.volume.paths import VolumePaths
 
@@ -164,6 +172,200 @@ class TestOtherIds:
         place.lose_row(4)
         assert place.fix()
         assert place.read(4, 9, 77) == [content(4), b"", b""]
+
+
+@pytest.mark.damage("records are damaged on purpose")
+class TestDamagedRecords:
+    """No older content of a needle counts again where its newest record is damaged."""
+
+    @pytest.fixture
+    def place(self, place):
+        """Needles 2 and 4 have older content, needle 5 is deleted, and other records follow."""
+        place.write(2, 4, data=b"later")
+        with place.opened() as store:
+            store.get_volume(VID).delete(5, COOKIE)
+        place.write(6, 7, 8)
+        return place
+
+    def damage(self, place, number, at, junk):
+        """Overwrites bytes of the record of the row `number`. Returns the row."""
+        row = place.rows()[number]
+        with (place.path / f"{VID}.dat").open("r+b") as dat:
+            dat.seek(row[1] * 8 + at)
+            dat.write(junk)
+        return row
+
+    def fix(self, place):
+        """The problems. A second run finds the same ones of .dat, and nothing to do."""
+        paths = VolumePaths(place.path, place.path, "", VID)
+        done = fix_index(OS_FILES, paths, 4, lambda _count: None)
+        again = fix_index(OS_FILES, paths, 4, lambda _count: None)
+        assert not again.is_changed
+        return done.problems
+
+    @pytest.mark.parametrize(
+        ("at", "junk"),
+        [(20, b"????"), (12, b"\0\0\xff\xff"), (12, bytes(4)), (8, bytes(8)), (0, bytes(16))],
+        ids=["payload", "size", "no size", "no size and another id", "zeros"],
+    )
+    def test_the_row_stays(self, place, at, junk):
+        rows = place.rows()
+        row = self.damage(place, 5, at, junk)
+        problems = self.fix(place)
+        assert f".idx: needle 2 stays at {row[1] * 8}, where .dat has no sound record: no read succeeds" in problems
+        assert place.rows() == rows
+        assert place.read(1, 4, 5, 8) == [content(1), content(4, b"later"), Deleted, content(8)]
+        with pytest.raises((SizeMismatch, ChecksumMismatch)):
+            place.read(2)
+
+    def test_the_row_stays_in_an_index_made_anew(self, place):
+        row = self.damage(place, 5, 20, b"????")
+        place.lose_row(7)
+        assert any("needle 2 stays" in problem for problem in self.fix(place))
+        assert row in place.rows()
+        assert place.read(3, 4, 7) == [content(3), content(4, b"later"), content(7)]
+        with pytest.raises(ChecksumMismatch):
+            place.read(2)
+
+    def test_an_older_record_is_not_told_of(self, place):
+        self.damage(place, 1, 20, b"????")
+        (problem,) = self.fix(place)
+        assert problem.startswith(".dat: ")
+        assert place.read(2) == [content(2, b"later")]
+
+    @pytest.mark.parametrize("junk", [bytes(16), b"\xff" * 16], ids=["zeros", "ones"])
+    def test_the_needle_of_a_damaged_deletion_stays_deleted(self, place, junk):
+        self.damage(place, 7, 0, junk)
+        assert any("needle 5 stays deleted" in problem for problem in self.fix(place))
+        assert place.read(1, 2, 5, 8) == [content(1), content(2, b"later"), Deleted, content(8)]
+
+    def test_the_needle_of_a_deletion_with_another_id_stays_deleted(self, place):
+        """The checksum does not cover the id."""
+        self.damage(place, 7, 4, b"????????")
+        assert ".idx: needle 5 stays deleted; .dat has no record of its deletion" in self.fix(place)
+        assert place.read(1, 2, 5, 8) == [content(1), content(2, b"later"), Deleted, content(8)]
+
+    def test_where_most_records_are_damaged(self, place):
+        rows = place.rows()
+        for number in range(1, len(rows) - 1):
+            self.damage(place, number, 12, b"\xff\xff")
+        assert sum("stays" in problem for problem in self.fix(place)) == len(IDS) + 1
+        assert place.rows() == rows
+
+    def test_what_is_behind_the_end(self, place):
+        """The .dat is cut within the newest record of needle 2: all later ones are gone too."""
+        cut_at = place.rows()[5][1] * 8 + 24
+        os.truncate(place.path / f"{VID}.dat", cut_at)
+        problems = self.fix(place)
+        assert ".idx: needle 5 stays deleted; .dat has no record of its deletion" in problems
+        assert {row[0] for row in place.rows()[len(IDS) :]} == {2, 4, 5}
+        assert place.read(1, 3, 5, 8) == [content(1), content(3), Deleted, NotFound]
+        for needle_id in (2, 4):
+            assert any(f"needle {needle_id} stays" in problem for problem in problems)
+            with pytest.raises((StorageError, FormatError)):
+                place.read(needle_id)
+
+
+class TestCrashes:
+    @pytest.fixture
+    def place(self, place):
+        """The index lacks a row, and has a deletion that only the index knows."""
+        place.delete_in_tier(2)
+        place.lose_row(4)
+        return place
+
+    @pytest.fixture
+    def paths(self, place):
+        return VolumePaths(place.path, place.path, "", VID)
+
+    def test_the_next_run_finds_what_the_interrupted_one_did(self, place, paths):
+        old = place.idx.read_bytes()
+        fix_index(UNSYNCED_FILES, paths, 4, lambda _count: None)
+        new = place.idx.read_bytes()
+        for step in itertools.count(1):
+            place.idx.write_bytes(old)
+            for aside in place.path.glob("*.aside"):
+                aside.unlink()
+            files = PlannedFiles(steps_of=OPERATIONS, cut=Crash)
+            files.cut_at = step
+            try:
+                fix_index(files, paths, 4, lambda _count: None)
+                break
+            except Crash:
+                fix_index(UNSYNCED_FILES, paths, 4, lambda _count: None)
+                assert place.idx.read_bytes() == new, f"after a crash at step {step}"
+        assert step > 10
+        assert place.read(*IDS) == [content(1), Deleted, *map(content, (3, 4, 5))]
+
+    def test_an_error_leaves_a_whole_index_and_no_other_file(self, place, paths):
+        old = place.idx.read_bytes()
+        for operation in ("write", "sync", "rename"):
+            for good_calls in (0, 1):
+                place.idx.write_bytes(old)
+                files = PlannedFiles()
+                files.plan[operation] = broken(errno.ENOSPC, good_calls)
+                with pytest.raises(OSError, match="No space"):
+                    fix_index(files, paths, 4, lambda _count: None)
+                assert place.idx.read_bytes() == old
+                assert not list(place.path.glob("*.receiving"))
+
+    def test_a_power_cut_leaves_the_old_index_somewhere(self, place, paths):
+        old, files, disks = place.idx.read_bytes(), PowerCutFiles(place.path), []
+        for path in [path for path in place.path.iterdir() if path.is_file()]:
+            fd = files.open(path, os.O_RDWR)
+            files.write(fd, [path.read_bytes()], 0)
+            files.sync(fd)
+            files.close(fd)
+        files.sync_directory(place.path)
+        files.on_step = lambda: disks.append(files.disk.copy())
+        fix_index(files, paths, 4, lambda _count: None)
+        new, left = place.idx.read_bytes(), [one for disk in (*disks, files.disk) for one in all_after_cut(disk)]
+        for contents in left:
+            assert contents[place.idx.name] in {old, new}
+            assert old in (data for name, data in contents.items() if name.endswith((".idx", ".aside")))
+        assert {contents[place.idx.name] for contents in left} == {old, new}
+
+
+class TestOffsetWidths:
+    """Both widths, for volumes that a run with the other one finds."""
+
+    @pytest.fixture(params=[4, 5])
+    def width(self, request):
+        return request.param
+
+    @pytest.fixture
+    def paths(self, tmp_path, width):
+        store = open_at(tmp_path, offset_width_bytes=width)
+        store.allocate_volume(VID)
+        for needle_id in IDS:
+            store.get_volume(VID).write(Needle(needle_id=needle_id, cookie=COOKIE, data=b"x" * 100 * needle_id))
+        store.close()
+        return VolumePaths(tmp_path, tmp_path, "", VID)
+
+    def refused(self, paths, width):
+        before = paths.file(".idx").read_bytes()
+        done = fix_index(OS_FILES, paths, 9 - width, lambda _count: None)
+        assert paths.file(".idx").read_bytes() == before
+        assert not done.is_changed
+        return done.problems
+
+    def test_the_info_file_decides(self, paths, width):
+        (problem,) = self.refused(paths, width)
+        assert problem.startswith(f"nothing is done: its .vif says {width}-byte offsets")
+
+    def test_the_index_decides_without_one(self, paths, width):
+        paths.file(".vif").unlink()
+        (problem,) = self.refused(paths, width)
+        assert problem.startswith(f"nothing is done: its .idx has rows of {width}-byte offsets")
+
+    @pytest.mark.damage("the index lacks rows on purpose")
+    def test_an_index_of_small_needles_decides_too(self, paths, width):
+        """A row of the other width has no size then: none can be looked up."""
+        paths.file(".vif").unlink()
+        rows = paths.file(".idx").read_bytes()
+        paths.file(".idx").write_bytes(rows[: 12 + width])
+        (problem,) = self.refused(paths, width)
+        assert problem.startswith(f"nothing is done: its .idx has rows of {width}-byte offsets")
 
 
 class TestIndexesOfSomethingElse:

@@ -335,8 +335,35 @@ class TestDeletionsBeyondTheLimit:
     def test_a_scrub_finds_all_sound(self, full):
         self.delete_some(full)
         with closing(open_at(full)) as store, store.find_volume(7).open_log() as log:
-            assert scrub_index(log).problems == []
+            assert scrub_index(log, lambda _count: None).problems == []
             assert scrub_data(log, 7, lambda _count: None).problems == []
+
+    def test_the_search_for_the_records_is_paced_and_ends_with_its_client(self, full):
+        """What is read counts. The headers of many rows come with one read."""
+        self.delete_some(full, 20)
+
+        class Gone(Exception):
+            pass
+
+        passed = []
+
+        def go_after(count):
+            def work(count_bytes):
+                passed.append(count_bytes)
+                if len(passed) == count:
+                    raise Gone
+
+            return work
+
+        with closing(open_at(full)) as store, store.find_volume(7).open_log() as log:
+            scrub_index(log, passed.append)
+            rows_bytes, *read_bytes = passed
+            assert rows_bytes == log.row_count * 16
+            assert sum(read_bytes) >= 200
+            assert len(read_bytes) <= 2
+            passed.clear()
+            with pytest.raises(Gone):
+                scrub_index(log, go_after(2))
 
     def test_a_needle_that_an_old_server_wrote_there(self, full):
         """Each way to read a volume finds the needle, and none an older record at its row's offset."""
