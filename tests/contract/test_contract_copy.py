@@ -194,10 +194,11 @@ class TestReceiveFile:
         assert (server.data_dir / f"{volume_id}.tmprecv").read_bytes() == b"".join(pieces)
 
     def test_shards(self, server):
-        for extension in (".ec00", ".ecx", ".ecsum"):
-            answer = received(server, info(55, ext=extension, collection="pics", is_ec_volume=True), content(b"shard"))
-            assert answer == pb.ReceiveFileResponse(bytes_written=5)
-            assert (server.data_dir / f"pics_55{extension}").read_bytes() == b"shard"
+        rows = bytes(16 * 17)  # whole rows, with offsets of four bytes and of five
+        for extension, data in ((".ec00", b"shard"), (".ecx", rows), (".ecsum", b"sums")):
+            answer = received(server, info(55, ext=extension, collection="pics", is_ec_volume=True), content(data))
+            assert answer == pb.ReceiveFileResponse(bytes_written=len(data))
+            assert (server.data_dir / f"pics_55{extension}").read_bytes() == data
 
     def test_files_of_a_volume_that_is_to_come(self, server):
         assert not received(server, info(66, ext=".dat", disk_type="hdd"), content(b"x")).error

@@ -51,22 +51,22 @@ class DiskRoom:
         self.disks = frozenset(places)
         self._reserves = [ReserveFile(files, directory) for directory in places.values()]
         self.lacks_reserve = False
+        self.is_short = False
+        """Whether writes are refused because the reserve is not complete, or that of another directory on the disk."""
         self._on_same_disk: tuple[DiskRoom, ...] = ()
         # Held while a reserve is given up or filled.
         self._lock = threading.Lock()
         self.files: Files = cast("Files", _ReserveUser(files, self))
 
-    @property
-    def is_short(self) -> bool:
-        """Whether writes are refused because the reserve is not complete, or that of another directory on the disk."""
-        if self.lacks_reserve:
-            return True
-        # Each write asks, and most servers have one directory on a disk.
-        return bool(self._on_same_disk) and any(one.lacks_reserve for one in self._on_same_disk)
-
     def share_disks(self, rooms: Sequence[DiskRoom]) -> None:
         """Makes the shortage of those of `rooms` that are on the same disk one of this room."""
         self._on_same_disk = tuple(one for one in rooms if one is not self and one.disks & self.disks)
+        self.judge()
+
+    def judge(self) -> None:
+        """Works out `is_short` anew."""
+        # Each write asks, so the answer is kept.
+        self.is_short = self.lacks_reserve or any(one.lacks_reserve for one in self._on_same_disk)
 
     def met_full(self, error: OSError) -> None:
         """Handles an error of a write. Where the error says that the disk is full, the free space is measured at
@@ -104,8 +104,9 @@ class DiskRoom:
             _log.error("%s is full: %s. Writes are refused until there is room", self._name, why)
 
     def _tell(self) -> None:
-        """Tells that `is_short` has changed, here and in the other rooms on the disk."""
+        """Tells that `lacks_reserve` has changed, here and in the other rooms on the disk."""
         for room in (self, *self._on_same_disk):
+            room.judge()
             room.usage.tell()
 
     def keep(self) -> bool:

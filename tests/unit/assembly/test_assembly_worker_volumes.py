@@ -206,7 +206,7 @@ async def test_the_room_of_a_disk_is_the_servers(store, board):
     assert not board.has_room(0, 2)
     location.usage.ask()
     assert board.has_room(0, 2)
-    location.room.lacks_reserve = True
+    location.room.lacks_reserve = location.room.is_short = True
     location.usage.tell()
     assert not board.has_room(0, 2)
     location.health.look()
