@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
+    from native_handlers.storage.disk.space import DiskUsage
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.volume import Volume
 
@@ -134,10 +135,10 @@ def _coded(
     if wanted.volume_id in location.arriving:
         raise VolumeArriving(wanted.volume_id)
     location.check_in_service()
+    target = location.path / wanted.name
     if wanted.extension == ".ecx":
-        return _IndexFile(files, location.path / wanted.name, offset_width_bytes)
+        return _IndexFile(files, target, offset_width_bytes, wanted.max_bytes, location.usage)
     if wanted.extension != ".vif":
-        target = location.path / wanted.name
         return StagedFile(files, target, max_bytes=wanted.max_bytes, usage=location.usage)
     paths = VolumePaths(location.path, location.idx_path, wanted.collection, wanted.volume_id)
     return coded_info_file(files, paths, volume, offset_width_bytes)
@@ -149,9 +150,11 @@ class _IndexFile(StagedFile):
     the request nor an .ecx names one.
     """
 
-    def __init__(self, files: Files, target: Path, offset_width_bytes: int) -> None:
-        """Raises OSError as `StagedFile`."""
-        super().__init__(files, target)
+    def __init__(
+        self, files: Files, target: Path, offset_width_bytes: int, max_bytes: int | None, usage: DiskUsage
+    ) -> None:
+        """As `StagedFile`. Raises OSError."""
+        super().__init__(files, target, max_bytes=max_bytes, usage=usage)
         self._width = offset_width_bytes
 
     def complete(self, modified_at_ns: int = 0) -> None:

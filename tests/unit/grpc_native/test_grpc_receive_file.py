@@ -327,7 +327,9 @@ class TestRoom:
         assert not receive(node, context, info(file_size=1 << 20, **kind), content(bytes(1 << 20))).error
         assert [name[0] for name in names(tmp_path)] == ["b"]
 
-    @pytest.mark.parametrize("kind", KINDS, ids=["shard", "shard for a disk", "volume"])
+    @pytest.mark.parametrize(
+        "kind", [*KINDS, {"ext": ".ecx", "is_ec_volume": True}], ids=["shard", "shard for a disk", "volume", "index"]
+    )
     def test_is_looked_at_while_a_file_comes(self, node, context, played, tmp_path, kind):
         """The sender announces less."""
 

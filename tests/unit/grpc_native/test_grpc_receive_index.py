@@ -9,7 +9,9 @@ from test_grpc_ec_copy import SendingSource, copying_to
 from test_grpc_receive_file import content, contents, disks, files, info, names, node, receive
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.receive_file import receive_file
 from native_handlers.storage.model.errors import DiskUnavailable
+from native_handlers.storage.transfer.received_files import ReceiveRequest
 
 __all__ = ["disks", "files", "node"]
 """The fixtures of the other module."""
@@ -47,6 +49,16 @@ class TestAnIndex:
         assert put(node, context, ROW) == ""
         assert contents(tmp_path) == {"a/7.ecx": ROW}
 
+    def test_longer_than_the_largest_volume_allows_replaces_none(self, disks, tmp_path, sound):
+        wanted = ReceiveRequest(
+            volume_id=7, collection="", extension=".ecx", is_coded=True, disk_id=1, max_bytes=2 * len(ROW)
+        )
+        with disks.receive_file(wanted) as file:
+            file.write(ROW * 2)
+            with pytest.raises(OSError, match="File too large"):
+                file.write(ROW)
+        assert contents(tmp_path) == sound
+
     def test_replaces_one(self, node, context, tmp_path, sound):
         assert put(node, context, ROW * 3) == ""
         assert contents(tmp_path) == {"a/7.ecx": ROW * 3}
@@ -79,7 +91,7 @@ class TestAnotherCollectionMeanwhile:
             ).bytes_written
             yield content(b"a")
 
-        answer = receive(node, context, *messages())
+        answer = receive_file(node, context, messages())
         assert answer.error.endswith("/b_7.ec00 is here; there cannot be a volume 7 of collection 'a' too")
         assert contents(tmp_path) == {"a/b_7.ec00": b"b"}
 
