@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 from support import stores
+from support.disks import bring_back, take_out_of_service
 from support.files import PlannedFiles
 
 from native_handlers.format.crc import crc32c
 from native_handlers.format.needle import Needle
-from native_handlers.storage.model.errors import Deleted, NotFound
+from native_handlers.storage.model.errors import Deleted, DiskUnavailable, NotFound
 from native_handlers.storage.model.file_kinds import STAGED
 from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.transfer.staged_volume import NotStaged, adopt_staged
@@ -155,6 +156,15 @@ class TestWhatIsHere:
         before = {path: path.read_bytes() for disk in disks for path in disk.glob("7.*")}
         with pytest.raises(NotStaged, match=r"staged volume 7 already exists on this server: .*a/7\.dat"):
             adopt(store, OS_FILES)
+        assert {path: path.read_bytes() for disk in disks for path in disk.glob("7.*")} == before
+
+    def test_a_volume_on_a_disk_that_is_out_of_service(self, store, disks):
+        """It would be there twice when the disk is back."""
+        before = {path: path.read_bytes() for disk in disks for path in disk.glob("7.*")}
+        take_out_of_service(store.locations[0])
+        with pytest.raises(DiskUnavailable, match=f"disk {disks[0]} is out of service"):
+            adopt(store, OS_FILES)
+        bring_back(store.locations[0])
         assert {path: path.read_bytes() for disk in disks for path in disk.glob("7.*")} == before
 
     def test_a_volume_in_a_remote_tier(self, store, disks):
