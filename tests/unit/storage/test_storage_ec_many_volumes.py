@@ -1,6 +1,5 @@
 """Many erasure-coded volumes on a server: opening or closing one takes no more steps for the others."""
 
-import statistics
 import tracemalloc
 from contextlib import closing
 
@@ -9,7 +8,8 @@ from support.stores import open_at
 
 from native_handlers.storage.erasure_coding.ec_volume import EcVolume
 
-IDS = range(1, 301)
+IDS = range(1_000_001, 1_000_301)
+"""No other test has these. The caches of names are the process's, and an id in a cached name is compared."""
 ROW = bytes(16)
 
 
@@ -80,9 +80,7 @@ def test_no_other_volume_is_looked_at(store):
     """Slow: hundreds of volumes, with each step counted."""
     ids = [CountedId(number) for number in IDS]
     opening = [STEPS.of(lambda one=one: open_one(store, one)) for one in ids]
-    # A cache of names that other tests have filled compares a few more.
-    assert max(opening) < 20
-    assert statistics.median(opening) == opening[1] == 2
+    assert max(opening[1:]) == opening[1]
     assert store.locations[0].ec_shard_count == len(ids)
     closing_one = [STEPS.of(lambda one=one: store.ec.unmount(one, 0)) for one in ids[:100]]
     closing_all = [STEPS.of(lambda one=one: store.ec.unload(one)) for one in ids[100:]]
@@ -108,18 +106,19 @@ def test_no_table_of_all_volumes_is_copied(store):
 
 
 def test_counts_are_those_of_the_open_shards(store):
-    for volume_id in IDS[:3]:
+    one, two, three = IDS[:3]
+    for volume_id in (one, two, three):
         open_one(store, volume_id)
         open_one(store, volume_id, 1)
         open_one(store, volume_id)
     assert store.locations[0].ec_shard_count == 6
-    store.ec.unmount(1, 0)
-    store.ec.unmount(1, 7)
+    store.ec.unmount(one, 0)
+    store.ec.unmount(one, 7)
     assert store.locations[0].ec_shard_count == 5
-    store.ec.unload(2)
-    store.ec.unload(2)
+    store.ec.unload(two)
+    store.ec.unload(two)
     assert store.locations[0].ec_shard_count == 3
-    store.ec.unmount(1, 1)
-    assert [volume.id for volume in store.ec.volumes()] == [3]
+    store.ec.unmount(one, 1)
+    assert [volume.id for volume in store.ec.volumes()] == [three]
     store.ec.close()
     assert (store.locations[0].ec_shard_count, store.ec.volumes()) == (0, [])
