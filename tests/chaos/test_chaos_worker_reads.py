@@ -13,6 +13,7 @@ import pytest
 from harness.http1 import Connection, Disconnected
 from harness.implementations import NATIVE_WORKERS
 from harness.processes import is_alive
+from support.descriptors import links_of
 from support.waiting import LIMIT_S, wait_until
 from test_chaos_workers import Served, named
 
@@ -39,22 +40,11 @@ def check(connection, fid, data):
         assert (reply.status, reply.body) == (200, data)
 
 
-def descriptors_of(pid):
-    """Where the descriptors of a process lead."""
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except FileNotFoundError:
-            continue  # closed meanwhile
-    return found
-
-
 def has_open(served, volume_id):
     """The workers that have the volume's data open."""
     ends = (f"/{volume_id}.dat", f"/{volume_id}.dat (deleted)")
     pids = served.server.worker_pids()
-    return {pid for pid in pids if any(path.endswith(ends) for path in descriptors_of(pid))}
+    return {pid for pid in pids if any(path.endswith(ends) for path in links_of(pid).values())}
 
 
 def attach_all(served, connections, volume_id):

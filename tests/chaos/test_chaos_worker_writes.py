@@ -15,6 +15,7 @@ import pytest
 from harness.http1 import Connection, Disconnected
 from harness.implementations import NATIVE_WORKERS
 from harness.processes import is_alive
+from support.descriptors import links_of
 from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
 from test_chaos_workers import Served, named
@@ -159,7 +160,7 @@ def test_the_directory_stays_locked_until_every_worker_has_ended(served):
     """A worker that waits for a disk may write after the server was killed."""
     lock = served.server.data_dir / LOCK_FILE_NAME
     for pid in served.server.worker_pids():
-        assert str(lock) in open_files(pid)
+        assert str(lock) in links_of(pid).values()
 
 
 def test_workers_write_themselves(served):
@@ -292,15 +293,4 @@ def test_after_a_call_no_worker_writes_any_more(served):
     finally:
         ended(served, volume_id, writers)
     server.rpc.VolumeUnmount(pb.VolumeUnmountRequest(volume_id=volume_id), timeout=60)
-    assert not [path for pid in server.worker_pids() for path in open_files(pid) if data.name in path]
-
-
-def open_files(pid):
-    """Where the descriptors of a process lead."""
-    found = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-        except FileNotFoundError:
-            continue  # closed meanwhile
-    return found
+    assert not [path for pid in server.worker_pids() for path in links_of(pid).values() if data.name in path]

@@ -1,6 +1,5 @@
 """CopyFile, ReceiveFile and VolumeCopy as other servers and the shell use them, also between native and Go servers."""
 
-import contextlib
 import itertools
 import os
 import threading
@@ -14,6 +13,7 @@ from harness.calls import code_and_text
 from harness.fixtures import ServerFactory
 from harness.processes import memory_bytes, reset_peak_memory
 from harness.transfer import MIB
+from support.descriptors import links_of
 from support.ports import LOOPBACK, free_port
 from support.waiting import LIMIT_S, wait_until
 
@@ -82,12 +82,9 @@ def names(directory, volume_id):
 
 def open_descriptors(server):
     """Descriptors of files in the data directory: the server's and its child's."""
-    found = []
-    for pid in (server.process.pid, *server.child_pids()):
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.append(str(entry.readlink()))
-    return sorted(target for target in found if target.startswith(str(server.data_dir)))
+    pids = (server.process.pid, *server.child_pids())
+    links = (link for pid in pids for link in links_of(pid).values())
+    return sorted(link for link in links if link.startswith(str(server.data_dir)))
 
 
 @pytest.fixture(scope="module")

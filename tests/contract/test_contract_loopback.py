@@ -1,12 +1,12 @@
 """Internal listeners of a server refuse other programs of the machine."""
 
-import os
 import re
 from pathlib import Path
 
 import grpc
 import pytest
 from harness.calls import call
+from support.descriptors import links_of
 from support.waiting import LIMIT_S
 
 from native_handlers.pb import master_pb2, methods
@@ -17,12 +17,7 @@ LISTENING = "0A"
 
 def listening_ports(pid):
     """The TCP ports on which the process listens."""
-    inodes = set()
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            inodes |= set(re.findall(r"^socket:\[(\d+)\]$", os.readlink(f"/proc/{pid}/fd/{name}")))
-        except FileNotFoundError:
-            continue
+    inodes = {inode for link in links_of(pid).values() for inode in re.findall(r"^socket:\[(\d+)\]$", link)}
     rows = [
         line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
     ]

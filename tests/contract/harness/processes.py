@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.descriptors import links_of
 from support.waiting import LIMIT_S as STOP_LIMIT_S
 
 from supervisor.backend.launch import LAUNCHER
@@ -134,11 +135,7 @@ def _stat_fields(entry):
 
 def open_files(pid):
     """The targets of a process's descriptors. A deleted file keeps its name."""
-    found = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.append(str(link.readlink()).removesuffix(" (deleted)"))
-    return found
+    return [link.removesuffix(" (deleted)") for link in links_of(pid).values()]
 
 
 def memory_bytes(pid, field):
