@@ -45,7 +45,6 @@ _log = logging.getLogger(__name__)
 TRIES = 3
 """How often files are opened that are just being swapped. In the milliseconds of a swap another process answers."""
 
-
 PASSING_BYTES = 4096
 """The most rows that an event loop follows itself: 256 of 16 bytes, some tenths of a millisecond."""
 
@@ -270,34 +269,48 @@ class VolumeShare:
         Raises:
             WriteFailed: a file operation failed. The lock is free, and the next holder tries again.
         """
-        problem = None
         try:
-            state = self.lock()
+            state = self._lock_for(opened)
         except OSError as error:
             raise WriteFailed(opened.dat.path, 0, error) from error
         try:
-            if state.is_closed:
-                self.begin()
-                return None, None
-            if state.files_generation != opened.files_generation:
-                # Where the last holder died in a swap, the paths may lead to files that no state names.
-                is_sure = not self.was_left_busy
-                opened = open_present(self, opened.paths, tries=1) if is_sure else open_shared(self, opened.paths)
-                replace_opened(opened)
-            if self.was_left_busy:
-                if self.is_swapped(opened):
-                    opened = reopen(opened)
-                else:
-                    problem = self.repair(opened)
-            if problem is None and self.is_behind(opened):
-                self.follow(opened, may_wait=True)
-            self.begin()
+            return self._join(state, opened, replace_opened, reopen)
         except OSError as error:
             self.unlock()
             raise WriteFailed(opened.dat.path, 0, error) from error
         except BaseException:
             self.unlock()
             raise
+
+    def _lock_for(self, opened: VolumeState) -> CommittedState:  # noqa: ARG002  for errors of other kinds of shares
+        """Takes the lock for a change of `opened`, and returns the committed state. Raises OSError."""
+        return self.lock()
+
+    def _join(
+        self,
+        state: CommittedState,
+        opened: VolumeState,
+        replace_opened: Callable[[VolumeState], None],
+        reopen: Callable[[VolumeState], VolumeState],
+    ) -> tuple[VolumeState | None, str | None]:
+        """`join_work`, under the lock. Raises OSError."""
+        problem = None
+        if state.is_closed:
+            self.begin()
+            return None, None
+        if state.files_generation != opened.files_generation:
+            # Where the last holder died in a swap, the paths may lead to files that no state names.
+            is_sure = not self.was_left_busy
+            opened = open_present(self, opened.paths, tries=1) if is_sure else open_shared(self, opened.paths)
+            replace_opened(opened)
+        if self.was_left_busy:
+            if self.is_swapped(opened):
+                opened = reopen(opened)
+            else:
+                problem = self.repair(opened)
+        if problem is None and self.is_behind(opened):
+            self.follow(opened, may_wait=True)
+        self.begin()
         return opened, problem
 
     def unlock(self) -> None:
@@ -320,20 +333,21 @@ class VolumeShare:
         """
         if is_decided(self.files, opened.paths):
             return True
-        table = self.state.read_table(self.state.read())
         there = [self.files.facts(file.path) for file in (opened.dat, opened.idx)]
-        known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
-        return [facts and facts.identity for facts in there] != known
+        return [facts and facts.identity for facts in there] != self._identities(self.state.read())
+
+    def _identities(self, state: CommittedState) -> list[tuple[int, int]]:
+        """Device and inode of the .dat and the .idx that `state` names."""
+        table = self.state.read_table(state)
+        return [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
 
     def shows(self, opened: VolumeState) -> bool:
         """Whether the files of `opened` are those that the present state names. In a swap the paths lead to new files
         before the state does. Raises OSError.
         """
         state = self.state.read()
-        table = self.state.read_table(state)
         there = [self.files.facts_of(file.fd).identity for file in (opened.dat, opened.idx)]
-        known = [(table.dat_device, table.dat_inode), (table.idx_device, table.idx_inode)]
-        is_same = there == known and state.files_generation == opened.files_generation
+        is_same = there == self._identities(state) and state.files_generation == opened.files_generation
         return is_same and self.state.is_present(state)
 
     def repair(self, opened: VolumeState) -> str | None:

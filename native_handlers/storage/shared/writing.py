@@ -11,7 +11,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from native_handlers.storage.model.errors import LeftToOwner, WriteFailed
+from native_handlers.storage.model.errors import LeftToOwner
 from native_handlers.storage.shared.attach import attach_share
 from native_handlers.storage.shared.share import VolumeShare, open_present
 from native_handlers.storage.shared.state import HELD
@@ -22,6 +22,7 @@ from native_handlers.storage.volume.volume import Volume
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from native_handlers.storage.shared.state import CommittedState
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.state import VolumeState
     from native_handlers.storage.volume.write_state import DiskContext
@@ -36,52 +37,38 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
 class WriterShare(VolumeShare):
     """The share of a process that appends."""
 
-    def join_work(
+    def _lock_for(self, opened: VolumeState) -> CommittedState:
+        """Raises LeftToOwner: the lock was not free in time."""
+        until_s, pause_s = monotonic() + LOCK_S, FIRST_PAUSE_S
+        while not self.files.try_lock(self.fd):
+            if monotonic() > until_s:
+                raise LeftToOwner(opened.paths.volume_id, f"its lock was not free for {LOCK_S:g} s")
+            threading.Event().wait(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return self.state.read()
+
+    def _join(
         self,
+        state: CommittedState,
         opened: VolumeState,
         replace_opened: Callable[[VolumeState], None],
         reopen: Callable[[VolumeState], VolumeState],
     ) -> tuple[VolumeState | None, str | None]:
-        """As `VolumeShare.join_work`, but repairs nothing.
-
-        Raises:
-            LeftToOwner: the change is to be made by the owner. No lock is held.
-            WriteFailed, ReadFailed, FormatError: the present files could not be opened or read. No lock is held.
-        """
+        """As that of `VolumeShare`, but repairs nothing. Raises LeftToOwner: the owner is to make the change."""
         del reopen
-        self._take_lock(opened)
-        try:
-            state = self.state.read()
-            if state.is_closed:
-                return None, None
-            if self.state.words[HELD] or self.was_left_busy:
-                raise LeftToOwner(opened.paths.volume_id, "the owner must write first")
-            if state.files_generation != opened.files_generation:
-                opened = open_present(self, opened.paths, tries=1)
-                replace_opened(opened)
-            if self.is_behind(opened):
-                self.follow(opened, may_wait=True)
-            if not opened.is_writable or opened.index.is_delta_full:
-                raise LeftToOwner(opened.paths.volume_id, "its files are not writable, or its index is to be merged")
-            self.begin()
-        except OSError as error:
-            self.unlock()
-            raise WriteFailed(opened.dat.path, 0, error) from error
-        except BaseException:
-            self.unlock()
-            raise
+        if state.is_closed:
+            return None, None
+        if self.state.words[HELD] or self.was_left_busy:
+            raise LeftToOwner(opened.paths.volume_id, "the owner must write first")
+        if state.files_generation != opened.files_generation:
+            opened = open_present(self, opened.paths, tries=1)
+            replace_opened(opened)
+        if self.is_behind(opened):
+            self.follow(opened, may_wait=True)
+        if not opened.is_writable or opened.index.is_delta_full:
+            raise LeftToOwner(opened.paths.volume_id, "its files are not writable, or its index is to be merged")
+        self.begin()
         return opened, None
-
-    def _take_lock(self, opened: VolumeState) -> None:
-        until_s, pause_s = monotonic() + LOCK_S, FIRST_PAUSE_S
-        try:
-            while not self.files.try_lock(self.fd):
-                if monotonic() > until_s:
-                    raise LeftToOwner(opened.paths.volume_id, f"its lock was not free for {LOCK_S:g} s")
-                threading.Event().wait(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        except OSError as error:
-            raise WriteFailed(opened.dat.path, 0, error) from error
 
     def _publish_if_full(self, opened: VolumeState) -> None:
         """Nothing: the owner merges the index, at its next write."""
