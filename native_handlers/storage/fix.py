@@ -20,7 +20,7 @@ from native_handlers.storage.disk.aside import aside_path
 from native_handlers.storage.fix_rows import DamagedRanges, DatContent, NewRows, RowColumns
 from native_handlers.storage.index.build import encode_rows, parse_rows
 from native_handlers.storage.model.file_kinds import receiving_path
-from native_handlers.storage.system.files import SharedFile, read_file, remove_unfinished
+from native_handlers.storage.system.files import SharedFile, read_file, replace_file
 from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.index_place import with_index_found
 from native_handlers.storage.volume.info_file import load_volume_info
@@ -30,7 +30,6 @@ from native_handlers.storage.volume.soundness import foreign_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.storage.system.files import Files
@@ -174,29 +173,14 @@ class _Fix:
         """Replaces the old index by `rows`. A copy of the old one is on disk under another name before that: a crash at
         any step leaves the old or the new index in its place, and the old one somewhere.
         """
+        # A start removes a file of that name. The directory is locked: one that is there is of an interrupted run.
+        temporary = receiving_path(self._idx)
         if self._old is not None:
             aside = aside_path(self._files, self._idx)
-            self._put(aside, self._old)
+            replace_file(self._files, aside, self._old, temporary)
             self._fixed.kept_as = aside.name
-        self._put(self._idx, rows)
+        replace_file(self._files, self._idx, rows, temporary)
         self._fixed.is_changed = True
-
-    def _put(self, path: Path, rows: bytes) -> None:
-        """Gives `path` this content, durably, or leaves the file unchanged."""
-        staged = receiving_path(self._idx)
-        # The directory is locked: a file of this name is what a crash left of an earlier run.
-        fd = self._files.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        try:
-            try:
-                self._files.write(fd, [rows], 0)
-                self._files.sync(fd)
-            finally:
-                self._files.close(fd)
-            self._files.rename(staged, path)
-        except OSError:
-            remove_unfinished(self._files, staged)
-            raise
-        self._files.sync_directory(path.parent)
 
     def _scan(self, dat: SharedFile, block: SuperBlock, size: int, passed: Callable[[int], object]) -> DatContent:
         found = _Scanned()

@@ -421,13 +421,16 @@ def read_file(files: Files, path: Path | str) -> bytes | None:
         files.close(fd)
 
 
-def replace_file(files: Files, path: Path, data: bytes) -> None:
+def replace_file(files: Files, path: Path, data: bytes, temporary: Path | None = None) -> None:
     """Replaces the content of `path` by `data`, durably, or leaves the file unchanged.
 
-    A crash leaves the old or the new content, and perhaps a file with ``.tmp`` behind its name, which the next
-    replacement overwrites. Raises OSError; then the old content stands, and no other file is left.
+    A crash leaves the old or the new content, and perhaps a file under the temporary name, which the next replacement
+    overwrites. Raises OSError; then the old content stands, and no other file is left.
+
+    Args:
+        temporary: the name in the same directory until the content is on disk; None for `path` with ``.tmp`` behind it.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary or path.with_name(path.name + ".tmp")
     fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         try:
