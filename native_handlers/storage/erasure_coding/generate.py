@@ -70,7 +70,9 @@ def generate(ec: EcVolumeSet, volume: Volume, collection: str) -> None:
 
 
 def _check_on_disk(volume: Volume) -> None:
-    for file in volume.info.files:
+    """Raises EcRefused where the data is in a remote tier, or was moved there and kept here too."""
+    if volume.info.files:
+        file = volume.info.files[0]
         raise EcRefused(
             f"volume {volume.id} is in remote storage {file.backend_name} as {file.key}, and the .vif of shards names"
             " no object: bring the volume to disk first (volume.tier.download)"

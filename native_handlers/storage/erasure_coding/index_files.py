@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import ExitStack
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from native_handlers.arrays import np
@@ -113,20 +114,19 @@ def has_same_needles(files: Files, paths: tuple[Path, Path], width: int) -> bool
         for path in paths:
             fds.append(files.open(path, os.O_RDONLY))
             stack.callback(files.close, fds[-1])
-        at, step = 0, _SCANNED_ROWS * row_bytes(width)
-        while True:
-            first, second = (files.read(fd, step, at) for fd in fds)
-            if len(first) != len(second):
-                return False
-            if not first:
-                return True
-            one, other = rows_of(first, width), rows_of(second, width)
-            are_live = (one["size"] >= 0) & (other["size"] >= 0)
-            if (offsets_of(one, width) != offsets_of(other, width)).any() or (one["key"] != other["key"]).any():
-                return False
-            if (one["size"] != other["size"])[are_live].any():
-                return False
-            at += step
+        if len({files.facts_of(fd).size_bytes for fd in fds}) > 1:
+            return False
+        nothing = 0, rows_of(b"", width)
+        pieces = zip_longest(*(_pieces_of(files, fd, width) for fd in fds), fillvalue=nothing)
+        return all(_are_same_needles(one, other, width) for (_, one), (_, other) in pieces)
+
+
+def _are_same_needles(one: NDArray[np.void], other: NDArray[np.void], width: int) -> bool:
+    if len(one) != len(other):
+        return False
+    are_live = (one["size"] >= 0) & (other["size"] >= 0)
+    differ = (one["key"] != other["key"]) | (offsets_of(one, width) != offsets_of(other, width))
+    return not (differ | (are_live & (one["size"] != other["size"]))).any()
 
 
 def with_deletions(ecx: bytes, deleted: Iterable[int], width: int, path: Path) -> bytes:
