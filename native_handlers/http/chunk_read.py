@@ -199,13 +199,12 @@ async def read_chunk(
 def _form_here(context: HttpContext, volume_id: int) -> tuple[Volume | None, EcVolume | None]:
     """The open volume, or else its shards. Neither where this server does not have the volume."""
     store, ec = context.store, context.ec_volumes
-    for _ in range(2):
-        volume = store.find_volume(volume_id) if store is not None else None
-        if volume is not None and not volume.is_closed:
-            return volume, None
-        if volume is None:
-            break
+    volume = store.find_volume(volume_id) if store is not None else None
+    if store is not None and volume is not None and volume.is_closed:
         # It was closed since the look-up: another one may have its place now.
+        volume = store.find_volume(volume_id)
+    if volume is not None and not volume.is_closed:
+        return volume, None
     return None, ec.find(volume_id) if ec is not None else None
 
 
