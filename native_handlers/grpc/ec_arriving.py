@@ -1,4 +1,4 @@
-"""What is made of the files of an erasure-coded volume as they come from another server: each is an `ArrivingFile`."""
+"""Receivers of the files of an erasure-coded volume that another server sends: each is an `ArrivingFile`."""
 
 from __future__ import annotations
 

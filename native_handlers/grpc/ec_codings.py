@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class WantedFiles(NamedTuple):
-    """What is fetched: the shards, which replace those of that name, and whether .vif and .ecx are."""
+    """The files to fetch: the shards, which replace those of that name, and perhaps the .vif and the .ecx."""
 
     shard_ids: Collection[int]
     takes_info: bool
@@ -90,8 +90,8 @@ def compare_codings(
 
 
 def _staying(place: ShardPlace, wanted: WantedFiles, found: EcFiles, here: int | None) -> frozenset[str]:
-    """What stays on a disk beside files of a source without a time. Raises RpcFailure where shards would be replaced
-    that are open, or that have a time.
+    """The files that stay on a disk beside files of a source without a time. Raises RpcFailure where shards would be
+    replaced that are open, or that have a time.
     """
     if not here and not place.is_open(found):
         return frozenset()

@@ -186,5 +186,5 @@ def _request(collection: str, volume_id: int, extension: str, *, is_optional: bo
 
 
 def _coding_of(info: VolumeInfo | None) -> tuple[EcShardConfig | None, int]:
-    """What is different in the .vif of another coding. An older server writes no time."""
+    """The values by which the .vif of one coding differs from that of another. An older server writes no time."""
     return (None, 0) if info is None else (info.ec_shard_config, info.dat_file_size)

@@ -62,7 +62,7 @@ SETTLE_WAIT_S = 5.0
 
 
 class _FoundVolume(NamedTuple):
-    """What this server has of a volume: the volume, or its shards where it is here in shards alone."""
+    """The volume that this server has, or its shards where only shards are here."""
 
     volume: Volume | None
     coded: EcVolume | None

@@ -46,7 +46,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 
 
 class HolderOutcome(Enum):
-    """What one server's answer says of an operation."""
+    """The result of an operation at one holder, as that server's answer tells it."""
 
     DONE = "this holder has done it"
     DOUBTFUL = "the server may not hold the volume at all"

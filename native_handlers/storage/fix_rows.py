@@ -60,7 +60,7 @@ class DamagedRanges(NamedTuple):
 
 
 class DatContent(NamedTuple):
-    """What a scan of .dat has found, and what is to be known of the file."""
+    """The result of a scan of a .dat: its records and its damage, and facts of the file."""
 
     records: RowColumns
     damage: DamagedRanges

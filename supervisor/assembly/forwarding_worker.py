@@ -1,4 +1,4 @@
-"""What a worker serves where the backend answers every HTTP request: it forwards."""
+"""A worker of a server whose backend answers every HTTP request: the worker forwards."""
 
 from __future__ import annotations
 

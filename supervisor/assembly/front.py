@@ -293,9 +293,9 @@ def _tls_settings(security: SecurityConfig, files: TlsFiles, alpn: tuple[str, ..
 def make_http_gateway(
     node: Node, engines: Engines, context: HttpContext, guard: Guard, tasks: Tasks
 ) -> tuple[HttpGateway, FastPath, TryForward | None]:
-    """What answers every HTTP request, and the fast paths before it. The caller closes the first one.
+    """Makes the gateway that answers every HTTP request, and the fast paths before it. The caller closes the gateway.
 
-    The second one is None where there is no backend.
+    The last one is None where there is no backend.
     """
     pool = HttpPool(PoolLimits(max_connections=node.descriptors.links))
     forwarder = make_forwarder(engines.backend, pool)

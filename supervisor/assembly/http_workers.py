@@ -206,7 +206,7 @@ def share_store(  # noqa: PLR0913, PLR0917  a part of `prepare_workers`
     count: int,
     at_end: ExitStack,
 ) -> SharedVolumes:
-    """What workers may read and change of `store`, until `at_end`. The `count` workers are told through `workers()`."""
+    """Shares the volumes of `store` with workers until `at_end`. The `count` workers are told through `workers()`."""
     from supervisor.assembly.shared_volumes import SharedVolumes  # noqa: PLC0415  (storage core)
     from supervisor.assembly.shown_disks import show_disks  # noqa: PLC0415
 

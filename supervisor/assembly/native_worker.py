@@ -1,5 +1,5 @@
-"""What a worker serves where the parent has the volumes: it reads them, makes small changes, and hands everything else
-on to the parent.
+"""A worker of a server that has the volumes itself: the worker reads them, makes small changes, and hands all other
+requests on to the parent.
 """
 
 from __future__ import annotations

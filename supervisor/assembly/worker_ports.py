@@ -43,7 +43,7 @@ class WorkerPorts:
     def counts(
         self, requests: Counter[tuple[str, Engine]], counts: ServerCounts, *, handed_on: int = 0
     ) -> WorkerCounts:
-        """What the worker has counted: `requests` and `counts`, and its connections."""
+        """The counts of the worker: `requests` and `counts`, and its connections."""
         seats = self._seats
         return WorkerCounts(requests, counts.snapshot(), seats.open_count, seats.given_up, seats.refused, handed_on)
 

@@ -1,4 +1,4 @@
-"""What a worker runs, as soon as its modules are loaded: the service of its parent's calls, in trio."""
+"""The main function of a worker, once its modules are loaded: it serves its parent's calls, in trio."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def make_serving(settings: WorkerSettings, channel: ControlChannel) -> Serving:
-    """What a worker with these settings serves with. Only the modules of its kind are loaded.
+    """Makes the worker of the kind that these settings name. Only the modules of that kind are loaded.
 
     Raises:
         BadCertificate: a certificate cannot be used now.

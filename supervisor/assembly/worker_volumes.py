@@ -258,7 +258,7 @@ def _open_shared(shared: SharedVolume, volume_id: int, mode: int, attach: Callab
 
 
 class WorkerDisk:
-    """What a volume in a worker needs to know of its disk. See `DiskContext`."""
+    """The facts of its disk that a volume in a worker needs. See `DiskContext`."""
 
     lost: Container[object] = ()
 

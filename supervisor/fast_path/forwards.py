@@ -47,7 +47,7 @@ class FastPathForwards:
         self._authority = authority
 
     def begin(self, client: Client, data: bytes) -> ForwardedRequest | None:
-        """What is to be sent on, if `data` is exactly one request that can be forwarded at once; else None.
+        """The request to send on, if `data` is exactly one request that can be forwarded at once; else None.
 
         Never waits, and sends nothing. The caller sends the request, and then calls one of the methods of the result.
         """

@@ -59,7 +59,7 @@ class HandOn:
             return bad_gateway(str(error))
 
     def begin(self, client: Client, data: bytes) -> HandedOnRequest | None:
-        """What is to be sent on, if `data` is exactly one simple request and a connection is free; else None.
+        """The request to send on, if `data` is exactly one simple request and a connection is free; else None.
 
         Never waits, and sends nothing. The caller sends the request, and then calls one of the methods of the result.
         """

@@ -145,7 +145,7 @@ class FieldParser:
         return line
 
     def _learn_name(self, raw: bytes) -> _Name | None:
-        """What is done with fields of that name; None where they decline the head."""
+        """The treatment of fields of that name; None where they decline the head."""
         sent = raw.decode("latin-1")
         lower = sent.lower()
         is_stored = lower.startswith("seaweed-") or lower == "content-md5"

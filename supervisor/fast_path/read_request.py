@@ -28,7 +28,7 @@ _new_tuple = tuple.__new__
 
 
 class ReadFields(NamedTuple):
-    """What the fields of a read ask for; None where the field is absent."""
+    """The fields that choose what a read answers; None where the field is absent."""
 
     range: str | None = None
     if_none_match: str | None = None
@@ -91,7 +91,7 @@ class ReadMatcher:
         return None if head is None or head.stored else head
 
     def _learn(self, head: HeadFields, block: bytes) -> tuple[ReadFields, bool]:
-        """What the fields ask for, and whether the client takes gzip."""
+        """The fields that choose the answer, and whether the client takes gzip."""
         fields = ReadFields(*map(head.values.get, ("range", "if-none-match", "if-modified-since")))
         if fields == PLAIN:
             fields = PLAIN

@@ -68,7 +68,7 @@ class HandedOnRequests:
 
 @dataclass(frozen=True, slots=True)
 class NativeSource:
-    """What a native server serves its workers with.
+    """The parts of a native server that serve its workers.
 
     Attributes:
         requests: answers what the workers hand on.

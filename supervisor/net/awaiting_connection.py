@@ -92,7 +92,8 @@ class Poller(Protocol):
 
 
 class AwaitingConnection:
-    """What is under way for one connection that sleeps in a poller. `IdleConnection` makes its attributes.
+    """The exchange or the upload under way for one connection that sleeps in a poller. `IdleConnection` makes its
+    attributes.
 
     Attributes:
         is_regular: whether the last answer was a short one.
@@ -158,7 +159,7 @@ class AwaitingConnection:
         self._leave()
 
     def leave_soon(self) -> None:
-        """What is under way is left to the task soon."""
+        """Leaves the exchange or the upload under way to the task soon."""
         under_way = self._exchange or self._half
         if under_way is not None:
             self._poller.watch_due.leave_soon(under_way)

@@ -18,7 +18,7 @@ _LEFT_IN_A_ROW = 8
 
 
 class Watched(Protocol):
-    """What is under way. It is left at `due` (trio time) at the latest."""
+    """An exchange or an upload under way. It is left to a task at `due` (trio time) at the latest."""
 
     due: float
 
@@ -26,7 +26,7 @@ class Watched(Protocol):
 
 
 class DueWatch:
-    """What is under way in one poller. Only the poller's trio thread uses it.
+    """The exchanges and uploads under way in one poller. Only the poller's trio thread uses it.
 
     Args:
         wake_waiting: wakes the tasks to which something was left.

@@ -93,7 +93,7 @@ NO_LONG_REQUESTS = LongRequests()
 
 
 def receive_request(sock: socket.socket, long_requests: LongRequests) -> bytes:
-    """What has arrived on `sock`, as far as a request that can be answered at once may be long; b"" at the end.
+    """The bytes that have arrived on `sock`, at most those of a request that can be answered at once; b"" at the end.
 
     Raises:
         BlockingIOError: nothing has arrived.

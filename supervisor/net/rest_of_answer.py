@@ -38,7 +38,7 @@ class PassedExchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RestOfAnswer:
-    """What is left of an answer. Its owner calls `finish` or `abandon`, once.
+    """The part of an answer that is not sent yet. Its owner calls `finish` or `abandon`, once.
 
     Attributes:
         unsent: bytes that have come from the server, and that the client has not taken yet.

@@ -1,4 +1,4 @@
-"""What a worker has counted, as an object and as JSON, and the sums over all workers.
+"""The counts of a worker, as an object and as JSON, and the sums over all workers.
 
 The counts of a worker that has ended stay in the sums, so no counter goes back. A worker tells its counts every second,
 and when it is asked: what it has counted after that is lost if it dies.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class WorkerCounts:
-    """What one worker has counted since its start.
+    """The counts of one worker since its start.
 
     Attributes:
         requests: by route and engine.

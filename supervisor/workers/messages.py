@@ -40,7 +40,7 @@ class ControlCall:
 
 @dataclass(frozen=True, slots=True)
 class ControlAnswer:
-    """What a call has given. `refusal` is "" where the call was carried out."""
+    """The answer to a call. `refusal` is "" where the call was carried out."""
 
     number: int
     body: Fields

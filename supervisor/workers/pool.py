@@ -66,7 +66,7 @@ class WorkerBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersSpec:
-    """What the workers are, and how they are run.
+    """The number of workers, and the functions that start and serve them.
 
     Args:
         start: starts a worker; returns the process, and this end of its control channel. Raises BackendStartFailed.

@@ -32,7 +32,7 @@ HOLDERS_S = 60.0
 
 
 class Serving(Protocol):
-    """What a worker serves with."""
+    """The part of a worker that serves clients. The calls of the parent steer it."""
 
     def set_access(self, rules: AccessRules) -> None:
         """Puts other access rules in force for all requests that come from now on."""
@@ -53,7 +53,7 @@ class Serving(Protocol):
         ...
 
     def counts(self) -> WorkerCounts:
-        """What was counted so far."""
+        """The counts so far."""
         ...
 
     async def serve(self, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:

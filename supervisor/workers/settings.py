@@ -1,6 +1,6 @@
-"""What a worker is told, as objects and as JSON: its settings at the start, and later what has changed of them.
+"""The settings of a worker, as objects and as JSON: all of them at the start, and later those that have changed.
 
-Keys of security.toml are among it. The channel is a socket pair without a name, so no other process reads them.
+Keys of security.toml are among them. The channel is a socket pair without a name, so no other process reads them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AccessRules:
-    """What the guard of a worker needs of the security configuration. SIGHUP replaces it as a whole."""
+    """The part of the security configuration that the guard of a worker needs. SIGHUP replaces it as a whole."""
 
     white_list: tuple[str, ...]
     write_key: bytes = field(default=b"", repr=False)

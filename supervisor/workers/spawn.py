@@ -31,7 +31,7 @@ _NONE = -1
 
 
 class WorkerKind(StrEnum):
-    """What a worker does, so which modules it loads. See docs/workers.md."""
+    """The kind of a worker, by which it loads its modules. See docs/workers.md."""
 
     NATIVE = "native"
     FORWARDING = "forwarding"

@@ -1,4 +1,4 @@
-"""What the master and other servers see: registration, assignment, look-up, replication."""
+"""A server as the master and other servers see it: registration, assignment, look-up, replication."""
 
 import pytest
 from harness.master import Master

@@ -40,5 +40,5 @@ def test_a_mounted_bucket_is_cached_on_volume_servers(weed, tmp_path, names):
 
 
 def stored_bytes(cluster):
-    """What the volumes of the server with the fewest hold."""
+    """The bytes in the volumes of the server that has the fewest."""
     return min(sum(volume.size for volume in cluster.volumes(one).values()) for one in cluster.servers)

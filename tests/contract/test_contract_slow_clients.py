@@ -29,7 +29,7 @@ LARGE = 12 << 20
 """More than the kernel buffers of an answer, so that the server has to wait for its reader."""
 
 CLIENTS = {}
-"""What the client of each test does, and for which implementations it is meant."""
+"""The client of each test, and the implementations for which it is meant."""
 
 
 def is_ours(implementation):

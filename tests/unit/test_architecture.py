@@ -470,7 +470,7 @@ def test_an_http_worker_loads_only_what_it_needs(kind):
 
 @pytest.mark.slow
 def test_opening_a_store_loads_no_further_module(tmp_path):
-    """What a start needs is loaded while the master is asked, and not while volumes wait to be opened. Slow: starts a
+    """Modules of a start are loaded while the master is asked, and not while volumes wait to be opened. Slow: starts a
     program.
     """
     code = (

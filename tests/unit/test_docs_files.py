@@ -34,7 +34,7 @@ FOREIGN = (
 
 
 def named_paths(page: Path) -> set[str]:
-    """What the page names in backticks that has a slash, or the end of a file of the project."""
+    """The names in backticks on the page that have a slash, or the end of a file of the project."""
     found = set(PATHS.findall(page.read_text()))
     return {path for path in found if ("/" in path or path.endswith(ENDS)) and not path.startswith(FOREIGN)}
 

@@ -40,7 +40,7 @@ def classes() -> set[str]:
 
 
 def wrong_names(page: str) -> list[str]:
-    """What the rows of a page name that is not there, each with its line."""
+    """The names in the rows of a page that lead to nothing, each with its line."""
     wrong, files_by_letters = [], {}
     for number, line in enumerate(page.splitlines(), 1):
         if line.startswith("## "):

@@ -17,7 +17,7 @@ CANDIDATE = re.compile(
     rf"""{SILENCED}|\b(?:from|import) [^#"'=]*[ .]_[A-Za-z]"""
     rf"""|(?:{"|".join(NAMES_IN_TEXTS)})\((?s:.{{0,300}}?)["'.]_[A-Za-z]"""
 )
-"""What a text with a private name holds. Most texts do not, and need not be parsed."""
+"""A mark of each text with a private name. Most texts have none, and need not be parsed."""
 
 
 def is_private(path: str) -> bool:

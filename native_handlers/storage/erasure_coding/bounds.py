@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MEMORY_BYTES = 512 << 20
-"""What the reads of one disk may hold together: 20 needles of 8 MiB that are computed. The largest needle that is taken
+"""The memory of all reads of one disk together: 20 needles of 8 MiB that are computed. The largest needle that is taken
 by default, 256 MiB, is read beside no other one."""
 DELETIONS = 40
 """How many deletions on one disk may go on at the same time: as many as one disk has threads for volumes."""
 
 Refusal = Callable[[], Exception]
 Part = int | None
-"""What has a bound of its own: a disk, by its id, or None for all other servers together."""
+"""The key of a bound: a disk, by its id, or None for all other servers together."""
 
 
 class Share:
@@ -45,7 +45,7 @@ class Share:
 
 
 class Bound:
-    """What work of one kind holds together, for each part. Safe from any thread.
+    """Bounds the memory and the number of works of one kind, for each part. Safe from any thread.
 
     Args:
         memory_bytes: how many bytes the work of one part may hold together. Work that needs more is done alone.

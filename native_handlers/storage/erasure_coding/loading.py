@@ -123,7 +123,7 @@ def judge_again(files: Files, kept: Kept, offset_width_bytes: int) -> Kept:
 
 
 class FateOfShards(NamedTuple):
-    """What a start does with shards that the .dat beside them would replace. `why_kept` "" means that they go."""
+    """The fate of shards that the .dat beside them would replace at a start. `why_kept` "" means that they go."""
 
     why_kept: str
 

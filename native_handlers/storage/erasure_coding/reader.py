@@ -146,7 +146,7 @@ class EcReader:
         return needle
 
     def memory_of(self, volume: EcVolume, needle_id: int, *, cached_only: bool = False) -> ReadMemory:
-        """What `read_needle` will hold; nothing for a needle that is absent or deleted.
+        """The memory that `read_needle` will hold; none for a needle that is absent or deleted.
 
         Raises:
             VolumeClosed, StorageError, OSError.

@@ -101,8 +101,8 @@ class RemoteShards(Protocol):
 
 
 class RecentFailures:
-    """What failed a short while ago, and is avoided. Later one caller tries again, and the others avoid it until that
-    has succeeded. Thread-safe.
+    """Servers and shards that failed a short while ago, and are avoided. Later one caller tries again, and the others
+    avoid it until that has succeeded. Thread-safe.
 
     Args:
         lasts_s: how long something that failed is avoided.

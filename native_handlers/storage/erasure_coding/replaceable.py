@@ -87,7 +87,7 @@ def check_replaceable(  # noqa: PLR0913, PLR0917  what the shards hold
 
 @dataclass(frozen=True, slots=True)
 class _ShardContent:
-    """What the open data shards of a volume hold."""
+    """The content of the open data shards of a volume."""
 
     files: Files
     shard_fds: Sequence[int]

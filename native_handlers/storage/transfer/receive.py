@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class ArrivingFile(Protocol):
-    """What the content of a file from another server is written into, from its start. For one thread."""
+    """The place of the content that another server sends of a file, written from its start. For one thread."""
 
     @property
     def target(self) -> Path:

@@ -119,7 +119,7 @@ class Cluster:
         return ToolResult(done.stdout, done.returncode)
 
     def shell(self, *commands, locks=True, limit_s=TOOL_LIMIT_S):
-        """What `weed shell` prints for `commands`, between `lock` and `unlock` unless `locks` is False."""
+        """The output of `weed shell` for `commands`, between `lock` and `unlock` unless `locks` is False."""
         within = ("lock", *commands, "unlock") if locks else commands
         text = "".join(f"{command}\n" for command in (*within, "exit"))
         return self.tool("shell", f"-master={self.tool_master.address}", text=text, limit_s=limit_s).output

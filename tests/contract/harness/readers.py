@@ -5,7 +5,7 @@ import threading
 from support.waiting import LIMIT_S
 
 AT_GO = {404, 500}
-"""What Go's server answers while shards or a volume move: for some seconds it asks those that held them before. A
+"""The answers of Go's server while shards or a volume move: for some seconds it asks those that held them before. A
 native server in a cluster with Go's passes such answers on, where Go's server is the holder that the master names.
 """
 

@@ -40,7 +40,7 @@ class VolumeServer:
     """
 
     command_prefix = ()
-    """What starts the program, where that is not the harness itself."""
+    """The starter of the program, where that is not the harness itself."""
 
     def __init__(  # noqa: PLR0913, PLR0917  a test's choices
         self,

@@ -1,4 +1,4 @@
-"""What a node tells its HTTP workers, and how their counts join those of the node."""
+"""The messages of a node to its HTTP workers, and how their counts join those of the node."""
 
 from types import SimpleNamespace
 

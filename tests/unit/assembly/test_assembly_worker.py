@@ -1,4 +1,4 @@
-"""What a worker serves with, on real sockets in the test's own process: played backends, a played parent."""
+"""The serving part of a worker, on real sockets in the test's own process: played backends, a played parent."""
 
 import os
 import ssl

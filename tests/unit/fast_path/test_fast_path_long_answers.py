@@ -81,7 +81,7 @@ async def warmed(client) -> None:
 
 @pytest.fixture
 def left(monkeypatch):
-    """What was left to tasks: "rest" of an answer, or a "request"."""
+    """The work that was left to tasks: "rest" of an answer, or a "request"."""
     seen = []
     finish, resume = RestOfAnswer.finish, HttpGateway.resume
 

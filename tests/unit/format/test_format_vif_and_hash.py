@@ -95,7 +95,7 @@ RUST_FULL = b"""{
   "readOnlyCanDelete": true
 }"""
 RUST_OLD = b'{"read_only":true}'
-"""What its first versions wrote."""
+"""As its first versions wrote it."""
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ KEPT = {
     "file names": lambda name: disposition_of(name, is_download=True),
     "collections": lambda name: VolumePaths(Path(), Path(), name, 3).file(".dat"),
 }
-"""What is asked for with a long text of a client, over HTTP or gRPC."""
+"""Requests with a long text of a client, over HTTP or gRPC."""
 
 
 @pytest.mark.parametrize("work", TEXTS.values(), ids=TEXTS)

@@ -23,7 +23,7 @@ CANDIDATE = re.compile(
     rf"""(?<![\w.])(?:{"|".join(map(re.escape, sorted(NAMES)))})\b"""
     rf"""|["'](?:{"|".join(sorted(VOLUME_SERVER_METHODS))})["']"""
 )
-"""What the text of a file with a name holds. Most files do not, and need not be parsed."""
+"""A mark of each text with a name. Most files have none, and need not be parsed."""
 
 WHERE_NAMES_BELONG = {
     "supervisor/routing/registry.py",
