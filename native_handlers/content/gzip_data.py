@@ -6,9 +6,10 @@ Source: weed/util/compression.go.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from native_handlers.runtime.content_threads import Job

@@ -7,10 +7,10 @@ weed/images/resizing.go, and the arithmetic of the Go library "imaging" that the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.go_numbers import parse_int_or_zero
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from native_handlers.http_model.query import Query

@@ -7,11 +7,11 @@ Source: weed/storage/needle (file_id.go, needle.go ParsePath, volume_id.go).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.go_quote import quote_wire
 from native_handlers.format.types import MAX_NEEDLE_ID, UINT32_MASK, Cookie, NeedleId, VolumeId
+from native_handlers.records import dataclass
 
 _COOKIE_DIGITS = 8
 _MAX_DIGITS = 24

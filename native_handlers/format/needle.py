@@ -15,7 +15,6 @@ Source: weed/storage/needle (needle_read.go, needle_read_tail.go, needle_write_v
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format import crc
@@ -32,6 +31,7 @@ from native_handlers.format.types import (
     VERSION_1,
     VERSION_3,
 )
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

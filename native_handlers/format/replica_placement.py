@@ -5,10 +5,11 @@ Source: weed/storage/super_block/replica_placement.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
 from native_handlers.format.errors import BadReplicaPlacement
+from native_handlers.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ its bytes; this codec keeps the bytes.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 
 from native_handlers.format.errors import Corrupt, Truncated, UnsupportedVersion
 from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
 from native_handlers.format.ttl import EMPTY_TTL, Ttl
 from native_handlers.format.types import CURRENT_VERSION, SUPPORTED_VERSIONS, VERSION_1
+from native_handlers.records import dataclass
 
 SUPER_BLOCK_BYTES = 8
 MAX_EXTRA_BYTES = 256 * 256 - 2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Self
 
 from native_handlers.format.errors import BadTtl, Truncated
+from native_handlers.records import dataclass
 
 MINUTES_OF_UNIT = (0, 1, 60, 60 * 24, 60 * 24 * 7, 60 * 24 * 30, 60 * 24 * 365)
 """Indexed by the stored unit byte, which is frozen: 0 none, then minute, hour, day, week, month, year."""

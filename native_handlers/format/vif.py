@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from google.protobuf import json_format
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.pb import volume_server_pb2
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

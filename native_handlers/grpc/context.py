@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection

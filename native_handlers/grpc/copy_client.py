@@ -6,7 +6,6 @@ Source: weed/server/volume_grpc_copy.go (doCopyFileWithThrottler, writeToFile).
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -17,6 +16,7 @@ from native_handlers.grpc.copy_messages import parse_copy_piece
 from native_handlers.grpc.file_names import os_error_text
 from native_handlers.grpc.heard import heard
 from native_handlers.grpc.status_text import go_error_text
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import StorageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,6 +19,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.status_text import go_error_text
 from native_handlers.grpc.tail_receiver import apply_needle, received_needles
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

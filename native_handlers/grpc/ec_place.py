@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.files_on_disk import EcFiles, info_on, look
 from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from native_handlers.grpc.memory import own_memory_status
+from native_handlers.records import dataclass
 from native_handlers.runtime.server_counts import ServerCounts
 
 if TYPE_CHECKING:

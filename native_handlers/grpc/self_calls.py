@@ -9,10 +9,12 @@ Go's servers do not know the mark, and ignore it.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import grpc
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,12 +10,12 @@ Source: weed/server/volume_grpc_tail.go.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.records import dataclass
 from native_handlers.storage.volume.append_log import append_time_ns, first_row_after, walk_records
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import codecs
 import re
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import merge
 from sys import getsizeof
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from native_handlers.content.json_pieces import BadJson, JsonSteps, TooManyParts
 from native_handlers.format.fid import FileId, parse_file_id, without_delta
 from native_handlers.http.tokens import bearer
 from native_handlers.http_model.errors import BadManifest
+from native_handlers.records import dataclass
 from native_handlers.storage.volume.record_reader import MANIFEST_READ_LIMIT_BYTES
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ resolves it. Source: weed/operation/chunked_file.go ChunkedFileReader.
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import FileSlice, StreamBody
 from native_handlers.http_model.ranges import ByteRange
 from native_handlers.http_model.volume_servers import VolumeServerFailed
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from native_handlers.format.errors import Truncated
 from native_handlers.http.send_content import OpenedBody
 from native_handlers.http_model.message import FileSlice, StreamBody
 from native_handlers.http_model.ranges import ByteRange
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 
 from native_handlers.http.clear_content import ClearContents
 from native_handlers.http.disk_threads import DiskThreads
 from native_handlers.http.manifest_loader import ManifestLoader
 from native_handlers.http_model.message import Request, Response
+from native_handlers.records import dataclass
 from native_handlers.runtime.content_threads import ContentThreads, ImageThreads
 from native_handlers.runtime.server_counts import ServerCounts
 from native_handlers.storage.system.buffer_pool import BufferPool

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from native_handlers.http.settled import wait_settled
 from native_handlers.http.tokens import token_of
 from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
 from native_handlers.http_model.go_json import text_of_wire
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import (
     CookieMismatch,
     Deleted,

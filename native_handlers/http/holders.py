@@ -11,7 +11,7 @@ look-up.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import trio
 from native_handlers.http.context import LookupFailed
 from native_handlers.http_model.errors import ReplicationFailed
 from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

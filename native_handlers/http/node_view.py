@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import field
 from operator import is_
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from native_handlers.http_model.go_json import EncodedList, encode_item
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from native_handlers.http_model.message import REQUEST_ID_HEADER
 from native_handlers.http_model.query import encode_query
 from native_handlers.http_model.target import extension
 from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

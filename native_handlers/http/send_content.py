@@ -6,7 +6,6 @@ Source: weed/server/volume_server_handlers_read.go writeResponseContent, common.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +18,7 @@ from native_handlers.http_model.media_type import format_media_type
 from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
 from native_handlers.http_model.ranges import ByteRange, parse_ranges
 from native_handlers.http_model.target import extension
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,10 @@ can show a row as a card.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

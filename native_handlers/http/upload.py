@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.content.gzip_data import (
@@ -39,6 +38,7 @@ from native_handlers.http_model.go_json import encode_json, text_of_wire
 from native_handlers.http_model.go_numbers import parse_uint_or_zero
 from native_handlers.http_model.headers import canonical_name
 from native_handlers.http_model.target import base_name
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from native_handlers.http.upload_body import UploadBody

@@ -7,7 +7,7 @@ weed/storage/needle/needle_parse_upload.go parseUpload; Go's Request.ParseForm.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from native_handlers.http_model.media_type import parse_media_type
 from native_handlers.http_model.message import PassedOnBody
 from native_handlers.http_model.query import NO_QUERY, Query, parse_form
 from native_handlers.http_model.target import base_name
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from native_handlers.http_model.headers import Headers

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from native_handlers.http_model.go_json import text_of_wire
 from native_handlers.http_model.headers import HeaderMap
 from native_handlers.http_model.message import BodyError, Response
 from native_handlers.http_model.volume_servers import VolumeServerFailed
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import DiskUnavailable, VolumeClosed
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import TYPE_CHECKING
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

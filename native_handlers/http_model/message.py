@@ -6,12 +6,13 @@ sent, and the connection driver sends it: handlers never use a socket.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from native_handlers.http_model.headers import HeaderMap, Headers
 from native_handlers.http_model.target import RequestTarget
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

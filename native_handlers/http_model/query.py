@@ -7,12 +7,13 @@ bad pair, goes on, and reports an error. Reads ignore that error, uploads fail w
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
 
 from native_handlers.http_model.errors import quote
 from native_handlers.http_model.percent import unescape
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence

@@ -8,10 +8,10 @@ volume_server_handlers_helper.go.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from native_handlers.http_model.errors import BadNumber, BadRange
 from native_handlers.http_model.go_numbers import parse_int
+from native_handlers.records import dataclass
 
 MAX_RANGES = 1000
 """Ranges of one request. Each range is work on the event loop and adds bytes to the answer. Upstream has no bound."""

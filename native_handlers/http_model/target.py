@@ -8,7 +8,7 @@ parseURLPath, weed/storage/needle/needle.go CreateNeedleFromRequest.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
@@ -17,6 +17,7 @@ from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id, 
 from native_handlers.format.types import Cookie, NeedleId
 from native_handlers.http_model.percent import escape, escapes_but, unescape
 from native_handlers.http_model.query import NO_QUERY, SHORT_CHARACTERS, Query, parse_form, parse_query
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence

@@ -6,7 +6,7 @@ bytes), so all that is needed of a service is its method list, which the descrip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from native_handlers.records import dataclass
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import message_factory

@@ -18,7 +18,6 @@ finds, to the byte. If it is broken, the values of some paths with ``#`` differ.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.query.lexing import (
@@ -32,6 +31,7 @@ from native_handlers.query.lexing import (
     value_end,
 )
 from native_handlers.query.strings import Pattern, string_bytes
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,12 +5,12 @@ Source: weed/remote_storage/s3/s3_storage_client.go (s3CompatibleClientOptions, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from urllib3.exceptions import HTTPError
 
+from native_handlers.records import dataclass
 from native_handlers.remote.model import RemoteReadFailed
 from native_handlers.remote.parts import read_in_parts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +27,7 @@ from native_handlers.format.types import (
     to_stored,
 )
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.arrival import BadArrivalRecord, read_arrival_record
 from native_handlers.storage.directory.scan import find_offset_width
 from native_handlers.storage.directory.unfinished import is_unfinished

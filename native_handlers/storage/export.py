@@ -6,13 +6,13 @@ The index is read once, at the beginning: later writes are not exported. Source:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import parse_needle
 from native_handlers.format.types import max_volume_size_bytes
+from native_handlers.records import dataclass
 from native_handlers.storage.index.build import parse_rows
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.system.files import SharedFile, read_file

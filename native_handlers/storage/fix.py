@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import TYPE_CHECKING, Any
 
 from native_handlers.arrays import np
@@ -15,6 +15,7 @@ from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
 from native_handlers.format.needle import actual_size
 from native_handlers.format.types import to_bytes_offset, to_stored
+from native_handlers.records import dataclass
 from native_handlers.storage.check import find_signs
 from native_handlers.storage.disk.aside import aside_path
 from native_handlers.storage.fix_rows import DamagedRanges, DatContent, NewRows, RowColumns

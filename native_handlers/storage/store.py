@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from native_handlers.format.super_block import SuperBlock
 from native_handlers.format.ttl import parse_ttl
 from native_handlers.format.types import CURRENT_VERSION
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.location import DiskLocation, LocationConfig
 from native_handlers.storage.directory.scan import find_offset_width
 from native_handlers.storage.disk.open_limit import OpenVolumes

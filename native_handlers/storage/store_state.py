@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
 
 from native_handlers.pb import volume_server_pb2
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import BadState, StateVersionMismatch, WriteFailed
 from native_handlers.storage.system.files import read_file, replace_file
 

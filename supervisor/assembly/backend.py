@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.assembly.node import CHILD_SOURCE
 from supervisor.backend.channel import BackendChannel
 from supervisor.backend.child import BackendSpec, serve_backend

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import resource
-from dataclasses import dataclass
 
+from native_handlers.records import dataclass
 from native_handlers.storage.disk.open_limit import VOLUME_DESCRIPTORS, OpenLimit
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.grpc.checks import check_maintenance
 from native_handlers.grpc.handlers import BYTES_HANDLERS, GRPC_HANDLERS
 from native_handlers.http_model.message import Listener
+from native_handlers.records import dataclass
 from native_handlers.storage.transfer.received_files import MountedVolume, RemoteObject
 from supervisor.assembly.grpc_node import make_grpc_node
 from supervisor.assembly.http_context import backend_alone, make_http_authority, make_http_context

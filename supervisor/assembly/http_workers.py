@@ -8,13 +8,13 @@ Loaded only with -workers. docs/workers.md has the design.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.http.context import LookupFailed
+from native_handlers.records import dataclass
 from supervisor.assembly.http_context import make_http_settings
 from supervisor.assembly.http_service import HEALTH_REQUESTS
 from supervisor.assembly.lifecycle import DRAIN_HTTP_S

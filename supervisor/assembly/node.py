@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.self_calls import SelfMark
 from native_handlers.pb import master_pb2
+from native_handlers.records import dataclass
 from native_handlers.runtime.version import UPSTREAM_COMPATIBLE_VERSION, size_limit_text
 from supervisor.assembly.descriptors import DescriptorPlan, current_limit
 from supervisor.assembly.lifecycle import Reloads

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.records import dataclass
 from native_handlers.runtime.server_counts import ServerCounts
 from supervisor.assembly.metrics import node_collector, node_numbers, scrape_child
 from supervisor.cluster.heartbeat import serve_heartbeat

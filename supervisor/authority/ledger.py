@@ -15,10 +15,11 @@ Every method returns `Effects`, which the caller carries out. The caller makes o
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.authority.form import PLAIN, Mark, VolumeForm
 from supervisor.routing.decision import Engine
 from supervisor.routing.registry import AccessKind

@@ -8,10 +8,11 @@ longer: a master that takes this server for a holder makes every write of the ot
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,11 +10,12 @@ import logging
 import random
 import signal
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.backend.errors import BackendError, BackendGaveUp, BackendStartFailed
 from supervisor.backend.handle import BackendHandle, BackendState
 from supervisor.backend.log_lines import LevelParser, LineSplitter

@@ -18,11 +18,11 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from native_handlers.records import dataclass
 from supervisor.config.config import TlsFiles
 
 if TYPE_CHECKING:

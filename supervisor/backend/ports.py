@@ -10,8 +10,9 @@ program that asks for this very number can take it; `PortReservation.refresh` no
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -9,8 +9,9 @@ again by itself. Jitter keeps servers with one common failure from restarting at
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

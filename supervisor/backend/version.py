@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.backend.errors import BackendError
 
 if TYPE_CHECKING:

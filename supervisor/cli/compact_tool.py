@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import StorageError

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.bitrot import Protection, differing_blocks, load_checksums
 from native_handlers.storage.erasure_coding.errors import VerifyFailed
 from native_handlers.storage.erasure_coding.rebuild import ShardFiles

@@ -6,9 +6,9 @@ If a mode needs a backend and none is found, the problem names the places that w
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.config.config import Mode, NativeBackend
 from supervisor.config.errors import UsageError
 from supervisor.config.home_paths import absolute, absolute_or_none

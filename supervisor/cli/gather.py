@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.config.flags import Flag, Kind, Owner
 from supervisor.config.go_flags import Given, Scan, Unknown, scan
 from supervisor.config.home_paths import absolute

@@ -6,10 +6,10 @@ are upstream's (weed/command/volume.go). flags.py and values.py have the rules o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.records import dataclass
 from supervisor.cli.backend_flags import ask_backend_flags, pass_through
 from supervisor.cli.engine_choice import EngineChoice, choose_engine, table_forwards_anything
 from supervisor.cli.gather import CommandInput, gather

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.scan import find_data_elsewhere, find_offset_width
 from native_handlers.storage.system.files import OS_FILES
 from native_handlers.storage.volume.dat_head import is_stub_of_shards

@@ -17,11 +17,11 @@ weed/storage/store_volume_report.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.report_hash import report_hash_of_message
 from native_handlers.pb import master_pb2
+from native_handlers.records import dataclass
 from supervisor.cluster.messages import layout_of, shard_sizes, short_of, volume_from_short, with_shards
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
 
 from native_handlers.pb.methods import master as master_client
+from native_handlers.records import dataclass
 from supervisor.cluster.heartbeat_encoder import HeartbeatEncoder
 from supervisor.cluster.identity import is_same_server, parse_address
 

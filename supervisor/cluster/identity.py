@@ -6,9 +6,9 @@ are a `NodeIdentity`, and the relay translates between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.wire.server_address import BadServerAddress, ServerAddress, join_host_port
 
 if TYPE_CHECKING:

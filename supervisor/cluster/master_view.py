@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.pb import master_pb2
+from native_handlers.records import dataclass
 from supervisor.cluster.identity import is_same_server
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from native_handlers.records import dataclass
 from supervisor.cluster.messages import digest_of, plus_shards
 from supervisor.cluster.node_source import Changes, NodeProperties, NodeSource, ReportedVolume
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.report_hash import report_hash_of_message
+from native_handlers.records import dataclass
 from supervisor.cluster.messages import (
     VolumeKey,
     plus_shards,

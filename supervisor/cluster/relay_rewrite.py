@@ -8,11 +8,11 @@ is not in REWRITES passes unchanged. Fields that the stubs do not know survive.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.pb import master_pb2
 from native_handlers.pb.methods import MASTER_METHODS
+from native_handlers.records import dataclass
 from supervisor.cluster.identity import NodeIdentity, parse_address
 from supervisor.wire.server_address import join_host_port
 

@@ -6,9 +6,9 @@ Source: weed/command/volume.go (runVolume, startVolumeServer), weed/util/network
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.wire.server_address import (
     GRPC_PORT_DELTA,
     MAX_PORT,

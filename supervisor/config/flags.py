@@ -8,8 +8,9 @@ go_flags.py has the syntax of flags, load.py the rules between flags.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from enum import Enum
+
+from native_handlers.records import dataclass
 
 
 class Kind(Enum):

@@ -6,9 +6,10 @@ of the table. Source: weed/util/fla9/fla9.go (FlagSet.parseOne).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.config.flags import Flag, Kind
 
 if TYPE_CHECKING:

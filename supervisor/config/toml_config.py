@@ -7,10 +7,10 @@ Only the TOML form is read here; the library would also read security.json, secu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from native_handlers.records import dataclass
 from supervisor.config.durations import parse_duration_ns, parse_duration_s
 from supervisor.config.errors import BadConfigFile, BadValue
 from supervisor.config.flags import weed_variable

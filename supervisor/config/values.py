@@ -6,9 +6,9 @@ Precedence, as in weed/util/fla9/fla9.go: command line, environment, options fil
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
+from native_handlers.records import dataclass
 from supervisor.config.durations import parse_duration_s
 from supervisor.config.errors import BadValue
 from supervisor.config.flags import Flag, Kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +17,7 @@ import trio
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response
+from native_handlers.records import dataclass
 from native_handlers.runtime.server_counts import SECONDS_BOUNDS, Distribution
 from supervisor.control.text_format import CONTENT_TYPE, Family, RenderedFamily, merge_families, parse_families
 from supervisor.control.volume_metrics import KNOWN_TO_BOTH, OWN_PREFIX, VolumeMetrics

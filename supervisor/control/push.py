@@ -7,7 +7,6 @@ not only the one at the start. A child's series are pushed under this node's add
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +14,7 @@ import trio
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.volume_servers import VolumeServerFailed
+from native_handlers.records import dataclass
 from supervisor.control.text_format import CONTENT_TYPE
 
 if TYPE_CHECKING:

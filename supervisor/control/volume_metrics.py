@@ -7,9 +7,9 @@ each request is counted by the engine that has answered it.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.control.process_facts import process_families
 from supervisor.control.text_format import Family
 

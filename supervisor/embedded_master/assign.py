@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -21,6 +20,7 @@ import grpc
 from native_handlers.format.fid import FileId
 from native_handlers.pb import master_pb2, volume_server_pb2
 from native_handlers.pb.methods import volume_server
+from native_handlers.records import dataclass
 from supervisor.cluster.channels import ChannelCache
 from supervisor.embedded_master.config import AssignRefused
 from supervisor.embedded_master.layouts import is_wanted, writable

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.replica_placement import NO_REPLICATION, ReplicaPlacement
+from native_handlers.records import dataclass
 from supervisor.cluster.dial import Dial, dial_insecure
 from supervisor.cluster.errors import EmbeddedMasterError
 from supervisor.config.config import JwtKey

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.ttl import Ttl
+from native_handlers.records import dataclass
 from supervisor.cluster.messages import layout_of
 
 if TYPE_CHECKING:

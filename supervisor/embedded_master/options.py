@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadReplicaPlacement, BadTtl
 from native_handlers.format.replica_placement import ReplicaPlacement
 from native_handlers.format.ttl import Ttl, parse_ttl
 from native_handlers.http_model.go_json import encode_json
+from native_handlers.records import dataclass
 from supervisor.embedded_master.config import AssignRefused
 
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import grpc
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.embedded_master.assign import Assigner
 from supervisor.embedded_master.calls import MasterCalls
 from supervisor.embedded_master.service import MasterService

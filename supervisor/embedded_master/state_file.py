@@ -14,9 +14,10 @@ import os
 import threading
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.embedded_master.config import BadMasterState, MasterDirectoryInUse
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.cluster.child_heartbeat import absorb, needs_full_list
 from supervisor.cluster.identity import NodeIdentity
 from supervisor.cluster.messages import shard_sizes

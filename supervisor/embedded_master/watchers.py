@@ -6,10 +6,10 @@ client is only told later. Source: weed/server/master_grpc_server.go (KeepConnec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.pb import master_pb2
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

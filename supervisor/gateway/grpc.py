@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,6 +17,7 @@ import grpc
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.grpc.self_calls import MARK_KEY, REFUSAL_CODE, SelfMark
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS, RpcMethod
+from native_handlers.records import dataclass
 from supervisor.gateway.grpc_call import Call, CallEngine, Refusal, RequestStream
 from supervisor.gateway.grpc_forward import PingForwarder
 from supervisor.gateway.grpc_metadata import new_request_id, request_id_of

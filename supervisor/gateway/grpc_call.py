@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
 from native_handlers.grpc.context import Metadata, RequestsBroken, RpcFailure, taken_already
+from native_handlers.records import dataclass
 from supervisor.gateway.grpc_metadata import with_request_id
 from supervisor.gateway.grpc_shares import CallPlace, Waiting
 from supervisor.net.grpc_deadline import remaining_s

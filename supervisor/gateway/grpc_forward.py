@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from native_handlers.grpc.context import RequestsBroken, RpcFailure
 from native_handlers.pb.volume_server_pb2 import PingRequest
+from native_handlers.records import dataclass
 from supervisor.gateway.grpc_metadata import forwarded_answer_metadata, forwarded_request_metadata, with_request_id
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import inf
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from native_handlers.records import dataclass
 from supervisor.gateway.grpc_shares import ShareRule, StallLimits
 from supervisor.net.grpc_options import MAX_MESSAGE_BYTES
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import grpc
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

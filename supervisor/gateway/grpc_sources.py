@@ -12,7 +12,6 @@ The native handlers have their own checks.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import grpc
@@ -22,6 +21,7 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_copied_shards, check_sent_file
 from native_handlers.grpc.self_calls import self_text
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import ReceiveRefused
 from native_handlers.storage.model.file_kinds import in_use_text, is_reserved, other_collection_text
 from native_handlers.storage.transfer.received_files import MAX_VIF_BYTES, DataBeside, MountedVolume, check_coded_info

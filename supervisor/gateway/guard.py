@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from native_handlers.format.errors import BadFileId
 from native_handlers.http.reply import empty_reply, json_error
 from native_handlers.http.tokens import token_of
 from native_handlers.http_model.go_json import text_of_wire
+from native_handlers.records import dataclass
 from supervisor.routing.registry import Gate, PathId, TokenKey
 from supervisor.wire.jwt import BadToken, verified_token
 from supervisor.wire.whitelist import Whitelist

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import PendingAnswer
+from native_handlers.records import dataclass
 from native_handlers.runtime.content_threads import CLIENT
 from supervisor.net.http_connection import Client, plain_response
 from supervisor.net.seats import client_of

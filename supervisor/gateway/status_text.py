@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, cast
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from native_handlers.http.context import VolumeStatus

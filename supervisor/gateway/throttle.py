@@ -10,7 +10,7 @@ the read waits here. Source: weed/server/volume_server_handlers.go (checkUploadL
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import trio
 from native_handlers.http.client_watch import CLIENT_GONE
 from native_handlers.http.reply import empty_reply, json_error
 from native_handlers.http_model.message import PassedOnBody
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

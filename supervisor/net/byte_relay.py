@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.net.grpc_client_names import ClientNames, common_name_of
 from supervisor.net.grpc_clients import ClientRegistry, GrpcClient, Traffic, normal_host
 from supervisor.net.relay_streams import RelayStreams

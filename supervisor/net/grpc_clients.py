@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import quote
+
+from native_handlers.records import dataclass
 
 
 class Traffic:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.net.http_client_connection import ClientHttpConnection
 from supervisor.net.http_connect import Address, CannotConnect, TcpConnector
 from supervisor.wire.http1 import ClientConnection

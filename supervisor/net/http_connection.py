@@ -8,7 +8,6 @@ others go on.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import trio
 
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import BodyError, Request, Response
+from native_handlers.records import dataclass
 from native_handlers.runtime.content_threads import CLIENT
 from supervisor.net.errors import ConnectionFailed, ConnectionSilent, ConnectionTooSlow, Interrupted
 from supervisor.net.http_body import HttpChannel, ServerBody

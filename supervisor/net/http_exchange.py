@@ -8,13 +8,13 @@ connection. No other request is sent twice.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
 from native_handlers.http_model.message import BodyError
+from native_handlers.records import dataclass
 from supervisor.net.errors import BackendUnavailable, ConnectionFailed
 from supervisor.net.http_client_connection import (
     ClientHttpConnection,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import inf
 
+from native_handlers.records import dataclass
 from supervisor.net.timeouts import TimeoutLimits
 from supervisor.wire.http1 import WireLimits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http_model.message import PendingAnswer
+from native_handlers.records import dataclass
 from supervisor.net.errors import ConnectionFailed
 from supervisor.net.http_connection import Client, HttpConnection, plain_response
 from supervisor.net.idle_poller import NO_LONG_REQUESTS, IdlePoller, leave_unanswered

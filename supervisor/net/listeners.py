@@ -10,12 +10,12 @@ import errno
 import logging
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
 from native_handlers.http_model.message import Listener
+from native_handlers.records import dataclass
 from supervisor.net.errors import BadCertificate, CannotListen
 from supervisor.net.tls import TlsContextSource, TlsSettings
 

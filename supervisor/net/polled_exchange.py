@@ -10,11 +10,11 @@ this module has stopped. So failures, late answers, slow clients and other forms
 from __future__ import annotations
 
 import select
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.net.due_watch import LEAVE_AFTER_S
 from supervisor.net.rest_of_answer import RestOfAnswer
 from supervisor.net.splice import PIPE_BYTES, SharedPipe

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Protocol
 
+from native_handlers.records import dataclass
 from supervisor.net.errors import AnswerBrokeOff
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from time to time. Source of the idle rule: weed/util/net_timeout.go, which only
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar, TypeVarTuple
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.net.errors import ConnectionSilent, ConnectionTooSlow, Interrupted
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.net.errors import BadCertificate
 
 if TYPE_CHECKING:

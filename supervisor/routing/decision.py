@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.routing.states import State
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.config.config import Mode
 from supervisor.routing.errors import Problem, TableError
 from supervisor.routing.registry import ROUTES, Protocol

@@ -12,11 +12,11 @@ the clean path would name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.message import Listener
 from native_handlers.http_model.percent import unescape
+from native_handlers.records import dataclass
 from supervisor.routing.registry import REFLECTION, REFLECTION_PATHS, ROUTES, Protocol, Route
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ Source: weed/server/volume_server.go (the muxes), volume_server_handlers.go (met
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from functools import partial
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import CommonHeaders
 from native_handlers.http_model.message import Listener
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,11 +10,11 @@ the volumes of both engines.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from supervisor.routing.errors import Problem, TableError
 from supervisor.routing.registry import FLIP_GROUPS, MAX_PHASE, ROUTES, ROUTES_BY_NAME, Leaves, Route, Sharing
 from supervisor.routing.states import State

@@ -14,12 +14,13 @@ are gathered, not only the first.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import yaml
 
+from native_handlers.records import dataclass
 from supervisor.routing.errors import Problem
 from supervisor.routing.registry import MAX_PHASE, ROUTES_BY_NAME
 from supervisor.routing.states import AVAILABLE_STATES, State

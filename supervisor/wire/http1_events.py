@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.headers import HeaderFields, Headers
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

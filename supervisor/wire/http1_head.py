@@ -9,10 +9,10 @@ byte.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.http_model.percent import escape, escapes_but
+from native_handlers.records import dataclass
 from supervisor.wire.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ event. Tests hold both ways to the same answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 import h11
 
 from native_handlers.http_model.headers import Headers
+from native_handlers.records import dataclass
 from supervisor.wire.errors import RemoteProtocolError
 from supervisor.wire.http1_chunks import ChunkDecoder
 from supervisor.wire.http1_events import Data, EndOfMessage, Event, Signal

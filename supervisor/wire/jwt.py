@@ -11,12 +11,12 @@ import hmac
 import re
 from base64 import urlsafe_b64decode
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from math import floor, inf, isinf
 from typing import TYPE_CHECKING
 
 from native_handlers.content.json_pieces import BadJson, JsonReader, field_of
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,8 +7,9 @@ Source: weed/pb/server_address.go.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Self
+
+from native_handlers.records import dataclass
 
 GRPC_PORT_DELTA = 10000
 MAX_PORT = 65535

@@ -7,9 +7,10 @@ and when it is asked: what it has counted after that is lost if it dies.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from native_handlers.runtime.server_counts import Counts, Distribution
 from supervisor.routing.decision import Engine
 from supervisor.workers.messages import BadControlMessage

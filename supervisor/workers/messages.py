@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

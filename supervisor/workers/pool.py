@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from native_handlers.records import dataclass
 from supervisor.backend.errors import BackendStartFailed
 from supervisor.backend.restart_policy import Exit, GiveUp, RestartPolicy, next_step, relevant_exits
 from supervisor.workers.channel import CallHandler, ChannelError, ControlChannel

@@ -6,13 +6,14 @@ Keys of security.toml are among them. The channel is a socket pair without a nam
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from native_handlers.http.settings import HttpSettings
 from native_handlers.http_model.message import Listener
 from native_handlers.http_model.read_mode import ReadMode
+from native_handlers.records import dataclass
 from supervisor.config.config import HttpsClientConfig, JwtKey, LogConfig, SecurityConfig, TlsFiles
 from supervisor.net.tls import TlsSettings
 

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName, FormatError
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.disk.aside import move_aside
 from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, VOLUME_EXTENSIONS
 from native_handlers.storage.model.report import Finding, FindingKind

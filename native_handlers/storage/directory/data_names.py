@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.volume_name import format_volume_name, parse_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.scan import list_names
 from native_handlers.storage.model.errors import DiskUnavailable
 from native_handlers.storage.model.file_kinds import ARRIVED, SHARD_EXTENSIONS, SHARDS_ARRIVED

@@ -5,10 +5,11 @@ Source: weed/storage/disk_location.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.data_names import DataNames
 from native_handlers.storage.directory.scan import (
     check_directory,

@@ -14,9 +14,9 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from native_handlers.records import dataclass
 from native_handlers.storage.disk.room import is_full
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 

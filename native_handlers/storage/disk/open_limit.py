@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import TooManyVolumes
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ Source: weed/storage/disk_location.go:CheckDiskSpace, weed/util/minfreespace.go,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from native_handlers.storage.model.report import DiskStatus
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 from native_handlers.storage.system.files import DiskSpace

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from google.protobuf.message import DecodeError
 from native_handlers.arrays import np
 from native_handlers.format.crc import crc32c
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.layout import Ratio
 from native_handlers.storage.system.files import read_file
 

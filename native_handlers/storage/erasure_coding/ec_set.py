@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from native_handlers.format.types import normal_disk_type
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.deletions import Deletions, journals_of
 from native_handlers.storage.erasure_coding.ec_volume import EcPlace, EcShard, EcVolume
 from native_handlers.storage.erasure_coding.errors import EcMountFailed, EcRefused, EcShardNotHere

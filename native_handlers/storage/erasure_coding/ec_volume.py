@@ -9,13 +9,13 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import IdxEntry, row_bytes
 from native_handlers.format.types import CURRENT_VERSION, TOMBSTONE_SIZE
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.bitrot import load_checksums
 from native_handlers.storage.erasure_coding.index_files import (
     check_whole,

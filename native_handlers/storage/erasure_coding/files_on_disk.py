@@ -6,10 +6,10 @@ weed/server/volume_grpc_erasure_coding.go (checkEcVolumeStatus, removeStaleEcArt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.names import checksum_names, load_info, parse_shard_name
 from native_handlers.storage.model.file_kinds import MAX_SHARDS, SHARD_EXTENSIONS
 from native_handlers.storage.model.report import FindingKind

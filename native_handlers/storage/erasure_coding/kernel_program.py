@@ -9,10 +9,10 @@ Each function goes once over its inputs. One that also sums checksums up does so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.galois import multiply, products
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ Source: weed/storage/erasure_coding/ec_encoder.go (encodeDatFile), ec_locate.go,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.idx import row_bytes
 from native_handlers.format.needle import actual_size
 from native_handlers.format.types import VERSION_1, max_volume_size_bytes
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.index_files import ID_BYTES
 from native_handlers.storage.model.file_kinds import MAX_SHARDS
 

@@ -14,12 +14,13 @@ import logging
 import operator
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.errors import EcMountFailed
 from native_handlers.storage.erasure_coding.files_on_disk import remove_all
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of

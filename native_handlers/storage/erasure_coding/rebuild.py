@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.format.crc import crc32c
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.bitrot import BLOCK_BYTES, Protection, differing_blocks
 from native_handlers.storage.erasure_coding.encode import PIECE_BYTES, PieceSums, piece_buffers, write_piece
 from native_handlers.storage.erasure_coding.errors import RebuildFailed

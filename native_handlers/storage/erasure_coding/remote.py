@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import StorageError
 
 if TYPE_CHECKING:

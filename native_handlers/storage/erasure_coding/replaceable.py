@@ -6,7 +6,7 @@ Upstream overwrites a .dat that is there.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.types import ALIGNMENT_BYTES
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.decode import parts_of, read_part
 from native_handlers.storage.erasure_coding.encode import PIECE_BYTES
 from native_handlers.storage.erasure_coding.errors import DecodeFailed, EcRefused

@@ -5,7 +5,7 @@ Source: weed/storage/erasure_coding/ec_volume_scrub.go, weed/storage/store_ec_sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import IdxEntry, row_bytes
 from native_handlers.format.needle import actual_size, parse_needle
 from native_handlers.format.types import ALIGNMENT_BYTES, TOMBSTONE_SIZE, NeedleId, StoredOffset, to_bytes_offset
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.bitrot import Protection, differing_blocks
 from native_handlers.storage.model.errors import Deleted
 from native_handlers.storage.system.files import FileRetired

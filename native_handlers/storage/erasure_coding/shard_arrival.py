@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.disk.aside import move_aside
 from native_handlers.storage.erasure_coding.files_on_disk import remove_paths
 from native_handlers.storage.model.file_kinds import RECEIVING, SHARDS_ARRIVED

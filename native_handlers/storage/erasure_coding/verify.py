@@ -11,12 +11,13 @@ import os
 import threading
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from native_handlers.arrays import np
 from native_handlers.format.crc import crc32c
+from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.bitrot import BLOCK_BYTES, checksums_of
 from native_handlers.storage.erasure_coding.encode import PIECE_BYTES, PieceSums, piece_buffers
 from native_handlers.storage.erasure_coding.errors import VerifyFailed

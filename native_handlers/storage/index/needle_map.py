@@ -14,10 +14,10 @@ Source of the counting rules: weed/storage/needle_map_metric.go, needle_map_memo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.types import TOMBSTONE_SIZE, UINT32_MASK
+from native_handlers.records import dataclass
 from native_handlers.storage.index.sorted_segment import NeedleValue, SortedSegment, merge, sorted_base
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ needle_map_metric.go, volume_checking.go:findDatTailEntryOffset.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from native_handlers.format.idx import IdxEntry, iter_entries
 from native_handlers.format.needle import tail_size
 from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, TOMBSTONE_SIZE
+from native_handlers.records import dataclass
 from native_handlers.storage.index.needle_map import Counters, Layers, NeedleIndex
 from native_handlers.storage.index.sorted_segment import empty_base, pack
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
 from enum import Enum
 from operator import itemgetter
 from typing import TYPE_CHECKING
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,9 +12,9 @@ import logging
 import os
 import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from native_handlers.records import dataclass
 from native_handlers.storage.remote.tiers import TierFailed, TierSilent
 from native_handlers.storage.system.files import FileFacts, NotCached, OsFiles
 

@@ -15,10 +15,11 @@ import shutil
 import struct
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

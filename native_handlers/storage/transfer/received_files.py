@@ -9,7 +9,6 @@ Source: weed/server/volume_grpc_copy.go (ReceiveFile), weed/worker/tasks/erasure
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +18,7 @@ from native_handlers.format.idx import row_bytes
 from native_handlers.format.types import normal_disk_type
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 from native_handlers.storage.directory.placement import choose_for_decoded, choose_for_shard
 from native_handlers.storage.model.errors import ReceiveRefused, VolumeArriving
 from native_handlers.storage.model.file_kinds import (

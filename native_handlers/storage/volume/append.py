@@ -10,7 +10,7 @@ weed/storage/needle/needle_write.go:Append.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from native_handlers.format.idx import row_encoder
@@ -25,6 +25,7 @@ from native_handlers.format.types import (
     VERSION_3,
     max_volume_size_bytes,
 )
+from native_handlers.records import dataclass
 from native_handlers.storage.index.sorted_segment import NeedleValue
 from native_handlers.storage.model.errors import AppendOffsetExceeded, SizeLimitExceeded, WriteFailed
 

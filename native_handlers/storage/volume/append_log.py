@@ -7,7 +7,6 @@ of the view's rows is whole in .dat.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import Corrupt, Truncated
@@ -19,6 +18,7 @@ from native_handlers.format.types import (
     TIMESTAMP_BYTES,
     VERSION_3,
 )
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import ReadFailed
 from native_handlers.storage.volume.row_place import place_of
 from native_handlers.storage.volume.window import DatWindow

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import ChecksumMismatch, SizeMismatch
+from native_handlers.records import dataclass
 from native_handlers.storage.model.report import Finding, ReadFindingKind
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ Source of the bounds: weed/storage/volume_write.go:startWorker.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import FormatError
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import StorageError, WriteFailed
 
 if TYPE_CHECKING:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.format.vif import VolumeInfo, encode_volume_info, parse_volume_info
+from native_handlers.records import dataclass
 from native_handlers.storage.model.file_kinds import SHARD_EXTENSIONS
 from native_handlers.storage.system.files import read_file, replace_file
 

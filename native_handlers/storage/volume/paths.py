@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,13 +6,13 @@ The caller holds the volume's files open. Source: weed/storage/volume_read.go, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format.cached_needle import try_parse_cached_needle
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle, actual_size, parse_needle_header
 from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, TOMBSTONE_SIZE
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import (
     CookieMismatch,
     Deleted,

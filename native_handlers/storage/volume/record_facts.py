@@ -8,7 +8,6 @@ weed/storage/needle/crc.go.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ from native_handlers.format.types import (
     VERSION_1,
     VERSION_3,
 )
+from native_handlers.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,7 +5,6 @@ Source: weed/storage/needle/needle_read.go, needle_read_page.go, weed/storage/vo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format import crc
@@ -26,6 +25,7 @@ from native_handlers.format.types import (
     VERSION_1,
     max_volume_size_bytes,
 )
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import ReadFailed
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from native_handlers.format.types import (
     to_bytes_offset,
     to_stored,
 )
+from native_handlers.records import dataclass
 from native_handlers.storage.disk.aside import move_aside
 from native_handlers.storage.disk.room import is_full
 from native_handlers.storage.system.file_copy import copy_range

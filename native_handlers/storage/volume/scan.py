@@ -7,7 +7,6 @@ claims. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +22,7 @@ from native_handlers.format.types import (
     VERSION_1,
     VERSION_3,
 )
+from native_handlers.records import dataclass
 from native_handlers.storage.volume.window import DatWindow
 
 if TYPE_CHECKING:

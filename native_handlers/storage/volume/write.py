@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from native_handlers.format import crc
 from native_handlers.format.errors import FormatError
 from native_handlers.format.needle import Needle
 from native_handlers.format.types import ALIGNMENT_BYTES, to_bytes_offset
+from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import NeedleTooLarge, ReadOnly, StorageError, VolumeClosed, WriteFailed
 from native_handlers.storage.volume.blobs import is_stored, parse_blob
 from native_handlers.storage.volume.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
