@@ -11,7 +11,7 @@ run:
 test:
 	$(PYTHON) -m pytest
 
-# The unit and property tests that take under a quarter of a second each, with few examples and few cases of each.
+# The unit and property tests that take under a fifth of a second each, with few examples and one case of each.
 test-fast:
 	HYPOTHESIS_PROFILE=quick $(COMPILING) $(PYTHON) -m pytest tests/unit tests/property -m "not slow"
 

@@ -1,7 +1,7 @@
 """Shared by all tests: three profiles, compiled modules, a lack of threads, and fixtures of `support`.
 
 HYPOTHESIS_PROFILE=deep runs more examples of each property than the usual profile. HYPOTHESIS_PROFILE=quick runs fewer,
-and few cases of each parametrised test.
+and one case of each parametrised test.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections import defaultdict
 from importlib import import_module
 
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
-from support.cases import spread
 
 FIXTURES = ("support.clocks", "support.files", "support.stores")
 """The modules with fixtures for all tests."""
@@ -30,9 +28,6 @@ settings.register_profile("fast", UNHURRIED, max_examples=50)
 settings.register_profile("deep", UNHURRIED, max_examples=2000)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fast")
 settings.load_profile(PROFILE)
-
-QUICK_CASES = 2
-"""How many cases of a parametrised test the profile quick runs. The other profiles run all."""
 
 
 def pytest_configure(config):
@@ -58,17 +53,16 @@ def pytest_collection():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """In the profile quick, leaves out all but `QUICK_CASES` cases of each test, of those that -m and -k have left.
+    """In the profile quick, leaves out all but the first case of each test, of those that -m and -k have left.
 
-    A test has several cases by its own parameters and by those of its fixtures. Which ones stay is the same in every
-    run and in every worker.
+    A test has several cases by its own parameters and by those of its fixtures.
     """
     if PROFILE != "quick":
         return
-    cases = defaultdict(list)
+    first = {}
     for item in items:
-        cases[item.nodeid.partition("[")[0]].append(item)
-    kept = {item for of_one in cases.values() for item in spread(of_one, QUICK_CASES)}
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    kept = set(first.values())
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 

@@ -371,8 +371,11 @@ def test_absence_is_never_guessed_on_disk():
     assert not wrong, wrong
 
 
+@pytest.mark.slow
 def test_only_a_volumes_state_changes_its_fields():
-    """The state of an open volume is read without locks: methods of the class change dependent fields together."""
+    """The state of an open volume is read without locks: methods of the class change dependent fields together.
+    Slow: parses the storage core.
+    """
     state = "native_handlers/storage/volume/state.py"
     (fields,) = (
         {line.target.id for line in node.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)}

@@ -77,7 +77,9 @@ def wrong_names_of_row(cells: str, files_by_letters: dict[str, str]) -> list[str
     return wrong
 
 
+@pytest.mark.slow
 def test_every_test_named_in_the_page_is_in_its_file():
+    """Slow: parses hundreds of tests."""
     page = PAGE.read_text()
     assert len(set(re.findall(r"\btest_\w+", page))) > 300
     assert not wrong_names(page)

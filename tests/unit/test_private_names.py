@@ -48,8 +48,9 @@ def called_name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
+@pytest.mark.slow
 def test_no_test_uses_a_private_name_of_the_product():
-    """Tests of private names hold the code still that they should leave free to change."""
+    """Tests of private names hold the code still that they should leave free to change. Slow: parses many tests."""
     found = [
         f"{path.relative_to(TESTS)}:{line}"
         for path in sorted(TESTS.rglob("*.py"))

@@ -131,7 +131,9 @@ class TestExec:
         assert started.communicate(timeout=LIMIT_S)[0] == f"{started.pid} volume -dir={machine.data}\n"
         assert started.returncode == 0
 
+    @pytest.mark.slow
     def test_a_program_that_cannot_be_executed(self, machine):
+        """Slow: starts a program."""
         program = machine.program()
         program.write_bytes(b"\x7fELF not really")
         done = run_program(machine, "-mode=exec", f"-dir={machine.data}", WEED_BINARY=str(program))
@@ -145,7 +147,9 @@ class TestExec:
         with pytest.raises(UsageError, match=r"-offset\.bytes says 5 bytes, but the backend"):
             check_offset_width(exec_config("-offset.bytes=5"), machine.environ)
 
+    @pytest.mark.slow
     def test_nothing_slow_is_imported(self, machine):
+        """Slow: starts a program."""
         program = machine.program()
         code = (
             "import json, os, sys\n"
@@ -240,7 +244,9 @@ def test_a_reader_that_has_gone_is_no_traceback(machine):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.slow
 def test_a_current_directory_that_has_gone(machine):
+    """Slow: starts the program."""
     code = "import os, shutil; os.mkdir('x'); os.chdir('x'); os.rmdir('../x'); from supervisor.cli.main import main; \
 raise SystemExit(main(['-mode=native']))"
     done = subprocess.run(

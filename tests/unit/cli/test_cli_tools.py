@@ -647,7 +647,9 @@ def run_program(*argv, **options):
 
 
 @pytest.mark.parametrize("command", TOOLS)
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written(tmp_path, command):
+    """Slow: starts the program twice."""
     make_volume(tmp_path / "a")
     for flag in ("-json=true", "-json=false"):
         with Path("/dev/full").open("w", encoding="utf-8") as full:
@@ -657,7 +659,9 @@ def test_an_output_that_cannot_be_written(tmp_path, command):
 
 
 @pytest.mark.parametrize("command", TOOLS)
+@pytest.mark.slow
 def test_a_reader_that_goes_ends_the_output_quietly(tmp_path, command):
+    """Slow: starts the program."""
     make_volume(tmp_path / "a")
     reading, writing = os.pipe()
     os.close(reading)

@@ -74,7 +74,9 @@ async def test_a_new_stream_starts_with_the_volumes_and_then_the_ec_shards(nurse
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_an_empty_node_says_so_in_full_lists_only(nursery, fake_master, model):
+    """Slow: waits for eight heartbeats."""
     model.source("native").replace_volumes([])
     await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 8)
@@ -131,7 +133,9 @@ async def test_a_larger_limit_is_told_before_the_next_pulse(nursery, fake_master
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_only_changes_are_sent_once_the_master_compares_digests(nursery, fake_master, model):
+    """Slow: waits for six heartbeats."""
     await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 6)
     model.source("native").change_volumes([volume(1, size=200, read_only=True)])
@@ -142,7 +146,9 @@ async def test_only_changes_are_sent_once_the_master_compares_digests(nursery, f
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_master_without_digests_gets_the_full_list_each_time(nursery, fake_master, model):
+    """Slow: waits for several heartbeats."""
     fake_master.supports_digest = False
     await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: sum(bool(beat.volumes) for beat in fake_master.beats) >= 4)
@@ -150,7 +156,9 @@ async def test_a_master_without_digests_gets_the_full_list_each_time(nursery, fa
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_the_full_list_is_sent_again_when_asked_for(nursery, fake_master, model):
+    """Slow: waits for six heartbeats."""
     await nursery.start(partial(serve_heartbeat, model, IDENTITY, [fake_master.address], dial_insecure, timings=QUICK))
     await waited(fake_master, lambda: len(fake_master.beats) >= 6)
     with fake_master.changed:

@@ -491,7 +491,9 @@ class TestAFlood:
         assert (await calls.Ping(master_pb2.PingRequest(), timeout=DEADLINE_S)).start_time_ns
 
     @pytest.mark.parametrize("name", ["Assign", "SendHeartbeat"])
+    @pytest.mark.slow
     async def test_of_silent_calls_lets_calls_in(self, master, calls, name):
+        """Slow: two hundred calls."""
         with dial_insecure(master) as channel:
             never = threading.Event()
             path = MASTER_METHODS[name].path

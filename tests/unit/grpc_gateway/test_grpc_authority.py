@@ -133,7 +133,9 @@ def failure(code):
     return RpcFailure("no", code)
 
 
+@pytest.mark.slow
 def test_a_call_has_its_volume_to_the_last_message(scene):
+    """Slow: waits a quarter of a second to see that the volume stays."""
     answers = scene.run("VolumeTailSender", pb.VolumeTailSenderRequest(volume_id=3), PlayedRunner("native"))
     assert next(answers) == b"1"
     assert scene.native.volumes == {3}
@@ -193,7 +195,9 @@ def test_a_later_message_of_a_stream_is_about_the_same_volume(scene):
     assert scene.can_go_to(NATIVE)
 
 
+@pytest.mark.slow
 def test_a_stream_over_several_volumes_needs_them_to_the_end(scene):
+    """Slow: waits a quarter of a second to see that the volume stays."""
     answers = scene.run("ReadAllNeedles", pb.ReadAllNeedlesRequest(volume_ids=[3, 4]), PlayedRunner("native"))
     next(answers)
     assert not scene.can_go_to(BACKEND, 4)
@@ -334,7 +338,9 @@ def test_marks_that_are_in_no_file_go_with_the_volume(scene, fields, mark):
     assert marks == [mark, Mark.WRITABLE]
 
 
+@pytest.mark.slow
 def test_a_call_that_waits_for_another_server_lets_its_volumes_go_meanwhile(scene):
+    """Slow: waits twice to see that the volume stays."""
     seen = []
 
     def during(_call):
@@ -383,7 +389,9 @@ def test_the_disk_type_of_a_mount_goes_with_the_shards(scene):
 
 
 @pytest.mark.parametrize(("name", "volume_id"), [("ScrubVolume", 3), ("ScrubEcVolume", 4)])
+@pytest.mark.slow
 def test_a_scrub_of_everything_takes_one_volume_at_a_time(scene, name, volume_id):
+    """Slow: waits a quarter of a second to see that the volume stays."""
     seen = []
 
     def during(call):
@@ -449,7 +457,9 @@ def test_a_scrub_that_does_not_get_a_volume_ends_with_unavailable(scene, limit_s
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.slow
 def test_a_scrub_of_shards_gives_its_volume_up_while_it_waits_for_another_server(scene):
+    """Slow: waits a quarter of a second to see that the volume stays."""
     seen = []
 
     def during(call):

@@ -98,7 +98,9 @@ class TestAdminGate:
         rpcs = [ROUTES_BY_NAME[f"grpc.{name}"] for name in VOLUME_SERVER_METHODS]
         assert {route.rpc_name for route in rpcs if route.gate is Gate.WHITE_LIST} == UPSTREAMS_GATED
 
+    @pytest.mark.slow
     def test_gated_rpcs_are_refused_for_either_engine_and_the_others_are_not(self, backend, open_gateway):
+        """Slow: calls each RPC at two servers."""
         native = open_gateway(native={}, allows=lambda host: host != "10.1.2.3")
         forwarding = open_gateway(backend=backend, allows=lambda host: host != "10.1.2.3")
         for name, method in VOLUME_SERVER_METHODS.items():

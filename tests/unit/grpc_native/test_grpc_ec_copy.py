@@ -371,9 +371,10 @@ class TestShardsOfAnotherCoding:
         copy(shard_ids=[3], copy_vif_file=True)
         assert files_in(directory) == {"7.vif": self.info(2), "7.ec03": b"new"}
 
+    @pytest.mark.slow
     def test_a_crash_leaves_no_index_beside_shards_of_two_codings(self, source, context, tmp_path):
         """The steps are removals and renames. While a shard of the older coding is left, the .vif is the older one, so
-        that no other shard of the newer coding is laid beside it.
+        that no other shard of the newer coding is laid beside it. Slow: a copy for each step at which it may crash.
         """
         newer = {".vif": self.info(2), ".ecx": b"\1" * 16, ".ecj": b"\1" * 8, ".ec03": b"new", ".ec05": b"new"}
         older = {".vif": self.info(1), ".ecx": b"\0" * 16, ".ecj": b"\0" * 8, ".ec03": b"old", ".ec05": b"old"}
@@ -627,7 +628,9 @@ class TestMountedShardsOfAnotherCoding:
         vif.write_text(encode_volume_info(replace(info, ec_shard_config=without_time)))
         return target, source
 
+    @pytest.mark.slow
     def test_are_not_replaced(self, places, context):
+        """Slow: two volumes are coded."""
         target, source = places
         with closing(open_at(target)) as store:
             before = files_in(target)

@@ -35,7 +35,9 @@ def restart(store, directory, _copy):
 
 
 @pytest.mark.parametrize("then", [retry, change_files, restart])
+@pytest.mark.slow
 def test_leaves_the_older_coding_or_the_newer_one(tmp_path, context, then):
+    """Slow: a copy for each operation that may fail."""
     source = SendingSource()
     source.sent |= {name.removeprefix("7"): content for name, content in NEWER.items()}
     seen, told = set(), []

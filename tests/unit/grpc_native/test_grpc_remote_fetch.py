@@ -76,7 +76,9 @@ def failure_of(node, wanted):
     ("offset", "size", "concurrency"),
     [(0, 1, 0), (17, 1000, 3), (0, len(OBJECT), 0), (4 << 20, 4 << 20, 1), (len(OBJECT) - 1, 1, 999)],
 )
+@pytest.mark.slow
 def test_a_range_becomes_a_needle(s3, free_node, volume, offset, size, concurrency):
+    """Slow: fetches from an S3 server."""
     answer = fetch_and_write_needle(
         free_node, make_context(), request(s3, offset=offset, size=size, download_concurrency=concurrency)
     )

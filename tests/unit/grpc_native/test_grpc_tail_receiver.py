@@ -266,7 +266,9 @@ class TestEnds:
         call.cancel()
         wait_until(lambda: source.is_idle() and target.is_idle(), "both have ended")
 
+    @pytest.mark.slow
     def test_its_deadline_ends_it_at_both_servers(self, pair, monkeypatch):
+        """Slow: waits for a deadline."""
         monkeypatch.setattr(tail_sender, "ROUND_S", 600.0)
         source, target = pair
         call = receive(target, source.address, idle=0, timeout=0.2)

@@ -204,7 +204,9 @@ class TestEnds:
             stream.cancel()
             wait_until(server.is_idle, f"the call is over after {count} messages")
 
+    @pytest.mark.slow
     def test_the_deadline_ends_it(self, server):
+        """Slow: waits for a deadline."""
         server.write(1)
         stream = self.open(server, timeout=0.2)
         with pytest.raises(grpc.RpcError) as caught:

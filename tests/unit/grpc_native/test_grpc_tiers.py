@@ -304,8 +304,9 @@ def test_a_deleted_volume_takes_its_object_along(cluster, keeps):
     assert not list(cluster.directory.glob(f"{VID}.*"))
 
 
+@pytest.mark.slow
 def test_a_volume_beside_its_shards_stays(cluster):
-    """They have one .vif. A start that finds an .ecx and no .dat opens the shards alone."""
+    """They have one .vif. A start that finds an .ecx and no .dat opens the shards alone. Slow: codes a volume."""
     cluster.store.ec_work.generate(cluster.volume, "")
     with pytest.raises(RpcFailure, match="volume 7 has erasure coding shards beside it"):
         cluster.to_tier()
@@ -421,7 +422,9 @@ def vacuum(cluster):
     cluster.store.commit_compaction(cluster.store.get_volume(VID))
 
 
+@pytest.mark.slow
 def test_no_vacuum_commits_during_an_upload(cluster, during_upload):
+    """Slow: moves the data to an S3 server."""
     reorder(cluster)
 
     def step():
@@ -437,7 +440,9 @@ def test_no_vacuum_commits_during_an_upload(cluster, during_upload):
     cluster.check()
 
 
+@pytest.mark.slow
 def test_a_copy_made_before_an_upload_is_not_committed_after_it(cluster):
+    """Slow: moves the data to an S3 server."""
     reorder(cluster)
     list(cluster.volume.compaction.run(CompactionOptions()))
     cluster.to_tier()
@@ -457,8 +462,11 @@ def mount_anew(cluster):
 
 
 @pytest.mark.parametrize("step", [reopen, mount_anew])
+@pytest.mark.slow
 def test_files_that_were_opened_anew_during_an_upload_do_not_go(cluster, during_upload, step):
-    """Nobody knows whether they are the files that were uploaded, even where the length is the same."""
+    """Nobody knows whether they are the files that were uploaded, even where the length is the same.
+    Slow: moves the data to an S3 server.
+    """
     during_upload.step = lambda: step(cluster)
     with pytest.raises(RpcFailure, match=r"got other files while it was moved|is closed|not found"):
         cluster.to_tier()

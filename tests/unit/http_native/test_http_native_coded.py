@@ -231,7 +231,9 @@ async def while_it_hangs(hanging, work, act):
                 hanging.may_end.set()
 
 
+@pytest.mark.slow
 async def test_shards_that_are_opened_anew_after_the_look_up_are_read_and_deleted_from(store, tmp_path, hanging):
+    """Slow: codes a volume."""
     code_two(store, tmp_path, hanging)
     volumes = StoreEcVolumes(store)
     store.ec_reader.remote = None
@@ -298,7 +300,9 @@ class TestTwoDisks:
     def volumes(self, store):
         return StoreEcVolumes(store, threads=1)
 
+    @pytest.mark.slow
     async def test_reads_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
+        """Slow: codes two volumes."""
         self.victims.append(self.home / f"{VID}.ec00")
 
         async def read(volume_id):

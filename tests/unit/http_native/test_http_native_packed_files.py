@@ -153,8 +153,11 @@ async def test_a_compressed_chunk_is_read_in_pieces(context, files):
 
 @pytest.mark.parametrize("fields", [{}, HEADERS], ids=["plain", "compressed"])
 @pytest.mark.parametrize("query", ["", "?cm=false"])
+@pytest.mark.slow
 async def test_a_large_manifest_is_not_held_where_it_is_sent_itself(context, tmp_path, fields, query):
-    """A needle that is marked as a manifest and is none is sent unchanged, as is a real manifest on request."""
+    """A needle that is marked as a manifest and is none is sent unchanged, as is a real manifest on request.
+    Slow: a manifest of several MB.
+    """
     padding = (b'"%s"' % os.urandom(2 << 20).hex().encode()) if query else os.urandom(3 << 20)
     text = b'{"chunks":[],"name":%s}' % padding
     stored = gzip.compress(text, 1) if fields else text

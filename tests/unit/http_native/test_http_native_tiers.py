@@ -62,7 +62,9 @@ async def get(context, target, **more):
     return await fetch("http.read", context, target=target, **more)
 
 
+@pytest.mark.slow
 async def test_a_tier_that_hangs_holds_up_no_volume_on_disk(context, store, service, tmp_path):
+    """Slow: waits for a tier."""
     await fill(context, store, tmp_path)
     statuses = []
     goes_on = trio.Event()

@@ -61,7 +61,9 @@ async def serving_at(handle=echo, **changes):
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_bounded_number_of_newcomers_begins_in_each_turn():
+    """Slow: hundreds of connections."""
     turns = Turns()
     async with serving_at() as port:
         with ExitStack() as stack:

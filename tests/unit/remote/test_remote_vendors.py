@@ -185,7 +185,9 @@ def service(request):
 
 
 @pytest.mark.parametrize(("offset", "size", "concurrency"), RANGES)
+@pytest.mark.slow
 def test_a_range_is_read(service, offset, size, concurrency):
+    """Slow: loads the libraries of the vendors."""
     assert service[1].read("bucket", NAME, offset, size, concurrency) == OBJECT[offset : offset + size]
 
 

@@ -60,7 +60,9 @@ def spelled_names() -> list[tuple[str, int, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_names_are_spelled_in_the_registry_and_in_handlers_rows_alone():
+    """Slow: reads the whole source."""
     wrong = [f"{file}:{line}: {name}" for file, line, name in spelled_names() if (file, name) not in EXCEPTIONS]
     assert not wrong, "read a field of the Route instead:\n" + "\n".join(wrong)
 

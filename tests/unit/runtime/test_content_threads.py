@@ -170,7 +170,9 @@ async def test_a_long_job_ends_however_many_short_ones_come():
             done.set()
 
 
+@pytest.mark.slow
 async def test_turns_are_not_lost_with_those_that_are_given_up():
+    """Slow: hundreds of turns."""
     threads, ended = ContentThreads(threads=2), []
     for _ in range(20):
         with trio.fail_after(LIMIT_S):

@@ -30,7 +30,9 @@ def is_deleted(store, number):
     return False
 
 
+@pytest.mark.slow
 def test_an_empty_shard_is_none_and_goes_when_it_is_old(disk):
+    """Slow: codes a volume."""
     code(disk)
     young, old = disk / "7.ec03", disk / "7.ec12"
     for path in (young, old):

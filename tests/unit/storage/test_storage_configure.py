@@ -283,7 +283,9 @@ class TestIndexPlace:
 
 
 @pytest.mark.parametrize("is_same_device", [True, False])
+@pytest.mark.slow
 def test_a_crash_at_any_step_of_a_move_loses_nothing(open_it, directories, files, is_same_device):
+    """Slow: a move for each step at which it may crash."""
     data, index = directories
     with closing(open_it()) as store:
         store.allocate_volume(7)

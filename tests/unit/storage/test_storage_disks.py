@@ -236,7 +236,9 @@ class TestRules:
 
 
 class TestHangingDisk:
+    @pytest.mark.slow
     def test_nobody_waits_for_it_and_the_other_disk_is_served(self, two):
+        """Slow: waits for a disk several times."""
         store, first, _ = two
         first.hang()
         look_at_all(store)
@@ -284,8 +286,9 @@ class TestHangingDisk:
         assert "a is out of service: disk health check failed: statfs: statfs timeout" in caplog.text
         assert "a is well again and back in service" in caplog.text
 
+    @pytest.mark.slow
     def test_reports_do_not_hang_before_it_is_known_to(self, two):
-        """The query for an unlinked .dat uses the disk as well; the last known state stays."""
+        """The query for an unlinked .dat uses the disk as well; the last known state stays. Slow: waits for a disk."""
         store, first, _ = two
         first.hang()
         assert announced(store) == [1, 2]
@@ -315,7 +318,9 @@ class TestHangingDisk:
         store.sync()
         assert synced == [2, 1]
 
+    @pytest.mark.slow
     def test_a_hung_disk_at_the_start_is_in_service_until_it_is_known_to_fail(self, tmp_path, files):
+        """Slow: waits for a disk several times."""
         disk = files.add(tmp_path)
         disk.hang()
         gauge = DiskUsage(files, tmp_path, MinFree(1.0, None))

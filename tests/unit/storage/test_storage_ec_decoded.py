@@ -111,8 +111,11 @@ def meanwhile(monkeypatch):
 @pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("width", [4, 5])
 @pytest.mark.parametrize("is_folded", [False, True])
+@pytest.mark.slow
 def test_what_is_deleted_stays_deleted_without_the_idx(disk, meanwhile, version, width, is_folded):
-    """Deleted before the coding, in the shards, or while the .dat is written."""
+    """Deleted before the coding, in the shards, or while the .dat is written.
+    Slow: codes and decodes a volume, and opens the store three times.
+    """
     store = coded(disk, version, width)
     store.ec_reader.delete_needle(VID, 3, COOKIE)
     if is_folded:
@@ -266,8 +269,11 @@ class TestAnEarlierResult:
         self.refused(store, disk)
 
 
+@pytest.mark.slow
 def test_records_across_blocks_and_rows_move(disk, monkeypatch):
-    """The runs between deleted needles begin and end anywhere in blocks of 1024 and of 64 bytes."""
+    """The runs between deleted needles begin and end anywhere in blocks of 1024 and of 64 bytes.
+    Slow: codes and decodes a volume of many small blocks.
+    """
     for method in (layout.Layout.of_dat, layout.Layout.of_shard):
         monkeypatch.setattr(method.__func__, "__defaults__", (1024, 64))
     for module, name, length in (

@@ -169,7 +169,9 @@ def check_losses(tmp_path, losses):
     store.close()
 
 
+@pytest.mark.slow
 def test_reads_bear_the_loss_of_up_to_four_shards(tmp_path, small_blocks):
+    """Slow: reads through many losses."""
     check_losses(tmp_path, LOSSES[::61])
 
 

@@ -190,8 +190,11 @@ class TestIndexes:
             assert sent(store, ".ecx") == (disks.data[1] / "7.ecx").read_bytes()
 
     @pytest.mark.parametrize("width", [4, 5])
+    @pytest.mark.slow
     def test_of_many_pieces_have_each_deletion(self, tmp_path, width):
-        """Rows of 17 bytes lie across the ends of pieces and of what is scanned at once."""
+        """Rows of 17 bytes lie across the ends of pieces and of what is scanned at once.
+        Slow: indexes of tens of thousands of rows.
+        """
         rows = b"".join(encode_entry(number, number, 100, width) for number in range(1, 2 * PIECE_BYTES // 16))
         gone = range(1, 2 * PIECE_BYTES // 16, 3)
         directories = tmp_path / "a", tmp_path / "b"

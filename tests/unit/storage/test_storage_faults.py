@@ -314,8 +314,9 @@ class TestFiles:
         assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
 def test_readers_and_writers_at_once(store):
-    """Every reader finds one whole payload that was written under the id."""
+    """Every reader finds one whole payload that was written under the id. Slow: threads write and read for a while."""
     is_done = threading.Event()
 
     def payload(needle_id: int, turn: int) -> bytes:

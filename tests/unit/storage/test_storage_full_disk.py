@@ -361,7 +361,9 @@ class TestService:
             store.locations[0].room.use(lambda: disk.take(100))
             assert [location.is_space_low for location in store.locations] == [True, False]
 
+    @pytest.mark.slow
     def test_writers_of_another_directory_on_the_disk_leave_the_reserve_alone(self, tmp_path, disk):
+        """Slow: writes and deletes 3000 needles."""
         with closing(open_at(tmp_path / "a", tmp_path / "b", files=disk)) as store:
             look(store)
             for volume_id in (VID, VID + 1):

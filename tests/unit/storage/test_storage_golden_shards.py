@@ -33,7 +33,9 @@ def code(directory, name):
 
 
 @pytest.mark.parametrize("name", DAT_BYTES)
+@pytest.mark.slow
 def test_shards_are_byte_for_byte_those_of_go(tmp_path, name):
+    """Slow: shards of several MB are made."""
     assert code(tmp_path, name) == HASHES[name]
 
 
@@ -77,7 +79,9 @@ def test_there_are_hashes_of_every_volume_and_no_other():
 
 
 @pytest.mark.parametrize("name", DAT_BYTES)
+@pytest.mark.slow
 def test_lost_shards_are_made_anew_with_the_bytes_of_go(tmp_path, name):
+    """Slow: shards of several MB are made twice."""
     code(tmp_path, name)
     for shard in (0, 4, 9, 12):
         (tmp_path / f"{VID}.ec{shard:02d}").unlink()

@@ -162,7 +162,9 @@ class TestStore:
         with pytest.raises(errors.VolumeClosed):
             volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"x"), fsync=True)
 
+    @pytest.mark.slow
     def test_many_writers_all_get_their_answer(self, store, gate):
+        """Slow: some hundreds of commits."""
         gate.arm(lambda: True)
 
         def work(writer):

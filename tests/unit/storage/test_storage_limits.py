@@ -215,7 +215,9 @@ class TestDescriptorsOfShards:
             put_coded_volume(tmp_path, volume_id, Needle(needle_id=1, cookie=COOKIE, data=b"x"))
         return tmp_path
 
+    @pytest.mark.slow
     def test_are_those_that_are_counted(self, coded):
+        """Slow: codes several volumes."""
         with closing(open_at(place(coded, max_volumes=100))) as store:
             before = len(open_files(coded))
             assert store.open_count == 4 * 8

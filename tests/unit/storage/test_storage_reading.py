@@ -86,7 +86,9 @@ def test_neither_files_nor_memory_can_be_written(owner):
     reader.detach()
 
 
+@pytest.mark.slow
 def test_detaching_gives_every_descriptor_back(owner):
+    """Slow: two full collections of cycles."""
     for needle_id in range(1, 300):
         put(owner, needle_id)
     share_volume(owner)

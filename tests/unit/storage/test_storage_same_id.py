@@ -205,7 +205,9 @@ class ListedFiles(UnsyncedFiles):
 
 
 class TestTheKeptListing:
+    @pytest.mark.slow
     def test_many_allocations_need_one_listing_of_each_disk(self, tmp_path):
+        """Slow: makes a hundred volumes."""
         files = ListedFiles()
         locations = [place(tmp_path / name, max_volumes=200) for name in "ab"]
         with closing(open_at(*locations, files=files)) as store:

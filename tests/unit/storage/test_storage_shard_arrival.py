@@ -205,8 +205,11 @@ def test_a_record_that_does_not_fit_is_moved_aside_with_what_waits(disk, change)
         assert expected - {"7.ecarrived.aside"} <= set(disk.content())
 
 
+@pytest.mark.slow
 def test_files_that_were_restored_have_other_inodes(tmp_path, has_index_dir):
-    """A crash at any step, and then all files are copied to another disk."""
+    """A crash at any step, and then all files are copied to another disk.
+    Slow: a copy of all files for each step at which it may crash.
+    """
     count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
     for cut_at in range(1, count + 1):
         disk = Disk(tmp_path / str(cut_at), has_index_dir=has_index_dir)

@@ -104,8 +104,11 @@ def test_a_header_over_an_hmac_signature_must_name_its_algorithm():
         check_token(_unchecked({}, f'{{"alg":"{named}"}}', digest), KEY, FID, NOW_S)
 
 
+@pytest.mark.slow
 def test_a_header_is_read_only_where_the_signature_is_sound():
-    """A client may send one of 60 kB: a tenth of a second, on the event loop."""
+    """A client may send one of 60 kB: a tenth of a second, on the event loop.
+    Slow: tokens of 60 kB, with each call counted.
+    """
     headers = (f'{{"a":[{number},{"1," * 20_000}1],"alg":"HS256"}}' for number in count())
     check_token(_unchecked({}, next(headers)), KEY, FID, NOW_S)
     tokens = [f"{_unchecked({}, header)[:-3]}AAA" for header in islice(headers, 30)]
