@@ -71,7 +71,9 @@ def scene(tmp_path):
     made.store.close()
 
 
+@pytest.mark.slow
 def test_shards_are_on_disk_before_the_backend_may_delete_the_dat(scene):
+    """Slow: codes a volume."""
     scene.code()
     assert scene.hand_over() == (Engine.BACKEND, "")
     assert set(scene.files.synced) >= SHARDS

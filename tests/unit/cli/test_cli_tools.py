@@ -506,8 +506,9 @@ class TestEcVerify:
         (volume,) = run_json(capsys, "ec-verify", shards, tmp_path / "b")["volumes"]
         assert volume["missing"] == [5]
 
+    @pytest.mark.slow
     def test_each_copy_of_a_shard_is_read(self, shards, tmp_path, capsys):
-        """The first directory has a sound copy, the second one a damaged one."""
+        """The first directory has a sound copy, the second one a damaged one. Slow: codes a volume."""
         other = tmp_path / "b"
         other.mkdir()
         for shard in (3, 4):

@@ -418,7 +418,10 @@ async def test_a_scrape_that_is_given_up_leaves_the_others_their_text():
     assert b"process_" in await exposition.text()
 
 
+@pytest.mark.slow
 async def test_connections_that_ask_nothing_do_not_keep_a_scraper_out():
+    """Slow: hundreds of connections."""
+
     async def text():
         return b"some_metric 1\n"
 

@@ -180,7 +180,9 @@ class TestVerifiedTokensThatAreRemembered:
                 verifier.verified(bad)
         assert verifier.known_tokens == 0
 
+    @pytest.mark.slow
     def test_the_memory_is_bounded(self):
+        """Slow: thousands of tokens."""
         verifier, long = TokenVerifier(b"r"), token(b"r", iss="x" * MAX_KNOWN_TOKEN_CHARS)
         assert verifier.verified(long) == verified_token(long, b"r")
         assert verifier.known_tokens == 0

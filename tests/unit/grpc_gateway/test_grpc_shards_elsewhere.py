@@ -110,7 +110,9 @@ def test_a_lost_shard_is_computed_from_one_call_for_each_other_shard(store, dial
     assert len(dialled.addresses) == 1
 
 
+@pytest.mark.slow
 def test_a_holder_that_went_is_dialled_anew(store, dialled, holder):
+    """Slow: waits for a server that is gone."""
     check(store)
     holder.gateway.drain(0)
     with pytest.raises(ShardUnreachable):

@@ -556,7 +556,9 @@ class TestDeletions:
             return True
         return False
 
+    @pytest.mark.slow
     def test_that_are_in_the_index_of_the_target(self, places, context):
+        """Slow: two volumes are coded."""
         target, source = places
         store = open_at(target)
         store.ec_reader.delete_needle(7, 2, 5)
@@ -603,8 +605,9 @@ class TestDeletions:
         store.close()
         assert (target / "7.ecj").read_bytes() == (2).to_bytes(8, "big")
 
+    @pytest.mark.slow
     def test_that_are_more_than_the_needles(self, places, context):
-        """A source may send anything."""
+        """A source may send anything. Slow: two volumes are coded."""
         target, source = places
         (source / "7.ecj").write_bytes(b"".join(number.to_bytes(8, "big") for number in range((1 << 17) + 1)))
         store = open_at(target)
@@ -644,8 +647,9 @@ class TestMountedShardsOfAnotherCoding:
             store.ec_reader.delete_needle(7, 1, 5)
             assert (target / "7.ecj").read_bytes() == (1).to_bytes(8, "big")
 
+    @pytest.mark.slow
     def test_are_not_replaced_with_their_index_on_another_disk(self, places, context, tmp_path):
-        """A shard that is mounted later would be read with the older index."""
+        """A shard that is mounted later would be read with the older index. Slow: two volumes are coded."""
         target, source = places
         shards = tmp_path / "shards"
         shards.mkdir()
@@ -672,7 +676,9 @@ class TestMountedShardsOfAnotherCoding:
             assert bytes(store.ec_reader.read_needle(7, 1, 5).data) == b"n" * 3000
 
 
+@pytest.mark.slow
 def test_an_index_that_replaces_an_empty_one_is_used_at_once(tmp_path, context):
+    """Slow: codes a volume."""
     target, source = tmp_path / "target", tmp_path / "source"
     put_coded_volume(source, 7, Needle(needle_id=1, cookie=5, data=b"x" * 3000))
     shutil.copytree(source, target)

@@ -92,7 +92,9 @@ class TestAnotherCoding:
         with closing(open_at(target)) as store:
             assert content(store) == b"o" * 1000
 
+    @pytest.mark.slow
     def test_replaces_no_shard_that_has_a_time(self, target, source, context):
+        """Slow: two volumes are coded."""
         with closing(open_at(target)) as store:
             store.ec.unload(7)
             before = files_in(target)
@@ -100,7 +102,9 @@ class TestAnotherCoding:
                 copying_to(target, store, DirectorySource(source), context)(shard_ids=range(14), **ALL_FILES)
             assert files_in(target) == before
 
+    @pytest.mark.slow
     def test_replaces_no_open_shard_without_a_time(self, target, source, context):
+        """Slow: two volumes are coded."""
         take_time(target)
         with closing(open_at(target)) as store:
             before = files_in(target)
@@ -144,8 +148,9 @@ class TestAnotherCodingBeside:
         self.check_refused(target, source, context, "number of shards")
 
     @pytest.mark.parametrize("count", [COUNT + 10, COUNT])
+    @pytest.mark.slow
     def test_of_other_needles(self, places, context, info, count):
-        """The .vif of an older server has no length either."""
+        """The .vif of an older server has no length either. Slow: two volumes are coded."""
         target, source = places
         code(source, b"n", count=count, length=500)
         info(source)
@@ -196,8 +201,9 @@ class TestTheSameCoding:
             assert content(store) == b"o" * 1000
 
 
+@pytest.mark.slow
 def test_closed_shards_without_a_time_are_replaced(tmp_path, context):
-    """Both servers are older ones. What a copy has left that failed is copied again."""
+    """Both servers are older ones. What a copy has left that failed is copied again. Slow: two volumes are coded."""
     target, source = tmp_path / "target", tmp_path / "source"
     code(target, b"o")
     code(source, b"n", count=COUNT + 1)

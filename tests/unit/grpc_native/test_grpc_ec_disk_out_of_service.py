@@ -151,7 +151,9 @@ class TestDecoding:
         coded.invoke(*self.REQUEST)
         coded.check_decoded()
 
+    @pytest.mark.slow
     def test_an_index_there_may_have_deletions_that_the_others_lack(self, coded):
+        """Slow: codes a volume."""
         self.check_refused(coded.open([13]))
 
     def test_a_data_shard_is_there_alone(self, coded):
@@ -335,7 +337,9 @@ class TestAnotherDisk:
         self.check_unchanged(known, *self.GENERATE)
         assert written == []
 
+    @pytest.mark.slow
     def test_that_goes_while_the_shards_are_made_costs_no_earlier_coding(self, known):
+        """Slow: codes a volume."""
         known.on_write = lambda _path: known.fall_sick()
         self.check_unchanged(known, *self.GENERATE)
 
@@ -349,7 +353,9 @@ class TestAnotherDisk:
         known.fall_sick()
         self.check_unchanged(known, "VolumeEcShardsDelete", self.REMOVALS[0])
 
+    @pytest.mark.slow
     def test_that_has_nothing_of_the_volume_keeps_none_from_being_coded(self, coded):
+        """Slow: codes a volume."""
         before = coded.store.ec.find(VID).encode_ts_ns
         coded.fall_sick()
         coded.invoke(*self.GENERATE)
@@ -376,7 +382,9 @@ class TestAnotherDisk:
 
 class TestScrubOfEverything:
     @pytest.mark.parametrize("mode", [pb.INDEX, pb.LOCAL, pb.FULL, pb.CHECKSUM])
+    @pytest.mark.slow
     def test_tells_of_a_volume_that_is_not_verified_and_goes_on(self, coded, mode):
+        """Slow: codes several volumes."""
         coded.open([13])
         other = coded.well / "9"
         for path in list(coded.path.rglob(f"{VID}.*")):
@@ -417,7 +425,9 @@ class TestCopies:
         pieces = GRPC_HANDLERS["CopyFile"](coded.node, make_context(), request)
         return b"".join(pb.CopyFileResponse.FromString(one).file_content for one in pieces)
 
+    @pytest.mark.slow
     def test_end_for_no_checksums_and_no_journal_of_a_disk_out_of_service(self, coded):
+        """Slow: codes a volume."""
         coded.open([13])
         for path in coded.path.rglob("*.ecsum"):
             path.unlink()

@@ -59,7 +59,9 @@ def decode(node, context):
     return volume_ec_shards_to_volume(node, context, pb.VolumeEcShardsToVolumeRequest(volume_id=VID))
 
 
+@pytest.mark.slow
 def test_a_decoding_leaves_the_shards_alone(node, store, directory, gone):
+    """Slow: codes a volume."""
     before = contents(directory)
     with pytest.raises(RpcFailure, match=ENDED):
         decode(node, gone)
@@ -156,7 +158,9 @@ class TestTheLastSteps:
             volume_ec_shards_rebuild(node, leaving("write", f"{VID}.ec03"), request)
         assert contents(directory) == before
 
+    @pytest.mark.slow
     def test_a_coding_leaves_the_earlier_shards(self, node, directory, leaving):
+        """Slow: codes a volume twice."""
         decode(node, make_context())
         node.store.mount_volume(VID)
         before, request = contents(directory), pb.VolumeEcShardsGenerateRequest(volume_id=VID)

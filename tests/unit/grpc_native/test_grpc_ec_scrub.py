@@ -85,7 +85,9 @@ def test_all_that_is_read_counts_for_the_pace(node, pace, mode, read_bytes):
     assert max(pace.counts) <= MIB
 
 
+@pytest.mark.slow
 def test_a_long_index_counts_piece_by_piece(node, directory, pace):
+    """Slow: codes a volume with a long index."""
     with (directory / f"{VID}.ecx").open("ab") as index:
         for number in range(10, 200_000):
             index.write(encode_entry(number, 0, -1, 4))

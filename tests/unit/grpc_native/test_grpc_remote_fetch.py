@@ -98,7 +98,9 @@ def test_a_range_becomes_a_needle(s3, free_node, volume, offset, size, concurren
         ({"path": "no-slash"}, "a path that begins with /"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_read_is_not_written(s3, free_node, volume, changes, why):
+    """Slow: fetches from an S3 server."""
     failure = failure_of(free_node, request(s3, **changes))
     assert failure.message.startswith('read from remote name: "there"')
     assert why in failure.message

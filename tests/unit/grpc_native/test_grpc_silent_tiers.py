@@ -183,8 +183,9 @@ def test_an_object_that_is_not_there_says_nothing_of_its_tier(tiered):
     tiered.service.objects[first] = data
 
 
+@pytest.mark.slow
 def test_a_volume_keeps_what_its_super_block_says_when_it_is_moved(tmp_path):
-    """Also where the tier fails right after the upload."""
+    """Also where the tier fails right after the upload. Slow: moves the data to a tier."""
     with played_s3({}) as service:
         service.answer_get = lambda request, *_: request.say(403, b"")
         tiered = Tiered(tmp_path, service)

@@ -344,7 +344,9 @@ def test_a_tier_that_is_not_known(cluster):
     assert not cluster.volume.is_read_only
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_leaves_the_volume_as_it_was(cluster):
+    """Slow: moves the data to an S3 server."""
     cluster.restart(cluster.s3.properties(bucket="no-such-bucket"))
     with pytest.raises(RpcFailure, match=r"^backend s3\.cold copy file .*7\.dat: failed to upload file"):
         cluster.to_tier()
@@ -479,7 +481,10 @@ def test_files_that_were_opened_anew_during_an_upload_do_not_go(cluster, during_
     cluster.check()
 
 
+@pytest.mark.slow
 def test_a_second_upload_is_refused(cluster, during_upload):
+    """Slow: moves the data to an S3 server."""
+
     def step():
         with pytest.raises(RpcFailure, match=r"^volume 7 is being moved to s3\.cold$"):
             cluster.to_tier()
@@ -492,8 +497,11 @@ def test_a_second_upload_is_refused(cluster, during_upload):
     cluster.check()
 
 
+@pytest.mark.slow
 def test_a_second_download_is_refused(cluster, during_download):
-    """Its end would replace a .dat that may have taken writes since the end of the first one."""
+    """Its end would replace a .dat that may have taken writes since the end of the first one.
+    Slow: moves the data to an S3 server and back.
+    """
     cluster.to_tier()
 
     def step():
@@ -509,8 +517,9 @@ def test_a_second_download_is_refused(cluster, during_download):
     cluster.check()
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_volume_and_an_upload_exclude_each_other(cluster, during_upload):
-    """The end of either would let writes in that the other one loses."""
+    """The end of either would let writes in that the other one loses. Slow: moves the data to an S3 server."""
     incoming = cluster.store.begin_copy(VID, "", "", 0)
     with pytest.raises(RpcFailure, match=r"^volume 7 is being copied here anew$"):
         cluster.to_tier()

@@ -110,7 +110,9 @@ async def answers(context):
 
 
 @pytest.mark.parametrize("lost", [(), (0, 1, 11)])
+@pytest.mark.slow
 async def test_answers_are_those_from_the_plain_volume(context, store, lost):
+    """Slow: codes a volume."""
     await fill(context)
     plain = await answers(context)
     assert {status for status, _, _ in plain.values()} == {200, 206, 404}
@@ -249,7 +251,9 @@ async def test_shards_that_are_opened_anew_after_the_look_up_are_read_and_delete
         await volumes.read_needle(volumes.find(4), 1, 5)
 
 
+@pytest.mark.slow
 async def test_reads_that_wait_for_another_server_take_no_thread_from_reads_here(store, files, tmp_path, hanging):
+    """Slow: codes a volume, and dozens of readers wait."""
     code_two(store, tmp_path, hanging)
     volumes = StoreEcVolumes(store, threads=1)
     files.is_cold = True
@@ -310,7 +314,9 @@ class TestTwoDisks:
 
         await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
 
+    @pytest.mark.slow
     async def test_deletions_that_wait_for_one_take_no_thread_from_the_other(self, volumes, hanging):
+        """Slow: codes two volumes."""
         self.victims.append(self.home / f"{VID}.ecj")
         await while_it_hangs(
             hanging,

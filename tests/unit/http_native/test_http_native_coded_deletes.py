@@ -137,7 +137,9 @@ async def put_manifest(context, *fids):
     assert (await put(context, f"{MANIFEST}?cm=true", manifest_of(*chunks, size=5000 * len(fids)))).status == 201
 
 
+@pytest.mark.slow
 async def test_a_needle_is_deleted_through_a_server_without_the_volume(elsewhere, holders):
+    """Slow: codes a volume."""
     answer = await delete(elsewhere(), f"/{ONE}")
     assert (answer.status, answer.body) == (202, b'{"size":5005}')
     assert await statuses(holders, ONE, TWO) == [[404, 200], [404, 200]]

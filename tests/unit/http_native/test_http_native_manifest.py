@@ -103,7 +103,9 @@ def test_long_runs_are_read_in_pieces(char):
     assert not skipped(f'{{"a":"{long}')
 
 
+@pytest.mark.slow
 def test_the_depth_is_that_of_go():
+    """Slow: manifests of the greatest depth."""
     assert skipped("[" * MAX_DEPTH + "]" * MAX_DEPTH)
     assert not skipped("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1))
 
@@ -272,7 +274,9 @@ def small_bounds(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_bounds")
+@pytest.mark.slow
 def test_a_manifest_has_as_many_chunks_as_there_is_room_for():
+    """Slow: manifests of the greatest length."""
     odd = b'{"size":1,"offset":0,"FID":"a"}'
     for entry in (b"{}", odd):
         text = b'{"chunks":[' + (entry + b",") * (FEW_CHUNKS - 1) + entry + b"]}"

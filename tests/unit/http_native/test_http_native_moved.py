@@ -431,7 +431,9 @@ async def settling(store, monkeypatch):
     return store.settling.settle(4)
 
 
+@pytest.mark.slow
 async def test_clients_wait_until_a_copy_has_what_was_written_meanwhile(store, settling, monkeypatch):
+    """Slow: clients wait for a copy."""
     monkeypatch.setattr(settled, "LOOK_S", 0.2)
     volume_servers = servers(old=lambda _: (201, [], b"{}"))
     context = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=volume_servers)
@@ -452,7 +454,9 @@ async def test_clients_wait_until_a_copy_has_what_was_written_meanwhile(store, s
     assert sorted(answers) == [("delete", 404), ("read", 200), ("replica", 201), ("write", 201)]
 
 
+@pytest.mark.slow
 async def test_a_copy_that_does_not_settle_refuses_changes_in_the_end(store, settling, monkeypatch):
+    """Slow: clients wait for a copy."""
     monkeypatch.setattr(settled, "WAIT_S", 0.05)
     context = make_context(store=store, lookup=Master([SELF, OLD]), volume_servers=servers(old=written))
     with settling:

@@ -224,8 +224,11 @@ async def test_a_server_that_was_asked_as_a_holder_says_that_it_is_none():
         assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, None)
 
 
+@pytest.mark.slow
 async def test_shards_that_go_during_a_read_leave_it_to_the_server_that_has_the_volume(stored, monkeypatch):
-    """As at the end of ec.decode: each server closes its shards, and other shards are gone already."""
+    """As at the end of ec.decode: each server closes its shards, and other shards are gone already.
+    Slow: codes a volume.
+    """
     forms, volume_servers = Forms(stored), servers(old=body)
     forms.code()
     forms.go_to_shards()

@@ -104,7 +104,9 @@ async def test_a_tier_that_hangs_holds_up_no_volume_on_disk(context, store, serv
     ],
     ids=["between", "to the end", "the last"],
 )
+@pytest.mark.slow
 async def test_a_range_of_a_file_in_a_tier(context, store, tmp_path, wanted, content_range, part):
+    """Slow: moves the data to a tier."""
     await fill(context, store, tmp_path)
     answer = await get(context, TIERED, headers=[("Range", wanted)])
     assert (answer.status, answer.headers.get("Content-Range"), answer.body) == (206, content_range, part)

@@ -78,7 +78,9 @@ async def test_a_bounded_number_of_newcomers_begins_in_each_turn():
     assert sum(turns.begun) == MANY
 
 
+@pytest.mark.slow
 async def test_a_client_is_answered_between_newcomers():
+    """Slow: hundreds of connections."""
     turns = Turns()
     async with serving_at() as port:
         with ExitStack() as stack:

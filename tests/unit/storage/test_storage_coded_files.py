@@ -60,7 +60,9 @@ class TestAnEmptyShardThatGetsItsContent:
         self.times = before_s, before_s
         return shard
 
+    @pytest.mark.slow
     def test_under_way(self, disk, shard):
+        """Slow: codes a volume."""
         with contextlib.closing(open_at(disk)) as store:
             os.utime(shard, self.times)
             with store.ec.exclusive(VID):
@@ -221,8 +223,9 @@ class TestJournal:
         assert (disk / "7.ecj").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_what_cannot_be_looked_at_is_not_removed(disk):
-    """Shards beside a .dat whose size nobody can tell."""
+    """Shards beside a .dat whose size nobody can tell. Slow: codes a volume."""
 
     files = PlannedFiles(matches=lambda path: path.name == "7.dat")
     files.plan["facts"] = broken(errno.EPERM)

@@ -412,7 +412,9 @@ class TestLife:
             list(volume.compaction.run(OPTIONS))
         store.mount_volume(VID)
 
+    @pytest.mark.slow
     def test_a_compaction_stops_for_a_cleanup(self, store, tmp_path, monkeypatch):
+        """Slow: waits a fifth of a second for a thread."""
         monkeypatch.setattr(record_mover, "BATCH_BYTES", 300)
         compaction = store.find_volume(VID).compaction
         seen = []

@@ -216,7 +216,9 @@ class TestShards:
         ],
         ids=["payload", "size", "id"],
     )
+    @pytest.mark.slow
     def test_are_said_once_and_counted_each_time(self, coded, caplog, at, error, kind):
+        """Slow: codes a volume."""
         self.flip(coded, at)
         with closing(open_watched(coded)) as store:
             assert store.damaged_count == 0

@@ -34,7 +34,9 @@ def spoil(path, at):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_scrub_names_what_is_broken(disk):
+    """Slow: codes a volume and damages it several times."""
     code(disk)
     store = stores.open_at(disk)
     read = []

@@ -96,7 +96,9 @@ class TestTooFewOfTheNewest:
         yield store
         store.close()
 
+    @pytest.mark.slow
     def test_they_are_not_decoded(self, codings, store):
+        """Slow: codes a volume twice."""
         before = codings.on_disk()
         with pytest.raises(EcRefused, match=r"^ec shard 7\.0 belongs to a different encode run$"):
             store.ec_work.decode("", VID, was_open=False)

@@ -135,7 +135,9 @@ def test_what_is_deleted_stays_deleted_without_the_idx(disk, meanwhile, version,
         store.close()
 
 
+@pytest.mark.slow
 def test_the_dat_has_the_live_records_in_their_order(disk):
+    """Slow: codes and decodes a volume."""
     store = coded(disk)
     store.ec_reader.delete_needle(VID, 3, COOKIE)
     store.ec_work.decode("", VID, was_open=False)

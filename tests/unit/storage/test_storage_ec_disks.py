@@ -118,7 +118,9 @@ def open_shards(store, shards):
 
 
 class TestOneOfTheDisks:
+    @pytest.mark.slow
     def test_each_disk_hides_the_needle(self, disks):
+        """Slow: codes a volume."""
         store = disks.open()
         store.ec_reader.delete_needle(VID, 2, 5)
         assert hidden(store) == {2}
@@ -460,8 +462,9 @@ class TestADiskThatHangs:
             yield store
             files.let_all_go_on()
 
+    @pytest.mark.slow
     def test_keeps_no_report_waiting(self, store):
-        """A heartbeat's news of all other disks would wait too."""
+        """A heartbeat's news of all other disks would wait too. Slow: waits for a disk."""
         store.ec.delete(store.ec.find(8), 1)
         self.disk.hang()
         with ThreadPoolExecutor(1) as pool:

@@ -65,7 +65,9 @@ def asked(remote, address):
     return [wanted.shard_id for one, wanted in remote.requests if one == address]
 
 
+@pytest.mark.slow
 def test_a_holder_that_failed_is_avoided_and_then_asked_again(store, place, clock):
+    """Slow: codes a volume."""
     remote = place([0], "a")
     place(range(1, 5), "b")
     remote.silent = {"a"}

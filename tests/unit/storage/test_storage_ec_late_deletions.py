@@ -35,7 +35,9 @@ def is_deleted(store, number):
     return False
 
 
+@pytest.mark.slow
 def test_is_noted_in_the_journal_when_its_disk_is_back(disks):
+    """Slow: codes a volume."""
     with closing(open_at(*disks)) as store:
         older = store.locations[0]
         older.health.problem = "why"

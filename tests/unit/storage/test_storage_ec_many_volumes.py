@@ -105,7 +105,9 @@ def test_no_table_of_all_volumes_is_copied(store):
     assert min(peaks[-20:]) < min(peaks[:20]) + 4096
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_open_shards(store):
+    """Slow: makes the files of hundreds of volumes."""
     one, two, three = IDS[:3]
     for volume_id in (one, two, three):
         open_one(store, volume_id)

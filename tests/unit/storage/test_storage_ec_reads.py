@@ -60,7 +60,9 @@ def test_the_pieces_are_a_few_mebibytes():
     assert reader.RECEIVED_BYTES <= 4 << 20
 
 
+@pytest.mark.slow
 def test_a_lost_shard_is_computed_in_pieces(store):
+    """Slow: codes a volume."""
     store.ec.unmount(VID, 1)
     used, here = [], store.ec_reader.read_here
 

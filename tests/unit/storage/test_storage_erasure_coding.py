@@ -126,8 +126,9 @@ def test_another_ratio_is_kept(disk):
     store.close()
 
 
+@pytest.mark.slow
 def test_a_mark_of_the_volume_leaves_the_coding_of_its_shards(disk):
-    """The volume was opened before it was coded, and shares the .vif with its shards."""
+    """The volume was opened before it was coded, and shares the .vif with its shards. Slow: codes a volume."""
     store = filled(open_at(disk))
     store.ec_work.generate(store.find_volume(VID), "")
     coded = parse_volume_info((disk / "7.vif").read_bytes())

@@ -278,7 +278,9 @@ class TestCrashes:
     def paths(self, place):
         return VolumePaths(place.path, place.path, "", VID)
 
+    @pytest.mark.slow
     def test_the_next_run_finds_what_the_interrupted_one_did(self, place, paths):
+        """Slow: a run for each step at which it may crash."""
         old = place.idx.read_bytes()
         fix_index(UNSYNCED_FILES, paths, 4, lambda _count: None)
         new = place.idx.read_bytes()

@@ -258,7 +258,9 @@ class TestService:
             f"{tmp_path} is full: deletions and marks use the reserve. Writes are refused until there is room"
         ]
 
+    @pytest.mark.slow
     def test_needles_of_coded_volumes_are_deleted_too(self, tmp_path, disk):
+        """Slow: codes a volume."""
         with served(tmp_path, disk, needles=300) as store:
             store.ec_work.generate(store.find_volume(VID), "")
             for shard in range(14):
@@ -334,7 +336,9 @@ class TestService:
         assert sum("has room again" in record.getMessage() for record in caplog.records) == 1
 
     @pytest.mark.damage("the disk of the indexes is gone when the directory is checked")
+    @pytest.mark.slow
     def test_an_index_directory_on_another_disk_has_a_reserve_too(self, tmp_path, tmpfs):
+        """Slow: writes a thousand needles."""
         files = OsFiles()
         data = tmp_path / "data"
         with closing(open_at(place(data, tmpfs), files=files)) as store:

@@ -235,7 +235,9 @@ class TestDescriptorsOfShards:
             store.load_new_volumes()
             assert store.open_count == 3 * 8
 
+    @pytest.mark.slow
     def test_leave_no_room_for_new_volumes(self, coded):
+        """Slow: codes several volumes."""
         with (
             closing(bounded(coded, most_new=32, most_found=100)) as store,
             pytest.raises(errors.TooManyVolumes, match="32 volumes are open"),

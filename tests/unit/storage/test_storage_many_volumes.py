@@ -167,7 +167,9 @@ def fail(*_):
 
 
 class TestOpening:
+    @pytest.mark.slow
     def test_what_a_volume_costs_is_small_and_does_not_depend_on_the_others(self, tmp_path):
+        """Slow: many volumes are made and opened."""
         costs = []
         for count in (FEW, MANY):
             path = tmp_path / str(count)
@@ -186,8 +188,11 @@ class TestOpening:
         assert each["close"] == 3, "of which two at the end"
         assert each["sync"] == 0
 
+    @pytest.mark.slow
     def test_an_empty_volume_costs_no_more(self, tmp_path):
-        """Its .dat is as short as one that upstream leaves beside shards; its .vif says which, and is read once."""
+        """Its .dat is as short as one that upstream leaves beside shards; its .vif says which, and is read once.
+        Slow: many volumes are made and opened.
+        """
         costs = []
         for count in (FEW, MANY):
             path = tmp_path / str(count)
@@ -202,14 +207,20 @@ class TestOpening:
         each = {name: (costs[1][name] - costs[0][name]) / (MANY - FEW) for name in costs[1]}
         assert (each["open"], each["facts"], each["facts_of"], each["read"], each["close"]) == (3, 1, 1, 2, 1)
 
+    @pytest.mark.slow
     def test_a_reload_lists_the_directory_three_times(self, tmp_path):
-        """For volumes, for decided replacements of shards, and then for shards."""
+        """For volumes, for decided replacements of shards, and then for shards.
+        Slow: many volumes are made and opened.
+        """
         files = PlannedFiles()
         with closing(make_store(tmp_path, MANY, files=files)) as store:
             assert files.since(store.load_new_volumes) == {"list_directory": 3}
 
+    @pytest.mark.slow
     def test_one_of_many_is_mounted_with_one_listing(self, tmp_path):
-        """One listing for a copy that has arrived whole, and one for the volume."""
+        """One listing for a copy that has arrived whole, and one for the volume.
+        Slow: many volumes are made and opened.
+        """
         files = PlannedFiles()
         with closing(make_store(tmp_path, MANY, files=files)) as store:
             store.unmount_volume(4)
@@ -237,7 +248,9 @@ class TestOpening:
             asked = files.since(lambda: store.delete_volume(90, only_empty=True))
             assert (asked["sync"], asked["sync_directory"], asked["list_directory"]) == (0, 1, 0)
 
+    @pytest.mark.slow
     def test_a_collection_goes_with_one_sync_of_the_directory(self, tmp_path):
+        """Slow: many volumes are made and opened."""
         files = PlannedFiles()
         with closing(make_store(tmp_path, MANY, files=files)) as store:
             asked = files.since(lambda: store.delete_collection("pictures"))
@@ -264,7 +277,9 @@ class TestOpening:
 
 
 class TestClosing:
+    @pytest.mark.slow
     def test_only_what_was_written_to_is_synced(self, tmp_path):
+        """Slow: many volumes are made and opened."""
         files = PlannedFiles()
         store = make_store(tmp_path, MANY, files=files)
         store.get_volume(3).write(needle(9))

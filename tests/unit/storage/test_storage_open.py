@@ -527,7 +527,9 @@ class TestStrangeDirectories:
         assert not (made / "9.dat").exists()
         store.close()
 
+    @pytest.mark.slow
     def test_many_volumes_load_in_parallel(self, tmp_path):
+        """Slow: many volumes are made and opened."""
         store = open_at(place(tmp_path, max_volumes=100))
         for vid in range(1, 31):
             store.allocate_volume(vid)

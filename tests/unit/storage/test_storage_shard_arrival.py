@@ -83,7 +83,9 @@ def steps_of(disk):
     return files.steps
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_leaves_the_old_files_or_the_new_ones(tmp_path, has_index_dir):
+    """Slow: an arrival for each step at which it may crash."""
     count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
     assert count > 12
     seen = set()
@@ -122,8 +124,11 @@ def test_a_crash_at_any_step_of_a_start_is_mended_by_the_next_one(tmp_path, has_
         assert disk.content() == NEW, cut_at
 
 
+@pytest.mark.slow
 def test_an_attempt_that_fails_at_any_step_leaves_the_old_files_or_the_new_ones(tmp_path, has_index_dir):
-    """The caller removes the files that wait, unless the replacement is to be finished."""
+    """The caller removes the files that wait, unless the replacement is to be finished.
+    Slow: an arrival for each step that may fail.
+    """
     count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
     seen = []
     for failing in range(1, count + 1):
