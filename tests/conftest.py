@@ -23,7 +23,7 @@ COLLECTION_THRESHOLDS = 20_000, 20, 20
 
 # How long an example takes says how busy the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", UNHURRIED, max_examples=10)
+settings.register_profile("quick", UNHURRIED, max_examples=5)
 settings.register_profile("fast", UNHURRIED, max_examples=50)
 settings.register_profile("deep", UNHURRIED, max_examples=2000)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "fast")

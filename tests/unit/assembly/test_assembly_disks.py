@@ -47,6 +47,8 @@ async def test_a_hung_disk_delays_neither_another_nor_the_end():
             for watch in (hung, well):
                 nursery.start_soon(lambda watch=watch: watch_disk(watch, look_interval_s=0.001))
             await trio.to_thread.run_sync(well.is_seen.wait, abandon_on_cancel=True)
+            # Its thread may begin late on a busy machine.
+            await until(lambda: hung.looks, "the look that hangs")
             nursery.cancel_scope.cancel()
     assert (hung.looks, hung.probes, well.probes) == (1, 0, 0)
     go_on.set()

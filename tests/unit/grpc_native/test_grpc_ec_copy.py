@@ -666,7 +666,9 @@ class TestMountedShardsOfAnotherCoding:
                 )
             assert files_in(shards) == before
 
+    @pytest.mark.slow
     def test_are_replaced_when_they_are_closed(self, places, context):
+        """Slow: two volumes are coded."""
         target, source = places
         with closing(open_at(target)) as store:
             store.ec.unload(7)

@@ -74,7 +74,9 @@ def test_a_decoding_leaves_the_shards_alone(node, store, directory, gone):
     assert {key: volume.read(key, cookie=COOKIE).needle.data for key in DATA} == DATA
 
 
+@pytest.mark.slow
 def test_a_coding_leaves_the_volume_and_its_earlier_shards(node, store, directory, gone):
+    """Slow: codes a volume twice."""
     decode(node, make_context())
     store.mount_volume(VID)
     before, request = contents(directory), pb.VolumeEcShardsGenerateRequest(volume_id=VID)

@@ -264,7 +264,9 @@ async def test_reads_that_wait_for_another_server_take_no_thread_from_reads_here
     await while_it_hangs(hanging, lambda: read(VID), lambda: read(4))
 
 
+@pytest.mark.slow
 async def test_deletions_that_wait_for_another_server_take_no_thread_from_reads(store, files, tmp_path, hanging):
+    """Slow: codes a volume, and dozens of callers wait."""
     code_two(store, tmp_path, hanging)
     store.ec.mount("", VID, 0)
     volumes = StoreEcVolumes(store, threads=1)
@@ -325,8 +327,9 @@ class TestTwoDisks:
         )
 
     @pytest.mark.parametrize("is_read", [True, False], ids=["read", "deletion"])
+    @pytest.mark.slow
     async def test_what_waits_for_room_ends_when_the_disk_goes_out_of_service(self, store, hanging, is_read):
-        """What hangs there has all of the room."""
+        """What hangs there has all of the room. Slow: codes two volumes."""
         store.ec_reader.bounds = bounds = EcBounds(1, 1)
         volumes, location = StoreEcVolumes(store), store.locations[store.ec.find(VID).place.disk_id]
         self.victims.append(self.home / (f"{VID}.ec00" if is_read else f"{VID}.ecj"))

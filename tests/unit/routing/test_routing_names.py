@@ -67,7 +67,9 @@ def test_names_are_spelled_in_the_registry_and_in_handlers_rows_alone():
     assert not wrong, "read a field of the Route instead:\n" + "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_each_exception_is_needed():
+    """Slow: reads the whole source."""
     assert {(file, name) for file, _, name in spelled_names()} >= set(EXCEPTIONS)
 
 

@@ -71,7 +71,9 @@ class TestAnEmptyShardThatGetsItsContent:
             store.load_new_volumes()
             assert not shard.exists()
 
+    @pytest.mark.slow
     def test_just_before_it_would_go(self, disk, shard):
+        """Slow: codes a volume."""
         files, looks = PlannedFiles(), []
 
         def fill(name, target):

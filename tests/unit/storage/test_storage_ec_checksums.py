@@ -63,7 +63,9 @@ def test_a_scrub_names_what_is_broken(disk):
     store.close()
 
 
+@pytest.mark.slow
 def test_shards_without_checksums_get_them_by_a_rebuild(disk):
+    """Slow: codes a volume."""
     code(disk)
     expected = bitrot.parse_checksums((disk / "7.ecsum").read_bytes())
     (disk / "7.ecsum").unlink()

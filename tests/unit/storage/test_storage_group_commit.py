@@ -96,8 +96,9 @@ def new_data(store, needle_id):
 
 
 class TestStore:
+    @pytest.mark.slow
     def test_32_writers_cost_four_syncs(self, store, gate):
-        """The first writer makes two syncs, the other 31 writers together make two."""
+        """The first writer makes two syncs, the other 31 writers together make two. Slow: 32 threads."""
         outcomes = write_at_once(store, gate, [new_data(store, number) for number in range(1, WRITERS + 1)])
         assert all(isinstance(outcome, WriteResult) for outcome in outcomes)
         assert len(gate.syncs) == 4

@@ -244,7 +244,9 @@ class TestDescriptorsOfShards:
         ):
             store.allocate_volume(9)
 
+    @pytest.mark.slow
     def test_those_beyond_the_limit_stay_closed_until_there_is_room(self, coded):
+        """Slow: codes several volumes."""
         with closing(bounded(coded, most_found=20)) as store:
             assert store.open_count == 20
             assert len(open_files(coded)) <= 20 * VOLUME_DESCRIPTORS + 3
