@@ -1,10 +1,12 @@
 """Objects of an S3-compatible service, read by ranges.
 
-Source: weed/remote_storage/s3/s3_storage_client.go (s3CompatibleClientOptions, ReadFileWithConcurrency).
+Source: weed/remote_storage/s3/s3_storage_client.go (s3CompatibleClientOptions, ReadFileWithConcurrency). Addresses are
+those of upstream's library: aws-sdk-go, endpoints.AddScheme and service/s3/host_style_bucket.go.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -22,17 +24,52 @@ if TYPE_CHECKING:
 _PARTIAL = 206
 _WHOLE = 200
 _MAX_ERROR_BYTES = 2000
+_REGION = "us-east-1"
+_BUCKET_IN_HOST = re.compile(r"(?!(\d+\.){3}\d+$)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """How to reach a service. Without keys requests are not signed, as for public buckets."""
+    """How to reach a service. Without keys requests are not signed, as for public buckets.
+
+    Attributes:
+        endpoint: "" for the service of Amazon in `region`; without a scheme it is of https.
+        region: "" for us-east-1.
+    """
 
     endpoint: str
     region: str = ""
     access_key: str = ""
     secret_key: str = ""
     is_path_style: bool = True
+
+    def url(self, bucket: str, key: str) -> str:
+        """The address of an object.
+
+        Raises:
+            RemoteReadFailed: the endpoint is no address; or the name has a part "." or "..", which clients of HTTP take
+                out of a path, so that another object would be read.
+        """
+        if not {".", ".."}.isdisjoint(f"{bucket}/{key}".split("/")):
+            raise RemoteReadFailed(
+                f'failed to download file {bucket}/{key}: a name with a part "." or ".." is not read'
+            )
+        try:
+            parts = urlsplit(self._service())
+        except ValueError as error:
+            raise RemoteReadFailed(f'failed to download file {bucket}/{key}: "{self.endpoint}": {error}') from error
+        base, path = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"), quote(key, safe="/~")
+        # A certificate for all names of a domain is for one label.
+        has_dots = parts.scheme == "https" and "." in bucket
+        if self.is_path_style or has_dots or not _BUCKET_IN_HOST.fullmatch(bucket):
+            return f"{base}/{quote(bucket, safe='~')}/{path}"
+        return f"{parts.scheme}://{bucket}.{base.partition('://')[2]}/{path}"
+
+    def _service(self) -> str:
+        if self.endpoint:
+            return self.endpoint if re.match("[^:]+://", self.endpoint) else f"https://{self.endpoint}"
+        region = self.region or _REGION
+        return f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 
 
 class S3Objects:
@@ -57,7 +94,7 @@ class S3Objects:
 
     def _part(self, bucket: str, key: str, start_bytes: int, length_bytes: int) -> bytes:
         name = f"{bucket}/{key}"
-        url = self._url(bucket, key)
+        url = self._access.url(bucket, key)
         headers = self._signed(url, {"Range": f"bytes={start_bytes}-{start_bytes + length_bytes - 1}"})
         try:
             answer = self._pool.request("GET", url, headers=headers, preload_content=False, redirect=False)
@@ -77,14 +114,6 @@ class S3Objects:
             raise RemoteReadFailed(f"failed to download file {name}: {error}") from error
         return data
 
-    def _url(self, bucket: str, key: str) -> str:
-        base = self._access.endpoint.rstrip("/")
-        path = quote(key, safe="/~")
-        if self._access.is_path_style:
-            return f"{base}/{bucket}/{path}"
-        parts = urlsplit(base)
-        return f"{parts.scheme}://{bucket}.{parts.netloc}{parts.path}/{path}"
-
     def _signed(self, url: str, headers: Mapping[str, str]) -> dict[str, str]:
         access = self._access
         if not access.access_key or not access.secret_key:
@@ -96,9 +125,7 @@ class S3Objects:
 
         request = AWSRequest("GET", url, headers=dict(headers))
         request.context["payload_signing_enabled"] = False
-        S3SigV4Auth(Credentials(access.access_key, access.secret_key), "s3", access.region or "us-east-1").add_auth(
-            request
-        )
+        S3SigV4Auth(Credentials(access.access_key, access.secret_key), "s3", access.region or _REGION).add_auth(request)
         return dict(request.headers.items())
 
 
