@@ -388,7 +388,7 @@ class VolumeSet:
                 changed += closed
                 for failure in failures:
                     _log.warning("volume %d, which a copy replaces: %s", vid, failure)
-                incoming.settle()
+                incoming.finish_arrival()
                 self.ids.forget_listings()
                 volume = location.load_arrived(vid, incoming.paths.collection)
                 if volume is None:

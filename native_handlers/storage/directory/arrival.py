@@ -136,7 +136,7 @@ def decide(files: Files, paths: VolumePaths, replaces: Iterable[VolumePaths]) ->
     return record
 
 
-def settle(files: Files, paths: VolumePaths, record: ArrivalRecord) -> None:
+def finish_arrival(files: Files, paths: VolumePaths, record: ArrivalRecord) -> None:
     """Does step 3, from wherever it was interrupted. The volume and the replaced ones must not be open.
 
     A replaced copy that cannot be removed is logged: the new volume counts in any case.
@@ -229,7 +229,7 @@ def _recover(files: Files, paths: VolumePaths, directories: Sequence[Directories
         moved = [move_aside(files, path) for path in _pieces(paths) if files.facts(path) is not None]
         files.sync_directory(paths.data_dir)
         return Finding(FindingKind.ARRIVAL_DOUBTFUL, paths.base, f"{doubt}; {', '.join(moved)}")
-    settle(files, paths, record)
+    finish_arrival(files, paths, record)
     return Finding(FindingKind.ARRIVAL_FINISHED, paths.base, f"{paths.file(ARRIVED).name} was still there")
 
 

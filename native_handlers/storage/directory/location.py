@@ -22,7 +22,7 @@ from native_handlers.storage.directory.scan import (
     volume_candidates,
 )
 from native_handlers.storage.directory.unfinished import sweep_unfinished
-from native_handlers.storage.directory.unfinished_copy import settle_note
+from native_handlers.storage.directory.unfinished_copy import act_on_note
 from native_handlers.storage.directory.upkeep import DiskUpkeep
 from native_handlers.storage.directory.vacuum_recovery import recover_compaction, recover_compactions
 from native_handlers.storage.disk.directory_lock import lock_directory
@@ -407,7 +407,7 @@ class DiskLocation:
         dat = self._files.facts(paths.text(".dat"))
         shards_lie_here = f"{name}.ecx" in present
         if f"{name}.note" in present:
-            is_volume, finding = settle_note(self._files, paths, self._offset_width_bytes)
+            is_volume, finding = act_on_note(self._files, paths, self._offset_width_bytes)
             self.findings.add([finding])
             if not is_volume:
                 return None

@@ -62,7 +62,7 @@ def judge_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> Not
     return NoteVerdict(NoteMeans.WHOLE) if why is None else NoteVerdict(NoteMeans.DOUBTFUL, why)
 
 
-def settle_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> tuple[bool, Finding]:
+def act_on_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> tuple[bool, Finding]:
     """Acts by `judge_note`. Returns whether there is a volume to be opened. Raises OSError.
 
     The note is moved or removed last: after a crash before that the next start finds it.

@@ -139,7 +139,7 @@ def replace_coding(
         for directory in {path.parent for _, path in waiting}:
             files.sync_directory(directory)
         replace_file(files, record, arrival.encode(own))
-        _settle(files, record, arrival)
+        _finish_arrival(files, record, arrival)
     except OSError as error:
         if not _take_back(files, record, arrival):
             text = f"{error.strerror}; the files that were copied wait, and get their names before the next change here"
@@ -161,7 +161,7 @@ def _take_back(files: Files, record: Path, arrival: ShardArrival) -> bool:
     return True
 
 
-def _settle(files: Files, record: Path, arrival: ShardArrival) -> None:
+def _finish_arrival(files: Files, record: Path, arrival: ShardArrival) -> None:
     pending = [one for one in arrival.waiting if files.facts(one.path) is not None]
     if len(pending) == len(arrival.waiting):
         # No file has its name before all that go are gone.
@@ -194,7 +194,7 @@ def recover_shard_arrivals(
         except BadShardRecord as doubt:
             findings.append(_put_aside(files, record, own, str(doubt)))
             continue
-        _settle(files, record, arrival)
+        _finish_arrival(files, record, arrival)
         findings.append(Finding(FindingKind.ARRIVAL_FINISHED, own[0] / name, f"{file_name} was still there"))
     return findings
 

@@ -19,7 +19,14 @@ from native_handlers.format.types import (
     TIMESTAMP_BYTES,
     VERSION_3,
 )
-from native_handlers.storage.directory.arrival import ArrivalRecord, decide, remove_staged, settle, shares_vif, staged
+from native_handlers.storage.directory.arrival import (
+    ArrivalRecord,
+    decide,
+    finish_arrival,
+    remove_staged,
+    shares_vif,
+    staged,
+)
 from native_handlers.storage.model.errors import CopyIncomplete
 from native_handlers.storage.model.file_kinds import VOLUME_EXTENSIONS
 from native_handlers.storage.model.report import FindingKind
@@ -146,10 +153,10 @@ class IncomingVolume:
         self._sync_files()
         self._record = decide(self._files, self.paths, replaces)
 
-    def settle(self) -> None:
-        """Renames the files to their final names and removes the replaced files. See `arrival.settle`."""
+    def finish_arrival(self) -> None:
+        """Renames the files to their final names and removes the replaced files. See `arrival.finish_arrival`."""
         assert self._record is not None, "it was decided"
-        settle(self._files, self.paths, self._record)
+        finish_arrival(self._files, self.paths, self._record)
 
     def remove(self) -> None:
         """Removes all files of an undecided copy. Files of a decided copy stay: the next mount or start puts them in

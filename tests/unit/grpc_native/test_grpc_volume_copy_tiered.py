@@ -245,7 +245,7 @@ def test_an_arrival_that_was_cut_off_is_finished_at_the_next_start(pair, monkeyp
     def cut(*_args):
         raise OSError(5, "cut off here")
 
-    monkeypatch.setattr("native_handlers.storage.transfer.volume_copy.settle", cut)
+    monkeypatch.setattr("native_handlers.storage.transfer.volume_copy.finish_arrival", cut)
     with pytest.raises(RpcFailure):
         pair.copy()
     monkeypatch.undo()
