@@ -139,7 +139,7 @@ class IdleConnection(AwaitingConnection):
         self.taken: bytes | None = None
         """Bytes that have arrived and wait for their turn to be answered."""
         self.pending: PendingAnswer | None = None
-        """The answer that another thread is making. The poller calls `settle` before other tasks get a turn."""
+        """The answer that another thread is making. The poller calls `send_pending` before other tasks get a turn."""
 
     EVENTS = select.EPOLLIN
 
@@ -257,17 +257,17 @@ class IdleConnection(AwaitingConnection):
             return self._send_held(answer)
         return self._send(answer)
 
-    def settle(self, now: float) -> bool:
+    def send_pending(self, now: float) -> bool:
         """Sends the answer that was pending, at trio time `now`. False when the connection's task must be woken."""
         pending, self.pending = self.pending, None
         assert pending is not None
         try:
-            self._woken_by = self._settled(pending, now)
+            self._woken_by = self._finish_pending(pending, now)
         except Exception as error:  # noqa: BLE001  as in `serve`
             self._woken_by = error
         return self._woken_by is None
 
-    def _settled(self, pending: PendingAnswer, now: float) -> Arrival | None:
+    def _finish_pending(self, pending: PendingAnswer, now: float) -> Arrival | None:
         if not pending.try_finish():
             return Arrival(None, pending)
         answer = pending.outcome()
@@ -458,7 +458,7 @@ class IdlePoller:
         # same ones first each time.
         for fd, _ in self._epoll.poll(0, _LOOKED_AT):
             if left_bytes <= 0 or left <= 0:
-                self._settle_pending()
+                self._send_all_pending()
                 await trio.lowlevel.checkpoint()
                 now, left, left_bytes = trio.current_time(), _ANSWERS_IN_A_ROW, BYTES_IN_A_ROW
             connection = self._watched.get(fd)
@@ -481,16 +481,16 @@ class IdlePoller:
                 self.forget(fd)
                 self._to_wake.append(connection)
             left_bytes -= connection.answered_bytes
-        self._settle_pending()
+        self._send_all_pending()
 
-    def _settle_pending(self) -> None:
+    def _send_all_pending(self) -> None:
         """Sends the answers that threads have made for this turn. An answer that takes longer goes to its task."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []
         now = trio.current_time()
         for connection in pending:
-            if not connection.settle(now):
+            if not connection.send_pending(now):
                 if connection.fd in self._watched:
                     self.forget(connection.fd)
                 self._to_wake.append(connection)
@@ -521,7 +521,7 @@ class IdlePoller:
             left_bytes -= connection.answered_bytes
             if left_bytes <= 0 or perf_counter() > until_s:
                 break
-        self._settle_pending()
+        self._send_all_pending()
 
     @property
     def is_crowded(self) -> bool:
