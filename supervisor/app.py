@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.runtime.version import OWN_VERSION
-from supervisor.assembly.collector import settled_objects
+from supervisor.assembly.collector import objects_set_apart
 from supervisor.assembly.descriptors import raise_limit
 from supervisor.assembly.front import hold_ports, open_front, open_sockets
 from supervisor.assembly.lifecycle import StopRequest, serve_signals
@@ -120,7 +120,7 @@ async def serve_until_stopped(node: Node, on_serving: Callable[[], object] = lam
                 open_front(node, sockets, engines, tasks),
             ):
                 token = trio.lowlevel.current_trio_token()
-                with settled_objects(partial(token.run_sync_soon, idempotent=True)):
+                with objects_set_apart(partial(token.run_sync_soon, idempotent=True)):
                     is_serving.set()
                     if engines.store is not None:
                         watcher.start_soon(load_late_modules, engines.store)

@@ -6,7 +6,7 @@ stopped: half a second with 10,000 connections, some 100 ms with 3,000 volumes, 
 - while modules are loaded or many volumes are opened, whose objects stay, no collection runs; after that the objects
   are set apart (frozen): `without_collection`, `set_apart_volumes`;
 - while the node serves, surviving objects are walked over once, in portions as they accumulate, and then set apart:
-  `settled_objects`.
+  `objects_set_apart`.
 
 Reference counts free objects that are set apart as before. No object of a connection or of a volume is in a cycle at
 its end (a test holds that). Cycles among objects that are set apart are found when twice as much
@@ -64,7 +64,7 @@ def set_apart_volumes(count: int) -> None:
 
 
 class Collector:
-    """Sets objects apart while a node serves. One thread uses it; `settled_objects` connects it to the collector."""
+    """Sets objects apart while a node serves. One thread uses it; `objects_set_apart` connects it to the collector."""
 
     def __init__(self) -> None:
         self.portions = 0
@@ -72,7 +72,7 @@ class Collector:
         # a million. The memory pool knows its count of blocks.
         self._blocks_at_first = sys.getallocatedblocks()
 
-    def settle(self) -> None:
+    def set_apart_portion(self) -> None:
         """Walks over the objects that survived since the last call, if they are a portion, and sets them apart."""
         if gc.get_count()[2] < PORTION:
             return
@@ -91,7 +91,7 @@ class Collector:
 
 
 @contextmanager
-def settled_objects(call_soon: Callable[[Callable[[], object]], object]) -> Iterator[Collector]:
+def objects_set_apart(call_soon: Callable[[Callable[[], object]], object]) -> Iterator[Collector]:
     """Inside the block, present objects and surviving new objects are set apart.
 
     Args:
@@ -103,7 +103,7 @@ def settled_objects(call_soon: Callable[[Callable[[], object]], object]) -> Iter
     def after_collection(phase: str, info: dict[str, int]) -> None:
         # This runs in any thread at any place, so it only tells the event loop.
         if phase == "stop" and info["generation"] == 1 and gc.get_count()[2] >= PORTION:
-            call_soon(collector.settle)
+            call_soon(collector.set_apart_portion)
 
     gc.set_threshold(before[0], before[1], _NEVER)
     gc.callbacks.append(after_collection)

@@ -66,11 +66,11 @@ async def open_node_store(node: Node) -> AsyncIterator[Store | None]:
         open_limit=node.descriptors.open_limit,
     )
     try:
-        store = await trio.to_thread.run_sync(open_settled, config, files)
+        store = await trio.to_thread.run_sync(open_without_collection, config, files)
     except (StorageError, OSError) as error:
         raise StoreUnusable(str(error)) from error
     # Abandoned when the server ends, because its disk may hang.
-    load_new = partial(trio.to_thread.run_sync, load_settled, store, abandon_on_cancel=True)
+    load_new = partial(trio.to_thread.run_sync, load_without_collection, store, abandon_on_cancel=True)
     reloading = nullcontext() if is_shared else node.reloads.including(load_new)
     try:
         with reloading:
@@ -128,7 +128,7 @@ async def _wait_for_volume(store: Store) -> None:
             remove()
 
 
-def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:
+def open_without_collection(config: StoreConfig, files: TierFiles | None = None) -> Store:
     """As `open_store`, without collections meanwhile. The objects of many volumes are set apart.
 
     `files` also opens the files in remote tiers.
@@ -141,7 +141,7 @@ def open_settled(config: StoreConfig, files: TierFiles | None = None) -> Store:
     return store
 
 
-def load_settled(store: Store) -> None:
+def load_without_collection(store: Store) -> None:
     """As `Store.load_new_volumes`, without collections meanwhile."""
     before = store.open_count
     with without_collection():

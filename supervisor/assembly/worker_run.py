@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisor.assembly.collector import settled_objects
+from supervisor.assembly.collector import objects_set_apart
 from supervisor.logs.setup import set_up_logging
 from supervisor.workers.channel import ControlChannel
 from supervisor.workers.service import ParentLookup, ParentVolumes, WorkerService
@@ -53,5 +53,5 @@ async def _serve(sock: socket.socket, descriptors: Mapping[int, int]) -> None:
         return make_serving(settings.with_descriptors(descriptors), channel)
 
     token = trio.lowlevel.current_trio_token()
-    with settled_objects(partial(token.run_sync_soon, idempotent=True)):
+    with objects_set_apart(partial(token.run_sync_soon, idempotent=True)):
         await WorkerService(channel, make).run()

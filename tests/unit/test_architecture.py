@@ -484,7 +484,7 @@ def test_opening_a_store_loads_no_further_module(tmp_path):
         "from native_handlers.storage.store import StoreConfig\n"
         "before = set(sys.modules)\n"
         f"path = pathlib.Path({str(tmp_path)!r})\n"
-        "store.open_settled(StoreConfig((LocationConfig(path, path, 2),))).close()\n"
+        "store.open_without_collection(StoreConfig((LocationConfig(path, path, 2),))).close()\n"
         "print(sorted(set(sys.modules) - before))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -15,7 +15,7 @@ from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import StoreConfig
 from native_handlers.storage.system.files import OsFiles
 from supervisor.assembly import store as assembly_store
-from supervisor.assembly.store import close_store, load_late_modules, load_settled, open_settled
+from supervisor.assembly.store import close_store, load_late_modules, load_without_collection, open_without_collection
 
 
 class FakeStore:
@@ -127,13 +127,13 @@ def test_the_collector_of_cycles_does_not_run_while_volumes_are_opened(tmp_path,
         return facts(files, path)
 
     monkeypatch.setattr(OsFiles, "facts", note)
-    store = open_settled(StoreConfig((LocationConfig(tmp_path, tmp_path, 2),)))
+    store = open_without_collection(StoreConfig((LocationConfig(tmp_path, tmp_path, 2),)))
     try:
         store.allocate_volume(1)
         assert (seen[0], seen[-1]) == (False, on)
         store.unmount_volume(1)
         seen.clear()
-        load_settled(store)
+        load_without_collection(store)
         assert store.open_count == 1
         assert set(seen) == {False}
         assert gc.isenabled() == on

@@ -12,16 +12,16 @@ import trio
 from supervisor.assembly import collector
 from supervisor.assembly.collector import (
     MANY_VOLUMES,
+    objects_set_apart,
     set_apart_volumes,
-    settled_objects,
     without_collection,
 )
 
 
-def settled():
+def setting_apart():
     """The collector as in the composition root; within one trio run."""
     token = trio.lowlevel.current_trio_token()
-    return settled_objects(partial(token.run_sync_soon, idempotent=True))
+    return objects_set_apart(partial(token.run_sync_soon, idempotent=True))
 
 
 class Thing:
@@ -63,7 +63,7 @@ async def told_the_loop():
 
 
 async def test_what_survives_is_set_apart_in_portions():
-    with settled() as collected:
+    with setting_apart() as collected:
         apart = gc.get_freeze_count()
         things = await make_many()
         assert collected.portions > 1
@@ -72,7 +72,7 @@ async def test_what_survives_is_set_apart_in_portions():
 
 
 async def test_cycles_are_found_before_they_are_set_apart():
-    with settled():
+    with setting_apart():
         thing = Thing()
         thing.itself = thing
         gone = weakref.ref(thing)
@@ -89,7 +89,7 @@ async def test_cycles_that_were_set_apart_are_found_when_there_is_twice_as_much(
     thing = Thing()
     thing.itself = thing
     gone = weakref.ref(thing)
-    with settled() as collected:
+    with setting_apart() as collected:
         del thing
         things = []
         while collected.portions < collector.LOOK_EVERY:
@@ -101,7 +101,7 @@ async def test_no_portion_has_all_that_is_set_apart_counted(monkeypatch):
     """That is gone over for it: tens of milliseconds with thousands of volumes."""
     counted = []
     monkeypatch.setattr(gc, "get_freeze_count", lambda: counted.append(1) or 0)
-    with settled() as collected:
+    with setting_apart() as collected:
         things = []
         while collected.portions <= collector.LOOK_EVERY:
             things += await make_many(10_000)
@@ -110,15 +110,15 @@ async def test_no_portion_has_all_that_is_set_apart_counted(monkeypatch):
 
 async def test_the_collector_is_as_before_afterwards():
     before = gc.get_threshold(), list(gc.callbacks)
-    with settled():
+    with setting_apart():
         assert gc.get_threshold() != before[0]
     assert (gc.get_threshold(), list(gc.callbacks)) == before
 
 
 async def test_few_objects_are_left_alone():
-    with settled() as collected:
+    with setting_apart() as collected:
         await told_the_loop()
-        collected.settle()
+        collected.set_apart_portion()
         assert collected.portions == 0
 
 

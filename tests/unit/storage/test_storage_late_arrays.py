@@ -72,7 +72,7 @@ from native_handlers.format.needle import Needle
 from native_handlers.storage.directory.location import LocationConfig
 from native_handlers.storage.store import StoreConfig
 path = pathlib.Path(sys.argv[1])
-opened = store.open_settled(StoreConfig((LocationConfig(path, path, 4),)))
+opened = store.open_without_collection(StoreConfig((LocationConfig(path, path, 4),)))
 assert opened.open_count == 2
 print("numpy" in sys.modules)
 assert opened.get_volume(1).read(1).needle.data == b"content"
