@@ -180,8 +180,11 @@ class CountSums:
         ended, running = self._state
         self._state = ended, {**running, number: counts}
 
-    def settle(self, number: int) -> None:
-        """Worker `number` has ended. Its place may be taken by another one that begins at 0."""
+    def add_ended(self, number: int) -> None:
+        """Adds the last counts of worker `number` to those of the ended workers.
+
+        The worker has ended. Another one may take its place, and begins at 0.
+        """
         before, running = self._state
         if number not in running:
             return

@@ -160,7 +160,7 @@ class Workers:
                         nursery.start_soon(self._ask_for_counts, worker)
 
     async def _push_to(self, worker: _Worker, kind: str, body: JsonObject, acknowledged: list[_Worker]) -> None:
-        await worker.is_settled.wait()
+        await worker.serves_or_has_ended.wait()
         if not worker.is_ready:
             return
         why = "no answer"
@@ -256,9 +256,9 @@ class Workers:
             del self._running[number]
             was_ready, worker.is_ready = worker.is_ready, False
             status = process.reap()
-            self.sums.settle(number)
+            self.sums.add_ended(number)
             self._spec.note_end(number)
-            worker.is_settled.set()
+            worker.serves_or_has_ended.set()
             worker.has_ended.set()
         now_s = trio.current_time()
         return Exit(at_s=now_s, status=status, was_ready=was_ready, lifetime_s=now_s - began_s)
@@ -298,7 +298,7 @@ class Workers:
     def _note_ready(self, worker: _Worker) -> None:
         log.info("HTTP worker %d serves", worker.number)
         worker.is_ready = True
-        worker.is_settled.set()
+        worker.serves_or_has_ended.set()
         self.starts += 1
         if self.ready_count == self._spec.count:
             self._all_ready.set()
@@ -323,7 +323,7 @@ class _Worker:
 
     Attributes:
         is_ready: whether it serves.
-        is_settled: set when it serves or has ended.
+        serves_or_has_ended: set when it serves or has ended.
         has_ended: set when it is reaped.
     """
 
@@ -332,7 +332,7 @@ class _Worker:
         self.process = process
         self.channel = channel
         self.is_ready = False
-        self.is_settled = trio.Event()
+        self.serves_or_has_ended = trio.Event()
         self.has_ended = trio.Event()
 
     def kill(self) -> None:

@@ -275,8 +275,8 @@ def test_no_sum_goes_back_when_a_worker_ends():
     before = sums.total()
     assert before.requests["http.read", Engine.BACKEND] == 14
     assert before.open_count == 6
-    sums.settle(0)
-    sums.settle(0)
+    sums.add_ended(0)
+    sums.add_ended(0)
     after = sums.total()
     assert after.requests == before.requests
     assert after.server.request_total == before.server.request_total
