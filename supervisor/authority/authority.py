@@ -277,7 +277,7 @@ class Authority:
 
     def _apply(self, effects: Effects) -> None:
         """Carries out what the ledger asks for. The caller holds the lock."""
-        for ticket in effects.settled:
+        for ticket in effects.to_wake:
             wake = self._wakers.pop(ticket, None)
             if wake is not None:
                 wake()

@@ -118,9 +118,12 @@ class BackendEffect:
 
 @dataclass(slots=True)
 class Effects:
-    """The work that a step of the ledger leaves to its caller: to wake settled tickets, and to carry hand-overs out."""
+    """The work that a step of the ledger leaves to its caller.
 
-    settled: list[Ticket] = field(default_factory=list)
+    `to_wake`: the tickets that wait no longer. `hand_overs`: the hand-overs to carry out.
+    """
+
+    to_wake: list[Ticket] = field(default_factory=list)
     hand_overs: list[HandOver] = field(default_factory=list)
 
 
@@ -249,7 +252,7 @@ class Ledger:
             return Effects()
         volume.waiting.remove(ticket)
         ticket.state = TicketState.ELSEWHERE
-        effects = Effects(settled=[ticket])
+        effects = Effects(to_wake=[ticket])
         self._advance(ticket.volume_id, volume, effects)
         return effects
 
@@ -272,7 +275,7 @@ class Ledger:
             if outcome.refusal:
                 volume.waiting.remove(ticket)
                 ticket.state, ticket.refusal = TicketState.REFUSED, outcome.refusal
-                effects.settled.append(ticket)
+                effects.to_wake.append(ticket)
             elif not self._is_held_back(volume, ticket):
                 self._grant(volume, ticket, effects)
         self._advance(hand_over.volume_id, volume, effects)
@@ -288,7 +291,7 @@ class Ledger:
         """
         self._is_frozen = True
         effects = Effects()
-        for volume_id, volume in self._unsettled():
+        for volume_id, volume in self._not_at_rest():
             volume.is_pinned = False
             if volume.owner is Engine.BACKEND:
                 volume.form = PLAIN
@@ -299,7 +302,7 @@ class Ledger:
         """Ends `freeze`: the backend has started, has closed the native volumes, and has all the others open."""
         self._is_frozen = False
         effects = Effects()
-        for volume_id, volume in self._unsettled():
+        for volume_id, volume in self._not_at_rest():
             volume.is_pinned = False
             if volume.owner is Engine.BACKEND:
                 volume.is_open = True
@@ -308,7 +311,7 @@ class Ledger:
 
     # ---- rules
 
-    def _unsettled(self) -> list[tuple[int, _Volume]]:
+    def _not_at_rest(self) -> list[tuple[int, _Volume]]:
         """The volumes for which a start of the backend may matter.
 
         There may be thousands of others: native volumes at rest. They are skipped because all operations wait here.
@@ -326,7 +329,7 @@ class Ledger:
             if ticket.engine is Engine.NATIVE and volume.is_bound:
                 volume.waiting.remove(ticket)
                 ticket.state = TicketState.ELSEWHERE
-                effects.settled.append(ticket)
+                effects.to_wake.append(ticket)
                 continue
             if ticket.engine is volume.owner and volume.is_open:
                 self._grant(volume, ticket, effects)
@@ -364,7 +367,7 @@ class Ledger:
         if ticket.engine is Engine.NATIVE and ticket.is_change:
             self._native_changes.add(ticket)
         ticket.state = TicketState.GRANTED
-        effects.settled.append(ticket)
+        effects.to_wake.append(ticket)
 
 
 def _is_long_at_backend(ticket: Ticket) -> bool:

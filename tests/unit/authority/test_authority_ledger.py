@@ -31,7 +31,7 @@ def test_the_backend_has_every_volume_at_first():
     ledger = Ledger()
     ticket, effects = ask(ledger, BACKEND, WRITE)
     assert ticket.state is TicketState.GRANTED
-    assert effects.settled == [ticket]
+    assert effects.to_wake == [ticket]
     assert effects.hand_overs == []
     assert ledger.grants_at_once(Ticket(3, BACKEND, EXCLUSIVE))
     assert not ledger.grants_at_once(Ticket(3, NATIVE, READ))
@@ -42,7 +42,7 @@ def test_the_other_engine_gets_a_volume_by_hand_over():
     ticket, effects = ask(ledger, NATIVE)
     assert effects.hand_overs == [HandOver(3, BACKEND, NATIVE)]
     assert ticket.state is TicketState.WAITING
-    assert ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE)).settled == [ticket]
+    assert ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE)).to_wake == [ticket]
     assert ticket.state is TicketState.GRANTED
     assert ledger.native_volumes() == [3]
 
@@ -75,7 +75,7 @@ def test_a_part_of_an_operation_does_not_wait_for_those_who_wait_for_the_whole()
     whole, _ = ask(ledger, BACKEND)
     wanting, _ = ask(ledger, NATIVE)
     part = Ticket(3, BACKEND, WRITE, is_nested=True)
-    assert ledger.ask(part).settled == [part]
+    assert ledger.ask(part).to_wake == [part]
     ledger.end(part)
     assert len(ledger.end(whole).hand_overs) == 1
     assert wanting.state is TicketState.WAITING
@@ -86,7 +86,7 @@ def test_one_who_gives_up_holds_nobody_up():
     ask(ledger, BACKEND)
     wanting, _ = ask(ledger, NATIVE)
     late, _ = ask(ledger, BACKEND)
-    assert ledger.end(wanting).settled == [late]
+    assert ledger.end(wanting).to_wake == [late]
     assert wanting.state is TicketState.OVER
 
 
@@ -130,7 +130,7 @@ def test_while_frozen_native_volumes_are_read_and_not_written():
     held, _ = ask(ledger, NATIVE, WRITE)
     read, _ = ask(ledger, NATIVE, READ)
     assert (held.state, read.state) == (TicketState.WAITING, TicketState.GRANTED)
-    assert ledger.thaw().settled == [held]
+    assert ledger.thaw().to_wake == [held]
 
 
 def test_who_may_enter_would_be_granted_at_once():
@@ -239,18 +239,18 @@ def test_a_wait_that_is_too_long_ends_where_the_volume_is_and_lets_others_pass()
     ask(ledger, BACKEND)
     native, _ = ask(ledger, NATIVE)
     behind, _ = ask(ledger, BACKEND)
-    assert ledger.fall_back_to_backend(native).settled == [native, behind]
+    assert ledger.fall_back_to_backend(native).to_wake == [native, behind]
     assert (native.state, behind.state) == (TicketState.ELSEWHERE, TicketState.GRANTED)
-    assert ledger.fall_back_to_backend(native).settled == []
+    assert ledger.fall_back_to_backend(native).to_wake == []
 
 
 def test_nobody_goes_elsewhere_while_the_volume_is_on_its_way():
     ledger = Ledger()
     native, effects = ask(ledger, NATIVE)
-    assert ledger.fall_back_to_backend(native).settled == []
+    assert ledger.fall_back_to_backend(native).to_wake == []
     ledger.hand_over_ended(effects.hand_overs[0], Outcome(NATIVE))
     backend, _ = ask(ledger, BACKEND)
-    assert ledger.fall_back_to_backend(backend).settled == []
+    assert ledger.fall_back_to_backend(backend).to_wake == []
     assert (native.state, backend.state) == (TicketState.GRANTED, TicketState.WAITING)
 
 
@@ -270,7 +270,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert move.volume_id not in self.bound(), "it is to stay where it is"
             assert not (self.is_frozen and move.source is move.target is NATIVE), "opened while a backend starts"
         self.moves += effects.hand_overs
-        for ticket in effects.settled:
+        for ticket in effects.to_wake:
             assert ticket.state in {TicketState.GRANTED, TicketState.REFUSED, TicketState.ELSEWHERE}
             assert ticket.state is not TicketState.ELSEWHERE or ticket.engine is NATIVE
 
@@ -291,7 +291,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tickets.append(ticket)
         is_sure = self.ledger.grants_at_once(ticket)
         effects = self.ledger.ask(ticket)
-        assert not is_sure or (ticket.state is TicketState.GRANTED and effects.settled == [ticket])
+        assert not is_sure or (ticket.state is TicketState.GRANTED and effects.to_wake == [ticket])
         assert not (is_sure and effects.hand_overs)
         self.note(effects)
 
