@@ -55,7 +55,7 @@ class PendingWrite:
         self._is_awake = threading.Event()
 
     @property
-    def is_settled(self) -> bool:
+    def is_finished(self) -> bool:
         return self.result is not None or self.error is not None
 
     def wake(self) -> None:
@@ -72,7 +72,7 @@ class PendingWrite:
         return self.result
 
 
-def settle_together(
+def stage_and_commit(
     writes: Sequence[PendingWrite], stage: Callable[[PendingWrite], WriteResult], commit: Callable[[], None]
 ) -> None:
     """Stages each of `writes`, then commits once. A write that cannot be staged does not affect the others.
@@ -98,7 +98,7 @@ def settle_together(
 
 
 class GroupCommit:
-    """The writers of one volume that wait for the disk. `commit` settles every write that it is given."""
+    """The writers of one volume that wait for the disk. `commit` gives every write its result or its error."""
 
     def __init__(self, commit: Callable[[Sequence[PendingWrite]], None]) -> None:
         self._commit = commit
@@ -113,12 +113,12 @@ class GroupCommit:
         return len(self._waiting)
 
     def write(self, write: PendingWrite) -> WriteResult:
-        """Returns the result of `write`, which is settled then, or raises its error."""
+        """Commits `write`. Returns its result, or raises its error."""
         self.write_all((write,))
         return write.outcome()
 
     def write_all(self, writes: Sequence[PendingWrite]) -> None:
-        """Settles all `writes`, which wait together.
+        """Commits all `writes`, which wait together. Each then has its result or its error.
 
         Raises:
             Exception: a defect in a batch of this caller. The writes of that batch may have no result and no error.
@@ -133,7 +133,7 @@ class GroupCommit:
             if not is_leader:
                 write.wait()
             is_leader = False
-            if not write.is_settled:
+            if not write.is_finished:
                 # Each of the writes may be the one to which a commit is passed on, so each is waited for.
                 try:
                     self._lead()

@@ -18,7 +18,7 @@ from native_handlers.format.types import ALIGNMENT_BYTES, to_bytes_offset
 from native_handlers.records import dataclass
 from native_handlers.storage.model.errors import NeedleTooLarge, ReadOnly, StorageError, VolumeClosed, WriteFailed
 from native_handlers.storage.volume.blobs import is_stored, parse_blob
-from native_handlers.storage.volume.group_commit import GroupCommit, PendingWrite, WriteResult, settle_together
+from native_handlers.storage.volume.group_commit import GroupCommit, PendingWrite, WriteResult, stage_and_commit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +132,7 @@ class VolumeWriter:
                     write.error = VolumeClosed(self._id)
                 return
             batch = self._appender.begin(state)
-            settle_together(
+            stage_and_commit(
                 writes,
                 lambda write: self._stage(batch, write.needle, check_cookie=write.check_cookie, fsync=True),
                 lambda: self._appender.commit(batch, fsync=True),

@@ -229,7 +229,7 @@ class TestGroups:
     def test_a_batch_is_bounded_in_bytes(self):
         assert self.batches_of([MAX_BYTES // 2] * 6) == [1, 2, 2, 1]
 
-    def test_writes_that_come_together_are_settled_in_as_many_batches_as_they_need(self):
+    def test_writes_that_come_together_are_committed_in_as_many_batches_as_they_need(self):
         batches = []
 
         def commit(batch):
@@ -265,7 +265,7 @@ class TestGroups:
             jobs += [pool.submit(group.write_all, together), pool.submit(group.write, last)]
         assert batches == [1, 4]
         assert [job.result() for job in jobs[:2]] == [first.result, None]
-        assert all(write.is_settled for write in [*together, last])
+        assert all(write.is_finished for write in [*together, last])
 
     def test_a_defect_among_writes_that_come_together_leaves_nobody_waiting(self):
         calls = []
@@ -282,7 +282,7 @@ class TestGroups:
         with pytest.raises(KeyError, match="defect"):
             group.write_all(writes)
         assert calls == [MAX_WRITES, 3]
-        assert not writes[0].is_settled
+        assert not writes[0].is_finished
         assert {type(write.error) for write in writes[1:MAX_WRITES]} == {BatchAborted}
         assert all(write.result for write in writes[MAX_WRITES:])
         assert group.write(*pending_writes([1]))
