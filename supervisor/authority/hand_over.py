@@ -85,7 +85,7 @@ class HandOverSteps:
             return self._close_what_is_broken(hand_over)
         try:
             if hand_over.is_reopening and hand_over.source is Engine.BACKEND:
-                self._settle(holder, hand_over)
+                self._open_for_certainty(holder, hand_over)
             found = holder.form_of(volume_id)
         except HolderFailed as failure:
             return _as_before(hand_over, str(failure))
@@ -112,7 +112,7 @@ class HandOverSteps:
                 return _as_before(hand_over, str(failure))
         return hand_over.form
 
-    def _settle(self, backend: VolumeHolder, hand_over: HandOver) -> None:
+    def _open_for_certainty(self, backend: VolumeHolder, hand_over: HandOver) -> None:
         """Asks the backend to open the volume, so that its state is known. A failure to open is an answer too.
 
         Raises:

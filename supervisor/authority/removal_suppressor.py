@@ -1,7 +1,7 @@
 """Hides from the master the closing of a volume that is part of a hand-over.
 
 Each engine reports its closing or opening a moment later, on its own way. So the removal is suppressed until both have
-reported the hand-over, or for SETTLE_S. The removal of a volume that was deleted meanwhile is not suppressed any
+reported the hand-over, or for SUPPRESS_S. The removal of a volume that was deleted meanwhile is not suppressed any
 longer: a master that takes this server for a holder makes every write of the other holders fail.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from supervisor.cluster.node_source import NodeSource
     from supervisor.routing.decision import Engine
 
-SETTLE_S = 10.0
+SUPPRESS_S = 10.0
 """Two heartbeats: each engine has reported its changes by then."""
 LOOK_S = 0.05
 
@@ -54,7 +54,7 @@ class RemovalSuppressor:
         self._has_work = trio.Event()
 
     @property
-    def settling(self) -> frozenset[int]:
+    def still_suppressed(self) -> frozenset[int]:
         """The volumes whose removal is still suppressed although the target engine has reported them."""
         return frozenset(held.hand_over.volume_id for held in self._held if held.is_seen)
 
@@ -99,7 +99,7 @@ class RemovalSuppressor:
                 held.stack.close()
 
     def _keep(self, hand_over: HandOver, stack: ExitStack, had_volume: bool, had_shards: int) -> None:  # noqa: FBT001
-        self._held.append(_Held(hand_over, stack, trio.current_time() + SETTLE_S, had_volume, had_shards))
+        self._held.append(_Held(hand_over, stack, trio.current_time() + SUPPRESS_S, had_volume, had_shards))
         self._has_work.set()
 
     def _release(self, volume_id: int) -> None:
@@ -111,14 +111,14 @@ class RemovalSuppressor:
 
     def _look(self) -> None:
         now_s = trio.current_time()
-        over = [held for held in self._held if held.until_s <= now_s or self._has_settled(held)]
+        over = [held for held in self._held if held.until_s <= now_s or self._both_have_reported(held)]
         self._held = [held for held in self._held if held not in over]
         for held in over:
             held.stack.close()
         if not self._held:
             self._has_work = trio.Event()
 
-    def _has_settled(self, held: _Held) -> bool:
+    def _both_have_reported(self, held: _Held) -> bool:
         hand_over = held.hand_over
         source, target = self._sources[hand_over.source], self._sources[hand_over.target]
         volume_id = hand_over.volume_id

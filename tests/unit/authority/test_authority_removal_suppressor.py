@@ -77,7 +77,7 @@ async def test_a_volume_that_the_target_closes_itself_is_gone(scene):
         pass
     scene.native.replace_volumes([volume()])
     scene.child.replace_volumes([volume()])  # its word is older than the hand-over
-    await until(lambda: scene.hold.settling, "the target's report to be seen")
+    await until(lambda: scene.hold.still_suppressed, "the target's report to be seen")
     scene.native.replace_volumes([])
     scene.child.replace_volumes([])
     await scene.has_gone()
@@ -94,9 +94,9 @@ async def test_a_volume_that_an_operation_took_away_is_not_held(scene):
 async def test_what_no_engine_reports_is_gone_in_the_end(autojump_clock, scene):
     with scene.hold(TO_NATIVE):
         scene.child.replace_volumes([])
-    await trio.sleep(removal_suppressor.SETTLE_S / 2)
+    await trio.sleep(removal_suppressor.SUPPRESS_S / 2)
     assert scene.announced == {3}
-    await trio.sleep(removal_suppressor.SETTLE_S)
+    await trio.sleep(removal_suppressor.SUPPRESS_S)
     assert not scene.announced
 
 
