@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 KNOWN_WITHIN_S = 5.0
 """How long the master may take to name this server. Where the master cannot be asked, the copy still counts."""
-SETTLE_S = 0.5
+LAST_WRITES_S = 0.5
 """How long writers may take to learn of the copy, and to end the writes that they had begun before."""
 LONGEST_LOOK_S = 60.0
 """How long the source may take for one record."""
@@ -44,8 +44,8 @@ _NOT_FETCHED = "what was written to volume %d while it was copied is not fetched
 
 def fetch_later_writes(node: GrpcNode, source: CopySource, volume_id: int, since_ns: int, revision: int) -> int:
     """Applies the records that the source has appended after `since_ns`, by the source's clock, up to a moment at which
-    every writer knows of the copy here. Returns the number of records. A source that takes no writes needs no time to
-    settle.
+    every writer knows of the copy here. Returns the number of records. A source that takes no writes is
+    given no `LAST_WRITES_S`.
 
     `revision` is the compaction revision of the copied files. A vacuum orders the records by id, so that a source finds
     later records no more by their time, and removes the deletions.
@@ -56,7 +56,7 @@ def fetch_later_writes(node: GrpcNode, source: CopySource, volume_id: int, since
     """
     await_master(node, source, volume_id)
     if not _is_read_only(source, volume_id):
-        source.end.pause(SETTLE_S)
+        source.end.pause(LAST_WRITES_S)
     until_ns = _clock_of(source)
     if until_ns is None:
         log.warning(_NOT_FETCHED, volume_id, "Ping")

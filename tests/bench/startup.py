@@ -12,7 +12,7 @@ from harness.server import VolumeServer
 LAUNCHER = "launcher.py"
 PAUSE_S = 0.001
 LIMIT_S = 60
-SETTLE_S = 1.5
+QUIET_S = 1.5
 """After registration: what was begun at the start is over, and the collector of Go has seen it."""
 MB = 10**6
 _MAPPING = re.compile(r"^([0-9a-f]+-[0-9a-f]+ .*)\n((?:[A-Z]\w+:.*\n)+)", re.MULTILINE)
@@ -27,7 +27,7 @@ def measure_start(implementation, directory, master, weed):
         began_s = _wait_for_exec(server.process.pid)
         taken_s = _wait_for_healthy(server) - began_s
         server.wait_until_ready()
-        threading.Event().wait(SETTLE_S)
+        threading.Event().wait(QUIET_S)
         return taken_s, memory_of_all(server.process.pid) / MB
     finally:
         server.end()

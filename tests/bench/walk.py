@@ -172,14 +172,14 @@ async def walk_one(kind, walk, ports):
         for count in range(WARM_UPS):
             await send(stream, request_of(kind, fid, count))
         walks, counts = [], itertools.count(WARM_UPS)
-        while not has_settled(walks):
+        while not is_repeated(walks):
             steps = await walk_once(walk, stream, request_of(kind, fid, next(counts)))
             if steps is not None:
                 walks.append(steps)
     walk.steps = min(walks, key=len)
 
 
-def has_settled(walks):
+def is_repeated(walks):
     """Whether the shortest walk has come twice: no other task of the server was counted with it."""
     lengths = sorted(map(len, walks))
     return len(lengths) >= MOST_WALKS or (len(lengths) >= WALKS and lengths[0] == lengths[1])

@@ -59,20 +59,20 @@ class Shared:
         except (NotFound, Deleted):
             return None
 
-    def check_all(self, volume, *, is_settled=True):
+    def check_all(self, volume, *, is_repaired=True):
         """Each needle is as it was acknowledged last, or as an operation under way would have it. An operation under
-        way at a writer's death may still appear until the next writer takes the lock; then the result is settled.
+        way at a writer's death may still appear until the next writer takes the lock; then the result is certain.
         """
-        if is_settled:
+        if is_repaired:
             volume.sync()
         for needle_id in sorted(self.known.keys() | self.announced.keys()):
             versions = [self.known.get(needle_id, 0), *self.announced.get(needle_id, [])]
             found = self.read(volume, needle_id)
             choices = [payload(needle_id, version) if version else None for version in versions]
             assert found in choices, (needle_id, versions, found)
-            if is_settled:
+            if is_repaired:
                 self.known[needle_id] = versions[choices.index(found)]
-        if is_settled:
+        if is_repaired:
             self.announced.clear()
 
     def end(self):
@@ -153,7 +153,7 @@ def test_a_death_at_each_step_of_a_run_loses_nothing_acknowledged(shared):
     while (words := worker.hear()) and words[0] != "whole":
         if words[0] == "died":
             steps += 1
-            shared.check_all(shared.volume, is_settled=False)
+            shared.check_all(shared.volume, is_repaired=False)
             # The owner appends after the rest of a dead process. Every other time the next worker has to repair.
             if steps % 2:
                 shared.volume.sync()

@@ -135,7 +135,7 @@ def ended(served, volume_id, writers):
         writer.join(LIMIT_S)
         assert not writer.is_alive()
         assert writer.failure is None
-    # A change that broke off is settled by the next one of its volume.
+    # The next change of the volume finishes or undoes a change that broke off.
     served.server.store(b"last", fid=served.server.new_fid(volume_id))
     with Connection(served.server.admin) as connection:
         found = [writer.check(connection, fid) for writer in writers for fid in writer.now]

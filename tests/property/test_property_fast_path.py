@@ -218,13 +218,13 @@ class Node:
         fast_path = self.way(rules).fast_path
         answers = [fast_path.answer(CLIENT, sent.raw) for sent in sents]
         for number in sorted(range(len(sents)), key=lambda number: sents[number].is_synced):
-            answers[number] = await self._settled(answers[number])
+            answers[number] = await self._outcome(answers[number])
         for sent, answer in zip(sents, answers, strict=True):
             if answer is not None:
                 self.taken[sent.method, int(answer[9:12])] += 1
         return answers
 
-    async def _settled(self, answer):
+    async def _outcome(self, answer):
         if isinstance(answer, HeldAnswer):
             whole = answer.head + bytes(answer.body)
             answer.release()

@@ -192,7 +192,7 @@ def synced(raw):
     return raw.replace(b" HTTP", b"?fsync=true HTTP")
 
 
-async def settled(fast_path, *raws):
+async def outcomes(fast_path, *raws):
     """As `answers`, for changes that may be synced, which a task waits for."""
     pending = [fast_path.answer(CLIENT, raw) for raw in raws]
     for one in pending:
@@ -202,7 +202,7 @@ async def settled(fast_path, *raws):
 
 
 async def test_the_synced_writes_of_one_turn_share_their_syncs(store, fast_path, files):
-    given = await settled(fast_path, *(synced(PUT % number) for number in range(1, 9)))
+    given = await outcomes(fast_path, *(synced(PUT % number) for number in range(1, 9)))
     assert [answer[9:12] for answer in given] == [b"201"] * 8
     assert len(files.synced) == len(set(files.synced)) == 2
     assert [bytes(store.get_volume(1).read(number).needle.data) for number in range(1, 9)] == [b"hello"] * 8
@@ -265,15 +265,15 @@ async def test_a_write_whose_sync_fails_is_left_and_has_left_no_trace(store, fas
     paths = [volume.handle.get().dat.path, volume.handle.get().idx.path]
     before = [path.read_bytes() for path in paths]
     disk.sync_error = errno.EIO
-    assert await settled(fast_path, synced(PUT % 1), synced(PUT % 2)) == [None, None]
+    assert await outcomes(fast_path, synced(PUT % 1), synced(PUT % 2)) == [None, None]
     assert [path.read_bytes() for path in paths] == before
     disk.sync_error = None
-    assert all(await settled(fast_path, synced(PUT % 1), synced(PUT % 2)))
+    assert all(await outcomes(fast_path, synced(PUT % 1), synced(PUT % 2)))
 
 
 async def test_one_synced_write_that_cannot_be_made_harms_no_other(fast_path):
     other_cookie = synced(PUT % 1).replace(b"d6?", b"d7?")
-    first, second, third = await settled(fast_path, synced(PUT % 1), other_cookie, synced(PUT % 2))
+    first, second, third = await outcomes(fast_path, synced(PUT % 1), other_cookie, synced(PUT % 2))
     assert first
     assert second is None
     assert third

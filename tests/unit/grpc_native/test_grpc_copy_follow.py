@@ -50,7 +50,7 @@ def node(tmp_path, target, source, masters):
 
 
 @pytest.fixture(autouse=True)
-def settled(monkeypatch):
+def pauses(monkeypatch):
     """The pauses that the code asked for; none is waited for."""
     made = []
 
@@ -120,14 +120,14 @@ def test_the_answer_names_the_last_record_of_the_files(node, source, source_stor
 
 
 @pytest.mark.slow
-def test_nothing_is_fetched_before_the_master_names_this_server(node, source, source_store, target, masters, settled):
+def test_nothing_is_fetched_before_the_master_names_this_server(node, source, source_store, target, masters, pauses):
     """Slow: the source is followed for a whole look, which takes 0.3 s."""
     data = fill(source_store)
     masters.learns_after = 3
-    source.on_clock = lambda: (settled.append("clock"), put(source_store, 1000, b"by one who did not know"))
+    source.on_clock = lambda: (pauses.append("clock"), put(source_store, 1000, b"by one who did not know"))
     copy(node)
     assert masters.asked_holders == 4
-    assert settled == [0.01, 0.02, 0.04, copy_follow.SETTLE_S, "clock"]
+    assert pauses == [0.01, 0.02, 0.04, copy_follow.LAST_WRITES_S, "clock"]
     assert contents(target, data) == data
 
 
@@ -153,11 +153,11 @@ def test_a_source_that_was_compacted_meanwhile_fails_the_copy(node, source, sour
     assert contents(target, {0: b"late"}) == {0: b"late"}
 
 
-def test_a_source_that_takes_no_writes_is_not_given_time(node, source, source_store, target, settled):
+def test_a_source_that_takes_no_writes_is_not_given_time(node, source, source_store, target, pauses):
     data = fill(source_store)
     source_store.mark_readonly(source_store.get_volume(7), persist=False)
     copy(node)
-    assert settled == []
+    assert pauses == []
     assert contents(target, data) == data
 
 

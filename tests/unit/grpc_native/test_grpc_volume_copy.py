@@ -81,8 +81,8 @@ def _small_pieces(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _no_time_to_settle(monkeypatch):
-    monkeypatch.setattr(copy_follow, "SETTLE_S", 0)
+def _no_time_for_last_writes(monkeypatch):
+    monkeypatch.setattr(copy_follow, "LAST_WRITES_S", 0)
 
 
 @pytest.fixture
