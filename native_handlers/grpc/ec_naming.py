@@ -99,7 +99,7 @@ def _replace(place: ShardPlace, complete: Sequence[StagedFile], replaced: Sequen
     own = (place.location.path, place.location.idx_path)
     removes = [path for found in replaced for path in _paths_of(place.files, found)]
     for file in complete:
-        file.hand_over()
+        file.close_complete()
     waiting = [(file.target, file.path) for file in complete]
     try:
         replace_coding(place.files, place.path(own[0], SHARDS_ARRIVED), own, waiting, removes)

@@ -154,7 +154,7 @@ class StagedFile:
         """The path that the file has now: another one than `target` until it has its name."""
         return self._path
 
-    def hand_over(self) -> None:
+    def close_complete(self) -> None:
         """Closes the complete file, which stays. The caller gives the file its name, or removes it. Raises OSError."""
         fd, self._fd = self._open_fd, None
         self._files.close(fd)

@@ -368,7 +368,7 @@ def crowded(*, copies=2, holders=("10.0.0.8:80", "10.0.0.9:80"), mode=ReadMode.P
     return front, context["volume_servers"]
 
 
-async def test_a_read_without_room_is_handed_to_another_replica():
+async def test_a_read_without_room_goes_to_another_replica():
     front, replica = crowded()
     response = await front.handle(request("GET", target=FID + "?a=1"))
     assert (response.status, response.headers.get("Server")) == (200, "SeaweedFS Volume V")
@@ -377,7 +377,7 @@ async def test_a_read_without_room_is_handed_to_another_replica():
     assert (front.running, front.throttle.downloads.bytes) == (0, 5)
 
 
-async def test_a_head_that_is_handed_over_leaves_no_body_open():
+async def test_a_head_that_another_replica_answers_leaves_no_body_open():
     front, replica = crowded()
     response = await front.handle(request("HEAD"))
     assert (response.status, response.body, response.headers.get("Content-Length")) == (200, b"", "4")
@@ -397,7 +397,7 @@ async def test_without_proxying_the_client_is_sent_to_the_replica(mode):
     ("target", "facts"),
     [(FID + "?proxied=true", {}), (FID, {"copies": 1}), (FID, {"holders": ("10.0.0.8:80",)}), ("/9,01637037d6", {})],
 )
-async def test_what_cannot_be_handed_over_waits(autojump_clock, target, facts):
+async def test_a_read_that_no_other_replica_takes_waits(autojump_clock, target, facts):
     front, replica = crowded(**facts)
     assert (await front.handle(request("GET", target=target))).status == 429
     assert replica.asked == []
