@@ -62,15 +62,15 @@ async def open_both(node: Node) -> AsyncIterator[Engines]:
     """
     reference = _BackendReference()
     sources = {Engine.NATIVE: node.model.source(NATIVE_SOURCE), Engine.BACKEND: node.model.source(CHILD_SOURCE)}
-    hold = RemovalSuppressor(node.model, sources)
+    suppressor = RemovalSuppressor(node.model, sources)
     async with open_node_store(node) as store, trio.open_nursery() as nursery:
         assert store is not None, "both engines have volumes"
-        await nursery.start(hold.serve)
+        await nursery.start(suppressor.serve)
         holders: dict[Engine, VolumeHolder] = {
             Engine.NATIVE: NativeHolder(store),
             Engine.BACKEND: BackendHolder(reference.channel),
         }
-        authority = Authority(holders, hold, reference.is_ready, hold.forget)
+        authority = Authority(holders, suppressor, reference.is_ready, suppressor.forget)
         hooks = BackendHooks(
             authority.before_backend_start, authority.before_backend_ready, tuple(store.lock_descriptors())
         )

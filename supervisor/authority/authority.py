@@ -42,14 +42,14 @@ class Authority:
     def __init__(
         self,
         holders: Mapping[Engine, VolumeHolder],
-        hold: Callable[[HandOver], AbstractContextManager[Callable[[], None]]],
+        suppress: Callable[[HandOver], AbstractContextManager[Callable[[], None]]],
         is_backend_ready: Callable[[], bool],
         forget: Callable[[int], None] = lambda _volume_id: None,
     ) -> None:
         """`forget` gets the id of a volume that was taken away: the master must now hear of its removal."""
         self.forget = forget
         self._backend = holders[Engine.BACKEND]
-        self._steps = HandOverSteps(holders, hold, is_backend_ready)
+        self._steps = HandOverSteps(holders, suppress, is_backend_ready)
         self._lock = threading.Lock()  # protects the fields below
         self._ledger = Ledger()
         self._wakers: dict[Ticket, Callable[[], None]] = {}

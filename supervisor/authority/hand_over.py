@@ -29,7 +29,7 @@ class HandOverSteps:
     """Carries hand-overs out, in the caller's thread.
 
     Args:
-        hold: hides the closing of the volume from the master, inside its block and as long as needed after it. The
+        suppress: hides the closing of the volume from the master, inside its block and as long as needed after it. The
             function that it gives must be called where no engine has the volume.
         is_backend_ready: False while the backend cannot be asked. Then no step is begun.
     """
@@ -37,18 +37,18 @@ class HandOverSteps:
     def __init__(
         self,
         holders: Mapping[Engine, VolumeHolder],
-        hold: Callable[[HandOver], AbstractContextManager[Callable[[], None]]],
+        suppress: Callable[[HandOver], AbstractContextManager[Callable[[], None]]],
         is_backend_ready: Callable[[], bool],
     ) -> None:
         self._holders = holders
-        self._hold = hold
+        self._suppress = suppress
         self._is_backend_ready = is_backend_ready
 
     def carry_out(self, hand_over: HandOver) -> Outcome:
         """Carries the hand-over out. Returns how it ended; engine failures raise nothing."""
         if Engine.BACKEND in {hand_over.source, hand_over.target} and not self._is_backend_ready():
             return _as_before(hand_over, "the backend is not ready")
-        with self._hold(hand_over) as release:
+        with self._suppress(hand_over) as release:
             outcome = self._move(hand_over)
             if outcome.is_vacant:
                 release()

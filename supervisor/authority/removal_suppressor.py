@@ -28,7 +28,7 @@ LOOK_S = 0.05
 
 
 @dataclass(eq=False, slots=True)
-class _Held:
+class _Suppression:
     hand_over: HandOver
     stack: ExitStack
     until_s: float
@@ -49,14 +49,14 @@ class RemovalSuppressor:
     def __init__(self, model: NodeModel, sources: Mapping[Engine, NodeSource]) -> None:
         self._model = model
         self._sources = sources
-        self._held: list[_Held] = []
+        self._suppressions: list[_Suppression] = []
         self._token: trio.lowlevel.TrioToken | None = None
         self._has_work = trio.Event()
 
     @property
     def still_suppressed(self) -> frozenset[int]:
         """The volumes whose removal is still suppressed although the target engine has reported them."""
-        return frozenset(held.hand_over.volume_id for held in self._held if held.is_seen)
+        return frozenset(one.hand_over.volume_id for one in self._suppressions if one.is_seen)
 
     @contextmanager
     def __call__(self, hand_over: HandOver) -> Iterator[Callable[[], None]]:
@@ -95,36 +95,38 @@ class RemovalSuppressor:
                 self._look()
         finally:
             self._token = None
-            for held in self._held:
-                held.stack.close()
+            for suppression in self._suppressions:
+                suppression.stack.close()
 
     def _keep(self, hand_over: HandOver, stack: ExitStack, had_volume: bool, had_shards: int) -> None:  # noqa: FBT001
-        self._held.append(_Held(hand_over, stack, trio.current_time() + SUPPRESS_S, had_volume, had_shards))
+        self._suppressions.append(
+            _Suppression(hand_over, stack, trio.current_time() + SUPPRESS_S, had_volume, had_shards)
+        )
         self._has_work.set()
 
     def _release(self, volume_id: int) -> None:
         """Ends every suppression of the volume, because the volume is gone."""
-        for held in self._held:
-            if held.hand_over.volume_id == volume_id:
-                held.until_s = 0
+        for suppression in self._suppressions:
+            if suppression.hand_over.volume_id == volume_id:
+                suppression.until_s = 0
         self._has_work.set()
 
     def _look(self) -> None:
         now_s = trio.current_time()
-        over = [held for held in self._held if held.until_s <= now_s or self._both_have_reported(held)]
-        self._held = [held for held in self._held if held not in over]
-        for held in over:
-            held.stack.close()
-        if not self._held:
+        over = [one for one in self._suppressions if one.until_s <= now_s or self._both_have_reported(one)]
+        self._suppressions = [one for one in self._suppressions if one not in over]
+        for suppression in over:
+            suppression.stack.close()
+        if not self._suppressions:
             self._has_work = trio.Event()
 
-    def _both_have_reported(self, held: _Held) -> bool:
-        hand_over = held.hand_over
+    def _both_have_reported(self, suppression: _Suppression) -> bool:
+        hand_over = suppression.hand_over
         source, target = self._sources[hand_over.source], self._sources[hand_over.target]
         volume_id = hand_over.volume_id
         has_volume, shards = target.has_volume(volume_id), target.shard_bits(volume_id)
-        is_all_there = has_volume >= held.had_volume and not held.had_shards & ~shards
-        held.is_seen = held.is_seen or (is_all_there and bool(has_volume or shards))
+        is_all_there = has_volume >= suppression.had_volume and not suppression.had_shards & ~shards
+        suppression.is_seen = suppression.is_seen or (is_all_there and bool(has_volume or shards))
         # The target has the volume, or had it and has closed it since. A later closing is not part of this hand-over.
         has_gone = not (source.has_volume(volume_id) or source.shard_bits(volume_id))
-        return source is not target and held.is_seen and has_gone
+        return source is not target and suppression.is_seen and has_gone

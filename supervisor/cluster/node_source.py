@@ -95,7 +95,7 @@ class NodeSource:
         self.state: volume_server_pb2.VolumeServerState | None = None
         self.has_all_volumes = False
         self.has_all_ec_shards = False
-        self._holds: Counter[int] = Counter()
+        self._suppress_counts: Counter[int] = Counter()  # by volume id: the open blocks of `suppress_removals`
         self._tiers: dict[int, str] = {}
         self._disk_ids: frozenset[int] = frozenset()
 
@@ -117,7 +117,7 @@ class NodeSource:
             gone = {key: volume for key, volume in previous.items() if key not in reported}
             changes.volume_ids.update(volume_id for _, volume_id in (*gone, *self.suppressed))
             kept = {key: volume for key, volume in self.suppressed.items() if key not in reported}
-            self.suppressed = kept | {key: volume for key, volume in gone.items() if self._holds[key[1]]}
+            self.suppressed = kept | {key: volume for key, volume in gone.items() if self._suppress_counts[key[1]]}
             self.has_all_volumes = True
 
     def change_volumes(
@@ -238,7 +238,7 @@ class NodeSource:
         At the end of the block, a volume that the engine still lacks is removed, unless another engine has it.
         """
         with self._changing():
-            self._holds.update(volume_ids)
+            self._suppress_counts.update(volume_ids)
         try:
             yield
         finally:
@@ -246,10 +246,10 @@ class NodeSource:
                 changes.has_shards = True
                 changes.volume_ids.update(volume_ids)
                 # Subtracting Counters also drops the entries that reach 0.
-                self._holds -= Counter(volume_ids)
-                self.suppressed = {key: held for key, held in self.suppressed.items() if self._holds[key[1]]}
+                self._suppress_counts -= Counter(volume_ids)
+                self.suppressed = {key: held for key, held in self.suppressed.items() if self._suppress_counts[key[1]]}
                 shards = self.suppressed_shards
-                self.suppressed_shards = {key: held for key, held in shards.items() if self._holds[key[1]]}
+                self.suppressed_shards = {key: held for key, held in shards.items() if self._suppress_counts[key[1]]}
 
     def _copies_in(
         self, volumes: Mapping[VolumeKey, ReportedVolume], volume_id: int
@@ -296,9 +296,9 @@ class NodeSource:
     def _suppress(self, gone: Mapping[VolumeKey, ReportedVolume]) -> None:
         for _, volume_id in gone:
             self._tiers.pop(volume_id, None)
-        self.suppressed |= {key: volume for key, volume in gone.items() if self._holds[key[1]]}
+        self.suppressed |= {key: volume for key, volume in gone.items() if self._suppress_counts[key[1]]}
 
     def _suppress_shards(self, gone: master_pb2.VolumeEcShardInformationMessage | None) -> None:
-        if gone is not None and self._holds[gone.id]:
+        if gone is not None and self._suppress_counts[gone.id]:
             key = volume_key(gone)
             self.suppressed_shards[key] = plus_shards(self.suppressed_shards.get(key), gone)

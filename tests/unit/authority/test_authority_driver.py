@@ -25,15 +25,15 @@ class Scene:
         self.native = PlayedEngine(self.log, "native")
         self.backend = PlayedEngine(self.log, "backend", {3, 4})
         self.is_ready = True
-        self.held = []
+        self.suppressed = []
         self.released = []
         self.authority = Authority(
-            {NATIVE: self.native, BACKEND: self.backend}, self.hold, is_backend_ready=lambda: self.is_ready
+            {NATIVE: self.native, BACKEND: self.backend}, self.suppress, is_backend_ready=lambda: self.is_ready
         )
 
     @contextmanager
-    def hold(self, hand_over):
-        self.held.append(hand_over.volume_id)
+    def suppress(self, hand_over):
+        self.suppressed.append(hand_over.volume_id)
         with nullcontext():
             yield lambda: self.released.append(hand_over.volume_id)
 
@@ -59,7 +59,7 @@ async def test_a_volume_is_closed_here_and_opened_there(scene):
     await use(scene, NATIVE, WRITE)
     await use(scene, BACKEND, WRITE)
     assert scene.log[2:] == ["native close 3", "backend open 3"]
-    assert scene.held == [3, 3]
+    assert scene.suppressed == [3, 3]
 
 
 async def test_a_volume_that_nobody_has_open_is_opened_by_nobody(scene):

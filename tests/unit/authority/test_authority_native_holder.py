@@ -47,7 +47,7 @@ class Scene:
             self.store.get_volume(VID).write(Needle(needle_id=number, cookie=COOKIE, data=bytes(5000)))
         self.backend = PlayedEngine(self.log, "backend")
         holders = {Engine.NATIVE: NativeHolder(self.store), Engine.BACKEND: self.backend}
-        self.steps = HandOverSteps(holders, hold, lambda: True)
+        self.steps = HandOverSteps(holders, suppress, lambda: True)
 
     def code(self):
         self.store.ec_work.generate(self.store.get_volume(VID), "")
@@ -60,7 +60,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def hold(_hand_over):
+def suppress(_hand_over):
     yield lambda: None
 
 

@@ -26,7 +26,7 @@ class Scene:
         self.native, self.child = self.model.source("native"), self.model.source("child")
         self.native.replace_volumes([])
         self.child.replace_volumes([volume()])
-        self.hold = RemovalSuppressor(self.model, {Engine.NATIVE: self.native, Engine.BACKEND: self.child})
+        self.suppressor = RemovalSuppressor(self.model, {Engine.NATIVE: self.native, Engine.BACKEND: self.child})
 
     @property
     def announced(self):
@@ -39,7 +39,7 @@ class Scene:
 @pytest.fixture
 async def scene(nursery):
     made = Scene()
-    await nursery.start(made.hold.serve)
+    await nursery.start(made.suppressor.serve)
     return made
 
 
@@ -48,7 +48,7 @@ TO_BACKEND = HandOver(3, Engine.NATIVE, Engine.BACKEND)
 
 
 async def test_a_hand_over_is_not_heard_of(autojump_clock, scene):
-    with scene.hold(TO_NATIVE):
+    with scene.suppressor(TO_NATIVE):
         scene.child.replace_volumes([])
         assert scene.announced == {3}
     await trio.sleep(removal_suppressor.LOOK_S * 2)
@@ -59,40 +59,40 @@ async def test_a_hand_over_is_not_heard_of(autojump_clock, scene):
     assert scene.announced == set()
 
 
-async def test_a_volume_that_nobody_has_any_more_is_not_held(scene):
+async def test_the_removal_of_a_volume_that_nobody_has_is_not_suppressed(scene):
     """The volume was deleted right after a hand-over, and requests for it go on."""
-    with scene.hold(TO_NATIVE):
+    with scene.suppressor(TO_NATIVE):
         scene.child.replace_volumes([])
     scene.native.replace_volumes([volume()])
-    with scene.hold(TO_BACKEND):
+    with scene.suppressor(TO_BACKEND):
         scene.native.replace_volumes([])
     assert scene.announced == {3}
-    with scene.hold(TO_NATIVE) as release:
+    with scene.suppressor(TO_NATIVE) as release:
         release()
     await scene.has_gone()
 
 
 async def test_a_volume_that_the_target_closes_itself_is_gone(scene):
-    with scene.hold(TO_NATIVE):
+    with scene.suppressor(TO_NATIVE):
         pass
     scene.native.replace_volumes([volume()])
     scene.child.replace_volumes([volume()])  # its word is older than the hand-over
-    await until(lambda: scene.hold.still_suppressed, "the target's report to be seen")
+    await until(lambda: scene.suppressor.still_suppressed, "the target's report to be seen")
     scene.native.replace_volumes([])
     scene.child.replace_volumes([])
     await scene.has_gone()
 
 
-async def test_a_volume_that_an_operation_took_away_is_not_held(scene):
-    with scene.hold(TO_NATIVE):
+async def test_the_removal_of_a_volume_by_an_operation_is_not_suppressed(scene):
+    with scene.suppressor(TO_NATIVE):
         scene.child.replace_volumes([])
     assert scene.announced == {3}
-    scene.hold.forget(3)
+    scene.suppressor.forget(3)
     await scene.has_gone()
 
 
 async def test_what_no_engine_reports_is_gone_in_the_end(autojump_clock, scene):
-    with scene.hold(TO_NATIVE):
+    with scene.suppressor(TO_NATIVE):
         scene.child.replace_volumes([])
     await trio.sleep(removal_suppressor.SUPPRESS_S / 2)
     assert scene.announced == {3}
@@ -116,7 +116,7 @@ def bits(scene):
 
 
 async def test_a_hand_over_of_shards_is_not_heard_of(autojump_clock, coded):
-    with coded.hold(TO_NATIVE):
+    with coded.suppressor(TO_NATIVE):
         coded.child.replace_volumes([])
         coded.child.remove_ec_shards([shards(0b101)])
         coded.native.replace_volumes([volume()])
@@ -130,11 +130,11 @@ async def test_a_hand_over_of_shards_is_not_heard_of(autojump_clock, coded):
     assert bits(coded) == 0b011
 
 
-async def test_shards_that_an_operation_took_away_are_not_held(coded):
-    with coded.hold(TO_NATIVE):
+async def test_the_removal_of_shards_by_an_operation_is_not_suppressed(coded):
+    with coded.suppressor(TO_NATIVE):
         coded.child.replace_volumes([])
         coded.child.replace_ec_shards([])
     assert bits(coded) == 0b111
-    coded.hold.forget(3)
+    coded.suppressor.forget(3)
     await coded.has_gone()
     assert bits(coded) == 0
