@@ -46,8 +46,8 @@ def run(node, mode, context=None, **fields):
     return ec_scrub.scrub_ec_volume(node, context or make_context(), pb.ScrubEcVolumeRequest(mode=mode, **fields))
 
 
-class Pace:
-    """Stands for the throttle. Calls `at` when so many calls have been made."""
+class RecordedThrottler:
+    """Stands for `WriteThrottler`, and records what passes. Calls `at` when so many calls have been made."""
 
     def __init__(self):
         self.at, self.number = None, 0
@@ -65,8 +65,8 @@ class Pace:
 
 
 @pytest.fixture
-def pace(monkeypatch):
-    made = Pace()
+def throttler(monkeypatch):
+    made = RecordedThrottler()
     monkeypatch.setattr(ec_scrub, "WriteThrottler", made)
     return made
 
@@ -75,25 +75,25 @@ def pace(monkeypatch):
     ("mode", "read_bytes"),
     [(INDEX, 80), (LOCAL, 80 + 5 * RECORD_BYTES), (FULL, 80 + 5 * RECORD_BYTES), (CHECKSUM, 14 * MIB)],
 )
-def test_all_that_is_read_counts_for_the_pace(node, pace, mode, read_bytes):
+def test_all_that_is_read_counts_for_the_pace(node, throttler, mode, read_bytes):
     slow = dataclasses.replace(node, facts=dataclasses.replace(node.facts, maintenance_bytes_per_s=77))
     answer = run(slow, mode)
     assert not answer.details
     assert (answer.total_volumes, answer.total_files) == (1, 0 if mode == CHECKSUM else 5)
-    assert pace.bytes_per_s == 77
-    assert sum(pace.counts) == pytest.approx(read_bytes, abs=5 * 8)
-    assert max(pace.counts) <= MIB
+    assert throttler.bytes_per_s == 77
+    assert sum(throttler.counts) == pytest.approx(read_bytes, abs=5 * 8)
+    assert max(throttler.counts) <= MIB
 
 
 @pytest.mark.slow
-def test_a_long_index_counts_piece_by_piece(node, directory, pace):
+def test_a_long_index_counts_piece_by_piece(node, directory, throttler):
     """Slow: codes a volume with a long index."""
     with (directory / f"{VID}.ecx").open("ab") as index:
         for number in range(10, 200_000):
             index.write(encode_entry(number, 0, -1, 4))
     run(node, INDEX)
-    assert sum(pace.counts) == os.path.getsize(directory / f"{VID}.ecx")
-    assert max(pace.counts) <= MIB
+    assert sum(throttler.counts) == os.path.getsize(directory / f"{VID}.ecx")
+    assert max(throttler.counts) <= MIB
 
 
 @pytest.mark.parametrize("mode", [pb.UNKNOWN, 99, -1])
@@ -110,9 +110,9 @@ def test_an_unknown_mode_is_refused_where_there_is_a_volume(node, mode):
         run(node, mode)
 
 
-def test_a_volume_that_is_named_many_times_is_scrubbed_once(node, pace):
+def test_a_volume_that_is_named_many_times_is_scrubbed_once(node, throttler):
     answer = run(node, INDEX, volume_ids=[VID] * 1000)
-    assert (answer.total_volumes, sum(pace.counts)) == (1, 80)
+    assert (answer.total_volumes, sum(throttler.counts)) == (1, 80)
 
 
 @pytest.mark.parametrize("mode", [INDEX, LOCAL, FULL, CHECKSUM])
@@ -125,20 +125,20 @@ def test_a_client_that_has_gone_ends_it(node, mode):
 
 
 @pytest.mark.parametrize(("mode", "lost"), [(LOCAL, ()), (FULL, ()), (FULL, (0, 1))])
-def test_a_client_that_goes_meanwhile_ends_it(node, store, pace, mode, lost):
+def test_a_client_that_goes_meanwhile_ends_it(node, store, throttler, mode, lost):
     for shard in lost:
         store.ec.unmount(VID, shard)
     context = make_context()
 
     def goes_at_the_second_piece(callback):
-        pace.at, pace.number = callback, 2
+        throttler.at, throttler.number = callback, 2
         return True
 
     context.add_callback = goes_at_the_second_piece
     with pytest.raises(RpcFailure) as raised:
         run(node, mode, context)
     assert raised.value.code is grpc.StatusCode.CANCELLED
-    assert len(pace.counts) == 2
+    assert len(throttler.counts) == 2
 
 
 @pytest.mark.damage("the index lies")
@@ -235,17 +235,17 @@ def check_sound(answer):
     assert not answer.broken_shard_infos
 
 
-def test_a_shard_that_is_closed_while_its_checksums_are_checked_is_not_broken(node, store, pace):
-    pace.at, pace.number = (lambda: [store.ec.unmount(VID, shard) for shard in (12, 13)]), 3
+def test_a_shard_that_is_closed_while_its_checksums_are_checked_is_not_broken(node, store, throttler):
+    throttler.at, throttler.number = (lambda: [store.ec.unmount(VID, shard) for shard in (12, 13)]), 3
     check_sound(run(node, CHECKSUM))
-    assert len(pace.counts) == 12
+    assert len(throttler.counts) == 12
 
 
 @pytest.mark.damage("a shard lies")
-def test_a_shard_that_is_mounted_anew_while_its_checksums_are_checked_is_checked(node, store, directory, pace):
+def test_a_shard_that_is_mounted_anew_while_its_checksums_are_checked_is_checked(node, store, directory, throttler):
     with (directory / f"{VID}.ec13").open("r+b") as shard:
         shard.write(b"XXXX")
-    pace.at, pace.number = (lambda: store.ec.mount("", VID, 13)), 3
+    throttler.at, throttler.number = (lambda: store.ec.mount("", VID, 13)), 3
     answer = run(node, CHECKSUM)
     assert list(answer.details) == ["ec volume 7 shard 13: checksum mismatch at block 0 (offset 0)"]
 
@@ -264,10 +264,10 @@ def test_a_shard_that_is_closed_during_a_local_scrub_is_not_broken(node, store, 
     assert answer.total_files == 5
 
 
-def test_a_shard_that_moves_during_a_full_scrub_is_not_broken(node, elsewhere, pace):
+def test_a_shard_that_moves_during_a_full_scrub_is_not_broken(node, elsewhere, throttler):
     """Needles 1 to 3 lie in shard 0, needle 4 in 0 and 1, needle 5 in 1. The first look-up does not know the move."""
     elsewhere.move(0)
-    pace.at, pace.number = (lambda: elsewhere.move(1)), 4
+    throttler.at, throttler.number = (lambda: elsewhere.move(1)), 4
     check_sound(run(node, FULL))
     assert elsewhere.asked == 2
     assert elsewhere.read == [0, 0, 0, 0, 1, 1]
@@ -283,16 +283,16 @@ def test_for_a_lost_shard_a_full_scrub_asks_the_master_once_more(node, store, el
     assert elsewhere.asked == 2
 
 
-def test_each_volume_is_taken_until_it_is_verified(node, pace):
+def test_each_volume_is_taken_until_it_is_verified(node, throttler):
     """Another engine may have a volume before and afterwards. One that is in neither is left out."""
     context, taken = make_context(), []
 
     @contextmanager
     def taking(volume_id, *, changes=False):
         assert not changes
-        before = len(pace.counts)
+        before = len(throttler.counts)
         yield
-        taken.append((volume_id, len(pace.counts) > before))
+        taken.append((volume_id, len(throttler.counts) > before))
 
     context.taking, context.volume_ids = taking, [VID, 99]
     assert run(node, LOCAL, context).total_volumes == 1
