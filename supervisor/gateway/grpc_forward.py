@@ -96,15 +96,15 @@ class BackendEngine:
     def _start(self, call: Call, request: bytes | None) -> Any:  # noqa: ANN401  grpcio types its calls by shape
         """Begins the backend's call, which ends no later than the client's call."""
         metadata = with_request_id(forwarded_request_metadata(call.metadata), call.request_id)
-        outgoing: bytes | _OutgoingRequests = _OutgoingRequests(call.requests) if request is None else request
+        forwarded: bytes | _ForwardedRequests = _ForwardedRequests(call.requests) if request is None else request
         try:
-            rpc = _invoke(self._channel(), call, outgoing, metadata)
+            rpc = _invoke(self._channel(), call, forwarded, metadata)
         except ValueError as error:  # grpcio raises this for a closed channel
             rpc = None
             raise RpcFailure(f"{UNAVAILABLE_TEXT}: {error}", grpc.StatusCode.UNAVAILABLE) from error
         finally:
-            if isinstance(outgoing, _OutgoingRequests):
-                outgoing.started(rpc)
+            if isinstance(forwarded, _ForwardedRequests):
+                forwarded.started(rpc)
         if not call.context.add_callback(rpc.cancel):
             rpc.cancel()
         return rpc
@@ -138,13 +138,13 @@ class PingForwarder:
         raise AssertionError("Ping is a unary call")
 
 
-def _invoke(channel: grpc.Channel, call: Call, outgoing: object, metadata: object) -> Any:  # noqa: ANN401
+def _invoke(channel: grpc.Channel, call: Call, forwarded: object, metadata: object) -> Any:  # noqa: ANN401
     path, timeout_s = call.method.path, call.time_remaining_s
     if call.method.server_streaming:
         open_stream: Any = channel.stream_stream if call.method.client_streaming else channel.unary_stream
-        return open_stream(path)(outgoing, timeout=timeout_s, metadata=metadata)
+        return open_stream(path)(forwarded, timeout=timeout_s, metadata=metadata)
     open_unary: Any = channel.stream_unary if call.method.client_streaming else channel.unary_unary
-    return open_unary(path).future(outgoing, timeout=timeout_s, metadata=metadata)
+    return open_unary(path).future(forwarded, timeout=timeout_s, metadata=metadata)
 
 
 def _messages(rpc: Any) -> Iterator[bytes]:  # noqa: ANN401
@@ -174,7 +174,7 @@ def _failure_of(rpc: Any, call: Call) -> RpcFailure:  # noqa: ANN401
     return RpcFailure(details, code)
 
 
-class _OutgoingRequests:
+class _ForwardedRequests:
     """The client's stream. A thread of grpcio sends its messages on, one at a time.
 
     If the client breaks off, or sends a message that is refused, the backend's call is cancelled *before* this iterator
@@ -190,7 +190,7 @@ class _OutgoingRequests:
         self._rpc = rpc
         self._is_started.set()
 
-    def __iter__(self) -> _OutgoingRequests:
+    def __iter__(self) -> _ForwardedRequests:
         return self
 
     def __next__(self) -> bytes:
