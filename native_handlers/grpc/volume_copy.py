@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
     from native_handlers.storage.transfer.receive import StagedFile
-    from native_handlers.storage.transfer.volume_copy import IncomingVolume
+    from native_handlers.storage.transfer.volume_copy import ArrivingVolume
 
 log = logging.getLogger(__name__)
 
@@ -69,20 +69,20 @@ def volume_copy(node: GrpcNode, context: RpcContext, request: pb.VolumeCopyReque
         status = _status_of(node, source, request.volume_id)
         _check_tier(store, request.volume_id, status)
         end.check()
-        incoming = _begin(store, request, status)
+        arriving = _begin(store, request, status)
         try:
-            yield from _copy_files(store, source, incoming, request, status)
-            if incoming.is_tiered:
-                _copy_later_rows(node, source, incoming, request, status)
+            yield from _copy_files(store, source, arriving, request, status)
+            if arriving.is_tiered:
+                _copy_later_rows(node, source, arriving, request, status)
             end.check()
-            _check_sizes(incoming, status)
-            last_append_at_ns = _last_append_at_ns(incoming, status)
+            _check_sizes(arriving, status)
+            last_append_at_ns = _last_append_at_ns(arriving, status)
         except BaseException:
-            store.abandon_copy(incoming)
+            store.abandon_copy(arriving)
             raise
         # Clients wait from the moment that the copy can be found until it has the writes of the meantime.
         with store.settling.settle(request.volume_id):
-            _mount_or_abandon(store, incoming)
+            _mount_or_abandon(store, arriving)
             later = 0
             if not _is_tiered(status):
                 revision = status.compaction_revision
@@ -123,25 +123,25 @@ def _check_tier(store: Store, volume_id: int, status: pb.ReadVolumeFileStatusRes
         raise RpcFailure(f"volume {volume_id} is in remote storage {name}, which this server has no settings of")
 
 
-def _begin(store: Store, request: pb.VolumeCopyRequest, status: pb.ReadVolumeFileStatusResponse) -> IncomingVolume:
+def _begin(store: Store, request: pb.VolumeCopyRequest, status: pb.ReadVolumeFileStatusResponse) -> ArrivingVolume:
     disk_type = request.disk_type or status.disk_type
     with errors_as_upstream():
         needed_bytes = status.idx_file_size + (0 if _is_tiered(status) else status.dat_file_size)
-        incoming = store.begin_copy(request.volume_id, status.collection, disk_type, needed_bytes)
-        incoming.is_tiered = _is_tiered(status)
+        arriving = store.begin_copy(request.volume_id, status.collection, disk_type, needed_bytes)
+        arriving.is_tiered = _is_tiered(status)
     try:
         with errors_as_upstream(f"failed to prepare for volume {request.volume_id}"):
-            incoming.begin()
+            arriving.begin()
     except BaseException:
-        store.abandon_copy(incoming)
+        store.abandon_copy(arriving)
         raise
-    return incoming
+    return arriving
 
 
 def _copy_files(
     store: Store,
     source: CopySource,
-    incoming: IncomingVolume,
+    arriving: ArrivingVolume,
     request: pb.VolumeCopyRequest,
     status: pb.ReadVolumeFileStatusResponse,
 ) -> Iterator[pb.VolumeCopyResponse]:
@@ -150,12 +150,12 @@ def _copy_files(
     idx = _file(request, status, ".idx", status.idx_file_size)
     vif = _file(request, status, ".vif", MAX_VIF_BYTES)
     next_report = PROGRESS_BYTES
-    for processed in () if incoming.is_tiered else receive_copy(source, dat, partial(_make_dat, store, incoming)):
+    for processed in () if arriving.is_tiered else receive_copy(source, dat, partial(_make_dat, store, arriving)):
         if processed > next_report:
             next_report = processed + PROGRESS_BYTES
             yield pb.VolumeCopyResponse(processed_bytes=processed)
-    _copy_small(source, idx, incoming)
-    _copy_small(source, vif, incoming)
+    _copy_small(source, idx, arriving)
+    _copy_small(source, vif, arriving)
 
 
 def _file(
@@ -171,23 +171,23 @@ def _file(
     )
 
 
-def _check_sizes(incoming: IncomingVolume, status: pb.ReadVolumeFileStatusResponse) -> None:
+def _check_sizes(arriving: ArrivingVolume, status: pb.ReadVolumeFileStatusResponse) -> None:
     with errors_as_upstream():
         try:
-            incoming.check_sizes(status.dat_file_size, status.idx_file_size)
+            arriving.check_sizes(status.dat_file_size, status.idx_file_size)
         except OSError as error:
-            raise RpcFailure(os_error_text("stat", error.filename or incoming.paths.name, error)) from error
+            raise RpcFailure(os_error_text("stat", error.filename or arriving.paths.name, error)) from error
 
 
-def _copy_small(source: CopySource, wanted: pb.CopyFileRequest, incoming: IncomingVolume) -> None:
-    for _ in receive_copy(source, wanted, partial(incoming.receive, wanted.ext)):
+def _copy_small(source: CopySource, wanted: pb.CopyFileRequest, arriving: ArrivingVolume) -> None:
+    for _ in receive_copy(source, wanted, partial(arriving.receive, wanted.ext)):
         pass
 
 
 def _copy_later_rows(
     node: GrpcNode,
     source: CopySource,
-    incoming: IncomingVolume,
+    arriving: ArrivingVolume,
     request: pb.VolumeCopyRequest,
     status: pb.ReadVolumeFileStatusResponse,
 ) -> None:
@@ -205,15 +205,15 @@ def _copy_later_rows(
         if now.idx_file_size == status.idx_file_size:
             return
         status.idx_file_size = now.idx_file_size
-        _copy_small(source, _file(request, status, ".idx", status.idx_file_size), incoming)
+        _copy_small(source, _file(request, status, ".idx", status.idx_file_size), arriving)
     raise RpcFailure(
         f"the index of volume {request.volume_id} grew during {INDEX_ROUNDS} copies of it; "
         "mark the volume read-only first"
     )
 
 
-def _make_dat(store: Store, incoming: IncomingVolume) -> StagedFile:
-    file = incoming.receive(".dat")
+def _make_dat(store: Store, arriving: ArrivingVolume) -> StagedFile:
+    file = arriving.receive(".dat")
     if store.is_preallocating and store.volume_size_limit_bytes:
         try:
             file.reserve(store.volume_size_limit_bytes)
@@ -223,26 +223,26 @@ def _make_dat(store: Store, incoming: IncomingVolume) -> StagedFile:
     return file
 
 
-def _last_append_at_ns(incoming: IncomingVolume, status: pb.ReadVolumeFileStatusResponse) -> int:
+def _last_append_at_ns(arriving: ArrivingVolume, status: pb.ReadVolumeFileStatusResponse) -> int:
     """The append time of the last record, or the time of the .dat file where that is not known, as for a tier."""
-    if incoming.is_tiered:
+    if arriving.is_tiered:
         return status.dat_file_timestamp_seconds * _NS
     try:
-        at_ns = incoming.last_append_at_ns(status.version)
+        at_ns = arriving.last_append_at_ns(status.version)
     except (OSError, FormatError) as error:
-        log.warning("volume %s: the time of its last record is not known: %s", incoming.paths.name, error)
+        log.warning("volume %s: the time of its last record is not known: %s", arriving.paths.name, error)
         at_ns = 0
     return at_ns or status.dat_file_timestamp_seconds * _NS
 
 
-def _mount_or_abandon(store: Store, incoming: IncomingVolume) -> None:
+def _mount_or_abandon(store: Store, arriving: ArrivingVolume) -> None:
     try:
-        _mount(store, incoming)
+        _mount(store, arriving)
     except BaseException:
-        store.abandon_copy(incoming)
+        store.abandon_copy(arriving)
         raise
 
 
-def _mount(store: Store, incoming: IncomingVolume) -> None:
-    with errors_as_upstream(f"failed to mount volume {incoming.paths.volume_id}"):
-        store.mount_copy(incoming)
+def _mount(store: Store, arriving: ArrivingVolume) -> None:
+    with errors_as_upstream(f"failed to mount volume {arriving.paths.volume_id}"):
+        store.mount_copy(arriving)

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.transfer.receive import StagedFile
     from native_handlers.storage.transfer.received_files import ReceiveRequest
-    from native_handlers.storage.transfer.volume_copy import IncomingVolume
+    from native_handlers.storage.transfer.volume_copy import ArrivingVolume
     from native_handlers.storage.volume.damage import Damage
     from native_handlers.storage.volume.file_reader import FileReader
     from native_handlers.storage.volume.volume import Volume
@@ -515,7 +515,7 @@ class Store:
 
     # ---- copies
 
-    def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> IncomingVolume:
+    def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> ArrivingVolume:
         """Reserves the place of a volume that is to be copied here. A copy that is mounted here can be read, and takes
         no writes, until `mount_copy` or `abandon_copy`.
 
@@ -531,7 +531,7 @@ class Store:
         """
         return self._set.begin_copy(vid, collection, disk_type, needed_bytes)
 
-    def mount_copy(self, incoming: IncomingVolume) -> None:
+    def mount_copy(self, arriving: ArrivingVolume) -> None:
         """Opens a volume whose files are all here and on disk, in place of its other copies here, open or not.
 
         Raises:
@@ -545,11 +545,11 @@ class Store:
             VolumeNotFound: the volume is in its place, and could not be opened (see `findings`).
             In every case the caller calls `abandon_copy`.
         """
-        self._set.mount_copy(incoming)
+        self._set.mount_copy(arriving)
 
-    def abandon_copy(self, incoming: IncomingVolume) -> None:
+    def abandon_copy(self, arriving: ArrivingVolume) -> None:
         """Removes the files of a copy that was not mounted; a mounted one takes writes again. For closed stores too."""
-        self._set.abandon_copy(incoming)
+        self._set.abandon_copy(arriving)
 
     def receive_file(self, wanted: ReceiveRequest) -> StagedFile:
         """Makes a file that another server sends; the caller writes it, and commits it inside `VolumeIds.naming`.

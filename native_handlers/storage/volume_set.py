@@ -40,7 +40,7 @@ from native_handlers.storage.model.errors import (
     VolumeNotFound,
 )
 from native_handlers.storage.model.file_kinds import ARRIVED
-from native_handlers.storage.transfer.volume_copy import IncomingVolume
+from native_handlers.storage.transfer.volume_copy import ArrivingVolume
 from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume_ids import VolumeIds
 
@@ -344,7 +344,7 @@ class VolumeSet:
 
     # ---- copies
 
-    def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> IncomingVolume:
+    def begin_copy(self, vid: int, collection: str, disk_type: str, needed_bytes: int) -> ArrivingVolume:
         """See `Store.begin_copy`."""
         with self._changing:
             if self._is_arriving(vid):
@@ -361,36 +361,36 @@ class VolumeSet:
             location.arriving.add(vid)
         self._listeners.emit([volume.id for volume in claimed])
         paths = VolumePaths(location.path, location.idx_path, collection, vid)
-        return IncomingVolume(self._files, paths, location, self._width, claimed)
+        return ArrivingVolume(self._files, paths, location, self._width, claimed)
 
-    def mount_copy(self, incoming: IncomingVolume) -> None:
+    def mount_copy(self, arriving: ArrivingVolume) -> None:
         """See `Store.mount_copy`."""
-        vid, location = incoming.paths.volume_id, incoming.location
-        damage, has_data = incoming.examine()
+        vid, location = arriving.paths.volume_id, arriving.location
+        damage, has_data = arriving.examine()
         changed: list[int] = []
         try:
             with self._changing:
                 self._check_in_service(vid)
                 old = copies_of(self._locations, vid)
-                if any(volume not in incoming.claimed for _, volume in old):
+                if any(volume not in arriving.claimed for _, volume in old):
                     raise CopyIncomplete(f"volume {vid} was mounted here while it was copied, and takes writes since")
                 if damage is not None and old:
                     raise CopyIncomplete(f"the copy is damaged, and does not replace the volume that is here: {damage}")
                 if not has_data:
                     # Its source may be deleted next, and would leave no way to the data.
                     raise CopyIncomplete(f"the data of volume {vid} cannot be read from here: {damage}")
-                found = self.ids.find(incoming.paths.collection, vid)
+                found = self.ids.find(arriving.paths.collection, vid)
                 _check_none_arrived(vid, found, location)
                 # A copy that is not open goes too: on an earlier disk it would hide the new one at the next start.
                 present = [*(volume.paths for _, volume in old), *(one.volume for one in found if not one.is_shard)]
-                incoming.decide(dict.fromkeys(one for one in present if one.base != incoming.paths.base))
+                arriving.decide(dict.fromkeys(one for one in present if one.base != arriving.paths.base))
                 closed, failures = unload(old)
                 changed += closed
                 for failure in failures:
                     _log.warning("volume %d, which a copy replaces: %s", vid, failure)
-                incoming.finish_arrival()
+                arriving.finish_arrival()
                 self.ids.forget_listings()
-                volume = location.load_arrived(vid, incoming.paths.collection)
+                volume = location.load_arrived(vid, arriving.paths.collection)
                 if volume is None:
                     raise VolumeNotFound(vid, " on disk")
                 location.arriving.discard(vid)
@@ -398,16 +398,16 @@ class VolumeSet:
         finally:
             self._listeners.emit(changed)
 
-    def abandon_copy(self, incoming: IncomingVolume) -> None:
+    def abandon_copy(self, arriving: ArrivingVolume) -> None:
         """See `Store.abandon_copy`. Takes no lock, unlike the other methods, because it must work when the store is
         closed.
         """
-        vid = incoming.paths.volume_id
-        incoming.remove()
-        claimed, incoming.claimed = incoming.claimed, []
+        vid = arriving.paths.volume_id
+        arriving.remove()
+        claimed, arriving.claimed = arriving.claimed, []
         for volume in claimed:
             volume.claim.give_up()
-        incoming.location.arriving.discard(vid)
+        arriving.location.arriving.discard(vid)
         self._listeners.emit([volume.id for volume in claimed])
 
     def _names_of(self, vid: int) -> dict[DiskLocation, list[str]]:

@@ -20,7 +20,7 @@ from native_handlers.storage.transfer.receive import StagedFile
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from native_handlers.storage.transfer.volume_copy import IncomingVolume
+    from native_handlers.storage.transfer.volume_copy import ArrivingVolume
 
 COOKIE = 0xC0FFEE
 VID = 7
@@ -63,21 +63,21 @@ class Run:
         image = {path.name: path.read_bytes() for path in self.live.iterdir() if path.is_file()}
         self.points.append((self.files.disk.copy(), image, list(self.allowed)))
 
-    def receive(self, source: dict[str, bytes]) -> IncomingVolume:
-        incoming = self.store.begin_copy(VID, "", "", len(source[".dat"]))
-        incoming.begin()
+    def receive(self, source: dict[str, bytes]) -> ArrivingVolume:
+        arriving = self.store.begin_copy(VID, "", "", len(source[".dat"]))
+        arriving.begin()
         for extension, content in source.items():
-            file = incoming.receive(extension)
+            file = arriving.receive(extension)
             for start in range(0, len(content), 700):
                 file.write(content[start : start + 700])
             file.commit(1_700_000_000 * 10**9)
-        incoming.check_sizes(len(source[".dat"]), len(source[".idx"]))
-        return incoming
+        arriving.check_sizes(len(source[".dat"]), len(source[".idx"]))
+        return arriving
 
     def copy(self, source: dict[str, bytes]) -> None:
-        incoming = self.receive(source)
+        arriving = self.receive(source)
         self.allowed = [self.before, NEW]
-        self.store.mount_copy(incoming)
+        self.store.mount_copy(arriving)
         self.allowed = [NEW]
         self._record()
 

@@ -57,7 +57,7 @@ class CopyVerdict(NamedTuple):
     has_data: bool
 
 
-class IncomingVolume:
+class ArrivingVolume:
     """A copy under way. `Store.begin_copy` makes it; `Store.mount_copy` or `Store.abandon_copy` ends it. For one
     thread.
 

@@ -424,10 +424,10 @@ class TestOpeningWhatIsReplaced:
 
     def test_one_decoding_at_a_time_with_a_copy(self, pair):
         pair.source_store.unmount_volume(VID)
-        incoming = pair.source_store.begin_copy(VID, "", "", 0)
+        arriving = pair.source_store.begin_copy(VID, "", "", 0)
         with pytest.raises(RpcFailure, match="volume 7 is being copied here already"):
             self.decode(pair)
-        pair.source_store.abandon_copy(incoming)
+        pair.source_store.abandon_copy(arriving)
         self.decode(pair)
 
     def test_two_copies_are_open_again(self, tmp_path):

@@ -520,12 +520,12 @@ def test_a_second_download_is_refused(cluster, during_download):
 @pytest.mark.slow
 def test_a_copy_of_the_volume_and_an_upload_exclude_each_other(cluster, during_upload):
     """The end of either would let writes in that the other one loses. Slow: moves the data to an S3 server."""
-    incoming = cluster.store.begin_copy(VID, "", "", 0)
+    arriving = cluster.store.begin_copy(VID, "", "", 0)
     with pytest.raises(RpcFailure, match=r"^volume 7 is being copied here anew$"):
         cluster.to_tier()
     with pytest.raises(ReadOnly):
         cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"x"))
-    cluster.store.abandon_copy(incoming)
+    cluster.store.abandon_copy(arriving)
     cluster.volume.write(Needle(needle_id=77, cookie=COOKIE, data=b"x"))
 
     def step():

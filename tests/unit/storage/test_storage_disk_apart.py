@@ -160,17 +160,17 @@ def test_on_a_disk_that_is_out_of_service_nothing_is_deleted(store, break_first)
 def test_what_is_on_a_disk_that_is_out_of_service_is_replaced_by_no_copy(store, break_first, is_begun):
     """Closing the old volume might hang, and with it every change of the set of volumes."""
     volume = store.find_volume(1)
-    incoming = store.begin_copy(1, "", "ssd", 0) if is_begun else None
-    if incoming is not None:
+    arriving = store.begin_copy(1, "", "ssd", 0) if is_begun else None
+    if arriving is not None:
         for extension in (".dat", ".idx", ".vif"):
-            with incoming.receive(extension) as file:
+            with arriving.receive(extension) as file:
                 file.write(store.find_volume(2).paths.file(extension).read_bytes())
                 file.commit()
     break_first()
     with pytest.raises(errors.DiskUnavailable, match=r"disk .*/a is out of service"):
-        store.mount_copy(incoming) if incoming is not None else store.begin_copy(1, "", "ssd", 0)
-    if incoming is not None:
-        store.abandon_copy(incoming)
+        store.mount_copy(arriving) if arriving is not None else store.begin_copy(1, "", "ssd", 0)
+    if arriving is not None:
+        store.abandon_copy(arriving)
     assert store.find_volume(1) is volume
     assert not store.locations[1].arriving
     assert not any("arriv" in path.name for path in store.locations[1].path.iterdir())

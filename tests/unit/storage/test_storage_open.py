@@ -472,10 +472,10 @@ class TestStrangeDirectories:
             (made / name).write_bytes(b"" if name == "7.ecj" else bytes(1 << 20))
         with closing(open_at(made)) as store:
             volume = store.find_volume(7)
-            incoming = store.begin_copy(7, "", "", needed_bytes=1000)
+            arriving = store.begin_copy(7, "", "", needed_bytes=1000)
             store.mount_volume(7)
             assert store.find_volume(7) is volume
-            store.abandon_copy(incoming)
+            store.abandon_copy(arriving)
             check_all(store)
 
     def test_a_mount_closes_no_volume_beside_shards_whose_files_are_in_use(self, made):

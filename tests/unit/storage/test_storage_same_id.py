@@ -157,10 +157,10 @@ class TestCopy:
             store.abandon_copy(store.begin_copy(VID, "c", "", 0))
 
     def test_files_do_not_come_while_a_volume_is_copied_here(self, store):
-        incoming = store.begin_copy(VID, "", "", 0)
+        arriving = store.begin_copy(VID, "", "", 0)
         with pytest.raises(VolumeArriving), store.ids.naming("c", VID):
             pass
-        store.abandon_copy(incoming)
+        store.abandon_copy(arriving)
         with store.ids.naming("c", VID):
             pass
 
