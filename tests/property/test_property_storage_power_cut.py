@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.files import UnsyncedFiles
-from support.power_cut_files import Disk, PowerCutFiles, after_cut, all_after_cut
+from support.power_cut_files import DiskModel, PowerCutFiles, after_cut, all_after_cut
 from support.stores import open_at
 from support.waiting import LIMIT_S, wait_until
 
@@ -76,7 +76,7 @@ class Scenario:
         self.files = PowerCutFiles(directory)
         self.promise = Promise()
         self.now: dict[int, bytes | None] = {}
-        self.points: list[tuple[Disk, Promise]] = []
+        self.points: list[tuple[DiskModel, Promise]] = []
         self.files.on_step = self._record
         self.store = open_at(directory, offset_width_bytes=width, files=self.files)
 

@@ -77,7 +77,7 @@ class Delete:
 
 
 @dataclass
-class Clock:
+class SetClock:
     """A change of the machine's clock."""
 
     to_ns: int
@@ -92,7 +92,7 @@ operations = st.lists(
         st.builds(Put, ids, cookies, payloads, names, st.booleans(), st.booleans()),
         st.builds(Blob, ids, ids, cookies, payloads, times),
         st.builds(Delete, ids, cookies, st.sampled_from([0, 2**32 - 1])),
-        st.builds(Clock, st.sampled_from([1, 10**18, 2 * 10**18])),
+        st.builds(SetClock, st.sampled_from([1, 10**18, 2 * 10**18])),
     ),
     min_size=1,
     max_size=12,

@@ -101,7 +101,7 @@ def ended_after(timeout_s, caller, messages):
         raise RpcFailure("Deadline Exceeded", grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-class Source:
+class PlayedSource:
     """`volume_servers` of the copying node. `asked` has every request; the hooks change the answers."""
 
     def __init__(self, node):

@@ -40,7 +40,7 @@ class Inode:
 
 
 @dataclass
-class Disk:
+class DiskModel:
     """`names` are the durable entries of the directories; `pending` are later changes, in order."""
 
     inodes: dict[int, Inode] = field(default_factory=dict)
@@ -48,8 +48,10 @@ class Disk:
     pending: list[tuple[str, int | None, str | None]] = field(default_factory=list)
     """(name, inode or None for a removal, name that is removed with it)"""
 
-    def copy(self) -> Disk:
-        return Disk({key: inode.copy() for key, inode in self.inodes.items()}, dict(self.names), list(self.pending))
+    def copy(self) -> DiskModel:
+        return DiskModel(
+            {key: inode.copy() for key, inode in self.inodes.items()}, dict(self.names), list(self.pending)
+        )
 
     def names_after(self, count: int) -> dict[str, int]:
         names = dict(self.names)
@@ -68,7 +70,7 @@ class PowerCutFiles(OsFiles):
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.disk = Disk()
+        self.disk = DiskModel()
         self.on_step = lambda: None
         self._inode_of: dict[int, int] = {}
         self._live: dict[str, int] = {}
@@ -173,13 +175,13 @@ def mixed(before: bytes, after: bytes, chosen: list[int]) -> bytes:
     return bytes(image)
 
 
-def after_cut(disk: Disk, pick) -> dict[str, bytes]:
+def after_cut(disk: DiskModel, pick) -> dict[str, bytes]:
     """One directory that a cut may leave. `pick(options)` makes each choice."""
     names = disk.names_after(pick(list(range(len(disk.pending), -1, -1))))
     return {name: pick(survivors(disk.inodes[number])) for name, number in sorted(names.items())}
 
 
-def all_after_cut(disk: Disk):
+def all_after_cut(disk: DiskModel):
     """Every directory that `after_cut` can make."""
     for count in range(len(disk.pending) + 1):
         names = sorted(disk.names_after(count).items())

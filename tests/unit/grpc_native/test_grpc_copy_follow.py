@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from support.grpc_copy import COOKIE, SOURCE, Caller, Source, SourceFailed, contents, fill
+from support.grpc_copy import COOKIE, SOURCE, Caller, PlayedSource, SourceFailed, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
 from support.stores import open_at, place
 
@@ -36,7 +36,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def source(tmp_path, source_store):
-    return Source(make_node(tmp_path, source_store))
+    return PlayedSource(make_node(tmp_path, source_store))
 
 
 @pytest.fixture

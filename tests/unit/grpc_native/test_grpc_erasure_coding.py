@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import grpc
 import pytest
 from support.files import once_before
-from support.grpc_copy import COOKIE, SOURCE, Source, SourceFailed, fill
+from support.grpc_copy import COOKIE, SOURCE, PlayedSource, SourceFailed, fill
 from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
 
@@ -67,7 +67,7 @@ class Pair:
         self.source_store = open_at(base / "source")
         self.data = fill(self.source_store, VID)
         self.source_store.ec_work.generate(self.source_store.find_volume(VID), "")
-        self.source = Source(make_node(base, self.source_store))
+        self.source = PlayedSource(make_node(base, self.source_store))
         self.source.node.store.ec_work.load_shards(None)
         self.directory.mkdir()
         for shard in range(14):

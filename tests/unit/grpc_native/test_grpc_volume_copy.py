@@ -10,7 +10,7 @@ import grpc
 import pytest
 from support import stores
 from support.files import UNSYNCED_FILES, PlannedFiles, broken
-from support.grpc_copy import COOKIE, SOURCE, Caller, Source, contents, fill
+from support.grpc_copy import COOKIE, SOURCE, Caller, PlayedSource, contents, fill
 from support.grpc_nodes import FakeMasters, make_node
 from support.stores import place
 
@@ -58,7 +58,7 @@ def source_store(tmp_path):
 
 @pytest.fixture
 def source(tmp_path, source_store):
-    return Source(make_node(tmp_path, source_store))
+    return PlayedSource(make_node(tmp_path, source_store))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Slow: each test moves the data of a volume to an S3 server first.
 from __future__ import annotations
 
 import pytest
-from support.grpc_copy import COOKIE, SOURCE, Caller, Source, contents, fill
+from support.grpc_copy import COOKIE, SOURCE, Caller, PlayedSource, contents, fill
 from support.grpc_nodes import FakeMasters, make_context, make_node
 from support.s3_server import s3_server, shared_tier
 from support.stores import open_at
@@ -48,7 +48,7 @@ class Pair:
         self.base, self.s3 = base, s3
         self.source_store = open_with(base / "source", s3.properties())
         self.data = fill(self.source_store, VID)
-        self.source = Source(make_node(base, self.source_store))
+        self.source = PlayedSource(make_node(base, self.source_store))
         move_to_tier(self)
         self.open(s3.properties())
 

@@ -40,7 +40,7 @@ def row(number):
     return number.to_bytes(8, "big")
 
 
-class Disks:
+class TwoShardDisks:
     """Two disks with half of the shards each. `index` is the directory of the index of each."""
 
     def __init__(self, path, *, is_shared):
@@ -73,8 +73,8 @@ class Disks:
 
 
 def made_disks(path, *, is_shared):
-    put_files(path, ("two disks", is_shared), lambda other: Disks(other, is_shared=is_shared).make())
-    return Disks(path, is_shared=is_shared)
+    put_files(path, ("two disks", is_shared), lambda other: TwoShardDisks(other, is_shared=is_shared).make())
+    return TwoShardDisks(path, is_shared=is_shared)
 
 
 @pytest.fixture(params=[False, True], ids=["own", "shared"])

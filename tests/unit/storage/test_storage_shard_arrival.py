@@ -27,7 +27,7 @@ INDEXES = (".ecx", ".ecj")
 OWN_STEPS = OPERATIONS - {"facts", "list_directory", "read"}
 
 
-class Disk:
+class ShardDisk:
     """A disk with the files of OLD and, under waiting names, those of NEW. The index may be in another directory."""
 
     def __init__(self, path, *, has_index_dir):
@@ -69,7 +69,7 @@ def has_index_dir(request):
 
 @pytest.fixture
 def disk(tmp_path, has_index_dir):
-    return Disk(tmp_path, has_index_dir=has_index_dir)
+    return ShardDisk(tmp_path, has_index_dir=has_index_dir)
 
 
 def test_the_new_files_are_in_place_of_the_old_ones(disk):
@@ -86,11 +86,11 @@ def steps_of(disk):
 @pytest.mark.slow
 def test_a_crash_at_any_step_leaves_the_old_files_or_the_new_ones(tmp_path, has_index_dir):
     """Slow: an arrival for each step at which it may crash."""
-    count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
+    count = steps_of(ShardDisk(tmp_path / "whole", has_index_dir=has_index_dir))
     assert count > 12
     seen = set()
     for cut_at in range(1, count + 1):
-        disk = Disk(tmp_path / str(cut_at), has_index_dir=has_index_dir)
+        disk = ShardDisk(tmp_path / str(cut_at), has_index_dir=has_index_dir)
         files = PlannedFiles(steps_of=OWN_STEPS, cut=Crash)
         files.cut_at = cut_at
         with pytest.raises(Crash):
@@ -106,7 +106,7 @@ def test_a_crash_at_any_step_leaves_the_old_files_or_the_new_ones(tmp_path, has_
 def test_a_crash_at_any_step_of_a_start_is_mended_by_the_next_one(tmp_path, has_index_dir):
     def decided(name):
         """A disk with the record, of which nothing is carried out."""
-        disk = Disk(tmp_path / name, has_index_dir=has_index_dir)
+        disk = ShardDisk(tmp_path / name, has_index_dir=has_index_dir)
         waiting = tuple(WaitingShardFile(target, path, path.stat().st_size) for target, path in disk.waiting)
         disk.record.write_bytes(ShardArrival(waiting, tuple(disk.removes)).encode(disk.own))
         return disk
@@ -129,10 +129,10 @@ def test_an_attempt_that_fails_at_any_step_leaves_the_old_files_or_the_new_ones(
     """The caller removes the files that wait, unless the replacement is to be finished.
     Slow: an arrival for each step that may fail.
     """
-    count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
+    count = steps_of(ShardDisk(tmp_path / "whole", has_index_dir=has_index_dir))
     seen = []
     for failing in range(1, count + 1):
-        disk = Disk(tmp_path / str(failing), has_index_dir=has_index_dir)
+        disk = ShardDisk(tmp_path / str(failing), has_index_dir=has_index_dir)
         files = PlannedFiles(steps_of=OWN_STEPS)
         left = [failing]
 
@@ -215,9 +215,9 @@ def test_files_that_were_restored_have_other_inodes(tmp_path, has_index_dir):
     """A crash at any step, and then all files are copied to another disk.
     Slow: a copy of all files for each step at which it may crash.
     """
-    count = steps_of(Disk(tmp_path / "whole", has_index_dir=has_index_dir))
+    count = steps_of(ShardDisk(tmp_path / "whole", has_index_dir=has_index_dir))
     for cut_at in range(1, count + 1):
-        disk = Disk(tmp_path / str(cut_at), has_index_dir=has_index_dir)
+        disk = ShardDisk(tmp_path / str(cut_at), has_index_dir=has_index_dir)
         files = PlannedFiles(steps_of=OWN_STEPS, cut=Crash)
         files.cut_at = cut_at
         with pytest.raises(Crash):
@@ -327,7 +327,7 @@ class TestARunningServer:
         assert disk.content().items() >= OLD.items()
 
     def test_goes_on_where_it_cannot_be_finished(self, tmp_path):
-        disk = Disk(tmp_path / "disk", has_index_dir=False)
+        disk = ShardDisk(tmp_path / "disk", has_index_dir=False)
         text = decided(disk)
         files = PlannedFiles(matches=lambda path: str(path).endswith(".ecx"))
         with closing(open_at(place(disk.data, disk.index), files=files)) as store:
