@@ -108,7 +108,7 @@ def make_context(**changes):
 
 
 @dataclass
-class Answer:
+class FetchedAnswer:
     status: int
     headers: Headers
     body: bytes
@@ -132,7 +132,7 @@ async def fetch(route, context=None, **request):
             body = bytes(response.body)
     finally:
         await release(response)
-    return Answer(response.status, response.headers, body, breaks_off)
+    return FetchedAnswer(response.status, response.headers, body, breaks_off)
 
 
 async def _read_part(part):
