@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from support.stores import open_at
-from support.unreliable_files import Crash
+from support.unreliable_files import Crash, UnreliableSharedFiles
 from support.waiting import BREATH_S
-from test_property_storage_shared import HANDLES, WRITERS, AliveFiles, SharedMachine, handles
+from test_property_storage_shared import HANDLES, WRITERS, SharedMachine, handles
 from test_property_storage_volume import (
     COOKIE,
     VID,
@@ -173,7 +173,7 @@ class VacuumedByOne(SharedMachine):
             volume.compaction.commit()
         files.is_dead = True
         files.bury()
-        self.files[handle] = AliveFiles()
+        self.files[handle] = UnreliableSharedFiles()
         self.volumes[handle] = self._attach(handle)
         self.volumes[heir].sync()
         self.volumes[heir].compaction.cleanup()

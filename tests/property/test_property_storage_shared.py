@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.disks import DiskInService
 from support.stores import open_at
-from support.unreliable_files import Crash, UnreliableFiles
+from support.unreliable_files import Crash, UnreliableSharedFiles
 from test_property_storage_volume import COOKIE, MISSING, VID
 
 from native_handlers.format.idx import encode_entry
@@ -108,20 +108,6 @@ class IndexMachine(RuleBasedStateMachine):
         assert dict(index.ascending()) == self.model
 
 
-class AliveFiles(UnreliableFiles):
-    """Knows the descriptors that attaching opens, too. The kernel frees a dead process's lock."""
-
-    def reopen(self, fd):
-        own = super().reopen(fd)
-        self._open_fds.add(own)
-        return own
-
-    def punch(self, fd, start_bytes, length_bytes):
-        if self._step():
-            self._end()
-        super().punch(fd, start_bytes, length_bytes)
-
-
 class SharedMachine(RuleBasedStateMachine):
     """Handle 0 is the store's, which opened the volume; the others attached to it."""
 
@@ -144,7 +130,7 @@ class SharedMachine(RuleBasedStateMachine):
         self.store = open_at(self.directory, offset_width_bytes=self.width)
 
     def _attach_all(self):
-        self.files = [AliveFiles() for _ in range(HANDLES)]
+        self.files = [UnreliableSharedFiles() for _ in range(HANDLES)]
         self.volumes = [self.store.find_volume(VID)]
         for number in range(1, HANDLES):
             self.volumes.append(self._attach(number))
@@ -226,7 +212,7 @@ class SharedMachine(RuleBasedStateMachine):
     def _replace_dead(self, handle):
         self.files[handle].is_dead = True
         self.files[handle].bury()
-        self.files[handle] = AliveFiles()
+        self.files[handle] = UnreliableSharedFiles()
         self.volumes[handle] = self._attach(handle)
 
     @rule(handle=handles, needle_id=needle_ids)

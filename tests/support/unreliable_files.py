@@ -86,3 +86,19 @@ class UnreliableFiles(OsFiles):
         if self._step():
             self._end()
         super().unlink(path)
+
+
+class UnreliableSharedFiles(UnreliableFiles):
+    """For a process that attaches to a volume: knows the descriptors that attaching opens, too, and counts punched
+    holes. The kernel frees a dead process's lock.
+    """
+
+    def reopen(self, fd):
+        own = super().reopen(fd)
+        self._open_fds.add(own)
+        return own
+
+    def punch(self, fd, start_bytes, length_bytes):
+        if self._step():
+            self._end()
+        super().punch(fd, start_bytes, length_bytes)
