@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 from support.disks import Disks
-from support.files import UnsyncedFiles
+from support.files import PlannedFiles, UnsyncedFiles
 from support.stores import open_at, place
 from support.waiting import LIMIT_S
 
@@ -193,29 +193,18 @@ class TestComing:
         assert not store.ids.is_coming(VID)
 
 
-class ListedFiles(UnsyncedFiles):
-    """Counts the listings of each directory."""
-
-    def __init__(self) -> None:
-        self.listed = []
-
-    def list_directory(self, path):
-        self.listed.append(path)
-        return super().list_directory(path)
-
-
 class TestTheKeptListing:
     @pytest.mark.slow
     def test_many_allocations_need_one_listing_of_each_disk(self, tmp_path):
         """Slow: makes a hundred volumes."""
-        files = ListedFiles()
+        files = PlannedFiles()
         locations = [place(tmp_path / name, max_volumes=200) for name in "ab"]
         with closing(open_at(*locations, files=files)) as store:
-            files.listed.clear()
+            files.calls.clear()
             for volume_id in range(1, 101):
                 store.allocate_volume(volume_id)
             # The first allocation on a disk may follow a change of the start.
-            assert len(files.listed) <= 4
+            assert files.calls["list_directory"] <= 4
             store.unmount_volume(50)
             with pytest.raises(IdTaken):
                 store.allocate_volume(50, collection="c")
@@ -231,8 +220,7 @@ class TestTheKeptListing:
         store.allocate_volume(VID)
 
     def test_forgets(self, tmp_path):
-        files = ListedFiles()
-        names = DataNames(files, tmp_path)
+        names = DataNames(UnsyncedFiles(), tmp_path)
         assert names.of(VID) == []
         time_ns = tmp_path.stat().st_mtime_ns
         (tmp_path / "c_7.dat").touch()
@@ -242,7 +230,7 @@ class TestTheKeptListing:
         assert names.of(VID) == ["c_7.dat"]
 
     def test_a_listing_that_was_forgotten_meanwhile_is_not_kept(self, tmp_path):
-        class Slow(ListedFiles):
+        class Slow(UnsyncedFiles):
             def __init__(self) -> None:
                 super().__init__()
                 self.is_listing, self.may_go_on = threading.Event(), threading.Event()
