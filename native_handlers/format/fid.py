@@ -73,7 +73,7 @@ def parse_needle_id_cookie(text: str) -> tuple[NeedleId, Cookie]:
     """
     usual = _USUAL.fullmatch(text)
     if usual is not None:
-        # Looked for first, for it is nearly always so, and a batch may name a million.
+        # Nearly all file ids have this form, and a batch may name a million. So this form is tried first.
         return NeedleId(int(usual[1], 16)), Cookie(int(usual[2], 16))
     if len(text) <= _COOKIE_DIGITS:
         raise BadFileId(text, f"Invalid fid: {text}")

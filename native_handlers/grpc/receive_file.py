@@ -92,7 +92,7 @@ def _unmounted(node: GrpcNode, info: pb.ReceiveFileInfo, file: StagedFile) -> It
             yield
         return
     with ec.exclusive(volume_id), store.ids.naming(info.collection, volume_id):
-        # The node hears of shards that have just been mounted a little later.
+        # `coded_disk_ids` learns of new shards a little after their mount, `copies` has them at once.
         own = (one.place.disk_id for one in ec.copies(volume_id))
         check_not_mounted(volume_id, sorted({*own, *node.coded_disk_ids(volume_id)}))
         for location in store.locations:

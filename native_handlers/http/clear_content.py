@@ -94,9 +94,9 @@ def _batches(threads: ContentThreads, pieces: Sequence[Piece]) -> Iterator[list[
     """Splits `pieces`, in order, into batches. A batch has as many bytes as may be gathered when the batch is made. A
     longer range is a batch of its own.
 
-    The ranges of a batch are read in the order of their offsets, and kept until they are sent. A range before the one
-    that was read last would need decompression from the beginning. So that happens once for so many bytes sent, however
-    many ranges a request names.
+    A range that lies before the last one needs decompression from the beginning. The ranges of a batch are read in the
+    order of their offsets, and kept until they are sent. So each batch decompresses the content at most once from the
+    beginning, and the number of ranges in a request does not matter.
     """
     batch: list[Piece] = []
     gathered_bytes, most_bytes = 0, threads.gathered_bytes

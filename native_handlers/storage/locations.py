@@ -264,7 +264,7 @@ def destroy(copies: Copies, may_go: Callable[[Volume], bool] | None = None, *, k
             touched.setdefault(location, []).extend([remote] if remote is not None else [])
             removal.changed.append(volume.id)
             _log.info("volume %d (collection %r) deleted from %s", volume.id, volume.collection, location.path)
-    # Once for all of them: a collection has thousands, and nobody is told before.
+    # A disk syncs once for all volumes of a collection, which may be thousands. Listeners hear of the removals later.
     for location, objects in touched.items():
         try:
             location.sync_names()

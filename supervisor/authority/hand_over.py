@@ -1,9 +1,9 @@
 """One hand-over, step by step. A crash of either process at any step leaves a volume that either engine can open.
 
-Where an engine fails, the volume goes back to the engine that had it. A native failure is certain. Where the backend
-does not answer, it may have the volume open, or open it at any moment. So from then on the backend has authority.
-Before
-any other step, also before closing it, the backend is asked to open the volume: opening an open volume changes nothing.
+If an engine fails, the volume goes back to the engine that had it. A native failure is certain. A backend that does
+not answer may have the volume open, or may open it later. So from then on the backend has the authority. A later
+hand-over to the native engine first asks the backend to open the volume, before it looks at the volume or closes it.
+Opening an open volume changes nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class HandOverSteps:
     """Carries hand-overs out, in the caller's thread.
 
     Args:
-        suppress: hides the closing of the volume from the master, inside its block and as long as needed after it. The
-            function that it gives must be called where no engine has the volume.
+        suppress: makes a context manager. The master does not see that the volume is closed, inside the block and until
+            both engines have reported the hand-over. The block yields a function. Call the function if no engine has
+            the volume.
         is_backend_ready: False while the backend cannot be asked. Then no step is begun.
     """
 

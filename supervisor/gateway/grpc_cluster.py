@@ -60,7 +60,7 @@ class ClusterHosts:
         self._lock = threading.Lock()  # protects _noted
         self._noted: OrderedDict[str, None] = OrderedDict()
         self._addresses: dict[str, frozenset[str]] = {}
-        """The addresses of each name, that which was asked for longest ago first. Only `refresh` uses it."""
+        """The addresses of each name. The name that was resolved longest ago is the first. Only `refresh` uses it."""
         self._hosts: frozenset[str] = frozenset()
 
     def includes(self, client: GrpcClient) -> bool:
@@ -92,8 +92,8 @@ class ClusterHosts:
     def refresh(self) -> None:
         """Asks the master and the resolver of names. Blocks. A host whose address is not found now does not count.
 
-        Names are resolved for `RESOLVE_S`, and the rest in the next refreshes: new names first, then those that were
-        asked for longest ago. Until its turn a name keeps the addresses that it had.
+        Names are resolved for `RESOLVE_S`, and the rest in the next refreshes: new names first, then the names that
+        were resolved longest ago. Until its turn a name keeps the addresses that it had.
         """
         names = self._names()
         known = {name: found for name, found in self._addresses.items() if name in names}

@@ -54,8 +54,8 @@ def list_names(files: Files, directory: Path) -> list[str]:
 
 
 def volume_candidates(names: Iterable[str], *, besides: AbstractSet[str] = frozenset()) -> dict[int, list[str]]:
-    """Volume ids in file names, with their collections. A volume counts by its .idx or .vif, an unfinished copy by its
-    .note: its .dat is made first, and must not stay for ever.
+    """Volume ids in file names, with their collections. The .idx or the .vif shows a volume. The .note shows an
+    unfinished copy. A copy makes its .dat first, so the scan must find the .dat by the .note.
 
     Args:
         besides: names of volumes to leave out.

@@ -152,7 +152,7 @@ class Bound:
             waiting = self._waiting[parts]
             full = {part for part in parts if not self._has_room(part, waiting[0])}
             if full or not awaited.isdisjoint(parts):
-                # Large work is not overtaken for ever: what comes later leaves it the part.
+                # Later work does not take this part. So large work gets its turn.
                 awaited |= full
                 continue
             share = waiting.popleft()

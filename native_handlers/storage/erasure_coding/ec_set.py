@@ -268,7 +268,7 @@ class EcVolumeSet:
         with self._changing:
             is_free = volume_id not in self._busy and volume_id not in self._unfinished
             if is_free:
-                # Nobody waits for a lock that nobody else knows.
+                # The lock is new, and no other thread has a reference to it. So taking it does not block.
                 entered = ExitStack()
                 entered.enter_context(self.exclusive(volume_id))
         if not is_free:

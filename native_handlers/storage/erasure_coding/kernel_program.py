@@ -4,7 +4,7 @@ A product with a fixed factor is found in one of two ways. Shuffles look bytes u
 of two look-ups, one for the lower four bits of a byte and one for the upper. An affine transformation multiplies the
 eight bits of a byte by a matrix of bits, and a product with a fixed factor is one of those.
 
-Each function goes once over its inputs. One that also sums checksums up does so while the bytes are at hand.
+Each function goes once over its inputs. A function that also computes checksums does both in the same pass.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001  raised again in the waiting thread
             failures.append(error)
 
     thread = threading.Thread(target=run, name="ec-beside", daemon=True)
@@ -139,6 +139,6 @@ class _Crowd:
                     except StopIteration:
                         return
                 worker(item)
-        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001  raised again in the waiting thread
             with self._lock:
                 self._failure = self._failure or error

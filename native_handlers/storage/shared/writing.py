@@ -1,8 +1,8 @@
 """A share of a process that appends to a volume which another process has opened, the owner.
 
-Such a process only appends records and commits them. Everything else is left to the owner: repairs after a death,
-merging the index, and volumes whose writes are held. Nothing was changed where a change is left. A process that hangs
-while it holds the lock must not stop this one, so the lock is waited for a moment at most.
+Such a process only appends records and commits them. The owner does everything else: repairs after a death, merging
+the index, and changes of volumes whose writes are held. This process changes nothing before it leaves a change to the
+owner. It waits for the lock for `LOCK_S` at most, because the holder of the lock may hang.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from native_handlers.storage.volume.write_state import DiskContext
 
 LOCK_S = 0.5
-"""How long the lock is waited for. Small writes hold the lock for a tenth of a millisecond, and syncs for some
-milliseconds. What takes longer is waited for by the owner alone."""
+"""How long this process waits for the lock. Small writes hold the lock for a tenth of a millisecond, and syncs for some
+milliseconds. Only the owner waits for longer work."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.00005, 0.002
 """The pauses between two tries. The first is about as long as a small write holds the lock."""
 

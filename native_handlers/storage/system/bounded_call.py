@@ -82,7 +82,7 @@ class _CallResult(Generic[T]):
         """Makes the call."""
         try:
             self._results.append(self._call())
-        except BaseException as error:  # noqa: BLE001  raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001  `result` raises it again
             self._error = error
         finally:
             self.is_known.release()

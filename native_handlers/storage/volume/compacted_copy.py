@@ -113,7 +113,7 @@ class CompactedCopy:
 
     @property
     def source_end_bytes(self) -> int:
-        """How far in the source's .dat the records have been copied that the rows so far lead to."""
+        """The `dat_end_bytes` of the last `add`: how much of the source's .dat the copy covers."""
         return self._mover.source_end_bytes
 
     @property

@@ -117,10 +117,10 @@ def are_sound(
 
 
 def _ends_of_fields(buffer: NDArray[np.uint8], metas: NDArray[np.int64], tails: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The end of the last field that the flags at `metas` name; behind the record's tail where a length leads there."""
+    """The end of the last field that the flags at `metas` name; beyond `tails` where the fields do not fit."""
     flags, at = buffer[metas], metas + 1
     for flag in (FLAG_HAS_NAME, FLAG_HAS_MIME):
-        # Behind the body there is the tail: its bytes are read as a length in vain.
+        # A position behind the body reads a byte of the tail. The result is beyond `tails`, whatever that byte is.
         at += np.where(_has(flags, flag), buffer[np.minimum(at, tails)].astype(np.int64) + 1, 0)
     at += np.where(_has(flags, FLAG_HAS_LAST_MODIFIED), LAST_MODIFIED_BYTES, 0)
     at += np.where(_has(flags, FLAG_HAS_TTL), _TTL_BYTES, 0)
