@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from native_handlers.format.errors import BadFileId
+from native_handlers.format.errors import BadFileId, FormatError
 from native_handlers.http.chunk_delete import delete_chunks
 from native_handlers.http.chunk_manifest import Visit, depth_of
 from native_handlers.http.context import LookupFailed
@@ -64,11 +64,12 @@ class _Delete:
 
 
 async def handle_delete(context: HttpContext, request: Request) -> Response:
-    """Deletes the needle. 202 with the deleted size; 404 with size 0 where no holder has the needle; 400 for another
-    cookie; 503 where the disk is out of service; 500 for other failures.
+    """Deletes the needle. 202 with the deleted size; 404 with size 0 where no holder has the needle, and where the only
+    copy cannot be read; 400 for another cookie; 503 where the disk is out of service; 500 for other failures.
 
-    Wilful difference: where this server lacks the needle, the other holders delete it all the same. An earlier delete
-    may have failed there, and the volume may have moved. Upstream answers 404, and the other holders keep the needle.
+    Wilful difference: where this server lacks the needle or cannot read it, the other holders delete it all the same.
+    An earlier delete may have failed there, and the volume may have moved. Upstream answers 404, and the other holders
+    keep the needle. Upstream answers 404 also to another holder where it cannot read the needle, which it then keeps.
 
     Cancellation: a delete that has begun is finished first, see `run_to_end`.
     """
@@ -126,7 +127,7 @@ async def _delete_as_holder(context: HttpContext, delete: _Delete) -> Response:
     except CookieMismatch:
         return json_error(request, 400, OTHER_COOKIE)
     except DiskUnavailable as failure:
-        return _failed(context, request, f"Deletion Failed: {failure}", status=503)
+        return _not_deleted(context, request, failure)
     except (NotFound, Deleted):
         if _is_replica(request):
             return _absent(request)
@@ -134,9 +135,55 @@ async def _delete_as_holder(context: HttpContext, delete: _Delete) -> Response:
         return await run_to_end(partial(_delete_at_others, context, request, holders))
     except (VolumeNotFound, VolumeClosed):
         raise
-    except STORE_FAILURES:
-        return _absent(request)
+    except STORE_FAILURES as failure:
+        if _is_replica(request):
+            return await _delete_unread(context, delete, failure)
+        if delete.volume.copy_count == 1:
+            return _absent(request)
+        return await run_to_end(partial(_delete_unread_everywhere, context, delete, failure))
     return await run_to_end(partial(_delete, context, delete, needle))
+
+
+async def _delete_unread(context: HttpContext, delete: _Delete, failure: Exception) -> Response:
+    """The answer of a holder that cannot read the needle because of `failure`. 202 where the record is damaged and its
+    header has the cookie of the file id: then the needle is deleted. Else 500, and the needle stays: after a passing
+    error of the disk it may be read again, so nobody may take it for deleted.
+
+    Raises VolumeNotFound or VolumeClosed where the volume went before anything was deleted.
+    """
+    if isinstance(failure, FormatError):
+        try:
+            size = await context.disk_threads.run(delete.volume, partial(_delete_damaged, delete))
+            return json_reply(delete.request, 202, {"size": size})
+        except (NotFound, Deleted):
+            return _absent(delete.request)
+        except (VolumeNotFound, VolumeClosed):
+            raise
+        except CookieMismatch:
+            pass  # The cookie may be what is damaged.
+        except STORE_FAILURES as another:
+            failure = another
+    return _not_deleted(context, delete.request, failure)
+
+
+async def _delete_unread_everywhere(context: HttpContext, delete: _Delete, failure: Exception) -> Response:
+    """Deletes a needle that cannot be read here because of `failure`: first at the other holders. Where one of them has
+    deleted it, it has compared the cookie, and the needle is deleted here too.
+
+    Raises VolumeNotFound or VolumeClosed where the volume went before anything was deleted.
+    """
+    request = delete.request
+    holders = Holders(context, delete.volume_id, delete.volume.copy_count)
+    response = await _delete_at_others(context, request, holders)
+    if response.status == HTTPStatus.NOT_FOUND:
+        return await _delete_unread(context, delete, failure)
+    if response.status != HTTPStatus.ACCEPTED:
+        return response
+    try:
+        await context.disk_threads.run(delete.volume, partial(_delete_here, delete, 0))
+    except STORE_FAILURES as another:
+        return _not_deleted(context, request, another)
+    return response
 
 
 async def _delete_where_it_is(context: HttpContext, request: Request, volume_id: int) -> Response:
@@ -213,8 +260,7 @@ async def _delete(context: HttpContext, delete: _Delete, needle: Needle) -> Resp
     try:
         await _delete_everywhere(context, delete, needle.checksum)
     except (*STORE_FAILURES, ReplicationFailed) as failure:
-        status = 503 if isinstance(failure, DiskUnavailable) else 500
-        return _failed(context, request, f"Deletion Failed: {failure}", status=status)
+        return _not_deleted(context, request, failure)
     return json_reply(request, 202, {"size": size})
 
 
@@ -279,6 +325,23 @@ def _delete_here(delete: _Delete, checksum: int) -> None:
     on_present_volume(delete.store, delete.volume, act, delete.store.on_this_server)
 
 
+def _delete_damaged(delete: _Delete) -> int:
+    """Deletes a needle of which only the header of the record has to be sound. Returns the size in the index.
+
+    Raises:
+        CookieMismatch: the header has another cookie; nothing was deleted.
+        StorageError, FormatError, OSError: nothing was deleted.
+    """
+
+    def act(present: Volume) -> int:
+        cookie = present.read_cookie(delete.needle_id)
+        if cookie != delete.cookie:
+            raise CookieMismatch(cookie, delete.cookie)
+        return present.delete(delete.needle_id, delete.cookie)
+
+    return on_present_volume(delete.store, delete.volume, act, delete.store.on_this_server)
+
+
 def _read(delete: _Delete) -> Needle:
     """Reads the needle; a large payload stays on disk. As upstream, the whole payload must fit its checksum."""
     read = on_present_volume(
@@ -293,6 +356,11 @@ def _read(delete: _Delete) -> Needle:
 
 def _absent(request: Request) -> Response:
     return json_reply(request, 404, {"size": 0})
+
+
+def _not_deleted(context: HttpContext, request: Request, failure: Exception) -> Response:
+    status = 503 if isinstance(failure, DiskUnavailable) else 500
+    return _failed(context, request, f"Deletion Failed: {failure}", status=status)
 
 
 def _failed(context: HttpContext, request: Request, reason: str, *, status: int = 500) -> Response:

@@ -77,6 +77,26 @@ class VolumeReader:
             raise
         return read
 
+    def read_cookie(self, state: VolumeState, needle_id: int) -> int:
+        """The cookie in the header of the record at the needle's place.
+
+        Raises:
+            NotFound, Deleted: the index has no such needle.
+            Truncated: the file ends before the header does.
+            ReadFailed: the disk failed.
+        """
+        location = state.index.get(needle_id)
+        if location is None:
+            raise NotFound(self.volume_id, needle_id)
+        if location.size < 0:
+            raise Deleted(self.volume_id, needle_id)
+        offset = location.offset * ALIGNMENT_BYTES
+        try:
+            return parse_needle_header(self.files.read(state.dat.fd, NEEDLE_HEADER_BYTES, offset)).cookie
+        except OSError as error:
+            self.health.failed(error)
+            raise ReadFailed(state.dat.path, offset, error) from error
+
     def try_read_cached(
         self, state: VolumeState, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None
     ) -> CachedNeedle | None:

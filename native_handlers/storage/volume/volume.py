@@ -333,6 +333,19 @@ class Volume:
             finally:
                 state.dat.release()
 
+    def read_cookie(self, needle_id: int) -> int:
+        """The cookie in the header of a needle's record, whatever the rest of the record is. Raises as `read`."""
+        while True:
+            state = self._handle.acquire()
+            if state is None:
+                raise NotFound(self.id, needle_id)
+            try:
+                return self._reader.read_cookie(state, needle_id)
+            except FilesSwapped:
+                self._handle.rejoin(state)
+            finally:
+                state.dat.release()
+
     def try_read_cached(
         self, needle_id: int, cookie: int, place: Callable[[int], memoryview | None] | None = None
     ) -> CachedNeedle | None:
