@@ -23,7 +23,7 @@ from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, HolderOutcome, Holders
 from native_handlers.http.replicate import OTHER_COOKIE, ReplicaDelete
 from native_handlers.http.settled import wait_settled
-from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
+from native_handlers.http_model.errors import BadManifest, NoHolderLeft, NotCovered, ReplicationFailed
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.volume_servers import VolumeServerFailed
 from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound
@@ -83,6 +83,14 @@ async def _check_scope(manifest: ChunkManifest, visit: Visit) -> None:
 
 
 async def _delete_chunk(context: HttpContext, chunk: Chunk, visit: Visit) -> None:
+    try:
+        await _delete_where_it_is(context, chunk, visit)
+    except NoHolderLeft:
+        # The volume may have come here since it was looked for.
+        await _delete_where_it_is(context, chunk, visit)
+
+
+async def _delete_where_it_is(context: HttpContext, chunk: Chunk, visit: Visit) -> None:
     file_id, ec = chunk.file_id, context.ec_volumes
     store = context.store
     await _delete_what_it_leads_to(context, chunk, visit)
@@ -106,8 +114,14 @@ async def _delete_chunk(context: HttpContext, chunk: Chunk, visit: Visit) -> Non
     holders = Holders(context, file_id.volume_id, None, skips_self=is_here)
     others = await holders.others() or await holders.others(is_refresh=True)
     if volume is None and not others:
-        raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id} not found")
-    failure = await holders.reach(others, partial(_delete_there, context.volume_servers, chunk, visit))
+        unknown = LookupFailed(file_id.volume_id, f"volume {file_id.volume_id} not found")
+        raise NoHolderLeft(file_id.volume_id) from unknown
+    try:
+        failure = await holders.reach(others, partial(_delete_there, context.volume_servers, chunk, visit))
+    except NoHolderLeft:
+        if volume is None:
+            raise
+        return
     if failure is not None:
         raise failure
 

@@ -5,7 +5,6 @@ weed/topology/store_replicate.go ReplicatedDelete.
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+_NOT_DELETED = frozenset((HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +192,24 @@ async def _delete_where_it_is(context: HttpContext, request: Request, volume_id:
         return with_fields(_absent(request), (HOLDER_HEADER, NO))
     if context.lookup is None:
         return _absent(request)
-    with suppress(LookupFailed):
+    try:
         # The cached holders may be from the time when the volume was here.
         await context.lookup.locations(volume_id, refresh=True)
-        return await run_to_end(partial(_delete_at_others, context, request, Holders(context, volume_id, None)))
-    return _absent(request)
+    except LookupFailed:
+        return _absent(request)
+    response = await run_to_end(partial(_delete_at_others, context, request, Holders(context, volume_id, None)))
+    if response.status in _NOT_DELETED and _is_here(context, volume_id):
+        # It has come since it was looked for, and its needle may be live.
+        return await handle_delete(context, request)
+    return response
+
+
+def _is_here(context: HttpContext, volume_id: int) -> bool:
+    """Whether the volume is on this server, or shards of it."""
+    store, ec = context.store, context.ec_volumes
+    if store is not None and store.find_volume(volume_id) is not None:
+        return True
+    return ec is not None and ec.find(volume_id) is not None
 
 
 async def _delete_at_others(context: HttpContext, request: Request, holders: Holders) -> Response:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.http.context import LookupFailed
-from native_handlers.http_model.errors import ReplicationFailed
+from native_handlers.http_model.errors import NoHolderLeft, ReplicationFailed
 from native_handlers.http_model.volume_servers import VolumeServerFailed, VolumeServerFailureKind
 from native_handlers.records import dataclass
 
@@ -128,6 +128,8 @@ class Holders:
             have.
 
         Raises:
+            NoHolderLeft: no other server holds the volume any more, and none has done it. Only where `copy_count` is
+                None: else this server has done it.
             ReplicationFailed: the master cannot be asked for the holders, or there are too few.
         """
         done: set[str] = set()
@@ -151,6 +153,8 @@ class Holders:
                     raise
                 continue
             done |= round_.doubtful.intersection(location.url for location in locations)
+            if self.copy_count is None and not locations and not done:
+                raise NoHolderLeft(self.volume_id)
             failure = round_.failure_among(locations)
             if failure is not None and (not isinstance(failure, NotHolder) or not await pauses.pause()):
                 return failure

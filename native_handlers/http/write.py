@@ -21,7 +21,7 @@ from native_handlers.http.reply import json_error, json_reply, with_fields
 from native_handlers.http.settled import wait_settled
 from native_handlers.http.upload import Upload, checksum_of, make_upload
 from native_handlers.http.upload_body import drain, read_form, read_upload
-from native_handlers.http_model.errors import BadUpload, NotHere, ReplicationFailed
+from native_handlers.http_model.errors import BadUpload, NoHolderLeft, NotHere, ReplicationFailed
 from native_handlers.http_model.go_json import text_of_wire
 from native_handlers.http_model.headers import HeaderMap
 from native_handlers.http_model.message import BodyError, Response
@@ -114,9 +114,7 @@ async def _store(context: HttpContext, write: _Write) -> bool:
     """
     store, volume = context.store, None
     if store is not None:
-        if write.volume_id in store.settling.volume_ids and not await wait_settled(store, write.volume_id):
-            raise ReplicationFailed(f"volume {write.volume_id} is being copied here")
-        volume = store.find_volume(write.volume_id)
+        volume = await _settled_volume(store, write.volume_id)
     if volume is not None and (write.is_replica or volume.copy_count == 1):
         # A write to this disk alone is finished once it has begun, because a thread does it.
         try:
@@ -124,6 +122,17 @@ async def _store(context: HttpContext, write: _Write) -> bool:
         except VolumeClosed:
             volume = _present_volume(store, volume)
     return await run_to_end(partial(_store_with_others, context, volume, write))
+
+
+async def _settled_volume(store: Store, volume_id: int) -> Volume | None:
+    """The volume, once it has settled; None where it is not here.
+
+    Raises:
+        ReplicationFailed: it does not settle.
+    """
+    if volume_id in store.settling.volume_ids and not await wait_settled(store, volume_id):
+        raise ReplicationFailed(f"volume {volume_id} is being copied here")
+    return store.find_volume(volume_id)
 
 
 def _present_volume(store: Store | None, volume: Volume) -> Volume | None:
@@ -137,21 +146,40 @@ def _present_volume(store: Store | None, volume: Volume) -> Volume | None:
 
 async def _store_with_others(context: HttpContext, volume: Volume | None, write: _Write) -> bool:
     """As `_store`, where other servers have to write too, or instead. `volume` is None where the volume is not here."""
-    while volume is not None:
+    while True:
+        while volume is not None:
+            try:
+                return await _write_as_holder(context, volume, write)
+            except VolumeClosed:
+                volume = _present_volume(context.store, volume)
         try:
-            return await _write_as_holder(context, volume, write)
-        except VolumeClosed:
-            volume = _present_volume(context.store, volume)
+            await _write_elsewhere(context, write)
+        except NoHolderLeft:
+            # It may have come here since it was looked for.
+            volume = None if context.store is None else await _settled_volume(context.store, write.volume_id)
+            if volume is None:
+                raise
+        else:
+            return False
+
+
+async def _write_elsewhere(context: HttpContext, write: _Write) -> None:
+    """Writes at the holders of a volume that is not here.
+
+    Raises:
+        NotHere: the request requires a holder.
+        NoHolderLeft: no other server has the volume; nothing was written.
+        ReplicationFailed: some holder has not written. Others may have.
+    """
     if write.is_replica and requires_holder(write.request.headers):
         raise NotHere(f"volume {write.volume_id} not found")
     holders = Holders(context, write.volume_id, None)
     # The cached holders may be from the time when the volume was here.
     others = await holders.others(is_refresh=True)
     if not others:
-        raise ReplicationFailed(f"volume {write.volume_id} not found")
+        raise NoHolderLeft(write.volume_id)
     write.upload.needle.checksum = await context.content_threads.run(checksum_of(write.upload.needle.data))
     await _write_there(context, write, holders, others, trio.current_time())
-    return False
 
 
 async def _write_alone(context: HttpContext, volume: Volume, write: _Write) -> bool:

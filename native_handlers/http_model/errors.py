@@ -47,6 +47,16 @@ class ReplicationFailed(Exception):
     """A holder of the volume did not do a write or a delete. Other holders may have done it."""
 
 
+class NoHolderLeft(ReplicationFailed):
+    """The master names no other server for a volume, and none has done a write or a delete. The volume may have come to
+    this server meanwhile.
+    """
+
+    def __init__(self, volume_id: int) -> None:
+        super().__init__(f"volume {volume_id} not found")
+        self.volume_id = volume_id
+
+
 class NotHere(Exception):
     """A request needs a holder of its volume, and this server does not hold the volume."""
 
