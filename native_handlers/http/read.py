@@ -16,9 +16,10 @@ from native_handlers.http.clear_content import begins_as_gzip
 from native_handlers.http.client_watch import CLIENT_GONE, ClientGone, unless_gone
 from native_handlers.http.disk_threads import PayloadSource
 from native_handlers.http.failures import STORE_FAILURES, read_failure_status
+from native_handlers.http.holders import HOLDER_HEADER, YES, requires_holder
 from native_handlers.http.images_read import edited_chunks, edited_needle
 from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
-from native_handlers.http.reply import empty_reply, text_error
+from native_handlers.http.reply import empty_reply, text_error, with_fields
 from native_handlers.http.send_content import FileContent, MemoryContent, labels_of, send_content
 from native_handlers.http.settled import wait_settled
 from native_handlers.http.tokens import token_of
@@ -28,7 +29,7 @@ from native_handlers.http_model.headers import HeaderMap, canonical_name
 from native_handlers.http_model.message import FileBody, FileSlice, Response, StreamBody
 from native_handlers.http_model.query import NO_QUERY, Query
 from native_handlers.http_model.target import ObjectPath, extension
-from native_handlers.storage.model.errors import NotFound, VolumeClosed, VolumeNotFound
+from native_handlers.storage.model.errors import CookieMismatch, Deleted, NotFound, VolumeClosed, VolumeNotFound
 from native_handlers.storage.system.files import NotCached
 from native_handlers.storage.volume.record_reader import NeedleRead
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NO_SUCH_NEEDLE = (NotFound, Deleted, CookieMismatch)
 _SHORT_BYTES = 4096
 """Packed data of at most this size holds at most 4 MiB: some milliseconds of work, so the client is not watched."""
 _LOOKS = 4
@@ -71,7 +73,10 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
     try:
         found = await _read_here(context, volume_id, target.needle, query)
     except STORE_FAILURES as failure:
-        return _failed(context, failure)
+        response = _failed(context, failure)
+        if isinstance(failure, _NO_SUCH_NEEDLE) and requires_holder(request.headers):
+            return with_fields(response, (HOLDER_HEADER, YES))
+        return response
     if found is None:
         return await read_elsewhere(context, request, path, volume_id, query)
     volume, read = found

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from native_handlers.http.context import LookupFailed
-from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, Candidates, requires_holder
+from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES, Candidates, requires_holder
 from native_handlers.http.reply import bodiless, close_chunks, empty_reply, redirect, with_fields
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Response, StreamBody
@@ -168,11 +168,14 @@ async def _proxy(  # noqa: PLR0913
 
 
 async def _denies(answer: VolumeServerResponse, target: Location, holders: Candidates) -> bool:
-    """Whether a 404 is for the volume, which has moved, and not for the needle. Upstream's servers do not say which."""
+    """Whether a 404 is for the volume, which has moved, and not for the needle. Upstream's servers do not say which, so
+    the master is asked.
+    """
     if answer.status != HTTPStatus.NOT_FOUND:
         return False
-    if answer.headers.get(HOLDER_HEADER) == NO:
-        return True
+    said = answer.headers.get(HOLDER_HEADER)
+    if said in {YES, NO}:
+        return said == NO
     try:
         return not await holders.are_still(target)
     except LookupFailed:

@@ -25,7 +25,7 @@ from support.moved_volumes import (
 )
 
 from native_handlers.http.ec_volumes import StoreEcVolumes
-from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED
+from native_handlers.http.holders import HOLDER_HEADER, NO, REQUIRED, YES
 from native_handlers.http_model.read_mode import ReadMode
 from native_handlers.storage.erasure_coding.remote import ShardUnreachable
 from native_handlers.storage.model.errors import ReadFailed, VolumeClosed
@@ -62,6 +62,23 @@ async def test_a_holders_404_is_the_answer():
     master, volume_servers = Master([OLD]), servers(old=go_not_found)
     assert (await fetch("http.read", reading(master, volume_servers), target="/9,0212345678")).status == 404
     assert (volume_servers.asked, master.refreshes) == ([OLD.url], 1)
+
+
+async def test_a_404_of_a_holder_that_says_so_costs_no_look_up():
+    master = Master([OLD])
+    context = reading(master, servers(old=lambda _: (404, [(HOLDER_HEADER, YES)], b"")))
+    answer = await fetch("http.read", context, target="/9,0212345678")
+    assert (answer.status, answer.headers.get(HOLDER_HEADER), master.refreshes) == (404, None, 0)
+
+
+@pytest.mark.parametrize("target", ["/4,0312345678", "/4,0212345679"], ids=["absent", "other-cookie"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_holder_says_that_it_lacks_the_needle_and_not_the_volume(stored, target, method):
+    context, target = make_context(store=stored), f"{target}?proxied=true"
+    answer = await fetch("http.read", context, method=method, target=target, headers={HOLDER_HEADER: REQUIRED})
+    assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, YES)
+    answer = await fetch("http.read", context, method=method, target=target)
+    assert (answer.status, answer.headers.get(HOLDER_HEADER)) == (404, None)
 
 
 async def test_a_volume_that_all_deny_is_404():
