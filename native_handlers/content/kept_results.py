@@ -1,6 +1,6 @@
 """A bounded cache of costly results about stored records.
 
-Requests that need the same result at the same time wait for the first of them.
+Requests that need the same result at the same time get it from the first of them, whether or not it is kept.
 """
 
 from __future__ import annotations
@@ -32,12 +32,24 @@ def record_key(volume_id: int, needle: Needle) -> RecordKey:
     )
 
 
+class _SharedSearch(Generic[T]):
+    """One search for a result, and the tasks that wait for it."""
+
+    __slots__ = ("found", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = trio.lowlevel.ParkingLot()
+        self.found: list[T] = []
+        """The result, once there is one."""
+
+
 class KeptResults(Generic[T]):
     """Results by record. The result that was unused longest goes first. For the tasks of one event loop.
 
     Args:
         max_bytes: the bound for all results together.
-        memory_of: the memory of a result, in bytes. A result of more than `max_bytes` is not kept.
+        memory_of: the memory of a result, in bytes. A result of more than `max_bytes` is not kept: only the requests
+            that wait for it get it.
     """
 
     def __init__(self, max_bytes: int, memory_of: Callable[[T], int]) -> None:
@@ -45,32 +57,42 @@ class KeptResults(Generic[T]):
         self._memory_of = memory_of
         self._kept: dict[RecordKey, T] = {}
         self._kept_bytes = 0
-        self._under_way: dict[RecordKey, trio.Event] = {}
+        self._under_way: dict[RecordKey, _SharedSearch[T]] = {}
 
     async def get(self, key: RecordKey, find_out: Callable[[], Awaitable[T]]) -> T:
-        """Returns the kept result for `key`, or calls `find_out` and keeps its result.
+        """Returns the kept result for `key`, or that of a search under way, or else calls `find_out` and keeps its
+        result.
 
         Raises:
-            Exception: from `find_out`; then nothing is kept, and the next waiting request calls `find_out` anew.
+            Exception: from `find_out`; then nothing is kept, and one waiting request calls its `find_out`, for which
+                the others wait.
         Cancellation: as that of `find_out`, with the same consequence.
         """
-        while key not in self._kept:
-            begun = self._under_way.get(key)
-            if begun is None:
-                return await self._find_out(key, find_out)
-            await begun.wait()
-        found = self._kept[key] = self._kept.pop(key)
-        return found
+        if key in self._kept:
+            found = self._kept[key] = self._kept.pop(key)
+            return found
+        search = self._under_way.get(key)
+        if search is None:
+            search = self._under_way[key] = _SharedSearch()
+        else:
+            await search.waiting.park()
+            if search.found:
+                return search.found[0]
+        return await self._find_out(key, search, find_out)
 
-    async def _find_out(self, key: RecordKey, find_out: Callable[[], Awaitable[T]]) -> T:
-        over = self._under_way[key] = trio.Event()
+    async def _find_out(self, key: RecordKey, search: _SharedSearch[T], find_out: Callable[[], Awaitable[T]]) -> T:
         try:
             found = await find_out()
-            self._keep(key, found)
-            return found
-        finally:
-            del self._under_way[key]
-            over.set()
+        except BaseException:
+            # The woken task gets its turn even if it is cancelled meanwhile, so it takes over for sure.
+            if not search.waiting.unpark():
+                del self._under_way[key]
+            raise
+        del self._under_way[key]
+        search.found.append(found)
+        search.waiting.unpark_all()
+        self._keep(key, found)
+        return found
 
     def _keep(self, key: RecordKey, found: T) -> None:
         if self._memory_of(found) > self._max_bytes:

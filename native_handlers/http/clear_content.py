@@ -171,7 +171,9 @@ async def _measured(threads: ContentThreads, packed: Packed, limit_bytes: int) -
 
 
 def _memory_of(measured: ClearFacts | _Failure) -> int:
-    """Short content is not kept: it is decompressed each time, as needles in memory are read each time."""
+    """Short content is not kept: it is decompressed for each request, as needles in memory are read for each. Requests
+    that come while it is decompressed share that.
+    """
     is_short = isinstance(measured, ClearFacts) and measured.data is not None
     return _MEASURED_BYTES + 1 if is_short else _RESULT_BYTES
 
