@@ -22,7 +22,6 @@ from native_handlers.http.disk_threads import on_present_volume
 from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, HolderOutcome, Holders
 from native_handlers.http.replicate import OTHER_COOKIE, ReplicaDelete
-from native_handlers.http.settled import wait_settled
 from native_handlers.http_model.errors import BadManifest, NoHolderLeft, NotCovered, ReplicationFailed
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.volume_servers import VolumeServerFailed
@@ -95,7 +94,7 @@ async def _delete_where_it_is(context: HttpContext, chunk: Chunk, visit: Visit) 
     store = context.store
     await _delete_what_it_leads_to(context, chunk, visit)
     async with context.changing(file_id.volume_id) as is_here:
-        if is_here and store is not None and not await wait_settled(store, file_id.volume_id):
+        if is_here and store is not None and not await context.settled.wait(store.settling, file_id.volume_id):
             raise LookupFailed(file_id.volume_id, f"volume {file_id.volume_id} is being copied here")
         volume = store.find_volume(file_id.volume_id) if store is not None and is_here else None
         coded = ec.find(file_id.volume_id) if ec is not None and volume is None else None

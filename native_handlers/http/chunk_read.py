@@ -24,7 +24,6 @@ from native_handlers.http.failures import STORE_FAILURES
 from native_handlers.http.holders import HOLDER_HEADER, REQUIRED, Candidates
 from native_handlers.http.reply import close_chunks
 from native_handlers.http.send_content import OpenedBody
-from native_handlers.http.settled import wait_settled
 from native_handlers.http_model.errors import BadManifest
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import FileSlice, StreamBody
@@ -174,7 +173,7 @@ async def read_chunk(
     except BadFileId as failure:
         raise ChunkUnreadable(chunk.fid, str(failure)) from failure
     if context.store is not None:
-        await wait_settled(context.store, volume_id)
+        await context.settled.wait(context.store.settling, volume_id)
     left = wanted.length
     for _ in range(_LOOKS):
         form = _form_here(context, volume_id)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 from native_handlers.http.clear_content import ClearContents
 from native_handlers.http.disk_threads import DiskThreads
 from native_handlers.http.manifest_loader import ManifestLoader
+from native_handlers.http.settled import SettledWaits
 from native_handlers.http_model.message import Request, Response
 from native_handlers.records import dataclass
 from native_handlers.runtime.content_threads import ContentThreads, ImageThreads
@@ -279,6 +280,7 @@ class HttpContext:
     payload_buffers: BufferPool = field(default_factory=BufferPool)
     clear_contents: ClearContents = field(default_factory=ClearContents)
     manifests: ManifestLoader = field(default_factory=ManifestLoader)
+    settled: SettledWaits = field(default_factory=SettledWaits)
     changing: Callable[[int], AbstractAsyncContextManager[bool]] = every_volume_is_ours
     ec_volumes: EcVolumes | None = None
     attached: AttachedVolumes | None = None

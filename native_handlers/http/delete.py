@@ -21,7 +21,6 @@ from native_handlers.http.finish import run_to_end
 from native_handlers.http.holders import HOLDER_HEADER, NO, SHARDS, YES, Holders, requires_holder
 from native_handlers.http.replicate import OTHER_COOKIE, is_manifest_alone, make_replica_delete
 from native_handlers.http.reply import json_error, json_reply, with_fields
-from native_handlers.http.settled import wait_settled
 from native_handlers.http.tokens import token_of
 from native_handlers.http_model.errors import BadManifest, NotCovered, ReplicationFailed
 from native_handlers.http_model.go_json import text_of_wire
@@ -85,7 +84,7 @@ async def handle_delete(context: HttpContext, request: Request) -> Response:
     coded = ec.find(volume_id) if ec is not None else None
     if ec is not None and coded is not None:
         return await run_to_end(partial(_delete_erasure_coded, context, request, ec, coded, (needle_id, cookie)))
-    if context.store is not None and not await wait_settled(context.store, volume_id):
+    if context.store is not None and not await context.settled.wait(context.store.settling, volume_id):
         return _failed(context, request, f"Deletion Failed: volume {volume_id} is being copied here")
     volume = context.store.find_volume(volume_id) if context.store is not None else None
     if context.store is None or volume is None:

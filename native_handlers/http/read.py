@@ -21,7 +21,6 @@ from native_handlers.http.images_read import edited_chunks, edited_needle
 from native_handlers.http.read_elsewhere import internal_error, not_found, read_elsewhere
 from native_handlers.http.reply import empty_reply, text_error, with_fields
 from native_handlers.http.send_content import FileContent, MemoryContent, labels_of, send_content
-from native_handlers.http.settled import wait_settled
 from native_handlers.http.tokens import token_of
 from native_handlers.http_model.conditional import format_http_date, is_not_modified_since, is_same_etag
 from native_handlers.http_model.errors import BadManifest
@@ -69,7 +68,7 @@ async def handle_read(context: HttpContext, request: Request) -> Response:
         return empty_reply(400)
     store = context.store
     if store is not None and volume_id in store.settling.volume_ids:
-        await wait_settled(store, volume_id)
+        await context.settled.wait(store.settling, volume_id)
     try:
         found = await _read_here(context, volume_id, target.needle, query)
     except STORE_FAILURES as failure:

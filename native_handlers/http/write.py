@@ -18,7 +18,6 @@ from native_handlers.http.finish import run_to_end
 from native_handlers.http.holders import HOLDER_HEADER, NO, Holders, requires_holder
 from native_handlers.http.replicate import make_replica_write
 from native_handlers.http.reply import json_error, json_reply, with_fields
-from native_handlers.http.settled import wait_settled
 from native_handlers.http.upload import Upload, checksum_of, make_upload
 from native_handlers.http.upload_body import drain, read_form, read_upload
 from native_handlers.http_model.errors import BadUpload, NoHolderLeft, NotHere, ReplicationFailed
@@ -114,7 +113,7 @@ async def _store(context: HttpContext, write: _Write) -> bool:
     """
     store, volume = context.store, None
     if store is not None:
-        volume = await _settled_volume(store, write.volume_id)
+        volume = await _settled_volume(context, store, write.volume_id)
     if volume is not None and (write.is_replica or volume.copy_count == 1):
         # A write to this disk alone is finished once it has begun, because a thread does it.
         try:
@@ -124,13 +123,13 @@ async def _store(context: HttpContext, write: _Write) -> bool:
     return await run_to_end(partial(_store_with_others, context, volume, write))
 
 
-async def _settled_volume(store: Store, volume_id: int) -> Volume | None:
+async def _settled_volume(context: HttpContext, store: Store, volume_id: int) -> Volume | None:
     """The volume, once it has settled; None where it is not here.
 
     Raises:
         ReplicationFailed: it does not settle.
     """
-    if volume_id in store.settling.volume_ids and not await wait_settled(store, volume_id):
+    if volume_id in store.settling.volume_ids and not await context.settled.wait(store.settling, volume_id):
         raise ReplicationFailed(f"volume {volume_id} is being copied here")
     return store.find_volume(volume_id)
 
@@ -146,17 +145,18 @@ def _present_volume(store: Store | None, volume: Volume) -> Volume | None:
 
 async def _store_with_others(context: HttpContext, volume: Volume | None, write: _Write) -> bool:
     """As `_store`, where other servers have to write too, or instead. `volume` is None where the volume is not here."""
+    store = context.store
     while True:
         while volume is not None:
             try:
                 return await _write_as_holder(context, volume, write)
             except VolumeClosed:
-                volume = _present_volume(context.store, volume)
+                volume = _present_volume(store, volume)
         try:
             await _write_elsewhere(context, write)
         except NoHolderLeft:
             # It may have come here since it was looked for.
-            volume = None if context.store is None else await _settled_volume(context.store, write.volume_id)
+            volume = None if store is None else await _settled_volume(context, store, write.volume_id)
             if volume is None:
                 raise
         else:

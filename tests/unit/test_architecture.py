@@ -98,6 +98,7 @@ MAY_IMPORT |= {folder: {*BELOW_TOP, *TOP[:number]} for number, folder in enumera
 
 ONE_IMPORTER = {
     "native_handlers/http/handlers.py": "route -> handler; the registry of routes may not be imported from there",
+    "native_handlers/http/settled.py": "a wait of its own; `context` says what handlers get and has no such rule",
     "supervisor/assembly/open_engines.py": "loads `both_engines` late; in `engines` this would be a circle",
     "supervisor/assembly/worker.py": "a program",
     "supervisor/assembly/worker_run.py": "`worker`, the program, loads it after the signals are ignored",
