@@ -1,10 +1,14 @@
 """Checksums of needle payloads: CRC-32C as stored, and the form that old servers stored.
 
+The CRC-32C of two strings one behind the other is that of the first, moved by the length of the second, XOR that of the
+second. To move a checksum is to multiply it, as a polynomial over GF(2), by a power of x.
+
 Source: weed/storage/needle/crc.go.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import google_crc32c
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 _COPIED_BYTES = 32 * 1024
 """Up to this length a copy takes no longer than an array over the view."""
 _LEGACY_ADDEND = 0xA282EAD8
+_POLYNOMIAL = 0x82F63B78
+_ONE = 1 << 31
+"""The polynomial 1: the highest bit is that of x to the power of 0."""
 
 
 def crc32c(data: bytes | memoryview) -> int:
@@ -42,6 +49,34 @@ def crc32c_of_each(data: NDArray[np.uint8], starts: Sequence[int], ends: Sequenc
     """The CRC-32C of each range of `data`: for many short ranges, for which calls take longer than the checksums."""
     extend = google_crc32c.extend
     return [extend(0, data[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def moved(crc: int, length_bytes: int) -> int:
+    """`crc` moved by `length_bytes`: this XOR the CRC-32C of as many bytes is that of both strings together."""
+    return _product(_power(length_bytes), crc)
+
+
+@lru_cache(maxsize=4096)
+def _power(length_bytes: int) -> int:
+    """x to the power of the number of bits, modulo the CRC's polynomial."""
+    result, factor = _ONE, _ONE >> 8
+    while length_bytes:
+        if length_bytes & 1:
+            result = _product(result, factor)
+        factor = _product(factor, factor)
+        length_bytes >>= 1
+    return result
+
+
+def _product(one: int, other: int) -> int:
+    """The product of two polynomials, modulo the CRC's."""
+    total = 0
+    while one:
+        if one & _ONE:
+            total ^= other
+        one = one << 1 & UINT32_MASK
+        other = other >> 1 ^ (_POLYNOMIAL if other & 1 else 0)
+    return total
 
 
 def legacy_form(crc: int) -> int:

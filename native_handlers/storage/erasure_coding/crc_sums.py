@@ -1,7 +1,8 @@
 """Computes the CRC-32C of blocks from those of their pieces, which several threads compute in any order.
 
-The checksum of two strings one after the other is that of the first, shifted by the length of the second, XOR that of
-the second. Shifting a checksum is multiplying it by a matrix over GF(2), which depends only on the length.
+The checksum of two strings one after the other is that of the first, moved by the length of the second, XOR that of the
+second (`format/crc`). Here many checksums are moved by one length at once: moving is a matrix over GF(2), which depends
+only on the length.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from native_handlers.arrays import np
+from native_handlers.format import crc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Sums = NDArray[np.uint32]
-
-_POLYNOMIAL = 0x82F63B78
 
 
 def join_pieces(pieces: Sums, piece_bytes: int, block_bytes: int) -> Sums:
@@ -45,22 +45,5 @@ def _moved(sums: Sums, length_bytes: int) -> Sums:
 
 @lru_cache(maxsize=16)
 def _columns(length_bytes: int) -> tuple[int, ...]:
-    """The matrix that shifts a checksum by `length_bytes`: the image of each of its bits."""
-    step = (_POLYNOMIAL, *(1 << bit for bit in range(31)))
-    for _ in range(3):  # one bit, two, four, eight
-        step = tuple(_apply(step, column) for column in step)
-    result = tuple(1 << bit for bit in range(32))
-    while length_bytes:
-        if length_bytes & 1:
-            result = tuple(_apply(step, column) for column in result)
-        step = tuple(_apply(step, column) for column in step)
-        length_bytes >>= 1
-    return result
-
-
-def _apply(columns: tuple[int, ...], value: int) -> int:
-    total = 0
-    for bit, column in enumerate(columns):
-        if value >> bit & 1:
-            total ^= column
-    return total
+    """The matrix that moves a checksum by `length_bytes`: the image of each of its bits."""
+    return tuple(crc.moved(1 << bit, length_bytes) for bit in range(32))

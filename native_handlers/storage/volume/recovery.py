@@ -71,7 +71,7 @@ class CatchUp:
         """Goes over .dat from `start_bytes` on. Raises OSError when a file operation fails.
 
         `salvage` is given after a crash of the machine: the scan then ends at torn bytes, which are cut. Bytes that may
-        be more than one record are copied to `salvage` first.
+        be more than one record are copied to `salvage` first. Without `salvage` such bytes stay, and are a `problem`.
         """
         scan = DatScan(self.files, self.dat.fd, self.version, start_bytes, self.dat_size_bytes)
         rows: list[bytes] = []
@@ -112,8 +112,9 @@ class CatchUp:
 
     def _end(self, scan: DatScan, salvage: Path | None) -> None:
         stop, end = scan.stopped_at_bytes, self.dat_size_bytes
-        holds_more = holds_record(self.files, self.dat.fd, self.version, stop, end)
-        if salvage is None and (holds_more or scan.result is ScanEnd.GARBAGE):
+        is_damage = salvage is None and scan.result is ScanEnd.GARBAGE
+        holds_more = is_damage or holds_record(self.files, self.dat.fd, self.version, stop, end)
+        if salvage is None and holds_more:
             self.problem = f"data file actual {end} bytes expected {stop} bytes: {scan.why}"
             return
         if salvage is not None and holds_more:

@@ -1,5 +1,5 @@
 """Walks the records of a .dat file in order and verifies each, until the end or the first bytes that are no record
-(`DatScan`). Searches a range for any whole record (`holds_record`).
+(`DatScan`). Searches a range for any whole record, with bounded work (`holds_record`).
 
 For files whose index cannot be trusted: after a crash, and in `check`. Memory stays bounded whatever lengths a file
 claims. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not verify.
@@ -7,6 +7,7 @@ claims. Source: weed/storage/volume_read.go:ScanVolumeFileFrom, which does not v
 
 from __future__ import annotations
 
+from array import array
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,7 +27,7 @@ from native_handlers.records import dataclass
 from native_handlers.storage.volume.window import DatWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from native_handlers.storage.system.files import Files
 
@@ -155,32 +156,112 @@ class DatScan:
         return value
 
 
-def holds_record(files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> bool:
-    """Whether a whole record with a payload and the right checksum starts in ``[start, end)`` at a multiple of 8.
+# ---- Searches a range for a whole record.
+#
+# The bytes of the range may be a client's, who knows what is searched for. So the search has a bound. The lengths of
+# one candidate may claim half the range, and there may be a candidate every eight bytes. `RangeSums` sums each byte
+# once for all candidates, but for the ends of their payloads. The bound is about these bytes; a candidate counts for
+# `_LEAST_COST_BYTES` at least. Random bytes stay below a third of it: one position in 65,000 is a candidate at most.
 
-    For versions 2 and 3. In version 1 a record cannot be told from other bytes cheaply, and the result is True unless
-    the range is shorter than a record. Raises OSError when a read fails.
+_FREE_BYTES = 64 << 20
+_LEAST_COST_BYTES = 4 << 10
+_MAX_SIZE = 2**31 - 1
+_STEP_BYTES = 64 << 10
+_STEPS_A_READ = 16
+MAX_RANGE_COST_BYTES = 2 * _STEP_BYTES
+"""So many bytes are read for one range at most, beside those that are read once for all ranges."""
+
+
+class RangeSums:
+    """The CRC-32C of ranges behind `start_bytes`, however long they are and however they overlap.
+
+    The sum from `start_bytes` to each step of 64 KiB is computed once and kept, 4 bytes for each step. The sum of a
+    range follows from two of these and from the bytes at its two ends. For one thread.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], start_bytes: int) -> None:
+        """`read` gets a length and an offset. Its exceptions pass through `of`."""
+        self._read = read
+        self._start = start_bytes
+        self._sums = array("I", [0])
+
+    def of(self, start_bytes: int, length_bytes: int) -> int:
+        """The CRC-32C of a range, all of which the file has."""
+        end = start_bytes + length_bytes
+        first = -(-(start_bytes - self._start) // _STEP_BYTES)
+        last = (end - self._start) // _STEP_BYTES
+        if first >= last:
+            return self._extended(0, start_bytes, end)
+        self._sum_up_to(last)
+        head = self._extended(0, start_bytes, self._place(first))
+        # What the sum up to the first step has in that up to the last one cancels out.
+        whole = crc.moved(head ^ self._sums[first], (last - first) * _STEP_BYTES) ^ self._sums[last]
+        return self._extended(whole, self._place(last), end)
+
+    def _place(self, step: int) -> int:
+        return self._start + step * _STEP_BYTES
+
+    def _extended(self, value: int, start: int, end: int) -> int:
+        return crc.crc32c_extend(value, self._read(end - start, start)) if start < end else value
+
+    def _sum_up_to(self, last: int) -> None:
+        while len(self._sums) <= last:
+            done = len(self._sums) - 1
+            count = min(last - done, _STEPS_A_READ)
+            data = memoryview(self._read(count * _STEP_BYTES, self._place(done)))
+            for at in range(0, count * _STEP_BYTES, _STEP_BYTES):
+                self._sums.append(crc.crc32c_extend(self._sums[-1], data[at : at + _STEP_BYTES]))
+
+
+def holds_record(files: Files, fd: int, version: int, start_bytes: int, end_bytes: int) -> bool:
+    """Whether a whole record with a payload and the right checksum starts in ``[start, end)`` at a multiple of 8, or
+    may start there.
+
+    For versions 2 and 3. The result is True without such a record where too many positions look like one: where the
+    work on them exceeds that of reading the range once more, and 64 MiB. So the search reads about three times the
+    range at most, and 64 MiB. In version 1 a record cannot be told from other bytes cheaply, and the result is True
+    unless the range is shorter than a record.
+
+    Raises OSError when a read fails.
     """
     if version == VERSION_1:
         return end_bytes - start_bytes > actual_size(0, version)
+    read = partial(files.read, fd)
+    sums = RangeSums(read, start_bytes)
+    left_bytes = end_bytes - start_bytes + _FREE_BYTES
     for piece_start in range(start_bytes, end_bytes, _PIECE_BYTES):
-        piece = files.read(fd, min(_PIECE_BYTES + 24, end_bytes - piece_start), piece_start)
-        for position in _candidates(piece, end_bytes - piece_start):
-            scan = DatScan(files, fd, version, piece_start + position, end_bytes)
-            if next(iter(scan), None) is not None:
+        piece = read(min(_PIECE_BYTES + 24, end_bytes - piece_start), piece_start)
+        for position, size, data_length in _candidates(piece, end_bytes - piece_start, version):
+            left_bytes -= max(min(data_length, MAX_RANGE_COST_BYTES), _LEAST_COST_BYTES)
+            if left_bytes < 0:
+                return True
+            body = piece_start + position + NEEDLE_HEADER_BYTES
+            stored = int.from_bytes(read(CHECKSUM_BYTES, body + size), "big")
+            if crc.matches(stored, sums.of(body + DATA_LENGTH_BYTES, data_length)):
                 return True
     return False
 
 
-def _candidates(piece: bytes, room: int) -> list[int]:
-    """Offsets in `piece` at which the lengths of a record with a payload are plausible."""
+class _Candidate(NamedTuple):
+    """A position at which the lengths of a record with a payload are plausible."""
+
+    position: int
+    size: int
+    data_length: int
+
+
+def _candidates(piece: bytes, room: int, version: int) -> Iterator[_Candidate]:
+    """The candidates in `piece`, behind whose start the file has `room` bytes."""
     count = (len(piece) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES) // ALIGNMENT_BYTES
     if count <= 0:
-        return []
+        return
     words = np.frombuffer(piece, ">u4", len(piece) // 4).astype(np.int64)
     # A word is 4 bytes: a header's size is its fourth word, the payload length follows it.
     size, data_length = words[3 : 3 + 2 * count : 2], words[4 : 4 + 2 * count : 2]
     meta = size - data_length - DATA_LENGTH_BYTES
-    fits = (data_length > 0) & (meta >= 0) & (meta <= _MAX_META_BYTES)
-    fits &= size <= room - np.arange(count) * ALIGNMENT_BYTES
-    return [int(index) * ALIGNMENT_BYTES for index in np.flatnonzero(fits)]
+    fits = (data_length > 0) & (meta >= 0) & (meta <= _MAX_META_BYTES) & (size <= _MAX_SIZE)
+    # The whole record has to fit. Its padding is one byte at least, up to a multiple of 8.
+    whole_words = room // ALIGNMENT_BYTES - np.arange(count)
+    fits &= size + (NEEDLE_HEADER_BYTES + tail_size(version)) < whole_words * ALIGNMENT_BYTES
+    for index in map(int, np.flatnonzero(fits)):
+        yield _Candidate(index * ALIGNMENT_BYTES, int(size[index]), int(data_length[index]))
