@@ -13,8 +13,8 @@ from native_handlers.grpc.context import RpcFailure
 from native_handlers.storage.model.file_kinds import (
     CODED_EXTENSIONS,
     MAX_SHARDS,
+    SCRATCH,
     VOLUME_EXTENSIONS,
-    is_reserved,
     other_collection_text,
 )
 
@@ -54,8 +54,8 @@ def check_collection(collection: str) -> None:
 def check_sent_file(info: ReceiveFileInfo) -> None:
     """Raises RpcFailure for a file that is sent here under a name that the protocol does not use.
 
-    Wilful difference: for an erasure-coded volume upstream accepts any extension, and for a volume it accepts
-    extensions that have a meaning at the next start.
+    Wilful difference: upstream accepts any extension. So a stranger could send files without end, under ever new names,
+    or files that have a meaning at the next start.
     """
     check_extension(info.ext)
     check_collection(info.collection)
@@ -63,7 +63,7 @@ def check_sent_file(info: ReceiveFileInfo) -> None:
         if info.ext not in CODED_EXTENSIONS:
             known = ".ec00 to .ec31, .ecx, .ecj, .ecsum and .vif"
             raise RpcFailure(f"invalid file extension {quoted(info.ext)}: an erasure-coded volume has {known}")
-    elif is_reserved(info.ext) and info.ext not in VOLUME_EXTENSIONS:
+    elif info.ext not in {*VOLUME_EXTENSIONS, SCRATCH}:
         raise RpcFailure(f"invalid file extension {quoted(info.ext)}: a volume is sent as .dat, .idx and .vif")
 
 

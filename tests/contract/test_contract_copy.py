@@ -226,7 +226,7 @@ class TestReceiveFile:
         written = threading.Event()
 
         def broken():
-            yield info(volume_id, ext=".broken")
+            yield info(volume_id)
             yield content(bytes(100_000))
             yield content(bytes(100_000))
             written.set()

@@ -27,6 +27,9 @@ CODED_EXTENSIONS = frozenset((*SHARD_EXTENSIONS, ".ecx", ".ecj", ".ecsum", ".vif
 """The files of an erasure-coded volume. It shares `.vif` with the regular volume of its id."""
 VOLUME_EXTENSIONS = (".dat", ".idx", ".vif")
 """The files of a regular volume."""
+SCRATCH = ".tmprecv"
+"""The only file without a meaning that may be sent here, beside an open volume. No program of upstream sends one; its
+test suite sends this one."""
 STAGED = ".copying"
 """The end of the file names of a volume that is not here yet; VolumeEcShardsToVolume makes a volume of such files."""
 NOTE = ".note"

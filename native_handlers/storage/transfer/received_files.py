@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeInfo
 from native_handlers.format.idx import row_bytes
-from native_handlers.format.types import normal_disk_type
+from native_handlers.format.needle import actual_size
+from native_handlers.format.types import VERSION_3, max_volume_size_bytes, normal_disk_type
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.records import dataclass
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 MAX_VIF_BYTES = 1 << 20
 """The limit of VolumeCopy for the same file."""
+_MAX_BODY_BYTES = 2**31 - 1
+"""The greatest size that the head of a record can state."""
 
 
 # ---- The facts of a sent file, and of the volume beside it.
@@ -95,8 +98,8 @@ def receive_file(
     """Makes the file. The caller writes the file and commits it. The commit of a .vif raises ReceiveRefused if the .vif
     does not fit this server, or the regular volume beside it.
 
-    Deliberate difference: upstream lets a sender overwrite .dat, .idx and other files of a mounted volume, and accepts
-    any name for a file of an erasure-coded volume.
+    Deliberate differences: upstream lets a sender overwrite .dat, .idx and other files of a mounted volume, accepts any
+    name and any length, and does not look at the free space.
 
     The caller has checked that no other collection has data of the id; see `VolumeIds`.
 
@@ -113,11 +116,23 @@ def receive_file(
         return _coded(files, locations, volume, wanted, offset_width_bytes)
     if volume is None:
         location = _location_of_staged(files, locations, wanted)
-        return StagedFile(files, location.path / (wanted.name + STAGED), usage=location.usage)
+        most = _most_bytes(wanted.extension, offset_width_bytes)
+        return StagedFile(files, location.path / (wanted.name + STAGED), max_bytes=most, usage=location.usage)
     volume.check_in_service()
     if is_reserved(wanted.extension):
         raise ReceiveRefused(in_use_text(wanted.volume_id, wanted.extension))
-    return StagedFile(files, volume.paths.file(wanted.extension))
+    location = _with_room(locations[volume.disk_id], wanted)
+    most = _most_bytes(wanted.extension, offset_width_bytes)
+    return StagedFile(files, volume.paths.file(wanted.extension), max_bytes=most, usage=location.usage)
+
+
+def _most_bytes(extension: str, width: int) -> int:
+    """The greatest length of a file of a regular volume: that of a .dat whose last record begins at the last place that
+    offsets address. An .idx is shorter.
+    """
+    if extension == ".vif":
+        return MAX_VIF_BYTES
+    return max_volume_size_bytes(width) + actual_size(_MAX_BODY_BYTES, VERSION_3)
 
 
 def _coded(

@@ -310,6 +310,7 @@ class TestForwarded:
         [
             ({"volume_id": 4, "ext": ".dat", "is_ec_volume": True, "collection": "0"}, 'invalid file extension ".dat"'),
             ({"volume_id": 4, "ext": ".note", "disk_type": "hdd"}, 'invalid file extension ".note"'),
+            ({"volume_id": 7, "ext": ".aaa"}, 'invalid file extension ".aaa"'),
             ({"volume_id": 4, "ext": ".ec00", "is_ec_volume": True, "collection": "../x"}, "invalid collection"),
             ({"volume_id": 7, "ext": ".dat"}, "volume 7 is mounted and works with its .dat"),
             (

@@ -117,9 +117,10 @@ class TestRegularVolumes:
 
     @pytest.mark.usefixtures("_a_volume_that_stays")
     @pytest.mark.parametrize(
-        "extension", [*sorted(RESERVED_EXTENSIONS - set(VOLUME_EXTENSIONS)), ".NOTE", ".Idx", ".ec77"]
+        "extension",
+        [*sorted(RESERVED_EXTENSIONS - set(VOLUME_EXTENSIONS)), ".NOTE", ".Idx", ".ec77", ".aaa", ".TMPRECV"],
     )
-    def test_a_name_that_means_something_to_the_next_start(self, node, context, extension):
+    def test_a_name_that_means_something_to_the_next_start_or_that_nobody_needs(self, node, context, extension):
         answer = receive(node, context, info(ext=extension), content(b"x"))
         assert answer.error == f'invalid file extension "{extension}": a volume is sent as .dat, .idx and .vif'
 
@@ -183,10 +184,9 @@ class TestStaged:
             f"b/7{extension}.copying" for extension in (".dat", ".idx", ".vif")
         ]
 
-    @pytest.mark.parametrize("extension", [".tmprecv", ".dat2"])
-    def test_only_the_files_that_make_a_volume(self, node, context, tmp_path, extension):
-        answer = receive(node, context, info(ext=extension, disk_type="hdd"), content(b"x"))
-        assert answer.error == f"{extension} is no file of a volume that is to come: .dat, .idx and .vif are"
+    def test_only_the_files_that_make_a_volume(self, node, context, tmp_path):
+        answer = receive(node, context, info(disk_type="hdd"), content(b"x"))
+        assert answer.error == ".tmprecv is no file of a volume that is to come: .dat, .idx and .vif are"
         assert names(tmp_path) == []
 
     def test_not_while_the_volume_is_being_copied_here(self, node, context, disks):
@@ -302,9 +302,13 @@ class TestRoom:
         return played
 
     @pytest.fixture
-    def node(self, tmp_path, files, played):
+    def store(self, tmp_path, files, played):
         with closing(open_at(*(place(tmp_path / one, min_free_bytes=1000) for one in "ab"), files=files)) as store:
-            yield make_node(tmp_path, store, state=StoreStateKeeper(store), masters=FakeMasters())
+            yield store
+
+    @pytest.fixture
+    def node(self, tmp_path, store):
+        return make_node(tmp_path, store, state=StoreStateKeeper(store), masters=FakeMasters())
 
     KINDS: ClassVar = [
         {"ext": ".ec00", "is_ec_volume": True},
@@ -341,6 +345,41 @@ class TestRoom:
 
         answer = receive_file(node, context, messages())
         assert answer.error.endswith(": no space left above -minFreeSpace")
+        assert names(tmp_path) == []
+
+    def test_is_looked_at_beside_a_mounted_volume(self, node, context, store, played, tmp_path):
+        store.allocate_volume(7)
+        before = names(tmp_path)
+        answer = receive(node, context, info(file_size=10 << 20), content(b"x"))
+        assert answer.error.startswith("no space left for 10485760 bytes: ")
+
+        def messages():
+            yield info()
+            for one in played:
+                one.space = DiskSpace(1 << 40, 999)
+            yield content(bytes(11 << 20))
+
+        assert receive_file(node, context, messages()).error.endswith(": no space left above -minFreeSpace")
+        assert names(tmp_path) == before
+
+    @pytest.mark.parametrize(
+        "fields", [{}, {"ext": ".dat", "disk_type": "hdd", "volume_id": 8}], ids=["beside", "to come"]
+    )
+    def test_does_not_let_a_file_be_longer_than_a_volume(
+        self, node, context, store, played, tmp_path, monkeypatch, fields
+    ):
+        """The last record begins within what offsets address. It has 2^31 bytes at most, and head and tail."""
+        monkeypatch.setattr("native_handlers.storage.transfer.received_files.max_volume_size_bytes", lambda _: -(2**31))
+        played[0].space = played[1].space = DiskSpace(1 << 40, 1 << 39)
+        store.allocate_volume(7)
+        before = names(tmp_path)
+        assert receive(node, context, info(**fields), content(bytes(33))).error.endswith(": file too large")
+        assert names(tmp_path) == before
+        assert not receive(node, context, info(**fields), content(bytes(32))).error
+
+    def test_does_not_let_an_info_be_too_long(self, node, context, tmp_path):
+        answer = receive(node, context, info(ext=".vif", disk_type="hdd"), content(bytes(MAX_VIF_BYTES + 1)))
+        assert answer.error.endswith(": file too large")
         assert names(tmp_path) == []
 
     def test_does_not_let_a_checksum_file_be_too_long(self, node, context, played, tmp_path):
