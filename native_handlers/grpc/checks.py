@@ -14,11 +14,26 @@ from native_handlers.storage.model.errors import DiskUnavailable, StorageError, 
 from native_handlers.storage.volume.claim import check_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
     from native_handlers.storage.volume.volume import Volume
+
+
+_IDS_A_STEP = 4096
+
+
+def once(ids: Sequence[int], *, below: int | None = None) -> Iterator[int]:
+    """Yields each id of a request once, in order, and only those below `below`. A request has room for millions of ids,
+    and other threads are not kept waiting while they are read.
+    """
+    seen: set[int] = set()
+    for start in range(0, len(ids), _IDS_A_STEP):
+        for one in dict.fromkeys(ids[start : start + _IDS_A_STEP]):
+            if one not in seen and (below is None or one < below):
+                seen.add(one)
+                yield one
 
 
 def check_maintenance(node: GrpcNode) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from native_handlers.grpc.checks import check_maintenance, check_other, errors_as_upstream, store_of
+from native_handlers.grpc.checks import check_maintenance, check_other, errors_as_upstream, once, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd, CopySource
 from native_handlers.grpc.ec_codings import WantedFiles, compare_codings
@@ -78,7 +78,7 @@ def volume_ec_shards_copy(
 
 def _needed_bytes(request: pb.VolumeEcShardsCopyRequest, info: VolumeInfo | None) -> int:
     """The room for the shards of a request; 0 where their length is not known."""
-    return len(set(request.shard_ids)) * shard_bytes_of(dat_bytes_of(info), ratio_of(info).data)
+    return len(list(once(request.shard_ids))) * shard_bytes_of(dat_bytes_of(info), ratio_of(info).data)
 
 
 def _location(store: Store, request: pb.VolumeEcShardsCopyRequest, needed_bytes: int = 0) -> DiskLocation:
@@ -120,10 +120,10 @@ def copy_shards(
             place.location.check_in_service()
             _check_collection(place)
             wanted = WantedFiles(
-                set(request.shard_ids), takes_info=request.copy_vif_file, takes_index=request.copy_ecx_file
+                set(once(request.shard_ids)), takes_info=request.copy_vif_file, takes_index=request.copy_ecx_file
             )
             codings = compare_codings(place, wanted, info)
-        for shard_id in dict.fromkeys(request.shard_ids):
+        for shard_id in once(request.shard_ids):
             fetched.fetch_shard(shard_id, info)
         if request.copy_ecsum_file:
             fetched.fetch_checksums()

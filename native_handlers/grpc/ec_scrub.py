@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from native_handlers.grpc.checks import errors_as_upstream, store_of
+from native_handlers.grpc.checks import errors_as_upstream, once, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd
 from native_handlers.grpc.scrub import not_verified
@@ -41,7 +41,7 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
         end.check()
         throttle.passed(count_bytes)
 
-    for volume_id in dict.fromkeys(request.volume_ids or _all_volumes(store, context)):
+    for volume_id in once(request.volume_ids) if request.volume_ids else dict.fromkeys(_all_volumes(store, context)):
         # To the end of the volume: its shards are looked up one by one.
         with context.taking(volume_id):
             volume = store.ec.find(volume_id)

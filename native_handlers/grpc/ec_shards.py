@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
+from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, once, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.ec_index import fetch_missing_indexes
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.storage.model.file_kinds import MAX_SHARDS
 from native_handlers.storage.system.files import FileRetired
 from native_handlers.storage.volume.file_reader import piece_lengths
 
@@ -31,7 +32,7 @@ def volume_ec_shards_mount(
     store = store_of(node)
     if request.recover_missing_index:
         fetch_missing_indexes(node, context, request.volume_id)
-    for shard_id in request.shard_ids:
+    for shard_id in once(request.shard_ids):
         with errors_as_upstream(f"mount {request.volume_id}.{shard_id}"):
             store.ec.mount(request.collection, request.volume_id, shard_id, request.source_disk_type)
     return pb.VolumeEcShardsMountResponse()
@@ -40,8 +41,10 @@ def volume_ec_shards_mount(
 def volume_ec_shards_unmount(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsUnmountRequest
 ) -> pb.VolumeEcShardsUnmountResponse:
-    """Closes shards. Shards that are not open are no error."""
-    for shard_id in request.shard_ids:
+    """Closes shards. Shards that are not open are no error, and neither are ids that no shard can have. Upstream takes
+    such an id modulo 256.
+    """
+    for shard_id in once(request.shard_ids, below=MAX_SHARDS):
         with errors_as_upstream(f"unmount {request.volume_id}.{shard_id}"):
             store_of(node).ec.unmount(request.volume_id, shard_id, request.encode_ts_ns)
     return pb.VolumeEcShardsUnmountResponse()
@@ -50,15 +53,18 @@ def volume_ec_shards_unmount(
 def volume_ec_shards_delete(
     node: GrpcNode, _context: RpcContext, request: pb.VolumeEcShardsDeleteRequest
 ) -> pb.VolumeEcShardsDeleteResponse:
-    """Deletes shard files, or all files of an erasure-coded volume (`full_teardown`)."""
+    """Deletes shard files, or all files of an erasure-coded volume (`full_teardown`). As in upstream, shards that are
+    not here are no error, and neither are ids that no shard can have.
+    """
     check_maintenance(node)
     work = store_of(node).ec_work
+    shard_ids = list(once(request.shard_ids, below=MAX_SHARDS))
     with errors_as_upstream():
         if request.full_teardown:
             work.tear_down(request.collection, request.volume_id, request.encode_ts_ns)
         else:
-            work.delete_shards(request.collection, request.volume_id, request.shard_ids)
-    log.info("shards %s of volume %d deleted", list(request.shard_ids), request.volume_id)
+            work.delete_shards(request.collection, request.volume_id, shard_ids)
+    log.info("shards %s of volume %d deleted", shard_ids, request.volume_id)
     return pb.VolumeEcShardsDeleteResponse(full_teardown_done=request.full_teardown)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from native_handlers.grpc.checks import errors_as_upstream, store_of, volume_of
+from native_handlers.grpc.checks import errors_as_upstream, once, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd
 from native_handlers.grpc.throttle import WriteThrottler
@@ -47,7 +47,7 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
         throttle.passed(count_bytes)
 
     response = pb.ScrubVolumeResponse()
-    for volume_id in dict.fromkeys(request.volume_ids or _all_volumes(node, context)):
+    for volume_id in once(request.volume_ids) if request.volume_ids else dict.fromkeys(_all_volumes(node, context)):
         end.check()
         with ExitStack() as stack:
             with context.taking(volume_id):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+from contextlib import closing
 from unittest.mock import Mock
 
 import grpc
 import pytest
-from support.files import once_before
+from support.files import PlannedFiles, once_before
 from support.grpc_copy import COOKIE, SOURCE, PlayedSource, SourceFailed, fill
 from support.grpc_nodes import make_context, make_node
 from support.stores import open_at
@@ -520,6 +521,42 @@ class TestAbsentVolumes:
             assert volume_ec_shards_unmount(node, make_context(), request) == pb.VolumeEcShardsUnmountResponse()
             request = pb.VolumeEcShardsDeleteRequest(volume_id=VID, shard_ids=[0, 1])
             assert volume_ec_shards_delete(node, make_context(), request) == pb.VolumeEcShardsDeleteResponse()
+
+    MANY = (*[3] * 10_000, *range(32, 10_000), 2**32 - 1, 3)
+    """A request of 16 MiB has room for 16 million ids."""
+
+    def test_a_list_of_shards_costs_no_more_than_the_shards_that_there_can_be(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        files = PlannedFiles()
+        with closing(open_at(tmp_path / "counting", files=files)) as store:
+            node = make_node(tmp_path, store)
+
+            def delete(shard_ids):
+                volume_ec_shards_delete(
+                    node, make_context(), pb.VolumeEcShardsDeleteRequest(volume_id=VID, shard_ids=shard_ids)
+                )
+
+            assert files.since(lambda: delete(self.MANY)) == files.since(lambda: delete([3]))
+        assert "shards [3] of volume 7 deleted" in caplog.messages
+
+    def test_a_list_of_shards_is_closed_once(self, node, monkeypatch):
+        closing_one = Mock(wraps=node.store.ec.unmount)
+        monkeypatch.setattr(node.store.ec, "unmount", closing_one)
+        request = pb.VolumeEcShardsUnmountRequest(volume_id=VID, shard_ids=self.MANY)
+        assert volume_ec_shards_unmount(node, make_context(), request) == pb.VolumeEcShardsUnmountResponse()
+        assert [call.args[1] for call in closing_one.mock_calls] == [3]
+
+    def test_a_shard_is_opened_once(self, node, monkeypatch):
+        opening = Mock()
+        monkeypatch.setattr(node.store.ec, "mount", opening)
+        request = pb.VolumeEcShardsMountRequest(volume_id=VID, shard_ids=[3, 1] * 5000)
+        assert volume_ec_shards_mount(node, make_context(), request) == pb.VolumeEcShardsMountResponse()
+        assert [call.args[2] for call in opening.mock_calls] == [3, 1]
+
+    def test_an_id_that_no_shard_can_have_is_not_opened(self, node):
+        request = pb.VolumeEcShardsMountRequest(volume_id=VID, shard_ids=[32])
+        with pytest.raises(RpcFailure, match=r"^mount 7\.32: MountEcShards 7\.32"):
+            volume_ec_shards_mount(node, make_context(), request)
 
     def test_a_needle_of_an_absent_volume_is_deleted(self, node):
         request = pb.VolumeEcBlobDeleteRequest(volume_id=VID, file_key=1, version=3)
