@@ -250,5 +250,20 @@ def test_crc_of_a_view_is_that_of_its_bytes(length):
     assert whole == google_crc32c.value(data)
 
 
+def test_a_long_view_goes_in_steps(monkeypatch):
+    """The C routine keeps the interpreter while it works on memory that is no `bytes`."""
+    lengths, extend = [], google_crc32c.extend
+
+    def noted(value, data):
+        lengths.append(len(data))
+        return extend(value, data)
+
+    monkeypatch.setattr(google_crc32c, "extend", noted)
+    data = bytes(range(256)) * 4097
+    assert crc.crc32c_extend(5, memoryview(data)) == extend(5, data)
+    assert sum(lengths) == len(data)
+    assert max(lengths) <= 256 * 1024
+
+
 def test_another_crc_does_not_match():
     assert not crc.matches(HELLO_CRC, HELLO_CRC + 1)
