@@ -132,12 +132,12 @@ class NativeWorker:
             return await self._hand_on.handle(request)
 
     def _is_read_here(self, method: str, volume_id: int) -> bool:
-        return method in _READS and self._volumes.is_open(volume_id) and not self._throttle.downloads.is_over
+        return method in _READS and self._volumes.is_open(volume_id) and not self._throttle.downloads.must_wait()
 
     def _may_read(self, request: Request) -> bool:
         """Whether to try. Where too much is in flight, the request waits in the parent."""
         volume_id = request.parsed.volume_id
-        is_read = volume_id is not None and request.body.length_bytes == 0 and not self._throttle.downloads.is_over
+        is_read = volume_id is not None and request.body.length_bytes == 0 and not self._throttle.downloads.must_wait()
         return is_read and volume_id is not None and self._volumes.find_volume(volume_id) is not None
 
 

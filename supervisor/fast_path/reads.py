@@ -76,7 +76,7 @@ class FastPathReads:
         is_guarded, inflight, is_bounded = terms
         if is_guarded and not self._policy.admits(self._route, client.host, read.token, file_id_of(data)):
             return None
-        if is_bounded and inflight is not None and inflight.is_over:
+        if is_bounded and inflight is not None and inflight.must_wait():
             return None
         answer = self._answers.try_answer(volumes, read, http_date())
         if answer is None:

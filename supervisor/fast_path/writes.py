@@ -95,7 +95,7 @@ class FastPathWrites:
         is_replica, inflight = change.form.get("type") == "replicate", terms.inflight
         if change.file is None:
             inflight = None
-        if inflight is not None and inflight.is_over and not is_replica:
+        if inflight is not None and inflight.must_wait() and not is_replica:
             return None
         volume = self._context.find_writer(change.volume_id)
         if volume is None:

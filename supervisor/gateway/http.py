@@ -278,18 +278,13 @@ class HttpGateway:
         """Waits for room before all other checks, as upstream does. So a client that may not write waits as well."""
         route = decision.route
         if route.access.kind is AccessKind.VOLUME_READ:
-            if throttle.downloads.is_bounded and throttle.downloads.is_over:
-                refusal = await self._refuse_download(throttle, request)
-                if refusal is not None:
-                    return self._with_common_headers(request, refusal)
+            if throttle.downloads.is_bounded and throttle.downloads.must_wait():
+                return await self._download_later(throttle, decision, request)
             return throttle.count_download(await self._answer_natively(decision, request))
         if not route.is_upload:
             return await self._answer_natively(decision, request)
         if throttle.uploads.is_bounded and throttle.makes_wait(request):
-            self._context.metrics.count_handler("uploadLimitCondition")
-            refusal = await throttle.refuse_upload(request)
-            if refusal is not None:
-                return self._with_common_headers(request, refusal)
+            return await self._upload_later(throttle, decision, request)
         uploads, length = throttle.uploads, request.body.length_bytes
         if uploads.is_bounded or length is None:
             with throttle.counting_upload(request) as counted:
@@ -301,11 +296,28 @@ class HttpGateway:
         finally:
             uploads.bytes -= length
 
-    async def _refuse_download(self, throttle: Throttle, request: Request) -> Response | None:
-        """For a read that finds no room: another replica's answer, or 429 after the wait. None lets the read begin."""
+    async def _download_later(self, throttle: Throttle, decision: Decision, request: Request) -> Response:
+        """For a read that has to wait: another replica's answer, the answer after the wait, or 429."""
         self._context.metrics.count_handler("downloadLimitCondition")
         answer = await proxy_to_replica(self._context, request)
-        return answer if answer is not None else await throttle.refuse_download(request)
+        if answer is not None:
+            return self._with_common_headers(request, answer)
+        with throttle.downloads.turn(None) as turn:
+            refusal = await throttle.refuse_download(request, turn)
+            if refusal is not None:
+                return self._with_common_headers(request, refusal)
+            return throttle.count_download(await self._answer_natively(decision, request))
+
+    async def _upload_later(self, throttle: Throttle, decision: Decision, request: Request) -> Response:
+        """For an upload that has to wait: the answer after the wait, or 429."""
+        self._context.metrics.count_handler("uploadLimitCondition")
+        with throttle.uploads.turn(request.body.length_bytes) as turn:
+            refusal = await throttle.refuse_upload(request, turn)
+            if refusal is not None:
+                return self._with_common_headers(request, refusal)
+            with throttle.counting_upload(request) as counted:
+                throttle.uploads.end(turn)
+                return await self._answer_natively(decision, counted)
 
     def _refused(self, request: Request, refusal: Response) -> Response:
         """The answer to a request that the guard refuses: a redirect where upstream's mux would redirect it first."""

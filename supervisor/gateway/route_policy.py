@@ -40,7 +40,7 @@ class FastTerms(NamedTuple):
     Attributes:
         is_guarded: whether the guard may refuse it; see `RoutePolicy.admits`.
         inflight: the counter of the bytes of uploads, or of downloads, in flight; None if nothing counts them. Where it
-            is over its bound, the request has to wait for room, and the fast path declines it.
+            makes the request wait for room, the fast path declines it.
         is_bounded: whether `inflight` has a bound.
     """
 

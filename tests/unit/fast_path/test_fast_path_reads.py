@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import trio
 from support.fast_path_requests import make_token
 from support.security import security
 
@@ -354,6 +355,20 @@ class TestLimitOfDownloads:
         assert isinstance(reads.answer(GET.replace(b"GET", b"HEAD")), bytes)
         reads.answer(with_field(b"Range: bytes=1-2")).release()
         assert counts == {("http.read", Engine.NATIVE): 3}
+
+    async def test_a_read_does_not_overtake_those_that_wait(self, store, autojump_clock):
+        elsewhere, throttle = 5, Throttle(InflightLimit(), InflightLimit(4))
+        throttle.join_downloads(lambda: elsewhere, lambda _: None)
+        reads, _ = fast_path_reads(store, throttle=throttle)
+        with throttle.downloads.turn(None) as turn:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(throttle.downloads.wait_for_room, turn)
+                await trio.testing.wait_all_tasks_blocked()
+                assert reads.answer(GET) is None
+                elsewhere = 0
+                answer = reads.answer(GET)
+                assert turn.is_given, "what waits gets in first"
+            answer.release()
 
     def test_a_large_answer_counts_without_a_limit_too(self, store):
         write(store, needle_id=5, data=bytes(200_000))

@@ -301,6 +301,21 @@ def test_uploads_count_as_in_flight_until_they_are_made(store):
         assert throttle.uploads.bytes == 8
 
 
+async def test_an_upload_does_not_overtake_those_that_wait(store, autojump_clock):
+    elsewhere, throttle = 8, Throttle(InflightLimit(7), InflightLimit())
+    throttle.join_uploads(lambda: elsewhere, lambda _: None)
+    fast_path, _ = make(store, throttle=throttle)
+    with closing(fast_path), throttle.uploads.turn(8) as turn:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(throttle.uploads.wait_for_room, turn)
+            await trio.testing.wait_all_tasks_blocked()
+            elsewhere = 0
+            assert not is_taken(fast_path, PUT % 1), "the one that waits takes all the room"
+            assert turn.is_given
+        throttle.uploads.end(turn)
+        assert all(answers(fast_path, PUT % 1))
+
+
 def test_a_sealed_volume_and_another_cookie_are_left_to_the_ordinary_way(store, fast_path, files):
     assert all(answers(fast_path, PUT % 1))
     files.written.clear()

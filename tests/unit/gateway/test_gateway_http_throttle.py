@@ -17,7 +17,7 @@ from native_handlers.http_model.read_mode import ReadMode
 from native_handlers.http_model.volume_servers import VolumeServerResponse
 from supervisor.gateway.guard import Guard
 from supervisor.gateway.http import HttpGateway
-from supervisor.gateway.throttle import InflightLimit, Throttle
+from supervisor.gateway.throttle import AT_ONCE, LOOK_S, InflightLimit, Throttle
 from supervisor.routing.live import LiveTable
 from supervisor.routing.table import table_native
 
@@ -101,6 +101,167 @@ async def test_downloads_of_other_processes_count_and_a_read_that_waits_looks_at
     refused = await front.handle(request("GET"))
     assert refused.status == 429
     assert b"inflight download data 15 \\u003e 10" in refused.body
+
+
+class Wakes(trio.abc.Instrument):
+    """Counts how often tasks of a name are scheduled."""
+
+    def __init__(self, name):
+        self.name, self.count = name, 0
+        trio.lowlevel.add_instrument(self)
+
+    def task_scheduled(self, task):
+        self.count += task.name == self.name
+
+    def since(self):
+        count, self.count = self.count, 0
+        return count
+
+
+async def start_waiting(nursery, front, requests):
+    """Has the requests wait in this order. Returns the list of those that have ended, which grows."""
+    ended = []
+
+    async def ask(number, req):
+        await front.handle(req)
+        ended.append(number)
+
+    for number, req in enumerate(requests):
+        nursery.start_soon(ask, number, req, name="waits")
+        await trio.testing.wait_all_tasks_blocked()
+    return ended
+
+
+async def test_an_end_wakes_only_those_that_have_room(autojump_clock):
+    front = Front(upload=10)
+    front.throttle.uploads.add(11)
+    async with trio.open_nursery() as nursery:
+        await start_waiting(nursery, front, [request("POST", 6) for _ in range(40)])
+        wakes = Wakes("waits")
+        front.throttle.uploads.remove(1)
+        front.throttle.uploads.add(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (front.running, wakes.since()) == (1, 2), "the one that is let in, and the one that is the first now"
+        front.throttle.uploads.remove(11)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (front.running, front.throttle.uploads.bytes, wakes.since()) == (2, 12, 2)
+        for _ in range(3):
+            front.throttle.uploads.remove(0)
+            front.throttle.uploads.add(1)
+            front.throttle.uploads.remove(1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (front.running, wakes.since()) == (2, 0), "there is still no room"
+        nursery.cancel_scope.cancel()
+
+
+async def test_requests_are_let_in_in_the_order_in_which_they_came(autojump_clock):
+    front = Front(upload=10)
+    front.throttle.uploads.add(11)
+    front.let_go.set()
+    async with trio.open_nursery() as nursery:
+        ended = await start_waiting(nursery, front, [request("POST", 11) for _ in range(20)])
+        front.throttle.uploads.remove(11)
+        newcomer = await front.handle(request("POST", 1))
+        assert (newcomer.status, ended) == (200, list(range(20))), "who comes while others wait is the last"
+
+
+async def test_one_request_looks_at_other_processes_for_all_that_wait(autojump_clock):
+    front, elsewhere = Front(download=10), 11
+    front.throttle.join_downloads(lambda: elsewhere, lambda _: None)
+    async with trio.open_nursery() as nursery:
+        ended = await start_waiting(nursery, front, [request("GET") for _ in range(40)])
+        wakes = Wakes("waits")
+        await trio.sleep(1)
+        assert wakes.since() <= 21
+        elsewhere = 6
+        await trio.sleep(1)
+        assert sorted(ended) == list(range(AT_ONCE)), "their answers are too much"
+        assert wakes.since() <= AT_ONCE + 22
+        nursery.cancel_scope.cancel()
+
+
+async def test_reads_begin_a_few_at_a_time(autojump_clock):
+    """The length of a read is not known before it is made. One that takes long keeps others waiting for a moment."""
+    front, gate = Front(download=4), trio.Event()
+    front.throttle.downloads.add(5)
+
+    async def hang(_context, _req):
+        front.running += 1
+        await gate.wait()
+        return Response(200, body=b"12345")
+
+    front.handler = hang
+    async with trio.open_nursery() as nursery:
+        ended = await start_waiting(nursery, front, [request("GET") for _ in range(2 * AT_ONCE + 1)])
+        front.throttle.downloads.remove(5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert front.running == AT_ONCE
+        await trio.sleep(1.5 * LOOK_S)
+        assert front.running == 2 * AT_ONCE
+        nursery.start_soon(front.handle, request("GET"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert front.running == 2 * AT_ONCE + 1, "a newcomer need not wait while there is room"
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert front.running == 2 * AT_ONCE + 1, "their answers are too much"
+        assert sorted(ended) == list(range(2 * AT_ONCE))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_read_that_counts_its_bytes_lets_the_next_one_in(autojump_clock):
+    front = Front(download=4, body=b"")
+    front.throttle.downloads.add(5)
+    async with trio.open_nursery() as nursery:
+        ended = await start_waiting(nursery, front, [request("GET") for _ in range(3 * AT_ONCE)])
+        front.throttle.downloads.remove(5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(ended) == 3 * AT_ONCE
+
+
+@pytest.mark.parametrize("is_let_in", [True, False])
+async def test_who_is_cancelled_passes_the_turn_on(autojump_clock, is_let_in):
+    front, scope = Front(upload=10), trio.CancelScope()
+    front.throttle.uploads.add(11)
+
+    async def give_up():
+        with scope:
+            await front.handle(request("POST", 11))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up)
+        await trio.testing.wait_all_tasks_blocked()
+        await start_waiting(nursery, front, [request("POST", 11) for _ in range(2)])
+        if is_let_in:
+            front.throttle.uploads.remove(11)
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        if not is_let_in:
+            assert (front.running, front.throttle.uploads.bytes) == (0, 11)
+            front.throttle.uploads.remove(11)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (front.running, front.throttle.uploads.bytes) == (1 + is_let_in, 11)
+        front.let_go.set()
+    assert front.throttle.uploads.bytes == 0
+
+
+async def test_who_is_gone_when_its_turn_comes_passes_it_on(autojump_clock):
+    class Leaving(Body):
+        is_over = True
+
+        async def wait_gone(self):
+            await left.wait()
+
+    front, left = Front(upload=10), trio.Event()
+    front.throttle.uploads.add(11)
+    async with trio.open_nursery() as nursery:
+        leaving = replace(request("POST"), body=Leaving(11))
+        await start_waiting(nursery, front, [leaving, request("POST", 11)])
+        left.set()
+        front.throttle.uploads.remove(11)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (front.running, front.throttle.uploads.bytes) == (1, 11)
+        front.let_go.set()
+    assert front.throttle.uploads.bytes == 0
 
 
 @pytest.mark.parametrize(("method", "target"), [("POST", FID + "?type=replicate"), ("DELETE", FID), ("GET", FID)])

@@ -24,8 +24,13 @@ class Crowded:
 
     async def handle(self, request):
         is_upload = request.method == "POST"
+        inflight = self.throttle.uploads if is_upload else self.throttle.downloads
         refuse = self.throttle.refuse_upload if is_upload else self.throttle.refuse_download
-        self.answers.append(await refuse(request) or Response(200, body=b"done"))
+        refusal = None
+        if inflight.must_wait():
+            with inflight.turn(request.body.length_bytes if is_upload else None) as turn:
+                refusal = await refuse(request, turn)
+        self.answers.append(refusal or Response(200, body=b"done"))
         return self.answers[-1]
 
 
