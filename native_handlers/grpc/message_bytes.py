@@ -7,8 +7,9 @@ all its parts are bytes.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
+
+from native_handlers.runtime.give_way import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,15 +18,7 @@ _LENGTH_DELIMITED = 2
 _TAG_TYPE_BITS = 3
 _SCANNED_FIELDS = 4096
 """Fields that are scanned without releasing the lock: below a millisecond."""
-_GIVEN_S = 0.00005
 _VARINT_BITS = 70
-
-
-def give_way() -> None:
-    """Lets a thread that waits for the interpreter lock run at once, not after the interpreter's 5 ms. Threads that
-    compute for long call it between steps of about a millisecond.
-    """
-    time.sleep(_GIVEN_S)  # noqa: TID251  waits for nothing: it lets go of the lock
 
 
 def pieces_of(message: bytes, least_bytes: int) -> Iterator[bytes]:

@@ -12,8 +12,9 @@ from native_handlers.format.errors import BadFileId, FormatError
 from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.grpc.message_bytes import give_way, pieces_of
+from native_handlers.grpc.message_bytes import pieces_of
 from native_handlers.pb import volume_server_pb2 as pb
+from native_handlers.runtime.give_way import give_way
 from native_handlers.storage.erasure_coding.errors import NotAllHere
 from native_handlers.storage.model.errors import (
     DiskUnavailable,

@@ -12,12 +12,12 @@ import grpc
 
 from native_handlers.grpc.checks import errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
-from native_handlers.grpc.message_bytes import give_way
 from native_handlers.grpc.needles import parse_any_volume
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.query.documents import Documents, DocumentTooLong
 from native_handlers.query.rows import Filter, Selection
 from native_handlers.query.strings import PatternTooCostly
+from native_handlers.runtime.give_way import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadFileId
 from native_handlers.format.fid import parse_volume_id
-from native_handlers.grpc.message_bytes import give_way
+from native_handlers.runtime.give_way import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

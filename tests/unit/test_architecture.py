@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor/cluster": native("runtime", "pb", "format", "storage", "http")
     | storage("model", "erasure_coding")
     | supervisor("wire", "config", "net"),
-    "supervisor/authority": native("runtime", "pb", "format", "storage", "grpc")
+    "supervisor/authority": native("runtime", "pb", "format", "storage")
     | storage("model", "volume", "erasure_coding")
     | supervisor("routing", "cluster"),
     "supervisor/gateway": native("runtime", "pb", "format", "http_model", "storage", "http", "grpc")
