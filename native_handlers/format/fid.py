@@ -65,6 +65,22 @@ def parse_volume_id(text: str) -> VolumeId:
     return VolumeId(_parse_decimal(text) & UINT32_MASK)
 
 
+def split_rpc_file_id(text: str) -> tuple[VolumeId, str]:
+    """Splits a file id in an RPC into the volume id and the text of needle id and cookie. A volume id that is no number
+    is volume 0, as in upstream.
+
+    Raises:
+        BadFileId: with upstream's text. There is no comma, or nothing before it: the file id is of no volume.
+    """
+    volume_text, comma, rest = text.partition(",")
+    if not comma or not volume_text:
+        raise BadFileId(text, "Wrong fid format.")
+    try:
+        return parse_volume_id(volume_text), rest
+    except BadFileId:
+        return VolumeId(0), rest
+
+
 def parse_needle_id_cookie(text: str) -> tuple[NeedleId, Cookie]:
     """Needle id and cookie of ``01637037d6`` or ``01637037d6_2``, where the number after ``_`` is added to the id.
 

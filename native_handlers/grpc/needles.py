@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format import crc
 from native_handlers.format.errors import BadFileId, FormatError
-from native_handlers.format.fid import parse_needle_id_cookie, parse_volume_id
+from native_handlers.format.fid import parse_needle_id_cookie, split_rpc_file_id
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.message_bytes import pieces_of
@@ -256,7 +256,7 @@ def _find(store: Store, volume_id: int) -> _FoundVolume:
 
 
 def parse_any_volume(file_id: str, *, with_delta: bool = True) -> tuple[int, int, int]:
-    """Volume id, needle id and cookie of a file id. A volume id that is no number is volume 0, as in upstream.
+    """Volume id, needle id and cookie of a file id. The authority finds the same volume; see `split_rpc_file_id`.
 
     Without `with_delta` the file id may not end in a delta such as ``_2``: so upstream parses it for calls that skip
     the cookie check.
@@ -267,13 +267,7 @@ def parse_any_volume(file_id: str, *, with_delta: bool = True) -> tuple[int, int
     usual = _USUAL.fullmatch(file_id)
     if usual is not None:
         return int(usual[1]), int(usual[2], 16), int(usual[3], 16)
-    volume_text, comma, rest = file_id.partition(",")
-    if not comma or not volume_text:
-        raise BadFileId(file_id, "Wrong fid format.")
-    try:
-        volume_id = int(parse_volume_id(volume_text))
-    except BadFileId:
-        volume_id = 0
+    volume_id, rest = split_rpc_file_id(file_id)
     if not with_delta:
         if len(rest) <= _COOKIE_DIGITS:
             raise BadFileId(file_id, "KeyHash is too short.")

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadFileId
-from native_handlers.format.fid import parse_volume_id
+from native_handlers.format.fid import split_rpc_file_id
 from native_handlers.runtime.give_way import give_way
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class BadMessage(Exception):
 def volume_ids_of(descriptor: Descriptor, field_path: str, message: bytes, *, is_first: bool = True) -> set[int]:
     """The volumes in the field at `field_path` (dotted where the field is inside a message).
 
-    A single number that is absent is 0, as in protobuf. A list may be empty. A file id without a volume number names no
-    volume. With `is_first` False, an absent number inside an absent message names no volume either: a later message of
-    a stream may hold something else.
+    A single number that is absent is 0, as in protobuf. A list may be empty. A file id without a comma names no volume,
+    and one with another text before the comma than a number names volume 0. With `is_first` False, an absent number
+    inside an absent message names no volume either: a later message of a stream may hold something else.
 
     Raises:
         BadMessage: `message` cannot be parsed.
@@ -86,19 +86,18 @@ def _volumes_of_fids(fids: Iterable[int | bytes]) -> set[int]:
     texts: set[bytes] = set()
     for count, fid in enumerate(fids):
         if isinstance(fid, bytes):
-            texts.add(fid.partition(b",")[0])
+            texts.add(b"".join(fid.partition(b",")[:2]))
         if count % _FIDS_AT_ONCE == _FIDS_AT_ONCE - 1:
             give_way()
     return {volume_id for text in texts if (volume_id := _volume_of_fid(text)) is not None}
 
 
 def _volume_of_fid(text: bytes) -> int | None:
-    """The volume of a file id.
-
-    A bad id is volume 0 for some RPCs and an error for others: it needs no volume (None).
+    """The volume of a file id, of which at least the part up to the comma is given. None for one that the handlers
+    refuse because it is of no volume.
     """
     try:
-        return parse_volume_id(text.decode("latin-1"))
+        return split_rpc_file_id(text.decode("latin-1"))[0]
     except BadFileId:
         return None
 

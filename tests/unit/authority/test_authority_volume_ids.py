@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from native_handlers.format.errors import BadFileId
-from native_handlers.format.fid import parse_file_id
+from native_handlers.grpc.needles import parse_any_volume
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from supervisor.authority.volume_ids import BadMessage, text_field, volume_ids_of
@@ -141,7 +141,25 @@ def volumes_of(fids):
     found = set()
     for fid in fids:
         try:
-            found.add(parse_file_id(fid).volume_id)
+            found.add(parse_any_volume(fid)[0])
         except BadFileId:
             continue
     return found
+
+
+VOLUME_TEXTS = st.integers(0, 2**66).map(str) | st.text(max_size=6) | st.sampled_from(["", "x", "+1", "007", " 7"])
+FIDS = st.text(max_size=30) | st.builds("{},{}".format, VOLUME_TEXTS, st.sampled_from(["01637037d6", "01", "a,b", ""]))
+
+
+@given(fid=FIDS)
+@example(fid="x,01637037d6")
+@example(fid="5")
+@example(fid=",01637037d6")
+def test_the_volume_of_a_file_id_is_that_of_the_handler(fid):
+    named = found(pb.BatchDeleteRequest(file_ids=[fid]), "file_ids")
+    assert named == found(pb.QueryRequest(from_file_ids=[fid]), "from_file_ids")
+    try:
+        assert named == {parse_any_volume(fid)[0]}
+    except BadFileId as error:
+        is_of_none = str(error) == "Wrong fid format."
+        assert len(named) == (0 if is_of_none else 1), "what is wrong with a needle or cookie does not matter here"
