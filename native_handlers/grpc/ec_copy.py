@@ -9,7 +9,6 @@ Source: weed/server/volume_grpc_erasure_coding.go (VolumeEcShardsCopy).
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -24,9 +23,10 @@ from native_handlers.grpc.ec_place import ShardPlace
 from native_handlers.grpc.file_names import check_copied_shards
 from native_handlers.grpc.throttle import WriteThrottler
 from native_handlers.pb import volume_server_pb2 as pb
-from native_handlers.storage.directory.placement import choose_for_shard
+from native_handlers.storage.directory.placement import place_for_shards
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of
 from native_handlers.storage.erasure_coding.names import ratio_of
+from native_handlers.storage.model.errors import DiskTooSmall, NoDiskForShard, NoSuchDisk
 
 if TYPE_CHECKING:
     from native_handlers.format.vif import VolumeInfo
@@ -83,26 +83,24 @@ def _needed_bytes(request: pb.VolumeEcShardsCopyRequest, info: VolumeInfo | None
 
 def _location(store: Store, request: pb.VolumeEcShardsCopyRequest, needed_bytes: int = 0) -> DiskLocation:
     """The disk for the shards, which take `needed_bytes`. Raises RpcFailure where it has not more room than that."""
-    locations = store.locations
-    if request.disk_id:
-        if request.disk_id >= len(locations):
-            raise RpcFailure(f"invalid disk_id {request.disk_id}: only have {len(locations)} disks")
-        return _with_room(locations[request.disk_id], needed_bytes)
     mounted = [volume.place.disk_id for volume in store.ec.copies(request.volume_id)]
-    choose = partial(choose_for_shard, store.ec.files, locations, request.collection, request.volume_id, mounted)
-    location = choose(needed_bytes) or choose()
-    if location is None:
-        raise RpcFailure("no space left")
-    return _with_room(location, needed_bytes)
-
-
-def _with_room(location: DiskLocation, needed_bytes: int) -> DiskLocation:
-    if not needed_bytes or location.available_bytes > needed_bytes:
-        return location
-    raise RpcFailure(
-        f"no space left: the shards need more than {needed_bytes} bytes beside what is there;"
-        f" {location.path} has {location.available_bytes} bytes free above its reserve"
-    )
+    try:
+        return place_for_shards(
+            store.ec.files,
+            store.locations,
+            request.collection,
+            request.volume_id,
+            mounted,
+            disk_id=request.disk_id,
+            needed_bytes=needed_bytes,
+        )
+    except NoSuchDisk as error:
+        raise RpcFailure(str(error)) from error
+    except NoDiskForShard as error:
+        raise RpcFailure("no space left") from error
+    except DiskTooSmall as error:
+        why = f"the shards need more than {needed_bytes} bytes beside what is there; {error}"
+        raise RpcFailure(f"no space left: {why}") from error
 
 
 def copy_shards(

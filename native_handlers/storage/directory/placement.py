@@ -7,10 +7,11 @@ store_ec.go (FindEcShardTargetLocation), weed/server/volume_grpc_copy.go.
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from native_handlers.format.volume_name import format_volume_name
-from native_handlers.storage.model.errors import NoFreeSpace, NoSpaceForCopy
+from native_handlers.storage.model.errors import DiskTooSmall, NoDiskForShard, NoFreeSpace, NoSpaceForCopy, NoSuchDisk
 from native_handlers.storage.model.file_kinds import (
     DATA_SHARDS,
     SHARD_EXTENSIONS,
@@ -96,6 +97,51 @@ def choose_for_decoded(  # noqa: PLR0913, PLR0917  what and where
 
     begun = _roomiest(locations, disk_type, lambda one: has_begun(one) and is_fit(one))
     return begun or _roomiest(locations, disk_type, is_fit)
+
+
+def place_for_shards(  # noqa: PLR0913  what and where
+    files: Files,
+    locations: Sequence[DiskLocation],
+    collection: str,
+    volume_id: int,
+    mounted_disk_ids: Collection[int],
+    *,
+    disk_id: int,
+    needed_bytes: int,
+) -> DiskLocation:
+    """The disk for shards, or for their index, which another server sends or which are fetched there.
+
+    The callers word the refusals, because upstream's texts differ.
+
+    Args:
+        disk_id: the disk that the request names; 0 for any, as in upstream. See `choose_for_shard`.
+        needed_bytes: 0 where the need is not known.
+
+    Raises:
+        NoSuchDisk: no disk has that number.
+        NoDiskForShard: no disk can take a shard, whatever its length.
+        DiskTooSmall: the disk that is named, or the best one, has not more free space than is needed.
+        OSError: a disk cannot say whether it has the .ecx.
+    """
+    if disk_id:
+        if disk_id >= len(locations):
+            raise NoSuchDisk(disk_id, len(locations))
+        location = locations[disk_id]
+    else:
+        choose = partial(choose_for_shard, files, locations, collection, volume_id, mounted_disk_ids)
+        # The best disk of those that are too small is named in the refusal.
+        found = choose(needed_bytes) or choose()
+        if found is None:
+            raise NoDiskForShard
+        location = found
+    check_room(location, needed_bytes)
+    return location
+
+
+def check_room(location: DiskLocation, needed_bytes: int) -> None:
+    """Raises DiskTooSmall where the disk has not more free space than that. 0 bytes always fit: the need is unknown."""
+    if needed_bytes and location.available_bytes <= needed_bytes:
+        raise DiskTooSmall(location.path, location.available_bytes)
 
 
 def choose_for_shard(  # noqa: PLR0913, PLR0917  what and where

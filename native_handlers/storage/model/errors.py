@@ -136,6 +136,27 @@ class NoSpaceForCopy(StorageError):
         self.disk_type = disk_type
 
 
+class NoSuchDisk(StorageError):
+    """A disk was named by a number that no disk has."""
+
+    def __init__(self, disk_id: int, disk_count: int) -> None:
+        super().__init__(f"invalid disk_id {disk_id}: only have {disk_count} disks")
+
+
+class NoDiskForShard(StorageError):
+    """No disk can take a shard: none has a free slot, and is in service and above its reserve."""
+
+    def __init__(self) -> None:
+        super().__init__("no disk has room for a shard")
+
+
+class DiskTooSmall(StorageError):
+    """The disk for a file has not more free space than the file needs."""
+
+    def __init__(self, path: Path, free_bytes: int) -> None:
+        super().__init__(f"{path} has {free_bytes} bytes free above its reserve")
+
+
 class VolumeNotEmpty(StorageError):
     """The volume was to be deleted only if empty, and holds needles."""
 

@@ -20,8 +20,14 @@ from native_handlers.format.types import VERSION_3, max_volume_size_bytes, norma
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.records import dataclass
-from native_handlers.storage.directory.placement import choose_for_decoded, choose_for_shard
-from native_handlers.storage.model.errors import ReceiveRefused, VolumeArriving
+from native_handlers.storage.directory.placement import check_room, choose_for_decoded, place_for_shards
+from native_handlers.storage.model.errors import (
+    DiskTooSmall,
+    NoDiskForShard,
+    NoSuchDisk,
+    ReceiveRefused,
+    VolumeArriving,
+)
 from native_handlers.storage.model.file_kinds import (
     CODED_EXTENSIONS,
     STAGED,
@@ -268,24 +274,22 @@ def check_not_mounted(volume_id: int, disk_ids: Sequence[int]) -> None:
 
 def _location_of_coded(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
     check_not_mounted(wanted.volume_id, wanted.mounted_disk_ids)
-    if wanted.disk_id:
-        if wanted.disk_id >= len(locations):
-            raise ReceiveRefused(f"invalid disk_id {wanted.disk_id}: only have {len(locations)} disks")
-        return _with_room(locations[wanted.disk_id], wanted)
-    choose = partial(choose_for_shard, files, locations, wanted.collection, wanted.volume_id, ())
-    location = choose(wanted.size_bytes) or choose()
-    if location is None:
-        raise ReceiveRefused("no storage location available")
-    return _with_room(location, wanted)
-
-
-def _with_room(location: DiskLocation, wanted: ReceiveRequest) -> DiskLocation:
-    if not wanted.size_bytes or location.available_bytes > wanted.size_bytes:
-        return location
-    raise ReceiveRefused(
-        f"no space left for {wanted.size_bytes} bytes:"
-        f" {location.path} has {location.available_bytes} bytes free above its reserve"
-    )
+    try:
+        return place_for_shards(
+            files,
+            locations,
+            wanted.collection,
+            wanted.volume_id,
+            (),
+            disk_id=wanted.disk_id,
+            needed_bytes=wanted.size_bytes,
+        )
+    except NoSuchDisk as error:
+        raise ReceiveRefused(str(error)) from error
+    except NoDiskForShard as error:
+        raise ReceiveRefused("no storage location available") from error
+    except DiskTooSmall as error:
+        raise ReceiveRefused(f"no space left for {wanted.size_bytes} bytes: {error}") from error
 
 
 def _location_of_staged(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
@@ -302,7 +306,10 @@ def _location_of_staged(files: Files, locations: Sequence[DiskLocation], wanted:
         raise ReceiveRefused(f"{where} for volume {wanted.volume_id}")
     if wanted.extension not in VOLUME_EXTENSIONS:
         raise ReceiveRefused(f"{wanted.extension} is no file of a volume that is to come: .dat, .idx and .vif are")
-    _with_room(location, wanted)
+    try:
+        check_room(location, wanted.size_bytes)
+    except DiskTooSmall as error:
+        raise ReceiveRefused(f"no space left for {wanted.size_bytes} bytes: {error}") from error
     # An earlier attempt may have begun on a disk that is full by now. What it left must not be taken for this one's.
     for other in locations:
         if other is not location and other.disk_type == disk_type and not other.is_unavailable:

@@ -6,7 +6,8 @@ import pytest
 from support.stores import open_at, place
 
 from native_handlers.format.super_block import SuperBlock
-from native_handlers.storage.directory.placement import choose_for_shard
+from native_handlers.storage.directory.placement import choose_for_shard, place_for_shards
+from native_handlers.storage.model.errors import DiskTooSmall, NoDiskForShard, NoSuchDisk
 
 SSD, ROOMY, FULLER = range(3)
 
@@ -59,3 +60,33 @@ def test_a_disk_without_room_is_left_out_also_with_mounted_shards(store):
     location.health.problem = "why"
     assert chosen(store, [FULLER, ROOMY]) == SSD
     location.health.problem = ""
+
+
+def placed(store, disk_id=0, needed_bytes=0):
+    files, locations = store.ec.files, store.locations
+    return place_for_shards(files, locations, "", 7, (), disk_id=disk_id, needed_bytes=needed_bytes).disk_id
+
+
+def test_the_disk_that_is_named_comes_before_the_best_one(store):
+    assert [placed(store, disk_id) for disk_id in (0, ROOMY, FULLER)] == [ROOMY, ROOMY, FULLER]
+
+
+def test_a_number_that_no_disk_has_is_refused(store):
+    with pytest.raises(NoSuchDisk, match="invalid disk_id 3: only have 3 disks"):
+        placed(store, 3)
+
+
+@pytest.mark.parametrize("disk_id", [0, ROOMY, FULLER])
+def test_a_disk_that_is_too_small_is_named_in_the_refusal(store, disk_id):
+    named = store.locations[disk_id or ROOMY].path
+    with pytest.raises(DiskTooSmall, match=f"{named} has [0-9]+ bytes free above its reserve"):
+        placed(store, disk_id, needed_bytes=1 << 60)
+
+
+def test_without_any_disk_none_is_named(store):
+    for location in store.locations:
+        location.health.problem = "why"
+    with pytest.raises(NoDiskForShard):
+        placed(store)
+    for location in store.locations:
+        location.health.problem = ""
