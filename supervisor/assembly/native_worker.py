@@ -126,7 +126,7 @@ class NativeWorker:
         if route.name not in READ_ROUTES or not self._may_read(request):
             return await self._hand_on.handle(request)
         try:
-            return await self._gateway.handle(request)
+            return await self._gateway.handle(request, route)
         except LeftToParent:
             self._gateway.counts[route.name, Engine.NATIVE] -= 1  # the parent counts it
             return await self._hand_on.handle(request)

@@ -91,14 +91,17 @@ class HttpGateway:
         self.policy = RoutePolicy(table, guard, throttle)
         self.counts: Counter[tuple[str, Engine]] = Counter()
 
-    async def handle(self, request: Request) -> Response:
+    async def handle(self, request: Request, route: Route | None = None) -> Response:
         """The answer to `request`.
+
+        Args:
+            route: the route of the request, where the caller has found it already.
 
         Raises:
             BodyError, ConnectionFailed: the client broke off while its request was read.
         """
         started_at_s = monotonic()
-        route, target = self._route(request), request.parsed
+        route, target = route or self._route(request), request.parsed
         if target.raw_query and target.has_long_query:
             await self._context.content_threads.run(target.parse_long_query())
         if self._stop is not None and self._stop.is_asked and route.is_health:

@@ -20,15 +20,18 @@ from native_handlers.http.context import Location, LookupFailed
 from native_handlers.http_model.headers import Headers
 from native_handlers.http_model.message import Listener, Response
 from native_handlers.storage.shared.attach import share_volume
+from supervisor.assembly import native_worker
 from supervisor.assembly.forwarding_worker import ForwardingWorker
 from supervisor.assembly.http_workers import make_service
 from supervisor.assembly.native_worker import NativeWorker
 from supervisor.config.config import HttpsClientConfig, LogConfig
+from supervisor.gateway import http
 from supervisor.gateway.handed_on import HandedOnRequests
 from supervisor.net.errors import BadCertificate
 from supervisor.net.listeners import open_listener
 from supervisor.net.tls import TlsSettings
 from supervisor.routing.decision import Engine
+from supervisor.routing.match import match_http
 from supervisor.workers.board import ConnectionBoard
 from supervisor.workers.service import SharedVolume
 from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
@@ -247,6 +250,25 @@ async def test_a_worker_of_a_native_server_reads_what_the_parent_shares(tmp_path
         await worker.serving.release([3])
         del worker.shared[3]
         assert "x-seen" in (await client.ask(large)).headers
+
+
+async def test_a_worker_of_a_native_server_looks_for_a_route_once(tmp_path, opened, monkeypatch):
+    looked_for = []
+
+    def match(listener, method, raw_path):
+        looked_for.append(raw_path)
+        return match_http(listener, method, raw_path)
+
+    for module in (native_worker, http):
+        monkeypatch.setattr(module, "match_http", match)
+    async with running(WorkerOfNative) as worker, worker.client() as client:
+        await opened_volume(worker, tmp_path, opened)
+        await until_read_here(worker, client)
+        looked_for.clear()
+        two_ranges = GET.replace(b"Host", b"Range: bytes=0-1,3-3\r\nHost")
+        answer = await client.ask(two_ranges)
+        assert (answer.status, "x-seen" in answer.headers) == (206, False)
+        assert looked_for == ["/3,01637037d6"]
 
 
 async def test_a_worker_of_a_native_server_checks_tokens_itself(tmp_path, opened):
