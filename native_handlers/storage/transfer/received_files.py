@@ -127,7 +127,8 @@ def receive_file(
     volume.check_in_service()
     if is_reserved(wanted.extension):
         raise ReceiveRefused(in_use_text(wanted.volume_id, wanted.extension))
-    location = _with_room(locations[volume.disk_id], wanted)
+    location = locations[volume.disk_id]
+    _check_room(location, wanted)
     most = _most_bytes(wanted.extension, offset_width_bytes)
     return StagedFile(files, volume.paths.file(wanted.extension), max_bytes=most, usage=location.usage)
 
@@ -289,7 +290,18 @@ def _location_of_coded(files: Files, locations: Sequence[DiskLocation], wanted: 
     except NoDiskForShard as error:
         raise ReceiveRefused("no storage location available") from error
     except DiskTooSmall as error:
-        raise ReceiveRefused(f"no space left for {wanted.size_bytes} bytes: {error}") from error
+        raise _no_space(wanted, error) from error
+
+
+def _check_room(location: DiskLocation, wanted: ReceiveRequest) -> None:
+    try:
+        check_room(location, wanted.size_bytes)
+    except DiskTooSmall as error:
+        raise _no_space(wanted, error) from error
+
+
+def _no_space(wanted: ReceiveRequest, error: DiskTooSmall) -> ReceiveRefused:
+    return ReceiveRefused(f"no space left for {wanted.size_bytes} bytes: {error}")
 
 
 def _location_of_staged(files: Files, locations: Sequence[DiskLocation], wanted: ReceiveRequest) -> DiskLocation:
@@ -306,10 +318,7 @@ def _location_of_staged(files: Files, locations: Sequence[DiskLocation], wanted:
         raise ReceiveRefused(f"{where} for volume {wanted.volume_id}")
     if wanted.extension not in VOLUME_EXTENSIONS:
         raise ReceiveRefused(f"{wanted.extension} is no file of a volume that is to come: .dat, .idx and .vif are")
-    try:
-        check_room(location, wanted.size_bytes)
-    except DiskTooSmall as error:
-        raise ReceiveRefused(f"no space left for {wanted.size_bytes} bytes: {error}") from error
+    _check_room(location, wanted)
     # An earlier attempt may have begun on a disk that is full by now. What it left must not be taken for this one's.
     for other in locations:
         if other is not location and other.disk_type == disk_type and not other.is_unavailable:
