@@ -162,6 +162,9 @@ class MultipartReader:
         found = self._buffer.find(mark)
         while found >= 0:
             await self._breathe()
+            if found and len(self._buffer) < found + len(mark) + 2 and not self._has_ended:
+                # Receiving more would keep what is before the mark, and each piece may end with another mark.
+                return self._take(found)
             if await self._is_boundary_end(found + len(mark)):
                 self._is_in_part = False
                 return self._take(found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from itertools import pairwise
+
 import pytest
 import trio
 from hypothesis import given
@@ -55,6 +58,67 @@ async def test_the_last_line_break_may_be_missing():
 
 async def test_a_body_without_parts():
     assert await parse(b"--x--") == []
+
+
+HEAD = b"--x\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n"
+ALMOST = b"zz" + b"c\r\n" * 7000 + b"\r\n--x"
+"""Content whose end may be a boundary; the next such piece shows that it is none."""
+
+
+@pytest.mark.parametrize("encoding", [b"", b"Content-Transfer-Encoding: quoted-printable\r\n"])
+async def test_the_limit_holds_for_pieces_that_end_with_almost_a_boundary(encoding):
+    limit = 500_000
+    body = MemoryBody(HEAD.replace(b"\r\n\r\n", b"\r\n" + encoding + b"\r\n"), *[ALMOST] * 100, is_chunked=True)
+    reader = MultipartReader(body, "x", ContentThreads())
+    part = await reader.next_part()
+    with pytest.raises(BadUpload, match=f"file over the limited {limit} bytes"):
+        await reader.read_content(part, limit)
+    # Encoded content is gathered up to 256 KiB.
+    assert 100 * len(ALMOST) - body.left_bytes <= limit + 300_000
+
+
+class GeneratedBody(MemoryBody):
+    """A body that makes its pieces when they are received: only the reader can hold them."""
+
+    def __init__(self, first, piece, count):
+        super().__init__(first, is_chunked=True)
+        self.piece, self.left = piece, count
+
+    async def receive_some(self):
+        if received := await super().receive_some():
+            return received
+        self.left -= 1
+        return bytes(bytearray(self.piece)) if self.left >= 0 else b""
+
+
+async def pass_over(reader):
+    while await reader.next_part() is not None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("first", "piece", "why"),
+    [
+        (HEAD, ALMOST, "NextPart: EOF"),
+        (HEAD.replace(b"\r", b""), ALMOST.replace(b"\r", b""), "NextPart: EOF"),
+        (b"", b"preamble " * 400 + b"\n--xz", "NextPart: EOF"),
+        (b"", (b"--x" + b"z" * 1000 + b"\n") * 20 + b"--x", "NextPart: EOF"),
+        (b"--x\r\n", b"A: " + b"b" * 997, "message too large"),
+        (b"--x\r\nA: b", b"\r\n " + b"b" * 997, "message too large"),
+    ],
+    ids=["skipped", "skipped, bare line feeds", "preamble", "almost boundary lines", "a header", "a folded header"],
+)
+async def test_what_is_passed_over_is_not_kept(first, piece, why):
+    body = GeneratedBody(first, piece, 200)
+    reader = MultipartReader(body, "x", ContentThreads())
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadUpload, match=why):
+            await pass_over(reader)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 600_000
 
 
 async def test_unread_content_is_passed_over():
@@ -201,3 +265,25 @@ def test_any_content_comes_through(contents, step):
     data += b"--%s--\r\n" % boundary.encode()
     parts = trio.run(parse, data, step, boundary)
     assert [content for _, content in parts] == contents
+
+
+FRAGMENTS = [b"\r\n", b"\n", b"\r", b"--x", b"--", b"-", b"x", b" ", b"y", b"A: b", b"\r\n--x", b"\r\n--x--"]
+
+
+async def parse_or_refuse(data, cuts):
+    pieces = [data[start:end] for start, end in pairwise([0, *sorted(cuts), len(data)])]
+    reader = MultipartReader(MemoryBody(*pieces), "x", ContentThreads())
+    parts = []
+    try:
+        while (part := await reader.next_part()) is not None:
+            parts.append(await reader.read_content(part, LIMIT))
+    except BadUpload as refusal:
+        parts.append(str(refusal))
+    return parts
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=30).map(b"".join), st.data())
+def test_contents_with_almost_boundaries_do_not_depend_on_how_they_arrive(content, data):
+    body = b"--x\r\nA: b\r\n\r\n" + content + b"\r\n--x--"
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=12))
+    assert trio.run(parse_or_refuse, body, cuts) == trio.run(parse_or_refuse, body, [])
