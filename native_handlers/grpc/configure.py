@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadReplicaPlacement
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
+from native_handlers.grpc.status_text import shortened
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.errors import ConfigureFailed, StorageError
 
@@ -38,7 +39,7 @@ def volume_configure(
     try:
         store_of(node).configure_volume(request.volume_id, request.replication)
     except BadReplicaPlacement as error:
-        return pb.VolumeConfigureResponse(error=f"volume configure replication {asked}: {error}")
+        return pb.VolumeConfigureResponse(error=f"volume configure replication {asked}: {shortened(str(error))}")
     except ConfigureFailed as failure:
         step = f"{failure.step} " if failure.step else ""
         text = f"volume configure {step}{asked}: {failure.why}"
@@ -64,7 +65,8 @@ def volume_consolidate_index(
 
 
 def _as_go_prints(request: pb.VolumeConfigureRequest) -> str:
-    """The request in the form of Go's ``%v``, which upstream's texts contain; fields that are not set are left out.
+    """The request in the form of Go's ``%v``, which upstream's texts contain; fields that are not set are left out,
+    and a long text loses its end.
 
     Go puts one space or two between fields, depending on the build.
     """
@@ -72,5 +74,5 @@ def _as_go_prints(request: pb.VolumeConfigureRequest) -> str:
     if request.volume_id:
         fields.append(f"volume_id:{request.volume_id}")
     if request.replication:
-        fields.append(f"replication:{json.dumps(request.replication, ensure_ascii=False)}")
+        fields.append(f"replication:{json.dumps(shortened(request.replication), ensure_ascii=False)}")
     return " ".join(fields)

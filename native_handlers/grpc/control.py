@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.status_text import shortened
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.disk.space import DiskUsage, MinFree
 from native_handlers.storage.system.files import OS_FILES
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_ADDRESS_CHARACTERS = 300
-"""A host name has up to 253 characters; two ports come after it."""
 _MASTER = "master"
 _OTHER_SERVERS = frozenset({"filer", "volumeServer"})
 """Upstream's names of other kinds of servers that Ping may address."""
@@ -74,7 +73,8 @@ def ping(node: GrpcNode, context: RpcContext, request: pb.PingRequest) -> pb.Pin
     without dialing.
     """
     response = pb.PingResponse(start_time_ns=node.clock_ns())
-    target, kind = _shortened(request.target), _shortened(request.target_type)
+    # A cut text equals no address.
+    target, kind = shortened(request.target), shortened(request.target_type)
     if target and not (kind == _MASTER and node.masters.is_known(target)):
         raise RpcFailure(f"unknown ping target {target} of type {kind}", grpc.StatusCode.INVALID_ARGUMENT)
     if kind == _MASTER or kind in _OTHER_SERVERS:
@@ -84,11 +84,6 @@ def ping(node: GrpcNode, context: RpcContext, request: pb.PingRequest) -> pb.Pin
             raise RpcFailure(f"ping {kind} {target}: {failure.message}") from failure
     response.stop_time_ns = node.clock_ns()
     return response
-
-
-def _shortened(text: str) -> str:
-    """`text`, cut where it is longer than any server's address. A cut text equals no address."""
-    return text if len(text) <= MAX_ADDRESS_CHARACTERS else f"{text[:MAX_ADDRESS_CHARACTERS]}..."
 
 
 def _remote_time_ns(node: GrpcNode, context: RpcContext, target: str) -> int:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.status_text import shortened
 from native_handlers.storage.model.file_kinds import (
     CODED_EXTENSIONS,
     MAX_SHARDS,
@@ -82,8 +83,8 @@ def check_copied_shards(request: VolumeEcShardsCopyRequest, mounted: str | None)
 
 
 def quoted(text: str) -> str:
-    """`text` in the form of Go's ``%q``."""
-    return f'"{"".join(map(_escaped, text))}"'
+    """The beginning of `text` in the form of Go's ``%q``: each character costs a step."""
+    return f'"{"".join(map(_escaped, shortened(text)))}"'
 
 
 def _escaped(character: str) -> str:

@@ -16,55 +16,110 @@ if TYPE_CHECKING:
 
 _LENGTH_DELIMITED = 2
 _TAG_TYPE_BITS = 3
+_TYPE_MASK = 7
+_MAX_NUMBER = (1 << 29) - 1
+_MAX_GROUPS = 100
+"""Groups within one another, as in the decoder."""
+_TELLING_BYTES = 32
+"""So many bytes of what is no field are enough for the decoder to see it: a tag and a length have 20 at most."""
+_MORE_OF_CHARACTER = 3
+"""Bytes of a character after its first one, in UTF-8."""
 _SCANNED_FIELDS = 4096
 """Fields that are scanned without releasing the lock: below a millisecond."""
 _VARINT_BITS = 70
 
 
-def pieces_of(message: bytes, least_bytes: int) -> Iterator[bytes]:
-    """Yields `message` in pieces, cut between fields; each piece but the last has at least `least_bytes`. Each piece is
-    a message of the same type, and merging all pieces gives the whole.
+def pieces_of(message: bytes, least_bytes: int, longest_bytes: int) -> Iterator[bytes]:
+    """Yields `message` in pieces, cut between fields. Each piece is a message of the same type, and merging all pieces
+    gives the whole, but for long fields. A piece has at least `least_bytes`, unless it is the last, or a long field, or
+    comes before one.
 
-    From the first byte on that is no field, the rest is one piece, which the decoder then refuses.
+    A field whose content is longer than `longest_bytes` is never copied whole. Text and bytes lose their end: at least
+    `longest_bytes` less 3 remain, and no character is cut. A group is left out; no message here has one.
+
+    Where something is no field, the last piece ends a little after its beginning. The decoder refuses that piece.
     """
-    start = at = fields = depth = 0
-    while at < len(message):
-        try:
-            at, depth = _end_of_field(message, at, depth)
-        except (IndexError, ValueError):
-            break
-        fields += 1
-        if fields % _SCANNED_FIELDS == 0:
-            give_way()
-        if at - start >= least_bytes and not depth:
-            yield message[start:at]
-            start = at
+    start = begun = 0
+    try:
+        for content, end in _fields_of(message):
+            if end - content > longest_bytes:
+                if start < begun:
+                    yield message[start:begun]
+                if cut := _cut_field(message, begun, content, longest_bytes):
+                    yield cut
+                start = end
+            elif end - start >= least_bytes:
+                yield message[start:end]
+                start = end
+            begun = end
+    except (IndexError, ValueError):
+        yield message[start : begun + _TELLING_BYTES]
+        return
     if start < len(message):
         yield message[start:]
 
 
-def _end_of_field(message: bytes, at: int, depth: int) -> tuple[int, int]:
-    """The position after the field at `at`, and the number of groups that are open there. Raises IndexError, ValueError
-    where there is no field.
+def _cut_field(message: bytes, begun: int, content: int, longest_bytes: int) -> bytes:
+    """The field at `begun` with the beginning of its content; nothing of a group."""
+    tag, tag_end = _varint_at(message, begun)
+    if tag & _TYPE_MASK != _LENGTH_DELIMITED:
+        return b""
+    end = content + longest_bytes
+    for _ in range(_MORE_OF_CHARACTER):
+        if message[end] & 0xC0 != 0x80:
+            break
+        end -= 1
+    return b"".join((message[begun:tag_end], varint(end - content), message[content:end]))
+
+
+def _fields_of(message: bytes) -> Iterator[tuple[int, int]]:
+    """Where the content of each field begins, and where the field ends. A group is one field, whatever it holds.
+
+    Raises:
+        IndexError, ValueError: what follows the last field is no field.
     """
-    tag, at = _varint_at(message, at)
-    match tag & ((1 << _TAG_TYPE_BITS) - 1):
+    at = fields = outermost = 0
+    groups: list[int] = []
+    while at < len(message):
+        tag, content = _varint_at(message, at)
+        match tag & _TYPE_MASK:
+            case 3:
+                at = content
+                outermost = outermost if groups else content
+                groups.append(tag)
+                if len(groups) > _MAX_GROUPS:
+                    raise ValueError("too many groups within one another")
+            case 4:
+                if groups.pop() != tag - 1:
+                    raise ValueError("the end of another group")
+                at, content = content, outermost
+            case kind:
+                content, at = _value_at(message, content, kind)
+        if not 0 < tag >> _TAG_TYPE_BITS <= _MAX_NUMBER or at > len(message):
+            raise ValueError("no number of a field, or half a field")
+        fields += 1
+        if fields % _SCANNED_FIELDS == 0:
+            give_way()
+        if not groups:
+            yield content, at
+    if groups:
+        raise ValueError("a group without its end")
+
+
+def _value_at(message: bytes, at: int, kind: int) -> tuple[int, int]:
+    """Where the content of a field begins and ends whose value is at `at`."""
+    match kind:
         case 0:
-            _, at = _varint_at(message, at)
+            return at, _varint_at(message, at)[1]
         case 1:
-            at += 8
+            return at, at + 8
         case 2:
             length, at = _varint_at(message, at)
-            at += length
-        case 3:
-            depth += 1
-        case 4 if depth:
-            depth -= 1
+            return at, at + length
         case 5:
-            at += 4
+            return at, at + 4
         case _:
             raise ValueError("no type of a field")
-    return at, depth
 
 
 def _varint_at(message: bytes, at: int) -> tuple[int, int]:

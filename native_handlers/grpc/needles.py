@@ -13,6 +13,7 @@ from native_handlers.format.fid import parse_needle_id_cookie, split_rpc_file_id
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.message_bytes import pieces_of
+from native_handlers.grpc.status_text import MAX_SHOWN_CHARACTERS, shortened
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.runtime.give_way import give_way
 from native_handlers.storage.erasure_coding.errors import NotAllHere
@@ -43,6 +44,8 @@ _PIECE_BYTES = 4096
 exists."""
 _LOOKED_OVER_BYTES = 32 * 1024
 """Bytes of a request that are scanned at a time: a millisecond as well."""
+_LONGEST_BYTES = 4 * (MAX_SHOWN_CHARACTERS + 1)
+"""What is read of a longer field. More characters than a file id may have are among these bytes."""
 _BAD_REQUEST, _NOT_FOUND, _NOT_ACCEPTABLE, _NOT_MODIFIED, _ACCEPTED, _UNAVAILABLE, _FAILED = (
     int(status)
     for status in (
@@ -105,6 +108,9 @@ def batch_delete(node: GrpcNode, context: RpcContext, request: bytes) -> bytes:
     """Deletes needles one by one. Each has its own result; no failure stops the others, and neither does a client that
     leaves.
 
+    A file id of more than MAX_SHOWN_CHARACTERS is refused, and its result shows its beginning. Upstream takes a file id
+    with any number of leading zeros.
+
     Both messages are bytes. A million needles as message objects cost hundreds of megabytes, and creating and freeing
     them holds the interpreter lock for a second. So only a few exist at a time.
 
@@ -112,13 +118,14 @@ def batch_delete(node: GrpcNode, context: RpcContext, request: bytes) -> bytes:
         DecodeError: the request is no message; nothing was deleted.
     """
     flags = pb.BatchDeleteRequest()
-    for piece in pieces_of(request, _LOOKED_OVER_BYTES):
+    for piece in pieces_of(request, _LOOKED_OVER_BYTES, _LONGEST_BYTES):
         flags.MergeFromString(piece)
         flags.ClearField("file_ids")
+        flags.DiscardUnknownFields()
         give_way()
     check_maintenance(node)
     store, answer = store_of(node), BytesIO()
-    for piece in pieces_of(request, _PIECE_BYTES):
+    for piece in pieces_of(request, _PIECE_BYTES, _LONGEST_BYTES):
         file_ids = pb.BatchDeleteRequest.FromString(piece).file_ids
         results = _delete_each(store, file_ids, check_cookie=not flags.skip_cookie_check)
         answer.write(results.SerializeToString())
@@ -134,13 +141,21 @@ def _delete_each(store: Store, file_ids: Iterable[str], *, check_cookie: bool) -
     add = response.results.add
     for file_id in file_ids:
         status, error, size = _delete_one(store, file_id, check_cookie=check_cookie)
-        add(file_id=file_id, status=status, error=error, size=size)
+        add(file_id=shortened(file_id), status=status, error=error, size=size)
     return response
+
+
+def _check_length(file_id: str) -> None:
+    """Raises BadFileId for a file id that may have been cut: another needle may have the id of its beginning."""
+    if len(file_id) > MAX_SHOWN_CHARACTERS:
+        has_volume = file_id.find(",", 0, MAX_SHOWN_CHARACTERS) > 0
+        raise BadFileId(shortened(file_id), "KeyHash is too long." if has_volume else "Wrong fid format.")
 
 
 def _delete_one(store: Store, file_id: str, *, check_cookie: bool) -> tuple[int, str, int]:
     """Status, error and freed size of one result."""
     try:
+        _check_length(file_id)
         volume_id, needle_id, cookie = parse_any_volume(file_id, with_delta=check_cookie)
     except BadFileId as error:
         return _BAD_REQUEST, str(error), 0

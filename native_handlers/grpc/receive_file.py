@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from native_handlers.grpc.checks import check_maintenance, store_of, unavailable
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.file_names import check_sent_file, os_error_text
+from native_handlers.grpc.status_text import shortened
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.erasure_coding.layout import most_bytes_of
 from native_handlers.storage.model.errors import DiskUnavailable, StorageError
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from native_handlers.storage.transfer.receive import StagedFile
 
 log = logging.getLogger(__name__)
+
+_MAX_REFUSAL_CHARACTERS = 8192
+"""More than the longest path of a file and its reason."""
 
 
 class _Refused(Exception):
@@ -45,8 +49,10 @@ def receive_file(
     try:
         return pb.ReceiveFileResponse(bytes_written=_receive(node, requests))
     except _Refused as refusal:
-        log.warning("a file that was sent here is refused: %s", refusal)
-        return pb.ReceiveFileResponse(error=str(refusal))
+        # It may repeat the sender's texts, which may have megabytes.
+        text = shortened(str(refusal), _MAX_REFUSAL_CHARACTERS)
+        log.warning("a file that was sent here is refused: %s", text)
+        return pb.ReceiveFileResponse(error=text)
 
 
 def _receive(node: GrpcNode, requests: Iterator[pb.ReceiveFileRequest]) -> int:

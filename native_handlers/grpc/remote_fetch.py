@@ -22,6 +22,8 @@ from native_handlers.format.needle import Needle, etag
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, volume_of
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.copy_client import CallEnd
+from native_handlers.grpc.status_text import shortened
+from native_handlers.pb import remote_pb2
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.remote.endpoints import EndpointRefused, check_replica
 from native_handlers.remote.model import RemoteReadFailed, RemoteStorageUnusable
@@ -48,6 +50,8 @@ LEAST_BYTES_PER_S = 64 << 10
 or take a byte now and then would keep the call's threads for ever."""
 _CREATED = 201
 _MAX_ERROR_BYTES = 2000
+_MAX_PATH_CHARACTERS = 1024
+"""As long as a key of S3."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -134,7 +138,12 @@ def _check_request(request: pb.FetchAndWriteNeedleRequest) -> None:
 
 
 def _doing(request: pb.FetchAndWriteNeedleRequest) -> str:
-    return f"read from remote {text_format.MessageToString(request.remote_location, as_one_line=True)}"
+    """The beginning of a failure's text. It repeats no more of a long place than its beginning."""
+    there = request.remote_location
+    shown = remote_pb2.RemoteStorageLocation(
+        name=shortened(there.name), bucket=shortened(there.bucket), path=shortened(there.path, _MAX_PATH_CHARACTERS)
+    )
+    return f"read from remote {text_format.MessageToString(shown, as_one_line=True)}"
 
 
 def _fetch(node: GrpcNode, call: _FetchCall, request: pb.FetchAndWriteNeedleRequest) -> bytes | memoryview:

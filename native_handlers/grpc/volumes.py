@@ -14,6 +14,7 @@ import grpc
 from native_handlers.format.vif import volume_info_message
 from native_handlers.grpc.checks import check_maintenance, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.status_text import shortened
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.master_pb2 import VolumeMarkReadonlyRequest
 from native_handlers.storage.model.errors import StorageError, VolumeClosed
@@ -81,7 +82,7 @@ def delete_collection(
     """Deletes every volume of a collection. "" is the default collection, not all collections."""
     with errors_as_upstream():
         store_of(node).delete_collection(request.collection)
-    log.info("collection %r deleted", request.collection)
+    log.info("collection %r deleted", shortened(request.collection))
     return pb.DeleteCollectionResponse()
 
 

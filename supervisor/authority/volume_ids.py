@@ -14,7 +14,7 @@ from native_handlers.format.fid import split_rpc_file_id
 from native_handlers.runtime.give_way import give_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -23,6 +23,8 @@ _VARINT, _BYTES = 0, 2
 _MAX_VARINT_BYTES = 10
 _MASK32 = 0xFFFFFFFF
 _FIDS_AT_ONCE = 1000
+_LONG_FID_BYTES = 1024
+"""Of a longer file id no more is looked at than tells its volume."""
 
 
 class BadMessage(Exception):
@@ -44,7 +46,7 @@ def volume_ids_of(descriptor: Descriptor, field_path: str, message: bytes, *, is
     for number in numbers[:-1]:
         pieces = [value for piece in pieces for value in _values(piece, number) if isinstance(value, bytes)]
     if field_path in FID_FIELDS:
-        return _volumes_of_fids(value for piece in pieces for value in _values(piece, numbers[-1]))
+        return _volumes_of_fids(value for piece in pieces for value in _values(piece, numbers[-1], _start_of_fid))
     ids: list[int] = []
     for value in (value for piece in pieces for value in _values(piece, numbers[-1])):
         if not isinstance(value, bytes):
@@ -102,8 +104,27 @@ def _volume_of_fid(text: bytes) -> int | None:
         return None
 
 
-def _values(message: bytes, wanted: int) -> Iterator[int | bytes]:
-    """Each value of the field `wanted` in turn."""
+def _start_of_fid(message: bytes, start: int, end: int) -> bytes:
+    """A file id; of a long one its beginning, without all but one of the zeros with which it begins. Both have the same
+    volume.
+    """
+    if end - start <= _LONG_FID_BYTES:
+        return message[start:end]
+    first = start
+    while piece := message[first : min(end, first + _LONG_FID_BYTES)]:
+        rest = piece.lstrip(b"0")
+        first += len(piece) - len(rest)
+        if rest:
+            break
+    return b"0"[: first - start] + message[first : min(end, first + _LONG_FID_BYTES)]
+
+
+def _slice(message: bytes, start: int, end: int) -> bytes:
+    return message[start:end]
+
+
+def _values(message: bytes, wanted: int, take: Callable[[bytes, int, int], bytes] = _slice) -> Iterator[int | bytes]:
+    """Each value of the field `wanted` in turn; of bytes what `take` takes of them."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -118,7 +139,7 @@ def _values(message: bytes, wanted: int) -> Iterator[int | bytes]:
                 if at + length > len(message):
                     raise BadMessage
                 if tag >> 3 == wanted:
-                    value = message[at : at + length]
+                    value = take(message, at, at + length)
                 at += length
             case 5:
                 at += 4

@@ -21,7 +21,7 @@ from native_handlers.records import dataclass
 from supervisor.gateway.grpc_call import Call, CallEngine, Refusal, RequestStream
 from supervisor.gateway.grpc_forward import PingForwarder
 from supervisor.gateway.grpc_metadata import new_request_id, request_id_of
-from supervisor.gateway.grpc_pools import CallLimits, CountedPool, max_request_bytes
+from supervisor.gateway.grpc_pools import MAX_SMALL_REQUEST_BYTES, CallLimits, CountedPool, max_request_bytes
 from supervisor.gateway.grpc_reflection import REFLECTION_METHODS, ReflectionEngine
 from supervisor.gateway.grpc_shares import CallPlace, CallShares, StallWatch, Waiting
 from supervisor.net.grpc_limits import SERVER_OPTIONS
@@ -247,7 +247,10 @@ class GrpcGateway(grpc.GenericRpcHandler):
         request_id = request_id_of(metadata)
         if not request_id and _is_unary(plan.method) and plan.pool is not self._refusing:
             request_id = new_request_id()
-        stream = RequestStream(requests, context, max_request_bytes(plan.route))
+        max_bytes = max_request_bytes(plan.route)
+        # The first message of a stream names what the content of the others is for.
+        max_first_bytes = min(max_bytes, MAX_SMALL_REQUEST_BYTES) if plan.method.client_streaming else max_bytes
+        stream = RequestStream(requests, context, max_bytes, max_first_bytes)
         call = Call(plan.route, plan.method, stream, context, client, metadata, request_id)
         call.set_trailing(())
         if self._mark.is_in(metadata):

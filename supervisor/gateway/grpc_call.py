@@ -37,11 +37,18 @@ class RequestStream:
     checked.
 
     Raises:
-        RpcFailure: RESOURCE_EXHAUSTED for a message of more than `max_bytes`.
+        RpcFailure: RESOURCE_EXHAUSTED for a message of more than `max_bytes`, and for a first one of more than
+            `max_first_bytes`.
         RequestsBroken: the client cancelled, ran out of time, or vanished.
     """
 
-    def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext, max_bytes: int) -> None:
+    def __init__(
+        self,
+        requests: Iterator[bytes],
+        context: grpc.ServicerContext,
+        max_bytes: int,
+        max_first_bytes: int | None = None,
+    ) -> None:
         self._requests = requests
         self._context = context
         self.place: CallPlace | None = None
@@ -49,6 +56,7 @@ class RequestStream:
         self.refusal: RpcFailure | None = None
         """Why a message was not passed on. It is read after the call is over."""
         self._max_bytes = max_bytes
+        self._max_first_bytes = max_bytes if max_first_bytes is None else max_first_bytes
         self._awaited = Waiting.FIRST_MESSAGE
         self._given_back: deque[bytes] = deque()
 
@@ -75,8 +83,10 @@ class RequestStream:
 
     def _checked(self, message: bytes) -> bytes:
         try:
-            if len(message) > self._max_bytes:
-                text = f"grpc: received message larger than max ({len(message)} vs. {self._max_bytes})"
+            is_first = self._awaited is Waiting.FIRST_MESSAGE
+            max_bytes = self._max_first_bytes if is_first else self._max_bytes
+            if len(message) > max_bytes:
+                text = f"grpc: received message larger than max ({len(message)} vs. {max_bytes})"
                 raise RpcFailure(text, grpc.StatusCode.RESOURCE_EXHAUSTED)
             for check in self.checks:
                 check(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,24 @@ from native_handlers.pb import volume_server_pb2 as pb
 
 lengths = st.sampled_from([0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152])
 """Lengths at which the size of the length prefix changes."""
+FRAGMENTS = [
+    b"\x0a\x02ab",
+    b"\x0a\x02\xc3\xa9",
+    b"\x0a\x06abcdef",
+    b"\x10\x01",
+    b"\x1b",
+    b"\x1c",
+    b"\x0b",
+    b"\x0c",
+    b"\x9b\x06",
+    b"\x9c\x06",
+    b"\x00",
+    b"\x80",
+    b"\x0a\x7f",
+    b"\x15abcd",
+    b"\x11abcdefgh",
+    b"\xff\xff\xff\xff\x0f",
+]
 payloads = st.one_of(st.binary(max_size=300), lengths.map(bytes))
 
 
@@ -78,7 +97,7 @@ def test_a_message_cut_into_pieces_is_the_whole_when_they_are_merged(fids, skips
     # Fields that this version does not know; one of them is inside a group.
     strange = message_around(900, unknown) + b"\x9b\x06" + message_around(1, unknown) + b"\x9c\x06"
     whole = strange + pb.BatchDeleteRequest(file_ids=fids).SerializeToString() + flags + strange
-    pieces = list(pieces_of(whole, least))
+    pieces = list(pieces_of(whole, least, 1 << 20))
     assert b"".join(pieces) == whole
     assert all(len(piece) >= least for piece in pieces[:-1])
     merged = pb.BatchDeleteRequest()
@@ -87,11 +106,61 @@ def test_a_message_cut_into_pieces_is_the_whole_when_they_are_merged(fids, skips
     assert merged == pb.BatchDeleteRequest.FromString(whole)
 
 
-@given(data=st.binary(max_size=60), least=st.integers(1, 20))
-def test_pieces_of_any_bytes_are_refused_where_the_whole_is(data, least):
-    pieces = list(pieces_of(data, least))
-    assert b"".join(pieces) == data
-    assert is_message(data) == all(map(is_message, pieces))
+@given(
+    fids=st.lists(st.text(max_size=200) | st.sampled_from(["x" * 99, "\u00e9" * 60, "\U0001f600" * 30]), max_size=20),
+    skips=st.booleans(),
+    unknown=st.binary(max_size=300),
+    least=st.integers(1, 500),
+    longest=st.integers(20, 150),
+)
+def test_long_fields_of_a_message_in_pieces_are_cut_and_the_others_are_whole(fids, skips, unknown, least, longest):
+    group = b"\x9b\x06" + message_around(1, unknown) + b"\x9c\x06"
+    parts = [message_around(900, unknown), group, pb.BatchDeleteRequest(file_ids=fids).SerializeToString(), group]
+    whole = b"".join(parts) + pb.BatchDeleteRequest(skip_cookie_check=skips).SerializeToString()
+    pieces = list(pieces_of(whole, least, longest))
+    assert all(len(piece) <= least + longest + 20 for piece in pieces)
+    merged = pb.BatchDeleteRequest()
+    for piece in pieces:
+        merged.MergeFromString(piece)
+    assert merged.skip_cookie_check == skips
+    assert len(merged.file_ids) == len(fids)
+    for found, fid in zip(merged.file_ids, fids, strict=True):
+        is_long = len(fid.encode()) > longest
+        assert found == fid[: len(found)]
+        assert longest - 3 <= len(found.encode()) <= longest if is_long else found == fid
+
+
+@given(
+    data=st.binary(max_size=60) | st.lists(st.sampled_from(FRAGMENTS), max_size=20).map(b"".join),
+    least=st.integers(1, 20),
+    longest=st.sampled_from([1 << 20, 1 << 20, 4]),
+)
+def test_pieces_of_any_bytes_are_refused_where_the_whole_is(data, least, longest):
+    pieces = list(pieces_of(data, least, longest))
+    is_refused = not all(map(is_message, pieces))
+    if longest > len(data):
+        assert is_refused != is_message(data)
+        assert data.startswith(b"".join(pieces))
+        assert is_refused or b"".join(pieces) == data
+    elif is_refused:
+        # What is cut off of a text, or is in a group that is left out, may have been why.
+        assert not is_message(data)
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\x0b" * 200, b"\x0b\x0c" * 200 + b"\x0b" + b"\x10\x01" * 200, b"\x0a\xff\x7f" + b"a" * 400, b"\x80" * 400]
+)
+def test_little_is_taken_of_what_is_no_field(bad):
+    good = pb.BatchDeleteRequest(file_ids=["a"] * 5).SerializeToString()
+    [*whole, last] = pieces_of(good + bad, 64, 100)
+    assert all(map(is_message, whole))
+    assert not is_message(last)
+    assert len(last) < len(good) + 100
+
+
+def test_a_group_of_many_fields_is_left_out():
+    rest = pb.BatchDeleteRequest(file_ids=["a"], skip_cookie_check=True).SerializeToString()
+    assert list(pieces_of(b"\x9b\x06" + b"\x10\x01" * 500 + b"\x9c\x06" + rest, 1 << 20, 100)) == [rest]
 
 
 def is_message(data):

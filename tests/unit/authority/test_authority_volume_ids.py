@@ -1,5 +1,7 @@
 """Volume ids are found in the bytes of requests as a full decoding would find them."""
 
+import tracemalloc
+
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import example, given
@@ -40,6 +42,18 @@ def test_lists_of_numbers(volume_ids):
 def test_lists_of_file_ids(volume_ids):
     fids = [f"{volume_id},01637037d6" for volume_id in volume_ids]
     assert found(pb.BatchDeleteRequest(file_ids=[*fids, "nonsense", ""]), "file_ids") == set(volume_ids)
+
+
+def test_no_more_of_a_long_file_id_is_copied_than_tells_its_volume():
+    size = 4 << 20
+    fids = ["7," + "x" * size, "0" * size + "8,01637037d6", "9" * size + ",01637037d6", "\u00e9" * size]
+    message = pb.BatchDeleteRequest(file_ids=fids).SerializeToString()
+    tracemalloc.start()
+    try:
+        assert volume_ids_of(pb.BatchDeleteRequest.DESCRIPTOR, "file_ids", message) == {7, 8}
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_field_inside_a_message():
@@ -90,7 +104,18 @@ def varint(value):
 
 VARINTS = st.integers(0, 2**64 - 1).map(varint) | st.integers(0, 300).map(varint)
 FID_TEXTS = st.sampled_from(
-    [b"7,01aabbccdd", b"0000000000000000000000007,01aabbccdd", b"4294967303,01aabbccdd", b"7", b"x,01"]
+    [
+        b"0" * 1500 + b"9,01aabbccdd",
+        b"0" * 1500 + b",01",
+        b"0" * 3000,
+        b"7" * 1500 + b",01aabbccdd",
+        b"8," + b"0" * 1500,
+        b"7,01aabbccdd",
+        b"0000000000000000000000007,01aabbccdd",
+        b"4294967303,01aabbccdd",
+        b"7",
+        b"x,01",
+    ]
 )
 NUMBERS = st.integers(1, 4)
 FIELDS = st.one_of(

@@ -522,6 +522,17 @@ class TestBoundedTexts:
             assert error.details().endswith(letter * 100 + "!")
             assert len(error.details()) < 4200
 
+    def test_the_first_message_of_a_stream_is_small_and_the_others_may_be_large(self, open_gateway):
+        def handler(context, requests):
+            return pb.ReceiveFileResponse(bytes_written=sum(len(one.file_content) for one in requests))
+
+        large = pb.ReceiveFileRequest(file_content=bytes(16 << 20)).SerializeToString()
+        client = serve(open_gateway, "ReceiveFile", handler)
+        answer = client.call("ReceiveFile")(iter([b"", large]), timeout=T)
+        assert pb.ReceiveFileResponse.FromString(answer).bytes_written == 16 << 20
+        error = error_of(lambda: client.call("ReceiveFile")(iter([large]), timeout=T))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
     def test_a_large_message_where_none_belongs_is_refused(self, backend, open_gateway):
         client = open_gateway(backend=backend)
         error = error_of(lambda: client.call("Ping")(bytes((16 << 20) + 1), timeout=T))

@@ -531,6 +531,21 @@ class TestNamesOfCodedVolumes:
 
 
 class TestViolations:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"ext": "\0" * 1_000_000},
+            {"ext": "." + "x" * 1_000_000},
+            {"collection": "/" * 1_000_000},
+            {"collection": "x" * 1_000_000, "ext": ".dat"},
+            {"disk_type": "x" * 1_000_000, "ext": ".dat"},
+        ],
+    )
+    def test_a_long_text_is_not_repeated_whole(self, node, context, caplog, fields):
+        assert 0 < len(receive(node, context, info(**fields)).error) < 10_000
+        assert "a file that was sent here is refused" in caplog.text
+        assert len(caplog.text) < 12_000
+
     def test_no_message_at_all(self, node, context):
         assert receive(node, context) == pb.ReceiveFileResponse()
 

@@ -131,6 +131,12 @@ def test_a_range_that_no_needle_holds_is_refused_before_anything_is_asked_for(
     assert not volume.has_needles
 
 
+def test_a_long_place_is_not_repeated_whole(s3, free_node, volume):
+    failure = failure_of(free_node, request(s3, path="/" + "x" * 1_000_000, size=0))
+    assert failure.message.startswith('read from remote name: "there" bucket: "volumes" path: "/xxx')
+    assert len(failure.message) < 1500
+
+
 def test_the_longest_needle_may_be_fetched_whatever_the_file_size_limit(s3, free_node, volume, monkeypatch):
     wanted = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections.abc import Iterator
 from unittest.mock import Mock
 
@@ -27,6 +28,7 @@ from native_handlers.grpc import (
 )
 from native_handlers.grpc.context import RpcFailure
 from native_handlers.grpc.handlers import RPC_NAMES
+from native_handlers.grpc.status_text import MAX_SHOWN_CHARACTERS
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.pb.methods import VOLUME_SERVER_METHODS
 from native_handlers.storage.model.errors import Deleted, WriteFailed
@@ -451,6 +453,53 @@ class TestNeedles:
         assert statuses() == [404] * 998 + [202]
         store.close()
         assert 0 < len(statuses()) < 999
+
+    def test_a_file_id_that_is_too_long_is_refused_and_the_others_are_deleted(self, node, store, context):
+        allocate(node, context)
+        for needle_id in (1, 2, 3):
+            write(store, 7, needle_id)
+        size = 4 << 20
+        # The needle of the third one is 4 in upstream, that of its beginning is 2.
+        ids = ["x" * size, "7," + "\u00e9" * size, f"7,02{COOKIE:08x}_{'0' * size}2", f"7,02{COOKIE:08x}"]
+        request = pb.BatchDeleteRequest(file_ids=[*ids, f"7,03{COOKIE:08x}"], skip_cookie_check=False)
+        message = request.SerializeToString() + b"\x9b\x06" + b"\x0a\xff\xff\x7f" + bytes(0x1FFFFF) + b"\x9c\x06"
+        tracemalloc.start()
+        try:
+            answer = needles.batch_delete(node, context, message)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+        results = pb.BatchDeleteResponse.FromString(answer).results
+        shown = [f"{one[:MAX_SHOWN_CHARACTERS]}..." for one in ids[:3]]
+        assert [(result.file_id, result.status, result.error) for result in results[:3]] == [
+            (shown[0], 400, "Wrong fid format."),
+            (shown[1], 400, "KeyHash is too long."),
+            (shown[2], 400, "KeyHash is too long."),
+        ]
+        assert [result.status for result in results[3:]] == [202, 202]
+
+    @pytest.mark.parametrize("skips", [False, True])
+    def test_the_longest_file_id_that_is_taken(self, node, store, context, skips):
+        allocate(node, context)
+        write(store, 7, 1)
+        fid = f"7,01{COOKIE:08x}"
+        ids = [fid.rjust(MAX_SHOWN_CHARACTERS + more, "0") for more in (1, 0)]
+        answer = batch_delete(node, context, pb.BatchDeleteRequest(file_ids=ids, skip_cookie_check=skips))
+        assert [result.status for result in answer.results] == [400, 202]
+        assert [result.file_id for result in answer.results] == [f"{ids[0][:-1]}...", ids[1]]
+
+    def test_long_texts_of_requests_are_not_repeated_whole(self, node, store, context, caplog):
+        allocate(node, context)
+        text = "x" * 100_000
+        for volume_id in (7, 8):
+            request = pb.VolumeConfigureRequest(volume_id=volume_id, replication=text)
+            answer = configure.volume_configure(node, context, request)
+            assert answer.error.startswith("volume configure ")
+            assert len(answer.error) < 2000
+        with caplog.at_level("INFO"):
+            volumes.delete_collection(node, context, pb.DeleteCollectionRequest(collection=text))
+        assert "collection 'xxx" in caplog.text
+        assert len(caplog.text) < 4000
 
     def test_a_batch_that_is_no_message_deletes_nothing(self, node, store, context):
         allocate(node, context)
