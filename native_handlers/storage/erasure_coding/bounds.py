@@ -9,7 +9,7 @@ for hours.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import contextmanager
 from heapq import heapify, heappop, heappush
@@ -59,8 +59,10 @@ class Bound:
         self._numbers = count()
         self._used: dict[Part, tuple[int, int]] = {}
         """Bytes and places that are in use."""
-        self._waiting: dict[frozenset[Part], deque[Share]] = {}
-        """By the parts that the work needs, in the order of its coming."""
+        self._waiting: dict[frozenset[Part], OrderedDict[int, Share]] = {}
+        """By the parts that the work needs, and by number, which is the order of its coming. Any of thousands may wait
+        no longer, and is taken out in one step.
+        """
         self._out: dict[Part, Refusal] = {}
         """The parts for which nothing waits."""
 
@@ -94,7 +96,7 @@ class Bound:
             if not held_bytes and self.places is None:
                 self._take(share)
             else:
-                self._waiting.setdefault(share.parts, deque()).append(share)
+                self._waiting.setdefault(share.parts, OrderedDict())[share.number] = share
                 self._admit()
                 if not share.is_held:
                     self._refuse(share.parts)
@@ -122,7 +124,7 @@ class Bound:
         refusal = next((self._out[part] for part in parts if part in self._out), None)
         if refusal is None:
             return ()
-        refused = self._waiting.pop(parts)
+        refused = list(self._waiting.pop(parts).values())
         for share in refused:
             share.refusal = refusal
         return refused
@@ -134,7 +136,7 @@ class Bound:
                 self._give_back(share)
             elif share.refusal is None:
                 waiting = self._waiting[share.parts]
-                waiting.remove(share)
+                del waiting[share.number]
                 if not waiting:
                     del self._waiting[share.parts]
             admitted = self._admit()
@@ -144,22 +146,23 @@ class Bound:
     def _admit(self) -> list[Share]:
         """Has those that wait take their shares, in the order of their coming, as far as there is room."""
         admitted = []
-        first = [(waiting[0].number, parts) for parts, waiting in self._waiting.items()]
+        first = [(next(iter(waiting)), parts) for parts, waiting in self._waiting.items()]
         heapify(first)
         awaited: set[Part] = set()
         while first:
             _, parts = heappop(first)
             waiting = self._waiting[parts]
-            full = {part for part in parts if not self._has_room(part, waiting[0])}
+            number, share = next(iter(waiting.items()))
+            full = {part for part in parts if not self._has_room(part, share)}
             if full or not awaited.isdisjoint(parts):
                 # Later work does not take this part. So large work gets its turn.
                 awaited |= full
                 continue
-            share = waiting.popleft()
+            del waiting[number]
             self._take(share)
             admitted.append(share)
             if waiting:
-                heappush(first, (waiting[0].number, parts))
+                heappush(first, (next(iter(waiting)), parts))
             else:
                 del self._waiting[parts]
         return admitted

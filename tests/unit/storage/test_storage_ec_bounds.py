@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.waiting import LIMIT_S, wait_until
 
+from native_handlers.storage.erasure_coding import bounds
 from native_handlers.storage.erasure_coding.bounds import Bound
 
 
@@ -67,6 +68,26 @@ def test_places_bound_work_that_holds_no_memory():
     assert work.begin("on another disk", [2], 0)
     work.end("a")
     assert work.woken == ["c"]
+
+
+def test_one_of_many_that_waits_no_longer_is_not_looked_for_among_the_others(monkeypatch):
+    compared = 0
+
+    class CountedShare(bounds.Share):
+        __hash__ = bounds.Share.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return self is other
+
+    monkeypatch.setattr(bounds, "Share", CountedShare)
+    work, names = Work(Bound(100)), range(200)
+    assert work.begin("a", [1], 100)
+    assert not any(work.begin(name, [1], 10) for name in names)
+    work.end(*reversed(names))
+    assert compared <= len(names)
+    assert work.bound.waiting_count == 0
 
 
 class TestSeveralDisks:
