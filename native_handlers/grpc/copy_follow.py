@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -118,13 +120,15 @@ def _fetch(node: GrpcNode, source: CopySource, volume_id: int, passed: _Pass, un
     source.end.guard(messages.cancel)
     store = store_of(node)
     try:
-        with errors_as_upstream():
-            for needle in received_needles(_until_idle(messages)):
+        holding = partial(node.fetched_memory.holding, check=source.end.check)
+        with errors_as_upstream(), closing(received_needles(_until_idle(messages), holding)) as received:
+            for needle in received:
                 if needle.append_at_ns > until_ns:
                     break
                 apply_needle(store, volume_id, needle)
                 passed.count += 1
                 passed.since_ns = max(passed.since_ns, needle.append_at_ns)
+                del needle  # The next one may have its memory.
         passed.is_complete = True
     finally:
         messages.cancel()

@@ -97,6 +97,21 @@ class VolumeServers(Protocol):
         ...
 
 
+class NeedleMemory(Protocol):
+    """The memory of needles that calls fetch from elsewhere, all calls together. Thread-safe; calls block."""
+
+    def holding(self, held_bytes: int, check: Callable[[], None]) -> AbstractContextManager[None]:
+        """Has a share of the memory inside the block. The calling thread waits for it.
+
+        Args:
+            check: raises where the call has ended.
+
+        Raises:
+            RpcFailure: RESOURCE_EXHAUSTED: there was no room for long. The caller has no share.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """Facts that do not change while the server runs. `directories` are absolute paths.
@@ -126,6 +141,7 @@ class GrpcNode:
         memory: the memory figures of this server, over both engines where there are two.
         coded_disk_ids: the disks on which either engine has mounted shards of an erasure-coded volume.
         allows_any_endpoint: whether callers may name any host to fetch from; see `native_handlers.remote.endpoints`.
+        fetched_memory: what calls have a share of while they hold needles that come from elsewhere.
         is_stopping: whether the server has been asked to end; operations that would take effect later are then refused.
         counts: the counts that the metrics port shows; HTTP handlers count there too.
     """
@@ -136,6 +152,7 @@ class GrpcNode:
     masters: Masters
     volume_servers: VolumeServers
     leave: Callable[[], None]
+    fetched_memory: NeedleMemory
     memory: Callable[[], MemStatus] = field(default=own_memory_status)
     clock_ns: Callable[[], int] = time.time_ns
     coded_disk_ids: Callable[[int], Sequence[int]] = field(default=lambda _volume_id: ())

@@ -27,6 +27,7 @@ from native_handlers.pb import remote_pb2
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.remote.endpoints import EndpointRefused, check_replica
 from native_handlers.remote.model import RemoteReadFailed, RemoteStorageUnusable
+from native_handlers.remote.parts import memory_of
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.volume.write import MAX_DATA_BYTES
 
@@ -64,7 +65,7 @@ def fetch_and_write_needle(
     the other replicas have the needle.
 
     Wilful differences: the call ends when the client goes, or when the bytes come too slowly, and takes MAX_REPLICAS at
-    most.
+    most. It waits for a share of the memory for fetched needles.
     """
     check_maintenance(node)
     volume = volume_of(node, request.volume_id)
@@ -72,6 +73,13 @@ def fetch_and_write_needle(
         volume.check_in_service()
     _check_request(request)
     call = _FetchCall(context)
+    with node.fetched_memory.holding(memory_of(request.size, _concurrency(request)), call.check):
+        return _fetch_and_write(node, call, volume, request)
+
+
+def _fetch_and_write(
+    node: GrpcNode, call: _FetchCall, volume: Volume, request: pb.FetchAndWriteNeedleRequest
+) -> pb.FetchAndWriteNeedleResponse:
     data = _fetch(node, call, request)
     if not node.allows_any_endpoint:
         for replica in request.replicas:
@@ -137,6 +145,10 @@ def _check_request(request: pb.FetchAndWriteNeedleRequest) -> None:
     raise RpcFailure(f"{_doing(request)}: {why}", grpc.StatusCode.INVALID_ARGUMENT)
 
 
+def _concurrency(request: pb.FetchAndWriteNeedleRequest) -> int:
+    return min(max(request.download_concurrency, 0), MAX_CONCURRENCY)
+
+
 def _doing(request: pb.FetchAndWriteNeedleRequest) -> str:
     """The beginning of a failure's text. It repeats no more of a long place than its beginning."""
     there = request.remote_location
@@ -152,9 +164,8 @@ def _fetch(node: GrpcNode, call: _FetchCall, request: pb.FetchAndWriteNeedleRequ
         client = _open_remote(node, connections, request)
         if not location.path.startswith("/") or not location.bucket:
             raise RpcFailure(f"{doing}: a bucket and a path that begins with / are needed")
-        concurrency = min(max(request.download_concurrency, 0), MAX_CONCURRENCY)
         try:
-            return client.read(location.bucket, location.path[1:], request.offset, request.size, concurrency)
+            return client.read(location.bucket, location.path[1:], request.offset, request.size, _concurrency(request))
         except RemoteReadFailed as error:
             call.check()
             why = f"{connections.over}: {error}" if connections.over else str(error)

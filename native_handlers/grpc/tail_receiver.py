@@ -9,6 +9,8 @@ Source: weed/server/volume_grpc_tail.go, weed/operation/tail_volume.go.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,13 +20,14 @@ from native_handlers.format.needle import actual_size, parse_needle, parse_needl
 from native_handlers.format.types import CURRENT_VERSION, NEEDLE_HEADER_BYTES, SUPPORTED_VERSIONS
 from native_handlers.grpc.checks import check_other, errors_as_upstream, store_of, volume_of
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.copy_client import ended
 from native_handlers.grpc.heard import heard
 from native_handlers.pb import volume_server_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
-    from native_handlers.format.needle import Needle
+    from native_handlers.format.needle import Needle, NeedleHeader
     from native_handlers.grpc.context import RpcContext
     from native_handlers.grpc.node import GrpcNode
     from native_handlers.storage.store import Store
@@ -58,13 +61,20 @@ def volume_tail_receiver(
         if not context.add_callback(messages.cancel):
             messages.cancel()
         try:
-            with errors_as_upstream():
-                for needle in received_needles(heard(messages)):
+            holding = partial(node.fetched_memory.holding, check=partial(_check_active, context))
+            with errors_as_upstream(), closing(received_needles(heard(messages), holding)) as received:
+                for needle in received:
                     apply_needle(store, request.volume_id, needle)
+                    del needle  # The next one may have its memory.
         except grpc.RpcError as error:
             check_other(node, error, "tail a volume")
             raise RpcFailure(error.details() or "", error.code()) from error
     return pb.VolumeTailReceiverResponse()
+
+
+def _check_active(context: RpcContext) -> None:
+    if not context.is_active():
+        raise ended()
 
 
 def apply_needle(store: Store, volume_id: int, needle: Needle) -> None:
@@ -79,28 +89,46 @@ def apply_needle(store: Store, volume_id: int, needle: Needle) -> None:
         volume.delete(needle.needle_id, needle.cookie, checksum=needle.checksum)
 
 
-def received_needles(messages: Iterator[pb.VolumeTailSenderResponse]) -> Iterator[Needle]:
+def received_needles(
+    messages: Iterator[pb.VolumeTailSenderResponse],
+    holding: Callable[[int], AbstractContextManager[object]] = nullcontext,
+) -> Generator[Needle, None, None]:
     """Yields the needles in `messages`, each verified. A message without a header only tells that the source is alive.
 
-    Memory is that of one needle, and no more than its header announced.
+    Memory is that of one needle, as record and as needle, and no more than its header announced.
+
+    Args:
+        holding: has a share for so many bytes inside the block; see `FetchedMemory.holding`. The share is held until
+            the next needle is asked for.
 
     Raises:
         FormatError: the messages hold no valid record; the stream cannot be used any more.
     """
     for message in messages:
         if message.needle_header:
-            yield _needle_of(message, messages)
+            header, length = _announced(message)
+            with holding(2 * length):
+                yield _needle_of(header, length, message, messages)
 
 
-def _needle_of(first: pb.VolumeTailSenderResponse, more: Iterator[pb.VolumeTailSenderResponse]) -> Needle:
+def _announced(first: pb.VolumeTailSenderResponse) -> tuple[NeedleHeader, int]:
+    """The header of a record, and the length of the record."""
     version = first.version or CURRENT_VERSION
     if version not in SUPPORTED_VERSIONS:
         raise UnsupportedVersion(version)
     header = parse_needle_header(first.needle_header)
-    what = f"needle {header.needle_id:x}"
     if header.size < 0:
-        raise Corrupt(what, f"size {header.size} is negative")
-    length = actual_size(header.size, version)
+        raise Corrupt(f"needle {header.needle_id:x}", f"size {header.size} is negative")
+    return header, actual_size(header.size, version)
+
+
+def _needle_of(
+    header: NeedleHeader,
+    length: int,
+    first: pb.VolumeTailSenderResponse,
+    more: Iterator[pb.VolumeTailSenderResponse],
+) -> Needle:
+    what = f"needle {header.needle_id:x}"
     record = bytearray(first.needle_header[:NEEDLE_HEADER_BYTES])
     message: pb.VolumeTailSenderResponse | None = first
     while message is not None:
@@ -110,6 +138,6 @@ def _needle_of(first: pb.VolumeTailSenderResponse, more: Iterator[pb.VolumeTailS
             raise Corrupt(what, f"more than its {length} bytes came")
         record += message.needle_body
         if message.is_last_chunk:
-            return parse_needle(memoryview(record), version)
+            return parse_needle(memoryview(record), first.version or CURRENT_VERSION)
         message = next(more, None)
     raise Truncated(what, length, len(record))

@@ -5,7 +5,6 @@ Source: weed/server/volume_server_handlers_read.go conditionallyCropImages, cond
 
 from __future__ import annotations
 
-import mmap
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from native_handlers.content.gzip_data import BadGzip, TooMuchData, is_gzip, mea
 from native_handlers.http.reply import close_chunks
 from native_handlers.http_model.message import StreamBody
 from native_handlers.http_model.ranges import ByteRange
+from native_handlers.storage.system.buffer_pool import fresh_memory
 
 if TYPE_CHECKING:
     from native_handlers.content.images_edit import ImageEdit
@@ -77,8 +77,7 @@ async def _loaded(
 
 def _payload_of(read: NeedleRead) -> memoryview:
     assert read.payload is not None
-    # Anonymous memory is zeroed page by page when it is written. Zeroing all at once would hold the interpreter.
-    data = memoryview(mmap.mmap(-1, read.payload.length_bytes))
+    data = fresh_memory(read.payload.length_bytes)
     read.load_payload(data)
     return data
 

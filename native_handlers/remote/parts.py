@@ -6,6 +6,7 @@ weed/remote_storage/azure/azure_storage_client.go (ReadFileWithConcurrency).
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -24,6 +25,17 @@ _AHEAD = 2
 """How many parts there are for each thread: one in work, and one that waits. More would only take memory."""
 
 
+def memory_of(size_bytes: int, concurrency: int = 0) -> int:
+    """How many bytes `read_in_parts` holds at most: the range, and the parts that wait to be put in their place."""
+    if size_bytes <= PART_BYTES:
+        return size_bytes
+    return size_bytes + min(size_bytes, _threads_for(concurrency) * _AHEAD * PART_BYTES)
+
+
+def _threads_for(concurrency: int) -> int:
+    return min(concurrency or DEFAULT_CONCURRENCY, MAX_CONCURRENCY)
+
+
 def read_in_parts(
     read_part: Callable[[int, int], bytes], offset_bytes: int, size_bytes: int, concurrency: int = 0
 ) -> bytes | memoryview:
@@ -35,8 +47,8 @@ def read_in_parts(
         concurrency: how many parts at a time; 0 means DEFAULT_CONCURRENCY, and MAX_CONCURRENCY is the most.
 
     Raises:
-        RemoteReadFailed: a part is shorter than it should be, or what `read_part` raised. No part is begun after the
-            first failure is known.
+        RemoteReadFailed: a part is shorter than it should be, there is no room for the range, or what `read_part`
+            raised. No part is begun after the first failure is known.
     """
 
     def whole(start_bytes: int) -> bytes:
@@ -49,8 +61,8 @@ def read_in_parts(
     starts = range(offset_bytes, offset_bytes + size_bytes, PART_BYTES)
     if len(starts) == 1:
         return whole(offset_bytes)
-    workers = min(concurrency or DEFAULT_CONCURRENCY, MAX_CONCURRENCY, len(starts))
-    joined, end_bytes = memoryview(bytearray(size_bytes)), 0
+    workers = min(_threads_for(concurrency), len(starts))
+    joined, end_bytes = _room_for(size_bytes), 0
     with ThreadPoolExecutor(workers, thread_name_prefix="remote-read") as threads:
         pending: deque[Future[bytes]] = deque()
         try:
@@ -61,6 +73,16 @@ def read_in_parts(
             for future in pending:
                 future.cancel()
     return joined.toreadonly()
+
+
+def _room_for(size_bytes: int) -> memoryview:
+    """Memory whose pages are taken when they are written. Zeroing all at once would keep the interpreter, and take them
+    before a byte has come.
+    """
+    try:
+        return memoryview(mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except OSError as error:
+        raise RemoteReadFailed(f"no room for {size_bytes} bytes: {error}") from error
 
 
 def _in_order(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from native_handlers.grpc.fetched_memory import FetchedMemory
 from native_handlers.grpc.memory import own_memory_status
 from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.grpc.state_keeper import StoreStateKeeper
@@ -56,6 +57,7 @@ def make_grpc_node(  # noqa: PLR0913, PLR0917  every seam has its name
             masters,
             volume_servers,
             leave,
+            FetchedMemory(),
             own_memory_status,
             coded_disk_ids=lambda volume_id: [volume.place.disk_id for volume in store.ec.copies(volume_id)],
             counts=counts,
@@ -71,6 +73,7 @@ def make_grpc_node(  # noqa: PLR0913, PLR0917  every seam has its name
         masters,
         volume_servers,
         leave,
+        FetchedMemory(),
         partial(memory_with_backend, channel),
         coded_disk_ids=partial(coded_disk_ids, node),
         counts=counts,

@@ -37,6 +37,7 @@ from native_handlers.format.ttl import Ttl
 from native_handlers.grpc import tail_sender
 from native_handlers.grpc.context import RpcContext, RpcFailure
 from native_handlers.grpc.copy_file import copy_file
+from native_handlers.grpc.fetched_memory import FetchedMemory
 from native_handlers.grpc.incremental_copy import volume_incremental_copy
 from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.grpc.state_keeper import StoreStateKeeper
@@ -240,6 +241,7 @@ def node_of(store, volume_servers=None):
         masters=masters,
         volume_servers=volume_servers,
         leave=None,
+        fetched_memory=FetchedMemory(),
     )
 
 

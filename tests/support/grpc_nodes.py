@@ -10,6 +10,7 @@ import pytest
 
 from native_handlers.grpc import needles
 from native_handlers.grpc.context import RpcContext, RpcFailure
+from native_handlers.grpc.fetched_memory import FetchedMemory
 from native_handlers.grpc.node import GrpcNode, NodeFacts
 from native_handlers.pb.methods import volume_server
 from native_handlers.pb.volume_server_pb2 import BatchDeleteResponse, VolumeServerState
@@ -91,6 +92,7 @@ def make_node(tmp_path, store=None, **more) -> GrpcNode:
         "masters": FakeMasters(),
         "volume_servers": LoopbackVolumeServers(),
         "leave": lambda: None,
+        "fetched_memory": FetchedMemory(),
         "facts": facts,
         **more,
     }

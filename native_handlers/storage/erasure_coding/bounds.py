@@ -3,7 +3,7 @@
 Each disk has a bound of its own, so that one that hangs keeps only its own work waiting. Work that needs several disks
 takes its share of all of them at once, when each has room. While the work waits, it holds nothing, and other work may
 begin on the disks that have room. Nothing waits for a disk that is out of service: what hangs there may hold its share
-for hours.
+for hours. Other work that holds memory uses `Bound` too: `grpc/fetched_memory`.
 """
 
 from __future__ import annotations

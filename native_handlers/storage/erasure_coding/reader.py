@@ -37,6 +37,7 @@ from native_handlers.storage.model.errors import (
     StorageError,
     VolumeNotFound,
 )
+from native_handlers.storage.system.buffer_pool import fresh_memory
 from native_handlers.storage.system.files import NotCached
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ class EcReader:
         length = actual_size(entry.size, volume.version)
         if cached_only and length > CACHED_BYTES:
             raise NotCached
-        buffer = bytearray(length)
-        view, at = memoryview(buffer), 0
+        view, at = fresh_memory(length), 0
         # The list is made before the first read: while another server is asked, the volume may be closed, and a closed
         # volume no longer knows its layout.
         for interval in list(volume.layout.locate(to_bytes_offset(entry.offset), length)):
@@ -163,7 +163,7 @@ class EcReader:
 
     def read_directly(
         self, volume: EcVolume, needle_id: int, interval: Interval, *, since_s: float
-    ) -> bytearray | None:
+    ) -> memoryview | None:
         """A range from its shard, here or at a holder; None where neither returns it. Computes nothing.
 
         Args:
@@ -172,9 +172,8 @@ class EcReader:
 
         Raises Deleted: a holder has the needle deleted.
         """
-        part = bytearray(interval.length_bytes)
-        view = memoryview(part)
-        if self.read_here(volume, interval.shard_id, interval.offset_bytes, view):
+        part = fresh_memory(interval.length_bytes)
+        if self.read_here(volume, interval.shard_id, interval.offset_bytes, part):
             return part
         shard_id, known = interval.shard_id, self.locations
         holders = self._holders(volume, since_s)
@@ -183,7 +182,7 @@ class EcReader:
             for address in chain(*self.elsewhere(volume, shard_id, holders))
             if not known.has_failed(address, volume.id, shard_id, since_s)
         ]
-        count = self._read_there(volume, needle_id, interval, view, addresses)
+        count = self._read_there(volume, needle_id, interval, part, addresses)
         return part if count == len(part) else None
 
     def delete_needle(

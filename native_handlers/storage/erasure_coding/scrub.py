@@ -228,7 +228,7 @@ class EcScrubber:
             return
         self._check_needle(entry, record, name, checks_deleted=checks_deleted)
 
-    def _read_directly(self, entry: IdxEntry, interval: Interval) -> bytearray | None:
+    def _read_directly(self, entry: IdxEntry, interval: Interval) -> memoryview | None:
         """See `EcReader.read_directly`. A shard may move during the scrub, so the master is asked once more before the
         shard is called broken. Raises Deleted.
         """

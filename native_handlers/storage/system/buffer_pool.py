@@ -18,6 +18,17 @@ KEPT_BYTES = 32 << 20
 _SLACK_BYTES = 64 * 1024
 """So the record around a payload of 4 MiB needs no more memory than the payload."""
 _SMALLEST_BYTES = 1 << 20
+ZEROED_AT_ONCE_BYTES = 1 << 20
+"""Zeroing so much keeps the interpreter for a tenth of a millisecond."""
+
+
+def fresh_memory(length_bytes: int) -> memoryview:
+    """Zeroed memory for a payload that is not lent any. The system zeroes a long one page by page when it is written.
+    Zeroing all of it at once would keep the interpreter.
+    """
+    if length_bytes <= ZEROED_AT_ONCE_BYTES:
+        return memoryview(bytearray(length_bytes))
+    return memoryview(mmap.mmap(-1, length_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class PooledBuffer:

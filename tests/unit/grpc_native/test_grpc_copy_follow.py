@@ -11,6 +11,7 @@ from support.stores import open_at, place
 from native_handlers.format.needle import Needle
 from native_handlers.grpc import copy_follow, volume_copy
 from native_handlers.grpc.context import RpcFailure
+from native_handlers.grpc.fetched_memory import FetchedMemory
 from native_handlers.pb import volume_server_pb2 as pb
 from native_handlers.storage.model.compaction import CompactionOptions
 from native_handlers.storage.model.errors import Deleted, NotFound
@@ -102,6 +103,16 @@ def test_what_is_written_overwritten_and_deleted_meanwhile_comes_too(node, sourc
     for needle_id in (2, 1001):
         with pytest.raises((NotFound, Deleted)):
             target.get_volume(7).read(needle_id, cookie=COOKIE)
+
+
+def test_the_memory_of_later_writes_is_bounded(tmp_path, source, source_store, target, masters):
+    fill(source_store)
+    while_copied(source, lambda: put(source_store, 1000, b"x" * (1 << 20)))
+    memory = FetchedMemory(1, wait_s=0)
+    node = make_node(tmp_path, target, masters=masters, volume_servers=source, fetched_memory=memory)
+    with memory.holding(1 << 20, lambda: None), pytest.raises(RpcFailure) as caught:
+        copy(node)
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from native_handlers.remote import parts
 from native_handlers.remote.model import RemoteReadFailed
-from native_handlers.remote.parts import read_in_parts
+from native_handlers.remote.parts import memory_of, read_in_parts
 
 CONTENT = Random(8).randbytes(10_007)
 
@@ -100,4 +100,27 @@ def test_the_memory_is_that_of_the_range_and_a_few_parts(monkeypatch):
     finally:
         tracemalloc.stop()
     assert len(data) == size_bytes
-    assert peak_bytes < size_bytes + 16 * part_bytes
+    # The range itself is memory of the system's, which is not traced.
+    assert peak_bytes < memory_of(size_bytes, 2) - size_bytes + 12 * part_bytes
+
+
+def test_no_memory_of_the_whole_range_is_taken_before_a_part_has_come(monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 1 << 16)
+    traced = []
+
+    def fails(_start, _length):
+        traced.append(tracemalloc.get_traced_memory()[1])
+        raise RemoteReadFailed("there is no such object")
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteReadFailed, match="no such object"):
+            read_in_parts(fails, 0, 64 << 20, 1)
+    finally:
+        tracemalloc.stop()
+    assert traced[0] < 1 << 20
+
+
+def test_a_range_for_which_there_is_no_room_is_a_failure():
+    with pytest.raises(RemoteReadFailed, match="no room for"):
+        read_in_parts(content, 0, 1 << 60)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from native_handlers.storage.system.buffer_pool import KEPT_BYTES, LARGEST_BYTES, TOTAL_BYTES, BufferPool
+from native_handlers.storage.system.buffer_pool import (
+    KEPT_BYTES,
+    LARGEST_BYTES,
+    TOTAL_BYTES,
+    ZEROED_AT_ONCE_BYTES,
+    BufferPool,
+    fresh_memory,
+)
 
 MIB = 1 << 20
 
@@ -16,6 +25,24 @@ def test_a_buffer_is_as_long_as_asked_for(length):
     buffer = BufferPool().acquire(length)
     assert len(buffer.view) == length
     buffer.view[:] = b"x" * length
+
+
+@pytest.mark.parametrize("length", [0, 1, ZEROED_AT_ONCE_BYTES, ZEROED_AT_ONCE_BYTES + 1])
+def test_fresh_memory_is_zeroed_and_can_be_written(length):
+    view = fresh_memory(length)
+    assert view == bytes(length)
+    view[:] = b"x" * length
+    assert view == b"x" * length
+
+
+def test_long_fresh_memory_is_not_zeroed_at_once():
+    tracemalloc.start()
+    try:
+        short, long = fresh_memory(1000), fresh_memory(64 * MIB)
+        assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()
+    assert (len(short), len(long)) == (1000, 64 * MIB)
 
 
 def test_the_record_of_a_payload_takes_no_more_room_than_the_payload():

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import tracemalloc
 
 import pytest
 from support.coded_volumes import FakeRemote, open_coded_volume
@@ -58,6 +59,19 @@ def test_the_pieces_are_a_few_mebibytes():
     """A read that computes holds ten pieces of other shards beside the needle, however long the blocks are."""
     assert 10 * reader.RECOVERED_BYTES <= 10 << 20
     assert reader.RECEIVED_BYTES <= 4 << 20
+
+
+@pytest.mark.slow
+def test_a_large_needle_is_not_read_into_memory_that_is_zeroed_at_once(store):
+    """Slow: codes a volume."""
+    tracemalloc.start()
+    try:
+        assert read(store) == DATA
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # The data of the needle; its record is memory of the system's, which is not traced.
+    assert peak_bytes < 1.5 * len(DATA)
 
 
 @pytest.mark.slow
