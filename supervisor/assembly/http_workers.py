@@ -37,7 +37,7 @@ from supervisor.workers.channel import CallRefused
 from supervisor.workers.pool import WorkerBounds, Workers, WorkersSpec
 from supervisor.workers.service import start_body
 from supervisor.workers.settings import AccessRules, BackendAddress, InheritedListener, WorkerSettings
-from supervisor.workers.spawn import WorkerKind, send_descriptors, spawn_worker
+from supervisor.workers.spawn import WorkerKind, check_sendable, send_descriptors, spawn_worker
 
 if TYPE_CHECKING:
     import socket
@@ -102,6 +102,7 @@ def prepare_workers(
 
     Raises:
         NoPrivateSocket: the socket for the workers cannot be made.
+        WorkersGaveUp: there are more data directories than workers can have locks of.
     """
     count, plan = node.config.workers, node.descriptors
     links = max(plan.links // count, LEAST_LINKS)
@@ -154,6 +155,7 @@ def prepare_workers(
         # A worker that waits for a disk may write after this process has ended: no other server may open the volumes
         # until the worker has ended too.
         descriptors += native.store.lock_descriptors()
+    check_sendable(descriptors)
     handlers: dict[str, CallHandler] = {"holders": holders}
     watch: Callable[[], Awaitable[None]] | None = None
     if native is not None:

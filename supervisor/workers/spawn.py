@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor.backend.errors import BackendStartFailed
 from supervisor.backend.launch import launch
+from supervisor.workers.errors import WorkersGaveUp
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
 
 WORKER_MODULE = "supervisor.assembly.worker"
-MAX_DESCRIPTORS = 8
-"""Two listeners, the board and the parent's private socket are four."""
+MAX_DESCRIPTORS = 253
+"""The kernel passes no more in one message. Two listeners, the board and the parent's private socket are four, and each
+data directory has one. Source: include/net/scm.h, SCM_MAX_FD."""
 _NUMBERS = struct.Struct(f"<{MAX_DESCRIPTORS}i")
 _NONE = -1
 
@@ -73,8 +75,17 @@ def spawn_worker(kind: WorkerKind | None) -> SpawnedWorker:
             raise
 
 
+def check_sendable(descriptors: Sequence[int]) -> None:
+    """Raises WorkersGaveUp where there are more descriptors than a worker can be sent."""
+    if len(descriptors) > MAX_DESCRIPTORS:
+        raise WorkersGaveUp(
+            f"each of them needs {len(descriptors)} descriptors of the server, one for each data directory, and the"
+            f" kernel passes {MAX_DESCRIPTORS} at most: serve fewer directories, or leave -workers out"
+        )
+
+
 def send_descriptors(worker: SpawnedWorker, descriptors: Sequence[int]) -> None:
-    """Gives `worker` copies of `descriptors`, of which there are MAX_DESCRIPTORS at most. Call it once.
+    """Gives `worker` copies of `descriptors`, which `check_sendable` lets through. Call it once.
 
     Raises:
         BackendStartFailed: the worker has ended already, or the system has no room. The worker is ended.
@@ -93,7 +104,7 @@ def receive_descriptors(channel: socket.socket) -> dict[int, int] | None:
     None where the parent has closed the channel instead. `channel` is non-blocking afterwards.
     """
     channel.setblocking(True)
-    data, received, _, _ = socket.recv_fds(channel, _NUMBERS.size, MAX_DESCRIPTORS)
+    data, received, _, _ = socket.recv_fds(channel, _NUMBERS.size, MAX_DESCRIPTORS, socket.MSG_WAITALL)
     channel.setblocking(False)
     for number in received:
         os.set_inheritable(number, False)

@@ -11,15 +11,20 @@ from support.waiting import LIMIT_S
 
 from supervisor.backend.errors import BackendStartFailed
 from supervisor.backend.launch import launch
+from supervisor.workers.errors import WorkersGaveUp
 from supervisor.workers.spawn import (
     MAX_DESCRIPTORS,
     EarlyWorkers,
     SpawnedWorker,
     WorkerKind,
+    check_sendable,
     receive_descriptors,
     send_descriptors,
     spawn_worker,
 )
+
+TWELVE_DIRECTORIES = 4 + 12
+"""Both listeners, the board, the private socket, and the lock of each directory."""
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def ends():
         yield SpawnedWorker(None, -1, ours), theirs
 
 
-@pytest.mark.parametrize("count", [0, 1, MAX_DESCRIPTORS])
+@pytest.mark.parametrize("count", [0, 1, TWELVE_DIRECTORIES, MAX_DESCRIPTORS])
 def test_descriptors_arrive_as_copies_under_numbers_of_their_own(ends, count):
     worker, theirs = ends
     with ExitStack() as opened:
@@ -52,6 +57,12 @@ def test_descriptors_arrive_as_copies_under_numbers_of_their_own(ends, count):
     assert theirs.recv(100) == b"the next message"
     with pytest.raises(BlockingIOError):
         theirs.recv(1)
+
+
+def test_more_descriptors_than_the_kernel_passes_are_refused_in_words():
+    check_sendable(range(MAX_DESCRIPTORS))
+    with pytest.raises(WorkersGaveUp, match=r"needs 254 descriptors .* serve fewer directories"):
+        check_sendable(range(MAX_DESCRIPTORS + 1))
 
 
 def test_a_parent_that_closes_the_channel_sends_none(ends):
