@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from native_handlers.pb import master_pb2, volume_server_pb2
+from native_handlers.storage.model.errors import StorageError
 from supervisor.cluster.node_source import NodeProperties
 
 if TYPE_CHECKING:
@@ -107,17 +108,29 @@ async def serve_store_source(
         refresh_at, has_started = math.inf, False
         while True:
             volume_ids = await changes.wait(max(refresh_at - trio.current_time(), 0))
+            if not has_started:
+                volume_ids = None  # each other look needs a full one before it
             due = look if volume_ids is None else partial(look.at, volume_ids)
-            await trio.to_thread.run_sync(due, abandon_on_cancel=True, limiter=limiter)
+            has_looked = await trio.to_thread.run_sync(run_look, due, abandon_on_cancel=True, limiter=limiter)
             if volume_ids is None:
                 refresh_at = trio.current_time() + refresh_s
-            if not has_started:
+            if has_looked and not has_started:
                 has_started = True
                 task_status.started(changes)
     finally:
         remove_listener()
         remove_ec_listener()
         remove_settings_listener()
+
+
+def run_look(look: Callable[[], None]) -> bool:
+    """Makes one look. Returns False where a disk failed: the source may lack news until the next look of the store."""
+    try:
+        look()
+    except (OSError, StorageError) as error:
+        _log.error("a look at the volumes failed, and is repeated: %s", error)
+        return False
+    return True
 
 
 class StoreLook:

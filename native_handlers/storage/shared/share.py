@@ -120,10 +120,15 @@ class VolumeShare:
                 while not self._follow_once(opened, is_hurried=False):
                     pass
             return
+        self._follow_at_once(opened, self._refuse_long_following)
+
+    def _follow_at_once(self, opened: VolumeState, check: Callable[[VolumeState], None] | None = None) -> None:
+        """Follows without waiting for a disk or a thread, unless `check` raises. Raises FilesSwapped, ReadFailed."""
         if not self._mutex.acquire(blocking=False):
             raise FilesSwapped
         try:
-            self._refuse_long_following(opened)
+            if check is not None:
+                check(opened)
             while not self._follow_once(opened, is_hurried=True):
                 pass
         finally:
@@ -139,6 +144,11 @@ class VolumeShare:
         """As `follow`, but only where there is a newer commit."""
         if self.is_behind(opened):
             self.follow(opened)
+
+    def refresh_at_once(self, opened: VolumeState) -> None:
+        """As `refresh`, but waits for no disk and no other thread. Raises FilesSwapped also where it would have to."""
+        if self.is_behind(opened):
+            self._follow_at_once(opened)
 
     def is_behind(self, opened: VolumeState) -> bool:
         """Whether there is a newer commit than `opened` has. Waits for nothing."""

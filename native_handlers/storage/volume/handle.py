@@ -166,6 +166,21 @@ class VolumeHandle:
                 return state
         return state
 
+    def glance(self) -> VolumeState | None:
+        """The open state, with the changes of other processes if memory holds them, and else as this process last saw
+        it. Waits for no disk, lock or thread. None when the volume is closed.
+        """
+        state = self.opened
+        if state is None or (share := state.share) is None:
+            return state
+        try:
+            share.refresh_at_once(state)
+        except (FilesSwapped, ReadFailed):
+            # Where the owner ends the sharing, the share is closed a moment before the volume has none.
+            is_owner = self._shared_fd is not None
+            return None if not is_owner and share.is_closed else state
+        return state
+
     def rejoin(self, state: VolumeState) -> None:
         """Opens the volume's new files, or notices that it was closed, by taking the lock. Raises ReadFailed."""
         try:

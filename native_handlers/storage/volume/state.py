@@ -49,6 +49,9 @@ class VolumeSharing(Protocol):
     def refresh(self, opened: VolumeState) -> None:
         """Brings `opened` up to date. Raises FilesSwapped, ReadFailed."""
 
+    def refresh_at_once(self, opened: VolumeState) -> None:
+        """As `refresh`, but waits for no disk and no other thread. Raises FilesSwapped also where it would have to."""
+
     def is_behind(self, opened: VolumeState) -> bool:
         """Whether another process has committed more than `opened` has. Waits for nothing."""
         ...

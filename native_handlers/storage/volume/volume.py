@@ -15,13 +15,13 @@ Source: weed/storage/volume_write.go, volume_read.go, volume.go.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
-from native_handlers.storage.model.errors import NotFound, VolumeClosed
+from native_handlers.storage.model.errors import NotFound, ReadFailed, VolumeClosed
 from native_handlers.storage.system.files import FileRetired, NotCached
 from native_handlers.storage.volume.append import Appender
 from native_handlers.storage.volume.append_log import log_of
@@ -208,8 +208,8 @@ class Volume:
         return state is not None and bool(state.index.counters.file_count)
 
     def room_left_bytes(self, size_limit_bytes: int) -> int:
-        """By how many bytes the volume will still grow before it is full; 0 when it is read-only."""
-        state = self._handle.refresh()
+        """By how many bytes the volume will still grow before it is full; 0 when it is read-only. Waits for no disk."""
+        state = self._handle.glance()
         if state is None or self._write_state.is_read_only:
             return 0
         return max(size_limit_bytes - state.dat_end_bytes - state.idx_end_bytes, 0)
@@ -217,12 +217,14 @@ class Volume:
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
         """Why the volume refuses writes now; `is_read_only` of the result is False when it takes them."""
-        self._handle.refresh()
+        with suppress(ReadFailed):  # the reasons are not on the disk
+            self._handle.refresh()
         return self._write_state.reasons
 
     @property
     def is_read_only(self) -> bool:
-        self._handle.refresh()
+        with suppress(ReadFailed):
+            self._handle.refresh()
         return self._write_state.is_read_only
 
     @property
@@ -233,13 +235,18 @@ class Volume:
     def report(self, size_limit_bytes: int = 0, disk_now: DiskNow | None = None) -> VolumeReport | None:
         """The volume's report for heartbeats and /status; None when closed. The size limit matters for expiry only.
 
-        `disk_now` is the state of the volume's disk, where the caller knows it already.
+        Args:
+            disk_now: the state of the volume's disk, where the caller knows it already. The disk is then not asked: the
+                report may lack changes of other processes that memory does not hold.
+
+        Raises:
+            ReadFailed: without `disk_now`: the changes of other processes could not be read.
         """
         files, disk = self._handle, self._disk
         state = files.opened
         # Only in a shared volume another process may have changed the state.
-        if state is not None and state.share is not None:
-            state = files.refresh()
+        if state is not None and state.share is not None and not (disk_now and disk_now.is_unavailable):
+            state = files.refresh() if disk_now is None else files.glance()
         if state is None:
             return None
         is_space_low, is_unavailable, lost = disk_now or DiskNow.of(disk)
@@ -249,8 +256,14 @@ class Volume:
         return self._describer.describe(state, disk, flags, is_announced=not is_hidden)
 
     def is_expired(self, size_limit_bytes: int) -> bool:
-        """Whether the TTL has passed since the last modification. Never while the size limit is unknown (0)."""
-        if not (self.ttl and size_limit_bytes) or self.size_bytes <= SUPER_BLOCK_BYTES:
+        """Whether the TTL has passed since the last modification. Never while the size limit is unknown (0).
+
+        Waits for no disk: without the volume's lock, a modification by another process may be missed.
+        """
+        if not (self.ttl and size_limit_bytes):
+            return False
+        state = self._handle.glance()
+        if state is None or state.dat_end_bytes <= SUPER_BLOCK_BYTES:
             return False
         return is_expired(self.ttl, self._last_modified_s, self._clock_ns() // _NS)
 

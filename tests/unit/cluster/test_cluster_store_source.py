@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from support.waiting import LIMIT_S, until
 
 from native_handlers.format.needle import Needle
 from native_handlers.pb import master_pb2
-from native_handlers.storage.model.errors import VolumeNotFound
+from native_handlers.storage.model.errors import ReadFailed, VolumeNotFound
 from native_handlers.storage.store_state import ServerState
 from supervisor.cluster.dial import dial_insecure
 from supervisor.cluster.heartbeat import HeartbeatHandle, serve_heartbeat
@@ -65,6 +66,22 @@ async def start(nursery, store, model, view, **options):
     return await nursery.start(
         lambda task_status: serve_store_source(store, model.source("native"), view, task_status=task_status, **options)
     )
+
+
+async def test_a_look_that_fails_is_logged_and_repeated(nursery, store, model, view, monkeypatch, caplog):
+    """Also the first one, which other parts wait for."""
+    add(store, 3)
+    reports, left = store.volume_reports, iter([ReadFailed(Path("3.idx"), 0, OSError(5, "EIO")), OSError(5, "EIO")])
+
+    def fail_twice():
+        for error in left:
+            raise error
+        return reports()
+
+    monkeypatch.setattr(store, "volume_reports", fail_twice)
+    await start(nursery, store, model, view, refresh_s=0)
+    assert list(messages(model)) == [3]
+    assert caplog.text.count("a look at the volumes failed") == 2
 
 
 async def test_the_first_look_is_complete(nursery, store, model, view):

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 from support.clocks import Clock
-from support.disks import played_disks
+from support.disks import DiskInService, bring_back, played_disks, take_out_of_service
+from support.files import UNSYNCED_FILES
 from support.stores import open_at, place
 from support.waiting import LIMIT_S, wait_until
 
@@ -30,6 +31,7 @@ from native_handlers.storage.disk.health import (
 )
 from native_handlers.storage.disk.space import DiskUsage, MinFree
 from native_handlers.storage.model import errors
+from native_handlers.storage.shared.attach import attach_volume, share_volume
 from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
 from native_handlers.storage.system.files import DiskSpace
 
@@ -68,6 +70,18 @@ def announced(store) -> list[int]:
     return [report.id for report in store.volume_reports() if report.is_announced]
 
 
+@pytest.fixture
+def shared(two, files):
+    """The store of `two`. Its volume 1 has a needle that another process has written, and that memory does not hold."""
+    store, bad, _ = two
+    attached = attach_volume(share_volume(store.get_volume(1)), DiskInService(), time.time_ns, UNSYNCED_FILES)
+    attached.write(Needle(needle_id=2, cookie=COOKIE, data=b"elsewhere"))
+    files.is_cold = True
+    yield store, bad
+    files.let_all_go_on()
+    attached.close()
+
+
 def look_at_all(store) -> None:
     for location in store.locations:
         location.health.look()
@@ -81,6 +95,30 @@ def wait_until_well(store) -> None:
         return not store.locations[0].is_unavailable
 
     wait_until(is_well, "the disk to be well again")
+
+
+def counts_of(store) -> list[int]:
+    return [report.file_count for report in store.volume_reports()]
+
+
+def test_changes_of_other_processes_on_a_disk_that_hangs_are_news_later(shared):
+    store, bad = shared
+    bad.hang()
+    assert counts_of(store) == [1, 1]
+    write(store, 2, b"more", needle_id=2)
+    assert counts_of(store) == [1, 2]
+    bad.go_on()
+    wait_until(lambda: counts_of(store) == [2, 2], "the news of the other process")
+
+
+def test_a_disk_out_of_service_is_not_asked_for_changes_of_other_processes(shared):
+    store, bad = shared
+    take_out_of_service(store.locations[0])
+    before = bad.calls
+    assert counts_of(store) == [1, 1]
+    assert bad.calls == before
+    bring_back(store.locations[0])
+    assert counts_of(store) == [2, 1]
 
 
 class TestBoundedCall:

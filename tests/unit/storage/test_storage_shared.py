@@ -208,6 +208,33 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
     assert get(owner, 3) == b"data"
 
 
+def test_a_disk_that_fails_leaves_the_reports_as_they_were(store, owner, attach, files):
+    """Each volume has its report still: an error would end the looks at all disks."""
+    attached = attach()
+    put(owner, 1)
+    assert [report.file_count for report in store.volume_reports()] == [1]
+    put(attached, 2)
+    files.is_cold = True
+    files.plan["read"] = broken()
+    assert [report.file_count for report in store.volume_reports()] == [1]
+    assert [report.file_count for report in store.reports_of([VID])] == [1]
+    assert owner.room_left_bytes(1 << 30) > 0
+    assert not owner.is_expired(1 << 30)
+    assert not owner.is_read_only
+    assert not owner.read_only_reasons.is_read_only
+    with pytest.raises(ReadFailed):
+        owner.report()
+    files.let_all_go_on()
+    assert [report.file_count for report in store.volume_reports()] == [2]
+
+
+def test_a_look_reads_what_others_wrote_from_memory(store, owner, attach, files):
+    attached = attach()
+    put(attached, 1)
+    files.plan["read"] = broken()
+    assert [report.file_count for report in store.reports_of([VID])] == [1]
+
+
 def test_a_mark_holds_for_who_attaches_after_it(owner, attach):
     """The .vif does not have it, so the shared state must tell."""
     attach()
