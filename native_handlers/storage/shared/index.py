@@ -84,6 +84,13 @@ def _copy(base: SortedSegment) -> SortedSegment:
     return SortedSegment(base.keys.copy(), base.low.copy(), high, base.sizes.copy())
 
 
+def counters_of(table: IndexTable) -> Counters:
+    """The counters of the needles in the columns of `table`."""
+    return Counters(
+        table.file_count, table.content_bytes, table.deleted_count, table.deleted_bytes, table.max_needle_id
+    )
+
+
 def write_columns(files: Files, fd: int, base: SortedSegment) -> int:
     """Writes `base` behind all content of the file and returns its offset in bytes. Raises OSError.
 

@@ -20,7 +20,7 @@ from native_handlers.format.types import TOMBSTONE_SIZE
 from native_handlers.storage.index.needle_map import Counters, Layers
 from native_handlers.storage.index.sorted_segment import empty_base
 from native_handlers.storage.model.errors import ReadFailed, VolumeClosed, WriteFailed
-from native_handlers.storage.shared.index import SharedNeedleIndex, give_back, map_columns, write_columns
+from native_handlers.storage.shared.index import SharedNeedleIndex, counters_of, give_back, map_columns, write_columns
 from native_handlers.storage.shared.repair import repair_files
 from native_handlers.storage.shared.state import BUSY, HELD, INTACT, SEQUENCE, IndexTable, RefusalTexts
 from native_handlers.storage.system.files import NotCached, SharedFile
@@ -180,7 +180,7 @@ class VolumeShare:
                 layers = self._map_layers(table, state)
             except OSError as error:
                 raise ReadFailed(opened.idx.path, 0, error) from error
-            start, counters = table.rows_end_bytes, _counters(table)
+            start, counters = table.rows_end_bytes, counters_of(table)
         if not self._follow_write_state(state):
             return False
         rows = self._read_rows(opened, start, state.idx_end_bytes, is_hurried=is_hurried)
@@ -318,8 +318,12 @@ class VolumeShare:
                 opened = reopen(opened)
             else:
                 problem = self.repair(opened)
-        if problem is None and self.is_behind(opened):
-            self.follow(opened, may_wait=True)
+        if self.is_behind(opened):
+            try:
+                self.follow(opened, may_wait=True)
+            except ReadFailed:
+                if problem is None:  # else that is the reason; readers get this error, and try again
+                    raise
         self.begin()
         return opened, problem
 
@@ -366,16 +370,19 @@ class VolumeShare:
 
         `opened` is then as of the last commit, and its index unchanged.
 
-        Raises OSError; the repair must be repeated.
+        Raises OSError: the repair must be repeated. The index is followed as before.
         """
         state = self.state.read()
-        opened.followed(state.progress)
+        index = opened.index
+        assert isinstance(index, SharedNeedleIndex)
+        with self._mutex:
+            if index.sequence != state.sequence:
+                index.sequence = -1  # the index lacks rows before the end that `opened` has from here on
+            opened.followed(state.progress)
         repaired = repair_files(self.files, opened, self.width)
         if repaired.problem is not None:
             self._seen = state
             return repaired.problem
-        index = opened.index
-        assert isinstance(index, SharedNeedleIndex)
         # Entries of an unfinished append of this process are dropped.
         index.sequence = -1
         self._commit(
@@ -423,7 +430,8 @@ class VolumeShare:
         state = self._save_write_state(state)
         if state is not seen:
             assert isinstance(opened.index, SharedNeedleIndex)
-            opened.index.sequence = self._commit(state).sequence
+            sequence = self._commit(state).sequence
+            opened.index.sequence = sequence if opened.index.sequence >= 0 else -1
 
     def _save_write_state(self, state: CommittedState) -> CommittedState:
         if self._write_state is None or self._write_state.texts == self._texts:
@@ -438,10 +446,10 @@ class VolumeShare:
 
     def _publish_if_full(self, opened: VolumeState) -> None:
         entries = len(opened.index.layers.delta)
-        if not opened.index.is_delta_full or entries < self._publish_at_entries:
-            return
         index = opened.index
         assert isinstance(index, SharedNeedleIndex)
+        if not index.is_delta_full or entries < self._publish_at_entries or index.sequence < 0:
+            return
         try:
             self._publish(opened, index, files_generation=opened.files_generation)
             self._publish_at_entries = 0
@@ -518,12 +526,6 @@ class VolumeShare:
             fd, self.fd = self.fd, -1
         if fd >= 0:
             self.files.close(fd)
-
-
-def _counters(table: IndexTable) -> Counters:
-    return Counters(
-        table.file_count, table.content_bytes, table.deleted_count, table.deleted_bytes, table.max_needle_id
-    )
 
 
 def open_present(share: VolumeShare, paths: VolumePaths, *, tries: int = TRIES) -> VolumeState:

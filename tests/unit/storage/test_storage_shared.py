@@ -208,6 +208,47 @@ def test_an_index_file_that_was_cut_stops_every_process(owner, attach):
     assert get(owner, 3) == b"data"
 
 
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_files_that_cannot_be_repaired_lose_nothing_that_was_acknowledged(owner, attach, files, is_readable):
+    """The process that finds the fault had not followed all of the others' changes."""
+    attached = attach()
+    put(owner, 1)
+    assert get(attached, 1) == b"data"
+    put(attached, 2)
+    opened = attached.handle.opened
+    # No process that follows the protocol does this. The dead holder makes the next one check.
+    os.pwrite(opened.dat.fd, b"\xff" * 64, opened.dat_end_bytes)
+    opened.share.state.words[BUSY] = 1
+    if not is_readable:
+        files.matches = lambda path: str(path).endswith(".idx")
+        files.plan["read"] = 1, errno.EIO  # the repair reads it first
+    with pytest.raises(ReadOnly):
+        put(owner, 3)
+    if not is_readable:
+        with pytest.raises(ReadFailed):
+            get(owner, 2)
+        files.let_all_go_on()
+    assert get(owner, 2) == get(attached, 2) == b"data"
+    assert owner.report().file_count == attached.report().file_count == 2
+    os.ftruncate(opened.dat.fd, opened.dat_end_bytes)
+
+
+def test_a_repair_that_fails_loses_nothing_that_was_acknowledged(owner, attach, files):
+    attached = attach()
+    put(owner, 1)
+    put(attached, 2)
+    opened = attached.handle.opened
+    os.pwrite(opened.idx.fd, b"half a r", opened.idx_end_bytes)
+    opened.share.state.words[BUSY] = 1
+    files.plan["truncate"] = broken()
+    with pytest.raises(WriteFailed):
+        put(owner, 3)
+    assert get(owner, 2) == b"data"
+    files.let_all_go_on()
+    put(owner, 3)
+    assert get(attached, 3) == get(owner, 2) == b"data"
+
+
 def test_a_disk_that_fails_leaves_the_reports_as_they_were(store, owner, attach, files):
     """Each volume has its report still: an error would end the looks at all disks."""
     attached = attach()
