@@ -160,7 +160,7 @@ def routing_text(table: Table) -> str:
 async def reload(node: Node) -> None:
     """Handles SIGHUP: security files, routing table, then the parts of `node.reloads` (new volumes, the child).
 
-    If a disk fails in a part, the log says so and the other parts run.
+    The parts run side by side. If one fails, the log says so and the others go on.
     """
     try:
         await trio.to_thread.run_sync(node.reload_security)

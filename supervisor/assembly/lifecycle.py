@@ -42,12 +42,23 @@ class Reloads:
             self._parts.remove(part)
 
     async def run(self) -> None:
-        """Calls every part, one after the other. If a disk fails in a part, the log says so and the others run."""
-        for part in list(self._parts):
-            try:
-                await part()
-            except (OSError, StorageError) as error:
-                log.error("a part of the reload failed: %s", error)
+        """Calls every part, side by side, and returns when all have ended. If one fails, the log says so.
+
+        A part may wait for a disk that hangs, and another one tells workers of keys that are not valid any more.
+        """
+        async with trio.open_nursery() as nursery:
+            for part in list(self._parts):
+                nursery.start_soon(_run_part, part)
+
+
+async def _run_part(part: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await part()
+    except (OSError, StorageError) as error:
+        log.error("a part of the reload failed: %s", error)
+    except Exception:
+        # The other parts go on, and so does the server, as where the whole reload fails.
+        log.exception("a part of the reload failed")
 
 
 class StopRequest:

@@ -150,6 +150,27 @@ async def test_a_disk_that_fails_in_one_part_of_a_reload_keeps_no_other_from_bei
     assert "a part of the reload failed: the store is closed" in caplog.text
 
 
+async def test_a_part_of_a_reload_that_hangs_or_has_a_fault_keeps_no_other_waiting(nursery, caplog):
+    """New volumes may be looked for on a disk that hangs. Workers must learn of revoked keys all the same."""
+    reloads, told, parts = Reloads(), trio.Event(), ExitStack()
+
+    async def fail():
+        raise KeyError("a fault")
+
+    async def tell_workers():
+        told.set()
+
+    with parts:
+        for part in (trio.sleep_forever, fail, tell_workers):
+            parts.enter_context(reloads.including(part))
+        nursery.start_soon(reloads.run)
+        with trio.fail_after(LIMIT_S):
+            await told.wait()
+            await trio.testing.wait_all_tasks_blocked()
+    assert "a fault" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
 def test_leaves_of_nested_groups():
     first, second = ValueError("first"), KeyError("second")
     group = ExceptionGroup("outer", [first, ExceptionGroup("inner", [second])])
