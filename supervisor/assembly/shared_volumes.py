@@ -53,7 +53,9 @@ class SharedVolumes:
         self._most = most
         self._tell = tell
         self._shared: dict[int, _Shared] = {}
-        """By id. The event loop adds, any thread removes."""
+        """By id, until all workers have let go. Only the event loop changes it."""
+        self._ending: set[int] = set()
+        """Volumes whose end workers are being told, because one asked for the volume."""
         self._threads = trio.CapacityLimiter(SHARING_THREADS)
         self._token = trio.lowlevel.current_trio_token()
 
@@ -77,13 +79,18 @@ class SharedVolumes:
         except StorageError as error:
             raise CallRefused(str(error)) from error
         # A change from here on, and one that came before, is seen by `note`, or by the comparison below.
-        may_write = self._may_write(volume_id)
-        self._shared[volume_id] = _Shared(volume, volume.share_generation, may_write)
+        shared = _Shared(volume, volume.share_generation, self._may_write(volume_id))
+        known = self._shared.setdefault(volume_id, shared)
+        if known != shared:
+            # Other workers have the volume as it was. This entry must not make it look as if they knew of the change.
+            self._end_soon(volume_id, known)
+            raise CallRefused(f"volume {volume_id} has just changed")
         if not self._is_current(volume_id) or volume_id in self._store.settling:
-            del self._shared[volume_id]
+            if known is shared:
+                del self._shared[volume_id]
             raise CallRefused(f"volume {volume_id} was closed meanwhile")
         path = f"/proc/{os.getpid()}/fd/{descriptor}"
-        return SharedVolume(path, volume.disk_id, volume.disk_type, may_write).as_data()
+        return SharedVolume(path, volume.disk_id, volume.disk_type, shared.may_write).as_data()
 
     def _may_write(self, volume_id: int) -> bool:
         """Whether workers may change a volume: where there are shards of the volume too, these have its deletions."""
@@ -102,16 +109,28 @@ class SharedVolumes:
         """A listener of the store. Where a shared volume was closed, has other files, or is to be changed by other
         processes than before, returns when all workers have let go of it; on the event loop, at once.
         """
-        if volume_id not in self._shared or self._is_current(volume_id):
+        known = self._shared.get(volume_id)
+        if known is None or self._is_current(volume_id):
             return
-        self._shared.pop(volume_id, None)
         if trio.lowlevel.in_trio_run():
-            trio.lowlevel.spawn_system_task(self._tell, [volume_id])
+            self._end_soon(volume_id, known)
             return
         try:
-            trio.from_thread.run(partial(self._tell, [volume_id]), trio_token=self._token)
+            trio.from_thread.run(self._end, volume_id, known, trio_token=self._token)
         except (trio.RunFinishedError, trio.Cancelled):
             log.debug("volume %d: the workers end with this process", volume_id)
+
+    def _end_soon(self, volume_id: int, known: _Shared) -> None:
+        if volume_id not in self._ending:
+            self._ending.add(volume_id)
+            trio.lowlevel.spawn_system_task(self._end, volume_id, known)
+
+    async def _end(self, volume_id: int, known: _Shared) -> None:
+        """Returns when no worker has the volume open as `known` says. Until then nobody gets it otherwise."""
+        await self._tell([volume_id])
+        if self._shared.get(volume_id) is known:
+            del self._shared[volume_id]
+        self._ending.discard(volume_id)
 
     def _is_current(self, volume_id: int) -> bool:
         shared = self._shared.get(volume_id)

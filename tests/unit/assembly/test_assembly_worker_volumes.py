@@ -152,6 +152,37 @@ async def test_a_volume_with_shards_here_is_changed_by_the_parent_alone(store, b
     remove()
 
 
+async def test_a_worker_that_asks_in_the_middle_of_a_change_hides_it_from_no_other(store, board, monkeypatch):
+    """The shards count already, and nobody has been told: another worker would go on deleting in the volume alone."""
+    parent, coded = Parent(store), set()
+    remove = store.ec.add_listener(parent.shared.note_shards)
+    monkeypatch.setattr(store.ec, "copies", lambda volume_id: tuple(coded & {volume_id}))
+    async with worker_of(parent, board) as volumes:
+        writer = await writer_in(volumes, 7)
+        coded.add(7)
+        with pytest.raises(CallRefused, match="has just changed"):
+            await parent.ask(7)
+        await trio.to_thread.run_sync(store.ec.tell)
+        assert writer.is_closed, "whoever changes the volume waits for that"
+        assert not (await parent.ask(7)).may_write
+    remove()
+
+
+async def test_a_worker_that_asks_after_a_vacuum_frees_the_files_of_the_others(store, board):
+    """Also where nobody is told of the vacuum."""
+    parent = Parent(store)
+    async with worker_of(parent, board) as volumes:
+        writer = await writer_in(volumes, 7)
+        list(store.find_volume(7).compaction.run(CompactionOptions()))
+        await trio.to_thread.run_sync(store.commit_compaction, store.get_volume(7))
+        assert not parent.told
+        with pytest.raises(CallRefused, match="has just changed"):
+            await parent.ask(7)
+        await until(lambda: parent.told == [7])
+        assert writer.is_closed
+        assert (await parent.ask(7)).may_write
+
+
 async def test_what_others_write_is_followed_without_a_read(store, board):
     """A reader that is far behind would be read in threads."""
     parent = Parent(store)
