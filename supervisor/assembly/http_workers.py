@@ -209,11 +209,15 @@ def share_store(  # noqa: PLR0913, PLR0917  a part of `prepare_workers`
     at_end: ExitStack,
 ) -> SharedVolumes:
     """Shares the volumes of `store` with workers until `at_end`. The `count` workers are told through `workers()`."""
-    from supervisor.assembly.shared_volumes import SharedVolumes  # noqa: PLC0415  (storage core)
+    from supervisor.assembly.lock_watch import is_waiting_for_disk  # noqa: PLC0415  (storage core)
+    from supervisor.assembly.shared_volumes import SharedVolumes  # noqa: PLC0415  (with it)
     from supervisor.assembly.shown_disks import show_disks  # noqa: PLC0415
 
     async def tell(volume_ids: list[int]) -> None:
-        told = await workers().push("release", {"volume_ids": volume_ids}, waits_for_new=False)
+        # The kernel would end a worker that waits for a disk no sooner than the disk answers, and its clients with it.
+        # What it writes then goes to files that the volume has, or was acknowledged before the volume was closed.
+        body: JsonObject = {"volume_ids": volume_ids}
+        told = await workers().push("release", body, waits_for_new=False, spares=is_waiting_for_disk)
         log.debug("%d HTTP workers have let go of volumes %s", told, volume_ids)
 
     shared = SharedVolumes(store, most, tell)

@@ -121,7 +121,9 @@ class Workers:
         """Stops all workers for good: they drain. `serve` returns when all have ended."""
         self._stop_requested.set()
 
-    async def push(self, kind: str, body: JsonObject, *, waits_for_new: bool = True) -> int:
+    async def push(
+        self, kind: str, body: JsonObject, *, waits_for_new: bool = True, spares: Callable[[int], bool] | None = None
+    ) -> int:
         """Tells every worker that something has changed. Returns when the change holds in all: each worker has
         acknowledged, or has been ended. One push is made after the other.
 
@@ -129,6 +131,8 @@ class Workers:
 
         Args:
             waits_for_new: False leaves out workers that do not serve yet, because they have nothing to change.
+            spares: asked in a thread whether the worker with a process id goes on although it has not acknowledged in
+                time. The change holds there later.
 
         Returns:
             How many workers have acknowledged.
@@ -139,7 +143,7 @@ class Workers:
         async with self._pushing, trio.open_nursery() as nursery:
             for worker in list(self._running.values()):
                 if waits_for_new or worker.is_ready:
-                    nursery.start_soon(self._push_to, worker, kind, body, acknowledged)
+                    nursery.start_soon(self._push_to, worker, kind, body, acknowledged, spares)
         return len(acknowledged)
 
     async def end(self, pid: int, why: str) -> None:
@@ -159,22 +163,33 @@ class Workers:
                     if worker.is_ready:
                         nursery.start_soon(self._ask_for_counts, worker)
 
-    async def _push_to(self, worker: _Worker, kind: str, body: JsonObject, acknowledged: list[_Worker]) -> None:
+    async def _push_to(
+        self,
+        worker: _Worker,
+        kind: str,
+        body: JsonObject,
+        acknowledged: list[_Worker],
+        spares: Callable[[int], bool] | None,
+    ) -> None:
         await worker.serves_or_has_ended.wait()
         if not worker.is_ready:
             return
-        why = "no answer"
+        why, pid = "no answer", worker.process.pid
+        is_late = True
         with trio.move_on_after(self._spec.bounds.push_s):
             try:
                 await worker.channel.call(kind, body)
             except ChannelError as error:
-                why = str(error)
+                why, is_late = str(error), False
             else:
                 acknowledged.append(worker)
                 return
         if self._stop_requested.is_set():
             return  # its place waits for its end
-        log.error("HTTP worker %d (pid %d) is ended: %s: %s", worker.number, worker.process.pid, kind, why)
+        if is_late and spares is not None and await trio.to_thread.run_sync(spares, pid):
+            log.warning("HTTP worker %d (pid %d) waits for a disk, and does later: %s", worker.number, pid, kind)
+            return
+        log.error("HTTP worker %d (pid %d) is ended: %s: %s", worker.number, pid, kind, why)
         await self._kill(worker)
 
     async def _kill(self, worker: _Worker) -> None:

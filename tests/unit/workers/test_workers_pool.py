@@ -263,6 +263,16 @@ async def test_a_push_does_not_wait_for_a_killed_worker_that_a_disk_keeps_from_e
         await until(lambda: workers.ready_count == 2)
 
 
+async def test_a_push_may_spare_a_worker_that_is_late_for_a_reason(autojump_clock, stage, caplog):
+    async with serving(stage, count=3) as workers:
+        stage.last(0).behaviour["release"] = stage.last(1).behaviour["release"] = sleep_on
+        waiting, hanging = stage.last(0), stage.last(1)
+        assert await workers.push("release", {"volume_ids": [3]}, spares=waiting.pid.__eq__) == 1
+        assert waiting in stage.running
+        assert hanging not in stage.running
+        assert f"(pid {waiting.pid}) waits for a disk, and does later: release" in caplog.text
+
+
 async def test_a_push_may_leave_out_a_worker_that_does_not_serve_yet(autojump_clock, stage):
     async with serving(stage) as workers:
         stage.behaviour["start"] = sleep_on
