@@ -31,7 +31,7 @@ class ReadingShare(VolumeShare):
 
     reads_only = True
 
-    def bind(self, write_state: WriteState, *, is_owner: bool) -> None:
+    def bind(self, write_state: WriteState, files_of_owner: Files | None = None) -> None:
         """Nothing: this process takes no writes, whatever the others do."""
 
     def join_work(

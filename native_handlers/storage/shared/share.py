@@ -70,19 +70,19 @@ class VolumeShare:
         # Protects _seen and _texts, and makes each follow and each publication one step for this process's threads.
         self._mutex = threading.RLock()
         self._publish_at_entries = 0
-        self._is_owner = False
+        self._files_of_owner: Files | None = None
         self.loop_thread: int | None = None
         self._lock_wanted_at_s: float | None = None
 
-    def bind(self, write_state: WriteState, *, is_owner: bool) -> None:
+    def bind(self, write_state: WriteState, files_of_owner: Files | None = None) -> None:
         """See `VolumeSharing.bind`.
 
         A process that has just attached takes over the present reasons for refusing writes: the .vif may lack them.
         """
-        if is_owner:
+        if files_of_owner is not None:
             write_state.on_hold = partial(self._publish_hold, write_state)
             write_state.on_hold()
-            self._is_owner = True
+            self._files_of_owner = files_of_owner
         with self._mutex:
             self._write_state = write_state
             while self._seen is not None and not self._adopt_texts(self.state.read()):
@@ -379,19 +379,14 @@ class VolumeShare:
             if index.sequence != state.sequence:
                 index.sequence = -1  # the index lacks rows before the end that `opened` has from here on
             opened.followed(state.progress)
-        repaired = repair_files(self.files, opened, self.width)
+        repaired = repair_files(self._files_of_owner or self.files, opened, self.width)
         if repaired.problem is not None:
             self._seen = state
             return repaired.problem
         # Entries of an unfinished append of this process are dropped.
         index.sequence = -1
-        self._commit(
-            state._replace(
-                dat_end_bytes=repaired.dat_end_bytes,
-                idx_end_bytes=repaired.idx_end_bytes,
-                last_append_at_ns=repaired.last_append_at_ns,
-            )
-        )
+        ends = repaired._asdict()
+        self._commit(state._replace(**{name: ends[name] for name in ends if name != "problem"}))
         return None
 
     def finish(self, opened: VolumeState | None, *, is_sound: bool) -> None:
@@ -520,7 +515,7 @@ class VolumeShare:
 
     def release(self) -> None:
         """Ends this process's share: closes its descriptor, which also releases the lock."""
-        if self._is_owner and self._write_state is not None:
+        if self._files_of_owner is not None and self._write_state is not None:
             self._write_state.on_hold = None
         with self._mutex:
             fd, self.fd = self.fd, -1

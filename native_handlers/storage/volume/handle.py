@@ -77,7 +77,7 @@ class VolumeHandle:
         self._clock_ns = clock_ns
         self._shared_fd: int | None = None
         if state.share is not None:
-            state.share.bind(write_state, is_owner=False)
+            state.share.bind(write_state)
             self._take_part(state.share)
 
     # ---- writing
@@ -200,7 +200,7 @@ class VolumeHandle:
             if self._shared_fd is None:
                 try:
                     fd, share = create(self.files, state.paths, self.offset_width_bytes)
-                    share.bind(self.write_state, is_owner=True)
+                    share.bind(self.write_state, self.files_with_reserve)
                     share.adopt(state, files_generation=1)
                 except OSError as error:
                     raise WriteFailed(state.idx.path, 0, error) from error

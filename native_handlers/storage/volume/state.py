@@ -29,11 +29,12 @@ class FilesSwapped(Exception):
 class VolumeSharing(Protocol):
     """One process's share in a volume that several processes have open. `shared.share.VolumeShare` implements it."""
 
-    def bind(self, write_state: WriteState, *, is_owner: bool) -> None:
+    def bind(self, write_state: WriteState, files_of_owner: Files | None = None) -> None:
         """Sets the `WriteState` that takes over the other processes' changes, and whose changes are published.
 
         Args:
-            is_owner: whether this process has opened the volume. While its `WriteState` is held, others do not write.
+            files_of_owner: in the process that has opened the volume, the files for repairs, which must work on a full
+                disk. While its `WriteState` is held, others do not write. None in the other processes.
         """
 
     @property

@@ -23,6 +23,8 @@ from native_handlers.storage.disk.reserve_file import MAX_RESERVE_BYTES, RESERVE
 from native_handlers.storage.disk.session_mark import SESSION_FILE_NAME
 from native_handlers.storage.model import errors
 from native_handlers.storage.model.report import FindingKind
+from native_handlers.storage.shared.attach import share_volume
+from native_handlers.storage.shared.state import BUSY
 from native_handlers.storage.system.files import DiskSpace, OsFiles
 
 COOKIE = 0xC0FFEE
@@ -223,6 +225,23 @@ class TestService:
             assert store.find_volume(VID).marks.is_on_disk is persist
             assert store.state.maintenance
             assert str(store.find_volume(VID).replica_placement) == "001"
+
+    def test_what_a_worker_left_when_it_died_is_repaired(self, tmp_path, disk):
+        """It had written a record, and died before the row."""
+        with served(tmp_path, disk) as store:
+            volume = store.get_volume(VID)
+            share_volume(volume)
+            opened = volume.handle.opened
+            start_bytes = opened.dat_end_bytes
+            write(store, 21)
+            record = os.pread(opened.dat.fd, opened.dat_end_bytes - start_bytes, start_bytes)
+            os.pwrite(opened.dat.fd, record, opened.dat_end_bytes)
+            opened.share.state.words[BUSY] = 1
+            fill(disk)
+            assert volume.delete(19, COOKIE) > 0
+            report = volume.report()
+            assert (report.file_count, report.delete_count) == (22, 2), "the record was found and replaces its like"
+            assert store.locations[0].is_space_low
 
     def test_a_used_up_reserve_refuses_and_leaves_everything_whole(self, tmp_path, disk):
         with served(tmp_path, disk) as store:
