@@ -158,6 +158,7 @@ def prepare_workers(
     check_sendable(descriptors)
     handlers: dict[str, CallHandler] = {"holders": holders}
     watch: Callable[[], Awaitable[None]] | None = None
+    note_end: Callable[[int], None] = board.mark_absent
     if native is not None:
 
         def started() -> Workers:
@@ -165,6 +166,7 @@ def prepare_workers(
 
         shared = share_store(native.store, plan.shared_volumes, started, board, count, at_end)
         handlers["share"] = shared.share
+        note_end = partial(_note_end, board, shared)
         watch = partial(watch_locks, shared, started)
         tasks.throttle.join_downloads(partial(board.downloads_of_workers, count), board.publish_parents_downloads)
         tasks.throttle.join_uploads(partial(board.uploads_of_workers, count), board.publish_parents_uploads)
@@ -173,7 +175,7 @@ def prepare_workers(
         start=lambda _number: start_worker(node.early_workers, kind, descriptors),
         settings=settings,
         handlers=handlers,
-        note_end=board.mark_absent,
+        note_end=note_end,
         bounds=WorkerBounds(drain_s=DRAIN_HTTP_S + DRAIN_MARGIN_S),
     )
     workers: Workers = Workers(spec)
@@ -225,6 +227,11 @@ def share_store(  # noqa: PLR0913, PLR0917  a part of `prepare_workers`
     at_end.callback(store.ec.add_listener(shared.note_shards))
     at_end.callback(show_disks(store, board, count))
     return shared
+
+
+def _note_end(board: ConnectionBoard, shared: SharedVolumes, number: int) -> None:
+    board.mark_absent(number)
+    shared.note_death()
 
 
 async def watch_locks(shared: SharedVolumes, workers: Callable[[], Workers]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from native_handlers.format.errors import FormatError
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.shared.attach import share_volume
 from supervisor.workers.board import MAX_DISKS
@@ -104,6 +105,22 @@ class SharedVolumes:
     def waiting(self, limit_s: float) -> list[Volume]:
         """The volumes whose lock this process has been waiting for longer than `limit_s`."""
         return [shared.volume for shared in list(self._shared.values()) if shared.volume.handle.lock_wait_s > limit_s]
+
+    def note_death(self) -> None:
+        """A worker has ended, perhaps in a change: what it left is repaired now. Until then other workers leave all
+        changes of such a volume to this process.
+        """
+        for shared in list(self._shared.values()):
+            if shared.volume.handle.was_left_busy:
+                trio.lowlevel.spawn_system_task(self._settle, shared.volume)
+
+    async def _settle(self, volume: Volume) -> None:
+        # A thread of its own: the disk may hang, or another worker in its change.
+        limiter = trio.CapacityLimiter(1)
+        try:
+            await trio.to_thread.run_sync(volume.handle.settle, limiter=limiter, abandon_on_cancel=True)
+        except (StorageError, FormatError) as error:
+            log.warning("volume %d: what a worker left is repaired at the next change: %s", volume.id, error)
 
     def note(self, volume_id: int) -> None:
         """A listener of the store. Where a shared volume was closed, has other files, or is to be changed by other

@@ -184,8 +184,7 @@ class VolumeHandle:
     def rejoin(self, state: VolumeState) -> None:
         """Opens the volume's new files, or notices that it was closed, by taking the lock. Raises ReadFailed."""
         try:
-            with self.begin_write():
-                pass
+            self.settle()
         except (WriteFailed, LeftToOwner) as error:
             raise ReadFailed(state.dat.path, 0, OSError(str(error))) from error
 
@@ -221,6 +220,17 @@ class VolumeHandle:
         """For how long a thread of this process has been waiting for the lock between processes; 0 for none."""
         state = self.opened
         return state.share.lock_wait_s if state is not None and state.share is not None else 0.0
+
+    @property
+    def was_left_busy(self) -> bool:
+        """Whether a process that shares the volume is in a change, or has died in one. Waits for nothing."""
+        state = self.opened
+        return state is not None and state.share is not None and state.share.was_left_busy
+
+    def settle(self) -> None:
+        """Waits for changes under way, and repairs what a process left that died in one. Raises as `begin_write`."""
+        with self.begin_write():
+            pass
 
     @property
     def is_behind(self) -> bool:

@@ -43,6 +43,11 @@ class VolumeSharing(Protocol):
         ...
 
     @property
+    def was_left_busy(self) -> bool:
+        """Whether a process is in a change, or has died in one. Waits for nothing."""
+        ...
+
+    @property
     def lock_wait_s(self) -> float:
         """For how long a thread of this process has been waiting for the lock between processes; 0 for none."""
         ...

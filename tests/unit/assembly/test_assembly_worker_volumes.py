@@ -15,9 +15,10 @@ from support.waiting import until
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.model.compaction import CompactionOptions
-from native_handlers.storage.model.errors import DiskUnavailable
+from native_handlers.storage.model.errors import DiskUnavailable, LeftToOwner
 from native_handlers.storage.shared.attach import share_volume
 from native_handlers.storage.shared.share import PASSING_BYTES
+from native_handlers.storage.shared.state import BUSY
 from supervisor.assembly.shared_volumes import SharedVolumes
 from supervisor.assembly.shown_disks import show_disks
 from supervisor.assembly.worker_volumes import ASK_AGAIN_S, WorkerVolumes
@@ -194,6 +195,31 @@ async def test_what_others_write_is_followed_without_a_read(store, board):
         assert reader.try_read_cached(1, COOKIE) is None
         await until(lambda: not reader.handle.is_behind)
         assert reader.try_read_cached(1, COOKIE).data == b"data"
+
+
+async def test_what_a_worker_left_is_repaired_when_it_has_ended(store, board, caplog):
+    """Not at the next change, which may be long after."""
+    parent = Parent(store)
+    hide_disks = show_disks(store, board, 2)
+    async with worker_of(parent, board) as volumes:
+        writer = await writer_in(volumes, 7)
+        opened = writer.handle.opened
+        os.pwrite(opened.idx.fd, b"half a r", opened.idx_end_bytes)
+        opened.share.state.words[BUSY] = 1
+        with pytest.raises(LeftToOwner):
+            await trio.to_thread.run_sync(writer.write, Needle(needle_id=2, cookie=COOKIE, data=b"data"))
+        parent.shared.note_death()
+        await until(lambda: not opened.share.was_left_busy)
+        assert os.fstat(opened.idx.fd).st_size == opened.idx_end_bytes
+        await trio.to_thread.run_sync(writer.write, Needle(needle_id=2, cookie=COOKIE, data=b"data"))
+        parent.shared.note_death()
+        # No process that follows the protocol does this.
+        os.pwrite(opened.dat.fd, b"\xff" * 64, opened.dat_end_bytes)
+        opened.share.state.words[BUSY] = 1
+        parent.shared.note_death()
+        await until(lambda: store.find_volume(7).is_read_only)
+        os.ftruncate(opened.dat.fd, opened.dat_end_bytes)
+    hide_disks()
 
 
 async def test_the_parents_event_loop_follows_little_of_what_workers_write(store, board):
