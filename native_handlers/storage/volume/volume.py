@@ -250,7 +250,7 @@ class Volume:
         if state is None:
             return None
         is_space_low, is_unavailable, lost = disk_now or DiskNow.of(disk)
-        is_hidden = is_unavailable or self._health.is_quarantined or self in lost
+        is_hidden = is_unavailable or self._write_state.is_failing or self in lost
         is_hidden = is_hidden or (files.super_block.ttl.count > 0 and self.is_expired(size_limit_bytes))
         flags = self._write_state.flags(is_space_low=is_space_low)
         return self._describer.describe(state, disk, flags, is_announced=not is_hidden)

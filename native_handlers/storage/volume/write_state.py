@@ -109,6 +109,11 @@ class WriteState:
         return _TIERED if self._is_tiered else None
 
     @property
+    def is_failing(self) -> bool:
+        """Whether repeated I/O errors stop the writes: errors of this process, or of one that shares the volume."""
+        return self._health.is_quarantined or self._no_write_or_delete == _FAILING
+
+    @property
     def is_stopped(self) -> bool:
         """Whether there is a fault, as opposed to an operator's mark."""
         return self._no_write_or_delete not in {None, _MARKED}

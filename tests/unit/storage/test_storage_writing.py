@@ -284,7 +284,9 @@ def test_repeated_io_errors_stop_all(owner, attach):
         with pytest.raises(ReadOnly) as refused:
             put(volume, 2)
         assert refused.value.reason == "repeated I/O errors"
+    assert not owner.report().is_announced, "the master replicates it elsewhere"
     owner.marks.mark_writable()
+    assert owner.report().is_announced
     assert try_put(writer, 2) == [2]
 
 
