@@ -14,7 +14,7 @@ from support.waiting import LIMIT_S, until, wait_until
 from native_handlers.format.needle import Needle
 from native_handlers.storage.shared.attach import share_volume
 from supervisor.assembly import lock_watch
-from supervisor.assembly.lock_watch import find_holders, is_waiting_for_disk, serve_lock_watch
+from supervisor.assembly.lock_watch import HOLD_S, LOOK_S, find_locked, is_waiting_for_disk, serve_lock_watch
 
 HOLDER = """
 import fcntl, os, struct, sys
@@ -45,20 +45,32 @@ def holder(volume):
 
 def test_the_kernel_says_who_holds_a_lock(volume, holder):
     memory = volume.handle.share_memory
-    pids = [os.getpid(), holder.pid, 2**22 - 1]
-    assert find_holders(pids, memory) == [holder.pid]
-    assert find_holders(pids, (memory[0], memory[1] + 10_000)) == []
+    own, absent = os.getpid(), 2**22 - 1
+
+    def holders():
+        return [pid for pid, files in find_locked([own, holder.pid, absent]).items() if memory in files]
+
+    assert holders() == [holder.pid]
+    assert find_locked([absent]) == {absent: set()}
     holder.kill()
     holder.wait()
-    assert find_holders(pids, memory) == []
+    assert holders() == []
     with volume.handle.begin_write():
-        assert find_holders(pids, memory) == [os.getpid()]
-    assert find_holders(pids, memory) == []
+        assert holders() == [own]
+    assert holders() == []
 
 
 def test_who_does_not_wait_for_a_disk(holder):
     assert not is_waiting_for_disk(holder.pid)
     assert not is_waiting_for_disk(2**22 - 1)
+
+
+class PlayedVolume:
+    """A volume whose lock is waited for."""
+
+    def __init__(self, number):
+        self.id = number
+        self.handle = SimpleNamespace(share_memory=(0, number), lock_wait_s=2 * HOLD_S)
 
 
 class PlayedWorkers:
@@ -97,6 +109,39 @@ async def test_a_worker_that_hangs_with_a_lock_is_ended_and_no_other(volume, hol
     assert "the lock of volume 7" in workers.ended[0][1]
     assert other.poll() is None
     assert volume.read(1, cookie=1).needle.data == b"data"
+
+
+async def test_a_disk_that_hangs_is_looked_at_less_and_less(autojump_clock, monkeypatch, caplog):
+    """One look is at all volumes: it reads every descriptor of every worker."""
+    looks, volumes = [], [PlayedVolume(1), PlayedVolume(2)]
+
+    async def run_here(work, *args):
+        await trio.lowlevel.checkpoint()
+        return work(*args)
+
+    def locked(pids):
+        looks.append(trio.current_time())
+        return {pid: {(0, 1), (0, 2)} for pid in pids}
+
+    # A thread's time is none of the test's clock.
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
+    monkeypatch.setattr(lock_watch, "find_locked", locked)
+    monkeypatch.setattr(lock_watch, "is_waiting_for_disk", lambda _pid: True)
+    workers, shared = SimpleNamespace(pids={0: 1000}), SimpleNamespace(waiting=lambda _limit_s: list(volumes))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_lock_watch, shared, lambda: workers)
+        await trio.sleep(20 * HOLD_S)
+        assert 20 <= len(looks) < 26
+        assert looks[1] - looks[0] == pytest.approx(LOOK_S)
+        assert caplog.text.count("waits for the disk") == 2
+        held = volumes.pop()
+        volumes.clear()
+        await trio.sleep(2 * HOLD_S)
+        looks.clear()
+        volumes.append(held)
+        await trio.sleep(3.5 * LOOK_S)
+        assert len(looks) == 2, "another one is noticed as soon as the first"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_worker_that_waits_for_a_disk_is_not_ended(volume, holder, monkeypatch, caplog):
