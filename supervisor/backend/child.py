@@ -188,7 +188,7 @@ class _Runner:
             was_ready = handle.is_ready or handle.state is BackendState.STOPPING
             handle.attach(None)
             self._spec.note_process(None)
-            status = child.reap()
+            status = await child.end(KILL_LIMIT_S)
         now_s = trio.current_time()
         return Exit(at_s=now_s, status=status, was_ready=was_ready, lifetime_s=now_s - began_s)
 

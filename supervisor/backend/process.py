@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import trio
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class TiedProcess:
     """A process that runs, or has ended and is not reaped.
 
-    The owner must call `reap` in every case. `reap` also closes what the object holds.
+    The owner must call `end` or `reap` in every case. Both also close what the object holds.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], pidfd: int) -> None:
@@ -73,6 +74,19 @@ class TiedProcess:
             return self._popen.wait()
         finally:
             os.close(self._pidfd)
+
+    async def end(self, limit_s: float) -> int:
+        """As `reap`, but keeps no other task waiting. A process that waits for a disk ends only when the disk answers:
+        after `limit_s` a thread goes on waiting for it, and the status is that of the kill.
+
+        Cancellation: none of it is left out.
+        """
+        self.kill_group()
+        with trio.move_on_after(limit_s, shield=True):
+            await self.wait_exit()
+            return self.reap()
+        threading.Thread(target=self.reap, name=f"reap {self.pid}", daemon=True).start()
+        return -signal.SIGKILL
 
 
 class ChildProcess(TiedProcess):

@@ -43,7 +43,7 @@ class WorkerProcess(Protocol):
 
     def kill_group(self) -> None: ...
 
-    def reap(self) -> int: ...
+    async def end(self, limit_s: float) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +230,7 @@ class Workers:
         exits: list[Exit] = []
         while not self._stop_requested.is_set():
             ended = await self._run_once(number)
+            await trio.lowlevel.checkpoint_if_cancelled()  # another place may have given up, and said why
             if self._stop_requested.is_set():
                 return
             exits = relevant_exits(self._spec.policy, [*exits, ended], trio.current_time())
@@ -268,9 +269,9 @@ class Workers:
         try:
             await self._accompany(worker)
         finally:
-            del self._running[number]
             was_ready, worker.is_ready = worker.is_ready, False
-            status = process.reap()
+            status = await process.end(self._spec.bounds.end_s)
+            del self._running[number]
             self.sums.add_ended(number)
             self._spec.note_end(number)
             worker.serves_or_has_ended.set()

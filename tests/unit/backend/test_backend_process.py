@@ -14,8 +14,8 @@ from support.waiting import LIMIT_S, wait_until
 
 from supervisor.backend import launcher
 from supervisor.backend.errors import BackendStartFailed
-from supervisor.backend.launch import LAUNCHER
-from supervisor.backend.process import start_child
+from supervisor.backend.launch import LAUNCHER, launch
+from supervisor.backend.process import TiedProcess, start_child
 
 SLEEP = ["/bin/sleep", "600"]
 PARENT = """
@@ -42,6 +42,27 @@ async def ended_with(child, limit_s=LIMIT_S):
         await child.wait_exit()
     await child.output.aclose()
     return child.reap()
+
+
+async def test_a_process_that_waits_for_a_disk_is_reaped_later():
+    """Its end is not known in time: the descriptor that tells it is played."""
+    popen, pidfd = launch(SLEEP)
+    os.close(pidfd)
+    never, other = os.pipe()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        assert await TiedProcess(popen, never).end(0.01) == -signal.SIGKILL
+    os.close(other)
+    wait_until(lambda: popen.returncode == -signal.SIGKILL)
+
+
+async def test_an_end_gives_the_status_also_when_it_is_cancelled():
+    popen, pidfd = launch(["/bin/sh", "-c", "exit 3"])
+    process = TiedProcess(popen, pidfd)
+    await process.wait_exit()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        assert await process.end(LIMIT_S) == 3
 
 
 @pytest.mark.slow

@@ -78,10 +78,12 @@ class PlayedWorker:
         if not self.waits_for_a_disk:
             self.exit(-9)
 
-    def reap(self):
+    async def end(self, limit_s):
         self.kill_group()
+        with trio.move_on_after(limit_s, shield=True):
+            await self._ended.wait()
         self.is_reaped = True
-        return self.status
+        return self.status or -9
 
 
 class Stage:
@@ -160,7 +162,7 @@ async def serving(stage, **changes):
         await nursery.start(workers.serve)
         yield workers
         nursery.cancel_scope.cancel()
-    assert not stage.running
+    assert all(worker.waits_for_a_disk for worker in stage.running)
     assert all(worker.is_reaped for worker in stage.made)
 
 
@@ -377,6 +379,15 @@ async def test_a_cancellation_kills_all_at_once(autojump_clock, stage):
         pass
     assert [worker.status for worker in stage.made] == [-9, -9]
     assert trio.current_time() - began_s < 1
+
+
+async def test_a_cancellation_waits_for_a_disk_for_a_moment_only(autojump_clock, stage):
+    async with serving(stage):
+        stuck = stage.last(0)
+        stuck.waits_for_a_disk = stuck.outlives_its_channel = True
+        began_s = trio.current_time()
+    assert trio.current_time() - began_s == pytest.approx(2.0, abs=0.1)
+    assert stage.ended == [1, 0]
 
 
 async def test_a_worker_without_its_channel_is_ended(autojump_clock, stage, caplog):
