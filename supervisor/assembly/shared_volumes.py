@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARING_THREADS = 4
+"""How many volumes of one disk are shared at the same time."""
 
 
 class _Shared(NamedTuple):
@@ -57,7 +58,8 @@ class SharedVolumes:
         """By id, until all workers have let go. Only the event loop changes it."""
         self._ending: set[int] = set()
         """Volumes whose end workers are being told, because one asked for the volume."""
-        self._threads = trio.CapacityLimiter(SHARING_THREADS)
+        self._threads: dict[int, trio.CapacityLimiter] = {}
+        """By disk: one that hangs stops the sharing of its own volumes alone."""
         self._token = trio.lowlevel.current_trio_token()
 
     async def share(self, body: Fields) -> JsonObject:
@@ -76,7 +78,8 @@ class SharedVolumes:
             volume.check_in_service()
             # From now on this process follows what workers write, and its event loop must not wait for that.
             share = partial(share_volume, volume, loop_thread=threading.get_ident())
-            descriptor = await trio.to_thread.run_sync(share, limiter=self._threads, abandon_on_cancel=True)
+            threads = self._threads.setdefault(volume.disk_id, trio.CapacityLimiter(SHARING_THREADS))
+            descriptor = await trio.to_thread.run_sync(share, limiter=threads, abandon_on_cancel=True)
         except StorageError as error:
             raise CallRefused(str(error)) from error
         # A change from here on, and one that came before, is seen by `note`, or by the comparison below.

@@ -32,7 +32,8 @@ ASK_AGAIN_S = 2.0
 """How long a volume that the parent does not share is not asked for again."""
 MAX_REFUSED = 10_000
 """How many such volumes are remembered. Clients may name any number of volumes."""
-ATTACHING_TASKS = 4
+ATTACHING_THREADS = 4
+"""How many volumes of one disk are attached at the same time."""
 FOLLOW_EVERY_S = 0.1
 """How often the readers follow what other processes have written. The event loop itself follows some hundred changes at
 most: a volume that is further behind would be read in threads, and no small deletion could be made here."""
@@ -110,6 +111,10 @@ class _Attached:
         """Volumes that are to be let go as soon as they are attached."""
         self._refused: dict[int, float] = {}
         self._want, self._wanted = trio.open_memory_channel[int](MAX_WANTED)
+        self._threads: dict[int, trio.CapacityLimiter] = {}
+        """By disk: one that hangs stops the attaching of its own volumes alone."""
+        self._following: set[int] = set()
+        """The disks whose volumes are just followed."""
 
     def is_open(self, vid: int) -> bool:
         """Whether the volume is open here. Asks for nothing."""
@@ -127,53 +132,63 @@ class _Attached:
         return volume
 
     def _ask(self, vid: int) -> None:
-        if vid in self._asking or len(self._open) >= self._most:
+        if vid in self._asking or len(self._asking) >= MAX_WANTED or len(self._open) >= self._most:
             return
         until = self._refused.get(vid)
         if until is not None and trio.current_time() < until:
             return
-        try:
-            self._want.send_nowait(vid)
-        except trio.WouldBlock:
-            return
+        self._want.send_nowait(vid)
         self._asking.add(vid)
 
     async def serve(self) -> None:
         """Attaches the volumes that are wanted, until cancelled."""
         async with trio.open_nursery() as nursery:
-            for _ in range(ATTACHING_TASKS):
-                nursery.start_soon(self._serve_wanted)
+            async for vid in self._wanted:
+                nursery.start_soon(self._attach_wanted, vid)
 
     async def keep_following(self) -> None:
-        """Follows what other processes write, until cancelled."""
-        while True:
-            await self._has_some.wait()
-            await trio.sleep(FOLLOW_EVERY_S)
-            for volume in [one for one in self._open.values() if one.handle.is_behind]:
-                try:
-                    await trio.to_thread.run_sync(volume.handle.refresh, abandon_on_cancel=True)
-                except (StorageError, FormatError) as error:
-                    log.debug("volume %d is not followed: %s", volume.id, error)
-            if not self._open:
-                self._has_some = trio.Event()
+        """Follows what other processes write, until cancelled. A disk that hangs keeps volumes of other disks from
+        nothing.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._has_some.wait()
+                await trio.sleep(FOLLOW_EVERY_S)
+                behind: dict[int, list[Volume]] = {}
+                for volume in self._open.values():
+                    if volume.handle.is_behind and volume.disk_id not in self._following:
+                        behind.setdefault(volume.disk_id, []).append(volume)
+                for disk_id, volumes in behind.items():
+                    self._following.add(disk_id)
+                    nursery.start_soon(self._follow, disk_id, volumes)
+                if not self._open:
+                    self._has_some = trio.Event()
 
-    async def _serve_wanted(self) -> None:
-        async for vid in self._wanted:
-            is_over = self._attaching[vid] = trio.Event()
+    async def _follow(self, disk_id: int, volumes: Sequence[Volume]) -> None:
+        for volume in volumes:
             try:
-                await self._attach(vid)
-            finally:
-                del self._attaching[vid]
-                self._asking.discard(vid)
-                self._let_go.discard(vid)
-                is_over.set()
+                await trio.to_thread.run_sync(volume.handle.refresh, abandon_on_cancel=True)
+            except (StorageError, FormatError) as error:
+                log.debug("volume %d is not followed: %s", volume.id, error)
+        self._following.discard(disk_id)
+
+    async def _attach_wanted(self, vid: int) -> None:
+        is_over = self._attaching[vid] = trio.Event()
+        try:
+            await self._attach(vid)
+        finally:
+            del self._attaching[vid]
+            self._asking.discard(vid)
+            self._let_go.discard(vid)
+            is_over.set()
 
     async def _attach(self, vid: int) -> None:
         shared = await self._parent.share(vid)
         volume = None
         if shared is not None:
             # Not abandoned: its result must not be lost.
-            volume = await trio.to_thread.run_sync(self._attach_volume, shared, vid)
+            threads = self._threads.setdefault(shared.disk_id, trio.CapacityLimiter(ATTACHING_THREADS))
+            volume = await trio.to_thread.run_sync(self._attach_volume, shared, vid, limiter=threads)
         if volume is None:
             if len(self._refused) >= MAX_REFUSED:
                 self._refused.clear()
@@ -193,8 +208,9 @@ class _Attached:
             volume = self._open.pop(vid, None)
             if volume is not None:
                 closed.append(volume)
-        for volume in closed:
-            await trio.to_thread.run_sync(volume.detach)
+        async with trio.open_nursery() as nursery:
+            for volume in closed:
+                nursery.start_soon(trio.to_thread.run_sync, volume.detach)
         for vid in volume_ids:
             if vid in self._attaching:
                 self._let_go.add(vid)

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import threading
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import trio
 from support.disks import bring_back, take_out_of_service
 from support.files import UNSYNCED_FILES
-from support.waiting import until
+from support.stores import place
+from support.waiting import LIMIT_S, until
 
 from native_handlers.format.needle import Needle
 from native_handlers.storage.model.compaction import CompactionOptions
@@ -220,6 +222,69 @@ async def test_what_a_worker_left_is_repaired_when_it_has_ended(store, board, ca
         await until(lambda: store.find_volume(7).is_read_only)
         os.ftruncate(opened.dat.fd, opened.dat_end_bytes)
     hide_disks()
+
+
+@pytest.fixture
+def two_disks(tmp_path, opened):
+    """Volumes 1 to 6 are on the first disk, 7 is on the second."""
+    first, second = place(tmp_path / "a", max_volumes=10), place(tmp_path / "b", disk_type="ssd")
+    made = opened(first, second, files=UNSYNCED_FILES, volumes=range(1, 7))
+    made.allocate_volume(7, disk_type="ssd")
+    for volume in made.volumes():
+        volume.write(Needle(needle_id=1, cookie=COOKIE, data=b"data"))
+    return made
+
+
+@pytest.fixture
+def hang():
+    """A function of any arguments that waits until the test ends."""
+    go_on = threading.Event()
+    yield lambda *_args: go_on.wait(LIMIT_S)
+    go_on.set()
+
+
+async def test_a_disk_that_hangs_keeps_the_parent_from_sharing_no_volumes_of_others(
+    two_disks, monkeypatch, nursery, hang
+):
+    parent, stuck = Parent(two_disks), range(1, 7)
+    for volume_id in stuck:
+        monkeypatch.setattr(two_disks.find_volume(volume_id), "share", hang)
+        nursery.start_soon(parent.share, volume_id)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.fail_after(LIMIT_S):
+        assert (await parent.ask(7)).disk_id == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_disk_that_hangs_keeps_a_worker_from_attaching_no_volumes_of_others(two_disks, board):
+    parent = Parent(two_disks)
+    share = parent.share
+
+    async def slow(volume_id):
+        if volume_id < 7:
+            await trio.sleep_forever()
+        return await share(volume_id)
+
+    parent.share = slow
+    async with worker_of(parent, board) as volumes:
+        for volume_id in range(1, 7):
+            assert volumes.find_volume(volume_id) is None
+        with trio.fail_after(LIMIT_S):
+            assert get(await opened_in(volumes, 7)) == b"data"
+
+
+async def test_a_disk_that_hangs_keeps_a_worker_from_following_no_volumes_of_others(
+    two_disks, board, monkeypatch, hang
+):
+    parent = Parent(two_disks)
+    async with worker_of(parent, board) as volumes:
+        stuck, reader = await opened_in(volumes, 1), await opened_in(volumes, 7)
+        monkeypatch.setattr(stuck.handle, "refresh", hang)
+        for volume_id in (1, 7):
+            two_disks.find_volume(volume_id).write(Needle(needle_id=2, cookie=COOKIE, data=b"data"))
+        with trio.fail_after(LIMIT_S):
+            await until(lambda: not reader.handle.is_behind)
+        assert stuck.handle.is_behind
 
 
 async def test_the_parents_event_loop_follows_little_of_what_workers_write(store, board):
