@@ -115,13 +115,13 @@ class SharedVolumes:
         """
         for shared in list(self._shared.values()):
             if shared.volume.handle.was_left_busy:
-                trio.lowlevel.spawn_system_task(self._settle, shared.volume)
+                trio.lowlevel.spawn_system_task(self._repair, shared.volume)
 
-    async def _settle(self, volume: Volume) -> None:
+    async def _repair(self, volume: Volume) -> None:
         # A thread of its own: the disk may hang, or another worker in its change.
         limiter = trio.CapacityLimiter(1)
         try:
-            await trio.to_thread.run_sync(volume.handle.settle, limiter=limiter, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(volume.handle.repair_left_busy, limiter=limiter, abandon_on_cancel=True)
         except (StorageError, FormatError) as error:
             log.warning("volume %d: what a worker left is repaired at the next change: %s", volume.id, error)
 

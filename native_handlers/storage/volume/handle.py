@@ -227,7 +227,7 @@ class VolumeHandle:
         state = self.opened
         return state is not None and state.share is not None and state.share.was_left_busy
 
-    def settle(self) -> None:
+    def repair_left_busy(self) -> None:
         """Waits for changes under way, and repairs what a process left that died in one. Raises as `begin_write`."""
         with self.begin_write():
             pass
