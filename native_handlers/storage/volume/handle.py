@@ -184,7 +184,7 @@ class VolumeHandle:
     def rejoin(self, state: VolumeState) -> None:
         """Opens the volume's new files, or notices that it was closed, by taking the lock. Raises ReadFailed."""
         try:
-            self.settle()
+            self.repair_left_busy()
         except (WriteFailed, LeftToOwner) as error:
             raise ReadFailed(state.dat.path, 0, OSError(str(error))) from error
 
