@@ -126,8 +126,7 @@ def open_store(
         width = config.offset_width_bytes or find_offset_width(files, [location.path for location in locations])
         open_volumes = OpenVolumes(config.open_limit, lambda: count_taken(locations))
         for location in locations:
-            location.open_volumes = open_volumes
-            location.room.share_disks([one.room for one in locations])
+            location.join(locations, open_volumes)
         state = StateFile(locations[0].room.files, config.locations[0].idx_path)
         if config.opens_volumes:
             kept = remove_left_overs(files, locations, width)

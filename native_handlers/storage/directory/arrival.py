@@ -163,7 +163,7 @@ def finish_arrival(files: Files, paths: VolumePaths, record: ArrivalRecord) -> N
     for directory in dict.fromkeys((paths.index_dir, paths.data_dir)):
         files.sync_directory(directory)
     for other in record.replaces:
-        _remove_replaced(files, other)
+        _remove_replaced(files, other, paths)
     files.unlink(paths.file(ARRIVED))
     files.sync_directory(paths.data_dir)
 
@@ -173,10 +173,15 @@ def shares_vif(files: Files, paths: VolumePaths) -> bool:
     return has_shards(files, paths) and is_coded(files, paths)
 
 
-def _remove_replaced(files: Files, paths: VolumePaths) -> None:
+def _remove_replaced(files: Files, paths: VolumePaths, arrived: VolumePaths) -> None:
+    """Removes the copy at `paths`, without what the arrived volume has now under the same path: both may have their
+    .idx in one directory.
+    """
+    kept = {arrived.file(extension) for extension in VOLUME_EXTENSIONS}
     try:
         for path in paths.owned(keep_vif=has_shards(files, paths)):
-            files.unlink(path)
+            if path not in kept:
+                files.unlink(path)
         for directory in dict.fromkeys((paths.data_dir, paths.index_dir)):
             files.sync_directory(directory)
     except OSError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.records import dataclass
 from native_handlers.storage.directory.data_names import DataNames
+from native_handlers.storage.directory.index_users import is_vacuumed, uses_index_dir
 from native_handlers.storage.directory.scan import (
     check_directory,
     collections_of,
@@ -57,7 +58,7 @@ from native_handlers.storage.volume.volume import open_existing
 from native_handlers.storage.volume.write_state import DiskNow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable
+    from collections.abc import Callable, Collection, Container, Iterable, Sequence
     from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
@@ -119,6 +120,7 @@ class DiskLocation:
         self.ec_shard_count = 0
         self.ec_descriptors = 0  # of open shards and their indexes; while volumes are loaded, of all that were found
         self.open_volumes = OpenVolumes()
+        self.others: tuple[DiskLocation, ...] = ()  # of this server: all may have one index directory
         self.data_names = DataNames(files, config.path)
         self._files, self._clock_ns, self._tiers = files, clock_ns, tiers
         self._offset_width_bytes = 0
@@ -144,6 +146,12 @@ class DiskLocation:
         self.health = DiskHealth(files, config.path, self.usage, config.probe)
         self.health.look()
         self._upkeep.attend(self.health, self.volumes, self.findings)
+
+    def join(self, locations: Sequence[DiskLocation], open_volumes: OpenVolumes) -> None:
+        """Makes this directory one of those of a server, which have their limits in common."""
+        self.open_volumes = open_volumes
+        self.room.share_disks([one.room for one in locations])
+        self.others = tuple(one for one in locations if one is not self)
 
     def attend_deletions(self, write_late: Callable[[], bool]) -> None:
         """Makes each look at the disk in service call `write_late`; see `DiskUpkeep.write_late_deletions`."""
@@ -320,7 +328,9 @@ class DiskLocation:
         self._offset_width_bytes = offset_width_bytes
         busy = self.volumes.keys() | self.arriving | self.replaced
         names = list_names(self._files, self.path)
-        recovered = recover_compactions(self._files, self.path, self.idx_path, busy, offset_width_bytes, names)
+        recovered = recover_compactions(
+            self._files, self.path, self.idx_path, busy, offset_width_bytes, names, self._is_other_vacuum
+        )
         if recovered:
             names = list_names(self._files, self.path)
         self.ec_shard_count = count_shards(names)
@@ -428,11 +438,13 @@ class DiskLocation:
         name = paths.name
         if f"{name}.cpc" in present:
             # A start recovers all vacuums first, so this one is of a volume that was closed since.
-            self.findings.add(recover_compaction(self._files, paths, self._offset_width_bytes))
+            recovered = recover_compaction(self._files, paths, self._offset_width_bytes, self._is_other_vacuum)
+            self.findings.add(recovered)
         dat = self._files.facts(paths.text(".dat"))
         shards_lie_here = f"{name}.ecx" in present
         if f"{name}.note" in present:
-            is_volume, finding = act_on_note(self._files, paths, self._offset_width_bytes)
+            is_shared = self._is_index_shared(paths, if_unknown=True)
+            is_volume, finding = act_on_note(self._files, paths, self._offset_width_bytes, keep_index_dir=is_shared)
             self.findings.add([finding])
             if not is_volume:
                 return None
@@ -529,8 +541,42 @@ class DiskLocation:
             self.findings.forget(volume.paths.base)
 
         self.check_in_service()
-        keep_vif = has_shards(self._files, volume.paths)
-        return volume.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
+        return volume.destroy(
+            keep_vif=has_shards(self._files, volume.paths),
+            keep_index_dir=self._is_index_shared(volume.paths, if_unknown=False),
+            may_go=may_go,
+            forget=forget,
+            keep_remote=keep_remote,
+        )
+
+    def _is_index_shared(self, paths: VolumePaths, *, if_unknown: bool) -> bool:
+        """Whether a volume of that name on another disk has its .idx in the same directory. `if_unknown`: the answer
+        where a disk is out of service, or fails.
+        """
+        return self._others_answer(paths, uses_index_dir, if_unknown=if_unknown)
+
+    def _is_other_vacuum(self, paths: VolumePaths) -> bool:
+        """Whether files of a vacuum in the index directory may be those of another disk's volume of that name."""
+        return self._others_answer(paths, is_vacuumed, if_unknown=True)
+
+    def _others_answer(
+        self, paths: VolumePaths, ask: Callable[[Files, VolumePaths], bool], *, if_unknown: bool
+    ) -> bool:
+        """Whether `ask` says so of the volume's name on another disk with the same index directory."""
+        for other in self.others:
+            if other.idx_path != paths.index_dir:
+                continue
+            volume = other.volumes.get(paths.volume_id)
+            if volume is not None and volume.paths.name == paths.name and volume.paths.index_dir == paths.index_dir:
+                return True
+            try:
+                other.check_in_service()
+                if ask(self._files, replace(paths, data_dir=other.path)):
+                    return True
+            except (OSError, DiskUnavailable):
+                if if_unknown:
+                    return True
+        return False
 
     def sync_names(self) -> None:
         """Which files are there is on disk afterwards. Raises OSError."""

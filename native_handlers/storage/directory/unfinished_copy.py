@@ -62,10 +62,15 @@ def judge_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> Not
     return NoteVerdict(NoteMeans.WHOLE) if why is None else NoteVerdict(NoteMeans.DOUBTFUL, why)
 
 
-def act_on_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> tuple[bool, Finding]:
+def act_on_note(
+    files: Files, paths: VolumePaths, offset_width_bytes: int, *, keep_index_dir: bool
+) -> tuple[bool, Finding]:
     """Acts by `judge_note`. Returns whether there is a volume to be opened. Raises OSError.
 
     The note is moved or removed last: after a crash before that the next start finds it.
+
+    Args:
+        keep_index_dir: leaves the files in the index directory, which are those of another data directory's volume.
     """
     verdict = judge_note(files, paths, offset_width_bytes)
     note = paths.file(NOTE)
@@ -74,28 +79,30 @@ def act_on_note(files: Files, paths: VolumePaths, offset_width_bytes: int) -> tu
         files.sync_directory(paths.data_dir)
         return True, Finding(FindingKind.NOTE_ASIDE, paths.base, moved)
     if verdict.means is NoteMeans.DOUBTFUL:
-        moved = ", ".join(move_aside(files, path) for path in _own_files(files, paths))
+        own = _own_files(files, paths, keep_index_dir=keep_index_dir)
+        moved = ", ".join(move_aside(files, path) for path in own)
         for directory in dict.fromkeys((paths.index_dir, paths.data_dir)):
             files.sync_directory(directory)
         return False, Finding(FindingKind.COPY_ASIDE, paths.base, f"{verdict.why}; {moved}")
-    remove_unfinished_copy(files, paths, keep_vif=has_shards(files, paths))
+    _remove(files, paths, keep_index_dir=keep_index_dir)
     return False, Finding(FindingKind.COPY_REMOVED, paths.base, "its .note was still there")
 
 
-def remove_unfinished_copy(files: Files, paths: VolumePaths, *, keep_vif: bool) -> None:
-    """Removes a volume whose .note shows an unfinished copy.
-
-    Raises OSError. The note is removed last: after a crash before that the next start finds it.
+def _remove(files: Files, paths: VolumePaths, *, keep_index_dir: bool) -> None:
+    """Removes an unfinished copy. Raises OSError. The note is removed last: after a crash before that the next start
+    finds it.
     """
-    for path in paths.owned(keep_vif=keep_vif):
-        if not path.name.endswith(NOTE):
-            files.unlink(path)
-    for path in paths.sidecars(NOTE):
+    own = paths.owned(keep_vif=has_shards(files, paths), keep_index_dir=keep_index_dir)
+    for path in sorted(own, key=_is_note):
         files.unlink(path)
 
 
-def _own_files(files: Files, paths: VolumePaths) -> list[Path]:
+def _is_note(path: Path) -> bool:
+    return path.suffix == NOTE
+
+
+def _own_files(files: Files, paths: VolumePaths, *, keep_index_dir: bool) -> list[Path]:
     """The volume's files and, last, its note; without a .vif that shards share."""
-    extensions = [one for one in VOLUME_EXTENSIONS if one != ".vif" or not has_shards(files, paths)]
-    places = [path for extension in (*extensions, NOTE) for path in paths.sidecars(extension)]
-    return [path for path in places if files.facts(path) is not None]
+    own = set(paths.owned(keep_vif=has_shards(files, paths), keep_index_dir=keep_index_dir))
+    places = [path for extension in (*VOLUME_EXTENSIONS, NOTE) for path in paths.sidecars(extension)]
+    return [path for path in places if path in own and files.facts(path) is not None]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.storage.directory.index_users import is_vacuumed
 from native_handlers.storage.disk.aside import move_aside
 from native_handlers.storage.model.errors import DiskUnreadable
 from native_handlers.storage.model.report import Finding, FindingKind
@@ -24,12 +25,17 @@ from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume.soundness import why_not_a_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from native_handlers.storage.system.files import Files
 
 _TRACES = (".cpc", ".cpd", ".cpx")
+
+
+def _is_never(_: VolumePaths) -> bool:
+    """There is no other data directory with the same index directory."""
+    return False
 
 
 def recover_compactions(  # noqa: PLR0913, PLR0917  two directories, and what is known of them
@@ -39,10 +45,13 @@ def recover_compactions(  # noqa: PLR0913, PLR0917  two directories, and what is
     loaded: Collection[int],
     offset_width_bytes: int,
     here: Sequence[str],
+    is_other_vacuum: Callable[[VolumePaths], bool] = _is_never,
 ) -> list[Finding]:
     """Recovers every volume in the directories except the `loaded` ones, whose vacuum may be under way.
 
-    `here` are the names in `data_dir` now. Where there are findings, other names may be there afterwards.
+    Args:
+        here: the names in `data_dir` now. Where there are findings, other names may be there afterwards.
+        is_other_vacuum: see `recover_compaction`.
 
     Raises DiskUnreadable; every volume is then unchanged or recovered.
     """
@@ -55,7 +64,7 @@ def recover_compactions(  # noqa: PLR0913, PLR0917  two directories, and what is
                 continue
             if volume_id not in loaded:
                 paths = VolumePaths(data_dir, index_dir, collection, volume_id)
-                findings += _recover(files, paths, offset_width_bytes)
+                findings += recover_compaction(files, paths, offset_width_bytes, is_other_vacuum)
     except OSError as error:
         raise DiskUnreadable(data_dir, error) from error
     return findings
@@ -70,8 +79,20 @@ def _names_with_traces(files: Files, here: Sequence[str], index_dir: Path | None
     return sorted(traces.intersection(name[:-4] for name in here)) if traces else []
 
 
-def recover_compaction(files: Files, paths: VolumePaths, offset_width_bytes: int) -> list[Finding]:
-    """Recovers one volume that is not open. Raises OSError; it is then unchanged or recovered."""
+def recover_compaction(
+    files: Files,
+    paths: VolumePaths,
+    offset_width_bytes: int,
+    is_other_vacuum: Callable[[VolumePaths], bool] = _is_never,
+) -> list[Finding]:
+    """Recovers one volume that is not open. Raises OSError; it is then unchanged or recovered.
+
+    Args:
+        is_other_vacuum: whether files of a vacuum in the index directory are those of another data directory's volume
+            of the name.
+    """
+    if not is_vacuumed(files, paths) and is_other_vacuum(paths):
+        return []
     return _recover(files, paths, offset_width_bytes)
 
 

@@ -109,6 +109,18 @@ def remove_all(  # noqa: PLR0913  what stays
     forget_findings(found)
 
 
+def shares_index(files: Files, location: DiskLocation, collection: str, volume_id: int) -> bool:
+    """Whether another disk has the same index directory and shards of the volume. A disk out of service may have some.
+
+    Raises OSError.
+    """
+    shared = location.idx_path
+    others = (one for one in location.others if one.idx_path == shared)
+    return shared != location.path and any(
+        one.is_unavailable or look(files, one, collection, volume_id).shard_ids for one in others
+    )
+
+
 def forget_findings(found: EcFiles) -> None:
     """Drops the findings about the shards on a disk, whose files are gone."""
     found.location.findings.drop(found.path(""), FindingKind.SHARDS_KEPT, FindingKind.SHARDS_NOT_OPENED)

@@ -22,7 +22,7 @@ from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.records import dataclass
 from native_handlers.storage.erasure_coding.errors import EcMountFailed
-from native_handlers.storage.erasure_coding.files_on_disk import remove_all
+from native_handlers.storage.erasure_coding.files_on_disk import remove_all, shares_index
 from native_handlers.storage.erasure_coding.layout import shard_bytes_of
 from native_handlers.storage.erasure_coding.names import (
     load_info,
@@ -103,7 +103,8 @@ def remove_left_overs(
                     continue
                 count = len(found.shards)
                 _log.warning("%s: its .dat is here and its %d shards are not whole: removed", paths.base, count)
-                remove_all(files, location, *key, keeps_vif=True)
+                is_shared = shares_index(files, location, *key)
+                remove_all(files, location, *key, keeps_vif=True, keeps_shared_index=is_shared)
             except (OSError, StorageError) as error:
                 _log.error("%s: its shards are kept: %s", paths.base, error)
     return findings
@@ -350,7 +351,8 @@ def _remove_partial(ec: EcVolumeSet, disks: _Disks) -> None:
             )
             ec.unload(key[1], disk_id=location.disk_id)
             try:
-                remove_all(ec.files, location, *key, keeps_vif=True)
+                is_shared = shares_index(ec.files, location, *key)
+                remove_all(ec.files, location, *key, keeps_vif=True, keeps_shared_index=is_shared)
                 found.shards.clear()
             except (OSError, StorageError) as error:
                 _log.error("%s: %s", name, error)

@@ -18,6 +18,7 @@ from native_handlers.storage.erasure_coding.files_on_disk import (
     look,
     remove_all,
     remove_paths,
+    shares_index,
 )
 from native_handlers.storage.erasure_coding.names import shard_extension
 from native_handlers.storage.model.errors import StorageError
@@ -71,21 +72,9 @@ def delete_shards(ec: EcVolumeSet, collection: str, volume_id: int, shard_ids: S
 def _own_checksums(ec: EcVolumeSet, found: EcFiles, collection: str, volume_id: int) -> list[Path]:
     """The .ecsum files that protect only this disk's shards."""
     paths = checksum_paths(ec.files, found)
-    if _shares_index(ec, found.location, collection, volume_id):
+    if shares_index(ec.files, found.location, collection, volume_id):
         return [path for path in paths if path.parent != found.location.idx_path]
     return paths
-
-
-def _shares_index(ec: EcVolumeSet, location: DiskLocation, collection: str, volume_id: int) -> bool:
-    """Whether another disk has the same index directory and shards of the volume. A disk out of service may have some.
-
-    Raises OSError.
-    """
-    shared = location.idx_path
-    others = (one for one in ec.locations if one.idx_path == shared and one is not location)
-    return shared != location.path and any(
-        one.is_unavailable or look(ec.files, one, collection, volume_id).shard_ids for one in others
-    )
 
 
 def tear_down(ec: EcVolumeSet, collection: str, volume_id: int, encode_ts_ns: int = 0) -> None:
@@ -150,6 +139,6 @@ def _destroy(ec: EcVolumeSet, volume: EcVolume) -> list[str]:
 
 def _remove(ec: EcVolumeSet, location: DiskLocation, collection: str, volume_id: int) -> None:
     """Removes a volume's files on one disk. Raises as `remove_all`."""
-    keeps_index = _shares_index(ec, location, collection, volume_id)
+    keeps_index = shares_index(ec.files, location, collection, volume_id)
     remove_all(ec.files, location, collection, volume_id, keeps_shared_index=keeps_index)
     ec.note_files(location.disk_id, collection, volume_id, are_there=False)

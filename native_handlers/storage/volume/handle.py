@@ -392,6 +392,7 @@ class VolumeHandle:
         self,
         *,
         keep_vif: bool,
+        keep_index_dir: bool = False,
         may_go: Callable[[], bool] | None = None,
         forget: Callable[[], None] | None = None,
         keep_remote: bool = True,
@@ -411,7 +412,7 @@ class VolumeHandle:
             if forget is not None:
                 forget()
             try:
-                for path in self.paths.owned(keep_vif=keep_vif):
+                for path in self.paths.owned(keep_vif=keep_vif, keep_index_dir=keep_index_dir):
                     self.files.unlink(path)
             except OSError:
                 if remote is not None:

@@ -60,11 +60,25 @@ class VolumePaths:
         """The same volume with its index in the data directory."""
         return self if self.index_dir == self.data_dir else replace(self, index_dir=self.data_dir)
 
-    def owned(self, *, keep_vif: bool) -> list[Path]:
-        """Every file that belongs to the volume alone, in both directories, in the order of removal."""
-        directories = dict.fromkeys((self.data_dir, self.index_dir))
-        extensions = [extension for extension in _OWNED if not (keep_vif and extension == ".vif")]
-        return [directory / (self.name + one + self.suffix) for directory in directories for one in extensions]
+    def owned(self, *, keep_vif: bool, keep_index_dir: bool = False) -> list[Path]:
+        """Every file that belongs to the volume alone, in both directories, in the order of removal.
+
+        Args:
+            keep_vif: without the .vif, which shards share.
+            keep_index_dir: without the files that a volume of another data directory may have in the index directory.
+        """
+        left_out = {".vif"} if keep_vif else set()
+        directories = [self.data_dir]
+        if not keep_index_dir:
+            directories.append(self.index_dir)
+        elif self.index_dir == self.data_dir:
+            left_out |= _INDEX_SIDE
+        return [
+            directory / (self.name + extension + self.suffix)
+            for directory in dict.fromkeys(directories)
+            for extension in _OWNED
+            if extension not in left_out
+        ]
 
     def sidecars(self, extension: str) -> list[Path]:
         """The places of a file that may lie in either directory, the data directory first."""

@@ -575,11 +575,13 @@ class Volume:
         self,
         *,
         keep_vif: bool,
+        keep_index_dir: bool = False,
         may_go: Callable[[], bool] | None = None,
         forget: Callable[[], None] | None = None,
         keep_remote: bool = True,
     ) -> Destroyed | None:
-        """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif.
+        """Closes the volume and removes its files; `keep_vif` when erasure coding files share the .vif, and
+        `keep_index_dir` when a volume of another data directory has the files in the index directory.
 
         The object of a tiered volume is not deleted here, because a tier may take long to answer. The caller deletes
         the object when the removal of the files is on disk, and holds no lock then.
@@ -594,7 +596,13 @@ class Volume:
             StorageError: of `may_go`, or the lock of a shared volume could not be taken; nothing changed.
         """
         with self.compaction.abandoned():
-            return self._handle.destroy(keep_vif=keep_vif, may_go=may_go, forget=forget, keep_remote=keep_remote)
+            return self._handle.destroy(
+                keep_vif=keep_vif,
+                keep_index_dir=keep_index_dir,
+                may_go=may_go,
+                forget=forget,
+                keep_remote=keep_remote,
+            )
 
 
 def open_existing(
