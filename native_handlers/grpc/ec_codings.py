@@ -59,13 +59,16 @@ def compare_codings(
         OSError, DiskUnavailable.
     """
     there = encode_ts_of(info)
-    known = [(one, place.coding_of(one)) for one in place.look_at_index_users()]
+    disks = place.look_at_index_users()
+    known = [(one, place.coding_of(one)) for one in disks]
     if not any(found.shard_ids or found.has_index or (here and not wanted.takes_info) for found, here in known):
         return ComparedCodings(there)
     replaced = []
     stays: frozenset[str] = frozenset()
     for found, here in known:
-        if there and (there == here or (here is None and trusts_unknown)):
+        # Without a .vif it is that of the disk with whose index the shards are read.
+        coding = place.shared_coding_of(found, disks) if here is None else here
+        if there and (there == coding or (here is None and trusts_unknown)):
             continue
         differs = not there and place.differs(found, info)
         if not there and not differs:

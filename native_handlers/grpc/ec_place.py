@@ -10,7 +10,7 @@ from native_handlers.storage.erasure_coding.files_on_disk import EcFiles, info_o
 from native_handlers.storage.erasure_coding.names import encode_ts_of, ratio_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from native_handlers.format.vif import VolumeInfo
@@ -39,12 +39,16 @@ class ShardPlace:
 
     def index_dir(self) -> Path:
         """The directory of the index that the shards on this disk use, or will use. Raises OSError."""
-        own = (self.location.path, self.location.idx_path)
-        in_use = next((one.place.index_dir for one in self._opened(self.location) if one.place.index_dir in own), None)
+        return self.index_dir_on(self.location)
+
+    def index_dir_on(self, location: DiskLocation) -> Path:
+        """As `index_dir`, of a disk of this server."""
+        own = (location.path, location.idx_path)
+        in_use = next((one.place.index_dir for one in self._opened(location) if one.place.index_dir in own), None)
         if in_use is not None:
             return in_use
-        facts = self.files.facts(self.path(self.location.path, ".ecx"))
-        return self.location.path if facts is not None and facts.size_bytes else self.location.idx_path
+        facts = self.files.facts(self.path(location.path, ".ecx"))
+        return location.path if facts is not None and facts.size_bytes else location.idx_path
 
     def look(self) -> EcFiles:
         """The volume's files on this disk. Raises OSError, DiskUnavailable."""
@@ -68,6 +72,27 @@ class ShardPlace:
         info = info_on(self.files, found)
         times = [one.encode_ts_ns for one in self._opened(found.location)]
         return max(times if info is None else [encode_ts_of(info), *times], default=None)
+
+    def users_beside(self, found: EcFiles, disks: Iterable[EcFiles]) -> list[EcFiles]:
+        """Those of the other `disks` that have shards or a coding, and whose index lies in the index directory of the
+        disk of `found`. The files of an index there are theirs. Raises OSError.
+        """
+        return [
+            one
+            for one in disks
+            if one.location is not found.location
+            and (one.shard_ids or self.coding_of(one) is not None)
+            and self.index_dir_on(one.location) == found.location.idx_path
+        ]
+
+    def shared_coding_of(self, found: EcFiles, disks: Iterable[EcFiles]) -> int | None:
+        """The coding of the disks with whose index the shards on a disk without .vif are read; None where there is
+        none. Raises OSError.
+        """
+        if self.index_dir_on(found.location) != found.location.idx_path:
+            return None
+        times = [time for one in self.users_beside(found, disks) if (time := self.coding_of(one)) is not None]
+        return max(times, default=None)
 
     def differs(self, found: EcFiles, info: VolumeInfo | None) -> bool:
         """Whether the files on a disk cannot be of the coding of `info`: the coded .dat had another length, or the
