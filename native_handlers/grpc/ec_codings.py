@@ -86,9 +86,13 @@ def compare_codings(
         ):
             how = ", and the length of its .dat or its number of shards differs" if differs else ""
             raise RpcFailure(f"{found.path('')} belongs to a different encode run (want {there}, got {here or 0}){how}")
-        if has_info or wanted.takes_index:
+        if (has_info or wanted.takes_index) and not place.has_nothing(found, disks):
             # Without a .vif and shards, an index is a left-over.
             replaced.append(found)
+    index_dir = place.index_dir()
+    if there and any(there == here and place.index_dir_on(found.location) == index_dir for found, here in known):
+        # The index and its journal are of this coding, and no deletion may be lost. What is left of others stays.
+        replaced.clear()
     return ComparedCodings(there, tuple(replaced), stays)
 
 

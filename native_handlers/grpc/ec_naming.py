@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from native_handlers.grpc.ec_fetch import FetchedFiles
     from native_handlers.grpc.ec_place import ShardPlace
     from native_handlers.storage.erasure_coding.files_on_disk import EcFiles
-    from native_handlers.storage.system.files import Files
 
 _NAMING_ORDER = {".vif": 0, ".ecx": 2}
 """The .vif tells the coding of shards, and the .ecx makes them readable."""
@@ -97,7 +96,7 @@ def _replace(place: ShardPlace, complete: Sequence[StagedFile], replaced: Sequen
     the rest. Raises OSError as `replace_coding`.
     """
     own = (place.location.path, place.location.idx_path)
-    removes = [path for found in replaced for path in _paths_of(place.files, found)]
+    removes = _paths_of(place, replaced)
     for file in complete:
         file.close_complete()
     waiting = [(file.target, file.path) for file in complete]
@@ -121,10 +120,18 @@ def _finish(place: ShardPlace) -> None:
     location.findings.add(recover_shard_arrivals(place.files, own, directories, lambda one: one == place.volume_id))
 
 
-def _paths_of(files: Files, found: EcFiles) -> list[Path]:
-    """The files of an older coding: first its index, last its .vif. Raises OSError."""
-    paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj"), *checksum_paths(files, found)]
-    paths += [found.path(shard_extension(shard)) for shard in found.shard_ids]
-    if not found.has_volume:
-        paths += found.on_either_side(".vif")
-    return paths
+def _paths_of(place: ShardPlace, replaced: Sequence[EcFiles]) -> list[Path]:
+    """The files of older codings: of each disk first its index, last its .vif. Without those in an index directory that
+    are another disk's. Raises OSError.
+    """
+    removes = []
+    locations = [found.location for found in replaced]
+    others = [one for one in place.look_at_index_users() if one.location not in locations]
+    for found in replaced:
+        paths = [*found.on_either_side(".ecx"), *found.on_either_side(".ecj"), *checksum_paths(place.files, found)]
+        paths += [found.path(shard_extension(shard)) for shard in found.shard_ids]
+        if not found.has_volume:
+            paths += found.on_either_side(".vif")
+        is_shared = found.location.idx_path != found.location.path and bool(place.users_beside(found, others))
+        removes += [path for path in paths if not is_shared or path.parent == found.location.path]
+    return removes

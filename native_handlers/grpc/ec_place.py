@@ -85,6 +85,15 @@ class ShardPlace:
             and self.index_dir_on(one.location) == found.location.idx_path
         ]
 
+    def has_nothing(self, found: EcFiles, disks: Iterable[EcFiles]) -> bool:
+        """Whether a disk has neither shards nor a coding of the volume, and no index that is not another disk's. Raises
+        OSError.
+        """
+        if found.shard_ids or self.coding_of(found) is not None:
+            return False
+        is_beside_data = self.index_dir_on(found.location) != found.location.idx_path
+        return not found.has_index or (not is_beside_data and bool(self.users_beside(found, disks)))
+
     def shared_coding_of(self, found: EcFiles, disks: Iterable[EcFiles]) -> int | None:
         """The coding of the disks with whose index the shards on a disk without .vif are read; None where there is
         none. Raises OSError.

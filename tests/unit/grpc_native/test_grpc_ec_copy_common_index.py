@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import test_grpc_ec_copy as copies
@@ -10,6 +11,7 @@ from support.stores import open_at, place
 from test_grpc_ec_copy import DirectorySource, copying_to
 
 from native_handlers.format.needle import Needle
+from native_handlers.format.vif import encode_volume_info, parse_volume_info
 from native_handlers.storage.model.errors import Deleted
 
 ALL_FILES = copies.TestDeletions.ALL_FILES
@@ -69,3 +71,48 @@ def test_a_further_shard_comes_to_either_disk(put, open_both, whole, context, tm
     with open_both() as store:
         assert deleted(store) == [2]
         assert sorted(shard for one in store.ec.copies(7) for shard in one.shards) == list(range(14))
+
+
+def make_older(vif):
+    info = parse_volume_info(vif.read_bytes())
+    vif.write_text(encode_volume_info(replace(info, ec_shard_config=replace(info.ec_shard_config, encode_ts_ns=1))))
+
+
+class TestShardsWithTheirIndexBesideTheData:
+    """They were sent by ReceiveFile. The other disk has no file of the volume."""
+
+    @pytest.fixture(autouse=True)
+    def _put(self, put, whole):
+        put("two", "two")
+        (whole / "7.ecj").write_bytes((1).to_bytes(8, "big"))
+
+    def check_deletions(self, open_both, whole, context, tmp_path):
+        with open_both() as store:
+            store.ec_reader.delete_needle(7, 2, 5)
+            copying_to(tmp_path / "two", store, DirectorySource(whole), context)(shard_ids=[13], disk_id=1, **ALL_FILES)
+            assert deleted(store) == [1, 2]
+            store.ec_reader.delete_needle(7, 3, 5)
+        with open_both() as store:
+            assert deleted(store) == [1, 2, 3]
+
+    def test_keep_their_deletions(self, open_both, whole, context, tmp_path):
+        self.check_deletions(open_both, whole, context, tmp_path)
+
+    def test_keep_them_beside_what_is_left_of_an_older_coding(self, open_both, whole, context, tmp_path):
+        shutil.copy(whole / "7.vif", tmp_path / "one/7.vif")
+        make_older(tmp_path / "one/7.vif")
+        self.check_deletions(open_both, whole, context, tmp_path)
+
+
+def test_shards_that_are_replaced_do_not_take_the_index_of_another_disk_along(put, open_both, whole, context, tmp_path):
+    put("one", "index")
+    for extension in (LAST, ".ecx", ".vif"):
+        shutil.copy(whole / f"7{extension}", tmp_path / f"two/7{extension}")
+    make_older(tmp_path / "two/7.vif")
+    index = (tmp_path / "index/7.ecx").read_bytes()
+    with open_both() as store:
+        for shard_id in range(14):
+            store.ec.unmount(7, shard_id)
+        copying_to(tmp_path / "two", store, DirectorySource(whole), context)(shard_ids=[13], disk_id=1, **ALL_FILES)
+        assert (tmp_path / "two/7.vif").read_bytes() == (whole / "7.vif").read_bytes()
+    assert (tmp_path / "index/7.ecx").read_bytes() == index
