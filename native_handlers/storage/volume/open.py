@@ -82,6 +82,7 @@ class _Opening:
         self._idx: SharedFile | None = None
         self._idx_is_writable = True
         self._awaits_room = False
+        self._is_torn = False
         # Directories in which files were made: their names are to be on disk before the volume is open.
         self._made_in: set[Path] = set()
 
@@ -293,7 +294,8 @@ class _Opening:
         is_lost = not rows and size_bytes > super_block.size_bytes
         foreign = self._why_foreign(dat, facts, super_block, rows)
         # A read-only mark does not sync earlier writes, so a power cut tears marked volumes too.
-        is_repaired = is_lost or not info.read_only or self._request.force_repair or self._may_be_torn(facts)
+        self._is_torn = self._may_be_torn(facts)
+        is_repaired = is_lost or not info.read_only or self._request.force_repair or self._is_torn
         may_repair = is_writable and self._damage is None and is_repaired and foreign is None
         if is_lost and not may_repair:
             raise VolumeLoadFailed(
@@ -302,7 +304,7 @@ class _Opening:
         rows = self._whole_rows(self._idx, rows, may_repair=may_repair)
         records = OpenDat(self._files, dat.fd, super_block.version, super_block.size_bytes, size_bytes, self._width)
         if may_repair:
-            if self._may_be_torn(facts):
+            if self._is_torn:
                 rows = self._drop_torn(records, self._idx, rows)
             rows = self._restore_head(records, self._idx, rows)
             may_repair = not self._awaits_room
@@ -420,7 +422,7 @@ class _Opening:
             self._damage = f"{catch_up.dat_size_bytes - start_bytes} bytes of .dat are not in .idx"
             self._note(FindingKind.NOT_REPAIRED, self._damage)
             return
-        salvage = self._paths.file(".cut") if self._request.cut_since_s is not None else None
+        salvage = self._paths.file(".cut") if self._is_torn else None
         catch_up.run(start_bytes, salvage=salvage)
         if catch_up.entered:
             self._note(FindingKind.IDX_BEHIND, f"{catch_up.entered} rows entered")

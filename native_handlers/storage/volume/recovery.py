@@ -70,8 +70,9 @@ class CatchUp:
     def run(self, start_bytes: int, *, salvage: Path | None = None) -> None:
         """Goes over .dat from `start_bytes` on. Raises OSError when a file operation fails.
 
-        `salvage` is given after a crash of the machine: the scan then ends at torn bytes, which are cut. Bytes that may
-        be more than one record are copied to `salvage` first. Without `salvage` such bytes stay, and are a `problem`.
+        `salvage` is given for a volume that a crash of the machine may have torn. Where the scan ends in its last
+        `SUSPECT_BYTES`, the torn bytes are cut. Bytes that may be more than one record are copied to `salvage` first.
+        Without `salvage` such bytes stay, and are a `problem`.
         """
         scan = DatScan(self.files, self.dat.fd, self.version, start_bytes, self.dat_size_bytes)
         rows: list[bytes] = []
@@ -112,6 +113,9 @@ class CatchUp:
 
     def _end(self, scan: DatScan, salvage: Path | None) -> None:
         stop, end = scan.stopped_at_bytes, self.dat_size_bytes
+        if stop < end - SUSPECT_BYTES:
+            # Those bytes were on disk before the crash. So they are damaged, and records behind them count.
+            salvage = None
         is_damage = salvage is None and scan.result is ScanEnd.GARBAGE
         holds_more = is_damage or holds_record(self.files, self.dat.fd, self.version, stop, end)
         if salvage is None and holds_more:

@@ -259,3 +259,20 @@ class TestRepair:
         store = open_at(made)
         assert kinds(store) == []
         store.close()
+
+    @pytest.mark.damage("the record stays damaged")
+    @pytest.mark.parametrize(
+        ("since_s", "suspect_bytes"), [(2**40, 2**20), (0, 100)], ids=["not written to", "damaged long ago"]
+    )
+    def test_an_old_damage_behind_a_lost_index_cuts_nothing(self, made, monkeypatch, since_s, suspect_bytes):
+        monkeypatch.setattr("native_handlers.storage.volume.recovery.SUSPECT_BYTES", suspect_bytes)
+        cut_power(made, since_s=since_s)
+        (made / "7.idx").unlink()
+        damage(made, b"new" * 300)
+        before = (made / "7.dat").read_bytes()
+        store = open_at(made)
+        assert kinds(store) == [FindingKind.IDX_LOST, FindingKind.IDX_BEHIND, FindingKind.MADE_READ_ONLY]
+        assert store.find_volume(7).is_read_only
+        store.close()
+        assert (made / "7.dat").read_bytes() == before
+        assert not (made / "7.cut").exists()
