@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from native_handlers.arrays import np
 from native_handlers.format.errors import FormatError
 from native_handlers.format.idx import row_bytes
-from native_handlers.format.needle import actual_size
-from native_handlers.format.types import to_bytes_offset, to_stored
+from native_handlers.format.needle import actual_size, parse_needle_header
+from native_handlers.format.types import ALIGNMENT_BYTES, NEEDLE_HEADER_BYTES, to_bytes_offset, to_stored
 from native_handlers.records import dataclass
 from native_handlers.storage.check import find_signs
 from native_handlers.storage.disk.aside import aside_path
@@ -26,18 +26,25 @@ from native_handlers.storage.volume.dat_head import read_super_block
 from native_handlers.storage.volume.index_place import with_index_found
 from native_handlers.storage.volume.info_file import load_volume_info
 from native_handlers.storage.volume.row_place import row_offset
-from native_handlers.storage.volume.scan import DatScan, ScanEnd
+from native_handlers.storage.volume.scan import DatScan, RecordSearch, ScanEnd
 from native_handlers.storage.volume.soundness import foreign_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
+    from native_handlers.format.needle import NeedleHeader
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.paths import VolumePaths
     from native_handlers.storage.volume.scan import DatRecord
 
 _MAX_PROBLEMS = 100
+_MAX_STEPS = 64
+"""So many headers are followed from a damaged record."""
+MAX_SEARCH_FACTOR = 4
+"""The searches for records behind damage read so many times the length of .dat at most."""
 
 
 @dataclass(slots=True)
@@ -45,7 +52,7 @@ class Fixed:
     """The result for one volume.
 
     Args:
-        record_count: the number of records in .dat, deletions included.
+        record_count: the number of sound records in .dat, deletions included.
         is_changed: whether the .idx was replaced. A copy of the old .idx is `kept_as`.
         problems: records that could not be entered, or the reason why nothing was changed.
     """
@@ -70,10 +77,11 @@ class Fixed:
 def fix_index(files: Files, paths: VolumePaths, offset_width_bytes: int, passed: Callable[[int], object]) -> Fixed:
     """Writes a new .idx with all records of .dat in their order, and replaces the old .idx, unless that has these rows.
 
-    After bytes of .dat that are no record, the old index, if there is one, gives the next record. An empty record is a
-    deletion, unless the old index has it as an empty file. The old index also gives the ids of records that were stored
-    under another id than they carry, deletions without a record, and the rows of damaged records: no older content of
-    their needles counts again. Upstream keeps the rows of damaged payloads too, for it reads the headers alone.
+    A damaged record whose header leads to a sound record, or to the end, keeps its row: no older content of its needle
+    counts again, and a read fails by the checksum. Upstream reads the headers alone, and does so too. After other bytes
+    that are no record, the old index, if there is one, gives the next record, and else a search for one. An empty
+    record is a deletion, unless the old index has it as an empty file. The old index also gives the ids of records that
+    were stored under another id than they carry, deletions without a record, and the rows of damaged records.
 
     Args:
         passed: gets the number of .dat bytes read since its last call.
@@ -108,13 +116,14 @@ class _Scanned:
     """The records of a .dat file, in their order, and the ranges without a sound record."""
 
     def __init__(self) -> None:
-        self._ids, self._places, self._sizes = array("Q"), array("q"), array("i")
+        self._ids, self._places, self._sizes, self._are_sound = array("Q"), array("q"), array("i"), array("b")
         self._damage = [array("q") for _ in DamagedRanges._fields]
 
-    def add(self, record: DatRecord, place: int) -> None:
-        self._ids.append(record.header.needle_id)
+    def add(self, header: NeedleHeader, place: int, *, is_sound: bool = True) -> None:
+        self._ids.append(header.needle_id)
         self._places.append(place)
-        self._sizes.append(record.header.size)
+        self._sizes.append(header.size)
+        self._are_sound.append(is_sound)
 
     def add_damage(self, start_bytes: int, end_bytes: int) -> None:
         for column, value in zip(self._damage, (start_bytes, end_bytes, len(self._ids)), strict=True):
@@ -125,6 +134,10 @@ class _Scanned:
         return RowColumns(
             np.array(self._ids, np.uint64), np.array(self._places, np.int64), np.array(self._sizes, np.int32)
         )
+
+    def are_sound(self) -> NDArray[np.bool_]:
+        """Which of the records have the right checksum. The other ones have a row for their header."""
+        return np.array(self._are_sound, np.bool_)
 
     def damage(self) -> DamagedRanges:
         return DamagedRanges(*(np.array(column, np.int64) for column in self._damage))
@@ -149,7 +162,7 @@ class _Fix:
             self._add(f"nothing is done: {foreign.why}; -offset.bytes sets the width")
             return
         content = self._scan(dat, block, size, passed)
-        self._fixed.record_count = len(content.records.ids)
+        self._fixed.record_count = int(np.count_nonzero(content.are_sound))
         new = NewRows(content, self._old_rows)
         self._tell(new)
         if self._has_whole_rows and new.equal_old:
@@ -157,6 +170,8 @@ class _Fix:
         self._replace(encode_rows(*new.rows, self._width) + encode_rows(*new.deletions, self._width))
 
     def _tell(self, new: NewRows) -> None:
+        if new.behind_end:
+            self._add(f".idx: {new.behind_end} of its rows lead behind the end of .dat")
         for needle_id, place, size in zip(*(column.tolist() for column in new.unsound), strict=True):
             where = f"at {to_bytes_offset(place)}"
             if size < 0:
@@ -185,6 +200,7 @@ class _Fix:
 
     def _scan(self, dat: SharedFile, block: SuperBlock, size: int, passed: Callable[[int], object]) -> DatContent:
         found = _Scanned()
+        search = RecordSearch(self._files, dat.fd, block.version, size, MAX_SEARCH_FACTOR * size)
         position = block.size_bytes
         passed(position)
         while position < size:
@@ -194,19 +210,63 @@ class _Fix:
                 if not record.header.size and self._had_content(dat, record, block.version, size):
                     why = f"needle {record.header.needle_id:x} has lost its size at {record.offset_bytes}"
                     break
-                found.add(record, row_offset(record.offset_bytes, self._width))
+                found.add(record.header, row_offset(record.offset_bytes, self._width))
                 passed(record.end_bytes - record.offset_bytes)
             if not why and scan.result is ScanEnd.COMPLETE:
                 break
-            following = int(np.searchsorted(self._sorted_places, to_stored(scan.stopped_at_bytes), "right"))
-            more = following < len(self._sorted_places)
-            position = to_bytes_offset(int(self._sorted_places[following])) if more else size
-            position = min(position, size)
-            skipped = position - scan.stopped_at_bytes
-            passed(skipped)
-            found.add_damage(scan.stopped_at_bytes, position)
-            self._add(f".dat: {why or scan.why}; {skipped} bytes hold no sound record")
-        return DatContent(found.records(), found.damage(), size, block.version, self._width)
+            start = scan.stopped_at_bytes
+            damaged = self._led_on(dat, start, block.version, size) if scan.result is ScanEnd.GARBAGE else None
+            if damaged is None:
+                position = self._next_place(dat, search, start, block.version, size)
+                found.add_damage(start, position)
+            else:
+                position = start + actual_size(damaged.size, block.version)
+                found.add_damage(start, position)
+                found.add(damaged, row_offset(start, self._width), is_sound=False)
+            passed(position - start)
+            self._add(f".dat: {why or scan.why}; {position - start} bytes hold no sound record")
+        return DatContent(found.records(), found.are_sound(), found.damage(), size, block.version, self._width)
+
+    def _led_on(self, dat: SharedFile, start_bytes: int, version: int, size: int) -> NeedleHeader | None:
+        """The header of the damaged record there, where its length leads on: to a sound record with content, or to the
+        end. In between there may be deletions, and few other damaged records.
+
+        None also where the old index knows of a record before that, and the record is there: then the length is wrong.
+        """
+        first, position, following = None, start_bytes, self._following(start_bytes)
+        for _ in range(_MAX_STEPS):
+            head = self._files.read(dat.fd, NEEDLE_HEADER_BYTES, position)
+            if len(head) < NEEDLE_HEADER_BYTES or not head.strip(b"\0"):
+                return None
+            header = parse_needle_header(head)
+            end = position + actual_size(header.size, version)
+            if header.size < 0 or end > size or (first is None and not header.size):
+                return None
+            if first is None:
+                first = header
+                if following is not None and following < end and self._leads(dat, following, version, size):
+                    return None
+            elif header.size and next(iter(DatScan(self._files, dat.fd, version, position, end)), None) is not None:
+                return first
+            if end == size:
+                return first
+            position = end
+        return None
+
+    def _next_place(self, dat: SharedFile, search: RecordSearch, start_bytes: int, version: int, size: int) -> int:
+        """Where to go on behind bytes that lead nowhere: at the next record of the old index. Where none is there, at
+        the next place that has one, if that comes first.
+        """
+        following = self._following(start_bytes)
+        if following is not None and following < size and self._leads(dat, following, version, size):
+            return following
+        places = (following, search.find(start_bytes + ALIGNMENT_BYTES), size)
+        return min(one for one in places if one is not None)
+
+    def _following(self, start_bytes: int) -> int | None:
+        """The next place behind that one in the old index."""
+        number = int(np.searchsorted(self._sorted_places, to_stored(start_bytes), "right"))
+        return to_bytes_offset(int(self._sorted_places[number])) if number < len(self._sorted_places) else None
 
     def _had_content(self, dat: SharedFile, record: DatRecord, version: int, size: int) -> bool:
         """Whether damage of the header has made this empty record of another one: no checksum covers a header.

@@ -51,7 +51,7 @@ class RowColumns(NamedTuple):
 class DamagedRanges(NamedTuple):
     """The ranges of .dat that hold no sound record, in their order. Positions are in bytes.
 
-    `record_counts` are the numbers of sound records before each range.
+    `record_counts` are the numbers of records before each range.
     """
 
     starts: NDArray[np.int64]
@@ -60,9 +60,15 @@ class DamagedRanges(NamedTuple):
 
 
 class DatContent(NamedTuple):
-    """The result of a scan of a .dat: its records and its damage, and facts of the file."""
+    """The result of a scan of a .dat: its records and its damage, and facts of the file.
+
+    Args:
+        records: the sound records, and the damaged ones whose header leads on.
+        are_sound: which of the records are sound.
+    """
 
     records: RowColumns
+    are_sound: NDArray[np.bool_]
     damage: DamagedRanges
     size_bytes: int
     version: int
@@ -78,12 +84,16 @@ class NewRows:
         equal_old: whether the old index has the same `rows` in the same order, with bare deletions anywhere among them.
         unsound: those of `rows` that decide about their needle, and lead to no sound record.
         unrecorded: those of `deletions` whose record is lost.
+        behind_end: the number of rows of the old index that lead behind the end of .dat; 0 where nothing is taken
+            from it.
     """
 
     def __init__(self, dat: DatContent, old: RowColumns) -> None:
         records, led = dat.records, _look_up(dat.records, old)
         lost = _find_lost(dat, old, led)
-        expected = (old.places > 0) & (lost.range_of < 0)
+        # Where .dat was cut off, the rows of what is gone say nothing of the others.
+        is_behind = (old.places > 0) & ~lost.is_within
+        expected = (old.places > 0) & (lost.range_of < 0) & ~is_behind
         is_believed = 2 * np.count_nonzero(led.is_own | led.is_mark) >= np.count_nonzero(expected)
         kept, deletions = led.is_own, np.zeros(len(old.ids), np.bool_)
         is_damaged = np.zeros(len(old.ids), np.bool_)
@@ -101,11 +111,14 @@ class NewRows:
         before = 2 * dat.damage.record_counts[lost.range_of[is_damaged]]
         places = np.concatenate((np.zeros(len(numbers), np.int64), lost.starts[is_damaged]))
         order = np.lexsort((places, np.concatenate((numbers, before))))
-        is_unsound = (np.arange(len(rows.ids)) >= len(numbers))[order]
+        is_unsound = ~dat.are_sound[np.concatenate((record_of, np.flatnonzero(~has_row)))]
+        is_unsound = np.concatenate((is_unsound, np.ones(np.count_nonzero(is_damaged), np.bool_)))[order]
         self.rows = rows.take(order)
         self.deletions = _final(old, deletions, unnamed)
         self.unrecorded = _no_rows()
+        self.behind_end = 0
         if is_believed:
+            self.behind_end = int(np.count_nonzero(is_behind))
             gone = (old.places > 0) & ~kept & ~is_damaged & ~led.is_mark
             behind, self.unrecorded = _hiding(old, gone, lost, self.rows, unnamed)
             self.rows, self.deletions = self.rows.followed_by(behind), self.deletions.followed_by(self.unrecorded)

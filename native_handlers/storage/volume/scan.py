@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
 
 _PIECE_BYTES = 1 << 20
+_SHORT_WINDOW_BYTES = 1 << 14
 _MAX_META_BYTES = 1 + 256 + 256 + 5 + 2 + 2 + 65535
 """The greatest length of the part of a body after the payload."""
 
@@ -265,3 +266,50 @@ def _candidates(piece: bytes, room: int, version: int) -> Iterator[_Candidate]:
     fits &= size + (NEEDLE_HEADER_BYTES + tail_size(version)) < whole_words * ALIGNMENT_BYTES
     for index in map(int, np.flatnonzero(fits)):
         yield _Candidate(index * ALIGNMENT_BYTES, int(size[index]), int(data_length[index]))
+
+
+class RecordSearch:
+    """Searches an open .dat file of version 2 or 3 for whole records, in several places. Few bytes are read twice for
+    nothing, and no more than the limit in all.
+    """
+
+    def __init__(self, files: Files, fd: int, version: int, end_bytes: int, max_read_bytes: int) -> None:
+        self._files, self._fd, self._version, self._end_bytes = files, fd, version, end_bytes
+        self._left_bytes = max_read_bytes
+        self._searched: tuple[int, int] | None = None
+
+    def find(self, start_bytes: int) -> int | None:
+        """The first place from `start_bytes` on, at a multiple of 8 from there, of a record with a payload and the
+        right checksum. None where there is none, where none was found within the limit, and in version 1.
+
+        Raises OSError when a read fails.
+        """
+        if self._version == VERSION_1:
+            return None
+        if self._searched is None or not self._searched[0] <= start_bytes <= self._searched[1]:
+            found = self._search(start_bytes)
+            self._searched = start_bytes, self._end_bytes if found is None else found
+        at = self._searched[1]
+        return at if at < self._end_bytes else None
+
+    def _search(self, start_bytes: int) -> int | None:
+        for piece_start in range(start_bytes, self._end_bytes, _PIECE_BYTES):
+            room = self._end_bytes - piece_start
+            piece = self._files.read(self._fd, min(_PIECE_BYTES + 24, room), piece_start)
+            self._left_bytes -= len(piece)
+            for position, size, _ in _candidates(piece, room, self._version):
+                if self._left_bytes <= 0:
+                    return None
+                scan = DatScan(
+                    self._files,
+                    self._fd,
+                    self._version,
+                    piece_start + position,
+                    self._end_bytes,
+                    window_bytes=_SHORT_WINDOW_BYTES,
+                )
+                record = next(iter(scan), None)
+                if record is not None:
+                    return record.offset_bytes
+                self._left_bytes -= size
+        return None

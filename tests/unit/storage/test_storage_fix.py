@@ -16,6 +16,7 @@ from native_handlers.format.errors import ChecksumMismatch, FormatError, SizeMis
 from native_handlers.format.idx import encode_entry, iter_entries
 from native_handlers.format.needle import Needle
 from native_handlers.format.types import TOMBSTONE_SIZE
+from native_handlers.storage import fix
 from native_handlers.storage.check import check_directory
 from native_handlers.storage.fix import fix_index
 from native_handlers.storage.model.compaction import CompactionOptions
@@ -80,11 +81,11 @@ class Place:
     def lose_row(self, needle_id):
         self.put_rows(row for row in self.rows() if row[0] != needle_id)
 
-    def fix(self):
-        """Whether the index was made anew. A second run finds nothing to do."""
+    def fix(self, *problems):
+        """Whether the index was made anew, with these problems. A second run finds nothing to do."""
         paths = VolumePaths(self.path, self.path, "", VID)
         done = fix_index(OS_FILES, paths, 4, lambda _count: None)
-        assert not done.problems
+        assert done.problems == list(problems)
         assert check_directory(self.path).is_healthy
         again = fix_index(OS_FILES, paths, 4, lambda _count: None)
         assert not again.is_changed
@@ -265,6 +266,53 @@ class TestDamagedRecords:
             with pytest.raises((StorageError, FormatError)):
                 place.read(needle_id)
 
+    def test_a_cut_that_left_the_fewer_records_undoes_no_deletion(self, place):
+        """Those of needles 1 to 4 are left, of 14. Needle 1 was deleted without a record."""
+        place.delete_in_tier(1)
+        os.truncate(place.path / f"{VID}.dat", place.rows()[4][1] * 8)
+        assert ".idx: 7 of its rows lead behind the end of .dat" in self.fix(place)
+        assert place.read(1, 3) == [Deleted, content(3)]
+
+    @pytest.mark.parametrize("left", [None, b"", 3], ids=["no index", "an empty index", "a short index"])
+    @pytest.mark.parametrize(
+        ("at", "junk", "is_kept"), [(20, b"????", True), (12, b"\0\0\xff\xff", False), (0, bytes(16), False)]
+    )
+    def test_records_behind_one_without_a_row_are_found(self, place, left, at, junk, is_kept):
+        row = self.damage(place, 4, at, junk)
+        self.shorten(place, left)
+        problems = self.fix(place)
+        assert place.read(1, 3, 6, 7, 8) == [content(number) for number in (1, 3, 6, 7, 8)]
+        assert (row in place.rows()) == is_kept
+        assert any(problem.endswith("48 bytes hold no sound record") for problem in problems)
+        assert len(place.rows()) == (11 if is_kept else 10)
+
+    def test_several_in_a_row_keep_their_rows(self, place):
+        rows = [self.damage(place, number, 20, b"????") for number in (1, 2, 3, 5)]
+        self.shorten(place, None)
+        assert len([one for one in self.fix(place) if one.startswith(".dat: ")]) == len(rows)
+        assert set(rows) <= set(place.rows())
+        assert place.read(1, 4, 8) == [content(1), content(4, b"later"), content(8)]
+
+    def test_the_last_record_keeps_its_row(self, place):
+        row = self.damage(place, 10, 20, b"????")
+        self.shorten(place, None)
+        self.fix(place)
+        assert place.rows()[-1] == row
+
+    def test_the_search_for_records_is_bounded(self, place, monkeypatch):
+        monkeypatch.setattr(fix, "MAX_SEARCH_FACTOR", 0)
+        self.damage(place, 4, 0, bytes(16))
+        self.shorten(place, None)
+        assert any(problem.startswith(".dat: zeros") for problem in self.fix(place))
+        assert place.read(3, 6) == [content(3), NotFound]
+
+    def shorten(self, place, left):
+        """Leaves so many rows of the index, or no index."""
+        if left is None:
+            place.idx.unlink()
+        else:
+            place.put_rows(place.rows()[:left] if left else [])
+
 
 class TestCrashes:
     @pytest.fixture
@@ -390,7 +438,7 @@ class TestIndexesOfSomethingElse:
         old = place.idx.read_bytes()
         vacuum(place)
         place.idx.write_bytes(old)
-        assert place.fix()
+        assert place.fix(".idx: 2 of its rows lead behind the end of .dat")
         assert place.read(1, 4, 5, 6, 7, 8) == [content(1), content(4), NotFound, content(6), content(7), content(8)]
 
     def test_an_index_whose_deletions_are_displaced(self, place):
