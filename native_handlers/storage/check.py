@@ -40,7 +40,7 @@ from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, ASIDE, N
 from native_handlers.storage.system.files import OS_FILES, SharedFile, read_file
 from native_handlers.storage.volume.dat_head import is_stub_of_shards, read_super_block
 from native_handlers.storage.volume.index_place import with_index_found
-from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.info_file import load_volume_info, may_name_object
 from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume.recovery import restore_idx_head
 from native_handlers.storage.volume.scan import DatScan, OpenDat, ScanEnd
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from native_handlers.format.types import StoredOffset
     from native_handlers.format.vif import VolumeInfo
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.info_file import LoadedInfo
 
 _MAX_PROBLEMS = 100
 """Problems listed of each kind and volume; the others are only counted."""
@@ -210,7 +211,8 @@ class _VolumeChecker:
     def run(self) -> VolumeCheck | None:
         """The results, or None for files that are no volume: files of erasure coding, strays."""
         try:
-            info = self._check_info()
+            loaded = self._load_info()
+            info = loaded.info
             signs = find_signs(self._files, self._paths, info, self._width)
             self._check.notes += signs.notes
             for problem in signs.problems:
@@ -220,7 +222,8 @@ class _VolumeChecker:
             if info.files:
                 self._check_tiered(info, is_kept_here=facts is not None)
             if facts is None or is_stub_of_shards(self._files, self._paths):
-                return self._check if signs.problems or info.files else None
+                is_elsewhere = bool(info.files) or may_name_object(self._files, self._place, loaded)
+                return self._check if signs.problems or is_elsewhere else None
             mode = mode_problem(self._files, self._paths.file(".dat"))
             if mode is not None:
                 self._check.add(mode)
@@ -241,14 +244,14 @@ class _VolumeChecker:
         elif fate is not None:
             self._note("its shards are not whole; the next start removes them")
 
-    def _check_info(self) -> VolumeInfo:
+    def _load_info(self) -> LoadedInfo:
         loaded = load_volume_info(self._files, self._paths.file(".vif"))
         if loaded.error is not None:
             self._check.add(f".vif cannot be parsed: {loaded.error}")
         width = loaded.info.bytes_offset
         if width not in (0, self._width):
             self._check.add(f".vif says {width}-byte offsets, the check runs with {self._width}-byte ones")
-        return loaded.info
+        return loaded
 
     def _check_tiered(self, info: VolumeInfo, *, is_kept_here: bool) -> None:
         """Checks of a volume in a remote tier what can be checked without the object, and says what was not. Where its

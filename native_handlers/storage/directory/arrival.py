@@ -29,7 +29,7 @@ from native_handlers.storage.disk.aside import move_aside
 from native_handlers.storage.model.file_kinds import ARRIVED, ARRIVING, VOLUME_EXTENSIONS
 from native_handlers.storage.model.report import Finding, FindingKind
 from native_handlers.storage.system.files import read_file, replace_file
-from native_handlers.storage.volume.info_file import has_shards, is_coded
+from native_handlers.storage.volume.info_file import has_shards, is_coded, load_volume_info, may_name_object
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ def finish_arrival(files: Files, paths: VolumePaths, record: ArrivalRecord) -> N
 
     Raises OSError: the next call, or the next start, does the rest.
     """
+    keep_doubtful_info(files, paths)
     arriving, final = staged(paths), {extension: paths.file(extension) for extension in VOLUME_EXTENSIONS}
     for path in paths.owned(keep_vif=True):
         if path not in final.values():
@@ -168,6 +169,13 @@ def finish_arrival(files: Files, paths: VolumePaths, record: ArrivalRecord) -> N
     files.sync_directory(paths.data_dir)
 
 
+def keep_doubtful_info(files: Files, paths: VolumePaths) -> None:
+    """Moves a .vif aside that cannot be parsed and may say where the data of a volume is. Raises OSError."""
+    if may_name_object(files, paths, load_volume_info(files, paths.file(".vif")), beside_shards=True):
+        _log.warning("%s cannot be parsed, and is replaced: %s", paths.base, move_aside(files, paths.file(".vif")))
+        files.sync_directory(paths.data_dir)
+
+
 def shares_vif(files: Files, paths: VolumePaths) -> bool:
     """Whether the .vif that is here belongs to erasure coding shards too."""
     return has_shards(files, paths) and is_coded(files, paths)
@@ -179,6 +187,7 @@ def _remove_replaced(files: Files, paths: VolumePaths, arrived: VolumePaths) -> 
     """
     kept = {arrived.file(extension) for extension in VOLUME_EXTENSIONS}
     try:
+        keep_doubtful_info(files, paths)
         for path in paths.owned(keep_vif=has_shards(files, paths)):
             if path not in kept:
                 files.unlink(path)

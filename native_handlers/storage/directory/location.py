@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.records import dataclass
 from native_handlers.storage.directory.data_names import DataNames
-from native_handlers.storage.directory.index_users import is_vacuumed, uses_index_dir
+from native_handlers.storage.directory.index_users import any_other, is_vacuumed, uses_index_dir
 from native_handlers.storage.directory.scan import (
     check_directory,
     collections_of,
@@ -24,6 +24,7 @@ from native_handlers.storage.directory.scan import (
     has_any_shard,
     ids_with_data,
     list_names,
+    unknown_place_text,
     volume_candidates,
 )
 from native_handlers.storage.directory.unfinished import sweep_unfinished
@@ -50,7 +51,7 @@ from native_handlers.storage.system.crew import Crew, blocks_read
 from native_handlers.storage.volume.damage import DamageReports
 from native_handlers.storage.volume.dat_head import is_stub_of_shards
 from native_handlers.storage.volume.dat_presence import DatPresence
-from native_handlers.storage.volume.info_file import has_shards, load_volume_info
+from native_handlers.storage.volume.info_file import has_shards, load_volume_info, may_name_object
 from native_handlers.storage.volume.paths import VolumePaths
 from native_handlers.storage.volume.soundness import fullest_first, not_opened
 from native_handlers.storage.volume.state import NOTHING_SEEN, OpenRequest, SeenFiles
@@ -452,7 +453,12 @@ class DiskLocation:
         if dat is None or dat.size_bytes <= SUPER_BLOCK_BYTES:
             seen = SeenFiles(dat, load_volume_info(self._files, paths.text(".vif")))
         if dat is None:
-            if seen.info is None or not seen.info.info.files or shards_lie_here:
+            if seen.info is None or shards_lie_here:
+                return None
+            if may_name_object(self._files, paths, seen.info):
+                self.findings.add([Finding(FindingKind.NOT_LOADED, paths.base, unknown_place_text(seen.info))])
+                return None
+            if not seen.info.info.files:
                 return None
             self._check_limit(paths)
             return self._open(paths, seen)
@@ -553,30 +559,11 @@ class DiskLocation:
         """Whether a volume of that name on another disk has its .idx in the same directory. `if_unknown`: the answer
         where a disk is out of service, or fails.
         """
-        return self._others_answer(paths, uses_index_dir, if_unknown=if_unknown)
+        return any_other(self._files, self.others, paths, uses_index_dir, if_unknown=if_unknown)
 
     def _is_other_vacuum(self, paths: VolumePaths) -> bool:
         """Whether files of a vacuum in the index directory may be those of another disk's volume of that name."""
-        return self._others_answer(paths, is_vacuumed, if_unknown=True)
-
-    def _others_answer(
-        self, paths: VolumePaths, ask: Callable[[Files, VolumePaths], bool], *, if_unknown: bool
-    ) -> bool:
-        """Whether `ask` says so of the volume's name on another disk with the same index directory."""
-        for other in self.others:
-            if other.idx_path != paths.index_dir:
-                continue
-            volume = other.volumes.get(paths.volume_id)
-            if volume is not None and volume.paths.name == paths.name and volume.paths.index_dir == paths.index_dir:
-                return True
-            try:
-                other.check_in_service()
-                if ask(self._files, replace(paths, data_dir=other.path)):
-                    return True
-            except (OSError, DiskUnavailable):
-                if if_unknown:
-                    return True
-        return False
+        return any_other(self._files, self.others, paths, is_vacuumed, if_unknown=True)
 
     def sync_names(self) -> None:
         """Which files are there is on disk afterwards. Raises OSError."""

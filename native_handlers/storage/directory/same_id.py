@@ -18,7 +18,7 @@ from native_handlers.storage.model.file_kinds import (
     SHARDS_ARRIVED,
     other_collection_file_text,
 )
-from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.info_file import names_object
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ _NAMED_FILES = 3
 
 
 class FoundFile(NamedTuple):
-    """A file with data of a volume, or that says that the volume's data is in a remote tier or has arrived."""
+    """A file with data of a volume, or that says that the volume's data is in a remote tier or has arrived, or may say
+    so.
+    """
 
     location: DiskLocation
     volume: VolumePaths
@@ -86,17 +88,17 @@ def _find_on(files: Files, location: DiskLocation, volume_id: int) -> list[Found
             continue
         volume = VolumePaths(location.path, location.idx_path, collection, volume_id)
         is_known = any(one.volume == volume for one in found)
-        if path.suffix == ".vif" and (is_known or not _is_tiered(files, location, path)):
+        if path.suffix == ".vif" and (is_known or not _is_tiered(files, volume)):
             continue
         found.append(FoundFile(location, volume, path))
     return found
 
 
-def _is_tiered(files: Files, location: DiskLocation, info: Path) -> bool:
+def _is_tiered(files: Files, volume: VolumePaths) -> bool:
     try:
-        return bool(load_volume_info(files, info).info.files)
+        return names_object(files, volume)
     except OSError as error:
-        raise DiskUnreadable(location.path, error) from error
+        raise DiskUnreadable(volume.data_dir, error) from error
 
 
 def check_no_other_collection(found: Iterable[FoundFile], collection: str, volume_id: int) -> None:

@@ -15,7 +15,7 @@ from native_handlers.format.volume_name import parse_volume_name
 from native_handlers.storage.model.errors import DirectoryUnusable, DiskUnreadable
 from native_handlers.storage.model.file_kinds import NOTE, SHARD_EXTENSIONS
 from native_handlers.storage.volume.dat_head import is_stub_of_shards
-from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.info_file import load_volume_info, may_name_object
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from native_handlers.storage.system.files import Files
+    from native_handlers.storage.volume.info_file import LoadedInfo
 
 _log = logging.getLogger(__name__)
 _SHOWING = (".idx", ".vif", NOTE)
@@ -186,5 +187,13 @@ def find_data_elsewhere(files: Files, directory: Path, index_dir: Path) -> list[
 
 
 def _tier_of(files: Files, paths: VolumePaths) -> str:
-    info = load_volume_info(files, paths.file(".vif")).info
+    loaded = load_volume_info(files, paths.file(".vif"))
+    if may_name_object(files, paths, loaded):
+        return unknown_place_text(loaded)
+    info = loaded.info
     return f"its data is in remote storage {info.files[0].backend_name} as {info.files[0].key}" if info.files else ""
+
+
+def unknown_place_text(loaded: LoadedInfo) -> str:
+    """Why a volume without a .dat is not opened whose .vif cannot be parsed."""
+    return f"its .vif cannot be parsed ({loaded.error}), and may say where its data is"

@@ -20,6 +20,7 @@ from native_handlers.format.types import VERSION_3, max_volume_size_bytes, norma
 from native_handlers.format.vif import VolumeInfo, parse_volume_info
 from native_handlers.format.volume_name import format_volume_name
 from native_handlers.records import dataclass
+from native_handlers.storage.directory.arrival import keep_doubtful_info
 from native_handlers.storage.directory.placement import check_room, choose_for_decoded, place_for_shards
 from native_handlers.storage.model.errors import (
     DiskTooSmall,
@@ -42,7 +43,7 @@ from native_handlers.storage.volume.info_file import is_coded, load_volume_info
 from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from native_handlers.storage.directory.location import DiskLocation
@@ -220,7 +221,30 @@ def coded_info_file(files: Files, paths: VolumePaths, volume: Volume | None, off
         present = load_volume_info(files, paths.file(".vif")).info
         check_coded_info(text, offset_width_bytes, mounted, data, objects_of(present))
 
-    return StagedFile(files, paths.file(".vif"), check=check, max_bytes=MAX_VIF_BYTES)
+    return _InfoFile(files, paths, check)
+
+
+class _InfoFile(StagedFile):
+    """A sent .vif. One that is here, cannot be parsed and may say where the data of a volume is, is moved aside before
+    the sent one gets its name.
+    """
+
+    def __init__(self, files: Files, paths: VolumePaths, check: Callable[[bytes], None]) -> None:
+        """As `StagedFile`. Raises OSError."""
+        super().__init__(files, paths.file(".vif"), check=check, max_bytes=MAX_VIF_BYTES)
+        self._paths = paths
+
+    def publish(self) -> None:
+        try:
+            keep_doubtful_info(self._files, self._paths)
+        except OSError:
+            self.discard()
+            raise
+        super().publish()
+
+    def hand_over(self) -> None:
+        keep_doubtful_info(self._files, self._paths)
+        super().hand_over()
 
 
 def check_coded_info(

@@ -15,7 +15,8 @@ from native_handlers.storage.directory.scan import has_any_shard
 from native_handlers.storage.model.errors import StorageError
 from native_handlers.storage.model.file_kinds import NOTE, STAGED
 from native_handlers.storage.system.files import replace_file
-from native_handlers.storage.volume.info_file import load_volume_info
+from native_handlers.storage.volume.info_file import load_volume_info, may_name_object
+from native_handlers.storage.volume.paths import VolumePaths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def adopt_staged(
             raise NotStaged(f"staged volume {volume_id} missing {extension}{STAGED}")
     if has_any_shard(base.name, set(files.list_directory(base.parent))):
         raise NotStaged(f"staged volume {volume_id}: shards of it lie on the same disk")
-    _check_absent(files, locations, base.name, volume_id)
+    _check_absent(files, locations, collection, volume_id)
     note = _named(base, NOTE)
     try:
         replace_file(files, note, f"adopting decoded volume {volume_id}".encode())
@@ -81,19 +82,24 @@ def give_back(files: Files, base: Path) -> None:
     _undo(files, base, note)
 
 
-def _check_absent(files: Files, locations: Sequence[DiskLocation], name: str, volume_id: int) -> None:
+def _check_absent(files: Files, locations: Sequence[DiskLocation], collection: str, volume_id: int) -> None:
     """Raises NotStaged where a disk has the data of a volume of that name, or the .vif of one in a remote tier,
     DiskUnavailable where a disk cannot say so: after it is back, two disks would have the volume.
     """
     text = f"staged volume {volume_id} already exists on this server"
     for location in locations:
         location.check_in_service()
-    for base in (location.path / name for location in locations):
+    name = format_volume_name(collection, volume_id)
+    for location in locations:
+        base = location.path / name
         facts = files.facts(_named(base, ".dat"))
         if facts is not None and facts.size_bytes > SUPER_BLOCK_BYTES:
             raise NotStaged(f"{text}: {base}.dat, which is not mounted")
-        if load_volume_info(files, _named(base, ".vif")).info.files:
+        loaded = load_volume_info(files, _named(base, ".vif"))
+        if loaded.info.files:
             raise NotStaged(f"{text}: {base}.vif says that its data is in a remote tier")
+        if may_name_object(files, VolumePaths(location.path, location.idx_path, collection, volume_id), loaded):
+            raise NotStaged(f"{text}: {base}.vif cannot be parsed, and may say where its data is")
 
 
 def _rename_all(files: Files, base: Path) -> None:

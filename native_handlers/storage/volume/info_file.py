@@ -47,6 +47,30 @@ def load_volume_info(files: Files, path: Path | str) -> LoadedInfo:
         return LoadedInfo(VolumeInfo(), is_present=True, error=error)
 
 
+def names_object(files: Files, paths: VolumePaths) -> bool:
+    """Whether the .vif of the volume names an object in a remote tier, or may have named one; see `may_name_object`.
+    Raises OSError.
+    """
+    loaded = load_volume_info(files, paths.file(".vif"))
+    return bool(loaded.info.files) or may_name_object(files, paths, loaded)
+
+
+def may_name_object(files: Files, paths: VolumePaths, loaded: LoadedInfo, *, beside_shards: bool = False) -> bool:
+    """Whether a .vif that cannot be parsed may be that of a volume whose data is in a remote tier: the volume has an
+    .idx and no .dat here, and no shards. Nothing else says where the data is.
+
+    Args:
+        loaded: what `load_volume_info` says of the .vif.
+        beside_shards: whether shards do not matter.
+
+    Raises OSError.
+    """
+    if loaded.error is None or files.facts(paths.file(".dat")) is not None:
+        return False
+    has_index = any(files.facts(path) is not None for path in paths.sidecars(".idx"))
+    return has_index and (beside_shards or not has_shards(files, paths))
+
+
 def is_coded(files: Files, paths: VolumePaths) -> bool:
     """Whether a .vif of the volume, in either directory, says that the volume is erasure-coded. Raises OSError."""
     return any(load_volume_info(files, path).info.ec_shard_config is not None for path in paths.sidecars(".vif"))
