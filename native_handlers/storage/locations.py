@@ -26,6 +26,7 @@ from native_handlers.storage.system.crew import Crew, times_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from native_handlers.format.vif import RemoteFile
     from native_handlers.storage.directory.location import DiskLocation
@@ -78,7 +79,11 @@ def _tell_of_second_copies(locations: Sequence[DiskLocation]) -> None:
 
 
 def finish_arrivals(
-    files: Files, locations: Sequence[DiskLocation], volume_id: int | None = None
+    files: Files,
+    locations: Sequence[DiskLocation],
+    volume_id: int | None = None,
+    *,
+    searched: Sequence[DiskLocation] | None = None,
 ) -> list[tuple[DiskLocation, list[Finding]]]:
     """Puts copies that have arrived completely in their places, of all volumes or of one; none of them is open. Shards
     are left out where one volume is asked for: their files are changed inside `EcVolumeSet.exclusive` alone, and
@@ -87,11 +92,15 @@ def finish_arrivals(
     A start does so before it looks for volumes. Where a parent process holds the directories, the parent does it. A
     disk that is out of service is skipped. Returns the findings to be kept once the volumes are opened.
 
+    Args:
+        locations: all disks of the server: a copy may replace one on another disk.
+        searched: the disks on which copies are looked for; None for all.
+
     Raises DiskUnreadable.
     """
     directories = [(location.path, location.idx_path) for location in locations]
     findings = []
-    for location in locations:
+    for location in locations if searched is None else searched:
         if location.is_unavailable or not location.owns_directory:
             continue
         own = (location.path, location.idx_path)
@@ -105,6 +114,22 @@ def finish_arrivals(
             raise DiskUnreadable(location.path, error) from error
         findings.append((location, found))
     return findings
+
+
+def arrived_records(locations: Sequence[DiskLocation]) -> dict[int, list[Path]]:
+    """By volume id, the records of copies that have arrived whole and lack their names. A disk that cannot be read is
+    skipped.
+    """
+    found: dict[int, list[Path]] = {}
+    for location in locations:
+        try:
+            records = location.arrived_records()
+        except DiskUnavailable as failure:
+            _log.warning("copies that have arrived were not looked for: %s", failure)
+            continue
+        for volume_id, path in records:
+            found.setdefault(volume_id, []).append(path)
+    return found
 
 
 def release(location: DiskLocation) -> None:

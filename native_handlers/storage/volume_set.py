@@ -16,6 +16,7 @@ from native_handlers.storage.configure import configure_volume
 from native_handlers.storage.directory.placement import choose_for_copy, choose_for_new
 from native_handlers.storage.directory.same_id import text_of
 from native_handlers.storage.locations import (
+    arrived_records,
     copies_of,
     copies_where,
     destroy,
@@ -46,6 +47,7 @@ from native_handlers.storage.volume_ids import VolumeIds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from native_handlers.format.super_block import SuperBlock
     from native_handlers.format.vif import RemoteFile
@@ -155,6 +157,7 @@ class VolumeSet:
             if any(name.endswith(ARRIVED) for found in names.values() for name in found):
                 # The arrived volume may replace one on another disk, so no listing is valid any longer.
                 arrived, names = self._finish_arrivals(vid), {}
+                _check_none_arrived(vid, arrived_records(self._locations).get(vid, ()))
             mounted = mount(self._locations, vid, names)
             for location, found in arrived:
                 location.findings.add(found)
@@ -162,7 +165,7 @@ class VolumeSet:
 
     def load_new(self) -> None:
         """See `Store.load_new_volumes`."""
-        with self._changing:
+        with self._changing, self._without_arrived():
             added, failures = load_all(self._locations, self._width)
         for failure in failures:
             _log.error("new volumes were not looked for, or not all were opened: %s", failure)
@@ -352,10 +355,10 @@ class VolumeSet:
             self._check_not_replaced(vid)
             self._check_in_service(vid)
             found = self.ids.find(collection, vid)
+            _check_none_arrived(vid, (one.path for one in found))
             if not copies_of(self._locations, vid):  # else it takes the place of one that is open
                 check_room_for_new(self._locations[0], collection, vid)
             location = choose_for_copy(self._locations, normal_disk_type(disk_type), vid, needed_bytes)
-            _check_none_arrived(vid, found, location)
             claimed = [volume for _, volume in copies_of(self._locations, vid)]
             _claim_all(claimed, "is being copied here anew")
             location.arriving.add(vid)
@@ -380,7 +383,7 @@ class VolumeSet:
                     # Its source may be deleted next, and would leave no way to the data.
                     raise CopyIncomplete(f"the data of volume {vid} cannot be read from here: {damage}")
                 found = self.ids.find(arriving.paths.collection, vid)
-                _check_none_arrived(vid, found, location)
+                _check_none_arrived(vid, (one.path for one in found))
                 # A copy that is not open goes too: on an earlier disk it would hide the new one at the next start.
                 present = [*(volume.paths for _, volume in old), *(one.volume for one in found if not one.is_shard)]
                 arriving.decide(dict.fromkeys(one for one in present if one.base != arriving.paths.base))
@@ -427,10 +430,29 @@ class VolumeSet:
         found = []
         for location in self._locations:
             try:
-                found += finish_arrivals(self._files, [location], vid)
+                found += finish_arrivals(self._files, self._locations, vid, searched=[location])
             except DiskUnreadable as failure:
                 _log.warning("volume %d is looked for elsewhere: %s", vid, failure)
         return found
+
+    @contextmanager
+    def _without_arrived(self) -> Iterator[None]:
+        """Puts copies in place that have arrived, of volumes that are not open. Inside, those whose files could not all
+        be put in place are not opened: the copy that they replace may be on another disk.
+        """
+        ids = arrived_records(self._locations).keys() - self._replaced.keys()
+        closed = {vid for vid in ids if not copies_of(self._locations, vid) and not self._is_arriving(vid)}
+        for vid in sorted(closed):
+            for location, findings in self._finish_arrivals(vid):
+                location.findings.add(findings)
+        left = closed & arrived_records(self._locations).keys() if closed else set()
+        for location in self._locations:
+            location.replaced |= left
+        try:
+            yield
+        finally:
+            for location in self._locations:
+                location.replaced -= left
 
     def _check_in_service(self, vid: int) -> None:
         """Raises DiskUnavailable for a volume whose disk is out of service: closing it might hang."""
@@ -441,11 +463,13 @@ class VolumeSet:
         return any(vid in location.arriving for location in self._locations)
 
 
-def _check_none_arrived(vid: int, found: Sequence[FoundFile], location: DiskLocation) -> None:
-    """Raises VolumeBusy where a copy has arrived on another disk and lacks its names: it would remove the new one."""
-    for one in found:
-        if one.has_arrived and one.location is not location:
-            raise VolumeBusy(vid, f"has arrived here already, see {one.path}; mount it first")
+def _check_none_arrived(vid: int, paths: Iterable[Path]) -> None:
+    """Raises VolumeBusy where one of the files is the record of a copy that has arrived, and lacks its names. That one
+    counts, and would remove any other one.
+    """
+    for path in paths:
+        if path.suffix == ARRIVED:
+            raise VolumeBusy(vid, f"has arrived here already, see {path}; mount it first")
 
 
 def check_room_for_new(location: DiskLocation, collection: str, vid: int) -> None:

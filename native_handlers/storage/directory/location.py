@@ -17,6 +17,7 @@ from native_handlers.records import dataclass
 from native_handlers.storage.directory.data_names import DataNames
 from native_handlers.storage.directory.index_users import any_other, is_vacuumed, uses_index_dir
 from native_handlers.storage.directory.scan import (
+    arrived_records,
     check_directory,
     collections_of,
     count_coded,
@@ -401,6 +402,10 @@ class DiskLocation:
     def volume_ids_on_disk(self) -> list[int]:
         """The ids of the volumes whose data is in the directory, open or not. Raises as `load_one`."""
         return [volume_id for volume_id in ids_with_data(self._names()) if volume_id not in self.arriving]
+
+    def arrived_records(self) -> list[tuple[int, Path]]:
+        """The ids of volumes of which a copy has arrived, each with the path of the record. Raises as `load_one`."""
+        return [(volume_id, self.path / name) for volume_id, name in arrived_records(self._names())]
 
     def _names(self) -> list[str]:
         self.check_in_service()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from native_handlers.format.errors import BadVolumeName
 from native_handlers.format.types import DEFAULT_OFFSET_WIDTH_BYTES, OFFSET_WIDTHS_BYTES
-from native_handlers.format.volume_name import parse_volume_name
+from native_handlers.format.volume_name import format_volume_name, parse_volume_name
 from native_handlers.storage.model.errors import DirectoryUnusable, DiskUnreadable
-from native_handlers.storage.model.file_kinds import NOTE, SHARD_EXTENSIONS
+from native_handlers.storage.model.file_kinds import ARRIVED, NOTE, SHARD_EXTENSIONS
 from native_handlers.storage.volume.dat_head import is_stub_of_shards
 from native_handlers.storage.volume.info_file import load_volume_info, may_name_object
 from native_handlers.storage.volume.paths import VolumePaths
@@ -81,6 +81,12 @@ def ids_with_data(names: Iterable[str]) -> list[int]:
     names = list(names)
     stems = _stems(names, _SHOWING) & _stems(names, (".dat",))
     return list(dict.fromkeys(volume_id for _, volume_id in _volume_names(stems)))
+
+
+def arrived_records(names: Iterable[str]) -> list[tuple[int, str]]:
+    """Of the records among `names` that a copy has arrived, the volume's id and the name."""
+    found = _volume_names(_stems(names, (ARRIVED,)))
+    return [(volume_id, format_volume_name(collection, volume_id) + ARRIVED) for collection, volume_id in found]
 
 
 def count_shards(names: Iterable[str]) -> int:

@@ -208,13 +208,13 @@ class TestOpening:
         assert (each["open"], each["facts"], each["facts_of"], each["read"], each["close"]) == (3, 1, 1, 2, 1)
 
     @pytest.mark.slow
-    def test_a_reload_lists_the_directory_three_times(self, tmp_path):
-        """For volumes, for decided replacements of shards, and then for shards.
+    def test_a_reload_lists_the_directory_four_times(self, tmp_path):
+        """For copies that have arrived, for volumes, for decided replacements of shards, and then for shards.
         Slow: many volumes are made and opened.
         """
         files = PlannedFiles()
         with closing(make_store(tmp_path, MANY, files=files)) as store:
-            assert files.since(store.load_new_volumes) == {"list_directory": 3}
+            assert files.since(store.load_new_volumes) == {"list_directory": 4}
 
     @pytest.mark.slow
     def test_one_of_many_is_mounted_with_one_listing(self, tmp_path):
