@@ -521,8 +521,8 @@ class Store:
         Wilful difference: upstream deletes the copy that is here first, and so needs no room for both.
 
         Raises:
-            VolumeArriving: the volume is being copied here already; nothing changed.
-            VolumeBusy: a copy here is being moved to a tier or to disk; nothing changed.
+            VolumeArriving: the volume, or files of it, are being copied here already; nothing changed.
+            VolumeBusy: one that has arrived lacks its names, or one is moved to a tier or to disk; nothing changed.
             IdTaken: there are files of that id in another collection; nothing changed.
             TooManyVolumes: the process has no descriptors for it; nothing changed.
             DiskUnavailable: a copy here is on a disk that is out of service; nothing changed.
@@ -537,7 +537,7 @@ class Store:
             VolumeLoadFailed, OffsetWidthMismatch: the volume cannot be served; other copies stay.
             CopyIncomplete: the volume is damaged, and there is another copy here, which stays; or another copy was
                 mounted here since `begin_copy`, may have taken writes, and stays.
-            IdTaken: files of that id in another collection are here by now; all copies stay.
+            IdTaken, VolumeArriving: files of that id are here by now in another collection, or come; all copies stay.
             DiskUnavailable: another copy is on a disk that is out of service by now; it stays.
             OSError: the decision could not be put on disk, and other copies stay; or files could not be renamed, and
                 the next mount or start renames them.

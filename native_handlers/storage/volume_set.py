@@ -355,6 +355,8 @@ class VolumeSet:
             self._check_not_replaced(vid)
             self._check_in_service(vid)
             found = self.ids.find(collection, vid)
+            if self.ids.is_coming(vid):
+                raise VolumeArriving(vid)
             _check_none_arrived(vid, (one.path for one in found))
             if not copies_of(self._locations, vid):  # else it takes the place of one that is open
                 check_room_for_new(self._locations[0], collection, vid)
@@ -373,6 +375,8 @@ class VolumeSet:
         changed: list[int] = []
         try:
             with self._changing:
+                if self.ids.is_coming(vid):
+                    raise VolumeArriving(vid)
                 self._check_in_service(vid)
                 old = copies_of(self._locations, vid)
                 if any(volume not in arriving.claimed for _, volume in old):

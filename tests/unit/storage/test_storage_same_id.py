@@ -154,7 +154,8 @@ class TestCopy:
         with store.ids.naming("c", VID):
             with pytest.raises(IdTaken, match="files of volume 7 of collection 'c' come here just now"):
                 store.begin_copy(VID, "", "", 0)
-            store.abandon_copy(store.begin_copy(VID, "c", "", 0))
+            with pytest.raises(VolumeArriving):
+                store.begin_copy(VID, "c", "", 0)
 
     def test_files_do_not_come_while_a_volume_is_copied_here(self, store):
         arriving = store.begin_copy(VID, "", "", 0)
@@ -185,6 +186,30 @@ class TestComing:
                 pass
         with store.ids.naming("d", VID):
             pass
+
+    def test_a_copy_of_the_volume_begins_before_or_after(self, store):
+        with store.ids.naming("", VID):
+            with pytest.raises(VolumeArriving):
+                store.begin_copy(VID, "", "", 0)
+            store.begin_copy(VID + 1, "", "", 0)
+        incoming = store.begin_copy(VID, "", "", 0)
+        with pytest.raises(VolumeArriving), store.ids.naming("", VID):
+            pass
+        store.abandon_copy(incoming)
+
+    def test_a_copy_does_not_take_the_place_of_files_that_come(self, store, tmp_path):
+        with closing(open_at(tmp_path / "source")) as source:
+            fill(source)
+        incoming = store.begin_copy(VID, "", "", 0)
+        incoming.begin()
+        for extension in (".dat", ".idx", ".vif"):
+            file = incoming.receive(extension)
+            file.write((tmp_path / f"source/{VID}{extension}").read_bytes())
+            file.commit(1)
+        incoming.location.arriving.discard(VID)
+        with store.ids.naming("", VID), pytest.raises(VolumeArriving):
+            store.mount_copy(incoming)
+        store.abandon_copy(incoming)
 
     def test_ends_for_a_store_that_was_closed(self, disks):
         store = open_at(*disks)
