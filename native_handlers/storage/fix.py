@@ -74,7 +74,14 @@ class Fixed:
         return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
 
 
-def fix_index(files: Files, paths: VolumePaths, offset_width_bytes: int, passed: Callable[[int], object]) -> Fixed:
+def fix_index(
+    files: Files,
+    paths: VolumePaths,
+    offset_width_bytes: int,
+    passed: Callable[[int], object],
+    *,
+    is_width_known: bool = False,
+) -> Fixed:
     """Writes a new .idx with all records of .dat in their order, and replaces the old .idx, unless that has these rows.
 
     A damaged record whose header leads to a sound record, or to the end, keeps its row: no older content of its needle
@@ -85,6 +92,8 @@ def fix_index(files: Files, paths: VolumePaths, offset_width_bytes: int, passed:
 
     Args:
         passed: gets the number of .dat bytes read since its last call.
+        is_width_known: whether offsets have that width also where the .vif cannot be parsed. Else nothing is done for
+            such a volume without an old index: nothing says there how wide its offsets are.
 
     A crash leaves the old or the new index in its place. A copy of the old one has another name (``.aside``) before the
     new one takes its place.
@@ -93,14 +102,22 @@ def fix_index(files: Files, paths: VolumePaths, offset_width_bytes: int, passed:
     """
     paths = with_index_found(files, paths)
     fixed = Fixed(str(paths.base))
-    info = load_volume_info(files, paths.file(".vif")).info
+    loaded = load_volume_info(files, paths.file(".vif"))
+    info = loaded.info
+    if loaded.error is not None:
+        doubt = f".vif cannot be parsed: {loaded.error}"
+        idx = files.facts(paths.file(".idx"))
+        if not is_width_known and (idx is None or not idx.size_bytes):
+            fixed.problems = [f"nothing is done: {doubt}; there is no index either, and -offset.bytes sets the width"]
+            return fixed
+        fixed.problems = [doubt]
     if info.bytes_offset not in {0, offset_width_bytes}:
         widths = f"its .vif says {info.bytes_offset}-byte offsets, and this run has {offset_width_bytes}-byte ones"
-        fixed.problems = [f"nothing is done: {widths}"]
+        fixed.problems.append(f"nothing is done: {widths}")
         return fixed
     signs = find_signs(files, paths, info, offset_width_bytes)
     if signs.problems:
-        fixed.problems = [f"nothing is done, for something is unfinished: {problem}" for problem in signs.problems]
+        fixed.problems += [f"nothing is done, for something is unfinished: {problem}" for problem in signs.problems]
         return fixed
     dat = SharedFile.open(files, paths.file(".dat"), os.O_RDONLY)
     try:

@@ -162,7 +162,8 @@ def _fix_one(arguments: ToolArguments, paths: VolumePaths, width: int) -> Fixed:
         if lost:
             return Fixed(str(paths.base), problems=[f"nothing is done: {lost}; -indexIsLost makes a new one"])
         with progress(f"fix {paths.name}", size_of(paths.file(".dat"))) as passed:
-            return fix_index(OS_FILES, paths, width, passed)
+            is_width_known = arguments.offset_width_bytes is not None
+            return fix_index(OS_FILES, paths, width, passed, is_width_known=is_width_known)
     except OSError as error:
         why = f"{error.filename or paths.base}: {error.strerror}"
         problem = f"{why}; the old index or a whole new one is in its place"

@@ -67,10 +67,10 @@ def test_help(argv, capsys):
 COOKIE = 0x1234
 
 
-def make_volume(directory, vid=3, collection="", count=6):
+def make_volume(directory, vid=3, collection="", count=6, **config):
     """A volume with a deletion and an overwritten needle. Returns the content of its files."""
     directory.mkdir(exist_ok=True)
-    store = open_at(directory)
+    store = open_at(directory, **config)
     store.allocate_volume(vid, collection=collection)
     volume = store.get_volume(vid)
     data = {}
@@ -199,6 +199,21 @@ class TestFix:
         store = open_at(place(directory, index))
         assert all(store.get_volume(vid).read(99, cookie=COOKIE).needle.data == b"" for vid in (3, 4))
         store.close()
+
+    def test_an_info_file_that_cannot_be_parsed_is_told_of(self, tmp_path, capsys):
+        """It would say that offsets have 5 bytes. An index with 4 would be that of another volume."""
+        make_volume(tmp_path / "a", offset_width_bytes=5)
+        before = (tmp_path / "a/3.idx").read_bytes()
+        (tmp_path / "a/3.vif").write_bytes(b'{"version":3,"bytesOff')
+        (volume,) = run_json(capsys, "fix", "-offset.bytes=5", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert not volume["is_changed"]
+        assert volume["problems"][0].startswith(".vif cannot be parsed: ")
+        (tmp_path / "a/3.idx").unlink()
+        (volume,) = run_json(capsys, "fix", "-indexIsLost", tmp_path / "a", status=1)["directories"][0]["volumes"]
+        assert "-offset.bytes sets the width" in volume["problems"][0]
+        assert not (tmp_path / "a/3.idx").exists()
+        run_json(capsys, "fix", "-indexIsLost", "-offset.bytes=5", tmp_path / "a", status=1)
+        assert (tmp_path / "a/3.idx").read_bytes() == before
 
     def test_a_flag_that_cannot_be_used_makes_no_index(self, tmp_path, capsys):
         make_volume(tmp_path / "a")
