@@ -83,7 +83,7 @@ class SharedVolumes:
         except StorageError as error:
             raise CallRefused(str(error)) from error
         # A change from here on, and one that came before, is seen by `note`, or by the comparison below.
-        shared = _Shared(volume, volume.share_generation, self._may_write(volume_id))
+        shared = _Shared(volume, volume.handle.share_generation, self._may_write(volume_id))
         known = self._shared.setdefault(volume_id, shared)
         if known != shared:
             # Other workers have the volume as it was. This entry must not make it look as if they knew of the change.
@@ -156,5 +156,5 @@ class SharedVolumes:
         shared = self._shared.get(volume_id)
         if shared is None or self._store.find_volume(volume_id) is not shared.volume:
             return False
-        is_same = shared.volume.share_generation == shared.generation > 0
+        is_same = shared.volume.handle.share_generation == shared.generation > 0
         return is_same and shared.may_write == self._may_write(volume_id)

@@ -112,7 +112,7 @@ class ReadingMachine(RuleBasedStateMachine):
         else:
             with owner.handle.begin_write():
                 owner.handle.unshare()
-            assert not owner.share_generation
+            assert not owner.handle.share_generation
             self._check(self._read_waiting, owner)
         for needle_id in self.model:
             assert self.passing.try_read_cached(needle_id, COOKIE) is None

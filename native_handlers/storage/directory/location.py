@@ -5,13 +5,9 @@ Source: weed/storage/disk_location.go.
 
 from __future__ import annotations
 
-import logging
-from contextlib import suppress
 from dataclasses import field
-from functools import partial
 from typing import TYPE_CHECKING
 
-from native_handlers.format.errors import FormatError
 from native_handlers.format.super_block import SUPER_BLOCK_BYTES
 from native_handlers.records import dataclass
 from native_handlers.storage.directory.data_names import DataNames
@@ -41,13 +37,12 @@ from native_handlers.storage.disk.space import STATFS_TIMEOUT_S, DiskUsage, MinF
 from native_handlers.storage.model.errors import (
     DirectoryUnusable,
     DiskUnavailable,
-    StorageError,
     VolumeLoadFailed,
     WriteFailed,
 )
 from native_handlers.storage.model.file_kinds import DATA_SHARDS, EC_INDEX_DESCRIPTORS
 from native_handlers.storage.model.report import Finding, FindingKind, Findings
-from native_handlers.storage.system.bounded_call import BoundedCall, CallTimedOut
+from native_handlers.storage.system.bounded_call import BoundedCall
 from native_handlers.storage.system.crew import Crew, blocks_read
 from native_handlers.storage.volume.damage import DamageReports
 from native_handlers.storage.volume.dat_head import is_stub_of_shards
@@ -69,8 +64,6 @@ if TYPE_CHECKING:
     from native_handlers.storage.system.files import Files
     from native_handlers.storage.volume.handle import Destroyed
     from native_handlers.storage.volume.volume import Volume
-
-_log = logging.getLogger(__name__)
 
 MAX_SLOTS = (1 << 31) - 1
 """Upstream's counts of slots have 32 bits. A master may say a size limit of one byte."""
@@ -143,7 +136,6 @@ class DiskLocation:
             raise DirectoryUnusable(config.path, str(error)) from error
         self.uuid = self._upkeep.uuid
         bounded = BoundedCall(f"looking at files in {config.path}", STATFS_TIMEOUT_S)
-        self._bounded = bounded
         self._presence = DatPresence(files, config.path, bounded, clock_ns)
         self.health = DiskHealth(files, config.path, self.usage, config.probe)
         self.health.look()
@@ -211,22 +203,6 @@ class DiskLocation:
         if not self.is_unavailable:
             self._presence.look(list(self.volumes.values()))
 
-    def _follow_others(self) -> None:
-        """Brings volumes up to date that other processes have changed, also where memory does not hold the changes; for
-        reports. Takes half a second at most, and does nothing on a disk out of service.
-
-        A volume whose changes cannot be read stays as this process last saw it.
-        """
-        if self.is_unavailable:
-            return
-        for volume in list(self.volumes.values()):
-            if volume.handle.is_behind:
-                volume.handle.glance()
-        behind = [volume for volume in list(self.volumes.values()) if volume.handle.is_behind]
-        if behind:
-            with suppress(CallTimedOut):
-                self._bounded.run(partial(_refresh, behind))
-
     @property
     def lost(self) -> Container[object]:
         """The volumes whose .dat did not exist at the last check."""
@@ -235,7 +211,8 @@ class DiskLocation:
     def volume_reports(self, size_limit_bytes: int) -> list[VolumeReport]:
         """The facts of every open volume, in any order. A disk that hangs costs half a second."""
         self._look_for_files()
-        self._follow_others()
+        if not self.is_unavailable:
+            self._presence.follow(list(self.volumes.values()))
         return self.reports_of(list(self.volumes), size_limit_bytes)
 
     def reports_of(self, volume_ids: Iterable[int], size_limit_bytes: int) -> list[VolumeReport]:
@@ -598,14 +575,6 @@ class DiskLocation:
         """Unlocks the directory for other servers. The volumes must be closed."""
         self._upkeep.end(is_all_synced=self._is_all_synced)
         self._lock.release()
-
-
-def _refresh(volumes: Iterable[Volume]) -> None:
-    for volume in volumes:
-        try:
-            volume.handle.refresh()
-        except (StorageError, FormatError) as error:
-            _log.debug("volume %d: what other processes wrote cannot be read: %s", volume.id, error)
 
 
 # ---- The number of further volumes for which a disk has room. Source: weed/storage/store.go:MaybeAdjustVolumeMax.

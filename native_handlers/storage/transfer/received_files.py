@@ -242,9 +242,9 @@ class _InfoFile(StagedFile):
             raise
         super().publish()
 
-    def hand_over(self) -> None:
+    def close_complete(self) -> None:
         keep_doubtful_info(self._files, self._paths)
-        super().hand_over()
+        super().close_complete()
 
 
 def check_coded_info(

@@ -233,6 +233,12 @@ class VolumeHandle:
             pass
 
     @property
+    def share_generation(self) -> int:
+        """The number of the volume's files since it was shared. 0 where no other process shares the volume now."""
+        state = self.opened
+        return state.files_generation if state is not None and state.share is not None else 0
+
+    @property
     def is_behind(self) -> bool:
         """Whether other processes have made changes that this one has not followed yet. Waits for nothing."""
         state = self.opened

@@ -85,15 +85,8 @@ class Volume:
         self._reader = VolumeReader(self._files, self.id, self._width, clock_ns, self._health, self._damage)
         self._describer = VolumeDescriber()
         self._handle = VolumeHandle(state, request, disk, self._write_state, clock_ns)
-        self._appender = Appender(
-            self._files,
-            self._width,
-            clock_ns,
-            self._health,
-            self._write_state.stop,
-            request.room,
-            request.appended,
-        )
+        stop, room, appended = self._write_state.stop, request.room, request.appended
+        self._appender = Appender(self._files, self._width, clock_ns, self._health, stop, room, appended)
         self._writer = VolumeWriter(self._handle, disk, self._write_state, self._reader, self._appender)
         self.claim = FilesClaim(self.id, self._write_state)
         self.marks = VolumeMarks(self._handle, disk, self._write_state, self._damage)
@@ -217,15 +210,17 @@ class Volume:
     @property
     def read_only_reasons(self) -> ReadOnlyReasons:
         """Why the volume refuses writes now; `is_read_only` of the result is False when it takes them."""
-        with suppress(ReadFailed):  # the reasons are not on the disk
-            self._handle.refresh()
+        self._refresh()
         return self._write_state.reasons
 
     @property
     def is_read_only(self) -> bool:
-        with suppress(ReadFailed):
-            self._handle.refresh()
+        self._refresh()
         return self._write_state.is_read_only
+
+    def _refresh(self) -> None:
+        with suppress(ReadFailed):  # the reasons are not on the disk
+            self._handle.refresh()
 
     @property
     def is_damaged(self) -> bool:
@@ -256,9 +251,8 @@ class Volume:
         return self._describer.describe(state, disk, flags, is_announced=not is_hidden)
 
     def is_expired(self, size_limit_bytes: int) -> bool:
-        """Whether the TTL has passed since the last modification. Never while the size limit is unknown (0).
-
-        Waits for no disk: without the volume's lock, a modification by another process may be missed.
+        """Whether the TTL has passed since the last modification. Never while the size limit is unknown (0). Waits for
+        no disk: without the volume's lock, a modification by another process may be missed.
         """
         if not (self.ttl and size_limit_bytes):
             return False
@@ -439,12 +433,6 @@ class Volume:
         """
         return self._handle.share(create)
 
-    @property
-    def share_generation(self) -> int:
-        """The number of the volume's files since it was shared. 0 where no other process shares the volume now."""
-        state = self._handle.opened
-        return state.files_generation if state is not None and state.share is not None else 0
-
     def detach(self) -> None:
         """Closes the volume for this process alone, which has attached to it. A change of this process that is under
         way is waited for. Readers under way finish.
@@ -596,13 +584,8 @@ class Volume:
             StorageError: of `may_go`, or the lock of a shared volume could not be taken; nothing changed.
         """
         with self.compaction.abandoned():
-            return self._handle.destroy(
-                keep_vif=keep_vif,
-                keep_index_dir=keep_index_dir,
-                may_go=may_go,
-                forget=forget,
-                keep_remote=keep_remote,
-            )
+            kept = {"keep_vif": keep_vif, "keep_index_dir": keep_index_dir, "keep_remote": keep_remote}
+            return self._handle.destroy(**kept, may_go=may_go, forget=forget)
 
 
 def open_existing(

@@ -105,7 +105,7 @@ async def test_the_first_read_of_a_volume_attaches_it(store, board):
         assert volumes.find_volume(7) is volume
         assert (volume.disk_id, volume.disk_type) == (0, store.find_volume(7).disk_type)
         assert parent.asked == [7]
-        assert store.find_volume(8).share_generation == 0, "nobody has asked for it"
+        assert store.find_volume(8).handle.share_generation == 0, "nobody has asked for it"
     assert volume.is_closed
 
 

@@ -224,7 +224,7 @@ def test_a_reader_of_the_owner_goes_on_while_the_sharing_ends(owner):
     index = owner.handle.opened.index
     with owner.handle.begin_write():
         owner.handle.unshare()
-    assert owner.share_generation == 0
+    assert owner.handle.share_generation == 0
     with pytest.raises(FilesSwapped):
         index.get(1)
     assert get(owner, 1) == b"data"
@@ -237,4 +237,4 @@ def test_what_cannot_be_shared_is_refused(owner, files):
     with pytest.raises(WriteFailed):
         share_volume(owner)
     files.plan.clear()
-    assert owner.share_generation == 0
+    assert owner.handle.share_generation == 0
