@@ -73,7 +73,7 @@ def test_a_volume_that_was_decoded_elsewhere_does_not_replace_it(torn):
             adopt_staged(UNSYNCED_FILES, store.locations, "", 7, "hdd")
 
 
-@pytest.mark.parametrize("ends", ["commit", "hand_over"])
+@pytest.mark.parametrize("ends", ["commit", "close_complete"])
 def test_a_sent_one_of_shards_moves_it_aside(torn, ends):
     sent = coded_info_file(UNSYNCED_FILES, VolumePaths(torn, torn, "", 7), None, 4)
     sent.write(b'{"version":3,"ecShardConfig":{"dataShards":10,"parityShards":4}}')
@@ -81,7 +81,7 @@ def test_a_sent_one_of_shards_moves_it_aside(torn, ends):
         sent.commit()
     else:
         sent.complete()
-        sent.hand_over()
+        sent.close_complete()
     assert (torn / "7.vif.aside").read_bytes() == TORN
 
 
