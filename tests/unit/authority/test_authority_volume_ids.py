@@ -162,9 +162,15 @@ def test_the_volumes_of_file_ids_are_the_decoded_ones(data):
         assert volumes_of(message.file_ids) <= volume_ids_of(message.DESCRIPTOR, "file_ids", data)
 
 
+LONGEST = 1000
+
+
 def volumes_of(fids):
+    """Those of file ids that may have a needle. No volume's number is longer than `LONGEST`, zeros aside."""
     found = set()
     for fid in fids:
+        if len(fid.partition(",")[0].lstrip("0")) > LONGEST:
+            continue
         try:
             found.add(parse_any_volume(fid)[0])
         except BadFileId:
