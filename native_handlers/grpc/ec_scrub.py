@@ -41,7 +41,7 @@ def scrub_ec_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubEcVolu
         end.check()
         throttle.passed(count_bytes)
 
-    for volume_id in once(request.volume_ids) if request.volume_ids else dict.fromkeys(_all_volumes(store, context)):
+    for volume_id in once(request.volume_ids or list(_all_volumes(store, context))):
         # To the end of the volume: its shards are looked up one by one.
         with context.taking(volume_id):
             volume = store.ec.find(volume_id)

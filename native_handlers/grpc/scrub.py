@@ -47,7 +47,7 @@ def scrub_volume(node: GrpcNode, context: RpcContext, request: pb.ScrubVolumeReq
         throttle.passed(count_bytes)
 
     response = pb.ScrubVolumeResponse()
-    for volume_id in once(request.volume_ids) if request.volume_ids else dict.fromkeys(_all_volumes(node, context)):
+    for volume_id in once(request.volume_ids or list(_all_volumes(node, context))):
         end.check()
         with ExitStack() as stack:
             with context.taking(volume_id):

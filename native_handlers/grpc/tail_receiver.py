@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
@@ -106,29 +106,33 @@ def received_needles(
     """
     for message in messages:
         if message.needle_header:
-            header, length = _announced(message)
-            with holding(2 * length):
-                yield _needle_of(header, length, message, messages)
+            record = _announced(message)
+            with holding(2 * record.length_bytes):
+                yield _needle_of(record, message, messages)
 
 
-def _announced(first: pb.VolumeTailSenderResponse) -> tuple[NeedleHeader, int]:
-    """The header of a record, and the length of the record."""
+class _Announced(NamedTuple):
+    """A record as its first message announces it."""
+
+    header: NeedleHeader
+    version: int
+    length_bytes: int
+
+
+def _announced(first: pb.VolumeTailSenderResponse) -> _Announced:
     version = first.version or CURRENT_VERSION
     if version not in SUPPORTED_VERSIONS:
         raise UnsupportedVersion(version)
     header = parse_needle_header(first.needle_header)
     if header.size < 0:
         raise Corrupt(f"needle {header.needle_id:x}", f"size {header.size} is negative")
-    return header, actual_size(header.size, version)
+    return _Announced(header, version, actual_size(header.size, version))
 
 
 def _needle_of(
-    header: NeedleHeader,
-    length: int,
-    first: pb.VolumeTailSenderResponse,
-    more: Iterator[pb.VolumeTailSenderResponse],
+    announced: _Announced, first: pb.VolumeTailSenderResponse, more: Iterator[pb.VolumeTailSenderResponse]
 ) -> Needle:
-    what = f"needle {header.needle_id:x}"
+    what, length = f"needle {announced.header.needle_id:x}", announced.length_bytes
     record = bytearray(first.needle_header[:NEEDLE_HEADER_BYTES])
     message: pb.VolumeTailSenderResponse | None = first
     while message is not None:
@@ -138,6 +142,6 @@ def _needle_of(
             raise Corrupt(what, f"more than its {length} bytes came")
         record += message.needle_body
         if message.is_last_chunk:
-            return parse_needle(memoryview(record), first.version or CURRENT_VERSION)
+            return parse_needle(memoryview(record), announced.version)
         message = next(more, None)
     raise Truncated(what, length, len(record))

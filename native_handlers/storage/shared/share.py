@@ -385,8 +385,13 @@ class VolumeShare:
             return repaired.problem
         # Entries of an unfinished append of this process are dropped.
         index.sequence = -1
-        ends = repaired._asdict()
-        self._commit(state._replace(**{name: ends[name] for name in ends if name != "problem"}))
+        self._commit(
+            state._replace(
+                dat_end_bytes=repaired.dat_end_bytes,
+                idx_end_bytes=repaired.idx_end_bytes,
+                last_append_at_ns=repaired.last_append_at_ns,
+            )
+        )
         return None
 
     def finish(self, opened: VolumeState | None, *, is_sound: bool) -> None:

@@ -123,15 +123,15 @@ def receive_file(
         return _coded(files, locations, volume, wanted, offset_width_bytes)
     if volume is None:
         location = _location_of_staged(files, locations, wanted)
-        most = _most_bytes(wanted.extension, offset_width_bytes)
-        return StagedFile(files, location.path / (wanted.name + STAGED), max_bytes=most, usage=location.usage)
-    volume.check_in_service()
-    if is_reserved(wanted.extension):
-        raise ReceiveRefused(in_use_text(wanted.volume_id, wanted.extension))
-    location = locations[volume.disk_id]
-    _check_room(location, wanted)
+        target = location.path / (wanted.name + STAGED)
+    else:
+        volume.check_in_service()
+        if is_reserved(wanted.extension):
+            raise ReceiveRefused(in_use_text(wanted.volume_id, wanted.extension))
+        location, target = locations[volume.disk_id], volume.paths.file(wanted.extension)
+        _check_room(location, wanted)
     most = _most_bytes(wanted.extension, offset_width_bytes)
-    return StagedFile(files, volume.paths.file(wanted.extension), max_bytes=most, usage=location.usage)
+    return StagedFile(files, target, max_bytes=most, usage=location.usage)
 
 
 def _most_bytes(extension: str, width: int) -> int:

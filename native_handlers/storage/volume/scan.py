@@ -230,28 +230,35 @@ def holds_record(files: Files, fd: int, version: int, start_bytes: int, end_byte
     read = partial(files.read, fd)
     sums = RangeSums(read, start_bytes)
     left_bytes = end_bytes - start_bytes + _FREE_BYTES
-    for piece_start in range(start_bytes, end_bytes, _PIECE_BYTES):
-        piece = read(min(_PIECE_BYTES + 24, end_bytes - piece_start), piece_start)
-        for position, size, data_length in _candidates(piece, end_bytes - piece_start, version):
-            left_bytes -= max(min(data_length, MAX_RANGE_COST_BYTES), _LEAST_COST_BYTES)
-            if left_bytes < 0:
-                return True
-            body = piece_start + position + NEEDLE_HEADER_BYTES
-            stored = int.from_bytes(read(CHECKSUM_BYTES, body + size), "big")
-            if crc.matches(stored, sums.of(body + DATA_LENGTH_BYTES, data_length)):
-                return True
+    for start, size, data_length in _candidates_in(read, version, start_bytes, end_bytes):
+        left_bytes -= max(min(data_length, MAX_RANGE_COST_BYTES), _LEAST_COST_BYTES)
+        if left_bytes < 0:
+            return True
+        body = start + NEEDLE_HEADER_BYTES
+        stored = int.from_bytes(read(CHECKSUM_BYTES, body + size), "big")
+        if crc.matches(stored, sums.of(body + DATA_LENGTH_BYTES, data_length)):
+            return True
     return False
 
 
 class _Candidate(NamedTuple):
-    """A position at which the lengths of a record with a payload are plausible."""
+    """A place at which the lengths of a record with a payload are plausible."""
 
-    position: int
+    start_bytes: int
     size: int
     data_length: int
 
 
-def _candidates(piece: bytes, room: int, version: int) -> Iterator[_Candidate]:
+def _candidates_in(
+    read: Callable[[int, int], bytes], version: int, start_bytes: int, end_bytes: int
+) -> Iterator[_Candidate]:
+    """The candidates in ``[start, end)``, which is read piece by piece; `read` gets a length and an offset."""
+    for piece_start in range(start_bytes, end_bytes, _PIECE_BYTES):
+        room = end_bytes - piece_start
+        yield from _candidates(read(min(_PIECE_BYTES + 24, room), piece_start), piece_start, room, version)
+
+
+def _candidates(piece: bytes, piece_start: int, room: int, version: int) -> Iterator[_Candidate]:
     """The candidates in `piece`, behind whose start the file has `room` bytes."""
     count = (len(piece) - NEEDLE_HEADER_BYTES - DATA_LENGTH_BYTES) // ALIGNMENT_BYTES
     if count <= 0:
@@ -265,7 +272,7 @@ def _candidates(piece: bytes, room: int, version: int) -> Iterator[_Candidate]:
     whole_words = room // ALIGNMENT_BYTES - np.arange(count)
     fits &= size + (NEEDLE_HEADER_BYTES + tail_size(version)) < whole_words * ALIGNMENT_BYTES
     for index in map(int, np.flatnonzero(fits)):
-        yield _Candidate(index * ALIGNMENT_BYTES, int(size[index]), int(data_length[index]))
+        yield _Candidate(piece_start + index * ALIGNMENT_BYTES, int(size[index]), int(data_length[index]))
 
 
 class RecordSearch:
@@ -293,23 +300,17 @@ class RecordSearch:
         return at if at < self._end_bytes else None
 
     def _search(self, start_bytes: int) -> int | None:
-        for piece_start in range(start_bytes, self._end_bytes, _PIECE_BYTES):
-            room = self._end_bytes - piece_start
-            piece = self._files.read(self._fd, min(_PIECE_BYTES + 24, room), piece_start)
-            self._left_bytes -= len(piece)
-            for position, size, _ in _candidates(piece, room, self._version):
-                if self._left_bytes <= 0:
-                    return None
-                scan = DatScan(
-                    self._files,
-                    self._fd,
-                    self._version,
-                    piece_start + position,
-                    self._end_bytes,
-                    window_bytes=_SHORT_WINDOW_BYTES,
-                )
-                record = next(iter(scan), None)
-                if record is not None:
-                    return record.offset_bytes
-                self._left_bytes -= size
+        files, fd, version, end = self._files, self._fd, self._version, self._end_bytes
+        for start, size, _ in _candidates_in(self._read, version, start_bytes, end):
+            if self._left_bytes <= 0:
+                return None
+            scan = DatScan(files, fd, version, start, end, window_bytes=_SHORT_WINDOW_BYTES)
+            if next(iter(scan), None) is not None:
+                return start
+            self._left_bytes -= size
         return None
+
+    def _read(self, length_bytes: int, offset_bytes: int) -> bytes:
+        data = self._files.read(self._fd, length_bytes, offset_bytes)
+        self._left_bytes -= len(data)
+        return data
