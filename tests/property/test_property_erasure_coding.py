@@ -467,7 +467,8 @@ def test_what_cannot_be_told_of_shards_is_said(tmp_path, small_pieces):
     with pytest.raises(VerifyFailed, match="10 shards of one length are here; 11 at least are needed"):
         verify.verify(OS_FILES, shard_files(tmp_path, DEFAULT_RATIO, range(4)), DEFAULT_RATIO)
     path = tmp_path / "1.ec02"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     verdict = verify.verify(OS_FILES, shard_files(tmp_path, DEFAULT_RATIO, (4, 5, 6)), DEFAULT_RATIO)
     assert (verdict.wrong_bytes, verdict.undecided_bytes, verdict.is_sound) == (Counter(), 1, False)
     path.write_bytes(b"short")
