@@ -175,18 +175,17 @@ class Workers:
         if not worker.is_ready:
             return
         why, pid = "no answer", worker.process.pid
-        is_late = True
-        with trio.move_on_after(self._spec.bounds.push_s):
+        with trio.move_on_after(self._spec.bounds.push_s) as wait:
             try:
                 await worker.channel.call(kind, body)
             except ChannelError as error:
-                why, is_late = str(error), False
+                why = str(error)
             else:
                 acknowledged.append(worker)
                 return
         if self._stop_requested.is_set():
             return  # its place waits for its end
-        if is_late and spares is not None and await trio.to_thread.run_sync(spares, pid):
+        if wait.cancelled_caught and spares is not None and await trio.to_thread.run_sync(spares, pid):
             log.warning("HTTP worker %d (pid %d) waits for a disk, and does later: %s", worker.number, pid, kind)
             return
         log.error("HTTP worker %d (pid %d) is ended: %s: %s", worker.number, pid, kind, why)
